@@ -1,0 +1,103 @@
+"""The `qadtr` command: parse, call the library, print, exit.
+
+Exit codes: 0 done · 2 a broken file, a missing package or an unexpected error · 3 nothing to
+evaluate · 4 wrong usage · 130 interrupted. A library error carries its own (`QadtrError.exit_code`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import NoReturn
+
+from qadtr import __version__
+from qadtr.commands import COMMANDS
+
+EXIT_UNEXPECTED = 2
+EXIT_USAGE = 4
+EXIT_INTERRUPTED = 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose usage errors exit 4: 2 means a broken input here."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(EXIT_USAGE, f"{self.prog}: error: {_one_line(message)}\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser with every subcommand; imports no library package."""
+    parser = _Parser(
+        prog="qadtr",
+        description=(
+            "Train, export and measure small vision networks that resist adversarial patches "
+            "at every bit-width, in the integer engine that ships."
+        ),
+    )
+    parser.add_argument("--version", action="version", version=f"qadtr {__version__}")
+    parser.add_argument("--debug", action="store_true", help="print the traceback of an error")
+    parser.set_defaults(run=None)
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
+    for name in COMMANDS:
+        module = importlib.import_module(f"qadtr.commands.{name}")
+        subparser = subparsers.add_parser(name, help=module.HELP, description=module.HELP)
+        # Accepted on either side of the subcommand; SUPPRESS keeps the left one from being undone.
+        subparser.add_argument(
+            "--debug",
+            action="store_true",
+            default=argparse.SUPPRESS,
+            help="print the traceback of an error",
+        )
+        module.add_arguments(subparser)
+        subparser.set_defaults(run=module.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (default: that of the process) and return the exit code."""
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    if arguments.run is None:
+        parser.print_help()
+        return EXIT_USAGE
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        return int(arguments.run(arguments))
+    except KeyboardInterrupt:
+        print("qadtr: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output (`| head`) has gone; keep Python from complaining at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_UNEXPECTED
+    except Exception as error:  # noqa: BLE001 - the outermost frame: one line instead of a traceback
+        return _report(error, debug=arguments.debug)
+
+
+def _report(error: Exception, *, debug: bool) -> int:
+    from deploy.device.errors import QadtrError
+
+    if debug:
+        traceback.print_exception(error)
+    if isinstance(error, QadtrError):
+        print(f"qadtr: {_one_line(str(error))}", file=sys.stderr)
+        return error.exit_code
+    hint = "" if debug else " (--debug shows where)"
+    print(
+        f"qadtr: unexpected {type(error).__name__}: {_one_line(str(error))}{hint}", file=sys.stderr
+    )
+    return EXIT_UNEXPECTED
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,9 @@
+"""The subcommands of `qadtr`, one file each.
+
+Each module has `HELP` (one line), `add_arguments(parser)` and `run(arguments) -> int` (the exit
+code). At its top it imports the standard library alone, so that `qadtr --help` is quick and works
+where only numpy is installed; what a command needs is imported when it runs.
+"""
+
+COMMANDS: tuple[str, ...] = ()
+"""Names of the subcommands in the order of `qadtr --help`; the module has the same name."""
