@@ -1,0 +1,225 @@
+"""Pasting a patch so that gradients pass, and the white-box patch step.
+
+Both the training of a defense and the attacks of the evaluation call these functions, so that a
+network is hardened against the very step it is later attacked with. Shapes and ranges throughout:
+
+* ``pixels``: float, N×3×H×W, pixel values 0…255 (not normalised);
+* ``patch``: float, P×3×h×w, pixel values 0…255; P = 1 is one patch for all images, P = N one per
+  image, and with ``owners`` (int64, N) image i gets patch ``owners[i]``;
+* ``mask``: bool, h×w, True where the patch covers the image;
+* ``positions``: any integer type, N×2, the (top, left) corner of the patch's box per image.
+
+On integer values ``paste`` equals ``deploy.device.pasting.paste``, the one definition of pasting;
+a test holds the two together.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from deploy.device.errors import InputError
+
+PIXEL_LOW = 0.0
+PIXEL_HIGH = 255.0
+
+
+def square_mask(size_px: int) -> Tensor:
+    """The full square: bool, size_px×size_px, all True."""
+    _check_size(size_px)
+    return torch.ones(size_px, size_px, dtype=torch.bool)
+
+
+def circle_mask(size_px: int) -> Tensor:
+    """The pixels whose centre lies in the circle inscribed in the box: bool, size_px×size_px."""
+    _check_size(size_px)
+    offsets = torch.arange(size_px, dtype=torch.float64) - (size_px - 1) / 2
+    squared_distance = offsets[:, None] ** 2 + offsets[None, :] ** 2
+    return squared_distance <= (size_px / 2) ** 2
+
+
+def random_positions(
+    count: int,
+    image_size: tuple[int, int],
+    patch_size: tuple[int, int],
+    generator: torch.Generator,
+) -> Tensor:
+    """Positions drawn uniformly over every place where the whole box fits.
+
+    Returns int64, count×2, on the generator's device.
+
+    Raises:
+        InputError: the patch is larger than the image.
+    """
+    limits = _free_places(image_size, patch_size)
+    columns = [
+        torch.randint(0, limit, (count,), generator=generator, device=generator.device)
+        for limit in limits
+    ]
+    return torch.stack(columns, dim=1)
+
+
+def paste(
+    pixels: Tensor,
+    patch: Tensor,
+    mask: Tensor,
+    positions: Tensor,
+    *,
+    owners: Tensor | None = None,
+) -> Tensor:
+    """Images with the masked pixels of the patch in place of their own.
+
+    The gradient reaches the patch (summed over the images that share one) and the uncovered pixels.
+
+    Returns a new tensor, N×3×H×W, of the type of ``pixels``.
+
+    Raises:
+        InputError: shapes that do not belong together, or a box that leaves the image.
+    """
+    _check(pixels, mask, positions, patch, owners)
+    images, rows, columns, (mask_rows, mask_columns) = _covered(pixels, mask, positions)
+    covering = patch[:, :, mask_rows, mask_columns].transpose(1, 2)
+    if owners is not None:
+        covering = covering.index_select(0, owners.to(patch.device))
+    pasted = pixels.clone()
+    # Integer indices on both sides of a slice put the channels last: N×K×3.
+    pasted[images, :, rows, columns] = covering.to(pixels.dtype).expand(pixels.shape[0], -1, -1)
+    return pasted
+
+
+def patch_gradient(
+    gradient: Tensor,
+    mask: Tensor,
+    positions: Tensor,
+    *,
+    patches: int | None = None,
+    owners: Tensor | None = None,
+) -> Tensor:
+    """The gradient of each patch, gathered from the gradient of the pasted images.
+
+    This is what autograd would give for ``paste``'s patch, without the graph: a training step that
+    has the gradient of its input already needs no second backward pass.
+
+    Args:
+        gradient: float, N×3×H×W, the loss's gradient with respect to the *pasted* images.
+        patches: P. None or N: one gradient per image; 1: their sum; any other number needs
+            ``owners``, and the gradients of the images of one patch are summed.
+
+    Returns float, P×3×h×w, zero outside the mask.
+    """
+    count = gradient.shape[0]
+    _check(gradient, mask, positions, None, owners)
+    images, rows, columns, (mask_rows, mask_columns) = _covered(gradient, mask, positions)
+    gathered = gradient.new_zeros(count, gradient.shape[1], *mask.shape)
+    gathered[:, :, mask_rows, mask_columns] = gradient[images, :, rows, columns].transpose(1, 2)
+    if owners is not None:
+        if patches is None:
+            raise InputError("patch_gradient with owners needs patches, the number of patches.")
+        summed = gathered.new_zeros(patches, *gathered.shape[1:])
+        return summed.index_add_(0, owners.to(gathered.device), gathered)
+    if patches is None or patches == count:
+        return gathered
+    if patches == 1:
+        return gathered.sum(dim=0, keepdim=True)
+    raise InputError(
+        f"{patches} patches for {count} images: give 1, {count}, or owners that say which image "
+        "has which patch."
+    )
+
+
+def step_along_sign(patch: Tensor, gradient: Tensor, step_size: float) -> Tensor:
+    """``clamp(patch + step_size · sign(gradient), 0, 255)``; shapes P×3×h×w, a new tensor.
+
+    A positive ``step_size`` (in pixel values, 0…255) raises the loss whose gradient is given, a
+    negative one lowers it. Where the gradient is zero the pixel stays.
+    """
+    return torch.add(patch.detach(), gradient.sign(), alpha=step_size).clamp_(PIXEL_LOW, PIXEL_HIGH)
+
+
+def signed_step(
+    patch: Tensor,
+    gradient: Tensor,
+    step_size: float,
+    *,
+    mask: Tensor,
+    positions: Tensor,
+    owners: Tensor | None = None,
+) -> Tensor:
+    """One white-box step of the patch along the sign of its gradient.
+
+    Args:
+        patch: float, P×3×h×w, values 0…255.
+        gradient: float, N×3×H×W, the loss's gradient with respect to the *pasted* images.
+        step_size: in pixel values; positive raises the loss, negative lowers it.
+
+    Returns the new patch, P×3×h×w, clamped to 0…255, detached; pixels outside the mask stay.
+
+    References: Goodfellow et al., "Explaining and harnessing adversarial examples" (ICLR 2015), the
+    sign step; Rao, Stutz, Schiele, "Adversarial training against location-optimized adversarial
+    patches" (ECCV-W 2020), the same inside a patch.
+    """
+    own = patch_gradient(gradient, mask, positions, patches=patch.shape[0], owners=owners)
+    return step_along_sign(patch, own, step_size)
+
+
+def _covered(
+    pixels: Tensor, mask: Tensor, positions: Tensor
+) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
+    """Index arrays of the covered pixels: images N×1, rows and columns N×K, and the mask's own."""
+    device = pixels.device
+    mask_rows, mask_columns = mask.to(device).nonzero(as_tuple=True)
+    places = positions.to(device=device, dtype=torch.int64)
+    images = torch.arange(pixels.shape[0], device=device)[:, None]
+    rows = places[:, :1] + mask_rows
+    columns = places[:, 1:] + mask_columns
+    return images, rows, columns, (mask_rows, mask_columns)
+
+
+def _free_places(image_size: tuple[int, int], patch_size: tuple[int, int]) -> tuple[int, int]:
+    height, width = (image - patch + 1 for image, patch in zip(image_size, patch_size, strict=True))
+    if height < 1 or width < 1:
+        raise InputError(
+            f"A patch of {patch_size[0]}×{patch_size[1]} px does not fit into an image of "
+            f"{image_size[0]}×{image_size[1]} px; make it smaller."
+        )
+    return height, width
+
+
+def _check_size(size_px: int) -> None:
+    if size_px < 1:
+        raise InputError(f"A patch needs a size of at least 1 px, got {size_px}.")
+
+
+def _check(
+    pixels: Tensor, mask: Tensor, positions: Tensor, patch: Tensor | None, owners: Tensor | None
+) -> None:
+    count = pixels.shape[0]
+    if pixels.ndim != 4 or mask.ndim != 2 or mask.dtype != torch.bool:
+        raise InputError(
+            "Expected images N×C×H×W and a boolean mask h×w, got "
+            f"{tuple(pixels.shape)} and {tuple(mask.shape)} of {mask.dtype}."
+        )
+    if positions.shape != (count, 2) or positions.is_floating_point():
+        raise InputError(
+            f"Expected integer positions {count}×2 (top, left), got {tuple(positions.shape)} "
+            f"of {positions.dtype}."
+        )
+    if patch is not None:
+        shape = (pixels.shape[1], *mask.shape)
+        if patch.ndim != 4 or tuple(patch.shape[1:]) != shape:
+            raise InputError(f"Expected a patch P×{shape}, got {tuple(patch.shape)}.")
+        if owners is None and patch.shape[0] not in (1, count):
+            raise InputError(
+                f"{patch.shape[0]} patches for {count} images: give 1, {count}, or owners."
+            )
+    if owners is not None and owners.shape != (count,):
+        raise InputError(f"Expected owners of shape ({count},), got {tuple(owners.shape)}.")
+    places = _free_places((pixels.shape[2], pixels.shape[3]), (mask.shape[0], mask.shape[1]))
+    if count:
+        # A negative index would wrap around in silence, so the bounds are looked at here.
+        lowest, highest = int(positions.min()), positions.amax(dim=0).tolist()
+        if lowest < 0 or highest[0] >= places[0] or highest[1] >= places[1]:
+            raise InputError(
+                f"A position leaves the image: top must be 0…{places[0] - 1} and left "
+                f"0…{places[1] - 1}, got {lowest} to {tuple(highest)}."
+            )
