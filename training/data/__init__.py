@@ -1,0 +1,54 @@
+"""Data sets: every one arrives as an `ImageSet` of uint8 N×3×H×W, whatever its files look like."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from deploy.device.errors import InputError
+from training.data.cifar10 import SIZE_PX, read_cifar10
+from training.data.digits import DEFAULT_PX, read_digits
+from training.data.folder import read_folder
+from training.data.image_set import SPLITS, ImageSet, Split
+
+KINDS: tuple[str, ...] = ("cifar10", "folder", "digits")
+
+
+def load_images(kind: str, root: Path | None, split: str, *, size: int | None = None) -> ImageSet:
+    """Read one split of a data set.
+
+    "train" leaves out the hold-out, a fixed tenth of each class of the training set ("holdout"),
+    on which settings are chosen; "test" is for final tables only.
+
+    Args:
+        kind: "cifar10", "folder" (SPLIT/CLASS/IMAGE) or "digits" (comes with scikit-learn).
+        root: the data folder; None for "digits" only.
+        split: "train", "holdout" or "test".
+        size: side of the images in px: any for "folder" (resize and centre cut; None leaves them
+            as they are), a multiple of 8 for "digits" (None: 32), 32 or None for "cifar10".
+
+    Returns:
+        The images and labels, checked.
+
+    Raises:
+        InputError: an unknown kind or split, or anything missing or damaged; the message says
+            what was expected, what was found and how to mend it.
+    """
+    if split not in SPLITS:
+        raise InputError(f"Unknown split {split!r}; available: {', '.join(SPLITS)}.")
+    if kind not in KINDS:
+        raise InputError(f"Unknown kind of data {kind!r}; available: {', '.join(KINDS)}.")
+    if kind == "digits":
+        return read_digits(split, size_px=DEFAULT_PX if size is None else size)
+    if root is None:
+        raise InputError(f"The data set {kind!r} needs a folder: give one with --data DIR.")
+    if kind == "folder":
+        return read_folder(root, split, size_px=size)
+    if size not in (None, SIZE_PX):
+        raise InputError(
+            f"CIFAR-10 images have {SIZE_PX}×{SIZE_PX} px; got the size {size}. Leave it out, or "
+            'choose the kind "folder" to resize.'
+        )
+    return read_cifar10(root, split)
+
+
+__all__ = ["KINDS", "SPLITS", "ImageSet", "Split", "load_images"]

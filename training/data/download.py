@@ -1,0 +1,147 @@
+"""Fetch an official archive, check it, and only then give it its name."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import logging
+import os
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.device.errors import InputError
+
+_log = logging.getLogger(__name__)
+_BLOCK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Archive:
+    """A file on the network and what it must be.
+
+    Attributes:
+        filename: its name on disk.
+        url: where it is, http or https.
+        sha256: its SHA-256 (hex).
+        size_bytes: its exact length.
+    """
+
+    filename: str
+    url: str
+    sha256: str
+    size_bytes: int
+
+
+# https://www.cs.toronto.edu/~kriz/cifar.html gives the MD5 c58f30108f718f92721af3b95e74349a; the
+# SHA-256 of the same file is the one that Keras checks.
+CIFAR10 = Archive(
+    filename="cifar-10-python.tar.gz",
+    url="https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+    sha256="6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
+    size_bytes=170_498_071,
+)
+
+
+def download(
+    archive: Archive,
+    root: Path,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    timeout_s: float = 60.0,
+) -> Path:
+    """Download an archive into `root`, unless it is there already.
+
+    The bytes go to a temporary file in `root` that takes the final name after its length and
+    SHA-256 have been checked: a killed or failed download leaves no file of that name.
+
+    Args:
+        archive: what to fetch.
+        root: folder to put it in; made if missing.
+        progress: called with (bytes so far, bytes in all) after each block.
+        timeout_s: seconds without an answer after which to give up.
+
+    Returns:
+        The path of the checked file.
+
+    Raises:
+        InputError: no network, another file than expected, or `root` cannot be written.
+    """
+    path = root / archive.filename
+    if path.exists():
+        if not path.is_file() or _sha256_of(path) != archive.sha256:
+            raise InputError(
+                f"{path} exists but is not the official file (its SHA-256 is not "
+                f"{archive.sha256}). Move it away to download it again."
+            )
+        _log.info("%s is there already", path)
+        return path
+    temporary: Path | None = None
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            dir=root, prefix=f".{archive.filename}.", suffix=".part", delete=False
+        ) as file:
+            temporary = Path(file.name)
+            digest = _fetch(archive, file.write, progress, timeout_s)
+            file.flush()
+            os.fsync(file.fileno())
+        if digest != archive.sha256:
+            raise InputError(
+                f"{archive.url}: expected SHA-256 {archive.sha256}, got {digest}: this is another "
+                "file. Nothing was kept."
+            )
+        # A temporary file is private (0600); a data set is an ordinary file.
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError) as error:
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        raise InputError(
+            f"{archive.url}: cannot be downloaded ({reason}). Where there is no network, copy "
+            f"{archive.filename} to {root} by hand."
+        ) from error
+    except OSError as error:
+        raise InputError(f"{root}: cannot be written ({error}).") from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+    return path
+
+
+def _fetch(
+    archive: Archive,
+    write: Callable[[bytes], int],
+    progress: Callable[[int, int], None] | None,
+    timeout_s: float,
+) -> str:
+    """Pass the bytes to `write`; return their SHA-256. Stops as soon as there are too many."""
+    if not archive.url.startswith(("http://", "https://")):
+        raise InputError(f"{archive.url}: expected an http or https address.")
+    digest = hashlib.sha256()
+    done = 0
+    with urllib.request.urlopen(archive.url, timeout=timeout_s) as answer:
+        while block := answer.read(_BLOCK_BYTES):
+            done += len(block)
+            if done > archive.size_bytes:
+                break
+            write(block)
+            digest.update(block)
+            if progress is not None:
+                progress(done, archive.size_bytes)
+    if done != archive.size_bytes:
+        raise InputError(
+            f"{archive.url}: expected {archive.size_bytes:,} bytes, got "
+            f"{'more' if done > archive.size_bytes else f'{done:,}'}. Nothing was kept; try again."
+        )
+    return digest.hexdigest()
+
+
+def _sha256_of(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,51 @@
+"""Which images of a class are held out: decided by the image, not by the order of a file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.device.errors import InputError
+
+
+def held_out(
+    labels: NDArray[np.int64], keys: Sequence[bytes], *, share: float, purpose: str
+) -> NDArray[np.bool_]:
+    """Choose a fixed, stratified share of a data set.
+
+    In each class the images with the smallest SHA-256 of (purpose, key) are chosen, so the choice
+    depends neither on the order of the images nor on a random generator of some library version.
+    Images with equal keys (exact duplicates) get equal hashes, so they fall on the same side but
+    for at most one pair a class at the border.
+
+    Args:
+        labels: int64 N.
+        keys: N keys, one an image: its bytes, or its path where the bytes depend on a resize.
+        share: share of each class to hold out, 0 < share < 1; rounded to whole images, and at
+            least one image stays on each side.
+        purpose: seed of the choice: another word makes another choice.
+
+    Returns:
+        bool N, True for the held-out images.
+
+    Raises:
+        InputError: a class that occurs has fewer than two images, so it cannot be split.
+    """
+    assert 0 < share < 1
+    assert len(labels) == len(keys)
+    ranks = [hashlib.sha256(purpose.encode() + b"\0" + key).digest() for key in keys]
+    chosen = np.zeros(len(labels), np.bool_)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        if len(members) < 2:
+            raise InputError(
+                f"Class {int(label)} has {len(members)} training image: expected at least 2, "
+                "because a part of each class is held out for choosing settings."
+            )
+        count = min(max(round(share * len(members)), 1), len(members) - 1)
+        by_hash = sorted(members.tolist(), key=ranks.__getitem__)
+        chosen[by_hash[:count]] = True
+    return chosen

@@ -1,0 +1,103 @@
+"""The one shape in which every data set enters the system."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.device.errors import InputError
+
+Split = Literal["train", "holdout", "test"]
+SPLITS: tuple[str, ...] = get_args(Split)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSet:
+    """Images of one split, checked, with the digest that names this copy of them.
+
+    Attributes:
+        images: uint8 N×3×H×W, RGB, channel first, 0…255.
+        labels: int64 N, indices into `classes`.
+        classes: class names; the index of a name is its label.
+        name: name of the data set, as records print it.
+        split: "train" (without the hold-out), "holdout" or "test".
+        digest: SHA-256 (hex) of the shape, the image bytes and the labels. Two copies of a data
+            set that differ in one byte (a JPEG copy, another resize) have different digests.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+    name: str
+    split: str
+    digest: str
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def image_set(
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    classes: tuple[str, ...],
+    *,
+    name: str,
+    split: str,
+) -> ImageSet:
+    """Check arrays against each other and put them into an `ImageSet`.
+
+    Args:
+        images: uint8 N×3×H×W with N ≥ 1.
+        labels: int64 N in 0…len(classes)−1.
+        classes: at least two distinct names.
+        name: name of the data set.
+        split: name of the split.
+
+    Raises:
+        InputError: no images, a wrong shape or type, or a label that has no class.
+    """
+    where = f"data set {name!r}, split {split!r}"
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] != 3:
+        raise InputError(
+            f"{where}: expected uint8 images N×3×H×W, got {images.dtype} {_by(images.shape)}."
+        )
+    if len(images) == 0:
+        raise InputError(f"{where}: there are no images in it.")
+    if labels.dtype != np.int64 or labels.shape != (len(images),):
+        raise InputError(
+            f"{where}: expected {len(images)} int64 labels for {len(images)} images, "
+            f"got {labels.dtype} {_by(labels.shape)}."
+        )
+    if len(set(classes)) != len(classes) or len(classes) < 2:
+        raise InputError(f"{where}: expected at least two distinct classes, got {list(classes)}.")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= len(classes):
+        raise InputError(
+            f"{where}: labels must be 0…{len(classes) - 1} for its {len(classes)} classes, "
+            f"but they run from {low} to {high}."
+        )
+    images = np.ascontiguousarray(images)
+    labels = np.ascontiguousarray(labels)
+    return ImageSet(
+        images=images,
+        labels=labels,
+        classes=classes,
+        name=name,
+        split=split,
+        digest=_digest(images, labels),
+    )
+
+
+def _digest(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> str:
+    digest = hashlib.sha256(_by(images.shape).encode())
+    digest.update(images.data)
+    digest.update(labels.astype("<i8").data)
+    return digest.hexdigest()
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return "×".join(str(length) for length in shape) or "scalar"
