@@ -1,0 +1,1 @@
+"""Engines, latency and bundles: everything between an exported model and a device."""

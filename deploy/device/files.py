@@ -1,0 +1,278 @@
+"""Atomic writes, strict JSON, hashes and array archives without pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import os
+import secrets
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import InputError
+
+_HASH_CHUNK_BYTES = 1 << 20
+_ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write ``data`` to ``path`` so that a reader sees the old file or the whole new one.
+
+    Missing parent folders are made. A killed process can leave a hidden ``.NAME.*.tmp`` beside
+    the file, never a half-written ``path``.
+
+    Raises:
+        InputError: the file cannot be written there.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Not tempfile: its files are 0600 whatever the umask says.
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error}; choose a writable place") from error
+
+
+def _check_keys(obj: object) -> None:
+    # json.dumps turns a key 8 into "8", in another order: reading back would give other bytes.
+    if isinstance(obj, Mapping):
+        for key, value in obj.items():
+            if not isinstance(key, str):
+                raise TypeError(f"key {key!r} is not text; use {str(key)!r}")
+            _check_keys(value)
+    elif isinstance(obj, (list, tuple)):
+        for value in obj:
+            _check_keys(value)
+
+
+def _plain_value(value: object) -> object:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} is not a JSON value (an array needs .tolist())")
+
+
+def json_bytes(obj: object) -> bytes:
+    """Return ``obj`` as UTF-8 JSON: sorted keys, indent 2, final newline; equal for equal input.
+
+    numpy scalars become plain numbers.
+
+    Raises:
+        InputError: NaN, an infinity, a key that is not text or something JSON cannot hold.
+    """
+    try:
+        _check_keys(obj)
+        text = json.dumps(
+            obj,
+            sort_keys=True,
+            indent=2,
+            ensure_ascii=False,
+            allow_nan=False,
+            default=_plain_value,
+        )
+        return (text + "\n").encode("utf-8")
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"cannot be written as JSON: {error}") from error
+
+
+def write_json(path: Path, obj: object) -> None:
+    """Write ``obj`` atomically in the form of :func:`json_bytes`.
+
+    Raises:
+        InputError: not a JSON value (NaN and infinities are none), or the place is not writable.
+    """
+    try:
+        data = json_bytes(obj)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    write_atomic(path, data)
+
+
+def _finite_float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {text} does not fit a float64")
+    return value
+
+
+def _refuse_constant(text: str) -> float:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = sorted({key for key in keys if keys.count(key) > 1})
+        raise ValueError(f"keys given twice: {', '.join(twice)}")
+    return result
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the bytes of ``path``.
+
+    Raises:
+        InputError: the file is missing or unreadable.
+    """
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist") from error
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error}") from error
+
+
+def read_json(path: Path) -> object:
+    """Return what the JSON file holds.
+
+    Raises:
+        InputError: missing, truncated, not UTF-8, a key given twice, NaN, Infinity or a number
+            that overflows.
+    """
+    data = read_bytes(path)
+    try:
+        result: object = json.loads(
+            data.decode("utf-8"),
+            parse_constant=_refuse_constant,
+            parse_float=_finite_float,
+            object_pairs_hook=_unique_keys,
+        )
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"{path} is not valid JSON ({error}); it is damaged or truncated: make it again"
+        ) from error
+    return result
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, 64 lower-case hexadecimal digits.
+
+    Raises:
+        InputError: the file is missing or unreadable.
+    """
+    digest = hashlib.sha256()
+    try:
+        with Path(path).open("rb") as stream:
+            while chunk := stream.read(_HASH_CHUNK_BYTES):
+                digest.update(chunk)
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist") from error
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error}") from error
+    return digest.hexdigest()
+
+
+def sha256_of_bytes(data: bytes) -> str:
+    """Return the SHA-256 of ``data``, 64 lower-case hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def npz_bytes(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """Return an ``.npz`` archive of ``arrays`` whose bytes depend on their contents alone.
+
+    Members are sorted by name, dated 1980 and stored uncompressed: compressed bytes differ from
+    one zlib to the next. Arrays are written little-endian, in C order.
+
+    Raises:
+        InputError: an array holds Python objects, or a name is empty or has a slash.
+    """
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for name in sorted(arrays):
+            array = np.asarray(arrays[name], order="C")
+            if array.dtype.hasobject:
+                raise InputError(f"array {name!r} holds Python objects, which need pickle")
+            if not name or "/" in name or "\\" in name:
+                raise InputError(f"{name!r} cannot name an array: use a word without slashes")
+            member = io.BytesIO()
+            little_endian = array.astype(array.dtype.newbyteorder("<"), copy=False)
+            np.lib.format.write_array(member, little_endian, allow_pickle=False)
+            info = zipfile.ZipInfo(f"{name}.npy", date_time=_ZIP_EPOCH)
+            info.create_system = 3  # as on Linux, wherever it is written
+            info.external_attr = 0o644 << 16
+            archive.writestr(info, member.getvalue())
+    return buffer.getvalue()
+
+
+def write_npz(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write ``arrays`` atomically in the form of :func:`npz_bytes`; ``numpy.load`` reads it.
+
+    Raises:
+        InputError: as :func:`npz_bytes`, or the place is not writable.
+    """
+    write_atomic(path, npz_bytes(arrays))
+
+
+def _array_from_npy(data: bytes) -> NDArray[Any]:
+    # numpy's own reader allocates what the header claims before it looks at the data.
+    stream = io.BytesIO(data)
+    version = np.lib.format.read_magic(stream)
+    if version == (1, 0):
+        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
+    elif version == (2, 0):
+        shape, fortran_order, dtype = np.lib.format.read_array_header_2_0(stream)
+    else:
+        raise ValueError(f"npy version {version} is unknown; 1.0 and 2.0 are known")
+    if dtype.hasobject:
+        raise ValueError("it holds pickled Python objects, which are never loaded")
+    if any(length < 0 for length in shape):
+        raise ValueError(f"shape {shape} has a negative length")
+    expected = math.prod(shape) * dtype.itemsize
+    found = len(data) - stream.tell()
+    if found != expected:
+        raise ValueError(f"{dtype} of shape {shape} needs {expected} bytes, {found} are there")
+    if expected == 0:
+        return np.empty(shape, dtype=dtype)
+    flat = np.frombuffer(data, dtype=dtype, offset=stream.tell())
+    return flat.reshape(shape, order="F" if fortran_order else "C").copy(order="C")
+
+
+def read_npz(path: Path, *, max_bytes: int = 1 << 32) -> dict[str, NDArray[Any]]:
+    """Return the arrays of an ``.npz`` archive; pickled members are refused.
+
+    Args:
+        path: the archive.
+        max_bytes: the most that all arrays may take in memory, against archives that unpack to
+            more than their size promises.
+
+    Raises:
+        InputError: missing, damaged, truncated, too large, or with members that are no arrays.
+    """
+    data = read_bytes(path)
+    arrays: dict[str, NDArray[Any]] = {}
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = archive.infolist()
+            total = sum(member.file_size for member in members)
+            if total > max_bytes:
+                raise ValueError(f"its arrays take {total} bytes, at most {max_bytes} are allowed")
+            for member in members:
+                name = member.filename.removesuffix(".npy")
+                if name == member.filename or name in arrays:
+                    raise ValueError(f"member {member.filename!r} is no array or is there twice")
+                try:
+                    arrays[name] = _array_from_npy(archive.read(member))
+                except ValueError as error:
+                    raise ValueError(f"array {name!r}: {error}") from error
+    # Damaged archives surface from zipfile, zlib and numpy under many names.
+    except Exception as error:
+        raise InputError(
+            f"{path} is not a readable .npz archive ({error}); it is damaged: make it again"
+        ) from error
+    return arrays

@@ -1,0 +1,62 @@
+"""The one definition of images and of their preprocessing.
+
+Images are uint8, N×3×H×W, channels first, RGB, 0…255. The bytes *are* the codes of the first
+layer: zero point 128, scale 2⁻⁶, that is the real number (byte - 128) / 64. So preprocessing is
+the identity on the bytes, a device does no float arithmetic on images, and the zero that a
+convolution pads with is byte 128.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import InputError, NothingToEvaluate
+
+INPUT_ZERO_POINT = 128
+"""The byte that stands for the real number 0."""
+
+INPUT_SCALE = 2.0**-6
+"""The real number between two neighbouring bytes; exact in float32."""
+
+CHANNELS = 3
+
+
+def check_images(
+    images: NDArray[Any], *, expected_shape: tuple[int, int, int] | None = None
+) -> NDArray[np.uint8]:
+    """Return ``images`` unchanged if they are uint8, N×3×H×W, N ≥ 1.
+
+    Args:
+        images: what came.
+        expected_shape: (3, H, W) that each image must have; any H and W where None.
+
+    Raises:
+        InputError: another type, rank, number of channels or size.
+        NothingToEvaluate: N is 0.
+    """
+    if not isinstance(images, np.ndarray):
+        raise InputError(f"expected images as a uint8 numpy array, got {type(images).__name__}")
+    if images.dtype != np.uint8:
+        raise InputError(
+            f"expected images as uint8 (bytes 0…255), got {images.dtype}; the bytes go to the "
+            "engine as they are, without normalisation"
+        )
+    if images.ndim != 4 or images.shape[1] != CHANNELS:
+        hint = ""
+        if images.ndim == 4 and images.shape[3] == CHANNELS:
+            hint = "; these are channels-last: images.transpose(0, 3, 1, 2)"
+        raise InputError(
+            f"expected images of shape N×3×H×W (channels first), got {images.shape}{hint}"
+        )
+    if images.shape[0] == 0:
+        raise NothingToEvaluate("expected at least one image, got none")
+    if 0 in images.shape:
+        raise InputError(f"expected images with pixels, got shape {images.shape}")
+    if expected_shape is not None and images.shape[1:] != tuple(expected_shape):
+        raise InputError(
+            f"expected images of shape N×{'×'.join(map(str, expected_shape))}, got {images.shape}"
+        )
+    return images

@@ -1,0 +1,218 @@
+"""Patches as files: NAME.npz with the arrays and NAME.json with what they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import InputError
+from .files import npz_bytes, read_json, read_npz, sha256_of, sha256_of_bytes, write_atomic
+from .files import write_json as _write_json
+from .pasting import check_patch, paste
+
+FORMAT_VERSION = 1
+"""Of the pair of files; another version is refused."""
+
+Kind = Literal["universal", "per-image"]
+KINDS: tuple[Kind, ...] = ("universal", "per-image")
+
+_ARRAYS: dict[str, np.dtype[Any]] = {
+    "patch": np.dtype(np.uint8),
+    "mask": np.dtype(np.bool_),
+    "positions": np.dtype(np.int32),
+    "image_indices": np.dtype(np.int64),
+}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PatchSet:
+    """One patch for many images, or many patches for an image each, with all that pasting needs.
+
+    Attributes:
+        name: what tables call it.
+        kind: "universal" (P = 1) or "per-image" (P = N).
+        patch: uint8, P×3×h×w.
+        mask: bool, h×w.
+        positions: int32, N×2, (top, left) in pixels, one row per image.
+        image_indices: int64, N: which images of the split the rows belong to, all different.
+        target: the class that the patch is to cause; None where any wrong class will do.
+        provenance: how it was made (attack, source model, bit-width, seed, …), JSON values.
+
+    Raises:
+        InputError: on construction, if the parts do not fit together.
+    """
+
+    name: str
+    kind: Kind
+    patch: NDArray[np.uint8]
+    mask: NDArray[np.bool_]
+    positions: NDArray[np.int32]
+    image_indices: NDArray[np.int64]
+    target: int | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise InputError(f"expected the patch set's name as text, got {self.name!r}")
+        if self.kind not in KINDS:
+            raise InputError(
+                f"{self.name}: kind {self.kind!r} is unknown; known: {', '.join(KINDS)}"
+            )
+        for name, dtype in _ARRAYS.items():
+            array = getattr(self, name)
+            if not isinstance(array, np.ndarray) or array.dtype != dtype:
+                came = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
+                raise InputError(f"{self.name}: expected {name} as {dtype}, got {came}")
+        try:
+            check_patch(self.patch, self.mask, self.positions)
+        except InputError as error:
+            raise InputError(f"{self.name}: {error}") from error
+        count = self.positions.shape[0]
+        expected = 1 if self.kind == "universal" else count
+        if count == 0 or self.patch.shape[0] != expected:
+            raise InputError(
+                f"{self.name}: a {self.kind} patch set for {count} images "
+                f"has {expected} patches, got {self.patch.shape[0]}"
+            )
+        indices = self.image_indices
+        if indices.shape != (count,) or indices.min() < 0 or np.unique(indices).size != count:
+            raise InputError(
+                f"{self.name}: expected {count} different image indices of 0 or more, "
+                f"got shape {indices.shape}"
+            )
+        if int(self.positions.min()) < 0:
+            raise InputError(f"{self.name}: a position is negative")
+        if self.target is not None and (
+            not isinstance(self.target, int) or isinstance(self.target, bool) or self.target < 0
+        ):
+            raise InputError(f"{self.name}: expected a class or None as target: {self.target!r}")
+
+    @property
+    def area_px(self) -> int:
+        """Pixels under the mask."""
+        return int(self.mask.sum())
+
+    def area_share(self, height: int, width: int) -> float:
+        """Return the share, 0…1, of a height×width image that the mask covers."""
+        return self.area_px / (height * width)
+
+    def paste_on(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return the images with the patch on them.
+
+        Args:
+            images: uint8, N×3×H×W, *already picked*: row i is image ``image_indices[i]`` of the
+                split (``split_images[patch_set.image_indices]``).
+
+        Raises:
+            InputError: another number of images than ``image_indices``, or a patch that does not
+                fit.
+        """
+        if len(images) != len(self.image_indices):
+            raise InputError(
+                f"{self.name} is for {len(self.image_indices)} images, got {len(images)}; "
+                "pick them with images[patch_set.image_indices]"
+            )
+        try:
+            return paste(images, self.patch, self.mask, self.positions)
+        except InputError as error:
+            raise InputError(f"{self.name}: {error}") from error
+
+
+def _sidecar(path: Path) -> Path:
+    path = Path(path)
+    if path.suffix != ".npz":
+        raise InputError(f"a patch set is a .npz file with a .json beside it, got {path}")
+    return path.with_suffix(".json")
+
+
+def write_patch_set(path: Path, patch_set: PatchSet) -> None:
+    """Write ``path`` (NAME.npz, deterministic bytes) and NAME.json beside it.
+
+    A kill between the two leaves a pair whose hashes differ, which reading refuses.
+
+    Raises:
+        InputError: not a ``.npz`` path, not writable, or a provenance that JSON cannot hold.
+    """
+    sidecar = _sidecar(path)
+    data = npz_bytes({name: getattr(patch_set, name) for name in _ARRAYS})
+    write_atomic(path, data)
+    _write_json(
+        sidecar,
+        {
+            "format": "qadtr-patch-set",
+            "format_version": FORMAT_VERSION,
+            "sha256": sha256_of_bytes(data),
+            "name": patch_set.name,
+            "kind": patch_set.kind,
+            "target": patch_set.target,
+            "area_px": patch_set.area_px,
+            "size_px": list(patch_set.mask.shape),
+            "images": len(patch_set.image_indices),
+            "provenance": dict(patch_set.provenance),
+        },
+    )
+
+
+def read_patch_set(path: Path) -> PatchSet:
+    """Read what :func:`write_patch_set` wrote.
+
+    Raises:
+        InputError: a file is missing, damaged, of another format version, or the two do not
+            belong together.
+    """
+    sidecar = _sidecar(path)
+    meta = read_json(sidecar)
+    if not isinstance(meta, dict) or meta.get("format") != "qadtr-patch-set":
+        raise InputError(f"{sidecar} does not describe a patch set")
+    if meta.get("format_version") != FORMAT_VERSION:
+        raise InputError(
+            f"{sidecar} has format version {meta.get('format_version')!r}, this qadtr reads "
+            f"{FORMAT_VERSION}: make the patches again or use the qadtr that made them"
+        )
+    missing = sorted({"sha256", "name", "kind", "target", "provenance"} - meta.keys())
+    if missing:
+        raise InputError(f"{sidecar} lacks {', '.join(missing)}")
+    if not isinstance(meta["provenance"], dict):
+        raise InputError(f"{sidecar}: expected provenance as an object")
+    digest = sha256_of(path)
+    if digest != meta["sha256"]:
+        raise InputError(
+            f"{path} has SHA-256 {digest}, its sidecar names {meta['sha256']}: the two files do "
+            "not belong together or one is damaged; make the patches again"
+        )
+    arrays = read_npz(path)
+    if set(arrays) != set(_ARRAYS):
+        raise InputError(f"{path} has arrays {sorted(arrays)}, expected {sorted(_ARRAYS)}")
+    try:
+        return PatchSet(
+            name=meta["name"],
+            kind=cast(Kind, meta["kind"]),
+            patch=arrays["patch"],
+            mask=arrays["mask"],
+            positions=arrays["positions"],
+            image_indices=arrays["image_indices"],
+            target=meta["target"],
+            provenance=meta["provenance"],
+        )
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def random_floor(patch_set: PatchSet, rng: np.random.Generator) -> PatchSet:
+    """Return a patch set of the same kind, size, mask, positions and target made of noise.
+
+    Every byte is drawn uniformly from 0…255; a per-image set draws for each image anew. Its
+    attack success rate is the floor that an attack has to beat.
+    """
+    noise = rng.integers(0, 256, size=patch_set.patch.shape, dtype=np.uint8)
+    return replace(
+        patch_set,
+        name=f"{patch_set.name}-random-floor",
+        patch=noise,
+        provenance={"attack": "random-floor", "floor_of": patch_set.name},
+    )

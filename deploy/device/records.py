@@ -1,0 +1,190 @@
+"""Records: one JSON file per result, with all that a number must carry."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from .errors import InputError
+from .files import json_bytes, read_json, sha256_of_bytes, write_atomic
+from .host import host_facts
+
+FORMAT_VERSION = 1
+"""Of a record; another version is refused."""
+
+PACKAGES = (
+    "qadtr",
+    "numpy",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "torch",
+    "brevitas",
+    "onnx",
+    "onnx-ir",
+    "qonnx",
+    "scikit-learn",
+    "tensorrt",
+)
+"""Packages whose version a record names where they are installed."""
+
+_KIND = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_HASH_DIGITS = 16
+_KEYS = ("format_version", "kind", "payload", "provenance")
+
+
+def provenance(
+    *,
+    repository: Path | None = None,
+    seed: int | None = None,
+    config: Mapping[str, Any] | None = None,
+    argv: Sequence[str] | None = None,
+    **more: object,
+) -> dict[str, Any]:
+    """Return where a result comes from, as JSON values.
+
+    Args:
+        repository: the git checkout that the code runs from; commit and dirty are None without
+            one, or where it is no checkout.
+        seed: of the run.
+        config: the resolved configuration.
+        argv: the command, ``sys.argv`` where None. Folders of absolute paths are left out of it
+            ("…/NAME"): they say nothing anywhere else.
+        more: further facts under their own names (data set, engine, what was hashed).
+
+    Raises:
+        InputError: a name in ``more`` that is already taken.
+    """
+    commit, dirty = (None, None) if repository is None else _commit_of(Path(repository))
+    facts: dict[str, Any] = {
+        "commit": commit,
+        "dirty": dirty,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seed": seed,
+        "config": None if config is None else dict(config),
+        "command": [_without_folder(word) for word in (sys.argv if argv is None else argv)],
+        "python": platform.python_version(),
+        "packages": _installed_packages(),
+        "host": host_facts().as_record(),
+    }
+    taken = sorted(facts.keys() & more.keys())
+    if taken:
+        raise InputError(f"provenance already has {', '.join(taken)}; use other names")
+    return facts | more
+
+
+def write_record(
+    directory: Path, kind: str, payload: Mapping[str, Any], provenance: Mapping[str, Any]
+) -> Path:
+    """Write one result to ``directory``/KIND-HASH.json, atomically, and return that path.
+
+    HASH is of the whole content: the same record twice is one file, and reading finds a record
+    that was edited.
+
+    Args:
+        directory: made if missing.
+        kind: such as "attack-success": lower-case words with dashes.
+        payload: the result, JSON values.
+        provenance: from :func:`provenance`.
+
+    Raises:
+        InputError: another form of kind, something JSON cannot hold, or a place not writable.
+    """
+    if not _KIND.fullmatch(kind):
+        raise InputError(f"kind {kind!r} is not lower-case words with dashes, such as 'latency'")
+    data = json_bytes(
+        {
+            "format_version": FORMAT_VERSION,
+            "kind": kind,
+            "payload": dict(payload),
+            "provenance": dict(provenance),
+        }
+    )
+    path = Path(directory) / f"{kind}-{sha256_of_bytes(data)[:_HASH_DIGITS]}.json"
+    write_atomic(path, data)
+    return path
+
+
+def read_records(directory: Path, kind: str | None = None) -> list[dict[str, Any]]:
+    """Return the records of a folder, oldest first, all kinds or one.
+
+    Returns:
+        dicts with format_version, kind, payload and provenance; none where the folder has none.
+
+    Raises:
+        InputError: the folder is missing, or a file in it is damaged, edited or of an unknown
+            version; files of every kind are checked.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise InputError(f"{directory} is not a folder; expected the records of a run in it")
+    records = [
+        _read_record(path) for path in sorted(directory.glob("*.json")) if path.name[0] != "."
+    ]
+    records.sort(key=lambda record: str(record["provenance"].get("date", "")))
+    return [record for record in records if kind is None or record["kind"] == kind]
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    record = read_json(path)
+    if not isinstance(record, dict) or "format_version" not in record:
+        raise InputError(f"{path} is not a record: it has no format_version")
+    if record["format_version"] != FORMAT_VERSION:
+        raise InputError(
+            f"{path} has format version {record['format_version']!r}, this qadtr reads "
+            f"{FORMAT_VERSION}: use the qadtr that wrote it, or make the result again"
+        )
+    if sorted(record) != sorted(_KEYS):
+        raise InputError(f"{path} has {sorted(record)}, expected {sorted(_KEYS)}")
+    for key in ("payload", "provenance"):
+        if not isinstance(record[key], dict):
+            raise InputError(f"{path}: expected {key} as an object")
+    expected = f"{record['kind']}-{sha256_of_bytes(json_bytes(record))[:_HASH_DIGITS]}"
+    if path.stem != expected:
+        raise InputError(
+            f"{path} does not hold what was written: by its content it is {expected}.json; "
+            "it was edited, renamed or damaged: make the result again"
+        )
+    return record
+
+
+def _commit_of(repository: Path) -> tuple[str | None, bool | None]:
+    try:
+        commit = _git(repository, "rev-parse", "HEAD")
+        return commit.strip(), bool(_git(repository, "status", "--porcelain").strip())
+    except (OSError, subprocess.SubprocessError):  # no git, no checkout, no commit yet
+        return None, None
+
+
+def _git(repository: Path, *arguments: str) -> str:
+    return subprocess.run(
+        ["git", "-C", str(repository), *arguments],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    ).stdout
+
+
+def _installed_packages() -> dict[str, str]:
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _without_folder(word: str) -> str:
+    option, equals, value = word.partition("=")
+    if equals and option.startswith("-"):
+        return f"{option}={_without_folder(value)}"
+    return f"…/{os.path.basename(word.rstrip('/'))}" if os.path.isabs(word) else word
