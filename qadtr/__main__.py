@@ -1,7 +1,8 @@
 """The `qadtr` command: parse, call the library, print, exit.
 
 Exit codes: 0 done · 2 a broken file, a missing package or an unexpected error · 3 nothing to
-evaluate · 4 wrong usage · 130 interrupted. A library error carries its own (`QadtrError.exit_code`).
+evaluate · 4 wrong usage · 130 interrupted. A library error carries its own code
+(`QadtrError.exit_code`).
 """
 
 from __future__ import annotations

@@ -1,0 +1,77 @@
+"""`qadtr doctor`: each finding from facts given by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from deploy.device.host import Host
+from qadtr.diagnosis import (
+    diagnose,
+    onnxruntime_finding,
+    package_findings,
+    processor_finding,
+    provider_finding,
+    python_finding,
+)
+
+
+@pytest.mark.parametrize(
+    ("versions", "level", "words"),
+    [
+        ({}, "note", "pip install 'qadtr[cpu]'"),
+        ({"onnxruntime": "1.31.1"}, "ok", "onnxruntime 1.31.1, alone"),
+        ({"onnxruntime-gpu": "1.31.1"}, "ok", "onnxruntime-gpu 1.31.1, alone"),
+        (
+            {"onnxruntime": "1.31.1", "onnxruntime-gpu": "1.31.0"},
+            "problem",
+            "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime==1.31.1",
+        ),
+        ({"onnxruntime-gpu": "1.31.1", "qonnx": "1.0.0"}, "problem", "two environments"),
+    ],
+)
+def test_onnxruntime(versions: dict[str, str], level: str, words: str) -> None:
+    finding = onnxruntime_finding(versions)
+    assert finding.level == level
+    assert words in finding.text
+
+
+def test_an_onnxruntime_that_is_listed_but_does_not_import_is_a_problem(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    finding = provider_finding({"onnxruntime": "1.31.1"})
+    assert finding.level == "problem"
+    assert "--force-reinstall" in finding.text
+
+
+def test_packages_are_told_by_extra_with_the_way_to_install_the_missing() -> None:
+    findings = {finding.subject: finding for finding in package_findings({"numpy": "2.4.6"})}
+    assert findings["extra base"].level == "ok"
+    assert findings["extra base"].text == "numpy 2.4.6"
+    assert findings["extra train"].level == "note"
+    assert "pip install 'qadtr[train]'" in findings["extra train"].text
+
+
+@pytest.mark.parametrize(("version", "level"), [((3, 10), "problem"), ((3, 11), "ok")])
+def test_python(version: tuple[int, int], level: str) -> None:
+    assert python_finding(version).level == level
+
+
+@pytest.mark.parametrize(
+    ("machine", "sets", "level"),
+    [
+        ("x86_64", ("avx2",), "note"),
+        ("x86_64", ("avx2", "avx512_vnni"), "ok"),
+        ("aarch64", ("asimd",), "ok"),
+        ("x86_64", None, "note"),
+    ],
+)
+def test_processor(machine: str, sets: tuple[str, ...] | None, level: str) -> None:
+    host = Host(machine=machine, system="Linux", cpu_model=None, cores=2, instruction_sets=sets)
+    finding = processor_finding(host)
+    assert finding.level == level
+    assert ("x64quantprecision" in finding.text) == (level == "note")
+
+
+def test_the_environment_of_the_tests_has_no_problem() -> None:
+    assert [finding for finding in diagnose() if finding.level == "problem"] == []

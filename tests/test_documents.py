@@ -1,0 +1,58 @@
+"""What the documents tell a reader to type exists, and what they link to is there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from qadtr.__main__ import build_parser
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+SHELL_BLOCK = re.compile(r"^```(?:sh|bash|console)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+
+
+def typed_commands(first_word: str) -> list[tuple[str, str]]:
+    found = []
+    for document in DOCUMENTS:
+        for block in SHELL_BLOCK.findall(document.read_text(encoding="utf-8")):
+            for line in block.replace("\\\n", " ").splitlines():
+                words = shlex.split(line, comments=True)
+                if words[:1] == ["$"]:
+                    words = words[1:]
+                if words[:1] == [first_word]:
+                    found.append((document.name, shlex.join(words[1:])))
+    return found
+
+
+def test_the_readme_shows_the_two_commands() -> None:
+    assert {words for name, words in typed_commands("make") if name == "README.md"} >= {
+        "demo",
+        "test",
+    }
+
+
+@pytest.mark.parametrize(("document", "words"), typed_commands("qadtr"))
+def test_a_documented_command_is_one_the_parser_takes(document: str, words: str) -> None:
+    arguments = build_parser().parse_args(shlex.split(words))
+    assert callable(arguments.run)
+
+
+@pytest.mark.parametrize(("document", "target"), typed_commands("make"))
+def test_a_documented_make_target_exists(document: str, target: str) -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    assert re.search(rf"^{re.escape(target.split()[0])}:", makefile, re.MULTILINE)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_relative_links_lead_somewhere(document: Path) -> None:
+    broken = [
+        link
+        for link in LINK.findall(document.read_text(encoding="utf-8"))
+        if "://" not in link and not (document.parent / link).exists()
+    ]
+    assert broken == []
