@@ -18,11 +18,11 @@ class InputError(QadtrError):
     """A file or a value is missing, damaged or of another kind than promised."""
 
 
-class EngineUnavailable(QadtrError):  # noqa: N818 - reads as the sentence it is
+class EngineUnavailable(QadtrError):
     """The engine or provider that was asked for is not installed or has no such name."""
 
 
-class NothingToEvaluate(QadtrError):  # noqa: N818
+class NothingToEvaluate(QadtrError):
     """There is no image to compute a figure from: an error, never a 0."""
 
     exit_code: ClassVar[int] = 3

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 import subprocess
@@ -187,4 +186,5 @@ def _without_folder(word: str) -> str:
     option, equals, value = word.partition("=")
     if equals and option.startswith("-"):
         return f"{option}={_without_folder(value)}"
-    return f"…/{os.path.basename(word.rstrip('/'))}" if os.path.isabs(word) else word
+    path = Path(word)
+    return f"…/{path.name}" if path.is_absolute() else word

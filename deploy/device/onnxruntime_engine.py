@@ -1,0 +1,312 @@
+"""The ONNX Runtime engine: the only file here that imports onnxruntime, and only when opened."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import EngineUnavailable, InputError, UsageError
+from .files import read_bytes, sha256_of_bytes, write_atomic
+from .host import host_facts
+from .images import CHANNELS, check_images
+from .onnx_operators import asks_for_integers, operators_of
+
+logger = logging.getLogger(__name__)
+
+PROVIDERS: Mapping[str, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+"""The providers that can be asked for, and ONNX Runtime's names of them."""
+
+INPUT_NAME = "images"
+OUTPUT_NAME = "logits"
+
+_ERRORS_ONLY = 3
+
+
+class _Session(Protocol):
+    """The part of ``onnxruntime.InferenceSession`` that is used."""
+
+    def run(self, outputs: list[str], inputs: dict[str, Any]) -> list[Any]: ...
+    def get_inputs(self) -> list[Any]: ...
+    def get_outputs(self) -> list[Any]: ...
+    def get_providers(self) -> list[str]: ...
+    def end_profiling(self) -> str: ...
+
+
+class OnnxRuntimeEngine:
+    """One ONNX file in ONNX Runtime.
+
+    The file has a single input ``images``, uint8 N×3×H×W with fixed H and W, and a single output
+    ``logits``, float32 N×C. Integer graphs and the float baseline (a Cast inside) look alike from
+    outside. Nothing falls back in silence: a provider that is not there is an error, and one that
+    cannot run the whole graph is too.
+
+    Args:
+        model: the ``.onnx`` file.
+        threads: threads inside an operator; operators run one after the other.
+        profile_to: where ONNX Runtime's profile (JSON) goes when the engine is closed.
+        optimized_to: where the graph that ONNX Runtime really runs is saved (ONNX); it fits this
+            kind of processor only.
+        provider: "cpu" or "cuda". CUDA has no integer convolution: a file that asks for integer
+            inference is refused there.
+        optimize: False runs the file's nodes as they are, for comparisons.
+
+    Attributes:
+        name: "onnxruntime-cpu" or "onnxruntime-cuda".
+        input_shape: (3, H, W) of the images.
+        batch_size: N where the file fixes it, else None.
+        classes: C.
+        threads: as given.
+        model_sha256: of the bytes that were loaded.
+        integer: whether the file asks for integer inference; whether it gets it is for the
+            certificate to say.
+        x64_quant_precision: whether ``session.x64quantprecision`` is on.
+
+    Raises:
+        EngineUnavailable: onnxruntime or the provider is not installed.
+        InputError: the file is missing, no ONNX, damaged, or of another interface; a file for
+            integers on CUDA.
+        UsageError: an unknown provider, or fewer than one thread.
+    """
+
+    def __init__(
+        self,
+        model: Path,
+        *,
+        threads: int = 1,
+        profile_to: Path | None = None,
+        optimized_to: Path | None = None,
+        provider: str = "cpu",
+        optimize: bool = True,
+    ) -> None:
+        if provider not in PROVIDERS:
+            raise UsageError(f"provider {provider!r} is unknown; known: {', '.join(PROVIDERS)}")
+        if threads < 1:
+            raise UsageError(f"expected 1 thread or more, got {threads}")
+        self._session: _Session | None = None
+        self._model = Path(model)
+        self._profile_to = None if profile_to is None else Path(profile_to)
+        self._scratch = tempfile.TemporaryDirectory(prefix="qadtr-")
+        self.threads = threads
+        self.name = f"onnxruntime-{provider}"
+        try:
+            self._open(provider, optimized_to, optimize)
+        except BaseException:
+            self._session = None
+            self._scratch.cleanup()
+            raise
+
+    def _open(self, provider: str, optimized_to: Path | None, optimize: bool) -> None:
+        data = read_bytes(self._model)
+        self.model_sha256 = sha256_of_bytes(data)
+        try:
+            operators = operators_of(data)
+        except ValueError as error:
+            raise InputError(
+                f"{self._model} ({len(data)} bytes) is no readable ONNX file: {error}; "
+                "export or copy it again"
+            ) from error
+        self.integer = asks_for_integers(operators)
+        if self.integer and provider == "cuda":
+            raise InputError(
+                f"{self._model} asks for integer inference, which ONNX Runtime's CUDA provider "
+                "does not have (no QLinearConv): it would run in float; "
+                "use provider 'cpu', or give CUDA the float file"
+            )
+        ort = _onnxruntime()
+        available = ort.get_available_providers()
+        if PROVIDERS[provider] not in available:
+            raise EngineUnavailable(
+                f"this onnxruntime {ort.__version__} has no {PROVIDERS[provider]}; available: "
+                f"{', '.join(available)}; the package onnxruntime-gpu in place of onnxruntime "
+                "brings it"
+            )
+        # On by need only: it exchanges int8 weights for uint8 ones, which costs time.
+        self.x64_quant_precision = provider == "cpu" and host_facts().u8s8_saturates
+        options = self._options(ort, optimize)
+        optimized = Path(self._scratch.name) / "optimized.onnx"
+        if optimized_to is not None:
+            options.optimized_model_filepath = str(optimized)
+        try:
+            self._session = ort.InferenceSession(
+                data, sess_options=options, providers=[PROVIDERS[provider]]
+            )
+        # onnxruntime's exceptions have no public base class below Exception.
+        except Exception as error:
+            raise InputError(
+                f"ONNX Runtime {ort.__version__} does not load {self._model} on {provider}: "
+                f"{_one_line(error)}; export or copy it again"
+            ) from error
+        if self._session.get_providers()[0] != PROVIDERS[provider]:
+            raise EngineUnavailable(
+                f"ONNX Runtime left {PROVIDERS[provider]} for "
+                f"{', '.join(self._session.get_providers())}: its libraries are not complete"
+            )
+        self._read_interface(self._session)
+        if optimized_to is not None:
+            write_atomic(Path(optimized_to), optimized.read_bytes())
+
+    def _options(self, ort: Any, optimize: bool) -> Any:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+        options.use_deterministic_compute = True
+        options.log_severity_level = _ERRORS_ONLY
+        level = ort.GraphOptimizationLevel
+        options.graph_optimization_level = (
+            level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+        )
+        if self.x64_quant_precision:
+            options.add_session_config_entry("session.x64quantprecision", "1")
+        if self.name != "onnxruntime-cpu":
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        if self._profile_to is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(Path(self._scratch.name) / "profile")
+        return options
+
+    def _read_interface(self, session: _Session) -> None:
+        expected = (
+            f"expected one input '{INPUT_NAME}' (uint8, N×3×H×W) and one output "
+            f"'{OUTPUT_NAME}' (float32, N×C)"
+        )
+        inputs, outputs = session.get_inputs(), session.get_outputs()
+        found = f"{self._model} has inputs {_listed(inputs)} and outputs {_listed(outputs)}"
+        named = [node.name for node in inputs], [node.name for node in outputs]
+        if named != ([INPUT_NAME], [OUTPUT_NAME]):
+            raise InputError(f"{found}; {expected}")
+        image, logits = inputs[0], outputs[0]
+        if (image.type, logits.type) != ("tensor(uint8)", "tensor(float)"):
+            raise InputError(f"{found}; {expected}")
+        shape, logits_shape = image.shape, logits.shape
+        fixed = (
+            len(shape) == 4
+            and all(isinstance(length, int) and length > 0 for length in shape[1:])
+            and shape[1] == CHANNELS
+            and len(logits_shape) == 2
+            and isinstance(logits_shape[1], int)
+            and logits_shape[1] > 0
+        )
+        if not fixed:
+            raise InputError(f"{found}; {expected} with numbers for H, W and C")
+        self.input_shape: tuple[int, int, int] = (shape[1], shape[2], shape[3])
+        self.batch_size: int | None = shape[0] if isinstance(shape[0], int) else None
+        self.classes: int = logits_shape[1]
+
+    def __enter__(self) -> OnnxRuntimeEngine:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the session and write the profile that was asked for; again is no error.
+
+        Raises:
+            InputError: the profile cannot be written.
+        """
+        session, self._session = self._session, None
+        if session is None:
+            return
+        try:
+            if self._profile_to is not None:
+                write_atomic(self._profile_to, Path(session.end_profiling()).read_bytes())
+        finally:
+            self._scratch.cleanup()
+
+    def run(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the logits of one batch.
+
+        Args:
+            batch: uint8, N×3×H×W; N as the file fixes it, if it does.
+
+        Returns:
+            float32, N×C, all finite.
+
+        Raises:
+            InputError: another type or shape, a failure inside the engine, NaN or infinity.
+            NothingToEvaluate: N is 0.
+            UsageError: the engine is closed.
+        """
+        if self._session is None:
+            raise UsageError(f"the engine for {self._model} is closed; open it again")
+        check_images(batch, expected_shape=self.input_shape)
+        if self.batch_size is not None and len(batch) != self.batch_size:
+            raise InputError(
+                f"{self._model} takes batches of {self.batch_size} images, got {len(batch)}"
+            )
+        try:
+            (logits,) = self._session.run([OUTPUT_NAME], {INPUT_NAME: batch})
+        except Exception as error:  # see _open
+            raise InputError(
+                f"ONNX Runtime failed to run {self._model}: {_one_line(error)}"
+            ) from error
+        result: NDArray[np.float32] = logits
+        if result.shape != (len(batch), self.classes):
+            raise InputError(
+                f"{self._model} gave logits of shape {result.shape}, "
+                f"expected {(len(batch), self.classes)}"
+            )
+        if not np.isfinite(result).all():
+            raise InputError(f"{self._model} gave logits that are NaN or infinite: it is damaged")
+        return result
+
+    def predict(self, images: NDArray[np.uint8], batch_size: int = 64) -> NDArray[np.int64]:
+        """Return the class of each image; between equal logits the lowest class wins.
+
+        Args:
+            images: uint8, N×3×H×W.
+            batch_size: images a run, at least 1; a file that fixes its own is run with that.
+
+        Returns:
+            int64, N.
+
+        Raises:
+            InputError: as :meth:`run`.
+            NothingToEvaluate: N is 0.
+            UsageError: the engine is closed, or a batch size under 1.
+        """
+        if batch_size < 1:
+            raise UsageError(f"expected a batch size of 1 or more, got {batch_size}")
+        check_images(images, expected_shape=self.input_shape)
+        step = self.batch_size or batch_size
+        predictions = np.empty(len(images), dtype=np.int64)
+        for start in range(0, len(images), step):
+            batch = images[start : start + step]
+            count = len(batch)
+            if self.batch_size is not None and count < step:
+                filling = np.zeros((step - count, *self.input_shape), dtype=np.uint8)
+                batch = np.concatenate([batch, filling])
+            predictions[start : start + count] = self.run(batch)[:count].argmax(axis=1)
+        return predictions
+
+
+def _onnxruntime() -> Any:
+    try:
+        import onnxruntime  # here, so that the rest of the package works without it
+    except ImportError as error:
+        raise EngineUnavailable(
+            f"the engine 'onnxruntime' needs the package onnxruntime ({error}); "
+            "install it: pip install onnxruntime"
+        ) from error
+    return onnxruntime
+
+
+def _listed(nodes: list[Any]) -> str:
+    return ", ".join(f"'{node.name}' {node.type} {node.shape}" for node in nodes) or "none"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
