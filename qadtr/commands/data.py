@@ -16,13 +16,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Download, check, read once, and say how to use it."""
-    from qadtr.progress import Progress
+    from eval.progress import Progress
     from training.data import load_images
     from training.data.download import CIFAR10, download
 
     root: Path = arguments.directory
-    archive = download(CIFAR10, root, progress=Progress(f"downloading {CIFAR10.filename}"))
+    counted = 0
+    with Progress(f"{CIFAR10.filename} (bytes)", CIFAR10.size_bytes) as progress:
+
+        def show(done: int, total: int) -> None:
+            nonlocal counted
+            progress.advance(done - counted)
+            counted = done
+
+        archive = download(CIFAR10, root, progress=show)
     images = load_images("cifar10", root, "train")
-    print(f"{archive}: {len(images):,} training images of {len(images.classes)} classes are read")
+    print(f"{archive}: read {len(images):,} training images of {len(images.classes)} classes")
     print(f"use it with --data {root}")
     return 0
