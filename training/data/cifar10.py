@@ -7,6 +7,7 @@ with fewer images than the official 50,000 + 10,000 are read as they are.
 
 from __future__ import annotations
 
+import gzip
 import tarfile
 import zlib
 from pathlib import Path
@@ -130,7 +131,7 @@ def _files_of_archive(archive: Path, wanted: tuple[str, ...]) -> dict[str, bytes
     """Read members into memory. Nothing is extracted, so no path of the archive is ever used."""
     contents: dict[str, bytes] = {}
     try:
-        with tarfile.open(archive, "r:*") as tar:
+        with gzip.open(archive) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
             for member in tar:
                 folder, _, name = member.name.removeprefix("./").rpartition("/")
                 if folder != FOLDER or name not in wanted or not member.isfile():
@@ -140,11 +141,12 @@ def _files_of_archive(archive: Path, wanted: tuple[str, ...]) -> dict[str, bytes
                         f"{archive}: {member.name} claims {member.size:,} bytes; expected at most "
                         f"{_LARGEST_MEMBER_BYTES:,}."
                     )
-                stream = tar.extractfile(member)
-                assert stream is not None  # a regular file
-                contents[name] = stream.read()
-                if len(contents) == len(wanted):
-                    break
+                file = tar.extractfile(member)
+                assert file is not None  # a regular file
+                contents[name] = file.read()
+            # To the very end, where gzip keeps the checksum of everything before it.
+            while stream.read(1 << 20):
+                pass
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise InputError(
             f"{archive}: not a readable .tar.gz ({type(error).__name__}: {error}); it has "
