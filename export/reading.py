@@ -1,0 +1,277 @@
+"""Read an ONNX file that may be missing, truncated, corrupt or hostile.
+
+Everything that goes wrong here is one :class:`~deploy.device.errors.InputError` that names the file
+and what is wrong with it; nothing from the file is evaluated, and no data outside the file's own
+folder is opened. Imports onnx alone, so that the integer reference can stand on it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from deploy.device.errors import InputError
+
+MAX_FILE_BYTES = 2**31 - 1
+"""Protobuf's own limit for one message; a larger ONNX file cannot be a valid one."""
+
+MAX_TENSOR_ELEMENTS = 2**31 - 1
+"""No tensor of a network of this project comes near; a larger one is a damaged or hostile shape."""
+
+
+def read_model(path: Path | str, *, max_bytes: int = MAX_FILE_BYTES) -> onnx.ModelProto:
+    """Read and check one ONNX file, with all its tensors in memory.
+
+    Checked: the file parses; its graph has nodes and outputs; every tensor that a node or an output
+    reads is a graph input, an initializer or the output of an *earlier* node (which excludes
+    cycles and missing initializers); no tensor is made twice; every stored tensor holds as many
+    bytes as its shape promises; external data lie in the file's own folder.
+
+    Args:
+        path: the ONNX file.
+        max_bytes: files larger than this (external data included) are refused.
+
+    Raises:
+        InputError: naming the file and the first thing that is wrong with it.
+    """
+    path = Path(path)
+    model = _parse(path, max_bytes)
+    if not model.graph.node or not model.graph.output:
+        raise InputError(
+            f"{path} holds no ONNX graph: expected nodes and outputs, found "
+            f"{len(model.graph.node)} nodes and {len(model.graph.output)} outputs. "
+            "The file is no ONNX file or was cut off; export it again."
+        )
+    _load_external_data(model, path, max_bytes)
+    for tensor in _tensors_of(model.graph):
+        _check_tensor(tensor, path)
+    _check_inputs(model.graph, path)
+    _check_wiring(model.graph, path)
+    return model
+
+
+def initializers(model: onnx.ModelProto) -> dict[str, NDArray[np.generic]]:
+    """Give the graph's stored tensors by name, each in its own dtype.
+
+    INT4, UINT4, INT2 and UINT2 come as arrays of the ``ml_dtypes`` type of that name, one element
+    per value (unpacked).
+
+    Raises:
+        InputError: a stored tensor cannot be read as an array.
+    """
+    arrays: dict[str, NDArray[np.generic]] = {}
+    for tensor in model.graph.initializer:
+        try:
+            arrays[tensor.name] = numpy_helper.to_array(tensor)
+        except (ValueError, TypeError, KeyError) as error:
+            raise InputError(
+                f"initializer {tensor.name!r} ({type_name(tensor.data_type)}"
+                f"{list(tensor.dims)}) cannot be read as an array: {error}"
+            ) from error
+    return arrays
+
+
+def type_name(data_type: int) -> str:
+    """Give the lower-case ONNX name of an element type number, such as ``uint8`` for 2."""
+    try:
+        return str(onnx.TensorProto.DataType.Name(data_type)).lower()
+    except ValueError:
+        return f"type {data_type}"
+
+
+def graph_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """Give the inputs that a caller must feed: those that are not also initializers."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    return [value for value in model.graph.input if value.name not in stored]
+
+
+def input_dims(value: onnx.ValueInfoProto) -> tuple[int | None, ...]:
+    """Give an input's declared shape; None stands for a symbolic or missing dimension."""
+    return tuple(
+        dim.dim_value if dim.HasField("dim_value") else None
+        for dim in value.type.tensor_type.shape.dim
+    )
+
+
+def node_label(node: onnx.NodeProto) -> str:
+    """Give what an error calls a node: its name, or else its first output, and its operator."""
+    name = node.name or (node.output[0] if node.output else "")
+    return f"{name!r} ({node.op_type})"
+
+
+def _parse(path: Path, max_bytes: int) -> onnx.ModelProto:
+    try:
+        size = path.stat().st_size
+        if not path.is_file():
+            raise InputError(f"expected an ONNX file, but {path} is a folder or a device")
+        if size > max_bytes:
+            raise InputError(
+                f"{path} has {size:,} bytes; at most {max_bytes:,} are read. "
+                "An ONNX file of this size is damaged or not meant for this tool."
+            )
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read the ONNX file {path}: {error.strerror or error}") from error
+    if not data:
+        raise InputError(f"{path} is empty: expected an ONNX file; export it again")
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(data)
+    except (DecodeError, ValueError) as error:
+        raise InputError(
+            f"{path} ({size:,} bytes) is no ONNX file or was cut off: {error}. Export it again."
+        ) from error
+    return model
+
+
+def _graphs_of(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                yield from _graphs_of(inner)
+
+
+def _tensors_of(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    for one in _graphs_of(graph):
+        yield from one.initializer
+        for node in one.node:
+            for attribute in node.attribute:
+                if attribute.HasField("t"):
+                    yield attribute.t
+                yield from attribute.tensors
+
+
+def _load_external_data(model: onnx.ModelProto, path: Path, max_bytes: int) -> None:
+    """Load data kept beside the model; only from the model's folder, links resolved."""
+    folder = path.resolve().parent
+    total = 0
+    for tensor in _tensors_of(model.graph):
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            continue
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        location = entries.get("location", "")
+        file = (folder / location).resolve()
+        if not location or not file.is_relative_to(folder) or file == folder:
+            raise InputError(
+                f"{path}: tensor {tensor.name!r} wants its data from {location!r}, which is "
+                f"outside the model's folder {folder}. Only files inside it are opened."
+            )
+        try:
+            offset = int(entries.get("offset", "0"))
+            size = file.stat().st_size
+            length = int(entries.get("length", str(size - offset)))
+            total += length
+            if min(offset, length) < 0 or offset + length > size or total > max_bytes:
+                raise InputError(
+                    f"{path}: tensor {tensor.name!r} wants bytes {offset}…{offset + length} of "
+                    f"{location!r}, which has {size:,} (at most {max_bytes:,} are read in all)"
+                )
+            with file.open("rb") as stream:
+                stream.seek(offset)
+                tensor.raw_data = stream.read(length)
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"{path}: the data of tensor {tensor.name!r} in {location!r} cannot be read: "
+                f"{error}"
+            ) from error
+        tensor.data_location = onnx.TensorProto.DEFAULT
+        del tensor.external_data[:]
+
+
+_BITS: dict[int, int] = {
+    onnx.TensorProto.FLOAT: 32,
+    onnx.TensorProto.DOUBLE: 64,
+    onnx.TensorProto.FLOAT16: 16,
+    onnx.TensorProto.BFLOAT16: 16,
+    onnx.TensorProto.INT64: 64,
+    onnx.TensorProto.UINT64: 64,
+    onnx.TensorProto.INT32: 32,
+    onnx.TensorProto.UINT32: 32,
+    onnx.TensorProto.INT16: 16,
+    onnx.TensorProto.UINT16: 16,
+    onnx.TensorProto.INT8: 8,
+    onnx.TensorProto.UINT8: 8,
+    onnx.TensorProto.BOOL: 8,
+    onnx.TensorProto.INT4: 4,
+    onnx.TensorProto.UINT4: 4,
+    onnx.TensorProto.INT2: 2,
+    onnx.TensorProto.UINT2: 2,
+}
+
+
+def _check_tensor(tensor: onnx.TensorProto, path: Path) -> None:
+    """Compare what a stored tensor promises with what it holds, before anything is allocated."""
+    what = f"{path}: tensor {tensor.name!r} ({type_name(tensor.data_type)}{list(tensor.dims)})"
+    if any(dim < 0 for dim in tensor.dims):
+        raise InputError(f"{what} has a negative dimension")
+    elements = math.prod(tensor.dims)
+    if elements > MAX_TENSOR_ELEMENTS:
+        raise InputError(f"{what} promises {elements:,} values; more than any network has")
+    bits = _BITS.get(tensor.data_type)
+    if tensor.HasField("raw_data") and bits is not None:
+        expected = (elements * bits + 7) // 8
+        if len(tensor.raw_data) != expected:
+            raise InputError(
+                f"{what} must hold {expected:,} bytes and holds {len(tensor.raw_data):,}: "
+                "the file is damaged; export it again"
+            )
+    elif elements > 0 and bits is not None:
+        held = max(
+            len(tensor.float_data),
+            len(tensor.int32_data),
+            len(tensor.int64_data),
+            len(tensor.double_data),
+            len(tensor.uint64_data),
+        )
+        per_entry = 8 // bits if bits < 8 else 1
+        if held < -(-elements // per_entry):
+            raise InputError(
+                f"{what} must hold {elements:,} values and holds {held * per_entry:,}: "
+                "the file is damaged or its data are missing; export it again"
+            )
+
+
+def _check_inputs(graph: onnx.GraphProto, path: Path) -> None:
+    for value in graph.input:
+        dims = [dim or 1 for dim in input_dims(value)]
+        if any(dim < 0 for dim in dims) or math.prod(dims) > MAX_TENSOR_ELEMENTS:
+            raise InputError(
+                f"{path}: input {value.name!r} has shape {dims}, which no network of images has"
+            )
+
+
+def _check_wiring(graph: onnx.GraphProto, path: Path) -> None:
+    stored = [tensor.name for tensor in graph.initializer]
+    stored += [tensor.values.name for tensor in graph.sparse_initializer]
+    if len(set(stored)) != len(stored):
+        twice = sorted({name for name in stored if stored.count(name) > 1})
+        raise InputError(f"{path}: initializers stored twice: {', '.join(twice)}")
+    known = set(stored) | {value.name for value in graph.input}
+    for node in graph.node:
+        for name in node.input:
+            if name and name not in known:
+                raise InputError(
+                    f"{path}: node {node_label(node)} reads tensor {name!r}, which no input, "
+                    "initializer or earlier node gives: an initializer is missing, the graph has "
+                    "a cycle, or its nodes are out of order"
+                )
+        for name in node.output:
+            if name and name in known:
+                raise InputError(
+                    f"{path}: node {node_label(node)} gives tensor {name!r}, which exists already"
+                )
+            known.add(name)
+    for value in graph.output:
+        if value.name not in known:
+            raise InputError(
+                f"{path}: output {value.name!r} is given by no node: the file was cut off or is "
+                "damaged; export it again"
+            )

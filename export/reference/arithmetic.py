@@ -1,0 +1,297 @@
+"""The integer arithmetic of the engine, written again in numpy.
+
+Every function here is exact, not approximate. Two facts make that possible with fast floating
+point matrix products: integers below 2²⁴ (2⁵³) and all their sums below that bound are exact in
+float32 (float64), whatever the order of summation; and the one inexact step of each operator, the
+multiplication by a scale, is done once, in float32, in the engine's own order of operations:
+
+=========================  ========================================================================
+QLinearConv                ``clip(rint(f32(acc) · m) + zy)``, ``m = (sx · sw) / sy``, ``acc`` with
+                           the int32 bias
+QGemm to float             ``f32(acc) · (sx · sw)``, ``acc`` with the int32 bias
+QLinearGlobalAveragePool   ``clip(rint(f32(acc) · (sx / (sy · n))) + zy)``
+QLinearAdd                 ``clip(rint((sa/sc)(a - za) + (sb/sc)(b - zb)) + zc)``, and only where
+                           the result is far from every rounding tie, so that it does not matter in
+                           which order or precision the engine computes it
+=========================  ========================================================================
+
+``rint`` rounds half to even; ``f32`` rounds an integer to float32; each product and quotient of
+scales is rounded to float32. Other orders (``sx · (sw / sy)``, ``(sx / sy) · sw``, or float64)
+differ from ONNX Runtime's CPU kernels in about one value in a million.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.reference.errors import NotReproducible, UnsupportedGraph
+
+Codes = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+Accumulator = NDArray[Any]
+
+FLOAT32_EXACT = 2**24
+INT32_LIMIT = 2**31
+
+
+def round_half_even(values: Floats) -> Floats:
+    """Round to the nearest integer, ties to even, in place."""
+    return np.rint(values, out=values)
+
+
+def requantize(accumulator: Accumulator, multiplier: Floats | np.float32, zero_point: int) -> Codes:
+    """Give ``clip(rint(float32(accumulator) · multiplier) + zero_point)`` as uint8 codes.
+
+    Args:
+        accumulator: exact integers in a floating point array; it is overwritten.
+        multiplier: float32, broadcast against the accumulator.
+        zero_point: of the output, 0…255.
+    """
+    scaled = accumulator.astype(np.float32, copy=False)
+    scaled *= multiplier
+    rounded = round_half_even(scaled)
+    rounded += np.float32(zero_point)
+    np.clip(rounded, 0, 255, out=rounded)
+    return rounded.astype(np.uint8)
+
+
+def accumulator_type(bound: int, what: str) -> type[Any]:
+    """Give the floating point type that holds every integer up to ``bound`` exactly.
+
+    Raises:
+        UnsupportedGraph: the engine's int32 accumulator could overflow.
+    """
+    if bound >= INT32_LIMIT:
+        raise UnsupportedGraph(
+            f"{what}: the accumulator can reach {bound:,}, beyond the engine's 32-bit integers "
+            f"({INT32_LIMIT - 1:,}): the weights or the bias are damaged"
+        )
+    return np.float32 if bound < FLOAT32_EXACT else np.float64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Convolution:
+    """``QLinearConv`` in two dimensions, on uint8 N×C×H×W.
+
+    Attributes:
+        what: the layer's name, for errors.
+        weight: integers O×(C/groups)×kh×kw, weight zero point already subtracted.
+        bias: int64 [O], at scale ``sx · sw``.
+        multiplier: float32 [O], ``(sx · sw) / sy``.
+        x_zero_point: of the input; the padding has this code.
+        y_zero_point: of the output.
+        strides: (down, right).
+        dilations: (down, right).
+        pads: (top, left, bottom, right).
+        groups: C for a depthwise convolution.
+    """
+
+    what: str
+    weight: NDArray[np.int32]
+    bias: NDArray[np.int64]
+    multiplier: Floats
+    x_zero_point: int
+    y_zero_point: int
+    strides: tuple[int, int]
+    dilations: tuple[int, int]
+    pads: tuple[int, int, int, int]
+    groups: int
+    _dtype: type[Any] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        largest_code = max(self.x_zero_point, 255 - self.x_zero_point)
+        per_output = np.abs(self.weight.astype(np.int64)).sum(axis=(1, 2, 3)) * largest_code
+        bound = int((per_output + np.abs(self.bias)).max())
+        object.__setattr__(self, "_dtype", accumulator_type(bound, self.what))
+
+    def __call__(self, x: Codes) -> Codes:
+        """Give the output codes, uint8 N×O×H'×W'."""
+        accumulator = self._accumulate(self._padded(x))
+        accumulator += self.bias.astype(self._dtype)[:, None, None]
+        return requantize(accumulator, self.multiplier[:, None, None], self.y_zero_point)
+
+    def _padded(self, x: Codes) -> Accumulator:
+        if x.ndim != 4 or x.shape[1] != self.weight.shape[1] * self.groups:
+            raise UnsupportedGraph(
+                f"{self.what}: expected an input of "
+                f"N×{self.weight.shape[1] * self.groups}×H×W, got {x.shape}"
+            )
+        top, left, bottom, right = self.pads
+        n, c, h, w = x.shape
+        padded: Accumulator = np.zeros((n, c, h + top + bottom, w + left + right), self._dtype)
+        inside = padded[:, :, top : top + h, left : left + w]
+        np.subtract(x, self._dtype(self.x_zero_point), out=inside, dtype=self._dtype)
+        return padded
+
+    def _accumulate(self, padded: Accumulator) -> Accumulator:
+        n, c, h, w = padded.shape
+        o, _, kh, kw = self.weight.shape
+        (sh, sw), (dh, dw) = self.strides, self.dilations
+        out_h = (h - (kh - 1) * dh - 1) // sh + 1
+        out_w = (w - (kw - 1) * dw - 1) // sw + 1
+        if min(out_h, out_w) < 1:
+            raise UnsupportedGraph(
+                f"{self.what}: a padded input of {h}×{w} is smaller than the {kh}×{kw} kernel"
+            )
+        span_h, span_w = (out_h - 1) * sh + 1, (out_w - 1) * sw + 1
+        if self.groups == c == o:
+            total: Accumulator = np.zeros((n, c, out_h, out_w), self._dtype)
+            taps = self.weight[:, 0].astype(self._dtype)
+            for i in range(kh):
+                for j in range(kw):
+                    window = padded[
+                        :, :, i * dh : i * dh + span_h : sh, j * dw : j * dw + span_w : sw
+                    ]
+                    total += taps[:, i, j][:, None, None] * window
+            return total
+        # One matrix product per kernel row. Unrolling columns only, not rows, copies the input
+        # kw times instead of kh·kw times, and with stride 1 a row of the kernel is a plain slice.
+        g, cg = self.groups, c // self.groups
+        rows = self.weight.reshape(g, o // g, cg, kh, kw).transpose(3, 0, 1, 4, 2)
+        matrices = rows.reshape(kh, g, o // g, kw * cg).astype(self._dtype)
+        grouped = padded.reshape(n, g, cg, h, w)
+        columns: Accumulator = np.empty((n, g, kw, cg, h, out_w), self._dtype)
+        for j in range(kw):
+            columns[:, :, j] = grouped[..., j * dw : j * dw + span_w : sw]
+        columns = columns.reshape(n, g, kw * cg, h * out_w)
+        total = np.zeros((n, g, o // g, out_h * out_w), self._dtype)
+        for i in range(kh):
+            if sh == 1:
+                taken = columns[..., i * dh * out_w : (i * dh + out_h) * out_w]
+            else:
+                lines = columns.reshape(n, g, kw * cg, h, out_w)
+                taken = np.ascontiguousarray(lines[..., i * dh : i * dh + span_h : sh, :])
+                taken = taken.reshape(n, g, kw * cg, out_h * out_w)
+            total += np.matmul(matrices[i], taken)
+        return total.reshape(n, o, out_h, out_w)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dense:
+    """``QGemm`` with float32 output: uint8 N×K to float32 N×O.
+
+    Attributes:
+        what: the layer's name, for errors.
+        weight: integers K×O, weight zero point already subtracted.
+        bias: int64 [O], at scale ``sx · sw``.
+        scale: float32 [O], ``sx · sw``.
+        x_zero_point: of the input.
+    """
+
+    what: str
+    weight: NDArray[np.int32]
+    bias: NDArray[np.int64]
+    scale: Floats
+    x_zero_point: int
+    _dtype: type[Any] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        largest_code = max(self.x_zero_point, 255 - self.x_zero_point)
+        per_output = np.abs(self.weight.astype(np.int64)).sum(axis=0) * largest_code
+        bound = int((per_output + np.abs(self.bias)).max())
+        object.__setattr__(self, "_dtype", accumulator_type(bound, self.what))
+
+    def __call__(self, x: Codes) -> Floats:
+        """Give the logits, float32 N×O."""
+        if x.ndim != 2 or x.shape[1] != self.weight.shape[0]:
+            raise UnsupportedGraph(
+                f"{self.what}: expected an input of N×{self.weight.shape[0]}, got {x.shape}"
+            )
+        centred = x.astype(self._dtype) - self._dtype(self.x_zero_point)
+        accumulator = centred @ self.weight.astype(self._dtype) + self.bias.astype(self._dtype)
+        scaled: Floats = accumulator.astype(np.float32) * self.scale
+        return scaled
+
+
+def add_table(
+    *,
+    what: str,
+    scales: tuple[np.float32, np.float32, np.float32],
+    zero_points: tuple[int, int, int],
+    a_codes: NDArray[np.integer],
+    b_codes: NDArray[np.integer],
+) -> Codes:
+    """Give ``QLinearAdd``'s result for every pair of codes, uint8 [len(a_codes), len(b_codes)].
+
+    The exact value of a pair is ``v = zc + (sa/sc)(a - za) + (sb/sc)(b - zb)``. Engines compute it
+    in float32 in several orders, or (on Arm) in fixed point with at least 21 bits for the larger
+    ratio. With ``M = 255·(1 + sa/sc + sb/sc)``, which bounds every intermediate, eight float32
+    roundings cost at most ``M·2⁻²¹`` and the fixed point at most as much: where ``v`` is further
+    than ``M·2⁻²⁰`` from the nearest tie ``k + ½``, all of them round it to the same code. Ties
+    below 0 and above 255 do not matter: both neighbours are clamped to one code.
+
+    Args:
+        what: the layer's name, for errors.
+        scales: (sa, sb, sc).
+        zero_points: (za, zb, zc).
+        a_codes: codes of the first input to tabulate, usually 0…255.
+        b_codes: codes of the second input, 0…255 or its one constant.
+
+    Raises:
+        NotReproducible: a pair is too near a tie; the engine's rounding would decide.
+    """
+    sa, sb, sc = (float(scale) for scale in scales)
+    za, zb, zc = zero_points
+    ratio_a, ratio_b = sa / sc, sb / sc
+    a_part = ratio_a * (a_codes.astype(np.float64) - za)
+    b_part = ratio_b * (b_codes.astype(np.float64) - zb)
+    value = zc + a_part[:, None] + b_part[None, :]
+    margin = np.abs(value - np.floor(value) - 0.5)
+    tolerance = 255 * (1 + ratio_a + ratio_b) * 2.0**-20
+    undecided = (margin <= tolerance) & (value > 0) & (value < 255)
+    if undecided.any():
+        i, j = (int(index[0]) for index in np.nonzero(undecided))
+        raise NotReproducible(
+            f"{what}: QLinearAdd with scales {sa:.9g}, {sb:.9g} → {sc:.9g} gives "
+            f"{value[i, j]:.6f} for codes {int(a_codes[i])} and {int(b_codes[j])}, within "
+            f"{tolerance:.1e} of a rounding tie ({int(undecided.sum())} of {undecided.size} pairs "
+            "are): engines differ there. Use one scale for both inputs and the output, or an odd "
+            "integer ratio of scales for a requantization."
+        )
+    table: Codes = np.clip(np.rint(value), 0, 255).astype(np.uint8)
+    return table
+
+
+def global_average_pool(
+    x: Codes, *, scales: tuple[np.float32, np.float32], zero_points: tuple[int, int]
+) -> Codes:
+    """Average uint8 N×C×H×W over H and W to uint8 N×C×1×1; ``scales`` are (sx, sy)."""
+    count = x.shape[2] * x.shape[3]
+    total = x.sum(axis=(2, 3), keepdims=True, dtype=np.int64) - zero_points[0] * count
+    multiplier = np.float32(scales[0] / np.float32(scales[1] * np.float32(count)))
+    return requantize(total.astype(np.float32), multiplier, zero_points[1])
+
+
+def max_pool(
+    x: Codes,
+    *,
+    kernel: tuple[int, int],
+    strides: tuple[int, int],
+    pads: tuple[int, int, int, int],
+) -> Codes:
+    """Give the largest code of each window, uint8; padding (top, left, bottom, right) never wins.
+
+    Raises:
+        UnsupportedGraph: the padded input is smaller than the kernel.
+    """
+    top, left, bottom, right = pads
+    padded = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)))
+    out_h = (padded.shape[2] - kernel[0]) // strides[0] + 1
+    out_w = (padded.shape[3] - kernel[1]) // strides[1] + 1
+    if min(out_h, out_w) < 1:
+        raise UnsupportedGraph(f"a padded input of {padded.shape} is smaller than {kernel}")
+    result: Codes = np.zeros((*x.shape[:2], out_h, out_w), np.uint8)
+    for i in range(kernel[0]):
+        for j in range(kernel[1]):
+            window = padded[
+                :,
+                :,
+                i : i + (out_h - 1) * strides[0] + 1 : strides[0],
+                j : j + (out_w - 1) * strides[1] + 1 : strides[1],
+            ]
+            np.maximum(result, window, out=result)
+    return result

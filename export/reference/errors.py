@@ -1,0 +1,13 @@
+"""What the integer reference refuses."""
+
+from __future__ import annotations
+
+from deploy.device.errors import InputError
+
+
+class UnsupportedGraph(InputError):
+    """The file has an operator, attribute or type that the integer reference does not define."""
+
+
+class NotReproducible(UnsupportedGraph):
+    """An operator whose result depends on how an engine rounds: no reference can be exact."""

@@ -1,0 +1,171 @@
+"""Run a final integer ONNX file in numpy, with the codes of every layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from deploy.device.errors import InputError, NothingToEvaluate
+from export.reading import (
+    graph_inputs,
+    initializers,
+    input_dims,
+    node_label,
+    read_model,
+    type_name,
+)
+from export.reference.errors import UnsupportedGraph
+from export.reference.operators import Function, fold_cast, prepare
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """One computed node of the file.
+
+    Attributes:
+        name: the node's name, or its output's where it has none.
+        operator: such as ``QLinearConv``.
+        inputs: names of the computed tensors that it reads.
+        output: name of the tensor that it gives.
+    """
+
+    name: str
+    operator: str
+    inputs: tuple[str, ...]
+    output: str
+
+
+class IntegerReference:
+    """The numbers that a final integer ONNX file must give, computed with numpy alone.
+
+    It reads the file itself, not what made it, and knows neither the lowering nor the engine.
+
+    Args:
+        path: the ONNX file: one uint8 input N×C×H×W, one float32 output N×classes, and the
+            operators of :func:`~export.reference.operators.supported_operators`.
+        batch_size: images computed at once; changes memory and speed, never the result.
+
+    Raises:
+        InputError: the file is missing, damaged or hostile.
+        UnsupportedGraph: it has something that the reference does not define.
+        NotReproducible: it has an addition whose result the engine's rounding would decide.
+    """
+
+    def __init__(self, path: Path | str, *, batch_size: int = 16) -> None:
+        if batch_size < 1:
+            raise InputError(f"batch_size must be at least 1, not {batch_size}")
+        self.path = Path(path)
+        self.batch_size = batch_size
+        model = read_model(self.path)
+        try:
+            self._steps = self._prepare(model)
+        except UnsupportedGraph as error:
+            raise type(error)(f"{self.path}: {error}") from error
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The computed nodes, in the file's order."""
+        return tuple(layer for layer, _ in self._steps)
+
+    @property
+    def code_tensors(self) -> tuple[str, ...]:
+        """Names of the tensors that hold codes, in the file's order, without the input."""
+        return tuple(layer.output for layer, _ in self._steps if layer.output != self._output)
+
+    def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Give the logits, float32 N×classes, of images uint8 N×C×H×W."""
+        return np.concatenate([logits for logits, _ in self.batches(images)])
+
+    def codes(self, images: NDArray[np.uint8]) -> dict[str, NDArray[np.uint8]]:
+        """Give the codes of every tensor between nodes, uint8, by tensor name.
+
+        All are in memory at once (ResNet-20: about 0.7 MB an image); :meth:`batches` is for many.
+        """
+        parts = [codes for _, codes in self.batches(images)]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def batches(
+        self, images: NDArray[np.uint8]
+    ) -> Iterator[tuple[NDArray[np.float32], dict[str, NDArray[np.uint8]]]]:
+        """Give (logits, codes by tensor name) of each ``batch_size`` images in turn.
+
+        Raises:
+            InputError: the images are not uint8 of the file's shape.
+            NothingToEvaluate: there are none.
+        """
+        self._check(images)
+        for start in range(0, len(images), self.batch_size):
+            tensors: dict[str, NDArray[Any]] = {
+                self._input: images[start : start + self.batch_size]
+            }
+            for layer, function in self._steps:
+                tensors[layer.output] = function(*(tensors[name] for name in layer.inputs))
+            del tensors[self._input]
+            yield tensors.pop(self._output), tensors
+
+    def _check(self, images: NDArray[np.uint8]) -> None:
+        if images.dtype != np.uint8 or images.ndim != 4:
+            raise InputError(
+                f"expected images as uint8 N×C×H×W, got {images.dtype} of shape {images.shape}"
+            )
+        wrong = [
+            (wanted, got)
+            for wanted, got in zip(self.input_shape, images.shape[1:], strict=True)
+            if wanted is not None and wanted != got
+        ]
+        if wrong:
+            raise InputError(
+                f"{self.path} takes images of {'×'.join(map(str, self.input_shape))}, got "
+                f"{'×'.join(map(str, images.shape[1:]))}"
+            )
+        if not len(images):
+            raise NothingToEvaluate("expected at least one image, got none")
+
+    def _prepare(self, model: onnx.ModelProto) -> list[tuple[Layer, Function]]:
+        inputs, outputs = graph_inputs(model), list(model.graph.output)
+        if len(inputs) != 1 or len(outputs) != 1:
+            raise UnsupportedGraph(
+                f"expected one input and one output, found inputs {[i.name for i in inputs]} and "
+                f"outputs {[o.name for o in outputs]}"
+            )
+        dims, kind = input_dims(inputs[0]), inputs[0].type.tensor_type.elem_type
+        if kind != onnx.TensorProto.UINT8 or len(dims) != 4:
+            raise UnsupportedGraph(
+                f"input {inputs[0].name!r} is {type_name(kind)}{list(dims)}: expected uint8 of "
+                "four dimensions, N×C×H×W. A file with a float input is no integer graph."
+            )
+        self._input, self._output = inputs[0].name, outputs[0].name
+        self.input_shape: tuple[int | None, ...] = dims[1:]
+        constants = initializers(model)
+        computed = {self._input}
+        steps: list[tuple[Layer, Function]] = []
+        logits: set[str] = set()
+        for node in model.graph.node:
+            if node.op_type == "Cast" and node.domain in ("", "ai.onnx"):
+                constants[node.output[0]] = fold_cast(node, constants)
+                continue
+            reads, function = prepare(node, constants)
+            for name in reads:
+                if name not in computed:
+                    raise UnsupportedGraph(
+                        f"node {node_label(node)} reads {name!r}, which is "
+                        f"{'float logits' if name in logits else 'stored'}, where codes were "
+                        "expected"
+                    )
+            output = next(name for name in node.output if name)
+            (logits if node.op_type == "QGemm" else computed).add(output)
+            name = node.name or output
+            layer = Layer(name=name, operator=node.op_type, inputs=reads, output=output)
+            steps.append((layer, function))
+        if logits != {self._output}:
+            raise UnsupportedGraph(
+                f"output {self._output!r} must be the one float tensor, the logits of a QGemm; "
+                f"float tensors found: {sorted(logits) or 'none'}"
+            )
+        return steps
