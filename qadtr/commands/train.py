@@ -1,0 +1,74 @@
+"""`qadtr train`: one config and one data folder to one run folder."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from qadtr.commands.shared import CHECKPOINT, RUNS, add_data, add_settings, settings_from
+
+HELP = "train a network with or without a defense"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The config, the images, where the run goes, and how to continue one."""
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="a TOML file, as in configs/")
+    add_data(parser)
+    parser.add_argument(
+        "--out", type=Path, metavar="RUN", help="run folder (default: runs/ and the config's name)"
+    )
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="continue the interrupted run in RUN")
+    again.add_argument("--overwrite", action="store_true", help="replace the run in RUN")
+    parser.add_argument("--device", default="cpu", help="torch device, such as cuda")
+    parser.add_argument(
+        "--save-every",
+        type=int,
+        default=500,
+        metavar="STEPS",
+        help="steps between two states to resume from (default: 500)",
+    )
+    add_settings(parser, "training.epochs=2")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train, or continue, and print where the checkpoint is."""
+    from deploy.device.errors import UsageError
+    from deploy.device.records import provenance
+    from qadtr.commands.shared import repository
+    from training.config import load_config
+    from training.data import load_images
+    from training.defenses import check_defense
+    from training.loop import RESUME, RunOptions, train
+
+    if arguments.save_every < 1:
+        raise UsageError(f"--save-every must be at least 1, got {arguments.save_every}")
+    config = load_config(arguments.config, settings_from(arguments.settings))
+    check_defense(config.defense)
+    folder: Path = arguments.out or RUNS / config.name
+    state, checkpoint = folder / RESUME, folder / CHECKPOINT
+    if not (arguments.resume or arguments.overwrite) and (state.exists() or checkpoint.exists()):
+        raise UsageError(
+            f"{folder} holds a run already: --resume continues it, --overwrite replaces it, "
+            "--out RUN leaves it alone"
+        )
+    kind, size = config.data.kind, config.data.size
+    training_set = load_images(kind, arguments.data, "train", size=size)
+    holdout = load_images(kind, arguments.data, "holdout", size=size)
+    written = train(
+        config,
+        training_set,
+        holdout,
+        folder,
+        RunOptions(
+            resume=arguments.resume, save_every=arguments.save_every, device=arguments.device
+        ),
+        lambda: provenance(
+            repository=repository(),
+            seed=config.seed,
+            config=config.as_dict(),
+            data={"name": training_set.name, "digest": training_set.digest},
+        ),
+    )
+    print(written)
+    return 0
