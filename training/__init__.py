@@ -1,0 +1,1 @@
+"""Networks with a switchable bit-width, the defenses that harden them, and the training loop."""

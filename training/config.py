@@ -1,0 +1,193 @@
+"""The training configuration: one TOML file, resolved into frozen settings.
+
+Unknown keys, wrong types and values out of range are errors that name what is valid; nothing is
+ignored.  ``[defense]`` holds the name of a defense and that defense's own settings, which the
+defense itself declares (:mod:`training.defenses`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from deploy.device.errors import InputError
+
+Settings = TypeVar("Settings")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """What is trained on. ``kind``: cifar10, folder or digits; ``size``: side in pixels;
+    ``augment``: crop-flip, crop (both with 4 px of grey padding) or none."""
+
+    kind: str
+    size: int = 32
+    augment: str = "crop-flip"
+
+    def __post_init__(self) -> None:
+        _one_of("data.kind", self.kind, ("cifar10", "folder", "digits"))
+        _one_of("data.augment", self.augment, ("crop-flip", "crop", "none"))
+        _at_least("data.size", self.size, 8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkSettings:
+    """Which network, at which bit-widths (32: float)."""
+
+    name: str
+    bit_widths: tuple[int, ...] = (32, 8, 5, 4, 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSettings:
+    """SGD with Nesterov momentum, linear warm-up and cosine decay to 0.
+
+    ``epochs`` may be given as a fraction; ``weight_decay`` acts on convolution and linear weights
+    only (not on BatchNorm, biases and quantizer scales).
+    """
+
+    epochs: float
+    batch_size: int = 128
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    label_smoothing: float = 0.0
+    warmup_epochs: float = 0.5
+    gradient_clip: float = 5.0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "learning_rate", "gradient_clip"):
+            _above(f"training.{name}", getattr(self, name), 0.0)
+        for name in ("momentum", "weight_decay", "label_smoothing", "warmup_epochs"):
+            _at_least(f"training.{name}", getattr(self, name), 0.0)
+        _at_least("training.batch_size", self.batch_size, 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """Everything that one training run depends on, besides the images.
+
+    ``defense`` is the raw table of the config; :func:`training.defenses.build_defense` checks it.
+    """
+
+    name: str
+    seed: int
+    data: DataSettings
+    network: NetworkSettings
+    training: OptimizerSettings
+    defense: Mapping[str, Any] = field(default_factory=lambda: {"name": "qat"})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain numbers, strings, lists and tables, as records and checkpoints store it."""
+        plain = dataclasses.asdict(self)
+        plain["defense"] = dict(self.defense)
+        return typing.cast(dict[str, Any], _plain(plain))
+
+
+def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> TrainingConfig:
+    """Read a TOML config; ``overrides`` maps dotted keys (``training.epochs``) to values.
+
+    Raises:
+        InputError: the file is missing or no TOML, a key is unknown, missing or of a wrong type.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"there is no config {path}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise InputError(f"{path} cannot be read as TOML: {error}") from error
+    for dotted, value in (overrides or {}).items():
+        *parents, last = dotted.split(".")
+        place = table
+        for parent in parents:
+            place = place.setdefault(parent, {})
+            if not isinstance(place, dict):
+                raise InputError(f"{dotted}: {parent!r} is no table of the config")
+        place[last] = value
+    return config_from_dict(table, str(path))
+
+
+def config_from_dict(table: Mapping[str, Any], source: str) -> TrainingConfig:
+    """A config from plain tables; ``source`` names it in errors."""
+    return read_settings(TrainingConfig, table, source)
+
+
+def read_settings(kind: type[Settings], table: Mapping[str, Any], where: str) -> Settings:
+    """An instance of the frozen dataclass ``kind`` from ``table``, strictly.
+
+    Raises:
+        InputError: unknown or missing key (the valid ones are named), wrong type, wrong value.
+    """
+    hints = typing.get_type_hints(kind)
+    fields = {f.name: f for f in dataclasses.fields(typing.cast(Any, kind))}
+    unknown = sorted(set(table) - set(fields))
+    if unknown:
+        raise InputError(
+            f"{where}: unknown key {unknown[0]!r}; valid here are {', '.join(sorted(fields))}"
+        )
+    missing = [
+        name
+        for name, f in fields.items()
+        if name not in table
+        and f.default is dataclasses.MISSING
+        and f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise InputError(f"{where}: the key {missing[0]!r} is missing")
+    values = {
+        name: _convert(hints[name], value, f"{where}: {name}") for name, value in table.items()
+    }
+    return kind(**values)
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin = typing.get_origin(hint)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        if not isinstance(value, Mapping):
+            raise InputError(f"{where} must be a table, got {value!r}")
+        return read_settings(hint, value, where)
+    if origin is tuple:
+        (item, _) = typing.get_args(hint)
+        if not isinstance(value, list | tuple):
+            raise InputError(f"{where} must be a list, got {value!r}")
+        return tuple(_convert(item, v, f"{where}[{i}]") for i, v in enumerate(value))
+    if origin in (types.UnionType, typing.Union):
+        return None if value is None else _convert(typing.get_args(hint)[0], value, where)
+    if origin is not None:
+        if not isinstance(value, Mapping):
+            raise InputError(f"{where} must be a table, got {value!r}")
+        return dict(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
+        raise InputError(f"{where} must be of type {hint.__name__}, got {value!r}")
+    return value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value
+
+
+def _one_of(name: str, value: str, valid: tuple[str, ...]) -> None:
+    if value not in valid:
+        raise InputError(f"{name} must be one of {', '.join(valid)}; got {value!r}")
+
+
+def _at_least(name: str, value: float, least: float) -> None:
+    if not value >= least:
+        raise InputError(f"{name} must be at least {least}, got {value}")
+
+
+def _above(name: str, value: float, bound: float) -> None:
+    if not value > bound:
+        raise InputError(f"{name} must be above {bound}, got {value}")

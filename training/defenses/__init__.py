@@ -1,0 +1,37 @@
+"""Defenses by name: each one file, the same interface, its settings in the config's [defense]."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from deploy.device.errors import InputError
+from training.config import read_settings
+from training.defenses.defense import Batch, Defense, TrainingFacts
+from training.defenses.qadtr import Qadtr, QadtrSettings
+from training.defenses.qat import PlainQat, QatSettings
+
+__all__ = ["DEFENSES", "Batch", "Defense", "TrainingFacts", "build_defense", "check_defense"]
+
+DEFENSES: Mapping[str, tuple[type[Any], type[Any]]] = {
+    "qat": (QatSettings, PlainQat),
+    "qadtr": (QadtrSettings, Qadtr),
+}
+"""Settings class and defense class by the ``name`` in the config's ``[defense]`` table."""
+
+
+def check_defense(table: Mapping[str, Any]) -> Any:
+    """The settings of a ``[defense]`` table; ``InputError`` for an unknown name, key or value."""
+    name = table.get("name")
+    if name not in DEFENSES:
+        raise InputError(f"defense.name must be one of {', '.join(DEFENSES)}; got {name!r}")
+    settings = {key: value for key, value in table.items() if key != "name"}
+    return read_settings(DEFENSES[name][0], settings, f"defense {name}")
+
+
+def build_defense(table: Mapping[str, Any], facts: TrainingFacts) -> Defense:
+    """The defense that a config's ``[defense]`` table describes, for a training of ``facts``."""
+    settings = check_defense(table)
+    defense = DEFENSES[str(table["name"])][1](settings, facts)
+    assert isinstance(defense, Defense)
+    return defense

@@ -1,0 +1,35 @@
+"""Dynamic bit-width training (DBWT): which bit-width each step trains at.
+
+The QADT-R abstract fixes that the bit-width is cycled during training; the orders offered here are
+this project's.  Each is a pure function of (step, seed).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from deploy.device.errors import InputError
+from training.randomness import seed_for
+
+SCHEDULES = ("cycle", "uniform", "curriculum")
+"""``cycle``: in turn, widest first. ``uniform``: drawn anew each step. ``curriculum``: drawn from
+the widest k of n, where k grows from 1 to n over the first half of the training."""
+
+
+def scheduled_bit_width(
+    schedule: str, bit_widths: tuple[int, ...], step: int, *, steps: int, seed: int
+) -> int:
+    """The bit-width of ``step`` (0-based) out of ``steps``.
+
+    Raises:
+        InputError: the schedule is none of :data:`SCHEDULES`.
+    """
+    count = len(bit_widths)
+    if schedule == "cycle":
+        return bit_widths[step % count]
+    if schedule not in SCHEDULES:
+        raise InputError(f"unknown schedule {schedule!r}; known are {', '.join(SCHEDULES)}")
+    if schedule == "curriculum":
+        count = min(count, 1 + int(2 * count * step / max(1, steps)))
+    draw = np.random.default_rng(seed_for(seed, step, "schedule"))
+    return bit_widths[int(draw.integers(count))]

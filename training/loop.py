@@ -1,0 +1,346 @@
+"""The training loop: SGD over one set of weights, a defense's choice of bit-width at each step.
+
+All randomness is a pure function of (seed, step), so the state of a run is its tensors: network,
+momentum and the defense's patches.  They are written in one atomic file, and a run that resumes
+from it ends with the same bytes as one that was never interrupted (same machine, same threads).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from deploy.device.errors import InputError, QadtrError
+from deploy.device.files import json_bytes, sha256_of_bytes, write_atomic
+from training.batches import augment, epoch_order
+from training.checkpoint import (
+    load_tensors,
+    persistent_tensors,
+    read_tensors,
+    save_checkpoint,
+    tensor_bytes,
+)
+from training.config import TrainingConfig
+from training.data import ImageSet
+from training.defenses import Batch, Defense, TrainingFacts, build_defense
+from training.networks import Network, NetworkSpec, build_network
+from training.quantizers import check_bit_widths
+from training.randomness import SETUP, generator_for
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT = "checkpoint.safetensors"
+RESUME = Path("resume") / "state.safetensors"
+LOG = "log.jsonl"
+
+
+class TrainingDiverged(QadtrError):
+    """The loss stopped being a finite number; the message names the step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How to run, as opposed to what: none of these changes the result.
+
+    ``resume`` continues from the run's last saved state; ``save_every`` steps lie between two
+    saved states; ``stop_after`` ends the run early at that step, as an interruption would.
+    """
+
+    resume: bool = False
+    save_every: int = 500
+    device: str = "cpu"
+    stop_after: int | None = None
+    progress: bool | None = None
+
+
+def train(
+    config: TrainingConfig,
+    training_set: ImageSet,
+    holdout: ImageSet,
+    run_dir: Path,
+    options: RunOptions,
+    make_provenance: Callable[[], dict[str, Any]],
+) -> Path:
+    """Train one network; returns the path of its checkpoint in ``run_dir``.
+
+    Raises:
+        InputError: config and data do not fit, or the state to resume from is another run's.
+        TrainingDiverged: the loss is NaN or infinite.
+    """
+    return _Run(config, training_set, holdout, run_dir, options).finish(make_provenance)
+
+
+@torch.no_grad()
+def predict(
+    network: Network, images: NDArray[np.uint8], bits: int, batch_size: int = 125
+) -> NDArray[np.int64]:
+    """Predicted classes, int64 (N,), of the (fake-quantized) network at ``bits``."""
+    device = next(network.parameters()).device
+    predicted = []
+    with network.at(bits):
+        for start in range(0, len(images), batch_size):
+            pixels = torch.from_numpy(images[start : start + batch_size]).to(device)
+            logits = network(pixels.float().contiguous(memory_format=torch.channels_last))
+            predicted.append(logits.argmax(dim=1).cpu().numpy())
+    return np.concatenate(predicted).astype(np.int64)
+
+
+class _Run:
+    """One training run; its methods are the stages of :func:`train`."""
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        training_set: ImageSet,
+        holdout: ImageSet,
+        run_dir: Path,
+        options: RunOptions,
+    ) -> None:
+        self.config, self.options, self.run_dir = config, options, run_dir
+        self.training_set, self.holdout = training_set, holdout
+        self.device = torch.device(options.device)
+        settings = config.training
+        count = len(training_set)
+        if count < settings.batch_size:
+            raise InputError(
+                f"training.batch_size is {settings.batch_size}, but there are only {count} "
+                "training images; lower it"
+            )
+        self.steps_per_epoch = count // settings.batch_size
+        self.steps = max(1, round(settings.epochs * self.steps_per_epoch))
+        spec = NetworkSpec(
+            name=config.network.name,
+            classes=len(training_set.classes),
+            input_size=int(training_set.images.shape[2]),
+            bit_widths=check_bit_widths(config.network.bit_widths),
+        )
+        network = build_network(spec, generator_for(config.seed, SETUP, "weights"))
+        self.network = network.to(device=self.device, memory_format=torch.channels_last)
+        self.parameters = dict(self.network.named_parameters())
+        self.optimizer = self._optimizer()
+        self.defense: Defense = build_defense(
+            config.defense,
+            TrainingFacts(
+                images=count,
+                image_size=(training_set.images.shape[2], training_set.images.shape[3]),
+                classes=spec.classes,
+                steps=self.steps,
+                seed=config.seed,
+                bit_widths=spec.bit_widths,
+                device=self.device,
+            ),
+        )
+        self.digest = sha256_of_bytes(
+            json_bytes({"config": config.as_dict(), "data": training_set.digest})
+        )
+        self.step = 0
+        self.history: list[dict[str, Any]] = []
+
+    def _optimizer(self) -> torch.optim.SGD:
+        decayed = [p for p in self.parameters.values() if p.dim() > 1]
+        others = [p for p in self.parameters.values() if p.dim() <= 1]
+        settings = self.config.training
+        return torch.optim.SGD(
+            [
+                {"params": decayed, "weight_decay": settings.weight_decay},
+                {"params": others, "weight_decay": 0.0},
+            ],
+            lr=settings.learning_rate,
+            momentum=settings.momentum,
+            nesterov=settings.momentum > 0.0,
+        )
+
+    def _learning_rate(self, step: int) -> float:
+        settings = self.config.training
+        warmup = settings.warmup_epochs * self.steps_per_epoch
+        rate = settings.learning_rate * min(1.0, (step + 1) / max(1.0, warmup))
+        return rate * 0.5 * (1.0 + math.cos(math.pi * step / self.steps))
+
+    def finish(self, make_provenance: Callable[[], dict[str, Any]]) -> Path:
+        """Run all remaining steps, evaluate on the hold-out, write the checkpoint."""
+        if self.options.resume:
+            self._resume()
+        self._steps()
+        if self.step < self.steps:
+            logger.info("stopped at step %d of %d; --resume continues", self.step, self.steps)
+            return self.run_dir / RESUME
+        self.network.eval()
+        clean = self._holdout_accuracy()
+        path = self.run_dir / CHECKPOINT
+        save_checkpoint(
+            path,
+            self.network,
+            {
+                "classes": list(self.training_set.classes),
+                "config": self.config.as_dict(),
+                "data": {"name": self.training_set.name, "digest": self.training_set.digest},
+                "history": self.history,
+                "holdout_accuracy": clean,
+                "provenance": make_provenance(),
+            },
+        )
+        for bits, accuracy in clean.items():
+            logger.info("hold-out accuracy at %s bits: %.2f%%", bits, 100.0 * accuracy)
+        return path
+
+    def _holdout_accuracy(self) -> dict[str, float]:
+        labels = self.holdout.labels
+        return {
+            str(b): float((predict(self.network, self.holdout.images, b) == labels).mean())
+            for b in self.network.bit_widths
+        }
+
+    def _steps(self) -> None:
+        images = torch.from_numpy(self.training_set.images).to(self.device)
+        labels = torch.from_numpy(self.training_set.labels).to(self.device)
+        self.network.train()
+        writer = SummaryWriter(str(self.run_dir / "tensorboard"), purge_step=self.step)
+        last = min(self.steps, self.options.stop_after or self.steps)
+        tracked = _Running()
+        disable = None if self.options.progress is None else not self.options.progress
+        epoch, order = -1, torch.empty(0, dtype=torch.int64)
+        with tqdm(
+            total=self.steps, initial=self.step, desc=self.config.name, disable=disable, unit="step"
+        ) as bar:
+            while self.step < last:
+                if self.step // self.steps_per_epoch != epoch:
+                    epoch = self.step // self.steps_per_epoch
+                    order = epoch_order(len(images), epoch, self.config.seed).to(self.device)
+                size = self.config.training.batch_size
+                start = self.step % self.steps_per_epoch * size
+                chosen = order[start : start + size]
+                how = self.config.data.augment
+                pixels = augment(images[chosen], how, self.step, self.config.seed)
+                batch = Batch(
+                    pixels=pixels.float().contiguous(memory_format=torch.channels_last),
+                    labels=labels[chosen],
+                    indices=chosen,
+                )
+                tracked.add(*self._one_step(batch), size)
+                self.step += 1
+                bar.update(1)
+                if self.step % self.steps_per_epoch == 0 or self.step == last:
+                    self._end_of_epoch(tracked, bar, writer)
+                    tracked = _Running()
+                if self.step % self.options.save_every == 0 or self.step == last:
+                    self._save()
+        writer.close()
+
+    def _one_step(self, batch: Batch) -> tuple[float, float]:
+        network, settings = self.network, self.config.training
+        network.set_bit_width(self.defense.bit_width(self.step))
+        pixels = self.defense.prepare(self.step, batch, network.switch)
+        pixels = pixels.detach().contiguous(memory_format=torch.channels_last)
+        pixels.requires_grad_(self.defense.needs_pixel_gradient)
+        logits = network(pixels)
+        loss = F.cross_entropy(logits, batch.labels, label_smoothing=settings.label_smoothing)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise TrainingDiverged(
+                f"the loss is {value} at step {self.step} of {self.steps} "
+                f"(bit-width {network.bit_width}); lower training.learning_rate"
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.defense.learn(self.step, pixels.grad, logits.detach(), batch)
+        rate = self._learning_rate(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        nn.utils.clip_grad_norm_(self.parameters.values(), settings.gradient_clip)
+        self.optimizer.step()
+        correct = (logits.detach().argmax(dim=1) == batch.labels).float().mean()
+        return value, float(correct)
+
+    def _end_of_epoch(self, tracked: _Running, bar: Any, writer: SummaryWriter) -> None:
+        row = {"step": self.step, "epoch": round(self.step / self.steps_per_epoch, 3)}
+        row |= tracked.summary()
+        self.history.append(row)
+        data = "".join(json.dumps(r) + "\n" for r in self.history)
+        write_atomic(self.run_dir / LOG, data.encode())
+        for name in ("loss", "accuracy", "images_per_s"):
+            writer.add_scalar(name, row[name], self.step)  # type: ignore[no-untyped-call]
+        bar.set_postfix_str(f"loss {row['loss']:.3f}, accuracy {100 * row['accuracy']:.1f}%")
+        logger.info(
+            "step %d of %d: loss %.4f, training accuracy %.2f%%, %.0f images/s",
+            self.step,
+            self.steps,
+            row["loss"],
+            100.0 * row["accuracy"],
+            row["images_per_s"],
+        )
+
+    def _save(self) -> None:
+        tensors = {f"network.{n}": t for n, t in persistent_tensors(self.network).items()}
+        for name, parameter in self.parameters.items():
+            momentum = self.optimizer.state[parameter].get("momentum_buffer")
+            if momentum is not None:
+                tensors[f"momentum.{name}"] = momentum
+        tensors |= {f"defense.{n}": t for n, t in self.defense.state().items()}
+        metadata = {
+            "run": self.digest,
+            "step": str(self.step),
+            "history": json.dumps(self.history),
+        }
+        write_atomic(self.run_dir / RESUME, tensor_bytes(tensors, metadata))
+
+    def _resume(self) -> None:
+        path = self.run_dir / RESUME
+        if not path.is_file():
+            raise InputError(f"nothing to resume: there is no {path}; train without --resume")
+        tensors, metadata = read_tensors(path)
+        if metadata.get("run") != self.digest:
+            raise InputError(
+                f"{path} belongs to a run with another config or other images; train without "
+                "--resume, or give the config and data that it was started with"
+            )
+
+        def of(part: str) -> dict[str, Tensor]:
+            return {n.removeprefix(part): t for n, t in tensors.items() if n.startswith(part)}
+
+        load_tensors(self.network, of("network."), str(path))
+        momentum = of("momentum.")
+        for name, parameter in self.parameters.items():
+            if name in momentum:
+                buffer = torch.empty_like(parameter).copy_(momentum[name])
+                self.optimizer.state[parameter]["momentum_buffer"] = buffer
+        self.defense.load_state(of("defense."))
+        self.step = int(metadata["step"])
+        self.history = json.loads(metadata["history"])
+        logger.info("resumed at step %d of %d", self.step, self.steps)
+
+
+class _Running:
+    """Means of the steps since the last report."""
+
+    def __init__(self) -> None:
+        self.loss = self.accuracy = 0.0
+        self.steps = self.images = 0
+        self.start = time.monotonic()
+
+    def add(self, loss: float, accuracy: float, images: int) -> None:
+        self.loss += loss
+        self.accuracy += accuracy
+        self.steps += 1
+        self.images += images
+
+    def summary(self) -> dict[str, float]:
+        seconds = max(1e-9, time.monotonic() - self.start)
+        return {
+            "loss": self.loss / self.steps,
+            "accuracy": self.accuracy / self.steps,
+            "images_per_s": self.images / seconds,
+        }

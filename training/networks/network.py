@@ -1,0 +1,106 @@
+"""The network: pixels in, logits out, one switch for the bit-width."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Self, cast
+
+import torch
+from torch import Tensor, nn
+
+from training.networks.units import ConvUnit, Head, ResidualBlock
+from training.quantizers import (
+    BitWidthSwitch,
+    PixelQuantizer,
+    WeightQuantizer,
+    quantized_activation,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkSpec:
+    """What is needed to build a network again: all of it is in the checkpoint's sidecar.
+
+    ``input_size`` is the side of the square RGB input in pixels.
+    """
+
+    name: str
+    classes: int
+    input_size: int
+    bit_widths: tuple[int, ...]
+
+
+class Network(nn.Module):
+    """A classifier whose bit-width switches at run time.
+
+    ``network(pixels)`` takes float32 N×3×H×W pixel values in [0, 255] (integers, where they come
+    from images; an attack's fractional ones are rounded by the first quantizer) and gives float32
+    N×classes logits.  The network normalises by (x - 128) / 64, so that the image's bytes are the
+    first layer's codes.
+    """
+
+    def __init__(
+        self,
+        spec: NetworkSpec,
+        switch: BitWidthSwitch,
+        pixels: PixelQuantizer,
+        stem: ConvUnit,
+        blocks: Sequence[ResidualBlock],
+        head: Head,
+    ) -> None:
+        super().__init__()
+        self.spec = spec
+        self.switch = switch
+        self.pixel_codes = pixels
+        self.quantize_pixels = quantized_activation(pixels, signed=True)
+        self.stem = stem
+        self.blocks = nn.ModuleList(blocks)
+        self.head = head
+
+    @property
+    def bit_widths(self) -> tuple[int, ...]:
+        """The bit-widths that the network has, widest first; 32 is float."""
+        return self.switch.bit_widths
+
+    @property
+    def bit_width(self) -> int:
+        """The active bit-width."""
+        return self.switch.active
+
+    def set_bit_width(self, bits: int) -> None:
+        """Switch the whole network to ``bits``; ``InputError`` naming those it has."""
+        self.switch.set(bits)
+
+    @contextmanager
+    def at(self, bits: int) -> Iterator[Self]:
+        """The network at ``bits`` inside a ``with`` block, back to where it was after it."""
+        before = self.switch.active
+        self.switch.set(bits)
+        try:
+            yield self
+        finally:
+            self.switch.set(before)
+
+    def train(self, mode: bool = True) -> Self:
+        """As in torch; leaving training also stores the weight scales of every bit-width."""
+        if self.training and not mode:
+            self.store_scales()
+        return super().train(mode)
+
+    @torch.no_grad()
+    def store_scales(self) -> None:
+        """Compute and keep every layer's weight scales at every bit-width."""
+        for layer in self.modules():
+            proxy = cast(Any, layer).weight_quant if hasattr(layer, "weight_quant") else None
+            quantizer = getattr(proxy, "tensor_quant", None)
+            if isinstance(quantizer, WeightQuantizer):
+                quantizer.store(cast(Tensor, layer.weight))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        x = self.quantize_pixels((pixels - 128.0) * (1.0 / 64.0))
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x)
+        return cast(Tensor, self.head(x))

@@ -1,0 +1,235 @@
+"""The parts that networks are made of: convolution units, the residual block, the head.
+
+Each part keeps what the exporter needs to know beside it: which quantizer's codes it reads
+(``source``) and which quantizer its output goes through.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from training.quantizers import (
+    FLOAT,
+    STREAM_BITS,
+    SMALLEST_SCALE,
+    ActivationQuantizer,
+    BitWidthSwitch,
+    BranchQuantizer,
+    FakeQuantize,
+    LearnedScale,
+    QuantizerOutput,
+    quantized_activation,
+    quantized_convolution,
+    quantized_linear,
+    weight_quantizer,
+)
+
+
+class CodeSource(Protocol):
+    """Whatever a layer's input codes come from."""
+
+    def value(self) -> Tensor:
+        """The scale of the codes at the active bit-width, a positive float32 scalar."""
+
+    def codes_bits(self) -> int:
+        """The bit-width of the codes at the active bit-width."""
+
+
+def bias_on_grid(bias: Tensor, grid: Tensor) -> Tensor:
+    """``bias`` (C,) rounded to multiples of ``grid`` (C,), as an int32 bias of that scale holds it.
+
+    Computed in float64; channels whose grid is 0 (a BatchNorm gain of 0) keep their bias.
+    """
+    wide, step = bias.double(), grid.double()
+    rounded = torch.where(step > 0.0, torch.round(wide / step.clamp_min(1e-300)) * step, wide)
+    return rounded.to(bias.dtype)
+
+
+class SwitchableBatchNorm2d(nn.Module):
+    """One BatchNorm per bit-width (Any-Precision DNNs, Yu et al. 2021).
+
+    In evaluation at an integer bit-width the folded bias beta - mean * gamma / sigma is rounded to
+    the grid of the integer accumulator, so the fake-quantized network is the one that is exported.
+    """
+
+    def __init__(self, switch: BitWidthSwitch, channels: int) -> None:
+        super().__init__()
+        self.switch = switch
+        self.norms = nn.ModuleDict({str(b): nn.BatchNorm2d(channels) for b in switch.bit_widths})
+
+    def active(self) -> nn.BatchNorm2d:
+        """The BatchNorm of the active bit-width."""
+        return cast(nn.BatchNorm2d, self.norms[str(self.switch.active)])
+
+    def gain_and_bias(self) -> tuple[Tensor, Tensor]:
+        """gamma / sigma and beta - mean * gamma / sigma of the running statistics, float32 (C,)."""
+        norm = self.active()
+        assert norm.running_mean is not None and norm.running_var is not None
+        gain = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+        return gain, norm.bias - norm.running_mean * gain
+
+    def forward(self, x: Tensor, accumulator_scale: Tensor | None) -> Tensor:
+        """``x`` N×C×H×W; ``accumulator_scale`` (C,): input scale times weight scales, if integer."""
+        if self.training or accumulator_scale is None:
+            return cast(Tensor, self.active()(x))
+        gain, bias = self.gain_and_bias()
+        bias = bias_on_grid(bias, accumulator_scale * gain.abs())
+        return torch.addcmul(bias.view(1, -1, 1, 1), x, gain.view(1, -1, 1, 1))
+
+
+class ConvUnit(nn.Module):
+    """Convolution → BatchNorm → quantizer; reads the codes of ``source``."""
+
+    def __init__(
+        self,
+        switch: BitWidthSwitch,
+        source: CodeSource,
+        channels_in: int,
+        channels_out: int,
+        output: ActivationQuantizer,
+        *,
+        kernel: int,
+        stride: int = 1,
+        groups: int = 1,
+        fixed_bits: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.switch = switch
+        self.source = source
+        self.conv = quantized_convolution(
+            switch,
+            channels_in,
+            channels_out,
+            kernel=kernel,
+            stride=stride,
+            groups=groups,
+            fixed_bits=fixed_bits,
+        )
+        self.norm = SwitchableBatchNorm2d(switch, channels_out)
+        self.output = output
+        self.quantize = quantized_activation(output, signed=output.signed)
+
+    def accumulator_scale(self) -> Tensor | None:
+        """Scale of the integer accumulator per output channel, (C,); None in float."""
+        if not self.switch.quantized:
+            return None
+        return (self.source.value() * weight_quantizer(self.conv).value()).detach()
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = None if self.training else self.accumulator_scale()
+        return cast(Tensor, self.quantize(self.norm(self.conv(x), scale)))
+
+
+class ResidualBlock(nn.Module):
+    """Two 3×3 convolutions and a shortcut on an 8-bit residual stream.
+
+    The branch reads the stream requantized to b bits; both summands and the sum share the scale of
+    the outgoing stream, so the integer add is exact and its clamp is the ReLU.  Where stride or
+    width changes, the shortcut is a 1×1 convolution of the same b-bit codes.
+    """
+
+    def __init__(
+        self,
+        switch: BitWidthSwitch,
+        channels_in: int,
+        channels_out: int,
+        stride: int,
+        stream_in: LearnedScale,
+        stream_out: LearnedScale,
+    ) -> None:
+        super().__init__()
+        self.branch_codes = BranchQuantizer(switch, stream_in)
+        self.enter = quantized_activation(self.branch_codes)
+        middle = ActivationQuantizer(switch, LearnedScale(switch, stream=False), signed=False)
+        self.first = ConvUnit(
+            switch, self.branch_codes, channels_in, channels_out, middle, kernel=3, stride=stride
+        )
+        self.second = ConvUnit(
+            switch,
+            middle.scale,
+            channels_out,
+            channels_out,
+            ActivationQuantizer(switch, stream_out, signed=True),
+            kernel=3,
+        )
+        self.shortcut: ConvUnit | None = None
+        if stride != 1 or channels_in != channels_out:
+            self.shortcut = ConvUnit(
+                switch,
+                self.branch_codes,
+                channels_in,
+                channels_out,
+                ActivationQuantizer(switch, stream_out, signed=True),
+                kernel=1,
+                stride=stride,
+            )
+        self.leave = quantized_activation(ActivationQuantizer(switch, stream_out, signed=False))
+
+    def forward(self, stream: Tensor) -> Tensor:
+        codes = self.enter(stream)
+        kept = stream if self.shortcut is None else self.shortcut(codes)
+        return cast(Tensor, self.leave(kept + self.second(self.first(codes))))
+
+
+class PooledQuantizer(nn.Module):
+    """8-bit codes of the average over ``positions`` stream codes.
+
+    Scale = S * (n + 1) / n for an even n and S for an odd one: the average of n codes divided by
+    that ratio is (sum of codes) / odd, which is never halfway between two codes.
+    """
+
+    def __init__(self, switch: BitWidthSwitch, stream: LearnedScale, positions: int) -> None:
+        super().__init__()
+        self.switch = switch
+        self.stream = stream
+        self.positions = positions
+
+    def value(self) -> Tensor:
+        """The scale of the pooled codes, a float32 scalar."""
+        n = self.positions
+        return self.stream.value() * ((n + 1) / n if n % 2 == 0 else 1.0)
+
+    def codes_bits(self) -> int:
+        """Always 8."""
+        return STREAM_BITS
+
+    def forward(self, x: Tensor) -> QuantizerOutput:
+        if not self.switch.quantized:
+            return x, None, None, None
+        scale = self.value()
+        y = cast(Tensor, FakeQuantize.apply(x, scale.detach(), 0, 255, False))
+        return y, scale, scale.new_zeros(()), scale.new_tensor(8.0)
+
+
+class Head(nn.Module):
+    """Global average pool → 8-bit codes → 8-bit linear layer → float logits."""
+
+    def __init__(
+        self,
+        switch: BitWidthSwitch,
+        stream: LearnedScale,
+        *,
+        channels: int,
+        positions: int,
+        classes: int,
+    ) -> None:
+        super().__init__()
+        self.switch = switch
+        self.pooled_codes = PooledQuantizer(switch, stream, positions)
+        self.quantize = quantized_activation(self.pooled_codes)
+        self.linear = quantized_linear(switch, channels, classes)
+        self.bias = nn.Parameter(torch.zeros(classes))
+
+    def accumulator_scale(self) -> Tensor:
+        """Scale of the integer accumulator per class, (classes,)."""
+        scales = self.pooled_codes.value() * weight_quantizer(self.linear).value()
+        return scales.detach().clamp_min(SMALLEST_SCALE * SMALLEST_SCALE)
+
+    def forward(self, stream: Tensor) -> Tensor:
+        logits = self.linear(self.quantize(stream.mean(dim=(2, 3))))
+        if self.training or self.switch.active == FLOAT:
+            return cast(Tensor, logits + self.bias)
+        return cast(Tensor, logits + bias_on_grid(self.bias, self.accumulator_scale()))

@@ -1,0 +1,403 @@
+"""Quantizers with a bit-width that switches at run time, as tensor quantizers of Brevitas' proxies.
+
+Every quantizer here is a module that Brevitas calls as its ``tensor_quant``: it maps a float32
+tensor to ``(fake-quantized tensor, scale, zero point, bit-width)``.  The values are those of
+Brevitas' ``RescalingIntQuant`` with the same scale (a test holds them equal, gradients included);
+what is added is the switch: one :class:`BitWidthSwitch` is read by all quantizers of a network, so
+that changing the bit-width of the whole network is one assignment and rebuilds nothing.
+
+Codes are integers: signed ones ``-(2^(b-1) - narrow) ... 2^(b-1) - 1``, unsigned ones
+``0 ... 2^b - 1``; the zero point of training is always 0.  Bit-width 32 means float: the
+quantizer returns its input (rectified, where the unsigned clamp stood for the ReLU).
+
+References:
+    Esser et al., Learned Step Size Quantization, ICLR 2020 (learned scales and their gradient).
+    Yu et al., Any-Precision Deep Neural Networks, AAAI 2021 (one set of weights, many bit-widths).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
+
+import torch
+from brevitas.inject import ExtendedInjector
+from brevitas.nn import QuantConv2d, QuantIdentity, QuantLinear
+from brevitas.proxy import ActQuantProxyFromInjector, WeightQuantProxyFromInjector
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from deploy.device.errors import InputError
+from training.steps import rectified_step, residual_ratio, weight_step
+
+FLOAT = 32
+"""The bit-width that means "not quantized"."""
+
+STREAM_BITS = 8
+"""Bit-width of the residual stream, of the first and last layer's weights, and of the pooled
+features, whatever the hidden layers' bit-width is."""
+
+SMALLEST_SCALE = 2.0**-20
+"""Lower bound of every scale: keeps a dead channel's division finite."""
+
+QuantizerOutput = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]
+
+
+def check_bit_widths(bit_widths: Iterable[int]) -> tuple[int, ...]:
+    """The bit-widths, widest first; ``InputError`` for an empty set or one that is not supported."""
+    widths = tuple(sorted(set(bit_widths), reverse=True))
+    wrong = [b for b in widths if b != FLOAT and not 2 <= b <= STREAM_BITS]
+    if wrong or not widths:
+        raise InputError(
+            f"bit-widths must be 32 (float) or 2 to {STREAM_BITS}, at least one of them; "
+            f"got {list(widths)}"
+        )
+    return widths
+
+
+class BitWidthSwitch:
+    """The bit-width that all quantizers of one network use now.
+
+    ``gradient_noise`` is the relative strength of the noise that GIR adds to the gradients that
+    leave the activation quantizers while training (0: none), drawn from ``generator``.
+    """
+
+    def __init__(self, bit_widths: Sequence[int]) -> None:
+        self.bit_widths = check_bit_widths(bit_widths)
+        self.active = self.bit_widths[0]
+        self.gradient_noise = 0.0
+        self.generator: torch.Generator | None = None
+
+    @property
+    def quantized(self) -> bool:
+        """Whether the active bit-width is an integer one."""
+        return self.active != FLOAT
+
+    def set(self, bits: int) -> None:
+        """Make ``bits`` the active bit-width; ``InputError`` if the network does not have it."""
+        if bits not in self.bit_widths:
+            raise InputError(
+                f"bit-width {bits} is not one that this network was trained for; "
+                f"it has {', '.join(map(str, self.bit_widths))}"
+            )
+        self.active = bits
+
+
+class FakeQuantize(torch.autograd.Function):
+    """clamp(round(x / scale), low, high) * scale with straight-through gradients.
+
+    Forward: ``x`` float32 of any shape, ``scale`` a scalar or broadcastable tensor.
+    Backward, with q the code and inside = (low <= round(x / scale) <= high):
+    dx = g * inside (or g everywhere with ``pass_clipped``), dscale = sum g * (q - inside * x / scale),
+    the gradient of Learned Step Size Quantization (Esser et al., 2020, eq. 3).
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, x: Tensor, scale: Tensor, low: int, high: int, pass_clipped: bool
+    ) -> Tensor:
+        ctx.save_for_backward(x, scale)
+        ctx.low, ctx.high, ctx.pass_clipped = low, high, pass_clipped
+        return torch.div(x, scale).round_().clamp_(low, high).mul_(scale)
+
+    @staticmethod
+    def backward(  # type: ignore[override]
+        ctx: Any, gradient: Tensor
+    ) -> tuple[Tensor, Tensor | None, None, None, None]:
+        x, scale = ctx.saved_tensors
+        ratio = x / scale
+        rounded = ratio.round()
+        code = rounded.clamp(ctx.low, ctx.high)
+        inside = rounded == code
+        to_x = gradient if ctx.pass_clipped else gradient * inside
+        to_scale = None
+        if ctx.needs_input_grad[1]:
+            per_element = gradient * (code - ratio * inside)
+            dims = [d for d in range(x.dim()) if scale.dim() != x.dim() or scale.shape[d] == 1]
+            to_scale = per_element.sum(dims, keepdim=scale.dim() == x.dim()).view_as(scale)
+        return to_x, to_scale, None, None, None
+
+
+class ScaleGradient(torch.autograd.Function):
+    """Identity whose gradient is multiplied by ``factor`` (LSQ's 1 / sqrt(N * Q))."""
+
+    @staticmethod
+    def forward(ctx: Any, scale: Tensor, factor: float) -> Tensor:  # type: ignore[override]
+        ctx.factor = factor
+        return scale.view_as(scale)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return gradient * ctx.factor, None
+
+
+class NoisyGradient(torch.autograd.Function):
+    """Identity whose gradient gets Gaussian noise of ``strength`` times its own RMS (GIR)."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, x: Tensor, strength: float, generator: torch.Generator | None
+    ) -> Tensor:
+        ctx.strength, ctx.generator = strength, generator
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        noise = torch.empty_like(gradient).normal_(generator=ctx.generator)
+        size = gradient.square().mean().sqrt() * ctx.strength
+        return torch.addcmul(gradient, noise, size), None, None
+
+
+class LearnedScale(nn.Module):
+    """One learned scale per bit-width, set from the first batch that each bit-width sees.
+
+    ``codes_bits`` maps the active bit-width to that of the codes (the residual stream has 8-bit
+    codes at every bit-width).  Sharing one instance between quantizers makes their scales equal,
+    which is what the integer residual add needs to be exact.
+    """
+
+    def __init__(self, switch: BitWidthSwitch, *, stream: bool) -> None:
+        super().__init__()
+        self.switch = switch
+        self.stream = stream
+        for bits in switch.bit_widths:
+            if bits != FLOAT:
+                self.register_parameter(f"scale_{bits}", nn.Parameter(torch.tensor(1.0)))
+                self.register_buffer(f"ready_{bits}", torch.tensor(False))
+        self._ready: set[int] = set()
+
+    def codes_bits(self) -> int:
+        """Bit-width of the codes at the active bit-width."""
+        return STREAM_BITS if self.stream else self.switch.active
+
+    def value(self) -> Tensor:
+        """The positive scale of the active bit-width, a float32 scalar."""
+        raw = cast(Tensor, getattr(self, f"scale_{self.switch.active}"))
+        return raw.abs().clamp_min(SMALLEST_SCALE)
+
+    def fitted(self, x: Tensor) -> Tensor:
+        """The scale, initialised from ``x`` at its first use in training (optimal for a rectified
+        Gaussian with the mean of ``x``'s positive part), with LSQ's gradient factor."""
+        bits = self.switch.active
+        if self.training and bits not in self._ready:
+            ready = cast(Tensor, getattr(self, f"ready_{bits}"))
+            if not bool(ready):
+                step = rectified_step(self.codes_bits())
+                with torch.no_grad():
+                    mean = x.clamp_min(0.0).mean()
+                    getattr(self, f"scale_{bits}").copy_((mean * step).clamp_min(SMALLEST_SCALE))
+                ready.fill_(True)
+            self._ready.add(bits)
+        scale = self.value()
+        if self.training and scale.requires_grad:
+            per_sample = max(1, x.numel() // max(1, x.shape[0]))
+            top = 2 ** self.codes_bits() - 1
+            scale = cast(Tensor, ScaleGradient.apply(scale, 1.0 / math.sqrt(per_sample * top)))
+        return scale
+
+
+class ActivationQuantizer(nn.Module):
+    """Quantizer of activations; unsigned unless ``signed``: the unsigned clamp is the ReLU.
+
+    At bit-width 32 it is a ReLU (unsigned) or the identity (signed).
+    """
+
+    def __init__(self, switch: BitWidthSwitch, scale: LearnedScale, *, signed: bool) -> None:
+        super().__init__()
+        self.switch = switch
+        self.scale = scale
+        self.signed = signed
+
+    def code_range(self) -> tuple[int, int]:
+        """Smallest and largest code at the active bit-width."""
+        bits = self.scale.codes_bits()
+        return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if self.signed else (0, 2**bits - 1)
+
+    def forward(self, x: Tensor) -> QuantizerOutput:
+        if not self.switch.quantized:
+            return (x if self.signed else F.relu(x)), None, None, None
+        if self.training and self.switch.gradient_noise > 0.0 and x.requires_grad:
+            x = NoisyGradient.apply(x, self.switch.gradient_noise, self.switch.generator)  # type: ignore[no-untyped-call]
+        scale = self.scale.fitted(x)
+        low, high = self.code_range()
+        y = cast(Tensor, FakeQuantize.apply(x, scale, low, high, False))
+        return y, scale, scale.new_zeros(()), scale.new_tensor(float(self.scale.codes_bits()))
+
+
+class BranchQuantizer(nn.Module):
+    """Requantizes the 8-bit residual stream to the b-bit codes that a block's convolutions read.
+
+    scale_b = ratio_b * S with S the stream's scale and ratio_b an odd integer
+    (:func:`training.steps.residual_ratio`), so no stream code is ever halfway between two branch
+    codes.  At 8 bits the branch reads the stream as it is.
+    """
+
+    def __init__(self, switch: BitWidthSwitch, stream: LearnedScale) -> None:
+        super().__init__()
+        self.switch = switch
+        self.stream = stream
+
+    def value(self) -> Tensor:
+        """The branch's scale at the active bit-width, a float32 scalar."""
+        return self.stream.value() * residual_ratio(self.switch.active)
+
+    def codes_bits(self) -> int:
+        """Bit-width of the codes: the active one."""
+        return self.switch.active
+
+    def forward(self, x: Tensor) -> QuantizerOutput:
+        bits = self.switch.active
+        if bits in (FLOAT, STREAM_BITS):
+            return x, None, None, None
+        scale = self.stream.fitted(x) * residual_ratio(bits)
+        y = cast(Tensor, FakeQuantize.apply(x, scale, 0, 2**bits - 1, False))
+        return y, scale, scale.new_zeros(()), scale.new_tensor(float(bits))
+
+
+class PixelQuantizer(nn.Module):
+    """Quantizer of the normalised image: scale 2^-6, signed 8 bits; the codes are byte - 128.
+
+    At bit-width 32 it is the identity.
+    """
+
+    SCALE = 2.0**-6
+
+    def __init__(self, switch: BitWidthSwitch) -> None:
+        super().__init__()
+        self.switch = switch
+        self.register_buffer("scale", torch.tensor(self.SCALE), persistent=False)
+
+    def value(self) -> Tensor:
+        """The constant scale 2^-6, a float32 scalar."""
+        return cast(Tensor, self.scale)
+
+    def codes_bits(self) -> int:
+        """Always 8: the codes are the image's bytes."""
+        return STREAM_BITS
+
+    def forward(self, x: Tensor) -> QuantizerOutput:
+        if not self.switch.quantized:
+            return x, None, None, None
+        scale = self.value()
+        y = cast(Tensor, FakeQuantize.apply(x, scale, -128, 127, False))
+        return y, scale, scale.new_zeros(()), scale.new_tensor(8.0)
+
+
+class WeightQuantizer(nn.Module):
+    """Per-output-channel, symmetric, narrow-range weights; scales from the channel's mean |w|.
+
+    scale = mean|w| * c_b with c_b the step that suits a Gaussian best
+    (:func:`training.steps.weight_step`); codes -(2^(b-1) - 1) ... 2^(b-1) - 1, so 2 bits are
+    ternary.  The scale follows the weights while training and carries no gradient; clipped
+    weights keep their gradient (Brevitas' ``TensorClampSte``).  Switching to evaluation stores
+    the scales, and from then on, on whatever machine, the stored ones are used.
+
+    ``fixed_bits`` pins the bit-width of the codes (first and last layer) at every quantized mode.
+    """
+
+    def __init__(self, switch: BitWidthSwitch, channels: int, *, fixed_bits: int | None) -> None:
+        super().__init__()
+        self.switch = switch
+        self.fixed_bits = fixed_bits
+        widths = [b for b in switch.bit_widths if b != FLOAT]
+        self.stored_bits = tuple({fixed_bits or b: None for b in widths})
+        for bits in self.stored_bits:
+            self.register_buffer(f"scale_{bits}", torch.ones(channels))
+
+    def codes_bits(self) -> int:
+        """Bit-width of the codes at the active bit-width."""
+        return self.fixed_bits or self.switch.active
+
+    def store(self, weight: Tensor) -> None:
+        """Compute the scales of all bit-widths from ``weight`` and keep them."""
+        for bits in self.stored_bits:
+            getattr(self, f"scale_{bits}").copy_(self._from_statistics(weight, bits))
+
+    @staticmethod
+    def _from_statistics(weight: Tensor, bits: int) -> Tensor:
+        mean = weight.detach().abs().flatten(1).mean(dim=1)
+        return (mean * weight_step(bits)).clamp_min(SMALLEST_SCALE)
+
+    def value(self) -> Tensor:
+        """The stored scales of the active bit-width, float32 of shape (channels,)."""
+        return cast(Tensor, getattr(self, f"scale_{self.codes_bits()}"))
+
+    def forward(self, weight: Tensor) -> QuantizerOutput:
+        if not self.switch.quantized:
+            return weight, None, None, None
+        bits = self.codes_bits()
+        scale = self._from_statistics(weight, bits) if self.training else self.value()
+        scale = scale.view(-1, *[1] * (weight.dim() - 1))
+        top = 2 ** (bits - 1) - 1
+        y = cast(Tensor, FakeQuantize.apply(weight, scale, -top, top, True))
+        return y, scale, scale.new_zeros(()), scale.new_tensor(float(bits))
+
+
+def quantized_activation(tensor_quant: nn.Module, *, signed: bool = False) -> QuantIdentity:
+    """A Brevitas ``QuantIdentity`` around one of the activation quantizers above."""
+
+    class Injector(ExtendedInjector):  # type: ignore[misc]
+        proxy_class = ActQuantProxyFromInjector
+
+    injector = Injector.let(
+        tensor_quant=tensor_quant, signed=signed, narrow_range=False, rounding_mode="ROUND"
+    )
+    layer = QuantIdentity(act_quant=injector, return_quant_tensor=False)
+    layer.act_quant.skip_create_quant_tensor = True
+    return layer
+
+
+def _weight_injector(tensor_quant: WeightQuantizer) -> Any:
+    class Injector(ExtendedInjector):  # type: ignore[misc]
+        proxy_class = WeightQuantProxyFromInjector
+
+    return Injector.let(
+        tensor_quant=tensor_quant, signed=True, narrow_range=True, rounding_mode="ROUND"
+    )
+
+
+def quantized_convolution(
+    switch: BitWidthSwitch,
+    channels_in: int,
+    channels_out: int,
+    *,
+    kernel: int,
+    stride: int = 1,
+    groups: int = 1,
+    fixed_bits: int | None = None,
+) -> QuantConv2d:
+    """A Brevitas ``QuantConv2d`` without bias, "same" padding, switchable weights."""
+    layer = QuantConv2d(
+        channels_in,
+        channels_out,
+        kernel,
+        stride=stride,
+        padding=kernel // 2,
+        groups=groups,
+        bias=False,
+        weight_quant=_weight_injector(WeightQuantizer(switch, channels_out, fixed_bits=fixed_bits)),
+        return_quant_tensor=False,
+    )
+    layer.weight_quant.skip_create_quant_tensor = True
+    return layer
+
+
+def quantized_linear(switch: BitWidthSwitch, features: int, classes: int) -> QuantLinear:
+    """A Brevitas ``QuantLinear`` with bias and 8-bit weights at every quantized bit-width."""
+    layer = QuantLinear(
+        features,
+        classes,
+        bias=True,
+        weight_quant=_weight_injector(WeightQuantizer(switch, classes, fixed_bits=STREAM_BITS)),
+        return_quant_tensor=False,
+    )
+    layer.weight_quant.skip_create_quant_tensor = True
+    return layer
+
+
+def weight_quantizer(layer: nn.Module) -> WeightQuantizer:
+    """The :class:`WeightQuantizer` inside one of the Brevitas layers built here."""
+    quantizer = cast(Any, layer).weight_quant.tensor_quant
+    assert isinstance(quantizer, WeightQuantizer)
+    return quantizer
