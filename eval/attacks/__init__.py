@@ -1,0 +1,40 @@
+"""Patch attacks, one file each, on a base class that owns clipping, rounding and scoring."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from deploy.device.errors import InputError
+from eval.attacks.base import PatchAttack
+from eval.attacks.gap import Gap, GapSettings
+from eval.attacks.lavan import Lavan, LavanSettings
+from eval.attacks.settings import AttackSettings, GradientSettings
+
+ATTACKS: dict[str, type[PatchAttack[Any]]] = {Gap.name: Gap, Lavan.name: Lavan}
+"""Every attack by its name."""
+
+
+def attack_from_settings(name: str, values: Mapping[str, Any]) -> PatchAttack[Any]:
+    """The named attack with settings from a configuration.
+
+    Raises:
+        InputError: an unknown attack or setting; the known ones are named.
+    """
+    if name not in ATTACKS:
+        raise InputError(f"Unknown attack {name!r}; known: {', '.join(sorted(ATTACKS))}.")
+    attack = ATTACKS[name]
+    return attack(attack.settings_type.from_mapping(values))
+
+
+__all__ = [
+    "ATTACKS",
+    "AttackSettings",
+    "Gap",
+    "GapSettings",
+    "GradientSettings",
+    "Lavan",
+    "LavanSettings",
+    "PatchAttack",
+    "attack_from_settings",
+]

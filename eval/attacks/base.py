@@ -1,0 +1,310 @@
+"""What every patch attack shares: checks, starts, clipping, rounding, scoring, resuming."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Literal, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from deploy.device.errors import InputError
+from deploy.device.files import json_bytes
+from deploy.device.images import check_images
+from deploy.device.patch_set import PatchSet
+from eval.attacks.found import Found
+from eval.attacks.judging import Judge, generator_for
+from eval.attacks.placement import positions_for
+from eval.attacks.problem import Crafted, Problem
+from eval.attacks.settings import AttackSettings
+from eval.predictions import SwitchableNetwork, device_of, evaluation_mode, logits
+from eval.progress import Progress
+from training.patching import circle_mask, square_mask
+
+logger = logging.getLogger(__name__)
+
+S = TypeVar("S", bound=AttackSettings)
+
+
+class PatchAttack(ABC, Generic[S]):
+    """A patch attack with its settings. A subclass supplies ``optimize`` (and names itself).
+
+    The base class alone decides what counts: it draws the starts, clips and rounds what
+    ``optimize`` found to bytes, pastes them as a device would, judges success on the network, and
+    keeps the best restart. So no attack can score itself, and what was scored is what is written.
+    """
+
+    name: ClassVar[str]
+    settings_type: ClassVar[type[AttackSettings]]
+
+    def __init__(self, settings: S) -> None:
+        self.settings = settings
+
+    @property
+    @abstractmethod
+    def kind(self) -> Literal["per-image", "universal"]:
+        """One patch for each image, or one for all."""
+
+    @abstractmethod
+    def optimize(self, problem: Problem, stepped: Callable[[], None]) -> Crafted:
+        """Find a patch (or one per image) for the problem; call ``stepped`` after each step."""
+
+    def run(
+        self,
+        network: SwitchableNetwork,
+        images: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+        generator: torch.Generator,
+        *,
+        image_indices: NDArray[np.int64] | None = None,
+        tried_on: NDArray[np.int64] | None = None,
+        source: Mapping[str, Any] | None = None,
+        made_on: str | None = None,
+        name: str | None = None,
+        resume_from: Path | None = None,
+        progress: bool = True,
+    ) -> PatchSet:
+        """Make the patch set.
+
+        Args:
+            network: the source; its mode, bit-width and gradients are as before afterwards.
+            images: uint8 N×3×H×W. Per-image: the images to attack. Universal: the images to
+                optimize on, which should not be those that the patch is tried on.
+            labels: int64 N, the true classes.
+            generator: the only randomness, on the CPU; the same seed gives the same bytes.
+            image_indices: per-image only: indices of ``images`` in their split (default 0…N−1).
+            tried_on: universal only: indices of the images that the patch is to be pasted on
+                (default 0…N−1); their places are drawn after the optimization.
+            source: what the network is, see ``evaluation_record.SourceFacts``; the bit-widths are
+                added here.
+            made_on: name of the split that ``images`` are from.
+            name: of the patch set; default such as ``lavan-per-image-8px-from-32bit``.
+            resume_from: an npz file that keeps what is done so far after each restart of each
+                batch; an interrupted run that is started again with it gives the same bytes. It
+                stays behind; delete it when the patch set is written.
+            progress: show a progress bar, or log lines where there is no terminal.
+
+        Raises:
+            InputError: images and labels that do not belong together, a target that is no class,
+                a bit-width that the network lacks, a patch larger than the image, or a
+                ``resume_from`` that belongs to another run.
+        """
+        labels = self._checked(images, labels, image_indices, tried_on)
+        base_seed = int(torch.randint(2**62, (), generator=generator))
+        mask = (circle_mask if self.settings.shape == "circle" else square_mask)(
+            self.settings.size_px
+        )
+        found = Found.begin(
+            resume_from,
+            identity=self._identity(network, images, labels, base_seed),
+            count=1 if self.kind == "universal" else len(images),
+            images=0 if self.kind == "universal" else len(images),
+            size_px=self.settings.size_px,
+        )
+        judge = Judge(network, self.settings, mask.numpy(), generator_for(base_seed, "judge"))
+        with evaluation_mode(network), _without_parameter_gradients(network):
+            self._check_classes(network, images)
+            self._search(network, images, labels, mask, base_seed, judge, found, progress)
+            patch, positions, indices = found.patch, found.positions, image_indices
+            if self.kind == "universal":
+                indices = np.arange(len(images)) if tried_on is None else tried_on
+                positions = self._positions(
+                    len(indices), images.shape[2:], generator_for(base_seed, "tried on")
+                )
+            on_source = judge.success(
+                images, labels, patch, None if self.kind == "universal" else positions
+            )
+        name = name or self._default_name()
+        logger.info("%s: success on its source %s", name, on_source)
+        return PatchSet(
+            name=name,
+            kind=self.kind,
+            patch=patch,
+            mask=mask.numpy(),
+            positions=positions,
+            image_indices=np.arange(len(images)) if indices is None else indices.astype(np.int64),
+            target=self.settings.target,
+            provenance={
+                "attack": self.name,
+                "settings": self.settings.as_record(),
+                "seed": generator.initial_seed(),
+                "made_on": made_on,
+                "source": {**(source or {}), "bit_widths": list(self.settings.bit_widths)},
+                "on_source": on_source,
+            },
+        )
+
+    # ------------------------------------------------------------------ the search
+
+    def _search(
+        self,
+        network: SwitchableNetwork,
+        images: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+        mask: Tensor,
+        base_seed: int,
+        judge: Judge,
+        found: Found,
+        progress: bool,
+    ) -> None:
+        """Every restart of every batch; the best of each goes into ``found``."""
+        universal = self.kind == "universal"
+        size = len(images) if universal else self.settings.batch_size
+        units = [
+            (first, restart)
+            for first in range(0, len(images), size)
+            for restart in range(self.settings.restarts)
+        ]
+        title = f"{self._default_name()} ({len(images)} images)"
+        with Progress(title, len(units) * self.settings.steps, shown=progress) as bar:
+            bar.advance(found.units_done * self.settings.steps)
+            for first, restart in units[found.units_done :]:
+                chosen = slice(first, first + size)
+                # A generator of its own for each unit: a resumed run draws what a whole one does.
+                draw = generator_for(base_seed, f"{first} {restart}")
+                problem = self._problem(network, images[chosen], labels[chosen], mask, draw)
+                crafted = self.optimize(problem, bar.advance)
+                patch = _as_bytes(crafted.patch, mask)
+                places = problem.positions if crafted.positions is None else crafted.positions
+                positions = places.cpu().numpy().astype(np.int32)
+                if universal:
+                    wins, margins = judge.universal(images, labels, patch)
+                    found.keep_better(slice(0, 1), patch, None, wins, margins)
+                else:
+                    wins, margins = judge.per_image(
+                        images[chosen], labels[chosen], patch, positions
+                    )
+                    found.keep_better(chosen, patch, positions, wins, margins)
+                found.unit_done()
+
+    def _problem(
+        self,
+        network: SwitchableNetwork,
+        images: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+        mask: Tensor,
+        draw: torch.Generator,
+    ) -> Problem:
+        device = device_of(network)
+        universal = self.kind == "universal"
+        shape = (1 if universal else len(images), 3, *mask.shape)
+        if self.settings.start == "random":
+            start = torch.rand(shape, generator=draw) * 255.0
+        else:
+            start = torch.full(shape, 128.0)
+        positions = torch.from_numpy(self._positions(len(images), images.shape[2:], draw)).long()
+        return Problem(
+            network=network,
+            images=torch.from_numpy(images).to(device),
+            labels=torch.from_numpy(labels).to(device),
+            mask=mask.to(device),
+            start=start.to(device),
+            positions=positions.to(device),
+            universal=universal,
+            settings=self.settings,
+            generator=draw,
+        )
+
+    # ------------------------------------------------------------------ small parts
+
+    def _positions(
+        self, count: int, image_size: tuple[int, ...], draw: torch.Generator
+    ) -> NDArray[np.int32]:
+        side = self.settings.size_px
+        places = positions_for(
+            self.settings.placement,
+            count,
+            (image_size[0], image_size[1]),
+            (side, side),
+            draw,
+            margin_px=self.settings.margin_px,
+        )
+        return places.numpy().astype(np.int32)
+
+    def _default_name(self) -> str:
+        settings = self.settings
+        bits = "-".join(f"{bits}" for bits in settings.bit_widths)
+        target = "" if settings.target is None else f"-target-{settings.target}"
+        return f"{self.name}-{self.kind}-{settings.size_px}px{target}-from-{bits}bit"
+
+    def _checked(
+        self,
+        images: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+        image_indices: NDArray[np.int64] | None,
+        tried_on: NDArray[np.int64] | None,
+    ) -> NDArray[np.int64]:
+        check_images(images)
+        if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
+            raise InputError(
+                f"Expected one integer label for each of {len(images)} images, got "
+                f"{labels.dtype} {labels.shape}."
+            )
+        if self.kind == "per-image" and tried_on is not None:
+            raise InputError(
+                "A per-image attack tries each patch on its own image: give image_indices, not "
+                "tried_on."
+            )
+        if self.kind == "universal" and image_indices is not None:
+            raise InputError(
+                "A universal attack is made on one set of images and tried on another: give "
+                "tried_on, the indices of those, not image_indices."
+            )
+        return labels.astype(np.int64)
+
+    def _check_classes(self, network: SwitchableNetwork, images: NDArray[np.uint8]) -> None:
+        for bits in self.settings.bit_widths:
+            classes = logits(network, images[:1], bits).shape[1]
+            if self.settings.target is not None and self.settings.target >= classes:
+                raise InputError(
+                    f"The target {self.settings.target} is no class; the network has {classes}, "
+                    f"0…{classes - 1}."
+                )
+
+    def _identity(
+        self,
+        network: SwitchableNetwork,
+        images: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+        base_seed: int,
+    ) -> str:
+        """Digest of everything that the optimization depends on."""
+        digest = hashlib.sha256()
+        digest.update(json_bytes([self.name, self.settings.as_record(), base_seed]))
+        for array in (images, labels):
+            digest.update(str(array.shape).encode() + np.ascontiguousarray(array).tobytes())
+        for key, value in sorted(network.state_dict().items()):
+            digest.update(key.encode())
+            if isinstance(value, Tensor):
+                digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+
+def _as_bytes(patch: Tensor, mask: Tensor) -> NDArray[np.uint8]:
+    """Clip to 0…255, round half to even, and zero what the mask does not show."""
+    patch = patch.detach().cpu()
+    if not bool(torch.isfinite(patch).all()):
+        raise InputError("The attack found a patch with NaN or infinite values; check the network.")
+    shown = patch.clamp(0.0, 255.0).round() * mask.cpu()
+    result: NDArray[np.uint8] = shown.to(torch.uint8).numpy()
+    return result
+
+
+@contextmanager
+def _without_parameter_gradients(network: SwitchableNetwork) -> Iterator[None]:
+    """The attack needs the input's gradient only: a third of the backward pass is saved."""
+    wanted = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    for parameter in wanted:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in wanted:
+            parameter.requires_grad_(True)

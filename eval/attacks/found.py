@@ -1,0 +1,104 @@
+"""The best patches found so far, kept in a file so that a long attack can be resumed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.device.errors import InputError
+from deploy.device.files import read_npz, write_npz
+
+
+class Found:
+    """Best patch per image (or the one universal patch) over the restarts done so far.
+
+    Attributes:
+        patch: uint8 P×3×h×w.
+        positions: int32 N×2 of per-image patches; 0×2 for a universal one.
+        wins: float64 P, share of source bit-widths (universal: and images) fooled.
+        margins: float64 P, mean margin in logits, which decides between equal wins.
+        units_done: restarts of batches that are finished.
+    """
+
+    def __init__(self, path: Path | None, identity: str, arrays: dict[str, NDArray[np.generic]]):
+        self._path = path
+        self._identity = identity
+        self.patch: NDArray[np.uint8] = arrays["patch"].astype(np.uint8)
+        self.positions: NDArray[np.int32] = arrays["positions"].astype(np.int32)
+        self.wins: NDArray[np.float64] = arrays["wins"].astype(np.float64)
+        self.margins: NDArray[np.float64] = arrays["margins"].astype(np.float64)
+        self.units_done = int(arrays["units_done"])
+
+    @classmethod
+    def begin(
+        cls, path: Path | None, *, identity: str, count: int, images: int, size_px: int
+    ) -> Self:
+        """Nothing found yet, or what the file at ``path`` holds.
+
+        Args:
+            identity: digest of everything that the search depends on.
+            count: P.
+            images: rows of ``positions``.
+            size_px: h = w.
+
+        Raises:
+            InputError: the file is damaged or belongs to another search.
+        """
+        if path is not None and path.exists():
+            arrays = read_npz(path)
+            if set(arrays) != {*_ARRAYS, "identity"}:
+                raise InputError(f"{path} is no resume file of an attack; remove it to start anew.")
+            if arrays["identity"].tobytes().decode("ascii", "replace") != identity:
+                raise InputError(
+                    f"{path} belongs to an attack with other settings, images, seed or network; "
+                    "give another path, or remove it to start anew."
+                )
+            return cls(path, identity, {name: arrays[name] for name in _ARRAYS})
+        nothing: dict[str, NDArray[np.generic]] = {
+            "patch": np.zeros((count, 3, size_px, size_px), dtype=np.uint8),
+            "positions": np.zeros((images, 2), dtype=np.int32),
+            "wins": np.full(count, -1.0),
+            "margins": np.full(count, -np.inf),
+            "units_done": np.array(0, dtype=np.int64),
+        }
+        return cls(path, identity, nothing)
+
+    def keep_better(
+        self,
+        rows: slice,
+        patch: NDArray[np.uint8],
+        positions: NDArray[np.int32] | None,
+        wins: NDArray[np.float64],
+        margins: NDArray[np.float64],
+    ) -> None:
+        """Replace the rows that the new patches beat: more wins, or as many at a larger margin."""
+        equal = wins == self.wins[rows]
+        better = (wins > self.wins[rows]) | (equal & (margins > self.margins[rows]))
+        self.patch[rows][better] = patch[better]
+        if positions is not None:
+            self.positions[rows][better] = positions[better]
+        self.wins[rows][better] = wins[better]
+        self.margins[rows][better] = margins[better]
+
+    def unit_done(self) -> None:
+        """Count one more unit as done and write the file, where there is one."""
+        self.units_done += 1
+        if self._path is None:
+            return
+        write_npz(
+            self._path,
+            {
+                "identity": np.frombuffer(self._identity.encode("ascii"), dtype=np.uint8),
+                "patch": self.patch,
+                "positions": self.positions,
+                "wins": self.wins,
+                "margins": self.margins,
+                "units_done": np.array(self.units_done, dtype=np.int64),
+            },
+        )
+
+
+_ARRAYS = ("patch", "positions", "wins", "margins", "units_done")

@@ -1,0 +1,85 @@
+"""Ascent by signed steps with momentum, the engine of the white-box attacks.
+
+Per step, with patch δ, images x, places p and bit-widths B:
+
+    g = ∂/∂δ Σ_{b∈B} Σ_i min(loss(f_b(A(x_i, δ, p_i)), y_i), confidence)
+    v ← momentum · v + g / mean|g|        (the mean over each patch)
+    δ ← clamp(δ + step · sign(v), 0, 255)
+
+where A pastes the patch (GAP also scales and turns it). The step itself is
+``training.patching.step_along_sign``, the same that hardens a network in training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from eval.attacks.losses import attack_loss
+from eval.attacks.problem import Problem
+from eval.attacks.settings import GradientSettings
+from training.patching import step_along_sign
+
+_LAST_STEP_SHARE = 0.1
+"""Of the first step's size; see ``GradientSettings.step_size``."""
+
+Applied = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(pixels N×3×H×W, patch P×3×h×w, positions N×2) → pasted N×3×H×W, differentiable in the patch."""
+
+
+def sign_ascent(
+    problem: Problem, settings: GradientSettings, apply: Applied, stepped: Callable[[], None]
+) -> Tensor:
+    """The patch after ``settings.steps`` steps: float P×3×h×w.
+
+    A universal patch sees ``batch_size`` randomly drawn images at freshly drawn places in each
+    step; a per-image patch sees its own image at its own place. ``stepped`` is called after each
+    step (progress).
+    """
+    patch = problem.start
+    velocity = torch.zeros_like(patch)
+    last = max(settings.steps - 1, 1)
+    for step in range(settings.steps):
+        pixels, labels, positions = _batch(problem, settings)
+        gradient = _gradient(problem, settings, apply, patch, pixels, labels, positions)
+        scale = gradient.abs().mean(dim=(1, 2, 3), keepdim=True)
+        # A vanished gradient (every image past the confidence) leaves the velocity as it is.
+        velocity = settings.momentum * velocity + gradient / scale.clamp_min(1e-30)
+        size = settings.step_size * (1.0 - (1.0 - _LAST_STEP_SHARE) * step / last)
+        patch = step_along_sign(patch, velocity, size)
+        stepped()
+    return patch
+
+
+def _batch(problem: Problem, settings: GradientSettings) -> tuple[Tensor, Tensor, Tensor]:
+    if not problem.universal:
+        return problem.images.float(), problem.labels, problem.positions
+    available = problem.images.shape[0]
+    count = min(settings.batch_size, available)
+    chosen = torch.randperm(available, generator=problem.generator)[:count]
+    chosen = chosen.to(problem.images.device)
+    return problem.images[chosen].float(), problem.labels[chosen], problem.fresh_positions(count)
+
+
+def _gradient(
+    problem: Problem,
+    settings: GradientSettings,
+    apply: Applied,
+    patch: Tensor,
+    pixels: Tensor,
+    labels: Tensor,
+    positions: Tensor,
+) -> Tensor:
+    variable = patch.detach().requires_grad_()
+    pasted = apply(pixels, variable, positions)
+    seen = pasted.detach().requires_grad_()
+    total = torch.zeros_like(seen)
+    for bits in settings.bit_widths:
+        with problem.network.at(bits):
+            loss = attack_loss(settings.loss, problem.network(seen), labels, settings.target)
+            if settings.confidence is not None:
+                loss = loss.clamp(max=settings.confidence)
+            total += torch.autograd.grad(loss.sum(), seen)[0]
+    return torch.autograd.grad(pasted, variable, total)[0]

@@ -1,0 +1,114 @@
+"""Whether a found patch wins on its source, judged on the bytes that will be pasted."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from deploy.device.errors import NothingToEvaluate
+from deploy.device.pasting import paste
+from deploy.device.success import attack_success
+from eval.attacks.losses import attack_loss
+from eval.attacks.placement import positions_for
+from eval.attacks.settings import AttackSettings
+from eval.evaluation_record import share
+from eval.predictions import SwitchableNetwork, logits, predict
+
+_JUDGED_IMAGES = 5000
+"""A universal patch is judged on at most this many images: the standard error of its success rate
+is then under 0.7 points."""
+
+
+def generator_for(base_seed: int, purpose: str) -> torch.Generator:
+    """A CPU generator for one purpose, independent of the draws for every other."""
+    digest = hashlib.sha256(f"{base_seed} {purpose}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+class Judge:
+    """Scores patches on the source network, in the bytes of the final paste.
+
+    A universal patch is judged at places that its optimization did not see: every restart on the
+    same images and places, so that patches are compared and not draws, and the winner once more on
+    fresh ones, since the best of several is too good on those that chose it.
+    """
+
+    def __init__(
+        self,
+        network: SwitchableNetwork,
+        settings: AttackSettings,
+        mask: NDArray[np.bool_],
+        draw: torch.Generator,
+    ) -> None:
+        self._network = network
+        self._settings = settings
+        self._mask = mask
+        self._choosing_seed, self._final_seed = torch.randint(2**62, (2,), generator=draw).tolist()
+
+    def per_image(
+        self,
+        images: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+        patch: NDArray[np.uint8],
+        positions: NDArray[np.int32],
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Share of the source bit-widths fooled, and mean margin in logits: float64 N each."""
+        pasted = paste(images, patch, self._mask, positions)
+        margins = []
+        for bits in self._settings.bit_widths:
+            found = torch.from_numpy(logits(self._network, pasted, bits))
+            wanted = attack_loss("margin", found, torch.from_numpy(labels), self._settings.target)
+            margins.append(wanted.double().numpy())
+        stacked = np.stack(margins)
+        return (stacked > 0).mean(axis=0), stacked.mean(axis=0)
+
+    def universal(
+        self, images: NDArray[np.uint8], labels: NDArray[np.int64], patch: NDArray[np.uint8]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """As ``per_image``, averaged over images: float64 of shape (1,) each."""
+        images, labels, places = self._drawn(images, labels, self._choosing_seed)
+        wins, margins = self.per_image(images, labels, patch, places)
+        return wins.mean(keepdims=True), margins.mean(keepdims=True)
+
+    def success(
+        self,
+        images: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+        patch: NDArray[np.uint8],
+        positions: NDArray[np.int32] | None,
+    ) -> list[dict[str, Any]]:
+        """White-box ASR for each source bit-width: ``bit_width`` and ``asr``, a share or null.
+
+        With positions None (a universal patch) images and places are drawn anew.
+        """
+        if positions is None:
+            images, labels, positions = self._drawn(images, labels, self._final_seed)
+        pasted = paste(images, patch, self._mask, positions)
+        results: list[dict[str, Any]] = []
+        for bits in self._settings.bit_widths:
+            clean, patched = (predict(self._network, shown, bits) for shown in (images, pasted))
+            try:
+                won = attack_success(clean, patched, labels, self._settings.target)
+                results.append({"bit_width": bits, "asr": share(won.successes, won.n)})
+            except NothingToEvaluate:
+                results.append({"bit_width": bits, "asr": None})
+        return results
+
+    def _drawn(
+        self, images: NDArray[np.uint8], labels: NDArray[np.int64], seed: int
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int32]]:
+        draw = torch.Generator().manual_seed(seed)
+        some = torch.randperm(len(images), generator=draw)[:_JUDGED_IMAGES].numpy()
+        places = positions_for(
+            self._settings.placement,
+            len(some),
+            (images.shape[2], images.shape[3]),
+            (self._mask.shape[0], self._mask.shape[1]),
+            draw,
+            margin_px=self._settings.margin_px,
+        )
+        return images[some], labels[some], places.numpy().astype(np.int32)

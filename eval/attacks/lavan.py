@@ -1,0 +1,63 @@
+"""LaVAN: a small patch at a fixed place, for one image each or for all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from eval.attacks.base import PatchAttack
+from eval.attacks.gradient import sign_ascent
+from eval.attacks.placement import Placement
+from eval.attacks.problem import Crafted, Problem
+from eval.attacks.settings import GradientSettings
+from training.patching import paste
+
+
+@dataclass(frozen=True, kw_only=True)
+class LavanSettings(GradientSettings):
+    """As ``GradientSettings``, and for how many images a patch is.
+
+    Attributes:
+        kind: ``per-image`` (the default, a patch for each image) or ``universal``.
+        placement: LaVAN keeps the patch at one place, off the object: a corner. ``centre`` is the
+            stronger place, and the default, because a defense must stand there too.
+    """
+
+    kind: Literal["per-image", "universal"] = "per-image"
+    placement: Placement = "centre"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require("kind", self.kind in ("per-image", "universal"), "per-image or universal")
+
+
+class Lavan(PatchAttack[LavanSettings]):
+    """Raises the target's logit and lowers the source's, the patch staying where it is.
+
+    With the loss ``target-over-source`` this is the paper's z_target − z_source; the default
+    ``margin`` also holds down the other classes. Untargeted, the strongest wrong class is raised.
+    The paper follows the plain gradient; here the steps are signed, with momentum, which needs
+    fewer of them and transfers better.
+
+    References: Karmon, Zoran, Goldberg, "LaVAN: Localized and visible adversarial noise"
+    (ICML 2018).
+    """
+
+    name: ClassVar[str] = "lavan"
+    settings_type = LavanSettings
+
+    @property
+    def kind(self) -> Literal["per-image", "universal"]:
+        """One patch for each image, or one for all."""
+        return self.settings.kind
+
+    def optimize(self, problem: Problem, stepped: Callable[[], None]) -> Crafted:
+        """Signed ascent at the problem's places."""
+
+        def apply(pixels: Tensor, patch: Tensor, positions: Tensor) -> Tensor:
+            return paste(pixels, patch, problem.mask, positions)
+
+        return Crafted(patch=sign_ascent(problem, self.settings, apply, stepped))

@@ -1,0 +1,64 @@
+"""One optimization that an attack is asked to do, with everything it may use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from eval.attacks.placement import positions_for
+from eval.attacks.settings import AttackSettings
+from eval.predictions import SwitchableNetwork
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """A source network and the images that a patch is to be found for.
+
+    Attributes:
+        network: the source, in evaluation mode, its parameters without gradients.
+        images: uint8 N×3×H×W, on the network's device.
+        labels: int64 N.
+        mask: bool h×w.
+        start: float P×3×h×w, the content to begin with; P = N per image, 1 for a universal patch.
+        positions: int64 N×2, this problem's own places; a universal patch may use others.
+        universal: whether one patch is wanted for all images.
+        settings: the attack's.
+        generator: the only source of randomness (a CPU generator).
+    """
+
+    network: SwitchableNetwork
+    images: Tensor
+    labels: Tensor
+    mask: Tensor
+    start: Tensor
+    positions: Tensor
+    universal: bool
+    settings: AttackSettings
+    generator: torch.Generator
+
+    def fresh_positions(self, count: int) -> Tensor:
+        """Places for ``count`` images drawn by the settings' law: int64 count×2."""
+        height, width = self.images.shape[2:]
+        return positions_for(
+            self.settings.placement,
+            count,
+            (height, width),
+            (self.mask.shape[0], self.mask.shape[1]),
+            self.generator,
+            margin_px=self.settings.margin_px,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crafted:
+    """What an attack found; the base class clips, rounds and scores it.
+
+    Attributes:
+        patch: float P×3×h×w, 0…255.
+        positions: int64 N×2 where the attack chose the places itself; None keeps the problem's.
+    """
+
+    patch: Tensor
+    positions: Tensor | None = None
