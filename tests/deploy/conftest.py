@@ -106,7 +106,7 @@ class IntegerNetwork:
                 helper.make_node("Flatten", ["pooled"], ["flat"]),
                 helper.make_node(
                     "QGemm",
-                    "flat code_scale zero head head_scale head_zero".split(),
+                    ["flat", "code_scale", "zero", "head", "head_scale", "head_zero"],
                     ["logits"],
                     domain=MICROSOFT,
                 ),

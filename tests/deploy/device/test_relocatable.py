@@ -1,0 +1,44 @@
+"""The folder deploy/device runs anywhere, with the standard library and numpy."""
+
+from __future__ import annotations
+
+import ast
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+DEVICE = Path(__file__).parents[3] / "deploy" / "device"
+
+
+def test_a_copy_under_another_name_imports_without_onnxruntime(tmp_path: Path) -> None:
+    shutil.copytree(DEVICE, tmp_path / "moved", ignore=shutil.ignore_patterns("__pycache__"))
+    modules = sorted(path.stem for path in DEVICE.glob("*.py"))
+    assert len(modules) > 8
+    code = "\n".join(
+        [
+            "import importlib, sys",
+            f"sys.path.insert(0, {str(tmp_path)!r})",
+            *(f"importlib.import_module('moved.{name}')" for name in modules if name[0] != "_"),
+            "roots = {name.partition('.')[0] for name in sys.modules}",
+            "print(sorted(roots & {'onnxruntime', 'deploy', 'training', 'torch', 'onnx'}))",
+        ]
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"
+
+
+def test_imports_are_relative_or_of_the_standard_library_numpy_and_onnxruntime() -> None:
+    allowed = sys.stdlib_module_names | {"numpy"}
+    for path in DEVICE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names: list[str] = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [node.module or ""]
+            foreign = {name.partition(".")[0] for name in names} - allowed
+            expected = {"onnxruntime"} if path.name == "onnxruntime_engine.py" else set()
+            assert foreign <= expected, path

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deploy.device.errors import EngineUnavailable, InputError, QadtrError, UsageError
+from deploy.engine import ENGINES, Engine, open_engine
+
+
+def test_onnxruntime_opens_by_name(integer_onnx: Path, images: np.ndarray) -> None:
+    with open_engine("onnxruntime", integer_onnx, threads=2) as engine:
+        assert isinstance(engine, Engine)
+        assert engine.threads == 2
+        assert engine.run(images).shape == (23, engine.classes)
+
+
+@pytest.mark.parametrize("name", ["tensorrt", "tensorrt-rtx", "onnxruntime-tensorrt", "", "ort"])
+def test_an_engine_that_is_not_there_is_named_with_those_that_are(
+    integer_onnx: Path, name: str
+) -> None:
+    with pytest.raises(EngineUnavailable, match="available: onnxruntime") as caught:
+        open_engine(name, integer_onnx)
+    assert repr(name) in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_every_listed_engine_exists() -> None:
+    assert all(isinstance(engine, type) for engine in ENGINES.values())
+
+
+def test_an_unknown_setting_names_the_known_ones(integer_onnx: Path) -> None:
+    with pytest.raises(UsageError, match=r"no setting thread; it has threads, profile_to"):
+        open_engine("onnxruntime", integer_onnx, thread=2)
+
+
+def test_a_missing_model(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not exist"):
+        open_engine("onnxruntime", tmp_path / "none.onnx")
+
+
+def test_exit_codes() -> None:
+    codes = {error.__name__: error.exit_code for error in QadtrError.__subclasses__()}
+    expected = {"InputError": 2, "EngineUnavailable": 2, "NothingToEvaluate": 3, "UsageError": 4}
+    assert {name: codes[name] for name in expected} == expected
+    assert QadtrError.exit_code == 2
