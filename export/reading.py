@@ -78,6 +78,11 @@ def initializers(model: onnx.ModelProto) -> dict[str, NDArray[np.generic]]:
     return arrays
 
 
+def initializer_types(model: onnx.ModelProto) -> dict[str, str]:
+    """Give the element type of each stored tensor, by name."""
+    return {tensor.name: type_name(tensor.data_type) for tensor in model.graph.initializer}
+
+
 def type_name(data_type: int) -> str:
     """Give the lower-case ONNX name of an element type number, such as ``uint8`` for 2."""
     try:

@@ -1,0 +1,177 @@
+"""What ONNX Runtime really ran: its saved optimized graph joined with its profile.
+
+The optimized graph has the wiring and what is stored; the profile has, for each node, the kernel's
+operator, the types of its tensors, the provider and the time. Neither alone is a proof.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from deploy.device.errors import InputError
+from deploy.device.files import read_json
+from export.reading import graph_inputs, initializer_types, read_model, type_name
+
+_SUFFIX = "_kernel_time"
+_RENAMED = re.compile(r"(_token_\d+|/duplicated)+$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RanNode:
+    """One node that the engine ran.
+
+    Attributes:
+        name: in the optimized graph.
+        layer: the file's node that it comes from, or ``name`` where the engine added it.
+        operator: such as ``QLinearConv``; with the domain in front where it is not ONNX's own.
+        inputs: names of all its inputs.
+        outputs: names of its outputs.
+        output_types: element type of each, from the profile.
+        provider: such as ``CPUExecutionProvider``.
+        time_us: over all runs.
+        depends_on_images: False where it computes stored parameters anew on every run.
+    """
+
+    name: str
+    layer: str
+    operator: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    output_types: tuple[str, ...]
+    provider: str
+    time_us: int
+    depends_on_images: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineGraph:
+    """All that the engine ran, in the graph's order.
+
+    Attributes:
+        nodes: with a profile each.
+        unproven: names of nodes of the optimized graph without a profile, and of profiled kernels
+            that are not in it.
+        types: element type of each tensor that depends on the images.
+        stored: element type of each stored tensor.
+        overridable: stored tensors that are graph inputs too, so that the engine must not fold
+            them.
+        outputs: the graph's outputs.
+    """
+
+    nodes: tuple[RanNode, ...]
+    unproven: tuple[str, ...]
+    types: Mapping[str, str]
+    stored: Mapping[str, str]
+    overridable: frozenset[str]
+    outputs: frozenset[str]
+
+    def producer(self, tensor: str) -> RanNode | None:
+        """Give the node that makes a tensor; None for inputs and stored tensors."""
+        return next((node for node in self.nodes if tensor in node.outputs), None)
+
+    def readers(self, tensor: str) -> tuple[RanNode, ...]:
+        """Give the nodes that read a tensor."""
+        return tuple(node for node in self.nodes if tensor in node.inputs)
+
+
+@dataclass
+class _Kernel:
+    operator: str
+    provider: str
+    output_types: tuple[str, ...]
+    time_us: int = 0
+
+
+def read_engine_graph(optimized: Path, profile: Path, *, file_nodes: set[str]) -> EngineGraph:
+    """Join a saved optimized graph with the profile of the same session.
+
+    Args:
+        optimized: ONNX file that the engine saved.
+        profile: its JSON profile.
+        file_nodes: names of the nodes in the file that was loaded.
+
+    Raises:
+        InputError: one of the files is not what the engine writes.
+    """
+    model = read_model(optimized)
+    kernels = _kernels(profile)
+    stored = initializer_types(model)
+    types = {
+        value.name: type_name(value.type.tensor_type.elem_type) for value in graph_inputs(model)
+    }
+    nodes: list[RanNode] = []
+    unproven: list[str] = []
+    for node in model.graph.node:
+        kernel = kernels.pop(node.name, None)
+        outputs = tuple(name for name in node.output if name)
+        if kernel is None or len(kernel.output_types) != len(outputs):
+            unproven.append(node.name or outputs[0])
+            continue
+        depends = any(name in types for name in node.input) or _has_graph(node)
+        if depends:
+            types.update(zip(outputs, kernel.output_types, strict=True))
+        domain = "" if node.domain in ("", "ai.onnx") else f"{node.domain}."
+        base = _RENAMED.sub("", node.name)
+        nodes.append(
+            RanNode(
+                name=node.name,
+                layer=base if base in file_nodes else node.name,
+                operator=f"{domain}{kernel.operator}",
+                inputs=tuple(node.input),
+                outputs=outputs,
+                output_types=kernel.output_types,
+                provider=kernel.provider,
+                time_us=kernel.time_us,
+                depends_on_images=depends,
+            )
+        )
+    inputs = {value.name for value in model.graph.input}
+    return EngineGraph(
+        nodes=tuple(nodes),
+        unproven=(*unproven, *kernels),
+        types=types,
+        stored=stored,
+        overridable=frozenset(name for name in stored if name in inputs),
+        outputs=frozenset(value.name for value in model.graph.output),
+    )
+
+
+def _has_graph(node: onnx.NodeProto) -> bool:
+    return any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute)
+
+
+def _kernels(profile: Path) -> dict[str, _Kernel]:
+    events = read_json(profile)
+    if not isinstance(events, list):
+        raise InputError(f"{profile} is no ONNX Runtime profile: expected a list of events")
+    kernels: dict[str, _Kernel] = {}
+    for event in events:
+        name = event.get("name", "") if isinstance(event, dict) else ""
+        if not name.endswith(_SUFFIX) or event.get("cat") != "Node":
+            continue
+        try:
+            arguments: dict[str, Any] = event["args"]
+            kernel = kernels.setdefault(
+                name.removesuffix(_SUFFIX),
+                _Kernel(
+                    operator=str(arguments["op_name"]),
+                    provider=str(arguments["provider"]),
+                    output_types=tuple(
+                        str(next(iter(one))) for one in arguments["output_type_shape"]
+                    ),
+                ),
+            )
+            kernel.time_us += int(event["dur"])
+        except (KeyError, TypeError, ValueError, StopIteration) as error:
+            raise InputError(
+                f"{profile}: event {name!r} lacks what a kernel has: {error}"
+            ) from error
+    if not kernels:
+        raise InputError(f"{profile} has no kernel times: was the engine run before it was closed?")
+    return kernels
