@@ -142,6 +142,8 @@ class LatencyFacts(TypedDict):
     images_per_s: float
     batch_size: int
     threads: int
+    repeats: int
+    """Batches that were timed."""
 
 
 class Outcomes(TypedDict):
