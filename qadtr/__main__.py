@@ -43,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"qadtr {__version__}")
     parser.add_argument("--debug", action="store_true", help="print the traceback of an error")
-    parser.set_defaults(run=None)
+    parser.set_defaults(execute=None)
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
     for name in COMMANDS:
         module = importlib.import_module(f"qadtr.commands.{name}")
@@ -56,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
             help="print the traceback of an error",
         )
         module.add_arguments(subparser)
-        subparser.set_defaults(run=module.run)
+        subparser.set_defaults(execute=module.run)
     return parser
 
 
@@ -64,12 +64,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: that of the process) and return the exit code."""
     parser = build_parser()
     arguments = parser.parse_args(argv)
-    if arguments.run is None:
+    if arguments.execute is None:
         parser.print_help()
         return EXIT_USAGE
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        return int(arguments.run(arguments))
+        return int(arguments.execute(arguments))
     except KeyboardInterrupt:
         print("qadtr: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED

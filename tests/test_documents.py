@@ -39,7 +39,7 @@ def test_the_readme_shows_the_two_commands() -> None:
 @pytest.mark.parametrize(("document", "words"), typed_commands("qadtr"))
 def test_a_documented_command_is_one_the_parser_takes(document: str, words: str) -> None:
     arguments = build_parser().parse_args(shlex.split(words))
-    assert callable(arguments.run)
+    assert callable(arguments.execute)
 
 
 @pytest.mark.parametrize(("document", "target"), typed_commands("make"))

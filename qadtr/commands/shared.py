@@ -1,17 +1,13 @@
-"""What several subcommands need: a run's images, settings from the command line, provenance."""
+"""What several subcommands share: the data folder, settings from words, the repository."""
 
 from __future__ import annotations
 
 import argparse
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from training.data import ImageSet
-
-CHECKPOINT = "checkpoint.safetensors"
 RUNS = Path("runs")
 
 
@@ -58,39 +54,6 @@ def settings_from(words: Sequence[str]) -> dict[str, Any]:
         except tomllib.TOMLDecodeError:
             settings[key.strip()] = text
     return settings
-
-
-def read_run(run: Path) -> dict[str, Any]:
-    """The sidecar of the checkpoint in the folder `run`, checked against the weights.
-
-    Raises:
-        InputError: there is no such folder or no whole checkpoint in it.
-    """
-    from deploy.device.errors import InputError
-    from training.checkpoint import read_sidecar
-
-    if not run.is_dir():
-        raise InputError(f"there is no run folder {run}; make one with: qadtr train CONFIG")
-    return read_sidecar(run / CHECKPOINT)
-
-
-def images_of_run(sidecar: Mapping[str, Any], data: Path | None, split: str) -> ImageSet:
-    """One split of the data set that a run was trained on, in the size it was trained on.
-
-    Raises:
-        InputError: the images are missing or damaged, or have other classes than the run's.
-    """
-    from deploy.device.errors import InputError
-    from training.data import load_images
-
-    settings = sidecar["config"]["data"]
-    images = load_images(settings["kind"], data, split, size=settings["size"])
-    if list(images.classes) != list(sidecar["classes"]):
-        raise InputError(
-            f"{data} has the classes {', '.join(images.classes)}, but the run was trained on "
-            f"{', '.join(sidecar['classes'])}; give the data that it was trained on"
-        )
-    return images
 
 
 def repository() -> Path | None:

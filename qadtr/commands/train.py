@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from qadtr.commands.shared import CHECKPOINT, RUNS, add_data, add_settings, settings_from
+from qadtr.commands.shared import RUNS, add_data, add_settings, settings_from
 
 HELP = "train a network with or without a defense"
 
@@ -40,6 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     from training.data import load_images
     from training.defenses import check_defense
     from training.loop import RESUME, RunOptions, train
+    from training.run_folder import CHECKPOINT
 
     if arguments.save_every < 1:
         raise UsageError(f"--save-every must be at least 1, got {arguments.save_every}")

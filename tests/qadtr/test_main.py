@@ -17,7 +17,7 @@ def replaced_by(error: BaseException) -> argparse.ArgumentParser:
 
     parser = command._Parser(prog="qadtr")
     parser.add_argument("--debug", action="store_true")
-    parser.set_defaults(run=run)
+    parser.set_defaults(execute=run)
     return parser
 
 

@@ -1,0 +1,115 @@
+"""A run's folder: where each stage finds the files of the one before.
+
+checkpoint.safetensors, checkpoint.json   the network (training.checkpoint)
+log.jsonl, resume/, tensorboard/          of the training
+export/                                   model files, certificates and parity (export)
+patches/                                  patch sets made on this network (eval)
+records/                                  one JSON per result
+report.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from deploy.device.errors import InputError
+from training.checkpoint import load_network, read_sidecar
+from training.data import ImageSet, load_images
+from training.networks import Network
+
+CHECKPOINT = "checkpoint.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFolder:
+    """A finished training run.
+
+    Attributes:
+        path: the folder.
+        sidecar: of its checkpoint, checked against the weights when it was opened.
+    """
+
+    path: Path
+    sidecar: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """The run in the folder `path`.
+
+        Raises:
+            InputError: no such folder, or no whole checkpoint in it.
+        """
+        if not path.is_dir():
+            raise InputError(
+                f"there is no run folder {path}; `qadtr train CONFIG --out {path}` makes it"
+            )
+        sidecar = read_sidecar(path / CHECKPOINT)
+        lacking = sorted({"config", "classes", "network", "sha256"} - set(sidecar))
+        if lacking:
+            raise InputError(
+                f"{path / CHECKPOINT}: its sidecar lacks {', '.join(lacking)}: it was not written "
+                "by `qadtr train`; train again"
+            )
+        return cls(path=path, sidecar=sidecar)
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file of the weights."""
+        return self.path / CHECKPOINT
+
+    @property
+    def checkpoint_sha256(self) -> str:
+        """SHA-256 (hex) of the weights' file."""
+        return str(self.sidecar["sha256"])
+
+    @property
+    def network_name(self) -> str:
+        """Architecture, such as resnet8."""
+        return str(self.sidecar["network"]["name"])
+
+    @property
+    def bit_widths(self) -> tuple[int, ...]:
+        """Those that the network has, widest first; 32 is float."""
+        return tuple(int(bits) for bits in self.sidecar["network"]["bit_widths"])
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names; the index of a name is its label."""
+        return tuple(str(name) for name in self.sidecar["classes"])
+
+    @property
+    def defense(self) -> str:
+        """Name of the defense that it was trained with, "qat" for none."""
+        return str(self.sidecar["config"]["defense"]["name"])
+
+    @property
+    def seed(self) -> int:
+        """Of the training."""
+        return int(self.sidecar["config"]["seed"])
+
+    def load_network(self) -> Network:
+        """The network in evaluation mode; errors as `training.checkpoint.load_network`."""
+        return load_network(self.checkpoint)
+
+    def images(self, data: Path | None, split: str) -> ImageSet:
+        """One split of the kind of data that the run was trained on, in the same size.
+
+        Args:
+            data: the data folder; None for a kind that needs none.
+            split: "train", "holdout" or "test".
+
+        Raises:
+            InputError: the images are missing or damaged, or have other classes than the run's.
+        """
+        settings = self.sidecar["config"]["data"]
+        images = load_images(settings["kind"], data, split, size=settings["size"])
+        if images.classes != self.classes:
+            raise InputError(
+                f"the images of {data} have the classes {', '.join(images.classes)}, but "
+                f"{self.path} was trained on {', '.join(self.classes)}; give the data that it was "
+                "trained on"
+            )
+        return images
