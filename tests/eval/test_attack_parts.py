@@ -1,0 +1,159 @@
+"""Settings, losses, places and warped pasting of the attacks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional
+
+from deploy.device.errors import InputError
+from eval.attacks import ATTACKS, GapSettings, LavanSettings, attack_from_settings
+from eval.attacks.losses import attack_loss
+from eval.attacks.placement import PLACEMENTS, positions_for
+from eval.attacks.warping import paste_warped
+from training.patching import circle_mask, paste, random_positions, square_mask
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_settings_come_back_from_their_record(name: str) -> None:
+    attack = attack_from_settings(name, {"size_px": 6, "bit_widths": [8, 2], "momentum": 0.5})
+    again = attack_from_settings(name, attack.settings.as_record())
+    assert again.settings == attack.settings
+    assert attack.settings.bit_widths == (8, 2)
+
+
+def test_unknown_names_tell_the_known_ones() -> None:
+    with pytest.raises(InputError, match="Unknown attack 'pgd'; known: gap, lavan"):
+        attack_from_settings("pgd", {})
+    with pytest.raises(
+        InputError, match=r"LavanSettings has no sise_px; known: batch_size, .*size_px"
+    ):
+        attack_from_settings("lavan", {"sise_px": 6})
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"size_px": 0}, "size_px must be a whole number of at least 1, got 0"),
+        ({"size_px": 6.5}, "size_px must be"),
+        ({"steps": True}, "steps must be"),
+        ({"shape": "star"}, "shape must be square or circle, got 'star'"),
+        ({"placement": "left"}, "placement must be one of random, centre"),
+        ({"bit_widths": []}, "bit_widths must be"),
+        ({"bit_widths": [8, 8]}, "bit_widths must be"),
+        ({"target": -1}, "target must be"),
+        ({"step_size": 0.0}, "step_size must be over 0"),
+        ({"step_size": "fast"}, "wrong type"),
+        ({"momentum": 1.0}, r"momentum must be in \[0, 1\)"),
+        ({"loss": "mse"}, "loss must be one of margin"),
+        ({"loss": "cross-entropy", "confidence": 3.0}, "confidence must be None"),
+        ({"scale_range": [1.2, 0.8]}, "scale_range must be"),
+        ({"rotation_degrees": 200.0}, "rotation_degrees must be"),
+    ],
+)
+def test_values_out_of_range_are_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        GapSettings.from_mapping(values)
+
+
+def test_lavan_knows_its_two_kinds() -> None:
+    with pytest.raises(InputError, match="kind must be per-image or universal"):
+        LavanSettings.from_mapping({"kind": "both"})
+
+
+LOGITS = torch.tensor([[5.0, 2.0, 1.0], [0.0, 3.0, 4.0]])
+LABELS = torch.tensor([0, 1])
+
+
+def test_margin_is_positive_exactly_where_the_attack_wins() -> None:
+    assert attack_loss("margin", LOGITS, LABELS, None).tolist() == [-3.0, 1.0]
+    assert attack_loss("margin", LOGITS, LABELS, 2).tolist() == [-4.0, 1.0]
+    assert attack_loss("target-over-source", LOGITS, LABELS, 2).tolist() == [-4.0, 1.0]
+    assert attack_loss("target-over-source", LOGITS, torch.tensor([1, 0]), 2).tolist() == [
+        -1.0,
+        4.0,
+    ]
+    assert attack_loss("target-over-source", LOGITS, LABELS, None).tolist() == [-3.0, 1.0]
+
+
+def test_cross_entropy_is_torchs() -> None:
+    untargeted = attack_loss("cross-entropy", LOGITS, LABELS, None)
+    torch.testing.assert_close(
+        untargeted, functional.cross_entropy(LOGITS, LABELS, reduction="none")
+    )
+    targeted = attack_loss("cross-entropy", LOGITS, LABELS, 2)
+    torch.testing.assert_close(targeted, LOGITS.log_softmax(dim=1)[:, 2])
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_every_placement_lies_inside(placement: Any) -> None:
+    places = positions_for(placement, 50, (32, 24), (6, 6), torch.Generator(), margin_px=2)
+    assert places.shape == (50, 2)
+    assert (places >= 0).all()
+    assert (places <= torch.tensor([26, 18])).all()
+
+
+def test_corners_keep_their_margin() -> None:
+    draw = torch.Generator()
+    assert positions_for("top-right", 1, (32, 24), (6, 6), draw, margin_px=2).tolist() == [[2, 16]]
+    with pytest.raises(InputError, match="20 px from the edge, does not fit"):
+        positions_for("top-right", 1, (32, 24), (6, 6), draw, margin_px=20)
+
+
+@pytest.mark.parametrize("mask", [square_mask(6), circle_mask(7)], ids=["square", "circle"])
+def test_unwarped_paste_is_the_plain_paste(mask: torch.Tensor) -> None:
+    draw = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (4, 3, 32, 24), generator=draw).float()
+    patch = torch.randint(0, 256, (4, 3, *mask.shape), generator=draw).float()
+    places = random_positions(4, (32, 24), (mask.shape[0], mask.shape[1]), draw)
+    warped = paste_warped(pixels, patch, mask, places, scales=torch.ones(4), angles=torch.zeros(4))
+    # Bilinear weights of float32 coordinates: off by 1e-5 of the range 255.
+    torch.testing.assert_close(warped, paste(pixels, patch, mask, places), atol=5e-3, rtol=0)
+
+
+def test_a_quarter_turn_turns_the_patch_clockwise() -> None:
+    draw = torch.Generator().manual_seed(0)
+    patch = torch.randint(0, 256, (1, 3, 6, 6), generator=draw).float()
+    places = torch.tensor([[10, 5]])
+    warped = paste_warped(
+        torch.zeros(1, 3, 32, 24),
+        patch,
+        square_mask(6),
+        places,
+        scales=torch.ones(1),
+        angles=torch.full((1,), torch.pi / 2),
+    )
+    turned = patch.rot90(-1, dims=(2, 3))
+    torch.testing.assert_close(warped[:, :, 10:16, 5:11], turned, atol=5e-3, rtol=0)
+
+
+def test_scaling_scales_the_covered_area() -> None:
+    def covered(scale: float) -> int:
+        warped = paste_warped(
+            torch.zeros(1, 3, 32, 32),
+            torch.full((1, 3, 8, 8), 200.0),
+            square_mask(8),
+            torch.tensor([[12, 12]]),
+            scales=torch.full((1,), scale),
+            angles=torch.zeros(1),
+        )
+        return int((warped[0, 0] > 0).sum())
+
+    assert (covered(0.5), covered(1.0), covered(2.0)) == (16, 64, 256)
+
+
+def test_the_warped_pastes_gradient_reaches_the_patch_alone() -> None:
+    patch = torch.full((1, 3, 8, 8), 100.0, requires_grad=True)
+    warped = paste_warped(
+        torch.zeros(3, 3, 32, 32),
+        patch,
+        circle_mask(8),
+        torch.tensor([[0, 0], [12, 12], [24, 24]]),
+        scales=torch.tensor([0.8, 1.0, 1.3]),
+        angles=torch.tensor([0.3, 0.0, -0.4]),
+    )
+    warped.sum().backward()
+    assert patch.grad is not None
+    assert (patch.grad[:, :, 2:6, 2:6] > 0).all()
