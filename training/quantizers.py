@@ -45,7 +45,7 @@ QuantizerOutput = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]
 
 
 def check_bit_widths(bit_widths: Iterable[int]) -> tuple[int, ...]:
-    """The bit-widths, widest first; ``InputError`` for an empty set or one that is not supported."""
+    """The bit-widths, widest first; ``InputError`` if there is none or one is not supported."""
     widths = tuple(sorted(set(bit_widths), reverse=True))
     wrong = [b for b in widths if b != FLOAT and not 2 <= b <= STREAM_BITS]
     if wrong or not widths:
@@ -89,8 +89,8 @@ class FakeQuantize(torch.autograd.Function):
 
     Forward: ``x`` float32 of any shape, ``scale`` a scalar or broadcastable tensor.
     Backward, with q the code and inside = (low <= round(x / scale) <= high):
-    dx = g * inside (or g everywhere with ``pass_clipped``), dscale = sum g * (q - inside * x / scale),
-    the gradient of Learned Step Size Quantization (Esser et al., 2020, eq. 3).
+    dx = g * inside (or g everywhere with ``pass_clipped``) and
+    dscale = sum g * (q - inside * x / scale), the gradient of Learned Step Size Quantization (Esser et al., 2020, eq. 3).
     """
 
     @staticmethod
@@ -384,11 +384,11 @@ def quantized_convolution(
 
 
 def quantized_linear(switch: BitWidthSwitch, features: int, classes: int) -> QuantLinear:
-    """A Brevitas ``QuantLinear`` with bias and 8-bit weights at every quantized bit-width."""
+    """A Brevitas ``QuantLinear`` without bias, 8-bit weights at every quantized bit-width."""
     layer = QuantLinear(
         features,
         classes,
-        bias=True,
+        bias=False,
         weight_quant=_weight_injector(WeightQuantizer(switch, classes, fixed_bits=STREAM_BITS)),
         return_quant_tensor=False,
     )

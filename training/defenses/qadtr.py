@@ -42,12 +42,12 @@ class QadtrSettings:
     dbwt: bool = True
     gir: bool = True
     schedule: str = "cycle"
-    universal_share: float = 0.25
-    personal_share: float = 0.25
+    universal_share: float = 0.125
+    personal_share: float = 0.375
     sizes_px: tuple[int, ...] = (6, 8)
     personal_px: int = 8
     per_bit_width: int = 4
-    step_size: float = 20.0
+    step_size: float = 25.0
     move: float = 0.1
     gir_noise: float = 0.1
 

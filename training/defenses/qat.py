@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from deploy.device.errors import InputError
 from training.defenses.defense import Defense, TrainingFacts
 from training.defenses.schedule import SCHEDULES, scheduled_bit_width
-from deploy.device.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)

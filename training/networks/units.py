@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from training.quantizers import (
     FLOAT,
-    STREAM_BITS,
     SMALLEST_SCALE,
+    STREAM_BITS,
     ActivationQuantizer,
     BitWidthSwitch,
     BranchQuantizer,
@@ -72,7 +72,7 @@ class SwitchableBatchNorm2d(nn.Module):
         return gain, norm.bias - norm.running_mean * gain
 
     def forward(self, x: Tensor, accumulator_scale: Tensor | None) -> Tensor:
-        """``x`` N×C×H×W; ``accumulator_scale`` (C,): input scale times weight scales, if integer."""
+        """``x`` N×C×H×W; ``accumulator_scale`` (C,): input times weight scale; None in float."""
         if self.training or accumulator_scale is None:
             return cast(Tensor, self.active()(x))
         gain, bias = self.gain_and_bias()
@@ -166,7 +166,8 @@ class ResidualBlock(nn.Module):
                 kernel=1,
                 stride=stride,
             )
-        self.leave = quantized_activation(ActivationQuantizer(switch, stream_out, signed=False))
+        self.stream_quantizer = ActivationQuantizer(switch, stream_out, signed=False)
+        self.leave = quantized_activation(self.stream_quantizer)
 
     def forward(self, stream: Tensor) -> Tensor:
         codes = self.enter(stream)

@@ -1,0 +1,94 @@
+"""Build an ONNX graph whose bytes follow from its content alone.
+
+No metadata, no absolute paths, no time, names chosen by the caller: the same calls give the same
+bytes on any machine.  Equal constants are stored once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+MICROSOFT = "com.microsoft"
+QONNX = "qonnx.custom_op.general"
+PRODUCER = "qadtr"
+
+
+class GraphBuilder:
+    """Collects nodes and constants in order; :meth:`model` puts the model together."""
+
+    def __init__(self) -> None:
+        self._nodes: list[onnx.NodeProto] = []
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+        self._initializers: list[onnx.TensorProto] = []
+        self._names: set[str] = set()
+
+    def _fresh(self, hint: str) -> str:
+        name, number = hint, 1
+        while name in self._names:
+            number += 1
+            name = f"{hint}_{number}"
+        self._names.add(name)
+        return name
+
+    def constant(self, array: NDArray[Any] | np.generic, hint: str) -> str:
+        """The name of an initializer with this value; an equal one is used again."""
+        value = np.asarray(array)
+        key = (str(value.dtype), value.shape, value.tobytes())
+        if key not in self._constants:
+            name = self._fresh(hint)
+            self._initializers.append(numpy_helper.from_array(value, name))
+            self._constants[key] = name
+        return self._constants[key]
+
+    def add(
+        self,
+        operator: str,
+        inputs: Sequence[str],
+        output: str,
+        *,
+        domain: str = "",
+        **attributes: Any,
+    ) -> str:
+        """Append a node with one output; the output's name, made unique, is also the node's."""
+        name = self._fresh(output)
+        node = helper.make_node(operator, list(inputs), [name], name=name, domain=domain)
+        node.attribute.extend(
+            helper.make_attribute(key, value) for key, value in sorted(attributes.items())
+        )
+        self._nodes.append(node)
+        return name
+
+    def reserve(self, name: str) -> str:
+        """Keep ``name`` for a graph input."""
+        return self._fresh(name)
+
+    def model(
+        self,
+        *,
+        name: str,
+        inputs: Sequence[onnx.ValueInfoProto],
+        outputs: Sequence[onnx.ValueInfoProto],
+        opset: int,
+        ir_version: int,
+        values: Sequence[onnx.ValueInfoProto] = (),
+        domains: Sequence[str] = (),
+    ) -> onnx.ModelProto:
+        """The model; ``domains`` are the further operator sets, each at version 1."""
+        graph = helper.make_graph(
+            self._nodes, name, list(inputs), list(outputs), self._initializers, value_info=values
+        )
+        opsets = [helper.make_opsetid("", opset), *(helper.make_opsetid(d, 1) for d in domains)]
+        return helper.make_model(
+            graph, opset_imports=opsets, ir_version=ir_version, producer_name=PRODUCER
+        )
+
+
+def model_bytes(model: onnx.ModelProto) -> bytes:
+    """The model as bytes, maps in a fixed order."""
+    return model.SerializeToString(deterministic=True)

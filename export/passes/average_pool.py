@@ -1,0 +1,68 @@
+"""Global average pooling of codes.
+
+code_y = round(sum(x - z_x) * s_x / (s_y * n)) + z_y over n positions, QLinearGlobalAveragePool's
+own formula.  With s_y = s_x (n + 1) / n for an even n this is sum / (n + 1) with n + 1 odd: no sum
+is ever halfway between two codes.  Other scales work too; the reference then depends on the exact
+order of float32 operations, which is known for ONNX Runtime (export.reference).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+
+from export.graph_builder import MICROSOFT
+from export.passes.rule import (
+    Codes,
+    Context,
+    Emit,
+    Refusal,
+    Rule,
+    byte,
+    clip_codes,
+    code_bounds,
+    scalar,
+)
+
+
+class AveragePool(Rule):
+    """Quant(GlobalAveragePool(codes)) → com.microsoft QLinearGlobalAveragePool (Clip)."""
+
+    name = "global average pool"
+
+    def match(self, node: onnx.NodeProto, context: Context) -> Emit | Refusal:
+        pool = context.source.producer(node.input[0])
+        if pool is None or pool.op_type != "GlobalAveragePool":
+            return Refusal("no GlobalAveragePool stands before it")
+        x = context.codes.get(pool.input[0])
+        if x is None:
+            return Refusal(f"the pool's input {pool.input[0]!r} has no integer codes")
+        quantizer = context.source.quantizer(node)
+        if quantizer.scale.size != 1:
+            return Refusal("activations must have one scale per tensor")
+        layer = node.output[0]
+        source_codes = x
+
+        def emit() -> None:
+            builder = context.builder
+            zero_point, low, high = code_bounds(quantizer, rectified=False)
+            scale = np.float32(quantizer.scale.item())
+            clipped = low > 0 or high < 255
+            name = builder.add(
+                "QLinearGlobalAveragePool",
+                [
+                    source_codes.name,
+                    scalar(builder, source_codes.scale),
+                    byte(builder, source_codes.zero_point),
+                    scalar(builder, scale),
+                    byte(builder, zero_point),
+                ],
+                f"{layer}.wide" if clipped else layer,
+                domain=MICROSOFT,
+                channels_last=0,
+            )
+            codes = Codes(name=name, scale=scale, zero_point=zero_point, low=low, high=high)
+            context.codes[layer] = clip_codes(context, name, codes, layer)
+            context.log.append(f"{layer}: QLinearGlobalAveragePool, codes {low}…{high}")
+
+        return emit

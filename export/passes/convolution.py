@@ -1,0 +1,189 @@
+"""Convolution, BatchNorm and quantizer as one QLinearConv, exactly.
+
+With input codes x (zero point z_x, scale s_x), weight codes w and scales s_w[c], BatchNorm
+y = gain[c] * conv + bias[c] and output scale s_y, zero point z_y:
+
+    gain[c] * s_x * s_w[c] * sum (x - z_x) w + bias[c]
+        = s_x * s'[c] * (sum (x - z_x) (sign(gain[c]) w) + B[c])
+    s'[c] = s_w[c] * |gain[c]|            (the weight scale of QLinearConv)
+    B[c]  = round(bias[c] / (s_x s'[c]))  (its int32 bias)
+
+The integer weights stay as they were trained; a negative gain flips their sign, which the symmetric
+narrow range allows.  A gain of 0 has no weights: they become 0, and s' = s_y / (256 s_x) resolves
+the bias to 1/256 of an output code.  QLinearConv computes round(acc * s_x s' / s_y) + z_y, saturated
+to uint8; narrower codes are held by a uint8 Clip, and ReLU is the saturation at z_y = 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from export.passes.qonnx_graph import QonnxGraph, attributes_of
+from export.passes.rule import (
+    Codes,
+    Context,
+    Emit,
+    LoweringError,
+    Refusal,
+    Rule,
+    byte,
+    clip_codes,
+    code_bounds,
+    int32_bias,
+    scalar,
+)
+from export.storage import stored_weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Affine:
+    """y = gain * x + bias per channel, float64 (C,)."""
+
+    gain: NDArray[np.float64]
+    bias: NDArray[np.float64]
+
+
+def affine_of(node: onnx.NodeProto, source: QonnxGraph) -> Affine | Refusal:
+    """A BatchNormalization's gain and bias, in float64."""
+    if any(name not in source.constants for name in node.input[1:]):
+        return Refusal("its BatchNormalization has parameters that are no constants")
+    gamma, beta, mean, variance = (source.constants[n].astype(np.float64) for n in node.input[1:])
+    # ONNX holds epsilon as float32, and 0 and 1 are exact: an already folded one stays as it is.
+    epsilon = float(attributes_of(node).get("epsilon", 1e-5))
+    gain = gamma / np.sqrt(variance + epsilon)
+    return Affine(gain=gain, bias=beta - mean * gain)
+
+
+class Convolution(Rule):
+    """Quant(Relu?(BatchNormalization?(Conv(codes, Quant(weights), bias?)))) → QLinearConv (Clip)."""
+
+    name = "convolution"
+
+    def match(self, node: onnx.NodeProto, context: Context) -> Emit | Refusal:
+        source = context.source
+        below = source.producer(node.input[0])
+        rectified = below is not None and below.op_type == "Relu"
+        if below is not None and rectified:
+            below = source.producer(below.input[0])
+        norm = below if below is not None and below.op_type == "BatchNormalization" else None
+        conv = source.producer(norm.input[0]) if norm is not None else below
+        if conv is None or conv.op_type != "Conv":
+            return Refusal("no Conv, optionally with BatchNormalization and Relu, stands before it")
+        layer = node.output[0]
+        x = context.codes.get(conv.input[0])
+        if x is None:
+            return Refusal(f"the convolution's input {conv.input[0]!r} has no integer codes")
+        weights = source.weight_codes(conv.input[1])
+        if weights is None:
+            return Refusal(f"the weights {conv.input[1]!r} are no quantized constant")
+        codes, weight_quantizer = weights
+        channels = codes.shape[0]
+        scale = weight_quantizer.scale.astype(np.float64)
+        if scale.size not in (1, channels):
+            return Refusal(f"its {scale.size} weight scales are not one or one per output channel")
+        attributes = attributes_of(conv)
+        if attributes.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
+            return Refusal("auto_pad is not supported; write the padding out")
+        affine: Affine | Refusal = Affine(gain=np.ones(channels), bias=np.zeros(channels))
+        if norm is not None:
+            affine = affine_of(norm, source)
+        if isinstance(affine, Refusal):
+            return affine
+        if len(conv.input) > 2 and conv.input[2]:
+            if conv.input[2] not in source.constants:
+                return Refusal("its bias is no constant")
+            added = source.constants[conv.input[2]].astype(np.float64)
+            affine = Affine(gain=affine.gain, bias=affine.bias + affine.gain * added)
+        quantizer = source.quantizer(node)
+        if quantizer.scale.size != 1:
+            return Refusal("activations must have one scale per tensor")
+        folded = affine
+
+        def emit() -> None:
+            zero_point, low, high = code_bounds(quantizer, rectified=rectified)
+            out = Codes(
+                name=layer,
+                scale=np.float32(quantizer.scale.item()),
+                zero_point=zero_point,
+                low=low,
+                high=high,
+            )
+            clipped = out.low > 0 or out.high < 255
+            raw = _emit_convolution(
+                context,
+                layer,
+                x,
+                codes,
+                np.broadcast_to(scale.reshape(-1), (channels,)),
+                folded,
+                out,
+                weight_quantizer.bits,
+                attributes,
+                f"{layer}.wide" if clipped else layer,
+            )
+            context.codes[layer] = clip_codes(context, raw, _named(out, raw), layer)
+            flipped = int((folded.gain < 0).sum())
+            context.log.append(
+                f"{layer}: QLinearConv, {weight_quantizer.bits}-bit weights, codes "
+                f"{low}…{high} (zero point {zero_point})"
+                + (f", {flipped} channels with a negative gain flipped" if flipped else "")
+            )
+
+        return emit
+
+
+def _named(codes: Codes, name: str) -> Codes:
+    return Codes(
+        name=name,
+        scale=codes.scale,
+        zero_point=codes.zero_point,
+        low=codes.low,
+        high=codes.high,
+    )
+
+
+def _emit_convolution(
+    context: Context,
+    layer: str,
+    x: Codes,
+    codes: NDArray[np.int64],
+    scale: NDArray[np.float64],
+    affine: Affine,
+    out: Codes,
+    bits: int,
+    attributes: dict[str, Any],
+    name: str,
+) -> str:
+    builder = context.builder
+    input_scale, output_scale = float(x.scale), float(out.scale)
+    dead = affine.gain == 0.0
+    folded = np.where(dead, output_scale / (256.0 * input_scale), scale * np.abs(affine.gain))
+    folded = folded.astype(np.float32).astype(np.float64)
+    if not bool((np.isfinite(folded) & (folded > 0)).all()):
+        raise LoweringError(f"{layer}: a weight scale times BatchNorm gain leaves float32's range")
+    signs = np.sign(affine.gain).astype(np.int64).reshape(-1, 1, 1, 1)
+    weights = codes * signs
+    largest = np.abs(weights).reshape(len(weights), -1).sum(axis=1) * 255.0
+    bias = int32_bias(affine.bias, input_scale * folded, largest, layer)
+    inputs = [
+        x.name,
+        scalar(builder, x.scale),
+        byte(builder, x.zero_point),
+        stored_weights(builder, weights, bits, f"{layer}.w", context.storage),
+        builder.constant(folded.astype(np.float32), f"{layer}.ws"),
+        builder.constant(np.int8(0), "z"),
+        scalar(builder, out.scale),
+        byte(builder, out.zero_point),
+        builder.constant(bias, f"{layer}.b"),
+    ]
+    kept = {
+        key: attributes[key]
+        for key in ("kernel_shape", "strides", "pads", "dilations", "group")
+        if key in attributes
+    }
+    return builder.add("QLinearConv", inputs, name, **kept)

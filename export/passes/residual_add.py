@@ -1,0 +1,72 @@
+"""The residual add: both summands and the sum share one scale, so integers add exactly.
+
+With a = S (x_a - z_a), b = S (x_b - z_b) and output scale S, zero point z_y:
+code = clamp((x_a - z_a) + (x_b - z_b) + z_y, 0, 255): no rounding at all, and with z_y = 0 the
+clamp at 0 is the ReLU.  Unequal scales would round twice and tie (QLinearAdd then differs from
+exact arithmetic by one code on up to 6% of pairs), so they are refused.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+
+from export.graph_builder import MICROSOFT
+from export.passes.rule import (
+    Codes,
+    Context,
+    Emit,
+    Refusal,
+    Rule,
+    byte,
+    clip_codes,
+    code_bounds,
+    scalar,
+)
+
+
+class ResidualAdd(Rule):
+    """Quant(Relu?(Add(codes, codes))) → com.microsoft QLinearAdd (Clip)."""
+
+    name = "residual add"
+
+    def match(self, node: onnx.NodeProto, context: Context) -> Emit | Refusal:
+        source = context.source
+        add = source.producer(node.input[0])
+        rectified = add is not None and add.op_type == "Relu"
+        if add is not None and rectified:
+            add = source.producer(add.input[0])
+        if add is None or add.op_type != "Add":
+            return Refusal("no Add, optionally with Relu, stands before it")
+        summands = [context.codes.get(name) for name in add.input]
+        a, b = summands
+        if a is None or b is None:
+            name = add.input[0] if a is None else add.input[1]
+            return Refusal(f"the summand {name!r} has no integer codes (it is not quantized)")
+        quantizer = source.quantizer(node)
+        if quantizer.scale.size != 1:
+            return Refusal("activations must have one scale per tensor")
+        scale = np.float32(quantizer.scale.item())
+        if not a.scale == b.scale == scale:
+            return Refusal(
+                f"its summands and its sum must share one scale, they have {a.scale}, {b.scale} "
+                f"and {scale}"
+            )
+        layer = node.output[0]
+        first, second = a, b
+
+        def emit() -> None:
+            builder = context.builder
+            zero_point, low, high = code_bounds(quantizer, rectified=rectified)
+            clipped = low > 0 or high < 255
+            inputs: list[str] = []
+            for codes in (first, second):
+                inputs += [codes.name, scalar(builder, scale), byte(builder, codes.zero_point)]
+            inputs += [scalar(builder, scale), byte(builder, zero_point)]
+            name = f"{layer}.wide" if clipped else layer
+            raw = builder.add("QLinearAdd", inputs, name, domain=MICROSOFT)
+            codes = Codes(name=raw, scale=scale, zero_point=zero_point, low=low, high=high)
+            context.codes[layer] = clip_codes(context, raw, codes, layer)
+            context.log.append(f"{layer}: QLinearAdd at one scale, codes {low}…{high}")
+
+        return emit
