@@ -23,7 +23,7 @@ from training.networks import Network
 CHECKPOINT = "checkpoint.safetensors"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class RunFolder:
     """A finished training run.
 
@@ -89,6 +89,15 @@ class RunFolder:
     def seed(self) -> int:
         """Of the training."""
         return int(self.sidecar["config"]["seed"])
+
+    @property
+    def records(self) -> Path:
+        """The folder of the run's records."""
+        return self.path / "records"
+
+    def model_file(self, bits: int, target: str = "onnxruntime") -> Path:
+        """Where the export for one engine at one bit-width is, once it has been made."""
+        return self.path / "export" / f"{target}-{bits}.onnx"
 
     def load_network(self) -> Network:
         """The network in evaluation mode; errors as `training.checkpoint.load_network`."""

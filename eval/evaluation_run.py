@@ -1,0 +1,278 @@
+"""The stage "eval": exported models of one or more runs against patch files, as records.
+
+All models of one call are compared with each other: their common set is the images that every one
+of them classifies correctly on its engine.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deploy.device.errors import InputError, NothingToEvaluate
+from deploy.device.files import sha256_of
+from deploy.device.patch_set import PatchSet, read_patch_set
+from deploy.device.records import read_records
+from deploy.engine import Engine, open_engine
+from deploy.latency import Latency, measure_latency
+from eval.evaluation import evaluate_model
+from eval.evaluation_record import EvaluationRecord, ModelFacts
+from eval.measures import common_set
+from eval.patch_run import TRIED_ON
+from eval.report.checks import CERTIFICATE_KIND
+from eval.report.examples import KIND as EXAMPLES_KIND
+from eval.report.examples import write_examples
+from eval.report.rows import FLOAT_BITS
+from training.data import ImageSet
+from training.run_folder import RunFolder
+
+EXAMPLES = 4
+"""Images of each patch set that the report shows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSettings:
+    """How to evaluate.
+
+    Attributes:
+        bit_widths: of the exported models; None takes all that are exported.
+        engine: a name of ``deploy.engine.ENGINES``.
+        threads: of the engine.
+        batch_size: images a call.
+        latency_batch_size: images a call where times are taken.
+        latency_repeats: timed calls; 0 takes no times.
+        drift: also ask the fake-quantized network, for the drift.
+        split: of the images, where a patch set does not tell (a supplied patch).
+        floor_seed: of the random patches.
+    """
+
+    bit_widths: tuple[int, ...] | None = None
+    engine: str = "onnxruntime"
+    threads: int = 1
+    batch_size: int = 64
+    latency_batch_size: int = 1
+    latency_repeats: int = 200
+    drift: bool = True
+    split: str = "test"
+    floor_seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Model:
+    run: RunFolder
+    bit_width: int
+    file: Path
+    name: str
+
+
+def evaluate_runs(
+    runs: Sequence[RunFolder],
+    patch_files: Sequence[Path],
+    data: Path | None,
+    settings: EvaluationSettings,
+    provenance: Mapping[str, Any],
+) -> list[EvaluationRecord]:
+    """Evaluate every exported model of `runs` against every patch file; one record each.
+
+    The records go to the ``records`` folder of the model's run; those that exist are not made
+    again.
+
+    Args:
+        runs: at least one, all of the same data.
+        patch_files: npz files, or folders of them.
+        data: the data folder.
+        settings: bit-widths, engine, threads.
+        provenance: from ``deploy.device.records.provenance``.
+
+    Raises:
+        InputError: a model that is not exported, a patch file that is damaged or was made for
+            other images, runs of different data.
+        NothingToEvaluate: no patch file, or no image that counts for an ASR.
+        EngineUnavailable: the engine is not here.
+    """
+    patch_sets = [read_patch_set(path) for path in _files(patch_files)]
+    images = _images(runs, patch_sets, data, settings.split)
+    models = [model for run in runs for model in _models(run, settings.bit_widths, runs)]
+    records: list[EvaluationRecord] = []
+    with ExitStack() as stack:
+        engines = {
+            model: stack.enter_context(
+                open_engine(settings.engine, model.file, threads=settings.threads)
+            )
+            for model in models
+        }
+        common = common_set(
+            {m.name: e.predict(images.images, settings.batch_size) for m, e in engines.items()},
+            images.labels,
+        )
+        for run in runs:
+            own = {model: engine for model, engine in engines.items() if model.run is run}
+            network = run.load_network() if settings.drift else None
+            for model, engine in own.items():
+                records += evaluate_model(
+                    engine,
+                    images,
+                    patch_sets,
+                    model=_facts(model, engine),
+                    records=run.records,
+                    provenance=provenance,
+                    network=network,
+                    common=common,
+                    latency=_latency(engine, images, settings),
+                    floor_seed=settings.floor_seed,
+                    batch_size=settings.batch_size,
+                )
+            for patch_set in patch_sets:
+                _show_examples(run, own, images, patch_set, provenance)
+    return records
+
+
+def _latency(engine: Engine, images: ImageSet, settings: EvaluationSettings) -> Latency | None:
+    if settings.latency_repeats == 0:
+        return None
+    return measure_latency(
+        engine,
+        images.images,
+        batch_size=settings.latency_batch_size,
+        repeats=settings.latency_repeats,
+    )
+
+
+def _facts(model: _Model, engine: Engine) -> ModelFacts:
+    digest = sha256_of(model.file)
+    return ModelFacts(
+        network=model.run.network_name,
+        defense=model.run.defense,
+        bit_width=model.bit_width,
+        checkpoint_sha256=model.run.checkpoint_sha256,
+        file=model.file.name,
+        file_sha256=digest,
+        file_size_bytes=model.file.stat().st_size,
+        engine=engine.name,
+        engine_version=_version_of(engine),
+        certificate=_certificate(model.run, digest),
+    )
+
+
+def _version_of(engine: Engine) -> str:
+    """Of the package behind the engine: onnxruntime is installed under either of two names."""
+    package = engine.name.split("-")[0]
+    for distribution in (package, f"{package}-gpu"):
+        try:
+            return importlib.metadata.version(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return "unknown"
+
+
+def _certificate(run: RunFolder, model_sha256: str) -> dict[str, Any] | None:
+    """The verdict and counts of the newest certificate of a model file, where there is one."""
+    if not run.records.is_dir():
+        return None
+    found = [
+        record["payload"]
+        for record in read_records(run.records, CERTIFICATE_KIND)
+        if record["payload"].get("model_sha256") == model_sha256
+    ]
+    return {key: found[-1][key] for key in ("ok", "counts")} if found else None
+
+
+def _files(places: Sequence[Path]) -> list[Path]:
+    files: list[Path] = []
+    for place in places:
+        files += sorted(place.glob("[!.]*.npz")) if place.is_dir() else [place]
+    if not files:
+        raise NothingToEvaluate(
+            f"there is no patch file in {', '.join(map(str, places))}; make one with: "
+            "qadtr patch RUN --attack lavan"
+        )
+    return files
+
+
+def _images(
+    runs: Sequence[RunFolder], patch_sets: Sequence[PatchSet], data: Path | None, split: str
+) -> ImageSet:
+    """The images that all patch sets count in, checked by their digest."""
+    first = runs[0]
+    for run in runs[1:]:
+        same = [run.sidecar["config"]["data"][key] for key in ("kind", "size")] == [
+            first.sidecar["config"]["data"][key] for key in ("kind", "size")
+        ]
+        if not same or run.classes != first.classes:
+            raise InputError(
+                f"{run.path} was trained on other data than {first.path}; evaluate them apart"
+            )
+    facts = [patch_set.provenance.get(TRIED_ON) for patch_set in patch_sets]
+    splits = {fact["split"] for fact in facts if fact is not None} or {split}
+    if len(splits) > 1:
+        raise InputError(
+            f"the patches are for different splits ({', '.join(sorted(splits))}); evaluate them "
+            "apart"
+        )
+    images = first.images(data, splits.pop())
+    for patch_set, fact in zip(patch_sets, facts, strict=True):
+        if fact is not None and fact["digest"] != images.digest:
+            raise InputError(
+                f"{patch_set.name} was made for other images than those given ({images.name}, "
+                f"{images.split}): another data set, another copy of it, or another size"
+            )
+    return images
+
+
+def _models(
+    run: RunFolder, bit_widths: tuple[int, ...] | None, runs: Sequence[RunFolder]
+) -> list[_Model]:
+    wanted = run.bit_widths if bit_widths is None else bit_widths
+    exported = [bits for bits in run.bit_widths if run.model_file(bits).is_file()]
+    if bit_widths is None:
+        wanted = tuple(exported)
+    missing = [bits for bits in wanted if bits not in exported]
+    if missing or not wanted:
+        there = ", ".join(map(str, exported)) or "none"
+        named = " ".join(map(str, missing))
+        raise InputError(
+            f"{run.path} has no exported model{f' at {named} bits' if named else ''} (exported: "
+            f"{there}); make it with: qadtr export {run.path}{f' --bits {named}' if named else ''}"
+        )
+    alone = len(runs) == 1
+    return [
+        _Model(
+            run=run,
+            bit_width=bits,
+            file=run.model_file(bits),
+            name=_words(bits) if alone else f"{run.path.name}, {_words(bits)}",
+        )
+        for bits in wanted
+    ]
+
+
+def _words(bits: int) -> str:
+    return "float" if bits == FLOAT_BITS else f"{bits} bits"
+
+
+def _show_examples(
+    run: RunFolder,
+    engines: Mapping[_Model, Engine],
+    images: ImageSet,
+    patch_set: PatchSet,
+    provenance: Mapping[str, Any],
+) -> None:
+    models = {model.name: engine.predict for model, engine in engines.items()}
+    for record in read_records(run.records, EXAMPLES_KIND):
+        payload = record["payload"]
+        shown = {said["model"] for item in payload["items"] for said in item["predictions"]}
+        same_images = payload["images"]["digest"] == images.digest
+        if payload["patch"] == patch_set.name and same_images and shown == set(models):
+            return
+    write_examples(
+        run.records,
+        images=images,
+        patch_set=patch_set,
+        models=models,
+        provenance=provenance,
+        count=min(EXAMPLES, len(patch_set.image_indices)),
+    )

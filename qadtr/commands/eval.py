@@ -1,0 +1,76 @@
+"""`qadtr eval`: exported models against patch files, one record each."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from qadtr.commands.shared import add_data
+
+HELP = "measure clean accuracy, attack success and latency of exported models"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The models, the patches, the images, and how to run them."""
+    parser.add_argument(
+        "runs",
+        type=Path,
+        nargs="+",
+        metavar="RUN",
+        help="run folders with exported models; several are compared on their common images",
+    )
+    parser.add_argument(
+        "--patches",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="PATCHES",
+        help="patch files (.npz) or folders of them",
+    )
+    add_data(parser)
+    parser.add_argument("--bits", type=int, nargs="+", help="bit-widths (default: all exported)")
+    parser.add_argument("--engine", default="onnxruntime", help="default: onnxruntime")
+    parser.add_argument("--threads", type=int, default=1, help="of the engine (default: 1)")
+    parser.add_argument("--batch-size", type=int, default=64, help="images a call (default: 64)")
+    parser.add_argument(
+        "--split",
+        default="test",
+        choices=("test", "holdout"),
+        help="for patches that do not say what they were made for (default: test)",
+    )
+    parser.add_argument("--no-latency", action="store_true", help="take no times")
+    parser.add_argument(
+        "--no-drift", action="store_true", help="do not ask the fake-quantized network"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Evaluate, and print the table of what was measured."""
+    from deploy.device.errors import UsageError
+    from deploy.device.records import provenance, read_records
+    from eval.evaluation_run import EvaluationSettings, evaluate_runs
+    from eval.report import text_table
+    from qadtr.commands.shared import repository
+    from training.run_folder import RunFolder
+
+    for name in ("threads", "batch_size"):
+        if getattr(arguments, name) < 1:
+            raise UsageError(f"--{name.replace('_', '-')} must be at least 1")
+    runs = [RunFolder.open(path) for path in arguments.runs]
+    evaluate_runs(
+        runs,
+        arguments.patches,
+        arguments.data,
+        EvaluationSettings(
+            bit_widths=None if arguments.bits is None else tuple(arguments.bits),
+            engine=arguments.engine,
+            threads=arguments.threads,
+            batch_size=arguments.batch_size,
+            latency_repeats=0 if arguments.no_latency else 200,
+            drift=not arguments.no_drift,
+            split=arguments.split,
+        ),
+        provenance(repository=repository()),
+    )
+    print(text_table(record for run in runs for record in read_records(run.records)))
+    return 0

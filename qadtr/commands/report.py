@@ -1,0 +1,30 @@
+"""`qadtr report`: the records of runs as a table and one self-contained HTML page."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+HELP = "write one HTML page from the records of runs, and print the table"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The runs, and where the page goes."""
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE.html", help="default: report.html in the last RUN"
+    )
+    parser.add_argument("--title", help="heading of the page")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the page; print the table and where the page is."""
+    from deploy.device.records import read_records
+    from eval.report import text_table, write_report
+
+    out: Path = arguments.out or arguments.runs[-1] / "report.html"
+    written = write_report(arguments.runs, out, title=arguments.title)
+    folders = [run / "records" for run in arguments.runs if (run / "records").is_dir()]
+    print(text_table(record for folder in folders for record in read_records(folder)))
+    print(f"\n{written}")
+    return 0
