@@ -93,6 +93,11 @@ class Row:
     points_under_plain: float | None
 
     @property
+    def is_float(self) -> bool:
+        """Whether this is the network without quantization."""
+        return self.model["bit_width"] == FLOAT_BITS
+
+    @property
     def bits_label(self) -> str:
         """ "float" for 32, else the number."""
         return bits_label(self.model["bit_width"])

@@ -1,0 +1,155 @@
+"""Records of kind `examples`: a few images without and with a patch, and what each model says.
+
+They are results like any other: made once by the evaluation, read by the report. The images are the
+first of the patch set, never chosen by their outcome.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.device.errors import InputError
+from deploy.device.patch_set import PatchSet
+from deploy.device.records import write_record
+from eval.report.pictures import png_bytes
+from training.data.image_set import ImageSet
+
+KIND = "examples"
+Predict = Callable[[NDArray[np.uint8]], NDArray[np.int64]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What one model says without and with the patch (class names)."""
+
+    model: str
+    clean: str
+    patched: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One image: PNG without and with the patch, its true class, and the predictions."""
+
+    patch_name: str
+    index: int
+    label: str
+    clean_png: bytes
+    patched_png: bytes
+    predictions: tuple[Prediction, ...]
+
+
+def write_examples(
+    folder: Path,
+    *,
+    images: ImageSet,
+    patch_set: PatchSet,
+    models: Mapping[str, Predict],
+    provenance: Mapping[str, Any],
+    count: int = 6,
+) -> Path:
+    """Write the record of the first `count` images of a patch set.
+
+    Args:
+        folder: the run's records.
+        images: the split that the patch set belongs to.
+        patch_set: what to paste.
+        models: by the name that the gallery prints, a function from uint8 N×3×H×W to classes N
+            (an engine's `predict`, for instance).
+        provenance: from `deploy.device.records.provenance`.
+        count: images to show, at least 1.
+
+    Returns:
+        The record's path.
+
+    Raises:
+        InputError: the patch set is for other images, or a model answers with something else.
+    """
+    if count < 1 or not models:
+        raise InputError("Expected at least one image and one model to show examples of.")
+    last = int(patch_set.image_indices.max())
+    if last >= len(images):
+        raise InputError(
+            f"{patch_set.name} is for image {last}, but {images.name} ({images.split}) has "
+            f"{len(images)} images."
+        )
+    indices = patch_set.image_indices[:count]
+    clean = images.images[indices]
+    # Pasted as one set, so that every patch lands on its own image.
+    patched = patch_set.paste_on(images.images[patch_set.image_indices])[: len(indices)]
+    said = {
+        name: (_classes(predict(clean), name, images), _classes(predict(patched), name, images))
+        for name, predict in models.items()
+    }
+    items = [
+        {
+            "index": int(index),
+            "label": images.classes[int(images.labels[index])],
+            "clean_png": base64.b64encode(png_bytes(clean[i])).decode("ascii"),
+            "patched_png": base64.b64encode(png_bytes(patched[i])).decode("ascii"),
+            "predictions": [
+                {"model": name, "clean": before[i], "patched": after[i]}
+                for name, (before, after) in said.items()
+            ],
+        }
+        for i, index in enumerate(indices)
+    ]
+    payload = {
+        "patch": patch_set.name,
+        "images": {"name": images.name, "split": images.split, "digest": images.digest},
+        "items": items,
+    }
+    return write_record(folder, KIND, payload, provenance)
+
+
+def _classes(predictions: NDArray[np.int64], model: str, images: ImageSet) -> list[str]:
+    values = [int(value) for value in predictions]
+    if any(not 0 <= value < len(images.classes) for value in values):
+        raise InputError(
+            f"{model} predicts classes {sorted(set(values))}, but {images.name} has "
+            f"{len(images.classes)}."
+        )
+    return [images.classes[value] for value in values]
+
+
+def read_examples(records: Iterable[Mapping[str, Any]]) -> tuple[Example, ...]:
+    """The examples among `records`, in their order.
+
+    Raises:
+        InputError: a record lacks a field or holds no base64.
+    """
+    examples = []
+    for record in records:
+        if record["kind"] != KIND:
+            continue
+        try:
+            payload = record["payload"]
+            examples += [_example(payload["patch"], item) for item in payload["items"]]
+        except (KeyError, TypeError, binascii.Error) as error:
+            raise InputError(
+                f"A record of kind {KIND!r} is not as this version writes it "
+                f"({type(error).__name__}: {error}); make it again."
+            ) from error
+    return tuple(examples)
+
+
+def _example(patch_name: str, item: Mapping[str, Any]) -> Example:
+    return Example(
+        patch_name=patch_name,
+        index=int(item["index"]),
+        label=str(item["label"]),
+        clean_png=base64.b64decode(item["clean_png"], validate=True),
+        patched_png=base64.b64decode(item["patched_png"], validate=True),
+        predictions=tuple(
+            Prediction(model=p["model"], clean=p["clean"], patched=p["patched"])
+            for p in item["predictions"]
+        ),
+    )

@@ -1,0 +1,235 @@
+"""What a manager reads: the worst patch at the lowest bit-width, its price, and what was proven."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from eval.evaluation_record import Share
+from eval.report.checks import Checks
+from eval.report.html import Html, join, tag
+from eval.report.numbers import interval, percent, points, size_ratio
+from eval.report.rows import PLAIN, Cell, PatchColumn, ResultTable, Row
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Case:
+    """A plain model, a defended one (if any), and the patch that does most harm to the plain."""
+
+    plain: Row
+    defended: Row | None
+    column: PatchColumn
+
+
+def summary(tables: Sequence[ResultTable], checks: Checks) -> Html:
+    """Tiles and sentences, computed from the tables; nothing is said that was not measured."""
+    table = max(tables, key=lambda t: (t.split == "test", len(t.rows)))
+    case = _case(table)
+    parts: list[Html] = []
+    if case is None:
+        parts.append(_without_baseline(table))
+    else:
+        parts += [_tiles(case, table, checks), *_sentences(case, table.classes)]
+    parts += _proofs(table, checks)
+    if table.split != "test":
+        parts.append(
+            _note(
+                f"These figures are from the {table.split} split, on which settings may have been "
+                "chosen: they are no final results."
+            )
+        )
+    return join(parts)
+
+
+def _case(table: ResultTable) -> _Case | None:
+    """Lowest bit-width of a plain network, preferably one that has a defended counterpart."""
+    options = []
+    for plain in table.rows:
+        if plain.model["defense"] not in PLAIN or not plain.cells:
+            continue
+        twins = [
+            row
+            for row in table.rows
+            if row.comparability in ("comparable", "not comparable")
+            and row.cells
+            and all(
+                row.model[key] == plain.model[key] for key in ("network", "bit_width", "engine")
+            )
+        ]
+        # White-box patches differ from model to model, so they make no pair.
+        columns = [c for c in table.columns if c.key in plain.cells]
+        transferred = [c for c in columns if not plain.cells[c.key].whitebox]
+        partners: list[Row | None] = [*twins] or [None]
+        for twin in partners:
+            shared = [c for c in transferred if twin is None or c.key in twin.cells]
+            if not shared:
+                continue
+            worst = max(shared, key=lambda c: plain.cells[c.key].asr["value"])
+            options.append(_Case(plain=plain, defended=twin, column=worst))
+    if not options:
+        return None
+    return min(
+        options,
+        key=lambda case: (
+            case.defended is None,
+            case.plain.model["engine"] == "torch",
+            case.plain.model["bit_width"],
+            case.defended is not None and case.defended.comparability == "not comparable",
+            0.0 if case.defended is None else case.defended.cells[case.column.key].asr["value"],
+        ),
+    )
+
+
+def _tiles(case: _Case, table: ResultTable, checks: Checks) -> Html:
+    where = _at(case.plain)
+    plain = case.plain.cells[case.column.key]
+    tiles = [_tile(percent(plain.asr["value"]), f"fooled, plain, {where}", interval(plain.asr))]
+    if case.defended is not None:
+        cell = case.defended.cells[case.column.key]
+        tiles.append(
+            _tile(percent(cell.asr["value"]), f"fooled, hardened, {where}", interval(cell.asr))
+        )
+        under = case.defended.points_under_plain
+        if under is not None:
+            verdict = (
+                "points of clean accuracy; too far apart to compare"
+                if case.defended.comparability == "not comparable"
+                else "points of clean accuracy, hardened against plain"
+            )
+            tiles.append(_tile(points(-under), verdict, percent(case.defended.clean["value"])))
+    if case.plain.size_ratio is not None:
+        tiles.append(
+            _tile(size_ratio(case.plain.size_ratio), f"of the float file's size, {where}", "")
+        )
+    quantized = _quantized(table)
+    if checks.certificates and quantized:
+        good = sum(checks.certified(row.model) is True for row in quantized)
+        tiles.append(
+            _tile(f"{good} of {len(quantized)}", "quantized models run all-integer", "certificate")
+        )
+    return tag("ul", tiles, class_="tiles")
+
+
+def _tile(value: str, what: str, detail: str) -> Html:
+    return tag(
+        "li",
+        tag("span", value, class_="value"),
+        tag("span", what, class_="what"),
+        tag("span", detail, class_="soft small") if detail else "",
+    )
+
+
+def _sentences(case: _Case, classes: Sequence[str]) -> list[Html]:
+    plain, column = case.plain.cells[case.column.key], case.column
+    target = column.facts["target"]
+    does = f"makes {case.plain.label} wrong on"
+    if target is not None:
+        named = classes[target] if target < len(classes) else target
+        does = f"makes {case.plain.label} answer “{named}” on"
+    parts = [
+        tag(
+            "p",
+            f"The patch that harms most ({column.title}; {column.detail}) {does} "
+            f"{percent(plain.asr['value'])} of the images that it "
+            f"otherwise gets right ({_at(case.plain)}; 95% interval {interval(plain.asr)}). "
+            f"Random pixels in its place: {percent(plain.floor['value'])}. "
+            + (
+                ""
+                if above_floor(plain)
+                else "The intervals of the two overlap: more than noise is not shown."
+            ),
+        )
+    ]
+    if case.defended is None:
+        parts.append(tag("p", "No hardened network was measured beside it."))
+        return parts
+    cell = case.defended.cells[column.key]
+    parts.append(
+        tag(
+            "p",
+            f"On the hardened network ({case.defended.label}) the same patch succeeds on "
+            f"{percent(cell.asr['value'])} ({interval(cell.asr)}). "
+            + _difference(plain.asr, cell.asr),
+        )
+    )
+    under = case.defended.points_under_plain
+    if case.defended.comparability == "not comparable" and under is not None:
+        parts.append(
+            _note(
+                f"The hardened network's clean accuracy is {under:.1f} points under the plain one: "
+                "more than the 2 points up to which rows are compared. Its attack success rate "
+                "is shown, but is no evidence for the defense."
+            )
+        )
+    return parts
+
+
+def _difference(plain: Share, defended: Share) -> str:
+    if defended["high"] < plain["low"]:
+        return "The intervals do not overlap: the hardened network resists it better."
+    if defended["low"] > plain["high"]:
+        return "The intervals do not overlap: the hardened network is fooled more often."
+    return "The intervals overlap: these images do not show a difference."
+
+
+def _proofs(table: ResultTable, checks: Checks) -> list[Html]:
+    quantized = _quantized(table)
+    if not quantized:
+        return []
+    sentences = []
+    compared = [checks.parity_ok(row.model) for row in quantized]
+    known = [ok for ok in compared if ok is not None]
+    if known:
+        sentences.append(
+            f"{sum(known)} of {len(quantized)} integer models give exactly the codes and logits of "
+            "the numpy reference."
+        )
+    drifts = [
+        abs(cell.drift_points)
+        for row in quantized
+        for cell in row.cells.values()
+        if cell.drift_points is not None
+    ]
+    if drifts:
+        sentences.append(
+            f"Between engine and fake-quantized network the attack success rate moves by at most "
+            f"{max(drifts):.1f} points."
+        )
+    return [tag("p", " ".join(sentences))] if sentences else []
+
+
+def _quantized(table: ResultTable) -> list[Row]:
+    return [row for row in table.rows if not row.is_float and row.model["file_sha256"] is not None]
+
+
+def above_floor(cell: Cell) -> bool:
+    """Whether the interval of the ASR lies above that of the random patch."""
+    return cell.asr["low"] > cell.floor["high"]
+
+
+def _without_baseline(table: ResultTable) -> Html:
+    worst = max(
+        (
+            (row, c, row.cells[c.key])
+            for row in table.rows
+            for c in table.columns
+            if c.key in row.cells
+        ),
+        key=lambda found: found[2].asr["value"],
+    )
+    row, column, cell = worst
+    return tag(
+        "p",
+        f"The highest attack success rate: {column.title} against {row.label} ({_at(row)}), "
+        f"{percent(cell.asr['value'])} ({interval(cell.asr)}). No plain network with a transferred "
+        "patch is among the records, so nothing is compared.",
+    )
+
+
+def _at(row: Row) -> str:
+    bits = "float" if row.is_float else f"{row.model['bit_width']} bits"
+    return f"{bits}, {row.model['engine']}"
+
+
+def _note(text: str) -> Html:
+    return tag("p", text, class_="note")
