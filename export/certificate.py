@@ -22,7 +22,7 @@ from deploy.device.files import sha256_of, write_atomic
 from deploy.device.images import check_images
 from deploy.device.onnxruntime_engine import PROVIDERS, OnnxRuntimeEngine
 from export.engine_graph import EngineGraph, RanNode, read_engine_graph
-from export.float_reasons import why_float
+from export.float_reasons import why_computed_again, why_float
 from export.image_interface import ADAPTER, with_image_interface
 from export.parity_probe import run_batch
 from export.reading import read_model
@@ -88,8 +88,8 @@ class LayerRun:
     Attributes:
         layer: the file's node that it comes from (the engine's own name for what it added).
         operator: the kernel that ran; with its domain where that is not ONNX's.
-        kind: one of ``KINDS``, ``parameter`` (computes stored values anew on every run) or
-            ``other``.
+        kind: one of ``KINDS``, ``requantization``, ``parameter`` (computes stored values anew on
+            every run) or ``other``.
         input_types: of the inputs that depend on the images.
         output_types: of the outputs.
         provider: such as ``CPUExecutionProvider``.
@@ -307,10 +307,14 @@ def _layer(node: RanNode, graph: EngineGraph, total_us: int) -> LayerRun:
         if name not in graph.outputs
     ]
     kind = _KIND_OF.get(_bare(node.operator), "other")
+    if not node.depends_on_images:
+        kind = "parameter"
+    elif _requantizes(node, graph):
+        kind = "requantization"
     return LayerRun(
         layer=node.layer,
         operator=node.operator,
-        kind=kind if node.depends_on_images else "parameter",
+        kind=kind,
         input_types=reads,
         output_types=node.output_types,
         provider=node.provider,
@@ -377,8 +381,8 @@ def _failures(
             failures.append(Failure(layer=layer.layer, reason=reason))
         elif floats and layer.kind == "parameter":
             reason = (
-                f"{layer.operator} computes stored parameters in float on every run: an "
-                "initializer that is also a graph input does not fold"
+                f"{layer.operator} computes stored parameters in float on every run: "
+                f"{why_computed_again(node, graph)}"
             )
             failures.append(Failure(layer=layer.layer, reason=reason))
         elif floats and node.name not in paired:

@@ -35,6 +35,7 @@ class RanNode:
         output_types: element type of each, from the profile.
         provider: such as ``CPUExecutionProvider``.
         time_us: over all runs.
+        activation: float activation that the engine fused into it, such as ``Relu``; else empty.
         depends_on_images: False where it computes stored parameters anew on every run.
     """
 
@@ -46,6 +47,7 @@ class RanNode:
     output_types: tuple[str, ...]
     provider: str
     time_us: int
+    activation: str
     depends_on_images: bool
 
 
@@ -128,6 +130,7 @@ def read_engine_graph(optimized: Path, profile: Path, *, file_nodes: set[str]) -
                 output_types=kernel.output_types,
                 provider=kernel.provider,
                 time_us=kernel.time_us,
+                activation=_activation(node),
                 depends_on_images=depends,
             )
         )
@@ -140,6 +143,10 @@ def read_engine_graph(optimized: Path, profile: Path, *, file_nodes: set[str]) -
         overridable=frozenset(name for name in stored if name in inputs),
         outputs=frozenset(value.name for value in model.graph.output),
     )
+
+
+def _activation(node: onnx.NodeProto) -> str:
+    return next((one.s.decode() for one in node.attribute if one.name == "activation"), "")
 
 
 def _has_graph(node: onnx.NodeProto) -> bool:

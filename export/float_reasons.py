@@ -19,6 +19,13 @@ def why_float(node: RanNode, graph: EngineGraph) -> str:
     return "; ".join(reasons) or "the engine found no integer kernel for this pattern"
 
 
+def why_computed_again(node: RanNode, graph: EngineGraph) -> str:
+    """Give the reason why stored parameters are computed anew on every run."""
+    if any(_origins(name, graph) & graph.overridable for name in node.inputs if name):
+        return "an initializer that is also a graph input does not fold"
+    return "no integer kernel took them in"
+
+
 def _bare(operator: str) -> str:
     return operator.rpartition(".")[2]
 
@@ -75,6 +82,8 @@ def _origins(tensor: str, graph: EngineGraph) -> set[str]:
 
 def _output_reasons(node: RanNode, graph: EngineGraph) -> list[str]:
     reasons: list[str] = []
+    if node.activation:
+        reasons.append(f"a float {node.activation} stands between it and QuantizeLinear")
     for name in node.outputs:
         for reader in graph.readers(name):
             operator = _bare(reader.operator)

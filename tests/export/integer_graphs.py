@@ -11,6 +11,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from export.reference import IntegerReference
+
 MICROSOFT = "com.microsoft"
 INT_TYPES = {8: np.int8, 4: ml_dtypes.int4, 2: ml_dtypes.int2}
 WEIGHT_LIMIT = {8: 127, 4: 7, 2: 1}
@@ -28,6 +30,8 @@ class IntegerGraph:
         self.scales: dict[str, np.float32] = {"images": np.float32(2**-6)}
         self.zero_points: dict[str, int] = {"images": 128}
         self.channels: dict[str, int] = {"images": 3}
+        # How far codes usually are from their zero point; only steers the choice of scales.
+        self.spreads: dict[str, float] = {"images": 60.0}
 
     def constant(self, name: str, value: Any) -> str:
         self.arrays[name] = np.asarray(value)
@@ -45,6 +49,7 @@ class IntegerGraph:
         self.scales[tensor] = changes.get("scale", self.scales[like])
         self.zero_points[tensor] = changes.get("zero_point", self.zero_points[like])
         self.channels[tensor] = changes.get("channels", self.channels[like])
+        self.spreads[tensor] = changes.get("spread", self.spreads[like])
         return tensor
 
     def quantization(self, tensor: str) -> tuple[str, str]:
@@ -78,10 +83,14 @@ class IntegerGraph:
         stored = self.constant(f"{name}.weight", weight.astype(INT_TYPES[bits]))
         if bits < 8:
             stored = self.node("Cast", [stored], f"{name}.cast", to=TensorProto.INT8)
-        sw = self.rng.uniform(0.5, 1.5, outputs if per_channel else ()).astype(np.float32)
-        sw = np.asarray(sw / limit, np.float32)
-        reach = np.sqrt(weight[0].size) * 60.0
-        sy = scale or np.float32(self.scales[x] * reach * 0.6 / spread)
+        sw = self.rng.uniform(0.5, 1.5, outputs if per_channel else ()) / limit
+        reach = np.sqrt(weight[0].size) * self.spreads[x] * 0.6
+        if scale is None:
+            sy = np.float32(self.scales[x] * reach / spread)
+        else:
+            sy = scale
+            sw *= sy * spread / (self.scales[x] * reach)
+        sw = np.asarray(sw, np.float32)
         bias = self.rng.normal(0, reach * limit * 0.3, outputs).astype(np.int32)
         arguments = [
             x,
@@ -104,14 +113,17 @@ class IntegerGraph:
             pads=[edge] * 4,
             dilations=[dilation, dilation],
         )
-        return self.describe(out, x, scale=sy, zero_point=zero_point, channels=outputs)
+        return self.describe(
+            out, x, scale=sy, zero_point=zero_point, channels=outputs, spread=spread
+        )
 
     def clip(self, x: str, name: str, *, low: int = 0, high: int = 15) -> str:
         limits = [
             self.constant(f"{name}.low", np.uint8(low)),
             self.constant(f"{name}.high", np.uint8(high)),
         ]
-        return self.describe(self.node("Clip", [x, *limits], name), x)
+        spread = min(self.spreads[x], high / 2)
+        return self.describe(self.node("Clip", [x, *limits], name), x, spread=spread)
 
     def add(self, a: str, b: str, name: str, *, zero_point: int = 0) -> str:
         out = self.describe(f"{name}.out", a, zero_point=zero_point)
@@ -119,7 +131,9 @@ class IntegerGraph:
         return self.node("QLinearAdd", arguments, name)
 
     def requantize(self, x: str, ratio: float, name: str) -> str:
-        out = self.describe(f"{name}.out", x, scale=np.float32(self.scales[x] * ratio))
+        out = f"{name}.out"
+        spread = max(self.spreads[x] / ratio, 1.0)
+        self.describe(out, x, scale=np.float32(self.scales[x] * ratio), spread=spread)
         zero = self.constant(f"{name}.nothing", np.uint8(0))
         none = self.constant(f"{name}.nothing_zero", np.uint8(0))
         scale, point = self.quantization(x)
@@ -137,7 +151,7 @@ class IntegerGraph:
         )
         return self.describe(out, x)
 
-    def head(self, x: str, classes: int = 5, *, pool_ratio: float = 0.3) -> None:
+    def head(self, x: str, classes: int = 5, *, pool_ratio: float = 0.7) -> None:
         """Average pool, Flatten and the logits."""
         out = self.describe(
             "pool.out",
@@ -194,13 +208,13 @@ _MICROSOFT_OPERATORS = {"QLinearAdd", "QLinearGlobalAveragePool", "QGemm"}
 def residual_graph(rng: np.random.Generator, *, size: int = 8, bits: int = 8) -> IntegerGraph:
     """A small residual network with every operator that the lowering writes."""
     graph = IntegerGraph(rng, size=size, opset=25 if bits == 2 else 21)
-    stem = graph.conv("images", 8, "stem")
+    stem = graph.conv("images", 8, "stem", spread=80)
     stem = graph.max_pool(stem, "stem_pool")
-    codes = graph.requantize(stem, 17, "block_codes")
-    inner = graph.conv(codes, 8, "block_conv1", bits=bits, spread=4)
+    codes = graph.requantize(stem, 5, "block_codes")
+    inner = graph.conv(codes, 8, "block_conv1", bits=bits, spread=6)
     inner = graph.clip(inner, "block_clip1", high=15)
     stream = graph.scales[stem]
-    branch = graph.conv(inner, 8, "block_conv2", bits=bits, zero_point=128, scale=stream)
+    branch = graph.conv(inner, 8, "block_conv2", bits=bits, zero_point=128, scale=stream, spread=30)
     graph.head(graph.add(branch, stem, "block_add"))
     return graph
 
@@ -253,3 +267,28 @@ def random_images(rng: np.random.Generator, count: int, size: int) -> NDArray[np
     low = rng.integers(0, 200, (count, 3, 1, 1))
     high = low + rng.integers(1, 56, (count, 3, 1, 1))
     return rng.integers(low, high, (count, 3, size, size)).astype(np.uint8)
+
+
+def balance(graph: IntegerGraph, images: NDArray[np.uint8], path: Path) -> Path:
+    """Save the graph with a bias that makes each class win about as often."""
+    graph.arrays["dense.bias"] = np.zeros(graph.classes, np.int32)
+    logits = IntegerReference(graph.save(path)).run(images)
+    bias = -logits.mean(axis=0).astype(np.float64)
+    for round_ in range(400):
+        shares = np.bincount((logits + bias).argmax(axis=1), minlength=graph.classes) / len(images)
+        bias -= (shares - 1 / graph.classes) * logits.std() / (1 + round_ / 20)
+    scale = graph.scales["pool.out"] * graph.arrays["dense.weight_scale"]
+    graph.arrays["dense.bias"] = np.rint(bias / scale).astype(np.int32)
+    return graph.save(path)
+
+
+def with_array(source: Path, target: Path, name: str, change: Any) -> Path:
+    """Save a copy of a model in which ``change(array)`` replaces one stored tensor."""
+    model = onnx.load(source)
+    for tensor in model.graph.initializer:
+        if tensor.name == name:
+            array = change(numpy_helper.to_array(tensor).copy())
+            tensor.CopyFrom(numpy_helper.from_array(array, name))
+            target.write_bytes(model.SerializeToString())
+            return target
+    raise KeyError(name)
