@@ -49,7 +49,7 @@ def write_report(
     for place in places:
         if not place.is_dir():
             raise InputError(f"{place} is not a folder; expected a run with records/ in it.")
-        records += read_records(place / "records" if (place / "records").is_dir() else place)
+        records += _records_of(place)
         pictures += patch_pictures(place / "patches")
     records.sort(key=lambda record: str(record["provenance"].get("date", "")))
     names = ", ".join(dict.fromkeys(place.resolve().name for place in places))
@@ -60,6 +60,14 @@ def write_report(
     )
     write_atomic(out_path, page.encode())
     return out_path
+
+
+def _records_of(place: Path) -> list[dict[str, Any]]:
+    """A run's records; none of a run that only made patches; else the folder itself is records."""
+    if (place / "records").is_dir():
+        return read_records(place / "records")
+    is_run = (place / "patches").is_dir() or (place / "checkpoint.json").exists()
+    return [] if is_run else read_records(place)
 
 
 def render_report(

@@ -349,11 +349,15 @@ def _source(patch: PatchFacts) -> str:
     source = patch["source"]
     if source["network"] is None:
         return "supplied, source unknown"
-    words = [model_name(source["network"], source["defense"])]
+    # Whether a float source went through quantization-aware training says nothing about a patch
+    # made at 32 bits; that it had no defense does.
+    undefended = source["defense"] in PLAIN
+    words = [model_name(source["network"], None if undefended else source["defense"])]
+    if undefended:
+        words.insert(0, "undefended")
     if source["bit_widths"]:
-        words.append("/".join(bits_label(b) for b in source["bit_widths"]))
-        if source["bit_widths"] != [FLOAT_BITS]:
-            words.append("bits")
+        widths = "/".join(bits_label(bits) for bits in source["bit_widths"])
+        words.append(widths if source["bit_widths"] == [FLOAT_BITS] else f"{widths} bits")
     if source["seed"] is not None:
         words.append(f"seed {source['seed']}")
     return "made on " + " ".join(words)

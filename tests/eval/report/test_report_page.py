@@ -295,6 +295,13 @@ def test_a_run_folder_becomes_a_page(records: list[Record], tmp_path: Path) -> N
     assert both.texts["h1"] == ["Both"]
     assert both.texts["td"] == page.texts["td"]  # a record that is given twice counts once
     assert text_table(read_records(run / "records")) == text_table(records)
+    # A run that only made patches adds its patches; a folder of records is read as it is.
+    (run / "patches").rename(tmp_path / "source")
+    (tmp_path / "maker").mkdir()
+    (tmp_path / "source").rename(tmp_path / "maker" / "patches")
+    (tmp_path / "maker" / "checkpoint.json").write_text("{}")
+    apart = write_report([tmp_path / "maker", run / "records"], tmp_path / "apart.html")
+    assert [img["alt"] for img in Page(apart.read_text()).all("img")] == alts
 
 
 def test_folders_that_are_no_runs(tmp_path: Path, records: list[Record]) -> None:

@@ -26,7 +26,7 @@ def test_one_row_a_model_one_column_a_patch(records: list[Record]) -> None:
     ]
     assert [c.title for c in table.columns] == ["GAP universal 8×8", "LaVAN per-image 8×8"]
     assert "untargeted" in table.columns[0].detail
-    assert "made on resnet8 plain QAT float seed 2" in table.columns[0].detail
+    assert "made on undefended resnet8 float seed 2" in table.columns[0].detail
     assert all(len(row.cells) == 2 for row in table.rows)
     last = table.rows[-1].cells[table.columns[1].key]
     assert (last.asr["k"], last.asr["n"], last.floor["k"]) == (22, 100, 2)
