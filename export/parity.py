@@ -106,11 +106,14 @@ class Parity:
         return not self.failures
 
     def summary(self) -> str:
-        """Give one line for a person."""
+        """Give the verdict for a person, and one line per failure."""
         values = sum(layer.values for layer in self.layers)
         different = sum(layer.different for layer in self.layers)
+        verdict = "parity" if self.ok else "NO PARITY"
+        if not self.ok and self.first_departure is None:
+            verdict = "EQUAL, BUT NOT ACCEPTED"
         text = (
-            f"{'parity' if self.ok else 'NO PARITY'}: {different:,} of {values:,} codes in "
+            f"{verdict}: {different:,} of {values:,} codes in "
             f"{len(self.layers)} layers and {self.logits_different:,} of "
             f"{self.images * self.classes:,} logits differ between {self.engine} and the integer "
             f"reference on {self.images:,} images"
@@ -119,7 +122,7 @@ class Parity:
             text += f"; first departure: {self.first_departure}"
         if self.agreement is not None:
             text += f"; same class as fake quantization on {self.agreement:.2%}"
-        return text
+        return "\n".join([text, *(f"  {failure}" for failure in self.failures)])
 
     def to_json(self) -> dict[str, Any]:
         """Give plain JSON values, with a format version."""

@@ -163,6 +163,8 @@ def test_a_dead_layer_fails_although_everything_agrees(
     assert parity.first_departure is None
     assert not parity.ok
     assert any("'block_clip1'" in text and "1 distinct" in text for text in parity.failures)
+    assert "EQUAL, BUT NOT ACCEPTED" in parity.summary()
+    assert "'block_clip1'" in parity.summary()
 
 
 def test_too_few_predicted_classes_fail_although_everything_agrees(
