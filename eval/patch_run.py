@@ -12,14 +12,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from deploy.device.errors import InputError
 from deploy.device.files import json_bytes, sha256_of_bytes
 from deploy.device.patch_set import PatchSet, write_patch_set
 from eval.attacks import PatchAttack
+from training.data.subset import chosen_indices
 from training.run_folder import RunFolder
 
 PATCHES = "patches"
@@ -121,21 +119,3 @@ def make_patches(
     write_patch_set(path, patch_set)
     unfinished.unlink(missing_ok=True)
     return path, patch_set
-
-
-def chosen_indices(available: int, count: int | None) -> NDArray[np.int64]:
-    """Indices of `count` of `available` images, ascending; None takes all. A pure function.
-
-    The smaller of two counts is a subset of the larger. Folders list their images class by class,
-    so taking the first would take one class.
-
-    Raises:
-        InputError: `count` is under 1 or over `available`.
-    """
-    if count is None:
-        return np.arange(available, dtype=np.int64)
-    if not 1 <= count <= available:
-        raise InputError(f"expected 1 to {available} images, got {count}")
-    ranks = [sha256_of_bytes(f"qadtr images {index}".encode()) for index in range(available)]
-    order = sorted(range(available), key=ranks.__getitem__)
-    return np.sort(np.array(order[:count], dtype=np.int64))

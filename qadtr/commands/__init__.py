@@ -5,5 +5,15 @@ code). At its top it imports the standard library alone, so that `qadtr --help` 
 where only numpy is installed; what a command needs is imported when it runs.
 """
 
-COMMANDS: tuple[str, ...] = ("train", "patch", "eval", "report", "data", "doctor")
+COMMANDS: tuple[str, ...] = (
+    "train",
+    "export",
+    "patch",
+    "eval",
+    "report",
+    "parity",
+    "inspect",
+    "data",
+    "doctor",
+)
 """Names of the subcommands in the order of `qadtr --help`; the module has the same name."""

@@ -1,0 +1,62 @@
+"""`qadtr export`: a run's checkpoint to one integer model file per bit-width, proved on the way."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from qadtr.commands.shared import add_data
+
+HELP = "export a run to integer model files, with certificate and parity"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The run, the bit-widths, and the images that parity is checked on."""
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
+    add_data(parser)
+    parser.add_argument(
+        "--bits", type=int, nargs="+", help="bit-widths; 32 is the float baseline (default: all)"
+    )
+    parser.add_argument(
+        "--images",
+        type=int,
+        default=500,
+        metavar="N",
+        help="hold-out images, at most, to check against the integer reference (default: 500)",
+    )
+    parser.add_argument(
+        "--storage",
+        default="low-bit",
+        help="weights in the file: low-bit (INT2, INT4 or INT8, default) or int8",
+    )
+    parser.add_argument(
+        "--least-agreement",
+        type=float,
+        default=0.995,
+        metavar="SHARE",
+        help="share of the images that must keep the fake-quantized network's class "
+        "(default: 0.995)",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Export, and print a line per file."""
+    from deploy.device.records import provenance
+    from export.export_run import ExportSettings, export_run
+    from qadtr.commands.shared import repository
+    from training.data.subset import chosen_indices
+    from training.run_folder import RunFolder
+
+    folder = RunFolder.open(arguments.run)
+    holdout = folder.images(arguments.data, "holdout").images
+    chosen = chosen_indices(len(holdout), min(arguments.images, len(holdout)))
+    made = export_run(
+        folder,
+        arguments.bits,
+        holdout[chosen],
+        ExportSettings(storage=arguments.storage, least_agreement=arguments.least_agreement),
+        provenance(repository=repository(), seed=folder.seed),
+    )
+    for model in made:
+        print(f"{model.path}  {model.size_bytes / 1000:,.1f} kB")
+    return 0
