@@ -85,7 +85,7 @@ class PatchAttack(ABC, Generic[S]):
             source: what the network is, see ``evaluation_record.SourceFacts``; the bit-widths are
                 added here.
             made_on: name of the split that ``images`` are from.
-            name: of the patch set; default such as ``lavan-per-image-8px-from-32bit``.
+            name: of the patch set; default such as ``lavan-per-image-8px-centre-from-32bit``.
             resume_from: an npz file that keeps what is done so far after each restart of each
                 batch; an interrupted run that is started again with it gives the same bytes. It
                 stays behind; delete it when the patch set is written.
@@ -101,16 +101,16 @@ class PatchAttack(ABC, Generic[S]):
         mask = (circle_mask if self.settings.shape == "circle" else square_mask)(
             self.settings.size_px
         )
-        found = Found.begin(
-            resume_from,
-            identity=self._identity(network, images, labels, base_seed),
-            count=1 if self.kind == "universal" else len(images),
-            images=0 if self.kind == "universal" else len(images),
-            size_px=self.settings.size_px,
-        )
         judge = Judge(network, self.settings, mask.numpy(), generator_for(base_seed, "judge"))
         with evaluation_mode(network), _without_parameter_gradients(network):
             self._check_classes(network, images)
+            found = Found.begin(
+                resume_from,
+                identity=self._identity(network, images, labels, base_seed),
+                count=1 if self.kind == "universal" else len(images),
+                images=0 if self.kind == "universal" else len(images),
+                size_px=self.settings.size_px,
+            )
             self._search(network, images, labels, mask, base_seed, judge, found, progress)
             patch, positions, indices = found.patch, found.positions, image_indices
             if self.kind == "universal":
@@ -230,9 +230,11 @@ class PatchAttack(ABC, Generic[S]):
 
     def _default_name(self) -> str:
         settings = self.settings
-        bits = "-".join(f"{bits}" for bits in settings.bit_widths)
+        shape = "" if settings.shape == "square" else f"-{settings.shape}"
         target = "" if settings.target is None else f"-target-{settings.target}"
-        return f"{self.name}-{self.kind}-{settings.size_px}px{target}-from-{bits}bit"
+        bits = "-".join(f"{bits}" for bits in settings.bit_widths)
+        size = f"{settings.size_px}px{shape}-{settings.placement}"
+        return f"{self.name}-{self.kind}-{size}{target}-from-{bits}bit"
 
     def _checked(
         self,
