@@ -24,7 +24,7 @@ from deploy.device.errors import InputError
 from training.defenses.defense import Batch, Defense, TrainingFacts
 from training.defenses.patch_pool import PersonalPool, UniversalPool
 from training.defenses.schedule import SCHEDULES, scheduled_bit_width
-from training.quantizers import BitWidthSwitch
+from training.quantizers import BitWidthSwitch, NoiseBank
 from training.randomness import SETUP, generator_for
 
 
@@ -102,6 +102,8 @@ class Qadtr(Defense):
             device=facts.device,
         )
 
+        self.noise = NoiseBank(generator_for(facts.seed, SETUP, "noise", facts.device))
+
     def bit_width(self, step: int) -> int:
         return scheduled_bit_width(
             self.settings.schedule,
@@ -113,8 +115,8 @@ class Qadtr(Defense):
 
     def prepare(self, step: int, batch: Batch, switch: BitWidthSwitch) -> Tensor:
         if self.settings.gir:
-            switch.gradient_noise = self.settings.gir_noise
-            switch.generator = generator_for(self.facts.seed, step, "noise", batch.pixels.device)
+            self.noise.generator = generator_for(self.facts.seed, step, "noise", self.facts.device)
+            switch.gradient_noise, switch.noise = self.settings.gir_noise, self.noise
         if not self.settings.aqapa or not self._patches_at(switch.active):
             return batch.pixels
         count = batch.pixels.shape[0]
