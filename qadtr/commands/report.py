@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-HELP = "write one HTML page from the records of runs, and print the table"
+HELP = "write one self-contained HTML page from the records of runs"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,16 +15,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, metavar="FILE.html", help="default: report.html in the last RUN"
     )
     parser.add_argument("--title", help="heading of the page")
+    parser.add_argument("--table", action="store_true", help="also print the table")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write the page; print the table and where the page is."""
+    """Write the page and print where it is, after the table if asked for."""
     from deploy.device.records import read_records
     from eval.report import text_table, write_report
 
     out: Path = arguments.out or arguments.runs[-1] / "report.html"
     written = write_report(arguments.runs, out, title=arguments.title)
-    folders = [run / "records" for run in arguments.runs if (run / "records").is_dir()]
-    print(text_table(record for folder in folders for record in read_records(folder)))
-    print(f"\n{written}")
+    if arguments.table:
+        folders = [run / "records" for run in arguments.runs if (run / "records").is_dir()]
+        print(text_table(record for folder in folders for record in read_records(folder)))
+        print()
+    print(written)
     return 0
