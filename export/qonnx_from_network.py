@@ -166,8 +166,8 @@ class _Writer:
         if scale is None:
             norm = unit.norm.active()
             assert norm.running_mean is not None and norm.running_var is not None
-            statistics = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
-            return (*(_numpy(t) for t in statistics), norm.eps)
+            mean, variance = _numpy(norm.running_mean), _numpy(norm.running_var)
+            return _numpy(norm.weight), _numpy(norm.bias), mean, variance, norm.eps
         gain, bias = unit.norm.gain_and_bias()
         bias = bias_on_grid(bias, scale * gain.abs())
         mean, variance = np.zeros(len(bias), np.float32), np.ones(len(bias), np.float32)
@@ -184,13 +184,12 @@ class _Writer:
         if block.shortcut is not None:
             kept = self._conv_unit(block.shortcut, codes, f"{name}.shortcut")
         total = self.builder.add("Add", [branch, kept], f"{name}.add")
-        leave = cast(ActivationQuantizer, block.stream_quantizer)
-        return self._activation(leave, total, name)
+        return self._activation(block.stream_quantizer, total, name)
 
     def _head(self, head: Head, stream: str) -> None:
         builder = self.builder
         x = builder.add("GlobalAveragePool", [stream], "pool.average")
-        bias = head.bias
+        bias = head.bias.detach()
         if self.quantized:
             scale = head.pooled_codes.value()
             x = self._quant(x, scale, STREAM_BITS, signed=False, name="pool")

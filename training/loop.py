@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -129,7 +129,9 @@ class _Run:
             bit_widths=check_bit_widths(config.network.bit_widths),
         )
         network = build_network(spec, generator_for(config.seed, SETUP, "weights"))
-        self.network = network.to(device=self.device, memory_format=torch.channels_last)
+        self.network = network.to(self.device)
+        # By itself: torch's stubs know no memory format beside a device.
+        cast(Any, self.network).to(memory_format=torch.channels_last)
         self.parameters = dict(self.network.named_parameters())
         self.optimizer = self._optimizer()
         self.defense: Defense = build_defense(
@@ -255,7 +257,7 @@ class _Run:
                 f"(bit-width {network.bit_width}); lower training.learning_rate"
             )
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self.defense.learn(self.step, pixels.grad, logits.detach(), batch)
         rate = self._learning_rate(self.step)
         for group in self.optimizer.param_groups:
@@ -272,7 +274,7 @@ class _Run:
         data = "".join(json.dumps(r) + "\n" for r in self.history)
         write_atomic(self.run_dir / LOG, data.encode())
         for name in ("loss", "accuracy", "images_per_s"):
-            writer.add_scalar(name, row[name], self.step)  # type: ignore[no-untyped-call]
+            writer.add_scalar(name, row[name], self.step)
         bar.set_postfix_str(f"loss {row['loss']:.3f}, accuracy {100 * row['accuracy']:.1f}%")
         logger.info(
             "step %d of %d: loss %.4f, training accuracy %.2f%%, %.0f images/s",

@@ -100,7 +100,7 @@ class FakeQuantize(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, x: Tensor, scale: Tensor, low: int, high: int, pass_clipped: bool
     ) -> Tensor:
         y = torch.div(x, scale).round_().clamp_(low, high).mul_(scale)
@@ -110,9 +110,7 @@ class FakeQuantize(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(  # type: ignore[override]
-        ctx: Any, gradient: Tensor
-    ) -> tuple[Tensor, Tensor | None, None, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
         if ctx.pass_clipped:
             return gradient, None, None, None, None
         x, scale, y = ctx.saved_tensors
@@ -141,12 +139,12 @@ class ScaleGradient(torch.autograd.Function):
     """Identity whose gradient is multiplied by ``factor`` (LSQ's 1 / sqrt(N * Q))."""
 
     @staticmethod
-    def forward(ctx: Any, scale: Tensor, factor: float) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, scale: Tensor, factor: float) -> Tensor:
         ctx.factor = factor
         return scale.view_as(scale)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient * ctx.factor, None
 
 
@@ -180,14 +178,12 @@ class NoisyGradient(torch.autograd.Function):
     """Identity whose gradient gets Gaussian noise of ``strength`` times its own RMS (GIR)."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, x: Tensor, strength: float, noise: NoiseBank
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, strength: float, noise: NoiseBank) -> Tensor:
         ctx.strength, ctx.noise = strength, noise
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         size = (inner_product(gradient, gradient) / gradient.numel()).sqrt() * ctx.strength
         return torch.addcmul(gradient, ctx.noise.like(gradient), size), None, None
 
@@ -381,7 +377,7 @@ class WeightQuantizer(nn.Module):
 def quantized_activation(tensor_quant: nn.Module, *, signed: bool = False) -> QuantIdentity:
     """A Brevitas ``QuantIdentity`` around one of the activation quantizers above."""
 
-    class Injector(ExtendedInjector):  # type: ignore[misc]
+    class Injector(ExtendedInjector):
         proxy_class = ActQuantProxyFromInjector
 
     injector = Injector.let(
@@ -393,7 +389,7 @@ def quantized_activation(tensor_quant: nn.Module, *, signed: bool = False) -> Qu
 
 
 def _weight_injector(tensor_quant: WeightQuantizer) -> Any:
-    class Injector(ExtendedInjector):  # type: ignore[misc]
+    class Injector(ExtendedInjector):
         proxy_class = WeightQuantProxyFromInjector
 
     return Injector.let(

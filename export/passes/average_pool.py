@@ -31,6 +31,7 @@ class AveragePool(Rule):
     name = "global average pool"
 
     def match(self, node: onnx.NodeProto, context: Context) -> Emit | Refusal:
+        """Match the pool of codes before a quantizer; see :meth:`Rule.match`."""
         pool = context.source.producer(node.input[0])
         if pool is None or pool.op_type != "GlobalAveragePool":
             return Refusal("no GlobalAveragePool stands before it")

@@ -8,10 +8,10 @@ y = gain[c] * conv + bias[c] and output scale s_y, zero point z_y:
     s'[c] = s_w[c] * |gain[c]|            (the weight scale of QLinearConv)
     B[c]  = round(bias[c] / (s_x s'[c]))  (its int32 bias)
 
-The integer weights stay as they were trained; a negative gain flips their sign, which the symmetric
-narrow range allows.  A gain of 0 has no weights: they become 0, and s' = s_y / (256 s_x) resolves
-the bias to 1/256 of an output code.  QLinearConv computes round(acc * s_x s' / s_y) + z_y, saturated
-to uint8; narrower codes are held by a uint8 Clip, and ReLU is the saturation at z_y = 0.
+The integer weights stay as they were trained; a negative gain flips their sign, which the
+symmetric narrow range allows.  A gain of 0 has no weights: they become 0, and s' = s_y / (256 s_x)
+resolves the bias to 1/256 of an output code.  QLinearConv computes round(acc * s_x s' / s_y) + z_y,
+saturated to uint8; narrower codes are held by a uint8 Clip, and ReLU is the saturation at z_y = 0.
 """
 
 from __future__ import annotations
@@ -60,11 +60,12 @@ def affine_of(node: onnx.NodeProto, source: QonnxGraph) -> Affine | Refusal:
 
 
 class Convolution(Rule):
-    """Quant(Relu?(BatchNormalization?(Conv(codes, Quant(weights), bias?)))) → QLinearConv (Clip)."""
+    """Quant(Relu?(BatchNormalization?(Conv(codes, Quant(weights), bias?)))) → QLinearConv."""
 
     name = "convolution"
 
     def match(self, node: onnx.NodeProto, context: Context) -> Emit | Refusal:
+        """Match the convolution before a quantizer; see :meth:`Rule.match`."""
         source = context.source
         below = source.producer(node.input[0])
         rectified = below is not None and below.op_type == "Relu"

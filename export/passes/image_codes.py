@@ -21,6 +21,7 @@ class ImageCodes(Rule):
     name = "image codes"
 
     def match(self, node: onnx.NodeProto, context: Context) -> Emit | Refusal:
+        """Match the normalised image before a quantizer; see :meth:`Rule.match`."""
         source = context.source
         scaled = source.producer(node.input[0])
         centred = None if scaled is None else source.producer(scaled.input[0])

@@ -22,6 +22,7 @@ class Linear(Rule):
     name = "linear"
 
     def match(self, node: onnx.NodeProto, context: Context) -> Emit | Refusal:
+        """Match the layer that gives the logits; see :meth:`Rule.match`."""
         source = context.source
         attributes = attributes_of(node)
         if node.op_type != "Gemm":

@@ -1,12 +1,13 @@
 """Requantization of codes to a coarser scale, in one vectorised integer operator.
 
 y = round(x * s_x / s_y) is computed by QLinearAdd with a constant 0 as second summand, then
-clipped to b bits.  A single-input QLinearConcat does the same by table lookup at about 2.5 times the
-price (benchmarks/), a DequantizeLinear → QuantizeLinear pair through float32 memory.
+clipped to b bits.  A single-input QLinearConcat does the same by table lookup at a multiple of the
+price (python -m benchmarks.requantization), a DequantizeLinear → QuantizeLinear pair through
+float32 memory.
 
 Engines evaluate that formula in different orders in float32, with or without fused multiply-add.
-They can only disagree where x * s_x / s_y lies within rounding error of a half; so all 256 codes are
-looked at here, and a pair of scales that brings one nearer than :data:`MARGIN` to a half is refused.
+They can only disagree where x * s_x / s_y lies within rounding error of a half; so all 256 codes
+are looked at here, and scales that bring one nearer than :data:`MARGIN` to a half are refused.
 This project's networks have s_y = odd * s_x, which keeps every code 1 / (2 odd) away from it.
 """
 
@@ -38,6 +39,7 @@ class Requantize(Rule):
     name = "requantize"
 
     def match(self, node: onnx.NodeProto, context: Context) -> Emit | Refusal:
+        """Match a quantizer of codes; see :meth:`Rule.match`."""
         x = context.codes.get(node.input[0])
         if x is None:
             return Refusal(f"its input {node.input[0]!r} has no integer codes")

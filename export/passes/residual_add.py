@@ -31,6 +31,7 @@ class ResidualAdd(Rule):
     name = "residual add"
 
     def match(self, node: onnx.NodeProto, context: Context) -> Emit | Refusal:
+        """Match the sum of codes before a quantizer; see :meth:`Rule.match`."""
         source = context.source
         add = source.producer(node.input[0])
         rectified = add is not None and add.op_type == "Relu"

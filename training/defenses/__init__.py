@@ -23,7 +23,7 @@ DEFENSES: Mapping[str, tuple[type[Any], type[Any]]] = {
 def check_defense(table: Mapping[str, Any]) -> Any:
     """The settings of a ``[defense]`` table; ``InputError`` for an unknown name, key or value."""
     name = table.get("name")
-    if name not in DEFENSES:
+    if not isinstance(name, str) or name not in DEFENSES:
         raise InputError(f"defense.name must be one of {', '.join(DEFENSES)}; got {name!r}")
     settings = {key: value for key, value in table.items() if key != "name"}
     return read_settings(DEFENSES[name][0], settings, f"defense {name}")
