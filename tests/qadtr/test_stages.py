@@ -1,0 +1,190 @@
+"""export → patch → eval → report → parity → inspect by the command, and what each refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deploy.device.records import read_records
+from qadtr.__main__ import main
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def run(exported: Path, tmp_path: Path) -> Path:
+    """A copy of the run that a test may damage."""
+    return Path(shutil.copytree(exported, tmp_path / "run"))
+
+
+def refusal(words: list[str], capsys: pytest.CaptureFixture[str], *, code: int = 2) -> str:
+    capsys.readouterr()
+    assert main(words) == code
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("qadtr: ")
+    assert "unexpected" not in line
+    return line
+
+
+def test_the_whole_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    patch = ["patch", str(run), "--steps", "3", "--images", "24", "--seed", "5"]
+    assert main([*patch, "--attack", "lavan", "--size", "6"]) == 0
+    assert main([*patch, "--attack", "gap", "--size", "8", "--made-from", "32"]) == 0
+    files = sorted((run / "patches").glob("*.npz"))
+    assert [path.name.split("-")[0] for path in files] == ["gap", "lavan"]
+    sidecar = json.loads(files[1].with_suffix(".json").read_text())
+    assert sidecar["provenance"]["tried_on"]["split"] == "test"
+    assert sidecar["provenance"]["source"]["network"] == "resnet8"
+
+    words = ["eval", str(run), "--patches", str(run / "patches"), "--no-latency"]
+    assert main(words) == 0
+    records = read_records(run / "records", "evaluation")
+    assert len(records) == 4  # two bit-widths, two patches
+    for record in records:
+        payload = record["payload"]
+        assert payload["asr"]["n"] > 0
+        assert payload["asr"]["low"] <= payload["asr"]["value"] <= payload["asr"]["high"]
+        assert payload["drift"] is not None
+        assert payload["common_set_of"] == ["float", "4 bits"]
+        certified = payload["model"]["certificate"]
+        assert (certified is None) == (payload["model"]["bit_width"] == 32)
+        assert certified is None or certified["ok"] is True
+
+    # Nothing is measured twice.
+    before = sorted(path.name for path in (run / "records").iterdir())
+    assert main(words) == 0
+    assert sorted(path.name for path in (run / "records").iterdir()) == before
+
+    capsys.readouterr()
+    assert main(["report", str(run), "--table"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[-1] == str(run / "report.html")
+    assert "LaVAN" in printed
+    page = (run / "report.html").read_text()
+    assert "<script" not in page
+    assert "http-equiv" in page
+
+
+def test_parity_and_inspect(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["parity", str(run), "--split", "test", "--images", "16"]) == 0
+    assert "parity: 0 of" in capsys.readouterr().out
+    assert main(["inspect", str(run / "export" / "onnxruntime-4.onnx")]) == 0
+    assert "QLinearConv" in capsys.readouterr().out
+    # The float baseline is no integer graph, and says so.
+    assert main(["inspect", str(run / "export" / "onnxruntime-32.onnx")]) == 2
+    assert "NOT INTEGER" in capsys.readouterr().out
+
+
+def test_the_same_checkpoint_gives_the_same_bytes(run: Path) -> None:
+    file = run / "export" / "onnxruntime-4.onnx"
+    before = file.read_bytes()
+    assert main(["export", str(run), "--bits", "4", "--images", "8"]) == 0
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["export", "RUN", "--bits", "3"], 2, "has no bit-width 3"),
+        (["export", "missing"], 2, "there is no run folder missing"),
+        (["export", "RUN", "--storage", "int7"], 2, "unknown storage"),
+        (["patch", "RUN", "--attack", "magic"], 2, "gap, lavan"),
+        (["patch", "RUN", "--attack", "lavan", "--size", "40"], 2, "does not fit"),
+        (["patch", "RUN", "--attack", "lavan", "--bits", "5"], 2, "it has 32, 4"),
+        (["patch", "RUN", "--attack", "lavan", "--images", "9999"], 2, "expected 1 to"),
+        (["patch", "RUN", "--attack", "lavan", "--set", "stepz=3"], 2, "has no stepz"),
+        (["patch", "RUN", "--attack", "gap", "--target", "10"], 2, "the network has 10"),
+        (["eval", "RUN", "--patches", "missing.npz"], 2, "missing.json"),
+        (["eval", "RUN", "--patches", "RUN/export"], 3, "there is no patch file"),
+        (["parity", "RUN", "--bits", "8"], 2, "qadtr export"),
+        (["report", "RUN"], 3, "qadtr eval"),
+        (["report", "missing"], 2, "missing is not a folder"),
+        (["inspect", "RUN/checkpoint.json"], 2, "no ONNX file"),
+        (["inspect", "missing.onnx"], 2, "missing.onnx"),
+    ],
+)
+def test_refusals(
+    words: list[str],
+    code: int,
+    said: str,
+    run: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert said in refusal([word.replace("RUN", str(run)) for word in words], capsys, code=code)
+
+
+def test_an_engine_that_is_not_there(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["patch", str(run), "--attack", "lavan", "--steps", "1", "--images", "4"]) == 0
+    words = ["eval", str(run), "--patches", str(run / "patches"), "--engine", "tensorrt"]
+    assert "available: onnxruntime" in refusal(words, capsys)
+
+
+def test_a_model_that_is_not_exported(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["patch", str(run), "--attack", "lavan", "--steps", "1", "--images", "4"]) == 0
+    (run / "export" / "onnxruntime-4.onnx").unlink()
+    words = ["eval", str(run), "--patches", str(run / "patches"), "--bits", "4"]
+    line = refusal(words, capsys)
+    assert "exported: 32" in line
+    assert f"qadtr export {run} --bits 4" in line
+
+
+def test_patches_for_other_images(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["patch", str(run), "--attack", "lavan", "--steps", "1", "--images", "4"]) == 0
+    (sidecar,) = (run / "patches").glob("*.json")
+    content = json.loads(sidecar.read_text())
+    content["provenance"]["tried_on"]["digest"] = "0" * 64
+    sidecar.write_text(json.dumps(content))
+    words = ["eval", str(run), "--patches", str(run / "patches")]
+    assert "made for other images" in refusal(words, capsys)
+
+
+@pytest.mark.parametrize("damage", ["weights", "sidecar", "nan", "network"])
+def test_a_damaged_checkpoint(damage: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    from deploy.device.files import sha256_of
+
+    weights, sidecar = run / "checkpoint.safetensors", run / "checkpoint.json"
+    content = json.loads(sidecar.read_text())
+    said = {
+        "weights": "SHA-256 differs",
+        "sidecar": "no sidecar",
+        "nan": "NaN or infinite",
+        "network": "belongs to another network",
+    }[damage]
+    if damage == "weights":
+        weights.write_bytes(weights.read_bytes()[:-100])
+    elif damage == "sidecar":
+        content["format"] = "something else"
+    elif damage == "nan":
+        tensors = load_file(weights)
+        name = next(name for name, value in tensors.items() if value.dtype == np.float32)
+        tensors[name] = np.full_like(tensors[name], np.nan)
+        save_file(tensors, weights)
+        content["sha256"] = sha256_of(weights)
+    else:
+        content["network"]["name"] = "resnet20"
+    sidecar.write_text(json.dumps(content))
+    assert said in refusal(["export", str(run), "--images", "8"], capsys)
+
+
+def test_a_planted_fault_in_a_model_file_is_found_by_parity(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every bias of one layer moved: the file is sound, but no longer the network that was exported."""
+    import onnx
+    from onnx import numpy_helper
+
+    file = run / "export" / "onnxruntime-4.onnx"
+    model = onnx.load(file)
+    stored = next(t for t in model.graph.initializer if t.data_type == onnx.TensorProto.INT32)
+    bias = numpy_helper.to_array(stored).copy()
+    bias += 20_000
+    stored.CopyFrom(numpy_helper.from_array(bias, stored.name))
+    onnx.save(model, file)
+    assert main(["parity", str(run), "--images", "64"]) == 2
+    assert "same class as fake quantization" in capsys.readouterr().out
