@@ -175,7 +175,7 @@ def test_a_damaged_checkpoint(damage: str, run: Path, capsys: pytest.CaptureFixt
 def test_a_planted_fault_in_a_model_file_is_found_by_parity(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Every bias of one layer moved: the file is sound, but no longer the network that was exported."""
+    """Every bias of one layer moved: a sound file, but another network than was exported."""
     import onnx
     from onnx import numpy_helper
 
