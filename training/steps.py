@@ -81,7 +81,7 @@ def residual_ratio(bits: int) -> int:
     The odd integer nearest to 128 / (2^b - 1): the branch then covers about half of the stream's
     range.  Odd, because stream codes are integers and an integer divided by an odd integer is
     never halfway between two others: every formula that any engine uses for the requantization,
-    in float32 or in integers, gives the same code (docs/decisions/odd-ratios.md).
+    in float32 or in integers, gives the same code (docs/decisions/requantization.md).
     """
     ratio = 128.0 / (2**bits - 1)
     return max(1, 2 * round((ratio - 1.0) / 2.0) + 1)

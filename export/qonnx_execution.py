@@ -1,0 +1,59 @@
+"""Run a QONNX file in the ``qonnx`` package itself, node by node.
+
+``qonnx`` runs standard operators as models of one node, which it writes in the newest IR version
+that ``onnx`` knows; ONNX Runtime 1.31 reads up to 13 and onnx 1.23 writes 14, so its executor stops
+at the first of them.  Here its model maker is given a version that can be read, for the call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from qonnx.core import onnx_exec
+from qonnx.core.modelwrapper import ModelWrapper
+
+from export.reading import read_model
+
+READABLE_IR_VERSION = 10
+
+
+@contextmanager
+def _readable_models() -> Iterator[None]:
+    make_model = onnx_exec.qonnx_make_model
+
+    def readable(*arguments: Any, **settings: Any) -> onnx.ModelProto:
+        model = cast(onnx.ModelProto, make_model(*arguments, **settings))
+        model.ir_version = min(model.ir_version, READABLE_IR_VERSION)
+        return model
+
+    onnx_exec.qonnx_make_model = readable
+    try:
+        yield
+    finally:
+        onnx_exec.qonnx_make_model = make_model
+
+
+def execute_qonnx(path: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Logits of a QONNX file in the ``qonnx`` executor, float32 N×classes; one image at a time.
+
+    Args:
+        path: a file of :func:`export.qonnx_from_network.write_qonnx` (batch 1).
+        images: uint8 N×3×H×W.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    model = ModelWrapper(read_model(path))
+    name = model.graph.input[0].name
+    with _readable_models():
+        rows = [
+            onnx_exec.execute_onnx(model, {name: image[None].astype(np.float32)})
+            for image in images
+        ]
+    return np.concatenate([next(iter(row.values())) for row in rows]).astype(np.float32)

@@ -1,0 +1,135 @@
+"""The loop: learns, resumes to the same bytes, survives a kill, stops at NaN."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from deploy.device.errors import InputError
+from tests.training.small_run import small_config
+from training.checkpoint import load_network, read_sidecar, read_tensors
+from training.data import ImageSet
+from training.loop import CHECKPOINT, RESUME, RunOptions, TrainingDiverged, predict, train
+from training.networks import Network, NetworkSpec, build_network
+
+
+def run(
+    folder: Path, images: ImageSet, holdout: ImageSet, options: RunOptions, **changes: object
+) -> Path:
+    quiet = replace(options, progress=False)
+    return train(small_config(**changes), images, holdout, folder, quiet, dict)
+
+
+@pytest.mark.parametrize("defense", ["qat", "qadtr"])
+def test_an_interrupted_run_resumes_to_the_same_bytes(
+    tmp_path: Path, small_digits: ImageSet, small_holdout: ImageSet, defense: str
+) -> None:
+    changes = {"defense": {"name": defense}}
+    whole = run(tmp_path / "whole", small_digits, small_holdout, RunOptions(), **changes)
+    parts = tmp_path / "parts"
+    stopped = RunOptions(stop_after=4, save_every=2)
+    assert run(parts, small_digits, small_holdout, stopped, **changes) == parts / RESUME
+    assert not (parts / CHECKPOINT).exists()
+    resumed = run(parts, small_digits, small_holdout, RunOptions(resume=True), **changes)
+    assert resumed.read_bytes() == whole.read_bytes()
+
+
+def test_training_learns_at_every_bit_width(
+    tmp_path: Path, small_digits: ImageSet, small_holdout: ImageSet
+) -> None:
+    changes = {"training": {"epochs": 3.0, "batch_size": 32, "learning_rate": 0.05}}
+    path = run(tmp_path, small_digits, small_holdout, RunOptions(), **changes)
+    network = load_network(path)
+    images, labels = small_digits.images[:300], small_digits.labels[:300]
+    for bits in network.bit_widths:
+        accuracy = np.mean(predict(network, images, bits) == labels)
+        # Three epochs: far from converged, far above the 10% of chance.
+        assert accuracy > 0.25, bits
+    assert set(read_sidecar(path)["holdout_accuracy"]) == {"32", "8", "4", "2"}
+
+
+def test_a_killed_training_leaves_whole_files_and_resumes(
+    tmp_path: Path, small_digits: ImageSet, small_holdout: ImageSet
+) -> None:
+    script = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from tests.training.small_run import small_config\n"
+        "from training.data import load_images\n"
+        "from training.loop import RunOptions, train\n"
+        "images = load_images('digits', None, 'train', size=16)\n"
+        "train(small_config(training={'epochs': 50.0, 'batch_size': 32}), images, images,\n"
+        "      Path(sys.argv[1]), RunOptions(save_every=1, progress=False), dict)\n"
+    )
+    folder = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(folder)],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    state = folder / RESUME
+    deadline = time.monotonic() + 120
+    while not state.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert state.exists()
+    assert not (folder / CHECKPOINT).exists()
+    changes = {"training": {"epochs": 50.0, "batch_size": 32}}
+    before = state.stat().st_mtime_ns
+    # Which step was reached is chance; two more are enough to see that it continues.
+    reached = int(read_tensors(state)[1]["step"])
+    options = RunOptions(resume=True, stop_after=reached + 2, save_every=1)
+    run(folder, small_digits, small_holdout, options, **changes)
+    assert int(read_tensors(state)[1]["step"]) == reached + 2
+    assert state.stat().st_mtime_ns > before
+
+
+def test_resuming_another_run_is_refused(
+    tmp_path: Path, small_digits: ImageSet, small_holdout: ImageSet
+) -> None:
+    with pytest.raises(InputError, match="nothing to resume"):
+        run(tmp_path, small_digits, small_holdout, RunOptions(resume=True))
+    run(tmp_path, small_digits, small_holdout, RunOptions(stop_after=2))
+    with pytest.raises(InputError, match="another config"):
+        run(tmp_path, small_digits, small_holdout, RunOptions(resume=True), seed=4)
+
+
+def test_a_loss_that_is_no_number_names_the_step(
+    tmp_path: Path,
+    small_digits: ImageSet,
+    small_holdout: ImageSet,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(spec: NetworkSpec, generator: torch.Generator) -> Network:
+        network = build_network(spec, generator)
+        with torch.no_grad():
+            network.head.bias.fill_(float("nan"))
+        return network
+
+    monkeypatch.setattr("training.loop.build_network", broken)
+    with pytest.raises(TrainingDiverged, match="nan at step 0 of"):
+        run(tmp_path, small_digits, small_holdout, RunOptions())
+    assert not (tmp_path / CHECKPOINT).exists()
+
+
+def test_a_batch_larger_than_the_training_set_is_refused(
+    tmp_path: Path, small_digits: ImageSet, small_holdout: ImageSet
+) -> None:
+    with pytest.raises(InputError, match="lower it"):
+        run(
+            tmp_path,
+            small_digits,
+            small_holdout,
+            RunOptions(),
+            training={"epochs": 1.0, "batch_size": 5000},
+        )

@@ -1,0 +1,122 @@
+"""Networks: one set of weights at every bit-width, codes where the docs say codes are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from deploy.device.errors import InputError
+from training.networks import NETWORKS, Network, NetworkSpec, build_network
+from training.networks.units import ResidualBlock, bias_on_grid
+from training.quantizers import weight_quantizer
+from training.steps import residual_ratio
+
+BIT_WIDTHS = (32, 8, 5, 4, 2)
+
+
+def warmed(name: str = "resnet8", seed: int = 0) -> Network:
+    generator = torch.Generator().manual_seed(seed)
+    spec = NetworkSpec(name=name, classes=10, input_size=16, bit_widths=BIT_WIDTHS)
+    network = build_network(spec, generator)
+    with torch.no_grad():
+        for bits in BIT_WIDTHS:
+            network.set_bit_width(bits)
+            network(torch.randint(0, 256, (16, 3, 16, 16), generator=generator).float())
+    return network.eval()
+
+
+def block_of(network: Network, index: int) -> ResidualBlock:
+    block = network.blocks[index]
+    assert isinstance(block, ResidualBlock)
+    return block
+
+
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_each_network_answers_at_each_bit_width(name: str) -> None:
+    network = warmed(name)
+    pixels = torch.randint(0, 256, (4, 3, 16, 16)).float()
+    answers = []
+    for bits in BIT_WIDTHS:
+        with network.at(bits), torch.no_grad():
+            answers.append(network(pixels))
+    assert all(answer.shape == (4, 10) and answer.isfinite().all() for answer in answers)
+    assert len({tuple(answer.flatten().tolist()) for answer in answers}) == len(BIT_WIDTHS)
+    assert network.bit_width == BIT_WIDTHS[-1]
+
+
+def test_tensors_between_layers_are_codes_of_the_documented_width() -> None:
+    network = warmed()
+    seen: dict[str, torch.Tensor] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(_module: torch.nn.Module, _inputs: object, output: torch.Tensor) -> None:
+            seen[name] = output
+
+        return hook
+
+    block = block_of(network, 1)
+    block.enter.register_forward_hook(keep("enter"))
+    block.first.register_forward_hook(keep("first"))
+    block.second.register_forward_hook(keep("second"))
+    block.register_forward_hook(keep("stream"))
+    with network.at(4), torch.no_grad():
+        network(torch.randint(0, 256, (8, 3, 16, 16)).float())
+        stream_in = block.branch_codes.stream.value()
+        stream_out = block.stream_quantizer.scale.value()
+        scales = {
+            "enter": stream_in * residual_ratio(4),
+            "first": block.first.output.scale.value(),
+            "second": stream_out,
+            "stream": stream_out,
+        }
+    bounds = {"enter": (0, 15), "first": (0, 15), "second": (-128, 127), "stream": (0, 255)}
+    for name, (low, high) in bounds.items():
+        codes = seen[name] / scales[name]
+        torch.testing.assert_close(codes, codes.round(), rtol=0.0, atol=1e-3)
+        assert low <= float(codes.min()) <= float(codes.max()) <= high
+        assert len(torch.unique(codes.round())) > 2
+
+
+def test_first_and_last_layer_keep_eight_bits() -> None:
+    network = warmed()
+    with network.at(2):
+        assert weight_quantizer(network.stem.conv).codes_bits() == 8
+        assert weight_quantizer(network.head.linear).codes_bits() == 8
+        assert weight_quantizer(block_of(network, 0).first.conv).codes_bits() == 2
+
+
+def test_evaluation_uses_the_scales_stored_when_training_ended() -> None:
+    network = warmed()
+    pixels = torch.randint(0, 256, (2, 3, 16, 16)).float()
+    quantizer = weight_quantizer(block_of(network, 0).first.conv)
+    with network.at(4), torch.no_grad():
+        before = network(pixels)
+        quantizer.get_buffer("scale_4").mul_(2.0)
+        assert not torch.equal(network(pixels), before)
+        network.train()
+        network.eval()
+        assert torch.equal(network(pixels), before)
+
+
+def test_gradients_reach_the_pixels_at_every_bit_width() -> None:
+    network = warmed()
+    for bits in BIT_WIDTHS:
+        pixels = torch.randint(0, 256, (2, 3, 16, 16)).float().requires_grad_()
+        with network.at(bits):
+            network(pixels).square().sum().backward()
+        assert pixels.grad is not None
+        assert float((pixels.grad != 0).float().mean()) > 0.5
+
+
+def test_bias_on_grid_rounds_to_multiples_and_leaves_dead_channels() -> None:
+    bias = torch.tensor([0.31, -1.0, 0.7])
+    grid = torch.tensor([0.1, 0.3, 0.0])
+    assert bias_on_grid(bias, grid).tolist() == pytest.approx([0.3, -0.9, 0.7])
+
+
+def test_an_unknown_network_names_the_known_ones() -> None:
+    spec = NetworkSpec(name="resnet9", classes=10, input_size=32, bit_widths=(8,))
+    with pytest.raises(InputError, match="resnet20, resnet56, resnet8"):
+        build_network(spec, torch.Generator())

@@ -1,0 +1,151 @@
+"""The quantizers give Brevitas' values; steps and ratios have the properties they promise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from brevitas.core.function_wrapper import Identity, RoundSte, TensorClamp, TensorClampSte
+from brevitas.core.quant import IntQuant
+
+from deploy.device.errors import InputError
+from training.quantizers import (
+    BitWidthSwitch,
+    FakeQuantize,
+    LearnedScale,
+    NoiseBank,
+    NoisyGradient,
+    WeightQuantizer,
+    check_bit_widths,
+    quantized_convolution,
+    weight_quantizer,
+)
+from training.steps import gaussian_error, gaussian_step, residual_ratio
+
+
+@pytest.mark.parametrize(
+    ("signed", "narrow", "bits", "clamp"),
+    [
+        (False, False, 8, TensorClamp),
+        (False, False, 4, TensorClamp),
+        (False, False, 2, TensorClamp),
+        (True, False, 8, TensorClamp),
+        (True, True, 2, TensorClampSte),
+        (True, True, 5, TensorClampSte),
+    ],
+)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_values_and_gradients_are_those_of_brevitas(
+    signed: bool, narrow: bool, bits: int, clamp: type, layout: torch.memory_format
+) -> None:
+    generator = torch.Generator().manual_seed(bits)
+    x = 2.0 * torch.randn(4, 8, 6, 6, generator=generator).to(memory_format=layout)
+    gradient = torch.randn(4, 8, 6, 6, generator=generator).to(memory_format=layout)
+    stock = IntQuant(
+        narrow_range=narrow,
+        signed=signed,
+        float_to_int_impl=RoundSte(),
+        tensor_clamp_impl=clamp(),
+        input_view_impl=Identity(),
+    )
+    low = -(2 ** (bits - 1)) + int(narrow) if signed else 0
+    high = 2 ** (bits - 1) - 1 if signed else 2**bits - 1
+    pass_clipped = clamp is TensorClampSte
+    results = []
+    for ours in (False, True):
+        inputs = x.clone().requires_grad_()
+        scale = torch.tensor(0.173, requires_grad=not pass_clipped)
+        if ours:
+            y = FakeQuantize.apply(inputs, scale, low, high, pass_clipped)
+        else:
+            y = stock(scale, torch.tensor(0.0), torch.tensor(float(bits)), inputs)
+        y.backward(gradient)
+        results.append((y.detach(), inputs.grad, scale.grad))
+    (theirs, their_x, their_scale), (mine, my_x, my_scale) = results
+    assert torch.equal(mine, theirs)
+    # Brevitas multiplies the gradient by the scale and divides it again: one rounding more.
+    torch.testing.assert_close(my_x, their_x, rtol=1e-6, atol=0.0)
+    if their_scale is not None:
+        # Sums of 1,152 float32 products in another order.
+        torch.testing.assert_close(my_scale, their_scale, rtol=1e-4, atol=1e-3)
+
+
+def test_the_step_minimises_the_error_and_matches_the_classical_table() -> None:
+    # Max (1960), table II: uniform quantizers of 3 and 15 levels would lie beside 4 and 16.
+    assert gaussian_step(3) == pytest.approx(1.2240, abs=1e-3)
+    for levels in (3, 7, 15, 31, 255):
+        step = gaussian_step(levels)
+        best = gaussian_error(levels, step)
+        assert best < gaussian_error(levels, 0.98 * step)
+        assert best < gaussian_error(levels, 1.02 * step)
+
+
+def test_the_closed_form_of_the_error_is_that_of_a_sample() -> None:
+    x = np.random.default_rng(0).standard_normal(400_000)
+    for levels, step in ((3, 1.0), (15, 0.4)):
+        top = (levels - 1) // 2
+        sampled = np.mean((x - np.clip(np.rint(x / step), -top, top) * step) ** 2)
+        assert gaussian_error(levels, step) == pytest.approx(sampled, rel=0.02)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 7, 8])
+def test_no_stream_code_is_halfway_between_two_branch_codes(bits: int) -> None:
+    ratio = residual_ratio(bits)
+    assert ratio % 2 == 1
+    # Twice the code over the ratio would be an odd integer at a tie.
+    doubled = 2 * np.arange(256)
+    assert not np.any((doubled % ratio == 0) & ((doubled // ratio) % 2 == 1))
+
+
+def test_a_channel_of_zeros_keeps_finite_weights() -> None:
+    switch = BitWidthSwitch((4,))
+    quantizer = WeightQuantizer(switch, 2, fixed_bits=None)
+    weight = torch.zeros(2, 3, 3, 3)
+    weight[1] = 0.5
+    y, scale, _, _ = quantizer(weight)
+    assert scale is not None
+    assert torch.isfinite(y).all()
+    assert torch.equal(y[0], weight[0])
+
+
+def test_the_layer_is_brevitas_and_switches_without_rebuilding() -> None:
+    switch = BitWidthSwitch((32, 4, 2))
+    layer = quantized_convolution(switch, 3, 5, kernel=3)
+    distinct = {}
+    for bits in (32, 4, 2):
+        switch.set(bits)
+        distinct[bits] = len(torch.unique(layer.quant_weight()[0]))
+    assert distinct[2] <= 3 < distinct[4] <= 15 < distinct[32]
+    assert weight_quantizer(layer).codes_bits() == 2
+
+
+def test_a_bit_width_that_is_not_there_names_those_that_are() -> None:
+    with pytest.raises(InputError, match="it has 32, 4"):
+        BitWidthSwitch((4, 32)).set(8)
+    for wrong in ((), (1,), (9,), (16, 4)):
+        with pytest.raises(InputError, match="bit-widths must be"):
+            check_bit_widths(wrong)
+
+
+def test_learned_scales_start_from_the_first_batch_of_their_bit_width() -> None:
+    switch = BitWidthSwitch((8, 2))
+    scale = LearnedScale(switch, stream=False).train()
+    x = torch.randn(64, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    first = float(scale.fitted(x).detach())
+    assert float(scale.fitted(10.0 * x).detach()) == first
+    switch.set(2)
+    assert float(scale.fitted(x).detach()) > 10.0 * first
+
+
+def test_gradient_noise_has_the_strength_asked_for_and_follows_its_seed() -> None:
+    def noisy(seed: int) -> torch.Tensor:
+        bank = NoiseBank(torch.Generator().manual_seed(seed), length=1 << 16)
+        x = torch.ones(4, 8, 8, 8).to(memory_format=torch.channels_last).requires_grad_()
+        NoisyGradient.apply(x, 0.25, bank).sum().backward()
+        assert x.grad is not None
+        return x.grad - 1.0
+
+    noise = noisy(0)
+    assert float(noise.std()) == pytest.approx(0.25, rel=0.1)
+    assert torch.equal(noise, noisy(0))
+    assert not torch.equal(noise, noisy(1))
