@@ -14,7 +14,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from qadtr import __version__
 from qadtr.commands import COMMANDS
@@ -30,6 +30,22 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
         self.exit(EXIT_USAGE, f"{self.prog}: error: {_one_line(message)}\n")
+
+
+class _BesideBars(logging.StreamHandler[TextIO]):
+    """Log lines on standard error that do not tear a progress bar apart."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stderr)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the line, above the bar where one is drawn."""
+        # Not imported for it: where nothing has imported tqdm, there is no bar.
+        tqdm = sys.modules.get("tqdm")
+        if tqdm is None:
+            super().emit(record)
+        else:
+            tqdm.tqdm.write(self.format(record), file=self.stream)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -67,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.execute is None:
         parser.print_help()
         return EXIT_USAGE
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[_BesideBars()])
     try:
         return int(arguments.execute(arguments))
     except KeyboardInterrupt:
