@@ -2,11 +2,12 @@
 
 Per step, with patch δ, images x, places p and bit-widths B:
 
-    g = ∂/∂δ Σ_{b∈B} Σ_i min(loss(f_b(A(x_i, δ, p_i)), y_i), confidence)
+    g = ∂/∂δ Σ_{b∈B} Σ_i min(loss(f_b(T(A(x_i, δ, p_i))), y_i), confidence)
     v ← momentum · v + g / mean|g|        (the mean over each patch)
     δ ← clamp(δ + step · sign(v), 0, 255)
 
-where A pastes the patch (GAP also scales and turns it). The step itself is
+where A pastes the patch (GAP also scales and turns it) and T moves the image by a few pixels that
+are drawn for each step (``shift_px``). The step itself is
 ``training.patching.step_along_sign``, the same that hardens a network in training.
 """
 
@@ -16,6 +17,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from eval.attacks.losses import attack_loss
 from eval.attacks.problem import Problem
@@ -73,7 +75,7 @@ def _gradient(
     positions: Tensor,
 ) -> Tensor:
     variable = patch.detach().requires_grad_()
-    pasted = apply(pixels, variable, positions)
+    pasted = _shifted(apply(pixels, variable, positions), settings.shift_px, problem.generator)
     seen = pasted.detach().requires_grad_()
     total = torch.zeros_like(seen)
     for bits in settings.bit_widths:
@@ -83,3 +85,13 @@ def _gradient(
                 loss = loss.clamp(max=settings.confidence)
             total += torch.autograd.grad(loss.sum(), seen)[0]
     return torch.autograd.grad(pasted, variable, total)[0]
+
+
+def _shifted(pixels: Tensor, shift_px: int, generator: torch.Generator) -> Tensor:
+    """All images moved by one random offset of up to ``shift_px``, mirrored at the border."""
+    if shift_px == 0:
+        return pixels
+    height, width = pixels.shape[2:]
+    top, left = torch.randint(2 * shift_px + 1, (2,), generator=generator).tolist()
+    padded = functional.pad(pixels, [shift_px] * 4, mode="reflect")
+    return padded[:, :, top : top + height, left : left + width]

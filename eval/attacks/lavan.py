@@ -24,10 +24,13 @@ class LavanSettings(GradientSettings):
         kind: ``per-image`` (the default, a patch for each image) or ``universal``.
         placement: LaVAN keeps the patch at one place, off the object: a corner. ``centre`` is the
             stronger place, and the default, because a defense must stand there too.
+        shift_px: 2, because patches are made to be tried on other networks. 0 is slightly stronger
+            against the source itself.
     """
 
     kind: Literal["per-image", "universal"] = "per-image"
     placement: Placement = "centre"
+    shift_px: int = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()

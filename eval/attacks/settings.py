@@ -107,20 +107,27 @@ class GradientSettings(AttackSettings):
         loss: see ``eval.attacks.losses``.
         confidence: loss, in logits, above which an image no longer counts (margin losses only);
             None lets every image count always.
+        shift_px: each step shows the network the pasted images moved by up to this many pixels,
+            the same for a whole batch; 0 shows them as they are. What survives the move survives
+            another network.
 
-    References: Dong et al., "Boosting adversarial attacks with momentum" (CVPR 2018).
+    References: Xie et al., "Improving transferability of adversarial examples with input
+    diversity" (CVPR 2019), whose random resize and pad is a shift here; Dong et al., "Boosting
+    adversarial attacks with momentum" (CVPR 2018).
     """
 
     step_size: float = 16.0
     momentum: float = 0.9
     loss: Loss = "margin"
     confidence: float | None = None
+    shift_px: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._require("step_size", self.step_size > 0, "over 0")
         self._require("momentum", 0 <= self.momentum < 1, "in [0, 1)")
         self._require("loss", self.loss in LOSSES, f"one of {', '.join(LOSSES)}")
+        self._require("shift_px", _whole(self.shift_px, 0), "a whole number of at least 0")
         margin_loss = self.loss != "cross-entropy"
         self._require(
             "confidence", self.confidence is None or margin_loss, "None with cross-entropy"

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from deploy.device.errors import InputError
 from eval.attacks import ATTACKS, GapSettings, LavanSettings, attack_from_settings
+from eval.attacks.gradient import _shifted
 from eval.attacks.losses import attack_loss
 from eval.attacks.placement import PLACEMENTS, positions_for
 from eval.attacks.warping import paste_warped
@@ -48,6 +49,7 @@ def test_unknown_names_tell_the_known_ones() -> None:
         ({"step_size": "fast"}, "wrong type"),
         ({"momentum": 1.0}, r"momentum must be in \[0, 1\)"),
         ({"loss": "mse"}, "loss must be one of margin"),
+        ({"shift_px": -1}, "shift_px must be a whole number of at least 0"),
         ({"loss": "cross-entropy", "confidence": 3.0}, "confidence must be None"),
         ({"scale_range": [1.2, 0.8]}, "scale_range must be"),
         ({"rotation_degrees": 200.0}, "rotation_degrees must be"),
@@ -157,3 +159,23 @@ def test_the_warped_pastes_gradient_reaches_the_patch_alone() -> None:
     warped.sum().backward()
     assert patch.grad is not None
     assert (patch.grad[:, :, 2:6, 2:6] > 0).all()
+
+
+def test_shifted_images_are_moved_crops_of_themselves() -> None:
+    draw = torch.Generator().manual_seed(0)
+    pixels = torch.rand(2, 3, 12, 10, generator=draw)
+    assert _shifted(pixels, 0, draw) is pixels
+    seen = set()
+    for _ in range(200):
+        shifted = _shifted(pixels, 2, draw)
+        offsets = [
+            (down, right)
+            for down in range(-2, 3)
+            for right in range(-2, 3)
+            if torch.equal(
+                shifted.roll((down, right), (2, 3))[:, :, 2:-2, 2:-2], pixels[:, :, 2:-2, 2:-2]
+            )
+        ]
+        assert len(offsets) == 1
+        seen.update(offsets)
+    assert len(seen) == 25

@@ -24,10 +24,14 @@ CASES: dict[str, PatchAttack[Any]] = {
     "lavan corner": Lavan(
         LavanSettings(size_px=10, steps=15, placement="top-left", margin_px=2, restarts=2)
     ),
-    "lavan 4 and 32 bits": Lavan(LavanSettings(size_px=8, steps=12, bit_widths=(32, 4))),
-    "lavan cross-entropy": Lavan(LavanSettings(size_px=8, steps=15, loss="cross-entropy")),
+    "lavan 4 and 32 bits": Lavan(LavanSettings(size_px=9, steps=12, bit_widths=(32, 4))),
+    "lavan cross-entropy, unshifted": Lavan(
+        LavanSettings(size_px=8, steps=15, loss="cross-entropy", shift_px=0)
+    ),
     "lavan targeted": Lavan(
-        LavanSettings(size_px=12, steps=20, target=3, loss="target-over-source", start="grey")
+        LavanSettings(
+            size_px=12, steps=20, target=3, loss="target-over-source", start="grey", shift_px=0
+        )
     ),
     "lavan universal": Lavan(LavanSettings(kind="universal", size_px=12, steps=60, target=3)),
     "gap": Gap(GapSettings(size_px=14, steps=60, confidence=5.0, batch_size=64)),
