@@ -18,6 +18,7 @@ from typing import NoReturn, TextIO
 
 from qadtr import __version__
 from qadtr.commands import COMMANDS
+from training.allocator import keep_freed_memory
 
 EXIT_UNEXPECTED = 2
 EXIT_USAGE = 4
@@ -84,6 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help()
         return EXIT_USAGE
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[_BesideBars()])
+    keep_freed_memory()
     try:
         return int(arguments.execute(arguments))
     except KeyboardInterrupt:
