@@ -1,0 +1,212 @@
+"""docs/results.md from the records in results/: every figure there is made by this command.
+
+    python -m benchmarks.results_page [--check]
+
+``results/RUNS/RUN/records`` holds the records of `qadtr eval`, `export` and `parity`;
+``results/benchmarks/*.json`` what the benchmarks wrote.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from deploy.device.errors import InputError
+from deploy.device.files import read_json, write_atomic
+from deploy.device.records import read_records
+from eval.report.checks import CERTIFICATE_KIND, PARITY_KIND
+from eval.report.table import text_table
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "results"
+PAGE = ROOT / "docs" / "results.md"
+BENCHMARKS = "benchmarks"
+EVALUATION_KIND = "evaluation"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the page, or with ``--check`` say whether it is the one that the records give."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.results_page")
+    parser.add_argument("--check", action="store_true", help="change nothing; 1 if it is stale")
+    arguments = parser.parse_args(argv)
+    text = results_page(RESULTS)
+    if arguments.check:
+        fresh = PAGE.is_file() and PAGE.read_text(encoding="utf-8") == text
+        print("docs/results.md is up to date" if fresh else "docs/results.md is stale")
+        return 0 if fresh else 1
+    write_atomic(PAGE, text.encode())
+    print(f"wrote {PAGE}")
+    return 0
+
+
+def results_page(folder: Path) -> str:
+    """The page as Markdown.
+
+    Args:
+        folder: results/.
+
+    Raises:
+        InputError: a record is damaged, or there is none.
+    """
+    parts = [
+        "# Results",
+        (
+            "Made by `python -m benchmarks.results_page` from the records in `results/`; "
+            "not written by hand. ASR is over the images that the model classifies correctly without "
+            "the patch; intervals are Wilson's at 95%. All patches are transferred from an undefended "
+            "float network of another seed; no adaptive attack has been run on these models."
+        ),
+    ]
+    for group in sorted(path for path in folder.iterdir() if path.is_dir()):
+        if group.name != BENCHMARKS:
+            parts += _of_runs(group)
+    if (folder / BENCHMARKS).is_dir():
+        parts += _of_benchmarks(folder / BENCHMARKS)
+    if len(parts) == 2:
+        raise InputError(f"{folder} holds no results")
+    return "\n\n".join(parts) + "\n"
+
+
+def _of_runs(group: Path) -> list[str]:
+    records = {
+        run.name: read_records(run / "records")
+        for run in sorted(group.iterdir())
+        if (run / "records").is_dir()
+    }
+    everything = [record for of_run in records.values() for record in of_run]
+    parts = [f"## {group.name}"]
+    if any(record["kind"] == EVALUATION_KIND for record in everything):
+        parts.append(_block(text_table(everything)))
+    rows = [
+        [run, str(p["bit_width"]), f"{p['images']:,}", _different(p), _agreement(p)]
+        for run, of_run in records.items()
+        for p in _newest(of_run, PARITY_KIND)
+    ]
+    if rows:
+        header = ["run", "bits", "images", "codes and logits that differ", "top-1 as in training"]
+        parts += ["Parity: ONNX Runtime CPU against the integer reference.", _table(header, rows)]
+    rows = [
+        [run, str(p["bit_width"]), "yes" if p["ok"] else "NO", _counts(p), _requantized(p)]
+        for run, of_run in records.items()
+        for p in _newest(of_run, CERTIFICATE_KIND)
+    ]
+    if rows:
+        header = ["run", "bits", "integer", "integer of all layers", "requantizations"]
+        parts += ["Certificate: what ONNX Runtime really ran.", _table(header, rows)]
+    return [*parts, _provenance(everything)]
+
+
+def _newest(records: Sequence[Mapping[str, Any]], kind: str) -> list[Mapping[str, Any]]:
+    """The payloads of one kind, the largest and then newest for each bit-width, widest first."""
+    best: dict[int, Mapping[str, Any]] = {}
+    for record in records:
+        if record["kind"] == kind:
+            payload = record["payload"]
+            before = best.get(payload["bit_width"])
+            if before is None or payload["images"] >= before["images"]:
+                best[payload["bit_width"]] = payload
+    return [best[bits] for bits in sorted(best, reverse=True)]
+
+
+def _different(parity: Mapping[str, Any]) -> str:
+    codes = sum(layer["values"] for layer in parity["layers"])
+    wrong = sum(layer["different"] for layer in parity["layers"])
+    logits = parity["images"] * parity["classes"]
+    return f"{wrong:,} of {codes:,} and {parity['logits_different']:,} of {logits:,}"
+
+
+def _agreement(parity: Mapping[str, Any]) -> str:
+    return "not asked" if parity["agreement"] is None else f"{parity['agreement']:.2%}"
+
+
+def _counts(certificate: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{kind} {count['integer']} of {count['integer'] + count['float']}"
+        for kind, count in certificate["counts"].items()
+        if count["integer"] + count["float"]
+    )
+
+
+def _requantized(certificate: Mapping[str, Any]) -> str:
+    pairs = len(certificate["float_requantizations"])
+    return f"{len(certificate['requantizations'])} in integers, {pairs} through float"
+
+
+def _of_benchmarks(folder: Path) -> list[str]:
+    parts = ["## Benchmarks", "Ratios, measured side by side in one run each."]
+    shown = {"speed": _speed, "sizes": _sizes, "requantization": _requantization}
+    for path in sorted(folder.glob("*.json")):
+        record = read_json(path)
+        if not isinstance(record, dict) or record.get("benchmark") not in shown:
+            raise InputError(f"{path} is no record of {', '.join(shown)}")
+        parts += [f"### {path.stem}", shown[record["benchmark"]](record), _provenance([record])]
+    return parts
+
+
+def _speed(record: Mapping[str, Any]) -> str:
+    def ratio(value: Mapping[str, float]) -> str:
+        return (
+            f"{value['median']:.2f} ({value['lower_quartile']:.2f}–{value['upper_quartile']:.2f})"
+        )
+
+    header = ["batch", "bits", "images/s", "× float ONNX", "× stock QCDQ", "of the int8 peak"]
+    rows = [
+        [
+            str(row["batch"]),
+            str(row["bits"]),
+            f"{row['images_per_s']:,.0f}",
+            ratio(row["over_float"]),
+            ratio(row["over_stock"]),
+            f"{row['share_of_int8_peak']:.0%}",
+        ]
+        for row in record["rows"]
+    ]
+    text = f"{record['network']}, one thread; b-bit codes, int8 arithmetic; median and quartiles."
+    return f"{text}\n\n{_table(header, rows)}"
+
+
+def _sizes(record: Mapping[str, Any]) -> str:
+    rows = [
+        [row["network"], str(row["bits"]), f"{row['bytes']:,}", f"{row['share_of_float']:.4f}"]
+        for row in record["rows"]
+    ]
+    return _table(["network", "bits", "bytes", "of the float file"], rows)
+
+
+def _requantization(record: Mapping[str, Any]) -> str:
+    rows = [
+        ["×".join(map(str, row["shape"])), row["way"], f"{row['ns_per_element']:.3f}"]
+        for row in record["rows"]
+    ]
+    return _table(["shape", "operators", "ns per element"], rows)
+
+
+def _provenance(records: Sequence[Mapping[str, Any]]) -> str:
+    seen: dict[str, None] = {}
+    for record in records:
+        facts = record.get("provenance") or {}
+        commit = str(facts.get("commit") or "unknown")[:12]
+        dirty = " (dirty)" if facts.get("dirty") else ""
+        cpu = (facts.get("host") or {}).get("cpu_model", "unknown processor")
+        versions = facts.get("packages") or {}
+        runtime = (
+            f"onnxruntime {versions.get('onnxruntime', '?')}, torch {versions.get('torch', '?')}"
+        )
+        seen[f"commit {commit}{dirty}, {str(facts.get('date'))[:10]}, {cpu}, {runtime}"] = None
+    return "\n".join(f"*{line}*" for line in seen)
+
+
+def _block(text: str) -> str:
+    return f"```text\n{text}\n```"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
