@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from deploy.device.errors import InputError, NothingToEvaluate
 from deploy.device.files import json_bytes, sha256_of_bytes
+from deploy.device.latency import Latency
 from deploy.device.patch_set import PatchSet, random_floor
 from deploy.device.records import write_record
 from deploy.device.success import clean_accuracy
-from deploy.latency import Latency
 from eval.evaluation_record import (
     KIND,
     EvaluationRecord,

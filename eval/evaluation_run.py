@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deploy.device.engine_protocol import Engine
 from deploy.device.errors import InputError, NothingToEvaluate
 from deploy.device.files import sha256_of
+from deploy.device.latency import Latency, measure_latency
 from deploy.device.patch_set import PatchSet, read_patch_set
 from deploy.device.records import read_records
-from deploy.engine import Engine, open_engine
-from deploy.latency import Latency, measure_latency
+from deploy.engine import open_engine
 from eval.evaluation import evaluate_model
 from eval.evaluation_record import EvaluationRecord, ModelFacts
 from eval.measures import common_set

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deploy.device.engine_protocol import Engine
 from deploy.device.errors import InputError, NothingToEvaluate, QadtrError
 from deploy.device.files import sha256_of
 from deploy.device.images import check_images
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
-from deploy.engine import Engine
 from export.parity_probe import run_batch, write_probe
 from export.reference import IntegerReference, Layer
 

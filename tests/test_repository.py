@@ -52,7 +52,7 @@ def test_each_package_is_the_one_of_this_repository(name: str) -> None:
             ("torch", "onnx", "onnxruntime", "brevitas", "PIL", "sklearn", "scipy", "tqdm"),
         ),
         (
-            "import deploy.engine, deploy.latency, deploy.device.onnxruntime_engine",
+            "import deploy.engine, deploy.device.latency, deploy.device.onnxruntime_engine",
             ("torch", "onnx", "brevitas", "PIL", "sklearn", "scipy", "tqdm"),
         ),
     ],

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from deploy.device.engine_protocol import Engine
 from deploy.device.errors import EngineUnavailable, InputError, QadtrError, UsageError
-from deploy.engine import ENGINES, Engine, open_engine
+from deploy.engine import ENGINES, open_engine
 
 
 def test_onnxruntime_opens_by_name(integer_onnx: Path, images: np.ndarray) -> None:

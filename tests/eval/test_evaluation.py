@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from deploy.device.errors import InputError, NothingToEvaluate
+from deploy.device.latency import Latency
 from deploy.device.patch_set import PatchSet, write_patch_set
 from deploy.device.records import provenance
-from deploy.latency import Latency
 from eval.attacks import Lavan, LavanSettings
 from eval.evaluation import NetworkPredictor, evaluate_model
 from eval.evaluation_record import (

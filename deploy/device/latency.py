@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .device.errors import InputError, UsageError
-from .device.images import check_images
-from .engine import Engine
+from .engine_protocol import Engine
+from .errors import InputError, UsageError
+from .images import check_images
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from deploy.device.errors import InputError, NothingToEvaluate, UsageError
+from deploy.device.latency import measure_latency
 from deploy.engine import open_engine
-from deploy.latency import measure_latency
 
 
 class _Recorder:
