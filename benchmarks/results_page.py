@@ -54,10 +54,11 @@ def results_page(folder: Path) -> str:
     parts = [
         "# Results",
         (
-            "Made by `python -m benchmarks.results_page` from the records in `results/`; "
-            "not written by hand. ASR is over the images that the model classifies correctly without "
-            "the patch; intervals are Wilson's at 95%. All patches are transferred from an undefended "
-            "float network of another seed; no adaptive attack has been run on these models."
+            "Made by `python -m benchmarks.results_page` from the records in `results/`; not "
+            "written by hand. ASR is over the images that the model classifies correctly without "
+            "the patch; intervals are Wilson's at 95%. All patches are transferred from an "
+            "undefended float network of another seed; no adaptive attack has been run on these "
+            "models."
         ),
     ]
     for group in sorted(path for path in folder.iterdir() if path.is_dir()):
