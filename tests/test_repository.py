@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("qadtr", "eval", "export", "training", "deploy")
 
-# In pieces, so that this file does not hold what it looks for; "me" is the made-up user of examples.
+# In pieces, so that this file does not hold what it looks for; "me" is a made-up user.
 MACHINE_PATH = re.compile(
     r"(?<![\w.$}-])/(?:"
     + "|".join(["wo" + "rk", "ro" + "ot", "ho" + "me", "Us" + "ers"])
