@@ -21,6 +21,7 @@ from deploy.device.errors import InputError, QadtrError
 from deploy.device.files import sha256_of, write_atomic
 from deploy.device.images import check_images
 from deploy.device.onnxruntime_engine import PROVIDERS, OnnxRuntimeEngine
+from deploy.device.operator_kinds import KIND_OF, KINDS
 from export.engine_graph import EngineGraph, RanNode, read_engine_graph
 from export.float_reasons import why_computed_again, why_float
 from export.image_interface import ADAPTER, with_image_interface
@@ -29,49 +30,12 @@ from export.reading import read_model
 
 FORMAT_VERSION = 1
 
-KINDS: Mapping[str, tuple[str, ...]] = {
-    "convolution": (
-        "Conv",
-        "ConvInteger",
-        "ConvTranspose",
-        "FusedConv",
-        "NhwcFusedConv",
-        "QLinearConv",
-        "QLinearConvTranspose",
-    ),
-    "matrix product": (
-        "DynamicQuantizeMatMul",
-        "FusedGemm",
-        "FusedMatMul",
-        "Gemm",
-        "MatMul",
-        "MatMulInteger",
-        "MatMulIntegerToFloat",
-        "QGemm",
-        "QLinearMatMul",
-    ),
-    "addition": ("Add", "QLinearAdd", "Sub", "Sum"),
-    "pool": (
-        "AveragePool",
-        "GlobalAveragePool",
-        "GlobalMaxPool",
-        "MaxPool",
-        "NhwcMaxPool",
-        "QLinearAveragePool",
-        "QLinearGlobalAveragePool",
-        "QLinearReduceMean",
-        "ReduceMean",
-    ),
-}
-"""The operators that must be integer, by kind."""
-
 _PLURALS = {
     "convolution": "convolutions",
     "matrix product": "matrix products",
     "addition": "additions",
     "pool": "pools",
 }
-_KIND_OF = {operator: kind for kind, operators in KINDS.items() for operator in operators}
 _INTEGERS = {
     f"{sign}int{bits}" for sign in ("", "u") for bits in (2, 4, 8, 16, 32, 64)
 } | {"bool"}  # fmt: skip
@@ -306,7 +270,7 @@ def _layer(node: RanNode, graph: EngineGraph, total_us: int) -> LayerRun:
         for name, kind in zip(node.outputs, node.output_types, strict=True)
         if name not in graph.outputs
     ]
-    kind = _KIND_OF.get(_bare(node.operator), "other")
+    kind = KIND_OF.get(_bare(node.operator), "other")
     if not node.depends_on_images:
         kind = "parameter"
     elif _requantizes(node, graph):

@@ -138,14 +138,13 @@ def read_bytes(path: Path) -> bytes:
         raise InputError(f"cannot read {path}: {error}") from error
 
 
-def read_json(path: Path) -> object:
-    """Return what the JSON file holds.
+def parse_json(data: bytes, where: str) -> object:
+    """Return what JSON bytes hold; ``where`` names them in errors.
 
     Raises:
-        InputError: missing, truncated, not UTF-8, a key given twice, NaN, Infinity or a number
-            that overflows.
+        InputError: truncated, not UTF-8, a key given twice, NaN, Infinity or a number that
+            overflows.
     """
-    data = read_bytes(path)
     try:
         result: object = json.loads(
             data.decode("utf-8"),
@@ -155,9 +154,18 @@ def read_json(path: Path) -> object:
         )
     except (ValueError, RecursionError) as error:
         raise InputError(
-            f"{path} is not valid JSON ({error}); it is damaged or truncated: make it again"
+            f"{where} is not valid JSON ({error}); it is damaged or truncated: make it again"
         ) from error
     return result
+
+
+def read_json(path: Path) -> object:
+    """Return what the JSON file holds.
+
+    Raises:
+        InputError: missing, or as :func:`parse_json`.
+    """
+    return parse_json(read_bytes(path), str(path))
 
 
 def sha256_of(path: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -17,6 +17,7 @@ from .files import read_bytes, sha256_of_bytes, write_atomic
 from .host import host_facts
 from .images import CHANNELS, check_images
 from .onnx_operators import asks_for_integers, operators_of
+from .onnx_outputs import with_outputs
 
 logger = logging.getLogger(__name__)
 
@@ -153,12 +154,7 @@ class OnnxRuntimeEngine:
             write_atomic(Path(optimized_to), optimized.read_bytes())
 
     def _options(self, ort: Any, optimize: bool) -> Any:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = self.threads
-        options.inter_op_num_threads = 1
-        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-        options.use_deterministic_compute = True
-        options.log_severity_level = _ERRORS_ONLY
+        options = _common_options(ort, self.threads)
         level = ort.GraphOptimizationLevel
         options.graph_optimization_level = (
             level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
@@ -291,6 +287,60 @@ class OnnxRuntimeEngine:
                 batch = np.concatenate([batch, filling])
             predictions[start : start + count] = self.run(batch)[:count].argmax(axis=1)
         return predictions
+
+
+def codes_from_onnxruntime(
+    model: Path, images: NDArray[np.uint8], tensors: Sequence[str], *, threads: int = 1
+) -> dict[str, NDArray[np.uint8]]:
+    """Return codes between the nodes of a model, on the CPU provider.
+
+    Another session than the engine's: asking for a tensor keeps it from being optimized away.
+
+    Args:
+        model: the ``.onnx`` file, an integer graph.
+        images: uint8, N×3×H×W.
+        tensors: names of uint8 tensors in the file.
+        threads: inside an operator.
+
+    Raises:
+        EngineUnavailable: onnxruntime is not installed.
+        InputError: the file is missing or damaged, or has no such tensor of codes.
+    """
+    if not tensors:
+        return {}
+    ort = _onnxruntime()
+    options = _common_options(ort, threads)
+    if host_facts().u8s8_saturates:
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    try:
+        session = ort.InferenceSession(
+            with_outputs(read_bytes(model), tensors),
+            sess_options=options,
+            providers=[PROVIDERS["cpu"]],
+        )
+        codes = session.run(list(tensors), {INPUT_NAME: images})
+    except InputError:
+        raise
+    except Exception as error:  # see OnnxRuntimeEngine._open
+        raise InputError(
+            f"ONNX Runtime does not give the codes of {model.name}: {_one_line(error)}"
+        ) from error
+    return dict(zip(tensors, codes, strict=True))
+
+
+def onnxruntime_version() -> str:
+    """Return the version of onnxruntime; EngineUnavailable where it is not installed."""
+    return str(_onnxruntime().__version__)
+
+
+def _common_options(ort: Any, threads: int) -> Any:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.use_deterministic_compute = True
+    options.log_severity_level = _ERRORS_ONLY
+    return options
 
 
 def _onnxruntime() -> Any:

@@ -158,8 +158,12 @@ def write_patch_set(path: Path, patch_set: PatchSet) -> None:
     )
 
 
-def read_patch_set(path: Path) -> PatchSet:
+def read_patch_set(path: Path, *, max_bytes: int = 1 << 32) -> PatchSet:
     """Read what :func:`write_patch_set` wrote.
+
+    Args:
+        path: NAME.npz.
+        max_bytes: the most that its arrays may take in memory.
 
     Raises:
         InputError: a file is missing, damaged, of another format version, or the two do not
@@ -185,7 +189,7 @@ def read_patch_set(path: Path) -> PatchSet:
             f"{path} has SHA-256 {digest}, its sidecar names {meta['sha256']}: the two files do "
             "not belong together or one is damaged; make the patches again"
         )
-    arrays = read_npz(path)
+    arrays = read_npz(path, max_bytes=max_bytes)
     if set(arrays) != set(_ARRAYS):
         raise InputError(f"{path} has arrays {sorted(arrays)}, expected {sorted(_ARRAYS)}")
     try:

@@ -98,13 +98,13 @@ def _beta_quantile(probability: float, a: int, b: int) -> float:
         middle = (low + high) / 2
         if middle in (low, high):
             return middle
-        if _beta_cdf(middle, a, b) < probability:
+        if beta_cdf(middle, a, b) < probability:
             low = middle
         else:
             high = middle
 
 
-def _beta_cdf(x: float, a: int, b: int) -> float:
+def beta_cdf(x: float, a: int, b: int) -> float:
     """Return the regularized incomplete beta function, its continued fraction by Lentz.
 
     Reference: Press et al., Numerical Recipes, section 6.4.
@@ -114,7 +114,7 @@ def _beta_cdf(x: float, a: int, b: int) -> float:
     if x >= 1.0:
         return 1.0
     if x > (a + 1) / (a + b + 2):  # the fraction converges fast on the other side only
-        return 1 - _beta_cdf(1 - x, b, a)
+        return 1 - beta_cdf(1 - x, b, a)
     log_front = (
         math.lgamma(a + b)
         - math.lgamma(a)

@@ -1,0 +1,241 @@
+"""Open a bundle, a folder or one file, and believe nothing in it before it is checked.
+
+A bundle that is one file is an archive of the strict form of :mod:`stored_zip`; it is unpacked
+into a folder of its own. After that both kinds are read alike. No path leaves the folder, links
+and other special files are refused, and so is every file that the manifest does not list.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from .errors import InputError
+from .files import sha256_of_bytes
+from .manifest import (
+    CHECKSUMS,
+    ENVELOPE,
+    MANIFEST,
+    MAX_MANIFEST_BYTES,
+    SIGNATURE,
+    FileFacts,
+    Manifest,
+    parse_manifest,
+)
+from .signature import SIGNATURE_BYTES, require_signature
+from .stored_zip import MAX_MEMBERS, Member, copy_member, read_members
+
+MAX_BUNDLE_BYTES = 1 << 34
+_MAX_DEPTH = 5
+_CHUNK_BYTES = 1 << 20
+_SMALL: Mapping[str, int] = {
+    MANIFEST: MAX_MANIFEST_BYTES,
+    CHECKSUMS: 1024,
+    SIGNATURE: SIGNATURE_BYTES,
+}
+
+
+def checksums_text(manifest: bytes, signature: bytes | None) -> bytes:
+    """Return the content of ``manifest.sha256``; ``sha256sum -c`` reads it."""
+    lines = [f"{sha256_of_bytes(manifest)}  {MANIFEST}\n"]
+    if signature is not None:
+        lines.append(f"{sha256_of_bytes(signature)}  {SIGNATURE}\n")
+    return "".join(lines).encode("ascii")
+
+
+class Bundle:
+    """A bundle whose every byte has been checked against its manifest; use it in a ``with``.
+
+    Args:
+        path: the folder or the file.
+        public_key: PEM file of the key that must have signed; None asks for no signature.
+
+    Attributes:
+        path: as given.
+        folder: where the files lie; of a file, a temporary folder.
+        manifest: checked.
+        manifest_sha256: of its bytes: names this very bundle.
+        authentication: "signed by KEYFILE", or "unauthenticated".
+
+    Raises:
+        InputError: the bundle is missing, damaged, changed or hostile.
+        SignatureError: a signature was asked for and is missing or wrong.
+        EngineUnavailable: a signature was asked for and the package cryptography is missing.
+    """
+
+    def __init__(self, path: Path, *, public_key: Path | None = None) -> None:
+        self.path = Path(path)
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        try:
+            self._open(public_key)
+        except (OSError, ValueError) as error:
+            self.close()
+            raise InputError(
+                f"{self.path.name} is no bundle that can be trusted: {error}; copy it again, or "
+                "make it again with: qadtr bundle (an archive made by other tools: unpack it and "
+                "validate the folder)"
+            ) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, public_key: Path | None) -> None:
+        status = self.path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            self.folder = self.path
+            found = _files_in(self.folder)
+            small = {
+                name: _read_bounded(self.folder / name, limit)
+                for name, limit in _SMALL.items()
+                if name in found
+            }
+            self._check_envelope(small, public_key)
+            self._check_listing(found)
+            for name, facts in self.manifest.files.items():
+                _check_file(self.folder / name, name, facts)
+        elif stat.S_ISREG(status.st_mode):
+            self._open_archive(status.st_size, public_key)
+        else:
+            raise ValueError("it is neither a folder nor a file")
+
+    def _open_archive(self, size: int, public_key: Path | None) -> None:
+        self._scratch = tempfile.TemporaryDirectory(prefix="qadtr-bundle-")
+        self.folder = Path(self._scratch.name)
+        with self.path.open("rb") as stream:
+            members = {member.name: member for member in read_members(stream, size)}
+            small: dict[str, bytes] = {}
+            for name, limit in _SMALL.items():
+                if name in members:
+                    if members[name].size > limit:
+                        raise ValueError(f"{name} has more than {limit} bytes")
+                    stream.seek(members[name].offset)
+                    small[name] = stream.read(members[name].size)
+            self._check_envelope(small, public_key)
+            # The manifest's paths are safe, and from here on the members are exactly these.
+            self._check_listing({name: member.size for name, member in members.items()})
+            for name, facts in self.manifest.files.items():
+                self._unpack(stream, members[name], facts)
+
+    def _unpack(self, stream: object, member: Member, facts: FileFacts) -> None:
+        target = self.folder / member.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("xb") as out:
+            copy_member(stream, member, out)  # type: ignore[arg-type]
+        _check_file(target, member.name, facts)
+
+    def _check_envelope(self, small: Mapping[str, bytes], public_key: Path | None) -> None:
+        for name in (MANIFEST, CHECKSUMS):
+            if name not in small:
+                raise ValueError(f"it has no {name}")
+        data, signature = small[MANIFEST], small.get(SIGNATURE)
+        if public_key is not None:
+            require_signature(data, signature, public_key)
+            self.authentication = f"signed by {public_key.name}"
+        else:
+            self.authentication = "unauthenticated"
+        if small[CHECKSUMS] != checksums_text(data, signature):
+            raise ValueError(
+                f"{MANIFEST} or {SIGNATURE} is not what {CHECKSUMS} says: it was changed"
+            )
+        self.manifest: Manifest = parse_manifest(data)
+        self.manifest_sha256 = sha256_of_bytes(data)
+
+    def _check_listing(self, found: Mapping[str, int]) -> None:
+        listed = self.manifest.files
+        unknown = sorted(found.keys() - listed.keys() - set(ENVELOPE))
+        if unknown:
+            raise ValueError(f"it holds files that its manifest does not list: {_some(unknown)}")
+        missing = sorted(listed.keys() - found.keys())
+        if missing:
+            raise ValueError(f"files are missing: {_some(missing)}")
+        for name, facts in listed.items():
+            if found[name] != facts.size_bytes:
+                raise ValueError(
+                    f"{name} has {found[name]} bytes, its manifest says {facts.size_bytes}"
+                )
+
+    def file(self, name: str) -> Path:
+        """Return where the file of that path within the bundle lies."""
+        if name not in self.manifest.files:
+            raise InputError(f"the manifest does not list {name!r}")
+        return self.folder / name
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove what was unpacked; again is no error."""
+        scratch, self._scratch = self._scratch, None
+        if scratch is not None:
+            scratch.cleanup()
+
+
+def _files_in(folder: Path) -> dict[str, int]:
+    """Sizes of the regular files by path; anything else in the folder is refused."""
+    found: dict[str, int] = {}
+    total = 0
+    waiting = [(str(folder), "", 0)]
+    while waiting:
+        place, prefix, depth = waiting.pop()
+        if depth >= _MAX_DEPTH:
+            raise ValueError(f"its folders are more than {_MAX_DEPTH} deep")
+        entries = 0
+        with os.scandir(place) as listing:
+            for entry in listing:
+                entries += 1
+                name = f"{prefix}{entry.name}"
+                if entry.is_symlink():
+                    raise ValueError(f"{name!r} is a link")
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append((entry.path, f"{name}/", depth + 1))
+                elif entry.is_file(follow_symlinks=False):
+                    found[name] = entry.stat(follow_symlinks=False).st_size
+                    total += found[name]
+                else:
+                    raise ValueError(f"{name!r} is neither a file nor a folder")
+                if len(found) + len(waiting) > MAX_MEMBERS or total > MAX_BUNDLE_BYTES:
+                    raise ValueError(
+                        f"it has more than {MAX_MEMBERS} files or {MAX_BUNDLE_BYTES} bytes"
+                    )
+        if not entries and prefix:
+            raise ValueError(f"the folder {prefix!r} is empty")
+    return found
+
+
+def _read_bounded(path: Path, limit: int) -> bytes:
+    with path.open("rb") as stream:
+        data = stream.read(limit + 1)
+    if len(data) > limit:
+        raise ValueError(f"{path.name} has more than {limit} bytes")
+    return data
+
+
+def _check_file(path: Path, name: str, facts: FileFacts) -> None:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    if digest.hexdigest() != facts.sha256:
+        raise ValueError(
+            f"{name} has SHA-256 {digest.hexdigest()[:16]}…, its manifest says "
+            f"{facts.sha256[:16]}…: it was changed or exchanged"
+        )
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(repr(name[:80]) for name in names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"

@@ -1,0 +1,240 @@
+"""The verdict: thresholds against bounds, never against point estimates.
+
+A gate passes when the *bound* of a share is on the right side of its threshold, fails when the
+opposite bound is on the wrong side, and is undecided when the threshold lies between the two. Each
+bound fails with probability 2.5% at most, so a model whose true share is exactly at the threshold
+passes in at most 2.5% of all validations. Every gated patch must pass (an intersection-union test),
+so that more patches make a false pass rarer, never more frequent.
+
+A full run looks once, at Clopper and Pearson's exact bounds. A quick run looks again and again,
+where those bounds would pass falsely far too often; its bounds hold at all looks together.
+
+The quick bounds. Let K of n images be successes, each with probability p, and fix a threshold t.
+For q < t the likelihood ratio of q against t, Lₙ(q) = (q/t)ᴷ ((1-q)/(1-t))ⁿ⁻ᴷ, has factors with
+expectation p·q/t + (1-p)(1-q)/(1-t) ≤ 1 whenever p ≥ t: the expression falls in p and is 1 at
+p = t. So under "p ≥ t" every Lₙ(q), and so their mixture over q uniform on (0, t),
+
+    Mₙ(t) = (1/t) ∫₀ᵗ (q/t)ᴷ ((1-q)/(1-t))ⁿ⁻ᴷ dq
+          = B(K+1, n-K+1) · I_t(K+1, n-K+1) / (t · tᴷ (1-t)ⁿ⁻ᴷ),
+
+is a non-negative supermartingale that starts at 1, and by Ville's inequality it *ever* reaches 1/α
+with probability α at most. With q = t·u it reads ∫₀¹ uᴷ ((1-tu)/(1-t))ⁿ⁻ᴷ du, which grows in t: the
+thresholds that are not rejected form an interval [0, U], and U is an upper bound of p at all looks
+together. The lower bound is the same with successes and failures exchanged.
+
+References:
+    Clopper and Pearson, Biometrika 26, 1934.
+    Ville, Étude critique de la notion de collectif, 1939.
+    Robbins, "Statistical methods related to the law of the iterated logarithm", 1970.
+    Howard, Ramdas, McAuliffe and Sekhon, "Time-uniform, nonparametric, nonasymptotic confidence
+    sequences", Annals of Statistics 49, 2021.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from .errors import InputError, NothingToEvaluate
+from .statistics import Interval, beta_cdf, clopper_pearson
+
+CONFIDENCE = 0.975
+"""Of each one-sided bound."""
+
+EXIT_PASS, EXIT_FAIL, EXIT_UNDECIDED = 0, 1, 3
+
+
+class Outcome(Enum):
+    """What a gate says."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    UNDECIDED = "undecided"
+
+
+Bounds = Callable[[int, int], Interval]
+"""Successes and trials to one-sided bounds, each with confidence 97.5%."""
+
+
+def fixed_bounds(successes: int, trials: int) -> Interval:
+    """Return Clopper and Pearson's bounds: for one look at a number of images fixed before.
+
+    Raises:
+        NothingToEvaluate: no trials.
+    """
+    return Interval(
+        clopper_pearson(successes, trials, CONFIDENCE, "lower").low,
+        clopper_pearson(successes, trials, CONFIDENCE, "upper").high,
+    )
+
+
+def sequence_bounds(successes: int, trials: int) -> Interval:
+    """Return bounds that hold at every look at a growing number of images together.
+
+    Raises:
+        NothingToEvaluate: no trials.
+        InputError: successes outside 0…trials.
+    """
+    if trials == 0:
+        raise NothingToEvaluate("a share of 0 trials does not exist")
+    if not 0 <= successes <= trials:
+        raise InputError(f"expected 0 to {trials} successes, got {successes}")
+    return Interval(
+        1 - _sequence_upper(trials - successes, trials), _sequence_upper(successes, trials)
+    )
+
+
+def _sequence_upper(successes: int, trials: int) -> float:
+    low, high = successes / trials, 1.0
+    while True:
+        middle = (low + high) / 2
+        if middle in (low, high):
+            return high
+        if log_evidence_below(middle, successes, trials) < -math.log(1 - CONFIDENCE):
+            low = middle
+        else:
+            high = middle
+
+
+def log_evidence_below(threshold: float, successes: int, trials: int) -> float:
+    """Return ln Mₙ(threshold), the evidence against "the share is ``threshold`` or more"."""
+    if not 0.0 < threshold < 1.0:
+        return -math.inf  # nothing can speak against "0 or more"; 1 is never excluded
+    failures = trials - successes
+    inside = beta_cdf(threshold, successes + 1, failures + 1)
+    if inside <= 0.0:
+        return -math.inf
+    log_beta = math.lgamma(successes + 1) + math.lgamma(failures + 1) - math.lgamma(trials + 2)
+    return (
+        log_beta
+        + math.log(inside)
+        - (successes + 1) * math.log(threshold)
+        - failures * math.log1p(-threshold)
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One gate and what it said.
+
+    Attributes:
+        name: such as "max_asr of lavan-6".
+        outcome: of the gate.
+        threshold: that the share was held against.
+        observed: successes / trials, or the difference for the drift.
+        bounds: of the share; None for the drift, which has none.
+        n: images that count.
+        reason: one sentence.
+    """
+
+    name: str
+    outcome: Outcome
+    threshold: float
+    observed: float
+    bounds: Interval | None
+    n: int
+    reason: str
+
+    def as_record(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {
+            "name": self.name,
+            "outcome": self.outcome.value,
+            "threshold": self.threshold,
+            "observed": self.observed,
+            "bounds": None if self.bounds is None else [self.bounds.low, self.bounds.high],
+            "n": self.n,
+            "reason": self.reason,
+        }
+
+
+def share_at_most(
+    name: str, threshold: float, successes: int, trials: int, bounds: Bounds = fixed_bounds
+) -> Check:
+    """Hold a share against the most that it may be.
+
+    Raises:
+        NothingToEvaluate: no trials.
+        InputError: a threshold outside 0…1.
+    """
+    return _share(name, threshold, successes, trials, bounds, at_most=True)
+
+
+def share_at_least(
+    name: str, threshold: float, successes: int, trials: int, bounds: Bounds = fixed_bounds
+) -> Check:
+    """Hold a share against the least that it must be; errors as :func:`share_at_most`."""
+    return _share(name, threshold, successes, trials, bounds, at_most=False)
+
+
+def _share(
+    name: str, threshold: float, successes: int, trials: int, bounds: Bounds, *, at_most: bool
+) -> Check:
+    if not 0.0 <= threshold <= 1.0:  # NaN is outside too
+        raise InputError(f"expected a threshold of 0 to 1 for {name}, got {threshold}")
+    found = bounds(successes, trials)
+    under, over = found.high < threshold, found.low > threshold
+    right, wrong = (under, over) if at_most else (over, under)
+    outcome = Outcome.PASS if right else Outcome.FAIL if wrong else Outcome.UNDECIDED
+    word = "at most" if at_most else "at least"
+    verdict = {
+        Outcome.PASS: "is",
+        Outcome.FAIL: "is not",
+        Outcome.UNDECIDED: f"{trials} images do not decide whether it is",
+    }[outcome]
+    return Check(
+        name=name,
+        outcome=outcome,
+        threshold=threshold,
+        observed=successes / trials,
+        bounds=found,
+        n=trials,
+        reason=(
+            f"{successes} of {trials}, between {found.low:.2%} and {found.high:.2%}: "
+            f"{verdict} {word} {threshold:.2%}"
+        ),
+    )
+
+
+def drift_at_most(name: str, threshold: float, here: float, lab: float, n: int) -> Check:
+    """Hold the difference to the lab's figure on the very same images against a budget.
+
+    No bounds: both figures are of the same images and patches, so their difference is no sample
+    of anything; it is what this engine does.
+
+    Raises:
+        InputError: a threshold outside 0…1.
+    """
+    if not 0.0 <= threshold <= 1.0:
+        raise InputError(f"expected a threshold of 0 to 1 for {name}, got {threshold}")
+    difference = here - lab
+    passed = abs(difference) <= threshold
+    return Check(
+        name=name,
+        outcome=Outcome.PASS if passed else Outcome.FAIL,
+        threshold=threshold,
+        observed=difference,
+        bounds=None,
+        n=n,
+        reason=(
+            f"{here:.2%} here, {lab:.2%} in the lab: the difference is "
+            f"{'within' if passed else 'beyond'} {threshold:.2%}"
+        ),
+    )
+
+
+def exit_code_of(checks: Iterable[Check]) -> int:
+    """Return 0 where every check passed, 1 where one failed, 3 where one is undecided.
+
+    Raises:
+        NothingToEvaluate: there are no checks: nothing was gated.
+    """
+    outcomes = [check.outcome for check in checks]
+    if not outcomes:
+        raise NothingToEvaluate("nothing is gated: the bundle has no gated patch")
+    if Outcome.FAIL in outcomes:
+        return EXIT_FAIL
+    return EXIT_UNDECIDED if Outcome.UNDECIDED in outcomes else EXIT_PASS

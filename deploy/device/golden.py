@@ -1,0 +1,118 @@
+"""The golden check: the same codes and logits here as in the lab."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .engine_protocol import Engine
+from .errors import InputError
+from .files import sha256_of_bytes
+from .manifest import ModelFacts
+
+
+@dataclass(frozen=True, kw_only=True)
+class GoldenResult:
+    """What the golden images gave.
+
+    Attributes:
+        n: images.
+        tensors: tensors of codes that were compared, bit for bit.
+        largest_difference: of the logits.
+        flips: images whose class differs.
+        logits_sha256: of the engine's logits, little-endian float32.
+    """
+
+    n: int
+    tensors: int
+    largest_difference: float
+    flips: int
+    logits_sha256: str
+
+    def as_record(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {
+            "n": self.n,
+            "tensors": self.tensors,
+            "largest_difference": self.largest_difference,
+            "flips": self.flips,
+            "logits_sha256": self.logits_sha256,
+        }
+
+
+def run_all(engine: Engine, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the logits, float32 N×C, of images uint8 N×3×H×W; a fixed batch size is filled up."""
+    step = engine.batch_size or len(images)
+    parts = []
+    for start in range(0, len(images), step):
+        batch = images[start : start + step]
+        missing = (engine.batch_size or len(batch)) - len(batch)
+        if missing:
+            batch = np.concatenate([batch, np.zeros((missing, *batch.shape[1:]), np.uint8)])
+        parts.append(engine.run(batch)[: step - missing])
+    return np.concatenate(parts)
+
+
+def check_logits(
+    engine: Engine,
+    inputs: NDArray[np.uint8],
+    golden: NDArray[np.float32],
+    model: ModelFacts,
+    *,
+    tensors: int,
+) -> GoldenResult:
+    """Run the golden inputs and hold the logits against the model's budget.
+
+    Args:
+        engine: open.
+        inputs: uint8 G×3×H×W.
+        golden: float32 G×C.
+        model: with the budget; a largest difference of 0 asks for equal bits.
+        tensors: of codes that were found equal before.
+
+    Raises:
+        InputError: beyond the budget.
+    """
+    logits = run_all(engine, inputs)
+    if logits.shape != golden.shape:
+        raise InputError(f"the model gives {logits.shape[1]} classes, {golden.shape[1]} expected")
+    result = GoldenResult(
+        n=len(inputs),
+        tensors=tensors,
+        largest_difference=float(np.abs(logits.astype(np.float64) - golden).max()),
+        flips=int((logits.argmax(axis=1) != golden.argmax(axis=1)).sum()),
+        logits_sha256=sha256_of_bytes(logits.astype("<f4").tobytes()),
+    )
+    if result.largest_difference > model.max_logit_difference or result.flips > model.max_flips:
+        raise InputError(
+            f"{engine.name} departs from the golden logits of {result.n} images: largest "
+            f"difference {result.largest_difference:g} (allowed {model.max_logit_difference:g}), "
+            f"{result.flips} flips (allowed {model.max_flips}): this engine does not compute what "
+            "the lab measured"
+        )
+    return result
+
+
+def check_codes(found: dict[str, NDArray[np.uint8]], golden: dict[str, NDArray[np.uint8]]) -> None:
+    """Compare codes bit for bit.
+
+    Raises:
+        InputError: the first tensor that differs, and by how much.
+    """
+    for name, expected in golden.items():
+        codes = found[name]
+        if codes.shape != expected.shape or codes.dtype != np.uint8:
+            raise InputError(
+                f"the tensor {name!r} has {codes.dtype} {codes.shape}, expected uint8 "
+                f"{expected.shape}"
+            )
+        differ = codes != expected
+        if differ.any():
+            worst = int(np.abs(codes.astype(np.int64) - expected).max())
+            raise InputError(
+                f"{int(differ.sum())} of {differ.size} codes of {name!r} differ from the golden "
+                f"ones, by {worst} at most: this engine does not compute what the lab measured"
+            )

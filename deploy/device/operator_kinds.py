@@ -1,0 +1,46 @@
+"""The operators that must be integer where integer inference is promised, by kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+KINDS: Mapping[str, tuple[str, ...]] = {
+    "convolution": (
+        "Conv",
+        "ConvInteger",
+        "ConvTranspose",
+        "FusedConv",
+        "NhwcFusedConv",
+        "QLinearConv",
+        "QLinearConvTranspose",
+    ),
+    "matrix product": (
+        "DynamicQuantizeMatMul",
+        "FusedGemm",
+        "FusedMatMul",
+        "Gemm",
+        "MatMul",
+        "MatMulInteger",
+        "MatMulIntegerToFloat",
+        "QGemm",
+        "QLinearMatMul",
+    ),
+    "addition": ("Add", "QLinearAdd", "Sub", "Sum"),
+    "pool": (
+        "AveragePool",
+        "GlobalAveragePool",
+        "GlobalMaxPool",
+        "MaxPool",
+        "NhwcMaxPool",
+        "QLinearAveragePool",
+        "QLinearGlobalAveragePool",
+        "QLinearReduceMean",
+        "ReduceMean",
+    ),
+}
+"""ONNX Runtime's operators without their domains; each kind has integer and float members."""
+
+KIND_OF: Mapping[str, str] = {
+    operator: kind for kind, operators in KINDS.items() for operator in operators
+}
+"""The kind of each of these operators."""

@@ -1,0 +1,64 @@
+"""A gate that is looked at again and again, and stops when it has decided."""
+
+from __future__ import annotations
+
+import math
+
+from .errors import InputError
+from .gate import (
+    CONFIDENCE,
+    Check,
+    Outcome,
+    log_evidence_below,
+    sequence_bounds,
+    share_at_least,
+    share_at_most,
+)
+
+_ENOUGH = -math.log(1 - CONFIDENCE)
+
+
+class SequentialGate:
+    """One share against one threshold, by the sequence of :mod:`gate`.
+
+    The first decision stays: the bounds hold at all looks together, so what one look has excluded
+    is excluded.
+
+    Args:
+        name: for the report.
+        threshold: 0…1.
+        at_most: whether the share may be at most the threshold, or must be at least that.
+
+    Raises:
+        InputError: a threshold outside 0…1.
+    """
+
+    def __init__(self, name: str, threshold: float, *, at_most: bool) -> None:
+        if not 0.0 <= threshold <= 1.0:
+            raise InputError(f"expected a threshold of 0 to 1 for {name}, got {threshold}")
+        self.name = name
+        self.threshold = threshold
+        self.at_most = at_most
+        self.outcome = Outcome.UNDECIDED
+        self._counts = (0, 0)
+
+    def look(self, successes: int, trials: int) -> Outcome:
+        """Take the counts so far (not those since the last look) and return what is decided."""
+        if self.outcome is not Outcome.UNDECIDED or trials == 0:
+            return self.outcome
+        self._counts = (successes, trials)
+        # The bound's own definition; solving for the bound at every look costs a hundred of these.
+        under = log_evidence_below(self.threshold, successes, trials) >= _ENOUGH
+        over = log_evidence_below(1 - self.threshold, trials - successes, trials) >= _ENOUGH
+        if under or over:
+            self.outcome = Outcome.PASS if under == self.at_most else Outcome.FAIL
+        return self.outcome
+
+    def check(self) -> Check:
+        """Return the decision with the bounds at the look that made it, or at the last.
+
+        Raises:
+            NothingToEvaluate: there was no look with a trial.
+        """
+        hold = share_at_most if self.at_most else share_at_least
+        return hold(self.name, self.threshold, *self._counts, sequence_bounds)

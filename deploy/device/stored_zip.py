@@ -1,0 +1,199 @@
+"""Zip archives of one form only: every byte follows from the names and contents of the files.
+
+Members are stored uncompressed, sorted by name, dated 1980-01-01, mode 0644, without extra fields
+or comments, one behind the other. So equal files give equal archives everywhere, and a reader can
+compare every byte of the archive with what it must be: nothing can hide between the members, an
+archive never unpacks to more than its own size, and no byte can change unseen. Ordinary zip tools
+and Python's own importer read these archives.
+
+Reference: APPNOTE.TXT, the .ZIP file format specification, sections 4.3.7, 4.3.12 and 4.3.16.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from .errors import InputError
+from .files import write_atomic
+
+MAX_MEMBERS = 4096
+MAX_ARCHIVE_BYTES = (1 << 32) - 1
+"""Beyond these the format needs its 64-bit extension, which is not written or read here."""
+
+_LOCAL = struct.Struct("<4s5H3I2H")
+_CENTRAL = struct.Struct("<4s6H3I5H2I")
+_END = struct.Struct("<4s4H2IH")
+_VERSION = 20
+_MADE_BY_UNIX = 3 << 8 | _VERSION
+_TIME, _DATE = 0, 0x21  # 1980-01-01 00:00
+_ATTRIBUTES = 0o100644 << 16
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One file in an archive: where its bytes are (offset and size in bytes) and their CRC-32."""
+
+    name: str
+    offset: int
+    size: int
+    crc: int
+
+
+def _local_header(name: bytes, crc: int, size: int) -> bytes:
+    head = _LOCAL.pack(b"PK\x03\x04", _VERSION, 0, 0, _TIME, _DATE, crc, size, size, len(name), 0)
+    return head + name
+
+
+def _central_header(name: bytes, crc: int, size: int, offset: int) -> bytes:
+    head = _CENTRAL.pack(
+        b"PK\x01\x02",
+        _MADE_BY_UNIX,
+        _VERSION,
+        0,
+        0,
+        _TIME,
+        _DATE,
+        crc,
+        size,
+        size,
+        len(name),
+        0,
+        0,
+        0,
+        0,
+        _ATTRIBUTES,
+        offset,
+    )
+    return head + name
+
+
+def _end_record(count: int, size: int, offset: int) -> bytes:
+    return _END.pack(b"PK\x05\x06", 0, 0, count, count, size, offset, 0)
+
+
+def stored_zip_bytes(files: Mapping[str, bytes]) -> bytes:
+    """Return the archive of ``files``, name to content.
+
+    Raises:
+        InputError: a name that is not ASCII, too many files, or 4 GiB and more.
+    """
+    if len(files) > MAX_MEMBERS:
+        raise InputError(f"at most {MAX_MEMBERS} files fit a zip bundle, got {len(files)}")
+    parts: list[bytes] = []
+    central: list[bytes] = []
+    offset = 0
+    for name in sorted(files):
+        data = files[name]
+        if not name.isascii() or not 0 < len(name) < 1 << 16:
+            raise InputError(f"{name!r} cannot name a file in an archive: use ASCII")
+        if offset + len(data) > MAX_ARCHIVE_BYTES - (1 << 20):
+            raise InputError("the files are 4 GiB or more: write a folder instead of one file")
+        encoded, crc = name.encode("ascii"), zlib.crc32(data)
+        header = _local_header(encoded, crc, len(data))
+        central.append(_central_header(encoded, crc, len(data), offset))
+        parts += [header, data]
+        offset += len(header) + len(data)
+    directory = b"".join(central)
+    return b"".join([*parts, directory, _end_record(len(files), len(directory), offset)])
+
+
+def write_stored_zip(path: Path, files: Mapping[str, bytes]) -> None:
+    """Write :func:`stored_zip_bytes` atomically; errors as there."""
+    write_atomic(path, stored_zip_bytes(files))
+
+
+def read_members(stream: BinaryIO, size: int, *, max_name: int = 256) -> list[Member]:
+    """Return the members of an archive after comparing every byte outside their contents.
+
+    Args:
+        stream: opened for reading bytes, seekable.
+        size: of the archive in bytes.
+        max_name: longest name allowed, in bytes; memory is bounded by it.
+
+    Raises:
+        ValueError: the archive is not exactly of the form that is written here.
+    """
+    if not _END.size <= size <= MAX_ARCHIVE_BYTES:
+        raise ValueError(f"{size} bytes are no archive of this form")
+    stream.seek(size - _END.size)
+    end = stream.read(_END.size)
+    fields = _END.unpack(end)
+    count, directory_size, directory_offset = fields[4], fields[5], fields[6]
+    if end != _end_record(count, directory_size, directory_offset):
+        raise ValueError("it does not end as an archive of this form ends")
+    if count > MAX_MEMBERS or directory_size > count * (_CENTRAL.size + max_name):
+        raise ValueError(f"its directory is too large ({count} files, {directory_size} bytes)")
+    if directory_offset + directory_size + _END.size != size:
+        raise ValueError("bytes stand before, behind or inside its directory")
+    stream.seek(directory_offset)
+    members = _read_directory(stream.read(directory_size), count)
+    expected = 0
+    for member in members:
+        name = member.name.encode("ascii")
+        header = _local_header(name, member.crc, member.size)
+        stream.seek(expected)
+        if member.offset != expected + len(header) or stream.read(len(header)) != header:
+            raise ValueError(f"the header of {member.name!r} is not what it must be")
+        expected = member.offset + member.size
+    if expected != directory_offset:
+        raise ValueError("bytes stand between its files and its directory")
+    return members
+
+
+def _read_directory(directory: bytes, count: int) -> list[Member]:
+    members: list[Member] = []
+    position = 0
+    for _ in range(count):
+        if position + _CENTRAL.size > len(directory):
+            raise ValueError("its directory ends early")
+        fields = _CENTRAL.unpack_from(directory, position)
+        crc, size, length, offset = fields[7], fields[8], fields[10], fields[16]
+        start = position + _CENTRAL.size
+        name = directory[start : start + length]
+        position = start + length
+        if not name.isascii():
+            raise ValueError("a file name is not ASCII")
+        if directory[start - _CENTRAL.size : position] != _central_header(name, crc, size, offset):
+            raise ValueError(
+                f"the entry of {name.decode('ascii')!r} is compressed, linked, encrypted, dated "
+                "or damaged"
+            )
+        members.append(
+            Member(
+                name=name.decode("ascii"),
+                offset=offset + _LOCAL.size + length,
+                size=size,
+                crc=crc,
+            )
+        )
+    if position != len(directory):
+        raise ValueError("its directory holds more than its files")
+    names = [member.name for member in members]
+    if names != sorted(set(names)):
+        raise ValueError("its files are not sorted by name, or a name is there twice")
+    return members
+
+
+def copy_member(stream: BinaryIO, member: Member, target: BinaryIO) -> None:
+    """Copy the content of one member, in pieces of 1 MiB.
+
+    Raises:
+        ValueError: the content is cut or has another CRC-32.
+    """
+    stream.seek(member.offset)
+    left, crc = member.size, 0
+    while left:
+        chunk = stream.read(min(left, _CHUNK_BYTES))
+        if not chunk:
+            raise ValueError(f"{member.name!r} ends early")
+        crc = zlib.crc32(chunk, crc)
+        left -= len(chunk)
+        target.write(chunk)
+    if crc != member.crc:
+        raise ValueError(f"{member.name!r} has another checksum than the archive says")
