@@ -245,19 +245,19 @@ class _Run:
     def _one_step(self, batch: Batch) -> tuple[float, float]:
         network, settings = self.network, self.config.training
         network.set_bit_width(self.defense.bit_width(self.step))
-        pixels = self.defense.prepare(self.step, batch, network.switch)
+        pixels = self.defense.prepare(self.step, batch, network)
         pixels = pixels.detach().contiguous(memory_format=torch.channels_last)
         pixels.requires_grad_(self.defense.needs_pixel_gradient)
         logits = network(pixels)
         loss = F.cross_entropy(logits, batch.labels, label_smoothing=settings.label_smoothing)
         value = float(loss.detach())
-        if not math.isfinite(value):
-            raise TrainingDiverged(
-                f"the loss is {value} at step {self.step} of {self.steps} "
-                f"(bit-width {network.bit_width}); lower training.learning_rate"
-            )
+        self._check_finite("the loss", value)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        extra = self.defense.extra_loss(self.step, batch, pixels.detach(), network)
+        if extra is not None:
+            self._check_finite("the defense's extra loss", float(extra.detach()))
+            extra.backward()
         self.defense.learn(self.step, pixels.grad, logits.detach(), batch)
         rate = self._learning_rate(self.step)
         for group in self.optimizer.param_groups:
@@ -266,6 +266,13 @@ class _Run:
         self.optimizer.step()
         correct = (logits.detach().argmax(dim=1) == batch.labels).float().mean()
         return value, float(correct)
+
+    def _check_finite(self, what: str, value: float) -> None:
+        if not math.isfinite(value):
+            raise TrainingDiverged(
+                f"{what} is {value} at step {self.step} of {self.steps} "
+                f"(bit-width {self.network.bit_width}); lower training.learning_rate"
+            )
 
     def _end_of_epoch(self, tracked: _Running, bar: Any, writer: SummaryWriter) -> None:
         row = {"step": self.step, "epoch": round(self.step / self.steps_per_epoch, 3)}

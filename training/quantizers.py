@@ -114,7 +114,10 @@ class FakeQuantize(torch.autograd.Function):
         if ctx.pass_clipped:
             return gradient, None, None, None, None
         x, scale, y = ctx.saved_tensors
-        low, high = (ctx.low - 0.5) * scale, (ctx.high + 0.5) * scale
+        # The borders move with the scale, but the gradient jumps there: none flows through them
+        # when a penalty on gradients differentiates this once more.
+        step = scale.detach()
+        low, high = (ctx.low - 0.5) * step, (ctx.high + 0.5) * step
         if x.is_cpu:
             to_x = torch.ops.aten.hardtanh_backward(gradient, x, float(low), float(high))
         else:
@@ -209,6 +212,11 @@ class LearnedScale(nn.Module):
     def codes_bits(self) -> int:
         """Bit-width of the codes at the active bit-width."""
         return STREAM_BITS if self.stream else self.switch.active
+
+    def is_ready(self, bits: int) -> bool:
+        """Whether the scale of ``bits`` has been set from a batch; float needs none."""
+        ready = bits == FLOAT or bits in self._ready
+        return ready or bool(cast(Tensor, getattr(self, f"ready_{bits}")))
 
     def value(self) -> Tensor:
         """The positive scale of the active bit-width, a float32 scalar."""

@@ -9,7 +9,17 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-PURPOSES = ("weights", "order", "augmentation", "schedule", "patches", "noise")
+PURPOSES = (
+    "weights",
+    "order",
+    "augmentation",
+    "schedule",
+    "patches",
+    "noise",
+    "attack",
+    "partner",
+    "restart",
+)
 """Independent streams of random numbers; the position in this tuple is part of the seed."""
 
 

@@ -95,7 +95,7 @@ def test_a_run_is_not_replaced_unasked(
         (["--set", "training.epoch=3"], 2, "unknown key 'epoch'; valid here are batch_size"),
         (["--set", "optimizer.name=adam"], 2, "unknown key 'optimizer'"),
         (["--set", "training.epochs=soon"], 2, "training: epochs must be of type float"),
-        (["--set", "defense.name=magic"], 2, "defense.name must be one of qat, qadtr"),
+        (["--set", "defense.name=magic"], 2, "defense.name must be one of qat, pbat"),
         (["--set", "defense.gir_nois=1"], 2, "unknown key 'gir_nois'"),
         (["--set", "network.name=resnet9"], 2, "resnet20"),
         (["--set", "network.bit_widths=[32, 1]"], 2, "bit-widths must be 32"),

@@ -11,7 +11,7 @@ from deploy.device.errors import InputError
 from training.defenses import Batch, Defense, TrainingFacts, build_defense, check_defense
 from training.defenses.patch_pool import PersonalPool, UniversalPool
 from training.defenses.schedule import SCHEDULES, scheduled_bit_width
-from training.quantizers import BitWidthSwitch
+from training.networks import Network, NetworkSpec, build_network
 
 BIT_WIDTHS = (32, 8, 4, 2)
 
@@ -59,11 +59,16 @@ def test_a_schedule_is_a_function_of_step_and_seed_and_uses_every_bit_width(sche
         assert counts[32] > counts[2]
 
 
+def small_network() -> Network:
+    spec = NetworkSpec(name="resnet8", classes=10, input_size=16, bit_widths=BIT_WIDTHS)
+    return build_network(spec, torch.Generator().manual_seed(0))
+
+
 def prepared(defense: Defense, step: int = 0) -> tuple[torch.Tensor, Batch]:
-    switch = BitWidthSwitch(BIT_WIDTHS)
-    switch.set(defense.bit_width(step))
+    network = small_network()
+    network.set_bit_width(defense.bit_width(step))
     images = batch()
-    return defense.prepare(step, images, switch), images
+    return defense.prepare(step, images, network), images
 
 
 def test_plain_qat_leaves_the_batch_alone() -> None:
@@ -88,11 +93,11 @@ def test_each_part_of_qadtr_has_its_own_switch() -> None:
     no_dbwt = build_defense({"name": "qadtr", "dbwt": False}, facts())
     assert not torch.equal(prepared(no_dbwt, 0)[0], images.pixels)
     assert torch.equal(prepared(no_dbwt, 1)[0], images.pixels)
-    switch = BitWidthSwitch(BIT_WIDTHS)
-    build_defense({"name": "qadtr", "gir": False}, facts()).prepare(0, batch(), switch)
-    assert switch.gradient_noise == 0.0
-    build_defense({"name": "qadtr"}, facts()).prepare(0, batch(), switch)
-    assert switch.gradient_noise > 0.0
+    network = small_network()
+    build_defense({"name": "qadtr", "gir": False}, facts()).prepare(0, batch(), network)
+    assert network.switch.gradient_noise == 0.0
+    build_defense({"name": "qadtr"}, facts()).prepare(0, batch(), network)
+    assert network.switch.gradient_noise > 0.0
 
 
 def test_a_universal_patch_learns_only_at_its_own_bit_width_and_uphill() -> None:
@@ -155,7 +160,7 @@ def test_state_round_trips() -> None:
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ({"name": "pbat2"}, "must be one of qat, qadtr"),
+        ({"name": "pbat2"}, "must be one of qat, pbat, dwq"),
         ({"name": "qadtr", "strength": 1.0}, "unknown key 'strength'"),
         ({"name": "qadtr", "universal_share": 0.8, "personal_share": 0.5}, "at most 1"),
         ({"name": "qadtr", "schedule": "spiral"}, "cycle, uniform, curriculum"),

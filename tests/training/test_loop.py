@@ -29,11 +29,23 @@ def run(
     return train(small_config(**changes), images, holdout, folder, quiet, dict)
 
 
-@pytest.mark.parametrize("defense", ["qat", "qadtr"])
+@pytest.mark.parametrize(
+    "defense",
+    [
+        {"name": "qat"},
+        {"name": "qadtr"},
+        {"name": "pbat", "size_px": 4, "inner_steps": 1},
+        {"name": "pbat", "size_px": 4, "inner_steps": 1, "kind": "universal", "location": "random"},
+        {"name": "dwq", "inner_steps": 1, "bits": [32, 8, 4, 2]},
+        {"name": "triqdef", "size_px": 4, "inner_steps": 1, "schedule": "cycle"},
+    ],
+    ids=lambda table: "-".join(str(value) for value in table.values()),
+)
 def test_an_interrupted_run_resumes_to_the_same_bytes(
-    tmp_path: Path, small_digits: ImageSet, small_holdout: ImageSet, defense: str
+    tmp_path: Path, small_digits: ImageSet, small_holdout: ImageSet, defense: dict[str, object]
 ) -> None:
-    changes = {"defense": {"name": defense}}
+    short = {"epochs": 0.16, "batch_size": 32, "learning_rate": 0.05}
+    changes = {"defense": defense, "training": short}
     whole = run(tmp_path / "whole", small_digits, small_holdout, RunOptions(), **changes)
     parts = tmp_path / "parts"
     stopped = RunOptions(stop_after=4, save_every=2)

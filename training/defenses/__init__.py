@@ -8,13 +8,19 @@ from typing import Any
 from deploy.device.errors import InputError
 from training.config import read_settings
 from training.defenses.defense import Batch, Defense, TrainingFacts
+from training.defenses.dwq import Dwq, DwqSettings
+from training.defenses.pbat import Pbat, PbatSettings
 from training.defenses.qadtr import Qadtr, QadtrSettings
 from training.defenses.qat import PlainQat, QatSettings
+from training.defenses.triqdef import Triqdef, TriqdefSettings
 
 __all__ = ["DEFENSES", "Batch", "Defense", "TrainingFacts", "build_defense", "check_defense"]
 
 DEFENSES: Mapping[str, tuple[type[Any], type[Any]]] = {
     "qat": (QatSettings, PlainQat),
+    "pbat": (PbatSettings, Pbat),
+    "dwq": (DwqSettings, Dwq),
+    "triqdef": (TriqdefSettings, Triqdef),
     "qadtr": (QadtrSettings, Qadtr),
 }
 """Settings class and defense class by the ``name`` in the config's ``[defense]`` table."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from training.quantizers import BitWidthSwitch
+from training.networks import Network
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +40,13 @@ class Defense(ABC):
     """Chooses the bit-width of a step, may patch its batch, and learns from its gradients.
 
     The loop calls, at each step and in this order, :meth:`bit_width`, :meth:`prepare`, the
-    network's forward and backward pass, :meth:`learn`.  ``needs_pixel_gradient`` tells the loop to
-    keep the loss's gradient at the pixels, which the backward pass then yields for little.
+    network's forward and backward pass, :meth:`extra_loss` (and its backward pass), :meth:`learn`,
+    and then lets the optimizer take its step.  ``needs_pixel_gradient`` tells the loop to keep the
+    loss's gradient at the pixels, which the backward pass then yields for little.
+
+    A defense that runs the network itself does so inside
+    :func:`training.frozen.frozen_statistics`, at whatever bit-width it likes, and leaves the
+    network at the bit-width that it found.
     """
 
     needs_pixel_gradient = False
@@ -50,10 +55,21 @@ class Defense(ABC):
     def bit_width(self, step: int) -> int:
         """The bit-width of the network at ``step``, a pure function of (step, seed)."""
 
-    def prepare(self, step: int, batch: Batch, switch: BitWidthSwitch) -> Tensor:
-        """The pixels that the network is trained on at this step (float32 N×3×H×W, [0, 255])."""
-        del step, switch
+    def prepare(self, step: int, batch: Batch, network: Network) -> Tensor:
+        """The pixels that ``network`` (in training mode, at the step's bit-width) is trained on at
+        this step: float32 N×3×H×W, [0, 255]."""
+        del step, network
         return batch.pixels
+
+    def extra_loss(
+        self, step: int, batch: Batch, pixels: Tensor, network: Network
+    ) -> Tensor | None:
+        """A scalar whose gradient at the weights is added to that of the training loss, or None.
+
+        ``pixels`` are the prepared ones, detached.
+        """
+        del step, batch, pixels, network
+        return None
 
     def learn(self, step: int, gradient: Tensor | None, logits: Tensor, batch: Batch) -> None:
         """Look at the step's result: ``gradient`` of the loss at the prepared pixels (if asked

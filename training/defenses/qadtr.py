@@ -24,7 +24,8 @@ from deploy.device.errors import InputError
 from training.defenses.defense import Batch, Defense, TrainingFacts
 from training.defenses.patch_pool import PersonalPool, UniversalPool
 from training.defenses.schedule import SCHEDULES, scheduled_bit_width
-from training.quantizers import BitWidthSwitch, NoiseBank
+from training.networks import Network
+from training.quantizers import NoiseBank
 from training.randomness import SETUP, generator_for
 
 
@@ -113,7 +114,8 @@ class Qadtr(Defense):
             seed=self.facts.seed,
         )
 
-    def prepare(self, step: int, batch: Batch, switch: BitWidthSwitch) -> Tensor:
+    def prepare(self, step: int, batch: Batch, network: Network) -> Tensor:
+        switch = network.switch
         if self.settings.gir:
             self.noise.generator = generator_for(self.facts.seed, step, "noise", self.facts.device)
             switch.gradient_noise, switch.noise = self.settings.gir_noise, self.noise

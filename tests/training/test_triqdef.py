@@ -1,0 +1,177 @@
+"""TriQDef: the measures tell likeness, the penalty has the right gradient and lowers agreement."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from deploy.device.errors import InputError
+from tests.training.test_defenses import batch, facts, small_network
+from tests.training.test_frozen import snapshot, started
+from training.agreement import (
+    direction,
+    edge_agreement,
+    grey,
+    orientation_agreement,
+    soft_orientations,
+)
+from training.defenses import build_defense
+from training.defenses.triqdef import Triqdef, alignment, drawn_partner
+from training.frozen import frozen_statistics, pixel_gradient
+from training.quantizers import FakeQuantize
+
+MEASURES: list[Callable[..., Tensor]] = [direction, edge_agreement, orientation_agreement]
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_equal_maps_agree_whatever_their_magnitude_and_others_less(
+    measure: Callable[..., Tensor],
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(2, 6, 16, 16, generator=generator)
+    torch.testing.assert_close(measure(a, a), torch.ones(6), rtol=0.0, atol=1e-4)
+    torch.testing.assert_close(measure(a, 1e-3 * a), torch.ones(6), rtol=0.0, atol=1e-3)
+    assert bool((measure(a, b) < 0.97).all())
+    # What lies outside the region does not count.
+    region = torch.zeros(6, 16, 16, dtype=torch.bool)
+    region[:, 4:12, 4:12] = True
+    inside = measure(torch.where(region, a, 0.0), torch.where(region, a, 0.0), region)
+    torch.testing.assert_close(inside, torch.ones(6), rtol=0.0, atol=1e-4)
+
+
+def test_orientations_tell_bars_apart() -> None:
+    bars = torch.zeros(16, 16)
+    bars[:, ::4] = 1.0
+    upright, lying = bars[None], bars.T.contiguous()[None]
+    assert float(orientation_agreement(upright, lying)) < 0.3
+    assert float(orientation_agreement(upright, -upright)) == pytest.approx(1.0, abs=1e-4)
+    assert soft_orientations(upright).square().sum().item() == pytest.approx(1.0, abs=1e-4)
+
+
+@pytest.mark.parametrize("pass_clipped", [False, True])
+def test_the_quantizers_backward_can_be_differentiated(pass_clipped: bool) -> None:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(40, generator=generator, dtype=torch.float64)
+    w = torch.rand(40, generator=generator, dtype=torch.float64)
+    v = torch.randn(40, generator=generator, dtype=torch.float64)
+    scale = torch.tensor(0.3, dtype=torch.float64, requires_grad=not pass_clipped)
+
+    def along_v(weights: Tensor) -> Tensor:
+        leaf = x.clone().requires_grad_()
+        y = FakeQuantize.apply(leaf, scale, -3, 3, pass_clipped)
+        (gradient,) = torch.autograd.grad((weights * y * y).sum(), leaf, create_graph=True)
+        return (gradient * v).sum()
+
+    leaf = w.clone().requires_grad_()
+    (exact,) = torch.autograd.grad(along_v(leaf), leaf)
+    step = 1e-6
+    for i in range(0, 40, 7):
+        moved = torch.zeros_like(w)
+        moved[i] = step
+        difference = (along_v(w + moved) - along_v(w - moved)).detach() / (2.0 * step)
+        # Central differences of a function that is linear in w: rounding alone.
+        assert float(exact[i]) == pytest.approx(float(difference), abs=1e-7)
+
+
+@pytest.mark.parametrize(("bits", "name"), [(32, "stem.conv.weight"), (4, "head.bias")])
+def test_the_gradient_of_an_agreement_is_that_of_finite_differences(bits: int, name: str) -> None:
+    # At 4 bits only what lies behind the last rounding is smooth; in float, every weight is.
+    images = batch(4)
+    network = started().double()
+    network.set_bit_width(bits)
+    generator = torch.Generator().manual_seed(2)
+    other = torch.randn(4, 16, 16, generator=generator, dtype=torch.float64)
+    weight = dict(network.named_parameters())[name]
+    along = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
+
+    def penalty() -> Tensor:
+        with frozen_statistics(network):
+            gradient = pixel_gradient(
+                network, images.pixels.double(), images.labels, differentiable=True
+            )
+        own = grey(gradient)
+        return (
+            direction(own, other) + edge_agreement(own, other) + orientation_agreement(own, other)
+        ).sum()
+
+    (exact,) = torch.autograd.grad(penalty(), weight)
+    start, step = weight.detach().clone(), 1e-6
+    values = []
+    for sign in (1.0, -1.0):
+        with torch.no_grad():
+            weight.copy_(start + sign * step * along)
+        values.append(float(penalty().detach()))
+    difference = (values[0] - values[1]) / (2.0 * step)
+    # A ReLU that switches within the step costs a little.
+    assert float((exact * along).sum()) == pytest.approx(difference, rel=2e-3, abs=1e-6)
+    assert abs(difference) > 1e-5
+
+
+def test_the_penalty_moves_weights_that_lower_it_and_nothing_else() -> None:
+    network, images = started(), batch()
+    network.set_bit_width(4)
+    before = snapshot(network)
+
+    def penalty() -> Tensor:
+        return alignment(
+            network, images.pixels, images.labels, 8, feature_weight=0.5, gradient_weight=0.5
+        )
+
+    first = penalty()
+    assert 0.0 < float(first.detach()) <= 1.0
+    assert network.bit_width == 4
+    assert all(torch.equal(before[n], t) for n, t in snapshot(network).items())
+    first.backward()
+    moved = {n: p for n, p in network.named_parameters() if p.grad is not None}
+    assert all(bool(torch.isfinite(p.grad).all()) for p in moved.values() if p.grad is not None)
+    assert "stem.conv.weight" in moved
+    assert not any("scale_" in name for name in moved)
+
+
+def test_partners_are_bit_widths_that_have_been_trained_at() -> None:
+    network = small_network().train()
+    for bits in (32, 8):
+        network.set_bit_width(bits)
+        network(batch().pixels)
+    assert {drawn_partner(network, 1, step) for step in range(20)} == {32}
+    network.set_bit_width(32)
+    assert {drawn_partner(network, 1, step) for step in range(20)} == {8}
+
+
+def test_the_curriculum_phases_the_penalty_in() -> None:
+    table = {"name": "triqdef", "size_px": 4, "inner_steps": 1}
+    defense, network, images = build_defense(table, facts()), started(), batch()
+    assert isinstance(defense, Triqdef)
+    strengths = [defense.strength(step) for step in (0, 10, 30, 50, 99)]
+    assert strengths == pytest.approx([0.0, 0.0, 0.5, 1.0, 1.0])
+    network.set_bit_width(4)
+    pixels = defense.prepare(0, images, network)
+    assert int((pixels != images.pixels).flatten(1).any(dim=1).sum()) == 8
+    assert defense.extra_loss(5, images, pixels, network) is None
+    half, whole = (defense.extra_loss(step, images, pixels, network) for step in (30, 60))
+    assert half is not None
+    assert whole is not None
+    assert 0.0 < float(half.detach()) < float(whole.detach())
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"curriculum_from": 0.6}, "in order"),
+        ({"feature_weight": -1.0}, "at least 0"),
+        ({"penalty_images": 0}, "at least 1"),
+        ({"share": 2.0}, "at most 1"),
+        ({"schedule": "spiral"}, "cycle, uniform"),
+    ],
+)
+def test_wrong_settings(table: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        build_defense({"name": "triqdef", **table}, facts())
+
+
+def test_one_bit_width_has_no_partner() -> None:
+    with pytest.raises(InputError, match="at least two"):
+        build_defense({"name": "triqdef"}, facts(bit_widths=(8,)))

@@ -1,0 +1,72 @@
+"""The network as an inner attack or a penalty may use it: differentiable, and left as it was.
+
+A defense that runs the network beside the training step must not move what the step alone may
+move: BatchNorm statistics (of the one bit-width), activation scales that are set from the first
+batch they see, and the noise stream of GIR.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from training.networks import Network
+from training.networks.units import SwitchableBatchNorm2d
+from training.quantizers import LearnedScale
+
+
+@contextmanager
+def frozen_statistics(network: Network) -> Iterator[Network]:
+    """The training network with running BatchNorm statistics and constant activation scales.
+
+    Weights, BatchNorm gains and biases still get gradients; activation scales do not, and gradient
+    noise is off.  Everything is as before after the ``with`` block, the running statistics too.
+    """
+    frozen = [
+        m
+        for m in network.modules()
+        if isinstance(m, nn.BatchNorm2d | SwitchableBatchNorm2d | LearnedScale)
+    ]
+    before = [m.training for m in frozen]
+    scales = [p for m in frozen if isinstance(m, LearnedScale) for p in m.parameters()]
+    learned = [p.requires_grad for p in scales]
+    switch = network.switch
+    noise = switch.gradient_noise
+    # Not train(False): on a Network that would also store the weight scales anew.
+    for module in frozen:
+        module.training = False
+    for scale in scales:
+        scale.requires_grad_(False)
+    switch.gradient_noise = 0.0
+    try:
+        yield network
+    finally:
+        switch.gradient_noise = noise
+        for module, mode in zip(frozen, before, strict=True):
+            module.training = mode
+        for scale, wanted in zip(scales, learned, strict=True):
+            scale.requires_grad_(wanted)
+
+
+def image_losses(network: Network, pixels: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of each image, float32 (N,), at the active bit-width; no label smoothing."""
+    return F.cross_entropy(network(pixels), labels, reduction="none")
+
+
+def pixel_gradient(
+    network: Network, pixels: Tensor, labels: Tensor, *, differentiable: bool = False
+) -> Tensor:
+    """The gradient of each image's own cross-entropy at its pixels, N×3×H×W.
+
+    ``pixels`` float32 N×3×H×W in [0, 255].  Call it inside :func:`frozen_statistics`: there no
+    image of the batch acts on another.  With ``differentiable`` the result has a graph back to the
+    weights (double backward), otherwise it is detached.
+    """
+    leaf = pixels.detach().requires_grad_()
+    total = image_losses(network, leaf, labels).sum()
+    (gradient,) = torch.autograd.grad(total, leaf, create_graph=differentiable)
+    return gradient
