@@ -11,8 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InputError
-from .files import npz_bytes, read_json, read_npz, sha256_of, sha256_of_bytes, write_atomic
-from .files import write_json as _write_json
+from .files import (
+    json_bytes,
+    npz_bytes,
+    read_json,
+    read_npz,
+    sha256_of,
+    sha256_of_bytes,
+    write_atomic,
+)
 from .pasting import check_patch, paste
 
 FORMAT_VERSION = 1
@@ -130,6 +137,28 @@ def _sidecar(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
+def patch_set_bytes(patch_set: PatchSet) -> tuple[bytes, bytes]:
+    """Return the bytes of NAME.npz and of NAME.json; equal for equal patch sets.
+
+    Raises:
+        InputError: a provenance that JSON cannot hold.
+    """
+    data = npz_bytes({name: getattr(patch_set, name) for name in _ARRAYS})
+    about = {
+        "format": "qadtr-patch-set",
+        "format_version": FORMAT_VERSION,
+        "sha256": sha256_of_bytes(data),
+        "name": patch_set.name,
+        "kind": patch_set.kind,
+        "target": patch_set.target,
+        "area_px": patch_set.area_px,
+        "size_px": list(patch_set.mask.shape),
+        "images": len(patch_set.image_indices),
+        "provenance": dict(patch_set.provenance),
+    }
+    return data, json_bytes(about)
+
+
 def write_patch_set(path: Path, patch_set: PatchSet) -> None:
     """Write ``path`` (NAME.npz, deterministic bytes) and NAME.json beside it.
 
@@ -139,23 +168,9 @@ def write_patch_set(path: Path, patch_set: PatchSet) -> None:
         InputError: not a ``.npz`` path, not writable, or a provenance that JSON cannot hold.
     """
     sidecar = _sidecar(path)
-    data = npz_bytes({name: getattr(patch_set, name) for name in _ARRAYS})
+    data, about = patch_set_bytes(patch_set)
     write_atomic(path, data)
-    _write_json(
-        sidecar,
-        {
-            "format": "qadtr-patch-set",
-            "format_version": FORMAT_VERSION,
-            "sha256": sha256_of_bytes(data),
-            "name": patch_set.name,
-            "kind": patch_set.kind,
-            "target": patch_set.target,
-            "area_px": patch_set.area_px,
-            "size_px": list(patch_set.mask.shape),
-            "images": len(patch_set.image_indices),
-            "provenance": dict(patch_set.provenance),
-        },
-    )
+    write_atomic(sidecar, about)
 
 
 def read_patch_set(path: Path, *, max_bytes: int = 1 << 32) -> PatchSet:

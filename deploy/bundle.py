@@ -1,0 +1,326 @@
+"""Write a bundle: models, patches, images, golden data, thresholds and the validator, as one file.
+
+The bytes depend on the contents alone: the same parts give the same bundle on every machine.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .device.bundle_reading import Bundle, checksums_text
+from .device.errors import InputError
+from .device.files import npz_bytes, read_bytes, sha256_of_bytes, write_atomic
+from .device.images import check_images
+from .device.manifest import (
+    CHECKSUMS,
+    FORMAT,
+    FORMAT_VERSION,
+    MANIFEST,
+    PASTED_IMAGES,
+    SIGNATURE,
+    ModelFacts,
+    manifest_bytes,
+    preprocessing_facts,
+    sidecar_of,
+)
+from .device.patch_set import PatchSet, patch_set_bytes
+from .device.signature import sign
+from .device.stored_zip import write_stored_zip
+from .device.suite import pasted_sha256
+from .validator_archive import validator_bytes
+
+MAIN = '''"""Validate this bundle with the validator that it carries.
+
+A gate that must be trusted uses
+a validate.pyz that was obtained apart from the bundle.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+
+bundle = os.path.dirname(os.path.abspath(__file__))
+with tempfile.TemporaryDirectory() as folder:
+    validator = os.path.join(folder, "validate.pyz")
+    with open(validator, "wb") as out:
+        out.write(__loader__.get_data(os.path.join(bundle, "validate.pyz")))
+    done = subprocess.run([sys.executable, validator, bundle, *sys.argv[1:]])
+code = done.returncode
+sys.exit(code if code in (0, 1, 2, 3, 4) else 2)
+'''
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundleModel:
+    """The model for one engine.
+
+    Attributes:
+        path: the file.
+        certificate: engine, machine and kinds as in the manifest; None for an engine without.
+        max_logit_difference: budget against the golden logits; 0 is bit for bit.
+        max_flips: golden images whose class may differ.
+        logits_identical_on: machine architectures on which the golden logits were reproduced.
+    """
+
+    path: Path
+    certificate: Mapping[str, Any] | None
+    max_logit_difference: float = 0.0
+    max_flips: int = 0
+    logits_identical_on: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BundlePatch:
+    """One patch set of the suite.
+
+    Attributes:
+        patch_set: its ``image_indices`` count within the split of the images.
+        lab: int64 M, classes that the lab's network gave with it.
+        attack: name of the attack.
+        placement: the law of the places, in one line.
+        source: what it was made on, None where that is not known.
+        seed: of the attack.
+        gated: whether its ASR decides.
+    """
+
+    patch_set: PatchSet
+    lab: NDArray[np.int64]
+    attack: str
+    placement: str
+    source: Mapping[str, Any] | None = None
+    seed: int | None = None
+    gated: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thresholds:
+    """What the device must reach, shares of 0 to 1; None asks for nothing."""
+
+    max_asr: float
+    max_drift: float | None = 0.02
+    min_clean: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BundleContents:
+    """The parts of a bundle.
+
+    Attributes:
+        name: one line.
+        bit_width: of the hidden layers.
+        classes: their names.
+        models: by engine.
+        images: uint8 N×3×H×W; of these counts clean accuracy.
+        labels: int64 N.
+        indices: int64 N, ascending: which images of the split they are.
+        images_about: name, split and digest of the split.
+        golden_inputs: uint8 G×3×H×W.
+        golden_logits: float32 G×C, of the integer reference.
+        golden_codes: uint8 G×…, by tensor name, of the integer reference.
+        lab_engine: what made the lab's predictions.
+        lab_clean: int64 N.
+        patches: at least one.
+        thresholds: of the gate.
+        random_floor_seed: of the noise patches.
+        provenance: from ``deploy.device.records.provenance``.
+    """
+
+    name: str
+    bit_width: int
+    classes: Sequence[str]
+    models: Mapping[str, BundleModel]
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    indices: NDArray[np.int64]
+    images_about: Mapping[str, str]
+    golden_inputs: NDArray[np.uint8]
+    golden_logits: NDArray[np.float32]
+    golden_codes: Mapping[str, NDArray[np.uint8]]
+    lab_engine: str
+    lab_clean: NDArray[np.int64]
+    patches: Sequence[BundlePatch]
+    thresholds: Thresholds
+    random_floor_seed: int = 0
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+def write_bundle(
+    out: Path,
+    contents: BundleContents,
+    *,
+    signing_key: Path | None = None,
+    as_folder: bool = False,
+) -> str:
+    """Write a bundle, read it back, and return the SHA-256 of its manifest.
+
+    Args:
+        out: the file (replaced atomically), or the folder, which must not exist.
+        contents: the parts.
+        signing_key: PEM file of an Ed25519 private key.
+        as_folder: write a folder instead of one file.
+
+    Raises:
+        InputError: parts that do not fit together, or a place that is not writable.
+        EngineUnavailable: a signature is wanted and the package cryptography is not installed.
+    """
+    files = bundle_files(contents, signing_key=signing_key)
+    if as_folder:
+        _write_folder(out, files)
+    else:
+        write_stored_zip(out, files)
+    with Bundle(out) as bundle:
+        return bundle.manifest_sha256
+
+
+def bundle_files(contents: BundleContents, *, signing_key: Path | None = None) -> dict[str, bytes]:
+    """Return every file of the bundle by its path; errors as :func:`write_bundle`."""
+    files = _data_files(contents)
+    manifest = manifest_bytes(_manifest(contents, files))
+    signature = None if signing_key is None else sign(manifest, signing_key)
+    files[MANIFEST] = manifest
+    files[CHECKSUMS] = checksums_text(manifest, signature)
+    if signature is not None:
+        files[SIGNATURE] = signature
+    return files
+
+
+def _data_files(contents: BundleContents) -> dict[str, bytes]:
+    images = check_images(contents.images)
+    if not len(images) == len(contents.labels) == len(contents.indices) == len(contents.lab_clean):
+        raise InputError("expected one label, index and lab prediction for each image")
+    files = {
+        "__main__.py": MAIN.encode("utf-8"),
+        "validate.pyz": validator_bytes(),
+        "images/images.npz": npz_bytes(
+            {
+                "images": images,
+                "labels": contents.labels.astype(np.int64),
+                "indices": contents.indices.astype(np.int64),
+            }
+        ),
+        "golden/golden.npz": npz_bytes(
+            {
+                "inputs": contents.golden_inputs,
+                "logits": contents.golden_logits,
+                **{f"codes-{i}": codes for i, codes in enumerate(contents.golden_codes.values())},
+            }
+        ),
+        "lab/predictions.npz": npz_bytes(
+            {
+                "clean": contents.lab_clean.astype(np.int64),
+                **{
+                    f"patched-{i}": patch.lab.astype(np.int64)
+                    for i, patch in enumerate(contents.patches)
+                },
+            }
+        ),
+    }
+    for engine, model in contents.models.items():
+        files[_model_path(engine, contents.bit_width, model)] = read_bytes(model.path)
+    for number, patch in enumerate(contents.patches):
+        path = _patch_path(number)
+        files[path], files[sidecar_of(path)] = patch_set_bytes(patch.patch_set)
+    return files
+
+
+def _model_path(engine: str, bit_width: int, model: BundleModel) -> str:
+    return f"models/{engine}-{bit_width}{model.path.suffix}"
+
+
+def _patch_path(number: int) -> str:
+    # A number: names of patches are for people and need not fit a file system.
+    return f"patches/patch-{number:03d}.npz"
+
+
+def _manifest(contents: BundleContents, files: Mapping[str, bytes]) -> dict[str, Any]:
+    height, width = contents.images.shape[2:]
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "name": contents.name,
+        "bit_width": contents.bit_width,
+        "classes": list(contents.classes),
+        "preprocessing": preprocessing_facts(height, width),
+        "files": {
+            path: {"sha256": sha256_of_bytes(data), "size_bytes": len(data)}
+            for path, data in files.items()
+        },
+        "models": {
+            engine: asdict(
+                ModelFacts(
+                    file=_model_path(engine, contents.bit_width, model),
+                    max_logit_difference=model.max_logit_difference,
+                    max_flips=model.max_flips,
+                    certificate=model.certificate,
+                    logits_identical_on=model.logits_identical_on,
+                )
+            )
+            for engine, model in contents.models.items()
+        },
+        "images": {
+            "file": "images/images.npz",
+            "n": len(contents.images),
+            **{key: contents.images_about[key] for key in ("name", "split", "digest")},
+        },
+        "golden": {
+            "file": "golden/golden.npz",
+            "n": len(contents.golden_inputs),
+            "tensors": list(contents.golden_codes),
+        },
+        "lab": {"file": "lab/predictions.npz", "engine": contents.lab_engine},
+        "patches": [
+            _patch_facts(number, patch, contents) for number, patch in enumerate(contents.patches)
+        ],
+        "thresholds": asdict(contents.thresholds),
+        "random_floor_seed": contents.random_floor_seed,
+        "provenance": dict(contents.provenance),
+    }
+
+
+def _patch_facts(number: int, patch: BundlePatch, contents: BundleContents) -> dict[str, Any]:
+    patch_set = patch.patch_set
+    absent = np.setdiff1d(patch_set.image_indices, contents.indices)
+    if absent.size or (np.diff(contents.indices) <= 0).any():
+        raise InputError(
+            f"{patch_set.name} is for {absent.size} images that the bundle does not hold, or the "
+            "bundle's indices are not ascending"
+        )
+    rows = np.searchsorted(contents.indices, patch_set.image_indices)
+    return {
+        "name": patch_set.name,
+        "file": _patch_path(number),
+        "gated": patch.gated,
+        "attack": patch.attack,
+        "kind": patch_set.kind,
+        "placement": patch.placement,
+        "target": patch_set.target,
+        "source": None if patch.source is None else dict(patch.source),
+        "seed": patch.seed,
+        "pasted_sha256": pasted_sha256(patch_set, contents.images[rows[:PASTED_IMAGES]]),
+    }
+
+
+def _write_folder(out: Path, files: Mapping[str, bytes]) -> None:
+    out = Path(out)
+    if out.exists():
+        raise InputError(f"{out} exists: a bundle is written to a new folder; remove it first")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        for name, data in files.items():
+            write_atomic(made / name, data)
+        made.chmod(0o755)
+        os.rename(made, out)  # noqa: PTH104 - fails where a folder with files came in between
+    except BaseException:
+        shutil.rmtree(made, ignore_errors=True)
+        raise

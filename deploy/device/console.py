@@ -1,0 +1,62 @@
+"""What the person at the device sees: lines, and a bar on a terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TextIO
+
+_BAR_CHARACTERS = 30
+_SECONDS_BETWEEN_DRAWINGS = 0.1
+_SECONDS_BETWEEN_LINES = 15.0
+
+
+class Console:
+    """Lines on ``out``; progress on ``err``, as a bar where that is a terminal.
+
+    Elsewhere, progress is a line every 15 seconds, so that a log stays short. Characters that the
+    stream cannot show are replaced, so that a device without UTF-8 does not fail for a "×".
+    """
+
+    def __init__(self, out: TextIO | None = None, err: TextIO | None = None) -> None:
+        self._out = sys.stdout if out is None else out
+        self._err = sys.stderr if err is None else err
+        self._bar = self._err.isatty()
+        self._drawn = False
+        self._last = -_SECONDS_BETWEEN_LINES
+
+    def say(self, line: str) -> None:
+        """Write one line."""
+        self._clear()
+        _write(self._out, f"{line}\n")
+
+    def complain(self, line: str) -> None:
+        """Write one line to the error stream."""
+        self._clear()
+        _write(self._err, f"{line}\n")
+
+    def progress(self, title: str, done: int, total: int) -> None:
+        """Show that ``done`` of ``total`` are done."""
+        now = time.monotonic()
+        pause = _SECONDS_BETWEEN_DRAWINGS if self._bar else _SECONDS_BETWEEN_LINES
+        if now - self._last < pause and not (self._bar and done >= total):
+            return
+        self._last = now
+        if self._bar:
+            full = _BAR_CHARACTERS * done // max(total, 1)
+            bar = "#" * full + "." * (_BAR_CHARACTERS - full)
+            _write(self._err, f"\r{title} [{bar}] {done}/{total}")
+            self._drawn = True
+        else:
+            _write(self._err, f"{title}: {done} of {total}\n")
+
+    def _clear(self) -> None:
+        if self._drawn:
+            _write(self._err, "\r\033[K")
+            self._drawn = False
+
+
+def _write(stream: TextIO, text: str) -> None:
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    stream.write(text.encode(encoding, "replace").decode(encoding))
+    stream.flush()

@@ -1,0 +1,95 @@
+"""The figures of a measurement for the report: what the gate does not need, but people do."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import numpy as np
+
+from .errors import NothingToEvaluate
+from .measuring import UNSEEN, Measurement, seen, success_of
+from .statistics import mcnemar_exact, paired_difference
+from .success import AttackSuccess, attack_success, clean_accuracy, robust_accuracy
+from .suite import Suite
+
+
+def clean_figures(measurement: Measurement, suite: Suite) -> dict[str, Any]:
+    """Return the clean accuracy here and in the lab over the images that were run, and the flips.
+
+    Raises:
+        NothingToEvaluate: no image was run.
+    """
+    run = measurement.clean != UNSEEN
+    labels, here, lab = suite.labels[run], measurement.clean[run], suite.lab_clean[run]
+    return {
+        "here": clean_accuracy(here, labels).as_record(),
+        "lab": clean_accuracy(lab, labels).as_record(),
+        "flips": int((here != lab).sum()),
+    }
+
+
+def patch_figures(measurement: Measurement, suite: Suite, number: int) -> dict[str, Any]:
+    """Return what one patch did, here and in the lab.
+
+    ``asr`` counts the images that this engine has right without the patch; ``asr_common`` and the
+    paired difference, those that the lab's network has right too. Figures over no image are null.
+
+    Raises:
+        NothingToEvaluate: the patch is gated and no image counts.
+    """
+    patch = suite.patches[number]
+    rows, which = seen(measurement, suite, number)
+    labels, target = suite.labels[rows], patch.facts.target
+    clean, patched = measurement.clean[rows], measurement.patched[number][which]
+    lab_clean, lab_patched = suite.lab_clean[rows], patch.lab[which]
+    here = lab = floor = common = None
+    try:
+        here = success_of(measurement, suite, number)
+    except NothingToEvaluate:
+        if patch.facts.gated:
+            raise
+    with contextlib.suppress(NothingToEvaluate):
+        lab = attack_success(lab_clean, lab_patched, labels, target)
+    with contextlib.suppress(NothingToEvaluate):
+        noise = measurement.floor[number][which]
+        floor = attack_success(clean, noise, labels, target)
+    paired = None
+    with contextlib.suppress(NothingToEvaluate):
+        both = lab_clean == labels
+        common = attack_success(clean, patched, labels, target, also=both)
+        on_lab = attack_success(lab_clean, lab_patched, labels, target, also=clean == labels)
+        counted = common.eligible
+        first, second = common.success[counted], on_lab.success[counted]
+        difference, interval = paired_difference(first, second)
+        paired = {
+            "difference": difference,
+            "interval": [interval.low, interval.high],
+            "n": len(first),
+            "mcnemar_p": mcnemar_exact(int((first & ~second).sum()), int((second & ~first).sum())),
+        }
+    return {
+        "name": patch.facts.name,
+        "gated": patch.facts.gated,
+        "attack": patch.facts.attack,
+        "kind": patch.facts.kind,
+        "target": target,
+        "area_px": patch.patch_set.area_px,
+        "area_share": patch.patch_set.area_share(*suite.images.shape[2:]),
+        "images": len(rows),
+        "asr": _record(here),
+        "asr_common": _record(common),
+        "random_floor": _record(floor),
+        "robust_accuracy": robust_accuracy(patched, labels).as_record() if len(rows) else None,
+        "lab_asr": _record(lab),
+        "drift": None if here is None or lab is None else here.asr - lab.asr,
+        "paired_with_lab": paired,
+        "flips": np.sort(patch.patch_set.image_indices[which][patched != lab_patched])[
+            :1000
+        ].tolist(),
+        "flips_n": int((patched != lab_patched).sum()),
+    }
+
+
+def _record(success: AttackSuccess | None) -> dict[str, Any] | None:
+    return None if success is None else success.as_record()

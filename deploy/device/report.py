@@ -1,0 +1,148 @@
+"""The report of a validation: JSON for programs, JUnit XML for continuous integration."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from .files import write_atomic, write_json
+
+FORMAT = "qadtr-validation"
+FORMAT_VERSION = 1
+SCHEMA = "validation-report-1"
+"""Name of the published JSON Schema, ``schemas/validation-report-1.json`` beside this file."""
+
+OUTCOMES = {0: "pass", 1: "fail", 2: "error", 3: "undecided", 4: "error"}
+"""What each exit code means."""
+
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def empty_report(bundle: str) -> dict[str, Any]:
+    """Return a report in which nothing has happened yet: an error until it is told otherwise."""
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "outcome": "error",
+        "exit_code": 2,
+        "reason": "the validation did not end",
+        "bundle": {
+            "file": bundle,
+            "name": None,
+            "bit_width": None,
+            "manifest_sha256": None,
+            "authentication": "unauthenticated",
+        },
+        "host": None,
+        "engine": None,
+        "quick": False,
+        "images_used": 0,
+        "images_total": 0,
+        "thresholds": None,
+        "steps": [],
+        "golden": None,
+        "certificate": None,
+        "clean": None,
+        "patches": [],
+        "checks": [],
+        "latency": None,
+        "peak_memory_bytes": None,
+    }
+
+
+@contextmanager
+def step(report: dict[str, Any], name: str) -> Iterator[None]:
+    """Note in the report that a step was done, or that it failed and with what words."""
+    start = time.perf_counter()
+    entry: dict[str, Any] = {"name": name, "ok": False, "seconds": 0.0, "error": None}
+    report["steps"].append(entry)
+    try:
+        yield
+        entry["ok"] = True
+    except BaseException as error:
+        entry["error"] = one_line(f"{error}" or type(error).__name__)
+        raise
+    finally:
+        entry["seconds"] = time.perf_counter() - start
+
+
+def conclude(report: dict[str, Any], exit_code: int, reason: str) -> None:
+    """Write the verdict into the report."""
+    report.update(exit_code=exit_code, outcome=OUTCOMES[exit_code], reason=one_line(reason))
+
+
+def write_report(report: dict[str, Any], json_path: Path, junit_path: Path) -> None:
+    """Write both forms, each atomically: a reader sees the old file or the whole new one.
+
+    Raises:
+        InputError: a place is not writable.
+    """
+    write_atomic(junit_path, junit_xml(report))
+    write_json(json_path, report)
+
+
+def junit_xml(report: dict[str, Any]) -> bytes:
+    """Return the report as JUnit XML: a test case per step and per gate.
+
+    A failed gate is a failure; an undecided one and a failed step are errors.
+    """
+    cases = []
+    for entry in report["steps"]:
+        case = _case("qadtr.steps", entry["name"], entry["seconds"])
+        if not entry["ok"]:
+            _mark(case, "error", "broken", entry["error"])
+        cases.append(case)
+    for check in report["checks"]:
+        case = _case("qadtr.gate", check["name"], 0.0)
+        if check["outcome"] == "fail":
+            _mark(case, "failure", "gate", check["reason"])
+        elif check["outcome"] == "undecided":
+            _mark(case, "error", "undecided", check["reason"])
+        cases.append(case)
+    verdict = _case("qadtr", "verdict", 0.0)
+    if report["exit_code"]:
+        kind = "failure" if report["exit_code"] == 1 else "error"
+        _mark(verdict, kind, report["outcome"], report["reason"])
+    cases.append(verdict)
+    suite = ElementTree.Element(
+        "testsuite",
+        name=_text(f"qadtr validate {report['bundle']['file']}"),
+        tests=str(len(cases)),
+        failures=str(sum(case.find("failure") is not None for case in cases)),
+        errors=str(sum(case.find("error") is not None for case in cases)),
+        skipped="0",
+        time=f"{sum(entry['seconds'] for entry in report['steps']):.3f}",
+        timestamp=report["date"].partition("+")[0],
+    )
+    suite.extend(cases)
+    root = ElementTree.Element("testsuites")
+    root.append(suite)
+    ElementTree.indent(root)
+    body: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    return body + b"\n"
+
+
+def one_line(text: str) -> str:
+    """Return text without line breaks, control characters and halves of surrogate pairs."""
+    return _text(" ".join(text.split()))
+
+
+def _case(classname: str, name: str, seconds: float) -> ElementTree.Element:
+    return ElementTree.Element(
+        "testcase", classname=classname, name=_text(name), time=f"{seconds:.3f}"
+    )
+
+
+def _mark(case: ElementTree.Element, tag: str, kind: str, message: str) -> None:
+    ElementTree.SubElement(case, tag, type=kind, message=_text(message))
+
+
+def _text(text: str) -> str:
+    return _NOT_XML.sub("?", text)

@@ -1,0 +1,331 @@
+"""Validate a bundle on this machine: the steps, in their order, and the verdict.
+
+Everything fails closed: the report says "error" until the last step has said something better.
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .bundle_reading import Bundle
+from .console import Console
+from .engine_protocol import Engine
+from .errors import InputError, QadtrError, UsageError
+from .figures import clean_figures, patch_figures
+from .gate import exit_code_of
+from .golden import check_codes, check_logits, run_all
+from .host import host_facts
+from .latency import measure_latency
+from .manifest import ModelFacts
+from .measuring import checks_of, measure
+from .onnxruntime_engine import OnnxRuntimeEngine, codes_from_onnxruntime, onnxruntime_version
+from .profile_check import check_against_certificate, kinds_that_ran
+from .report import conclude, empty_report, step
+from .suite import Suite, check_preprocessing, read_golden, read_suite
+from .thresholds import Threshold, effective_thresholds
+
+ONNXRUNTIME = "onnxruntime"
+PROFILED_IMAGES = 8
+
+EngineOpener = Callable[..., Engine]
+"""Called with the model's path and ``threads=``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationSettings:
+    """How to validate.
+
+    Attributes:
+        threads: of the engine.
+        quick: stop as soon as the thresholds are decided.
+        thresholds: those of the command line, by name; None or missing leaves the manifest's.
+        public_key: PEM of the key that must have signed the bundle; None asks for none.
+        engine: which of the bundle's models to run, and in what.
+        batch_size: images a call.
+        latency_repeats: timed calls of one image.
+    """
+
+    threads: int = 1
+    quick: bool = False
+    thresholds: Mapping[str, float | None] = field(default_factory=dict)
+    public_key: Path | None = None
+    engine: str = ONNXRUNTIME
+    batch_size: int = 64
+    latency_repeats: int = 200
+
+
+def validate(
+    path: Path,
+    settings: ValidationSettings,
+    console: Console,
+    *,
+    engines: Mapping[str, EngineOpener] | None = None,
+) -> dict[str, Any]:
+    """Return the report of a validation; its ``exit_code`` is the command's.
+
+    Args:
+        path: the bundle.
+        settings: how.
+        console: told what is going on.
+        engines: by name; ONNX Runtime's CPU alone where None.
+
+    Errors do not leave this function: they are in the report.
+    """
+    report = empty_report(Path(path).name or str(path))
+    known = {ONNXRUNTIME: OnnxRuntimeEngine} if engines is None else engines
+    try:
+        if settings.threads < 1:
+            raise UsageError(f"--threads must be at least 1, got {settings.threads}")
+        if settings.engine not in known:
+            raise UsageError(
+                f"there is no engine {settings.engine!r} here; available: {', '.join(known)}"
+            )
+        _validate(path, settings, console, known[settings.engine], report)
+    except QadtrError as error:
+        conclude(report, error.exit_code, str(error))
+    except Exception as error:  # noqa: BLE001 - whatever it is, the gate stays shut
+        conclude(report, 2, f"unexpected {type(error).__name__}: {error}")
+    return report
+
+
+def _validate(
+    path: Path,
+    settings: ValidationSettings,
+    console: Console,
+    open_engine: EngineOpener,
+    report: dict[str, Any],
+) -> None:
+    report["quick"] = settings.quick
+    with step(report, "signature and hashes"):
+        bundle = Bundle(path, public_key=settings.public_key)
+    with bundle:
+        _describe(bundle, report, console)
+        thresholds = effective_thresholds(bundle.manifest.thresholds, settings.thresholds)
+        report["thresholds"] = {name: one.as_record() for name, one in thresholds.items()}
+        for name, one in thresholds.items():
+            own = bundle.manifest.thresholds[name]
+            over = "" if one.origin == "manifest" else f"; the manifest's is {_shown(own)}"
+            console.say(f"threshold  {name} {_shown(one.value)} (from the {one.origin}{over})")
+        with step(report, "host and engine"):
+            model = _model(bundle, settings)
+            file = bundle.file(model.file)
+            engine = open_engine(file, threads=settings.threads)
+        with engine:
+            _describe_engine(engine, settings, report, console)
+            with step(report, "preprocessing"):
+                check_preprocessing(bundle)
+                if engine.input_shape != bundle.manifest.input_shape:
+                    raise InputError(
+                        f"the model takes images of {engine.input_shape}, the manifest says "
+                        f"{bundle.manifest.input_shape}"
+                    )
+                if engine.classes != len(bundle.manifest.classes):
+                    raise InputError(
+                        f"the model has {engine.classes} classes, the manifest "
+                        f"{len(bundle.manifest.classes)}"
+                    )
+                suite = read_suite(bundle)
+            _check_golden(bundle, model, file, engine, settings, report, console)
+            _check_certificate(model, file, suite, settings, report, console)
+            _measure(bundle, suite, engine, thresholds, settings, report, console)
+
+
+def _describe(bundle: Bundle, report: dict[str, Any], console: Console) -> None:
+    manifest = bundle.manifest
+    report["bundle"] |= {
+        "name": manifest.name,
+        "bit_width": manifest.bit_width,
+        "manifest_sha256": bundle.manifest_sha256,
+        "authentication": bundle.authentication,
+    }
+    console.say(
+        f"bundle     {manifest.name}: {manifest.bit_width}-bit codes, "
+        f"{len(manifest.patches)} patches, {manifest.images['n']} images; "
+        f"{bundle.authentication}; manifest {bundle.manifest_sha256[:16]}"
+    )
+
+
+def _model(bundle: Bundle, settings: ValidationSettings) -> ModelFacts:
+    models = bundle.manifest.models
+    if settings.engine not in models:
+        raise InputError(
+            f"the bundle has no model for {settings.engine}; it has some for {', '.join(models)}"
+        )
+    return models[settings.engine]
+
+
+def _describe_engine(
+    engine: Engine, settings: ValidationSettings, report: dict[str, Any], console: Console
+) -> None:
+    host = host_facts()
+    version = onnxruntime_version() if settings.engine.startswith(ONNXRUNTIME) else None
+    report["host"] = host.as_record() | {
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+    }
+    report["engine"] = {"name": engine.name, "version": version, "threads": engine.threads}
+    console.say(
+        f"host       {host.machine}, {host.cpu_model or 'processor not told'}, {host.cores} cores"
+    )
+    console.say(f"engine     {engine.name} {version or ''}, {engine.threads} thread(s)")
+
+
+def _check_golden(
+    bundle: Bundle,
+    model: ModelFacts,
+    file: Path,
+    engine: Engine,
+    settings: ValidationSettings,
+    report: dict[str, Any],
+    console: Console,
+) -> None:
+    with step(report, "golden codes"):
+        inputs, logits, codes = read_golden(bundle)
+        compared = 0
+        if settings.engine == ONNXRUNTIME:
+            if not codes:
+                raise InputError("the bundle has no golden codes")
+            found = codes_from_onnxruntime(file, inputs, list(codes), threads=settings.threads)
+            check_codes(found, codes)
+            compared = len(codes)
+        result = check_logits(engine, inputs, logits, model, tensors=compared)
+        report["golden"] = result.as_record()
+    console.say(
+        f"golden     {result.n} images: {compared} tensors of codes equal, largest difference of "
+        f"logits {result.largest_difference:g}, {result.flips} flips"
+    )
+
+
+def _check_certificate(
+    model: ModelFacts,
+    file: Path,
+    suite: Suite,
+    settings: ValidationSettings,
+    report: dict[str, Any],
+    console: Console,
+) -> None:
+    if settings.engine != ONNXRUNTIME:
+        console.say("profile    not taken: this engine has no profile of ONNX Runtime's form")
+        return
+    with step(report, "certificate"):
+        if model.certificate is None:
+            raise InputError("the manifest has no certificate for onnxruntime")
+        ran = profiled_kinds(file, suite.images[:PROFILED_IMAGES], threads=settings.threads)
+        check_against_certificate(ran, model.certificate)
+        report["certificate"] = ran
+    shown = ", ".join(f"{count} {kind}" for kind, count in ran.items() if count)
+    console.say(f"profile    all in integers: {shown}")
+
+
+def profiled_kinds(file: Path, images: Any, *, threads: int = 1) -> dict[str, int]:
+    """Run one batch with ONNX Runtime's profiler and return how many nodes of each kind ran.
+
+    Args:
+        file: the model.
+        images: uint8 N×3×H×W.
+        threads: of the engine.
+
+    Raises:
+        InputError: one of them ran in float.
+    """
+    with tempfile.TemporaryDirectory(prefix="qadtr-profile-") as folder:
+        profile = Path(folder) / "profile.json"
+        with OnnxRuntimeEngine(file, threads=threads, profile_to=profile) as engine:
+            run_all(engine, images)
+        return kinds_that_ran(profile)
+
+
+def _measure(
+    bundle: Bundle,
+    suite: Suite,
+    engine: Engine,
+    thresholds: Mapping[str, Threshold],
+    settings: ValidationSettings,
+    report: dict[str, Any],
+    console: Console,
+) -> None:
+    total = len(suite.images)
+    with step(report, "clean accuracy and attack success"):
+        measured = measure(
+            engine,
+            suite,
+            thresholds,
+            floor_seed=bundle.manifest.random_floor_seed,
+            quick=settings.quick,
+            batch_size=settings.batch_size,
+            progress=lambda done, count: console.progress("images", done, count),
+        )
+        report.update(images_used=measured.images_used, images_total=total)
+        report["clean"] = clean_figures(measured, suite)
+        report["patches"] = [patch_figures(measured, suite, i) for i in range(len(suite.patches))]
+    clean = report["clean"]
+    console.say(f"images     {measured.images_used} of {total} used")
+    console.say(
+        f"clean      {_percent(clean['here'], 'accuracy')} (lab "
+        f"{_percent(clean['lab'], 'accuracy')}), {clean['flips']} flips"
+    )
+    for patch in report["patches"]:
+        console.say(
+            f"patch      {patch['name']}: ASR {_percent(patch['asr'], 'asr')} "
+            f"(lab {_percent(patch['lab_asr'], 'asr')}, common set "
+            f"{_percent(patch['asr_common'], 'asr')}, noise "
+            f"{_percent(patch['random_floor'], 'asr')}), {patch['flips_n']} flips"
+            f"{'' if patch['gated'] else ', not gated'}"
+        )
+    with step(report, "latency"):
+        times = measure_latency(
+            engine,
+            suite.images,
+            batch_size=engine.batch_size or 1,
+            repeats=settings.latency_repeats,
+            warmup=max(1, settings.latency_repeats // 10),
+        )
+        report["latency"] = times.as_record()
+        report["peak_memory_bytes"] = peak_memory_bytes()
+    console.say(
+        f"latency    p50 {times.p50_ms:.3g} ms, p95 {times.p95_ms:.3g}, p99 {times.p99_ms:.3g}; "
+        f"{times.images_per_s:.0f} images/s at batch {times.batch_size}; "
+        f"peak memory {(report['peak_memory_bytes'] or 0) / 1e6:.0f} MB"
+    )
+    with step(report, "verdict"):
+        checks = checks_of(measured, suite, thresholds)
+        code = exit_code_of(checks)
+    report["checks"] = [check.as_record() for check in checks]
+    for check in checks:
+        console.say(f"gate       {check.name}: {check.outcome.value}: {check.reason}")
+    deciding = [check for check in checks if check.outcome.value != "pass"]
+    conclude(
+        report,
+        code,
+        "; ".join(f"{check.name}: {check.reason}" for check in deciding)
+        or f"all {len(checks)} gates passed",
+    )
+
+
+def _shown(threshold: float | None) -> str:
+    return "none" if threshold is None else f"{threshold:g}"
+
+
+def _percent(record: Mapping[str, Any] | None, key: str) -> str:
+    if record is None:
+        return "none"
+    low, high = record["interval"]
+    return f"{record[key]:.1%} [{low:.1%}, {high:.1%}] of {record['n']}"
+
+
+def peak_memory_bytes() -> int | None:
+    """Return the most memory that this process ever held; None where the system does not tell."""
+    try:
+        import resource  # not on every system
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,122 @@
+"""Small real bundles: an integer network, its golden data, and patches that win often or never."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deploy.bundle import (
+    BundleContents,
+    BundleModel,
+    BundlePatch,
+    Thresholds,
+    bundle_files,
+)
+from deploy.device.bundle_reading import checksums_text
+from deploy.device.files import json_bytes, sha256_of_bytes
+from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
+from deploy.device.patch_set import PatchSet
+from deploy.device.validation import profiled_kinds
+from export.reference import IntegerReference
+from tests.export.integer_graphs import balance, random_images, residual_graph
+
+N = 240
+SIZE = 8
+
+
+def patch_set(name: str, size_px: int, fill: int) -> PatchSet:
+    return PatchSet(
+        name=name,
+        kind="universal",
+        patch=np.full((1, 3, size_px, size_px), fill, np.uint8),
+        mask=np.ones((size_px, size_px), np.bool_),
+        positions=np.zeros((N, 2), np.int32),
+        image_indices=np.arange(N, dtype=np.int64),
+        provenance={"attack": "constant", "seed": 1},
+    )
+
+
+@pytest.fixture(scope="session")
+def contents(tmp_path_factory: pytest.TempPathFactory) -> BundleContents:
+    """A one-pixel patch that hardly ever wins, gated, and one that covers the image, not gated."""
+    rng = np.random.default_rng(5)
+    folder = tmp_path_factory.mktemp("model")
+    images = random_images(rng, N, SIZE)
+    model = balance(residual_graph(rng, size=SIZE, bits=4), images, folder / "model-4.onnx")
+    reference = IntegerReference(model)
+    with OnnxRuntimeEngine(model) as engine:
+        labels = engine.predict(images)  # a network that is always right
+        quiet, loud = patch_set("quiet", 1, 128), patch_set("loud", SIZE, 200)
+        patched = [engine.predict(one.paste_on(images)) for one in (quiet, loud)]
+    return BundleContents(
+        name="small network",
+        bit_width=4,
+        classes=[f"class {i}" for i in range(5)],
+        models={
+            "onnxruntime": BundleModel(
+                path=model,
+                certificate={
+                    "engine": "onnxruntime-cpu",
+                    "machine": "x86_64",
+                    "kinds": profiled_kinds(model, images[:8]),
+                },
+                logits_identical_on=("x86_64",),
+            )
+        },
+        images=images,
+        labels=labels,
+        indices=np.arange(N, dtype=np.int64),
+        images_about={"name": "noise", "split": "test", "digest": "0" * 64},
+        golden_inputs=images[:4],
+        golden_logits=reference.run(images[:4]),
+        golden_codes=reference.codes(images[:4]),
+        lab_engine="onnxruntime-cpu",
+        lab_clean=labels,
+        patches=[
+            BundlePatch(patch_set=quiet, lab=patched[0], attack="constant", placement="corner"),
+            BundlePatch(
+                patch_set=loud, lab=patched[1], attack="constant", placement="all", gated=False
+            ),
+        ],
+        thresholds=Thresholds(max_asr=0.5, max_drift=0.01, min_clean=0.5),
+        provenance={"seed": 5},
+    )
+
+
+@pytest.fixture(scope="session")
+def files(contents: BundleContents) -> dict[str, bytes]:
+    """Every file of the bundle by path; copy before changing."""
+    return bundle_files(contents)
+
+
+@pytest.fixture
+def save_folder(tmp_path: Path) -> Callable[[dict[str, bytes]], Path]:
+    def save(parts: dict[str, bytes]) -> Path:
+        folder = tmp_path / "bundle"
+        for name, data in parts.items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        return folder
+
+    return save
+
+
+def rehashed(
+    parts: dict[str, bytes], change: Callable[[dict[str, Any]], None] = lambda manifest: None
+) -> dict[str, bytes]:
+    """The attacker's work: hashes and checksums made to fit what the files are now."""
+    parts = dict(parts)
+    manifest = json.loads(parts["manifest.json"])
+    for name, facts in manifest["files"].items():
+        facts["sha256"] = sha256_of_bytes(parts[name])
+        facts["size_bytes"] = len(parts[name])
+    change(manifest)
+    parts["manifest.json"] = json_bytes(manifest)
+    parts["manifest.sha256"] = checksums_text(parts["manifest.json"], parts.get("manifest.sig"))
+    return parts
