@@ -40,8 +40,7 @@ from .validator_archive import validator_bytes
 
 MAIN = '''"""Validate this bundle with the validator that it carries.
 
-A gate that must be trusted uses
-a validate.pyz that was obtained apart from the bundle.
+A gate that must be trusted uses a validate.pyz that was obtained apart from the bundle.
 """
 
 import os
