@@ -108,8 +108,8 @@ class GradientSettings(AttackSettings):
         confidence: loss, in logits, above which an image no longer counts (margin losses only);
             None lets every image count always.
         shift_px: each step shows the network the pasted images moved by up to this many pixels,
-            the same for a whole batch; 0 shows them as they are. What survives the move survives
-            another network.
+            the same for a whole batch; 0 shows them as they are. What survives the move is likelier
+            to survive another network.
 
     References: Xie et al., "Improving transferability of adversarial examples with input
     diversity" (CVPR 2019), whose random resize and pad is a shift here; Dong et al., "Boosting

@@ -50,7 +50,7 @@ def train(digits: ImageSet, seed: int) -> DigitNetwork:
     optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)
     draw = torch.Generator().manual_seed(seed)
     images, labels = torch.from_numpy(digits.images), torch.from_numpy(digits.labels)
-    for _ in range(150):
+    for _ in range(250):
         chosen = torch.randint(len(images), (64,), generator=draw)
         loss = functional.cross_entropy(network(images[chosen].float()), labels[chosen])
         optimizer.zero_grad()

@@ -18,7 +18,7 @@ from eval.attacks.problem import Crafted, Problem
 from eval.predictions import SwitchableNetwork, predict
 from training.data import ImageSet
 
-# name → attack; per-image ones are made on 60 test images, universal ones on the training images
+# name → attack; per-image ones are made on 120 test images, universal ones on the training images
 CASES: dict[str, PatchAttack[Any]] = {
     "lavan centre": Lavan(LavanSettings(size_px=8, steps=15, batch_size=32)),
     "lavan corner": Lavan(
@@ -55,7 +55,7 @@ def make(
             images, labels = digits.images, digits.labels
             more = {"tried_on": tried_on, "made_on": "train", **more}
         else:
-            images, labels = held_out_digits.images[:60], held_out_digits.labels[:60]
+            images, labels = held_out_digits.images[:120], held_out_digits.labels[:120]
         return attack.run(digit_network, images, labels, generator, progress=False, **more)
 
     return run
