@@ -54,6 +54,10 @@ def test_a_schedule_is_a_function_of_step_and_seed_and_uses_every_bit_width(sche
     if schedule == "uniform":
         assert min(counts.values()) > 60
         assert drawn(1) != drawn(2)
+    if schedule == "sandwich":
+        assert drawn(1)[:2] == [32, 2]
+        assert counts[32] > 120
+        assert counts[8] > 40
     if schedule == "curriculum":
         assert set(drawn(1)[:50]) == {32}
         assert counts[32] > counts[2]
@@ -109,17 +113,20 @@ def test_a_universal_patch_learns_only_at_its_own_bit_width_and_uphill() -> None
         generator=torch.Generator().manual_seed(1),
         device=torch.device("cpu"),
     )
-    before = pool.patches[4].clone()
+    square = ("square", 4)
+    before = pool.patches[square].clone()
     images = batch()
     rows = torch.arange(12)
     pool.patch(images.pixels, rows, 4, torch.Generator().manual_seed(2))
-    pool.learn(torch.ones_like(images.pixels), torch.ones(16, dtype=torch.bool))
-    moved = (pool.patches[4] != before).flatten(1).any(dim=1)
+    wrong = (images.labels + 1) % 10
+    generator = torch.Generator().manual_seed(3)
+    pool.learn(torch.ones_like(images.pixels), wrong, images.labels, generator)
+    moved = (pool.patches[square] != before).flatten(1).any(dim=1)
     assert bool(moved[pool.home == 4].any())
     assert not bool(moved[pool.home != 4].any())
-    assert bool((pool.patches[4] >= before).all())
-    assert float(pool.patches[4].max()) <= 255.0
-    assert float(pool.success[4].max()) > 0.5
+    assert bool((pool.patches[square] >= before).all())
+    assert float(pool.patches[square].max()) <= 255.0
+    assert float(pool.success[square].max()) > 0.5
 
 
 def test_a_personal_patch_stays_with_its_image() -> None:
@@ -166,6 +173,11 @@ def test_state_round_trips() -> None:
         ({"name": "qadtr", "schedule": "spiral"}, "cycle, uniform, curriculum"),
         ({"name": "qat", "schedule": "spiral"}, "cycle, uniform, curriculum"),
         ({"name": "qadtr", "step_size": "fast"}, "must be of type float"),
+        ({"name": "qadtr", "shapes": ["star"]}, "square, circle"),
+        ({"name": "qadtr", "targeted": 9}, "0 to per_bit_width"),
+        ({"name": "qadtr", "restart_below": 2.0}, "0 to 1"),
+        ({"name": "qadtr", "penalty_every": 0}, "at least 1"),
+        ({"name": "qadtr", "gir_penalty": True, "aqapa": False}, "aqapa = true"),
     ],
 )
 def test_wrong_settings_say_what_is_right(table: dict[str, object], message: str) -> None:

@@ -34,6 +34,7 @@ def run(
     [
         {"name": "qat"},
         {"name": "qadtr"},
+        {"name": "qadtr", "gir_penalty": True, "targeted": 2, "turn": True, "restart_after": 1},
         {"name": "pbat", "size_px": 4, "inner_steps": 1},
         {"name": "pbat", "size_px": 4, "inner_steps": 1, "kind": "universal", "location": "random"},
         {"name": "dwq", "inner_steps": 1, "bits": [32, 8, 4, 2]},

@@ -19,7 +19,8 @@ from training.agreement import (
     soft_orientations,
 )
 from training.defenses import build_defense
-from training.defenses.triqdef import Triqdef, alignment, drawn_partner
+from training.defenses.partner import drawn_partner
+from training.defenses.triqdef import Triqdef, alignment
 from training.frozen import frozen_statistics, pixel_gradient
 from training.quantizers import FakeQuantize
 

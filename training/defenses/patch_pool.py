@@ -9,12 +9,14 @@ price of none.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from training.patching import (
+    circle_mask,
     paste,
     patch_gradient,
     random_positions,
@@ -38,13 +40,27 @@ class Visit:
     positions: Tensor
     mask: Tensor
     learns: Tensor
+    turns: Tensor
+
+
+SHAPES: Mapping[str, Callable[[int], Tensor]] = {"square": square_mask, "circle": circle_mask}
+"""Masks by the name of the shape."""
+
+Improve = Callable[[Tensor, Tensor], Tensor]
+"""(pasted pixels n×3×H×W, target labels n) to the gradient, at those pixels, of the loss towards
+the targets."""
 
 
 class UniversalPool:
-    """``per_bit_width`` universal square patches per bit-width and size, placed at random.
+    """``per_bit_width`` universal patches per bit-width, shape and size, placed at random.
 
-    Patches are float32 in [0, 255], K×3×s×s per size s, where patch k has its home at bit-width
-    ``bit_widths[k // per_bit_width]``.
+    Patches are float32 in [0, 255], K×3×s×s for each (shape, size), where patch k has its home at
+    bit-width ``bit_widths[k // per_bit_width]``.  ``targets`` (int64, K) holds the class that a
+    patch is made for, -1 for an untargeted one: the first ``targeted`` of each home have one.
+
+    With ``turn``, each showing of a patch is turned by a random multiple of 90° (exact on the
+    pixel grid).  With ``restart_after`` above 0, a patch that was shown that many times in a row
+    while its running success was below ``restart_below`` starts again from noise.
     """
 
     def __init__(
@@ -56,23 +72,52 @@ class UniversalPool:
         step_size: float,
         generator: torch.Generator,
         device: torch.device,
+        shapes: tuple[str, ...] = ("square",),
+        targeted: int = 0,
+        classes: int = 0,
+        turn: bool = False,
+        restart_after: int = 0,
+        restart_below: float = 0.1,
     ) -> None:
-        self.sizes_px = sizes_px
-        self.step_size = step_size
+        self.step_size, self.turn = step_size, turn
+        self.restart_after, self.restart_below = restart_after, restart_below
+        self.kinds = [(shape, size) for shape in shapes for size in sizes_px]
         count = len(bit_widths) * per_bit_width
         self.home = torch.tensor(bit_widths, device=device).repeat_interleave(per_bit_width)
         self.patches = {
-            s: torch.rand(count, 3, s, s, generator=generator).mul_(255.0).to(device)
-            for s in sizes_px
+            kind: torch.rand(count, 3, kind[1], kind[1], generator=generator).mul_(255.0).to(device)
+            for kind in self.kinds
         }
-        self.success = {s: torch.full((count,), 0.5, device=device) for s in sizes_px}
-        self._visit: tuple[int, Visit] | None = None
+        self.success = {kind: torch.full((count,), 0.5, device=device) for kind in self.kinds}
+        self.stale = {
+            kind: torch.zeros(count, dtype=torch.int64, device=device) for kind in self.kinds
+        }
+        self.targets = torch.full((count,), -1, device=device)
+        if targeted:
+            aimed = torch.arange(count) % per_bit_width < targeted
+            drawn = torch.randint(classes, (count,), generator=generator)
+            self.targets = torch.where(aimed, drawn, -1).to(device)
+        self._visit: tuple[tuple[str, int], Visit] | None = None
 
-    def patch(self, pixels: Tensor, rows: Tensor, bits: int, generator: torch.Generator) -> Tensor:
+    def patch(
+        self,
+        pixels: Tensor,
+        rows: Tensor,
+        bits: int,
+        generator: torch.Generator,
+        *,
+        labels: Tensor | None = None,
+        improve: Improve | None = None,
+    ) -> Tensor:
         """``pixels`` with the given ``rows`` patched: half of them by patches at home at ``bits``
-        (these will learn), the others by patches of any bit-width."""
-        size = self.sizes_px[int(torch.randint(len(self.sizes_px), (), generator=generator))]
-        weights = self.success[size].cpu() + SELDOM
+        (these will learn), the others by patches of any bit-width.
+
+        Targeted patches at home take their step here, with the gradient that ``improve`` gives for
+        their images (those whose entry in ``labels``, int64 (N,), is not the target).
+        """
+        kind = self.kinds[int(torch.randint(len(self.kinds), (), generator=generator))]
+        size = kind[1]
+        weights = self.success[kind].cpu() + SELDOM
         at_home = torch.where(self.home.cpu() == bits, weights, torch.zeros_like(weights))
         count = rows.numel()
         first = torch.multinomial(at_home, (count + 1) // 2, True, generator=generator)
@@ -80,51 +125,117 @@ class UniversalPool:
         owners = torch.cat([first, rest]).to(rows.device)
         height, width = pixels.shape[2:]
         positions = random_positions(count, (height, width), (size, size), generator)
-        mask = square_mask(size)
-        learns = self.home[owners] == bits
+        turns = torch.zeros(count, dtype=torch.int64)
+        if self.turn:
+            turns = torch.randint(4, (count,), generator=generator)
         visit = Visit(
-            rows=rows, owners=owners, positions=positions.to(rows.device), mask=mask, learns=learns
+            rows=rows,
+            owners=owners,
+            positions=positions.to(rows.device),
+            mask=SHAPES[kind[0]](size),
+            learns=(self.home[owners] == bits) & (self.targets[owners] < 0),
+            turns=turns.to(rows.device),
         )
-        self._visit = (size, visit)
+        if improve is not None and labels is not None:
+            targets = self.targets[owners]
+            aimed = (self.home[owners] == bits) & (targets >= 0) & (targets != labels[rows])
+            if bool(aimed.any()):
+                pasted = self._pasted(kind, visit, pixels[rows])
+                gradient = improve(pasted[aimed], targets[aimed])
+                self._step(kind, visit, gradient, aimed, -self.step_size)
+        self._visit = (kind, visit)
         patched = pixels.clone()
-        patched[rows] = paste(
-            pixels[rows], self.patches[size], mask, visit.positions, owners=owners
-        )
+        patched[rows] = self._pasted(kind, visit, pixels[rows])
         return patched
 
-    def learn(self, gradient: Tensor, wrong: Tensor) -> None:
-        """One signed step of every patch that was shown at home; ``gradient`` is that of the
-        training loss at the pixels, ``wrong`` (bool, N) which images were misclassified."""
+    def learn(
+        self, gradient: Tensor, predicted: Tensor, labels: Tensor, generator: torch.Generator
+    ) -> None:
+        """One signed step of every untargeted patch that was shown at home, and the successes.
+
+        ``gradient`` is that of the training loss at the pixels, ``predicted`` and ``labels`` are
+        int64 (N,); ``generator`` draws the noise that stale patches start again from.
+        """
         if self._visit is None:
             return
-        size, visit = self._visit
+        kind, visit = self._visit
         self._visit = None
-        patches = self.patches[size]
-        towards = patch_gradient(
-            gradient[visit.rows][visit.learns],
-            visit.mask,
-            visit.positions[visit.learns],
-            patches=patches.shape[0],
-            owners=visit.owners[visit.learns],
-        )
-        self.patches[size] = step_along_sign(patches, towards, self.step_size)
-        shown = torch.zeros_like(self.success[size])
-        shown.index_add_(0, visit.owners, torch.ones_like(visit.owners, dtype=shown.dtype))
-        won = torch.zeros_like(shown)
-        won.index_add_(0, visit.owners, wrong[visit.rows].to(won.dtype))
-        rate = torch.where(shown > 0, won / shown.clamp_min(1.0), self.success[size])
-        self.success[size].mul_(SUCCESS_MEMORY).add_(rate, alpha=1.0 - SUCCESS_MEMORY)
+        self._step(kind, visit, gradient[visit.rows][visit.learns], visit.learns, self.step_size)
+        targets = self.targets[visit.owners]
+        predicted, labels = predicted[visit.rows], labels[visit.rows]
+        won = torch.where(targets < 0, predicted != labels, predicted == targets)
+        counts = (targets < 0) | (labels != targets)
+        success = self.success[kind]
+        shown = torch.zeros_like(success).index_add_(0, visit.owners, counts.to(success.dtype))
+        wins = torch.zeros_like(success)
+        wins.index_add_(0, visit.owners, (won & counts).to(success.dtype))
+        rate = torch.where(shown > 0, wins / shown.clamp_min(1.0), success)
+        success.mul_(SUCCESS_MEMORY).add_(rate, alpha=1.0 - SUCCESS_MEMORY)
+        if self.restart_after:
+            self._restart(kind, shown > 0, generator)
+
+    def _pasted(self, kind: tuple[str, int], visit: Visit, pixels: Tensor) -> Tensor:
+        patches = self.patches[kind]
+        if not self.turn:
+            return paste(pixels, patches, visit.mask, visit.positions, owners=visit.owners)
+        own = turned(patches[visit.owners], visit.turns)
+        return paste(pixels, own, visit.mask, visit.positions)
+
+    def _step(
+        self,
+        kind: tuple[str, int],
+        visit: Visit,
+        gradient: Tensor,
+        chosen: Tensor,
+        step_size: float,
+    ) -> None:
+        """A signed step with the ``gradient`` (n×3×H×W) at the ``chosen`` (bool) of the rows."""
+        patches = self.patches[kind]
+        own = patch_gradient(gradient, visit.mask, visit.positions[chosen])
+        if self.turn:
+            own = turned(own, -visit.turns[chosen])
+        towards = torch.zeros_like(patches).index_add_(0, visit.owners[chosen], own)
+        self.patches[kind] = step_along_sign(patches, towards, step_size)
+
+    def _restart(self, kind: tuple[str, int], shown: Tensor, generator: torch.Generator) -> None:
+        success, stale, patches = self.success[kind], self.stale[kind], self.patches[kind]
+        failing = success < self.restart_below
+        self.stale[kind] = torch.where(failing, stale + shown.to(stale.dtype), 0)
+        again = self.stale[kind] >= self.restart_after
+        if bool(again.any()):
+            noise = torch.rand(patches.shape, generator=generator).mul_(255.0).to(patches.device)
+            self.patches[kind] = torch.where(again[:, None, None, None], noise, patches)
+            success.masked_fill_(again, 0.5)
+            self.stale[kind].masked_fill_(again, 0)
 
     def state(self) -> dict[str, Tensor]:
-        """Patches and success rates by size."""
-        tensors = {f"patches_{s}": p for s, p in self.patches.items()}
-        return tensors | {f"success_{s}": p for s, p in self.success.items()}
+        """Patches, success rates and stale counts by shape and size; the targets."""
+        tensors = {"targets": self.targets}
+        for shape, size in self.kinds:
+            kind = (shape, size)
+            tensors[f"patches_{shape}_{size}"] = self.patches[kind]
+            tensors[f"success_{shape}_{size}"] = self.success[kind]
+            tensors[f"stale_{shape}_{size}"] = self.stale[kind]
+        return tensors
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         """Take back what :meth:`state` gave."""
-        for s in self.sizes_px:
-            self.patches[s] = tensors[f"patches_{s}"].to(self.patches[s].device)
-            self.success[s] = tensors[f"success_{s}"].to(self.success[s].device)
+        device = self.targets.device
+        self.targets = tensors["targets"].to(device)
+        for shape, size in self.kinds:
+            kind = (shape, size)
+            self.patches[kind] = tensors[f"patches_{shape}_{size}"].to(device)
+            self.success[kind] = tensors[f"success_{shape}_{size}"].to(device)
+            self.stale[kind] = tensors[f"stale_{shape}_{size}"].to(device)
+
+
+def turned(patches: Tensor, turns: Tensor) -> Tensor:
+    """Patch i (of N×3×s×s) turned ``turns[i]`` times by 90° counter-clockwise."""
+    result = patches.clone()
+    for quarter in (1, 2, 3):
+        rows = (turns % 4 == quarter).nonzero()[:, 0]
+        result[rows] = torch.rot90(patches[rows], quarter, (2, 3))
+    return result
 
 
 class PersonalPool:
@@ -173,7 +284,14 @@ class PersonalPool:
         if self.size_px > 4 and bool(torch.rand((), generator=generator) < 0.5):
             mask[0, :] = mask[-1, :] = mask[:, 0] = mask[:, -1] = False
         owners = torch.arange(count, device=rows.device)
-        visit = Visit(rows=rows, owners=owners, positions=places, mask=mask, learns=owners >= 0)
+        visit = Visit(
+            rows=rows,
+            owners=owners,
+            positions=places,
+            mask=mask,
+            learns=owners >= 0,
+            turns=torch.zeros_like(owners),
+        )
         self._visit = (images, visit)
         patched = pixels.clone()
         patched[rows] = paste(pixels[rows], self.patches[images].float(), mask, places)

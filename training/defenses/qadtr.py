@@ -9,21 +9,26 @@ First version; docs/qadt-r.md says what the paper's abstract fixes and what this
   Without it each step trains at the bit-width that a plain cycle gives, but patches are only made
   and shown at the widest one.
 * **GIR** (``gir``): Gaussian noise on the gradients that leave the activation quantizers, of
-  ``gir_noise`` times their own root mean square.
+  ``gir_noise`` times their own root mean square.  Its other reading (``gir_penalty``) is a penalty
+  on the agreement of the input gradients at two bit-widths in and around the patch
+  (:mod:`training.defenses.partner`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from deploy.device.errors import InputError
 from training.defenses.defense import Batch, Defense, TrainingFacts
-from training.defenses.patch_pool import PersonalPool, UniversalPool
+from training.defenses.partner import drawn_partner, gradient_agreement, patched_region
+from training.defenses.patch_pool import SHAPES, PersonalPool, UniversalPool
 from training.defenses.schedule import SCHEDULES, scheduled_bit_width
+from training.frozen import frozen_statistics, pixel_gradient
 from training.networks import Network
 from training.quantizers import NoiseBank
 from training.randomness import SETUP, generator_for
@@ -37,6 +42,15 @@ class QadtrSettings:
     ``sizes_px`` are the sides of universal patches and ``personal_px`` that of per-image ones;
     ``step_size`` (pixel values, 0…255) is the signed step that a visited patch takes;
     ``move``: probability that a per-image patch changes its place at a visit.
+
+    Universal patches: ``shapes`` (square, circle); ``targeted`` of the ``per_bit_width`` ones of
+    each bit-width are made for a class, with a small backward pass of their own; ``turn`` shows
+    them turned by multiples of 90°; ``restart_after`` showings in a row with a success below
+    ``restart_below`` start one again from noise (0: never).
+
+    The penalty, ``penalty_weight`` times an agreement in [0, 1], is taken on at most
+    ``penalty_images`` patched images of every ``penalty_every``-th round of bit-widths, in the
+    patch and ``penalty_margin_px`` around it.
     """
 
     aqapa: bool = True
@@ -51,6 +65,16 @@ class QadtrSettings:
     step_size: float = 25.0
     move: float = 0.1
     gir_noise: float = 0.1
+    gir_penalty: bool = False
+    penalty_weight: float = 0.5
+    penalty_every: int = 2
+    penalty_images: int = 16
+    penalty_margin_px: int = 2
+    shapes: tuple[str, ...] = ("square",)
+    targeted: int = 0
+    turn: bool = False
+    restart_after: int = 0
+    restart_below: float = 0.1
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
@@ -68,6 +92,32 @@ class QadtrSettings:
         if self.step_size <= 0.0 or self.gir_noise < 0.0 or not 0.0 <= self.move <= 1.0:
             raise InputError(
                 "defense.step_size must be above 0, gir_noise at least 0, move between 0 and 1"
+            )
+        if not self.shapes or not set(self.shapes) <= set(SHAPES):
+            raise InputError(
+                f"defense.shapes must be of {', '.join(SHAPES)}, at least one; "
+                f"got {list(self.shapes)}"
+            )
+        if not 0 <= self.targeted <= self.per_bit_width or self.restart_after < 0:
+            raise InputError(
+                "defense.targeted must be 0 to per_bit_width, restart_after at least 0; got "
+                f"{self.targeted} and {self.restart_after}"
+            )
+        if not 0.0 <= self.restart_below <= 1.0:
+            raise InputError(f"defense.restart_below must be 0 to 1; got {self.restart_below}")
+        if min(self.penalty_every, self.penalty_images) < 1 or self.penalty_margin_px < 0:
+            raise InputError(
+                "defense.penalty_every and penalty_images must be at least 1, "
+                "penalty_margin_px at least 0"
+            )
+        if self.penalty_weight < 0.0:
+            raise InputError(
+                f"defense.penalty_weight must be at least 0; got {self.penalty_weight}"
+            )
+        if self.gir_penalty and not self.aqapa:
+            raise InputError(
+                "defense.gir_penalty looks in and around the patches of A-QAPA: "
+                "set aqapa = true with it"
             )
 
 
@@ -92,6 +142,12 @@ class Qadtr(Defense):
             step_size=settings.step_size,
             generator=start,
             device=facts.device,
+            shapes=settings.shapes,
+            targeted=settings.targeted,
+            classes=facts.classes,
+            turn=settings.turn,
+            restart_after=settings.restart_after,
+            restart_below=settings.restart_below,
         )
         self.personal = PersonalPool(
             images=facts.images,
@@ -129,7 +185,14 @@ class Qadtr(Defense):
         pixels = batch.pixels
         if universal:
             rows = order[:universal]
-            pixels = self.universal.patch(pixels, rows, switch.active, generator)
+            pixels = self.universal.patch(
+                pixels,
+                rows,
+                switch.active,
+                generator,
+                labels=batch.labels,
+                improve=partial(_gradient, network) if self.settings.targeted else None,
+            )
         if personal:
             rows = order[universal : universal + personal]
             pixels = self.personal.patch(pixels, rows, batch.indices, generator)
@@ -138,10 +201,28 @@ class Qadtr(Defense):
     def _patches_at(self, bits: int) -> bool:
         return self.settings.dbwt or bits == self.facts.bit_widths[0]
 
+    def extra_loss(
+        self, step: int, batch: Batch, pixels: Tensor, network: Network
+    ) -> Tensor | None:
+        settings = self.settings
+        # By rounds: every k-th step could be the same bit-width for ever.
+        round_of_bits = step // len(self.facts.bit_widths)
+        if not settings.gir_penalty or round_of_bits % settings.penalty_every:
+            return None
+        partner = drawn_partner(network, self.facts.seed, step)
+        patched = (pixels != batch.pixels).flatten(1).any(dim=1).nonzero()[:, 0]
+        rows = patched[: settings.penalty_images]
+        if partner is None or len(rows) == 0:
+            return None
+        region = patched_region(batch.pixels[rows], pixels[rows], settings.penalty_margin_px)
+        agreement = gradient_agreement(network, pixels[rows], batch.labels[rows], partner, region)
+        return settings.penalty_weight * agreement
+
     def learn(self, step: int, gradient: Tensor | None, logits: Tensor, batch: Batch) -> None:
         if gradient is None:
             return
-        self.universal.learn(gradient, logits.argmax(dim=1) != batch.labels)
+        generator = generator_for(self.facts.seed, step, "restart")
+        self.universal.learn(gradient, logits.argmax(dim=1), batch.labels, generator)
         self.personal.learn(gradient)
 
     def state(self) -> dict[str, Tensor]:
@@ -154,3 +235,8 @@ class Qadtr(Defense):
 
         self.universal.load_state(of("universal."))
         self.personal.load_state(of("personal."))
+
+
+def _gradient(network: Network, pixels: Tensor, labels: Tensor) -> Tensor:
+    with frozen_statistics(network):
+        return pixel_gradient(network, pixels, labels)

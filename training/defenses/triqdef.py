@@ -26,10 +26,10 @@ from deploy.device.errors import InputError
 from training.agreement import edge_agreement, grey, orientation_agreement
 from training.defenses.defense import Batch, Defense, TrainingFacts
 from training.defenses.inner_attack import PatchAttack
+from training.defenses.partner import drawn_partner
 from training.defenses.schedule import SCHEDULES, scheduled_bit_width
 from training.frozen import frozen_statistics, image_losses
 from training.networks import Network
-from training.quantizers import LearnedScale
 from training.randomness import generator_for
 
 
@@ -138,20 +138,6 @@ class Triqdef(Defense):
             gradient_weight=self.settings.gradient_weight,
         )
         return strength * penalty
-
-
-def drawn_partner(network: Network, seed: int, step: int) -> int | None:
-    """Another bit-width than the active one, drawn from those that have been trained at already
-    (their activation scales are set); None if there is none yet."""
-    started = [b for b in network.bit_widths if b != network.bit_width and _is_started(network, b)]
-    if not started:
-        return None
-    draw = torch.randint(len(started), (), generator=generator_for(seed, step, "partner"))
-    return started[int(draw)]
-
-
-def _is_started(network: Network, bits: int) -> bool:
-    return all(m.is_ready(bits) for m in network.modules() if isinstance(m, LearnedScale))
 
 
 def alignment(

@@ -1,0 +1,146 @@
+"""QADT-R's later parts: targeted, turned, round and restarted pool patches; the GIR penalty."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tests.training.test_defenses import BIT_WIDTHS, batch, facts
+from tests.training.test_frozen import snapshot, started
+from training.defenses import build_defense
+from training.defenses.partner import gradient_agreement, patched_region
+from training.defenses.patch_pool import UniversalPool, turned
+from training.frozen import frozen_statistics, pixel_gradient
+
+
+def pool(**changes: object) -> UniversalPool:
+    settings: dict[str, object] = {
+        "bit_widths": BIT_WIDTHS,
+        "sizes_px": (4,),
+        "per_bit_width": 2,
+        "step_size": 10.0,
+        "generator": torch.Generator().manual_seed(1),
+        "device": torch.device("cpu"),
+    }
+    return UniversalPool(**{**settings, **changes})  # type: ignore[arg-type]
+
+
+def generator(seed: int = 2) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_a_targeted_patch_steps_towards_its_class_and_not_with_the_training_gradient() -> None:
+    own, network, images = pool(targeted=1, classes=10), started(), batch()
+    network.set_bit_width(4)
+    assert (own.targets >= 0).tolist() == [True, False] * 4
+    asked: list[Tensor] = []
+
+    def improve(pixels: Tensor, targets: Tensor) -> Tensor:
+        asked.append(targets)
+        with frozen_statistics(network):
+            return pixel_gradient(network, pixels, targets)
+
+    kind, rows = ("square", 4), torch.arange(16)
+    before = own.patches[kind].clone()
+    own.patch(images.pixels, rows, 4, generator(), labels=images.labels, improve=improve)
+    moved = (own.patches[kind] != before).flatten(1).any(dim=1)
+    assert bool(moved.any())
+    assert not bool(moved[(own.home != 4) | (own.targets < 0)].any())
+    assert set(asked[0].tolist()) <= set(own.targets[own.home == 4].tolist())
+
+    after = own.patches[kind].clone()
+    own.learn(torch.ones_like(images.pixels), images.labels, images.labels, generator())
+    moved = (own.patches[kind] != after).flatten(1).any(dim=1)
+    assert not bool(moved[own.targets >= 0].any())
+    # Every prediction was right, so no patch of either kind has won.
+    assert float(own.success[kind].max()) <= 0.5
+
+
+def test_turning_is_undone_by_turning_back() -> None:
+    patches, turns = torch.rand(8, 3, 5, 5, generator=generator()), torch.arange(8) % 4
+    there = turned(patches, turns)
+    assert torch.equal(turned(there, -turns), patches)
+    assert torch.equal(there[1], torch.rot90(patches[1], 1, (1, 2)))
+
+
+def test_a_turned_patch_learns_in_its_own_frame() -> None:
+    own, images = pool(turn=True, bit_widths=(4,), per_bit_width=1), batch()
+    kind = ("square", 4)
+    own.patches[kind] = torch.full((1, 3, 4, 4), 100.0)
+    own.patches[kind][:, :, 0, 0] = 200.0
+    patched = own.patch(images.pixels, torch.arange(16), 4, generator())
+    # The loss rises where the marked corner lies in the image: that corner alone must grow.
+    own.learn((patched == 200.0).float(), images.labels, images.labels, generator())
+    grown = own.patches[kind] > 100.0
+    assert bool(grown[:, :, 0, 0].all())
+    assert int(grown.sum()) == 3
+
+
+def test_a_round_patch_leaves_the_corners_of_its_box() -> None:
+    own, images = pool(shapes=("circle",)), batch()
+    patched = own.patch(images.pixels, torch.arange(16), 4, generator())
+    covered = (patched != images.pixels).any(dim=1).flatten(1).sum(dim=1)
+    assert int(covered.max()) <= 12
+    assert int(covered.min()) >= 10
+
+
+def test_a_patch_that_never_wins_starts_again_and_others_stay() -> None:
+    own, images = pool(restart_after=3, restart_below=0.45), batch()
+    kind, rows = ("square", 4), torch.arange(16)
+    own.success[kind][0] = 1.0
+    start = own.patches[kind].clone()
+    for seed in range(8):
+        own.patch(images.pixels, rows, 2, generator(seed))
+        own.learn(torch.zeros_like(images.pixels), images.labels, images.labels, generator(seed))
+    again = (own.patches[kind] != start).flatten(1).all(dim=1)
+    assert bool(again.any())
+    assert not bool(again[0])
+    assert int(own.stale[kind].max()) < 3
+
+
+def test_the_region_is_the_patch_and_its_margin() -> None:
+    clean = torch.zeros(2, 3, 16, 16)
+    patched = clean.clone()
+    patched[0, 1, 4:8, 4:8] = 9.0
+    region = patched_region(clean, patched, 2)
+    assert int(region[0].sum()) == 64
+    assert bool(region[0, 2:10, 2:10].all())
+    assert not bool(region[1].any())
+
+
+def test_steps_against_the_penalty_lower_the_agreement() -> None:
+    network, images = started(), batch()
+    network.set_bit_width(4)
+    region = torch.zeros(16, 16, 16, dtype=torch.bool)
+    region[:, 2:10, 2:10] = True
+
+    def agreement() -> Tensor:
+        return gradient_agreement(network, images.pixels, images.labels, 8, region)
+
+    parameters = [p for n, p in network.named_parameters() if "scale_" not in n]
+    first = float(agreement().detach())
+    for _ in range(6):
+        gradients = torch.autograd.grad(agreement(), parameters, allow_unused=True)
+        with torch.no_grad():
+            for p, g in zip(parameters, gradients, strict=True):
+                if g is not None:
+                    p.sub_(0.02 * g / (g.norm() + 1e-12) * p.norm())
+    assert float(agreement().detach()) < first
+
+
+def test_the_penalty_has_its_own_switch_and_runs_in_whole_rounds() -> None:
+    network, images = started(), batch()
+    defense = build_defense({"name": "qadtr", "gir_penalty": True, "sizes_px": [4]}, facts())
+    without = build_defense({"name": "qadtr"}, facts())
+    taken = []
+    for step in range(12):
+        network.set_bit_width(defense.bit_width(step))
+        pixels = defense.prepare(step, images, network)
+        before = snapshot(network)
+        extra = defense.extra_loss(step, images, pixels, network)
+        assert without.extra_loss(step, images, pixels, network) is None
+        assert all(torch.equal(before[n], t) for n, t in snapshot(network).items())
+        taken.append(extra is not None)
+        if extra is not None:
+            assert 0.0 < float(extra.detach()) <= 0.5
+    assert taken == [True] * 4 + [False] * 4 + [True] * 4
