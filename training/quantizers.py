@@ -196,13 +196,15 @@ class LearnedScale(nn.Module):
 
     ``codes_bits`` maps the active bit-width to that of the codes (the residual stream has 8-bit
     codes at every bit-width).  Sharing one instance between quantizers makes their scales equal,
-    which is what the integer residual add needs to be exact.
+    which is what the integer residual add needs to be exact.  A ``signed`` one serves a stream of
+    signed codes: one bit less for the magnitude that the first batch is fitted to.
     """
 
-    def __init__(self, switch: BitWidthSwitch, *, stream: bool) -> None:
+    def __init__(self, switch: BitWidthSwitch, *, stream: bool, signed: bool = False) -> None:
         super().__init__()
         self.switch = switch
         self.stream = stream
+        self.signed = signed
         for bits in switch.bit_widths:
             if bits != FLOAT:
                 self.register_parameter(f"scale_{bits}", nn.Parameter(torch.tensor(1.0)))
@@ -230,7 +232,7 @@ class LearnedScale(nn.Module):
         if self.training and bits not in self._ready:
             ready = cast(Tensor, getattr(self, f"ready_{bits}"))
             if not bool(ready):
-                step = rectified_step(self.codes_bits())
+                step = rectified_step(self.codes_bits() - int(self.signed))
                 with torch.no_grad():
                     mean = x.clamp_min(0.0).mean()
                     getattr(self, f"scale_{bits}").copy_((mean * step).clamp_min(SMALLEST_SCALE))
@@ -239,7 +241,7 @@ class LearnedScale(nn.Module):
         scale = self.value()
         if self.training and scale.requires_grad:
             per_sample = max(1, x.numel() // max(1, x.shape[0]))
-            top = 2 ** self.codes_bits() - 1
+            top = 2 ** (self.codes_bits() - int(self.signed)) - 1
             scale = cast(Tensor, ScaleGradient.apply(scale, 1.0 / math.sqrt(per_sample * top)))
         return scale
 
@@ -278,13 +280,15 @@ class BranchQuantizer(nn.Module):
 
     scale_b = ratio_b * S with S the stream's scale and ratio_b an odd integer
     (:func:`training.steps.residual_ratio`), so no stream code is ever halfway between two branch
-    codes.  At 8 bits the branch reads the stream as it is.
+    codes.  At 8 bits the branch reads the stream as it is.  A signed stream has signed branch codes
+    -2^(b-1) ... 2^(b-1) - 1.
     """
 
     def __init__(self, switch: BitWidthSwitch, stream: LearnedScale) -> None:
         super().__init__()
         self.switch = switch
         self.stream = stream
+        self.signed = stream.signed
 
     def value(self) -> Tensor:
         """The branch's scale at the active bit-width, a float32 scalar."""
@@ -299,7 +303,8 @@ class BranchQuantizer(nn.Module):
         if bits in (FLOAT, STREAM_BITS):
             return x, None, None, None
         scale = self.stream.fitted(x) * residual_ratio(bits)
-        y = cast(Tensor, FakeQuantize.apply(x, scale, 0, 2**bits - 1, False))
+        low = -(2 ** (bits - 1)) if self.signed else 0
+        y = cast(Tensor, FakeQuantize.apply(x, scale, low, low + 2**bits - 1, False))
         return y, scale, scale.new_zeros(()), scale.new_tensor(float(bits))
 
 
@@ -413,15 +418,16 @@ def quantized_convolution(
     kernel: int,
     stride: int = 1,
     groups: int = 1,
+    padding: int | None = None,
     fixed_bits: int | None = None,
 ) -> QuantConv2d:
-    """A Brevitas ``QuantConv2d`` without bias, "same" padding, switchable weights."""
+    """A Brevitas ``QuantConv2d`` without bias, switchable weights; padding is "same" by default."""
     layer = QuantConv2d(
         channels_in,
         channels_out,
         kernel,
         stride=stride,
-        padding=kernel // 2,
+        padding=kernel // 2 if padding is None else padding,
         groups=groups,
         bias=False,
         weight_quant=_weight_injector(WeightQuantizer(switch, channels_out, fixed_bits=fixed_bits)),

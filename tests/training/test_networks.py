@@ -9,6 +9,7 @@ import torch
 
 from deploy.device.errors import InputError
 from training.networks import NETWORKS, Network, NetworkSpec, build_network
+from training.networks.inverted_residual import InvertedResidual
 from training.networks.units import ResidualBlock, bias_on_grid
 from training.quantizers import weight_quantizer
 from training.steps import residual_ratio
@@ -16,14 +17,14 @@ from training.steps import residual_ratio
 BIT_WIDTHS = (32, 8, 5, 4, 2)
 
 
-def warmed(name: str = "resnet8", seed: int = 0) -> Network:
+def warmed(name: str = "resnet8", seed: int = 0, images: int = 16) -> Network:
     generator = torch.Generator().manual_seed(seed)
     spec = NetworkSpec(name=name, classes=10, input_size=16, bit_widths=BIT_WIDTHS)
     network = build_network(spec, generator)
     with torch.no_grad():
         for bits in BIT_WIDTHS:
             network.set_bit_width(bits)
-            network(torch.randint(0, 256, (16, 3, 16, 16), generator=generator).float())
+            network(torch.randint(0, 256, (images, 3, 16, 16), generator=generator).float())
     return network.eval()
 
 
@@ -35,7 +36,7 @@ def block_of(network: Network, index: int) -> ResidualBlock:
 
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_each_network_answers_at_each_bit_width(name: str) -> None:
-    network = warmed(name)
+    network = warmed(name, images=4)
     pixels = torch.randint(0, 256, (4, 3, 16, 16)).float()
     answers = []
     for bits in BIT_WIDTHS:
@@ -118,5 +119,49 @@ def test_bias_on_grid_rounds_to_multiples_and_leaves_dead_channels() -> None:
 
 def test_an_unknown_network_names_the_known_ones() -> None:
     spec = NetworkSpec(name="resnet9", classes=10, input_size=32, bit_widths=(8,))
-    with pytest.raises(InputError, match="resnet20, resnet56, resnet8"):
+    with pytest.raises(InputError, match=r"mobilenetv2, resnet18, .*resnet8, vgg11"):
         build_network(spec, torch.Generator())
+
+
+def test_the_streams_of_mobilenet_are_signed_and_its_hidden_codes_end_at_six() -> None:
+    network = warmed("mobilenetv2")
+    blocks = [part for part in network.blocks if isinstance(part, InvertedResidual)]
+    assert len(blocks) == 16
+    assert sum(block.leave is not None for block in blocks) == 10
+    block = next(block for block in blocks if block.leave is not None)
+    with torch.no_grad():
+        block.expand.norm.norms["4"].get_parameter("bias").add_(50.0)
+        scale = block.expand.output.scale
+        scale.get_parameter("scale_4").fill_(0.7)
+    seen: dict[str, torch.Tensor] = {}
+    block.enter.register_forward_hook(lambda _m, _i, y: seen.update(enter=y))
+    block.expand.register_forward_hook(lambda _m, _i, y: seen.update(expand=y))
+    block.register_forward_hook(lambda _m, _i, y: seen.update(stream=y))
+    with network.at(4), torch.no_grad():
+        network(torch.randint(0, 256, (8, 3, 16, 16)).float())
+        stream = block.branch_codes.stream.value()
+        scales = {"enter": stream * residual_ratio(4), "expand": scale.value(), "stream": stream}
+    codes = {name: seen[name] / step for name, step in scales.items()}
+    for value in codes.values():
+        torch.testing.assert_close(value, value.round(), rtol=0.0, atol=1e-3)
+    assert -8.001 <= float(codes["enter"].min()) < 0.0 < float(codes["enter"].max()) <= 7.001
+    assert float(codes["stream"].min()) < 0.0
+    # round(6 / 0.7) = 9, less than the 15 that four bits would hold.
+    assert float(codes["expand"].max()) == pytest.approx(9.0, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("resnet18", 11_689_512),
+        ("resnet34", 21_797_672),
+        ("resnet50", 25_557_032),
+        ("mobilenetv2", 3_504_872),
+        ("vgg11", 9_736_232),
+        ("vgg16", 15_231_912),
+    ],
+)
+def test_networks_have_the_parameters_of_their_papers(name: str, parameters: int) -> None:
+    spec = NetworkSpec(name=name, classes=1000, input_size=32, bit_widths=(32,))
+    network = build_network(spec, torch.Generator().manual_seed(0))
+    assert sum(p.numel() for p in network.parameters()) == parameters

@@ -10,7 +10,7 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor, nn
 
-from training.networks.units import ConvUnit, Head, ResidualBlock
+from training.networks.units import ConvUnit, Head
 from training.quantizers import (
     BitWidthSwitch,
     PixelQuantizer,
@@ -39,6 +39,9 @@ class Network(nn.Module):
     from images; an attack's fractional ones are rounded by the first quantizer) and gives float32
     N×classes logits.  The network normalises by (x - 128) / 64, so that the image's bytes are the
     first layer's codes.
+
+    ``blocks`` stand between stem and head: ``ConvUnit``, ``MaxPool``, ``ResidualBlock``,
+    ``InvertedResidual`` and ``StreamUnit`` are what :mod:`export.qonnx_from_network` can write.
     """
 
     def __init__(
@@ -47,7 +50,7 @@ class Network(nn.Module):
         switch: BitWidthSwitch,
         pixels: PixelQuantizer,
         stem: ConvUnit,
-        blocks: Sequence[ResidualBlock],
+        blocks: Sequence[nn.Module],
         head: Head,
     ) -> None:
         super().__init__()

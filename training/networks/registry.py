@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 
 import torch
 
 from deploy.device.errors import InputError
+from training.networks.imagenet_resnet import imagenet_resnet
+from training.networks.mobilenet import mobilenet_v2
 from training.networks.network import Network, NetworkSpec
 from training.networks.resnet import cifar_resnet
+from training.networks.vgg import vgg
 
 Builder = Callable[[NetworkSpec, torch.Generator], Network]
 
-
-def _cifar(depth: int) -> Builder:
-    def build(spec: NetworkSpec, generator: torch.Generator) -> Network:
-        return cifar_resnet(spec, depth, generator)
-
-    return build
-
-
 NETWORKS: Mapping[str, Builder] = MappingProxyType(
-    {f"resnet{depth}": _cifar(depth) for depth in (8, 20, 56)}
+    {
+        **{f"resnet{depth}": partial(cifar_resnet, depth=depth) for depth in (8, 20, 56)},
+        **{f"resnet{depth}": partial(imagenet_resnet, depth=depth) for depth in (18, 34, 50)},
+        "vgg11": partial(vgg, depth=11, wide_layers=False),
+        "vgg16": partial(vgg, depth=16, wide_layers=False),
+        "vgg16-imagenet": partial(vgg, depth=16, wide_layers=True),
+        "mobilenetv2": mobilenet_v2,
+    }
 )
 """Builders by the name that a config's ``network`` gives."""
 

@@ -7,8 +7,8 @@ own scale, a convolution lands on the stream's.
 from __future__ import annotations
 
 import torch
-from torch import nn
 
+from training.networks.initialise import initialise
 from training.networks.network import Network, NetworkSpec
 from training.networks.units import ConvUnit, Head, ResidualBlock
 from training.quantizers import (
@@ -22,7 +22,7 @@ from training.quantizers import (
 WIDTHS = (16, 32, 64)
 
 
-def cifar_resnet(spec: NetworkSpec, depth: int, generator: torch.Generator) -> Network:
+def cifar_resnet(spec: NetworkSpec, generator: torch.Generator, *, depth: int) -> Network:
     """ResNet-``depth`` with freshly drawn weights (He initialisation from ``generator``)."""
     blocks_per_stage, rest = divmod(depth - 2, 6)
     if rest or blocks_per_stage < 1:
@@ -53,15 +53,3 @@ def cifar_resnet(spec: NetworkSpec, depth: int, generator: torch.Generator) -> N
     network = Network(spec, switch, pixels, stem, blocks, head)
     initialise(network, generator)
     return network
-
-
-@torch.no_grad()
-def initialise(network: nn.Module, generator: torch.Generator) -> None:
-    """He-normal convolutions (fan out) and a uniform linear layer, drawn from ``generator``."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            fan_out = module.out_channels * module.kernel_size[0] * module.kernel_size[1]
-            module.weight.normal_(0.0, (2.0 * module.groups / fan_out) ** 0.5, generator=generator)
-        elif isinstance(module, nn.Linear):
-            bound = module.in_features**-0.5
-            module.weight.uniform_(-bound, bound, generator=generator)

@@ -10,6 +10,7 @@ from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from training.quantizers import (
     FLOAT,
@@ -81,7 +82,12 @@ class SwitchableBatchNorm2d(nn.Module):
 
 
 class ConvUnit(nn.Module):
-    """Convolution → BatchNorm → quantizer; reads the codes of ``source``."""
+    """Convolution → BatchNorm → quantizer; reads the codes of ``source``.
+
+    An unsigned quantizer's clamp at 0 is the ReLU.  ``ceiling`` bounds it from above too (6 makes
+    it ReLU6), in float and before the quantizer alike; on codes it is one more clamp
+    (:mod:`export.passes.convolution`).
+    """
 
     def __init__(
         self,
@@ -94,11 +100,16 @@ class ConvUnit(nn.Module):
         kernel: int,
         stride: int = 1,
         groups: int = 1,
+        padding: int | None = None,
+        ceiling: float | None = None,
         fixed_bits: int | None = None,
     ) -> None:
         super().__init__()
+        if ceiling is not None and output.signed:
+            raise ValueError("a ceiling belongs to a rectified output, this one is signed")
         self.switch = switch
         self.source = source
+        self.ceiling = ceiling
         self.conv = quantized_convolution(
             switch,
             channels_in,
@@ -106,6 +117,7 @@ class ConvUnit(nn.Module):
             kernel=kernel,
             stride=stride,
             groups=groups,
+            padding=padding,
             fixed_bits=fixed_bits,
         )
         self.norm = SwitchableBatchNorm2d(switch, channels_out)
@@ -120,15 +132,38 @@ class ConvUnit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         scale = None if self.training else self.accumulator_scale()
-        return cast(Tensor, self.quantize(self.norm(self.conv(x), scale)))
+        y = self.norm(self.conv(x), scale)
+        if self.ceiling is not None:
+            y = F.hardtanh(y, 0.0, self.ceiling)
+        return cast(Tensor, self.quantize(y))
+
+
+class MaxPool(nn.Module):
+    """Largest value of each window; on codes the largest code, so scale and range stay."""
+
+    def __init__(self, *, kernel: int, stride: int, padding: int = 0) -> None:
+        super().__init__()
+        self.kernel = kernel
+        self.stride = stride
+        self.padding = padding
+
+    def size_after(self, size: int) -> int:
+        """Side of the output for an input of side ``size``, both in pixels."""
+        return (size + 2 * self.padding - self.kernel) // self.stride + 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.max_pool2d(x, self.kernel, self.stride, self.padding)
 
 
 class ResidualBlock(nn.Module):
-    """Two 3×3 convolutions and a shortcut on an 8-bit residual stream.
+    """A branch of convolutions and a shortcut on an 8-bit residual stream.
 
     The branch reads the stream requantized to b bits; both summands and the sum share the scale of
     the outgoing stream, so the integer add is exact and its clamp is the ReLU.  Where stride or
     width changes, the shortcut is a 1×1 convolution of the same b-bit codes.
+
+    The branch is two 3×3 convolutions, or with ``bottleneck`` channels a 1×1, a 3×3 of that width
+    and a 1×1 (He et al. 2016); the stride lies in the first 3×3 convolution.
     """
 
     def __init__(
@@ -139,22 +174,30 @@ class ResidualBlock(nn.Module):
         stride: int,
         stream_in: LearnedScale,
         stream_out: LearnedScale,
+        *,
+        bottleneck: int | None = None,
     ) -> None:
         super().__init__()
         self.branch_codes = BranchQuantizer(switch, stream_in)
         self.enter = quantized_activation(self.branch_codes)
-        middle = ActivationQuantizer(switch, LearnedScale(switch, stream=False), signed=False)
-        self.first = ConvUnit(
-            switch, self.branch_codes, channels_in, channels_out, middle, kernel=3, stride=stride
-        )
-        self.second = ConvUnit(
-            switch,
-            middle.scale,
-            channels_out,
-            channels_out,
-            ActivationQuantizer(switch, stream_out, signed=True),
-            kernel=3,
-        )
+
+        def hidden() -> ActivationQuantizer:
+            scale = LearnedScale(switch, stream=False)
+            return ActivationQuantizer(switch, scale, signed=False)
+
+        last = ActivationQuantizer(switch, stream_out, signed=True)
+        source, one = self.branch_codes, hidden()
+        self.third: ConvUnit | None = None
+        if bottleneck is None:
+            self.first = ConvUnit(
+                switch, source, channels_in, channels_out, one, kernel=3, stride=stride
+            )
+            self.second = ConvUnit(switch, one.scale, channels_out, channels_out, last, kernel=3)
+        else:
+            inner, two = bottleneck, hidden()
+            self.first = ConvUnit(switch, source, channels_in, inner, one, kernel=1)
+            self.second = ConvUnit(switch, one.scale, inner, inner, two, kernel=3, stride=stride)
+            self.third = ConvUnit(switch, two.scale, inner, channels_out, last, kernel=1)
         self.shortcut: ConvUnit | None = None
         if stride != 1 or channels_in != channels_out:
             self.shortcut = ConvUnit(
@@ -172,7 +215,10 @@ class ResidualBlock(nn.Module):
     def forward(self, stream: Tensor) -> Tensor:
         codes = self.enter(stream)
         kept = stream if self.shortcut is None else self.shortcut(codes)
-        return cast(Tensor, self.leave(kept + self.second(self.first(codes))))
+        branch = self.second(self.first(codes))
+        if self.third is not None:
+            branch = self.third(branch)
+        return cast(Tensor, self.leave(kept + branch))
 
 
 class PooledQuantizer(nn.Module):
