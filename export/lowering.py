@@ -20,7 +20,9 @@ from export.graph_builder import MICROSOFT, GraphBuilder, model_bytes
 from export.passes.average_pool import AveragePool
 from export.passes.convolution import Affine, Convolution, affine_of
 from export.passes.image_codes import ImageCodes
+from export.passes.layout import Layout
 from export.passes.linear import Linear
+from export.passes.max_pool import MaxPool
 from export.passes.qonnx_graph import QonnxGraph, attributes_of
 from export.passes.requantize import Requantize
 from export.passes.residual_add import ResidualAdd
@@ -36,6 +38,12 @@ QUANT_RULES: tuple[Rule, ...] = (
     AveragePool(),
 )
 """Asked in this order at every activation quantizer."""
+
+CODE_RULES: tuple[Rule, ...] = (MaxPool(), Layout())
+"""Asked at the nodes that read codes and give codes without a quantizer between."""
+
+KEEP_CODES = ("MaxPool", *Layout.operators)
+"""The operators of those nodes."""
 
 OUTPUT_RULES: tuple[Rule, ...] = (Linear(),)
 """Asked at the node that gives the logits."""
@@ -66,7 +74,7 @@ def lower(
         raise InputError(f"unknown storage {storage!r}; available: {', '.join(STORAGES)}")
     source = QonnxGraph(qonnx)
     context = Context(source=source, builder=GraphBuilder(), storage=storage)
-    image = _single_input(source)
+    image = source.image
     context.builder.reserve(image)
     logits = _single_output(source)
     for node in source.graph.node:
@@ -74,6 +82,8 @@ def lower(
             _apply(node, OUTPUT_RULES, context)
         elif source.is_quant(node) and node.input[0] not in source.constants:
             _apply(node, QUANT_RULES, context)
+        elif node.op_type in KEEP_CODES and node.input[0] in context.codes:
+            _apply(node, CODE_RULES, context)
     return _finish(context.builder, source, out, tuple(context.log), [MICROSOFT])
 
 
@@ -86,7 +96,7 @@ def lower_float(qonnx: Path, out: Path) -> Lowered:
     """
     source = QonnxGraph(qonnx)
     builder = GraphBuilder()
-    image = _single_input(source)
+    image = source.image
     builder.reserve(image)
     names = {image: builder.add("Cast", [image], "pixels", to=TensorProto.FLOAT)}
     log: list[str] = []
@@ -156,13 +166,6 @@ def _apply(node: onnx.NodeProto, rules: Sequence[Rule], context: Context) -> Non
     )
 
 
-def _single_input(source: QonnxGraph) -> str:
-    inputs = [value.name for value in source.graph.input if value.name not in source.constants]
-    if len(inputs) != 1:
-        raise InputError(f"{source.path}: expected one input, found {', '.join(inputs) or 'none'}")
-    return inputs[0]
-
-
 def _single_output(source: QonnxGraph) -> str:
     if len(source.graph.output) != 1:
         raise InputError(f"{source.path}: expected one output, found {len(source.graph.output)}")
@@ -176,7 +179,7 @@ def _finish(
     log: tuple[str, ...],
     domains: list[str],
 ) -> Lowered:
-    image, logits = _single_input(source), _single_output(source)
+    image, logits = source.image, _single_output(source)
     _, channels, height, width = source.shapes[image]
     classes = source.shapes[logits][-1]
     inputs = [

@@ -25,10 +25,12 @@ from torch import Tensor, nn
 from deploy.device.files import write_atomic
 from export.graph_builder import QONNX, GraphBuilder, model_bytes
 from training.networks import Network
-from training.networks.units import ConvUnit, Head, ResidualBlock, bias_on_grid
+from training.networks.inverted_residual import InvertedResidual, StreamUnit
+from training.networks.units import ConvUnit, Head, MaxPool, ResidualBlock, bias_on_grid
 from training.quantizers import (
     STREAM_BITS,
     ActivationQuantizer,
+    BranchQuantizer,
     WeightQuantizer,
     weight_quantizer,
 )
@@ -81,7 +83,7 @@ class _Writer:
             x = self._quant(x, pixels.value(), STREAM_BITS, signed=True, name="pixels")
         x = self._conv_unit(network.stem, x, "stem")
         for index, block in enumerate(network.blocks):
-            x = self._block(cast(ResidualBlock, block), x, f"block{index}")
+            x = self._part(block, x, index)
         self._head(network.head, x)
         image = helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, size, size])
         logits = helper.make_tensor_value_info(
@@ -135,9 +137,32 @@ class _Writer:
             stored, scale, quantizer.codes_bits(), signed=True, narrow=True, name=f"{name}.codes"
         )
 
-    def _activation(self, quantizer: ActivationQuantizer, x: str, name: str) -> str:
+    def _part(self, part: nn.Module, x: str, index: int) -> str:
+        match part:
+            case ConvUnit():
+                return self._conv_unit(part, x, f"conv{index}")
+            case MaxPool():
+                return self._max_pool(part, x, f"maxpool{index}")
+            case ResidualBlock():
+                return self._block(part, x, f"block{index}")
+            case InvertedResidual():
+                return self._inverted_residual(part, x, f"block{index}")
+            case StreamUnit():
+                codes = self._branch_codes(part.branch_codes, x, f"conv{index}.enter")
+                return self._conv_unit(part.unit, codes, f"conv{index}")
+        raise TypeError(f"no QONNX is defined for {type(part).__name__}")
+
+    def _activation(
+        self, quantizer: ActivationQuantizer, x: str, name: str, ceiling: float | None = None
+    ) -> str:
+        builder = self.builder
         if not quantizer.signed:
-            x = self.builder.add("Relu", [x], f"{name}.relu" if self.quantized else name)
+            rectified = f"{name}.relu" if self.quantized else name
+            if ceiling is None:
+                x = builder.add("Relu", [x], rectified)
+            else:
+                bounds = [builder.constant(np.float32(v), "bound") for v in (0.0, ceiling)]
+                x = builder.add("Clip", [x, *bounds], rectified)
         if not self.quantized:
             return x
         scale, bits = quantizer.scale.value(), quantizer.scale.codes_bits()
@@ -159,7 +184,7 @@ class _Writer:
         arrays = (("gain", gain), ("bias", bias), ("mean", mean), ("variance", variance))
         names = [builder.constant(array, f"{name}.{part}") for part, array in arrays]
         x = builder.add("BatchNormalization", [x, *names], f"{name}.norm", epsilon=epsilon)
-        return self._activation(unit.output, x, name)
+        return self._activation(unit.output, x, name, unit.ceiling)
 
     def _batch_norm(self, unit: ConvUnit) -> tuple[Any, Any, Any, Any, float]:
         scale = unit.accumulator_scale()
@@ -173,13 +198,38 @@ class _Writer:
         mean, variance = np.zeros(len(bias), np.float32), np.ones(len(bias), np.float32)
         return _numpy(gain), _numpy(bias), mean, variance, 0.0
 
+    def _max_pool(self, pool: MaxPool, x: str, name: str) -> str:
+        return self.builder.add(
+            "MaxPool",
+            [x],
+            name,
+            kernel_shape=[pool.kernel] * 2,
+            strides=[pool.stride] * 2,
+            pads=[pool.padding] * 4,
+        )
+
+    def _branch_codes(self, quantizer: BranchQuantizer, stream: str, name: str) -> str:
+        bits = self.network.bit_width
+        if not self.quantized or bits == STREAM_BITS:
+            return stream
+        return self._quant(stream, quantizer.value(), bits, signed=quantizer.signed, name=name)
+
+    def _inverted_residual(self, block: InvertedResidual, stream: str, name: str) -> str:
+        x = self._branch_codes(block.branch_codes, stream, f"{name}.enter")
+        x = self._conv_unit(block.expand, x, f"{name}.expand")
+        x = self._conv_unit(block.depthwise, x, f"{name}.depthwise")
+        x = self._conv_unit(block.project, x, f"{name}.project")
+        if block.leave is None:
+            return x
+        total = self.builder.add("Add", [x, stream], f"{name}.add")
+        return self._activation(block.stream_quantizer, total, name)
+
     def _block(self, block: ResidualBlock, stream: str, name: str) -> str:
-        codes, bits = stream, self.network.bit_width
-        if self.quantized and bits != STREAM_BITS:
-            scale = block.branch_codes.value()
-            codes = self._quant(stream, scale, bits, signed=False, name=f"{name}.enter")
+        codes = self._branch_codes(block.branch_codes, stream, f"{name}.enter")
         branch = self._conv_unit(block.first, codes, f"{name}.first")
         branch = self._conv_unit(block.second, branch, f"{name}.second")
+        if block.third is not None:
+            branch = self._conv_unit(block.third, branch, f"{name}.third")
         kept = stream
         if block.shortcut is not None:
             kept = self._conv_unit(block.shortcut, codes, f"{name}.shortcut")

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 
 from export.graph_builder import MICROSOFT
+from export.passes.qonnx_graph import attributes_of
 from export.passes.rule import (
     Codes,
     Context,
@@ -26,15 +27,23 @@ from export.passes.rule import (
 
 
 class AveragePool(Rule):
-    """Quant(GlobalAveragePool(codes)) → com.microsoft QLinearGlobalAveragePool (Clip)."""
+    """Quant(GlobalAveragePool or ReduceMean(codes)) → QLinearGlobalAveragePool (Clip)."""
 
     name = "global average pool"
 
     def match(self, node: onnx.NodeProto, context: Context) -> Emit | Refusal:
         """Match the pool of codes before a quantizer; see :meth:`Rule.match`."""
         pool = context.source.producer(node.input[0])
-        if pool is None or pool.op_type != "GlobalAveragePool":
-            return Refusal("no GlobalAveragePool stands before it")
+        if pool is None or pool.op_type not in ("GlobalAveragePool", "ReduceMean"):
+            return Refusal("no GlobalAveragePool or ReduceMean stands before it")
+        flat = False
+        if pool.op_type == "ReduceMean":
+            attributes = attributes_of(pool)
+            stored = context.source.constants.get(pool.input[1]) if len(pool.input) > 1 else None
+            axes = attributes.get("axes", []) if stored is None else stored.tolist()
+            if {axis % 4 for axis in axes} != {2, 3}:
+                return Refusal(f"its ReduceMean is over the axes {axes}, not over height and width")
+            flat = not attributes.get("keepdims", 1)
         x = context.codes.get(pool.input[0])
         if x is None:
             return Refusal(f"the pool's input {pool.input[0]!r} has no integer codes")
@@ -46,7 +55,7 @@ class AveragePool(Rule):
 
         def emit() -> None:
             builder = context.builder
-            zero_point, low, high = code_bounds(quantizer, rectified=False)
+            zero_point, low, high = code_bounds(quantizer)
             scale = np.float32(quantizer.scale.item())
             clipped = low > 0 or high < 255
             name = builder.add(
@@ -62,8 +71,10 @@ class AveragePool(Rule):
                 domain=MICROSOFT,
                 channels_last=0,
             )
+            if flat:
+                name = builder.add("Flatten", [name], f"{layer}.flat", axis=1)
             codes = Codes(name=name, scale=scale, zero_point=zero_point, low=low, high=high)
             context.codes[layer] = clip_codes(context, name, codes, layer)
-            context.log.append(f"{layer}: QLinearGlobalAveragePool, codes {low}…{high}")
+            context.note(self, layer, f"QLinearGlobalAveragePool, codes {low}…{high}")
 
         return emit

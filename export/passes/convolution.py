@@ -12,11 +12,13 @@ The integer weights stay as they were trained; a negative gain flips their sign,
 symmetric narrow range allows.  A gain of 0 has no weights: they become 0, and s' = s_y / (256 s_x)
 resolves the bias to 1/256 of an output code.  QLinearConv computes round(acc * s_x s' / s_y) + z_y,
 saturated to uint8; narrower codes are held by a uint8 Clip, and ReLU is the saturation at z_y = 0.
+ReLU6, or any Clip to a … b before the quantizer, only narrows the codes to round(a / s_y) …
+round(b / s_y): rounding is monotone, so the clamp may as well come after it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -32,6 +34,7 @@ from export.passes.rule import (
     Refusal,
     Rule,
     byte,
+    clamp_before,
     clip_codes,
     code_bounds,
     int32_bias,
@@ -60,21 +63,23 @@ def affine_of(node: onnx.NodeProto, source: QonnxGraph) -> Affine | Refusal:
 
 
 class Convolution(Rule):
-    """Quant(Relu?(BatchNormalization?(Conv(codes, Quant(weights), bias?)))) → QLinearConv."""
+    """Quant(Relu|Clip?(BatchNormalization?(Conv(codes, Quant(weights), bias?)))) → QLinearConv."""
 
     name = "convolution"
 
     def match(self, node: onnx.NodeProto, context: Context) -> Emit | Refusal:
         """Match the convolution before a quantizer; see :meth:`Rule.match`."""
         source = context.source
-        below = source.producer(node.input[0])
-        rectified = below is not None and below.op_type == "Relu"
-        if below is not None and rectified:
-            below = source.producer(below.input[0])
+        clamped = clamp_before(node.input[0], source)
+        if isinstance(clamped, Refusal):
+            return clamped
+        below, clamp = clamped
         norm = below if below is not None and below.op_type == "BatchNormalization" else None
         conv = source.producer(norm.input[0]) if norm is not None else below
         if conv is None or conv.op_type != "Conv":
-            return Refusal("no Conv, optionally with BatchNormalization and Relu, stands before it")
+            return Refusal(
+                "no Conv, optionally with BatchNormalization and Relu or Clip, stands before it"
+            )
         layer = node.output[0]
         x = context.codes.get(conv.input[0])
         if x is None:
@@ -96,17 +101,17 @@ class Convolution(Rule):
         if isinstance(affine, Refusal):
             return affine
         if len(conv.input) > 2 and conv.input[2]:
-            if conv.input[2] not in source.constants:
+            added = source.constant_values(conv.input[2])
+            if added is None:
                 return Refusal("its bias is no constant")
-            added = source.constants[conv.input[2]].astype(np.float64)
-            affine = Affine(gain=affine.gain, bias=affine.bias + affine.gain * added)
+            affine = Affine(gain=affine.gain, bias=affine.bias + affine.gain * added.reshape(-1))
         quantizer = source.quantizer(node)
         if quantizer.scale.size != 1:
             return Refusal("activations must have one scale per tensor")
         folded = affine
 
         def emit() -> None:
-            zero_point, low, high = code_bounds(quantizer, rectified=rectified)
+            zero_point, low, high = code_bounds(quantizer, clamp)
             out = Codes(
                 name=layer,
                 scale=np.float32(quantizer.scale.item()),
@@ -127,25 +132,17 @@ class Convolution(Rule):
                 attributes,
                 f"{layer}.wide" if clipped else layer,
             )
-            context.codes[layer] = clip_codes(context, raw, _named(out, raw), layer)
+            context.codes[layer] = clip_codes(context, raw, replace(out, name=raw), layer)
             flipped = int((folded.gain < 0).sum())
-            context.log.append(
-                f"{layer}: QLinearConv, {weight_quantizer.bits}-bit weights, codes "
+            context.note(
+                self,
+                layer,
+                f"QLinearConv, {weight_quantizer.bits}-bit weights, codes "
                 f"{low}…{high} (zero point {zero_point})"
-                + (f", {flipped} channels with a negative gain flipped" if flipped else "")
+                + (f", {flipped} channels with a negative gain flipped" if flipped else ""),
             )
 
         return emit
-
-
-def _named(codes: Codes, name: str) -> Codes:
-    return Codes(
-        name=name,
-        scale=codes.scale,
-        zero_point=codes.zero_point,
-        low=codes.low,
-        high=codes.high,
-    )
 
 
 def _emit_convolution(

@@ -27,7 +27,7 @@ class ImageCodes(Rule):
         centred = None if scaled is None else source.producer(scaled.input[0])
         if scaled is None or centred is None or (centred.op_type, scaled.op_type) != ("Sub", "Mul"):
             return Refusal("it does not quantize (images - 128) / 64")
-        image = source.graph.input[0].name
+        image = source.image
         mean = source.constants.get(centred.input[1])
         factor = source.constants.get(scaled.input[1])
         if centred.input[0] != image or mean is None or factor is None:
@@ -52,6 +52,6 @@ class ImageCodes(Rule):
             context.codes[node.output[0]] = Codes(
                 name=image, scale=STEP, zero_point=128, low=0, high=255
             )
-            context.log.append(f"{node.output[0]}: the image's bytes, zero point 128, scale 2^-6")
+            context.note(self, node.output[0], "the image's bytes, zero point 128, scale 2^-6")
 
         return emit

@@ -17,7 +17,7 @@ from export.storage import stored_weights
 
 
 class Linear(Rule):
-    """Gemm(Flatten(codes), Quant(weights), bias) → Flatten, com.microsoft QGemm."""
+    """Gemm(codes, Quant(weights), bias) → com.microsoft QGemm."""
 
     name = "linear"
 
@@ -31,16 +31,9 @@ class Linear(Rule):
             return Refusal("Gemm with alpha or beta other than 1 is not supported")
         if attributes.get("transA", 0):
             return Refusal("Gemm with a transposed input is not supported")
-        flatten = source.producer(node.input[0])
-        if (
-            flatten is None
-            or flatten.op_type != "Flatten"
-            or attributes_of(flatten).get("axis", 1) != 1
-        ):
-            return Refusal("no Flatten at axis 1 stands before the Gemm")
-        x = context.codes.get(flatten.input[0])
+        x = context.codes.get(node.input[0])
         if x is None:
-            return Refusal(f"its input {flatten.input[0]!r} has no integer codes")
+            return Refusal(f"its input {node.input[0]!r} has no integer codes")
         weights = source.weight_codes(node.input[1])
         if weights is None:
             return Refusal(f"the weights {node.input[1]!r} are no quantized constant")
@@ -52,9 +45,10 @@ class Linear(Rule):
             return Refusal("its weight scales are not one or one per class")
         bias = np.zeros(classes)
         if len(node.input) > 2 and node.input[2]:
-            if node.input[2] not in source.constants:
-                return Refusal("its bias is no constant")
-            bias = source.constants[node.input[2]].astype(np.float64).reshape(-1)
+            stored = source.constant_values(node.input[2])
+            if stored is None or stored.size not in (1, classes):
+                return Refusal("its bias is no constant, or not one value per class")
+            bias = np.broadcast_to(stored.reshape(-1), (classes,))
         layer = node.output[0]
         source_codes = x
 
@@ -63,11 +57,10 @@ class Linear(Rule):
             scale = np.broadcast_to(quantizer.scale.reshape(-1), (classes,)).astype(np.float32)
             grid = float(source_codes.scale) * scale.astype(np.float64)
             largest = np.abs(codes).sum(axis=1) * 255.0
-            flat = builder.add("Flatten", [source_codes.name], "flat", axis=1)
             builder.add(
                 "QGemm",
                 [
-                    flat,
+                    source_codes.name,
                     scalar(builder, source_codes.scale),
                     byte(builder, source_codes.zero_point),
                     stored_weights(builder, codes, quantizer.bits, f"{layer}.w", context.storage),
@@ -79,6 +72,6 @@ class Linear(Rule):
                 domain=MICROSOFT,
                 transB=1,
             )
-            context.log.append(f"{layer}: QGemm, {quantizer.bits}-bit weights, float32 logits")
+            context.note(self, layer, f"QGemm, {quantizer.bits}-bit weights, float32 logits")
 
         return emit

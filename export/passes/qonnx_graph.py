@@ -60,7 +60,7 @@ class QonnxGraph:
         """Whether ``node`` is a QONNX ``Quant`` (also under its older domains)."""
         return node is not None and node.op_type == "Quant" and node.domain in QUANT_DOMAINS
 
-    def quantizer(self, node: onnx.NodeProto) -> Quantizer:
+    def quantizer(self, node: onnx.NodeProto, *, most_bits: int = 8) -> Quantizer:
         """The parameters of a ``Quant`` node.
 
         Raises:
@@ -78,14 +78,46 @@ class QonnxGraph:
             raise InputError(f"{where}: its scale has values that are not finite and positive")
         if bool((zero_point != 0).any()):
             raise InputError(f"{where}: its zero point is not 0")
-        if bits.size != 1 or not float(bits.item()).is_integer() or not 2 <= bits.item() <= 8:
-            raise InputError(f"{where}: its bit-width is {bits.tolist()}, expected one of 2 to 8")
+        if (
+            bits.size != 1
+            or not float(bits.item()).is_integer()
+            or not 2 <= bits.item() <= most_bits
+        ):
+            raise InputError(
+                f"{where}: its bit-width is {bits.tolist()}, expected one of 2 to {most_bits}"
+            )
         return Quantizer(
             scale=scale.astype(np.float32),
             bits=int(bits.item()),
             signed=bool(attributes.get("signed", 1)),
             narrow=bool(attributes.get("narrow", 0)),
         )
+
+    @property
+    def image(self) -> str:
+        """The name of the one input that is no constant (older exporters list constants too).
+
+        Raises:
+            InputError: there is none, or more than one.
+        """
+        inputs = [value.name for value in self.graph.input if value.name not in self.constants]
+        if len(inputs) != 1:
+            found = ", ".join(inputs) or "none"
+            raise InputError(f"{self.path}: expected one input, found {found}")
+        return inputs[0]
+
+    def constant_values(self, name: str) -> NDArray[np.float64] | None:
+        """A stored tensor, float64, also one behind a ``Quant`` (a bias has up to 32 bits); None if
+        ``name`` is computed."""
+        if name in self.constants:
+            return self.constants[name].astype(np.float64)
+        node = self.producer(name)
+        if node is None or not self.is_quant(node) or node.input[0] not in self.constants:
+            return None
+        quantizer = self.quantizer(node, most_bits=32)
+        scale = quantizer.scale.astype(np.float64)
+        codes = np.rint(self.constants[node.input[0]].astype(np.float64) / scale)
+        return np.clip(codes, *quantizer.code_range()) * scale
 
     def weight_codes(self, name: str) -> tuple[NDArray[np.int64], Quantizer] | None:
         """Integer codes and quantizer of a quantized constant; None if ``name`` is none."""

@@ -61,7 +61,7 @@ class Requantize(Rule):
 
         def emit() -> None:
             builder = context.builder
-            zero_point, low, high = code_bounds(quantizer, rectified=False)
+            zero_point, low, high = code_bounds(quantizer)
             codes = Codes(
                 name=source_codes.name, scale=scale, zero_point=zero_point, low=low, high=high
             )
@@ -86,6 +86,6 @@ class Requantize(Rule):
                 codes = Codes(name=name, scale=scale, zero_point=zero_point, low=low, high=high)
             context.codes[layer] = clip_codes(context, name, codes, layer)
             ratio = float(scale) / float(source_codes.scale)
-            context.log.append(f"{layer}: requantized by {ratio:.6g}, codes {low}…{high}")
+            context.note(self, layer, f"requantized by {ratio:.6g}, codes {low}…{high}")
 
         return emit

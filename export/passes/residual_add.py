@@ -19,6 +19,7 @@ from export.passes.rule import (
     Refusal,
     Rule,
     byte,
+    clamp_before,
     clip_codes,
     code_bounds,
     scalar,
@@ -26,19 +27,19 @@ from export.passes.rule import (
 
 
 class ResidualAdd(Rule):
-    """Quant(Relu?(Add(codes, codes))) → com.microsoft QLinearAdd (Clip)."""
+    """Quant(Relu|Clip?(Add(codes, codes))) → com.microsoft QLinearAdd (Clip)."""
 
     name = "residual add"
 
     def match(self, node: onnx.NodeProto, context: Context) -> Emit | Refusal:
         """Match the sum of codes before a quantizer; see :meth:`Rule.match`."""
         source = context.source
-        add = source.producer(node.input[0])
-        rectified = add is not None and add.op_type == "Relu"
-        if add is not None and rectified:
-            add = source.producer(add.input[0])
+        clamped = clamp_before(node.input[0], source)
+        if isinstance(clamped, Refusal):
+            return clamped
+        add, clamp = clamped
         if add is None or add.op_type != "Add":
-            return Refusal("no Add, optionally with Relu, stands before it")
+            return Refusal("no Add, optionally with Relu or Clip, stands before it")
         summands = [context.codes.get(name) for name in add.input]
         a, b = summands
         if a is None or b is None:
@@ -58,7 +59,7 @@ class ResidualAdd(Rule):
 
         def emit() -> None:
             builder = context.builder
-            zero_point, low, high = code_bounds(quantizer, rectified=rectified)
+            zero_point, low, high = code_bounds(quantizer, clamp)
             clipped = low > 0 or high < 255
             inputs: list[str] = []
             for codes in (first, second):
@@ -68,6 +69,6 @@ class ResidualAdd(Rule):
             raw = builder.add("QLinearAdd", inputs, name, domain=MICROSOFT)
             codes = Codes(name=raw, scale=scale, zero_point=zero_point, low=low, high=high)
             context.codes[layer] = clip_codes(context, raw, codes, layer)
-            context.log.append(f"{layer}: QLinearAdd at one scale, codes {low}…{high}")
+            context.note(self, layer, f"QLinearAdd at one scale, codes {low}…{high}")
 
         return emit

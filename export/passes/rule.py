@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from deploy.device.errors import QadtrError
 from export.graph_builder import GraphBuilder
-from export.passes.qonnx_graph import QonnxGraph, Quantizer
+from export.passes.qonnx_graph import QonnxGraph, Quantizer, attributes_of
 
 BYTE_HIGH = 255
 SIGNED_ZERO_POINT = 128
@@ -48,6 +49,10 @@ class Context:
     codes: dict[str, Codes] = field(default_factory=dict)
     log: list[str] = field(default_factory=list)
 
+    def note(self, rule: Rule, layer: str, text: str) -> None:
+        """Say in the log what ``rule`` made of ``layer``."""
+        self.log.append(f"{layer}: {text} [{rule.name}]")
+
 
 @dataclass(frozen=True)
 class Refusal:
@@ -73,13 +78,48 @@ class Rule(ABC):
         """
 
 
-def code_bounds(quantizer: Quantizer, *, rectified: bool) -> tuple[int, int, int]:
-    """Zero point, lowest and highest uint8 code of an activation quantizer."""
+@dataclass(frozen=True, kw_only=True)
+class Clamp:
+    """What a Relu or Clip before a quantizer does: values stay in ``low`` … ``high``."""
+
+    low: float = -math.inf
+    high: float = math.inf
+
+
+def clamp_before(name: str, source: QonnxGraph) -> tuple[onnx.NodeProto | None, Clamp] | Refusal:
+    """The node that gives ``name`` and no clamp; or that before a Relu or Clip, and its clamp."""
+    node = source.producer(name)
+    if node is None or node.op_type not in ("Relu", "Clip") or node.domain not in ("", "ai.onnx"):
+        return node, Clamp()
+    below = source.producer(node.input[0])
+    if node.op_type == "Relu":
+        return below, Clamp(low=0.0)
+    attributes = attributes_of(node)
+    bounds = [attributes.get("min", -math.inf), attributes.get("max", math.inf)]
+    for index, bound in enumerate(node.input[1:3]):
+        if bound:
+            constant = source.constants.get(bound)
+            if constant is None or constant.size != 1:
+                return Refusal("its Clip has a bound that is no constant scalar")
+            bounds[index] = constant.item()
+    low, high = float(bounds[0]), float(bounds[1])
+    if not low <= high:
+        return Refusal(f"its Clip has bounds {low} … {high}")
+    return below, Clamp(low=low, high=high)
+
+
+def code_bounds(quantizer: Quantizer, clamp: Clamp = Clamp()) -> tuple[int, int, int]:
+    """Zero point, lowest and highest uint8 code of an activation quantizer behind a clamp.
+
+    Rounding and division by a positive scale are monotone, so clamping values to a … b before the
+    quantizer is clamping codes to round(a / s) … round(b / s) behind it, in float32 as well.
+    """
     low, high = quantizer.code_range()
     zero_point = SIGNED_ZERO_POINT if quantizer.signed else 0
-    if rectified:
-        low = max(low, 0)
-    return zero_point, low + zero_point, high + zero_point
+    scale = np.float32(quantizer.scale.item())
+    for_low = np.clip(np.rint(np.float32(clamp.low) / scale), low, high)
+    for_high = np.clip(np.rint(np.float32(clamp.high) / scale), low, high)
+    return zero_point, int(for_low) + zero_point, int(for_high) + zero_point
 
 
 def scalar(builder: GraphBuilder, value: np.float32) -> str:
@@ -98,14 +138,7 @@ def clip_codes(context: Context, name: str, codes: Codes, output: str) -> Codes:
         return codes
     builder = context.builder
     bounds = [byte(builder, codes.low), byte(builder, codes.high)]
-    clipped = builder.add("Clip", [name, *bounds], output)
-    return Codes(
-        name=clipped,
-        scale=codes.scale,
-        zero_point=codes.zero_point,
-        low=codes.low,
-        high=codes.high,
-    )
+    return replace(codes, name=builder.add("Clip", [name, *bounds], output))
 
 
 def int32_bias(
