@@ -148,9 +148,9 @@ def model_facts(bits: int, name: str = "digits-cnn") -> ModelFacts:
 
 @pytest.fixture(scope="module")
 def patch_sets(digit_network: SwitchableNetwork, held_out_digits: ImageSet) -> list[PatchSet]:
-    chosen = np.arange(20, 80)
+    chosen = np.arange(20, 140)
     return [
-        Lavan(LavanSettings(size_px=size, steps=10, batch_size=60)).run(
+        Lavan(LavanSettings(size_px=size, steps=20, batch_size=120)).run(
             digit_network,
             held_out_digits.images[chosen],
             held_out_digits.labels[chosen],
@@ -223,7 +223,7 @@ def test_records_hold_what_was_measured_and_come_back(
     facts = record["patch"]
     assert (facts["attack"], facts["kind"], facts["size_px"]) == ("lavan", "per-image", [8, 8])
     assert (facts["area_px"], facts["area_share"]) == (64, 64 / 1024)
-    assert (facts["placement"], facts["steps"], facts["made_on"]) == ("centre", 10, "test")
+    assert (facts["placement"], facts["steps"], facts["made_on"]) == ("centre", 20, "test")
     assert facts["source"]["network"] == "digits-cnn"
     assert facts["source"]["bit_widths"] == [32]
     assert image_indices(record["outcomes"]).tolist() == chosen.tolist()
@@ -240,7 +240,7 @@ def test_an_interrupted_evaluation_continues_where_it_stopped(
     both = run(engine)
     assert both[0] == first[0]
     # Clean images once, then the patched images and the random floor of the second set alone.
-    assert engine.images == len(held_out_digits) + 2 * 60
+    assert engine.images == len(held_out_digits) + 2 * 120
     again = Counting(digit_network, 4)
     assert run(again) == both
     assert again.images == 0
@@ -307,8 +307,8 @@ def test_common_set_of_two_networks(
 def test_patch_sets_of_other_images_are_refused(
     run: Run, digit_network: SwitchableNetwork, patch_sets: list[PatchSet]
 ) -> None:
-    foreign = replace(patch_sets[0], image_indices=np.arange(5000, 5060))
-    with pytest.raises(InputError, match="is for image 5059, but digits, test has"):
+    foreign = replace(patch_sets[0], image_indices=np.arange(5000, 5120))
+    with pytest.raises(InputError, match="is for image 5119, but digits, test has"):
         run(Counting(digit_network, 4), patch_sets=[foreign])
 
 
