@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.device.engine_protocol import Engine
-from deploy.device.errors import InputError, NothingToEvaluate
+from deploy.device.errors import InputError
 from deploy.device.files import sha256_of
 from deploy.device.latency import Latency, measure_latency
 from deploy.device.patch_set import PatchSet, read_patch_set
@@ -23,7 +23,7 @@ from deploy.engine import open_engine
 from eval.evaluation import evaluate_model
 from eval.evaluation_record import EvaluationRecord, ModelFacts
 from eval.measures import common_set
-from eval.patch_run import TRIED_ON
+from eval.patch_images import images_of_patches, patch_files_in
 from eval.report.checks import CERTIFICATE_KIND
 from eval.report.examples import KIND as EXAMPLES_KIND
 from eval.report.examples import write_examples
@@ -95,8 +95,8 @@ def evaluate_runs(
         NothingToEvaluate: no patch file, or no image that counts for an ASR.
         EngineUnavailable: the engine is not here.
     """
-    patch_sets = [read_patch_set(path) for path in _files(patch_files)]
-    images = _images(runs, patch_sets, data, settings.split)
+    patch_sets = [read_patch_set(path) for path in patch_files_in(patch_files)]
+    images = images_of_patches(runs, patch_sets, data, settings.split)
     models = [model for run in runs for model in _models(run, settings.bit_widths, runs)]
     records: list[EvaluationRecord] = []
     with ExitStack() as stack:
@@ -180,48 +180,6 @@ def _certificate(run: RunFolder, model_sha256: str) -> dict[str, Any] | None:
         if record["payload"].get("model_sha256") == model_sha256
     ]
     return {key: found[-1][key] for key in ("ok", "counts")} if found else None
-
-
-def _files(places: Sequence[Path]) -> list[Path]:
-    files: list[Path] = []
-    for place in places:
-        files += sorted(place.glob("[!.]*.npz")) if place.is_dir() else [place]
-    if not files:
-        raise NothingToEvaluate(
-            f"there is no patch file in {', '.join(map(str, places))}; make one with: "
-            "qadtr patch RUN --attack lavan"
-        )
-    return files
-
-
-def _images(
-    runs: Sequence[RunFolder], patch_sets: Sequence[PatchSet], data: Path | None, split: str
-) -> ImageSet:
-    """The images that all patch sets count in, checked by their digest."""
-    first = runs[0]
-    for run in runs[1:]:
-        same = [run.sidecar["config"]["data"][key] for key in ("kind", "size")] == [
-            first.sidecar["config"]["data"][key] for key in ("kind", "size")
-        ]
-        if not same or run.classes != first.classes:
-            raise InputError(
-                f"{run.path} was trained on other data than {first.path}; evaluate them apart"
-            )
-    facts = [patch_set.provenance.get(TRIED_ON) for patch_set in patch_sets]
-    splits = {fact["split"] for fact in facts if fact is not None} or {split}
-    if len(splits) > 1:
-        raise InputError(
-            f"the patches are for different splits ({', '.join(sorted(splits))}); evaluate them "
-            "apart"
-        )
-    images = first.images(data, splits.pop())
-    for patch_set, fact in zip(patch_sets, facts, strict=True):
-        if fact is not None and fact["digest"] != images.digest:
-            raise InputError(
-                f"{patch_set.name} was made for other images than those given ({images.name}, "
-                f"{images.split}): another data set, another copy of it, or another size"
-            )
-    return images
 
 
 def _models(

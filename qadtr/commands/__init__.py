@@ -12,6 +12,8 @@ COMMANDS: tuple[str, ...] = (
     "patch",
     "eval",
     "report",
+    "bundle",
+    "validator",
     "parity",
     "inspect",
     "data",

@@ -20,6 +20,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     again = parser.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="continue the interrupted run in RUN")
     again.add_argument("--overwrite", action="store_true", help="replace the run in RUN")
+    again.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="config, size, memory and time, estimated from ten real steps; writes nothing",
+    )
     parser.add_argument("--device", default="cpu", help="torch device, such as cuda")
     parser.add_argument(
         "--save-every",
@@ -39,6 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     from training.config import load_config
     from training.data import load_images
     from training.defenses import check_defense
+    from training.dry_run import dry_run
     from training.loop import RESUME, RunOptions, train
     from training.run_folder import CHECKPOINT
 
@@ -48,7 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
     check_defense(config.defense)
     folder: Path = arguments.out or RUNS / config.name
     state, checkpoint = folder / RESUME, folder / CHECKPOINT
-    if not (arguments.resume or arguments.overwrite) and (state.exists() or checkpoint.exists()):
+    anyhow = arguments.resume or arguments.overwrite or arguments.dry_run
+    if not anyhow and (state.exists() or checkpoint.exists()):
         raise UsageError(
             f"{folder} holds a run already: --resume continues it, --overwrite replaces it, "
             "--out RUN leaves it alone"
@@ -56,14 +63,18 @@ def run(arguments: argparse.Namespace) -> int:
     kind, size = config.data.kind, config.data.size
     training_set = load_images(kind, arguments.data, "train", size=size)
     holdout = load_images(kind, arguments.data, "holdout", size=size)
+    options = RunOptions(
+        resume=arguments.resume, save_every=arguments.save_every, device=arguments.device
+    )
+    if arguments.dry_run:
+        print(dry_run(config, training_set, holdout, options).text())
+        return 0
     written = train(
         config,
         training_set,
         holdout,
         folder,
-        RunOptions(
-            resume=arguments.resume, save_every=arguments.save_every, device=arguments.device
-        ),
+        options,
         lambda: provenance(
             repository=repository(),
             seed=config.seed,

@@ -1,0 +1,191 @@
+"""The stage "bundle": an exported model of a run, with patches and images, to one file.
+
+What the lab knows of the model is measured here and put beside it: golden codes and logits of the
+integer reference, the engine's profile as certificate, and what the fake-quantized network predicts
+for every image with and without every patch.
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.bundle import BundleContents, BundleModel, BundlePatch, Thresholds, write_bundle
+from deploy.device.errors import InputError, UsageError
+from deploy.device.golden import run_all
+from deploy.device.host import host_facts
+from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
+from deploy.device.patch_set import PatchSet, read_patch_set
+from deploy.device.validation import profiled_kinds
+from eval.patch_images import images_of_patches, patch_files_in
+from export.reference import IntegerReference
+from training.loop import predict
+from training.networks import Network
+from training.quantizers import FLOAT
+from training.run_folder import RunFolder
+
+logger = logging.getLogger(__name__)
+
+ENGINE = "onnxruntime"
+PROFILED_IMAGES = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundleSettings:
+    """How to bundle.
+
+    Attributes:
+        bits: bit-width of the exported model; not 32, which is no integer model.
+        thresholds: of the gate.
+        gated: names of the patch sets that decide; None gates all.
+        golden_images: images whose codes and logits go along.
+        split: of the images, where a patch set does not tell (a supplied patch).
+        floor_seed: of the noise patches.
+        as_folder: a folder in place of one file.
+        signing_key: PEM file of an Ed25519 private key.
+    """
+
+    bits: int
+    thresholds: Thresholds
+    gated: tuple[str, ...] | None = None
+    golden_images: int = 8
+    split: str = "test"
+    floor_seed: int = 0
+    as_folder: bool = False
+    signing_key: Path | None = None
+
+
+def bundle_run(
+    run: RunFolder,
+    patch_files: Sequence[Path],
+    data: Path | None,
+    out: Path,
+    settings: BundleSettings,
+    provenance: Mapping[str, Any],
+) -> str:
+    """Write a bundle and return the SHA-256 of its manifest.
+
+    The images are those that the patch sets are for, all together.
+
+    Args:
+        run: with the exported model.
+        patch_files: npz files, or folders of them.
+        data: the data folder.
+        out: the file or folder to write.
+        settings: how.
+        provenance: from ``deploy.device.records.provenance``.
+
+    Raises:
+        InputError: the model is not exported, a patch file is damaged or for other images, or the
+            engine does not give the reference's logits.
+        NothingToEvaluate: there is no patch file.
+        UsageError: 32 bits, no golden image, or a gated patch that is not there.
+    """
+    if settings.bits == FLOAT:
+        raise UsageError("a bundle holds an integer model; 32 bits is the float baseline")
+    if settings.golden_images < 1:
+        raise UsageError(f"expected 1 golden image or more, got {settings.golden_images}")
+    model = run.model_file(settings.bits)
+    if not model.is_file():
+        raise InputError(
+            f"{run.path} has no exported model at {settings.bits} bits; make it with: "
+            f"qadtr export {run.path} --bits {settings.bits}"
+        )
+    patch_sets = [read_patch_set(path) for path in patch_files_in(patch_files)]
+    gated = _gated(patch_sets, settings.gated)
+    split = images_of_patches([run], patch_sets, data, settings.split)
+    indices = np.unique(np.concatenate([one.image_indices for one in patch_sets]))
+    if indices[-1] >= len(split):
+        raise InputError(f"a patch is for image {indices[-1]}, the split has {len(split)}")
+    images = split.images[indices]
+    golden = images[np.linspace(0, len(images) - 1, settings.golden_images).astype(np.int64)]
+    reference = IntegerReference(model)
+    logits = reference.run(golden)
+    _require_equal(model, golden, logits)
+    network = run.load_network()
+    contents = BundleContents(
+        name=f"{run.path.resolve().name}, {run.network_name}",
+        bit_width=settings.bits,
+        classes=run.classes,
+        models={
+            ENGINE: BundleModel(
+                path=model,
+                certificate={
+                    "engine": "onnxruntime-cpu",
+                    "machine": host_facts().machine,
+                    "kinds": profiled_kinds(model, images[:PROFILED_IMAGES]),
+                },
+                logits_identical_on=(platform.machine(),),
+            )
+        },
+        images=images,
+        labels=split.labels[indices],
+        indices=indices,
+        images_about={"name": split.name, "split": split.split, "digest": split.digest},
+        golden_inputs=golden,
+        golden_logits=logits,
+        golden_codes=reference.codes(golden),
+        lab_engine="fake-quantized network",
+        lab_clean=predict(network, images, settings.bits),
+        patches=[
+            _patch(one, images[np.searchsorted(indices, one.image_indices)], network, settings, on)
+            for one, on in zip(patch_sets, gated, strict=True)
+        ],
+        thresholds=settings.thresholds,
+        random_floor_seed=settings.floor_seed,
+        provenance={**provenance, "checkpoint_sha256": run.checkpoint_sha256},
+    )
+    return write_bundle(
+        out, contents, signing_key=settings.signing_key, as_folder=settings.as_folder
+    )
+
+
+def _patch(
+    patch_set: PatchSet,
+    images: NDArray[np.uint8],
+    network: Network,
+    settings: BundleSettings,
+    gated: bool,
+) -> BundlePatch:
+    logger.info("%s: what the fake-quantized network predicts", patch_set.name)
+    about = patch_set.provenance
+    attack_settings = about.get("settings")
+    placement = "explicit positions"
+    if isinstance(attack_settings, Mapping) and "placement" in attack_settings:
+        placement = str(attack_settings["placement"])
+    source, seed = about.get("source"), about.get("seed")
+    return BundlePatch(
+        patch_set=patch_set,
+        lab=predict(network, patch_set.paste_on(images), settings.bits),
+        attack=str(about.get("attack") or "not told"),
+        placement=placement,
+        source=source if isinstance(source, Mapping) else None,
+        seed=seed if isinstance(seed, int) else None,
+        gated=gated,
+    )
+
+
+def _require_equal(model: Path, golden: NDArray[np.uint8], logits: NDArray[np.float32]) -> None:
+    with OnnxRuntimeEngine(model) as engine:
+        if not np.array_equal(run_all(engine, golden), logits):
+            raise InputError(
+                f"{model} in {engine.name} does not give the integer reference's logits here; "
+                "see: qadtr parity"
+            )
+
+
+def _gated(patch_sets: Sequence[PatchSet], wanted: tuple[str, ...] | None) -> list[bool]:
+    names = [one.name for one in patch_sets]
+    unknown = sorted(set(wanted or ()) - set(names))
+    if unknown:
+        raise UsageError(
+            f"there is no patch set {', '.join(unknown)} to gate; there are {', '.join(names)}"
+        )
+    return [wanted is None or name in wanted for name in names]

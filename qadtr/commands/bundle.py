@@ -1,0 +1,102 @@
+"""`qadtr bundle`: an exported model, patches, images and thresholds as one file for the device."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from qadtr.commands.shared import add_data
+
+HELP = "pack an exported model, patches, images and thresholds for the device"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The model, the patches, the images, the gate, and where it goes."""
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder with the exported model")
+    parser.add_argument("--bits", type=int, required=True, help="bit-width of the exported model")
+    parser.add_argument(
+        "--patches",
+        type=Path,
+        nargs="+",
+        metavar="PATCHES",
+        help="patch files (.npz) or folders of them (default: RUN/patches)",
+    )
+    add_data(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the bundle")
+    parser.add_argument("--folder", action="store_true", help="write a folder in place of one file")
+    parser.add_argument(
+        "--sign", type=Path, metavar="KEY", help="Ed25519 private key, PEM (needs cryptography)"
+    )
+    parser.add_argument(
+        "--gate", nargs="+", metavar="NAME", help="patch sets that decide (default: all)"
+    )
+    parser.add_argument(
+        "--max-asr",
+        type=float,
+        default=0.3,
+        metavar="X",
+        help="the attack success rate of each gated patch must be under X, 0 to 1 (default: 0.3)",
+    )
+    parser.add_argument(
+        "--max-drift",
+        type=float,
+        default=0.02,
+        metavar="X",
+        help="largest difference to the fake-quantized network's rate (default: 0.02)",
+    )
+    parser.add_argument(
+        "--min-clean", type=float, metavar="X", help="the clean accuracy must be over X"
+    )
+    parser.add_argument(
+        "--golden", type=int, default=8, metavar="N", help="golden images (default: 8)"
+    )
+    parser.add_argument(
+        "--split",
+        default="test",
+        choices=("test", "holdout"),
+        help="for patches that do not say what they were made for (default: test)",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the bundle and print what names it."""
+    from deploy.bundle import Thresholds
+    from deploy.device.errors import UsageError
+    from deploy.device.records import provenance
+    from eval.bundle_run import BundleSettings, bundle_run
+    from eval.patch_run import PATCHES
+    from qadtr.commands.shared import repository
+    from training.run_folder import RunFolder
+
+    for name in ("max_asr", "max_drift", "min_clean"):
+        value = getattr(arguments, name)
+        if value is not None and not 0.0 <= value <= 1.0:
+            raise UsageError(f"--{name.replace('_', '-')} expects a share of 0 to 1, got {value}")
+    folder = RunFolder.open(arguments.run)
+    digest = bundle_run(
+        folder,
+        arguments.patches or [folder.path / PATCHES],
+        arguments.data,
+        arguments.out,
+        BundleSettings(
+            bits=arguments.bits,
+            thresholds=Thresholds(
+                max_asr=arguments.max_asr,
+                max_drift=arguments.max_drift,
+                min_clean=arguments.min_clean,
+            ),
+            gated=None if arguments.gate is None else tuple(arguments.gate),
+            golden_images=arguments.golden,
+            split=arguments.split,
+            as_folder=arguments.folder,
+            signing_key=arguments.sign,
+        ),
+        provenance(repository=repository(), seed=folder.seed),
+    )
+    clean = "" if arguments.min_clean is None else f", clean accuracy over {arguments.min_clean:g}"
+    print(f"{arguments.out}  manifest {digest[:16]}")
+    print(
+        f"gate: ASR under {arguments.max_asr:g}, drift at most {arguments.max_drift:g}{clean}; "
+        f"on the device: python validate.pyz {arguments.out.name}"
+    )
+    return 0

@@ -1,0 +1,455 @@
+"""The validator's verdicts, exit codes and reports on small real bundles."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from deploy.bundle import BundleContents, bundle_files, write_bundle
+from deploy.device import command
+from deploy.device.bundle_reading import Bundle
+from deploy.device.command import main
+from deploy.device.errors import InputError
+from deploy.device.files import npz_bytes
+from deploy.device.json_schema import SchemaMismatch, check, load_schema
+from deploy.device.profile_check import kinds_that_ran
+from deploy.device.stored_zip import stored_zip_bytes, write_stored_zip
+from deploy.validator_archive import validator_bytes
+from tests.deploy.device.conftest import rehashed
+
+SUITE = "images/images.npz"
+
+
+@pytest.fixture
+def bundle(files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "model.qbundle"
+    write_stored_zip(path, files)
+    return path
+
+
+def report() -> dict[str, Any]:
+    found = json.loads(Path("report.json").read_text())
+    check(found, load_schema("validation-report-1"))
+    jsonschema = pytest.importorskip("jsonschema")
+    jsonschema.validate(found, load_schema("validation-report-1"))
+    return dict(found)
+
+
+def junit() -> dict[str, str]:
+    """What each test case came to."""
+    root = ElementTree.parse("junit.xml").getroot()
+    (suite,) = root
+    cases = list(suite)
+    assert (root.tag, suite.tag) == ("testsuites", "testsuite")
+    assert int(suite.attrib["tests"]) == len(cases)
+    for tag in ("failure", "error"):
+        counted = sum(case.find(tag) is not None for case in cases)
+        assert int(suite.attrib[f"{tag}s"]) == counted
+    return {case.attrib["name"]: case[0].tag if len(case) else "ok" for case in cases}
+
+
+def test_0_pass(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(bundle)]) == 0
+    said = capsys.readouterr()
+    assert said.out.splitlines()[-1].startswith("PASS (exit code 0)")
+    assert "unauthenticated" in said.out
+    assert "max_asr 0.5 (from the manifest)" in said.out
+    found = report()
+    assert found["outcome"] == "pass"
+    assert [one["name"] for one in found["steps"]] == [
+        "signature and hashes",
+        "host and engine",
+        "preprocessing",
+        "golden codes",
+        "certificate",
+        "clean accuracy and attack success",
+        "latency",
+        "verdict",
+    ]
+    assert found["golden"]["tensors"] == 9
+    assert found["images_used"] == found["images_total"] == 240
+    quiet, loud = found["patches"]
+    assert quiet["asr"]["asr"] < 0.1 < 0.5 < loud["asr"]["asr"]
+    assert (quiet["drift"], quiet["flips_n"]) == (0.0, 0)
+    assert quiet["asr_common"] == quiet["asr"]
+    assert set(junit().values()) == {"ok"}
+
+
+def test_1_a_gate_failed(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(bundle), "--max-asr", "0.0001"]) == 1
+    said = capsys.readouterr().out
+    assert "max_asr 0.0001 (from the command line; the manifest's is 0.5)" in said
+    found = report()
+    assert found["thresholds"]["max_asr"] == {"value": 0.0001, "from": "command line"}
+    assert junit()["max_asr of quiet"] == "failure"
+
+
+def test_1_the_drift_is_gated(files: dict[str, bytes], bundle: Path) -> None:
+    with np.load(Path_bytes(files["lab/predictions.npz"])) as archive:
+        lab = {name: archive[name] for name in archive.files}
+    lab["patched-0"] = (lab["patched-0"] + (np.arange(240) < 30)) % 5
+    changed = rehashed(files | {"lab/predictions.npz": npz_bytes(lab)})
+    write_stored_zip(bundle, changed)
+    assert main([str(bundle)]) == 1
+    found = report()
+    assert found["patches"][0]["flips_n"] == 30
+    assert found["patches"][0]["flips"] == list(range(30))
+    assert found["patches"][0]["paired_with_lab"]["mcnemar_p"] < 0.01
+    assert main([str(bundle), "--max-drift", "0.2"]) == 0
+
+
+def Path_bytes(data: bytes) -> Any:
+    import io
+
+    return io.BytesIO(data)
+
+
+def test_1_the_labels_of_someone_else(files: dict[str, bytes], bundle: Path) -> None:
+    with np.load(Path_bytes(files[SUITE])) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    arrays["labels"] = np.random.default_rng(0).permutation(arrays["labels"])
+    write_stored_zip(bundle, rehashed(files | {SUITE: npz_bytes(arrays)}))
+    assert main([str(bundle)]) == 1
+    assert junit()["min_clean"] == "failure"
+
+
+def test_3_too_few_images_to_decide(bundle: Path) -> None:
+    assert main([str(bundle), "--max-asr", "0.02"]) == 3
+    assert report()["outcome"] == "undecided"
+    assert junit()["max_asr of quiet"] == "error"
+
+
+def test_3_nothing_is_gated(files: dict[str, bytes], bundle: Path) -> None:
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["patches"][0]["gated"] = False
+
+    write_stored_zip(bundle, rehashed(files, change))
+    assert main([str(bundle)]) == 3
+
+
+def test_3_no_image_counts(files: dict[str, bytes], bundle: Path) -> None:
+    with np.load(Path_bytes(files[SUITE])) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    arrays["labels"] = (arrays["labels"] + 1) % 5
+    write_stored_zip(bundle, rehashed(files | {SUITE: npz_bytes(arrays)}))
+    assert main([str(bundle)]) == 3
+    assert "none of 240 images counts" in report()["reason"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["--unknown"],
+        ["BUNDLE", "--threads", "two"],
+        ["BUNDLE", "--threads", "0"],
+        ["BUNDLE", "--max-asr", "nan"],
+        ["BUNDLE", "--max-asr", "30"],
+        ["BUNDLE", "--min-clean", "-1"],
+        ["BUNDLE", "--engine", "tensorrt"],
+    ],
+)
+def test_4_usage(words: list[str], bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        code = main([str(bundle) if word == "BUNDLE" else word for word in words])
+    except SystemExit as stop:
+        code = stop.code  # type: ignore[assignment]
+    assert code == 4
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_4_a_report_inside_the_bundle(
+    files: dict[str, bytes], save_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save_folder(files)
+    monkeypatch.chdir(folder)
+    assert main(["."]) == 4
+    assert main([".", "--json", "../report.json", "--junit", "../junit.xml"]) == 0
+
+
+def test_2_whatever_is_unforeseen(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("report.json").write_text("the old one")
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise MemoryError("no memory\nleft")
+
+    monkeypatch.setattr("deploy.device.validation.measure", fails)
+    assert main([str(bundle)]) == 2
+    assert capsys.readouterr().err == (
+        "validate: ERROR (exit code 2): unexpected MemoryError: no memory left\n"
+    )
+    assert report()["steps"][-1]["ok"] is False  # an old pass does not stay behind
+    monkeypatch.setattr(command, "validate", fails)
+    assert main([str(bundle)]) == 2
+
+
+def test_2_a_place_that_is_not_writable(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("file").write_text("")
+    assert main([str(bundle), "--json", "file/report.json"]) == 2
+    assert "cannot write" in capsys.readouterr().err
+
+
+def test_2_interrupted(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("deploy.device.validation.measure", stop)
+    assert main([str(bundle)]) == 2
+    assert not Path("report.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda m: m["models"]["onnxruntime"]["certificate"]["kinds"].update(pool=7), "another"),
+        (lambda m: m["models"]["onnxruntime"].update(certificate=None), "no certificate"),
+        (lambda m: m["preprocessing"].update(zero_point=0), "zero point"),
+        (lambda m: m["preprocessing"].update(height_px=9), "(3, 9, 8)"),
+        (lambda m: m["patches"][0].update(pasted_sha256="0" * 64), "pasting"),
+        (lambda m: m["golden"].update(tensors=m["golden"]["tensors"][::-1]), "the tensor"),
+        (lambda m: m.update(models={"tensorrt": m["models"]["onnxruntime"]}), "has some for"),
+    ],
+)
+def test_2_what_the_device_does_not_reproduce(
+    change: Callable[[dict[str, Any]], None],
+    said: str,
+    files: dict[str, bytes],
+    bundle: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_stored_zip(bundle, rehashed(files, change))
+    assert main([str(bundle)]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_float_convolution_in_the_profile_is_refused(tmp_path: Path) -> None:
+    def event(operator: str, *types: str) -> dict[str, Any]:
+        arguments = {
+            "op_name": operator,
+            "provider": "CPUExecutionProvider",
+            "input_type_shape": [{one: [1]} for one in types],
+        }
+        name = f"{operator}_{'_'.join(types)}_kernel_time"
+        return {"cat": "Node", "name": name, "dur": 1, "args": arguments}
+
+    integer = [event("QLinearConv", "uint8", "float"), event("QGemm", "uint8", "float")]
+    path = tmp_path / "profile.json"
+    path.write_text(json.dumps(integer))
+    assert kinds_that_ran(path)["convolution"] == 1
+    for operator in ("Conv", "FusedConv", "Gemm", "Add", "MaxPool", "GlobalAveragePool"):
+        path.write_text(json.dumps([*integer, event(operator, "float", "float")]))
+        with pytest.raises(InputError, match="float"):
+            kinds_that_ran(path)
+    path.write_text(json.dumps([*integer, event("Add", "int32", "float")]))
+    with pytest.raises(InputError, match="float"):
+        kinds_that_ran(path)
+
+
+def test_quick_takes_as_many_images_as_the_thresholds_need(
+    bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(bundle), "--quick"]) == 0
+    assert "64 of 240 used" in capsys.readouterr().out
+    found = report()
+    assert (found["quick"], found["images_used"]) == (True, 64)
+    assert main([str(bundle), "--quick", "--max-asr", "0.05", "--min-clean", "0.9"]) in (0, 3)
+    assert report()["images_used"] > 64
+
+
+def test_a_folder_is_validated_like_the_file(
+    files: dict[str, bytes], save_folder: Callable[..., Path], bundle: Path
+) -> None:
+    assert main([str(save_folder(files))]) == 0
+    assert report()["exit_code"] == 0
+
+
+def test_bundles_are_deterministic_and_ordinary_zips(
+    contents: BundleContents, files: dict[str, bytes], bundle: Path
+) -> None:
+    assert bundle_files(contents) == files
+    with zipfile.ZipFile(bundle) as archive:
+        assert archive.testzip() is None
+        assert {name: archive.read(name) for name in archive.namelist()} == files
+        assert {info.date_time for info in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+    assert stored_zip_bytes(dict(reversed(files.items()))) == bundle.read_bytes()
+
+
+def test_writing_reads_back(contents: BundleContents, tmp_path: Path) -> None:
+    digest = write_bundle(tmp_path / "b.qbundle", contents)
+    assert write_bundle(tmp_path / "folder", contents, as_folder=True) == digest
+    with Bundle(tmp_path / "b.qbundle") as opened:
+        assert opened.manifest.bit_width == 4
+        place = opened.folder
+        assert place.is_dir()
+    assert not place.exists()
+    with pytest.raises(InputError, match="exists"):
+        write_bundle(tmp_path / "folder", contents, as_folder=True)
+
+
+def test_the_manifest_fits_its_schema_by_another_reader(files: dict[str, bytes]) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = load_schema("bundle-manifest-1")
+    manifest = json.loads(files["manifest.json"])
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(manifest, schema)
+    for wrong in ({"format_version": 2}, {"bit_width": "4"}, {"more": 1}, {"patches": []}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(manifest | wrong, schema)
+        with pytest.raises(SchemaMismatch):
+            check(manifest | wrong, schema)
+
+
+# ------------------------------------------------------------------ as a process, elsewhere
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, bundle: Path) -> tuple[Path, dict[str, str]]:
+    """A folder with validate.pyz, and an environment in which nothing but numpy and onnxruntime
+    can be imported of what is installed here."""
+    folder = tmp_path / "elsewhere"
+    (folder / "blocker").mkdir(parents=True)
+    names = "torch brevitas onnx onnx_ir qonnx scipy PIL tqdm deploy training export eval qadtr"
+    (folder / "blocker" / "sitecustomize.py").write_text(
+        f"import sys\nfor name in {names.split()!r}: sys.modules[name] = None\n"
+    )
+    (folder / "validate.pyz").write_bytes(validator_bytes())
+    environment = {**os.environ, "PYTHONPATH": str(folder / "blocker"), "OMP_NUM_THREADS": "1"}
+    return folder, environment
+
+
+def run(words: list[str], place: tuple[Path, dict[str, str]]) -> subprocess.CompletedProcess[str]:
+    folder, environment = place
+    return subprocess.run(
+        [sys.executable, *words],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def test_the_archive_alone(bundle: Path, elsewhere: tuple[Path, dict[str, str]]) -> None:
+    done = run(["validate.pyz", str(bundle)], elsewhere)
+    assert (done.returncode, done.stderr) == (0, "images: 64 of 240\n")
+    assert (elsewhere[0] / "report.json").is_file()
+    assert (elsewhere[0] / "junit.xml").is_file()
+    assert run(["validate.pyz", str(bundle), "--max-asr", "0.0001"], elsewhere).returncode == 1
+    usage = run(["validate.pyz", "--nonsense"], elsewhere)
+    assert (usage.returncode, usage.stdout) == (4, "")
+
+
+def test_a_bundle_runs_its_own_validator(
+    bundle: Path, elsewhere: tuple[Path, dict[str, str]]
+) -> None:
+    done = run([str(bundle), "--quick"], elsewhere)
+    assert done.returncode == 0, done.stderr
+    assert run([str(bundle), "--max-asr", "7"], elsewhere).returncode == 4
+
+
+@pytest.mark.parametrize("missing", ["numpy", "onnxruntime"])
+def test_2_a_missing_package_is_named(
+    missing: str, bundle: Path, elsewhere: tuple[Path, dict[str, str]]
+) -> None:
+    blocker = elsewhere[0] / "blocker" / "sitecustomize.py"
+    blocker.write_text(f"import sys\nsys.modules[{missing!r}] = None\n")
+    done = run(["validate.pyz", str(bundle)], elsewhere)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert missing in done.stderr
+
+
+def test_a_closed_pipe_is_no_pass(bundle: Path, elsewhere: tuple[Path, dict[str, str]]) -> None:
+    folder, environment = elsewhere
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "validate.pyz", str(bundle)],
+        cwd=folder,
+        env=environment,
+        stdout=write,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(write)
+    assert done.returncode == 2
+    assert b"Traceback" not in done.stderr
+
+
+WRITES = """
+import sys
+sys.path.insert(0, "validate.pyz")
+from pathlib import Path
+from qadtr_device.report import conclude, empty_report, write_report
+number = 0
+while True:
+    report = empty_report("x" * 100_000)
+    conclude(report, 0, str(number))
+    write_report(report, Path("report.json"), Path("junit.xml"))
+    number += 1
+"""
+
+
+def test_killed_at_any_moment_a_report_is_the_old_or_the_whole_new_one(
+    elsewhere: tuple[Path, dict[str, str]],
+) -> None:
+    folder, environment = elsewhere
+    delays = random.Random(8)
+    schema = load_schema("validation-report-1")
+    for _ in range(12):
+        process = subprocess.Popen([sys.executable, "-c", WRITES], cwd=folder, env=environment)
+        deadline = time.monotonic() + 60
+        before = _changed(folder)
+        while _changed(folder) == before and time.monotonic() < deadline:
+            time.sleep(0.005)
+        time.sleep(delays.uniform(0, 0.05))
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        found = json.loads((folder / "report.json").read_text())
+        check(found, schema)
+        assert len(found["bundle"]["file"]) == 100_000
+        ElementTree.parse(folder / "junit.xml")
+
+
+def _changed(folder: Path) -> int:
+    path = folder / "report.json"
+    return path.stat().st_mtime_ns if path.exists() else 0
+
+
+def test_a_validation_killed_on_its_way_leaves_the_old_report(
+    bundle: Path, elsewhere: tuple[Path, dict[str, str]]
+) -> None:
+    folder, environment = elsewhere
+    words = [sys.executable, "validate.pyz", str(bundle)]
+    for delay in (0.1, 0.4, 0.7, 1.0):
+        (folder / "report.json").write_text('"old"')
+        process = subprocess.Popen(
+            words,
+            cwd=folder,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        time.sleep(delay)
+        process.kill()
+        process.wait()
+        found = json.loads((folder / "report.json").read_text())
+        if found != "old":
+            check(found, load_schema("validation-report-1"))
