@@ -50,6 +50,11 @@ class OptimizerSettings:
 
     ``epochs`` may be given as a fraction; ``weight_decay`` acts on convolution and linear weights
     only (not on BatchNorm, biases and quantizer scales).
+
+    ``ema``: decay of the moving average of the weights that the checkpoint gets (0: the weights
+    themselves).  ``warm_start``: the checkpoint (.safetensors) of a float network to start from.
+    ``accumulate``: a step's ``batch_size`` images go through the network in that many parts, for
+    less memory; BatchNorm then sees one part at a time.
     """
 
     epochs: float
@@ -60,6 +65,9 @@ class OptimizerSettings:
     label_smoothing: float = 0.0
     warmup_epochs: float = 0.5
     gradient_clip: float = 5.0
+    ema: float = 0.0
+    warm_start: str | None = None
+    accumulate: int = 1
 
     def __post_init__(self) -> None:
         for name in ("epochs", "learning_rate", "gradient_clip"):
@@ -67,6 +75,15 @@ class OptimizerSettings:
         for name in ("momentum", "weight_decay", "label_smoothing", "warmup_epochs"):
             _at_least(f"training.{name}", getattr(self, name), 0.0)
         _at_least("training.batch_size", self.batch_size, 2)
+        _at_least("training.ema", self.ema, 0.0)
+        if self.ema >= 1.0:
+            raise InputError(f"training.ema must be below 1, got {self.ema}")
+        _at_least("training.accumulate", self.accumulate, 1)
+        if self.batch_size % self.accumulate or self.batch_size < 2 * self.accumulate:
+            raise InputError(
+                f"training.accumulate must divide training.batch_size into parts of at least 2 "
+                f"images; got {self.accumulate} for {self.batch_size}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

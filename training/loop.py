@@ -25,7 +25,8 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from deploy.device.errors import InputError, QadtrError
-from deploy.device.files import json_bytes, sha256_of_bytes, write_atomic
+from deploy.device.files import json_bytes, sha256_of, sha256_of_bytes, write_atomic
+from training.averaging import MovingAverage
 from training.batches import augment, epoch_order
 from training.checkpoint import (
     load_tensors,
@@ -40,6 +41,7 @@ from training.defenses import Batch, Defense, TrainingFacts, build_defense
 from training.networks import Network, NetworkSpec, build_network
 from training.quantizers import check_bit_widths
 from training.randomness import SETUP, generator_for
+from training.warm_start import start_from
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +83,7 @@ def train(
         InputError: config and data do not fit, or the state to resume from is another run's.
         TrainingDiverged: the loss is NaN or infinite.
     """
-    return _Run(config, training_set, holdout, run_dir, options).finish(make_provenance)
+    return TrainingRun(config, training_set, holdout, run_dir, options).finish(make_provenance)
 
 
 @torch.no_grad()
@@ -99,7 +101,7 @@ def predict(
     return np.concatenate(predicted).astype(np.int64)
 
 
-class _Run:
+class TrainingRun:
     """One training run; its methods are the stages of :func:`train`."""
 
     def __init__(
@@ -133,7 +135,10 @@ class _Run:
         # By itself: torch's stubs know no memory format beside a device.
         cast(Any, self.network).to(memory_format=torch.channels_last)
         self.parameters = dict(self.network.named_parameters())
+        if settings.warm_start is not None:
+            start_from(self.network, Path(settings.warm_start))
         self.optimizer = self._optimizer()
+        self.average = MovingAverage(self.network, settings.ema) if settings.ema > 0.0 else None
         self.defense: Defense = build_defense(
             config.defense,
             TrainingFacts(
@@ -146,9 +151,13 @@ class _Run:
                 device=self.device,
             ),
         )
-        self.digest = sha256_of_bytes(
-            json_bytes({"config": config.as_dict(), "data": training_set.digest})
-        )
+        identity = {"config": config.as_dict(), "data": training_set.digest}
+        if settings.warm_start is not None:
+            identity["warm_start"] = sha256_of(Path(settings.warm_start))
+        self.digest = sha256_of_bytes(json_bytes(identity))
+        self.images = torch.from_numpy(training_set.images).to(self.device)
+        self.labels = torch.from_numpy(training_set.labels).to(self.device)
+        self._order = (-1, torch.empty(0, dtype=torch.int64))
         self.step = 0
         self.history: list[dict[str, Any]] = []
 
@@ -180,6 +189,8 @@ class _Run:
         if self.step < self.steps:
             logger.info("stopped at step %d of %d; --resume continues", self.step, self.steps)
             return self.run_dir / RESUME
+        if self.average is not None:
+            self.average.put_into(self.network)
         self.network.eval()
         clean = self._holdout_accuracy()
         path = self.run_dir / CHECKPOINT
@@ -207,33 +218,16 @@ class _Run:
         }
 
     def _steps(self) -> None:
-        images = torch.from_numpy(self.training_set.images).to(self.device)
-        labels = torch.from_numpy(self.training_set.labels).to(self.device)
         self.network.train()
         writer = SummaryWriter(str(self.run_dir / "tensorboard"), purge_step=self.step)
         last = min(self.steps, self.options.stop_after or self.steps)
         tracked = _Running()
         disable = None if self.options.progress is None else not self.options.progress
-        epoch, order = -1, torch.empty(0, dtype=torch.int64)
         with tqdm(
             total=self.steps, initial=self.step, desc=self.config.name, disable=disable, unit="step"
         ) as bar:
             while self.step < last:
-                if self.step // self.steps_per_epoch != epoch:
-                    epoch = self.step // self.steps_per_epoch
-                    order = epoch_order(len(images), epoch, self.config.seed).to(self.device)
-                size = self.config.training.batch_size
-                start = self.step % self.steps_per_epoch * size
-                chosen = order[start : start + size]
-                how = self.config.data.augment
-                pixels = augment(images[chosen], how, self.step, self.config.seed)
-                batch = Batch(
-                    pixels=pixels.float().contiguous(memory_format=torch.channels_last),
-                    labels=labels[chosen],
-                    indices=chosen,
-                )
-                tracked.add(*self._one_step(batch), size)
-                self.step += 1
+                tracked.add(*self.one_step(), self.config.training.batch_size)
                 bar.update(1)
                 if self.step % self.steps_per_epoch == 0 or self.step == last:
                     self._end_of_epoch(tracked, bar, writer)
@@ -242,30 +236,70 @@ class _Run:
                     self._save()
         writer.close()
 
-    def _one_step(self, batch: Batch) -> tuple[float, float]:
+    def _batch(self) -> Batch:
+        """The batch of the current step, a pure function of (seed, step)."""
+        epoch = self.step // self.steps_per_epoch
+        if epoch != self._order[0]:
+            order = epoch_order(len(self.images), epoch, self.config.seed).to(self.device)
+            self._order = (epoch, order)
+        size = self.config.training.batch_size
+        start = self.step % self.steps_per_epoch * size
+        chosen = self._order[1][start : start + size]
+        how = self.config.data.augment
+        pixels = augment(self.images[chosen], how, self.step, self.config.seed)
+        return Batch(
+            pixels=pixels.float().contiguous(memory_format=torch.channels_last),
+            labels=self.labels[chosen],
+            indices=chosen,
+        )
+
+    def one_step(self) -> tuple[float, float]:
+        """One step of the optimizer; returns the training loss and the accuracy of its batch.
+
+        Raises:
+            TrainingDiverged: a loss is NaN or infinite.
+        """
+        batch = self._batch()
         network, settings = self.network, self.config.training
         network.set_bit_width(self.defense.bit_width(self.step))
         pixels = self.defense.prepare(self.step, batch, network)
         pixels = pixels.detach().contiguous(memory_format=torch.channels_last)
         pixels.requires_grad_(self.defense.needs_pixel_gradient)
-        logits = network(pixels)
-        loss = F.cross_entropy(logits, batch.labels, label_smoothing=settings.label_smoothing)
-        value = float(loss.detach())
-        self._check_finite("the loss", value)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        value, logits = self._backward(pixels, batch.labels)
         extra = self.defense.extra_loss(self.step, batch, pixels.detach(), network)
         if extra is not None:
             self._check_finite("the defense's extra loss", float(extra.detach()))
             extra.backward()
-        self.defense.learn(self.step, pixels.grad, logits.detach(), batch)
+        self.defense.learn(self.step, pixels.grad, logits, batch)
         rate = self._learning_rate(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         nn.utils.clip_grad_norm_(self.parameters.values(), settings.gradient_clip)
         self.optimizer.step()
-        correct = (logits.detach().argmax(dim=1) == batch.labels).float().mean()
-        return value, float(correct)
+        if self.average is not None:
+            self.average.update(network, self.step)
+        self.step += 1
+        return value, float((logits.argmax(dim=1) == batch.labels).float().mean())
+
+    def _backward(self, pixels: Tensor, labels: Tensor) -> tuple[float, Tensor]:
+        """Forward and backward of the batch, in one part or several; loss and detached logits."""
+        settings = self.config.training
+        parts = settings.accumulate
+        size = len(labels) // parts
+        value, outputs = 0.0, []
+        for start in range(0, len(labels), size):
+            part = pixels if parts == 1 else pixels[start : start + size]
+            logits = self.network(part)
+            own = labels[start : start + size]
+            loss = F.cross_entropy(logits, own, label_smoothing=settings.label_smoothing)
+            if parts > 1:
+                loss = loss / parts
+            value += float(loss.detach())
+            self._check_finite("the loss", value)
+            loss.backward()
+            outputs.append(logits.detach())
+        return value, torch.cat(outputs)
 
     def _check_finite(self, what: str, value: float) -> None:
         if not math.isfinite(value):
@@ -292,19 +326,25 @@ class _Run:
             row["images_per_s"],
         )
 
-    def _save(self) -> None:
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor that the run continues from."""
         tensors = {f"network.{n}": t for n, t in persistent_tensors(self.network).items()}
         for name, parameter in self.parameters.items():
             momentum = self.optimizer.state[parameter].get("momentum_buffer")
             if momentum is not None:
                 tensors[f"momentum.{name}"] = momentum
         tensors |= {f"defense.{n}": t for n, t in self.defense.state().items()}
+        if self.average is not None:
+            tensors |= {f"average.{n}": t for n, t in self.average.tensors.items()}
+        return tensors
+
+    def _save(self) -> None:
         metadata = {
             "run": self.digest,
             "step": str(self.step),
             "history": json.dumps(self.history),
         }
-        write_atomic(self.run_dir / RESUME, tensor_bytes(tensors, metadata))
+        write_atomic(self.run_dir / RESUME, tensor_bytes(self.state(), metadata))
 
     def _resume(self) -> None:
         path = self.run_dir / RESUME
@@ -327,6 +367,8 @@ class _Run:
                 buffer = torch.empty_like(parameter).copy_(momentum[name])
                 self.optimizer.state[parameter]["momentum_buffer"] = buffer
         self.defense.load_state(of("defense."))
+        if self.average is not None:
+            self.average.load_state(of("average."))
         self.step = int(metadata["step"])
         self.history = json.loads(metadata["history"])
         logger.info("resumed at step %d of %d", self.step, self.steps)

@@ -92,7 +92,7 @@ def test_a_run_is_not_replaced_unasked(
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["--set", "training.epoch=3"], 2, "unknown key 'epoch'; valid here are batch_size"),
+        (["--set", "training.epoch=3"], 2, "unknown key 'epoch'; valid here are accumulate"),
         (["--set", "optimizer.name=adam"], 2, "unknown key 'optimizer'"),
         (["--set", "training.epochs=soon"], 2, "training: epochs must be of type float"),
         (["--set", "defense.name=magic"], 2, "defense.name must be one of qat, pbat"),

@@ -1,0 +1,174 @@
+"""Moving average, warm start, accumulation and the dry run."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from deploy.device.errors import InputError
+from tests.training.small_run import small_config
+from training.averaging import MovingAverage
+from training.checkpoint import load_network, persistent_tensors, read_tensors
+from training.data import ImageSet
+from training.defenses import Batch
+from training.dry_run import dry_run
+from training.loop import RESUME, RunOptions, TrainingRun, train
+
+SHORT = {"epochs": 0.16, "batch_size": 32, "learning_rate": 0.05}
+
+
+def run(
+    folder: Path, images: ImageSet, holdout: ImageSet, options: RunOptions, **changes: object
+) -> Path:
+    quiet = replace(options, progress=False)
+    return train(small_config(**changes), images, holdout, folder, quiet, dict)
+
+
+def test_the_average_is_that_of_its_formula() -> None:
+    module = torch.nn.BatchNorm2d(2)
+    average = MovingAverage(module, 0.5)
+    with torch.no_grad():
+        module.weight.fill_(3.0)
+    average.update(module, 0)
+    # At step 0 the decay is (1 + 0) / (10 + 0), not yet 0.5.
+    torch.testing.assert_close(average.tensors["weight"], torch.full((2,), 0.1 + 0.9 * 3.0))
+    average.update(module, 1000)
+    expected = 0.5 * (0.1 + 0.9 * 3.0) + 0.5 * 3.0
+    torch.testing.assert_close(average.tensors["weight"], torch.full((2,), expected))
+    module(torch.zeros(2, 2, 2, 2))
+    average.update(module, 1001)
+    assert int(average.tensors["num_batches_tracked"]) == 1
+
+
+def test_the_checkpoint_holds_the_average_and_resumes_to_the_same_bytes(
+    tmp_path: Path, small_digits: ImageSet, small_holdout: ImageSet
+) -> None:
+    changes = {"training": {**SHORT, "ema": 0.9, "accumulate": 2}}
+    whole = run(tmp_path / "whole", small_digits, small_holdout, RunOptions(), **changes)
+    parts = tmp_path / "parts"
+    run(parts, small_digits, small_holdout, RunOptions(stop_after=4, save_every=2), **changes)
+    resumed = run(parts, small_digits, small_holdout, RunOptions(resume=True), **changes)
+    assert resumed.read_bytes() == whole.read_bytes()
+    state, _ = read_tensors(parts / RESUME)
+    network = persistent_tensors(load_network(whole))
+    name = "stem.conv.weight"
+    assert torch.equal(network[name], state[f"average.{name}"])
+    assert not torch.equal(network[name], state[f"network.{name}"])
+
+
+def test_the_average_of_a_scale_starts_when_the_scale_does(
+    small_digits: ImageSet, small_holdout: ImageSet, tmp_path: Path
+) -> None:
+    config = small_config(training={**SHORT, "ema": 0.99})
+    training = TrainingRun(config, small_digits, small_holdout, tmp_path, RunOptions())
+    training.network.train()
+    for _ in range(2):
+        training.one_step()
+    assert training.average is not None
+    averages = training.average.tensors
+    own = persistent_tensors(training.network)
+    scales = [n for n in own if n.endswith("scale_8") and n.replace("scale_8", "ready_8") in own]
+    assert scales
+    for name in scales:
+        assert torch.equal(averages[name], own[name]), name
+
+
+def test_accumulated_parts_give_the_step_of_the_whole_batch(
+    small_digits: ImageSet, small_holdout: ImageSet, tmp_path: Path
+) -> None:
+    # Two equal halves: BatchNorm sees the same statistics in each part as in the whole.
+    half = torch.from_numpy(small_digits.images[:16]).float()
+    labels = torch.from_numpy(small_digits.labels[:16])
+    double = Batch(
+        pixels=torch.cat([half, half]), labels=torch.cat([labels, labels]), indices=torch.arange(32)
+    )
+    gradients = []
+    for parts in (1, 2):
+        config = small_config(training={**SHORT, "accumulate": parts})
+        training = TrainingRun(config, small_digits, small_holdout, tmp_path, RunOptions())
+        training.network.train()
+        pixels = double.pixels.clone().requires_grad_()
+        value, logits = training._backward(pixels, double.labels)
+        assert logits.shape == (32, 10)
+        gradients.append((value, pixels.grad, [p.grad for p in training.parameters.values()]))
+    (value, pixel, weights), (other_value, other_pixel, other_weights) = gradients
+    assert value == pytest.approx(other_value, rel=1e-5)
+    torch.testing.assert_close(pixel, other_pixel, rtol=1e-3, atol=1e-7)
+    for own, other in zip(weights, other_weights, strict=True):
+        assert (own is None) == (other is None)
+        if own is not None:
+            # Sums in another order.
+            torch.testing.assert_close(own, other, rtol=1e-3, atol=1e-5)
+
+
+def test_a_warm_start_takes_the_float_weights_to_every_bit_width(
+    small_digits: ImageSet, small_holdout: ImageSet, tmp_path: Path
+) -> None:
+    of_float = {"name": "resnet8", "bit_widths": [32]}
+    folder = tmp_path / "float"
+    source = run(
+        folder, small_digits, small_holdout, RunOptions(), network=of_float, training=SHORT
+    )
+    config = small_config(training={**SHORT, "warm_start": str(source)})
+    warm = TrainingRun(config, small_digits, small_holdout, tmp_path, RunOptions())
+    own, given = persistent_tensors(warm.network), read_tensors(source)[0]
+    assert torch.equal(own["stem.conv.weight"], given["stem.conv.weight"])
+    for bits in (32, 8, 2):
+        name = f"stem.norm.norms.{bits}.running_mean"
+        assert torch.equal(own[name], given["stem.norm.norms.32.running_mean"])
+    cold = TrainingRun(
+        small_config(training=SHORT), small_digits, small_holdout, tmp_path, RunOptions()
+    )
+    assert warm.digest != cold.digest
+    warm.network.train()
+    assert math.isfinite(warm.one_step()[0])
+
+    other = {"name": "resnet20", "bit_widths": [8]}
+    wrong = small_config(network=other, training={**SHORT, "warm_start": str(source)})
+    with pytest.raises(InputError, match=r"warm_start.*'resnet20'"):
+        TrainingRun(wrong, small_digits, small_holdout, tmp_path, RunOptions())
+    nowhere = str(tmp_path / "none.safetensors")
+    missing = small_config(training={**SHORT, "warm_start": nowhere})
+    with pytest.raises(InputError, match="there is no checkpoint"):
+        TrainingRun(missing, small_digits, small_holdout, tmp_path, RunOptions())
+
+
+def test_a_dry_run_estimates_from_real_steps_and_writes_nothing(
+    small_digits: ImageSet,
+    small_holdout: ImageSet,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = small_config(defense={"name": "qadtr"})
+    cost = dry_run(config, small_digits, small_holdout, RunOptions())
+    assert list(tmp_path.iterdir()) == []
+    assert cost.timed_steps == 5
+    assert cost.steps == round(0.25 * (len(small_digits) // 32))
+    assert cost.seconds == pytest.approx(cost.steps * cost.seconds_per_step)
+    assert cost.parameters > 70_000
+    assert cost.network_bytes > 4 * cost.parameters
+    # Momentum of every parameter that has had a gradient, and 192 bytes for each image's patch.
+    assert cost.state_bytes > 4 * 70_000 + 192 * len(small_digits)
+    assert cost.peak_bytes > cost.network_bytes + cost.state_bytes
+    text = cost.text()
+    assert '"qadtr"' in text
+    assert f"{cost.parameters}" in text
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"accumulate": 3}, "must divide"),
+        ({"accumulate": 32}, "at least 2 images"),
+        ({"ema": 1.0}, "below 1"),
+        ({"warm_start": 3}, "must be of type str"),
+    ],
+)
+def test_wrong_options(change: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        small_config(training={**SHORT, **change})

@@ -1,0 +1,132 @@
+"""What a training would cost: ten real steps, timed, before anything is written."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from training.checkpoint import persistent_tensors
+from training.config import TrainingConfig
+from training.data import ImageSet
+from training.loop import RunOptions, TrainingRun
+
+STEPS = 10
+"""Real steps that are taken; the first half warms up, the second is what the estimate uses."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DryRun:
+    """The resolved configuration of a run and what it costs on this machine.
+
+    ``parameters`` counts learned numbers, those of all bit-widths; ``network_bytes`` are the
+    parameters and statistics, ``state_bytes`` what a resumable state holds beside them (momentum,
+    patches, moving average); ``peak_bytes`` is the largest memory of the process (on CUDA: of the
+    tensors on the device), images included; ``seconds_per_step`` a mean, ``seconds`` for all
+    ``steps``, evaluation not included; ``bit_widths`` those of the timed steps, ``timed_steps``
+    many.
+    """
+
+    config: dict[str, Any]
+    images: int
+    parameters: int
+    network_bytes: int
+    state_bytes: int
+    peak_bytes: int
+    steps: int
+    timed_steps: int
+    bit_widths: tuple[int, ...]
+    seconds_per_step: float
+    images_per_s: float
+    seconds: float
+    device: str
+    threads: int
+
+    def text(self) -> str:
+        """The estimate as lines for a terminal; the configuration first, as JSON."""
+        hours, rest = divmod(round(self.seconds), 3600)
+        widths = ", ".join(map(str, self.bit_widths))
+        timed = f"mean of {self.timed_steps} steps at {widths} bits, {self.threads} threads"
+        return "\n".join(
+            (
+                json.dumps(self.config, indent=2, sort_keys=True, ensure_ascii=False),
+                f"images      {self.images}, {self.steps} steps",
+                f"parameters  {self.parameters} ({_megabytes(self.network_bytes)} with statistics)",
+                f"state       {_megabytes(self.state_bytes)} beside the network",
+                f"memory      {_megabytes(self.peak_bytes)} at its peak on {self.device}",
+                f"speed       {self.images_per_s:.0f} images/s, {timed}",
+                f"step        {self.seconds_per_step:.3f} s",
+                f"time        {hours} h {rest // 60} min {rest % 60} s for all steps at that speed",
+            )
+        )
+
+
+def dry_run(
+    config: TrainingConfig, training_set: ImageSet, holdout: ImageSet, options: RunOptions
+) -> DryRun:
+    """Take :data:`STEPS` steps of the training that ``config`` describes and write nothing.
+
+    A training shorter than that is taken to its end.  A penalty that a curriculum brings in later
+    is not in the first steps and so not in the estimate.
+
+    Raises:
+        InputError: config and images do not fit.
+        TrainingDiverged: a loss is not finite.
+    """
+    run = TrainingRun(config, training_set, holdout, Path(), options)
+    run.network.train()
+    count = min(STEPS, run.steps)
+    warm, seconds, widths = count // 2, 0.0, set()
+    for index in range(count):
+        _wait(run.device)
+        start = time.perf_counter()
+        run.one_step()
+        _wait(run.device)
+        if index >= warm:
+            seconds += time.perf_counter() - start
+            widths.add(run.network.bit_width)
+    timed = count - warm
+    network = persistent_tensors(run.network)
+    return DryRun(
+        config=config.as_dict(),
+        images=len(training_set),
+        parameters=sum(p.numel() for p in run.parameters.values()),
+        network_bytes=_bytes(network),
+        state_bytes=_bytes(run.state()) - _bytes(network),
+        peak_bytes=_peak(run.device),
+        steps=run.steps,
+        timed_steps=timed,
+        bit_widths=tuple(sorted(widths, reverse=True)),
+        seconds_per_step=seconds / timed,
+        images_per_s=timed * config.training.batch_size / seconds,
+        seconds=run.steps * seconds / timed,
+        device=options.device,
+        threads=torch.get_num_threads(),
+    )
+
+
+def _bytes(tensors: dict[str, Tensor]) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors.values())
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 2**20:.1f} MiB"
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _peak(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

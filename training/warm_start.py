@@ -1,0 +1,52 @@
+"""Start a training from the weights of another run, such as a float network's."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+
+from deploy.device.errors import InputError
+from training.checkpoint import persistent_tensors, read_sidecar, read_tensors
+from training.networks import Network
+from training.quantizers import FLOAT
+
+_NORM = re.compile(r"(?P<before>.*\bnorms\.)(?P<bits>\d+)(?P<after>\..*)")
+
+
+@torch.no_grad()
+def start_from(network: Network, checkpoint: Path) -> None:
+    """Copy the weights of ``checkpoint`` (.safetensors with its sidecar) into ``network``.
+
+    Convolutions, linear layer and biases are taken as they are.  A BatchNorm takes that of the
+    same bit-width, or the float one where the other network has not that bit-width.  Activation
+    scales are taken for shared bit-widths; the others are set from the first batch, as ever.
+
+    Raises:
+        InputError: no such checkpoint, a damaged one, or one of another architecture, number of
+            classes or input size; one without the needed BatchNorm.
+    """
+    sidecar = read_sidecar(checkpoint)
+    table = sidecar.get("network")
+    spec = network.spec
+    wanted = {"name": spec.name, "classes": spec.classes, "input_size": spec.input_size}
+    if not isinstance(table, dict) or {key: table.get(key) for key in wanted} != wanted:
+        raise InputError(
+            f"training.warm_start: {checkpoint} holds {table}, this run needs {wanted}; train a "
+            "float network of the same name, classes and size first"
+        )
+    tensors, _ = read_tensors(checkpoint)
+    for name, own in persistent_tensors(network).items():
+        source = tensors.get(name)
+        norm = _NORM.fullmatch(name)
+        if source is None and norm:
+            source = tensors.get(f"{norm['before']}{FLOAT}{norm['after']}")
+        if source is None and re.search(r"(scale|ready)_\d+$", name):
+            continue
+        if source is None or source.shape != own.shape:
+            raise InputError(
+                f"training.warm_start: {checkpoint} has nothing that fits {name}; it needs a "
+                f"network trained at 32 bits or at all of {', '.join(map(str, spec.bit_widths))}"
+            )
+        own.copy_(source)
