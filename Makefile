@@ -2,6 +2,7 @@
 # make test    the tests
 # make lint    ruff, mypy --strict, the import rules
 # make bench   ratios against peers, on this machine
+# make test-hostile   2,000 hostile bundles more than `make test` has, 100 of them as processes
 #
 # Each builds .venv first, when it is missing or older than the two files that say what belongs in it.
 # Needs Python 3.11 and make. On a machine with a package index of its own, pip's usual settings apply.
@@ -16,7 +17,7 @@ EXTRAS := train,export,cpu,eval,dev
 export OMP_NUM_THREADS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test lint bench install
+.PHONY: demo test test-hostile lint bench install
 .DELETE_ON_ERROR:
 
 install: $(STAMP)
@@ -38,6 +39,9 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -q
+
+test-hostile: $(STAMP)
+	$(BIN)/python -m pytest -q -m hostile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

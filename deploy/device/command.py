@@ -29,8 +29,8 @@ class _Parser(argparse.ArgumentParser):
         self.exit(EXIT_USAGE, f"{self.prog}: {one_line(message)}; see {self.prog} --help\n")
 
 
-def build_parser(engines: Sequence[str] = (ONNXRUNTIME,)) -> argparse.ArgumentParser:
-    """Return the parser; ``--engine`` is there where there is a choice."""
+def build_parser(engines: Sequence[str] | None = None) -> argparse.ArgumentParser:
+    """Return the parser; it has ``--engine`` where names of engines are given."""
     parser = _Parser(
         prog="validate",
         description="Check a bundle on this machine and say whether its model may ship.",
@@ -65,8 +65,12 @@ def build_parser(engines: Sequence[str] = (ONNXRUNTIME,)) -> argparse.ArgumentPa
         help="Ed25519 public key, PEM, that must have signed the bundle (needs cryptography)",
     )
     parser.set_defaults(engine=ONNXRUNTIME)
-    if len(engines) > 1:
-        parser.add_argument("--engine", choices=tuple(engines), help=f"default: {ONNXRUNTIME}")
+    if engines is not None:
+        parser.add_argument(
+            "--engine",
+            metavar="NAME",
+            help=f"one of {', '.join(engines)} (default: {ONNXRUNTIME})",
+        )
     return parser
 
 
@@ -76,7 +80,7 @@ def main(
     """Validate as the command line says and return the exit code."""
     console = Console()
     try:
-        arguments = build_parser(tuple(engines or (ONNXRUNTIME,))).parse_args(argv)
+        arguments = build_parser(None if engines is None else tuple(engines)).parse_args(argv)
         return _run(arguments, console, engines)
     except KeyboardInterrupt:
         return _stop(console, "interrupted: nothing is decided", EXIT_BROKEN)

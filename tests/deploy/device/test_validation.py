@@ -308,7 +308,13 @@ def test_the_manifest_fits_its_schema_by_another_reader(files: dict[str, bytes])
     manifest = json.loads(files["manifest.json"])
     jsonschema.Draft202012Validator.check_schema(schema)
     jsonschema.validate(manifest, schema)
-    for wrong in ({"format_version": 2}, {"bit_width": "4"}, {"more": 1}, {"patches": []}):
+    mistakes: tuple[dict[str, Any], ...] = (
+        {"format_version": 2},
+        {"bit_width": "4"},
+        {"more": 1},
+        {"patches": []},
+    )
+    for wrong in mistakes:
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(manifest | wrong, schema)
         with pytest.raises(SchemaMismatch):

@@ -1,0 +1,21 @@
+"""``python -m deploy.validate BUNDLE --engine NAME``: the device's validator with other engines.
+
+The steps, the gate and the verdict are those of ``deploy.device``; only the engine differs.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from .device.command import main as validate
+from .engine import ENGINES
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Validate with one of the engines whose code is here and return the exit code."""
+    return validate(argv, engines=ENGINES)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
