@@ -74,6 +74,11 @@ class Bundle:
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         try:
             self._open(public_key)
+        except FileNotFoundError as error:
+            self.close()
+            raise InputError(
+                f"{error.filename or self.path} does not exist; expected a bundle"
+            ) from error
         except (OSError, ValueError) as error:
             self.close()
             raise InputError(
