@@ -30,6 +30,9 @@ from export.passes.rule import Context, LoweringError, Refusal, Rule
 from export.reading import node_label
 from export.storage import STORAGES, versions_for
 
+IMAGES, LOGITS = "images", "logits"
+"""Names of input and output in the files written here, whatever the QONNX file calls them."""
+
 QUANT_RULES: tuple[Rule, ...] = (
     ImageCodes(),
     Requantize(),
@@ -172,6 +175,24 @@ def _single_output(source: QonnxGraph) -> str:
     return source.graph.output[0].name
 
 
+def _rename(model: onnx.ModelProto, wanted: dict[str, str]) -> None:
+    """Give tensors their wanted names; another tensor that had such a name gets a new one."""
+    graph = model.graph
+    taken = {name for node in graph.node for name in (*node.input, *node.output)}
+    names = dict(wanted)
+    for name in sorted(set(wanted.values()) & taken - set(wanted)):
+        names[name] = f"{name}_inside"
+        while names[name] in taken:
+            names[name] += "_"
+    if all(old == new for old, new in names.items()):
+        return
+    for node in graph.node:
+        for place in (node.input, node.output):
+            place[:] = [names.get(name, name) for name in place]
+    for item in (*graph.input, *graph.output, *graph.initializer):
+        item.name = names.get(item.name, item.name)
+
+
 def _finish(
     builder: GraphBuilder,
     source: QonnxGraph,
@@ -196,6 +217,7 @@ def _finish(
     )
     opset, model.ir_version = versions_for(model)
     model.opset_import[0].version = opset
+    _rename(model, {image: IMAGES, logits: LOGITS})
     data = model_bytes(model)
     write_atomic(out, data)
     return Lowered(path=out, sha256=sha256_of_bytes(data), size_bytes=len(data), log=log)

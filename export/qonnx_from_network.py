@@ -97,7 +97,7 @@ class _Writer:
             ir_version=IR_VERSION,
             domains=[QONNX] if self.quantized else [],
         )
-        return _with_shapes(model)
+        return with_shapes(model)
 
     def _quant(
         self,
@@ -250,7 +250,7 @@ class _Writer:
         builder.add("Gemm", [x, weight, stored], "logits", transB=1)
 
 
-def _with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+def with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     """Value infos for every tensor; ``Quant`` keeps the shape of its input."""
     standard = onnx.ModelProto()
     standard.CopyFrom(model)

@@ -9,11 +9,13 @@ y = gain[c] * conv + bias[c] and output scale s_y, zero point z_y:
     B[c]  = round(bias[c] / (s_x s'[c]))  (its int32 bias)
 
 The integer weights stay as they were trained; a negative gain flips their sign, which the
-symmetric narrow range allows.  A gain of 0 has no weights: they become 0, and s' = s_y / (256 s_x)
-resolves the bias to 1/256 of an output code.  QLinearConv computes round(acc * s_x s' / s_y) + z_y,
-saturated to uint8; narrower codes are held by a uint8 Clip, and ReLU is the saturation at z_y = 0.
-ReLU6, or any Clip to a … b before the quantizer, only narrows the codes to round(a / s_y) …
-round(b / s_y): rounding is monotone, so the clamp may as well come after it.
+symmetric narrow range allows.  A channel whose gain or whose weights are all 0 is constant: it has
+weights 0 and s' = s_y / s_x, so that its int32 bias is the output code itself, rounded once.
+
+QLinearConv computes round(acc * s_x s' / s_y) + z_y, saturated to uint8; narrower codes are held by
+a uint8 Clip, and ReLU is the saturation at z_y = 0.  ReLU6, or any Clip to a … b before the
+quantizer, only narrows the codes to round(a / s_y) … round(b / s_y): rounding is monotone, so the
+clamp may as well come after it.
 """
 
 from __future__ import annotations
@@ -159,15 +161,23 @@ def _emit_convolution(
 ) -> str:
     builder = context.builder
     input_scale, output_scale = float(x.scale), float(out.scale)
-    dead = affine.gain == 0.0
-    folded = np.where(dead, output_scale / (256.0 * input_scale), scale * np.abs(affine.gain))
+    constant = (affine.gain == 0.0) | ~codes.reshape(len(codes), -1).any(axis=1)
+    folded = np.where(constant, output_scale / input_scale, scale * np.abs(affine.gain))
     folded = folded.astype(np.float32).astype(np.float64)
     if not bool((np.isfinite(folded) & (folded > 0)).all()):
         raise LoweringError(f"{layer}: a weight scale times BatchNorm gain leaves float32's range")
     signs = np.sign(affine.gain).astype(np.int64).reshape(-1, 1, 1, 1)
     weights = codes * signs
+    if weights.min(initial=0) < -128 or weights.max(initial=0) > 127:
+        raise LoweringError(
+            f"{layer}: a weight of -128 under a negative BatchNorm gain has no opposite in int8; "
+            "quantize weights with narrow_range"
+        )
     largest = np.abs(weights).reshape(len(weights), -1).sum(axis=1) * 255.0
-    bias = int32_bias(affine.bias, input_scale * folded, largest, layer)
+    # A constant's code is rounded once, in float32 as in training; past ±1024 it saturates anyway.
+    code = np.rint(affine.bias.astype(np.float32) / out.scale).clip(-1024.0, 1024.0)
+    grid = input_scale * folded
+    bias = int32_bias(np.where(constant, code * grid, affine.bias), grid, largest, layer)
     inputs = [
         x.name,
         scalar(builder, x.scale),
