@@ -324,6 +324,13 @@ def _percent(record: Mapping[str, Any] | None, key: str) -> str:
 def peak_memory_bytes() -> int | None:
     """Return the most memory that this process ever held; None where the system does not tell."""
     try:
+        # Not getrusage where there is a choice: Linux starts its count at the parent's memory.
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    try:
         import resource  # not on every system
     except ImportError:
         return None
