@@ -50,11 +50,13 @@ class ExportSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportedModel:
-    """One exported file, and what was proved of it (nothing for the float baseline)."""
+    """One exported file, what each rule did to each layer (``log``, a line per layer, the rule in
+    brackets), and what was proved of it (nothing for the float baseline)."""
 
     bits: int
     path: Path
     size_bytes: int
+    log: tuple[str, ...]
     certificate: Certificate | None
     parity: Parity | None
 
@@ -129,6 +131,7 @@ def _export(
         bits=bits,
         path=final,
         size_bytes=lowered.size_bytes,
+        log=lowered.log,
         certificate=certificate,
         parity=parity,
     )

@@ -37,6 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="share of the images that must keep the fake-quantized network's class "
         "(default: 0.995)",
     )
+    parser.add_argument(
+        "--explain", action="store_true", help="print what each lowering rule made of each layer"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -59,4 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     for model in made:
         print(f"{model.path}  {model.size_bytes / 1000:,.1f} kB")
+        if arguments.explain:
+            for line in model.log:
+                print(f"  {line}")
     return 0

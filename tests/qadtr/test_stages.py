@@ -188,3 +188,15 @@ def test_a_planted_fault_in_a_model_file_is_found_by_parity(
     onnx.save(model, file)
     assert main(["parity", str(run), "--images", "64"]) == 2
     assert "same class as fake quantization" in capsys.readouterr().out
+
+
+def test_explain_says_which_rule_made_what_of_each_layer(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", str(run), "--bits", "4", "--images", "8", "--explain"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    stem = next(line for line in lines if line.strip().startswith("stem:"))
+    assert "QLinearConv, 8-bit weights" in stem
+    assert stem.endswith("[convolution]")
+    rules = {line.rpartition("[")[2] for line in lines if line.endswith("]")}
+    assert {"image codes]", "requantize]", "residual add]", "linear]"} <= rules
