@@ -24,18 +24,23 @@ from training.defenses.triqdef import Triqdef, alignment
 from training.frozen import frozen_statistics, pixel_gradient
 from training.quantizers import FakeQuantize
 
-MEASURES: list[Callable[..., Tensor]] = [direction, edge_agreement, orientation_agreement]
+MEASURES: list[tuple[Callable[..., Tensor], float]] = [
+    (direction, 0.4),
+    (edge_agreement, 0.65),
+    (orientation_agreement, 0.92),
+]
+"""Each measure and what two maps of independent noise stay below."""
 
 
-@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize(("measure", "unrelated"), MEASURES)
 def test_equal_maps_agree_whatever_their_magnitude_and_others_less(
-    measure: Callable[..., Tensor],
+    measure: Callable[..., Tensor], unrelated: float
 ) -> None:
     generator = torch.Generator().manual_seed(0)
     a, b = torch.randn(2, 6, 16, 16, generator=generator)
     torch.testing.assert_close(measure(a, a), torch.ones(6), rtol=0.0, atol=1e-4)
     torch.testing.assert_close(measure(a, 1e-3 * a), torch.ones(6), rtol=0.0, atol=1e-3)
-    assert bool((measure(a, b) < 0.97).all())
+    assert bool((measure(a, b) < unrelated).all())
     # What lies outside the region does not count.
     region = torch.zeros(6, 16, 16, dtype=torch.bool)
     region[:, 4:12, 4:12] = True
