@@ -120,6 +120,9 @@ def _validate(
             engine = open_engine(file, threads=settings.threads)
         with engine:
             _describe_engine(engine, settings, report, console)
+            loaded = getattr(engine, "model_sha256", None)
+            if loaded not in (None, bundle.manifest.files[model.file].sha256):
+                raise InputError(f"{model.file} was changed after its hash had been checked")
             with step(report, "preprocessing"):
                 check_preprocessing(bundle)
                 if engine.input_shape != bundle.manifest.input_shape:
