@@ -380,6 +380,18 @@ def _flatten(node: onnx.NodeProto, constants: Constants) -> Prepared:
     return (node.input[0],), flatten
 
 
+def _pad(node: onnx.NodeProto, constants: Constants) -> Prepared:
+    _require(node, _attributes(node, mode="constant"), mode="constant")
+    if len(node.input) > 3 and node.input[3]:
+        raise UnsupportedGraph(f"Pad {node_label(node)} has axes; the reference defines none")
+    amounts = _constant(node, 1, "the amounts", constants, np.int64).reshape(2, -1)
+    if amounts.min() < 0:
+        raise UnsupportedGraph(f"Pad {node_label(node)} cuts: its amounts are {amounts.tolist()}")
+    value = int(_scalar(node, 2, "the padding value", constants, np.uint8))
+    widths = [(int(before), int(after)) for before, after in amounts.T]
+    return (node.input[0],), lambda x: np.pad(x, widths, constant_values=value)
+
+
 def _reshape(node: onnx.NodeProto, constants: Constants) -> Prepared:
     attributes = _attributes(node, allowzero=0)
     _require(node, attributes, allowzero=0)
@@ -402,6 +414,7 @@ _BUILDERS: dict[tuple[str, str], Callable[[onnx.NodeProto, Constants], Prepared]
     ("", "Clip"): _clip,
     ("", "Flatten"): _flatten,
     ("", "MaxPool"): _max_pool,
+    ("", "Pad"): _pad,
     ("", "QLinearConv"): _convolution,
     ("", "Reshape"): _reshape,
     ("", "Transpose"): _transpose,

@@ -120,7 +120,8 @@ def test_hidden_weights_are_stored_in_the_type_of_their_bit_width(
     wide = tmp_path / "int8.onnx"
     lower(tmp_path / f"q{bits}.onnx", wide, storage="int8")
     assert {t.data_type for t in onnx.load(wide).graph.initializer} <= {
-        TensorProto.INT8, TensorProto.UINT8, TensorProto.INT32, TensorProto.FLOAT,
+        TensorProto.INT8, TensorProto.UINT8, TensorProto.INT32, TensorProto.INT64,
+        TensorProto.FLOAT,
     }  # fmt: skip
     rng_images = np.random.default_rng(1).integers(0, 256, (4, 3, 32, 32)).astype(np.uint8)
     with OnnxRuntimeEngine(path) as narrow, OnnxRuntimeEngine(wide) as plain:
