@@ -1,9 +1,14 @@
 """Requantization of codes to a coarser scale, in one vectorised integer operator.
 
-y = round(x * s_x / s_y) is computed by QLinearAdd with a constant 0 as second summand, then
-clipped to b bits.  A single-input QLinearConcat does the same by table lookup at a multiple of the
-price (python -m benchmarks.requantization), a DequantizeLinear → QuantizeLinear pair through
-float32 memory.
+y = round(x * s_x / s_y) is computed by QLinearAdd with a constant 0 as second summand.  The clip to
+b bits costs nothing for unsigned codes: they are stored with zero point z = 256 - 2^b, so uint8
+itself saturates at 255 = z + (2^b - 1), and they cannot fall below z because the stream is not
+negative.  The next convolution reads that zero point, and pads with it.  Signed codes, and a clip
+without a change of scale, take a uint8 Clip.
+
+A single-input QLinearConcat does the same by table lookup at a multiple of the price
+(python -m benchmarks.requantization), a DequantizeLinear → QuantizeLinear pair through float32
+memory.
 
 Engines evaluate that formula in different orders in float32, with or without fused multiply-add.
 They can only disagree where x * s_x / s_y lies within rounding error of a half; so all 256 codes
@@ -18,6 +23,7 @@ import onnx
 
 from export.graph_builder import MICROSOFT
 from export.passes.rule import (
+    BYTE_HIGH,
     Codes,
     Context,
     Emit,
@@ -62,12 +68,17 @@ class Requantize(Rule):
         def emit() -> None:
             builder = context.builder
             zero_point, low, high = code_bounds(quantizer)
+            never_negative = source_codes.low >= source_codes.zero_point
+            shifted = not same and not quantizer.signed and never_negative
+            if shifted:
+                shift = BYTE_HIGH - high
+                zero_point, low, high = zero_point + shift, low + shift, BYTE_HIGH
+            clipped = not shifted and (low > 0 or high < BYTE_HIGH)
             codes = Codes(
                 name=source_codes.name, scale=scale, zero_point=zero_point, low=low, high=high
             )
             name = source_codes.name
             if not same or zero_point != source_codes.zero_point:
-                clipped = low > 0 or high < 255
                 name = builder.add(
                     "QLinearAdd",
                     [
@@ -84,7 +95,7 @@ class Requantize(Rule):
                     domain=MICROSOFT,
                 )
                 codes = Codes(name=name, scale=scale, zero_point=zero_point, low=low, high=high)
-            context.codes[layer] = clip_codes(context, name, codes, layer)
+            context.codes[layer] = clip_codes(context, name, codes, layer) if clipped else codes
             ratio = float(scale) / float(source_codes.scale)
             context.note(self, layer, f"requantized by {ratio:.6g}, codes {low}…{high}")
 
