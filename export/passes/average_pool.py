@@ -4,6 +4,10 @@ code_y = round(sum(x - z_x) * s_x / (s_y * n)) + z_y over n positions, QLinearGl
 own formula.  With s_y = s_x (n + 1) / n for an even n this is sum / (n + 1) with n + 1 odd: no sum
 is ever halfway between two codes.  Other scales work too; the reference then depends on the exact
 order of float32 operations, which is known for ONNX Runtime (export.reference).
+
+The pool reads its input with the channels last, as ONNX Runtime's convolutions leave it: the
+transposition in front is cancelled by the engine's own.  One behind it, of a single position, puts
+the channels back, where anything but a Flatten reads the result.
 """
 
 from __future__ import annotations
@@ -58,10 +62,11 @@ class AveragePool(Rule):
             zero_point, low, high = code_bounds(quantizer)
             scale = np.float32(quantizer.scale.item())
             clipped = low > 0 or high < 255
+            last = builder.add("Transpose", [source_codes.name], f"{layer}.last", perm=[0, 2, 3, 1])
             name = builder.add(
                 "QLinearGlobalAveragePool",
                 [
-                    source_codes.name,
+                    last,
                     scalar(builder, source_codes.scale),
                     byte(builder, source_codes.zero_point),
                     scalar(builder, scale),
@@ -69,10 +74,12 @@ class AveragePool(Rule):
                 ],
                 f"{layer}.wide" if clipped else layer,
                 domain=MICROSOFT,
-                channels_last=0,
+                channels_last=1,
             )
             if flat:
                 name = builder.add("Flatten", [name], f"{layer}.flat", axis=1)
+            elif any(reader.op_type != "Flatten" for reader in context.source.readers(layer)):
+                name = builder.add("Transpose", [name], f"{layer}.first", perm=[0, 3, 1, 2])
             codes = Codes(name=name, scale=scale, zero_point=zero_point, low=low, high=high)
             context.codes[layer] = clip_codes(context, name, codes, layer)
             context.note(self, layer, f"QLinearGlobalAveragePool, codes {low}…{high}")

@@ -55,6 +55,10 @@ class QonnxGraph:
         """The node that makes tensor ``name``; None for inputs and constants."""
         return self._producers.get(name)
 
+    def readers(self, name: str) -> list[onnx.NodeProto]:
+        """The nodes that read tensor ``name``, in order."""
+        return [node for node in self.graph.node if name in node.input]
+
     @staticmethod
     def is_quant(node: onnx.NodeProto | None) -> bool:
         """Whether ``node`` is a QONNX ``Quant`` (also under its older domains)."""

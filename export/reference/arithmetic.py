@@ -257,11 +257,15 @@ def add_table(
 
 
 def global_average_pool(
-    x: Codes, *, scales: tuple[np.float32, np.float32], zero_points: tuple[int, int]
+    x: Codes,
+    positions: tuple[int, int],
+    *,
+    scales: tuple[np.float32, np.float32],
+    zero_points: tuple[int, int],
 ) -> Codes:
-    """Average uint8 N×C×H×W over H and W to uint8 N×C×1×1; ``scales`` are (sx, sy)."""
-    count = x.shape[2] * x.shape[3]
-    total = x.sum(axis=(2, 3), keepdims=True, dtype=np.int64) - zero_points[0] * count
+    """Average uint8 codes over the two axes ``positions``, which stay as 1; ``scales`` (sx, sy)."""
+    count = x.shape[positions[0]] * x.shape[positions[1]]
+    total = x.sum(axis=positions, keepdims=True, dtype=np.int64) - zero_points[0] * count
     multiplier = np.float32(scales[0] / np.float32(scales[1] * np.float32(count)))
     return requantize(total.astype(np.float32), multiplier, zero_points[1])
 

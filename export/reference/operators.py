@@ -355,8 +355,7 @@ def _max_pool(node: onnx.NodeProto, constants: Constants) -> Prepared:
 
 
 def _global_average_pool(node: onnx.NodeProto, constants: Constants) -> Prepared:
-    attributes = _attributes(node, channels_last=0)
-    _require(node, attributes, channels_last=0)
+    positions = (1, 2) if _attributes(node, channels_last=0)["channels_last"] else (2, 3)
     scales = (
         _scale(node, 1, "the input scale", constants),
         _scale(node, 3, "the output scale", constants),
@@ -366,7 +365,7 @@ def _global_average_pool(node: onnx.NodeProto, constants: Constants) -> Prepared
         _zero_point(node, 4, "the output zero point", constants),
     )
     return (node.input[0],), lambda x: global_average_pool(
-        x, scales=scales, zero_points=zero_points
+        x, positions, scales=scales, zero_points=zero_points
     )
 
 

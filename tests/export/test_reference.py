@@ -297,8 +297,9 @@ def test_addition_of_two_scales_is_refused_because_engines_differ(tmp_path: Path
 # ------------------------------------------------------------------ pools and logits
 
 
+@pytest.mark.parametrize("channels_last", [0, 1])
 @pytest.mark.parametrize("side", [1, 4, 7, 8, 14])
-def test_average_pool_equals_the_engine(side: int) -> None:
+def test_average_pool_equals_the_engine(side: int, channels_last: int) -> None:
     from export.reference.arithmetic import global_average_pool
 
     rng = np.random.default_rng(side)
@@ -309,8 +310,13 @@ def test_average_pool_equals_the_engine(side: int) -> None:
         sx = np.float32(rng.uniform(0.01, 0.1))
         sy = np.float32(sx * rng.uniform(0.3, 1.2))
         arrays = {"sx": sx, "zx": np.uint8(zx), "sy": sy, "zy": np.uint8(zy)}
-        engine = onnxruntime_gives("QLinearGlobalAveragePool", inputs, arrays, x, channels_last=0)
-        ours = global_average_pool(x, scales=(sx, sy), zero_points=(zx, zy))
+        positions = (1, 2) if channels_last else (2, 3)
+        if channels_last:
+            x = np.ascontiguousarray(x.transpose(0, 2, 3, 1))
+        engine = onnxruntime_gives(
+            "QLinearGlobalAveragePool", inputs, arrays, x, channels_last=channels_last
+        )
+        ours = global_average_pool(x, positions, scales=(sx, sy), zero_points=(zx, zy))
         np.testing.assert_array_equal(ours, engine)
 
 
