@@ -56,9 +56,10 @@ def results_page(folder: Path) -> str:
         (
             "Made by `python -m benchmarks.results_page` from the records in `results/`; not "
             "written by hand. ASR is over the images that the model classifies correctly without "
-            "the patch; intervals are Wilson's at 95%. All patches are transferred from an "
-            "undefended float network of another seed; no adaptive attack has been run on these "
-            "models."
+            "the patch; intervals are Wilson's at 95%. Each column says which network its patches "
+            "were made on: an undefended float network of another seed (transfer), or the model's "
+            "own 32-bit mode (white-box at 32 bits). No adaptive attack has been run on these "
+            "models, so a low figure in a transfer column is not robustness by itself."
         ),
     ]
     for group in sorted(path for path in folder.iterdir() if path.is_dir()):
