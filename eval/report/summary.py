@@ -152,6 +152,7 @@ def _sentences(case: _Case, classes: Sequence[str]) -> list[Html]:
             + _difference(plain.asr, cell.asr),
         )
     )
+    parts.append(_note(_knowing_attacker(case.defended)))
     under = case.defended.points_under_plain
     if case.defended.comparability == "not comparable" and under is not None:
         parts.append(
@@ -162,6 +163,22 @@ def _sentences(case: _Case, classes: Sequence[str]) -> list[Html]:
             )
         )
     return parts
+
+
+def _knowing_attacker(defended: Row) -> str:
+    """What an attacker who has the hardened network itself achieves: never left unsaid."""
+    own = [cell for cell in defended.cells.values() if cell.whitebox]
+    if not own:
+        return (
+            "No patch made on the hardened network itself was tried. A defense that disturbs "
+            "gradients counts only against an attacker who knows it."
+        )
+    worst = max(own, key=lambda cell: cell.asr["value"])
+    return (
+        "An attacker who has the hardened network itself succeeds on "
+        f"{percent(worst.asr['value'])} ({interval(worst.asr)}; {_at(defended)}): resisting "
+        "transferred patches is not resisting that one."
+    )
 
 
 def _difference(plain: Share, defended: Share) -> str:

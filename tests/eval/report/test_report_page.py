@@ -122,8 +122,21 @@ def test_the_summary_says_what_the_records_say(page: Page) -> None:
     assert "makes resnet8 plain QAT wrong on 46.0% of the images" in text
     assert "the same patch succeeds on 22.0% (15.0–31.1)" in text
     assert "The intervals do not overlap: the hardened network resists it better." in text
+    assert "No patch made on the hardened network itself was tried." in text
     assert "6 of 6 integer models give exactly the codes and logits" in text
     assert "moves by at most 0.2 points" in text
+
+
+def test_the_summary_names_what_a_knowing_attacker_achieves(evaluation: MakeRecord) -> None:
+    records = [
+        evaluation(),
+        evaluation(defense="qadtr", asr=10),
+        evaluation(defense="qadtr", asr=70, patch="own", source_checkpoint=("qadtr" * 64)[:64]),
+    ]
+    text = Page(render_report(records, title="t")).text
+    assert "An attacker who has the hardened network itself succeeds on 70.0%" in text
+    assert "resisting transferred patches is not resisting that one" in text
+    assert "was tried" not in text
 
 
 def test_a_hardened_network_that_is_too_weak_is_no_evidence(evaluation: MakeRecord) -> None:
