@@ -20,7 +20,7 @@ from deploy.device.files import json_bytes
 from deploy.device.images import check_images
 from deploy.device.patch_set import PatchSet
 from eval.attacks.found import Found
-from eval.attacks.judging import Judge, generator_for
+from eval.attacks.judging import Judge, generator_for, success_in_words
 from eval.attacks.placement import positions_for
 from eval.attacks.problem import Crafted, Problem
 from eval.attacks.settings import AttackSettings
@@ -122,7 +122,7 @@ class PatchAttack(ABC, Generic[S]):
                 images, labels, patch, None if self.kind == "universal" else positions
             )
         name = name or self._default_name()
-        logger.info("%s: success on its source %s", name, on_source)
+        logger.info("%s: %s", name, success_in_words(on_source))
         return PatchSet(
             name=name,
             kind=self.kind,

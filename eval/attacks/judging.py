@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -112,3 +113,17 @@ class Judge:
             margin_px=self._settings.margin_px,
         )
         return images[some], labels[some], places.numpy().astype(np.int32)
+
+
+def success_in_words(results: Sequence[Mapping[str, Any]]) -> str:
+    """The success on the source, as :meth:`Judge.success` gives it, for people."""
+    parts = []
+    for result in results:
+        asr = result["asr"]
+        width = "float" if result["bit_width"] == 32 else f"{result['bit_width']} bits"
+        if asr is None:
+            parts.append(f"no image that counts at {width}")
+        else:
+            interval = f"{100 * asr['low']:.1f}–{100 * asr['high']:.1f}"
+            parts.append(f"{100 * asr['value']:.1f}% ({interval}, n {asr['n']}) at {width}")
+    return "ASR on its source " + ", ".join(parts)

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from deploy.device.errors import InputError
-from training.defenses.defense import Batch, Defense, TrainingFacts
+from training.defenses.defense import Batch, TrainingFacts
 from training.defenses.inner_attack import MOVES, PatchAttack
-from training.defenses.schedule import SCHEDULES, scheduled_bit_width
+from training.defenses.schedule import SCHEDULES
+from training.defenses.scheduled import ScheduledDefense
 from training.frozen import frozen_statistics
 from training.networks import Network
 from training.randomness import SETUP, generator_for
@@ -56,12 +57,12 @@ class PbatSettings:
             )
 
 
-class Pbat(Defense):
+class Pbat(ScheduledDefense):
     """PBAT behind the interface of every defense."""
 
     def __init__(self, settings: PbatSettings, facts: TrainingFacts) -> None:
+        super().__init__(settings.schedule, facts)
         self.settings = settings
-        self.facts = facts
         self.attack = PatchAttack(
             image_size=facts.image_size,
             size_px=settings.size_px,
@@ -71,15 +72,6 @@ class Pbat(Defense):
         )
         start = generator_for(facts.seed, SETUP, "attack")
         self.universal = self.attack.noise(1, start).to(facts.device)
-
-    def bit_width(self, step: int) -> int:
-        return scheduled_bit_width(
-            self.settings.schedule,
-            self.facts.bit_widths,
-            step,
-            steps=self.facts.steps,
-            seed=self.facts.seed,
-        )
 
     def prepare(self, step: int, batch: Batch, network: Network) -> Tensor:
         generator = generator_for(self.facts.seed, step, "attack")

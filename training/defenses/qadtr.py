@@ -24,10 +24,10 @@ import torch
 from torch import Tensor
 
 from deploy.device.errors import InputError
-from training.defenses.defense import Batch, Defense, TrainingFacts
+from training.defenses.defense import Batch, TrainingFacts
 from training.defenses.partner import drawn_partner, gradient_agreement, patched_region
 from training.defenses.patch_pool import SHAPES, PersonalPool, UniversalPool
-from training.defenses.schedule import SCHEDULES, scheduled_bit_width
+from training.defenses.scheduled import ScheduledDefense, check_schedule
 from training.frozen import frozen_statistics, pixel_gradient
 from training.networks import Network
 from training.quantizers import NoiseBank
@@ -77,10 +77,7 @@ class QadtrSettings:
     restart_below: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.schedule not in SCHEDULES:
-            raise InputError(
-                f"defense.schedule must be one of {', '.join(SCHEDULES)}; got {self.schedule!r}"
-            )
+        check_schedule(self.schedule)
         shares = (self.universal_share, self.personal_share)
         if min(shares) < 0.0 or sum(shares) > 1.0:
             raise InputError(
@@ -121,7 +118,7 @@ class QadtrSettings:
             )
 
 
-class Qadtr(Defense):
+class Qadtr(ScheduledDefense):
     """The three parts of QADT-R behind the interface of every defense."""
 
     def __init__(self, settings: QadtrSettings, facts: TrainingFacts) -> None:
@@ -131,8 +128,8 @@ class Qadtr(Defense):
                 f"defense: a patch of {largest} px does not fit images of "
                 f"{facts.image_size[0]}×{facts.image_size[1]} px"
             )
+        super().__init__(settings.schedule, facts)
         self.settings = settings
-        self.facts = facts
         self.needs_pixel_gradient = settings.aqapa
         start = generator_for(facts.seed, SETUP, "patches")
         self.universal = UniversalPool(
@@ -160,15 +157,6 @@ class Qadtr(Defense):
         )
 
         self.noise = NoiseBank(generator_for(facts.seed, SETUP, "noise", facts.device))
-
-    def bit_width(self, step: int) -> int:
-        return scheduled_bit_width(
-            self.settings.schedule,
-            self.facts.bit_widths,
-            step,
-            steps=self.facts.steps,
-            seed=self.facts.seed,
-        )
 
     def prepare(self, step: int, batch: Batch, network: Network) -> Tensor:
         switch = network.switch

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from deploy.device.errors import InputError
-from training.defenses.defense import Defense, TrainingFacts
-from training.defenses.schedule import SCHEDULES, scheduled_bit_width
+from training.defenses.defense import TrainingFacts
+from training.defenses.scheduled import ScheduledDefense, check_schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,24 +15,12 @@ class QatSettings:
     schedule: str = "cycle"
 
     def __post_init__(self) -> None:
-        if self.schedule not in SCHEDULES:
-            raise InputError(
-                f"defense.schedule must be one of {', '.join(SCHEDULES)}; got {self.schedule!r}"
-            )
+        check_schedule(self.schedule)
 
 
-class PlainQat(Defense):
+class PlainQat(ScheduledDefense):
     """Clean batches at a scheduled bit-width."""
 
     def __init__(self, settings: QatSettings, facts: TrainingFacts) -> None:
+        super().__init__(settings.schedule, facts)
         self.settings = settings
-        self.facts = facts
-
-    def bit_width(self, step: int) -> int:
-        return scheduled_bit_width(
-            self.settings.schedule,
-            self.facts.bit_widths,
-            step,
-            steps=self.facts.steps,
-            seed=self.facts.seed,
-        )

@@ -24,10 +24,10 @@ from torch import Tensor
 
 from deploy.device.errors import InputError
 from training.agreement import edge_agreement, grey, orientation_agreement
-from training.defenses.defense import Batch, Defense, TrainingFacts
+from training.defenses.defense import Batch, TrainingFacts
 from training.defenses.inner_attack import PatchAttack
 from training.defenses.partner import drawn_partner
-from training.defenses.schedule import SCHEDULES, scheduled_bit_width
+from training.defenses.scheduled import ScheduledDefense, check_schedule
 from training.frozen import frozen_statistics, image_losses
 from training.networks import Network
 from training.randomness import generator_for
@@ -56,10 +56,7 @@ class TriqdefSettings:
     schedule: str = "curriculum"
 
     def __post_init__(self) -> None:
-        if self.schedule not in SCHEDULES:
-            raise InputError(
-                f"defense.schedule must be one of {', '.join(SCHEDULES)}; got {self.schedule!r}"
-            )
+        check_schedule(self.schedule)
         if not 0.0 < self.share <= 1.0:
             raise InputError(f"defense.share must be above 0 and at most 1; got {self.share}")
         if min(self.size_px, self.inner_steps, self.penalty_images) < 1 or self.step_size <= 0.0:
@@ -76,7 +73,7 @@ class TriqdefSettings:
             )
 
 
-class Triqdef(Defense):
+class Triqdef(ScheduledDefense):
     """TriQDef behind the interface of every defense."""
 
     def __init__(self, settings: TriqdefSettings, facts: TrainingFacts) -> None:
@@ -85,8 +82,8 @@ class Triqdef(Defense):
                 "triqdef compares a network with itself at another bit-width; give "
                 "network.bit_widths at least two"
             )
+        super().__init__(settings.schedule, facts)
         self.settings = settings
-        self.facts = facts
         self.attack = PatchAttack(
             image_size=facts.image_size,
             size_px=settings.size_px,
@@ -94,15 +91,6 @@ class Triqdef(Defense):
             step_size=settings.step_size,
         )
         self._patched = torch.empty(0, dtype=torch.int64)
-
-    def bit_width(self, step: int) -> int:
-        return scheduled_bit_width(
-            self.settings.schedule,
-            self.facts.bit_widths,
-            step,
-            steps=self.facts.steps,
-            seed=self.facts.seed,
-        )
 
     def prepare(self, step: int, batch: Batch, network: Network) -> Tensor:
         generator = generator_for(self.facts.seed, step, "attack")
