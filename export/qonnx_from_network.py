@@ -27,13 +27,8 @@ from export.graph_builder import QONNX, GraphBuilder, model_bytes
 from training.networks import Network
 from training.networks.inverted_residual import InvertedResidual, StreamUnit
 from training.networks.units import ConvUnit, Head, MaxPool, ResidualBlock, bias_on_grid
-from training.quantizers import (
-    STREAM_BITS,
-    ActivationQuantizer,
-    BranchQuantizer,
-    WeightQuantizer,
-    weight_quantizer,
-)
+from training.quantized_layers import weight_quantizer
+from training.quantizers import STREAM_BITS, ActivationQuantizer, BranchQuantizer, WeightQuantizer
 
 OPSET = 13
 IR_VERSION = 8

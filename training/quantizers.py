@@ -19,16 +19,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, cast
+from typing import cast
 
 import torch
-from brevitas.inject import ExtendedInjector
-from brevitas.nn import QuantConv2d, QuantIdentity, QuantLinear
-from brevitas.proxy import ActQuantProxyFromInjector, WeightQuantProxyFromInjector
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deploy.device.errors import InputError
+from training.gradients import FakeQuantize, NoiseBank, NoisyGradient, ScaleGradient
 from training.steps import rectified_step, residual_ratio, weight_step
 
 FLOAT = 32
@@ -82,113 +80,6 @@ class BitWidthSwitch:
                 f"it has {', '.join(map(str, self.bit_widths))}"
             )
         self.active = bits
-
-
-class FakeQuantize(torch.autograd.Function):
-    """clamp(round(x / scale), low, high) * scale with straight-through gradients.
-
-    Forward: ``x`` float32 of any shape, ``scale`` a positive scalar tensor or one that broadcasts
-    to ``x``; the same operations, in the same order, as Brevitas' ``IntQuant``.
-
-    Backward, with y the output and inside = (low - 1/2 < x / scale < high + 1/2):
-    dx = g * inside (or g everywhere with ``pass_clipped``, which then has no scale gradient) and
-
-        dscale = sum g * (code - inside * x / scale) = (<g, y> - <dx, x>) / scale,
-
-    the gradient of Learned Step Size Quantization (Esser et al., 2020, eq. 3) as two inner
-    products: three passes over memory instead of nine.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, scale: Tensor, low: int, high: int, pass_clipped: bool
-    ) -> Tensor:
-        y = torch.div(x, scale).round_().clamp_(low, high).mul_(scale)
-        ctx.low, ctx.high, ctx.pass_clipped = low, high, pass_clipped
-        if not pass_clipped:
-            ctx.save_for_backward(x, scale, y)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
-        if ctx.pass_clipped:
-            return gradient, None, None, None, None
-        x, scale, y = ctx.saved_tensors
-        # The borders move with the scale, but the gradient jumps there: none flows through them
-        # when a penalty on gradients differentiates this once more.
-        step = scale.detach()
-        low, high = (ctx.low - 0.5) * step, (ctx.high + 0.5) * step
-        if x.is_cpu:
-            to_x = torch.ops.aten.hardtanh_backward(gradient, x, float(low), float(high))
-        else:
-            to_x = torch.where((x > low) & (x < high), gradient, 0.0)
-        to_scale = None
-        if ctx.needs_input_grad[1]:
-            to_scale = (inner_product(gradient, y) - inner_product(to_x, x)) / scale
-        return to_x, to_scale, None, None, None
-
-
-def inner_product(a: Tensor, b: Tensor) -> Tensor:
-    """sum a * b without a temporary where both lie in memory in the same order."""
-    last = torch.channels_last
-    if a.dim() == 4 and a.is_contiguous(memory_format=last) and b.is_contiguous(memory_format=last):
-        a, b = a.permute(0, 2, 3, 1), b.permute(0, 2, 3, 1)
-    if a.is_contiguous() and b.is_contiguous():
-        return torch.dot(a.reshape(-1), b.reshape(-1))
-    return (a * b).sum()
-
-
-class ScaleGradient(torch.autograd.Function):
-    """Identity whose gradient is multiplied by ``factor`` (LSQ's 1 / sqrt(N * Q))."""
-
-    @staticmethod
-    def forward(ctx: Any, scale: Tensor, factor: float) -> Tensor:
-        ctx.factor = factor
-        return scale.view_as(scale)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient * ctx.factor, None
-
-
-class NoiseBank:
-    """Gaussian noise drawn once and read at random offsets: a 20th of the price of fresh draws.
-
-    ``offset`` draws from ``generator``, which the defense sets at each step, so the noise is a
-    function of (seed, step).  Within a step no two tensors of one network share an offset but by
-    chance; the values repeat only after the bank's whole length.
-    """
-
-    def __init__(self, generator: torch.Generator, length: int = 1 << 23) -> None:
-        self.generator = generator
-        self.bank = torch.randn(length, generator=generator, device=generator.device)
-
-    def like(self, x: Tensor) -> Tensor:
-        """Standard normal noise of the shape and memory order of ``x``."""
-        count = x.numel()
-        if count >= self.bank.numel():
-            return torch.randn(x.shape, generator=self.generator, device=x.device)
-        room = self.bank.numel() - count
-        offset = int(torch.randint(room, (), generator=self.generator, device=self.bank.device))
-        flat = self.bank[offset : offset + count]
-        if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
-            n, c, h, w = x.shape
-            return flat.view(n, h, w, c).permute(0, 3, 1, 2)
-        return flat.view(x.shape)
-
-
-class NoisyGradient(torch.autograd.Function):
-    """Identity whose gradient gets Gaussian noise of ``strength`` times its own RMS (GIR)."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, strength: float, noise: NoiseBank) -> Tensor:
-        ctx.strength, ctx.noise = strength, noise
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        size = (inner_product(gradient, gradient) / gradient.numel()).sqrt() * ctx.strength
-        return torch.addcmul(gradient, ctx.noise.like(gradient), size), None, None
 
 
 class LearnedScale(nn.Module):
@@ -385,73 +276,3 @@ class WeightQuantizer(nn.Module):
         top = 2 ** (bits - 1) - 1
         y = cast(Tensor, FakeQuantize.apply(weight, scale, -top, top, True))
         return y, scale, scale.new_zeros(()), scale.new_tensor(float(bits))
-
-
-def quantized_activation(tensor_quant: nn.Module, *, signed: bool = False) -> QuantIdentity:
-    """A Brevitas ``QuantIdentity`` around one of the activation quantizers above."""
-
-    class Injector(ExtendedInjector):
-        proxy_class = ActQuantProxyFromInjector
-
-    injector = Injector.let(
-        tensor_quant=tensor_quant, signed=signed, narrow_range=False, rounding_mode="ROUND"
-    )
-    layer = QuantIdentity(act_quant=injector, return_quant_tensor=False)
-    layer.act_quant.skip_create_quant_tensor = True
-    return layer
-
-
-def _weight_injector(tensor_quant: WeightQuantizer) -> Any:
-    class Injector(ExtendedInjector):
-        proxy_class = WeightQuantProxyFromInjector
-
-    return Injector.let(
-        tensor_quant=tensor_quant, signed=True, narrow_range=True, rounding_mode="ROUND"
-    )
-
-
-def quantized_convolution(
-    switch: BitWidthSwitch,
-    channels_in: int,
-    channels_out: int,
-    *,
-    kernel: int,
-    stride: int = 1,
-    groups: int = 1,
-    padding: int | None = None,
-    fixed_bits: int | None = None,
-) -> QuantConv2d:
-    """A Brevitas ``QuantConv2d`` without bias, switchable weights; padding is "same" by default."""
-    layer = QuantConv2d(
-        channels_in,
-        channels_out,
-        kernel,
-        stride=stride,
-        padding=kernel // 2 if padding is None else padding,
-        groups=groups,
-        bias=False,
-        weight_quant=_weight_injector(WeightQuantizer(switch, channels_out, fixed_bits=fixed_bits)),
-        return_quant_tensor=False,
-    )
-    layer.weight_quant.skip_create_quant_tensor = True
-    return layer
-
-
-def quantized_linear(switch: BitWidthSwitch, features: int, classes: int) -> QuantLinear:
-    """A Brevitas ``QuantLinear`` without bias, 8-bit weights at every quantized bit-width."""
-    layer = QuantLinear(
-        features,
-        classes,
-        bias=False,
-        weight_quant=_weight_injector(WeightQuantizer(switch, classes, fixed_bits=STREAM_BITS)),
-        return_quant_tensor=False,
-    )
-    layer.weight_quant.skip_create_quant_tensor = True
-    return layer
-
-
-def weight_quantizer(layer: nn.Module) -> WeightQuantizer:
-    """The :class:`WeightQuantizer` inside one of the Brevitas layers built here."""
-    quantizer = cast(Any, layer).weight_quant.tensor_quant
-    assert isinstance(quantizer, WeightQuantizer)
-    return quantizer

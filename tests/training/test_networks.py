@@ -11,7 +11,7 @@ from deploy.device.errors import InputError
 from training.networks import NETWORKS, Network, NetworkSpec, build_network
 from training.networks.inverted_residual import InvertedResidual
 from training.networks.units import ResidualBlock, bias_on_grid
-from training.quantizers import weight_quantizer
+from training.quantized_layers import weight_quantizer
 from training.steps import residual_ratio
 
 BIT_WIDTHS = (32, 8, 5, 4, 2)

@@ -9,17 +9,9 @@ from brevitas.core.function_wrapper import Identity, RoundSte, TensorClamp, Tens
 from brevitas.core.quant import IntQuant
 
 from deploy.device.errors import InputError
-from training.quantizers import (
-    BitWidthSwitch,
-    FakeQuantize,
-    LearnedScale,
-    NoiseBank,
-    NoisyGradient,
-    WeightQuantizer,
-    check_bit_widths,
-    quantized_convolution,
-    weight_quantizer,
-)
+from training.gradients import FakeQuantize, NoiseBank, NoisyGradient
+from training.quantized_layers import quantized_convolution, weight_quantizer
+from training.quantizers import BitWidthSwitch, LearnedScale, WeightQuantizer, check_bit_widths
 from training.steps import gaussian_error, gaussian_step, residual_ratio
 
 

@@ -22,7 +22,7 @@ from training.defenses import build_defense
 from training.defenses.partner import drawn_partner
 from training.defenses.triqdef import Triqdef, alignment
 from training.frozen import frozen_statistics, pixel_gradient
-from training.quantizers import FakeQuantize
+from training.gradients import FakeQuantize
 
 MEASURES: list[tuple[Callable[..., Tensor], float]] = [
     (direction, 0.4),

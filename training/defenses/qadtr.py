@@ -29,8 +29,8 @@ from training.defenses.partner import drawn_partner, gradient_agreement, patched
 from training.defenses.patch_pool import SHAPES, PersonalPool, UniversalPool
 from training.defenses.scheduled import ScheduledDefense, check_schedule
 from training.frozen import frozen_statistics, pixel_gradient
+from training.gradients import NoiseBank
 from training.networks import Network
-from training.quantizers import NoiseBank
 from training.randomness import SETUP, generator_for
 
 

@@ -19,13 +19,8 @@ from typing import cast
 from torch import Tensor, nn
 
 from training.networks.units import ConvUnit
-from training.quantizers import (
-    ActivationQuantizer,
-    BitWidthSwitch,
-    BranchQuantizer,
-    LearnedScale,
-    quantized_activation,
-)
+from training.quantized_layers import quantized_activation
+from training.quantizers import ActivationQuantizer, BitWidthSwitch, BranchQuantizer, LearnedScale
 
 
 class InvertedResidual(nn.Module):

@@ -11,12 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from training.networks.units import ConvUnit, Head
-from training.quantizers import (
-    BitWidthSwitch,
-    PixelQuantizer,
-    WeightQuantizer,
-    quantized_activation,
-)
+from training.quantized_layers import quantized_activation
+from training.quantizers import BitWidthSwitch, PixelQuantizer, WeightQuantizer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from training.gradients import FakeQuantize
+from training.quantized_layers import (
+    quantized_activation,
+    quantized_convolution,
+    quantized_linear,
+    weight_quantizer,
+)
 from training.quantizers import (
     FLOAT,
     SMALLEST_SCALE,
@@ -19,13 +26,8 @@ from training.quantizers import (
     ActivationQuantizer,
     BitWidthSwitch,
     BranchQuantizer,
-    FakeQuantize,
     LearnedScale,
     QuantizerOutput,
-    quantized_activation,
-    quantized_convolution,
-    quantized_linear,
-    weight_quantizer,
 )
 
 

@@ -107,7 +107,7 @@ def test_provenance_without_a_checkout_says_none(
 
 
 def test_the_command_has_no_folders_of_this_machine() -> None:
-    argv = ["/home/me/.venv/bin/qadtr", "train", "configs/a.toml", "--data=/data/cifar", "/x/y/"]
+    argv = ["/opt/me/.venv/bin/qadtr", "train", "configs/a.toml", "--data=/data/cifar", "/x/y/"]
     expected = ["…/qadtr", "train", "configs/a.toml", "--data=…/cifar", "…/y"]
     assert provenance(argv=argv)["command"] == expected
 

@@ -1,0 +1,82 @@
+"""Brevitas layers around this project's tensor quantizers."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from brevitas.inject import ExtendedInjector
+from brevitas.nn import QuantConv2d, QuantIdentity, QuantLinear
+from brevitas.proxy import ActQuantProxyFromInjector, WeightQuantProxyFromInjector
+from torch import nn
+
+from training.quantizers import STREAM_BITS, BitWidthSwitch, WeightQuantizer
+
+
+def quantized_activation(tensor_quant: nn.Module, *, signed: bool = False) -> QuantIdentity:
+    """A Brevitas ``QuantIdentity`` around one of the activation quantizers above."""
+
+    class Injector(ExtendedInjector):
+        proxy_class = ActQuantProxyFromInjector
+
+    injector = Injector.let(
+        tensor_quant=tensor_quant, signed=signed, narrow_range=False, rounding_mode="ROUND"
+    )
+    layer = QuantIdentity(act_quant=injector, return_quant_tensor=False)
+    layer.act_quant.skip_create_quant_tensor = True
+    return layer
+
+
+def _weight_injector(tensor_quant: WeightQuantizer) -> Any:
+    class Injector(ExtendedInjector):
+        proxy_class = WeightQuantProxyFromInjector
+
+    return Injector.let(
+        tensor_quant=tensor_quant, signed=True, narrow_range=True, rounding_mode="ROUND"
+    )
+
+
+def quantized_convolution(
+    switch: BitWidthSwitch,
+    channels_in: int,
+    channels_out: int,
+    *,
+    kernel: int,
+    stride: int = 1,
+    groups: int = 1,
+    padding: int | None = None,
+    fixed_bits: int | None = None,
+) -> QuantConv2d:
+    """A Brevitas ``QuantConv2d`` without bias, switchable weights; padding is "same" by default."""
+    layer = QuantConv2d(
+        channels_in,
+        channels_out,
+        kernel,
+        stride=stride,
+        padding=kernel // 2 if padding is None else padding,
+        groups=groups,
+        bias=False,
+        weight_quant=_weight_injector(WeightQuantizer(switch, channels_out, fixed_bits=fixed_bits)),
+        return_quant_tensor=False,
+    )
+    layer.weight_quant.skip_create_quant_tensor = True
+    return layer
+
+
+def quantized_linear(switch: BitWidthSwitch, features: int, classes: int) -> QuantLinear:
+    """A Brevitas ``QuantLinear`` without bias, 8-bit weights at every quantized bit-width."""
+    layer = QuantLinear(
+        features,
+        classes,
+        bias=False,
+        weight_quant=_weight_injector(WeightQuantizer(switch, classes, fixed_bits=STREAM_BITS)),
+        return_quant_tensor=False,
+    )
+    layer.weight_quant.skip_create_quant_tensor = True
+    return layer
+
+
+def weight_quantizer(layer: nn.Module) -> WeightQuantizer:
+    """The :class:`WeightQuantizer` inside one of the Brevitas layers built here."""
+    quantizer = cast(Any, layer).weight_quant.tensor_quant
+    assert isinstance(quantizer, WeightQuantizer)
+    return quantizer
