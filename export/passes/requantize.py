@@ -74,9 +74,6 @@ class Requantize(Rule):
                 shift = BYTE_HIGH - high
                 zero_point, low, high = zero_point + shift, low + shift, BYTE_HIGH
             clipped = not shifted and (low > 0 or high < BYTE_HIGH)
-            codes = Codes(
-                name=source_codes.name, scale=scale, zero_point=zero_point, low=low, high=high
-            )
             name = source_codes.name
             if not same or zero_point != source_codes.zero_point:
                 name = builder.add(
@@ -94,7 +91,7 @@ class Requantize(Rule):
                     f"{layer}.wide" if clipped else layer,
                     domain=MICROSOFT,
                 )
-                codes = Codes(name=name, scale=scale, zero_point=zero_point, low=low, high=high)
+            codes = Codes(name=name, scale=scale, zero_point=zero_point, low=low, high=high)
             context.codes[layer] = clip_codes(context, name, codes, layer) if clipped else codes
             ratio = float(scale) / float(source_codes.scale)
             context.note(self, layer, f"requantized by {ratio:.6g}, codes {low}…{high}")

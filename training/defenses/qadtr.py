@@ -155,12 +155,13 @@ class Qadtr(ScheduledDefense):
             generator=start,
             device=facts.device,
         )
-
-        self.noise = NoiseBank(generator_for(facts.seed, SETUP, "noise", facts.device))
+        self.noise: NoiseBank | None = None
+        if settings.gir:
+            self.noise = NoiseBank(generator_for(facts.seed, SETUP, "noise", facts.device))
 
     def prepare(self, step: int, batch: Batch, network: Network) -> Tensor:
         switch = network.switch
-        if self.settings.gir:
+        if self.noise is not None:
             self.noise.generator = generator_for(self.facts.seed, step, "noise", self.facts.device)
             switch.gradient_noise, switch.noise = self.settings.gir_noise, self.noise
         if not self.settings.aqapa or not self._patches_at(switch.active):
