@@ -26,6 +26,7 @@ from onnx import TensorProto, helper
 
 from benchmarks.networks import warmed_network, write_stock_qcdq
 from deploy.device.files import write_json
+from deploy.device.host import host_facts
 from deploy.device.records import provenance
 from export.certificate import certify
 from export.lowering import lower, lower_float
@@ -99,6 +100,8 @@ def _session(path: Path | bytes) -> onnxruntime.InferenceSession:
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    if host_facts().u8s8_saturates:  # as the product's engine does: exact, at a price
+        options.add_session_config_entry("session.x64quantprecision", "1")
     source = path if isinstance(path, bytes) else str(path)
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 

@@ -36,15 +36,22 @@ class GraphBuilder:
         self._names.add(name)
         return name
 
-    def constant(self, array: NDArray[Any] | np.generic, hint: str) -> str:
-        """The name of an initializer with this value; an equal one is used again."""
+    def constant(self, array: NDArray[Any] | np.generic, hint: str, *, shared: bool = True) -> str:
+        """The name of an initializer with this value; an equal shared one is used again.
+
+        int8 weights and their zero points are not shared: where ``session.x64quantprecision`` is on
+        (x86-64 without VNNI), ONNX Runtime exchanges them for uint8 ones layer by layer, and fails
+        to load a file in which two layers name the same one.
+        """
         value = np.asarray(array)
         key = (str(value.dtype), value.shape, value.tobytes())
-        if key not in self._constants:
-            name = self._fresh(hint)
-            self._initializers.append(numpy_helper.from_array(value, name))
+        if shared and key in self._constants:
+            return self._constants[key]
+        name = self._fresh(hint)
+        self._initializers.append(numpy_helper.from_array(value, name))
+        if shared:
             self._constants[key] = name
-        return self._constants[key]
+        return name
 
     def add(
         self,

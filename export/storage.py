@@ -32,7 +32,7 @@ def stored_weights(
             if bits <= width and low <= codes.min(initial=0) and codes.max(initial=0) <= high:
                 packed = builder.constant(codes.astype(np.int8).astype(dtype), name)
                 return builder.add("Cast", [packed], f"{name}8", to=TensorProto.INT8)
-    return builder.constant(codes.astype(np.int8), name)
+    return builder.constant(codes.astype(np.int8), name, shared=False)
 
 
 def versions_for(model: onnx.ModelProto) -> tuple[int, int]:

@@ -189,7 +189,7 @@ def _emit_convolution(
         byte(builder, x.zero_point),
         stored_weights(builder, weights, bits, f"{layer}.w", context.storage),
         builder.constant(folded.astype(np.float32), f"{layer}.ws"),
-        builder.constant(np.int8(0), "z"),
+        builder.constant(np.int8(0), f"{layer}.z", shared=False),
         scalar(builder, out.scale),
         byte(builder, out.zero_point),
         builder.constant(bias, f"{layer}.b"),

@@ -65,7 +65,7 @@ class Linear(Rule):
                     byte(builder, source_codes.zero_point),
                     stored_weights(builder, codes, quantizer.bits, f"{layer}.w", context.storage),
                     builder.constant(scale, f"{layer}.ws"),
-                    builder.constant(np.zeros(classes, np.int8), f"{layer}.z"),
+                    builder.constant(np.zeros(classes, np.int8), f"{layer}.z", shared=False),
                     builder.constant(int32_bias(bias, grid, largest, layer), f"{layer}.b"),
                 ],
                 layer,

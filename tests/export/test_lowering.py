@@ -75,6 +75,20 @@ def test_lowered_graph_is_integer_and_equals_reference_and_training(
     assert parity.agreement >= 0.97
 
 
+@pytest.mark.parametrize("bits", [8, 4])
+def test_no_two_layers_share_int8_weights_or_their_zero_point(
+    network: Network, tmp_path: Path, bits: int
+) -> None:
+    # ONNX Runtime's session.x64quantprecision replaces both by name, once for each layer that names
+    # them: a shared one does not load on x86-64 without VNNI.
+    _, path = exported(network, bits, tmp_path)
+    layers = [n for n in onnx.load(path).graph.node if n.op_type in ("QLinearConv", "QGemm")]
+    assert len(layers) == 10
+    for place in (3, 5):
+        names = [node.input[place] for node in layers]
+        assert len(set(names)) == len(names)
+
+
 @pytest.mark.parametrize("bits", [32, 8, 2])
 def test_qonnx_package_computes_what_the_network_computes(
     network: Network, images: np.ndarray, tmp_path: Path, bits: int

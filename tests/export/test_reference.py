@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from deploy.device.errors import InputError, NothingToEvaluate
+from deploy.device.host import host_facts
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
 from export.parity import check_parity
 from export.reference import IntegerReference, NotReproducible, UnsupportedGraph
@@ -59,6 +60,8 @@ def onnxruntime_gives(
     model.ir_version = 10
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
+    if host_facts().u8s8_saturates:
+        options.add_session_config_entry("session.x64quantprecision", "1")
     session = onnxruntime.InferenceSession(model.SerializeToString(), options)
     result: NDArray[Any] = session.run(None, fed)[0]
     return result
