@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from eval.checks.record import MARK, AttackChecks, attack_checks_from_records
 from eval.report.numbers import MISSING, interval, latency, percent, size, size_ratio
 from eval.report.rows import Cell, ResultTable, Row, tables_from_records
 
@@ -13,23 +14,26 @@ def text_table(records: Iterable[Mapping[str, Any]]) -> str:
     """All evaluation records as text, one table for each set of images.
 
     Per patch: the attack success rate with its 95% interval, then the rate of a random patch of the
-    same size.
+    same size. A rate of a model whose attack checks tripped is marked, and what tripped is named
+    below the table.
 
     Raises:
         InputError: a record lacks a field.
         NothingToEvaluate: there is no evaluation record.
     """
-    return "\n\n".join(_one(table) for table in tables_from_records(records))
+    records = list(records)
+    checks = attack_checks_from_records(records)
+    return "\n\n".join(_one(table, checks) for table in tables_from_records(records))
 
 
-def _one(table: ResultTable) -> str:
+def _one(table: ResultTable, checks: AttackChecks) -> str:
     engines = list(dict.fromkeys(row.model["engine"] for row in table.rows))
     letters = [_letter(i) for i in range(len(table.columns))]
     headers = ["bits", "clean"]
     for letter in letters:
         headers += [f"{letter}: ASR (95%)", "noise"]
     headers += ["size", "of float", "latency", "engine", ""]
-    body = [_cells(row, table) for row in table.rows]
+    body = [_cells(row, table, checks.mark(row.model)) for row in table.rows]
     shown = [
         i
         for i, header in enumerate(headers)
@@ -64,13 +68,36 @@ def _one(table: ResultTable) -> str:
         for row in table.rows
         if row.comparability == "not comparable"
     ]
-    return "\n".join([title, "", *grouped, "", *legend, *explained, *marked])
+    return "\n".join(
+        [title, "", *grouped, "", *legend, *explained, *marked, *_checked(table, checks)]
+    )
 
 
-def _cells(row: Row, table: ResultTable) -> list[str]:
+def _checked(table: ResultTable, checks: AttackChecks) -> list[str]:
+    """A line for each row on its attack checks; nothing where no row was checked."""
+    if all(checks.of(row.model) is None for row in table.rows):
+        return []
+    said: dict[str, list[str]] = {}
+    for row in table.rows:
+        mark = checks.mark(row.model)
+        words = f"{mark} {checks.words(row.model)}" if mark else checks.words(row.model)
+        widths = said.setdefault(f"{row.label}: {words}", [])
+        if row.bits_label not in widths:
+            widths.append(row.bits_label)
+    return [
+        "",
+        (
+            f"Attack checks (docs/checks.md). {MARK}: a check tripped, so the rates of this row "
+            "are lower bounds of what an attacker can do."
+        ),
+        *(f"{' '.join(widths)} bits, {line}" for line, widths in said.items()),
+    ]
+
+
+def _cells(row: Row, table: ResultTable, mark: str) -> list[str]:
     cells = [row.bits_label, percent(row.clean["value"])]
     for column in table.columns:
-        cells += _patch(row.cells.get(column.key))
+        cells += _patch(row.cells.get(column.key), mark)
     return [
         *cells,
         size(row.model["file_size_bytes"]),
@@ -87,10 +114,11 @@ def _letter(index: int) -> str:
     return chr(ord("A") + place) + (str(turn) if turn else "")
 
 
-def _patch(cell: Cell | None) -> list[str]:
+def _patch(cell: Cell | None, mark: str) -> list[str]:
     if cell is None:
         return [MISSING, MISSING]
-    return [f"{percent(cell.asr['value'])} ({interval(cell.asr)})", percent(cell.floor["value"])]
+    asr = f"{percent(cell.asr['value'])}{mark} ({interval(cell.asr)})"
+    return [asr, percent(cell.floor["value"])]
 
 
 def _counts(table: ResultTable) -> str:

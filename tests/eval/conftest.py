@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from eval.checks.record import KIND as CHECKS_KIND
 from training.data import ImageSet, load_images
 
 
@@ -77,3 +79,33 @@ def digit_network(digits: ImageSet) -> DigitNetwork:
 @pytest.fixture(scope="session")
 def other_digit_network(digits: ImageSet) -> DigitNetwork:
     return train(digits, seed=1)
+
+
+def _checks(
+    *statuses: str, bits: int = 2, sha: str = "q" * 64, planted: str | None = None
+) -> dict[str, Any]:
+    names = ("gradient-reaches-patch", "randomness", "doubled-steps", "transfer")
+    payload = {
+        "key": f"{sha}{bits}{statuses}{planted}",
+        "model": {
+            "network": "resnet8",
+            "defense": "qadtr",
+            "bit_width": bits,
+            "checkpoint_sha256": sha,
+            "planted": planted,
+        },
+        "images": {"name": "cifar10", "split": "test", "digest": "d", "n": 100, "classes": []},
+        "checked_images": 64,
+        "attack": {},
+        "checks": [
+            {"name": name, "status": status, "measured": "", "figures": {}}
+            for name, status in zip(names, statuses, strict=False)
+        ],
+    }
+    return {"format_version": 1, "kind": CHECKS_KIND, "payload": payload, "provenance": {}}
+
+
+@pytest.fixture
+def attack_checks() -> Callable[..., dict[str, Any]]:
+    """A maker of checks records from the statuses of the first few checks."""
+    return _checks

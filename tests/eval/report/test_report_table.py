@@ -54,3 +54,26 @@ def test_engines_get_a_column_where_there_are_two(evaluation: MakeRecord) -> Non
     text = text_table([evaluation(), evaluation(engine="torch")])
     assert "engine onnxruntime" not in text.splitlines()[0]
     assert {"torch", "onnxruntime"} <= set(text.split())
+
+
+def test_the_table_marks_every_rate_of_a_tripped_row(
+    records: list[Record], attack_checks: MakeRecord
+) -> None:
+    defended = next(
+        record["payload"]["model"]["checkpoint_sha256"]
+        for record in records
+        if record["kind"] == "evaluation" and record["payload"]["model"]["defense"] == "qadtr"
+    )
+    before = text_table(records)
+    assert "†" not in before
+    assert "Attack checks" not in before
+    text = text_table([*records, attack_checks("tripped", "passed", bits=2, sha=defended)])
+    lines = text.splitlines()
+    hardened = lines.index("resnet8 QADT-R")
+    marked = [line for line in lines[hardened : hardened + 5] if "†" in line]
+    assert len(marked) == 1
+    assert marked[0].split()[0] == "2"
+    assert marked[0].count("%†") == 2  # both patches
+    named = "2 bits, resnet8 QADT-R: † TRIPPED: gradient-reaches-patch; 1 passed"
+    assert named in lines
+    assert any(line.endswith("resnet8 plain QAT: not checked") for line in lines)

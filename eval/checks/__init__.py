@@ -1,0 +1,1 @@
+"""Checks that tell whether an attack on a network can be believed; docs/checks.md."""

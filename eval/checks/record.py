@@ -1,0 +1,153 @@
+"""The record of the checks of one network at one bit-width, and what tables print of it.
+
+Everything that prints an attack success rate asks :func:`attack_checks_from_records` for the
+verdicts and prints :meth:`AttackChecks.mark` beside the figure and :meth:`AttackChecks.words` below
+the table: a rate whose attack failed a check is only a lower bound of what an attacker can do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypedDict, cast, get_args
+
+from deploy.device.errors import InputError
+from eval.evaluation_record import ImagesFacts, ModelFacts
+
+KIND = "attack-checks"
+
+Status = Literal["passed", "tripped", "undecided", "not run"]
+STATUSES: tuple[Status, ...] = get_args(Status)
+
+MARK = "†"
+"""Stands beside every attack success rate of a model with a tripped check."""
+
+
+class CheckedModel(TypedDict):
+    """What was checked."""
+
+    network: str
+    defense: str
+    bit_width: int
+    """32 is float."""
+    checkpoint_sha256: str | None
+    planted: str | None
+    """Name of the fake defense that was put around the network on purpose; null for none."""
+
+
+class CheckResult(TypedDict):
+    """One check; ``name`` is a key of ``eval.checks.catalogue.CATALOGUE``."""
+
+    name: str
+    status: Status
+    """``undecided``: too few images to tell; ``not run``: what it needs was not given."""
+    measured: str
+    """In words, with its figures."""
+    figures: dict[str, Any]
+    """The same as numbers: shares with n and interval, or plain values."""
+
+
+class ChecksRecord(TypedDict):
+    """The payload of a record of kind ``attack-checks``."""
+
+    key: str
+    """Digest of everything the result depends on; checks with the same key are not run again."""
+    model: CheckedModel
+    images: ImagesFacts
+    checked_images: int
+    """How many of the images the attacks of the checks were run on."""
+    attack: dict[str, Any]
+    """All settings of the white-box attack that was checked."""
+    checks: list[CheckResult]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackChecks:
+    """The newest checks of each network at each bit-width."""
+
+    by_model: Mapping[tuple[str | None, int], ChecksRecord]
+    planted: Sequence[ChecksRecord] = ()
+    """Checks of planted fakes, oldest first: they say something about the checks alone."""
+
+    def of(self, model: ModelFacts) -> ChecksRecord | None:
+        """The checks of a model, whatever engine it runs on; None where there are none."""
+        return self.by_model.get((model["checkpoint_sha256"], model["bit_width"]))
+
+    def tripped(self, model: ModelFacts) -> tuple[str, ...]:
+        """Names of the checks that tripped."""
+        return _named(self.of(model), "tripped")
+
+    def mark(self, model: ModelFacts) -> str:
+        """What stands beside each ASR of the model: nothing unless a check tripped."""
+        return MARK if self.tripped(model) else ""
+
+    def words(self, model: ModelFacts) -> str:
+        """The verdict in a few words; "not checked" where nobody looked."""
+        record = self.of(model)
+        return "not checked" if record is None else verdict(record)
+
+
+def verdict(record: ChecksRecord) -> str:
+    """ "12 passed", or what tripped, was undecided or was not run besides."""
+    parts = []
+    shown: tuple[Status, ...] = ("tripped", "undecided", "not run")
+    for status in shown:
+        names = _named(record, status)
+        if names:
+            parts.append(f"{status.upper() if status == 'tripped' else status}: {', '.join(names)}")
+    passed = len(_named(record, "passed"))
+    return "; ".join([*parts, f"{passed} passed"])
+
+
+def attack_checks_from_records(records: Iterable[Mapping[str, Any]]) -> AttackChecks:
+    """The verdicts among ``records`` (oldest first); records of other kinds are passed over.
+
+    Raises:
+        InputError: a checks record lacks a field.
+    """
+    found: dict[tuple[str | None, int], ChecksRecord] = {}
+    planted: list[ChecksRecord] = []
+    for record in records:
+        if record["kind"] != KIND:
+            continue
+        checked = check_record(record["payload"])
+        model = checked["model"]
+        if model["planted"] is None:
+            found[model["checkpoint_sha256"], model["bit_width"]] = checked
+        else:
+            planted.append(checked)
+    return AttackChecks(by_model=found, planted=tuple(planted))
+
+
+def check_record(payload: Mapping[str, Any]) -> ChecksRecord:
+    """The payload as a record, after a look at its fields.
+
+    Raises:
+        InputError: a field is missing, or a status is none of those there are.
+    """
+    _require(payload, ChecksRecord)
+    _require(payload["model"], CheckedModel)
+    for check in payload["checks"]:
+        _require(check, CheckResult)
+        if check["status"] not in STATUSES:
+            raise InputError(
+                f"A record of kind {KIND!r} has the status {check['status']!r}; known: "
+                f"{', '.join(STATUSES)}."
+            )
+    return cast(ChecksRecord, payload)
+
+
+def _require(value: object, schema: Any) -> None:
+    fields = set(schema.__annotations__)
+    missing = sorted(fields - set(value)) if isinstance(value, Mapping) else sorted(fields)
+    if missing:
+        raise InputError(
+            f"A record of kind {KIND!r} lacks {', '.join(missing)}: it was written by another "
+            "version; check again, or read it with the version that wrote it."
+        )
+
+
+def _named(record: ChecksRecord | None, status: Status) -> tuple[str, ...]:
+    if record is None:
+        return ()
+    return tuple(check["name"] for check in record["checks"] if check["status"] == status)
