@@ -52,3 +52,4 @@ lint: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.validator
+	$(BIN)/python -m benchmarks.training_step

@@ -139,7 +139,12 @@ def _requantized(certificate: Mapping[str, Any]) -> str:
 
 def _of_benchmarks(folder: Path) -> list[str]:
     parts = ["## Benchmarks", "Ratios, measured side by side in one run each."]
-    shown = {"speed": _speed, "sizes": _sizes, "requantization": _requantization}
+    shown = {
+        "speed": _speed,
+        "sizes": _sizes,
+        "requantization": _requantization,
+        "training-step": _training_step,
+    }
     for path in sorted(folder.glob("*.json")):
         record = read_json(path)
         if not isinstance(record, dict) or record.get("benchmark") not in shown:
@@ -148,20 +153,19 @@ def _of_benchmarks(folder: Path) -> list[str]:
     return parts
 
 
-def _speed(record: Mapping[str, Any]) -> str:
-    def ratio(value: Mapping[str, float]) -> str:
-        return (
-            f"{value['median']:.2f} ({value['lower_quartile']:.2f}–{value['upper_quartile']:.2f})"
-        )
+def _ratio(value: Mapping[str, float]) -> str:
+    return f"{value['median']:.2f} ({value['lower_quartile']:.2f}–{value['upper_quartile']:.2f})"
 
+
+def _speed(record: Mapping[str, Any]) -> str:
     header = ["batch", "bits", "images/s", "× float ONNX", "× stock QCDQ", "of the int8 peak"]
     rows = [
         [
             str(row["batch"]),
             str(row["bits"]),
             f"{row['images_per_s']:,.0f}",
-            ratio(row["over_float"]),
-            ratio(row["over_stock"]),
+            _ratio(row["over_float"]),
+            _ratio(row["over_stock"]),
             f"{row['share_of_int8_peak']:.0%}",
         ]
         for row in record["rows"]
@@ -184,6 +188,27 @@ def _requantization(record: Mapping[str, Any]) -> str:
         for row in record["rows"]
     ]
     return _table(["shape", "operators", "ns per element"], rows)
+
+
+def _training_step(record: Mapping[str, Any]) -> str:
+    header = ["row", "× plain QAT", "images/s", "forwards", "backwards"]
+    rows = [
+        [
+            row["row"],
+            _ratio(row["over_plain"]),
+            f"{row['images_per_s']:,.0f}",
+            f"{row['forwards']:.2f}",
+            f"{row['backwards']:.2f}",
+        ]
+        for row in record["rows"]
+    ]
+    bits = ", ".join(map(str, record["bit_widths"]))
+    text = (
+        f"A training step of {record['network']}, batch {record['batch']}, the bit-widths {bits} "
+        f"in turn, on {record['device']} with {record['threads']} thread(s); median and quartiles "
+        f"of {record['rounds']} rounds; forwards and backwards of the batch a step."
+    )
+    return f"{text}\n\n{_table(header, rows)}"
 
 
 def _provenance(records: Sequence[Mapping[str, Any]]) -> str:

@@ -95,7 +95,7 @@ def dry_run(
     timed = count - warm
     network = persistent_tensors(run.network)
     return DryRun(
-        config=config.as_dict(),
+        config=run.config.as_dict(),
         images=len(training_set),
         parameters=sum(p.numel() for p in run.parameters.values()),
         network_bytes=_bytes(network),

@@ -37,7 +37,7 @@ from training.checkpoint import (
 )
 from training.config import TrainingConfig
 from training.data import ImageSet
-from training.defenses import Batch, Defense, TrainingFacts, build_defense
+from training.defenses import Batch, Defense, TrainingFacts, build_defense, resolved
 from training.networks import Network, NetworkSpec, build_network
 from training.quantizers import check_bit_widths
 from training.randomness import SETUP, generator_for
@@ -112,6 +112,7 @@ class TrainingRun:
         run_dir: Path,
         options: RunOptions,
     ) -> None:
+        config = resolved(config)
         self.config, self.options, self.run_dir = config, options, run_dir
         self.training_set, self.holdout = training_set, holdout
         self.device = torch.device(options.device)

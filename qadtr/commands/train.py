@@ -43,15 +43,14 @@ def run(arguments: argparse.Namespace) -> int:
     from qadtr.commands.shared import repository
     from training.config import load_config
     from training.data import load_images
-    from training.defenses import check_defense
+    from training.defenses import resolved
     from training.dry_run import dry_run
     from training.loop import RESUME, RunOptions, train
     from training.run_folder import CHECKPOINT
 
     if arguments.save_every < 1:
         raise UsageError(f"--save-every must be at least 1, got {arguments.save_every}")
-    config = load_config(arguments.config, settings_from(arguments.settings))
-    check_defense(config.defense)
+    config = resolved(load_config(arguments.config, settings_from(arguments.settings)))
     folder: Path = arguments.out or RUNS / config.name
     state, checkpoint = folder / RESUME, folder / CHECKPOINT
     anyhow = arguments.resume or arguments.overwrite or arguments.dry_run

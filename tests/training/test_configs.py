@@ -2,16 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.training.small_run import small_config
 from training.config import TrainingConfig, load_config
-from training.defenses import check_defense
+from training.data import ImageSet
+from training.defenses import check_defense, resolved
+from training.loop import RunOptions, TrainingRun
 from training.networks import NETWORKS
 
 FOLDER = Path(__file__).parents[2] / "configs"
 PATHS = sorted(FOLDER.glob("*.toml"))
+FAMILIES = (
+    *(f"cifar10-{name}" for name in ("resnet8", "resnet20", "resnet56", "vgg11")),
+    *(f"imagenet-{name}" for name in ("resnet18", "resnet50", "mobilenetv2")),
+)
+ABLATED = ("cifar10-resnet8", "cifar10-resnet20")
+DEFENSES = {"": "qadtr", "-plain": "qat", "-pbat": "pbat", "-dwq": "dwq", "-triqdef": "triqdef"}
+ABLATION = {
+    "-dbwt": (False, True, False, False),
+    "-aqapa": (True, False, False, False),
+    "-aqapa-dbwt": (True, True, False, False),
+    "-gir-noise": (True, True, True, False),
+    "-gir-penalty": (True, True, False, True),
+    "-full": (True, True, True, True),
+}
+SWITCHES = ("aqapa", "dbwt", "gir", "gir_penalty")
+ALONE = {f"-plain-{bits}bit": bits for bits in (8, 5, 4, 2)}
+PATCH_SIZES = {"sizes_px", "personal_px", "size_px"}
+
+
+def of(family: str, part: str) -> TrainingConfig:
+    return load_config(FOLDER / f"{family}{part}.toml")
+
+
+def beside_the_defense(config: TrainingConfig) -> tuple[object, ...]:
+    return config.seed, config.data, config.training, config.network.name
+
+
+def settings(config: TrainingConfig) -> Mapping[str, Any]:
+    return resolved(config).defense
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
@@ -22,26 +56,76 @@ def test_a_config_is_valid_and_named_like_its_file(path: Path) -> None:
     check_defense(config.defense)
 
 
-@pytest.mark.parametrize("network", ["resnet8", "resnet20"])
-def test_defenses_differ_in_the_defense_alone(network: str) -> None:
-    def of(part: str) -> TrainingConfig:
-        return load_config(FOLDER / f"cifar10-{network}{part}.toml")
+def test_no_config_is_outside_the_families_that_are_held_here() -> None:
+    expected = {family + part for family in FAMILIES for part in (*DEFENSES, "-source")}
+    expected |= {family + part for family in ABLATED for part in (*ABLATION, *ALONE)}
+    assert {path.stem for path in PATHS} == expected
 
-    plain = of("-plain")
-    names = {"-plain": "qat", "": "qadtr", "-pbat": "pbat", "-dwq": "dwq", "-triqdef": "triqdef"}
-    for part, defense in names.items():
-        config = of(part)
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_defenses_differ_in_the_defense_alone(family: str) -> None:
+    plain = of(family, "-plain")
+    for part, defense in DEFENSES.items():
+        config = of(family, part)
         assert config.defense["name"] == defense
-        same = (config.seed, config.data, config.training, config.network.name)
-        assert same == (plain.seed, plain.data, plain.training, plain.network.name)
+        assert beside_the_defense(config) == beside_the_defense(plain)
         if defense == "dwq":
             # It has a set of bit-widths of its own.
-            bits = check_defense(config.defense).bits
-            assert config.network.bit_widths == bits
+            assert config.network.bit_widths == check_defense(config.defense).bits
         else:
             assert config.network.bit_widths == plain.network.bit_widths
-    source = of("-source")
+    source = of(family, "-source")
     assert source.seed != plain.seed
     assert source.defense["name"] == "qat"
     assert source.network.bit_widths == (32,)
-    assert source.training == plain.training
+    assert (source.data, source.training) == (plain.data, plain.training)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_defense_has_the_same_settings_for_every_network_but_the_patches_size(
+    family: str,
+) -> None:
+    for part in DEFENSES:
+        own, first = settings(of(family, part)), settings(of(FAMILIES[0], part))
+        differing = {key for key in own if own[key] != first[key]}
+        assert differing <= (PATCH_SIZES if family.startswith("imagenet") else set())
+
+
+@pytest.mark.parametrize("family", ABLATED)
+def test_the_rows_of_the_ablation_differ_in_the_switches_alone(family: str) -> None:
+    default = of(family, "")
+    rows = set()
+    for part, switches in ABLATION.items():
+        config = of(family, part)
+        assert beside_the_defense(config) == beside_the_defense(default)
+        assert config.network == default.network
+        assert tuple(config.defense[name] for name in SWITCHES) == switches
+        others = {k: v for k, v in settings(config).items() if k not in SWITCHES}
+        assert others == {k: v for k, v in settings(default).items() if k not in SWITCHES}
+        rows.add(switches)
+    assert len(rows) == len(ABLATION)
+
+
+@pytest.mark.parametrize("family", ABLATED)
+def test_plain_quantization_of_one_bit_width_differs_in_the_bit_widths_alone(family: str) -> None:
+    plain = of(family, "-plain")
+    for part, bits in ALONE.items():
+        config = of(family, part)
+        assert beside_the_defense(config) == beside_the_defense(plain)
+        assert config.defense == plain.defense
+        assert config.network.bit_widths == (bits,)
+
+
+def test_the_row_with_dbwt_alone_trains_what_plain_quantization_trains(
+    small_digits: ImageSet, small_holdout: ImageSet, tmp_path: Path
+) -> None:
+    weights = []
+    for table in ({"name": "qat"}, dict(of("cifar10-resnet8", "-dbwt").defense)):
+        config = small_config(defense=table)
+        run = TrainingRun(config, small_digits, small_holdout, tmp_path, RunOptions())
+        run.network.train()
+        for _ in range(3):
+            run.one_step()
+        weights.append([p.detach().clone() for p in run.parameters.values()])
+    for one, other in zip(*weights, strict=True):
+        assert one.equal(other)

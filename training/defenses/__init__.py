@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from deploy.device.errors import InputError
-from training.config import read_settings
+from training.config import TrainingConfig, read_settings
 from training.defenses.defense import Batch, Defense, TrainingFacts
 from training.defenses.dwq import Dwq, DwqSettings
 from training.defenses.pbat import Pbat, PbatSettings
@@ -14,7 +15,15 @@ from training.defenses.qadtr import Qadtr, QadtrSettings
 from training.defenses.qat import PlainQat, QatSettings
 from training.defenses.triqdef import Triqdef, TriqdefSettings
 
-__all__ = ["DEFENSES", "Batch", "Defense", "TrainingFacts", "build_defense", "check_defense"]
+__all__ = [
+    "DEFENSES",
+    "Batch",
+    "Defense",
+    "TrainingFacts",
+    "build_defense",
+    "check_defense",
+    "resolved",
+]
 
 DEFENSES: Mapping[str, tuple[type[Any], type[Any]]] = {
     "qat": (QatSettings, PlainQat),
@@ -33,6 +42,17 @@ def check_defense(table: Mapping[str, Any]) -> Any:
         raise InputError(f"defense.name must be one of {', '.join(DEFENSES)}; got {name!r}")
     settings = {key: value for key, value in table.items() if key != "name"}
     return read_settings(DEFENSES[name][0], settings, f"defense {name}")
+
+
+def resolved(config: TrainingConfig) -> TrainingConfig:
+    """The config with every setting of its defense written out, so that a checkpoint says what was
+    trained even where a later version has other defaults.
+
+    Raises:
+        InputError: as :func:`check_defense`.
+    """
+    settings = dataclasses.asdict(check_defense(config.defense))
+    return dataclasses.replace(config, defense={"name": config.defense["name"], **settings})
 
 
 def build_defense(table: Mapping[str, Any], facts: TrainingFacts) -> Defense:

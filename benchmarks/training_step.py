@@ -1,0 +1,241 @@
+"""What a defense adds to a training step: time against plain shared-weight QAT, side by side.
+
+    python -m benchmarks.training_step [--network resnet20] [--batch 128] [--json FILE]
+
+All rows train the same network on batches of the same size, at the same bit-width in each step
+(``cycle``).  A round is ten steps, two cycles of five bit-widths, taken in turn step by step: one
+step of each row before the next step of any.  A ratio is that of a round's sums; given are its
+median and quartiles over the rounds.  The images are random bytes, which cost what others cost.
+
+Forwards and backwards are counted in images and divided by the batch: a forward is one image
+through the network, a backward one image's gradient arriving at the logits.  A backward for pixels
+alone (an inner attack) counts as one too, and so does the second one of a double backward.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.stock_quantizers import stock_quantizers
+from deploy.device.files import write_json
+from deploy.device.records import provenance
+from training.allocator import keep_freed_memory
+from training.config import config_from_dict
+from training.data import ImageSet
+from training.data.image_set import image_set
+from training.loop import RunOptions, TrainingRun
+from training.networks import Network
+
+BIT_WIDTHS = (32, 8, 5, 4, 2)
+STEPS = 2 * len(BIT_WIDTHS)
+"""Of a round: two cycles, since QADT-R's penalty is taken in every second one."""
+
+BASE = "plain QAT"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One row: the ``[defense]`` table, and whether Brevitas' own quantization is used."""
+
+    defense: Mapping[str, object]
+    stock: bool = False
+
+
+ROWS: Mapping[str, Row] = {
+    BASE: Row(defense={"name": "qat"}),
+    "plain QAT, Brevitas' own quantization": Row(defense={"name": "qat"}, stock=True),
+    "QADT-R, A-QAPA + DBWT": Row(defense={"name": "qadtr", "gir": False}),
+    "QADT-R, default (GIR: noise)": Row(defense={"name": "qadtr"}),
+    "QADT-R, full (GIR: noise and penalty)": Row(defense={"name": "qadtr", "gir_penalty": True}),
+}
+RIVALS: Mapping[str, Row] = {
+    "PBAT": Row(defense={"name": "pbat"}),
+    "TriQDef": Row(defense={"name": "triqdef", "schedule": "cycle", "curriculum_from": 0.0}),
+    "DWQ": Row(defense={"name": "dwq", "bits": list(BIT_WIDTHS)}),
+}
+"""Slow; DWQ draws its bit-widths, so its rounds are not of the same bit-widths as the others'."""
+
+
+@dataclass
+class Passes:
+    """Images that went forward through a network, and gradients that came back to its logits."""
+
+    forwards: int = 0
+    backwards: int = 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.training_step",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--network", default="resnet20")
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rivals", action="store_true", help="PBAT, TriQDef and DWQ too (slow)")
+    parser.add_argument("--json", type=Path, help="also write the record there")
+    arguments = parser.parse_args(argv)
+    if arguments.rounds < 2:
+        parser.error("--rounds must be at least 2, or there are no quartiles")
+    keep_freed_memory()
+    rows = measure(
+        {**ROWS, **(RIVALS if arguments.rivals else {})},
+        network=arguments.network,
+        batch=arguments.batch,
+        rounds=arguments.rounds,
+        device=arguments.device,
+    )
+    where = f"{arguments.device}, {torch.get_num_threads()} thread(s)"
+    print(f"{arguments.network}, batch {arguments.batch}, {where}, {arguments.rounds} rounds")
+    print(f"{'':<40} {'× plain (quartiles)':>22} {'images/s':>9} {'forwards':>9} {'backwards':>9}")
+    for row in rows:
+        ratio = row["over_plain"]
+        quartiles = (
+            f"{ratio['median']:.2f} ({ratio['lower_quartile']:.2f}–{ratio['upper_quartile']:.2f})"
+        )
+        print(
+            f"{row['row']:<40} {quartiles:>22} {row['images_per_s']:>9.1f} "
+            f"{row['forwards']:>9.2f} {row['backwards']:>9.2f}"
+        )
+    if arguments.json:
+        root = Path(__file__).resolve().parents[1]
+        record = {
+            "benchmark": "training-step",
+            "network": arguments.network,
+            "batch": arguments.batch,
+            "bit_widths": list(BIT_WIDTHS),
+            "device": arguments.device,
+            "threads": torch.get_num_threads(),
+            "rounds": arguments.rounds,
+            "rows": rows,
+            "provenance": provenance(repository=root),
+        }
+        write_json(arguments.json, record)
+    return 0
+
+
+def measure(
+    rows: Mapping[str, Row], *, network: str, batch: int, rounds: int, device: str = "cpu"
+) -> list[dict[str, Any]]:
+    """Of each row the ratio to :data:`BASE` with quartiles, images/s, and passes a step."""
+    runs = {name: started(row, network, batch, device=device) for name, row in rows.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in rows}
+    for _ in range(rounds):
+        spent = dict.fromkeys(rows, 0.0)
+        for _ in range(STEPS):
+            for name, run in runs.items():
+                spent[name] += _step(run, rows[name])
+        for name, value in spent.items():
+            seconds[name].append(value)
+    return [
+        {
+            "row": name,
+            "defense": dict(rows[name].defense),
+            "over_plain": _ratio(seconds[name], seconds[BASE]),
+            "images_per_s": STEPS * batch / median(seconds[name]),
+            **passes_a_step(run, rows[name]),
+        }
+        for name, run in runs.items()
+    ]
+
+
+def passes_a_step(run: TrainingRun, row: Row) -> dict[str, float]:
+    """Forwards and backwards of a whole batch a step, a mean over a round."""
+    images = STEPS * run.config.training.batch_size
+    with counted(run.network) as passes:
+        for _ in range(STEPS):
+            _step(run, row)
+    return {"forwards": passes.forwards / images, "backwards": passes.backwards / images}
+
+
+@contextmanager
+def counted(network: Network) -> Iterator[Passes]:
+    """Counts the images that pass ``network`` forward and backward inside the ``with`` block."""
+    passes = Passes()
+
+    def back(gradient: Tensor) -> None:
+        passes.backwards += len(gradient)
+
+    def forward(module: object, inputs: object, logits: Tensor) -> None:
+        del module, inputs
+        passes.forwards += len(logits)
+        if logits.requires_grad:
+            logits.register_hook(back)
+
+    hook = network.register_forward_hook(forward)
+    try:
+        yield passes
+    finally:
+        hook.remove()
+
+
+def started(
+    row: Row, network: str, batch: int, *, size: int = 32, device: str = "cpu"
+) -> TrainingRun:
+    """A training of ``row`` that has been at every bit-width once, which sets their scales."""
+    config = config_from_dict(
+        {
+            "name": "training-step",
+            "seed": 1,
+            "data": {"kind": "cifar10"},
+            "network": {"name": network, "bit_widths": list(BIT_WIDTHS)},
+            "training": {"epochs": 10_000, "batch_size": batch},
+            "defense": dict(row.defense),
+        },
+        "benchmarks.training_step",
+    )
+    images = _images(2 * batch, size)
+    run = TrainingRun(config, images, images, Path(), RunOptions(device=device))
+    run.network.train()
+    for _ in BIT_WIDTHS:
+        _step(run, row)
+    return run
+
+
+def _step(run: TrainingRun, row: Row) -> float:
+    with stock_quantizers() if row.stock else nullcontext():
+        _wait(run.device)
+        start = time.perf_counter()
+        run.one_step()
+        _wait(run.device)
+        return time.perf_counter() - start
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _ratio(own: Sequence[float], base: Sequence[float]) -> dict[str, float]:
+    ratios = [a / b for a, b in zip(own, base, strict=True)]
+    lower, middle, upper = quantiles(ratios, n=4, method="inclusive")
+    return {"median": middle, "lower_quartile": lower, "upper_quartile": upper}
+
+
+def _images(count: int, size: int) -> ImageSet:
+    generator = np.random.default_rng(0)
+    return image_set(
+        generator.integers(0, 256, (count, 3, size, size), dtype=np.uint8),
+        generator.integers(0, 10, count),
+        tuple("abcdefghij"),
+        name="random bytes",
+        split="train",
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
