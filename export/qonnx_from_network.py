@@ -8,6 +8,9 @@ Each BatchNormalization carries the folded gain gamma / sigma and the bias on th
 integer accumulator (mean 0, variance 1, epsilon 0), as :class:`training.networks.units.
 SwitchableBatchNorm2d` computes them.  At bit-width 32 there is no ``Quant`` node and the
 BatchNormalization has its trained statistics.
+
+In an exact network (:mod:`training.exact`) the weights have the gain in them, the convolution has
+the bias, and there is no BatchNormalization at an integer bit-width.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from deploy.device.files import write_atomic
 from export.graph_builder import QONNX, GraphBuilder, model_bytes
 from training.networks import Network
 from training.networks.inverted_residual import InvertedResidual, StreamUnit
+from training.networks.layers import part_name
 from training.networks.units import ConvUnit, Head, MaxPool, ResidualBlock, bias_on_grid
 from training.quantized_layers import weight_quantizer
 from training.quantizers import STREAM_BITS, ActivationQuantizer, BranchQuantizer, WeightQuantizer
@@ -123,28 +127,29 @@ class _Writer:
 
     def _weight(self, layer: nn.Module, name: str) -> str:
         weight = cast(Tensor, layer.weight)
-        stored = self.builder.constant(_numpy(weight), f"{name}.weight")
         if not self.quantized:
-            return stored
+            return self.builder.constant(_numpy(weight), f"{name}.weight")
         quantizer: WeightQuantizer = weight_quantizer(layer)
+        stored = self.builder.constant(_numpy(quantizer.folded(weight)), f"{name}.weight")
         scale = quantizer.value().view(-1, *[1] * (weight.dim() - 1))
         return self._quant(
             stored, scale, quantizer.codes_bits(), signed=True, narrow=True, name=f"{name}.codes"
         )
 
     def _part(self, part: nn.Module, x: str, index: int) -> str:
+        name = part_name(part, index)
         match part:
             case ConvUnit():
-                return self._conv_unit(part, x, f"conv{index}")
+                return self._conv_unit(part, x, name)
             case MaxPool():
-                return self._max_pool(part, x, f"maxpool{index}")
+                return self._max_pool(part, x, name)
             case ResidualBlock():
-                return self._block(part, x, f"block{index}")
+                return self._block(part, x, name)
             case InvertedResidual():
-                return self._inverted_residual(part, x, f"block{index}")
+                return self._inverted_residual(part, x, name)
             case StreamUnit():
-                codes = self._branch_codes(part.branch_codes, x, f"conv{index}.enter")
-                return self._conv_unit(part.unit, codes, f"conv{index}")
+                codes = self._branch_codes(part.branch_codes, x, f"{name}.enter")
+                return self._conv_unit(part.unit, codes, name)
         raise TypeError(f"no QONNX is defined for {type(part).__name__}")
 
     def _activation(
@@ -165,9 +170,13 @@ class _Writer:
 
     def _conv_unit(self, unit: ConvUnit, x: str, name: str) -> str:
         builder, conv = self.builder, cast(Any, unit.conv)
+        exact = self.quantized and self.network.spec.exact
+        inputs = [x, self._weight(conv, name)]
+        if exact:
+            inputs.append(builder.constant(self._exact_bias(unit), f"{name}.bias"))
         x = builder.add(
             "Conv",
-            [x, self._weight(conv, name)],
+            inputs,
             f"{name}.conv",
             kernel_shape=list(conv.kernel_size),
             strides=list(conv.stride),
@@ -175,11 +184,20 @@ class _Writer:
             dilations=[1, 1],
             group=conv.groups,
         )
+        if exact:
+            return self._activation(unit.output, x, name, unit.ceiling)
         gain, bias, mean, variance, epsilon = self._batch_norm(unit)
         arrays = (("gain", gain), ("bias", bias), ("mean", mean), ("variance", variance))
         names = [builder.constant(array, f"{name}.{part}") for part, array in arrays]
         x = builder.add("BatchNormalization", [x, *names], f"{name}.norm", epsilon=epsilon)
         return self._activation(unit.output, x, name, unit.ceiling)
+
+    @staticmethod
+    def _exact_bias(unit: ConvUnit) -> NDArray[np.float32]:
+        """On the grid of the accumulator; the gain is in the weights."""
+        scale = unit.accumulator_scale()
+        assert scale is not None
+        return _numpy(bias_on_grid(unit.norm.gain_and_bias()[1], scale))
 
     def _batch_norm(self, unit: ConvUnit) -> tuple[Any, Any, Any, Any, float]:
         scale = unit.accumulator_scale()
@@ -204,7 +222,7 @@ class _Writer:
         )
 
     def _branch_codes(self, quantizer: BranchQuantizer, stream: str, name: str) -> str:
-        bits = self.network.bit_width
+        bits = quantizer.codes_bits()
         if not self.quantized or bits == STREAM_BITS:
             return stream
         return self._quant(stream, quantizer.value(), bits, signed=quantizer.signed, name=name)

@@ -100,6 +100,8 @@ def save_checkpoint(path: Path, network: Network, sidecar: Mapping[str, Any]) ->
                 "classes": spec.classes,
                 "input_size": spec.input_size,
                 "bit_widths": list(spec.bit_widths),
+                "exact": spec.exact,
+                "mixed": {str(mode): dict(bits) for mode, bits in spec.mixed.items()},
             },
             **sidecar,
         },
@@ -142,8 +144,14 @@ def load_network(path: Path) -> Network:
             classes=int(table["classes"]),
             input_size=int(table["input_size"]),
             bit_widths=tuple(int(b) for b in table["bit_widths"]),
+            # Absent from checkpoints of before these settings.
+            exact=bool(table.get("exact", False)),
+            mixed={
+                int(mode): {str(name): int(b) for name, b in layers.items()}
+                for mode, layers in table.get("mixed", {}).items()
+            },
         )
-    except (AssertionError, KeyError, TypeError, ValueError) as error:
+    except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path.with_suffix('.json')}: the network's spec is damaged") from error
     network = build_network(spec, torch.Generator().manual_seed(0))
     # Not eval(): that would compute the stored scales anew from the weights.

@@ -38,10 +38,37 @@ class DataSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSettings:
-    """Which network, at which bit-widths (32: float)."""
+    """Which network, at which bit-widths (32: float).
+
+    ``exact``: the engine computes bit for bit what the fake-quantized network computes
+    (:mod:`training.exact`).  ``mixed``: for a bit-width of the network, the bits of layers that
+    have others then, by layer name (:mod:`training.networks.layers`).
+    """
 
     name: str
     bit_widths: tuple[int, ...] = (32, 8, 5, 4, 2)
+    exact: bool = False
+    mixed: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.mixed_bits()
+
+    def mixed_bits(self) -> dict[int, dict[str, int]]:
+        """``mixed`` with numbers for bit-widths and dotted layer names (TOML reads an unquoted
+        ``block1.first`` as a table of a table).
+
+        Raises:
+            InputError: a bit-width that is no number, or bits that are none.
+        """
+        result: dict[int, dict[str, int]] = {}
+        for mode, layers in self.mixed.items():
+            if not mode.isdecimal() or not isinstance(layers, Mapping):
+                raise InputError(
+                    "network.mixed holds a table for each bit-width, such as "
+                    f"[network.mixed.4]; got {mode} = {layers!r}"
+                )
+            result[int(mode)] = _flat(layers, f"network.mixed.{mode}")
+        return result
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,6 +220,18 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
     return value
+
+
+def _flat(layers: Mapping[str, Any], where: str) -> dict[str, int]:
+    flat: dict[str, int] = {}
+    for name, bits in layers.items():
+        if isinstance(bits, Mapping):
+            flat |= {f"{name}.{k}": v for k, v in _flat(bits, f"{where}.{name}").items()}
+        elif isinstance(bits, bool) or not isinstance(bits, int):
+            raise InputError(f"{where}: {name} must be a number of bits, got {bits!r}")
+        else:
+            flat[name] = bits
+    return flat
 
 
 def _one_of(name: str, value: str, valid: tuple[str, ...]) -> None:

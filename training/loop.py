@@ -130,6 +130,8 @@ class TrainingRun:
             classes=len(training_set.classes),
             input_size=int(training_set.images.shape[2]),
             bit_widths=check_bit_widths(config.network.bit_widths),
+            exact=config.network.exact,
+            mixed=config.network.mixed_bits(),
         )
         network = build_network(spec, generator_for(config.seed, SETUP, "weights"))
         self.network = network.to(self.device)

@@ -18,7 +18,7 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 
 import torch
@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deploy.device.errors import InputError
-from training.gradients import FakeQuantize, NoiseBank, NoisyGradient, ScaleGradient
+from training.exact import Folding, nearest_power_of_two
+from training.gradients import FakeQuantize, NoiseBank, NoisyGradient, PowerOfTwo, ScaleGradient
 from training.steps import rectified_step, residual_ratio, weight_step
 
 FLOAT = 32
@@ -58,11 +59,14 @@ class BitWidthSwitch:
     """The bit-width that all quantizers of one network use now.
 
     ``gradient_noise`` is the relative strength of the noise, read from ``noise``, that GIR adds to
-    the gradients that leave the activation quantizers while training (0: none).
+    the gradients that leave the activation quantizers while training (0: none).  ``exact``: scales
+    are powers of two and BatchNorm is folded before the weights are quantized
+    (:mod:`training.exact`).
     """
 
-    def __init__(self, bit_widths: Sequence[int]) -> None:
+    def __init__(self, bit_widths: Sequence[int], *, exact: bool = False) -> None:
         self.bit_widths = check_bit_widths(bit_widths)
+        self.exact = exact
         self.active = self.bit_widths[0]
         self.gradient_noise = 0.0
         self.noise: NoiseBank | None = None
@@ -82,13 +86,33 @@ class BitWidthSwitch:
         self.active = bits
 
 
-class LearnedScale(nn.Module):
+class OwnBits:
+    """A quantizer's bit-width where a config gives it one of its own in some modes.
+
+    ``own_bits`` maps an active bit-width to the bit-width that this quantizer then has.
+    """
+
+    switch: BitWidthSwitch
+    own_bits: dict[int, int]
+
+    def assign(self, mode: int, bits: int) -> None:
+        """Have ``bits`` bits whenever the network is at ``mode``."""
+        self.own_bits[mode] = bits
+
+    def switched_bits(self) -> int:
+        """The bit-width now: the quantizer's own, or the network's."""
+        return self.own_bits.get(self.switch.active, self.switch.active)
+
+
+class LearnedScale(nn.Module, OwnBits):
     """One learned scale per bit-width, set from the first batch that each bit-width sees.
 
     ``codes_bits`` maps the active bit-width to that of the codes (the residual stream has 8-bit
     codes at every bit-width).  Sharing one instance between quantizers makes their scales equal,
     which is what the integer residual add needs to be exact.  A ``signed`` one serves a stream of
     signed codes: one bit less for the magnitude that the first batch is fitted to.
+
+    In an exact network the scale is the power of two nearest to the learned value.
     """
 
     def __init__(self, switch: BitWidthSwitch, *, stream: bool, signed: bool = False) -> None:
@@ -96,6 +120,7 @@ class LearnedScale(nn.Module):
         self.switch = switch
         self.stream = stream
         self.signed = signed
+        self.own_bits = {}
         for bits in switch.bit_widths:
             if bits != FLOAT:
                 self.register_parameter(f"scale_{bits}", nn.Parameter(torch.tensor(1.0)))
@@ -104,7 +129,16 @@ class LearnedScale(nn.Module):
 
     def codes_bits(self) -> int:
         """Bit-width of the codes at the active bit-width."""
-        return STREAM_BITS if self.stream else self.switch.active
+        return STREAM_BITS if self.stream else self.switched_bits()
+
+    def odd_part(self) -> int:
+        """1: the scale of an exact network is a power of two."""
+        return 1
+
+    def reach(self) -> int:
+        """The largest magnitude of a code, at the active bit-width."""
+        bits = self.codes_bits()
+        return 2 ** (bits - 1) if self.signed else 2**bits - 1
 
     def is_ready(self, bits: int) -> bool:
         """Whether the scale of ``bits`` has been set from a batch; float needs none."""
@@ -114,7 +148,8 @@ class LearnedScale(nn.Module):
     def value(self) -> Tensor:
         """The positive scale of the active bit-width, a float32 scalar."""
         raw = cast(Tensor, getattr(self, f"scale_{self.switch.active}"))
-        return raw.abs().clamp_min(SMALLEST_SCALE)
+        scale = raw.abs().clamp_min(SMALLEST_SCALE)
+        return cast(Tensor, PowerOfTwo.apply(scale)) if self.switch.exact else scale
 
     def fitted(self, x: Tensor) -> Tensor:
         """The scale, initialised from ``x`` at its first use in training (optimal for a rectified
@@ -166,7 +201,7 @@ class ActivationQuantizer(nn.Module):
         return y, scale, scale.new_zeros(()), scale.new_tensor(float(self.scale.codes_bits()))
 
 
-class BranchQuantizer(nn.Module):
+class BranchQuantizer(nn.Module, OwnBits):
     """Requantizes the 8-bit residual stream to the b-bit codes that a block's convolutions read.
 
     scale_b = ratio_b * S with S the stream's scale and ratio_b an odd integer
@@ -180,20 +215,30 @@ class BranchQuantizer(nn.Module):
         self.switch = switch
         self.stream = stream
         self.signed = stream.signed
+        self.own_bits = {}
 
     def value(self) -> Tensor:
         """The branch's scale at the active bit-width, a float32 scalar."""
-        return self.stream.value() * residual_ratio(self.switch.active)
+        return self.stream.value() * self.odd_part()
 
     def codes_bits(self) -> int:
-        """Bit-width of the codes: the active one."""
-        return self.switch.active
+        """Bit-width of the codes: the active one, or the quantizer's own."""
+        return self.switched_bits()
+
+    def odd_part(self) -> int:
+        """The scale in units of the stream's, an odd integer."""
+        return residual_ratio(self.codes_bits())
+
+    def reach(self) -> int:
+        """The largest magnitude of a code in units of the stream's scale."""
+        bits = self.codes_bits()
+        return self.odd_part() * (2 ** (bits - 1) if self.signed else 2**bits - 1)
 
     def forward(self, x: Tensor) -> QuantizerOutput:
-        bits = self.switch.active
+        bits = self.codes_bits()
         if bits in (FLOAT, STREAM_BITS):
             return x, None, None, None
-        scale = self.stream.fitted(x) * residual_ratio(bits)
+        scale = self.stream.fitted(x) * self.odd_part()
         low = -(2 ** (bits - 1)) if self.signed else 0
         y = cast(Tensor, FakeQuantize.apply(x, scale, low, low + 2**bits - 1, False))
         return y, scale, scale.new_zeros(()), scale.new_tensor(float(bits))
@@ -220,6 +265,14 @@ class PixelQuantizer(nn.Module):
         """Always 8: the codes are the image's bytes."""
         return STREAM_BITS
 
+    def odd_part(self) -> int:
+        """1: the scale is a power of two."""
+        return 1
+
+    def reach(self) -> int:
+        """128, the largest magnitude of a byte minus 128."""
+        return 128
+
     def forward(self, x: Tensor) -> QuantizerOutput:
         if not self.switch.quantized:
             return x, None, None, None
@@ -228,7 +281,7 @@ class PixelQuantizer(nn.Module):
         return y, scale, scale.new_zeros(()), scale.new_tensor(8.0)
 
 
-class WeightQuantizer(nn.Module):
+class WeightQuantizer(nn.Module, OwnBits):
     """Per-output-channel, symmetric, narrow-range weights; scales from the channel's mean |w|.
 
     scale = mean|w| * c_b with c_b the step that suits a Gaussian best
@@ -238,40 +291,78 @@ class WeightQuantizer(nn.Module):
     the scales, and from then on, on whatever machine, the stored ones are used.
 
     ``fixed_bits`` pins the bit-width of the codes (first and last layer) at every quantized mode.
+
+    In an exact network the layer sets ``folding``, the quantized weights are those with the gain
+    of BatchNorm in them (in evaluation; in training the gain follows in the BatchNorm), their scale
+    is the nearest power of two, or a larger one where the accumulator's bound asks for it, and one
+    is stored for each bit-width of the network, since each has a BatchNorm of its own.
     """
 
     def __init__(self, switch: BitWidthSwitch, channels: int, *, fixed_bits: int | None) -> None:
         super().__init__()
         self.switch = switch
         self.fixed_bits = fixed_bits
-        widths = [b for b in switch.bit_widths if b != FLOAT]
-        self.stored_bits = tuple({fixed_bits or b: None for b in widths})
-        for bits in self.stored_bits:
-            self.register_buffer(f"scale_{bits}", torch.ones(channels))
+        self.channels = channels
+        self.own_bits = {}
+        self.folding: Callable[[], Folding] | None = None
+        for mode in switch.bit_widths:
+            if mode != FLOAT:
+                self._reserve(mode if switch.exact else fixed_bits or mode)
+
+    def _reserve(self, key: int) -> None:
+        if not hasattr(self, f"scale_{key}"):
+            self.register_buffer(f"scale_{key}", torch.ones(self.channels))
+
+    def assign(self, mode: int, bits: int) -> None:
+        """Have ``bits`` bits whenever the network is at ``mode``, also where bits were fixed."""
+        super().assign(mode, bits)
+        if not self.switch.exact:
+            self._reserve(bits)
 
     def codes_bits(self) -> int:
         """Bit-width of the codes at the active bit-width."""
-        return self.fixed_bits or self.switch.active
+        return self.own_bits.get(self.switch.active, self.fixed_bits or self.switch.active)
 
     def store(self, weight: Tensor) -> None:
-        """Compute the scales of all bit-widths from ``weight`` and keep them."""
-        for bits in self.stored_bits:
-            getattr(self, f"scale_{bits}").copy_(self._from_statistics(weight, bits))
+        """Compute the scales of the active bit-width from ``weight`` and keep them."""
+        self.value().copy_(self._fitted(weight)[0])
 
-    @staticmethod
-    def _from_statistics(weight: Tensor, bits: int) -> Tensor:
+    def _fitted(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Scales (C,) of the weights as they are and, in an exact network, with their gain; and
+        what the latter are divided by in training."""
         mean = weight.detach().abs().flatten(1).mean(dim=1)
-        return (mean * weight_step(bits)).clamp_min(SMALLEST_SCALE)
+        scale = mean * weight_step(self.codes_bits())
+        if not self.switch.exact:
+            return scale.clamp_min(SMALLEST_SCALE), scale.new_ones(())
+        folding = self._folding()
+        gain = folding.magnitude(weight)
+        scale = nearest_power_of_two((scale * gain).clamp_min(SMALLEST_SCALE))
+        return torch.maximum(scale, folding.least_scale(weight)), gain
+
+    def _folding(self) -> Folding:
+        if self.folding is None:
+            raise ValueError("the weight quantizer of an exact network needs its layer's folding")
+        return self.folding()
 
     def value(self) -> Tensor:
         """The stored scales of the active bit-width, float32 of shape (channels,)."""
-        return cast(Tensor, getattr(self, f"scale_{self.codes_bits()}"))
+        key = self.switch.active if self.switch.exact else self.codes_bits()
+        return cast(Tensor, getattr(self, f"scale_{key}"))
+
+    def folded(self, weight: Tensor) -> Tensor:
+        """The weights whose codes evaluation takes: with the gain in them in an exact network."""
+        gain = self._folding().gain if self.switch.exact else None
+        return weight if gain is None else weight * gain.view(-1, *[1] * (weight.dim() - 1))
 
     def forward(self, weight: Tensor) -> QuantizerOutput:
         if not self.switch.quantized:
             return weight, None, None, None
         bits = self.codes_bits()
-        scale = self._from_statistics(weight, bits) if self.training else self.value()
+        if self.training:
+            scale, gain = self._fitted(weight)
+            scale = scale / gain
+        else:
+            weight, scale = self.folded(weight), self.value()
         scale = scale.view(-1, *[1] * (weight.dim() - 1))
         top = 2 ** (bits - 1) - 1
         y = cast(Tensor, FakeQuantize.apply(weight, scale, -top, top, True))

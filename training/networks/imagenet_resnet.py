@@ -49,7 +49,7 @@ DEPTHS: Mapping[int, Depth] = MappingProxyType(
 def imagenet_resnet(spec: NetworkSpec, generator: torch.Generator, *, depth: int) -> Network:
     """ResNet-``depth`` for images of ``spec.input_size`` (224 in the paper), freshly drawn."""
     plan = DEPTHS[depth]
-    switch = BitWidthSwitch(spec.bit_widths)
+    switch = BitWidthSwitch(spec.bit_widths, exact=spec.exact)
     pixels = PixelQuantizer(switch)
     stream = LearnedScale(switch, stream=True)
     stem = ConvUnit(

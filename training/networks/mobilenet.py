@@ -37,7 +37,7 @@ expansion: a depthwise convolution and a projection to 16 channels)."""
 
 def mobilenet_v2(spec: NetworkSpec, generator: torch.Generator) -> Network:
     """MobileNetV2 at width 1 for ``spec.input_size`` (224 in the paper), weights freshly drawn."""
-    switch = BitWidthSwitch(spec.bit_widths)
+    switch = BitWidthSwitch(spec.bit_widths, exact=spec.exact)
     pixels = PixelQuantizer(switch)
     six = InvertedResidual.CEILING
 

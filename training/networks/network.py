@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self, cast
 
 import torch
@@ -12,20 +12,24 @@ from torch import Tensor, nn
 
 from training.networks.units import ConvUnit, Head
 from training.quantized_layers import quantized_activation
-from training.quantizers import BitWidthSwitch, PixelQuantizer, WeightQuantizer
+from training.quantizers import FLOAT, BitWidthSwitch, PixelQuantizer, WeightQuantizer
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSpec:
     """What is needed to build a network again: all of it is in the checkpoint's sidecar.
 
-    ``input_size`` is the side of the square RGB input in pixels.
+    ``input_size`` is the side of the square RGB input in pixels; ``exact`` as in
+    :mod:`training.exact`; ``mixed`` gives layers a bit-width of their own: for a bit-width of the
+    network, the bits of each named layer (:mod:`training.networks.layers`).
     """
 
     name: str
     classes: int
     input_size: int
     bit_widths: tuple[int, ...]
+    exact: bool = False
+    mixed: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
 
 
 class Network(nn.Module):
@@ -91,11 +95,13 @@ class Network(nn.Module):
     @torch.no_grad()
     def store_scales(self) -> None:
         """Compute and keep every layer's weight scales at every bit-width."""
-        for layer in self.modules():
-            proxy = cast(Any, layer).weight_quant if hasattr(layer, "weight_quant") else None
-            quantizer = getattr(proxy, "tensor_quant", None)
-            if isinstance(quantizer, WeightQuantizer):
-                quantizer.store(cast(Tensor, layer.weight))
+        proxies = [layer for layer in self.modules() if hasattr(layer, "weight_quant")]
+        for bits in self.bit_widths:
+            with self.at(bits):
+                for layer in proxies if bits != FLOAT else ():
+                    quantizer = getattr(cast(Any, layer).weight_quant, "tensor_quant", None)
+                    if isinstance(quantizer, WeightQuantizer):
+                        quantizer.store(cast(Tensor, layer.weight))
 
     def forward(self, pixels: Tensor) -> Tensor:
         x = self.quantize_pixels((pixels - 128.0) * (1.0 / 64.0))

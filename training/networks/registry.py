@@ -10,6 +10,7 @@ import torch
 
 from deploy.device.errors import InputError
 from training.networks.imagenet_resnet import imagenet_resnet
+from training.networks.layers import assign_bit_widths
 from training.networks.mobilenet import mobilenet_v2
 from training.networks.network import Network, NetworkSpec
 from training.networks.resnet import cifar_resnet
@@ -31,10 +32,16 @@ NETWORKS: Mapping[str, Builder] = MappingProxyType(
 
 
 def build_network(spec: NetworkSpec, generator: torch.Generator) -> Network:
-    """A network with freshly drawn weights; ``InputError`` naming the known ones."""
+    """A network with freshly drawn weights.
+
+    Raises:
+        InputError: an unknown network, or layer in ``spec.mixed``; names the known ones.
+    """
     builder = NETWORKS.get(spec.name)
     if builder is None:
         raise InputError(
             f"there is no network {spec.name!r}; known are {', '.join(sorted(NETWORKS))}"
         )
-    return builder(spec, generator)
+    network = builder(spec, generator)
+    assign_bit_widths(network, spec.mixed)
+    return network

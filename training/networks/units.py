@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from training.exact import Folding
 from training.gradients import FakeQuantize
 from training.quantized_layers import (
     quantized_activation,
@@ -40,6 +41,12 @@ class CodeSource(Protocol):
     def codes_bits(self) -> int:
         """The bit-width of the codes at the active bit-width."""
 
+    def odd_part(self) -> int:
+        """In an exact network, the scale divided by the power of two in it."""
+
+    def reach(self) -> int:
+        """The largest magnitude of a code, times :meth:`odd_part`."""
+
 
 def bias_on_grid(bias: Tensor, grid: Tensor) -> Tensor:
     """``bias`` (C,) rounded to multiples of ``grid`` (C,), as an int32 bias of that scale holds it.
@@ -48,7 +55,14 @@ def bias_on_grid(bias: Tensor, grid: Tensor) -> Tensor:
     """
     wide, step = bias.double(), grid.double()
     rounded = torch.where(step > 0.0, torch.round(wide / step.clamp_min(1e-300)) * step, wide)
-    return rounded.to(bias.dtype)
+    # An integer has no -0: neither has a bias.
+    return rounded.to(bias.dtype) + 0.0
+
+
+def folding_of(gain: Tensor | None, bias: Tensor, source: CodeSource) -> Folding:
+    """What the weight quantizer of an exact network must know of a layer that reads ``source``."""
+    unit = source.value().detach() / source.odd_part()
+    return Folding(gain=gain, bias=bias, unit=unit, reach=source.reach())
 
 
 class SwitchableBatchNorm2d(nn.Module):
@@ -56,6 +70,7 @@ class SwitchableBatchNorm2d(nn.Module):
 
     In evaluation at an integer bit-width the folded bias beta - mean * gamma / sigma is rounded to
     the grid of the integer accumulator, so the fake-quantized network is the one that is exported.
+    In an exact network the gain is in the weights by then, and the bias alone is added.
     """
 
     def __init__(self, switch: BitWidthSwitch, channels: int) -> None:
@@ -79,6 +94,8 @@ class SwitchableBatchNorm2d(nn.Module):
         if self.training or accumulator_scale is None:
             return cast(Tensor, self.active()(x))
         gain, bias = self.gain_and_bias()
+        if self.switch.exact:
+            return x + bias_on_grid(bias, accumulator_scale).view(1, -1, 1, 1)
         bias = bias_on_grid(bias, accumulator_scale * gain.abs())
         return torch.addcmul(bias.view(1, -1, 1, 1), x, gain.view(1, -1, 1, 1))
 
@@ -125,6 +142,14 @@ class ConvUnit(nn.Module):
         self.norm = SwitchableBatchNorm2d(switch, channels_out)
         self.output = output
         self.quantize = quantized_activation(output, signed=output.signed)
+        if switch.exact:
+            weight_quantizer(self.conv).folding = self.folding
+
+    @torch.no_grad()
+    def folding(self) -> Folding:
+        """For the weight quantizer of an exact network, at the active bit-width."""
+        gain, bias = self.norm.gain_and_bias()
+        return folding_of(gain, bias, self.source)
 
     def accumulator_scale(self) -> Tensor | None:
         """Scale of the integer accumulator per output channel, (C,); None in float."""
@@ -228,6 +253,10 @@ class PooledQuantizer(nn.Module):
 
     Scale = S * (n + 1) / n for an even n and S for an odd one: the average of n codes divided by
     that ratio is (sum of codes) / odd, which is never halfway between two codes.
+
+    In an exact network the ratio must be short in binary: (t + 1) / t, with t the power of two in
+    n, has the same property; and it is 1 where n is itself a power of two, for then the mean is
+    exact in float32, and halves go to the even code in every arithmetic.
     """
 
     def __init__(self, switch: BitWidthSwitch, stream: LearnedScale, positions: int) -> None:
@@ -239,7 +268,18 @@ class PooledQuantizer(nn.Module):
     def value(self) -> Tensor:
         """The scale of the pooled codes, a float32 scalar."""
         n = self.positions
+        if self.switch.exact:
+            return self.stream.value() * (self.odd_part() / (self.odd_part() - 1 or 1))
         return self.stream.value() * ((n + 1) / n if n % 2 == 0 else 1.0)
+
+    def odd_part(self) -> int:
+        """In an exact network, the scale divided by the power of two in it."""
+        power = self.positions & -self.positions
+        return 1 if power in (1, self.positions) else power + 1
+
+    def reach(self) -> int:
+        """The largest code times :meth:`odd_part`."""
+        return 255 * self.odd_part()
 
     def codes_bits(self) -> int:
         """Always 8."""
@@ -271,6 +311,13 @@ class Head(nn.Module):
         self.quantize = quantized_activation(self.pooled_codes)
         self.linear = quantized_linear(switch, channels, classes)
         self.bias = nn.Parameter(torch.zeros(classes))
+        if switch.exact:
+            weight_quantizer(self.linear).folding = self.folding
+
+    @torch.no_grad()
+    def folding(self) -> Folding:
+        """For the weight quantizer of an exact network, at the active bit-width."""
+        return folding_of(None, self.bias, self.pooled_codes)
 
     def accumulator_scale(self) -> Tensor:
         """Scale of the integer accumulator per class, (classes,)."""

@@ -41,7 +41,7 @@ WIDE = 4096
 
 def vgg(spec: NetworkSpec, generator: torch.Generator, *, depth: int, wide_layers: bool) -> Network:
     """VGG-``depth``-BN with freshly drawn weights; ``wide_layers``: with the paper's two."""
-    switch = BitWidthSwitch(spec.bit_widths)
+    switch = BitWidthSwitch(spec.bit_widths, exact=spec.exact)
     pixels = PixelQuantizer(switch)
 
     def codes(*, last: bool) -> ActivationQuantizer:
