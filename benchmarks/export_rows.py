@@ -47,9 +47,13 @@ def _row(payload: Mapping[str, Any]) -> list[str]:
         payload["target"],
         f"{payload['nodes_integer']} / {payload['nodes_float']}",
         f"{payload['bytes']:,}",
-        f"{payload['codes_different']:,} of {payload['codes']:,} codes, "
-        f"{payload['logits_different']:,} of {payload['logits']:,} logits",
+        _differ(payload),
         f"{payload['parity_images']:,}",
         f"{flips:,} of {images:,} ({flips / images:.2%})",
         payload["weights"],
     ]
+
+
+def _differ(payload: Mapping[str, Any]) -> str:
+    codes = f"{payload['codes_different']:,} of {payload['codes']:,} codes"
+    return f"{codes}, {payload['logits_different']:,} of {payload['logits']:,} logits"

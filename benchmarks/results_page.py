@@ -3,7 +3,8 @@
     python -m benchmarks.results_page [--check]
 
 ``results/RUNS/RUN/records`` holds the records of `qadtr eval`, `export` and `parity`;
-``results/benchmarks/*.json`` what the benchmarks wrote.
+``results/benchmarks/*.json`` what the benchmarks wrote; ``results/export`` the records of
+`python -m benchmarks.export_table`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.export_rows import HEADER, KIND, export_rows
 from deploy.device.errors import InputError
 from deploy.device.files import read_json, write_atomic
 from deploy.device.records import read_records
@@ -24,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"
 PAGE = ROOT / "docs" / "results.md"
 BENCHMARKS = "benchmarks"
+EXPORTS = "export"
 EVALUATION_KIND = "evaluation"
 
 
@@ -63,8 +66,10 @@ def results_page(folder: Path) -> str:
         ),
     ]
     for group in sorted(path for path in folder.iterdir() if path.is_dir()):
-        if group.name != BENCHMARKS:
+        if group.name not in (BENCHMARKS, EXPORTS):
             parts += _of_runs(group)
+    if (folder / EXPORTS).is_dir():
+        parts += _of_exports(folder / EXPORTS)
     if (folder / BENCHMARKS).is_dir():
         parts += _of_benchmarks(folder / BENCHMARKS)
     if len(parts) == 2:
@@ -135,6 +140,26 @@ def _counts(certificate: Mapping[str, Any]) -> str:
 def _requantized(certificate: Mapping[str, Any]) -> str:
     pairs = len(certificate["float_requantizations"])
     return f"{len(certificate['requantizations'])} in integers, {pairs} through float"
+
+
+def _of_exports(folder: Path) -> list[str]:
+    records = read_records(folder, KIND)
+    if not records:
+        return []
+    return [
+        "## Exported files",
+        (
+            "Made by `python -m benchmarks.export_table`. Nodes are those that ONNX Runtime's CPU "
+            "provider really ran. The engine is compared with the integer reference code by code "
+            "and logit by logit; flips are images whose class differs between the engine and the "
+            "fake-quantized network. Images are test images: CIFAR-10's (JPEG copy) at 32 px, "
+            "Imagenette's at 224 px. Networks whose weights are drawn have no trained weights "
+            "here: their logits lie close together, which makes flips more frequent than in a "
+            "trained network."
+        ),
+        _table(HEADER, export_rows(records)),
+        _provenance(records),
+    ]
 
 
 def _of_benchmarks(folder: Path) -> list[str]:

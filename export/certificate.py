@@ -3,32 +3,47 @@
 Everything in it comes from the engine after it has loaded and run the file: its own saved
 optimized graph for the wiring, its own profile for kernels, types, providers and times. The
 exported file is not asked, because an engine may run quite another graph.
+
+The JSON form is ``export/schemas/certificate-2.json``.
 """
 
 from __future__ import annotations
 
+import json
+import pkgutil
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from deploy.device.errors import InputError, QadtrError
 from deploy.device.files import sha256_of, write_atomic
-from deploy.device.images import check_images
-from deploy.device.onnxruntime_engine import PROVIDERS, OnnxRuntimeEngine
-from deploy.device.operator_kinds import KIND_OF, KINDS
-from export.engine_graph import EngineGraph, RanNode, read_engine_graph
-from export.float_reasons import why_computed_again, why_float
-from export.image_interface import ADAPTER, with_image_interface
-from export.parity_probe import run_batch
-from export.reading import read_model
+from deploy.device.json_schema import SchemaMismatch, check
+from deploy.device.onnxruntime_engine import onnxruntime_version
+from deploy.device.onnxruntime_profile import ENGINE, ProfiledRun, profile_onnx
+from deploy.device.operator_kinds import KINDS
+from export.engine_graph import EngineGraph, node_names_made_unique, read_engine_graph
+from export.layer_runs import (
+    Failure,
+    LayerRun,
+    failures_of,
+    float_requantizations,
+    layer_runs,
+    requantizations,
+)
+from export.reading import graph_inputs, input_dims, read_model, type_name
+from export.sample import feeds_of_images, noise_for
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+SCHEMA = "certificate-2"
+RUNS = 3
+"""Profiled runs of the whole sample; each node's quickest one counts."""
 
 _PLURALS = {
     "convolution": "convolutions",
@@ -36,9 +51,6 @@ _PLURALS = {
     "addition": "additions",
     "pool": "pools",
 }
-_INTEGERS = {
-    f"{sign}int{bits}" for sign in ("", "u") for bits in (2, 4, 8, 16, 32, 64)
-} | {"bool"}  # fmt: skip
 
 
 class CertificateError(QadtrError):
@@ -46,37 +58,18 @@ class CertificateError(QadtrError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayerRun:
-    """One node that the engine ran.
+class TensorFacts:
+    """An input or output of the file.
 
     Attributes:
-        layer: the file's node that it comes from (the engine's own name for what it added).
-        operator: the kernel that ran; with its domain where that is not ONNX's.
-        kind: one of ``KINDS``, ``requantization``, ``parameter`` (computes stored values anew on
-            every run) or ``other``.
-        input_types: of the inputs that depend on the images.
-        output_types: of the outputs.
-        provider: such as ``CPUExecutionProvider``.
-        time_share: of the time in kernels, 0…1.
-        integer: whether all those types are integers (logits may be float).
+        name: as in the file.
+        type: ONNX's name of the element type, such as ``uint8`` or ``float``.
+        shape: None for a dimension that the file leaves open.
     """
 
-    layer: str
-    operator: str
-    kind: str
-    input_types: tuple[str, ...]
-    output_types: tuple[str, ...]
-    provider: str
-    time_share: float
-    integer: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Failure:
-    """A layer that breaks the promise, and why."""
-
-    layer: str
-    reason: str
+    name: str
+    type: str
+    shape: tuple[int | None, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,11 +80,11 @@ class Certificate:
         model: the file's name.
         model_sha256: of its bytes.
         engine: such as ``onnxruntime-cpu``.
+        engine_version: such as ``1.31.1``.
         threads: as set.
-        images: in the sample that was run.
-        input_type: of the file's own input.
-        adapted: whether a copy with another interface or node names was run (a file with float
-            input); the file's own nodes are the same.
+        inputs: of the file.
+        outputs: of the file.
+        fed: the shape that each input was given in the profiled runs, by name.
         layers: in the order of the engine's graph.
         requantizations: layers that only change the scale: ``QLinearAdd`` with a constant and
             ``QLinearConcat`` of one input.
@@ -103,10 +96,11 @@ class Certificate:
     model: str
     model_sha256: str
     engine: str
+    engine_version: str
     threads: int
-    images: int
-    input_type: str
-    adapted: bool
+    inputs: tuple[TensorFacts, ...]
+    outputs: tuple[TensorFacts, ...]
+    fed: Mapping[str, tuple[int, ...]]
     layers: tuple[LayerRun, ...]
     requantizations: tuple[str, ...]
     float_requantizations: tuple[str, ...]
@@ -131,6 +125,11 @@ class Certificate:
             for kind in KINDS
         }
 
+    @property
+    def integer_time_share(self) -> float:
+        """The share of the time in kernels, 0…1, that went to integer ones."""
+        return sum(layer.time_share for layer in self.layers if layer.integer)
+
     def summary(self) -> str:
         """Give text such as ``9 of 9 convolutions integer, …`` and one line per failure."""
         parts = []
@@ -142,47 +141,58 @@ class Certificate:
         parts.append(
             f"{len(self.float_requantizations)} by DequantizeLinear → QuantizeLinear pairs"
         )
+        parts.append(f"{self.integer_time_share:.0%} of the kernel time in integers")
         lines = [f"{'integer' if self.ok else 'NOT INTEGER'}: {', '.join(parts)}"]
         lines += [f"  {failure.layer}: {failure.reason}" for failure in self.failures]
+        rules = Counter(rule for failure in self.failures for rule in failure.rules)
+        if rules:
+            counted = ", ".join(f"{rule} ×{count}" for rule, count in rules.most_common())
+            lines.append(f"rules that stopped integers: {counted}")
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
         """Give plain JSON values, with a format version and the counts."""
-        return {
-            "format_version": FORMAT_VERSION,
-            "ok": self.ok,
-            "counts": self.counts(),
-            **asdict(self),
-        }
+        derived = {"format_version": FORMAT_VERSION, "ok": self.ok, "counts": self.counts()}
+        plain: dict[str, Any] = json.loads(json.dumps({**derived, **asdict(self)}))
+        return plain
 
     @classmethod
     def from_json(cls, value: object) -> Certificate:
         """Read what :meth:`to_json` gave.
 
         Raises:
-            InputError: another format version, or fields missing or unknown.
+            InputError: another format version, or not as the schema says.
         """
-        if not isinstance(value, Mapping) or value.get("format_version") != FORMAT_VERSION:
-            raise InputError(f"expected a certificate of format version {FORMAT_VERSION}")
+        version = value.get("format_version") if isinstance(value, Mapping) else None
+        if not isinstance(value, Mapping) or version != FORMAT_VERSION:
+            raise InputError(
+                f"expected a certificate of format version {FORMAT_VERSION}, got {version!r}: "
+                "export the model again"
+            )
+        try:
+            check(value, certificate_schema())
+        except SchemaMismatch as error:
+            raise InputError(f"the certificate is not as its schema says: {error}") from error
         derived = ("format_version", "ok", "counts")
         fields = {name: part for name, part in value.items() if name not in derived}
-        try:
-            fields["layers"] = tuple(
-                LayerRun(
-                    **{
-                        **layer,
-                        "input_types": tuple(layer["input_types"]),
-                        "output_types": tuple(layer["output_types"]),
-                    }
-                )
-                for layer in fields["layers"]
-            )
-            for name in ("requantizations", "float_requantizations"):
-                fields[name] = tuple(fields[name])
-            fields["failures"] = tuple(Failure(**failure) for failure in fields["failures"])
-            return cls(**fields)
-        except (TypeError, KeyError) as error:
-            raise InputError(f"the certificate has missing or unknown fields: {error}") from error
+        for name, kind in (
+            ("inputs", TensorFacts), ("outputs", TensorFacts), ("layers", LayerRun),
+            ("failures", Failure),
+        ):  # fmt: skip
+            fields[name] = tuple(kind(**_tuples(one)) for one in fields[name])
+        return cls(**{**_tuples(fields), "fed": _tuples(fields["fed"])})
+
+
+def certificate_schema() -> dict[str, Any]:
+    """Give the published JSON schema of a certificate."""
+    data = pkgutil.get_data("export", f"schemas/{SCHEMA}.json")
+    assert data is not None, "it is part of the package"
+    schema: dict[str, Any] = json.loads(data)
+    return schema
+
+
+def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
 
 
 def require_integer(certificate: Certificate) -> Certificate:
@@ -198,158 +208,87 @@ def require_integer(certificate: Certificate) -> Certificate:
 
 def certify(
     model: Path | str,
-    sample: NDArray[np.uint8],
+    sample: NDArray[np.uint8] | None = None,
     *,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    open_size: int = 32,
     threads: int = 1,
     optimize: bool = True,
+    isolated: bool = False,
 ) -> Certificate:
-    """Run a sample through ONNX Runtime's CPU provider and say what ran.
-
-    Any ONNX image classifier is taken: one with a float input gets a Cast in front, which is not
-    counted (and its float input is a failure of its own).
+    """Run any ONNX file on ONNX Runtime's CPU provider and say what ran.
 
     Args:
         model: the ONNX file.
-        sample: a few images, uint8 N×3×H×W; what they show does not matter.
+        sample: a few images, uint8 N×3×H×W, for a classifier of images in whatever type it takes
+            them; what they show does not matter. None: noise of the file's own inputs.
+        shapes: of inputs by name, where there is no sample and the file leaves them open.
+        open_size: length of an open dimension that ``shapes`` does not name.
         threads: of the engine.
         optimize: False to see the file's nodes as they are.
+        isolated: run the engine in a process of its own, for a file that is not trusted.
 
     Raises:
-        InputError: the file is damaged, no image classifier, or refused by the engine.
+        InputError: the file is damaged, cannot be fed, or is refused by the engine.
         EngineUnavailable: onnxruntime is not installed.
     """
-    model = Path(model)
-    check_images(sample)
-    view = with_image_interface(read_model(model), height=sample.shape[2], width=sample.shape[3])
-    file_nodes = {node.name for node in view.model.graph.node}
+    path = Path(model)
+    read = read_model(path)
+    feeds = (
+        noise_for(read, open_size=open_size, shapes=shapes)
+        if sample is None
+        else feeds_of_images(read, sample)
+    )
+    inputs = tuple(map(_facts, graph_inputs(read)))
+    outputs = tuple(map(_facts, read.graph.output))
+    changed = node_names_made_unique(read)
     with tempfile.TemporaryDirectory(prefix="qadtr-certificate-") as folder:
-        loaded = model
-        if view.changed:
-            loaded = Path(folder) / "model.onnx"
-            write_atomic(loaded, view.model.SerializeToString())
+        loaded = path
+        if changed:  # the profile knows nodes by name
+            loaded = Path(folder) / path.name
+            write_atomic(loaded, _bytes_of(read, path))
         optimized, profile = Path(folder) / "optimized.onnx", Path(folder) / "profile.json"
-        with OnnxRuntimeEngine(
+        profile_onnx(
             loaded,
-            threads=threads,
-            optimize=optimize,
+            feeds,
+            settings=ProfiledRun(threads=threads, runs=RUNS, optimize=optimize),
             profile_to=profile,
             optimized_to=optimized,
-        ) as engine:
-            step = engine.batch_size or len(sample)
-            for start in range(0, len(sample), step):
-                run_batch(engine, sample[start : start + step])
-            name = engine.name
+            isolated=isolated,
+        )
+        file_nodes = {node.name for node in read.graph.node}
         graph = read_engine_graph(optimized, profile, file_nodes=file_nodes)
-    pairs = _float_requantizations(graph)
-    own = [node for node in graph.nodes if node.name != ADAPTER]
-    total = sum(node.time_us for node in own)
-    layers = tuple(_layer(node, graph, total) for node in own)
+    layers = layer_runs(graph)
     return Certificate(
-        model=model.name,
-        model_sha256=sha256_of(model),
-        engine=name,
+        model=path.name,
+        model_sha256=sha256_of(path),
+        engine=ENGINE,
+        engine_version=onnxruntime_version(),
         threads=threads,
-        images=len(sample),
-        input_type=view.input_type,
-        adapted=view.changed,
+        inputs=inputs,
+        outputs=outputs,
+        fed={name: array.shape for name, array in feeds.items()},
         layers=layers,
-        requantizations=tuple(node.layer for node in own if _requantizes(node, graph)),
-        float_requantizations=tuple(f"{a.layer} → {b.layer}" for a, b in pairs),
-        failures=tuple(_failures(own, layers, graph, view.input_type, pairs)),
+        requantizations=requantizations(graph),
+        float_requantizations=_pairs(graph),
+        failures=tuple(failures_of(graph, layers, {one.name: one.type for one in inputs})),
     )
 
 
-def _bare(operator: str) -> str:
-    return operator.rpartition(".")[2]
+def _pairs(graph: EngineGraph) -> tuple[str, ...]:
+    return tuple(f"{a.layer} → {b.layer}" for a, b in float_requantizations(graph))
 
 
-def _layer(node: RanNode, graph: EngineGraph, total_us: int) -> LayerRun:
-    reads = tuple(graph.types[name] for name in node.inputs if name in graph.types)
-    gives = [
-        kind
-        for name, kind in zip(node.outputs, node.output_types, strict=True)
-        if name not in graph.outputs
-    ]
-    kind = KIND_OF.get(_bare(node.operator), "other")
-    if not node.depends_on_images:
-        kind = "parameter"
-    elif _requantizes(node, graph):
-        kind = "requantization"
-    return LayerRun(
-        layer=node.layer,
-        operator=node.operator,
-        kind=kind,
-        input_types=reads,
-        output_types=node.output_types,
-        provider=node.provider,
-        time_share=node.time_us / total_us if total_us else 0.0,
-        integer=_INTEGERS.issuperset(reads) and _INTEGERS.issuperset(gives),
-    )
+def _facts(value: onnx.ValueInfoProto) -> TensorFacts:
+    kind = value.type.WhichOneof("value")
+    if kind != "tensor_type":
+        return TensorFacts(name=value.name, type=kind or "unknown", shape=())
+    element = type_name(value.type.tensor_type.elem_type)
+    return TensorFacts(name=value.name, type=element, shape=input_dims(value))
 
 
-def _requantizes(node: RanNode, graph: EngineGraph) -> bool:
-    """Whether an integer node with one tensor that depends on the images only changes its scale."""
-    moving = [name for name in node.inputs if name in graph.types]
-    return len(moving) == 1 and _bare(node.operator) in ("QLinearAdd", "QLinearConcat")
-
-
-def _float_requantizations(graph: EngineGraph) -> list[tuple[RanNode, RanNode]]:
-    pairs = []
-    for node in graph.nodes:
-        if _bare(node.operator) != "DequantizeLinear" or not node.depends_on_images:
-            continue
-        readers = graph.readers(node.outputs[0])
-        if (
-            readers
-            and node.outputs[0] not in graph.outputs
-            and all(_bare(reader.operator) == "QuantizeLinear" for reader in readers)
-        ):
-            pairs += [(node, reader) for reader in readers]
-    return pairs
-
-
-def _failures(
-    nodes: list[RanNode],
-    layers: tuple[LayerRun, ...],
-    graph: EngineGraph,
-    input_type: str,
-    pairs: list[tuple[RanNode, RanNode]],
-) -> list[Failure]:
-    failures = [
-        Failure(layer=name, reason="graph and profile disagree here: what ran is not proven")
-        for name in graph.unproven
-    ]
-    if input_type != "uint8":
-        failures.append(
-            Failure(
-                layer="input",
-                reason=f"the input is {input_type}; an integer graph takes the image bytes, uint8",
-            )
-        )
-    kinds = Counter(layer.kind for layer in layers)
-    if not kinds["convolution"] + kinds["matrix product"]:
-        failures.append(
-            Failure(layer="graph", reason="it has no convolution and no matrix product")
-        )
-    paired = {node.name for node, _ in pairs}
-    for node, layer in zip(nodes, layers, strict=True):
-        floats = [
-            name
-            for name, kind in zip(node.outputs, node.output_types, strict=True)
-            if kind not in _INTEGERS and name not in graph.outputs
-        ]
-        if layer.provider != PROVIDERS["cpu"]:
-            failures.append(Failure(layer=layer.layer, reason=f"ran on {layer.provider}"))
-        if layer.kind in KINDS and not layer.integer:
-            reason = f"{layer.operator} ran in float: {why_float(node, graph)}"
-            failures.append(Failure(layer=layer.layer, reason=reason))
-        elif floats and layer.kind == "parameter":
-            reason = (
-                f"{layer.operator} computes stored parameters in float on every run: "
-                f"{why_computed_again(node, graph)}"
-            )
-            failures.append(Failure(layer=layer.layer, reason=reason))
-        elif floats and node.name not in paired:
-            reason = f"{layer.operator} gives a float tensor, {', '.join(map(repr, floats))}"
-            failures.append(Failure(layer=layer.layer, reason=reason))
-    return failures
+def _bytes_of(model: onnx.ModelProto, path: Path) -> bytes:
+    try:
+        return bytes(model.SerializeToString())
+    except Exception as error:  # protobuf's EncodeError has no public base
+        raise InputError(f"{path} cannot be copied to give its nodes names: {error}") from error

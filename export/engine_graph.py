@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ class RanNode:
         outputs: names of its outputs.
         output_types: element type of each, from the profile.
         provider: such as ``CPUExecutionProvider``.
-        time_us: over all runs.
+        time_us: of the quickest run, so that a busy machine blurs it least.
         activation: float activation that the engine fused into it, such as ``Relu``; else empty.
         depends_on_images: False where it computes stored parameters anew on every run.
     """
@@ -75,11 +76,23 @@ class EngineGraph:
 
     def producer(self, tensor: str) -> RanNode | None:
         """Give the node that makes a tensor; None for inputs and stored tensors."""
-        return next((node for node in self.nodes if tensor in node.outputs), None)
+        return self._producers.get(tensor)
 
     def readers(self, tensor: str) -> tuple[RanNode, ...]:
         """Give the nodes that read a tensor."""
-        return tuple(node for node in self.nodes if tensor in node.inputs)
+        return self._readers.get(tensor, ())
+
+    @cached_property
+    def _producers(self) -> dict[str, RanNode]:
+        return {name: node for node in self.nodes for name in node.outputs}
+
+    @cached_property
+    def _readers(self) -> dict[str, tuple[RanNode, ...]]:
+        readers: dict[str, list[RanNode]] = {}
+        for node in self.nodes:
+            for name in dict.fromkeys(node.inputs):
+                readers.setdefault(name, []).append(node)
+        return {name: tuple(nodes) for name, nodes in readers.items()}
 
 
 @dataclass
@@ -87,7 +100,7 @@ class _Kernel:
     operator: str
     provider: str
     output_types: tuple[str, ...]
-    time_us: int = 0
+    times_us: list[int] = field(default_factory=list)
 
 
 def read_engine_graph(optimized: Path, profile: Path, *, file_nodes: set[str]) -> EngineGraph:
@@ -129,7 +142,7 @@ def read_engine_graph(optimized: Path, profile: Path, *, file_nodes: set[str]) -
                 outputs=outputs,
                 output_types=kernel.output_types,
                 provider=kernel.provider,
-                time_us=kernel.time_us,
+                time_us=min(kernel.times_us),
                 activation=_activation(node),
                 depends_on_images=depends,
             )
@@ -143,6 +156,25 @@ def read_engine_graph(optimized: Path, profile: Path, *, file_nodes: set[str]) -
         overridable=frozenset(name for name in stored if name in inputs),
         outputs=frozenset(value.name for value in model.graph.output),
     )
+
+
+def node_names_made_unique(model: onnx.ModelProto) -> bool:
+    """Give nodes without a name, or with one that is taken, a name; say whether there were any.
+
+    An engine's profile knows nodes by name only. A node is named after its first output.
+    """
+    taken: set[str] = set()
+    changed = False
+    kept = {node.name for node in model.graph.node if node.name}
+    for node in model.graph.node:
+        if not node.name or node.name in taken:
+            wanted = next((name for name in node.output if name), node.op_type)
+            while wanted in taken or wanted in kept:
+                wanted += "_"
+            node.name = wanted
+            changed = True
+        taken.add(node.name)
+    return changed
 
 
 def _activation(node: onnx.NodeProto) -> str:
@@ -174,7 +206,7 @@ def _kernels(profile: Path) -> dict[str, _Kernel]:
                     ),
                 ),
             )
-            kernel.time_us += int(event["dur"])
+            kernel.times_us.append(int(event["dur"]))
         except (KeyError, TypeError, ValueError, StopIteration) as error:
             raise InputError(
                 f"{profile}: event {name!r} lacks what a kernel has: {error}"

@@ -7,96 +7,177 @@ only where weights are stored, activations are unsigned, and nothing stands in b
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 from export.engine_graph import EngineGraph, RanNode
 
+RULES: dict[str, str] = {
+    "float-input": "the layer reads the graph's float input",
+    "signed-activations": "the layer's activations are int8; the integer kernel takes uint8",
+    "other-activations": "the layer's activations are codes of another type than uint8",
+    "no-quantizer-before": "no QuantizeLinear → DequantizeLinear pair stands before the layer",
+    "flatten-without-quantizer": (
+        "Flatten, Reshape, Squeeze or Transpose stands between DequantizeLinear and the layer, "
+        "with no QuantizeLinear → DequantizeLinear pair behind it"
+    ),
+    "no-quantizer-behind": "no QuantizeLinear stands behind the layer",
+    "signed-output": "the layer's output is quantized to int8; the integer kernel gives uint8",
+    "float-clip": "a float Clip or Relu stands between the layer and QuantizeLinear",
+    "overridable-initializer": (
+        "an initializer is also a graph input, so the engine must not fold what is computed of it"
+    ),
+    "low-bit-weights": "INT4 or INT2 weights have no integer kernel behind DequantizeLinear",
+    "float-weights": "the layer's weights are stored as float",
+    "no-pattern": "the engine found no integer kernel for this pattern",
+    "float-tensor": "a node gives a float tensor between layers",
+    "another-provider": "another provider than the CPU's ran it",
+    "not-proven": "the engine's graph and its profile disagree",
+    "no-layers": "the graph has no convolution and no matrix product",
+}
+"""The rules by the name that certificates give, and what each says."""
+
 _WEIGHTED = {"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "ConvTranspose"}
+_LAYOUT = {"Flatten", "Reshape", "Squeeze", "Unsqueeze", "Transpose"}
 
 
-def why_float(node: RanNode, graph: EngineGraph) -> str:
-    """Give the reasons, most telling first, joined by semicolons."""
-    reasons = [*_input_reasons(node, graph), *_weight_reasons(node, graph)]
-    reasons += _output_reasons(node, graph)
-    return "; ".join(reasons) or "the engine found no integer kernel for this pattern"
+@dataclass(frozen=True, kw_only=True)
+class Reason:
+    """A rule of :data:`RULES` that stopped a layer, and how, in words."""
+
+    rule: str
+    text: str
 
 
-def why_computed_again(node: RanNode, graph: EngineGraph) -> str:
+def why_float(node: RanNode, graph: EngineGraph) -> list[Reason]:
+    """Give the reasons why a layer ran in float, most telling first; at least one."""
+    reasons = [
+        *_input_reasons(node, graph),
+        *_weight_reasons(node, graph),
+        *_output_reasons(node, graph),
+    ]
+    none = Reason(rule="no-pattern", text="the engine found no integer kernel for this pattern")
+    return list(dict.fromkeys(reasons)) or [none]
+
+
+def why_computed_again(node: RanNode, graph: EngineGraph) -> Reason:
     """Give the reason why stored parameters are computed anew on every run."""
     if any(_origins(name, graph) & graph.overridable for name in node.inputs if name):
-        return "an initializer that is also a graph input does not fold"
-    return "no integer kernel took them in"
+        text = "an initializer that is also a graph input does not fold"
+        return Reason(rule="overridable-initializer", text=text)
+    return Reason(rule="no-pattern", text="no integer kernel took them in")
 
 
-def _bare(operator: str) -> str:
+def bare(operator: str) -> str:
+    """Give an operator without its domain."""
     return operator.rpartition(".")[2]
 
 
-def _input_reasons(node: RanNode, graph: EngineGraph) -> list[str]:
-    reasons: list[str] = []
-    data = [name for name in node.inputs if name in graph.types]
-    for name in data:
+def _input_reasons(node: RanNode, graph: EngineGraph) -> Iterator[Reason]:
+    for name in (name for name in node.inputs if name in graph.types):
         producer = graph.producer(name)
         if producer is None:
-            reasons.append(f"its input {name!r} is the graph's {graph.types[name]} input")
-        elif _bare(producer.operator) != "DequantizeLinear":
-            if graph.types[name].startswith("float"):
-                reasons.append(
-                    f"its input comes from {producer.operator} {producer.layer!r} in float (no "
-                    "QuantizeLinear and DequantizeLinear in between)"
-                )
-        else:
+            if graph.types[name].startswith(("float", "double", "bfloat")):
+                text = f"its input {name!r} is the graph's {graph.types[name]} input"
+                yield Reason(rule="float-input", text=text)
+        elif bare(producer.operator) == "DequantizeLinear":
             source = graph.types.get(producer.inputs[0], "")
             if source.startswith("int8"):
-                reasons.append("its input has signed activations (int8; uint8 is needed)")
+                text = "its input has signed activations (int8; uint8 is needed)"
+                yield Reason(rule="signed-activations", text=text)
             elif source not in ("uint8", ""):
-                reasons.append(f"its input is dequantized from {source}")
-    return reasons
+                text = f"its input is dequantized from {source}"
+                yield Reason(rule="other-activations", text=text)
+        elif graph.types[name].startswith(("float", "double", "bfloat")):
+            yield _no_quantizer_before(producer, graph)
 
 
-def _weight_reasons(node: RanNode, graph: EngineGraph) -> list[str]:
-    if _bare(node.operator) not in _WEIGHTED or len(node.inputs) < 2:
-        return []
-    reasons: list[str] = []
-    kinds = set()
-    for name in node.inputs[1:]:
-        origins = _origins(name, graph)
-        if origins & graph.overridable:
-            kinds.add("an initializer that is also a graph input, so that nothing folds")
-        kinds |= {
-            f"{graph.stored[origin]}, which has no kernel behind DequantizeLinear"
-            for origin in origins
-            if graph.stored.get(origin) in ("int4", "uint4", "int2", "uint2")
-        }
-    reasons += [f"its weights come from {kind}" for kind in sorted(kinds)]
-    return reasons
+def _no_quantizer_before(producer: RanNode, graph: EngineGraph) -> Reason:
+    if bare(producer.operator) in _LAYOUT and _dequantized_before(producer, graph):
+        return Reason(
+            rule="flatten-without-quantizer",
+            text=(
+                f"{producer.operator} {producer.layer!r} stands between DequantizeLinear and it "
+                "(a QuantizeLinear and DequantizeLinear behind it are needed)"
+            ),
+        )
+    return Reason(
+        rule="no-quantizer-before",
+        text=(
+            f"its input comes from {producer.operator} {producer.layer!r} in float (no "
+            "QuantizeLinear and DequantizeLinear in between)"
+        ),
+    )
+
+
+def _dequantized_before(node: RanNode, graph: EngineGraph) -> bool:
+    """Whether only nodes of layout stand between a DequantizeLinear and the node."""
+    seen: set[str] = set()
+    while bare(node.operator) in _LAYOUT and node.name not in seen:
+        seen.add(node.name)
+        source = graph.producer(node.inputs[0])
+        if source is None:
+            return False
+        node = source
+    return bare(node.operator) == "DequantizeLinear"
+
+
+def _weight_reasons(node: RanNode, graph: EngineGraph) -> Iterator[Reason]:
+    if bare(node.operator) not in _WEIGHTED or len(node.inputs) < 2:
+        return
+    origins = {origin for name in node.inputs[1:] if name for origin in _origins(name, graph)}
+    if origins & graph.overridable:
+        yield Reason(
+            rule="overridable-initializer",
+            text=(
+                "its weights come from an initializer that is also a graph input, so that nothing "
+                "folds"
+            ),
+        )
+    low = {graph.stored.get(origin) for origin in origins} & {"int4", "uint4", "int2", "uint2"}
+    for kind in sorted(map(str, low)):
+        text = f"its weights come from {kind}, which has no kernel behind DequantizeLinear"
+        yield Reason(rule="low-bit-weights", text=text)
+    if graph.stored.get(node.inputs[1], "").startswith(("float", "double", "bfloat")):
+        # The engine folds DequantizeLinear of stored weights too, so this says nothing of the file.
+        text = f"its weights reach it as {graph.stored[node.inputs[1]]}"
+        yield Reason(rule="float-weights", text=text)
 
 
 def _origins(tensor: str, graph: EngineGraph) -> set[str]:
     """Give the stored tensors that a parameter is computed from."""
-    producer = graph.producer(tensor)
-    if producer is None:
-        return {tensor}
-    if producer.depends_on_images:
-        return set()
-    return {origin for name in producer.inputs if name for origin in _origins(name, graph)}
+    found: set[str] = set()
+    seen = {tensor}
+    waiting = [tensor]
+    while waiting:
+        name = waiting.pop()
+        producer = graph.producer(name)
+        if producer is None:
+            found.add(name)
+        elif not producer.depends_on_images:
+            fresh = {one for one in producer.inputs if one} - seen
+            seen |= fresh
+            waiting += fresh
+    return found
 
 
-def _output_reasons(node: RanNode, graph: EngineGraph) -> list[str]:
-    reasons: list[str] = []
+def _output_reasons(node: RanNode, graph: EngineGraph) -> Iterator[Reason]:
     if node.activation:
-        reasons.append(f"a float {node.activation} stands between it and QuantizeLinear")
+        text = f"a float {node.activation} stands between it and QuantizeLinear"
+        yield Reason(rule="float-clip", text=text)
     for name in node.outputs:
         for reader in graph.readers(name):
-            operator = _bare(reader.operator)
+            operator = bare(reader.operator)
             if operator == "QuantizeLinear":
                 if graph.types.get(reader.outputs[0]) == "int8":
-                    reasons.append("its output is quantized to int8 (uint8 is needed)")
+                    text = "its output is quantized to int8 (uint8 is needed)"
+                    yield Reason(rule="signed-output", text=text)
             elif operator in ("Clip", "Relu"):
-                reasons.append(
-                    f"a float {operator} {reader.layer!r} stands between it and QuantizeLinear"
-                )
+                text = f"a float {operator} {reader.layer!r} stands between it and QuantizeLinear"
+                yield Reason(rule="float-clip", text=text)
             else:
-                reasons.append(
+                text = (
                     f"no QuantizeLinear behind it: {operator} {reader.layer!r} reads its output "
                     "in float"
                 )
-    return list(dict.fromkeys(reasons))
+                yield Reason(rule="no-quantizer-behind", text=text)

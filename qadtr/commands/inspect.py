@@ -3,37 +3,79 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 HELP = "say which kernels ONNX Runtime really runs for an ONNX file, layer by layer"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The file, and the size of images where the file does not say."""
-    parser.add_argument("model", type=Path, metavar="FILE.onnx", help="an image classifier")
+    """The file, and shapes where the file leaves them open."""
+    parser.add_argument("model", type=Path, metavar="FILE.onnx", help="any ONNX file")
     parser.add_argument(
         "--size",
         type=int,
         default=32,
-        metavar="PX",
-        help="side of the images, where the file leaves it open (default: 32)",
+        metavar="N",
+        help="length of dimensions that the file leaves open, such as the side of its images "
+        "(default: 32)",
+    )
+    parser.add_argument(
+        "--shape",
+        action="append",
+        default=[],
+        metavar="INPUT=N,N,…",
+        dest="shapes",
+        help="shape of an input; as often as there are inputs to name",
     )
     parser.add_argument("--threads", type=int, default=1, help="of the engine (default: 1)")
+    parser.add_argument(
+        "--json", action="store_true", help="print the certificate (certificate-2.json) instead"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the layers and the verdict; 2 when something runs in float."""
+    from deploy.device.errors import UsageError
     from export.certificate import certify
-    from export.sample import sample_for
 
+    for option in ("size", "threads"):
+        if getattr(arguments, option) < 1:
+            raise UsageError(f"--{option} expects 1 or more, got {getattr(arguments, option)}")
     certificate = certify(
         arguments.model,
-        sample_for(arguments.model, open_size_px=arguments.size),
+        shapes=dict(_shape(word) for word in arguments.shapes),
+        open_size=arguments.size,
         threads=arguments.threads,
+        isolated=True,
     )
+    if arguments.json:
+        print(json.dumps(certificate.to_json(), indent=2, ensure_ascii=False))
+        return 0 if certificate.ok else 2
+    for one in (*certificate.inputs, *certificate.outputs):
+        dims = "×".join("N" if dim is None else str(dim) for dim in one.shape)
+        word = "output" if one in certificate.outputs else "input"
+        print(f"{word:<6} {one.name} {one.type} {dims}")
     for layer in certificate.layers:
         mark = " " if layer.integer else "!"
         types = f"{', '.join(layer.input_types)} → {', '.join(layer.output_types)}"
-        print(f"{mark} {layer.time_share:6.1%}  {layer.operator:<36} {types:<28} {layer.layer}")
+        provider = layer.provider.removesuffix("ExecutionProvider")
+        print(
+            f"{mark} {layer.time_share:6.1%}  {provider:<4} {layer.operator:<36} {types:<28} "
+            f"{layer.layer}"
+        )
     print(certificate.summary())
     return 0 if certificate.ok else 2
+
+
+def _shape(word: str) -> tuple[str, list[int]]:
+    from deploy.device.errors import UsageError
+
+    name, equals, numbers = word.rpartition("=")
+    try:
+        shape = [int(number) for number in numbers.split(",")] if numbers else []
+    except ValueError:
+        shape = [-1]
+    if not equals or not name or min(shape, default=0) < 0:
+        raise UsageError(f"--shape expects INPUT=N,N,…, such as images=1,3,32,32; got {word!r}")
+    return name, shape

@@ -38,7 +38,8 @@ def test_an_integer_file_is_certified(bits: int, images: NDArray[np.uint8], tmp_
     path = residual_graph(np.random.default_rng(0), bits=bits).save(tmp_path / "model.onnx")
     certificate = require_integer(certify(path, images))
     assert certificate.ok
-    assert not certificate.adapted
+    assert certificate.inputs[0].type == "uint8"
+    assert certificate.fed == {"images": images.shape}
     assert certificate.counts() == {
         "convolution": {"integer": 3, "float": 0},
         "matrix product": {"integer": 1, "float": 0},
@@ -75,7 +76,7 @@ def test_a_certificate_is_written_and_read_back(images: NDArray[np.uint8], tmp_p
         assert Certificate.from_json(read_json(tmp_path / f"{name}.json")) == certificate
     with pytest.raises(InputError, match="format version"):
         Certificate.from_json({"format_version": 0})
-    with pytest.raises(InputError, match="unknown fields"):
+    with pytest.raises(InputError, match="'colour' is an unknown field"):
         Certificate.from_json({**certificate.to_json(), "colour": 1})
 
 
@@ -204,9 +205,7 @@ def test_what_the_engine_fuses_counts_not_what_the_file_says(
     assert as_written.count("convolution", integer=False) == 1
     # Pool and product have no quantizer behind them, and the input is float.
     assert "ran in float" in reasons(optimized, "dense")
-    assert "float" in reasons(optimized, "input")
-    assert optimized.adapted
-    assert not any("qadtr" in layer.layer for layer in optimized.layers)
+    assert "the input is float" in reasons(optimized, "images")
 
 
 def test_a_float_tensor_between_nodes_is_a_failure(
@@ -268,10 +267,6 @@ def test_files_that_are_no_classifiers_of_images_are_refused(
     path = residual_graph(np.random.default_rng(0)).save(tmp_path / "model.onnx")
     with pytest.raises(InputError, match="8×8"):
         certify(path, random_images(np.random.default_rng(0), 2, 9))
-    two = quantized_chain()
-    two.graph.output.append(helper.make_tensor_value_info("c", TensorProto.FLOAT, None))
-    with pytest.raises(InputError, match="one output"):
-        certify(save(two, tmp_path / "two.onnx"), images)
 
 
 def test_a_profile_of_another_graph_proves_nothing(
@@ -327,7 +322,7 @@ def test_a_stock_brevitas_file_runs_in_float_and_the_certificate_says_why(tmp_pa
     export_onnx_qcdq(network.eval(), args=sample, export_path=str(path), opset_version=17)
     certificate = certify(path, random_images(np.random.default_rng(0), 5, 12))
     assert "0 of 2 convolutions integer" in certificate.summary()
-    assert certificate.input_type == "float"
+    assert certificate.inputs[0].type == "float"
     convolutions = [one for one in certificate.failures if "Conv ran in float" in one.reason]
     assert len(convolutions) == 2
     assert all("also a graph input" in one.reason for one in convolutions)

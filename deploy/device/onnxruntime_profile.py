@@ -1,0 +1,199 @@
+"""One profiled run of any ONNX file in ONNX Runtime's CPU provider: what it ran, and how long.
+
+Unlike the engine, it takes inputs of any name, type and shape: this is for looking at a file, not
+for classifying. With ``isolated`` the run happens in a process of its own, so that a file that
+brings ONNX Runtime down, or asks for more memory than there is, is an error of one line here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import EngineUnavailable, InputError, QadtrError
+from .files import read_bytes, write_atomic
+from .host import host_facts
+from .onnxruntime_engine import PROVIDERS, _common_options, _one_line, _onnxruntime
+
+ENGINE = "onnxruntime-cpu"
+
+LONGEST_S = 900.0
+"""An isolated run that takes longer is stopped and is an error."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfiledRun:
+    """How to run a file for a look at it.
+
+    Attributes:
+        threads: inside an operator.
+        runs: how often, one after the other.
+        optimize: False runs the file's nodes as they are.
+    """
+
+    threads: int = 1
+    runs: int = 2
+    optimize: bool = True
+
+
+def profile_onnx(
+    model: Path,
+    feeds: Mapping[str, NDArray[Any]],
+    *,
+    settings: ProfiledRun,
+    profile_to: Path,
+    optimized_to: Path,
+    isolated: bool = False,
+) -> None:
+    """Run the file and write ONNX Runtime's profile (JSON) and its optimized graph (ONNX).
+
+    Args:
+        model: the ``.onnx`` file; its external data beside it.
+        feeds: an array for each input, by name.
+        settings: threads, runs, optimization; session options are otherwise the engine's.
+        profile_to: where the profile goes.
+        optimized_to: where the graph that really ran goes.
+        isolated: run in a process of its own.
+
+    Raises:
+        InputError: the file is missing, or ONNX Runtime does not load or run it, or crashes.
+        EngineUnavailable: onnxruntime is not installed.
+    """
+    with tempfile.TemporaryDirectory(prefix="qadtr-profile-") as name:
+        folder = Path(name)
+        if isolated:
+            _in_process(model, feeds, settings, folder)
+        else:
+            _run(model, feeds, settings, folder)
+        write_atomic(profile_to, read_bytes(folder / "profile.json"))
+        write_atomic(optimized_to, read_bytes(folder / "optimized.onnx"))
+
+
+def _run(
+    model: Path, feeds: Mapping[str, NDArray[Any]], settings: ProfiledRun, folder: Path
+) -> None:
+    ort = _onnxruntime()
+    options = _common_options(ort, settings.threads)
+    if host_facts().u8s8_saturates:
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    level = ort.GraphOptimizationLevel
+    options.graph_optimization_level = (
+        level.ORT_ENABLE_ALL if settings.optimize else level.ORT_DISABLE_ALL
+    )
+    options.enable_profiling = True
+    options.profile_file_prefix = str(folder / "profile")
+    options.optimized_model_filepath = str(folder / "optimized.onnx")
+    read_bytes(model)  # a missing file is our error, not the engine's
+    try:
+        session = ort.InferenceSession(
+            str(model), sess_options=options, providers=[PROVIDERS["cpu"]]
+        )
+    # onnxruntime's exceptions have no public base class below Exception.
+    except Exception as error:
+        raise InputError(
+            f"ONNX Runtime {ort.__version__} does not load {model.name}: {_one_line(error)}"
+        ) from error
+    try:
+        for _ in range(settings.runs):
+            session.run(None, dict(feeds))
+    except Exception as error:  # as above
+        raise InputError(
+            f"ONNX Runtime {ort.__version__} failed to run {model.name} on a made-up input "
+            f"({_shapes(feeds)}): {_one_line(error)}. If it takes other shapes, name them."
+        ) from error
+    Path(session.end_profiling()).replace(folder / "profile.json")
+
+
+def _shapes(feeds: Mapping[str, NDArray[Any]]) -> str:
+    return ", ".join(f"{name} {a.dtype}{list(a.shape)}" for name, a in feeds.items())
+
+
+# ------------------------------------------------------------------ in a process of its own
+
+
+def _in_process(
+    model: Path, feeds: Mapping[str, NDArray[Any]], settings: ProfiledRun, folder: Path
+) -> None:
+    job = {
+        "model": str(model.resolve()),
+        "threads": settings.threads,
+        "runs": settings.runs,
+        "optimize": settings.optimize,
+        "inputs": list(feeds),
+    }
+    (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
+    np.savez(folder / "feeds.npz", *feeds.values())
+    root = str(Path(__file__).resolve().parents[len(__package__.split("."))])
+    paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
+    command = [sys.executable, "-m", __spec__.name, str(folder)]
+    try:
+        done = subprocess.run(
+            command,
+            env={**os.environ, "PYTHONPATH": paths},
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=LONGEST_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise InputError(
+            f"{model.name} had not run through after {LONGEST_S:.0f} s; it was stopped"
+        ) from error
+    told = folder / "error.json"
+    if told.is_file():
+        found = json.loads(told.read_text(encoding="utf-8"))
+        kind = EngineUnavailable if found["kind"] == "EngineUnavailable" else InputError
+        raise kind(found["text"])
+    if done.returncode:
+        how = f"exit code {done.returncode}"
+        if done.returncode < 0:
+            how = f"signal {signal.Signals(-done.returncode).name}"
+        last = _one_line(Exception(done.stderr))[-300:]
+        raise InputError(
+            f"ONNX Runtime crashed on {model.name} ({how}): the file is damaged or hostile, or "
+            f"needs more memory than this machine has{': ' + last if last else ''}"
+        )
+
+
+def _limit_memory() -> None:
+    """No more address space than the machine has memory: ask for more, and be refused at once."""
+    try:
+        import resource
+
+        pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        resource.setrlimit(resource.RLIMIT_AS, (pages, pages))
+    except (ImportError, AttributeError, OSError, ValueError):
+        pass  # not on this system; the parent still reports a crash
+
+
+def main(folder: Path) -> int:
+    """What the child process does: the job in ``folder``; its error, if any, in error.json."""
+    _limit_memory()
+    job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+    settings = ProfiledRun(threads=job["threads"], runs=job["runs"], optimize=job["optimize"])
+    try:
+        with np.load(folder / "feeds.npz", allow_pickle=False) as stored:
+            feeds = {name: stored[f"arr_{i}"] for i, name in enumerate(job["inputs"])}
+        _run(Path(job["model"]), feeds, settings, folder)
+    except (QadtrError, MemoryError) as error:
+        text = str(error) or "out of memory"
+        told = {"kind": type(error).__name__, "text": text}
+        (folder / "error.json").write_text(json.dumps(told), encoding="utf-8")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,186 @@
+"""What the engine ran, node by node, and which nodes break the promise of integer inference."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from deploy.device.onnxruntime_engine import PROVIDERS
+from deploy.device.operator_kinds import KIND_OF, KINDS
+from export.engine_graph import EngineGraph, RanNode
+from export.float_reasons import bare, why_computed_again, why_float
+
+INTEGERS = {
+    f"{sign}int{bits}" for sign in ("", "u") for bits in (2, 4, 8, 16, 32, 64)
+} | {"bool"}  # fmt: skip
+"""The engine's names of the element types that are integers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerRun:
+    """One node that the engine ran.
+
+    Attributes:
+        layer: the file's node that it comes from (the engine's own name for what it added).
+        operator: the kernel that ran; with its domain where that is not ONNX's.
+        kind: one of ``KINDS``, ``requantization``, ``parameter`` (computes stored values anew on
+            every run) or ``other``.
+        input_types: of the inputs that depend on the images.
+        output_types: of the outputs.
+        provider: such as ``CPUExecutionProvider``.
+        time_share: of the time in kernels, 0…1.
+        integer: whether all those types are integers (logits may be float).
+    """
+
+    layer: str
+    operator: str
+    kind: str
+    input_types: tuple[str, ...]
+    output_types: tuple[str, ...]
+    provider: str
+    time_share: float
+    integer: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """A layer that breaks the promise, and why.
+
+    Attributes:
+        layer: its name; ``graph`` where no single layer does.
+        reason: in words.
+        rules: names of the rules (``export.float_reasons.RULES``) that stopped it, most telling
+            first.
+    """
+
+    layer: str
+    reason: str
+    rules: tuple[str, ...]
+
+
+def layer_runs(graph: EngineGraph) -> tuple[LayerRun, ...]:
+    """Give what ran in each node, in the graph's order."""
+    total = sum(node.time_us for node in graph.nodes)
+    return tuple(_layer(node, graph, total) for node in graph.nodes)
+
+
+def requantizations(graph: EngineGraph) -> tuple[str, ...]:
+    """Give the layers that only change the scale, in integers."""
+    return tuple(node.layer for node in graph.nodes if _requantizes(node, graph))
+
+
+def _layer(node: RanNode, graph: EngineGraph, total_us: int) -> LayerRun:
+    reads = tuple(graph.types[name] for name in node.inputs if name in graph.types)
+    gives = [
+        kind
+        for name, kind in zip(node.outputs, node.output_types, strict=True)
+        if name not in graph.outputs
+    ]
+    kind = KIND_OF.get(bare(node.operator), "other")
+    if not node.depends_on_images:
+        kind = "parameter"
+    elif _requantizes(node, graph):
+        kind = "requantization"
+    return LayerRun(
+        layer=node.layer,
+        operator=node.operator,
+        kind=kind,
+        input_types=reads,
+        output_types=node.output_types,
+        provider=node.provider,
+        time_share=node.time_us / total_us if total_us else 0.0,
+        integer=INTEGERS.issuperset(reads) and INTEGERS.issuperset(gives),
+    )
+
+
+def _requantizes(node: RanNode, graph: EngineGraph) -> bool:
+    """Whether an integer node with one tensor that depends on the images only changes its scale."""
+    moving = [name for name in node.inputs if name in graph.types]
+    return len(moving) == 1 and bare(node.operator) in ("QLinearAdd", "QLinearConcat")
+
+
+def float_requantizations(graph: EngineGraph) -> list[tuple[RanNode, RanNode]]:
+    """Give the DequantizeLinear → QuantizeLinear pairs: one float tensor each, which is allowed."""
+    pairs = []
+    for node in graph.nodes:
+        if bare(node.operator) != "DequantizeLinear" or not node.depends_on_images:
+            continue
+        readers = graph.readers(node.outputs[0])
+        if (
+            readers
+            and node.outputs[0] not in graph.outputs
+            and all(bare(reader.operator) == "QuantizeLinear" for reader in readers)
+        ):
+            pairs += [(node, reader) for reader in readers]
+    return pairs
+
+
+def failures_of(
+    graph: EngineGraph, layers: tuple[LayerRun, ...], input_types: Mapping[str, str]
+) -> list[Failure]:
+    """Give every node that is not integer where it should be, with the rule that stopped it.
+
+    Args:
+        graph: what ran.
+        layers: of the same graph.
+        input_types: element type of each input of the file, by name.
+    """
+    failures = [
+        Failure(
+            layer=name,
+            reason="graph and profile disagree here: what ran is not proven",
+            rules=("not-proven",),
+        )
+        for name in graph.unproven
+    ]
+    failures += [
+        Failure(
+            layer=name,
+            reason=f"the input is {kind}; an integer graph takes integers, such as image bytes",
+            rules=("float-input",),
+        )
+        for name, kind in input_types.items()
+        if kind not in INTEGERS
+    ]
+    kinds = Counter(layer.kind for layer in layers)
+    if not kinds["convolution"] + kinds["matrix product"]:
+        failures.append(
+            Failure(
+                layer="graph",
+                reason="it has no convolution and no matrix product",
+                rules=("no-layers",),
+            )
+        )
+    paired = {node.name for node, _ in float_requantizations(graph)}
+    for node, layer in zip(graph.nodes, layers, strict=True):
+        reasons = _reasons(node, layer, graph, paired=node.name in paired)
+        failures += [
+            Failure(layer=layer.layer, reason=text, rules=tuple(rules)) for text, rules in reasons
+        ]
+    return failures
+
+
+def _reasons(
+    node: RanNode, layer: LayerRun, graph: EngineGraph, *, paired: bool
+) -> Iterator[tuple[str, list[str]]]:
+    floats = [
+        name
+        for name, kind in zip(node.outputs, node.output_types, strict=True)
+        if kind not in INTEGERS and name not in graph.outputs
+    ]
+    if layer.provider != PROVIDERS["cpu"]:
+        yield f"ran on {layer.provider}", ["another-provider"]
+    if layer.kind in KINDS and not layer.integer:
+        why = why_float(node, graph)
+        text = "; ".join(one.text for one in why)
+        yield f"{layer.operator} ran in float: {text}", list(dict.fromkeys(w.rule for w in why))
+    elif floats and layer.kind == "parameter":
+        again = why_computed_again(node, graph)
+        yield (
+            f"{layer.operator} computes stored parameters in float on every run: {again.text}",
+            [again.rule],
+        )
+    elif floats and not paired:
+        listed = ", ".join(map(repr, floats))
+        yield f"{layer.operator} gives a float tensor, {listed}", ["float-tensor"]
