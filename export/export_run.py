@@ -1,5 +1,8 @@
 """The stage "export": one checkpoint → QONNX and an engine's file per bit-width, proved on the way.
 
+Beside each model file lie its certificate (``NAME.certificate.json``, as its schema says) and its
+provenance (``NAME.json``).
+
 A file reaches ``export/`` only after the engine has run it with integer kernels throughout (the
 certificate) and its codes and logits equalled the integer reference's (parity).  Both go to the
 run's records, with the file's SHA-256.
@@ -126,6 +129,8 @@ def _export(
         if proof is not None:
             write_record(run.records, kind, {**proof.to_json(), **facts}, provenance)
             logger.info("%d bits: %s", bits, proof.summary())
+    if certificate is not None:
+        write_json(final.with_suffix(".certificate.json"), certificate.to_json())
     _write_sidecar(final, qonnx, lowered, settings, facts, provenance)
     return ExportedModel(
         bits=bits,

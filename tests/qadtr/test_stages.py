@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from deploy.device.records import read_records
+from export.certificate import Certificate
 from qadtr.__main__ import main
 
 pytestmark = pytest.mark.slow
@@ -74,6 +75,14 @@ def test_parity_and_inspect(run: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "parity: 0 of" in capsys.readouterr().out
     assert main(["inspect", str(run / "export" / "onnxruntime-4.onnx")]) == 0
     assert "QLinearConv" in capsys.readouterr().out
+    assert main(["inspect", "--json", str(run / "export" / "onnxruntime-4.onnx")]) == 0
+    printed = Certificate.from_json(json.loads(capsys.readouterr().out))
+    stored = Certificate.from_json(
+        json.loads((run / "export" / "onnxruntime-4.certificate.json").read_text())
+    )
+    assert printed.ok and stored.ok
+    assert printed.model_sha256 == stored.model_sha256
+    assert printed.counts() == stored.counts()
     # The float baseline is no integer graph, and says so.
     assert main(["inspect", str(run / "export" / "onnxruntime-32.onnx")]) == 2
     assert "NOT INTEGER" in capsys.readouterr().out
@@ -105,6 +114,8 @@ def test_the_same_checkpoint_gives_the_same_bytes(run: Path) -> None:
         (["report", "missing"], 2, "missing is not a folder"),
         (["inspect", "RUN/checkpoint.json"], 2, "no ONNX file"),
         (["inspect", "missing.onnx"], 2, "missing.onnx"),
+        (["inspect", "missing.onnx", "--shape", "images"], 4, "--shape expects"),
+        (["inspect", "missing.onnx", "--size", "0"], 4, "--size expects 1 or more"),
     ],
 )
 def test_refusals(
