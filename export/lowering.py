@@ -1,12 +1,11 @@
-"""QONNX → the all-integer ONNX that ONNX Runtime runs; and the float baseline for bit-width 32.
+"""QONNX → the graph of one target (:mod:`export.targets`); and the float baseline for bit-width 32.
 
-The integer graph takes ``images`` as uint8 N×3×H×W, the image's bytes, and gives ``logits`` as
-float32 N×classes.  Every tensor between nodes is uint8 codes; only the logits are float.
+A lowered graph takes ``images`` as N×3×H×W bytes, uint8 or (TensorRT) int8 of byte - 128, and gives
+``logits`` as float32 N×classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,92 +15,88 @@ from onnx import TensorProto, helper
 
 from deploy.device.errors import InputError
 from deploy.device.files import sha256_of_bytes, write_atomic
-from export.graph_builder import MICROSOFT, GraphBuilder, model_bytes
-from export.passes.average_pool import AveragePool
-from export.passes.convolution import Affine, Convolution, affine_of
-from export.passes.image_codes import ImageCodes
+from export.graph_builder import GraphBuilder, model_bytes
+from export.passes.convolution import Affine, affine_of
+from export.passes.guarantee import require_guarantees
 from export.passes.layout import Layout
-from export.passes.linear import Linear
-from export.passes.max_pool import MaxPool
 from export.passes.qonnx_graph import QonnxGraph, attributes_of
-from export.passes.requantize import Requantize
-from export.passes.residual_add import ResidualAdd
-from export.passes.rule import Context, LoweringError, Refusal, Rule
+from export.passes.rule import Context, LoweringError, Place, Refusal
 from export.reading import node_label
-from export.storage import STORAGES, versions_for
+from export.storage import versions_for
+from export.targets import Target, target_named
 
 IMAGES, LOGITS = "images", "logits"
 """Names of input and output in the files written here, whatever the QONNX file calls them."""
 
-QUANT_RULES: tuple[Rule, ...] = (
-    ImageCodes(),
-    Requantize(),
-    Convolution(),
-    ResidualAdd(),
-    AveragePool(),
-)
-"""Asked in this order at every activation quantizer."""
-
-CODE_RULES: tuple[Rule, ...] = (MaxPool(), Layout())
-"""Asked at the nodes that read codes and give codes without a quantizer between."""
-
 KEEP_CODES = ("MaxPool", *Layout.operators)
-"""The operators of those nodes."""
-
-OUTPUT_RULES: tuple[Rule, ...] = (Linear(),)
-"""Asked at the node that gives the logits."""
+"""Operators that read codes and give codes without a quantizer between."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lowered:
-    """What the lowering wrote: the file, its SHA-256 and size, and a line per layer."""
+    """What the lowering wrote: the file, its SHA-256 and size, a line per layer, and the names of
+    the guarantees that were checked on the finished graph."""
 
     path: Path
     sha256: str
     size_bytes: int
     log: tuple[str, ...]
+    guarantees: tuple[str, ...] = ()
 
 
 def lower(
-    qonnx: Path, out: Path, *, target: str = "onnxruntime", storage: str = "low-bit"
+    qonnx: Path, out: Path, *, target: str = "onnxruntime", storage: str | None = None
 ) -> Lowered:
-    """Lower a QONNX file to integers for ``target`` and write it atomically to ``out``.
+    """Lower a QONNX file for ``target`` and write it atomically to ``out``.
+
+    Args:
+        qonnx: the QONNX file.
+        out: the file to write.
+        target: one of :data:`export.targets.TARGETS`.
+        storage: of the weights; None: the target's own default.
 
     Raises:
         InputError: the file is damaged, or target or storage is unknown.
         LoweringError: a layer cannot be lowered; names it and each rule's reason.
+        ContractError: a pass did not keep its contract, or the file not its target's guarantees.
     """
-    if target != "onnxruntime":
-        raise InputError(f"unknown target {target!r}; available: onnxruntime")
-    if storage not in STORAGES:
-        raise InputError(f"unknown storage {storage!r}; available: {', '.join(STORAGES)}")
+    chosen = target_named(target)
+    storage = chosen.storages[0] if storage is None else storage
+    if storage not in chosen.storages:
+        raise InputError(
+            f"unknown storage {storage!r} for the target {target}; available: "
+            f"{', '.join(chosen.storages)}"
+        )
     source = QonnxGraph(qonnx)
-    context = Context(source=source, builder=GraphBuilder(), storage=storage)
-    image = source.image
-    context.builder.reserve(image)
+    context = Context(
+        source=source, builder=GraphBuilder(), storage=storage, code_range=chosen.code_range
+    )
+    context.builder.reserve(source.image)
     logits = _single_output(source)
     for node in source.graph.node:
-        if node.output[0] == logits:
-            _apply(node, OUTPUT_RULES, context)
-        elif source.is_quant(node) and node.input[0] not in source.constants:
-            _apply(node, QUANT_RULES, context)
-        elif node.op_type in KEEP_CODES and node.input[0] in context.codes:
-            _apply(node, CODE_RULES, context)
-    return _finish(context.builder, source, out, tuple(context.log), [MICROSOFT])
+        place = _place(node, context, logits)
+        if place is not None:
+            _apply(node, place, chosen, context)
+    return _finish(context.builder, source, out, tuple(context.log), chosen)
 
 
-def lower_float(qonnx: Path, out: Path) -> Lowered:
+def lower_float(qonnx: Path, out: Path, *, target: str = "onnxruntime") -> Lowered:
     """The float baseline: the same network without quantizers, BatchNorm folded into convolutions,
-    uint8 images cast inside.
+    the target's images cast inside.
 
     Raises:
-        InputError: the file is damaged or has quantizers.
+        InputError: the file is damaged or has quantizers, or the target is unknown.
     """
+    chosen = target_named(target)
     source = QonnxGraph(qonnx)
     builder = GraphBuilder()
     image = source.image
     builder.reserve(image)
-    names = {image: builder.add("Cast", [image], "pixels", to=TensorProto.FLOAT)}
+    pixels = builder.add("Cast", [image], "pixels", to=TensorProto.FLOAT)
+    if chosen.image_type == TensorProto.INT8:
+        centre = builder.constant(np.float32(128.0), "centre")
+        pixels = builder.add("Add", [pixels, centre], "bytes")
+    names = {image: pixels}
     log: list[str] = []
     for node in source.graph.node:
         if source.is_quant(node):
@@ -125,7 +120,7 @@ def lower_float(qonnx: Path, out: Path) -> Lowered:
         names[output] = builder.add(
             node.op_type, inputs, output, domain=node.domain, **attributes_of(node)
         )
-    return _finish(builder, source, out, tuple(log), [])
+    return _finish(builder, source, out, tuple(log), chosen, integer=False)
 
 
 def _following_norm(conv: onnx.NodeProto, source: QonnxGraph) -> onnx.NodeProto | None:
@@ -155,12 +150,27 @@ def _folded_conv(
     return builder.add("Conv", inputs, output, **attributes_of(conv))
 
 
-def _apply(node: onnx.NodeProto, rules: Sequence[Rule], context: Context) -> None:
+def _place(node: onnx.NodeProto, context: Context, logits: str) -> Place | None:
+    """Which rules are asked at a node; None at what a rule takes together with a later node."""
+    source = context.source
+    if node.output[0] == logits:
+        return Place.LOGITS
+    if source.is_quant(node) and node.input[0] not in source.constants:
+        return Place.QUANTIZER
+    if node.op_type in KEEP_CODES and node.input[0] in context.codes:
+        return Place.CODES
+    return None
+
+
+def _apply(node: onnx.NodeProto, place: Place, target: Target, context: Context) -> None:
     reasons: list[str] = []
-    for rule in rules:
+    for rule in target.rules:
+        if rule.place is not place:
+            continue
         answer = rule.match(node, context)
         if not isinstance(answer, Refusal):
             answer()
+            rule.ensures(node, context)
             return
         reasons.append(f"{rule.name}: {answer.reason}")
     raise LoweringError(
@@ -198,26 +208,37 @@ def _finish(
     source: QonnxGraph,
     out: Path,
     log: tuple[str, ...],
-    domains: list[str],
+    target: Target,
+    *,
+    integer: bool = True,
 ) -> Lowered:
     image, logits = source.image, _single_output(source)
     _, channels, height, width = source.shapes[image]
     classes = source.shapes[logits][-1]
     inputs = [
-        helper.make_tensor_value_info(image, TensorProto.UINT8, ["N", channels, height, width])
+        helper.make_tensor_value_info(image, target.image_type, ["N", channels, height, width])
     ]
     outputs = [helper.make_tensor_value_info(logits, TensorProto.FLOAT, ["N", classes])]
     model = builder.model(
         name=source.graph.name,
         inputs=inputs,
         outputs=outputs,
-        opset=13,
+        opset=target.opset,
         ir_version=8,
-        domains=domains,
+        domains=target.domains if integer else (),
     )
     opset, model.ir_version = versions_for(model)
-    model.opset_import[0].version = opset
+    model.opset_import[0].version = max(opset, target.opset)
     _rename(model, {image: IMAGES, logits: LOGITS})
+    guarantees = require_guarantees(
+        target.guarantees if integer else (), model, f"the {target.name} graph of {source.path}"
+    )
     data = model_bytes(model)
     write_atomic(out, data)
-    return Lowered(path=out, sha256=sha256_of_bytes(data), size_bytes=len(data), log=log)
+    return Lowered(
+        path=out,
+        sha256=sha256_of_bytes(data),
+        size_bytes=len(data),
+        log=log,
+        guarantees=guarantees,
+    )

@@ -12,11 +12,13 @@ the channels back, where anything but a Flatten reads the result.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import onnx
 
 from export.graph_builder import MICROSOFT
-from export.passes.qonnx_graph import attributes_of
+from export.passes.qonnx_graph import Quantizer, attributes_of
 from export.passes.rule import (
     Codes,
     Context,
@@ -30,6 +32,40 @@ from export.passes.rule import (
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class AveragePoolPattern:
+    """Quant(GlobalAveragePool or ReduceMean(codes)), taken apart.
+
+    ``flat``: the pool drops height and width; otherwise they stay as 1.
+    """
+
+    x: Codes
+    quantizer: Quantizer
+    flat: bool
+
+
+def average_pool_pattern(node: onnx.NodeProto, context: Context) -> AveragePoolPattern | Refusal:
+    """Take apart the pool before the quantizer ``node``, or say what it is not."""
+    pool = context.source.producer(node.input[0])
+    if pool is None or pool.op_type not in ("GlobalAveragePool", "ReduceMean"):
+        return Refusal("no GlobalAveragePool or ReduceMean stands before it")
+    flat = False
+    if pool.op_type == "ReduceMean":
+        attributes = attributes_of(pool)
+        stored = context.source.constants.get(pool.input[1]) if len(pool.input) > 1 else None
+        axes = attributes.get("axes", []) if stored is None else stored.tolist()
+        if {axis % 4 for axis in axes} != {2, 3}:
+            return Refusal(f"its ReduceMean is over the axes {axes}, not over height and width")
+        flat = not attributes.get("keepdims", 1)
+    x = context.codes.get(pool.input[0])
+    if x is None:
+        return Refusal(f"the pool's input {pool.input[0]!r} has no integer codes")
+    quantizer = context.source.quantizer(node)
+    if quantizer.scale.size != 1:
+        return Refusal("activations must have one scale per tensor")
+    return AveragePoolPattern(x=x, quantizer=quantizer, flat=flat)
+
+
 class AveragePool(Rule):
     """Quant(GlobalAveragePool or ReduceMean(codes)) → QLinearGlobalAveragePool (Clip)."""
 
@@ -37,25 +73,11 @@ class AveragePool(Rule):
 
     def match(self, node: onnx.NodeProto, context: Context) -> Emit | Refusal:
         """Match the pool of codes before a quantizer; see :meth:`Rule.match`."""
-        pool = context.source.producer(node.input[0])
-        if pool is None or pool.op_type not in ("GlobalAveragePool", "ReduceMean"):
-            return Refusal("no GlobalAveragePool or ReduceMean stands before it")
-        flat = False
-        if pool.op_type == "ReduceMean":
-            attributes = attributes_of(pool)
-            stored = context.source.constants.get(pool.input[1]) if len(pool.input) > 1 else None
-            axes = attributes.get("axes", []) if stored is None else stored.tolist()
-            if {axis % 4 for axis in axes} != {2, 3}:
-                return Refusal(f"its ReduceMean is over the axes {axes}, not over height and width")
-            flat = not attributes.get("keepdims", 1)
-        x = context.codes.get(pool.input[0])
-        if x is None:
-            return Refusal(f"the pool's input {pool.input[0]!r} has no integer codes")
-        quantizer = context.source.quantizer(node)
-        if quantizer.scale.size != 1:
-            return Refusal("activations must have one scale per tensor")
+        pattern = average_pool_pattern(node, context)
+        if isinstance(pattern, Refusal):
+            return pattern
+        quantizer, source_codes, flat = pattern.quantizer, pattern.x, pattern.flat
         layer = node.output[0]
-        source_codes = x
 
         def emit() -> None:
             builder = context.builder

@@ -31,8 +31,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from export.passes.qonnx_graph import QonnxGraph, attributes_of
+from export.passes.qonnx_graph import QonnxGraph, Quantizer, attributes_of
 from export.passes.rule import (
+    Clamp,
     Codes,
     Context,
     Emit,
@@ -68,6 +69,143 @@ def affine_of(node: onnx.NodeProto, source: QonnxGraph) -> Affine | Refusal:
     return Affine(gain=gain, bias=beta - mean * gain)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ConvolutionPattern:
+    """Quant(Relu|Clip?(BatchNormalization?(Conv(codes, Quant(weights), bias?)))), taken apart.
+
+    Attributes:
+        layer: the quantizer's output.
+        x: the codes that the convolution reads.
+        weights: integer codes O×C×kh×kw, int64, as they were trained.
+        scale: of the weights, float64 (O,).
+        weight_bits: of the weights' quantizer.
+        affine: BatchNorm and bias together.
+        quantizer: of the output.
+        clamp: what a Relu or Clip before it does.
+        attributes: of the Conv node.
+    """
+
+    layer: str
+    x: Codes
+    weights: NDArray[np.int64]
+    scale: NDArray[np.float64]
+    weight_bits: int
+    affine: Affine
+    quantizer: Quantizer
+    clamp: Clamp
+    attributes: dict[str, Any]
+
+    @property
+    def kept_attributes(self) -> dict[str, Any]:
+        """The attributes that every target's convolution has."""
+        names = ("kernel_shape", "strides", "pads", "dilations", "group")
+        return {key: self.attributes[key] for key in names if key in self.attributes}
+
+    @property
+    def flipped(self) -> str:
+        """Half a sentence on the channels whose weights change their sign; may be empty."""
+        count = int((self.affine.gain < 0).sum())
+        return f", {count} channels with a negative gain flipped" if count else ""
+
+
+def convolution_pattern(node: onnx.NodeProto, context: Context) -> ConvolutionPattern | Refusal:
+    """Take apart the convolution before the quantizer ``node``, or say what it is not."""
+    source = context.source
+    clamped = clamp_before(node.input[0], source)
+    if isinstance(clamped, Refusal):
+        return clamped
+    below, clamp = clamped
+    norm = below if below is not None and below.op_type == "BatchNormalization" else None
+    conv = source.producer(norm.input[0]) if norm is not None else below
+    if conv is None or conv.op_type != "Conv":
+        return Refusal(
+            "no Conv, optionally with BatchNormalization and Relu or Clip, stands before it"
+        )
+    x = context.codes.get(conv.input[0])
+    if x is None:
+        return Refusal(f"the convolution's input {conv.input[0]!r} has no integer codes")
+    weights = source.weight_codes(conv.input[1])
+    if weights is None:
+        return Refusal(f"the weights {conv.input[1]!r} are no quantized constant")
+    codes, weight_quantizer = weights
+    channels = codes.shape[0]
+    scale = weight_quantizer.scale.astype(np.float64)
+    if scale.size not in (1, channels):
+        return Refusal(f"its {scale.size} weight scales are not one or one per output channel")
+    attributes = attributes_of(conv)
+    if attributes.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
+        return Refusal("auto_pad is not supported; write the padding out")
+    affine: Affine | Refusal = Affine(gain=np.ones(channels), bias=np.zeros(channels))
+    if norm is not None:
+        affine = affine_of(norm, source)
+    if isinstance(affine, Refusal):
+        return affine
+    if len(conv.input) > 2 and conv.input[2]:
+        added = source.constant_values(conv.input[2])
+        if added is None:
+            return Refusal("its bias is no constant")
+        affine = Affine(gain=affine.gain, bias=affine.bias + affine.gain * added.reshape(-1))
+    quantizer = source.quantizer(node)
+    if quantizer.scale.size != 1:
+        return Refusal("activations must have one scale per tensor")
+    return ConvolutionPattern(
+        layer=node.output[0],
+        x=x,
+        weights=codes,
+        scale=np.broadcast_to(scale.reshape(-1), (channels,)),
+        weight_bits=weight_quantizer.bits,
+        affine=affine,
+        quantizer=quantizer,
+        clamp=clamp,
+        attributes=attributes,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldedConvolution:
+    """The convolution with BatchNorm folded into its scales.
+
+    Attributes:
+        weights: integer codes in int8's range, signs flipped where the gain is negative.
+        scale: s', one per output channel, float64 holding float32 values.
+        bias: in values, float64; of a constant channel the value of its code.
+        grid: the accumulator's step in each channel, float64.
+    """
+
+    weights: NDArray[np.int64]
+    scale: NDArray[np.float64]
+    bias: NDArray[np.float64]
+    grid: NDArray[np.float64]
+
+
+def fold(pattern: ConvolutionPattern, *, output_scale: np.float32) -> FoldedConvolution:
+    """Fold gain and bias as the module's algebra says, for an output quantized at this scale.
+
+    Raises:
+        LoweringError: a scale leaves float32's range, or a weight int8's.
+    """
+    affine, layer, codes = pattern.affine, pattern.layer, pattern.weights
+    input_scale = float(pattern.x.scale)
+    constant = (affine.gain == 0.0) | ~codes.reshape(len(codes), -1).any(axis=1)
+    scale = np.where(
+        constant, float(output_scale) / input_scale, pattern.scale * np.abs(affine.gain)
+    )
+    scale = scale.astype(np.float32).astype(np.float64)
+    if not bool((np.isfinite(scale) & (scale > 0)).all()):
+        raise LoweringError(f"{layer}: a weight scale times BatchNorm gain leaves float32's range")
+    weights = codes * np.sign(affine.gain).astype(np.int64).reshape(-1, 1, 1, 1)
+    if weights.min(initial=0) < -128 or weights.max(initial=0) > 127:
+        raise LoweringError(
+            f"{layer}: a weight of -128 under a negative BatchNorm gain has no opposite in int8; "
+            "quantize weights with narrow_range"
+        )
+    grid = input_scale * scale
+    # A constant's code is rounded once, in float32 as in training; past ±1024 it saturates anyway.
+    code = np.rint(affine.bias.astype(np.float32) / output_scale).clip(-1024.0, 1024.0)
+    bias = np.where(constant, code * grid, affine.bias)
+    return FoldedConvolution(weights=weights, scale=scale, bias=bias, grid=grid)
+
+
 class Convolution(Rule):
     """Quant(Relu|Clip?(BatchNormalization?(Conv(codes, Quant(weights), bias?)))) → QLinearConv."""
 
@@ -75,131 +213,53 @@ class Convolution(Rule):
 
     def match(self, node: onnx.NodeProto, context: Context) -> Emit | Refusal:
         """Match the convolution before a quantizer; see :meth:`Rule.match`."""
-        source = context.source
-        clamped = clamp_before(node.input[0], source)
-        if isinstance(clamped, Refusal):
-            return clamped
-        below, clamp = clamped
-        norm = below if below is not None and below.op_type == "BatchNormalization" else None
-        conv = source.producer(norm.input[0]) if norm is not None else below
-        if conv is None or conv.op_type != "Conv":
-            return Refusal(
-                "no Conv, optionally with BatchNormalization and Relu or Clip, stands before it"
-            )
-        layer = node.output[0]
-        x = context.codes.get(conv.input[0])
-        if x is None:
-            return Refusal(f"the convolution's input {conv.input[0]!r} has no integer codes")
-        weights = source.weight_codes(conv.input[1])
-        if weights is None:
-            return Refusal(f"the weights {conv.input[1]!r} are no quantized constant")
-        codes, weight_quantizer = weights
-        channels = codes.shape[0]
-        scale = weight_quantizer.scale.astype(np.float64)
-        if scale.size not in (1, channels):
-            return Refusal(f"its {scale.size} weight scales are not one or one per output channel")
-        attributes = attributes_of(conv)
-        if attributes.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
-            return Refusal("auto_pad is not supported; write the padding out")
-        affine: Affine | Refusal = Affine(gain=np.ones(channels), bias=np.zeros(channels))
-        if norm is not None:
-            affine = affine_of(norm, source)
-        if isinstance(affine, Refusal):
-            return affine
-        if len(conv.input) > 2 and conv.input[2]:
-            added = source.constant_values(conv.input[2])
-            if added is None:
-                return Refusal("its bias is no constant")
-            affine = Affine(gain=affine.gain, bias=affine.bias + affine.gain * added.reshape(-1))
-        quantizer = source.quantizer(node)
-        if quantizer.scale.size != 1:
-            return Refusal("activations must have one scale per tensor")
-        folded = affine
+        pattern = convolution_pattern(node, context)
+        if isinstance(pattern, Refusal):
+            return pattern
+        found = pattern
 
         def emit() -> None:
-            zero_point, low, high = code_bounds(quantizer, clamp)
+            layer = found.layer
+            zero_point, low, high = code_bounds(found.quantizer, found.clamp)
             out = Codes(
                 name=layer,
-                scale=np.float32(quantizer.scale.item()),
+                scale=np.float32(found.quantizer.scale.item()),
                 zero_point=zero_point,
                 low=low,
                 high=high,
             )
             clipped = out.low > 0 or out.high < 255
-            raw = _emit_convolution(
-                context,
-                layer,
-                x,
-                codes,
-                np.broadcast_to(scale.reshape(-1), (channels,)),
-                folded,
-                out,
-                weight_quantizer.bits,
-                attributes,
-                f"{layer}.wide" if clipped else layer,
-            )
+            raw = _emit_convolution(context, found, out, f"{layer}.wide" if clipped else layer)
             context.codes[layer] = clip_codes(context, raw, replace(out, name=raw), layer)
-            flipped = int((folded.gain < 0).sum())
             context.note(
                 self,
                 layer,
-                f"QLinearConv, {weight_quantizer.bits}-bit weights, codes "
-                f"{low}…{high} (zero point {zero_point})"
-                + (f", {flipped} channels with a negative gain flipped" if flipped else ""),
+                f"QLinearConv, {found.weight_bits}-bit weights, codes "
+                f"{low}…{high} (zero point {zero_point}){found.flipped}",
             )
 
         return emit
 
 
-def _emit_convolution(
-    context: Context,
-    layer: str,
-    x: Codes,
-    codes: NDArray[np.int64],
-    scale: NDArray[np.float64],
-    affine: Affine,
-    out: Codes,
-    bits: int,
-    attributes: dict[str, Any],
-    name: str,
-) -> str:
-    builder = context.builder
-    input_scale, output_scale = float(x.scale), float(out.scale)
-    constant = (affine.gain == 0.0) | ~codes.reshape(len(codes), -1).any(axis=1)
-    folded = np.where(constant, output_scale / input_scale, scale * np.abs(affine.gain))
-    folded = folded.astype(np.float32).astype(np.float64)
-    if not bool((np.isfinite(folded) & (folded > 0)).all()):
-        raise LoweringError(f"{layer}: a weight scale times BatchNorm gain leaves float32's range")
-    signs = np.sign(affine.gain).astype(np.int64).reshape(-1, 1, 1, 1)
-    weights = codes * signs
-    if weights.min(initial=0) < -128 or weights.max(initial=0) > 127:
-        raise LoweringError(
-            f"{layer}: a weight of -128 under a negative BatchNorm gain has no opposite in int8; "
-            "quantize weights with narrow_range"
-        )
-    largest = np.abs(weights).reshape(len(weights), -1).sum(axis=1) * 255.0
-    source, weights = _aligned(context, x, weights, int(attributes.get("group", 1)))
-    # A constant's code is rounded once, in float32 as in training; past ±1024 it saturates anyway.
-    code = np.rint(affine.bias.astype(np.float32) / out.scale).clip(-1024.0, 1024.0)
-    grid = input_scale * folded
-    bias = int32_bias(np.where(constant, code * grid, affine.bias), grid, largest, layer)
+def _emit_convolution(context: Context, pattern: ConvolutionPattern, out: Codes, name: str) -> str:
+    builder, layer, x = context.builder, pattern.layer, pattern.x
+    folded = fold(pattern, output_scale=out.scale)
+    largest = np.abs(folded.weights).reshape(len(folded.weights), -1).sum(axis=1) * 255.0
+    groups = int(pattern.attributes.get("group", 1))
+    source, weights = _aligned(context, x, folded.weights, groups)
+    bias = int32_bias(folded.bias, folded.grid, largest, layer)
     inputs = [
         source,
         scalar(builder, x.scale),
         byte(builder, x.zero_point),
-        stored_weights(builder, weights, bits, f"{layer}.w", context.storage),
-        builder.constant(folded.astype(np.float32), f"{layer}.ws"),
+        stored_weights(builder, weights, pattern.weight_bits, f"{layer}.w", context.storage),
+        builder.constant(folded.scale.astype(np.float32), f"{layer}.ws"),
         builder.constant(np.int8(0), f"{layer}.z", shared=False),
         scalar(builder, out.scale),
         byte(builder, out.zero_point),
         builder.constant(bias, f"{layer}.b"),
     ]
-    kept = {
-        key: attributes[key]
-        for key in ("kernel_shape", "strides", "pads", "dilations", "group")
-        if key in attributes
-    }
-    return builder.add("QLinearConv", inputs, name, **kept)
+    return builder.add("QLinearConv", inputs, name, **pattern.kept_attributes)
 
 
 KERNEL_CHANNELS = 4

@@ -13,13 +13,14 @@ import numpy as np
 import onnx
 
 from export.passes.qonnx_graph import attributes_of
-from export.passes.rule import Context, Emit, Refusal, Rule
+from export.passes.rule import Context, Emit, Place, Refusal, Rule
 
 
 class Layout(Rule):
     """Flatten, Reshape or Transpose of codes → the same on uint8."""
 
     name = "layout"
+    place = Place.CODES
     operators = ("Flatten", "Reshape", "Transpose", "Identity")
 
     def match(self, node: onnx.NodeProto, context: Context) -> Emit | Refusal:
@@ -54,6 +55,6 @@ class Layout(Rule):
                 return
             name = builder.add(node.op_type, inputs, layer, **settings)
             context.codes[layer] = replace(codes, name=name)
-            context.note(self, layer, f"{node.op_type} of uint8 codes")
+            context.note(self, layer, f"{node.op_type} of codes")
 
         return emit

@@ -13,13 +13,14 @@ from dataclasses import replace
 import onnx
 
 from export.passes.qonnx_graph import attributes_of
-from export.passes.rule import Context, Emit, Refusal, Rule
+from export.passes.rule import Context, Emit, Place, Refusal, Rule
 
 
 class MaxPool(Rule):
     """MaxPool(codes) → MaxPool on uint8."""
 
     name = "max-pool"
+    place = Place.CODES
 
     def match(self, node: onnx.NodeProto, context: Context) -> Emit | Refusal:
         """Match a two-dimensional MaxPool of codes; see :meth:`Rule.match`."""
@@ -46,6 +47,6 @@ class MaxPool(Rule):
                 "MaxPool", [codes.name], layer, kernel_shape=kernel, strides=strides, pads=pads
             )
             context.codes[layer] = replace(codes, name=name)
-            context.note(self, layer, f"MaxPool of uint8 codes {kernel[0]}×{kernel[1]}")
+            context.note(self, layer, f"MaxPool of codes {kernel[0]}×{kernel[1]}")
 
         return emit

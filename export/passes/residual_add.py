@@ -8,11 +8,15 @@ exact arithmetic by one code on up to 6% of pairs), so they are refused.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import onnx
 
 from export.graph_builder import MICROSOFT
+from export.passes.qonnx_graph import Quantizer
 from export.passes.rule import (
+    Clamp,
     Codes,
     Context,
     Emit,
@@ -26,6 +30,34 @@ from export.passes.rule import (
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class ResidualAddPattern:
+    """Quant(Relu|Clip?(Add(codes, codes))), taken apart."""
+
+    summands: tuple[Codes, Codes]
+    quantizer: Quantizer
+    clamp: Clamp
+
+
+def residual_add_pattern(node: onnx.NodeProto, context: Context) -> ResidualAddPattern | Refusal:
+    """Take apart the sum before the quantizer ``node``, or say what it is not."""
+    source = context.source
+    clamped = clamp_before(node.input[0], source)
+    if isinstance(clamped, Refusal):
+        return clamped
+    add, clamp = clamped
+    if add is None or add.op_type != "Add":
+        return Refusal("no Add, optionally with Relu or Clip, stands before it")
+    a, b = (context.codes.get(name) for name in add.input)
+    if a is None or b is None:
+        name = add.input[0] if a is None else add.input[1]
+        return Refusal(f"the summand {name!r} has no integer codes (it is not quantized)")
+    quantizer = source.quantizer(node)
+    if quantizer.scale.size != 1:
+        return Refusal("activations must have one scale per tensor")
+    return ResidualAddPattern(summands=(a, b), quantizer=quantizer, clamp=clamp)
+
+
 class ResidualAdd(Rule):
     """Quant(Relu|Clip?(Add(codes, codes))) → com.microsoft QLinearAdd (Clip)."""
 
@@ -33,29 +65,17 @@ class ResidualAdd(Rule):
 
     def match(self, node: onnx.NodeProto, context: Context) -> Emit | Refusal:
         """Match the sum of codes before a quantizer; see :meth:`Rule.match`."""
-        source = context.source
-        clamped = clamp_before(node.input[0], source)
-        if isinstance(clamped, Refusal):
-            return clamped
-        add, clamp = clamped
-        if add is None or add.op_type != "Add":
-            return Refusal("no Add, optionally with Relu or Clip, stands before it")
-        summands = [context.codes.get(name) for name in add.input]
-        a, b = summands
-        if a is None or b is None:
-            name = add.input[0] if a is None else add.input[1]
-            return Refusal(f"the summand {name!r} has no integer codes (it is not quantized)")
-        quantizer = source.quantizer(node)
-        if quantizer.scale.size != 1:
-            return Refusal("activations must have one scale per tensor")
+        pattern = residual_add_pattern(node, context)
+        if isinstance(pattern, Refusal):
+            return pattern
+        quantizer, clamp, (first, second) = pattern.quantizer, pattern.clamp, pattern.summands
         scale = np.float32(quantizer.scale.item())
-        if not a.scale == b.scale == scale:
+        if not first.scale == second.scale == scale:
             return Refusal(
-                f"its summands and its sum must share one scale, they have {a.scale}, {b.scale} "
-                f"and {scale}"
+                f"its summands and its sum must share one scale, they have {first.scale}, "
+                f"{second.scale} and {scale}"
             )
         layer = node.output[0]
-        first, second = a, b
 
         def emit() -> None:
             builder = context.builder

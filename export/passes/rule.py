@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from enum import Enum
 
 import numpy as np
 import onnx
@@ -24,9 +25,17 @@ class LoweringError(QadtrError):
     """A layer cannot be lowered to integers; the message names it and each rule's reason."""
 
 
+class ContractError(LoweringError):
+    """A pass did not keep what it promises: a fault of the pass, not of the network."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Codes:
-    """A tensor of uint8 codes in the integer graph: value = scale * (code - zero_point)."""
+    """A tensor of codes: value = scale * (code - zero_point), code in ``low`` … ``high``.
+
+    ``name`` is the tensor that stands for them in the graph being built: the codes themselves
+    (uint8) in the all-integer graph, their values (float32) in a Q/DQ graph.
+    """
 
     name: str
     scale: np.float32
@@ -40,12 +49,14 @@ class Context:
     """The QONNX graph being read, the integer graph being built, and the codes known so far.
 
     ``codes`` maps a QONNX tensor to the codes that stand for it; ``storage`` is "low-bit" (INT2 and
-    INT4 initializers behind a Cast) or "int8"; ``log`` gets a line per layer.
+    INT4 initializers behind a Cast) or "int8"; ``code_range`` is what the target's types of codes
+    can hold; ``log`` gets a line per layer.
     """
 
     source: QonnxGraph
     builder: GraphBuilder
     storage: str
+    code_range: tuple[int, int] = (0, BYTE_HIGH)
     codes: dict[str, Codes] = field(default_factory=dict)
     log: list[str] = field(default_factory=list)
 
@@ -64,18 +75,53 @@ class Refusal:
 Emit = Callable[[], None]
 
 
+class Place(Enum):
+    """The nodes of a QONNX graph at which rules are asked."""
+
+    QUANTIZER = "an activation quantizer"
+    CODES = "a node that moves or chooses codes"
+    LOGITS = "the node that gives the logits"
+
+
 class Rule(ABC):
-    """One way to give a QONNX tensor integer codes."""
+    """One pass over the layers of one kind: a way to give a QONNX tensor its codes.
+
+    The driver asks the rules of a target in their order at every node of their ``place``. The
+    contract: :meth:`match` is what the rule requires of the layer, and changes nothing; what it
+    returns is applied at once; :meth:`ensures` is checked behind it.
+    """
 
     name: str
+    place: Place = Place.QUANTIZER
 
     @abstractmethod
     def match(self, node: onnx.NodeProto, context: Context) -> Emit | Refusal:
         """Look at ``node`` (whose output wants codes, or is the logits) without changing anything.
 
-        Returns a function that adds the integer nodes and registers the codes, or the reason why
+        Returns a function that adds the target's nodes and registers the codes, or the reason why
         this rule is not for this node.
         """
+
+    def ensures(self, node: onnx.NodeProto, context: Context) -> None:
+        """Check what every rule promises: the layer has codes that the target's types can hold.
+
+        Raises:
+            ContractError: it has none, or others.
+        """
+        if self.place is Place.LOGITS:
+            return
+        layer = node.output[0]
+        codes = context.codes.get(layer)
+        if codes is None:
+            raise ContractError(f"{layer}: the rule {self.name!r} matched and gave no codes")
+        low, high = context.code_range
+        if not (low <= codes.low <= codes.high <= high and low <= codes.zero_point <= high):
+            raise ContractError(
+                f"{layer}: the rule {self.name!r} gave codes {codes.low}…{codes.high} with zero "
+                f"point {codes.zero_point}; the target holds {low}…{high}"
+            )
+        if not (np.isfinite(codes.scale) and codes.scale > 0):
+            raise ContractError(f"{layer}: the rule {self.name!r} gave the scale {codes.scale}")
 
 
 @dataclass(frozen=True, kw_only=True)

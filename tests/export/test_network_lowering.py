@@ -79,7 +79,7 @@ def test_max_pool_reads_and_gives_codes(tmp_path: Path) -> None:
     makers = {node.output[0]: node.op_type for node in nodes}
     # Two-bit codes come from the Clip, the last layer's eight-bit ones from the convolution.
     assert [makers[pool.input[0]] for pool in pools] == ["Clip"] * 4 + ["QLinearConv"]
-    assert "maxpool0: MaxPool of uint8 codes 2×2 [max-pool]" in made.log
+    assert "maxpool0: MaxPool of codes 2×2 [max-pool]" in made.log
 
 
 def test_relu6_is_a_clip_of_codes(tmp_path: Path) -> None:
