@@ -5,11 +5,14 @@ from __future__ import annotations
 from export.reference.errors import NotReproducible, UnsupportedGraph
 from export.reference.network import IntegerReference, Layer
 from export.reference.operators import supported_operators
+from export.reference.qdq import QdqReference, supported_qdq_operators
 
 __all__ = [
     "IntegerReference",
     "Layer",
     "NotReproducible",
+    "QdqReference",
     "UnsupportedGraph",
     "supported_operators",
+    "supported_qdq_operators",
 ]

@@ -36,7 +36,7 @@ class QdqConvolution(Rule):
 
         def emit() -> None:
             builder, layer = context.builder, found.layer
-            out = self.dialect.output_codes(found.quantizer, found.clamp)
+            out = self.dialect.output_codes(found.quantizer, found.clamp, context.source, layer)
             folded = fold(found, output_scale=out.scale)
             weights = folded.weights.astype(np.int8)
             bias = folded.bias
@@ -46,7 +46,7 @@ class QdqConvolution(Rule):
             stored = [
                 builder.constant(weights, f"{layer}.w", shared=False),
                 builder.constant(folded.scale.astype(np.float32), f"{layer}.ws"),
-                builder.constant(np.zeros(len(weights), np.int8), "wz"),
+                builder.constant(np.zeros(len(weights), np.int8), f"{layer}.wz", shared=False),
             ]
             inputs = [
                 found.x.name,

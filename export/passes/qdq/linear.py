@@ -40,7 +40,7 @@ class QdqLinear(Rule):
             stored = [
                 builder.constant(found.weights.astype(np.int8), f"{layer}.w", shared=False),
                 builder.constant(found.scale, f"{layer}.ws"),
-                builder.constant(np.zeros(classes, np.int8), "wz"),
+                builder.constant(np.zeros(classes, np.int8), f"{layer}.wz", shared=False),
             ]
             inputs = [
                 found.x.name,

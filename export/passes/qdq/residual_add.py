@@ -1,10 +1,8 @@
 """The residual add between quantizers: Add(DQ, DQ) → clamp → Q, DQ.
 
 Both summands come from a DequantizeLinear and the sum goes into a QuantizeLinear, so a compiler
-fuses Add, ReLU and the change of step into one operator on codes. Where all three share one step S,
-the sum of codes is exact. In the signed dialect an unsigned stream has the step 2 S while the
-branch keeps S (its 8 bits are signed as they are): the sum then lies on the grid of S, every odd
-one of its values is a tie at 2 S, and rounds to even.
+fuses Add, ReLU and the change of step into one operator on codes. All three share one step (the
+signed dialect doubles it in all three), so the sum of codes is exact and rounds nothing.
 """
 
 from __future__ import annotations

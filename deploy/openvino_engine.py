@@ -1,0 +1,219 @@
+"""The OpenVINO engine: the only file that imports openvino, and only when opened.
+
+For standard Q/DQ files (``qadtr export --target qcdq``). OpenVINO's compiler turns Q/DQ pairs
+around an operator into an integer kernel. On x86-64 without VNNI those kernels add pairs of
+products in 16 bits and saturate where 8-bit weights are large, in silence; ONNX Runtime has a
+switch against it, OpenVINO has none. So on such a processor this engine runs the file's values in
+float32 unless integers are asked for, and says so.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .device.errors import EngineUnavailable, InputError, UsageError
+from .device.files import read_bytes, sha256_of_bytes
+from .device.host import host_facts
+from .device.images import CHANNELS, check_images
+
+logger = logging.getLogger(__name__)
+
+INPUT_NAME, OUTPUT_NAME = "images", "logits"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompiledLayer:
+    """One node of the graph that OpenVINO compiled.
+
+    Attributes:
+        layer: names of the file's nodes that went into it, as OpenVINO tells them.
+        operator: OpenVINO's name of what it does, such as ``Convolution``.
+        precision: in which it computes, such as ``u8``, ``i8`` or ``f32``.
+        kernel: the implementation, such as ``jit_avx2_I8``.
+    """
+
+    layer: str
+    operator: str
+    precision: str
+    kernel: str
+
+
+class OpenVinoEngine:
+    """One ONNX file in OpenVINO, on the CPU.
+
+    Args:
+        model: the ``.onnx`` file: ``images`` uint8 N×3×H×W to ``logits`` float32 N×C.
+        threads: of the engine.
+        integers: whether Q/DQ pairs become integer kernels; None: unless this processor's
+            saturate.
+
+    Attributes:
+        name: "openvino-cpu".
+        input_shape: (3, H, W) of the images.
+        batch_size: N where the file fixes it, else None.
+        classes: C.
+        threads: as given.
+        model_sha256: of the bytes that were loaded.
+        integers: whether integer kernels were asked of the compiler.
+
+    Raises:
+        EngineUnavailable: openvino is not installed.
+        InputError: the file is missing, damaged, or of another interface.
+        UsageError: fewer than one thread.
+    """
+
+    def __init__(self, model: Path, *, threads: int = 1, integers: bool | None = None) -> None:
+        if threads < 1:
+            raise UsageError(f"expected 1 thread or more, got {threads}")
+        self._model = Path(model)
+        self.name, self.threads = "openvino-cpu", threads
+        saturates = host_facts().u8s8_saturates
+        self.integers = not saturates if integers is None else integers
+        if integers is None and saturates:
+            logger.info(
+                "this processor has no VNNI: OpenVINO's int8 kernels saturate on it, so %s runs in "
+                "float32", self._model.name,
+            )  # fmt: skip
+        data = read_bytes(self._model)
+        self.model_sha256 = sha256_of_bytes(data)
+        ov = _openvino()
+        settings = {
+            "INFERENCE_NUM_THREADS": threads,
+            "INFERENCE_PRECISION_HINT": "f32",
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
+            "LP_TRANSFORMS_MODE": "YES" if self.integers else "NO",
+        }
+        try:
+            core = ov.Core()
+            self._compiled = core.compile_model(core.read_model(data, b""), "CPU", settings)
+        # openvino raises RuntimeError and its own classes, which have no documented base.
+        except Exception as error:
+            raise InputError(
+                f"OpenVINO {ov.__version__} does not load {self._model}: {_one_line(error)}"
+            ) from error
+        self._read_interface()
+        self._request: Any = self._compiled.create_infer_request()
+
+    def _read_interface(self) -> None:
+        inputs, outputs = self._compiled.inputs, self._compiled.outputs
+        named = [port.any_name for port in (*inputs, *outputs)]
+        if named != [INPUT_NAME, OUTPUT_NAME]:
+            raise InputError(
+                f"{self._model} has inputs and outputs {', '.join(named)}; expected "
+                f"'{INPUT_NAME}' and '{OUTPUT_NAME}'"
+            )
+        image, logits = inputs[0].partial_shape, outputs[0].partial_shape
+        sides = [dim.get_length() if dim.is_static else 0 for dim in image]
+        classes = logits[1].get_length() if len(logits) == 2 and logits[1].is_static else 0
+        kind = inputs[0].element_type.get_type_name()
+        if kind != "u8" or len(sides) != 4 or sides[1] != CHANNELS or not all(sides[1:]):
+            raise InputError(
+                f"{self._model} takes {kind} {image}; expected uint8 N×3×H×W with numbers for H "
+                "and W"
+            )
+        if not classes:
+            raise InputError(f"{self._model} gives {logits}; expected N×C with a number for C")
+        self.input_shape: tuple[int, int, int] = (sides[1], sides[2], sides[3])
+        self.batch_size: int | None = sides[0] or None
+        self.classes: int = classes
+
+    def compiled_layers(self) -> tuple[CompiledLayer, ...]:
+        """What the compiled graph runs, in its order; stored values left out."""
+        layers = []
+        for node in self._compiled.get_runtime_model().get_ordered_ops():
+            facts = {key: str(value.astype(str)) for key, value in node.get_rt_info().items()}
+            if facts.get("layerType") == "Const":
+                continue
+            layers.append(
+                CompiledLayer(
+                    layer=facts.get("originalLayersNames", ""),
+                    operator=facts.get("layerType", ""),
+                    precision=facts.get("runtimePrecision", ""),
+                    kernel=facts.get("primitiveType", ""),
+                )
+            )
+        return tuple(layers)
+
+    def __enter__(self) -> OpenVinoEngine:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the compiled model; again is no error."""
+        self._request = None
+
+    def run(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the logits, float32 N×C, of one batch, uint8 N×3×H×W.
+
+        Raises:
+            InputError: another type or shape, or logits that are NaN or infinite.
+            NothingToEvaluate: N is 0.
+            UsageError: the engine is closed.
+        """
+        if self._request is None:
+            raise UsageError(f"the engine for {self._model} is closed; open it again")
+        check_images(batch, expected_shape=self.input_shape)
+        if self.batch_size is not None and len(batch) != self.batch_size:
+            raise InputError(
+                f"{self._model} takes batches of {self.batch_size} images, got {len(batch)}"
+            )
+        try:
+            found = self._request.infer({INPUT_NAME: np.ascontiguousarray(batch)})
+        except Exception as error:  # see __init__
+            raise InputError(f"OpenVINO failed to run {self._model}: {_one_line(error)}") from error
+        logits: NDArray[np.float32] = next(iter(found.values())).copy()
+        if logits.shape != (len(batch), self.classes) or not np.isfinite(logits).all():
+            raise InputError(
+                f"{self._model} gave logits of shape {logits.shape}, or NaN or infinite ones: it "
+                "is damaged"
+            )
+        return logits
+
+    def predict(self, images: NDArray[np.uint8], batch_size: int = 64) -> NDArray[np.int64]:
+        """Return the class, int64 N, of each image; between equal logits the lowest wins.
+
+        Raises:
+            InputError, NothingToEvaluate, UsageError: as :meth:`run`; a batch size under 1.
+        """
+        if batch_size < 1:
+            raise UsageError(f"expected a batch size of 1 or more, got {batch_size}")
+        check_images(images, expected_shape=self.input_shape)
+        step = self.batch_size or batch_size
+        predictions = np.empty(len(images), dtype=np.int64)
+        for start in range(0, len(images), step):
+            batch = images[start : start + step]
+            count = len(batch)
+            if self.batch_size is not None and count < step:
+                filling = np.zeros((step - count, *self.input_shape), dtype=np.uint8)
+                batch = np.concatenate([batch, filling])
+            predictions[start : start + count] = self.run(batch)[:count].argmax(axis=1)
+        return predictions
+
+
+def _openvino() -> Any:
+    try:
+        import openvino  # here, so that the rest of the package works without it
+    except ImportError as error:
+        raise EngineUnavailable(
+            f"the engine 'openvino' needs the package openvino ({error}); "
+            "install it: pip install 'qadtr[openvino]'"
+        ) from error
+    return openvino
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

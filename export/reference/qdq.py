@@ -1,0 +1,206 @@
+"""What a Q/DQ file computes, in numpy and float64: no engine, no lowering, no torch.
+
+Between quantizers the file's operators are real-number operators, and float64 computes them with 29
+bits to spare over float32: codes times scales, sums of a few thousand of them. So the codes here
+are those that exact arithmetic gives, except where a value lies within 2^-40 of a rounding tie; an
+engine that sums in float32, or in integers with a float32 multiplier, may land on the other side of
+a tie. That is why engines of such files have a budget (:mod:`export.budget`), and this has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from deploy.device.errors import InputError, NothingToEvaluate
+from export.reading import graph_inputs, initializers, input_dims, node_label, read_model, type_name
+from export.reference.errors import UnsupportedGraph
+
+Values = NDArray[np.float64]
+Attributes = Mapping[str, Any]
+
+_BYTE_OFFSET: dict[int, int] = {onnx.TensorProto.UINT8: 0, onnx.TensorProto.INT8: 128}
+"""By the type of the input: what is taken from an image's byte to make it the input's code."""
+
+
+class QdqReference:
+    """The numbers that a Q/DQ file must give, computed with numpy alone.
+
+    Args:
+        path: the ONNX file: one input of images, uint8 bytes or int8 of byte - 128, one float32
+            output N×classes, and the operators of :func:`supported_qdq_operators`.
+        batch_size: images computed at once; changes memory and speed, never the result.
+
+    Raises:
+        InputError: the file is missing, damaged or hostile.
+        UnsupportedGraph: it has something that the reference does not define.
+    """
+
+    def __init__(self, path: Path | str, *, batch_size: int = 16) -> None:
+        if batch_size < 1:
+            raise InputError(f"batch_size must be at least 1, not {batch_size}")
+        self.path, self.batch_size = Path(path), batch_size
+        model = read_model(self.path)
+        inputs, outputs = graph_inputs(model), list(model.graph.output)
+        if len(inputs) != 1 or len(outputs) != 1:
+            raise UnsupportedGraph(f"{self.path}: expected one input and one output")
+        kind, dims = inputs[0].type.tensor_type.elem_type, input_dims(inputs[0])
+        if kind not in _BYTE_OFFSET or len(dims) != 4:
+            raise UnsupportedGraph(
+                f"{self.path}: input {inputs[0].name!r} is {type_name(kind)}{list(dims)}: "
+                "expected images as uint8 or int8 N×C×H×W"
+            )
+        self._offset = _BYTE_OFFSET[kind]
+        self._input, self._output = inputs[0].name, outputs[0].name
+        self.input_shape = dims[1:]
+        self._constants = initializers(model)
+        self._nodes = list(model.graph.node)
+        for node in self._nodes:
+            if node.domain not in ("", "ai.onnx") or node.op_type not in _OPERATORS:
+                raise UnsupportedGraph(
+                    f"{self.path}: node {node_label(node)} of domain {node.domain!r} has no Q/DQ "
+                    f"reference. Defined are: {', '.join(supported_qdq_operators())}."
+                )
+
+    def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Give the logits, float32 N×classes, of images uint8 N×C×H×W."""
+        return np.concatenate([logits for logits, _ in self.batches(images)])
+
+    def batches(
+        self, images: NDArray[np.uint8]
+    ) -> Iterator[tuple[NDArray[np.float32], dict[str, NDArray[np.int16]]]]:
+        """Give (logits, codes by the name of their QuantizeLinear's output) batch by batch.
+
+        Raises:
+            InputError: the images are not uint8 of the file's shape.
+            NothingToEvaluate: there are none.
+        """
+        wanted = [size for size in self.input_shape if size is not None]
+        if images.dtype != np.uint8 or images.ndim != 4 or list(images.shape[1:]) != wanted:
+            raise InputError(
+                f"{self.path} takes uint8 images of {'×'.join(map(str, wanted))}, got "
+                f"{images.dtype} of shape {images.shape}"
+            )
+        if not len(images):
+            raise NothingToEvaluate("expected at least one image, got none")
+        for start in range(0, len(images), self.batch_size):
+            batch = images[start : start + self.batch_size].astype(np.float64) - self._offset
+            tensors: dict[str, NDArray[Any]] = {**self._constants, self._input: batch}
+            codes: dict[str, NDArray[np.int16]] = {}
+            for node in self._nodes:
+                attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+                given = [tensors[name] if name else None for name in node.input]
+                tensors[node.output[0]] = _OPERATORS[node.op_type](attributes, *given)
+                if node.op_type == "QuantizeLinear":
+                    codes[node.output[0]] = tensors[node.output[0]].astype(np.int16)
+            yield tensors[self._output].astype(np.float32), codes
+
+
+def supported_qdq_operators() -> tuple[str, ...]:
+    """Give the operators that the reference defines."""
+    return tuple(sorted(_OPERATORS))
+
+
+def _along(parameter: NDArray[Any], x: NDArray[Any], attributes: Attributes) -> Values:
+    """A scale or zero point in float64, shaped to go with ``x``."""
+    wide = parameter.astype(np.float64)
+    if wide.size == 1:
+        return wide.reshape(())
+    axis = int(attributes.get("axis", 1)) % x.ndim
+    return wide.reshape([-1 if index == axis else 1 for index in range(x.ndim)])
+
+
+def _quantize(attributes: Attributes, x: Values, scale: Any, zero: Any = None) -> Values:
+    kind = np.uint8 if zero is None else zero.dtype
+    if kind not in (np.uint8, np.int8):
+        raise UnsupportedGraph(f"QuantizeLinear to {kind}: the reference knows uint8 and int8")
+    bounds = np.iinfo(kind)
+    shift = 0.0 if zero is None else _along(zero, x, attributes)
+    codes = np.rint(x / _along(scale, x, attributes)) + shift
+    return np.clip(codes, bounds.min, bounds.max)
+
+
+def _dequantize(attributes: Attributes, x: NDArray[Any], scale: Any, zero: Any = None) -> Values:
+    shift = 0.0 if zero is None else _along(zero, x, attributes)
+    return (x.astype(np.float64) - shift) * _along(scale, x, attributes)
+
+
+def _clip(_: Attributes, x: Values, low: Any = None, high: Any = None) -> Values:
+    lowest = -np.inf if low is None else float(low)
+    return np.clip(x, lowest, np.inf if high is None else float(high))
+
+
+def _convolution(attributes: Attributes, x: Values, weight: Values, bias: Any = None) -> Values:
+    groups, kernel = int(attributes.get("group", 1)), weight.shape[2:]
+    strides = attributes.get("strides", [1, 1])
+    if attributes.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
+        raise UnsupportedGraph("Conv with auto_pad: the reference wants the padding written out")
+    spread = attributes.get("dilations", [1, 1])
+    reach = [(size - 1) * step + 1 for size, step in zip(kernel, spread, strict=True)]
+    windows = _windows(x, reach, strides, attributes.get("pads", [0, 0, 0, 0]), 0.0)
+    windows = windows[..., :: spread[0], :: spread[1]]
+    n, _, height, width = windows.shape[:4]
+    outputs, depth = len(weight) // groups, weight.shape[1] * kernel[0] * kernel[1]
+    parts = []
+    for group in range(groups):
+        channels = slice(group * weight.shape[1], (group + 1) * weight.shape[1])
+        columns = windows[:, channels].transpose(0, 2, 3, 1, 4, 5).reshape(-1, depth)
+        matrix = weight[group * outputs : (group + 1) * outputs].reshape(outputs, depth)
+        parts.append((columns @ matrix.T).reshape(n, height, width, outputs))
+    total = np.concatenate(parts, axis=3).transpose(0, 3, 1, 2)
+    return total if bias is None else total + bias.astype(np.float64)[:, None, None]
+
+
+def _windows(x: Values, kernel: Any, strides: Any, pads: Any, fill: float) -> Values:
+    top, left, bottom, right = pads
+    edges = ((0, 0), (0, 0), (top, bottom), (left, right))
+    padded = np.pad(x, edges, constant_values=fill)
+    every: Values = sliding_window_view(padded, tuple(kernel), axis=(2, 3))
+    return every[:, :, :: strides[0], :: strides[1]]
+
+
+def _max_pool(attributes: Attributes, x: Values) -> Values:
+    if attributes.get("ceil_mode", 0) or set(attributes.get("dilations", [1])) != {1}:
+        raise UnsupportedGraph("MaxPool with ceil_mode or dilations: the reference has none")
+    kernel = attributes["kernel_shape"]
+    windows = _windows(
+        x, kernel, attributes.get("strides", [1, 1]), attributes.get("pads", [0] * 4), -np.inf
+    )
+    return windows.max(axis=(4, 5))
+
+
+def _gemm(attributes: Attributes, x: Values, weight: Values, bias: Any = None) -> Values:
+    if attributes.get("transA", 0) or {attributes.get(k, 1.0) for k in ("alpha", "beta")} != {1.0}:
+        raise UnsupportedGraph("Gemm with alpha, beta or transA: the reference has none")
+    product = x @ (weight.T if attributes.get("transB", 0) else weight)
+    return product if bias is None else product + bias.astype(np.float64)
+
+
+def _flatten(attributes: Attributes, x: Values) -> Values:
+    return x.reshape(int(np.prod(x.shape[: attributes.get("axis", 1)])), -1)
+
+
+def _reshape(_: Attributes, x: Values, shape: NDArray[np.int64]) -> Values:
+    return x.reshape([size or x.shape[index] for index, size in enumerate(shape.tolist())])
+
+
+_OPERATORS: Mapping[str, Callable[..., Values]] = {
+    "Add": lambda _, a, b: a + b,
+    "Clip": _clip,
+    "Conv": _convolution,
+    "DequantizeLinear": _dequantize,
+    "Flatten": _flatten,
+    "Gemm": _gemm,
+    "GlobalAveragePool": lambda _, x: x.mean(axis=(2, 3), keepdims=True),
+    "MaxPool": _max_pool,
+    "QuantizeLinear": _quantize,
+    "Relu": lambda _, x: np.maximum(x, 0.0),
+    "Reshape": _reshape,
+    "Transpose": lambda attributes, x: x.transpose(attributes["perm"]),
+}
