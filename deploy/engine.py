@@ -10,8 +10,12 @@ from typing import Any
 from .device.engine_protocol import Engine
 from .device.errors import EngineUnavailable, UsageError
 from .device.onnxruntime_engine import OnnxRuntimeEngine
+from .openvino_engine import OpenVinoEngine
 
-ENGINES: Mapping[str, Callable[..., Engine]] = {"onnxruntime": OnnxRuntimeEngine}
+ENGINES: Mapping[str, Callable[..., Engine]] = {
+    "onnxruntime": OnnxRuntimeEngine,
+    "openvino": OpenVinoEngine,
+}
 """The engines whose code is here, by the name that commands take."""
 
 
