@@ -9,9 +9,13 @@ from deploy.device.errors import InputError
 from eval.attacks.base import PatchAttack
 from eval.attacks.gap import Gap, GapSettings
 from eval.attacks.lavan import Lavan, LavanSettings
+from eval.attacks.location import Location, LocationSettings
 from eval.attacks.settings import AttackSettings, GradientSettings
+from eval.attacks.texture import Texture, TextureSettings
 
-ATTACKS: dict[str, type[PatchAttack[Any]]] = {Gap.name: Gap, Lavan.name: Lavan}
+ATTACKS: dict[str, type[PatchAttack[Any]]] = {
+    attack.name: attack for attack in (Gap, Lavan, Location, Texture)
+}
 """Every attack by its name."""
 
 
@@ -35,6 +39,10 @@ __all__ = [
     "GradientSettings",
     "Lavan",
     "LavanSettings",
+    "Location",
+    "LocationSettings",
     "PatchAttack",
+    "Texture",
+    "TextureSettings",
     "attack_from_settings",
 ]

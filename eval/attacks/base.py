@@ -7,6 +7,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
@@ -43,6 +44,10 @@ class PatchAttack(ABC, Generic[S]):
 
     name: ClassVar[str]
     settings_type: ClassVar[type[AttackSettings]]
+    needs_gradients: ClassVar[bool] = True
+    """False: the attack only asks for logits or classes, so it also runs against an engine."""
+    needs_training_images: ClassVar[bool] = False
+    """True: ``run`` must be given ``training_images``."""
 
     def __init__(self, settings: S) -> None:
         self.settings = settings
@@ -65,6 +70,7 @@ class PatchAttack(ABC, Generic[S]):
         *,
         image_indices: NDArray[np.int64] | None = None,
         tried_on: NDArray[np.int64] | None = None,
+        training_images: NDArray[np.uint8] | None = None,
         source: Mapping[str, Any] | None = None,
         made_on: str | None = None,
         name: str | None = None,
@@ -82,6 +88,7 @@ class PatchAttack(ABC, Generic[S]):
             image_indices: per-image only: indices of ``images`` in their split (default 0…N−1).
             tried_on: universal only: indices of the images that the patch is to be pasted on
                 (default 0…N−1); their places are drawn after the optimization.
+            training_images: uint8 M×3×H×W, for an attack that cuts its content from them.
             source: what the network is, see ``evaluation_record.SourceFacts``; the bit-widths are
                 added here.
             made_on: name of the split that ``images`` are from.
@@ -93,10 +100,12 @@ class PatchAttack(ABC, Generic[S]):
 
         Raises:
             InputError: images and labels that do not belong together, a target that is no class,
-                a bit-width that the network lacks, a patch larger than the image, or a
-                ``resume_from`` that belongs to another run.
+                a bit-width that the network lacks, a patch larger than the image, a white-box
+                attack on a network without gradients, or a ``resume_from`` that belongs to another
+                run.
         """
         labels = self._checked(images, labels, image_indices, tried_on)
+        self._check_means(network, images, training_images)
         base_seed = int(torch.randint(2**62, (), generator=generator))
         mask = (circle_mask if self.settings.shape == "circle" else square_mask)(
             self.settings.size_px
@@ -106,12 +115,13 @@ class PatchAttack(ABC, Generic[S]):
             self._check_classes(network, images)
             found = Found.begin(
                 resume_from,
-                identity=self._identity(network, images, labels, base_seed),
+                identity=self._identity(network, images, labels, training_images, base_seed),
                 count=1 if self.kind == "universal" else len(images),
                 images=0 if self.kind == "universal" else len(images),
                 size_px=self.settings.size_px,
             )
-            self._search(network, images, labels, mask, base_seed, judge, found, progress)
+            ask = _Asked(network, images, labels, mask, training_images)
+            self._search(ask, base_seed, judge, found, progress)
             patch, positions, indices = found.patch, found.positions, image_indices
             if self.kind == "universal":
                 indices = np.arange(len(images)) if tried_on is None else tried_on
@@ -138,24 +148,23 @@ class PatchAttack(ABC, Generic[S]):
                 "made_on": made_on,
                 "source": {**(source or {}), "bit_widths": list(self.settings.bit_widths)},
                 "on_source": on_source,
+                "area": {"px": int(mask.sum()), "share": float(mask.sum()) / images[0, 0].size},
+                "queries_per_image": self.queries_per_image(),
             },
         )
+
+    def queries_per_image(self) -> int | None:
+        """Images that a gradient-free per-image search shows the source; None for white-box."""
+        return None
 
     # ------------------------------------------------------------------ the search
 
     def _search(
-        self,
-        network: SwitchableNetwork,
-        images: NDArray[np.uint8],
-        labels: NDArray[np.int64],
-        mask: Tensor,
-        base_seed: int,
-        judge: Judge,
-        found: Found,
-        progress: bool,
+        self, ask: _Asked, base_seed: int, judge: Judge, found: Found, progress: bool
     ) -> None:
         """Every restart of every batch; the best of each goes into ``found``."""
         universal = self.kind == "universal"
+        images, labels, mask = ask.images, ask.labels, ask.mask
         size = len(images) if universal else self.settings.batch_size
         units = [
             (first, restart)
@@ -169,7 +178,7 @@ class PatchAttack(ABC, Generic[S]):
                 chosen = slice(first, first + size)
                 # A generator of its own for each unit: a resumed run draws what a whole one does.
                 draw = generator_for(base_seed, f"{first} {restart}")
-                problem = self._problem(network, images[chosen], labels[chosen], mask, draw)
+                problem = self._problem(ask, chosen, draw)
                 crafted = self.optimize(problem, bar.advance)
                 patch = _as_bytes(crafted.patch, mask)
                 places = problem.positions if crafted.positions is None else crafted.positions
@@ -184,15 +193,9 @@ class PatchAttack(ABC, Generic[S]):
                     found.keep_better(chosen, patch, positions, wins, margins)
                 found.unit_done()
 
-    def _problem(
-        self,
-        network: SwitchableNetwork,
-        images: NDArray[np.uint8],
-        labels: NDArray[np.int64],
-        mask: Tensor,
-        draw: torch.Generator,
-    ) -> Problem:
-        device = device_of(network)
+    def _problem(self, ask: _Asked, chosen: slice, draw: torch.Generator) -> Problem:
+        images, labels, mask = ask.images[chosen], ask.labels[chosen], ask.mask
+        device = device_of(ask.network)
         universal = self.kind == "universal"
         shape = (1 if universal else len(images), 3, *mask.shape)
         if self.settings.start == "random":
@@ -201,7 +204,7 @@ class PatchAttack(ABC, Generic[S]):
             start = torch.full(shape, 128.0)
         positions = torch.from_numpy(self._positions(len(images), images.shape[2:], draw)).long()
         return Problem(
-            network=network,
+            network=ask.network,
             images=torch.from_numpy(images).to(device),
             labels=torch.from_numpy(labels).to(device),
             mask=mask.to(device),
@@ -210,6 +213,7 @@ class PatchAttack(ABC, Generic[S]):
             universal=universal,
             settings=self.settings,
             generator=draw,
+            training_images=ask.training_images,
         )
 
     # ------------------------------------------------------------------ small parts
@@ -261,6 +265,25 @@ class PatchAttack(ABC, Generic[S]):
             )
         return labels.astype(np.int64)
 
+    def _check_means(
+        self,
+        network: SwitchableNetwork,
+        images: NDArray[np.uint8],
+        training_images: NDArray[np.uint8] | None,
+    ) -> None:
+        if self.needs_gradients and not getattr(network, "differentiable", True):
+            raise InputError(
+                f"{self.name} follows gradients, and an engine has none; make the patch on the "
+                "network, or use an attack that only asks for logits or classes."
+            )
+        if not self.needs_training_images:
+            return
+        if training_images is None:
+            raise InputError(
+                f"{self.name} cuts its content from training images: give training_images."
+            )
+        check_images(training_images, expected_shape=images.shape[1:])
+
     def _check_classes(self, network: SwitchableNetwork, images: NDArray[np.uint8]) -> None:
         for bits in self.settings.bit_widths:
             classes = logits(network, images[:1], bits).shape[1]
@@ -275,18 +298,32 @@ class PatchAttack(ABC, Generic[S]):
         network: SwitchableNetwork,
         images: NDArray[np.uint8],
         labels: NDArray[np.int64],
+        training_images: NDArray[np.uint8] | None,
         base_seed: int,
     ) -> str:
         """Digest of everything that the optimization depends on."""
         digest = hashlib.sha256()
         digest.update(json_bytes([self.name, self.settings.as_record(), base_seed]))
-        for array in (images, labels):
+        for array in (images, labels, training_images):
+            if array is None:
+                continue
             digest.update(str(array.shape).encode() + np.ascontiguousarray(array).tobytes())
         for key, value in sorted(network.state_dict().items()):
             digest.update(key.encode())
             if isinstance(value, Tensor):
                 digest.update(value.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What ``run`` was given, checked."""
+
+    network: SwitchableNetwork
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    mask: Tensor
+    training_images: NDArray[np.uint8] | None
 
 
 def _as_bytes(patch: Tensor, mask: Tensor) -> NDArray[np.uint8]:

@@ -41,31 +41,52 @@ def sign_ascent(
     step (progress).
     """
     patch = problem.start
-    velocity = torch.zeros_like(patch)
-    last = max(settings.steps - 1, 1)
-    for step in range(settings.steps):
+    ascent = Ascent(settings, patch)
+    for _ in range(settings.steps):
         pixels, labels, positions = _batch(problem, settings)
-        gradient = _gradient(problem, settings, apply, patch, pixels, labels, positions)
-        scale = gradient.abs().mean(dim=(1, 2, 3), keepdim=True)
-        # A vanished gradient (every image past the confidence) leaves the velocity as it is.
-        velocity = settings.momentum * velocity + gradient / scale.clamp_min(1e-30)
-        size = settings.step_size * (1.0 - (1.0 - _LAST_STEP_SHARE) * step / last)
-        patch = step_along_sign(patch, velocity, size)
+        gradient = patch_gradient(problem, settings, apply, patch, pixels, labels, positions)
+        patch = ascent.step(patch, gradient)
         stepped()
     return patch
 
 
+class Ascent:
+    """The velocity of the patches and the shrinking size of their steps."""
+
+    def __init__(self, settings: GradientSettings, patch: Tensor) -> None:
+        self._settings = settings
+        self._velocity = torch.zeros_like(patch)
+        self._done = 0
+
+    def step(self, patch: Tensor, gradient: Tensor) -> Tensor:
+        """The patch, P×3×h×w, after one more step along its gradient of the same shape."""
+        settings = self._settings
+        scale = gradient.abs().mean(dim=(1, 2, 3), keepdim=True)
+        # A vanished gradient (every image past the confidence) leaves the velocity as it is.
+        self._velocity = settings.momentum * self._velocity + gradient / scale.clamp_min(1e-30)
+        share = self._done / max(settings.steps - 1, 1)
+        size = settings.step_size * (1.0 - (1.0 - _LAST_STEP_SHARE) * share)
+        self._done += 1
+        return step_along_sign(patch, self._velocity, size)
+
+
 def _batch(problem: Problem, settings: GradientSettings) -> tuple[Tensor, Tensor, Tensor]:
     if not problem.universal:
-        return problem.images.float(), problem.labels, problem.positions
+        return as_pixels(problem.images), problem.labels, problem.positions
     available = problem.images.shape[0]
     count = min(settings.batch_size, available)
     chosen = torch.randperm(available, generator=problem.generator)[:count]
     chosen = chosen.to(problem.images.device)
-    return problem.images[chosen].float(), problem.labels[chosen], problem.fresh_positions(count)
+    pixels = as_pixels(problem.images[chosen])
+    return pixels, problem.labels[chosen], problem.fresh_positions(count)
 
 
-def _gradient(
+def as_pixels(images: Tensor) -> Tensor:
+    """Float pixels of uint8 images, channels last, where convolutions on a CPU are quicker."""
+    return images.float().contiguous(memory_format=torch.channels_last)
+
+
+def patch_gradient(
     problem: Problem,
     settings: GradientSettings,
     apply: Applied,
@@ -74,6 +95,7 @@ def _gradient(
     labels: Tensor,
     positions: Tensor,
 ) -> Tensor:
+    """The gradient of the summed losses at the patch: float P×3×h×w."""
     variable = patch.detach().requires_grad_()
     pasted = _shifted(apply(pixels, variable, positions), settings.shift_px, problem.generator)
     seen = pasted.detach().requires_grad_()

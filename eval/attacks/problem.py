@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from eval.attacks.placement import positions_for
@@ -26,6 +28,7 @@ class Problem:
         universal: whether one patch is wanted for all images.
         settings: the attack's.
         generator: the only source of randomness (a CPU generator).
+        training_images: uint8 M×3×H×W, for attacks that cut their content from them; else None.
     """
 
     network: SwitchableNetwork
@@ -37,6 +40,7 @@ class Problem:
     universal: bool
     settings: AttackSettings
     generator: torch.Generator
+    training_images: NDArray[np.uint8] | None = None
 
     def fresh_positions(self, count: int) -> Tensor:
         """Places for ``count`` images drawn by the settings' law: int64 count×2."""

@@ -34,7 +34,14 @@ MOST_POINTS_UNDER_PLAIN = Fraction(2, 100)
 
 Comparability = Literal["baseline", "comparable", "not comparable", "no baseline"]
 
-_ATTACK_NAMES = {"gap": "GAP", "lavan": "LaVAN"}
+_ATTACK_NAMES = {
+    "gap": "GAP",
+    "lavan": "LaVAN",
+    "location": "location-optimized",
+    "texture": "texture search",
+    "sparse-rs": "Sparse-RS",
+    "supplied": "supplied",
+}
 
 
 @dataclass(frozen=True, kw_only=True)

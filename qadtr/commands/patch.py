@@ -14,7 +14,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The source, the attack, and which images it is tried on."""
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder of the source network")
     add_data(parser)
-    parser.add_argument("--attack", required=True, help="gap (universal) or lavan")
+    parser.add_argument(
+        "--attack",
+        required=True,
+        help="gap (universal), lavan, location, or without gradients texture",
+    )
     parser.add_argument("--size", type=int, metavar="PX", help="side of the patch in pixels")
     parser.add_argument("--kind", help="lavan: per-image (default) or universal")
     parser.add_argument("--shape", help="square or circle")
@@ -23,6 +27,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bits", type=int, nargs="+", help="bit-widths of the source (default 32)")
     parser.add_argument("--steps", type=int, help="steps of the optimization")
     parser.add_argument("--restarts", type=int, help="independent tries, the best is kept")
+    parser.add_argument(
+        "--with",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="RUN",
+        dest="beside",
+        help="make the patch against these networks too, all at once",
+    )
+    parser.add_argument(
+        "--engine",
+        help="attack the exported model in this engine (onnxruntime), not the network; for attacks "
+        "without gradients",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the attack (default: 0)")
     parser.add_argument(
         "--split",
@@ -75,11 +93,17 @@ def run(arguments: argparse.Namespace) -> int:
             made_from=arguments.made_from,
             seed=arguments.seed,
             device=arguments.device,
+            engine=arguments.engine,
         ),
         provenance(
             repository=repository(), seed=arguments.seed, config=attack.settings.as_record()
         ),
         arguments.out,
+        beside=[RunFolder.open(run) for run in arguments.beside],
     )
-    print(f"{path}: {patch_set.name}, for {len(patch_set.image_indices)} images")
+    area = patch_set.provenance["area"]
+    print(
+        f"{path}: {patch_set.name}, {area['px']} px ({100 * area['share']:.1f}% of the image), "
+        f"for {len(patch_set.image_indices)} images"
+    )
     return 0

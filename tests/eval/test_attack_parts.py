@@ -19,14 +19,16 @@ from training.patching import circle_mask, paste, random_positions, square_mask
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_settings_come_back_from_their_record(name: str) -> None:
-    attack = attack_from_settings(name, {"size_px": 6, "bit_widths": [8, 2], "momentum": 0.5})
+    attack = attack_from_settings(name, {"size_px": 6, "bit_widths": [8, 2], "restarts": 3})
     again = attack_from_settings(name, attack.settings.as_record())
     assert again.settings == attack.settings
     assert attack.settings.bit_widths == (8, 2)
 
 
 def test_unknown_names_tell_the_known_ones() -> None:
-    with pytest.raises(InputError, match="Unknown attack 'pgd'; known: gap, lavan"):
+    with pytest.raises(
+        InputError, match="Unknown attack 'pgd'; known: gap, lavan, location, texture"
+    ):
         attack_from_settings("pgd", {})
     with pytest.raises(
         InputError, match=r"LavanSettings has no sise_px; known: batch_size, .*size_px"

@@ -1,4 +1,4 @@
-"""GAP and LaVAN against a small real network."""
+"""The patch attacks against a small real network."""
 
 from __future__ import annotations
 
@@ -13,7 +13,17 @@ import torch
 from deploy.device.errors import InputError
 from deploy.device.patch_set import PatchSet, random_floor, read_patch_set, write_patch_set
 from deploy.device.success import AttackSuccess, attack_success
-from eval.attacks import Gap, GapSettings, Lavan, LavanSettings, PatchAttack
+from eval.attacks import (
+    Gap,
+    GapSettings,
+    Lavan,
+    LavanSettings,
+    Location,
+    LocationSettings,
+    PatchAttack,
+    Texture,
+    TextureSettings,
+)
 from eval.attacks.problem import Crafted, Problem
 from eval.predictions import SwitchableNetwork, predict
 from training.data import ImageSet
@@ -41,6 +51,14 @@ CASES: dict[str, PatchAttack[Any]] = {
     "gap scaled and turned": Gap(
         GapSettings(size_px=14, steps=60, scale_range=(0.9, 1.1), rotation_degrees=15)
     ),
+    "location": Location(LocationSettings(size_px=7, steps=12)),
+    "location full, targeted circle": Location(
+        LocationSettings(size_px=12, steps=12, moves="full", shape="circle", target=3)
+    ),
+    "texture": Texture(TextureSettings(size_px=9, steps=60)),
+    "texture by labels, at the centre": Texture(
+        TextureSettings(size_px=12, steps=60, answers="labels", placement="centre")
+    ),
 }
 
 
@@ -56,6 +74,8 @@ def make(
             more = {"tried_on": tried_on, "made_on": "train", **more}
         else:
             images, labels = held_out_digits.images[:120], held_out_digits.labels[:120]
+            if attack.needs_training_images:
+                more = {"training_images": digits.images, **more}
         return attack.run(digit_network, images, labels, generator, progress=False, **more)
 
     return run
@@ -91,6 +111,8 @@ def test_beats_the_random_floor_inside_its_mask(
     assert made.target == attack.settings.target
     assert made.provenance["attack"] == attack.name
     assert made.provenance["settings"] == attack.settings.as_record()
+    assert made.provenance["area"] == {"px": made.area_px, "share": made.area_px / 1024}
+    assert made.provenance["queries_per_image"] == attack.queries_per_image()
     own = made.provenance["on_source"][0]["asr"]
     if made.kind == "per-image":  # judged on the very images and places
         assert (own["k"], own["n"]) == (won.successes, won.n)
@@ -109,7 +131,7 @@ def test_places_follow_the_settings(make: Callable[..., PatchSet]) -> None:
     assert len(np.unique(random.positions, axis=0)) > 200
 
 
-@pytest.mark.parametrize("case", ["lavan corner", "gap circle targeted"])
+@pytest.mark.parametrize("case", ["lavan corner", "gap circle targeted", "location", "texture"])
 def test_same_seed_same_bytes(case: str, make: Callable[..., PatchSet], tmp_path: Path) -> None:
     files = []
     for number, seed in enumerate((5, 5, 6)):
@@ -166,6 +188,31 @@ def test_more_restarts_never_lose(
         for restarts in (1, 3)
     ]
     assert wins[1] >= wins[0] > 0
+
+
+def test_the_place_that_was_sought_is_worth_it(
+    make: Callable[..., PatchSet], digit_network: SwitchableNetwork, held_out_digits: ImageSet
+) -> None:
+    fixed = make(Lavan(LavanSettings(size_px=5, steps=12, placement="random")))
+    sought = make(Location(LocationSettings(size_px=5, steps=12)))
+    with_place, without = (
+        success(digit_network, made, held_out_digits).successes for made in (sought, fixed)
+    )
+    assert with_place > without + 5
+
+
+def test_the_content_follows_its_place(digit_network: SwitchableNetwork, digits: ImageSet) -> None:
+    """Only the box at the final place differs from the image."""
+    images, labels = digits.images[:16], digits.labels[:16]
+    made = Location(LocationSettings(size_px=6, steps=8, moves="full")).run(
+        digit_network, images, labels, torch.Generator().manual_seed(1), progress=False
+    )
+    changed = (made.paste_on(images) != images).any(axis=1)
+    for row, (top, left) in enumerate(made.positions):
+        outside = changed[row].copy()
+        outside[top : top + 6, left : left + 6] = False
+        assert not outside.any()
+    assert len(np.unique(made.positions, axis=0)) > 4
 
 
 class Idle(Lavan):
