@@ -27,7 +27,7 @@ class FixedBatchEngine:
 
     name = "torch-behind-a-protocol"
     input_shape = (3, 32, 32)
-    batch_size = 50
+    batch_size: int | None = 50
     classes = 10
     threads = 1
 
