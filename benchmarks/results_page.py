@@ -13,8 +13,9 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from benchmarks.defense_rows import TABLE, markdown
 from benchmarks.export_rows import HEADER, KIND, export_rows
 from deploy.device.errors import InputError
 from deploy.device.files import read_json, write_atomic
@@ -87,6 +88,8 @@ def _of_runs(group: Path) -> list[str]:
     parts = [f"## {group.name}"]
     if any(record["kind"] == EVALUATION_KIND for record in everything):
         parts.append(_block(text_table(everything)))
+    if (group / TABLE).is_file():
+        parts.append(markdown(cast(Mapping[str, Any], read_json(group / TABLE))))
     rows = [
         [run, str(p["bit_width"]), f"{p['images']:,}", _different(p), _agreement(p)]
         for run, of_run in records.items()
