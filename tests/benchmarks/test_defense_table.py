@@ -26,7 +26,7 @@ augment = "none"
 name = "resnet8"
 bit_widths = {bits}
 [training]
-epochs = 1.0
+epochs = 0.6
 batch_size = 32
 learning_rate = {rate}
 [defense]
@@ -40,9 +40,9 @@ def write_configs(folder: Path) -> None:
     full = "sizes_px = [6]\npersonal_px = 6\ngir_penalty = true\npenalty_images = 4"
     for row, defense, more, seed, bits, rate in (
         ("source", "qat", "", 9, "[32]", 0.05),
-        ("plain", "qat", "", 1, "[8, 4]", 0.05),
-        ("full", "qadtr", full, 1, "[8, 4]", 0.05),
-        ("diverging", "qat", "", 1, "[8, 4]", 1e30),
+        ("plain", "qat", "", 1, "[4]", 0.05),
+        ("full", "qadtr", full, 1, "[4]", 0.05),
+        ("diverging", "qat", "", 1, "[4]", 1e30),
     ):
         text = CONFIG.format(row=row, seed=seed, bits=bits, rate=rate, defense=defense, more=more)
         (folder / f"small-{row}.toml").write_text(text)
@@ -86,9 +86,9 @@ def test_rows_are_made_once_compared_in_pairs_and_a_failing_one_stops_no_other(
 
     table: Any = read_json(out / TABLE)
     cells = {(c["row"], c["origin"], c["column"], c["bits"]): c for c in table["cells"]}
-    assert len(cells) == 2 * 2 * 2 * 2
+    assert len(cells) == 2 * 2 * 2
     for kind in ("per-image", "universal"):
-        for bits in (8, 4):
+        for bits in (4,):
             plain, full = (newest(out / row, kind, bits) for row in ("plain", "full"))
             cell = cells["plain", "transfer", f"{kind}-5", bits]
             assert cell["asr"] == plain["asr"]
