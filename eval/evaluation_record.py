@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.device.errors import InputError
+from deploy.device.outcomes import pack_bits as pack_bits
+from deploy.device.outcomes import unpack_bits as unpack_bits
 from deploy.device.records import read_records
 from deploy.device.statistics import wilson
 
@@ -197,26 +199,6 @@ def share(k: int, n: int) -> Share:
     """Return k of n with its Wilson 95% interval; an empty n raises ``NothingToEvaluate``."""
     interval = wilson(k, n)
     return Share(n=n, k=k, value=k / n, low=interval.low, high=interval.high)
-
-
-def pack_bits(flags: NDArray[np.bool_]) -> str:
-    """Flags (bool, N) as hex text, eight flags a byte, first flag in the highest bit."""
-    return np.packbits(flags).tobytes().hex()
-
-
-def unpack_bits(text: str, n: int) -> NDArray[np.bool_]:
-    """The inverse of ``pack_bits``.
-
-    Raises:
-        InputError: the text is no hex of n flags.
-    """
-    try:
-        packed = np.frombuffer(bytes.fromhex(text), dtype=np.uint8)
-    except ValueError as error:
-        raise InputError(f"Expected hexadecimal flags, got {text[:20]!r}….") from error
-    if packed.size != (n + 7) // 8:
-        raise InputError(f"Expected {n} flags in {(n + 7) // 8} bytes, got {packed.size} bytes.")
-    return np.unpackbits(packed, count=n).astype(np.bool_)
 
 
 def image_indices(outcomes: Outcomes) -> NDArray[np.int64]:

@@ -15,7 +15,9 @@ from typing import NoReturn
 
 from .console import Console
 from .errors import QadtrError, UsageError
-from .report import conclude, one_line, write_report
+from .report import conclude, write_report
+from .search import SearchSettings
+from .text import one_line
 from .validation import ONNXRUNTIME, EngineOpener, ValidationSettings, validate
 
 EXIT_BROKEN = 2
@@ -47,6 +49,8 @@ def build_parser(engines: Sequence[str] | None = None) -> argparse.ArgumentParse
     parser.add_argument(
         "--junit", type=Path, default=Path("junit.xml"), metavar="F", help="default: junit.xml"
     )
+    parser.add_argument("--sarif", type=Path, metavar="F", help="also write SARIF 2.1.0 there")
+    parser.add_argument("--markdown", type=Path, metavar="F", help="also write a summary there")
     for name, what in (
         ("--max-asr", "the attack success rate of each gated patch must be under X"),
         ("--max-drift", "largest difference of an ASR to the lab's, same images"),
@@ -64,6 +68,7 @@ def build_parser(engines: Sequence[str] | None = None) -> argparse.ArgumentParse
         metavar="PUB",
         help="Ed25519 public key, PEM, that must have signed the bundle (needs cryptography)",
     )
+    _add_search(parser)
     parser.set_defaults(engine=ONNXRUNTIME)
     if engines is not None:
         parser.add_argument(
@@ -72,6 +77,68 @@ def build_parser(engines: Sequence[str] | None = None) -> argparse.ArgumentParse
             help=f"one of {', '.join(engines)} (default: {ONNXRUNTIME})",
         )
     return parser
+
+
+_SEARCH = {
+    "queries": "queries",
+    "search_size": "size_px",
+    "search_images": "images",
+    "search_answers": "answers",
+    "search_location": "location",
+    "search_target": "target",
+    "seed": "seed",
+    "max_search_asr": "max_asr",
+}
+"""Options of the search, by the setting that each gives."""
+
+
+def _add_search(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "search", "look for patches against this very engine (Sparse-RS); no gradient is needed"
+    )
+    group.add_argument("--search", action="store_true", help="search, beside the bundle's patches")
+    group.add_argument("--queries", type=int, metavar="N", help="per image (default: 1000)")
+    group.add_argument(
+        "--search-size", type=int, metavar="PX", help="side (default: the first gated patch's)"
+    )
+    group.add_argument("--search-images", type=int, metavar="N", help="at most (default: 100)")
+    group.add_argument(
+        "--search-answers",
+        choices=("logits", "classes"),
+        help="what the search may see (default: logits)",
+    )
+    group.add_argument(
+        "--search-location",
+        choices=("random", "fixed"),
+        help="search for the place too, or keep the centre (default: random)",
+    )
+    group.add_argument("--search-target", type=int, metavar="CLASS", help="class to cause")
+    group.add_argument("--seed", type=int, metavar="N", help="default: 0")
+    group.add_argument(
+        "--max-search-asr",
+        type=float,
+        metavar="X",
+        help="gate: the rate of the patches found must be under X, 0 to 1 (default: no gate)",
+    )
+    group.add_argument(
+        "--search-out", type=Path, metavar="F.npz", help="also write the patches found there"
+    )
+
+
+def _search_settings(arguments: argparse.Namespace) -> SearchSettings | None:
+    given = {
+        setting: getattr(arguments, option)
+        for option, setting in _SEARCH.items()
+        if getattr(arguments, option) is not None
+    }
+    if arguments.search:
+        if arguments.search_out is not None and arguments.search_out.suffix != ".npz":
+            raise UsageError(f"--search-out names a .npz file, got {arguments.search_out.name}")
+        return SearchSettings(**given)
+    alone = [name for name in (*_SEARCH, "search_out") if getattr(arguments, name) is not None]
+    if alone:
+        raise UsageError(f"--{alone[0].replace('_', '-')} is of the search: add --search")
+    return None
 
 
 def main(
@@ -108,10 +175,18 @@ def _run(
         },
         public_key=arguments.require_signature,
         engine=arguments.engine,
+        search=_search_settings(arguments),
+        search_out=arguments.search_out,
     )
     report = validate(arguments.bundle, settings, console, engines=engines)
     try:
-        write_report(report, arguments.json, arguments.junit)
+        write_report(
+            report,
+            arguments.json,
+            arguments.junit,
+            sarif_path=arguments.sarif,
+            markdown_path=arguments.markdown,
+        )
     except QadtrError as error:
         # A verdict that nobody can read later is none.
         conclude(report, EXIT_BROKEN, str(error))
@@ -128,12 +203,14 @@ def _check_places(arguments: argparse.Namespace) -> None:
     if not arguments.bundle.is_dir():
         return
     folder = arguments.bundle.resolve()
-    for option in ("json", "junit"):
+    for option in ("json", "junit", "sarif", "markdown", "search_out"):
+        if getattr(arguments, option) is None:
+            continue
         place = getattr(arguments, option).resolve()
         if folder in place.parents:
             raise UsageError(
-                f"--{option} {place.name} would lie inside the bundle, which would then be another "
-                f"bundle: name a place outside of it with --{option}"
+                f"--{option.replace('_', '-')} {place.name} would lie inside the bundle, which "
+                "would then be another bundle: name a place outside of it"
             )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from .errors import NothingToEvaluate
 from .measuring import UNSEEN, Measurement, seen, success_of
+from .outcomes import outcomes_record
 from .statistics import mcnemar_exact, paired_difference
 from .success import AttackSuccess, attack_success, clean_accuracy, robust_accuracy
 from .suite import Suite
@@ -68,6 +69,7 @@ def patch_figures(measurement: Measurement, suite: Suite, number: int) -> dict[s
             "n": len(first),
             "mcnemar_p": mcnemar_exact(int((first & ~second).sum()), int((second & ~first).sum())),
         }
+    nothing = np.zeros(len(rows), dtype=np.bool_)
     return {
         "name": patch.facts.name,
         "gated": patch.facts.gated,
@@ -88,6 +90,13 @@ def patch_figures(measurement: Measurement, suite: Suite, number: int) -> dict[s
             :1000
         ].tolist(),
         "flips_n": int((patched != lab_patched).sum()),
+        "outcomes": outcomes_record(
+            patch.patch_set.image_indices[which],
+            clean_correct=clean == labels,
+            patched_correct=patched == labels,
+            eligible=nothing if here is None else here.eligible,
+            success=nothing if here is None else here.success,
+        ),
     }
 
 

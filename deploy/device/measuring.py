@@ -70,7 +70,7 @@ def measure(
         InputError: the engine fails or a patch does not fit.
     """
     count = len(suite.images)
-    order = _shuffled(count) if quick else np.arange(count, dtype=np.int64)
+    order = shuffled(count) if quick else np.arange(count, dtype=np.int64)
     clean = np.full(count, UNSEEN, dtype=np.int64)
     patched = tuple(np.full(len(patch.rows), UNSEEN, dtype=np.int64) for patch in suite.patches)
     floor = tuple(values.copy() for values in patched)
@@ -160,8 +160,8 @@ def success_of(measurement: Measurement, suite: Suite, number: int) -> AttackSuc
     )
 
 
-def _shuffled(count: int) -> NDArray[np.int64]:
-    """Every index once, in an order that is the same everywhere and knows nothing of the images."""
+def shuffled(count: int) -> NDArray[np.int64]:
+    """Return 0…count-1 in an order that is the same everywhere and knows nothing of the images."""
     ranks = [hashlib.sha256(f"qadtr quick {index}".encode()).digest() for index in range(count)]
     return np.array(sorted(range(count), key=ranks.__getitem__), dtype=np.int64)
 

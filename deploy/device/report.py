@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,9 @@ from typing import Any
 from xml.etree import ElementTree
 
 from .files import write_atomic, write_json
+from .report_markdown import markdown_text
+from .report_sarif import sarif_log
+from .text import one_line, printable
 
 FORMAT = "qadtr-validation"
 FORMAT_VERSION = 1
@@ -20,8 +22,6 @@ SCHEMA = "validation-report-1"
 
 OUTCOMES = {0: "pass", 1: "fail", 2: "error", 3: "undecided", 4: "error"}
 """What each exit code means."""
-
-_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def empty_report(bundle: str) -> dict[str, Any]:
@@ -33,6 +33,7 @@ def empty_report(bundle: str) -> dict[str, Any]:
         "outcome": "error",
         "exit_code": 2,
         "reason": "the validation did not end",
+        "images": None,
         "bundle": {
             "file": bundle,
             "name": None,
@@ -51,6 +52,7 @@ def empty_report(bundle: str) -> dict[str, Any]:
         "certificate": None,
         "clean": None,
         "patches": [],
+        "search": None,
         "checks": [],
         "latency": None,
         "peak_memory_bytes": None,
@@ -78,13 +80,24 @@ def conclude(report: dict[str, Any], exit_code: int, reason: str) -> None:
     report.update(exit_code=exit_code, outcome=OUTCOMES[exit_code], reason=one_line(reason))
 
 
-def write_report(report: dict[str, Any], json_path: Path, junit_path: Path) -> None:
-    """Write both forms, each atomically: a reader sees the old file or the whole new one.
+def write_report(
+    report: dict[str, Any],
+    json_path: Path,
+    junit_path: Path,
+    *,
+    sarif_path: Path | None = None,
+    markdown_path: Path | None = None,
+) -> None:
+    """Write the forms, each atomically: a reader sees the old file or the whole new one.
 
     Raises:
         InputError: a place is not writable.
     """
     write_atomic(junit_path, junit_xml(report))
+    if sarif_path is not None:
+        write_json(sarif_path, sarif_log(report))
+    if markdown_path is not None:
+        write_atomic(markdown_path, markdown_text(report).encode("utf-8"))
     write_json(json_path, report)
 
 
@@ -113,7 +126,7 @@ def junit_xml(report: dict[str, Any]) -> bytes:
     cases.append(verdict)
     suite = ElementTree.Element(
         "testsuite",
-        name=_text(f"qadtr validate {report['bundle']['file']}"),
+        name=printable(f"qadtr validate {report['bundle']['file']}"),
         tests=str(len(cases)),
         failures=str(sum(case.find("failure") is not None for case in cases)),
         errors=str(sum(case.find("error") is not None for case in cases)),
@@ -129,20 +142,11 @@ def junit_xml(report: dict[str, Any]) -> bytes:
     return body + b"\n"
 
 
-def one_line(text: str) -> str:
-    """Return text without line breaks, control characters and halves of surrogate pairs."""
-    return _text(" ".join(text.split()))
-
-
 def _case(classname: str, name: str, seconds: float) -> ElementTree.Element:
     return ElementTree.Element(
-        "testcase", classname=classname, name=_text(name), time=f"{seconds:.3f}"
+        "testcase", classname=classname, name=printable(name), time=f"{seconds:.3f}"
     )
 
 
 def _mark(case: ElementTree.Element, tag: str, kind: str, message: str) -> None:
-    ElementTree.SubElement(case, tag, type=kind, message=_text(message))
-
-
-def _text(text: str) -> str:
-    return _NOT_XML.sub("?", text)
+    ElementTree.SubElement(case, tag, type=kind, message=printable(message))

@@ -52,12 +52,14 @@ class Suite:
 
     Attributes:
         images: uint8 N×3×H×W.
+        indices: int64 N, which images of their split they are, ascending.
         labels: int64 N.
         lab_clean: int64 N, classes that the lab's network gave without a patch.
         patches: in the manifest's order.
     """
 
     images: NDArray[np.uint8]
+    indices: NDArray[np.int64]
     labels: Classes
     lab_clean: Classes
     patches: tuple[SuitePatch, ...]
@@ -139,6 +141,7 @@ def read_suite(bundle: Bundle) -> Suite:
         patches.append(SuitePatch(facts=facts, patch_set=patch_set, rows=rows, lab=predicted))
     return Suite(
         images=images,
+        indices=indices,
         labels=labels,
         lab_clean=_classes(lab["clean"], count, classes, "clean"),
         patches=tuple(patches),

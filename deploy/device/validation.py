@@ -20,15 +20,17 @@ from .console import Console
 from .engine_protocol import Engine
 from .errors import InputError, QadtrError, UsageError
 from .figures import clean_figures, patch_figures
-from .gate import exit_code_of
+from .gate import exit_code_of, share_at_most
 from .golden import check_codes, check_logits, run_all
 from .host import host_facts
 from .latency import measure_latency
 from .manifest import ModelFacts
-from .measuring import checks_of, measure
+from .measuring import Measurement, checks_of, measure
 from .onnxruntime_engine import OnnxRuntimeEngine, codes_from_onnxruntime, onnxruntime_version
+from .patch_set import write_patch_set
 from .profile_check import check_against_certificate, kinds_that_ran
 from .report import conclude, empty_report, step
+from .search import SearchResult, SearchSettings, search_on, transfer_failed
 from .suite import Suite, check_preprocessing, read_golden, read_suite
 from .thresholds import Threshold, effective_thresholds
 
@@ -51,6 +53,8 @@ class ValidationSettings:
         engine: which of the bundle's models to run, and in what.
         batch_size: images a call.
         latency_repeats: timed calls of one image.
+        search: how to search for patches against this engine; None does not.
+        search_out: NAME.npz for the patches found; None writes none.
     """
 
     threads: int = 1
@@ -60,6 +64,8 @@ class ValidationSettings:
     engine: str = ONNXRUNTIME
     batch_size: int = 64
     latency_repeats: int = 200
+    search: SearchSettings | None = None
+    search_out: Path | None = None
 
 
 def validate(
@@ -143,6 +149,7 @@ def _validate(
 
 def _describe(bundle: Bundle, report: dict[str, Any], console: Console) -> None:
     manifest = bundle.manifest
+    report["images"] = {key: manifest.images[key] for key in ("name", "split", "digest")}
     report["bundle"] |= {
         "name": manifest.name,
         "bit_width": manifest.bit_width,
@@ -283,6 +290,9 @@ def _measure(
             f"{_percent(patch['random_floor'], 'asr')}), {patch['flips_n']} flips"
             f"{'' if patch['gated'] else ', not gated'}"
         )
+    search = None
+    if settings.search is not None:
+        search = _search(engine, suite, measured, settings, report, console)
     with step(report, "latency"):
         times = measure_latency(
             engine,
@@ -300,6 +310,10 @@ def _measure(
     )
     with step(report, "verdict"):
         checks = checks_of(measured, suite, thresholds)
+        limit = None if settings.search is None else settings.search.max_asr
+        if checks and search is not None and limit is not None:
+            won = search.success
+            checks.append(share_at_most("max_asr of the search", limit, won.successes, won.n))
         code = exit_code_of(checks)
     report["checks"] = [check.as_record() for check in checks]
     for check in checks:
@@ -311,6 +325,42 @@ def _measure(
         "; ".join(f"{check.name}: {check.reason}" for check in deciding)
         or f"all {len(checks)} gates passed",
     )
+
+
+def _search(
+    engine: Engine,
+    suite: Suite,
+    measured: Measurement,
+    settings: ValidationSettings,
+    report: dict[str, Any],
+    console: Console,
+) -> SearchResult:
+    assert settings.search is not None
+    with step(report, "search"):
+        found = search_on(
+            engine,
+            suite,
+            measured,
+            settings.search,
+            progress=lambda done, count: console.progress("search", done, count),
+        )
+        report["search"] = found.as_record()
+        if settings.search_out is not None:
+            write_patch_set(settings.search_out, found.patch_set)
+    record = report["search"]
+    best = record["best_brought"]
+    brought = "" if best is None else f", the best brought {_percent(best['asr'], 'asr')}"
+    console.say(
+        f"search     {record['size_px']} px, {record['queries']} queries an image, by "
+        f"{record['answers']}: ASR {_percent(record['asr'], 'asr')} (noise "
+        f"{_percent(record['random_floor'], 'asr')}{brought})"
+    )
+    if transfer_failed(found):
+        console.say(
+            "search     wins clearly more often than any patch of the bundle: those fail for want "
+            "of transfer, not by the model's robustness"
+        )
+    return found
 
 
 def _shown(threshold: float | None) -> str:

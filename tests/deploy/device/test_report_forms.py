@@ -1,0 +1,167 @@
+"""The reports of real validations, as SARIF, Markdown and JUnit, fit their forms."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from deploy.device.command import main
+from deploy.device.json_schema import load_schema
+from deploy.device.report import conclude, empty_report, junit_xml, step
+from deploy.device.report_markdown import markdown_text
+from deploy.device.report_sarif import sarif_log
+from deploy.device.stored_zip import write_stored_zip
+from tests.deploy.device.conftest import rehashed
+
+jsonschema: Any = pytest.importorskip("jsonschema")
+SARIF = json.loads((Path(__file__).parent / "sarif-2.1.0-subset.json").read_text())
+
+
+@pytest.fixture
+def bundle(files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "model 1.qbundle"
+    write_stored_zip(path, files)
+    return path
+
+
+def validated(bundle: Path, *words: str) -> tuple[int, dict[str, Any], dict[str, Any], str]:
+    code = main([str(bundle), "--sarif", "gate.sarif", "--markdown", "summary.md", *words])
+    sarif = json.loads(Path("gate.sarif").read_text())
+    jsonschema.validate(sarif, SARIF, format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER)
+    report = json.loads(Path("report.json").read_text())
+    jsonschema.validate(report, load_schema("validation-report-1"))
+    check_junit(Path("junit.xml").read_bytes())
+    return code, report, sarif, Path("summary.md").read_text()
+
+
+def check_junit(data: bytes) -> None:
+    """The rules that readers of JUnit XML share: names, attributes, counts, one mark a case."""
+    allowed: dict[str, tuple[set[str], set[str]]] = {
+        "testsuites": (set(), set()),
+        "testsuite": ({"name", "tests", "failures", "errors"}, {"skipped", "time", "timestamp"}),
+        "testcase": ({"classname", "name", "time"}, set()),
+        "failure": ({"type", "message"}, set()),
+        "error": ({"type", "message"}, set()),
+    }
+    inside = {
+        "testsuites": {"testsuite"},
+        "testsuite": {"testcase"},
+        "testcase": {"failure", "error"},
+        "failure": set(),
+        "error": set(),
+    }
+    root = ElementTree.fromstring(data)
+    assert root.tag == "testsuites"
+    for node in root.iter():
+        needed, more = allowed[node.tag]
+        assert needed <= set(node.attrib) <= needed | more
+        assert {child.tag for child in node} <= inside[node.tag]
+        if "time" in node.attrib:
+            assert float(node.attrib["time"]) >= 0
+        if node.tag == "testcase":
+            assert len(node) <= 1
+    for suite in root:
+        cases = list(suite)
+        assert int(suite.attrib["tests"]) == len(cases)
+        for tag, count in (("failure", "failures"), ("error", "errors")):
+            assert int(suite.attrib[count]) == sum(case.find(tag) is not None for case in cases)
+
+
+def kinds(sarif: dict[str, Any]) -> list[tuple[str, str, str]]:
+    (run,) = sarif["runs"]
+    return [(one["ruleId"], one["kind"], one["level"]) for one in run["results"]]
+
+
+def test_a_pass(bundle: Path) -> None:
+    code, _, sarif, markdown = validated(bundle)
+    assert code == 0
+    assert kinds(sarif) == [
+        ("max_asr", "pass", "none"),
+        ("max_drift", "pass", "none"),
+        ("min_clean", "pass", "none"),
+    ]
+    (run,) = sarif["runs"]
+    assert run["invocations"][0]["executionSuccessful"] is True
+    place = run["results"][0]["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]
+    assert place == "model%201.qbundle"
+    assert markdown.startswith("## PASS: small network\n")
+    assert "| max\\_asr of quiet | pass | 50.00% |" in markdown
+    assert "loud (not gated)" in markdown
+
+
+def test_a_fail_and_an_undecided_gate_are_findings(bundle: Path) -> None:
+    code, _, sarif, markdown = validated(bundle, "--max-asr", "0.0001")
+    assert code == 1
+    assert ("max_asr", "fail", "error") in kinds(sarif)
+    assert markdown.startswith("## FAIL")
+    code, _, sarif, markdown = validated(bundle, "--max-asr", "0.02")
+    assert code == 3
+    assert ("max_asr", "fail", "error") in kinds(sarif)
+    assert markdown.startswith("## UNDECIDED")
+
+
+def test_a_broken_bundle_is_a_finding_and_a_notification(bundle: Path) -> None:
+    bundle.write_bytes(bundle.read_bytes()[:-5])
+    code, _, sarif, markdown = validated(bundle)
+    assert code == 2
+    assert kinds(sarif) == [("broken", "fail", "error")]
+    (invocation,) = sarif["runs"][0]["invocations"]
+    assert invocation["executionSuccessful"] is False
+    assert invocation["toolExecutionNotifications"][0]["level"] == "error"
+    assert "step *signature and hashes* failed" in markdown
+
+
+def test_an_error_before_the_first_step_is_a_finding(bundle: Path) -> None:
+    code, report, sarif, _ = validated(bundle, "--threads", "0")
+    assert (code, report["steps"]) == (4, [])
+    assert kinds(sarif) == [("broken", "fail", "error")]
+
+
+def test_names_from_a_bundle_write_nothing_into_a_page(
+    files: dict[str, bytes], bundle: Path
+) -> None:
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["name"] = "<img src=x onerror=alert(1)> | [link](http://x) `code`"
+
+    write_stored_zip(bundle, rehashed(files, change))
+    _, _, _, markdown = validated(bundle)
+    assert "<img" not in markdown
+    assert "[link](" not in markdown
+    assert "\\`code\\`" in markdown
+
+
+def test_forms_of_a_report_with_characters_that_xml_lacks() -> None:
+    report = empty_report("a\x00b\ud800.qbundle")
+    with pytest.raises(ValueError, match="bad"), step(report, "signature and hashes"):
+        raise ValueError("bad \x01 byte")
+    conclude(report, 2, "bad \x01 byte")
+    check_junit(junit_xml(report))
+    jsonschema.validate(sarif_log(report), SARIF)
+    markdown_text(report).encode("utf-8")
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda run: run["results"][0].update(level="fatal"),
+        lambda run: run["results"][0].update(kind="pass", level="error"),
+        lambda run: run["results"][0].pop("message"),
+        lambda run: run["tool"]["driver"].pop("name"),
+        lambda run: run["invocations"][0].pop("executionSuccessful"),
+        lambda run: run.update(made_up=1),
+    ],
+)
+def test_the_subset_finds_mistakes(spoil: Callable[[dict[str, Any]], object]) -> None:
+    report = empty_report("b")
+    conclude(report, 2, "broken")
+    log = sarif_log(report)
+    jsonschema.validate(log, SARIF)
+    spoil(log["runs"][0])
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(log, SARIF)

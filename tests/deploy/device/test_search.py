@@ -1,0 +1,126 @@
+"""The search on the device: against the bundle's own engine, in the report, as a gate."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deploy.device.bundle_reading import Bundle
+from deploy.device.command import main
+from deploy.device.json_schema import check, load_schema
+from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
+from deploy.device.patch_set import read_patch_set
+from deploy.device.stored_zip import write_stored_zip
+from deploy.device.suite import read_suite
+
+SMALL = ["--search", "--queries", "60", "--search-size", "5", "--search-images", "40"]
+
+
+@pytest.fixture
+def bundle(files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "model.qbundle"
+    write_stored_zip(path, files)
+    return path
+
+
+def report() -> dict[str, Any]:
+    found = json.loads(Path("report.json").read_text())
+    check(found, load_schema("validation-report-1"))
+    return dict(found)
+
+
+def test_a_search_finds_what_the_brought_patches_do_not(
+    bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(bundle), *SMALL, "--search-out", "found.npz"]) == 0
+    said = capsys.readouterr().out
+    search = report()["search"]
+    assert (search["queries"], search["size_px"], search["asr"]["n"]) == (60, 5, 40)
+    assert search["asr"]["asr"] > search["random_floor"]["asr"]
+    assert len(search["won"]) == search["asr"]["successes"] > 0
+    assert search["best_brought"]["name"] == "loud"
+    assert "search     5 px, 60 queries an image, by logits: ASR" in said
+    # The patches are on file, and the engine says of them what the report says.
+    patch_set = read_patch_set(Path("found.npz"))
+    with Bundle(bundle) as opened:
+        suite = read_suite(opened)
+        rows = np.searchsorted(suite.indices, patch_set.image_indices)
+        with OnnxRuntimeEngine(opened.file("models/onnxruntime-4.onnx")) as engine:
+            predicted = engine.predict(patch_set.paste_on(suite.images[rows]))
+    won = patch_set.image_indices[predicted != suite.labels[rows]]
+    assert sorted(won.tolist()) == search["won"]
+
+
+def test_a_search_is_the_same_twice_and_another_with_another_seed(bundle: Path) -> None:
+    found = []
+    for seed in ("0", "0", "1"):
+        assert main([str(bundle), *SMALL, "--seed", seed, "--search-out", "p.npz"]) == 0
+        found.append(Path("p.npz").read_bytes())
+    assert found[0] == found[1] != found[2]
+
+
+def test_a_search_can_be_gated(bundle: Path) -> None:
+    assert main([str(bundle), *SMALL, "--max-search-asr", "0.001"]) == 1
+    checks = {one["name"]: one["outcome"] for one in report()["checks"]}
+    assert checks["max_asr of the search"] == "fail"
+    assert checks["max_asr of quiet"] == "pass"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--search-answers", "classes"],
+        ["--search-location", "fixed"],
+        ["--search-target", "2"],
+        ["--quick"],
+    ],
+)
+def test_other_searches(words: list[str], bundle: Path) -> None:
+    assert main([str(bundle), *SMALL, *words]) == 0
+    search = report()["search"]
+    assert 0 < search["asr"]["n"] <= 40
+    if "--search-location" in words:
+        assert search["location"] == "fixed"
+    if "--search-target" in words:
+        assert search["target"] == 2
+        assert search["best_brought"] is None  # those of the bundle have no target
+
+
+def test_without_a_size_it_is_that_of_the_gated_patch(bundle: Path) -> None:
+    assert main([str(bundle), "--search", "--queries", "3"]) == 0
+    assert report()["search"]["size_px"] == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--queries", "10"],
+        ["--max-search-asr", "0.1"],
+        ["--search-out", "found.npz"],
+        ["--search", "--queries", "0"],
+        ["--search", "--max-search-asr", "2"],
+        ["--search", "--search-out", "found.zip"],
+        ["--search", "--search-answers", "gradients"],
+    ],
+)
+def test_4_usage(words: list[str], bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        code = main([str(bundle), *words])
+    except SystemExit as stop:
+        code = stop.code  # type: ignore[assignment]
+    assert code == 4
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("words", [["--search-size", "9"], ["--search-target", "5"]])
+def test_2_what_does_not_fit(
+    words: list[str], bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(bundle), "--search", *words]) == 2
+    assert report()["steps"][-1]["name"] == "search"
+    assert "ERROR (exit code 2)" in capsys.readouterr().err.splitlines()[-1]
