@@ -154,12 +154,12 @@ def _facts(model: _Model, engine: Engine) -> ModelFacts:
         file_sha256=digest,
         file_size_bytes=model.file.stat().st_size,
         engine=engine.name,
-        engine_version=_version_of(engine),
+        engine_version=version_of(engine),
         certificate=_certificate(model.run, digest),
     )
 
 
-def _version_of(engine: Engine) -> str:
+def version_of(engine: Engine) -> str:
     """Of the package behind the engine: onnxruntime is installed under either of two names."""
     package = engine.name.split("-")[0]
     for distribution in (package, f"{package}-gpu"):

@@ -103,7 +103,7 @@ def evaluate_patch(
         floor=FloorFacts(
             asr=share_of(attack_success(clean, floor, labels, target)), seed=floor_seed
         ),
-        outcomes=_outcomes(success, clean == labels, patched == labels, image_indices),
+        outcomes=outcomes_of(success, clean == labels, patched == labels, image_indices),
     )
 
 
@@ -209,12 +209,13 @@ def _common_share(
         return None
 
 
-def _outcomes(
+def outcomes_of(
     success: AttackSuccess,
     clean_correct: NDArray[np.bool_],
     patched_correct: NDArray[np.bool_],
     indices: NDArray[np.int64],
 ) -> Outcomes:
+    """What happened to each image, as a record keeps it; all arrays N, in the patch set's order."""
     first = int(indices[0])
     in_a_row = np.array_equal(indices, np.arange(first, first + len(indices)))
     return Outcomes(

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import cast
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,11 @@ features, whatever the hidden layers' bit-width is."""
 
 SMALLEST_SCALE = 2.0**-20
 """Lower bound of every scale: keeps a dead channel's division finite."""
+
+StraightThrough = Literal["clipped", "rectified", "identity"]
+STRAIGHT_THROUGH: tuple[StraightThrough, ...] = get_args(StraightThrough)
+"""What a quantizer of activations lets through on the way back: the gradient of the values inside
+its range (how networks are trained); also of those above it, with the ReLU's gate kept; of all."""
 
 QuantizerOutput = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]
 
@@ -61,7 +66,8 @@ class BitWidthSwitch:
     ``gradient_noise`` is the relative strength of the noise, read from ``noise``, that GIR adds to
     the gradients that leave the activation quantizers while training (0: none).  ``exact``: scales
     are powers of two and BatchNorm is folded before the weights are quantized
-    (:mod:`training.exact`).
+    (:mod:`training.exact`).  ``straight_through`` is an attacker's choice of the
+    gradient that the quantizers give; training leaves it alone.
     """
 
     def __init__(self, bit_widths: Sequence[int], *, exact: bool = False) -> None:
@@ -70,6 +76,7 @@ class BitWidthSwitch:
         self.active = self.bit_widths[0]
         self.gradient_noise = 0.0
         self.noise: NoiseBank | None = None
+        self.straight_through: StraightThrough = "clipped"
 
     @property
     def quantized(self) -> bool:
@@ -84,6 +91,16 @@ class BitWidthSwitch:
                 f"it has {', '.join(map(str, self.bit_widths))}"
             )
         self.active = bits
+
+
+def quantize_activation(
+    switch: BitWidthSwitch, x: Tensor, scale: Tensor, low: int, high: int
+) -> Tensor:
+    """clamp(round(x / scale), low, high) * scale with the switch's straight-through gradient."""
+    if switch.straight_through == "rectified" and low == 0:
+        x = F.relu(x)  # changes no code, and closes the gradient's gate below 0
+    passes = switch.straight_through != "clipped"
+    return cast(Tensor, FakeQuantize.apply(x, scale, low, high, passes))
 
 
 class OwnBits:
@@ -197,7 +214,7 @@ class ActivationQuantizer(nn.Module):
             x = cast(Tensor, NoisyGradient.apply(x, switch.gradient_noise, switch.noise))
         scale = self.scale.fitted(x)
         low, high = self.code_range()
-        y = cast(Tensor, FakeQuantize.apply(x, scale, low, high, False))
+        y = quantize_activation(self.switch, x, scale, low, high)
         return y, scale, scale.new_zeros(()), scale.new_tensor(float(self.scale.codes_bits()))
 
 
@@ -240,7 +257,7 @@ class BranchQuantizer(nn.Module, OwnBits):
             return x, None, None, None
         scale = self.stream.fitted(x) * self.odd_part()
         low = -(2 ** (bits - 1)) if self.signed else 0
-        y = cast(Tensor, FakeQuantize.apply(x, scale, low, low + 2**bits - 1, False))
+        y = quantize_activation(self.switch, x, scale, low, low + 2**bits - 1)
         return y, scale, scale.new_zeros(()), scale.new_tensor(float(bits))
 
 

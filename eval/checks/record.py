@@ -75,7 +75,8 @@ class AttackChecks:
 
     def tripped(self, model: ModelFacts) -> tuple[str, ...]:
         """Names of the checks that tripped."""
-        return _named(self.of(model), "tripped")
+        record = self.of(model)
+        return () if record is None else tripped(record)
 
     def mark(self, model: ModelFacts) -> str:
         """What stands beside each ASR of the model: nothing unless a check tripped."""
@@ -85,6 +86,11 @@ class AttackChecks:
         """The verdict in a few words; "not checked" where nobody looked."""
         record = self.of(model)
         return "not checked" if record is None else verdict(record)
+
+
+def tripped(record: ChecksRecord) -> tuple[str, ...]:
+    """Names of the checks that tripped."""
+    return _named(record, "tripped")
 
 
 def verdict(record: ChecksRecord) -> str:
@@ -147,7 +153,5 @@ def _require(value: object, schema: Any) -> None:
         )
 
 
-def _named(record: ChecksRecord | None, status: Status) -> tuple[str, ...]:
-    if record is None:
-        return ()
+def _named(record: ChecksRecord, status: Status) -> tuple[str, ...]:
     return tuple(check["name"] for check in record["checks"] if check["status"] == status)

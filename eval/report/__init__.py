@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from eval.report.adaptive import adaptive_table
 from eval.report.examples import write_examples
 from eval.report.page import render_report, write_report
 from eval.report.pictures import Picture, patch_pictures
@@ -9,6 +10,7 @@ from eval.report.table import text_table
 
 __all__ = [
     "Picture",
+    "adaptive_table",
     "patch_pictures",
     "render_report",
     "text_table",

@@ -40,6 +40,7 @@ _ATTACK_NAMES = {
     "location": "location-optimized",
     "texture": "texture search",
     "sparse-rs": "Sparse-RS",
+    "adaptive": "Adaptive",
     "supplied": "supplied",
 }
 
@@ -347,7 +348,8 @@ def _column(evaluation: EvaluationRecord) -> PatchColumn:
     detail = ", ".join(parts)
     # White-box patches are made anew for each model and share a column; any other patch is one
     # thing that is tried on many models.
-    bits = patch["source"]["bit_widths"]
+    # The adaptive attack is always made at the bit-width that it is tried at.
+    bits = None if attack == "adaptive" else patch["source"]["bit_widths"]
     key = f"{title}|{detail}|{bits}" if whitebox else f"{title}|{detail}|{patch['sha256']}"
     return PatchColumn(key=key, title=title, detail=detail, facts=patch)
 

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from qadtr.commands.shared import add_data
+from qadtr.commands.shared import add_data, add_settings
+
+if TYPE_CHECKING:
+    from training.run_folder import RunFolder
 
 HELP = "measure clean accuracy, attack success and latency of exported models"
 
@@ -23,9 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--patches",
         type=Path,
         nargs="+",
-        required=True,
         metavar="PATCHES",
-        help="patch files (.npz) or folders of them",
+        help="patch files (.npz) or folders of them; with --adaptive, where to start from besides",
     )
     add_data(parser)
     parser.add_argument("--bits", type=int, nargs="+", help="bit-widths (default: all exported)")
@@ -38,6 +42,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("test", "holdout"),
         help="for patches that do not say what they were made for (default: test)",
     )
+    parser.add_argument(
+        "--adaptive",
+        action="store_true",
+        help="attack each network itself, knowing its defense; see docs/checks.md",
+    )
+    parser.add_argument(
+        "--images", type=int, default=500, help="adaptive: how many are attacked (default: 500)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="adaptive: of the attack (default: 0)")
+    parser.add_argument(
+        "--random-precision",
+        action="store_true",
+        help="adaptive: also with a bit-width drawn for each answer, as DWQ infers",
+    )
+    add_settings(parser, "steps=200 (adaptive)")
     parser.add_argument("--no-latency", action="store_true", help="take no times")
     parser.add_argument(
         "--no-drift", action="store_true", help="do not ask the fake-quantized network"
@@ -57,6 +76,10 @@ def run(arguments: argparse.Namespace) -> int:
         if getattr(arguments, name) < 1:
             raise UsageError(f"--{name.replace('_', '-')} must be at least 1")
     runs = [RunFolder.open(path) for path in arguments.runs]
+    if arguments.adaptive:
+        return _adaptive(arguments, runs)
+    if arguments.patches is None:
+        raise UsageError("--patches is needed: files made by `qadtr patch`; or give --adaptive")
     evaluate_runs(
         runs,
         arguments.patches,
@@ -73,4 +96,36 @@ def run(arguments: argparse.Namespace) -> int:
         provenance(repository=repository()),
     )
     print(text_table(record for run in runs for record in read_records(run.records)))
+    return 0
+
+
+def _adaptive(arguments: argparse.Namespace, runs: Sequence[RunFolder]) -> int:
+    from deploy.device.patch_set import read_patch_set
+    from deploy.device.records import provenance, read_records
+    from eval.adaptive.run import AdaptiveRunSettings, run_adaptive
+    from eval.adaptive.settings import AdaptiveSettings
+    from eval.patch_images import patch_files_in
+    from eval.report import adaptive_table
+    from qadtr.commands.shared import repository, settings_from
+
+    attack = AdaptiveSettings.from_mapping(settings_from(arguments.settings))
+    files = patch_files_in(arguments.patches) if arguments.patches else []
+    known = [read_patch_set(path) for path in files]
+    for run in runs:
+        run_adaptive(
+            run,
+            arguments.data,
+            attack,
+            AdaptiveRunSettings(
+                bit_widths=None if arguments.bits is None else tuple(arguments.bits),
+                split=arguments.split,
+                images=arguments.images,
+                seed=arguments.seed,
+                engine=arguments.engine,
+                random_precision=arguments.random_precision,
+            ),
+            provenance(repository=repository(), seed=arguments.seed, config=attack.as_record()),
+            known,
+        )
+    print(adaptive_table(record for run in runs for record in read_records(run.records)))
     return 0

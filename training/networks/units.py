@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.exact import Folding
-from training.gradients import FakeQuantize
 from training.quantized_layers import (
     quantized_activation,
     quantized_convolution,
@@ -29,6 +28,7 @@ from training.quantizers import (
     BranchQuantizer,
     LearnedScale,
     QuantizerOutput,
+    quantize_activation,
 )
 
 
@@ -289,7 +289,7 @@ class PooledQuantizer(nn.Module):
         if not self.switch.quantized:
             return x, None, None, None
         scale = self.value()
-        y = cast(Tensor, FakeQuantize.apply(x, scale.detach(), 0, 255, False))
+        y = quantize_activation(self.switch, x, scale.detach(), 0, 255)
         return y, scale, scale.new_zeros(()), scale.new_tensor(8.0)
 
 

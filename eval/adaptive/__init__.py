@@ -1,0 +1,1 @@
+"""Attacks by someone who knows the defense, its randomness included; docs/checks.md."""
