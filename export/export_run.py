@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,18 @@ from deploy.device.errors import InputError, NothingToEvaluate
 from deploy.device.files import sha256_of, write_json
 from deploy.device.records import write_record
 from export.certificate import Certificate, certify, require_integer
+from export.exactness import Exactness, require_exact
+from export.fake_quantized import FakeQuantized
 from export.lowering import Lowered, lower, lower_float
-from export.parity import Parity, check_parity, require_parity
+from export.parity import (
+    DEFAULT_BUDGET,
+    EXACT_BUDGET,
+    Budget,
+    Parity,
+    check_parity,
+    require_parity,
+)
 from export.qonnx_from_network import write_qonnx
-from training.loop import predict
 from training.networks import Network
 from training.quantizers import FLOAT
 from training.run_folder import RunFolder
@@ -44,11 +52,13 @@ class ExportSettings:
 
     ``storage``: "low-bit" or "int8" weights in the file (:mod:`export.storage`);
     ``least_agreement``: share of the parity images that must have the class that the
-    fake-quantized network gives.
+    fake-quantized network gives; ``code_flips``: largest share of one layer's codes that may
+    differ from its codes.  A network trained with ``exact = true`` may differ nowhere.
     """
 
     storage: str = "low-bit"
     least_agreement: float = 0.995
+    code_flips: float = DEFAULT_BUDGET.code_flips
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +72,7 @@ class ExportedModel:
     log: tuple[str, ...]
     certificate: Certificate | None
     parity: Parity | None
+    exactness: Exactness | None = None
 
 
 def export_run(
@@ -110,27 +121,33 @@ def _export(
         candidate = Path(folder) / final.name
         certificate: Certificate | None = None
         parity: Parity | None = None
+        exactness: Exactness | None = None
         if bits == FLOAT:
             lowered = lower_float(qonnx, candidate)
         else:
             lowered = lower(qonnx, candidate, storage=settings.storage)
+            if network.spec.exact:
+                exactness = require_exact(candidate)
+                logger.info("%d bits: %s", bits, exactness.summary())
             certificate = require_integer(certify(candidate, images[:CERTIFIED_IMAGES]))
             parity = require_parity(
                 check_parity(
                     candidate,
                     images,
-                    fake_quantized_predictions=predict(network, images, bits),
-                    least_agreement=settings.least_agreement,
+                    fake_quantized=FakeQuantized(network, bits),
+                    budget=budget_of(network, settings.least_agreement, settings.code_flips),
                 )
             )
         candidate.replace(final)
-    facts = {"checkpoint_sha256": run.checkpoint_sha256, "bit_width": bits}
+    facts: dict[str, Any] = {"checkpoint_sha256": run.checkpoint_sha256, "bit_width": bits}
     for kind, proof in (("certificate", certificate), ("parity", parity)):
         if proof is not None:
             write_record(run.records, kind, {**proof.to_json(), **facts}, provenance)
             logger.info("%d bits: %s", bits, proof.summary())
     if certificate is not None:
         write_json(final.with_suffix(".certificate.json"), certificate.to_json())
+    if exactness is not None:
+        facts["exact"] = exactness.to_json()
     _write_sidecar(final, qonnx, lowered, settings, facts, provenance)
     return ExportedModel(
         bits=bits,
@@ -139,7 +156,22 @@ def _export(
         log=lowered.log,
         certificate=certificate,
         parity=parity,
+        exactness=exactness,
     )
+
+
+def budget_of(network: Network, least_agreement: float, code_flips: float) -> Budget:
+    """What a network's integer file may differ from the network itself: nothing if it is exact.
+
+    Raises:
+        InputError: a share that is none.
+    """
+    for name, share in (("least agreement", least_agreement), ("code flips", code_flips)):
+        if not 0.0 <= share <= 1.0:
+            raise InputError(f"{name} is a share, 0 to 1, not {share}")
+    if network.spec.exact:
+        return EXACT_BUDGET
+    return replace(DEFAULT_BUDGET, code_flips=code_flips, prediction_flips=1.0 - least_agreement)
 
 
 def _write_sidecar(

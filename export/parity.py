@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,144 +17,41 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.device.engine_protocol import Engine
-from deploy.device.errors import InputError, NothingToEvaluate, QadtrError
+from deploy.device.errors import InputError, NothingToEvaluate
 from deploy.device.files import sha256_of
 from deploy.device.images import check_images
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
+from export.code_facts import code_facts, constants_of
+from export.fake_quantized import Batch
+from export.flips import FlipTally, over_budget
 from export.parity_probe import run_batch, write_probe
+from export.parity_report import (
+    DEFAULT_BUDGET,
+    EXACT_BUDGET,
+    Budget,
+    LayerParity,
+    Parity,
+    ParityError,
+    require_parity,
+)
+from export.reading import read_model
 from export.reference import IntegerReference, Layer
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
 LEAST_CODES = 2
 LEAST_CLASSES = 3
 
-
-class ParityError(QadtrError):
-    """The engine does not compute what the file says, or what it computes says nothing."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayerParity:
-    """One tensor of codes, engine against reference, over all images.
-
-    Attributes:
-        name: the node that gives it.
-        operator: that node's operator.
-        tensor: the tensor's name.
-        values: codes compared.
-        different: codes that differ.
-        largest_difference: in codes.
-        distinct_codes: different codes that the engine gave.
-    """
-
-    name: str
-    operator: str
-    tensor: str
-    values: int
-    different: int
-    largest_difference: int
-    distinct_codes: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Parity:
-    """What :func:`check_parity` found.
-
-    Attributes:
-        model: the engine's file name.
-        model_sha256: of its bytes.
-        reference_sha256: of the file that the reference read (usually the same).
-        engine: such as ``onnxruntime-cpu``.
-        images: how many.
-        classes: logits per image.
-        layers: every tensor between nodes, in the file's order.
-        logits_different: logits that are not equal, out of ``images · classes``.
-        largest_logit_difference: absolute.
-        predictions_different: images with another class in the engine than in the reference.
-        predicted_classes: distinct classes that the engine predicted.
-        first_departure: the first layer, in the file's order, with a code that differs; the
-            operator of the logits where all codes agree and logits do not; else None.
-        flips: indices of the images that the fake-quantized network classifies differently; None
-            where its predictions were not given.
-        agreement: share of images with the same class as the fake-quantized network; None
-            likewise.
-        failures: why this is no parity, one sentence each; empty when it is.
-    """
-
-    model: str
-    model_sha256: str
-    reference_sha256: str
-    engine: str
-    images: int
-    classes: int
-    layers: tuple[LayerParity, ...]
-    logits_different: int
-    largest_logit_difference: float
-    predictions_different: int
-    predicted_classes: int
-    first_departure: str | None
-    flips: tuple[int, ...] | None
-    agreement: float | None
-    failures: tuple[str, ...]
-
-    @property
-    def ok(self) -> bool:
-        """Whether every code and logit is equal and the network is alive."""
-        return not self.failures
-
-    def summary(self) -> str:
-        """Give the verdict for a person, and one line per failure."""
-        values = sum(layer.values for layer in self.layers)
-        different = sum(layer.different for layer in self.layers)
-        verdict = "parity" if self.ok else "NO PARITY"
-        if not self.ok and self.first_departure is None:
-            verdict = "EQUAL, BUT NOT ACCEPTED"
-        text = (
-            f"{verdict}: {different:,} of {values:,} codes in "
-            f"{len(self.layers)} layers and {self.logits_different:,} of "
-            f"{self.images * self.classes:,} logits differ between {self.engine} and the integer "
-            f"reference on {self.images:,} images"
-        )
-        if self.first_departure is not None:
-            text += f"; first departure: {self.first_departure}"
-        if self.agreement is not None:
-            text += f"; same class as fake quantization on {self.agreement:.2%}"
-        return "\n".join([text, *(f"  {failure}" for failure in self.failures)])
-
-    def to_json(self) -> dict[str, Any]:
-        """Give plain JSON values, with a format version."""
-        return {"format_version": FORMAT_VERSION, "ok": self.ok, **asdict(self)}
-
-    @classmethod
-    def from_json(cls, value: object) -> Parity:
-        """Read what :meth:`to_json` gave.
-
-        Raises:
-            InputError: another format version, or fields missing or unknown.
-        """
-        if not isinstance(value, Mapping) or value.get("format_version") != FORMAT_VERSION:
-            raise InputError(f"expected a parity report of format version {FORMAT_VERSION}")
-        fields = {k: v for k, v in value.items() if k not in ("format_version", "ok")}
-        try:
-            fields["layers"] = tuple(LayerParity(**layer) for layer in fields["layers"])
-            fields["failures"] = tuple(fields["failures"])
-            fields["flips"] = None if fields["flips"] is None else tuple(fields["flips"])
-            return cls(**fields)
-        except (TypeError, KeyError) as error:
-            raise InputError(f"the parity report has missing or unknown fields: {error}") from error
-
-
-def require_parity(parity: Parity) -> Parity:
-    """Give ``parity`` back if it is one.
-
-    Raises:
-        ParityError: with all failures.
-    """
-    if not parity.ok:
-        raise ParityError(f"{parity.model}: " + "; ".join(parity.failures))
-    return parity
+__all__ = [
+    "DEFAULT_BUDGET",
+    "EXACT_BUDGET",
+    "Budget",
+    "LayerParity",
+    "Parity",
+    "ParityError",
+    "check_parity",
+    "require_parity",
+]
 
 
 def check_parity(
@@ -166,6 +62,8 @@ def check_parity(
     reference: Path | str | None = None,
     fake_quantized_predictions: NDArray[np.integer] | None = None,
     least_agreement: float | None = None,
+    fake_quantized: Callable[[NDArray[np.uint8]], Batch] | None = None,
+    budget: Budget | None = None,
     batch_size: int = 16,
 ) -> Parity:
     """Compare engine and reference on ``images``: every code of every layer, and every logit.
@@ -183,6 +81,10 @@ def check_parity(
         fake_quantized_predictions: classes that the fake-quantized network gives, int [N].
         least_agreement: smallest share of images that must have the same class as the
             fake-quantized network, 0…1; None demands none.
+        fake_quantized: gives the fake-quantized network's logits and codes of a batch
+            (:class:`export.fake_quantized.FakeQuantized`); with it the reference is compared with
+            that network layer by layer, and its classes are the expected ones.
+        budget: how far the reference may be from it; None demands nothing.
         batch_size: images at once.
 
     Raises:
@@ -194,7 +96,12 @@ def check_parity(
     reference_path = model if reference is None else Path(reference)
     expected = _predictions_given(fake_quantized_predictions, least_agreement, len(images))
     check_images(images)
+    if budget is not None and fake_quantized is None:
+        raise InputError("a budget needs the fake-quantized network")
     truth = IntegerReference(reference_path, batch_size=batch_size)
+    flips = (
+        None if fake_quantized is None else FlipTally(fake_quantized, zero_points(reference_path))
+    )
     layers = [layer for layer in truth.layers if layer.output in truth.code_tensors]
     tally = _Tally(layers)
     with tempfile.TemporaryDirectory(prefix="qadtr-parity-") as folder:
@@ -217,6 +124,8 @@ def check_parity(
                     codes = wide[:, position : position + width].astype(np.uint8)
                     tally.add_codes(name, codes, reference_codes[name].reshape(len(batch), -1))
                     position += width
+                if flips is not None:
+                    flips.add(batch, reference_codes)
                 logger.debug("parity: %d of %d images", start + len(batch), len(images))
             name = engine.name
     return tally.result(
@@ -224,9 +133,18 @@ def check_parity(
         reference=reference_path,
         engine=name,
         logits_layer=next(one.name for one in truth.layers if one not in layers),
-        expected=expected,
+        expected=expected if flips is None else flips.predictions,
         least_agreement=least_agreement,
+        fake=flips,
+        budget=budget,
     )
+
+
+def zero_points(path: Path) -> dict[str, int]:
+    """The zero point of every tensor of codes in a final integer file."""
+    model = read_model(path)
+    facts = code_facts(model, constants_of(model))
+    return {name: one.zero_point for name, one in facts.items()}
 
 
 class _Tally:
@@ -268,6 +186,8 @@ class _Tally:
         logits_layer: str,
         expected: NDArray[np.int64] | None,
         least_agreement: float | None,
+        fake: FlipTally | None,
+        budget: Budget | None,
     ) -> Parity:
         layers = tuple(
             LayerParity(
@@ -282,6 +202,10 @@ class _Tally:
             for layer in self.layers
         )
         ours, theirs = np.concatenate(self.engine_logits), np.concatenate(self.reference_logits)
+        facts: dict[str, Any] = {}
+        if fake is not None:
+            layers = fake.layers(layers)
+            facts = fake.facts(layers, theirs)
         logits_different = int(np.count_nonzero(ours != theirs))
         gap = np.abs(ours.astype(np.float64) - theirs)
         predictions = ours.argmax(axis=1)
@@ -306,6 +230,8 @@ class _Tally:
                 f"the same class as the fake-quantized network on {agreement:.3%} of the images, "
                 f"at least {least_agreement:.3%} demanded"
             )
+        if budget is not None and flips is not None:
+            failures += over_budget(budget, layers, facts, len(flips), len(ours))
         return Parity(
             model=model.name,
             model_sha256=sha256_of(model),
@@ -322,6 +248,8 @@ class _Tally:
             flips=None if flips is None else tuple(int(index) for index in flips),
             agreement=agreement,
             failures=tuple(failures),
+            budget=budget,
+            **facts,
         )
 
 

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from deploy.device.errors import InputError
 from deploy.device.records import write_record
+from export.export_run import budget_of
+from export.fake_quantized import FakeQuantized
 from export.parity import Parity, check_parity
-from training.loop import predict
 from training.quantizers import FLOAT
 from training.run_folder import RunFolder
 
@@ -21,6 +22,7 @@ def parity_of_run(
     bit_widths: Sequence[int] | None,
     images: NDArray[np.uint8],
     least_agreement: float,
+    code_flips: float,
     provenance: Mapping[str, Any],
 ) -> Iterator[Parity]:
     """Check the exported integer files of a run, writing a record of each, passed or failed.
@@ -30,6 +32,8 @@ def parity_of_run(
         bit_widths: None takes all that are exported.
         images: uint8 N×3×H×W.
         least_agreement: share of the images that must have the fake-quantized network's class.
+        code_flips: largest share of one layer's codes that may differ from that network's; an
+            exact network may differ nowhere, whatever these two say.
         provenance: from ``deploy.device.records.provenance``.
 
     Yields:
@@ -55,8 +59,8 @@ def parity_of_run(
         found = check_parity(
             run.model_file(bits),
             images,
-            fake_quantized_predictions=predict(network, images, bits),
-            least_agreement=least_agreement,
+            fake_quantized=FakeQuantized(network, bits),
+            budget=budget_of(network, least_agreement, code_flips),
         )
         facts = {"checkpoint_sha256": run.checkpoint_sha256, "bit_width": bits}
         write_record(run.records, "parity", {**found.to_json(), **facts}, provenance)

@@ -22,7 +22,7 @@ from eval.report.style import STYLE
 from eval.report.summary import summary
 
 # Nothing may be fetched, whatever a record says; the style sheet and the images are in the page.
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 def write_report(
@@ -103,7 +103,7 @@ def render_report(
             "head",
             tag("meta", charset="utf-8"),
             tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-            Html(f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'),
+            Html(f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'),
             tag("title", title),
             tag("style", Html(STYLE)),
         ),

@@ -38,6 +38,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: 0.995)",
     )
     parser.add_argument(
+        "--code-flips",
+        type=float,
+        default=0.05,
+        metavar="SHARE",
+        help="largest share of one layer's codes that may differ from the fake-quantized "
+        "network's (default: 0.05); an exact network may differ nowhere",
+    )
+    parser.add_argument(
         "--explain", action="store_true", help="print what each lowering rule made of each layer"
     )
 
@@ -57,12 +65,18 @@ def run(arguments: argparse.Namespace) -> int:
         folder,
         arguments.bits,
         holdout[chosen],
-        ExportSettings(storage=arguments.storage, least_agreement=arguments.least_agreement),
+        ExportSettings(
+            storage=arguments.storage,
+            least_agreement=arguments.least_agreement,
+            code_flips=arguments.code_flips,
+        ),
         provenance(repository=repository(), seed=folder.seed),
     )
     for model in made:
         print(f"{model.path}  {model.size_bytes / 1000:,.1f} kB")
         if arguments.explain:
+            if model.exactness is not None:
+                print(f"  {model.exactness.summary()}")
             for line in model.log:
                 print(f"  {line}")
     return 0

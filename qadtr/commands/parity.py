@@ -1,4 +1,4 @@
-"""`qadtr parity`: the engine's codes and logits against the integer reference, on any images."""
+"""`qadtr parity`: engine, integer reference and fake quantization, layer by layer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from qadtr.commands.shared import add_data
 
-HELP = "compare exported models with the integer reference, code by code"
+HELP = "compare exported models with reference and fake quantization, layer by layer"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,11 +27,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="share of the images that must keep the fake-quantized network's class "
         "(default: 0.995)",
     )
+    parser.add_argument(
+        "--code-flips",
+        type=float,
+        default=0.05,
+        metavar="SHARE",
+        help="largest share of one layer's codes that may differ from the fake-quantized "
+        "network's (default: 0.05); an exact network may differ nowhere",
+    )
+    parser.add_argument(
+        "--html", type=Path, metavar="FILE", help="also draw it: one page, no other file needed"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print what was found of each file; 2 when one of them is no parity."""
+    """Print what was found of each file, layer by layer; 2 when one of them is no parity."""
+    from deploy.device.files import write_atomic
     from deploy.device.records import provenance
+    from eval.report.parity_page import parity_page
     from export.parity_run import parity_of_run
     from qadtr.commands.shared import repository
     from training.data.subset import chosen_indices
@@ -45,13 +58,20 @@ def run(arguments: argparse.Namespace) -> int:
         data={"name": split.name, "split": split.split, "digest": split.digest},
     )
     failed = False
+    drawn = []
     for found in parity_of_run(
         folder,
         arguments.bits,
         split.images[chosen_indices(len(split), arguments.images)],
         arguments.least_agreement,
+        arguments.code_flips,
         facts,
     ):
         print(f"{found.model}: {found.summary()}")
+        print(found.table())
+        drawn.append(found)
         failed = failed or not found.ok
+    if arguments.html is not None:
+        write_atomic(arguments.html, parity_page(folder.path.name, drawn).encode())
+        print(arguments.html)
     return 2 if failed else 0

@@ -1,0 +1,252 @@
+"""Parity as one HTML page: engine, integer reference and fake quantization, layer by layer.
+
+Like the report it needs no network, no script and no other file, and follows the reader's choice of
+light or dark.  Bars are on a logarithmic scale, since shares of one in a million and of one in a
+hundred stand side by side; the table beside them has every number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from eval.report.html import Html, join, tag
+from eval.report.page import POLICY
+from eval.report.style import STYLE
+from export.parity_report import LayerParity, Parity
+
+_WIDTH, _ROW, _LEFT, _RIGHT, _TOP, _BOTTOM = 640.0, 22.0, 170.0, 80.0, 8.0, 34.0
+_DECADES = 7
+"""The scale runs from 10^-7, less than one code of most layers, to 1."""
+
+
+def parity_page(name: str, found: Sequence[Parity]) -> str:
+    """The page as text.
+
+    Args:
+        name: of the run, for the heading.
+        found: what :func:`export.parity.check_parity` gave, one for each file.
+    """
+    title = f"Parity of {name}"
+    sections = [_section(parity, f"model-{index}") for index, parity in enumerate(found)]
+    links = [
+        tag("li", tag("a", parity.model, href=f"#model-{index}"))
+        for index, parity in enumerate(found)
+    ]
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        Html(f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'),
+        tag("title", title),
+        tag("style", Html(STYLE)),
+    )
+    body = tag(
+        "body",
+        tag("a", "To the models", href="#main", class_="skip"),
+        tag(
+            "header",
+            tag("h1", title),
+            tag("p", _INTRODUCTION, class_="soft"),
+            tag("nav", tag("ul", links), aria_label="Models"),
+            class_="page",
+        ),
+        tag("main", sections, id="main"),
+    )
+    return "<!doctype html>\n" + tag("html", head, body, lang="en")
+
+
+_INTRODUCTION = (
+    "The engine must equal the integer reference in every code and logit. A flip is a code that "
+    "the reference and the fake-quantized network in torch have differently; flips have a budget, "
+    "and an exact network has none."
+)
+
+
+def _section(parity: Parity, key: str) -> Html:
+    failures = [tag("p", failure, class_="note") for failure in parity.failures]
+    return tag(
+        "section",
+        tag("h2", parity.model, " ", _verdict(parity), id=f"{key}-title"),
+        failures,
+        _facts(parity),
+        _chart(parity),
+        _table(parity),
+        id=key,
+        aria_labelledby=f"{key}-title",
+    )
+
+
+def _verdict(parity: Parity) -> Html:
+    return (
+        tag("span", "parity", class_="tag good")
+        if parity.ok
+        else tag("span", "no parity", class_="tag bad")
+    )
+
+
+def _facts(parity: Parity) -> Html:
+    different = sum(layer.different for layer in parity.layers)
+    values = sum(layer.values for layer in parity.layers)
+    codes = f"{different:,} of {values:,} codes and "
+    logits = f"{parity.logits_different:,} of {parity.images * parity.classes:,} logits differ"
+    rows = [
+        ("Engine", parity.engine),
+        ("Images", f"{parity.images:,}"),
+        (
+            "Engine against reference",
+            codes + logits,
+        ),
+        ("First departure", parity.first_departure or "none"),
+    ]
+    if parity.fake_logits_different is not None:
+        largest = parity.largest_fake_logit_difference or 0.0
+        rows += [
+            ("First flip", parity.first_flip or "none"),
+            (
+                "Logits that differ from fake quantization",
+                f"{parity.fake_logits_different:,}, by at most {largest:.6g}",
+            ),
+        ]
+    if parity.flips is not None:
+        rows.append(("Predictions that flip", f"{len(parity.flips):,} of {parity.images:,}"))
+    if parity.budget is not None:
+        budget = parity.budget
+        rows.append(
+            (
+                "Budget",
+                f"{budget.code_flips:.2%} of a layer's codes, {budget.prediction_flips:.2%} of "
+                f"the predictions" + (", equal logits" if budget.logits_equal else ""),
+            )
+        )
+    rows.append(("SHA-256 of the file", parity.model_sha256))
+    return tag(
+        "dl", [join(tag("dt", what), tag("dd", text)) for what, text in rows], class_="facts"
+    )
+
+
+def _compared(parity: Parity) -> list[LayerParity]:
+    return [layer for layer in parity.layers if layer.flips is not None or layer.different]
+
+
+def _along(share: float) -> float:
+    """Pixels of a bar for a share; nothing below the scale's first decade."""
+    if share <= 0.0:
+        return 0.0
+    part = 1.0 + math.log10(share) / _DECADES
+    return max(0.0, part) * (_WIDTH - _LEFT - _RIGHT)
+
+
+def _chart(parity: Parity) -> Html:
+    layers = _compared(parity)
+    if not layers:
+        return Html("")
+    height = _TOP + _ROW * len(layers) + _BOTTOM
+    bottom = height - _BOTTOM
+    parts: list[Html] = []
+    for decade in range(_DECADES + 1):
+        x = _LEFT + (_WIDTH - _LEFT - _RIGHT) * decade / _DECADES
+        parts.append(tag("line", x1=x, x2=x, y1=_TOP, y2=bottom, class_="grid"))
+        power = decade - _DECADES
+        label = {0: "100%", -1: "10%", -2: "1%", -4: "0.01%", -6: "0.0001%"}.get(power)
+        if label:
+            parts.append(
+                tag("text", label, x=x, y=bottom + 18, text_anchor="middle", class_="soft")
+            )
+    for index, layer in enumerate(layers):
+        y = _TOP + _ROW * index
+        parts.append(tag("text", layer.tensor, x=_LEFT - 8, y=y + 15, text_anchor="end"))
+        flips, departs = layer.flip_share, layer.different / layer.values
+        for share, colour, offset in ((flips, "--series-0", 3.0), (departs, "--bad", 11.0)):
+            parts.append(
+                tag(
+                    "rect",
+                    x=_LEFT,
+                    y=y + offset,
+                    width=_along(share),
+                    height=8.0,
+                    style=f"fill: var({colour})",
+                )
+            )
+        text = f"{flips:.4%}" if layer.flips else "0"
+        x = _LEFT + max(_along(flips), _along(departs)) + 6
+        parts.append(tag("text", text, x=x, y=y + 15, class_="soft"))
+    told = ", ".join(f"{layer.tensor} {layer.flip_share:.4%}" for layer in layers)
+    return tag(
+        "figure",
+        tag(
+            "figcaption",
+            "Share of each layer's codes: flips against fake quantization (upper bar), departures "
+            "of the engine from the reference (lower bar, where there are any); logarithmic",
+        ),
+        tag(
+            "svg",
+            tag("title", f"Flips by layer, {parity.model}"),
+            tag("desc", told),
+            parts,
+            viewBox=f"0 0 {_WIDTH:.0f} {height:.0f}",
+            role="img",
+        ),
+    )
+
+
+def _table(parity: Parity) -> Html:
+    heads = (
+        "Layer",
+        "Operator",
+        "Codes",
+        "Engine ≠ reference",
+        "Largest",
+        "Reference ≠ fake",
+        "Share",
+        "Largest",
+    )
+    rows = []
+    for layer in parity.layers:
+        compared = layer.flips is not None
+        cells = (
+            f"{layer.values:,}",
+            f"{layer.different:,}",
+            str(layer.largest_difference),
+            f"{layer.flips:,}" if compared else "–",
+            f"{layer.flip_share:.4%}" if compared else "–",
+            str(layer.largest_flip) if compared else "–",
+        )
+        marks = [
+            tag("span", text, class_="tag bad" if text == "departs first" else "tag warn")
+            for text, name in (
+                ("departs first", parity.first_departure),
+                ("flips first", parity.first_flip),
+            )
+            if name is not None and name in (layer.tensor, layer.name)
+        ]
+        rows.append(
+            tag(
+                "tr",
+                tag("th", layer.tensor, " ", marks, scope="row"),
+                tag("td", layer.operator),
+                [tag("td", cell, class_="number") for cell in cells],
+            )
+        )
+    return tag(
+        "div",
+        tag(
+            "table",
+            tag("caption", "Every tensor of codes, in the file's order; – where not compared"),
+            tag(
+                "thead",
+                tag(
+                    "tr",
+                    [
+                        tag("th", head, scope="col", class_="number" if i > 1 else None)
+                        for i, head in enumerate(heads)
+                    ],
+                ),
+            ),
+            tag("tbody", rows),
+        ),
+        class_="scroll",
+        tabindex="0",
+        role="region",
+        aria_label=f"Layers of {parity.model}",
+    )

@@ -1,0 +1,174 @@
+"""Whether a final integer file computes exactly what its fake-quantized network computes.
+
+A layer multiplies codes x - z (at most X in magnitude) with integer weights w and adds an int32
+bias B; its scales are s_x = o · 2^k with an odd o, and powers of two for weights and output.  In
+the fake-quantized network the same sum is an integer in units of 2^k s_w, at most
+
+    o · (X · Σ|w| + |B|)
+
+whatever part of it has been added so far and in whatever order.  Under 2^24 every such integer is a
+float32, so no addition rounds, and the requantization multiplies by a power of two and rounds the
+same number half to even in both.  What is looked at is the file itself, not the training.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from deploy.device.errors import QadtrError
+from export.code_facts import CodeFacts, code_facts, constants_of
+from export.reading import graph_inputs, input_dims, read_model
+from training.exact import EXACT_LIMIT
+
+
+class ExactnessError(QadtrError):
+    """A layer can leave the integers that float32 adds exactly; names layer and number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerBound:
+    """The largest accumulator that one layer can reach.
+
+    Attributes:
+        layer: name of the node.
+        accumulator: largest possible magnitude of the integer sum with its bias.
+        odd: odd part of the input's scale, by which the sum counts in float32.
+    """
+
+    layer: str
+    accumulator: int
+    odd: int
+
+    @property
+    def bound(self) -> int:
+        """The largest integer in float32 units of a power of two."""
+        return self.accumulator * self.odd
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exactness:
+    """The bound of every layer of one file, in its order."""
+
+    layers: tuple[LayerBound, ...]
+
+    @property
+    def largest(self) -> LayerBound:
+        """The layer with the largest bound."""
+        return max(self.layers, key=lambda layer: layer.bound)
+
+    def summary(self) -> str:
+        """One line for a person."""
+        top = self.largest
+        return f"exact: no sum can exceed {top.bound:,} ({top.layer}), under 2^24 = {EXACT_LIMIT:,}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {"limit": EXACT_LIMIT, "layers": [asdict(layer) for layer in self.layers]}
+
+
+def require_exact(path: Path) -> Exactness:
+    """The bounds of a final integer file.
+
+    Raises:
+        ExactnessError: a scale is no power of two, or a sum can reach 2^24.
+        UnsupportedGraph: it is no integer file of this project.
+    """
+    model = read_model(path)
+    constants = constants_of(model)
+    facts = code_facts(model, constants)
+    size = input_dims(graph_inputs(model)[0])[2:]
+    layers: list[LayerBound] = []
+    for node in model.graph.node:
+        match node.op_type:
+            case "QLinearConv" | "QGemm":
+                layers.append(_bound(node, constants, facts))
+            case "QLinearAdd":
+                _check_addition(node, constants, facts)
+            case "QLinearGlobalAveragePool":
+                _check_average(node, facts, size)
+    return Exactness(layers=tuple(layers))
+
+
+def odd_part(scale: float) -> int:
+    """The odd integer o of a positive scale o · 2^k."""
+    mantissa, _ = math.frexp(scale)
+    integer = int(mantissa * 2**53)
+    return integer // (integer & -integer)
+
+
+def _bound(
+    node: onnx.NodeProto, constants: dict[str, NDArray[Any]], facts: dict[str, CodeFacts]
+) -> LayerBound:
+    convolution = node.op_type == "QLinearConv"
+    x = facts[node.input[0]]
+    weight = constants[node.input[3]].astype(np.int64)
+    if not convolution and not any(a.name == "transB" and a.i for a in node.attribute):
+        weight = weight.T
+    sums = np.abs(weight.reshape(len(weight), -1)).sum(axis=1)
+    live = sums > 0
+    scales = np.broadcast_to(constants[node.input[4]].astype(np.float64).reshape(-1), sums.shape)
+    checked = [("weights", float(s)) for s in np.unique(scales[live])]
+    if convolution:
+        checked.append(("output", facts[node.output[0]].scale))
+    for what, scale in checked:
+        _require_power(node, what, scale)
+    bias_at = 8 if convolution else 6
+    bias = np.abs(constants[node.input[bias_at]].astype(np.int64)) if node.input[bias_at:] else 0
+    # A channel without weights is a constant, its code in the bias: nothing is summed.
+    totals = np.where(live, sums * x.magnitude + bias, 0)
+    found = LayerBound(
+        layer=node.name, accumulator=int(totals.max(initial=0)), odd=odd_part(x.scale)
+    )
+    if found.bound >= EXACT_LIMIT:
+        times = f" times {found.odd}, the odd part of its input's scale," if found.odd > 1 else ""
+        raise ExactnessError(
+            f"layer {node.name}: the accumulator of channel {int(totals.argmax())} can reach "
+            f"{found.accumulator:,};{times} that is not under 2^24 = {EXACT_LIMIT:,}, beyond which "
+            "float32 is not exact. Train with exact = true under [network], which keeps the bound, "
+            "or give the layer fewer bits under [network.mixed]"
+        )
+    return found
+
+
+def _require_power(node: onnx.NodeProto, what: str, scale: float) -> None:
+    if odd_part(scale) != 1:
+        raise ExactnessError(
+            f"layer {node.name}: the scale {scale:.9g} of its {what} is no power of two; only a "
+            "network trained with exact = true under [network] is exact"
+        )
+
+
+def _check_addition(
+    node: onnx.NodeProto, constants: dict[str, NDArray[Any]], facts: dict[str, CodeFacts]
+) -> None:
+    out = facts[node.output[0]]
+    if node.input[3] not in constants:
+        _require_power(node, "sum", out.scale)
+        return
+    ratio = out.scale / facts[node.input[0]].scale
+    _require_power(node, "input", facts[node.input[0]].scale)
+    if ratio != round(ratio) or round(ratio) % 2 == 0:
+        raise ExactnessError(
+            f"layer {node.name}: it requantizes by {ratio:.9g}, which is no odd integer: a code "
+            "could lie halfway between two"
+        )
+
+
+def _check_average(
+    node: onnx.NodeProto, facts: dict[str, CodeFacts], size: tuple[int | None, ...]
+) -> None:
+    x = facts[node.input[0]]
+    _require_power(node, "input", x.scale)
+    positions = (size[0] or 0) * (size[1] or 0)
+    if positions * x.magnitude >= EXACT_LIMIT:
+        raise ExactnessError(
+            f"layer {node.name}: the sum over up to {positions:,} positions can reach "
+            f"{positions * x.magnitude:,}, not under 2^24 = {EXACT_LIMIT:,}"
+        )

@@ -1,0 +1,225 @@
+"""What a comparison of engine, integer reference and fake quantization found, and its budget."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from deploy.device.errors import InputError, QadtrError
+
+FORMAT_VERSION = 2
+_READABLE = (1, FORMAT_VERSION)
+"""Version 1 had no comparison with fake quantization layer by layer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How far the integer reference may be from the fake-quantized network.
+
+    Attributes:
+        code_flips: share of one layer's codes that may differ, 0…1.
+        largest_code_flip: by how many codes at most; None bounds nothing.
+        prediction_flips: share of the images that may have another class, 0…1.
+        logits_equal: whether the logits must be the same bytes.
+    """
+
+    code_flips: float
+    largest_code_flip: int | None
+    prediction_flips: float
+    logits_equal: bool
+
+
+DEFAULT_BUDGET = Budget(
+    code_flips=0.05, largest_code_flip=None, prediction_flips=0.005, logits_equal=False
+)
+"""For networks whose float sums are rounded (docs/exact.md tells what was measured)."""
+
+EXACT_BUDGET = Budget(code_flips=0.0, largest_code_flip=0, prediction_flips=0.0, logits_equal=True)
+"""For networks trained with ``exact = true``."""
+
+
+class ParityError(QadtrError):
+    """The engine does not compute what the file says, or what it computes says nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerParity:
+    """One tensor of codes, engine against reference, over all images.
+
+    Attributes:
+        name: the node that gives it.
+        operator: that node's operator.
+        tensor: the tensor's name.
+        values: codes compared.
+        different: codes that differ.
+        largest_difference: in codes.
+        distinct_codes: different codes that the engine gave.
+        flips: codes of the reference that differ from the fake-quantized network's; None where it
+            was not run, or has no such tensor (codes before a Clip, or rearranged).
+        largest_flip: in codes; None likewise.
+    """
+
+    name: str
+    operator: str
+    tensor: str
+    values: int
+    different: int
+    largest_difference: int
+    distinct_codes: int
+    flips: int | None = None
+    largest_flip: int | None = None
+
+    @property
+    def flip_share(self) -> float:
+        """Share of the codes that flip; 0 where they were not compared."""
+        return (self.flips or 0) / self.values
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """What :func:`check_parity` found.
+
+    Attributes:
+        model: the engine's file name.
+        model_sha256: of its bytes.
+        reference_sha256: of the file that the reference read (usually the same).
+        engine: such as ``onnxruntime-cpu``.
+        images: how many.
+        classes: logits per image.
+        layers: every tensor between nodes, in the file's order.
+        logits_different: logits that are not equal, out of ``images · classes``.
+        largest_logit_difference: absolute.
+        predictions_different: images with another class in the engine than in the reference.
+        predicted_classes: distinct classes that the engine predicted.
+        first_departure: the first layer, in the file's order, with a code that differs; the
+            operator of the logits where all codes agree and logits do not; else None.
+        flips: indices of the images that the fake-quantized network classifies differently; None
+            where its predictions were not given.
+        agreement: share of images with the same class as the fake-quantized network; None
+            likewise.
+        failures: why this is no parity, one sentence each; empty when it is.
+        first_flip: the first layer, in the file's order, where the reference has another code than
+            the fake-quantized network; None where none has, or it was not run.
+        fake_logits_different: logits of the reference that are not the fake-quantized network's,
+            byte for byte; None where it was not run.
+        largest_fake_logit_difference: absolute; None likewise.
+        budget: what was enforced of the reference against fake quantization; None for nothing.
+    """
+
+    model: str
+    model_sha256: str
+    reference_sha256: str
+    engine: str
+    images: int
+    classes: int
+    layers: tuple[LayerParity, ...]
+    logits_different: int
+    largest_logit_difference: float
+    predictions_different: int
+    predicted_classes: int
+    first_departure: str | None
+    flips: tuple[int, ...] | None
+    agreement: float | None
+    failures: tuple[str, ...]
+    first_flip: str | None = None
+    fake_logits_different: int | None = None
+    largest_fake_logit_difference: float | None = None
+    budget: Budget | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether every code and logit is equal and the network is alive."""
+        return not self.failures
+
+    def summary(self) -> str:
+        """Give the verdict for a person, and one line per failure."""
+        values = sum(layer.values for layer in self.layers)
+        different = sum(layer.different for layer in self.layers)
+        verdict = "parity" if self.ok else "NO PARITY"
+        if not self.ok and self.first_departure is None:
+            verdict = "EQUAL, BUT NOT ACCEPTED"
+        text = (
+            f"{verdict}: {different:,} of {values:,} codes in "
+            f"{len(self.layers)} layers and {self.logits_different:,} of "
+            f"{self.images * self.classes:,} logits differ between {self.engine} and the integer "
+            f"reference on {self.images:,} images"
+        )
+        if self.first_departure is not None:
+            text += f"; first departure: {self.first_departure}"
+        if self.agreement is not None:
+            text += f"; same class as fake quantization on {self.agreement:.2%}"
+        if self.fake_logits_different is not None:
+            text += (
+                "; every code and every logit's bytes are those of fake quantization"
+                if self.first_flip is None and not self.fake_logits_different
+                else f"; first flip against fake quantization: {self.first_flip or 'the logits'}"
+            )
+        return "\n".join([text, *(f"  {failure}" for failure in self.failures)])
+
+    def to_json(self) -> dict[str, Any]:
+        """Give plain JSON values, with a format version."""
+        return {"format_version": FORMAT_VERSION, "ok": self.ok, **asdict(self)}
+
+    def table(self) -> str:
+        """Give a line for each layer: codes, engine against reference, reference against fake."""
+        rows = [("layer", "operator", "codes", "engine≠reference", "reference≠fake", "largest")]
+        for layer in self.layers:
+            compared = layer.flips is not None
+            rows.append(
+                (
+                    layer.tensor,
+                    layer.operator,
+                    f"{layer.values:,}",
+                    f"{layer.different:,}",
+                    f"{layer.flips:,} ({layer.flip_share:.4%})" if compared else "",
+                    str(layer.largest_flip) if compared else "",
+                )
+            )
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        lines = []
+        for row in rows:
+            words = [row[0].ljust(widths[0]), row[1].ljust(widths[1])]
+            words += [word.rjust(width) for word, width in zip(row[2:], widths[2:], strict=True)]
+            marks = [
+                mark
+                for mark, name in (
+                    ("<- departs", self.first_departure),
+                    ("<- flips", self.first_flip),
+                )
+                if name == row[0] and row is not rows[0]
+            ]
+            lines.append("  ".join([*words, *marks]).rstrip())
+        return "\n".join(lines)
+
+    @classmethod
+    def from_json(cls, value: object) -> Parity:
+        """Read what :meth:`to_json` gave.
+
+        Raises:
+            InputError: another format version, or fields missing or unknown.
+        """
+        if not isinstance(value, Mapping) or value.get("format_version") not in _READABLE:
+            wanted = " or ".join(map(str, _READABLE))
+            raise InputError(f"expected a parity report of format version {wanted}")
+        fields = {k: v for k, v in value.items() if k not in ("format_version", "ok")}
+        try:
+            fields["layers"] = tuple(LayerParity(**layer) for layer in fields["layers"])
+            fields["failures"] = tuple(fields["failures"])
+            fields["flips"] = None if fields["flips"] is None else tuple(fields["flips"])
+            if fields.get("budget") is not None:
+                fields["budget"] = Budget(**fields["budget"])
+            return cls(**fields)
+        except (TypeError, KeyError) as error:
+            raise InputError(f"the parity report has missing or unknown fields: {error}") from error
+
+
+def require_parity(parity: Parity) -> Parity:
+    """Give ``parity`` back if it is one.
+
+    Raises:
+        ParityError: with all failures.
+    """
+    if not parity.ok:
+        raise ParityError(f"{parity.model}: " + "; ".join(parity.failures))
+    return parity

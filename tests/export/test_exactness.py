@@ -1,0 +1,223 @@
+"""Exact networks trained on real digits: engine = fake quantization, byte for byte; and the check
+that refuses what could not be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from deploy.device.errors import InputError
+from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
+from export.exactness import ExactnessError, odd_part, require_exact
+from export.export_run import budget_of
+from export.fake_quantized import FakeQuantized
+from export.lowering import lower
+from export.parity import DEFAULT_BUDGET, EXACT_BUDGET, Parity, check_parity
+from export.qonnx_from_network import write_qonnx
+from training.checkpoint import load_network
+from training.config import config_from_dict
+from training.data import ImageSet, load_images
+from training.exact import EXACT_LIMIT
+from training.loop import RunOptions, train
+from training.networks import Network, NetworkSpec, build_network
+
+BIT_WIDTHS = (8, 5, 4, 3, 2)
+SIZE = 16
+
+
+@pytest.fixture(scope="module")
+def digits() -> ImageSet:
+    return load_images("digits", None, "holdout", size=SIZE)
+
+
+@pytest.fixture(scope="module")
+def trained(digits: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> Network:
+    """ResNet-8, exact, a few dozen steps on scanned digits, one block with bits of its own."""
+    config = config_from_dict(
+        {
+            "name": "exact",
+            "seed": 0,
+            "data": {"kind": "digits", "size": SIZE, "augment": "none"},
+            "network": {
+                "name": "resnet8",
+                "bit_widths": list(BIT_WIDTHS),
+                "exact": True,
+                "mixed": {"4": {"block1": 3, "block2.first": 8}},
+            },
+            "training": {"epochs": 0.7, "batch_size": 32, "learning_rate": 0.05},
+        },
+        "test",
+    )
+    images = load_images("digits", None, "train", size=SIZE)
+    folder = tmp_path_factory.mktemp("exact")
+    return load_network(train(config, images, digits, folder, RunOptions(progress=False), dict))
+
+
+def parity_of(network: Network, bits: int, images: NDArray[np.uint8], folder: Path) -> Parity:
+    made = lower(write_qonnx(network, bits, folder / "q.onnx"), folder / "i.onnx")
+    require_exact(made.path)
+    return check_parity(
+        made.path,
+        images,
+        fake_quantized=FakeQuantized(network, bits),
+        budget=budget_of(network, 0.995, 0.05),
+    )
+
+
+@pytest.mark.parametrize("bits", BIT_WIDTHS)
+def test_a_trained_exact_network_is_its_integer_file_byte_for_byte(
+    trained: Network, digits: ImageSet, tmp_path: Path, bits: int
+) -> None:
+    images = digits.images[:64]
+    parity = parity_of(trained, bits, images, tmp_path)
+    assert parity.ok, parity.failures
+    assert parity.budget == EXACT_BUDGET
+    compared = [layer for layer in parity.layers if layer.flips is not None]
+    assert {"stem", "block1.first", "block1.shortcut", "block2", "pool"} <= {
+        layer.tensor for layer in compared
+    }
+    assert all(layer.flips == 0 and layer.largest_flip == 0 for layer in compared)
+    with OnnxRuntimeEngine(tmp_path / "i.onnx") as engine:
+        theirs = engine.run(images)
+    with trained.at(bits), torch.no_grad():
+        ours = trained(torch.from_numpy(images).float()).numpy()
+    assert ours.tobytes() == theirs.tobytes()
+    assert len(np.unique(ours)) > 100
+
+
+def test_the_same_comparison_finds_what_a_default_network_rounds(
+    digits: ImageSet, tmp_path: Path
+) -> None:
+    network = warmed("resnet8", exact=False)
+    parity = parity_of_default(network, digits.images[:64], tmp_path)
+    assert parity.fake_logits_different
+    assert parity.budget == DEFAULT_BUDGET
+    with pytest.raises(ExactnessError, match=r"layer stem: the scale .* is no power of two"):
+        require_exact(tmp_path / "i.onnx")
+
+
+def parity_of_default(network: Network, images: NDArray[np.uint8], folder: Path) -> Parity:
+    made = lower(write_qonnx(network, 8, folder / "q.onnx"), folder / "i.onnx")
+    fake = FakeQuantized(network, 8)
+    return check_parity(made.path, images, fake_quantized=fake, budget=DEFAULT_BUDGET)
+
+
+def warmed(name: str, *, exact: bool, bits: int = 8, size: int = SIZE) -> Network:
+    """With positive, negative and zero gains."""
+    generator = torch.Generator().manual_seed(0)
+    spec = NetworkSpec(name=name, classes=10, input_size=size, bit_widths=(bits,), exact=exact)
+    network = build_network(spec, generator)
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.weight.normal_(1.0, 0.3, generator=generator)
+                module.weight[:2] = torch.tensor([-0.7, 0.0])
+                module.bias.normal_(0.0, 0.3, generator=generator)
+        for _ in range(3):
+            network(torch.randint(0, 256, (8, 3, size, size), generator=generator).float())
+    return network.eval()
+
+
+# 48 px leave 6 × 6 positions to the average of resnet8: even, and no power of two.
+@pytest.mark.parametrize(
+    ("name", "bits", "size"),
+    [("resnet20", 5, 32), ("vgg11", 4, 16), ("mobilenetv2", 3, 32), ("resnet8", 8, 48),
+     ("resnet18", 8, 32)],
+)  # fmt: skip
+def test_every_kind_of_network_is_exact(name: str, bits: int, size: int, tmp_path: Path) -> None:
+    network = warmed(name, exact=True, bits=bits, size=size)
+    coarse = np.random.default_rng(0).integers(0, 256, (6, 3, 4, 4))
+    images = np.kron(coarse, np.ones((1, 1, size // 4, size // 4))).astype(np.uint8)
+    parity = parity_of(network, bits, images, tmp_path)
+    # An untrained network may predict few classes, which is not what is asked here.
+    assert not [f for f in parity.failures if "classes predicted" not in f]
+    assert (parity.first_departure, parity.first_flip) == (None, None)
+    assert parity.fake_logits_different == 0
+
+
+def edited(source: Path, out: Path, name: str, change: object) -> Path:
+    model = onnx.load(source)
+    tensor = next(t for t in model.graph.initializer if t.name == name)
+    array = change(numpy_helper.to_array(tensor).copy())  # type: ignore[operator]
+    tensor.CopyFrom(numpy_helper.from_array(array, name))
+    onnx.save(model, out)
+    return out
+
+
+def test_a_layer_that_can_leave_the_exact_integers_is_named_with_the_number(
+    trained: Network, tmp_path: Path
+) -> None:
+    made = lower(write_qonnx(trained, 8, tmp_path / "q.onnx"), tmp_path / "i.onnx").path
+    found = require_exact(made)
+    assert [layer.layer for layer in found.layers][:2] == ["stem", "block0.first"]
+    assert 0 < found.largest.bound < EXACT_LIMIT
+    assert f"{found.largest.bound:,}" in found.summary()
+
+    def large(bias: NDArray[np.int32]) -> NDArray[np.int32]:
+        bias[5] = EXACT_LIMIT
+        return bias
+
+    wrong = edited(made, tmp_path / "bias.onnx", "block1.second.b", large)
+    with pytest.raises(ExactnessError, match=r"layer block1\.second: .* channel 5 can reach 1"):
+        require_exact(wrong)
+
+    def odd(scales: NDArray[np.float32]) -> NDArray[np.float32]:
+        return scales * np.float32(1.5)
+
+    wrong = edited(made, tmp_path / "scale.onnx", "block2.first.ws", odd)
+    with pytest.raises(ExactnessError, match=r"layer block2\.first.*: the scale .* weights"):
+        require_exact(wrong)
+
+
+def test_the_odd_part_of_a_scale_counts(trained: Network, tmp_path: Path) -> None:
+    made = lower(write_qonnx(trained, 2, tmp_path / "q.onnx"), tmp_path / "i.onnx").path
+    odd = {layer.layer: layer.odd for layer in require_exact(made).layers}
+    # At 2 bits a branch reads every 43rd code of the stream.
+    assert odd["block0.first.wide"] == 43
+    assert odd["stem"] == 1
+    assert [odd_part(x) for x in (1.0, 0.5, 3.0, 1.25, 43 * 2.0**-30)] == [1, 1, 3, 5, 43]
+
+
+def test_a_budget_is_enforced_and_names_the_first_layer_over_it(
+    digits: ImageSet, tmp_path: Path
+) -> None:
+    network = warmed("resnet8", exact=False, bits=4)
+    made = lower(write_qonnx(network, 4, tmp_path / "q.onnx"), tmp_path / "i.onnx").path
+    with torch.no_grad(), network.at(4):
+        # The file stays as it was: the network is another one now.
+        scale = network.blocks[0].first.output.scale  # type: ignore[union-attr]
+        scale.get_parameter("scale_4").mul_(1.3)  # type: ignore[union-attr]
+    fake = FakeQuantized(network, 4)
+    parity = check_parity(made, digits.images[:32], fake_quantized=fake, budget=DEFAULT_BUDGET)
+    assert not parity.ok
+    assert parity.first_departure is None
+    assert any("layer 'block0.first' has" in failure for failure in parity.failures)
+    table = parity.table().splitlines()
+    assert sum("<- flips" in line for line in table) == 1
+    assert Parity.from_json(parity.to_json()) == parity
+    with pytest.raises(InputError, match="needs the fake-quantized network"):
+        check_parity(made, digits.images[:8], budget=DEFAULT_BUDGET)
+    with pytest.raises(InputError, match="code flips is a share"):
+        budget_of(network, 0.995, 5.0)
+
+
+def test_reports_of_before_are_still_read(
+    trained: Network, digits: ImageSet, tmp_path: Path
+) -> None:
+    written = parity_of(trained, 8, digits.images[:16], tmp_path).to_json()
+    new = {"first_flip", "fake_logits_different", "largest_fake_logit_difference", "budget"}
+    old = {key: value for key, value in written.items() if key not in new} | {"format_version": 1}
+    old["layers"] = [
+        {k: v for k, v in layer.items() if k not in ("flips", "largest_flip")}
+        for layer in written["layers"]
+    ]
+    read = Parity.from_json(old)
+    assert read.fake_logits_different is None
+    assert read.layers[0].flips is None
+    assert "reference≠fake" in read.table()
