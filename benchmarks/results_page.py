@@ -62,8 +62,9 @@ def results_page(folder: Path) -> str:
             "written by hand. ASR is over the images that the model classifies correctly without "
             "the patch; intervals are Wilson's at 95%. Each column says which network its patches "
             "were made on: an undefended float network of another seed (transfer), or the model's "
-            "own 32-bit mode (white-box at 32 bits). No adaptive attack has been run on these "
-            "models, so a low figure in a transfer column is not robustness by itself."
+            "own 32-bit mode (white-box at 32 bits). A low figure in a "
+            "transfer column is not robustness by itself: the table of the adaptive attack says "
+            "what an attacker who has the network achieves."
         ),
     ]
     for group in sorted(path for path in folder.iterdir() if path.is_dir()):
