@@ -90,6 +90,7 @@ def patch_figures(measurement: Measurement, suite: Suite, number: int) -> dict[s
             :1000
         ].tolist(),
         "flips_n": int((patched != lab_patched).sum()),
+        "pasted_sha256": patch.facts.pasted_sha256,
         "outcomes": outcomes_record(
             patch.patch_set.image_indices[which],
             clean_correct=clean == labels,

@@ -125,13 +125,14 @@ def read_records(directory: Path, kind: str | None = None) -> list[dict[str, Any
     if not directory.is_dir():
         raise InputError(f"{directory} is not a folder; expected the records of a run in it")
     records = [
-        _read_record(path) for path in sorted(directory.glob("*.json")) if path.name[0] != "."
+        read_record(path) for path in sorted(directory.glob("*.json")) if path.name[0] != "."
     ]
     records.sort(key=lambda record: str(record["provenance"].get("date", "")))
     return [record for record in records if kind is None or record["kind"] == kind]
 
 
-def _read_record(path: Path) -> dict[str, Any]:
+def read_record(path: Path) -> dict[str, Any]:
+    """Return the record in one file; errors as :func:`read_records`."""
     record = read_json(path)
     if not isinstance(record, dict) or "format_version" not in record:
         raise InputError(f"{path} is not a record: it has no format_version")

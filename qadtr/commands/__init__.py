@@ -14,6 +14,7 @@ COMMANDS: tuple[str, ...] = (
     "report",
     "bundle",
     "validator",
+    "compare",
     "parity",
     "inspect",
     "data",

@@ -1,0 +1,149 @@
+"""``qadtr compare OLD NEW``, and the same on a machine that has numpy alone.
+
+There it is ``PYTHONPATH=validate.pyz python -m qadtr_device.compare_command OLD NEW``.
+
+Exit codes: 0 compared (with ``--fail-on-worse``: and nothing is significantly worse) · 1 with
+``--fail-on-worse``, something is · 2 a broken file, or results of different images · 3 nothing in
+common · 4 usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from .comparison import compare, read_outcomes
+from .errors import QadtrError, UsageError
+from .files import write_json
+from .text import one_line
+
+EXIT_WORSE = 1
+EXIT_BROKEN = 2
+EXIT_USAGE = 4
+_SHOWN = 12
+"""Images that a line names."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_USAGE, f"{self.prog}: {one_line(message)}; see {self.prog} --help\n")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The two results and what to make of their difference."""
+    parser.add_argument(
+        "old", type=Path, metavar="OLD", help="report.json, evaluation record or folder of records"
+    )
+    parser.add_argument("new", type=Path, metavar="NEW", help="likewise, of the same images")
+    parser.add_argument("--json", type=Path, metavar="F", help="also write the comparison there")
+    parser.add_argument(
+        "--level",
+        type=float,
+        default=0.05,
+        metavar="P",
+        help="significance of all tests together (default: 0.05)",
+    )
+    parser.add_argument(
+        "--fail-on-worse",
+        action="store_true",
+        help="exit 1 where an ASR is significantly higher, or the clean accuracy lower",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Compare, print, and return the exit code; errors are raised."""
+    if not 0.0 < arguments.level < 1.0:
+        raise UsageError(f"--level expects a number between 0 and 1, got {arguments.level}")
+    found = compare(
+        read_outcomes(arguments.old), read_outcomes(arguments.new), level=arguments.level
+    )
+    if arguments.json is not None:
+        write_json(arguments.json, found)
+    for line in comparison_lines(found):
+        sys.stdout.write(f"{line}\n")
+    return EXIT_WORSE if arguments.fail_on_worse and found["worse"] else 0
+
+
+def comparison_lines(found: Mapping[str, Any]) -> list[str]:
+    """Return what the command prints of a comparison."""
+    lines = []
+    for row in found["patches"]:
+        on = f" on {row['model']}" if row["model"] else ""
+        changed = {True: "", False: " (another patch of that name)", None: ""}[row["same_patch"]]
+        lines.append(
+            f"{row['patch']}{on}{changed}: ASR {_percent(row['asr_old'])} -> "
+            f"{_percent(row['asr_new'])}: {row['verdict']}"
+        )
+        lines += _paired_line(row["paired"], "won by the patch")
+        lines += _images(row, "newly_won", "newly won")
+        lines += _images(row, "no_longer_won", "no longer won")
+        lines += _images(row, "count_no_longer", "count no longer")
+        lines += _images(row, "count_now", "count now")
+    for row in found["clean"]:
+        on = f" of {row['model']}" if row["model"] else ""
+        lines.append(
+            f"clean accuracy{on}: {_percent(row['accuracy_old'])} -> "
+            f"{_percent(row['accuracy_new'])}: {row['verdict']}"
+        )
+        lines += _paired_line(row["paired"], "right")
+        lines += _images(row, "newly_wrong", "newly wrong")
+        lines += _images(row, "newly_right", "newly right")
+    for side in ("old", "new"):
+        if found[f"only_in_{side}"]:
+            lines.append(f"only in the {side} one: {', '.join(found[f'only_in_{side}'])}")
+    worse = ", ".join(found["worse"]) or "nothing"
+    lines.append(f"significantly worse at {found['level']:g} (McNemar, Holm): {worse}")
+    return [
+        one_line(line) if not line.startswith("  ") else f"  {one_line(line)}" for line in lines
+    ]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Compare as the command line says and return the exit code."""
+    parser = _Parser(prog="compare", description="Compare two results image by image.")
+    add_arguments(parser)
+    try:
+        return run(parser.parse_args(argv))
+    except QadtrError as error:
+        sys.stderr.write(f"compare: {one_line(str(error))}\n")
+        return error.exit_code
+    except Exception as error:  # noqa: BLE001 - one line in place of a traceback
+        sys.stderr.write(f"compare: unexpected {type(error).__name__}: {one_line(str(error))}\n")
+        return EXIT_BROKEN
+
+
+def _percent(share: Mapping[str, Any] | None) -> str:
+    if share is None:
+        return "none"
+    low, high = share["interval"]
+    return f"{share['value']:.2%} [{low:.2%}, {high:.2%}] of {share['n']}"
+
+
+def _paired_line(paired: Mapping[str, Any] | None, what: str) -> list[str]:
+    if paired is None:
+        return ["  no image counts in both"]
+    low, high = paired["interval"]
+    counts = (
+        f"  of {paired['n']} images in both, {what} in the old alone {paired['only_old']}, in "
+        f"the new alone {paired['only_new']}"
+    )
+    test = (
+        f"difference {paired['difference']:+.2%} "
+        f"[{low:+.2%}, {high:+.2%}]; McNemar p {paired['p']:.3g}, corrected {paired['p_holm']:.3g}"
+    )
+    return [f"{counts}; {test}"]
+
+
+def _images(row: Mapping[str, Any], key: str, title: str) -> list[str]:
+    count, named = row[f"{key}_n"], row[key][:_SHOWN]
+    if not count:
+        return []
+    more = ", …" if count > len(named) else ""
+    return [f"  {title}, {count}: {', '.join(map(str, named))}{more}"]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,360 @@
+"""Compare two results image by image: which images changed their verdict, and whether by chance.
+
+Two runs over the same images are paired, so the test is McNemar's, on the images that count for the
+attack success rate in both; where many patches are compared, Holm's step-down correction keeps the
+chance of any false alarm at the level.
+
+References:
+    McNemar 1947, exact form; Holm, "A simple sequentially rejective multiple test procedure", 1979.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import InputError, NothingToEvaluate
+from .files import read_json
+from .json_schema import SchemaMismatch, check, load_schema
+from .outcomes import unpack_bits
+from .records import read_record, read_records
+from .report import FORMAT, FORMAT_VERSION, SCHEMA
+from .statistics import Interval, mcnemar_exact, paired_difference, wilson
+
+Flags = NDArray[np.bool_]
+EVALUATION = "evaluation"
+_NAMED = 1000
+"""Images, at most, that a list in a record names."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Outcome:
+    """What one patch did to one model, image by image.
+
+    Attributes:
+        model: what tells models in one file apart; empty in a validation report, which has one.
+        patch: its name.
+        patch_sha256: of the patch, or of what it makes of the first images; None where not told.
+        images: name, split and digest.
+        indices: int64 N, within the split.
+        clean_correct: bool N, right without the patch.
+        eligible: bool N, counts for the ASR.
+        success: bool N, the patch won.
+    """
+
+    model: str
+    patch: str
+    patch_sha256: str | None
+    images: tuple[str, str, str]
+    indices: NDArray[np.int64]
+    clean_correct: Flags
+    eligible: Flags
+    success: Flags
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paired:
+    """A paired comparison of two shares of the same images.
+
+    Attributes:
+        n: images.
+        only_old: how many had it in the old result alone.
+        only_new: in the new one alone.
+        difference: share of the new less that of the old.
+        interval: Newcombe's 95% interval of the difference.
+        p: McNemar's, exact and two-sided.
+        p_holm: corrected for all tests of the comparison.
+    """
+
+    n: int
+    only_old: int
+    only_new: int
+    difference: float
+    interval: Interval
+    p: float
+    p_holm: float = 1.0
+
+    def as_record(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {**self.__dict__, "interval": [self.interval.low, self.interval.high]}
+
+
+def read_outcomes(path: Path) -> list[Outcome]:
+    """Read a ``report.json`` of the validator, an evaluation record, or a folder of records.
+
+    Raises:
+        InputError: another file, a damaged one, or a report without outcomes.
+        NothingToEvaluate: no patch is in it.
+    """
+    path = Path(path)
+    if path.is_dir():
+        found = [_of_evaluation(one["payload"]) for one in read_records(path, EVALUATION)]
+    else:
+        raw = read_json(path)
+        if isinstance(raw, dict) and raw.get("format") == FORMAT:
+            found = _of_report(raw, path)
+        elif isinstance(raw, dict) and raw.get("kind") == EVALUATION:
+            found = [_of_evaluation(read_record(path)["payload"])]
+        else:
+            raise InputError(
+                f"{path} is neither a report.json of the validator nor an evaluation record"
+            )
+    if not found:
+        raise NothingToEvaluate(f"{path} has no patch that was measured")
+    names = [(one.model, one.patch) for one in found]
+    twice = sorted(
+        {f"{model} {patch}".strip() for model, patch in names if names.count((model, patch)) > 1}
+    )
+    if twice:
+        raise InputError(f"{path} has more than one result of {', '.join(twice)}")
+    return found
+
+
+def compare(
+    old: Sequence[Outcome], new: Sequence[Outcome], *, level: float = 0.05
+) -> dict[str, Any]:
+    """Return the comparison of two results as JSON values.
+
+    Patches are matched by model and name, images by their index in the same split. Where each side
+    has one model only, the models' names need not agree: that is what is compared.
+
+    Args:
+        old: from :func:`read_outcomes`.
+        new: likewise.
+        level: of the tests together, over 0 and under 1.
+
+    Returns:
+        ``patches`` (each with ``asr``, its paired test over images that count in both, lists of
+        changed images, and ``verdict``), ``clean`` (likewise, by model), what is in one only,
+        and ``worse``: names of what is significantly worse.
+
+    Raises:
+        InputError: the results are of different images, or a level out of range.
+        NothingToEvaluate: they have no patch, or no image that counts, in common.
+    """
+    if not 0.0 < level < 1.0:
+        raise InputError(f"expected a level between 0 and 1, got {level}")
+    old, new = _named_alike(old, new)
+    before = {(one.model, one.patch): one for one in old}
+    after = {(one.model, one.patch): one for one in new}
+    shared = [key for key in before if key in after]
+    if not shared:
+        raise NothingToEvaluate(
+            "the two results have no patch in common: "
+            f"{', '.join(one.patch for one in old)} and {', '.join(one.patch for one in new)}"
+        )
+    rows = [_patch_row(before[key], after[key]) for key in shared]
+    clean = [
+        _clean_row(model, [(before[key], after[key]) for key in shared if key[0] == model])
+        for model in dict.fromkeys(key[0] for key in shared)
+    ]
+    tested = [row for row in (*rows, *clean) if row["paired"] is not None]
+    if all(row["paired"] is None for row in rows):
+        raise NothingToEvaluate("no image counts for the attack success rate in both results")
+    for row, p in zip(tested, _holm([row["paired"]["p"] for row in tested]), strict=True):
+        row["paired"]["p_holm"] = p
+    for row, higher_is_worse in [*((row, True) for row in rows), *((row, False) for row in clean)]:
+        row["verdict"] = _verdict(row["paired"], level, higher_is_worse=higher_is_worse)
+    return {
+        "format": "qadtr-comparison",
+        "format_version": 1,
+        "level": level,
+        "patches": rows,
+        "clean": clean,
+        "only_in_old": sorted(_title(*key) for key in before.keys() - after.keys()),
+        "only_in_new": sorted(_title(*key) for key in after.keys() - before.keys()),
+        "worse": [
+            *(f"ASR of {_title(row['model'], row['patch'])}" for row in rows if _is_worse(row)),
+            *(f"clean accuracy {row['model']}".strip() for row in clean if _is_worse(row)),
+        ],
+    }
+
+
+def _named_alike(
+    old: Sequence[Outcome], new: Sequence[Outcome]
+) -> tuple[list[Outcome], list[Outcome]]:
+    if len({one.model for one in old}) == 1 and len({one.model for one in new}) == 1:
+        return (
+            [Outcome(**{**one.__dict__, "model": ""}) for one in old],
+            [Outcome(**{**one.__dict__, "model": ""}) for one in new],
+        )
+    return list(old), list(new)
+
+
+def _patch_row(old: Outcome, new: Outcome) -> dict[str, Any]:
+    indices, at_old, at_new = _common(old, new)
+    both = old.eligible[at_old] & new.eligible[at_new]
+    won_old, won_new = old.success[at_old] & both, new.success[at_new] & both
+    known = old.patch_sha256 is not None and new.patch_sha256 is not None
+    return {
+        "model": old.model,
+        "patch": old.patch,
+        "same_patch": old.patch_sha256 == new.patch_sha256 if known else None,
+        "images_in_common": len(indices),
+        "asr_old": _asr(old),
+        "asr_new": _asr(new),
+        "paired": None if not both.any() else _paired(won_old[both], won_new[both]).as_record(),
+        **_list("newly_won", indices[won_new & ~won_old]),
+        **_list("no_longer_won", indices[won_old & ~won_new]),
+        **_list("count_no_longer", indices[old.eligible[at_old] & ~new.eligible[at_new]]),
+        **_list("count_now", indices[new.eligible[at_new] & ~old.eligible[at_old]]),
+    }
+
+
+def _clean_row(model: str, pairs: Sequence[tuple[Outcome, Outcome]]) -> dict[str, Any]:
+    seen: dict[int, tuple[bool, bool]] = {}
+    for old, new in pairs:
+        indices, at_old, at_new = _common(old, new)
+        right_old, right_new = old.clean_correct[at_old], new.clean_correct[at_new]
+        seen.update(
+            zip(
+                indices.tolist(),
+                zip(right_old.tolist(), right_new.tolist(), strict=True),
+                strict=True,
+            )
+        )
+    indices = np.array(sorted(seen), dtype=np.int64)
+    right = np.array([seen[index] for index in sorted(seen)], dtype=np.bool_).reshape(-1, 2)
+    first, second = right[:, 0], right[:, 1]
+    return {
+        "model": model,
+        "accuracy_old": _share(first),
+        "accuracy_new": _share(second),
+        "paired": _paired(first, second).as_record() if len(indices) else None,
+        **_list("newly_wrong", indices[first & ~second]),
+        **_list("newly_right", indices[second & ~first]),
+    }
+
+
+def _common(
+    old: Outcome, new: Outcome
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    if old.images[1:] != new.images[1:]:
+        raise InputError(
+            f"{old.patch}: the old result is of {old.images[0]}, {old.images[1]} "
+            f"({old.images[2][:12]}…), the new one of {new.images[0]}, {new.images[1]} "
+            f"({new.images[2][:12]}…): only the same images can be compared"
+        )
+    return np.intersect1d(old.indices, new.indices, assume_unique=True, return_indices=True)
+
+
+def _paired(old: Flags, new: Flags) -> Paired:
+    difference, interval = paired_difference(new, old)
+    only_old, only_new = int((old & ~new).sum()), int((new & ~old).sum())
+    return Paired(
+        n=len(old),
+        only_old=only_old,
+        only_new=only_new,
+        difference=difference,
+        interval=interval,
+        p=mcnemar_exact(only_old, only_new),
+    )
+
+
+def _holm(values: Sequence[float]) -> list[float]:
+    order = sorted(range(len(values)), key=values.__getitem__)
+    adjusted, highest = [1.0] * len(values), 0.0
+    for rank, index in enumerate(order):
+        highest = max(highest, min(1.0, values[index] * (len(values) - rank)))
+        adjusted[index] = highest
+    return adjusted
+
+
+def _verdict(paired: Mapping[str, Any] | None, level: float, *, higher_is_worse: bool) -> str:
+    if paired is None:
+        return "nothing to compare"
+    if paired["p_holm"] >= level:
+        return "not significant"
+    return "worse" if (paired["difference"] > 0) == higher_is_worse else "better"
+
+
+def _is_worse(row: Mapping[str, Any]) -> bool:
+    return bool(row["verdict"] == "worse")
+
+
+def _asr(one: Outcome) -> dict[str, Any] | None:
+    return _share(one.success[one.eligible])
+
+
+def _share(flags: Flags) -> dict[str, Any] | None:
+    if len(flags) == 0:
+        return None
+    k, n = int(flags.sum()), len(flags)
+    interval = wilson(k, n)
+    return {"value": k / n, "k": k, "n": n, "interval": [interval.low, interval.high]}
+
+
+def _list(name: str, indices: NDArray[np.int64]) -> dict[str, Any]:
+    return {f"{name}_n": len(indices), name: np.sort(indices)[:_NAMED].tolist()}
+
+
+def _title(model: str, patch: str) -> str:
+    return f"{patch} on {model}" if model else patch
+
+
+def _of_report(raw: Mapping[str, Any], path: Path) -> list[Outcome]:
+    if raw.get("format_version") != FORMAT_VERSION:
+        raise InputError(f"{path} has a format version that this qadtr does not read")
+    try:
+        check(raw, load_schema(SCHEMA))
+    except SchemaMismatch as error:
+        raise InputError(f"{path} is no report of the validator: {error}") from error
+    if not raw["patches"]:
+        raise NothingToEvaluate(f"{path} has no patch that was measured: {raw['reason']}")
+    facts = raw.get("images")
+    if facts is None or any("outcomes" not in patch for patch in raw["patches"]):
+        raise InputError(
+            f"{path} does not say which images each patch won on: validate again with a validator "
+            "of this release"
+        )
+    images = facts["name"], facts["split"], facts["digest"]
+    return [
+        _outcome("", patch["name"], patch.get("pasted_sha256"), images, patch["outcomes"])
+        for patch in raw["patches"]
+    ]
+
+
+def _of_evaluation(payload: Mapping[str, Any]) -> Outcome:
+    try:
+        model, patch, images = payload["model"], payload["patch"], payload["images"]
+        return _outcome(
+            f"{model['network']} {model['defense']} {model['bit_width']}-bit {model['engine']}",
+            patch["name"],
+            patch["sha256"],
+            (images["name"], images["split"], images["digest"]),
+            payload["outcomes"],
+        )
+    except (KeyError, TypeError) as error:
+        raise InputError(f"an evaluation record lacks {error}: evaluate again") from error
+
+
+def _outcome(
+    model: str,
+    patch: str,
+    sha256: str | None,
+    images: tuple[str, str, str],
+    outcomes: Mapping[str, Any],
+) -> Outcome:
+    n, given = outcomes["n"], outcomes["indices"]
+    indices = (
+        np.arange(outcomes["first_index"], outcomes["first_index"] + n, dtype=np.int64)
+        if given is None
+        else np.asarray(given, dtype=np.int64)
+    )
+    if indices.shape != (n,) or len(np.unique(indices)) != n:
+        raise InputError(f"{patch}: expected {n} different image indices")
+    return Outcome(
+        model=model,
+        patch=patch,
+        patch_sha256=sha256,
+        images=images,
+        indices=indices,
+        clean_correct=unpack_bits(outcomes["clean_correct"], n),
+        eligible=unpack_bits(outcomes["eligible"], n),
+        success=unpack_bits(outcomes["success"], n),
+    )

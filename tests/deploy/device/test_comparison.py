@@ -1,0 +1,189 @@
+"""Two results compared image by image: by hand, from real reports, and as commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deploy.device.command import main as validate
+from deploy.device.compare_command import main
+from deploy.device.comparison import Outcome, compare, read_outcomes
+from deploy.device.errors import InputError, NothingToEvaluate
+from deploy.device.files import write_json
+from deploy.device.outcomes import outcomes_record
+from deploy.device.records import write_record
+from deploy.device.statistics import mcnemar_exact
+from deploy.device.stored_zip import write_stored_zip
+from deploy.validator_archive import validator_bytes
+from qadtr.__main__ import main as qadtr
+
+N = 40
+IMAGES = ("noise", "test", "0" * 64)
+
+
+def outcome(won: Sequence[int], **changes: Any) -> Outcome:
+    success = np.isin(np.arange(N), won)
+    everything = np.ones(N, np.bool_)
+    facts: dict[str, Any] = {
+        "model": "",
+        "patch": "p",
+        "patch_sha256": "a" * 64,
+        "images": IMAGES,
+        "indices": np.arange(100, 100 + N),
+        "clean_correct": everything,
+        "eligible": everything,
+        "success": success,
+    }
+    return Outcome(**(facts | changes))
+
+
+def test_the_images_that_changed_and_the_test_by_hand() -> None:
+    found = compare([outcome([0, 1, 2])], [outcome([2, *range(10, 20)])])
+    (row,) = found["patches"]
+    assert row["newly_won"] == list(range(110, 120))
+    assert row["no_longer_won"] == [100, 101]
+    assert (row["paired"]["only_old"], row["paired"]["only_new"]) == (2, 10)
+    assert row["paired"]["difference"] == pytest.approx(8 / 40)
+    assert row["paired"]["p"] == mcnemar_exact(2, 10)
+    assert row["paired"]["p_holm"] == pytest.approx(min(1.0, 2 * row["paired"]["p"]))
+    assert row["verdict"] == "not significant"  # 0.039, twice
+    assert found["worse"] == []
+
+
+def test_worse_and_better_once_they_are_significant() -> None:
+    many = list(range(12, 30))
+    assert compare([outcome([0])], [outcome([0, *many])])["worse"] == ["ASR of p"]
+    found = compare([outcome([0, *many])], [outcome([0])])
+    assert (found["patches"][0]["verdict"], found["worse"]) == ("better", [])
+
+
+def test_a_lost_clean_image_counts_no_longer_and_clean_accuracy_is_tested() -> None:
+    right = np.arange(N) >= 15
+    new = outcome([20], clean_correct=right, eligible=right)
+    found = compare([outcome([3, 20])], [new])
+    (row,) = found["patches"]
+    assert row["paired"]["n"] == 25
+    assert row["count_no_longer"] == list(range(100, 115))
+    assert row["no_longer_won"] == []
+    assert found["clean"][0]["newly_wrong_n"] == 15
+    assert found["worse"] == ["clean accuracy"]
+
+
+def test_holm_keeps_many_patches_from_a_false_alarm() -> None:
+    old = [outcome([], patch=f"p{i}") for i in range(10)]
+    new = [outcome(range(6) if i == 0 else [], patch=f"p{i}") for i in range(10)]
+    alone = compare(old[:1], new[:1])["patches"][0]["paired"]
+    among = compare(old, new)["patches"][0]["paired"]
+    assert alone["p"] == among["p"] < 0.05
+    assert among["p_holm"] == pytest.approx(11 * among["p"])
+
+
+def test_what_cannot_be_compared() -> None:
+    with pytest.raises(InputError, match="only the same images"):
+        compare([outcome([])], [outcome([], images=("noise", "test", "1" * 64))])
+    with pytest.raises(NothingToEvaluate, match="no patch in common"):
+        compare([outcome([])], [outcome([], patch="q")])
+    with pytest.raises(NothingToEvaluate, match="no image counts"):
+        compare([outcome([])], [outcome([], eligible=np.zeros(N, np.bool_))])
+    found = compare([outcome([])], [outcome([], patch_sha256="b" * 64)])
+    assert found["patches"][0]["same_patch"] is False
+
+
+@pytest.fixture
+def bundle(files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "model.qbundle"
+    write_stored_zip(path, files)
+    return path
+
+
+def with_wins(report: dict[str, Any], number: int, won: int) -> dict[str, Any]:
+    """The same report, had the patch won on the first ``won`` images."""
+    changed: dict[str, Any] = json.loads(json.dumps(report))
+    flags, every = np.arange(240) < won, np.ones(240, np.bool_)
+    changed["patches"][number]["outcomes"] = outcomes_record(
+        np.arange(240, dtype=np.int64),
+        clean_correct=every,
+        patched_correct=~flags,
+        eligible=every,
+        success=flags,
+    )
+    return changed
+
+
+def test_reports_as_commands(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert validate([str(bundle), "--json", "old.json"]) == 0
+    assert validate([str(bundle), "--quick", "--json", "quick.json"]) == 0
+    (quiet, loud), (quick, _) = read_outcomes(Path("old.json")), read_outcomes(Path("quick.json"))
+    assert (quiet.patch, len(quiet.indices), len(quick.indices)) == ("quiet", 240, 64)
+    assert loud.success.sum() > 0
+    capsys.readouterr()
+    assert main(["old.json", "quick.json", "--fail-on-worse"]) == 0
+    assert "significantly worse at 0.05 (McNemar, Holm): nothing" in capsys.readouterr().out
+    write_json(Path("new.json"), with_wins(json.loads(Path("old.json").read_text()), 0, 60))
+    assert main(["old.json", "new.json"]) == 0
+    assert main(["old.json", "new.json", "--fail-on-worse", "--json", "c.json"]) == 1
+    assert "newly won" in capsys.readouterr().out
+    assert json.loads(Path("c.json").read_text())["worse"] == ["ASR of quiet"]
+    assert qadtr(["compare", "old.json", "new.json", "--fail-on-worse"]) == 1
+    assert qadtr(["compare", "new.json", "old.json", "--fail-on-worse"]) == 0
+
+
+def test_the_archive_compares_where_numpy_is_alone(bundle: Path) -> None:
+    assert validate([str(bundle), "--json", "old.json"]) == 0
+    Path("validate.pyz").write_bytes(validator_bytes())
+    done = subprocess.run(
+        [sys.executable, "-m", "qadtr_device.compare_command", "old.json", "old.json"],
+        env={**os.environ, "PYTHONPATH": "validate.pyz"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "nothing" in done.stdout
+
+
+def test_records_of_an_evaluation(tmp_path: Path) -> None:
+    every = np.ones(N, np.bool_)
+    for folder, wins in (("old", 2), ("new", 30)):
+        won = np.arange(N) < wins
+        payload = {
+            "model": {"network": "r", "defense": "plain", "bit_width": 4, "engine": "onnxruntime"},
+            "patch": {"name": "p", "sha256": "a" * 64},
+            "images": dict(zip(("name", "split", "digest"), IMAGES, strict=True)),
+            "outcomes": outcomes_record(
+                np.arange(N, dtype=np.int64),
+                clean_correct=every,
+                patched_correct=~won,
+                eligible=every,
+                success=won,
+            ),
+        }
+        write_record(tmp_path / folder, "evaluation", payload, {})
+    assert main([str(tmp_path / "old"), str(tmp_path / "new"), "--fail-on-worse"]) == 1
+    (one,) = (tmp_path / "new").iterdir()
+    assert main([str(tmp_path / "old"), str(one)]) == 0
+
+
+def test_exit_codes_of_what_cannot_be_read(
+    bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_json(Path("other.json"), {"format": "something"})
+    bundle.write_bytes(b"broken")
+    assert validate([str(bundle), "--json", "broken.json"]) == 2
+    capsys.readouterr()
+    assert main(["missing.json", "missing.json"]) == 2
+    assert main(["other.json", "other.json"]) == 2
+    assert main(["broken.json", "broken.json"]) == 3
+    assert main(["other.json", "other.json", "--level", "2"]) == 4
+    assert len(capsys.readouterr().err.splitlines()) == 4
+    with pytest.raises(SystemExit, match="4"):
+        main(["other.json"])
