@@ -37,6 +37,7 @@ from export.layer_runs import (
     layer_runs,
     requantizations,
 )
+from export.passes.qonnx_graph import QonnxGraph
 from export.reading import graph_inputs, input_dims, read_model, type_name
 from export.sample import feeds_of_images, noise_for
 
@@ -234,6 +235,7 @@ def certify(
     """
     path = Path(model)
     read = read_model(path)
+    _refuse_qonnx(read, path)
     feeds = (
         noise_for(read, open_size=open_size, shapes=shapes)
         if sample is None
@@ -273,6 +275,15 @@ def certify(
         float_requantizations=_pairs(graph),
         failures=tuple(failures_of(graph, layers, {one.name: one.type for one in inputs})),
     )
+
+
+def _refuse_qonnx(model: onnx.ModelProto, path: Path) -> None:
+    quant = next((node for node in model.graph.node if QonnxGraph.is_quant(node)), None)
+    if quant is not None:
+        raise InputError(
+            f"{path} is a QONNX file: no engine runs its Quant nodes ({quant.domain}); lower it "
+            "with export.lowering.lower and look at the file that this gives"
+        )
 
 
 def _pairs(graph: EngineGraph) -> tuple[str, ...]:

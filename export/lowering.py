@@ -21,7 +21,7 @@ from export.passes.guarantee import require_guarantees
 from export.passes.layout import Layout
 from export.passes.qonnx_graph import QonnxGraph, attributes_of
 from export.passes.rule import Context, LoweringError, Place, Refusal
-from export.reading import node_label
+from export.reading import node_label, refuses_malformed
 from export.storage import versions_for
 from export.targets import Target, target_named
 
@@ -44,6 +44,7 @@ class Lowered:
     guarantees: tuple[str, ...] = ()
 
 
+@refuses_malformed
 def lower(
     qonnx: Path, out: Path, *, target: str = "onnxruntime", storage: str | None = None
 ) -> Lowered:
@@ -80,6 +81,7 @@ def lower(
     return _finish(context.builder, source, out, tuple(context.log), chosen)
 
 
+@refuses_malformed
 def lower_float(qonnx: Path, out: Path, *, target: str = "onnxruntime") -> Lowered:
     """The float baseline: the same network without quantizers, BatchNorm folded into convolutions,
     the target's images cast inside.

@@ -7,17 +7,20 @@ folder is opened. Imports onnx alone, so that the integer reference can stand on
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
-from deploy.device.errors import InputError
+from deploy.device.errors import InputError, QadtrError
 
 MAX_FILE_BYTES = 2**31 - 1
 """Protobuf's own limit for one message; a larger ONNX file cannot be a valid one."""
@@ -26,13 +29,61 @@ MAX_TENSOR_ELEMENTS = 2**31 - 1
 """No tensor of a network of this project comes near; a larger one is a damaged or hostile shape."""
 
 
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
+
+# What Python raises where a part of a file is missing, of another type or out of range.
+_OF_A_MALFORMED_FILE = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+
+
+@contextmanager
+def refusing_malformed(path: Path | str) -> Iterator[None]:
+    """Turn what goes wrong with the parts of a file into one error that names the file.
+
+    :func:`read_model` checks what holds for every ONNX file; what an operator's attributes and
+    shapes must be, only its reader knows, and a hostile file has them otherwise.
+    """
+    try:
+        yield
+    except QadtrError as error:
+        if Path(path).name in str(error):
+            raise
+        raise type(error)(f"{path}: {error}") from error
+    except _OF_A_MALFORMED_FILE as error:
+        raise InputError(
+            f"{path} is malformed: a part of it is missing, or of another type or shape than its "
+            f"operator has ({type(error).__name__}: {error}); export it again"
+        ) from error
+
+
+def refuses_malformed(
+    function: Callable[Concatenate[Path, _Arguments], _Result],
+) -> Callable[Concatenate[Path, _Arguments], _Result]:
+    """Decorate a function of a path so that it works under :func:`refusing_malformed`."""
+
+    def guarded(path: Path, /, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+        with refusing_malformed(path):
+            return function(path, *args, **kwargs)
+
+    return functools.update_wrapper(guarded, function)
+
+
 def read_model(path: Path | str, *, max_bytes: int = MAX_FILE_BYTES) -> onnx.ModelProto:
     """Read and check one ONNX file, with all its tensors in memory.
 
-    Checked: the file parses; its graph has nodes and outputs; every tensor that a node or an output
-    reads is a graph input, an initializer or the output of an *earlier* node (which excludes
-    cycles and missing initializers); no tensor is made twice; every stored tensor holds as many
-    bytes as its shape promises; external data lie in the file's own folder.
+    Checked: the file parses; its IR and opset versions are known ones; its graph has nodes and
+    outputs; every node has an operator, an output and attributes of a known type; every tensor
+    that a node or an output reads is a graph input, an initializer or the output of an *earlier*
+    node (which excludes cycles and missing initializers); no tensor is made twice; every stored
+    tensor holds as many bytes as its shape promises; external data lie in the file's own folder.
 
     Args:
         path: the ONNX file.
@@ -49,9 +100,13 @@ def read_model(path: Path | str, *, max_bytes: int = MAX_FILE_BYTES) -> onnx.Mod
             f"{len(model.graph.node)} nodes and {len(model.graph.output)} outputs. "
             "The file is no ONNX file or was cut off; export it again."
         )
+    _check_versions(model, path)
     _load_external_data(model, path, max_bytes)
     for tensor in _tensors_of(model.graph):
         _check_tensor(tensor, path)
+    for graph in _graphs_of(model.graph):
+        for node in graph.node:
+            _check_node(node, path)
     _check_inputs(model.graph, path)
     _check_wiring(model.graph, path)
     return model
@@ -134,6 +189,45 @@ def _parse(path: Path, max_bytes: int) -> onnx.ModelProto:
             f"{path} ({size:,} bytes) is no ONNX file or was cut off: {error}. Export it again."
         ) from error
     return model
+
+
+def _check_versions(model: onnx.ModelProto, path: Path) -> None:
+    newest_ir, newest_opset = onnx.IR_VERSION, onnx.defs.onnx_opset_version()
+    if not 1 <= model.ir_version <= newest_ir:
+        raise InputError(
+            f"{path} has IR version {model.ir_version}; known are 1 to {newest_ir}: it is damaged, "
+            "or of a newer onnx than the installed one"
+        )
+    domains = ["" if e.domain == "ai.onnx" else e.domain for e in model.opset_import]
+    standard = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
+    if len(set(domains)) != len(domains):
+        raise InputError(f"{path} names the opset of a domain twice: {sorted(domains)}")
+    if len(standard) != 1 or not 1 <= standard[0] <= newest_opset:
+        raise InputError(
+            f"{path} has opset {standard[0] if standard else 'none'} of ONNX's own operators; "
+            f"known are 1 to {newest_opset}: it is damaged, or newer than the installed onnx"
+        )
+
+
+def _check_node(node: onnx.NodeProto, path: Path) -> None:
+    if not node.op_type or not any(node.output):
+        raise InputError(
+            f"{path}: node {node_label(node)} has no {'output' if node.op_type else 'operator'}: "
+            "the file is damaged; export it again"
+        )
+    names = [attribute.name for attribute in node.attribute]
+    for attribute in node.attribute:
+        try:
+            if attribute.type == onnx.AttributeProto.UNDEFINED:
+                raise ValueError("its type is not given")
+            helper.get_attribute_value(attribute)
+        except (ValueError, TypeError, UnicodeDecodeError) as error:
+            raise InputError(
+                f"{path}: attribute {attribute.name!r} of node {node_label(node)} has no value of "
+                f"a known type: {error}"
+            ) from error
+    if len(set(names)) != len(names):
+        raise InputError(f"{path}: node {node_label(node)} has an attribute twice: {sorted(names)}")
 
 
 def _graphs_of(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
@@ -259,7 +353,10 @@ def _check_wiring(graph: onnx.GraphProto, path: Path) -> None:
     if len(set(stored)) != len(stored):
         twice = sorted({name for name in stored if stored.count(name) > 1})
         raise InputError(f"{path}: initializers stored twice: {', '.join(twice)}")
-    known = set(stored) | {value.name for value in graph.input}
+    inputs = [value.name for value in graph.input]
+    if len(set(inputs)) != len(inputs) or "" in inputs:
+        raise InputError(f"{path}: its inputs have no names of their own: {sorted(inputs)}")
+    known = set(stored) | set(inputs)
     for node in graph.node:
         for name in node.input:
             if name and name not in known:

@@ -18,6 +18,7 @@ from export.reading import (
     input_dims,
     node_label,
     read_model,
+    refusing_malformed,
     type_name,
 )
 from export.reference.errors import UnsupportedGraph
@@ -63,10 +64,8 @@ class IntegerReference:
         self.path = Path(path)
         self.batch_size = batch_size
         model = read_model(self.path)
-        try:
+        with refusing_malformed(self.path):
             self._steps = self._prepare(model)
-        except UnsupportedGraph as error:
-            raise type(error)(f"{self.path}: {error}") from error
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -105,7 +104,8 @@ class IntegerReference:
                 self._input: images[start : start + self.batch_size]
             }
             for layer, function in self._steps:
-                tensors[layer.output] = function(*(tensors[name] for name in layer.inputs))
+                with refusing_malformed(self.path):
+                    tensors[layer.output] = function(*(tensors[name] for name in layer.inputs))
             del tensors[self._input]
             yield tensors.pop(self._output), tensors
 
