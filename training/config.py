@@ -113,6 +113,29 @@ class OptimizerSettings:
             )
 
 
+TEACHERS = ("next", "widest")
+"""Who teaches a bit-width: the next wider one, or the widest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillationSettings:
+    """The wider bit-width teaches the narrower (:mod:`training.distillation`).
+
+    ``weight`` of the teacher's part of the loss, 0 (none, the default) to 1; ``temperature`` of
+    both distributions; ``teacher``: one of :data:`TEACHERS`.
+    """
+
+    weight: float = 0.0
+    temperature: float = 2.0
+    teacher: str = "next"
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.weight <= 1.0:
+            raise InputError(f"distillation.weight must be 0 to 1, got {self.weight}")
+        _above("distillation.temperature", self.temperature, 0.0)
+        _one_of("distillation.teacher", self.teacher, TEACHERS)
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
     """Everything that one training run depends on, besides the images.
@@ -125,6 +148,7 @@ class TrainingConfig:
     data: DataSettings
     network: NetworkSettings
     training: OptimizerSettings
+    distillation: DistillationSettings = field(default_factory=DistillationSettings)
     defense: Mapping[str, Any] = field(default_factory=lambda: {"name": "qat"})
 
     def as_dict(self) -> dict[str, Any]:

@@ -38,6 +38,7 @@ from training.checkpoint import (
 from training.config import TrainingConfig
 from training.data import ImageSet
 from training.defenses import Batch, Defense, TrainingFacts, build_defense, resolved
+from training.distillation import distilled, teacher_logits, teacher_of
 from training.networks import Network, NetworkSpec, build_network
 from training.quantizers import check_bit_widths
 from training.randomness import SETUP, generator_for
@@ -269,7 +270,9 @@ class TrainingRun:
         pixels = pixels.detach().contiguous(memory_format=torch.channels_last)
         pixels.requires_grad_(self.defense.needs_pixel_gradient)
         self.optimizer.zero_grad(set_to_none=True)
-        value, logits = self._backward(pixels, batch.labels)
+        teacher = teacher_of(network, self.config.distillation)
+        taught = None if teacher is None else teacher_logits(network, teacher, batch.pixels)
+        value, logits = self._backward(pixels, batch.labels, taught)
         extra = self.defense.extra_loss(self.step, batch, pixels.detach(), network)
         if extra is not None:
             self._check_finite("the defense's extra loss", float(extra.detach()))
@@ -285,8 +288,13 @@ class TrainingRun:
         self.step += 1
         return value, float((logits.argmax(dim=1) == batch.labels).float().mean())
 
-    def _backward(self, pixels: Tensor, labels: Tensor) -> tuple[float, Tensor]:
-        """Forward and backward of the batch, in one part or several; loss and detached logits."""
+    def _backward(
+        self, pixels: Tensor, labels: Tensor, taught: Tensor | None = None
+    ) -> tuple[float, Tensor]:
+        """Forward and backward of the batch, in one part or several; loss and detached logits.
+
+        ``taught``: the logits of the teacher, where there is one.
+        """
         settings = self.config.training
         parts = settings.accumulate
         size = len(labels) // parts
@@ -296,6 +304,9 @@ class TrainingRun:
             logits = self.network(part)
             own = labels[start : start + size]
             loss = F.cross_entropy(logits, own, label_smoothing=settings.label_smoothing)
+            if taught is not None:
+                own_taught = taught[start : start + size]
+                loss = distilled(loss, logits, own_taught, self.config.distillation)
             if parts > 1:
                 loss = loss / parts
             value += float(loss.detach())

@@ -1,0 +1,115 @@
+"""The wider bit-width teaches the narrower: who teaches, what the loss is, and what stays."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from deploy.device.errors import InputError
+from tests.training.small_run import small_config
+from tests.training.test_frozen import snapshot, started
+from training.config import DistillationSettings
+from training.data import ImageSet
+from training.distillation import distilled, teacher_logits, teacher_of
+from training.loop import RunOptions, TrainingRun, train
+from training.networks import NetworkSpec, build_network
+
+
+@pytest.mark.parametrize(
+    ("teacher", "expected"),
+    [("next", {32: None, 8: 32, 4: 8, 2: 4}), ("widest", {32: None, 8: 32, 4: 32, 2: 32})],
+)
+def test_the_teacher_is_wider_and_trained_already(
+    teacher: str, expected: dict[int, int | None]
+) -> None:
+    settings = DistillationSettings(weight=0.5, teacher=teacher)
+    network = started()
+    for bits, teaches in expected.items():
+        network.set_bit_width(bits)
+        assert teacher_of(network, settings) == teaches
+        assert teacher_of(network, replace(settings, weight=0.0)) is None
+    spec = NetworkSpec(name="resnet8", classes=10, input_size=16, bit_widths=(32, 8, 4))
+    fresh = build_network(spec, torch.Generator().manual_seed(0)).train()
+    fresh.set_bit_width(4)
+    # Float needs no scales; 8 bits has none yet.
+    assert teacher_of(fresh, settings) == (None if teacher == "next" else 32)
+
+
+def test_the_loss_is_the_documented_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, taught = torch.randn(2, 6, 5, generator=generator)
+    labels = torch.arange(6) % 5
+    settings = DistillationSettings(weight=0.3, temperature=3.0)
+    entropy = F.cross_entropy(logits, labels)
+    mixed = distilled(entropy, logits, taught, settings)
+    p, q = (taught / 3.0).softmax(dim=1), (logits / 3.0).softmax(dim=1)
+    divergence = (p * (p / q).log()).sum(dim=1).mean()
+    torch.testing.assert_close(mixed, 0.7 * entropy + 0.3 * 9.0 * divergence)
+    same = distilled(entropy, logits, logits, settings)
+    torch.testing.assert_close(same, 0.7 * entropy)
+
+
+def test_asking_the_teacher_leaves_the_network_as_it_was() -> None:
+    network = started()
+    network.set_bit_width(2)
+    before = snapshot(network)
+    taught = teacher_logits(network, 8, torch.rand(4, 3, 16, 16) * 255.0)
+    assert taught.shape == (4, 10)
+    assert not taught.requires_grad
+    assert network.bit_width == 2
+    assert network.training
+    assert all(torch.equal(before[name], tensor) for name, tensor in snapshot(network).items())
+
+
+def test_a_distilled_training_differs_only_where_there_is_a_teacher_and_resumes_to_the_same_bytes(
+    small_digits: ImageSet, small_holdout: ImageSet, tmp_path: Path
+) -> None:
+    def steps(weight: float, accumulate: int) -> list[float]:
+        training = {"epochs": 1.0, "batch_size": 16, "accumulate": accumulate}
+        config = small_config(
+            training=training,
+            distillation={"weight": weight},
+            network={"name": "resnet8", "bit_widths": [32, 4]},
+        )
+        run = TrainingRun(config, small_digits, small_holdout, tmp_path, RunOptions())
+        run.network.train()
+        return [run.one_step()[0] for _ in range(2)]
+
+    plain, taught, in_parts = steps(0.0, 1), steps(0.5, 1), steps(0.5, 2)
+    assert taught[0] == plain[0]
+    assert taught[1] != plain[1]
+    assert all(math.isfinite(loss) for loss in in_parts)
+
+    config = small_config(
+        training={"epochs": 0.16, "batch_size": 32, "learning_rate": 0.05},
+        defense={"name": "qadtr"},
+        distillation={"weight": 0.5},
+    )
+    written = []
+    for stop in (None, 5):
+        folder, quiet = tmp_path / str(stop), RunOptions(progress=False, stop_after=stop)
+        path = train(config, small_digits, small_holdout, folder, quiet, dict)
+        if stop is not None:
+            again = RunOptions(progress=False, resume=True)
+            path = train(config, small_digits, small_holdout, folder, again, dict)
+        written.append(path.read_bytes())
+    assert written[0] == written[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weight": 1.5}, "0 to 1"),
+        ({"temperature": 0.0}, "above 0"),
+        ({"teacher": "me"}, "next, widest"),
+        ({"strength": 1.0}, "valid here are teacher, temperature, weight"),
+    ],
+)
+def test_wrong_settings(change: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        small_config(distillation=change)
