@@ -2,6 +2,7 @@
 # make test    the tests
 # make lint    ruff, mypy --strict, the import rules
 # make bench   ratios against peers, on this machine
+# make test-browser   the report in headless Chromium at two widths, light and dark
 # make test-hostile   2,000 hostile bundles more than `make test` has, 100 of them as processes
 #
 # Each builds .venv first, when it is missing or older than the two files that say what belongs in it.
@@ -11,13 +12,13 @@ PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-EXTRAS := train,export,cpu,eval,dev
+EXTRAS := train,export,cpu,eval,cluster,dev
 
 # Two cores are what the timings in the documents were made on; more threads change no result.
 export OMP_NUM_THREADS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test test-hostile lint bench install
+.PHONY: demo test test-hostile test-browser lint bench install
 .DELETE_ON_ERROR:
 
 install: $(STAMP)
@@ -42,6 +43,12 @@ test: $(STAMP)
 
 test-hostile: $(STAMP)
 	$(BIN)/python -m pytest -q -m hostile
+
+# Chromium is the system's (Debian: apt-get install chromium), never a download of the test tool.
+test-browser: $(STAMP)
+	@command -v "$${CHROMIUM:-chromium}" >/dev/null || { echo "no chromium here: apt-get install chromium, or name one in CHROMIUM" >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[browser]'
+	$(BIN)/python -m pytest -q -m browser
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

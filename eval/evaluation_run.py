@@ -6,7 +6,6 @@ of them classifies correctly on its engine.
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,16 +14,15 @@ from typing import Any
 
 from deploy.device.engine_protocol import Engine
 from deploy.device.errors import InputError
-from deploy.device.files import sha256_of
 from deploy.device.latency import Latency, measure_latency
 from deploy.device.patch_set import PatchSet, read_patch_set
 from deploy.device.records import read_records
 from deploy.engine import open_engine
 from eval.evaluation import evaluate_model
-from eval.evaluation_record import EvaluationRecord, ModelFacts
+from eval.evaluation_record import EvaluationRecord
 from eval.measures import common_set
+from eval.model_facts import model_facts
 from eval.patch_images import images_of_patches, patch_files_in
-from eval.report.checks import CERTIFICATE_KIND
 from eval.report.examples import KIND as EXAMPLES_KIND
 from eval.report.examples import write_examples
 from eval.report.rows import FLOAT_BITS
@@ -118,7 +116,7 @@ def evaluate_runs(
                     engine,
                     images,
                     patch_sets,
-                    model=_facts(model, engine),
+                    model=model_facts(model.run, model.bit_width, model.file, engine.name),
                     records=run.records,
                     provenance=provenance,
                     network=network,
@@ -141,45 +139,6 @@ def _latency(engine: Engine, images: ImageSet, settings: EvaluationSettings) -> 
         batch_size=settings.latency_batch_size,
         repeats=settings.latency_repeats,
     )
-
-
-def _facts(model: _Model, engine: Engine) -> ModelFacts:
-    digest = sha256_of(model.file)
-    return ModelFacts(
-        network=model.run.network_name,
-        defense=model.run.defense,
-        bit_width=model.bit_width,
-        checkpoint_sha256=model.run.checkpoint_sha256,
-        file=model.file.name,
-        file_sha256=digest,
-        file_size_bytes=model.file.stat().st_size,
-        engine=engine.name,
-        engine_version=version_of(engine),
-        certificate=_certificate(model.run, digest),
-    )
-
-
-def version_of(engine: Engine) -> str:
-    """Of the package behind the engine: onnxruntime is installed under either of two names."""
-    package = engine.name.split("-")[0]
-    for distribution in (package, f"{package}-gpu"):
-        try:
-            return importlib.metadata.version(distribution)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return "unknown"
-
-
-def _certificate(run: RunFolder, model_sha256: str) -> dict[str, Any] | None:
-    """The verdict and counts of the newest certificate of a model file, where there is one."""
-    if not run.records.is_dir():
-        return None
-    found = [
-        record["payload"]
-        for record in read_records(run.records, CERTIFICATE_KIND)
-        if record["payload"].get("model_sha256") == model_sha256
-    ]
-    return {key: found[-1][key] for key in ("ok", "counts")} if found else None
 
 
 def _models(

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from deploy.device.errors import InputError, NothingToEvaluate
-from deploy.device.files import json_bytes, sha256_of, sha256_of_bytes
+from deploy.device.files import json_bytes, sha256_of_bytes
 from deploy.device.patch_set import PatchSet, write_patch_set
 from deploy.device.records import read_records, write_record
 from deploy.device.success import attack_success, clean_accuracy
@@ -41,13 +41,12 @@ from eval.evaluation import NetworkPredictor, evaluate_model
 from eval.evaluation_record import (
     EvaluationRecord,
     ImagesFacts,
-    ModelFacts,
     Outcomes,
     share,
     unpack_bits,
 )
-from eval.evaluation_run import version_of
 from eval.measures import outcomes_of, patch_set_digest, share_of
+from eval.model_facts import TORCH, model_facts
 from eval.patch_run import PATCHES, TRIED_ON
 from eval.predictions import predict
 from training.data import ImageSet
@@ -335,18 +334,8 @@ def _evaluated(task: _Task, patch_set: PatchSet, bits: int) -> EvaluationRecord:
     exported = file.is_file()
     opened = open_engine(settings.engine, file) if exported else nullcontext()
     with opened as engine:
-        model = ModelFacts(
-            network=run.network_name,
-            defense=run.defense,
-            bit_width=bits,
-            checkpoint_sha256=run.checkpoint_sha256,
-            file=file.name if exported else None,
-            file_sha256=sha256_of(file) if exported else None,
-            file_size_bytes=file.stat().st_size if exported else None,
-            engine="torch" if engine is None else engine.name,
-            engine_version=torch.__version__ if engine is None else version_of(engine),
-            certificate=None,
-        )
+        name = TORCH if engine is None else engine.name
+        model = model_facts(run, bits, file if exported else None, name)
         predictor = NetworkPredictor(network=task.network, bit_width=bits)
         (record,) = evaluate_model(
             predictor if engine is None else engine,

@@ -9,11 +9,14 @@ from typing import Any
 from deploy.device.errors import InputError
 from deploy.device.files import write_atomic
 from deploy.device.records import read_records
+from eval.evaluation_record import KIND, check_evaluation
 from eval.report.checks import checks_from_records
 from eval.report.curves import curves
 from eval.report.examples import read_examples
 from eval.report.gallery import gallery
+from eval.report.heat_maps import heat_maps
 from eval.report.html import Html, join, tag
+from eval.report.matrices import matrices_of
 from eval.report.pictures import Picture, patch_pictures
 from eval.report.provenance import provenance_section
 from eval.report.results import reading_aid, result_section
@@ -86,12 +89,18 @@ def render_report(
         NothingToEvaluate: there is no evaluation record.
     """
     tables = tables_from_records(records)
+    evaluations = [
+        check_evaluation(record["payload"], where="an evaluation record")
+        for record in records
+        if record["kind"] == KIND
+    ]
     checks = checks_from_records(records)
     pictured = gallery(tuple(pictures), read_examples(records))
     sections = [
         ("summary", "Summary", summary(tables, checks)),
         ("results", "Results", join([result_section(t, checks) for t in tables], reading_aid())),
-        ("curves", "Attack success over bit-width", join(_curves(tables))),
+        ("curves", "Attack success over bit-width and size", join(_curves(tables))),
+        ("transfer", "Transfer between networks", heat_maps(matrices_of(evaluations))),
         ("gallery", "Patches and patched images", pictured),
         ("engine", "What the engine ran", checks.section()),
         ("provenance", "Where the numbers come from", provenance_section(records, tables)),

@@ -11,6 +11,7 @@ COMMANDS: tuple[str, ...] = (
     "export",
     "patch",
     "eval",
+    "matrix",
     "report",
     "bundle",
     "validator",

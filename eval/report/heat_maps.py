@@ -1,0 +1,75 @@
+"""Transfer matrices as heat maps: tables whose cells are shaded by the attack's success."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from eval.report.html import Html, join, tag
+from eval.report.matrices import Matrix, MatrixCell
+from eval.report.numbers import MISSING, interval, percent
+
+LEAST = 2
+"""Sources and targets of a matrix that is worth a map; a single row stands in the main table."""
+
+
+def heat_maps(matrices: Sequence[Matrix]) -> Html:
+    """One map for each matrix with several sources and targets; nothing where there is none."""
+    shown = [m for m in matrices if len(m.sources) >= LEAST and len(m.targets) >= LEAST]
+    if not shown:
+        return Html("")
+    explained = tag(
+        "p",
+        "A row is the network that a patch was made on, a column one that it was tried on. Large: "
+        "ASR over the images that this target gets right; below it the 95% interval, then the "
+        "ASR over the common set, the images that every target of the map gets right. A frame "
+        "marks a patch made on the target's own weights (white-box).",
+        class_="soft small",
+    )
+    return join(explained, [_map(matrix) for matrix in shown])
+
+
+def _map(matrix: Matrix) -> Html:
+    head = tag(
+        "tr",
+        tag("th", "made on ↓ tried on →", scope="col"),
+        [tag("th", target, scope="col") for target in matrix.targets],
+    )
+    body = [
+        tag(
+            "tr",
+            tag("th", source, scope="row"),
+            [_cell(matrix.cells.get((source, target))) for target in matrix.targets],
+        )
+        for source in matrix.sources
+    ]
+    return tag(
+        "div",
+        tag(
+            "table",
+            tag("caption", f"{matrix.title}; {matrix.images}"),
+            tag("thead", head),
+            tag("tbody", body),
+            class_="heat",
+        ),
+        class_="scroll",
+        role="region",
+        aria_label=f"Transfer matrix: {matrix.title}",
+        tabindex="0",
+    )
+
+
+def _cell(cell: MatrixCell | None) -> Html:
+    if cell is None:
+        return tag("td", MISSING)
+    common = MISSING
+    if cell.common is not None:
+        common = f"common {percent(cell.common['value'])} of {cell.common['n']:,}"
+    return tag(
+        "td",
+        tag("strong", percent(cell.asr["value"])),
+        tag("small", f"{interval(cell.asr)} · n {cell.asr['n']:,}"),
+        tag("small", common),
+        tag("small", f"noise {percent(cell.floor['value'])}"),
+        style=f"--share:{100 * cell.asr['value']:.1f}%",
+        class_="own" if cell.whitebox else None,
+    )

@@ -1,0 +1,55 @@
+"""`qadtr matrix`: patches of many sources against many targets, resumable and shardable."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from qadtr.commands.shared import RUNS, add_data
+
+HELP = "make the transfer matrix of a plan: sources × attacks against targets × engines"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The plan, where it is written, and who does the work."""
+    parser.add_argument("plan", type=Path, metavar="PLAN.toml", help="see docs/matrix.md")
+    add_data(parser)
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="default: runs/NAME of the plan's file"
+    )
+    parser.add_argument("--stage", default="all", help="all (default), patches or evaluate")
+    parser.add_argument("--shard", default="1/1", metavar="I/N", help="do every N-th job, from I")
+    parser.add_argument("--workers", type=int, default=1, help="processes here (default: 1)")
+    parser.add_argument("--ray", metavar="ADDRESS", help="a Ray cluster: auto, HOST:PORT, or local")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do what is not done yet and print the matrix."""
+    from deploy.device.errors import UsageError
+    from deploy.device.records import provenance
+    from eval.matrix import matrix_text, read_plan, run_matrix
+    from eval.matrix.running import Running
+    from qadtr.commands.shared import repository
+
+    index, slash, count = arguments.shard.partition("/")
+    if not (slash and index.isdecimal() and count.isdecimal()):
+        raise UsageError(f"--shard expects I/N, such as 2/4, got {arguments.shard!r}")
+    running = Running(
+        stage=arguments.stage,
+        shard=(int(index), int(count)),
+        workers=arguments.workers,
+        ray=arguments.ray,
+    )
+    plan = read_plan(arguments.plan)
+    out: Path = arguments.out or RUNS / arguments.plan.stem
+    records = run_matrix(
+        plan,
+        arguments.data,
+        out,
+        running,
+        provenance(repository=repository(), seed=plan.settings.seed),
+    )
+    if running.stage != "patches":
+        print(matrix_text(records))
+    print(out)
+    return 0

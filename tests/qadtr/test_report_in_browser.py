@@ -1,0 +1,138 @@
+"""The report as a browser shows it: `make test-browser`, with Chromium in headless mode.
+
+The page is made from a small run with patches and patched images, and from the records that the
+repository holds, so it has every section.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eval.report import write_report
+from qadtr.__main__ import main
+
+pytestmark = pytest.mark.browser
+
+RESULTS = Path(__file__).resolve().parents[2] / "results" / "cifar10-resnet8-cpu"
+WIDTHS = {"phone": 390, "desktop": 1280}
+
+
+@pytest.fixture(scope="module")
+def report(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    run = shutil.copytree(exported, folder / "run")
+    patch = ["patch", str(run), "--steps", "3", "--images", "24"]
+    assert main([*patch, "--attack", "lavan", "--size", "6"]) == 0
+    assert main([*patch, "--attack", "lavan", "--size", "8"]) == 0
+    assert main(["eval", str(run), "--patches", str(run / "patches")]) == 0
+    results = [path for path in sorted(RESULTS.iterdir()) if path.is_dir()]
+    return write_report([run, *results], folder / "report.html")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    executable = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    assert executable, "no chromium: apt-get install chromium, or name one in $CHROMIUM"
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=executable, args=flags)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(params=[(w, s) for w in WIDTHS for s in ("light", "dark")], ids="-".join)
+def page(request: pytest.FixtureRequest, browser: Any, report: Path) -> Iterator[Any]:
+    width, scheme = request.param
+    context = browser.new_context(
+        viewport={"width": WIDTHS[width], "height": 900}, color_scheme=scheme, offline=True
+    )
+    opened = context.new_page()
+    opened.said = []
+    opened.on("console", lambda message: opened.said.append(message.text))
+    opened.on("pageerror", lambda error: opened.said.append(str(error)))
+    opened.on("requestfailed", lambda request: opened.said.append(request.url))
+    opened.goto(report.as_uri())
+    folder = os.environ.get("QADTR_SCREENSHOTS")
+    if folder:
+        opened.screenshot(path=Path(folder) / f"report-{width}-{scheme}.png", full_page=True)
+    yield opened
+    context.close()
+
+
+def test_nothing_is_wrong_on_the_page(page: Any) -> None:
+    assert page.said == []
+    too_wide = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+    assert too_wide <= 0
+    # Whatever is wider than the page scrolls inside a region of its own.
+    loose = page.evaluate(
+        """[...document.querySelectorAll('main *')]
+           .filter(e => !e.closest('.scroll, svg, pre'))
+           .filter(e => e.getBoundingClientRect().right > window.innerWidth + 1)
+           .map(e => e.outerHTML.slice(0, 90))"""
+    )
+    assert loose == []
+
+
+def test_pictures_have_words(page: Any) -> None:
+    images = page.evaluate(
+        "[...document.images].map(i => [i.complete && i.naturalWidth > 0, i.alt.trim().length])"
+    )
+    assert images
+    assert all(shown and length > 0 for shown, length in images)
+    charts = page.evaluate(
+        """[...document.querySelectorAll('svg[role=img]')].map(s =>
+           ['title', 'desc'].every(name => s.querySelector(name).textContent.length > 0))"""
+    )
+    assert charts
+    assert all(charts)
+
+
+def test_it_is_reached_by_keyboard(page: Any) -> None:
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    reached = set()
+    for _ in range(100):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.tagName") == "SUMMARY":
+            page.keyboard.press("Enter")
+        reached.add(page.evaluate("document.activeElement.getAttribute('aria-label') || ''"))
+    regions = page.evaluate(
+        "[...document.querySelectorAll('[role=region]')].map(e => e.getAttribute('aria-label'))"
+    )
+    assert regions
+    assert set(regions) <= reached
+
+
+def test_text_has_contrast(page: Any) -> None:
+    """WCAG 2.1, 1.4.3: at least 4.5:1 between text and the ground it stands on."""
+    worst = page.evaluate(
+        """(() => {
+          const canvas = document.createElement('canvas').getContext('2d');
+          const rgb = colour => { canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = colour;
+            canvas.fillRect(0, 0, 1, 1); return [...canvas.getImageData(0, 0, 1, 1).data]; };
+          const linear = v => v / 255 <= 0.03928 ? v / 255 / 12.92
+            : ((v / 255 + 0.055) / 1.055) ** 2.4;
+          const light = c => 0.2126 * linear(c[0]) + 0.7152 * linear(c[1])
+            + 0.0722 * linear(c[2]);
+          const ground = e => { for (; e; e = e.parentElement) {
+            const c = rgb(getComputedStyle(e).backgroundColor); if (c[3] === 255) return c; }
+            return [255, 255, 255]; };
+          let worst = [99, ''];
+          for (const e of document.querySelectorAll('main *, header *')) {
+            const own = [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim());
+            if (!own || e.closest('svg') || !e.getClientRects().length) continue;
+            const a = light(rgb(getComputedStyle(e).color)), b = light(ground(e));
+            const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+            if (ratio < worst[0]) worst = [ratio, e.outerHTML.slice(0, 120)];
+          }
+          return worst; })()"""
+    )
+    assert worst[0] >= 4.5, worst
