@@ -11,10 +11,11 @@ from eval.attacks.gap import Gap, GapSettings
 from eval.attacks.lavan import Lavan, LavanSettings
 from eval.attacks.location import Location, LocationSettings
 from eval.attacks.settings import AttackSettings, GradientSettings
+from eval.attacks.sparse_rs import SparseRs, SparseRsSettings
 from eval.attacks.texture import Texture, TextureSettings
 
 ATTACKS: dict[str, type[PatchAttack[Any]]] = {
-    attack.name: attack for attack in (Gap, Lavan, Location, Texture)
+    attack.name: attack for attack in (Gap, Lavan, Location, SparseRs, Texture)
 }
 """Every attack by its name."""
 
@@ -42,6 +43,8 @@ __all__ = [
     "Location",
     "LocationSettings",
     "PatchAttack",
+    "SparseRs",
+    "SparseRsSettings",
     "Texture",
     "TextureSettings",
     "attack_from_settings",

@@ -10,6 +10,7 @@ COMMANDS: tuple[str, ...] = (
     "train",
     "export",
     "patch",
+    "pixel",
     "eval",
     "matrix",
     "report",

@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--attack",
         required=True,
-        help="gap (universal), lavan, location, or without gradients texture",
+        help="gap (universal), lavan, location; without gradients sparse-rs, texture",
     )
     parser.add_argument("--size", type=int, metavar="PX", help="side of the patch in pixels")
     parser.add_argument("--kind", help="lavan: per-image (default) or universal")

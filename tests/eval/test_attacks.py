@@ -21,6 +21,8 @@ from eval.attacks import (
     Location,
     LocationSettings,
     PatchAttack,
+    SparseRs,
+    SparseRsSettings,
     Texture,
     TextureSettings,
 )
@@ -54,6 +56,10 @@ CASES: dict[str, PatchAttack[Any]] = {
     "location": Location(LocationSettings(size_px=7, steps=12)),
     "location full, targeted circle": Location(
         LocationSettings(size_px=12, steps=12, moves="full", shape="circle", target=3)
+    ),
+    "sparse-rs": SparseRs(SparseRsSettings(size_px=9, steps=60)),
+    "sparse-rs universal, by labels": SparseRs(
+        SparseRsSettings(kind="universal", size_px=16, steps=60, answers="labels", batch_size=400)
     ),
     "texture": Texture(TextureSettings(size_px=9, steps=60)),
     "texture by labels, at the centre": Texture(
@@ -107,7 +113,8 @@ def test_beats_the_random_floor_inside_its_mask(
     assert made.kind == attack.kind
     assert made.patch.dtype == np.uint8
     assert not made.patch[:, :, ~made.mask].any()
-    assert len(np.unique(made.patch[:, :, made.mask])) > 20
+    # Sparse-RS paints with the corners of the colour cube.
+    assert len(np.unique(made.patch[:, :, made.mask])) > (1 if "sparse" in case else 20)
     assert made.target == attack.settings.target
     assert made.provenance["attack"] == attack.name
     assert made.provenance["settings"] == attack.settings.as_record()

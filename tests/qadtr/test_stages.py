@@ -70,6 +70,44 @@ def test_the_whole_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "http-equiv" in page
 
 
+def test_gradient_free_patches_on_the_engine(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    patch = ["patch", str(run), "--steps", "4", "--images", "12", "--size", "9"]
+    for attack in ("sparse-rs", "texture"):
+        words = [*patch, "--attack", attack, "--engine", "onnxruntime", "--bits", "4"]
+        assert main(words) == 0
+        assert "81 px (7.9% of the image)" in capsys.readouterr().out
+    sidecars = [json.loads(path.read_text()) for path in (run / "patches").glob("*.json")]
+    assert {sidecar["provenance"]["source"]["engine"] for sidecar in sidecars} == {"onnxruntime"}
+    words = [*patch, "--attack", "lavan", "--engine", "onnxruntime", "--bits", "4"]
+    assert "an engine has none" in refusal(words, capsys)
+    assert "one --bits" in refusal([*words, "32"], capsys)
+
+
+def test_pixel_attacks_continue_and_are_not_made_twice(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["pixel", str(run), "--attack", "pgd", "--steps", "2", "--images", "16"]
+    words += ["--epsilon", "16", "--bits", "32", "4", "--engine", "onnxruntime"]
+    assert main([*words, "--batch-size", "6"]) == 0
+    printed = capsys.readouterr().out
+    assert len(printed.splitlines()) == 5
+    records = read_records(run / "records", "pixel-attack")
+    engines = {
+        (r["payload"]["model"]["bit_width"], r["payload"]["model"]["engine"]) for r in records
+    }
+    assert engines == {(b, e) for b in (32, 4) for e in ("torch", "onnxruntime")}
+    for record in records:
+        payload = record["payload"]
+        assert payload["attacked"] == payload["robust_accuracy"]["n"] == 16
+        assert payload["asr"]["low"] <= payload["asr"]["value"] <= payload["asr"]["high"]
+        assert 1 <= payload["largest_change"] <= 16
+    assert not list(run.glob(".pixel-*"))
+    assert main([*words, "--batch-size", "6"]) == 0
+    assert capsys.readouterr().out == printed
+    assert len(read_records(run / "records", "pixel-attack")) == 4
+    assert "attack must be one of" in refusal(["pixel", str(run), "--attack", "nuke"], capsys)
+
+
 def test_parity_and_inspect(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["parity", str(run), "--split", "test", "--images", "16"]) == 0
     assert "parity: 0 of" in capsys.readouterr().out

@@ -1,0 +1,79 @@
+"""`qadtr pixel`: accuracy against bit-width under pixel attacks."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from qadtr.commands.shared import add_data
+
+HELP = "measure a network under pixel attacks (FGSM, PGD, MI-FGSM, C&W, AutoAttack)"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The network, the attack and the images."""
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder of the network")
+    add_data(parser)
+    parser.add_argument(
+        "--attack", default="pgd", help="fgsm, pgd (default), mi-fgsm, cw, autoattack"
+    )
+    parser.add_argument("--bits", type=int, nargs="+", help="bit-widths (default: all it has)")
+    parser.add_argument(
+        "--made-at",
+        type=int,
+        metavar="BITS",
+        help="follow the gradient of this bit-width for all of them (default: each its own)",
+    )
+    parser.add_argument(
+        "--epsilon", type=float, default=8.0, help="radius in pixel values, 0…255 (default: 8)"
+    )
+    parser.add_argument("--steps", type=int, default=20, help="of the attack (default: 20)")
+    parser.add_argument("--restarts", type=int, default=1, help="random starts (default: 1)")
+    parser.add_argument(
+        "--queries", type=int, default=1000, help="of autoattack's Square (default: 1000)"
+    )
+    parser.add_argument("--images", type=int, metavar="N", help="how many images (default: all)")
+    parser.add_argument(
+        "--split", default="test", choices=("test", "holdout"), help="default: test"
+    )
+    parser.add_argument("--batch-size", type=int, default=100, help="images at once (default: 100)")
+    parser.add_argument("--seed", type=int, default=0, help="of the random starts (default: 0)")
+    parser.add_argument(
+        "--engine", help="also ask the exported models, in this engine (onnxruntime)"
+    )
+    parser.add_argument("--device", default="cpu", help="torch device, such as cuda")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Attack, write the records and print them as a table."""
+    from deploy.device.records import provenance
+    from eval.pixel.run import PixelRunSettings, attack_pixels, pixel_table
+    from eval.pixel.settings import PixelSettings
+    from qadtr.commands.shared import repository
+    from training.run_folder import RunFolder
+
+    attack = PixelSettings(
+        attack=arguments.attack,
+        epsilon=arguments.epsilon,
+        steps=arguments.steps,
+        restarts=arguments.restarts,
+        queries=arguments.queries,
+        batch_size=arguments.batch_size,
+        seed=arguments.seed,
+    )
+    records = attack_pixels(
+        RunFolder.open(arguments.run),
+        attack,
+        arguments.data,
+        PixelRunSettings(
+            bit_widths=None if arguments.bits is None else tuple(arguments.bits),
+            made_at=arguments.made_at,
+            images=arguments.images,
+            split=arguments.split,
+            engine=arguments.engine,
+            device=arguments.device,
+        ),
+        provenance(repository=repository(), seed=arguments.seed, config=attack.as_record()),
+    )
+    print(pixel_table(records))
+    return 0
