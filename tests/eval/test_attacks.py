@@ -58,9 +58,7 @@ CASES: dict[str, PatchAttack[Any]] = {
         LocationSettings(size_px=12, steps=12, moves="full", shape="circle", target=3)
     ),
     "sparse-rs": SparseRs(SparseRsSettings(size_px=9, steps=60)),
-    "sparse-rs universal, by labels": SparseRs(
-        SparseRsSettings(kind="universal", size_px=16, steps=60, answers="labels", batch_size=400)
-    ),
+    "sparse-rs by labels": SparseRs(SparseRsSettings(size_px=12, steps=60, answers="labels")),
     "texture": Texture(TextureSettings(size_px=9, steps=60)),
     "texture by labels, at the centre": Texture(
         TextureSettings(size_px=12, steps=60, answers="labels", placement="centre")
