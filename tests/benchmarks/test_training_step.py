@@ -45,13 +45,14 @@ def test_a_network_has_the_values_and_gradients_of_brevitas_own_quantization(
     # Brevitas multiplies each gradient by the scale and divides it again: one rounding a layer.
     largest = float(stock_at_pixels.abs().max())
     torch.testing.assert_close(at_pixels, stock_at_pixels, rtol=1e-4, atol=1e-5 * largest)
+    largest = max(float(g.abs().max()) for g in stock_weights if g is not None)
     trained = 0
     for mine, theirs in zip(weights, stock_weights, strict=True):
         assert (mine is None) == (theirs is None)
         if mine is not None and theirs is not None:
-            # A scale's gradient is a sum of terms that nearly cancel, added in another order.
-            atol = 1e-3 * max(1e-3, float(theirs.abs().max()))
-            torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=atol)
+            # A scale's gradient is a sum of terms that nearly cancel, added in another order: its
+            # error is relative to the terms, not to what is left of them.
+            torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4 * largest)
             trained += 1
     assert trained > 10
 
