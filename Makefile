@@ -38,8 +38,9 @@ $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 demo: $(STAMP)
 	$(BIN)/python -m qadtr demo
 
+# One process a core, one thread each; tests of a file share their fixtures and stay together.
 test: $(STAMP)
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --dist loadfile
 
 test-hostile: $(STAMP)
 	$(BIN)/python -m pytest -q -m hostile

@@ -17,5 +17,5 @@ def run(arguments: argparse.Namespace) -> int:
 
     findings = diagnose()
     for finding in findings:
-        print(f"{finding.level:<8} {finding.subject:<13} {finding.text}")
+        print(f"{finding.level:<8} {finding.subject:<24} {finding.text}")
     return 2 if any(finding.level == "problem" for finding in findings) else 0

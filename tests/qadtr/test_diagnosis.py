@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 
 from deploy.device.host import Host
 from qadtr.diagnosis import (
     diagnose,
+    engine_findings,
     onnxruntime_finding,
     package_findings,
     processor_finding,
     provider_finding,
     python_finding,
+    session_findings,
 )
 
 
@@ -58,19 +63,51 @@ def test_python(version: tuple[int, int], level: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("machine", "sets", "level"),
+    ("machine", "sets", "level", "said"),
     [
-        ("x86_64", ("avx2",), "note"),
-        ("x86_64", ("avx2", "avx512_vnni"), "ok"),
-        ("aarch64", ("asimd",), "ok"),
-        ("x86_64", None, "note"),
+        ("x86_64", ("avx2",), "note", "no VNNI"),
+        ("x86_64", ("avx2", "avx512_vnni"), "ok", ""),
+        ("aarch64", ("asimd", "asimddp"), "ok", ""),
+        ("aarch64", ("asimd",), "note", "no dot product"),
+        ("x86_64", None, "note", "no VNNI"),
     ],
 )
-def test_processor(machine: str, sets: tuple[str, ...] | None, level: str) -> None:
+def test_processor(machine: str, sets: tuple[str, ...] | None, level: str, said: str) -> None:
     host = Host(machine=machine, system="Linux", cpu_model=None, cores=2, instruction_sets=sets)
     finding = processor_finding(host)
     assert finding.level == level
-    assert ("x64quantprecision" in finding.text) == (level == "note")
+    assert said in finding.text
+    option = {f.subject: f.text for f in session_findings(host)}["option x64quantprecision"]
+    assert option.startswith("on" if said == "no VNNI" else "off")
+
+
+def test_the_options_are_those_that_the_engine_takes(tmp_path: Path) -> None:
+    from deploy.device.host import host_facts
+    from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
+    from tests.export.integer_graphs import residual_graph
+
+    path = residual_graph(np.random.default_rng(0), bits=4).save(tmp_path / "model.onnx")
+    options = {f.subject: f.text for f in session_findings(host_facts())}
+    with OnnxRuntimeEngine(path) as engine:
+        on = options["option x64quantprecision"].startswith("on")
+        assert engine.x64_quant_precision == on
+
+
+def test_engines() -> None:
+    installed = {"onnxruntime": "1.31.1", "openvino": "0.0.0"}
+    findings = {f.subject: f for f in engine_findings(installed)}
+    assert findings["engine onnxruntime"].level == "ok"
+    assert findings["engine onnxruntime"].text.startswith("onnxruntime 1.31.1 loads")
+    assert findings["engine tensorrt"].level == "note"
+    assert "not installed: tensorrt" in findings["engine tensorrt"].text
+
+
+def test_an_engine_that_does_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = {"broken": ("no_such_module_at_all", ("broken-package",), "nothing")}
+    monkeypatch.setattr("qadtr.diagnosis.ENGINE_MODULES", broken)
+    (finding,) = engine_findings({"broken-package": "1.0"})
+    assert finding.level == "problem"
+    assert "does not load: No module named" in finding.text
 
 
 def test_the_environment_of_the_tests_has_no_problem() -> None:
