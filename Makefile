@@ -3,6 +3,7 @@
 # make lint    ruff, mypy --strict, the import rules
 # make bench   ratios against peers, on this machine
 # make test-browser   the report in headless Chromium at two widths, light and dark
+# make test-rtx       TensorRT-RTX engines of this project's networks, built without a GPU
 # make test-hostile   2,000 hostile bundles more than `make test` has, 100 of them as processes
 #
 # Each builds .venv first, when it is missing or older than the two files that say what belongs in it.
@@ -18,7 +19,7 @@ EXTRAS := train,export,cpu,eval,cluster,dev
 export OMP_NUM_THREADS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test test-hostile test-browser lint bench install
+.PHONY: demo test test-hostile test-browser test-rtx lint bench install
 .DELETE_ON_ERROR:
 
 install: $(STAMP)
@@ -50,6 +51,11 @@ test-browser: $(STAMP)
 	@command -v "$${CHROMIUM:-chromium}" >/dev/null || { echo "no chromium here: apt-get install chromium, or name one in CHROMIUM" >&2; exit 1; }
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[browser]'
 	$(BIN)/python -m pytest -q -m browser
+
+# Fails where the wheels cannot be had; Linux on x86-64 has them.
+test-rtx: $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[rtx]'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m rtx --numprocesses auto --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

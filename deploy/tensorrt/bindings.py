@@ -1,0 +1,155 @@
+"""The Python packages of TensorRT and TensorRT-RTX: which there are, and what their log said.
+
+Both have one API; where 10, 11 and RTX differ, the place that is concerned asks
+:attr:`Bindings.flavour` or the major version. Networks are strongly typed throughout: 10 must be
+asked for that, 11 and RTX know nothing else and take the flag.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from ..device.errors import EngineUnavailable
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flavour:
+    """One of the two products.
+
+    Attributes:
+        name: as ``--engine`` takes it.
+        package: the distribution to install.
+        install: how.
+        majors: major versions that this code was written for.
+        rtx: whether it is TensorRT-RTX.
+    """
+
+    name: str
+    package: str
+    install: str
+    majors: tuple[int, ...]
+    rtx: bool
+
+
+TENSORRT = Flavour(
+    name="tensorrt",
+    package="tensorrt",
+    install="pip install tensorrt (it comes from NVIDIA's own index, for the CUDA of your driver)",
+    majors=(10, 11),
+    rtx=False,
+)
+TENSORRT_RTX = Flavour(
+    name="tensorrt-rtx",
+    package="tensorrt-rtx-cu13-bindings",
+    install="pip install 'qadtr[rtx]'",
+    majors=(1,),
+    rtx=True,
+)
+FLAVOURS = {flavour.name: flavour for flavour in (TENSORRT, TENSORRT_RTX)}
+
+_LAYERS = "Layers:"
+
+
+class Log:
+    """What TensorRT said since :meth:`clear`.
+
+    Attributes:
+        errors: its errors, in order.
+        layers: the builder's listing of the plan's layers in the inspector's one-line form; it is
+            logged where profiling verbosity is detailed, GPU or not. None where there was none.
+    """
+
+    def __init__(self) -> None:
+        self.errors: list[str] = []
+        self.layers: str | None = None
+
+    def clear(self) -> None:
+        """Forget all of it."""
+        self.errors.clear()
+        self.layers = None
+
+    def take(self, severity: Any, text: str) -> None:
+        """Keep or pass on one message. ``severity`` is TensorRT's, 0 the gravest."""
+        level = int(severity)
+        if level <= 1:
+            self.errors.append(" ".join(text.split()))
+        elif level == 2:
+            logger.warning("%s", text)
+        elif text.startswith(_LAYERS):
+            self.layers = text
+
+    def last_errors(self) -> str:
+        """The last three errors in one line, for the end of a sentence."""
+        return "; ".join(self.errors[-3:]) or "its log gives no reason"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bindings:
+    """An imported package.
+
+    Attributes:
+        flavour: which.
+        api: the module.
+        version: such as "10.16.1.11".
+        log: what it says.
+        logger: the ``ILogger`` that feeds ``log``; the package wants it for every object.
+    """
+
+    flavour: Flavour
+    api: Any
+    version: str
+    log: Log
+    logger: Any
+
+    @property
+    def major(self) -> int:
+        """The major version."""
+        return int(self.version.partition(".")[0])
+
+
+@functools.cache
+def load(flavour: Flavour) -> Bindings:
+    """Import a package, once in a process: TensorRT keeps the first logger it is given.
+
+    Raises:
+        EngineUnavailable: it is not installed, its libraries do not load, or it is of a version
+            that this code does not know.
+    """
+    try:
+        api: Any
+        if flavour.rtx:
+            import tensorrt_rtx_bindings
+
+            api = tensorrt_rtx_bindings
+        else:
+            import tensorrt
+
+            api = tensorrt
+        version = str(api.__version__)
+    except (ImportError, OSError, AttributeError) as error:
+        raise EngineUnavailable(
+            f"the engine {flavour.name!r} needs the package {flavour.package} "
+            f"({' '.join(str(error).split())}); install it: {flavour.install}"
+        ) from error
+    if version.partition(".")[0] not in map(str, flavour.majors):
+        raise EngineUnavailable(
+            f"{flavour.package} {version} is installed; this release of qadtr knows the versions "
+            f"{' and '.join(map(str, flavour.majors))}"
+        )
+    log = Log()
+
+    class Logger(api.ILogger):  # type: ignore[misc]
+        """Hands every message on."""
+
+        def __init__(self) -> None:
+            api.ILogger.__init__(self)
+
+        def log(self, severity: Any, text: str) -> None:
+            log.take(severity, text)
+
+    return Bindings(flavour=flavour, api=api, version=version, log=log, logger=Logger())

@@ -1,0 +1,265 @@
+"""Build an engine from an ONNX file of the target ``tensorrt``.
+
+TensorRT-RTX builds ahead of time, with no GPU and no driver; the kernels are compiled on the
+device. TensorRT times kernels on the GPU that is in the machine.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..device.errors import EngineUnavailable, InputError, UsageError
+from ..device.files import read_bytes, sha256_of_bytes, write_atomic
+from .bindings import Bindings, Flavour, load
+from .cuda import Device
+from .engine_file import write_engine_file
+from .layers import EngineLayer, layers_from_json, layers_from_text, require_integer
+from .onnx_file import IMAGES, OnnxFacts, check_symmetric_int8
+from .options import CURRENT, HARDWARE, BuildOptions
+
+logger = logging.getLogger(__name__)
+
+NEVER_RUN = (
+    "never run on hardware: no GPU has been at hand; what is known is that the builder takes the "
+    "file and what its layers compute in"
+)
+"""Said wherever these engines are used, until a record in results/ shows a run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A serialised engine and what is known of it.
+
+    Attributes:
+        data: its bytes.
+        onnx: what the ONNX file says of itself.
+        batch_sizes: least, usual and largest, as built.
+        layers: as TensorRT lists them.
+        layers_from: "builder" or "inspector".
+        kinds: layers of each kind, all integer.
+        timing_cache_sha256: of the cache as written back; None without one.
+        built_on: name and compute capability of the GPU; None without one.
+    """
+
+    data: bytes
+    onnx: OnnxFacts
+    batch_sizes: tuple[int, int, int]
+    layers: tuple[EngineLayer, ...]
+    layers_from: str
+    kinds: dict[str, int]
+    timing_cache_sha256: str | None
+    built_on: dict[str, str] | None
+
+
+def build_engine(
+    model: Path, out: Path, flavour: Flavour, options: BuildOptions | None = None
+) -> dict[str, Any]:
+    """Build an engine, write it and its sidecar, and return the sidecar.
+
+    Args:
+        model: the ONNX file.
+        out: the engine file; its sidecar is written beside it.
+        flavour: TensorRT or TensorRT-RTX.
+        options: how; the defaults where None.
+
+    Raises:
+        EngineUnavailable: the package, or for TensorRT the GPU, is not here.
+        InputError: the file is not for TensorRT (see ``check_symmetric_int8``), the parser or
+            the compiler refuses it, or a layer of the plan is not integer.
+        UsageError: an option that this product does not have.
+    """
+    options = BuildOptions() if options is None else options
+    bindings, plan = build_plan(read_bytes(model), str(model), flavour, options)
+    return write_engine_file(
+        out,
+        plan.data,
+        {
+            "onnx_sha256": plan.onnx.sha256,
+            "builder": {"name": flavour.name, "version": bindings.version},
+            "options": options.as_record(flavour),
+            "built_on": plan.built_on,
+            "timing_cache_sha256": plan.timing_cache_sha256,
+            "input_shape": list(plan.onnx.input_shape),
+            "batch_sizes": list(plan.batch_sizes),
+            "classes": plan.onnx.classes,
+            "kinds": plan.kinds,
+            "layers": [layer.as_record() for layer in plan.layers],
+            "layers_from": plan.layers_from,
+            "note": NEVER_RUN,
+        },
+    )
+
+
+def build_plan(
+    data: bytes, where: str, flavour: Flavour, options: BuildOptions
+) -> tuple[Bindings, Plan]:
+    """Build a plan in memory; arguments and errors as :func:`build_engine`.
+
+    Args:
+        data: bytes of the ONNX file.
+        where: its name, for errors.
+        flavour: TensorRT or TensorRT-RTX.
+        options: how.
+    """
+    options.check_for(flavour)
+    onnx = check_symmetric_int8(data, where)
+    bindings = load(flavour)
+    built_on = None if flavour.rtx else _gpu()
+    bindings.log.clear()
+    batch_sizes = options.batch_sizes
+    if onnx.batch_size is not None:
+        batch_sizes = (onnx.batch_size,) * 3
+    builder = _builder(bindings)
+    network = _parsed(builder, data, where, bindings)
+    config = builder.create_builder_config()
+    _configure(config, options, bindings)
+    shape = onnx.input_shape
+    profile = builder.create_optimization_profile()
+    profile.set_shape(IMAGES, *((size, *shape) for size in batch_sizes))
+    config.add_optimization_profile(profile)
+    serialised = builder.build_serialized_network(network, config)
+    if serialised is None:
+        raise InputError(
+            f"{flavour.name} {bindings.version} does not compile {where}: "
+            f"{bindings.log.last_errors()}"
+        )
+    plan = bytes(serialised)
+    if flavour.rtx:
+        if bindings.log.layers is None:
+            raise InputError(
+                f"{flavour.name} {bindings.version} did not list the layers of the plan while "
+                "building: what runs in integers is not known"
+            )
+        layers, layers_from = layers_from_text(bindings.log.layers), "builder"
+    else:
+        layers, layers_from = inspected(deserialised(plan, where, bindings), bindings), "inspector"
+    return bindings, Plan(
+        data=plan,
+        onnx=onnx,
+        batch_sizes=batch_sizes,
+        layers=layers,
+        layers_from=layers_from,
+        kinds=require_integer(layers, onnx.operators, f"the plan of {where}"),
+        timing_cache_sha256=_write_timing_cache(config, options),
+        built_on=built_on,
+    )
+
+
+def deserialised(plan: bytes, where: str, bindings: Bindings, runtime: Any = None) -> Any:
+    """The engine of a plan, an ``ICudaEngine``; this takes a GPU.
+
+    Raises:
+        InputError: TensorRT refuses it.
+    """
+    bindings.log.clear()
+    runtime = bindings.api.Runtime(bindings.logger) if runtime is None else runtime
+    engine = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        raise InputError(
+            f"{bindings.flavour.name} {bindings.version} does not load the engine of {where}: "
+            f"{bindings.log.last_errors()}"
+        )
+    return engine
+
+
+def inspected(engine: Any, bindings: Bindings) -> tuple[EngineLayer, ...]:
+    """The layers of a deserialised engine, from the inspector.
+
+    Raises:
+        InputError: it tells no details.
+    """
+    inspector = engine.create_engine_inspector()
+    return layers_from_json(
+        inspector.get_engine_information(bindings.api.LayerInformationFormat.JSON)
+    )
+
+
+def _gpu() -> dict[str, str]:
+    device = Device()
+    try:
+        return {"name": device.name, "compute_capability": device.compute_capability}
+    finally:
+        device.close()
+
+
+def _builder(bindings: Bindings) -> Any:
+    try:
+        return bindings.api.Builder(bindings.logger)
+    except (TypeError, RuntimeError) as error:  # pybind11, where the library gives none
+        raise EngineUnavailable(
+            f"{bindings.flavour.name} {bindings.version} cannot build here: "
+            f"{bindings.log.last_errors()}"
+        ) from error
+
+
+def _parsed(builder: Any, data: bytes, where: str, bindings: Bindings) -> Any:
+    api = bindings.api
+    network = builder.create_network(1 << int(api.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = api.OnnxParser(network, bindings.logger)
+    if not parser.parse(data):
+        found = [parser.get_error(i) for i in range(min(parser.num_errors, 3))]
+        told = "; ".join(
+            f"{one.node_operator()} {one.node_name()!r}: {one.desc()}" for one in found
+        )
+        raise InputError(
+            f"the ONNX parser of {bindings.flavour.name} {bindings.version} refuses {where}: "
+            f"{told or bindings.log.last_errors()}"
+        )
+    return network
+
+
+def _configure(config: Any, options: BuildOptions, bindings: Bindings) -> None:
+    api = bindings.api
+    config.profiling_verbosity = api.ProfilingVerbosity.DETAILED
+    if options.optimization_level is not None:
+        config.builder_optimization_level = options.optimization_level
+    if bindings.flavour.rtx:
+        wanted = options.capabilities()
+        known = _capabilities(api)
+        unknown = [one for one in wanted if one not in known]
+        if unknown:
+            raise UsageError(
+                f"{bindings.flavour.name} {bindings.version} does not build for compute capability "
+                f"{', '.join(unknown)}; it knows {', '.join(known)}"
+            )
+        config.num_compute_capabilities = len(wanted)
+        for index, one in enumerate(wanted):
+            config.set_compute_capability(known[one], index)
+        return
+    if options.version_compatible:
+        config.set_flag(api.BuilderFlag.VERSION_COMPATIBLE)
+        config.set_flag(api.BuilderFlag.EXCLUDE_LEAN_RUNTIME)
+    level = getattr(api.HardwareCompatibilityLevel, HARDWARE[options.hardware], None)
+    if level is None:
+        raise UsageError(f"TensorRT {bindings.version} has no hardware {options.hardware!r}")
+    config.hardware_compatibility_level = level
+    if options.timing_cache is not None:
+        path = options.timing_cache
+        cache = config.create_timing_cache(read_bytes(path) if path.exists() else b"")
+        if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
+            raise InputError(
+                f"{path} is no timing cache of TensorRT {bindings.version} for this GPU: "
+                f"{bindings.log.last_errors()}; remove it or name another"
+            )
+
+
+def _capabilities(api: Any) -> dict[str, Any]:
+    """The compute capabilities that this TensorRT-RTX can be told, by "8.6" or "current"."""
+    known = {}
+    for name, value in api.ComputeCapability.__members__.items():
+        if name.startswith("SM"):
+            known[f"{name[2:-1]}.{name[-1]}"] = value
+        elif name == "CURRENT":
+            known[CURRENT] = value
+    return known
+
+
+def _write_timing_cache(config: Any, options: BuildOptions) -> str | None:
+    if options.timing_cache is None:
+        return None
+    data = bytes(config.get_timing_cache().serialize())
+    write_atomic(options.timing_cache, data)
+    return sha256_of_bytes(data)

@@ -1,0 +1,130 @@
+"""An engine file and its sidecar, ``NAME.json`` beside it: what it was built from, by what and how.
+
+The hashes find an engine that was damaged, exchanged or built from another model. They are no
+signature: deserialising runs what is in the file on the GPU, so take engines from your own builds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..device.errors import InputError
+from ..device.files import json_bytes, read_bytes, read_json, sha256_of_bytes, write_atomic
+from ..device.json_schema import SchemaMismatch, check
+from .bindings import Bindings
+
+FORMAT = "qadtr-tensorrt-engine"
+FORMAT_VERSION = 1
+"""Of a sidecar; another version is refused."""
+
+_SCHEMA = Path(__file__).parent / "schemas" / "tensorrt-engine-1.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineFile:
+    """An engine that was read and fits.
+
+    Attributes:
+        plan: the serialised engine.
+        facts: its sidecar, as the schema says.
+    """
+
+    plan: bytes
+    facts: Mapping[str, Any]
+
+
+def sidecar_of(engine: Path) -> Path:
+    """The JSON beside an engine file."""
+    return engine.with_name(engine.name + ".json")
+
+
+def write_engine_file(out: Path, plan: bytes, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Write an engine and its sidecar, each atomically, the sidecar last; return the sidecar.
+
+    A kill between the two leaves an engine whose sidecar is missing or of another engine: both
+    are refused by :func:`read_engine_file`.
+
+    Raises:
+        InputError: the place is not writable, or the facts are not as the schema says.
+    """
+    whole = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "engine": {"sha256": sha256_of_bytes(plan), "size_bytes": len(plan)},
+        **facts,
+    }
+    data = json_bytes(whole)
+    _check_schema(json.loads(data), str(sidecar_of(out)))
+    write_atomic(out, plan)
+    write_atomic(sidecar_of(out), data)
+    return whole
+
+
+def read_engine_file(engine: Path, *, onnx_sha256: str, bindings: Bindings) -> EngineFile:
+    """Read an engine that was built from a given ONNX file for the package that is here.
+
+    Args:
+        engine: the file; its sidecar lies beside it.
+        onnx_sha256: of the ONNX file that it must have been built from.
+        bindings: the package that is going to run it.
+
+    Raises:
+        InputError: the engine or its sidecar is missing, damaged or of another format version;
+            the engine was built from another file, by the other product or by another version
+            (unless it is version-compatible and older).
+    """
+    sidecar = sidecar_of(engine)
+    facts = read_json(sidecar)
+    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
+        raise InputError(f"{sidecar} does not describe a qadtr TensorRT engine")
+    version = facts.get("format_version")
+    if type(version) is not int or version != FORMAT_VERSION:
+        raise InputError(
+            f"{sidecar} has format version {str(version)[:40]!r}, this release reads "
+            f"{FORMAT_VERSION}: build the engine again"
+        )
+    _check_schema(facts, str(sidecar))
+    plan = read_bytes(engine)
+    sha256, told = sha256_of_bytes(plan), facts["engine"]
+    if (sha256, len(plan)) != (told["sha256"], told["size_bytes"]):
+        raise InputError(
+            f"{engine} is not the engine that {sidecar.name} describes (SHA-256 "
+            f"{sha256[:16]}…, expected {told['sha256'][:16]}…): it was changed "
+            "or damaged; build it again"
+        )
+    if facts["onnx_sha256"] != onnx_sha256:
+        raise InputError(
+            f"{engine} was built from another ONNX file ({facts['onnx_sha256'][:16]}…) than the "
+            f"model that is asked for ({onnx_sha256[:16]}…); build it again from that"
+        )
+    _check_builder(engine, facts, bindings)
+    return EngineFile(plan=plan, facts=facts)
+
+
+def _check_builder(engine: Path, facts: Mapping[str, Any], bindings: Bindings) -> None:
+    builder, here = facts["builder"], bindings.flavour.name
+    if builder["name"] != here:
+        raise InputError(f"{engine} was built by {builder['name']}, it does not run in {here}")
+    if builder["version"] == bindings.version:
+        return
+    may_differ = facts["options"].get("version_compatible", False)
+    if not may_differ or _numbers(builder["version"]) > _numbers(bindings.version):
+        raise InputError(
+            f"{engine} was built by {here} {builder['version']}, {bindings.version} is installed; "
+            "build it again here, or install that version"
+        )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdigit())
+
+
+def _check_schema(facts: Mapping[str, Any], where: str) -> None:
+    try:
+        check(facts, json.loads(_SCHEMA.read_text(encoding="utf-8")))
+    except SchemaMismatch as error:
+        raise InputError(f"{where}: {error}; build the engine again") from error

@@ -1,0 +1,225 @@
+"""What a plan runs, layer by layer, as TensorRT itself lists it: the certificate.
+
+TensorRT's inspector tells the layers of a deserialised engine, which needs a GPU. The builder logs
+the same listing, in the inspector's one-line form, when it finishes a plan, which needs none. Two
+forms are read: the one-line form, and JSON. JSON differs between versions: 10 has one field
+"Format/Datatype" for a tensor, 11 and RTX have "Format" and "Datatype"; both are taken.
+
+Reference: TensorRT documentation, "Engine Inspector", and "Migrating IEngineInspector Usage".
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..device.errors import InputError
+from ..device.files import parse_json
+
+INT8 = "int8"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineLayer:
+    """One layer of a plan.
+
+    Attributes:
+        name: TensorRT's.
+        operator: TensorRT's type of layer, such as "correlation" or "CaskConvolution".
+        inputs: types of what it reads, such as "int8" or "float32".
+        weights: types of what is stored in it.
+        outputs: types of what it gives.
+        nodes: names of the ONNX nodes that went into it, where they are told.
+    """
+
+    name: str
+    operator: str
+    inputs: tuple[str, ...]
+    weights: tuple[str, ...]
+    outputs: tuple[str, ...]
+    nodes: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> str | None:
+        """ "convolution", "matrix product" or "pool"; None for anything else."""
+        operator = self.operator.lower()
+        for kind, words in _KINDS.items():
+            if any(word in operator for word in words):
+                return kind
+        return None
+
+    def as_record(self) -> dict[str, Any]:
+        """It as JSON values."""
+        return {
+            "name": self.name,
+            "operator": self.operator,
+            "inputs": list(self.inputs),
+            "weights": list(self.weights),
+            "outputs": list(self.outputs),
+            "nodes": list(self.nodes),
+        }
+
+
+_KINDS: Mapping[str, tuple[str, ...]] = {
+    "convolution": ("conv", "correlation"),
+    "matrix product": ("gemm", "matmul", "matrixmultiply", "matrix_multiply"),
+    "pool": ("pool",),
+}
+"""Words in TensorRT's types of layers; Cask, Myelin and others each have their own types."""
+
+_TYPES = {
+    "int8": INT8,
+    "float": "float32",
+    "fp32": "float32",
+    "half": "float16",
+    "fp16": "float16",
+    "bfloat16": "bfloat16",
+    "bf16": "bfloat16",
+    "fp8": "float8",
+    "int32": "int32",
+    "int64": "int64",
+    "uint8": "uint8",
+    "int4": "int4",
+    "bool": "bool",
+}
+_WORD = re.compile(r"[A-Za-z]+\d*")
+
+
+def layers_from_text(listing: str) -> tuple[EngineLayer, ...]:
+    """Read the one-line form: a line for each layer.
+
+    Raises:
+        InputError: there is none, or a line is not of the known form.
+    """
+    layers = []
+    for line in listing.splitlines():
+        if line.startswith(("I/O Tensors", "Bindings")):
+            break
+        if not line.startswith("Name: "):
+            continue
+        found = _LINE.fullmatch(line)
+        if found is None:
+            raise InputError(f"TensorRT lists a layer in an unknown form: {line[:200]}")
+        layers.append(
+            EngineLayer(
+                name=found["name"],
+                operator=found["operator"],
+                inputs=_types_in(found["inputs"]),
+                weights=_types_in(found["constants"] or ""),
+                outputs=_types_in(found["outputs"]),
+                nodes=tuple(_NODE.findall(found["rest"])),
+            )
+        )
+    if not layers:
+        raise InputError("TensorRT lists no layers: was the engine built by this code?")
+    return tuple(layers)
+
+
+_LINE = re.compile(
+    r"Name: (?P<name>.*?), LayerType: (?P<operator>\w*), Inputs: \[(?P<inputs>.*?)\]"
+    r"(?:, Constants: \[(?P<constants>.*)\])?, Outputs: \[(?P<outputs>.*?)\], "
+    r"TacticName: (?P<rest>.*)"
+)
+_TENSOR = re.compile(r"(?:Datatype|Format/Datatype): (?P<type>[^,}\]]*)")
+_NODE = re.compile(r"\[ONNX Layer: (.*?)\]")
+
+
+def _types_in(tensors: str) -> tuple[str, ...]:
+    return tuple(_type(found["type"]) for found in _TENSOR.finditer(tensors))
+
+
+def layers_from_json(listing: str) -> tuple[EngineLayer, ...]:
+    """Read the inspector's JSON.
+
+    Raises:
+        InputError: no JSON, or layers without details (built without detailed profiling).
+    """
+    value = parse_json(listing.encode("utf-8"), "the inspector's listing")
+    entries = value.get("Layers") if isinstance(value, dict) else None
+    if not isinstance(entries, list) or not entries:
+        raise InputError("the inspector lists no layers")
+    layers = []
+    for entry in entries:
+        if not isinstance(entry, dict) or not isinstance(entry.get("LayerType"), str):
+            raise InputError(
+                f"the inspector tells no details of {str(entry)[:100]!r}: the engine was built "
+                "without detailed profiling; build it with: python -m deploy.tensorrt"
+            )
+        weights = [one.get("Type", "") for one in (entry.get("Weights"),) if isinstance(one, dict)]
+        operator = entry["LayerType"]
+        if isinstance(entry.get("ParameterType"), str):  # what a Cask layer is a kernel of
+            operator = f"{operator} {entry['ParameterType']}"
+        layers.append(
+            EngineLayer(
+                name=str(entry.get("Name", "")),
+                operator=operator,
+                inputs=_types_of(entry.get("Inputs")),
+                weights=(*map(_type, weights), *_types_of(entry.get("Constants"))),
+                outputs=_types_of(entry.get("Outputs")),
+                nodes=tuple(_NODE.findall(str(entry.get("Metadata", "")))),
+            )
+        )
+    return tuple(layers)
+
+
+def _types_of(tensors: object) -> tuple[str, ...]:
+    if not isinstance(tensors, list):
+        return ()
+    return tuple(
+        _type(str(tensor.get("Datatype", tensor.get("Format/Datatype", ""))))
+        for tensor in tensors
+        if isinstance(tensor, dict)
+    )
+
+
+def _type(told: str) -> str:
+    """The element type in a text such as "Int8" or "Row major Int8 format"."""
+    for word in _WORD.findall(told):
+        if word.lower() in _TYPES:
+            return _TYPES[word.lower()]
+    return told.strip() or "not told"
+
+
+def require_integer(
+    layers: Sequence[EngineLayer], operators: Mapping[str, int], what: str
+) -> dict[str, int]:
+    """Return how many layers of each kind run on int8 codes: all of them.
+
+    Each convolution and product must read int8 and hold int8 weights, each pool read and give
+    int8, and there must be as many convolutions and products as the ONNX file has: one that the
+    plan hides in a larger layer is not known to be an integer one.
+
+    Args:
+        layers: of the plan.
+        operators: of the ONNX file, by name.
+        what: the engine, for errors.
+
+    Raises:
+        InputError: one that is not integer, by name and types; or hidden ones.
+    """
+    counts: Counter[str] = Counter()
+    in_float: list[str] = []
+    for layer in layers:
+        kind = layer.kind
+        if kind is None:
+            continue
+        counts[kind] += 1
+        told = layer.inputs[:1] + (layer.outputs[:1] if kind == "pool" else layer.weights[:1])
+        if told != (INT8, INT8):
+            in_float.append(f"{layer.name} ({layer.operator} of {', '.join(told) or 'nothing'})")
+    if in_float:
+        raise InputError(
+            f"{len(in_float)} of {counts.total()} layers of {what} that were promised in integers "
+            f"are not: {', '.join(in_float[:5])}"
+        )
+    promised = sum(operators.get(name, 0) for name in ("Conv", "Gemm", "MatMul"))
+    found = counts["convolution"] + counts["matrix product"]
+    if found != promised:
+        raise InputError(
+            f"{what} lists {found} convolutions and matrix products, the ONNX file has {promised}: "
+            "what runs in place of the others is not known"
+        )
+    return {kind: counts[kind] for kind in _KINDS}

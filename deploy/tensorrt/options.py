@@ -1,0 +1,108 @@
+"""How to build an engine, and which of the two products has which option."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..device.errors import UsageError
+from .bindings import Flavour
+
+CURRENT = "current"
+"""The compute capability of the GPU that is in this machine."""
+
+COMPUTE_CAPABILITIES = ("8.0", "8.6", "8.9", "12.0")
+"""What TensorRT-RTX builds for unless told otherwise: Ampere, Ada and Blackwell, in one file."""
+
+HARDWARE: Mapping[str, str] = {
+    "this-gpu": "NONE",
+    "same-compute-capability": "SAME_COMPUTE_CAPABILITY",
+    "ampere-plus": "AMPERE_PLUS",
+}
+"""Values of ``hardware``, and TensorRT's names of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions:
+    """How to build an engine.
+
+    Attributes:
+        batch_sizes: least, usual and largest number of images a call; the usual one is what
+            kernels are chosen for. A file that fixes N is built for that.
+        optimization_level: 0 to 5; more searches longer for kernels, None leaves the default.
+        compute_capabilities: TensorRT-RTX: such as "8.6", or "current" alone. None: all of
+            :data:`COMPUTE_CAPABILITIES`.
+        hardware: TensorRT: on which other GPUs the engine may run, a key of :data:`HARDWARE`.
+        version_compatible: TensorRT: whether later versions may run the engine. Their lean
+            runtime is left out of the file, which would otherwise hold code for the host.
+        timing_cache: TensorRT: a file of kernel timings, read if it is there and written back.
+    """
+
+    batch_sizes: tuple[int, int, int] = (1, 64, 64)
+    optimization_level: int | None = None
+    compute_capabilities: tuple[str, ...] | None = None
+    hardware: str = "this-gpu"
+    version_compatible: bool = False
+    timing_cache: Path | None = None
+
+    def __post_init__(self) -> None:
+        least, usual, largest = self.batch_sizes
+        if not 1 <= least <= usual <= largest:
+            raise UsageError(
+                f"batch sizes are least, usual and largest, 1 or more, ascending; got {least}, "
+                f"{usual}, {largest}"
+            )
+        if self.optimization_level not in (None, 0, 1, 2, 3, 4, 5):
+            raise UsageError(f"the optimization level is 0 to 5, not {self.optimization_level}")
+        if self.hardware not in HARDWARE:
+            raise UsageError(f"hardware {self.hardware!r} is unknown; known: {', '.join(HARDWARE)}")
+        wanted = self.compute_capabilities
+        if wanted is not None and (not wanted or len(set(wanted)) != len(wanted)):
+            raise UsageError("name one compute capability or more, each once")
+        if wanted is not None and CURRENT in wanted and len(wanted) > 1:
+            raise UsageError(
+                f"{CURRENT!r} stands alone: it is the capability of the GPU that is here"
+            )
+
+    def check_for(self, flavour: Flavour) -> None:
+        """Refuse an option that a product does not have.
+
+        Raises:
+            UsageError: it is named, with the reason.
+        """
+        if flavour.rtx:
+            refused = {
+                "hardware": self.hardware != "this-gpu",
+                "version_compatible": self.version_compatible,
+                "timing_cache": self.timing_cache is not None,
+            }
+            reason = (
+                "TensorRT-RTX builds for the compute capabilities that it is told, compiles the "
+                "kernels on the device, and times none while it builds"
+            )
+        else:
+            refused = {"compute_capabilities": self.compute_capabilities is not None}
+            reason = "TensorRT times kernels on the GPU that is in the machine and builds for that"
+        for name, given in refused.items():
+            if given:
+                raise UsageError(f"{flavour.name} has no option {name}: {reason}")
+
+    def as_record(self, flavour: Flavour) -> dict[str, Any]:
+        """The options that this product has, as JSON values; no path of this machine."""
+        record: dict[str, Any] = {
+            "batch_sizes": list(self.batch_sizes),
+            "optimization_level": self.optimization_level,
+        }
+        if flavour.rtx:
+            record["compute_capabilities"] = list(self.capabilities())
+        else:
+            record["hardware"] = self.hardware
+            record["version_compatible"] = self.version_compatible
+        return record
+
+    def capabilities(self) -> tuple[str, ...]:
+        """The compute capabilities that TensorRT-RTX builds for."""
+        wanted = self.compute_capabilities
+        return COMPUTE_CAPABILITIES if wanted is None else wanted
