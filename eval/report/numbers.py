@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from eval.evaluation_record import LatencyFacts, Share
+from typing import TypedDict
+
+from eval.evaluation_record import LatencyFacts
 
 MISSING = "–"
 """What stands where a value was not measured; never 0."""
+
+
+class Bounds(TypedDict):
+    """What a share, and a mean of shares, both have: the bounds of their interval."""
+
+    low: float
+    high: float
 
 
 def percent(value: float) -> str:
@@ -13,7 +22,7 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f}%"
 
 
-def interval(share: Share) -> str:
+def interval(share: Bounds) -> str:
     """The 95% interval in per cent: "43.1–49.3"."""
     return f"{100 * share['low']:.1f}–{100 * share['high']:.1f}"
 

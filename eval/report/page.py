@@ -10,6 +10,7 @@ from deploy.device.errors import InputError
 from deploy.device.files import write_atomic
 from deploy.device.records import read_records
 from eval.evaluation_record import KIND, check_evaluation
+from eval.report.analyses import analyses_section
 from eval.report.checks import checks_from_records
 from eval.report.curves import curves
 from eval.report.examples import read_examples
@@ -80,7 +81,8 @@ def render_report(
 
     Args:
         records: as `deploy.device.records.read_records` gives them, oldest first. Read are the
-            kinds evaluation, certificate, parity and examples; others are passed over.
+            kinds evaluation, certificate, parity, attack-checks, examples and those of
+            `eval.analyses`; others are passed over.
         title: heading.
         pictures: further figures for the gallery (patches).
 
@@ -101,6 +103,7 @@ def render_report(
         ("results", "Results", join([result_section(t, checks) for t in tables], reading_aid())),
         ("curves", "Attack success over bit-width and size", join(_curves(tables))),
         ("transfer", "Transfer between networks", heat_maps(matrices_of(evaluations))),
+        ("analyses", "Analyses", analyses_section(records)),
         ("gallery", "Patches and patched images", pictured),
         ("engine", "What the engine ran", checks.section()),
         ("provenance", "Where the numbers come from", provenance_section(records, tables)),

@@ -5,7 +5,7 @@ STYLE = """
   color-scheme: light dark;
   --ground: #ffffff; --raised: #f5f6f8; --ink: #1b1f24; --soft: #59636e; --line: #d5dae0;
   --accent: #0b62b8; --warn-ground: #fff4d6; --warn-ink: #6b4a00; --good: #17693a; --bad: #b3261e;
-  --bar: #cfe0f3; --heat: #f2a07b;
+  --bar: #cfe0f3; --heat: #f2a07b; --cool: #8fb8e8;
   --series-0: #0b62b8; --series-1: #c2410c; --series-2: #0f766e; --series-3: #8b2fa0;
   --series-4: #7a6200; --series-5: #9d174d; --floor: #7a828c;
 }
@@ -13,7 +13,7 @@ STYLE = """
   :root {
     --ground: #14171b; --raised: #1d2127; --ink: #e8ebef; --soft: #a3adb8; --line: #363d46;
     --accent: #79b8ff; --warn-ground: #3a2f10; --warn-ink: #ffdd8a; --good: #6fd39a;
-    --bad: #ff9a92; --bar: #24405e; --heat: #8a3a17;
+    --bad: #ff9a92; --bar: #24405e; --heat: #8a3a17; --cool: #1f4c7e;
     --series-0: #79b8ff; --series-1: #ff9e64; --series-2: #5eead4; --series-3: #d6a4f0;
     --series-4: #e5cf6b; --series-5: #f59ac0; --floor: #99a3ae;
   }
@@ -75,6 +75,9 @@ table.heat td small { color: inherit; }
 table.heat td.own { outline: 2px solid var(--ink); outline-offset: -3px; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr));
           gap: 1.25rem; }
+.charts.small { grid-template-columns: repeat(auto-fill, minmax(min(100%, 15rem), 1fr)); }
+.charts { margin: .75rem 0; }
+.charts > * { min-width: 0; }
 figure { margin: 0; background: var(--raised); border: 1px solid var(--line); border-radius: 8px;
          padding: .75rem; break-inside: avoid; }
 figcaption { font-size: .9rem; margin-bottom: .4rem; }
@@ -83,6 +86,12 @@ svg text { fill: var(--ink); font-size: 12px; font-family: inherit; }
 svg .soft { fill: var(--soft); }
 svg .grid { stroke: var(--line); stroke-width: 1; }
 svg .axis { stroke: var(--soft); stroke-width: 1; }
+svg.places text { font-size: 11px; }
+svg .place { stroke: var(--line); stroke-width: 1; }
+.maps table { width: auto; }
+.maps th { font-size: .85rem; }
+.maps td { padding: .25rem; border: 0; }
+.maps img { display: block; width: 5rem; height: auto; image-rendering: pixelated; }
 .legend { display: flex; flex-wrap: wrap; gap: .2rem 1rem; list-style: none; padding: 0;
           margin: .3rem 0 0; font-size: .85rem; }
 .legend svg { display: inline-block; width: 26px; height: 12px; vertical-align: middle;
@@ -115,7 +124,7 @@ footer { padding-bottom: 3rem; margin-top: 2.5rem; }
     color-scheme: light;
     --ground: #ffffff; --raised: #ffffff; --ink: #000000; --soft: #444444; --line: #bbbbbb;
     --accent: #000000; --warn-ground: #ffffff; --warn-ink: #000000; --good: #000000;
-    --bad: #000000; --bar: #dddddd; --heat: #f2a07b;
+    --bad: #000000; --bar: #dddddd; --heat: #f2a07b; --cool: #8fb8e8;
     --series-0: #0b62b8; --series-1: #c2410c; --series-2: #0f766e; --series-3: #8b2fa0;
     --series-4: #7a6200; --series-5: #9d174d; --floor: #666666;
   }

@@ -12,6 +12,7 @@ COMMANDS: tuple[str, ...] = (
     "patch",
     "pixel",
     "eval",
+    "analyze",
     "matrix",
     "report",
     "bundle",

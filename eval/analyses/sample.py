@@ -1,0 +1,94 @@
+"""The images that all analyses of one call share, without and with their patches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.device.errors import InputError
+from deploy.device.pasting import paste
+from deploy.device.patch_set import PatchSet
+from training.data import ImageSet
+from training.data.subset import chosen_indices
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sample:
+    """Images of one split under one patch set; row i is the same image everywhere.
+
+    Attributes:
+        clean: uint8 N×3×H×W.
+        patched: uint8 N×3×H×W, the same with each one's patch at its place.
+        labels: int64 N.
+        region: bool N×H×W, True under the patch.
+        patch_set: of these N images alone.
+    """
+
+    clean: NDArray[np.uint8]
+    patched: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    region: NDArray[np.bool_]
+    patch_set: PatchSet
+
+    def __len__(self) -> int:
+        return len(self.clean)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(H, W) in pixels."""
+        return self.clean.shape[2], self.clean.shape[3]
+
+    def patched_at(self, top: int, left: int) -> NDArray[np.uint8]:
+        """The images with every patch at one place instead of its own; uint8 N×3×H×W.
+
+        Raises:
+            InputError: the patch leaves the image there.
+        """
+        positions = np.tile(np.array([[top, left]], dtype=np.int32), (len(self), 1))
+        return paste(self.clean, self.patch_set.patch, self.patch_set.mask, positions)
+
+
+def draw_sample(images: ImageSet, patch_set: PatchSet, count: int | None) -> Sample:
+    """The first ``count`` images, in an order that their number alone decides, of a patch set.
+
+    Args:
+        images: the split that the patch set is for.
+        patch_set: with its images' indices.
+        count: None takes all.
+
+    Raises:
+        InputError: more images than the set has, or the set names images that are not there.
+    """
+    if int(patch_set.image_indices.max()) >= len(images):
+        raise InputError(
+            f"{patch_set.name} is for image {int(patch_set.image_indices.max())}, but "
+            f"{images.name} ({images.split}) has {len(images)} images"
+        )
+    rows = chosen_indices(len(patch_set.image_indices), count)
+    indices = patch_set.image_indices[rows]
+    own = replace(
+        patch_set,
+        patch=patch_set.patch if patch_set.kind == "universal" else patch_set.patch[rows],
+        positions=patch_set.positions[rows],
+        image_indices=indices,
+    )
+    clean = images.images[indices]
+    return Sample(
+        clean=clean,
+        patched=own.paste_on(clean),
+        labels=images.labels[indices],
+        region=covered(own, (clean.shape[2], clean.shape[3])),
+        patch_set=own,
+    )
+
+
+def covered(patch_set: PatchSet, image_size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Where each image's patch lies: bool N×H×W."""
+    rows, columns = np.nonzero(patch_set.mask)
+    region = np.zeros((len(patch_set.positions), *image_size), dtype=np.bool_)
+    every = np.arange(len(region))[:, None]
+    tops, lefts = patch_set.positions[:, :1], patch_set.positions[:, 1:]
+    region[every, tops + rows, lefts + columns] = True
+    return region

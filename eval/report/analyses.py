@@ -1,0 +1,232 @@
+"""The section of the paper's analyses: gradients, places, visibility, features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from eval.analyses import (
+    feature_maps,
+    gradient_alignment,
+    gradient_maps,
+    occlusion,
+    patch_locations,
+    patch_visibility,
+)
+from eval.analyses.means import Mean
+from eval.analyses.record import analyses_from_records
+from eval.evaluation_record import share
+from eval.report.analysis_table import mean_words, share_words
+from eval.report.gradient_views import gradient_views
+from eval.report.html import Html, join, tag
+from eval.report.layer_views import feature_views, gradient_map_views, visibility_views
+from eval.report.numbers import interval, percent
+from eval.report.place_maps import Place, place_map
+from eval.report.rows import PLAIN, bits_label, model_name
+
+View = Callable[[Mapping[str, Any], str], Html]
+
+
+def analyses_section(records: Iterable[Mapping[str, Any]]) -> Html:
+    """Every analysis among the records under a heading each; nothing where there is none.
+
+    Raises:
+        InputError: a record lacks a field, or a map in it is damaged.
+    """
+    records = list(records)
+    parts = []
+    for one in _KINDS:
+        payloads = sorted(analyses_from_records(records, one.kind, one.part), key=_order)
+        if payloads:
+            shown = [
+                join(_about(payload), one.view(payload, _name(payload))) for payload in payloads
+            ]
+            explained = tag("p", one.explained, class_="soft small")
+            parts.append(join(tag("h3", one.title), explained, shown))
+    if not parts:
+        return Html("")
+    first = tag(
+        "p",
+        "The fake-quantized networks in torch, with straight-through gradients as they were "
+        "trained. Means over images have 95% bootstrap intervals, shares Wilson's.",
+    )
+    return join(first, parts)
+
+
+def location_views(payload: Mapping[str, Any], name: str) -> Html:
+    """One map of the ASR for each bit-width."""
+    maps = []
+    for at in payload["bits"]:
+        n = at["n"]
+        places = []
+        for won, noise in zip(at["successes"], at["floor_successes"], strict=True):
+            shares = [(share(a, n), share(b, n)) for a, b in zip(won, noise, strict=True)]
+            places.append(
+                [
+                    Place(
+                        shade=asr["value"],
+                        written=f"{100 * asr['value']:.0f}",
+                        spoken=f"ASR {percent(asr['value'])} ({interval(asr)}, n = {n}), "
+                        f"noise {percent(floor['value'])}",
+                    )
+                    for asr, floor in shares
+                ]
+            )
+        bits = _bits(at["bit_width"])
+        noisiest = share(max(map(max, at["floor_successes"])), n)
+        maps.append(
+            place_map(
+                f"{name}, {bits}: ASR in % by place",
+                f"{n} images; at its own place {share_words(at['own_place'])}; mean of all places "
+                f"{share_words(at['over_places'])}; at one place or more "
+                f"{share_words(at['somewhere'])}; noise at most {percent(noisiest['value'])}",
+                tops_px=payload["tops_px"],
+                lefts_px=payload["lefts_px"],
+                places=places,
+                about=f"{name}, {bits}: attack success rate with the patch at each place",
+            )
+        )
+    return tag("div", maps, class_="charts small")
+
+
+def occlusion_views(payload: Mapping[str, Any], name: str) -> Html:
+    """One map of the logit's drop for each bit-width; shades share one scale."""
+    largest = max((abs(v) for at in payload["bits"] for row in at["drop"] for v in row), default=0)
+    maps = []
+    for at in payload["bits"]:
+        grids = (at[key] for key in ("drop", "low", "high", "lost"))
+        places = [
+            [_covered(at["n"], largest, *figures) for figures in zip(*rows, strict=True)]
+            for rows in zip(*grids, strict=True)
+        ]
+        bits = _bits(at["bit_width"])
+        side = payload["settings"]["occluder_px"]
+        maps.append(
+            place_map(
+                f"{name}, {bits}: drop of the right logit",
+                f"{at['n']} images; a grey square of {side}×{side} px at each place",
+                tops_px=payload["tops_px"],
+                lefts_px=payload["lefts_px"],
+                places=places,
+                about=f"{name}, {bits}: drop of the right class's logit when a place is covered",
+            )
+        )
+    return tag("div", maps, class_="charts small")
+
+
+def _covered(n: int, largest: float, drop: float, low: float, high: float, lost: int) -> Place:
+    words = mean_words(Mean(n=n, value=drop, low=low, high=high))
+    return Place(
+        shade=drop / largest if largest else 0.0,
+        written=f"{drop:.1f}".replace("-", "−"),
+        spoken=f"drop {words}, {percent(lost / n)} of {n} images lost",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Kind:
+    """How the records of one kind are shown."""
+
+    title: str
+    explained: str
+    kind: str
+    part: type
+    view: View
+
+
+_KINDS = (
+    _Kind(
+        title="Where a patch wins",
+        explained=(
+            "Every patch moved to each place of a grid; rows and columns are its upper and left "
+            "edge in pixels. Images that are right without it, the same ones at every place."
+        ),
+        kind=patch_locations.KIND,
+        part=patch_locations.PatchLocations,
+        view=location_views,
+    ),
+    _Kind(
+        title="Where a network looks",
+        explained=(
+            "Mean drop of the true class's logit when a grey square covers a place (Zeiler and "
+            "Fergus 2014), over the images that are right without it. Cold: covering it helps."
+        ),
+        kind=occlusion.KIND,
+        part=occlusion.Occlusion,
+        view=occlusion_views,
+    ),
+    _Kind(
+        title="Gradient alignment between bit-widths",
+        explained=(
+            "How alike the gradients of an image's cross-entropy at its pixels are at two "
+            "bit-widths: 1 is the same direction, 0 orthogonal. A small cosine says that an attack "
+            "at one bit-width steps past the other, not that the other cannot be attacked. Beside "
+            "it the same measure between two different images."
+        ),
+        kind=gradient_alignment.KIND,
+        part=gradient_alignment.GradientAlignment,
+        view=gradient_views,
+    ),
+    _Kind(
+        title="Gradient maps",
+        explained=(
+            "The gradient's magnitude at each pixel: the first images, not chosen by outcome."
+        ),
+        kind=gradient_maps.KIND,
+        part=gradient_maps.GradientMaps,
+        view=gradient_map_views,
+    ),
+    _Kind(
+        title="Patch visibility",
+        explained=(
+            "Share of a layer's activation energy that belongs to the patch, and of the saliency "
+            "of the predicted logit. Above the grey lines, the patch weighs more than its area."
+        ),
+        kind=patch_visibility.KIND,
+        part=patch_visibility.PatchVisibility,
+        view=visibility_views,
+    ),
+    _Kind(
+        title="Feature maps",
+        explained=(
+            "The first three convolutions, without and with the patch. The change is that of the "
+            "output, in units of its length."
+        ),
+        kind=feature_maps.KIND,
+        part=feature_maps.FeatureMaps,
+        view=feature_views,
+    ),
+)
+
+
+def _about(payload: Mapping[str, Any]) -> Html:
+    images, patch = payload["images"], payload["patch"]
+    words = f"{images['name']}, {images['split']} split, {payload['analysed']} images"
+    if patch is not None:
+        height, width = patch["size_px"]
+        words += (
+            f"; {patch['name']}, {height}×{width} px, {percent(patch['area_share'])} of the image"
+        )
+    if images["split"] != "test":
+        words += "; not final: settings may have been chosen on these images"
+    return tag("p", tag("strong", _name(payload)), f": {words}.", class_="small")
+
+
+def _name(payload: Mapping[str, Any]) -> str:
+    return model_name(payload["model"]["network"], payload["model"]["defense"])
+
+
+def _bits(bits: int) -> str:
+    label = bits_label(bits)
+    return f"{label} bits" if label.isdigit() else label
+
+
+def _order(payload: Mapping[str, Any]) -> tuple[object, ...]:
+    model, patch = payload["model"], payload["patch"]
+    return (
+        model["network"],
+        model["defense"] not in PLAIN,
+        model["defense"],
+        "" if patch is None else patch["name"],
+    )

@@ -1,0 +1,132 @@
+"""The main figure of each analysis, a row for each network and bit-width; for terminal and docs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from deploy.device.errors import NothingToEvaluate
+from eval.analyses import feature_maps as features
+from eval.analyses import gradient_alignment as alignment
+from eval.analyses import occlusion, patch_locations, patch_visibility
+from eval.analyses.means import Mean
+from eval.analyses.record import analyses_from_records
+from eval.report.numbers import MISSING, interval, percent
+from eval.report.rows import bits_label, model_name
+
+HEADER = (
+    "network",
+    "bits",
+    "gradient cosine to the widest",
+    "the same in the patch",
+    "ASR at its own place",
+    "ASR, mean of all places",
+    "ASR at one place or more",
+    "saliency in the patch (without it)",
+    "change of convolutions 1, 2, 3",
+    "largest drop of the logit by a grey square",
+)
+
+Row = dict[str, str]
+
+
+def analysis_rows(records: Iterable[Mapping[str, Any]]) -> list[list[str]]:
+    """One row for each network, patch and bit-width, in the words of :data:`HEADER`.
+
+    Raises:
+        InputError: a record lacks a field.
+    """
+    records = list(records)
+    rows: dict[tuple[str, str, int], Row] = {}
+
+    def row_of(payload: Mapping[str, Any], bits: int) -> Row:
+        model = payload["model"]
+        key = (model["checkpoint_sha256"], payload["patch"]["sha256"], bits)
+        name = model_name(model["network"], model["defense"])
+        return rows.setdefault(key, {HEADER[0]: name, HEADER[1]: bits_label(bits)})
+
+    for payload in analyses_from_records(records, alignment.KIND, alignment.GradientAlignment):
+        widest = max(payload["model"]["bit_widths"])
+        for pair in payload["pairs"]:
+            if pair["on"] == "patched" and pair["bit_widths"][0] == widest:
+                place = {"image": HEADER[2], "inside": HEADER[3]}.get(pair["region"])
+                if place is not None:
+                    cosine = mean_words(pair["measures"]["cosine"])
+                    row_of(payload, pair["bit_widths"][1])[place] = cosine
+    for payload in analyses_from_records(
+        records, patch_locations.KIND, patch_locations.PatchLocations
+    ):
+        for at in payload["bits"]:
+            row_of(payload, at["bit_width"]).update(
+                {
+                    HEADER[4]: share_words(at["own_place"]),
+                    HEADER[5]: share_words(at["over_places"]),
+                    HEADER[6]: share_words(at["somewhere"]),
+                }
+            )
+    for payload in analyses_from_records(
+        records, patch_visibility.KIND, patch_visibility.PatchVisibility
+    ):
+        for at in payload["bits"]:
+            with_it, without = at["saliency"]["patched"], at["saliency"]["clean"]
+            words = f"{share_words(with_it)}; {share_words(without)}"
+            row_of(payload, at["bit_width"])[HEADER[7]] = words
+    for payload in analyses_from_records(records, features.KIND, features.FeatureMaps):
+        for unit in payload["units"]:
+            row, change = row_of(payload, unit["bit_width"]), unit["change"]
+            shown = MISSING if change is None else f"{change['value']:.2f}"
+            row[HEADER[8]] = ", ".join(filter(None, (row.get(HEADER[8]), shown)))
+    for payload in analyses_from_records(records, occlusion.KIND, occlusion.Occlusion):
+        sha = payload["model"]["checkpoint_sha256"]
+        for at in payload["bits"]:
+            # No patch is in it: the same figure stands in the network's row of every patch.
+            same = [
+                row for (of, _, bits), row in rows.items() if (of, bits) == (sha, at["bit_width"])
+            ]
+            for row in same or [row_of({**payload, "patch": {"sha256": ""}}, at["bit_width"])]:
+                row[HEADER[9]] = _largest(at)
+    order = [(row[HEADER[0]], -bits, patch, row) for (_, patch, bits), row in rows.items()]
+    ordered = [row for *_, row in sorted(order, key=lambda entry: entry[:3])]
+    return [[row.get(name, MISSING) for name in HEADER] for row in ordered]
+
+
+def analysis_table(records: Iterable[Mapping[str, Any]]) -> str:
+    """The figures as text, a block for each network and bit-width.
+
+    Raises:
+        NothingToEvaluate: there is no figure among the records.
+    """
+    rows = analysis_rows(records)
+    if not rows:
+        raise NothingToEvaluate("There are no figures of analyses; run `qadtr analyze RUN` first.")
+    width = max(map(len, HEADER))
+    lines: list[str] = []
+    for name, bits, *values in rows:
+        lines += ["", f"{name}, {bits}{' bits' if bits.isdigit() else ''}"]
+        lines += [
+            f"  {what.ljust(width)}  {value}"
+            for what, value in zip(HEADER[2:], values, strict=True)
+            if value != MISSING
+        ]
+    return "\n".join(lines[1:])
+
+
+def mean_words(mean: Mean | None) -> str:
+    """A mean with its interval: "0.31 (0.28–0.34)"."""
+    if mean is None:
+        return MISSING
+    # A proper minus sign, as elsewhere.
+    return f"{mean['value']:.2f} ({mean['low']:.2f}–{mean['high']:.2f})".replace("-", "−")
+
+
+def share_words(value: Any) -> str:
+    """A share or a mean of shares in per cent with its interval: "31.2% (28.0–34.5)"."""
+    return MISSING if value is None else f"{percent(value['value'])} ({interval(value)})"
+
+
+def _largest(at: Mapping[str, Any]) -> str:
+    drop, low, high = (
+        [value for row in at[name] for value in row] for name in ("drop", "low", "high")
+    )
+    place = drop.index(max(drop))
+    return mean_words(Mean(n=at["n"], value=drop[place], low=low[place], high=high[place]))

@@ -1,0 +1,119 @@
+"""Maps of places on the image as inline SVG: one square for each place of a grid, shaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from eval.report.html import Html, join, tag
+from eval.report.line_chart import soft
+
+_CELL_PX = 34.0
+_LEFT_PX, _TOP_PX = 26.0, 18.0
+_MOST_WRITTEN = 9
+"""Columns up to which each square has its figure written into it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """One place of the grid.
+
+    Attributes:
+        shade: −1…1; 0 is the ground's colour, 1 the warm one, −1 the cold one.
+        written: the figure inside the square.
+        spoken: the figure with interval, for the tooltip.
+    """
+
+    shade: float
+    written: str
+    spoken: str
+
+
+def place_map(
+    title: str,
+    detail: str,
+    *,
+    tops_px: Sequence[int],
+    lefts_px: Sequence[int],
+    places: Sequence[Sequence[Place]],
+    about: str,
+) -> Html:
+    """One map as a figure.
+
+    Args:
+        title: of the caption.
+        detail: its second line.
+        tops_px: upper edge of each row, in pixels of the image.
+        lefts_px: left edge of each column.
+        places: rows of columns.
+        about: the SVG's own title; its description is made of the largest and least place.
+    """
+    width = _LEFT_PX + _CELL_PX * len(lefts_px)
+    height = _TOP_PX + _CELL_PX * len(tops_px)
+    squares = [
+        _square(place, row, column, f"top {top} px, left {left} px", len(lefts_px))
+        for row, top in enumerate(tops_px)
+        for column, left in enumerate(lefts_px)
+        for place in [places[row][column]]
+    ]
+    svg = tag(
+        "svg",
+        tag("title", about),
+        tag("desc", _described(tops_px, lefts_px, places)),
+        [_edge(left, _x(i), _TOP_PX - 6, "middle") for i, left in enumerate(lefts_px)],
+        [_edge(top, _LEFT_PX - 5, _y(i) + 4, "end") for i, top in enumerate(tops_px)],
+        squares,
+        viewBox=f"0 0 {width:.0f} {height:.0f}",
+        role="img",
+        class_="places",
+    )
+    return tag("figure", tag("figcaption", tag("strong", title), tag("br"), soft(detail)), svg)
+
+
+def _x(column: int) -> float:
+    return _LEFT_PX + (column + 0.5) * _CELL_PX
+
+
+def _y(row: int) -> float:
+    return _TOP_PX + (row + 0.5) * _CELL_PX
+
+
+def _edge(pixels: int, x: float, y: float, anchor: str) -> Html:
+    return tag("text", str(pixels), x=x, y=y, text_anchor=anchor, class_="soft", aria_hidden="true")
+
+
+def _square(place: Place, row: int, column: int, where: str, columns: int) -> Html:
+    colour = "var(--heat)" if place.shade >= 0 else "var(--cool)"
+    share = min(abs(place.shade), 1.0)
+    rect = tag(
+        "rect",
+        x=_x(column) - _CELL_PX / 2,
+        y=_y(row) - _CELL_PX / 2,
+        width=_CELL_PX,
+        height=_CELL_PX,
+        class_="place",
+        style=f"fill:color-mix(in srgb, {colour} {100 * share:.0f}%, var(--ground))",
+    )
+    text = Html("")
+    if columns <= _MOST_WRITTEN:
+        text = tag(
+            "text",
+            place.written,
+            x=_x(column),
+            y=_y(row) + 4,
+            text_anchor="middle",
+            aria_hidden="true",
+        )
+    return tag("g", tag("title", f"{where}: {place.spoken}"), join(rect, text))
+
+
+def _described(
+    tops_px: Sequence[int], lefts_px: Sequence[int], places: Sequence[Sequence[Place]]
+) -> str:
+    """The largest and the least place in words."""
+    found = [
+        (places[i][j].shade, f"top {top} px, left {left} px, {places[i][j].spoken}")
+        for i, top in enumerate(tops_px)
+        for j, left in enumerate(lefts_px)
+    ]
+    return f"Largest: {max(found)[1]}. Least: {min(found)[1]}."

@@ -1,0 +1,83 @@
+"""`qadtr analyze`: the paper's analyses of a network under a patch, one record each."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from qadtr.commands.shared import add_data
+
+HELP = "look into a network under a patch: gradients, places, features, as records for the report"
+WHAT = ("gradients", "gradient-maps", "locations", "occlusion", "visibility", "features")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The network, the patches, the images, and what to look at."""
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder of the network")
+    add_data(parser)
+    parser.add_argument(
+        "--patches",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="PATCHES",
+        help="patch files (.npz) or folders of them",
+    )
+    parser.add_argument(
+        "--what", nargs="+", default=WHAT, choices=WHAT, help="analyses (default: all)"
+    )
+    parser.add_argument("--bits", type=int, nargs="+", help="bit-widths (default: all it has)")
+    parser.add_argument(
+        "--images", type=int, metavar="N", help="how many of each patch file's (default: all)"
+    )
+    parser.add_argument(
+        "--stride", type=int, default=4, help="pixels between places of a map (default: 4)"
+    )
+    parser.add_argument(
+        "--occluder", type=int, default=8, help="side of the grey square in pixels (default: 8)"
+    )
+    parser.add_argument(
+        "--show", type=int, default=1, help="images whose maps are kept (default: 1)"
+    )
+    parser.add_argument(
+        "--split",
+        default="test",
+        choices=("test", "holdout"),
+        help="for patches that do not say what they were made for (default: test)",
+    )
+    parser.add_argument("--batch-size", type=int, default=100, help="images at once (default: 100)")
+    parser.add_argument("--seed", type=int, default=0, help="of the random patches (default: 0)")
+    parser.add_argument("--device", default="cpu", help="torch device, such as cuda")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Analyse, write the records and print their figures."""
+    from deploy.device.records import provenance
+    from eval.analyses.run import analyse_run
+    from eval.analyses.settings import AnalysisSettings
+    from eval.report.analysis_table import analysis_table
+    from qadtr.commands.shared import repository
+    from training.run_folder import RunFolder
+
+    folder = RunFolder.open(arguments.run)
+    settings = AnalysisSettings(
+        bit_widths=tuple(sorted(arguments.bits or folder.bit_widths, reverse=True)),
+        stride_px=arguments.stride,
+        occluder_px=arguments.occluder,
+        shown=arguments.show,
+        batch_size=arguments.batch_size,
+        seed=arguments.seed,
+    )
+    found = analyse_run(
+        folder,
+        arguments.patches,
+        arguments.data,
+        arguments.what,
+        settings,
+        provenance(repository=repository(), seed=arguments.seed, config=settings.as_record()),
+        images=arguments.images,
+        split=arguments.split,
+        device=arguments.device,
+    )
+    print(analysis_table({"kind": kind, "payload": payload} for kind, payload in found))
+    return 0
