@@ -18,6 +18,25 @@ ENGINES: Mapping[str, Callable[..., Engine]] = {
 }
 """The engines whose code is here, by the name that commands take."""
 
+_TARGETS = {"openvino": "qcdq", "tensorrt-rtx": "tensorrt"}
+
+
+def target_of(engine: str) -> str:
+    """The target of ``qadtr export`` whose file an engine runs; most have the engine's own name."""
+    return _TARGETS.get(engine, engine)
+
+
+def require_engine(name: str) -> None:
+    """Check that there is code for an engine, before its file is looked for.
+
+    Raises:
+        EngineUnavailable: no engine of that name here.
+    """
+    if name not in ENGINES:
+        raise EngineUnavailable(
+            f"there is no engine {name!r} here; available: {', '.join(sorted(ENGINES))}"
+        )
+
 
 def open_engine(name: str, model: Path, **settings: Any) -> Engine:
     """Open ``model`` in the engine ``name``; use it in a ``with``.
@@ -32,10 +51,7 @@ def open_engine(name: str, model: Path, **settings: Any) -> Engine:
         UsageError: a setting that the engine does not have.
         InputError: the file is missing, damaged or not for this engine.
     """
-    if name not in ENGINES:
-        raise EngineUnavailable(
-            f"there is no engine {name!r} here; available: {', '.join(sorted(ENGINES))}"
-        )
+    require_engine(name)
     engine = ENGINES[name]
     parameters = inspect.signature(engine).parameters.values()
     known = [item.name for item in parameters if item.kind is item.KEYWORD_ONLY]

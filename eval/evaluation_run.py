@@ -17,7 +17,7 @@ from deploy.device.errors import InputError
 from deploy.device.latency import Latency, measure_latency
 from deploy.device.patch_set import PatchSet, read_patch_set
 from deploy.device.records import read_records
-from deploy.engine import open_engine
+from deploy.engine import open_engine, require_engine
 from eval.evaluation import evaluate_model
 from eval.evaluation_record import EvaluationRecord
 from eval.measures import common_set
@@ -93,9 +93,10 @@ def evaluate_runs(
         NothingToEvaluate: no patch file, or no image that counts for an ASR.
         EngineUnavailable: the engine is not here.
     """
+    require_engine(settings.engine)
     patch_sets = [read_patch_set(path) for path in patch_files_in(patch_files)]
     images = images_of_patches(runs, patch_sets, data, settings.split)
-    models = [model for run in runs for model in _models(run, settings.bit_widths, runs)]
+    models = [model for run in runs for model in _models(run, settings, runs)]
     records: list[EvaluationRecord] = []
     with ExitStack() as stack:
         engines = {
@@ -142,10 +143,11 @@ def _latency(engine: Engine, images: ImageSet, settings: EvaluationSettings) -> 
 
 
 def _models(
-    run: RunFolder, bit_widths: tuple[int, ...] | None, runs: Sequence[RunFolder]
+    run: RunFolder, settings: EvaluationSettings, runs: Sequence[RunFolder]
 ) -> list[_Model]:
+    engine, bit_widths = settings.engine, settings.bit_widths
     wanted = run.bit_widths if bit_widths is None else bit_widths
-    exported = [bits for bits in run.bit_widths if run.model_file(bits).is_file()]
+    exported = [bits for bits in run.bit_widths if run.model_file(bits, engine).is_file()]
     if bit_widths is None:
         wanted = tuple(exported)
     missing = [bits for bits in wanted if bits not in exported]
@@ -154,14 +156,14 @@ def _models(
         named = " ".join(map(str, missing))
         raise InputError(
             f"{run.path} has no exported model{f' at {named} bits' if named else ''} (exported: "
-            f"{there}); make it with: qadtr export {run.path}{f' --bits {named}' if named else ''}"
+            f"{there}); make it with: {run.export_command(missing, engine)}"
         )
     alone = len(runs) == 1
     return [
         _Model(
             run=run,
             bit_width=bits,
-            file=run.model_file(bits),
+            file=run.model_file(bits, engine),
             name=_words(bits) if alone else f"{run.path.name}, {_words(bits)}",
         )
         for bits in wanted

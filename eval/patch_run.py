@@ -192,7 +192,7 @@ def _opened(
     file = source.model_file(widths[0], settings.engine)
     if not file.is_file():
         raise InputError(
-            f"there is no {file}; make it with: qadtr export {source.path} --bits {widths[0]}"
+            f"there is no {file}; make it with: {source.export_command(widths, settings.engine)}"
         )
     with open_engine(settings.engine, file, threads=settings.threads) as engine:
         yield EngineNetwork(engine, widths[0], sha256_of(file))

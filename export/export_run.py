@@ -1,11 +1,10 @@
-"""The stage "export": one checkpoint → QONNX and an engine's file per bit-width, proved on the way.
+"""The stage "export": one checkpoint → a model file per target and bit-width, proved on the way.
 
-Beside each model file lie its certificate (``NAME.certificate.json``, as its schema says) and its
-provenance (``NAME.json``).
-
-A file reaches ``export/`` only after the engine has run it with integer kernels throughout (the
-certificate) and its codes and logits equalled the integer reference's (parity).  Both go to the
-run's records, with the file's SHA-256.
+A file reaches ``export/`` only after its proof. ONNX Runtime's: the engine has run it with integer
+kernels throughout (the certificate) and its codes and logits equalled the integer reference's
+(parity). The other targets': :mod:`export.target_proofs`. Proofs go to the run's records with the
+file's SHA-256; beside each model file lie its provenance (``NAME.json``), with the budget that a
+manifest states of it, and for ONNX Runtime its certificate (``NAME.certificate.json``).
 """
 
 from __future__ import annotations
@@ -23,9 +22,17 @@ from numpy.typing import NDArray
 from deploy.device.errors import InputError, NothingToEvaluate
 from deploy.device.files import sha256_of, write_json
 from deploy.device.records import write_record
+from export.budget import (
+    FLOAT_BUDGET,
+    Logits,
+    TargetBudget,
+    default_budget,
+    logits_in_batches,
+)
 from export.certificate import Certificate, certify, require_integer
 from export.exactness import Exactness, require_exact
-from export.fake_quantized import FakeQuantized
+from export.explanation import explain_qonnx
+from export.fake_quantized import FakeQuantized, network_logits
 from export.lowering import Lowered, lower, lower_float
 from export.parity import (
     DEFAULT_BUDGET,
@@ -36,6 +43,15 @@ from export.parity import (
     require_parity,
 )
 from export.qonnx_from_network import write_qonnx
+from export.target_proofs import (
+    BATCH,
+    TargetProof,
+    prove_float,
+    prove_qdq,
+    prove_qonnx,
+    require_proof,
+)
+from export.targets import NAMES, ONNXRUNTIME, QONNX_TARGET
 from training.networks import Network
 from training.quantizers import FLOAT
 from training.run_folder import RunFolder
@@ -45,34 +61,60 @@ logger = logging.getLogger(__name__)
 CERTIFIED_IMAGES = 8
 """Images that the certificate's profiled run sees; what they show does not matter."""
 
+LEAST_AGREEMENT = 1.0 - DEFAULT_BUDGET.prediction_flips
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSettings:
     """How to export.
 
-    ``storage``: "low-bit" or "int8" weights in the file (:mod:`export.storage`);
-    ``least_agreement``: share of the parity images that must have the class that the
-    fake-quantized network gives; ``code_flips``: largest share of one layer's codes that may
-    differ from its codes.  A network trained with ``exact = true`` may differ nowhere.
+    Attributes:
+        targets: names of :data:`export.targets.NAMES`.
+        storage: "low-bit" or "int8" weights in the file (:mod:`export.storage`); None: each
+            target's own default.
+        least_agreement: share of the images that must have the class that the fake-quantized
+            network gives; None: the target's own (:func:`export.budget.default_budget`).
+        code_flips: largest share of one layer's codes that may differ from the network's, of
+            ``onnxruntime``.
+        engine_logits: largest difference of a logit between an engine and the reference of a file
+            with a budget, as a share of the largest logit; None: the target's own.
+        engine_flips: share of the images that may have another class there; None: likewise.
+
+    A network trained with ``exact = true`` may differ nowhere from its all-integer and QONNX files,
+    nor from the reference of its ``qcdq`` file.
     """
 
-    storage: str = "low-bit"
-    least_agreement: float = 0.995
+    targets: tuple[str, ...] = (ONNXRUNTIME.name,)
+    storage: str | None = None
+    least_agreement: float | None = None
     code_flips: float = DEFAULT_BUDGET.code_flips
+    engine_logits: float | None = None
+    engine_flips: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportedModel:
-    """One exported file, what each rule did to each layer (``log``, a line per layer, the rule in
-    brackets), and what was proved of it (nothing for the float baseline)."""
+    """One exported file: what each rule did to each layer (``log``, a line per layer, the rule in
+    brackets), the guarantees that its graph keeps, and what was proved of it: a certificate and
+    parity for integers in ONNX Runtime, a ``proof`` with budgets for all else."""
 
     bits: int
+    target: str
     path: Path
     size_bytes: int
     log: tuple[str, ...]
-    certificate: Certificate | None
-    parity: Parity | None
+    guarantees: tuple[str, ...] = ()
+    certificate: Certificate | None = None
+    parity: Parity | None = None
     exactness: Exactness | None = None
+    proof: TargetProof | None = None
+
+    @property
+    def budget(self) -> dict[str, float] | None:
+        """What a manifest states of an engine of this file; None where no engine ran it."""
+        if self.parity is not None:
+            return {"max_logit_difference": 0.0, "max_flip_share": 0.0}
+        return None if self.proof is None else self.proof.manifest_budget()
 
 
 def export_run(
@@ -82,19 +124,24 @@ def export_run(
     settings: ExportSettings,
     provenance: Mapping[str, Any],
 ) -> list[ExportedModel]:
-    """Export a run at the given bit-widths (None: all that it has) for ONNX Runtime's CPU.
+    """Export a run at the given bit-widths (None: all that it has) for the given targets.
 
     Args:
-        images: uint8 N×3×H×W on which parity is checked; hold-out images, not test ones.
+        images: uint8 N×3×H×W on which the proofs are made; hold-out images, not test ones.
 
     Raises:
-        InputError: a bit-width that the network lacks; a damaged checkpoint.
+        InputError: a bit-width that the network lacks, an unknown target; a damaged checkpoint.
         NothingToEvaluate: there are no images.
-        LoweringError, CertificateError, ParityError: the export failed; the old file, if there
-            was one, is still in place.
+        EngineUnavailable: an engine that a proof needs is not installed.
+        LoweringError, CertificateError, ParityError, TargetProofError: the export failed; the old
+            file, if there was one, is still in place.
     """
     if len(images) == 0:
-        raise NothingToEvaluate("parity needs images, and there are none")
+        raise NothingToEvaluate("a proof needs images, and there are none")
+    unknown = sorted(set(settings.targets) - set(NAMES))
+    if unknown or not settings.targets:
+        named = ", ".join(unknown) or "none"
+        raise InputError(f"unknown target {named}; available: {', '.join(NAMES)}")
     network = run.load_network()
     wanted = tuple(bit_widths) if bit_widths else run.bit_widths
     for bits in wanted:
@@ -103,61 +150,164 @@ def export_run(
                 f"{run.path} has no bit-width {bits}; it was trained for "
                 f"{', '.join(map(str, run.bit_widths))}"
             )
-    return [_export(run, network, bits, images, settings, provenance) for bits in wanted]
+    made = []
+    for bits in wanted:
+        job = _Job(run=run, network=network, bits=bits, images=images, settings=settings)
+        made += [job.export(target, provenance) for target in dict.fromkeys(settings.targets)]
+    return made
 
 
-def _export(
-    run: RunFolder,
-    network: Network,
-    bits: int,
-    images: NDArray[np.uint8],
-    settings: ExportSettings,
-    provenance: Mapping[str, Any],
-) -> ExportedModel:
-    final = run.model_file(bits)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    qonnx = write_qonnx(network, bits, run.model_file(bits, "qonnx"))
-    with tempfile.TemporaryDirectory(prefix=".candidate-", dir=final.parent) as folder:
-        candidate = Path(folder) / final.name
-        certificate: Certificate | None = None
-        parity: Parity | None = None
-        exactness: Exactness | None = None
-        if bits == FLOAT:
-            lowered = lower_float(qonnx, candidate)
-        else:
-            lowered = lower(qonnx, candidate, storage=settings.storage)
-            if network.spec.exact:
-                exactness = require_exact(candidate)
-                logger.info("%d bits: %s", bits, exactness.summary())
-            certificate = require_integer(certify(candidate, images[:CERTIFIED_IMAGES]))
-            parity = require_parity(
-                check_parity(
-                    candidate,
-                    images,
-                    fake_quantized=FakeQuantized(network, bits),
-                    budget=budget_of(network, settings.least_agreement, settings.code_flips),
-                )
+@dataclass(kw_only=True)
+class _Job:
+    """One bit-width of a run."""
+
+    run: RunFolder
+    network: Network
+    bits: int
+    images: NDArray[np.uint8]
+    settings: ExportSettings
+    _logits: Logits | None = None
+
+    @property
+    def logits(self) -> Logits:
+        """What the network itself gives for the images, computed once for all targets."""
+        if self._logits is None:
+            self._logits = logits_in_batches(
+                lambda batch: network_logits(self.network, self.bits, batch), self.images, BATCH
             )
-        candidate.replace(final)
-    facts: dict[str, Any] = {"checkpoint_sha256": run.checkpoint_sha256, "bit_width": bits}
-    for kind, proof in (("certificate", certificate), ("parity", parity)):
-        if proof is not None:
-            write_record(run.records, kind, {**proof.to_json(), **facts}, provenance)
-            logger.info("%d bits: %s", bits, proof.summary())
-    if certificate is not None:
-        write_json(final.with_suffix(".certificate.json"), certificate.to_json())
-    if exactness is not None:
-        facts["exact"] = exactness.to_json()
-    _write_sidecar(final, qonnx, lowered, settings, facts, provenance)
-    return ExportedModel(
-        bits=bits,
-        path=final,
-        size_bytes=lowered.size_bytes,
-        log=lowered.log,
-        certificate=certificate,
-        parity=parity,
-        exactness=exactness,
-    )
+        return self._logits
+
+    def export(self, target: str, provenance: Mapping[str, Any]) -> ExportedModel:
+        """Write one target's file in a folder of its own, prove it there, put it in place."""
+        final = self.run.model_file(self.bits, target)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".candidate-", dir=final.parent) as folder:
+            qonnx = write_qonnx(
+                self.network,
+                self.bits,
+                Path(folder) / f"source-{self.bits}.onnx",
+                checkpoint_sha256=self.run.checkpoint_sha256,
+            )
+            model, storage = self._made(target, qonnx, Path(folder) / final.name)
+            facts = {"sha256": sha256_of(model.path), "qonnx_sha256": sha256_of(qonnx)}
+            model.path.replace(final)
+        model = replace(model, path=final)
+        self._record(model, {**facts, "storage": storage}, provenance)
+        return model
+
+    def _made(self, target: str, qonnx: Path, candidate: Path) -> tuple[ExportedModel, str | None]:
+        """The proved candidate and how its weights are stored (None: as float)."""
+        if target == QONNX_TARGET:
+            return self._qonnx(qonnx, candidate), None
+        if self.bits == FLOAT:
+            lowered = lower_float(qonnx, candidate, target=target)
+            proof = prove_float(target, candidate, self.images, self.logits, FLOAT_BUDGET)
+            return self._model(target, lowered, proof=require_proof(proof)), None
+        lowered = lower(qonnx, candidate, target=target, storage=self.settings.storage)
+        if target == ONNXRUNTIME.name:
+            return self._all_integer(lowered), lowered.storage
+        proof = prove_qdq(target, candidate, self.images, self.logits, self._budget(target))
+        return self._model(target, lowered, proof=require_proof(proof)), lowered.storage
+
+    def _all_integer(self, lowered: Lowered) -> ExportedModel:
+        exactness: Exactness | None = None
+        if self.network.spec.exact:
+            exactness = require_exact(lowered.path)
+            logger.info("%d bits: %s", self.bits, exactness.summary())
+        certificate = require_integer(certify(lowered.path, self.images[:CERTIFIED_IMAGES]))
+        agreement = self.settings.least_agreement
+        parity = check_parity(
+            lowered.path,
+            self.images,
+            fake_quantized=FakeQuantized(self.network, self.bits),
+            budget=budget_of(
+                self.network,
+                LEAST_AGREEMENT if agreement is None else agreement,
+                self.settings.code_flips,
+            ),
+        )
+        return self._model(
+            ONNXRUNTIME.name,
+            lowered,
+            certificate=certificate,
+            parity=require_parity(parity),
+            exactness=exactness,
+        )
+
+    def _qonnx(self, qonnx: Path, candidate: Path) -> ExportedModel:
+        proof = require_proof(
+            prove_qonnx(qonnx, self.images, self.logits, self._budget(QONNX_TARGET))
+        )
+        candidate.write_bytes(qonnx.read_bytes())
+        return ExportedModel(
+            bits=self.bits,
+            target=QONNX_TARGET,
+            path=candidate,
+            size_bytes=candidate.stat().st_size,
+            log=explain_qonnx(candidate),
+            proof=proof,
+        )
+
+    def _model(self, target: str, lowered: Lowered, **proofs: Any) -> ExportedModel:
+        return ExportedModel(
+            bits=self.bits,
+            target=target,
+            path=lowered.path,
+            size_bytes=lowered.size_bytes,
+            log=lowered.log,
+            guarantees=lowered.guarantees,
+            **proofs,
+        )
+
+    def _budget(self, target: str) -> TargetBudget:
+        exact = self.network.spec.exact and self.bits != FLOAT
+        budget = default_budget(target, self.bits, exact=exact)
+        settings = self.settings
+        engine, network = budget.engine, budget.network
+        if settings.engine_logits is not None:
+            engine = replace(engine, logits=settings.engine_logits)
+        if settings.engine_flips is not None:
+            engine = replace(engine, flips=settings.engine_flips)
+        if settings.least_agreement is not None and network.flips > 0.0:
+            network = replace(network, flips=1.0 - settings.least_agreement)
+        return TargetBudget(engine=engine, network=network)
+
+    def _record(
+        self, model: ExportedModel, files: Mapping[str, Any], provenance: Mapping[str, Any]
+    ) -> None:
+        facts: dict[str, Any] = {
+            "checkpoint_sha256": self.run.checkpoint_sha256,
+            "bit_width": self.bits,
+        }
+        proofs = (
+            ("certificate", model.certificate),
+            ("parity", model.parity),
+            ("target-proof", model.proof),
+        )
+        for kind, proof in proofs:
+            if proof is not None:
+                write_record(self.run.records, kind, {**proof.to_json(), **facts}, provenance)
+                logger.info("%s, %d bits: %s", model.target, self.bits, proof.summary())
+        if model.certificate is not None:
+            write_json(model.path.with_suffix(".certificate.json"), model.certificate.to_json())
+        if model.exactness is not None:
+            facts["exact"] = model.exactness.to_json()
+        write_json(
+            model.path.with_suffix(".json"),
+            {
+                "format": "qadtr-export",
+                "format_version": 1,
+                **facts,
+                "target": model.target,
+                **files,
+                "size_bytes": model.size_bytes,
+                "layers": list(model.log),
+                "guarantees": list(model.guarantees),
+                "budget": model.budget,
+                "proof": None if model.proof is None else model.proof.to_json(),
+                "provenance": dict(provenance),
+            },
+        )
 
 
 def budget_of(network: Network, least_agreement: float, code_flips: float) -> Budget:
@@ -172,28 +322,3 @@ def budget_of(network: Network, least_agreement: float, code_flips: float) -> Bu
     if network.spec.exact:
         return EXACT_BUDGET
     return replace(DEFAULT_BUDGET, code_flips=code_flips, prediction_flips=1.0 - least_agreement)
-
-
-def _write_sidecar(
-    final: Path,
-    qonnx: Path,
-    lowered: Lowered,
-    settings: ExportSettings,
-    facts: Mapping[str, Any],
-    provenance: Mapping[str, Any],
-) -> None:
-    write_json(
-        final.with_suffix(".json"),
-        {
-            "format": "qadtr-export",
-            "format_version": 1,
-            **facts,
-            "target": "onnxruntime",
-            "storage": settings.storage,
-            "sha256": lowered.sha256,
-            "size_bytes": lowered.size_bytes,
-            "qonnx_sha256": sha256_of(qonnx),
-            "layers": list(lowered.log),
-            "provenance": dict(provenance),
-        },
-    )

@@ -60,15 +60,21 @@ class FakeQuantized:
             for name, (module, scale) in self._places.items()
         ]
         try:
-            with self.network.at(self.bits):
-                device = next(self.network.parameters()).device
-                pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device).float()
-                pixels = pixels.contiguous(memory_format=torch.channels_last)
-                logits = self.network(pixels).cpu().numpy()
+            logits = network_logits(self.network, self.bits, images)
         finally:
             for hook in hooks:
                 hook.remove()
         return logits, codes
+
+
+@torch.no_grad()
+def network_logits(network: Network, bits: int, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Logits, float32 N×classes, of one batch, uint8 N×3×H×W, in evaluation at one bit-width."""
+    with network.at(bits):
+        device = next(network.parameters()).device
+        pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device).float()
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        return cast(NDArray[np.float32], network(pixels).cpu().numpy())
 
 
 def _places(network: Network) -> dict[str, tuple[nn.Module, Tensor]]:

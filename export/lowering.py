@@ -6,7 +6,7 @@ A lowered graph takes ``images`` as N×3×H×W bytes, uint8 or (TensorRT) int8 o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from onnx import TensorProto, helper
 from deploy.device.errors import InputError
 from deploy.device.files import sha256_of_bytes, write_atomic
 from export.graph_builder import GraphBuilder, model_bytes
+from export.origin import origin_of
 from export.passes.convolution import Affine, affine_of
 from export.passes.guarantee import require_guarantees
 from export.passes.layout import Layout
@@ -34,14 +35,16 @@ KEEP_CODES = ("MaxPool", *Layout.operators)
 
 @dataclass(frozen=True, kw_only=True)
 class Lowered:
-    """What the lowering wrote: the file, its SHA-256 and size, a line per layer, and the names of
-    the guarantees that were checked on the finished graph."""
+    """What the lowering wrote: the file, its SHA-256 and size, a line per layer, the names of the
+    guarantees that were checked on the finished graph, and how its weights are stored (None: as
+    float32)."""
 
     path: Path
     sha256: str
     size_bytes: int
     log: tuple[str, ...]
     guarantees: tuple[str, ...] = ()
+    storage: str | None = None
 
 
 @refuses_malformed
@@ -78,7 +81,8 @@ def lower(
         place = _place(node, context, logits)
         if place is not None:
             _apply(node, place, chosen, context)
-    return _finish(context.builder, source, out, tuple(context.log), chosen)
+    made = _finish(context.builder, source, out, tuple(context.log), chosen)
+    return replace(made, storage=storage)
 
 
 @refuses_malformed
@@ -232,6 +236,8 @@ def _finish(
     opset, model.ir_version = versions_for(model)
     model.opset_import[0].version = max(opset, target.opset)
     _rename(model, {image: IMAGES, logits: LOGITS})
+    if origin_of(source.model) is not None:
+        model.doc_string = source.model.doc_string
     guarantees = require_guarantees(
         target.guarantees if integer else (), model, f"the {target.name} graph of {source.path}"
     )

@@ -17,7 +17,10 @@ import onnx
 from numpy.typing import NDArray
 from qonnx.core import onnx_exec
 from qonnx.core.modelwrapper import ModelWrapper
+from qonnx.util.cleanup import cleanup_model
 
+from deploy.device.files import write_atomic
+from export.graph_builder import model_bytes
 from export.reading import read_model
 
 READABLE_IR_VERSION = 10
@@ -37,6 +40,18 @@ def _readable_models() -> Iterator[None]:
         yield
     finally:
         onnx_exec.qonnx_make_model = make_model
+
+
+def clean_qonnx(path: Path, out: Path) -> Path:
+    """Write to ``out`` what ``qonnx-cleanup`` makes of a QONNX file; returns ``out``.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    with _readable_models():
+        cleaned = cleanup_model(ModelWrapper(read_model(path)))
+    write_atomic(out, model_bytes(cleaned.model))
+    return out
 
 
 def execute_qonnx(path: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:

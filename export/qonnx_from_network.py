@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from deploy.device.files import write_atomic
 from export.graph_builder import QONNX, GraphBuilder, model_bytes
+from export.origin import origin_text
 from training.networks import Network
 from training.networks.inverted_residual import InvertedResidual, StreamUnit
 from training.networks.layers import part_name
@@ -51,9 +52,17 @@ def qonnx_from_network(network: Network, bits: int) -> onnx.ModelProto:
         return _Writer(network).write()
 
 
-def write_qonnx(network: Network, bits: int, path: Path) -> Path:
-    """Write :func:`qonnx_from_network` atomically; returns ``path``."""
-    write_atomic(path, model_bytes(qonnx_from_network(network, bits)))
+def write_qonnx(
+    network: Network, bits: int, path: Path, *, checkpoint_sha256: str | None = None
+) -> Path:
+    """Write :func:`qonnx_from_network` atomically; returns ``path``.
+
+    ``checkpoint_sha256`` is named in the file, and in what is lowered from it (export.origin).
+    """
+    model = qonnx_from_network(network, bits)
+    if checkpoint_sha256 is not None:
+        model.doc_string = origin_text(checkpoint_sha256)
+    write_atomic(path, model_bytes(model))
     return path
 
 

@@ -10,12 +10,13 @@ report.html
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from deploy.device.errors import InputError
+from deploy.engine import target_of
 from training.checkpoint import load_network, read_sidecar
 from training.data import ImageSet, load_images
 from training.networks import Network
@@ -95,9 +96,17 @@ class RunFolder:
         """The folder of the run's records."""
         return self.path / "records"
 
-    def model_file(self, bits: int, target: str = "onnxruntime") -> Path:
-        """Where the export for one engine at one bit-width is, once it has been made."""
-        return self.path / "export" / f"{target}-{bits}.onnx"
+    def model_file(self, bits: int, engine: str = "onnxruntime") -> Path:
+        """Where the file for an engine, or of a target, at one bit-width is, once it is made."""
+        return self.path / "export" / f"{target_of(engine)}-{bits}.onnx"
+
+    def export_command(self, bit_widths: Sequence[int], engine: str = "onnxruntime") -> str:
+        """What to type to make these files; at no bit-width: all of them."""
+        words = ["qadtr export", str(self.path)]
+        if bit_widths:
+            words += ["--bits", *map(str, bit_widths)]
+        target = target_of(engine)
+        return " ".join(words if target == "onnxruntime" else [*words, "--target", target])
 
     def load_network(self) -> Network:
         """The network in evaluation mode; errors as `training.checkpoint.load_network`."""

@@ -330,7 +330,7 @@ def _patch_set(task: _Task, searched: Searched, widths: tuple[int, ...]) -> Patc
 
 def _evaluated(task: _Task, patch_set: PatchSet, bits: int) -> EvaluationRecord:
     run, settings = task.run, task.settings
-    file = run.model_file(bits)
+    file = run.model_file(bits, settings.engine)
     exported = file.is_file()
     opened = open_engine(settings.engine, file) if exported else nullcontext()
     with opened as engine:

@@ -113,7 +113,7 @@ class EvaluationJob:
                 progress=False,
             )
             return
-        file = run.model_file(self.bits)
+        file = run.model_file(self.bits, self.engine)
         with open_engine(self.engine, file, threads=self.threads) as engine:
             evaluate_model(
                 engine,
@@ -212,7 +212,7 @@ def _bits_for(run: RunFolder, wanted: tuple[int, ...] | None, engine: str) -> tu
     if engine == TORCH:
         _require_bits(run, wanted or ())
         return run.bit_widths if wanted is None else wanted
-    exported = tuple(bits for bits in run.bit_widths if run.model_file(bits).is_file())
+    exported = tuple(bits for bits in run.bit_widths if run.model_file(bits, engine).is_file())
     chosen = exported if wanted is None else wanted
     missing = [bits for bits in chosen if bits not in exported]
     if missing or not chosen:
@@ -220,6 +220,6 @@ def _bits_for(run: RunFolder, wanted: tuple[int, ...] | None, engine: str) -> tu
         asked = f" at {', '.join(map(str, missing))} bits" if missing else ""
         raise InputError(
             f"{run.path} has no exported model{asked} (exported: {there}); make it with: "
-            f"qadtr export {run.path}"
+            f"{run.export_command(missing, engine)}"
         )
     return chosen

@@ -192,7 +192,7 @@ def _model(run: RunFolder, bits: int, engine: str) -> PixelModel:
         file = run.model_file(bits, engine)
         if not file.is_file():
             raise InputError(
-                f"there is no {file}; make it with: qadtr export {run.path} --bits {bits}"
+                f"there is no {file}; make it with: {run.export_command([bits], engine)}"
             )
         digest = sha256_of(file)
     return PixelModel(

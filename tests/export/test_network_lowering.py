@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -26,10 +27,10 @@ CASES = [
 ]
 
 
-def network(name: str, *bit_widths: int) -> Network:
-    """With positive, negative and zero BatchNorm gains."""
+def network(name: str, *bit_widths: int, **settings: Any) -> Network:
+    """With positive, negative and zero BatchNorm gains; ``settings`` of the spec."""
     generator = torch.Generator().manual_seed(0)
-    spec = NetworkSpec(name=name, classes=10, input_size=32, bit_widths=bit_widths)
+    spec = NetworkSpec(name=name, classes=10, input_size=32, bit_widths=bit_widths, **settings)
     built = build_network(spec, generator)
     with torch.no_grad():
         for module in built.modules():

@@ -1,0 +1,221 @@
+"""The proof that a file of a target with a budget must pass before it is put in place.
+
+========  ==============================================================================
+target    what must hold
+========  ==============================================================================
+tensorrt  ONNX Runtime, running the file's Q/DQ operators, within a budget of the file's numpy
+          reference; that reference within a budget of the fake-quantized network
+qcdq      the same in ONNX Runtime and in OpenVINO; ``onnx.checker``
+qonnx     the ``qonnx`` package's executor within a budget of the fake-quantized network, equal for
+          an exact one; the same numbers again after ``qonnx-cleanup``
+========  ==============================================================================
+
+The all-integer file has a stronger one: certificate and parity. At 32 bits every target's file is
+held to the float network. What a target promises of its graph is checked before (the guarantees).
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from deploy.device.engine_protocol import Engine
+from deploy.device.errors import QadtrError
+from deploy.device.files import sha256_of
+from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
+from deploy.openvino_engine import OpenVinoEngine
+from export.budget import (
+    EQUAL,
+    Departure,
+    DepartureBudget,
+    Logits,
+    TargetBudget,
+    departure,
+    logits_in_batches,
+)
+from export.parity_probe import run_batch
+from export.qonnx_execution import clean_qonnx, execute_qonnx
+from export.reading import graph_inputs, read_model
+from export.reference.qdq import QdqReference
+from export.signed_images import write_with_bytes
+
+FORMAT_VERSION = 1
+NETWORK = "the fake-quantized network"
+FLOAT_NETWORK = "the float network"
+REFERENCE = "the numpy reference of the file"
+BATCH = 16
+QONNX_IMAGES = 8
+"""Images that ``qonnx`` runs: its executor takes one at a time, and a new session for each node."""
+
+
+class TargetProofError(QadtrError):
+    """A file is further from what it must compute than its budget allows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetProof:
+    """What was found of one file.
+
+    Attributes:
+        target: its target.
+        model_sha256: of its bytes.
+        checks: names of what was checked besides, each passed.
+        departures: engines and references, compared.
+    """
+
+    target: str
+    model_sha256: str
+    checks: tuple[str, ...]
+    departures: tuple[Departure, ...]
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """Why it is none, a sentence each; empty when it is one."""
+        return tuple(text for one in self.departures for text in one.failures)
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything is within its budget."""
+        return not self.failures
+
+    def manifest_budget(self) -> dict[str, float] | None:
+        """What a manifest states of an engine of this file: the largest difference of a logit from
+        the file's reference, absolute, and the share of flips; None where no engine ran."""
+        engines = [one for one in self.departures if one.held_to == REFERENCE]
+        if not engines:
+            return None
+        return {
+            "max_logit_difference": max(one.allowed_difference or 0.0 for one in engines),
+            "max_flip_share": max(one.budget.flips for one in engines),
+        }
+
+    def summary(self) -> str:
+        """A line for each comparison."""
+        lines = [one.summary() for one in self.departures]
+        if self.checks:
+            lines.append(f"checked: {', '.join(self.checks)}")
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, with a format version."""
+        return {
+            "format_version": FORMAT_VERSION,
+            "target": self.target,
+            "model_sha256": self.model_sha256,
+            "ok": self.ok,
+            "checks": list(self.checks),
+            "departures": [one.to_json() for one in self.departures],
+            "failures": list(self.failures),
+        }
+
+
+def require_proof(proof: TargetProof) -> TargetProof:
+    """Give ``proof`` back if it is one.
+
+    Raises:
+        TargetProofError: with all failures.
+    """
+    if not proof.ok:
+        raise TargetProofError(f"{proof.target}: " + "; ".join(proof.failures))
+    return proof
+
+
+OpenEngine = Callable[[Path], Engine]
+ENGINES: Mapping[str, tuple[OpenEngine, ...]] = {
+    "tensorrt": (OnnxRuntimeEngine,),
+    "qcdq": (OnnxRuntimeEngine, OpenVinoEngine),
+}
+"""By target, the engines that its file must run in here. TensorRT itself needs a GPU."""
+
+
+def prove_qdq(
+    target: str, path: Path, images: NDArray[np.uint8], network: Logits, budget: TargetBudget
+) -> TargetProof:
+    """Prove a Q/DQ file.
+
+    Args:
+        target: "tensorrt" or "qcdq".
+        path: the file.
+        images: uint8 N×3×H×W.
+        network: float32 N×classes, what the fake-quantized network gives for them.
+        budget: what is allowed.
+
+    Raises:
+        EngineUnavailable: an engine is not installed.
+        InputError, UnsupportedGraph: the file is damaged or not of this project.
+    """
+    reference = QdqReference(path, batch_size=BATCH).run(images)
+    checks: tuple[str, ...] = ()
+    if target == "qcdq":
+        onnx.checker.check_model(read_model(path), full_check=True)
+        checks = ("onnx.checker, full",)
+    ran = _in_engines(path, images, ENGINES[target])
+    return TargetProof(
+        target=target,
+        model_sha256=sha256_of(path),
+        checks=checks,
+        departures=(
+            *(departure(one, (REFERENCE, reference), budget.engine) for one in ran),
+            departure((REFERENCE, reference), (NETWORK, network), budget.network),
+        ),
+    )
+
+
+def prove_qonnx(
+    path: Path, images: NDArray[np.uint8], network: Logits, budget: TargetBudget
+) -> TargetProof:
+    """Prove a QONNX file, on the first images only; arguments as :func:`prove_qdq`.
+
+    The cleaned file must give the same numbers as the file, without a budget.
+    """
+    few, held_to = images[:QONNX_IMAGES], network[:QONNX_IMAGES]
+    executor = "the qonnx executor"
+    ours = execute_qonnx(path, few)
+    with tempfile.TemporaryDirectory(prefix="qadtr-qonnx-") as folder:
+        cleaned = execute_qonnx(clean_qonnx(path, Path(folder) / "clean.onnx"), few)
+    return TargetProof(
+        target="qonnx",
+        model_sha256=sha256_of(path),
+        checks=(),
+        departures=(
+            departure((executor, ours), (NETWORK, held_to), budget.network),
+            departure(("the file after qonnx-cleanup", cleaned), (executor, ours), EQUAL),
+        ),
+    )
+
+
+def prove_float(
+    target: str, path: Path, images: NDArray[np.uint8], network: Logits, budget: DepartureBudget
+) -> TargetProof:
+    """Prove a file of 32 bits of any target: ONNX Runtime against the float network."""
+    (ran,) = _in_engines(path, images, (OnnxRuntimeEngine,))
+    return TargetProof(
+        target=target,
+        model_sha256=sha256_of(path),
+        checks=(),
+        departures=(departure(ran, (FLOAT_NETWORK, network), budget),),
+    )
+
+
+def _in_engines(
+    path: Path, images: NDArray[np.uint8], engines: tuple[OpenEngine, ...]
+) -> list[tuple[str, Logits]]:
+    found = []
+    with tempfile.TemporaryDirectory(prefix="qadtr-engine-") as folder:
+        kind = graph_inputs(read_model(path))[0].type.tensor_type.elem_type
+        if kind == onnx.TensorProto.INT8:
+            path = write_with_bytes(path, Path(folder) / "bytes.onnx")
+        for open_engine in engines:
+            with open_engine(path) as engine:
+                step = engine.batch_size or BATCH
+                logits = logits_in_batches(partial(run_batch, engine), images, step)
+                found.append((engine.name, logits))
+    return found

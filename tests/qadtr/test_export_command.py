@@ -1,0 +1,129 @@
+"""`qadtr export --target`: several targets at once, each put in place after its own proof."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+
+from deploy.device.files import sha256_of
+from deploy.device.records import read_records
+from export.origin import origin_of
+from export.reading import read_model
+from qadtr.__main__ import main
+from training.run_folder import RunFolder
+
+pytestmark = pytest.mark.slow
+
+TARGETS = ("onnxruntime", "tensorrt", "qcdq", "qonnx")
+
+
+@pytest.fixture(scope="module")
+def run(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the run with all its targets; read it only."""
+    folder = Path(shutil.copytree(trained, tmp_path_factory.mktemp("targets") / "run"))
+    shutil.rmtree(folder / "export", ignore_errors=True)
+    words = ["export", str(folder), "--images", "24", "--target", *TARGETS]
+    assert main(words) == 0
+    return folder
+
+
+def test_each_file_has_its_proof_and_its_budget_beside_it(run: Path) -> None:
+    records = read_records(run / "records", "target-proof")
+    proved = {record["payload"]["model_sha256"] for record in records}
+    for target in TARGETS:
+        for bits in (32, 4):
+            path = run / "export" / f"{target}-{bits}.onnx"
+            sidecar = json.loads(path.with_suffix(".json").read_text())
+            assert (sidecar["target"], sidecar["bit_width"]) == (target, bits)
+            assert sidecar["sha256"] == sha256_of(path)
+            model = read_model(path)
+            assert origin_of(model) == RunFolder.open(run).checkpoint_sha256
+            assert not model.metadata_props
+            if (target, bits) == ("onnxruntime", 4):
+                assert sidecar["budget"] == {"max_logit_difference": 0.0, "max_flip_share": 0.0}
+                continue
+            assert sidecar["sha256"] in proved
+            assert sidecar["proof"]["ok"] is True
+            for one in sidecar["proof"]["departures"]:
+                allowed = one["allowed_difference"]
+                assert allowed is None or one["largest_difference"] <= allowed
+                assert one["flips"] <= one["budget"]["flips"] * one["images"]
+            with_engine = target in ("tensorrt", "qcdq") and bits == 4
+            assert (sidecar["budget"] is not None) == with_engine
+            if with_engine:
+                assert sidecar["budget"]["max_logit_difference"] > 0.0
+                assert sidecar["guarantees"][-1] == "quantized operands"
+    assert not [path for path in (run / "export").iterdir() if path.name.startswith(".")]
+
+
+def test_another_process_writes_the_same_bytes(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "elsewhere"
+    copy.mkdir()
+    for name in ("checkpoint.safetensors", "checkpoint.json"):
+        shutil.copy(run / name, copy)
+    threads = "2" if os.environ.get("OMP_NUM_THREADS") == "1" else "1"
+    subprocess.run(
+        [sys.executable, "-m", "qadtr", "export", str(copy), "--images", "24", "--bits", "4",
+         "--target", *TARGETS],
+        check=True, timeout=300, capture_output=True,
+        env={**os.environ, "PYTHONHASHSEED": "12345", "OMP_NUM_THREADS": threads},
+    )  # fmt: skip
+    for target in TARGETS:
+        name = f"export/{target}-4.onnx"
+        assert sha256_of(copy / name) == sha256_of(run / name)
+
+
+def test_explain_tells_of_every_target(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["export", str(run), "--images", "8", "--bits", "4", "--explain"]
+    assert main([*words, "--least-agreement", "0.8", "--target", *TARGETS]) == 0
+    parts = capsys.readouterr().out.split(str(run))[1:]
+    assert len(parts) == len(TARGETS)
+    wanted = {
+        "onnxruntime": ("QLinearConv, 4-bit weights", "[convolution]"),
+        "tensorrt": ("the whole graph: symmetric int8 [guarantee]", "codes 0…127"),
+        "qcdq": ("openvino-cpu against the numpy reference", "checked: onnx.checker, full"),
+        "qonnx": ("block0.first: Quant, 4 bits, codes 0…15", "the file after qonnx-cleanup"),
+    }
+    for part, target in zip(parts, TARGETS, strict=True):
+        assert part.startswith(f"/export/{target}-4.onnx")
+        for text in wanted[target]:
+            assert text in part
+
+
+def test_a_file_over_its_budget_is_not_put_in_place(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "run"
+    copy.mkdir()
+    for name in ("checkpoint.safetensors", "checkpoint.json"):
+        shutil.copy(run / name, copy)
+    words = ["export", str(copy), "--images", "24", "--bits", "4", "--target", "tensorrt"]
+    assert main([*words, "--least-agreement", "1", "--engine-logits", "0"]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("qadtr: tensorrt: ")
+    assert "the budget is" in line
+    assert not list((copy / "export").iterdir())
+    assert main([*words, "cuda"]) == 2
+    assert "unknown target cuda; available: onnxruntime" in capsys.readouterr().err
+    assert main([*words, "--storage", "low-bit"]) == 2
+    assert "unknown storage 'low-bit' for the target tensorrt" in capsys.readouterr().err
+
+
+def test_int8_storage_serves_runtimes_that_know_no_low_bits(run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    words = ["export", str(copy), "--images", "8", "--bits", "4", "--storage", "int8"]
+    assert main([*words, "--least-agreement", "0.8"]) == 0
+    model = onnx.load(copy / "export" / "onnxruntime-4.onnx")
+    # What ONNX Runtime 1.9 reads (2021).
+    assert model.ir_version <= 8
+    assert {(one.domain, one.version) for one in model.opset_import} == {
+        ("", 13), ("com.microsoft", 1),
+    }  # fmt: skip
+    assert "Cast" not in {node.op_type for node in model.graph.node}
