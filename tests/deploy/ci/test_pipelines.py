@@ -1,0 +1,354 @@
+"""The Action's and the GitLab template's steps in bash, on real bundles: codes, reports, text."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from deploy.device.bundle_reading import checksums_text
+from deploy.device.command import main as validate
+from deploy.device.json_schema import load_schema
+from deploy.device.signature import sign as sign_bytes
+from deploy.device.stored_zip import write_stored_zip
+from tests.deploy.ci.pipelines import (
+    ACTION,
+    GITHUB_EXPRESSION,
+    GITLAB,
+    GITLAB_INPUT,
+    ROOT,
+    Finished,
+    bash,
+    clean_environment,
+    gitlab_job,
+    run_action,
+    run_gitlab,
+)
+from tests.deploy.device.conftest import rehashed
+from tests.deploy.device.test_report_forms import SARIF, check_junit
+
+jsonschema: Any = pytest.importorskip("jsonschema")
+REPORTS = "qadtr-reports"
+HERE = {"python": sys.executable, "install": "false"}
+"""The packages that this environment has; one test below installs them."""
+
+PINS = dict(
+    line.split("==")
+    for line in (ROOT / "constraints.txt").read_text().splitlines()
+    if "==" in line and not line.startswith("#")
+)
+Pipeline = Callable[..., Finished]
+
+
+@pytest.fixture
+def folder(files: dict[str, bytes], tmp_path: Path) -> Path:
+    write_stored_zip(tmp_path / "model.qbundle", files)
+    return tmp_path
+
+
+@pytest.fixture(params=["GitHub", "GitLab"])
+def pipeline(request: pytest.FixtureRequest, validator: Path) -> Pipeline:
+    if request.param == "GitHub":
+        return lambda folder, **given: run_action(folder, **(HERE | given))
+    return lambda folder, **given: run_gitlab(
+        folder, **(HERE | {"validator": str(validator)} | given)
+    )
+
+
+def reports(folder: Path) -> dict[str, Any]:
+    """The report, once all its forms fit their schemas."""
+    place = folder / REPORTS
+    report: dict[str, Any] = json.loads((place / "report.json").read_text())
+    jsonschema.validate(report, load_schema("validation-report-1"))
+    jsonschema.validate(json.loads((place / "gate.sarif").read_text()), SARIF)
+    check_junit((place / "junit.xml").read_bytes())
+    title = {0: "PASS", 1: "FAIL", 2: "ERROR", 3: "UNDECIDED"}[report["exit_code"]]
+    assert (place / "summary.md").read_text().startswith(f"## {title}: ")
+    return report
+
+
+def make_keys(folder: Path) -> None:
+    """docs/bundle.md's two commands."""
+    for words in (
+        "genpkey -algorithm ed25519 -out key.pem",
+        "pkey -in key.pem -pubout -out key.pub",
+    ):
+        subprocess.run(["openssl", *words.split()], cwd=folder, check=True, capture_output=True)
+
+
+def sign(bundle: Path, key: Path, out: Path) -> None:
+    """Write a bundle's signed twin."""
+    with zipfile.ZipFile(bundle) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    signature = sign_bytes(parts["manifest.json"], key)
+    checksums = checksums_text(parts["manifest.json"], signature)
+    write_stored_zip(out, parts | {"manifest.sig": signature, "manifest.sha256": checksums})
+
+
+@pytest.mark.parametrize(
+    ("code", "outcome", "given"),
+    [
+        (0, "pass", {}),
+        (0, "pass", {"quick": "true", "threads": "2", "min_clean": "0.6", "max_drift": "0.2"}),
+        (1, "fail", {"max_asr": "0.0001"}),
+        (3, "undecided", {"max_asr": "0.02"}),
+    ],
+)
+def test_a_gate(
+    code: int, outcome: str, given: dict[str, str], folder: Path, pipeline: Pipeline
+) -> None:
+    done = pipeline(folder, bundle="model.qbundle", **given)
+    assert done.code == code, done.log
+    report = reports(folder)
+    assert report["exit_code"] == code
+    assert report["quick"] is (given.get("quick") == "true")
+    if "max_asr" in given:
+        assert report["thresholds"]["max_asr"]["value"] == float(given["max_asr"])
+    if done.outputs:  # GitLab has none
+        assert done.outputs == {"exit-code": str(code), "outcome": outcome, "reports": REPORTS}
+        assert done.summary == (folder / REPORTS / "summary.md").read_text()
+        assert ("::error title=" in done.log) is bool(code)
+
+
+def test_a_damaged_bundle_is_2(folder: Path, pipeline: Pipeline) -> None:
+    bundle = folder / "model.qbundle"
+    bundle.write_bytes(bundle.read_bytes()[:-9])
+    done = pipeline(folder, bundle="model.qbundle")
+    assert done.code == 2, done.log
+    assert reports(folder)["outcome"] == "error"
+
+
+@pytest.mark.parametrize(
+    "given", [{"max_asr": "30%"}, {"threads": ""}, {"min_clean": "0.5 --max-asr=1"}]
+)
+def test_wrong_usage_is_4_and_leaves_no_old_report(
+    given: dict[str, str], folder: Path, pipeline: Pipeline
+) -> None:
+    assert pipeline(folder, bundle="model.qbundle").code == 0
+    assert pipeline(folder, bundle="model.qbundle", **given).code == 4
+    assert not (folder / REPORTS / "report.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "code"),
+    [({"quick": "yes"}, 4), ({"install": "yes"}, 4), ({"python": "no-such-python"}, 2)],
+)
+def test_inputs_that_the_action_does_not_take(
+    given: dict[str, str], code: int, folder: Path
+) -> None:
+    done = run_action(folder, bundle="model.qbundle", **(HERE | given))
+    assert done.code == code, done.log
+
+
+def test_a_missing_validator_is_2(folder: Path, pipeline: Pipeline) -> None:
+    assert pipeline(folder, bundle="model.qbundle", validator="none.pyz").code == 2
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_a_required_signature(signed: bool, folder: Path, pipeline: Pipeline) -> None:
+    make_keys(folder)
+    if signed:
+        sign(folder / "model.qbundle", folder / "key.pem", folder / "model.qbundle")
+    done = pipeline(folder, bundle="model.qbundle", public_key="key.pub")
+    assert done.code == (0 if signed else 2), done.log
+
+
+def test_the_bundles_own_validator_is_never_run(
+    folder: Path, files: dict[str, bytes], pipeline: Pipeline
+) -> None:
+    liar = b"print('PASS (exit code 0)')"
+    swapped = rehashed(files | {"__main__.py": liar, "validate.pyz": liar})
+    write_stored_zip(folder / "model.qbundle", swapped)
+    done = pipeline(folder, bundle="model.qbundle", max_asr="0.0001")
+    assert done.code != 0, done.log
+
+
+def test_a_commit_that_raises_the_attack_success_rate_fails(
+    before_and_after: tuple[Path, Path], tmp_path: Path, pipeline: Pipeline
+) -> None:
+    before, after = before_and_after
+    made = ["--json", str(tmp_path / "baseline.json"), "--junit", str(tmp_path / "b.xml")]
+    assert validate([str(before), *made]) == 0
+    same = pipeline(tmp_path, bundle=str(before), baseline="baseline.json")
+    assert same.code == 0, same.log
+    # Under its threshold, so that only the comparison can find it.
+    assert pipeline(tmp_path, bundle=str(after)).code == 0
+    worse = pipeline(tmp_path, bundle=str(after), baseline="baseline.json")
+    assert worse.code == 1, worse.log
+    found = json.loads((tmp_path / REPORTS / "comparison.json").read_text())
+    assert [one.partition(" of ")[0] for one in found["worse"]] == ["ASR"]
+    assert reports(tmp_path)["exit_code"] == 0
+    if worse.outputs:
+        assert worse.outputs["outcome"] == "fail"
+        assert "    significantly worse" in worse.summary
+    # And the gate alone, where the threshold is between the two.
+    rates = [found["patches"][0][f"asr_{which}"]["value"] for which in ("old", "new")]
+    limit = f"{sum(rates) / 2:.3f}"
+    assert pipeline(tmp_path, bundle=str(before), max_asr=limit).code == 0
+    assert pipeline(tmp_path, bundle=str(after), max_asr=limit).code == 1
+
+
+def test_a_baseline_of_other_images_is_2(
+    before_and_after: tuple[Path, Path], folder: Path, pipeline: Pipeline
+) -> None:
+    made = ["--json", str(folder / "baseline.json"), "--junit", str(folder / "b.xml")]
+    assert validate([str(folder / "model.qbundle"), *made]) == 0
+    text = (folder / "baseline.json").read_text().replace("0" * 64, "1" * 64)
+    (folder / "baseline.json").write_text(text)
+    assert pipeline(folder, bundle="model.qbundle", baseline="baseline.json").code == 2
+
+
+# ------------------------------------------------------------------ the page's examples
+
+
+def yaml_blocks() -> list[Any]:
+    page = (ROOT / "docs" / "ci.md").read_text()
+    return [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)]
+
+
+def test_the_examples_of_the_page(
+    before_and_after: tuple[Path, Path], validator: Path, tmp_path: Path
+) -> None:
+    github, gitlab = yaml_blocks()
+    step = github["jobs"]["gate"]["steps"][-1]
+    included = gitlab["include"][0]
+    assert (ROOT / included["file"].lstrip("/")) == GITLAB
+    gate = tmp_path / "gate"
+    gate.mkdir()
+    shutil.copy(validator, gate / "validate.pyz")
+    make_keys(tmp_path)
+    shutil.move(tmp_path / "key.pub", gate / "key.pub")
+    made = ["--json", str(gate / "baseline.json"), "--junit", str(tmp_path / "b.xml")]
+    assert validate([str(before_and_after[0]), *made]) == 0
+    for bundle, code in zip(before_and_after, (0, 1), strict=True):
+        sign(bundle, tmp_path / "key.pem", tmp_path / "model.qbundle")
+        with_ = {name.replace("-", "_"): value for name, value in step["with"].items()}
+        assert run_action(tmp_path, **(HERE | with_)).code == code
+        inputs = {name.replace("-", "_"): value for name, value in included["inputs"].items()}
+        assert run_gitlab(tmp_path, **(HERE | inputs)).code == code
+
+
+def test_the_commands_of_the_page(validator: Path, folder: Path) -> None:
+    page = (ROOT / "docs" / "ci.md").read_text()
+    install, gate, compare = "".join(re.findall(r"```bash\n(.*?)```", page, re.DOTALL)).splitlines()
+    for name in ("numpy", "onnxruntime"):
+        assert f"{name}=={PINS[name]}" in install.split()
+    shutil.copy(validator, folder / "validate.pyz")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = clean_environment(folder) | {"PATH": path}
+    code, said = bash(gate, folder, environment)
+    assert (code, (folder / "gate.sarif").is_file()) == (0, True), said
+    (folder / "old").mkdir()
+    shutil.copy(folder / "report.json", folder / "old" / "report.json")
+    code, said = bash(compare, folder, environment)
+    assert code == 0, said
+
+
+# ------------------------------------------------------------------ nothing is run but the gate
+
+
+def test_no_input_is_expanded_into_a_script() -> None:
+    action = yaml.safe_load(ACTION.read_text())
+    for step in action["runs"]["steps"]:
+        assert "${{" not in step.get("run", "")
+    _, template = yaml.safe_load_all(GITLAB.read_text())
+    (job,) = template.values()
+    assert all("$[[" not in line for line in job["script"])
+
+
+def test_every_input_is_used_and_every_name_is_an_input() -> None:
+    action = yaml.safe_load(ACTION.read_text())
+    text = ACTION.read_text()
+    used = {name for name in GITHUB_EXPRESSION.findall(text) if name.startswith("inputs.")}
+    used |= {"inputs.upload-sarif"}  # in an `if`
+    assert used == {f"inputs.{name}" for name in action["inputs"]}
+    spec, _ = yaml.safe_load_all(GITLAB.read_text())
+    assert set(GITLAB_INPUT.findall(GITLAB.read_text())) == set(spec["spec"]["inputs"])
+
+
+@pytest.mark.parametrize("name", ["a b$(touch pwned)'\"`touch pwned`;touch pwned.qbundle", "-q"])
+def test_a_name_is_a_name(
+    name: str, files: dict[str, bytes], tmp_path: Path, pipeline: Pipeline
+) -> None:
+    write_stored_zip(tmp_path / name, files)
+    done = pipeline(tmp_path, bundle=name)
+    assert done.code == 0, done.log
+    assert not list(tmp_path.rglob("*pwned"))
+    assert reports(tmp_path)["bundle"]["file"] == name
+
+
+def test_what_a_bundle_prints_is_no_command_of_the_runner(
+    files: dict[str, bytes], tmp_path: Path
+) -> None:
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["name"] = "##[add-mask]a\n::add-mask::a"
+
+    write_stored_zip(tmp_path / "model.qbundle", rehashed(files, change))
+    log = run_action(tmp_path, bundle="model.qbundle", **HERE).log.splitlines()
+    (start,) = [i for i, line in enumerate(log) if line.startswith("::stop-commands::")]
+    end = log.index(f"::{log[start].removeprefix('::stop-commands::')}::")
+    named = [i for i, line in enumerate(log) if "add-mask" in line]
+    assert named
+    assert all(start < i < end for i in named)
+
+
+# ------------------------------------------------------------------ the files themselves
+
+
+def schema_check(name: str, file: Path) -> None:
+    words = ["-m", "check_jsonschema", "--builtin-schema", f"vendor.{name}", str(file)]
+    done = subprocess.run(
+        [sys.executable, *words], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_action_fits_the_schema_of_actions() -> None:
+    schema_check("github-actions", ACTION)
+
+
+def test_the_template_fits_the_schema_of_gitlab(tmp_path: Path) -> None:
+    name, job = gitlab_job(bundle="model.qbundle", validator="validate.pyz")
+    filled = tmp_path / ".gitlab-ci.yml"
+    filled.write_text(yaml.safe_dump({name: job}))
+    schema_check("gitlab-ci", filled)
+    header = next(iter(yaml.safe_load_all(GITLAB.read_text())))
+    filled.write_text(yaml.safe_dump(header))
+    schema_check("gitlab-ci", filled)
+
+
+def test_the_pins_are_those_of_the_project() -> None:
+    action = yaml.safe_load(ACTION.read_text())["inputs"]
+    template = next(iter(yaml.safe_load_all(GITLAB.read_text())))["spec"]["inputs"]
+    for name in ("numpy", "onnxruntime", "cryptography"):
+        assert action[name]["default"] == template[name]["default"] == PINS[name]
+
+
+def test_the_packages_are_installed_from_the_configured_index(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    wanted = [f"{name}=={metadata.version(name)}" for name in ("numpy", "onnxruntime")]
+    wheels = tmp_path_factory.mktemp("wheels")
+    words = ["download", "--quiet", "--only-binary=:all:", "--dest", str(wheels), *wanted]
+    reached = subprocess.run(
+        [sys.executable, "-m", "pip", *words], capture_output=True, text=True, check=False
+    )
+    if reached.returncode:
+        pytest.skip(f"no package index here: {reached.stderr.strip().splitlines()[-1]}")
+    done = run_action(folder, bundle="model.qbundle", python=sys.executable)
+    assert done.code == 0, done.log
+    environment = folder / "runner temp" / "qadtr-gate"
+    here = sorted(path.name for path in environment.glob("lib/*/site-packages/*.dist-info"))
+    assert {"numpy", "onnxruntime", "pip"} <= {name.partition("-")[0] for name in here}
+    assert not {"torch", "onnx", "qadtr"} & {name.partition("-")[0] for name in here}
