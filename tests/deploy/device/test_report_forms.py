@@ -151,7 +151,7 @@ def test_the_subset_finds_mistakes(spoil: Callable[[dict[str, Any]], object]) ->
     [
         (b"<testcase ", b"<test "),
         (b'classname="qadtr"', b""),
-        (b'time="', b'time="-'),
+        (b'time="', b'time="-1'),
         (b' type="error"', b' kind="error"'),
         (b'errors="1"', b'errors="one"'),
         (b'timestamp="', b'timestamp="on '),
