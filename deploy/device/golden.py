@@ -43,9 +43,14 @@ class GoldenResult:
         }
 
 
-def run_all(engine: Engine, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return the logits, float32 N×C, of images uint8 N×3×H×W; a fixed batch size is filled up."""
-    step = engine.batch_size or len(images)
+def run_all(
+    engine: Engine, images: NDArray[np.uint8], batch_size: int | None = None
+) -> NDArray[np.float32]:
+    """Return the logits, float32 N×C, of images uint8 N×3×H×W; a fixed batch size is filled up.
+
+    ``batch_size`` images go in one call, all where None.
+    """
+    step = engine.batch_size or batch_size or len(images)
     parts = []
     for start in range(0, len(images), step):
         batch = images[start : start + step]

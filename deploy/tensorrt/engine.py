@@ -1,0 +1,264 @@
+"""The engines "tensorrt" and "tensorrt-rtx": an ONNX file of the target ``tensorrt`` on a GPU.
+
+Never run on hardware (:data:`deploy.tensorrt.builder.NEVER_RUN`): each engine says so when it is
+opened, and so does a validation's report.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..device.errors import InputError, UsageError
+from ..device.files import read_bytes
+from ..device.golden import run_all
+from ..device.images import INPUT_ZERO_POINT, check_images
+from .batches import BatchRunner, Enqueue
+from .bindings import TENSORRT, TENSORRT_RTX, Bindings, Flavour, load
+from .builder import NEVER_RUN, build_plan, deserialised, inspected
+from .cuda import Device
+from .engine_file import read_engine_file
+from .layers import EngineLayer, require_integer
+from .onnx_file import IMAGES, LOGITS, OnnxFacts, check_symmetric_int8
+from .options import CURRENT, BuildOptions
+
+logger = logging.getLogger(__name__)
+
+
+class TensorRtEngine:
+    """One ONNX file in TensorRT 10 or 11, on a GPU.
+
+    Args:
+        model: the ``.onnx`` file.
+        threads: recorded alone; a GPU has none to set.
+        engine_file: built from ``model`` before, by :func:`deploy.tensorrt.builder.build_engine`;
+            None builds one in memory, for the GPU that is here.
+        gpu: which one.
+        lean_runtime: the library of the lean runtime that a version-compatible engine runs in.
+
+    Attributes:
+        name: "tensorrt".
+        version: of the package.
+        note: what a reader of results must know.
+        input_shape: (3, H, W) of the images.
+        batch_size: N where the file fixes it, else None.
+        classes: C.
+        threads: as given.
+        model_sha256: of the ONNX file.
+        gpu: the GPU's name and compute capability.
+        layers: of the engine, as the inspector lists them.
+
+    Raises:
+        EngineUnavailable: the package, the driver or the GPU is not here.
+        InputError: the model is not for TensorRT, the engine file does not fit, or a layer does
+            not run in integers.
+        UsageError: fewer than one thread; a version-compatible engine without its lean runtime.
+    """
+
+    flavour: ClassVar[Flavour] = TENSORRT
+
+    def __init__(
+        self,
+        model: Path,
+        *,
+        threads: int = 1,
+        engine_file: Path | None = None,
+        gpu: int = 0,
+        lean_runtime: Path | None = None,
+    ) -> None:
+        if threads < 1:
+            raise UsageError(f"expected 1 thread or more, got {threads}")
+        self._model = Path(model)
+        self._runner: BatchRunner | None = None
+        self.name, self.threads, self.note = self.flavour.name, threads, NEVER_RUN
+        data = read_bytes(self._model)
+        onnx = check_symmetric_int8(data, str(self._model))
+        self._bindings = load(self.flavour)
+        self._device = Device(gpu)
+        try:
+            self._open(data, onnx, engine_file, lean_runtime)
+        except BaseException:
+            self.close()
+            raise
+        logger.warning("%s: %s", self.name, self.note)
+
+    def _open(
+        self,
+        data: bytes,
+        onnx: OnnxFacts,
+        engine_file: Path | None,
+        lean_runtime: Path | None,
+    ) -> None:
+        bindings = self._bindings
+        self.version, self.model_sha256 = bindings.version, onnx.sha256
+        self.gpu = f"{self._device.name}, compute capability {self._device.compute_capability}"
+        self.input_shape, self.classes = onnx.input_shape, onnx.classes
+        self.batch_size = onnx.batch_size
+        if engine_file is None:
+            options = BuildOptions(compute_capabilities=(CURRENT,) if self.flavour.rtx else None)
+            plan = build_plan(data, str(self._model), self.flavour, options)[1]
+            serialised, sizes, compatible = plan.data, plan.batch_sizes, False
+        else:
+            found = read_engine_file(Path(engine_file), onnx_sha256=onnx.sha256, bindings=bindings)
+            serialised = found.plan
+            least, usual, largest = found.facts["batch_sizes"]
+            sizes = (least, usual, largest)
+            compatible = found.facts["options"].get("version_compatible", False)
+        self._runtime = _runtime(bindings, lean_runtime if compatible else None, compatible)
+        self._engine = deserialised(serialised, str(self._model), bindings, self._runtime)
+        self._check_interface()
+        self.layers: tuple[EngineLayer, ...] = inspected(self._engine, bindings)
+        self._kinds = require_integer(self.layers, onnx.operators, f"the engine of {self._model}")
+        self._runner = BatchRunner(
+            self._device,
+            self._prepare,
+            image_shape=self.input_shape,
+            classes=self.classes,
+            least=sizes[0],
+            largest=sizes[2],
+            graphs=not self.flavour.rtx,
+        )
+
+    def _check_interface(self) -> None:
+        engine, types = self._engine, self._bindings.api.DataType
+        names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+        expected = {IMAGES: types.INT8, LOGITS: types.FLOAT}
+        found = {name: engine.get_tensor_dtype(name) for name in names}
+        if found != expected:
+            raise InputError(
+                f"the engine of {self._model} has the tensors {found}, expected {expected}: it "
+                "was built from another file"
+            )
+
+    def _context(self) -> Any:
+        """A context of its own for each size of batch, as recorded graphs want it."""
+        return self._engine.create_execution_context()
+
+    def _prepare(self, size: int, codes: int, logits: int, stream: int) -> Enqueue:
+        context = self._context()
+        settled = (
+            context is not None
+            and context.set_input_shape(IMAGES, (size, *self.input_shape))
+            and context.set_tensor_address(IMAGES, codes)
+            and context.set_tensor_address(LOGITS, logits)
+        )
+        if not settled:
+            raise InputError(
+                f"{self.name} cannot run {self._model} in batches of {size}: "
+                f"{self._bindings.log.last_errors()}"
+            )
+
+        def enqueue() -> None:
+            if not context.execute_async_v3(stream):
+                raise InputError(
+                    f"{self.name} failed to run {self._model}: {self._bindings.log.last_errors()}"
+                )
+
+        return enqueue
+
+    def kinds_that_ran(self) -> Mapping[str, int]:
+        """How many layers of each kind the engine runs on int8 codes: all that it has."""
+        return self._kinds
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the engine and what it holds on the GPU; again is no error."""
+        self._runner = None
+        # Contexts before the engine, the engine before its runtime, all before the GPU's context.
+        self._engine = self._runtime = None
+        self._device.close()
+
+    def run(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the logits, float32 N×C, of one batch, uint8 N×3×H×W.
+
+        Raises:
+            InputError: another type or shape, a failure of the GPU, logits that are NaN or
+                infinite.
+            NothingToEvaluate: N is 0.
+            UsageError: the engine is closed.
+        """
+        if self._runner is None:
+            raise UsageError(f"the engine for {self._model} is closed; open it again")
+        check_images(batch, expected_shape=self.input_shape)
+        if self.batch_size is not None and len(batch) != self.batch_size:
+            raise InputError(
+                f"{self._model} takes batches of {self.batch_size} images, got {len(batch)}"
+            )
+        logits = self._runner.run(int8_codes(batch))
+        if not np.isfinite(logits).all():
+            raise InputError(f"{self._model} gave logits that are NaN or infinite: it is damaged")
+        return logits
+
+    def predict(self, images: NDArray[np.uint8], batch_size: int = 64) -> NDArray[np.int64]:
+        """Return the class, int64 N, of each image; between equal logits the lowest wins.
+
+        Raises:
+            InputError, NothingToEvaluate, UsageError: as :meth:`run`; a batch size under 1.
+        """
+        if batch_size < 1:
+            raise UsageError(f"expected a batch size of 1 or more, got {batch_size}")
+        check_images(images, expected_shape=self.input_shape)
+        classes: NDArray[np.int64] = run_all(self, images, batch_size).argmax(axis=1)
+        return classes
+
+
+class TensorRtRtxEngine(TensorRtEngine):
+    """One ONNX file in TensorRT-RTX, on a GPU; as :class:`TensorRtEngine`.
+
+    TensorRT-RTX compiles kernels on the device: eagerly here, so that one image has one answer
+    from the first run on, and it makes its CUDA graphs itself.
+    """
+
+    flavour = TENSORRT_RTX
+
+    def _context(self) -> Any:
+        api = self._bindings.api
+        config = self._engine.create_runtime_config()
+        config.cuda_graph_strategy = api.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        config.dynamic_shapes_kernel_specialization_strategy = (
+            api.DynamicShapesKernelSpecializationStrategy.EAGER
+        )
+        return self._engine.create_execution_context(config)
+
+
+def int8_codes(batch: NDArray[np.uint8]) -> NDArray[np.int8]:
+    """The images as this target's files take them: byte - 128, as int8, in the same shape."""
+    return (batch ^ np.uint8(INPUT_ZERO_POINT)).view(np.int8)
+
+
+def _runtime(bindings: Bindings, lean_runtime: Path | None, compatible: bool) -> Any:
+    runtime = bindings.api.Runtime(bindings.logger)
+    if not compatible:
+        return runtime
+    if lean_runtime is None:
+        raise UsageError(
+            "a version-compatible engine runs in the lean runtime of the version that built it: "
+            "name that library as lean_runtime (libnvinfer_lean.so of the package tensorrt-lean)"
+        )
+    loaded = runtime.load_runtime(str(lean_runtime))
+    if loaded is None:
+        raise InputError(f"{lean_runtime} does not load: {bindings.log.last_errors()}")
+    return loaded
+
+
+OPENERS: Mapping[str, Callable[..., TensorRtEngine]] = {
+    TENSORRT.name: TensorRtEngine,
+    TENSORRT_RTX.name: TensorRtRtxEngine,
+}
+"""The engines of this folder, by name."""
