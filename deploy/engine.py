@@ -10,11 +10,15 @@ from typing import Any
 from .device.engine_protocol import Engine
 from .device.errors import EngineUnavailable, UsageError
 from .device.onnxruntime_engine import OnnxRuntimeEngine
+from .onnxruntime_tensorrt_engine import OnnxRuntimeTensorRtEngine
 from .openvino_engine import OpenVinoEngine
+from .tensorrt.engine import OPENERS
 
 ENGINES: Mapping[str, Callable[..., Engine]] = {
     "onnxruntime": OnnxRuntimeEngine,
+    "onnxruntime-tensorrt": OnnxRuntimeTensorRtEngine,
     "openvino": OpenVinoEngine,
+    **OPENERS,
 }
 """The engines whose code is here, by the name that commands take."""
 

@@ -5,16 +5,18 @@ The steps, the gate and the verdict are those of ``deploy.device``; only the eng
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Sequence
 
 from .device.command import main as validate
-from .engine import ENGINES
+from .engine import ENGINES, open_engine
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Validate with one of the engines whose code is here and return the exit code."""
-    return validate(argv, engines=ENGINES)
+    openers = {name: functools.partial(open_engine, name) for name in ENGINES}
+    return validate(argv, engines=openers)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from deploy.device.command import build_parser as validate_parser
+from deploy.engine import ENGINES
+from deploy.tensorrt.__main__ import build_parser as tensorrt_parser
 from qadtr.__main__ import build_parser
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,6 +49,23 @@ def test_a_documented_command_is_one_the_parser_takes(document: str, words: str)
 def test_a_documented_make_target_exists(document: str, target: str) -> None:
     makefile = (ROOT / "Makefile").read_text()
     assert re.search(rf"^{re.escape(target.split()[0])}:", makefile, re.MULTILINE)
+
+
+MODULES = {"deploy.tensorrt": tensorrt_parser(), "deploy.validate": validate_parser(tuple(ENGINES))}
+
+
+@pytest.mark.parametrize(
+    ("document", "words"),
+    [
+        (document, words)
+        for document, words in typed_commands("python")
+        if shlex.split(words)[1:2] and shlex.split(words)[1] in MODULES
+    ],
+)
+def test_a_documented_module_takes_these_words(document: str, words: str) -> None:
+    _, module, *arguments = shlex.split(words)
+    parsed = MODULES[module].parse_args(arguments)
+    assert parsed.engine in ENGINES
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

@@ -69,12 +69,18 @@ def build_parser(engines: Sequence[str] | None = None) -> argparse.ArgumentParse
         help="Ed25519 public key, PEM, that must have signed the bundle (needs cryptography)",
     )
     _add_search(parser)
-    parser.set_defaults(engine=ONNXRUNTIME)
+    parser.set_defaults(engine=ONNXRUNTIME, engine_file=None)
     if engines is not None:
         parser.add_argument(
             "--engine",
             metavar="NAME",
             help=f"one of {', '.join(engines)} (default: {ONNXRUNTIME})",
+        )
+        parser.add_argument(
+            "--engine-file",
+            type=Path,
+            metavar="FILE",
+            help="built from the bundle's model before, for an engine that has such files",
         )
     return parser
 
@@ -175,6 +181,7 @@ def _run(
         },
         public_key=arguments.require_signature,
         engine=arguments.engine,
+        engine_file=arguments.engine_file,
         search=_search_settings(arguments),
         search_out=arguments.search_out,
     )

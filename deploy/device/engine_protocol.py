@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Protocol, Self, runtime_checkable
 
@@ -19,6 +20,9 @@ class Engine(Protocol):
         batch_size: N where the model fixes it, else None.
         classes: number of logits per image.
         threads: threads that it was given.
+
+    An engine may also have ``version``, of its package, and ``note``, what a reader of its results
+    must know.
     """
 
     name: str
@@ -42,4 +46,13 @@ class Engine(Protocol):
 
     def predict(self, images: NDArray[np.uint8], batch_size: int = 64) -> NDArray[np.int64]:
         """Return the class, int64 N, of each image."""
+        ...
+
+
+@runtime_checkable
+class Certified(Protocol):
+    """An engine that knows what its layers compute in, beside what :class:`Engine` asks."""
+
+    def kinds_that_ran(self) -> Mapping[str, int]:
+        """Return how many layers of each kind it runs, all of them in integers."""
         ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,3 +105,20 @@ def host_facts() -> Host:
     return host_from_cpuinfo(
         cpuinfo, machine=platform.machine(), system=platform.system(), cores=cores
     )
+
+
+def peak_memory_bytes() -> int | None:
+    """Return the most memory that this process ever held; None where the system does not tell."""
+    try:
+        # Not getrusage where there is a choice: Linux starts its count at the parent's memory.
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    try:
+        import resource  # not on every system
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -24,6 +24,11 @@ INPUT_SCALE = 2.0**-6
 CHANNELS = 3
 
 
+def int8_codes(images: NDArray[np.uint8]) -> NDArray[np.int8]:
+    """Return the codes for engines that take them signed: byte - 128, in the same shape."""
+    return (images ^ np.uint8(INPUT_ZERO_POINT)).view(np.int8)
+
+
 def check_images(
     images: NDArray[Any], *, expected_shape: tuple[int, int, int] | None = None
 ) -> NDArray[np.uint8]:

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,6 +68,9 @@ class OnnxRuntimeEngine:
         integer: whether the file asks for integer inference; whether it gets it is for the
             certificate to say.
         x64_quant_precision: whether ``session.x64quantprecision`` is on.
+        providers: those that can be asked for, and ONNX Runtime's names of them.
+        remedy: how to get a provider that is not there.
+        image_type: ONNX Runtime's name of the type of ``images``.
 
     Raises:
         EngineUnavailable: onnxruntime or the provider is not installed.
@@ -75,6 +78,10 @@ class OnnxRuntimeEngine:
             integers on CUDA.
         UsageError: an unknown provider, or fewer than one thread.
     """
+
+    providers: ClassVar[Mapping[str, str]] = PROVIDERS
+    remedy: ClassVar[str] = "the package onnxruntime-gpu in place of onnxruntime brings it"
+    image_type: ClassVar[str] = "tensor(uint8)"
 
     def __init__(
         self,
@@ -86,8 +93,10 @@ class OnnxRuntimeEngine:
         provider: str = "cpu",
         optimize: bool = True,
     ) -> None:
-        if provider not in PROVIDERS:
-            raise UsageError(f"provider {provider!r} is unknown; known: {', '.join(PROVIDERS)}")
+        if provider not in self.providers:
+            raise UsageError(
+                f"provider {provider!r} is unknown; known: {', '.join(self.providers)}"
+            )
         if threads < 1:
             raise UsageError(f"expected 1 thread or more, got {threads}")
         self._session: _Session | None = None
@@ -121,12 +130,11 @@ class OnnxRuntimeEngine:
                 "use provider 'cpu', or give CUDA the float file"
             )
         ort = _onnxruntime()
-        available = ort.get_available_providers()
-        if PROVIDERS[provider] not in available:
+        available, wanted = ort.get_available_providers(), self.providers[provider]
+        if wanted not in available:
             raise EngineUnavailable(
-                f"this onnxruntime {ort.__version__} has no {PROVIDERS[provider]}; available: "
-                f"{', '.join(available)}; the package onnxruntime-gpu in place of onnxruntime "
-                "brings it"
+                f"this onnxruntime {ort.__version__} has no {wanted}; available: "
+                f"{', '.join(available)}; {self.remedy}"
             )
         # On by need only: it exchanges int8 weights for uint8 ones, which costs time.
         self.x64_quant_precision = provider == "cpu" and host_facts().u8s8_saturates
@@ -136,7 +144,10 @@ class OnnxRuntimeEngine:
             options.optimized_model_filepath = str(optimized)
         try:
             self._session = ort.InferenceSession(
-                data, sess_options=options, providers=[PROVIDERS[provider]]
+                data,
+                sess_options=options,
+                providers=[(wanted, self._provider_options())],
+                enable_fallback=0,  # it would print a line and go on with another provider
             )
         # onnxruntime's exceptions have no public base class below Exception.
         except Exception as error:
@@ -144,14 +155,22 @@ class OnnxRuntimeEngine:
                 f"ONNX Runtime {ort.__version__} does not load {self._model} on {provider}: "
                 f"{_one_line(error)}; export or copy it again"
             ) from error
-        if self._session.get_providers()[0] != PROVIDERS[provider]:
+        if self._session.get_providers()[0] != wanted:
             raise EngineUnavailable(
-                f"ONNX Runtime left {PROVIDERS[provider]} for "
+                f"ONNX Runtime left {wanted} for "
                 f"{', '.join(self._session.get_providers())}: its libraries are not complete"
             )
         self._read_interface(self._session)
         if optimized_to is not None:
             write_atomic(Path(optimized_to), optimized.read_bytes())
+
+    def _provider_options(self) -> dict[str, str]:
+        """Options of the provider itself, in ONNX Runtime's names."""
+        return {}
+
+    def _taken(self, batch: NDArray[np.uint8]) -> NDArray[Any]:
+        """The batch as the file takes it."""
+        return batch
 
     def _options(self, ort: Any, optimize: bool) -> Any:
         options = _common_options(ort, self.threads)
@@ -170,7 +189,7 @@ class OnnxRuntimeEngine:
 
     def _read_interface(self, session: _Session) -> None:
         expected = (
-            f"expected one input '{INPUT_NAME}' (uint8, N×3×H×W) and one output "
+            f"expected one input '{INPUT_NAME}' ({self.image_type}, N×3×H×W) and one output "
             f"'{OUTPUT_NAME}' (float32, N×C)"
         )
         inputs, outputs = session.get_inputs(), session.get_outputs()
@@ -179,7 +198,7 @@ class OnnxRuntimeEngine:
         if named != ([INPUT_NAME], [OUTPUT_NAME]):
             raise InputError(f"{found}; {expected}")
         image, logits = inputs[0], outputs[0]
-        if (image.type, logits.type) != ("tensor(uint8)", "tensor(float)"):
+        if (image.type, logits.type) != (self.image_type, "tensor(float)"):
             raise InputError(f"{found}; {expected}")
         shape, logits_shape = image.shape, logits.shape
         fixed = (
@@ -196,7 +215,7 @@ class OnnxRuntimeEngine:
         self.batch_size: int | None = shape[0] if isinstance(shape[0], int) else None
         self.classes: int = logits_shape[1]
 
-    def __enter__(self) -> OnnxRuntimeEngine:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -244,7 +263,7 @@ class OnnxRuntimeEngine:
                 f"{self._model} takes batches of {self.batch_size} images, got {len(batch)}"
             )
         try:
-            (logits,) = self._session.run([OUTPUT_NAME], {INPUT_NAME: batch})
+            (logits,) = self._session.run([OUTPUT_NAME], {INPUT_NAME: self._taken(batch)})
         except Exception as error:  # see _open
             raise InputError(
                 f"ONNX Runtime failed to run {self._model}: {_one_line(error)}"

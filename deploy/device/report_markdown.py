@@ -68,6 +68,7 @@ def _facts(report: Mapping[str, Any]) -> list[str]:
     if report["engine"] is not None:
         engine = report["engine"]
         facts.append(f"{engine['name']} {engine['version'] or ''}".strip())
+        facts += [engine["note"]] if "note" in engine else []
     if report["host"] is not None:
         facts.append(str(report["host"]["machine"]))
     if report["images_total"]:

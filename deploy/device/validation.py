@@ -6,7 +6,6 @@ Everything fails closed: the report says "error" until the last step has said so
 from __future__ import annotations
 
 import platform
-import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,12 +16,12 @@ import numpy as np
 
 from .bundle_reading import Bundle
 from .console import Console
-from .engine_protocol import Engine
+from .engine_protocol import Certified, Engine
 from .errors import InputError, QadtrError, UsageError
 from .figures import clean_figures, patch_figures
 from .gate import exit_code_of, share_at_most
 from .golden import check_codes, check_logits, run_all
-from .host import host_facts
+from .host import host_facts, peak_memory_bytes
 from .latency import measure_latency
 from .manifest import ModelFacts
 from .measuring import Measurement, checks_of, measure
@@ -51,6 +50,7 @@ class ValidationSettings:
         thresholds: those of the command line, by name; None or missing leaves the manifest's.
         public_key: PEM of the key that must have signed the bundle; None asks for none.
         engine: which of the bundle's models to run, and in what.
+        engine_file: built from that model before, for an engine that has such files; None: none.
         batch_size: images a call.
         latency_repeats: timed calls of one image.
         search: how to search for patches against this engine; None does not.
@@ -62,6 +62,7 @@ class ValidationSettings:
     thresholds: Mapping[str, float | None] = field(default_factory=dict)
     public_key: Path | None = None
     engine: str = ONNXRUNTIME
+    engine_file: Path | None = None
     batch_size: int = 64
     latency_repeats: int = 200
     search: SearchSettings | None = None
@@ -123,7 +124,8 @@ def _validate(
         with step(report, "host and engine"):
             model = _model(bundle, settings)
             file = bundle.file(model.file)
-            engine = open_engine(file, threads=settings.threads)
+            built = {} if settings.engine_file is None else {"engine_file": settings.engine_file}
+            engine = open_engine(file, threads=settings.threads, **built)
         with engine:
             _describe_engine(engine, settings, report, console)
             loaded = getattr(engine, "model_sha256", None)
@@ -143,7 +145,7 @@ def _validate(
                     )
                 suite = read_suite(bundle)
             _check_golden(bundle, model, file, engine, settings, report, console)
-            _check_certificate(model, file, suite, settings, report, console)
+            _check_certificate(model, file, engine, suite, settings, report, console)
             _measure(bundle, suite, engine, thresholds, settings, report, console)
 
 
@@ -176,16 +178,21 @@ def _describe_engine(
     engine: Engine, settings: ValidationSettings, report: dict[str, Any], console: Console
 ) -> None:
     host = host_facts()
-    version = onnxruntime_version() if settings.engine.startswith(ONNXRUNTIME) else None
+    named = settings.engine.startswith(ONNXRUNTIME)
+    version = onnxruntime_version() if named else getattr(engine, "version", None)
+    note = getattr(engine, "note", None)
     report["host"] = host.as_record() | {
         "python": platform.python_version(),
         "numpy": np.__version__,
     }
     report["engine"] = {"name": engine.name, "version": version, "threads": engine.threads}
+    report["engine"] |= {} if note is None else {"note": note}
     console.say(
         f"host       {host.machine}, {host.cpu_model or 'processor not told'}, {host.cores} cores"
     )
     console.say(f"engine     {engine.name} {version or ''}, {engine.threads} thread(s)")
+    if note is not None:
+        console.say(f"engine     {note}")
 
 
 def _check_golden(
@@ -217,19 +224,25 @@ def _check_golden(
 def _check_certificate(
     model: ModelFacts,
     file: Path,
+    engine: Engine,
     suite: Suite,
     settings: ValidationSettings,
     report: dict[str, Any],
     console: Console,
 ) -> None:
-    if settings.engine != ONNXRUNTIME:
-        console.say("profile    not taken: this engine has no profile of ONNX Runtime's form")
+    profiled = settings.engine == ONNXRUNTIME
+    if not profiled and not isinstance(engine, Certified):
+        console.say("profile    not taken: this engine does not tell what its layers compute in")
         return
     with step(report, "certificate"):
-        if model.certificate is None:
+        if profiled and model.certificate is None:
             raise InputError("the manifest has no certificate for onnxruntime")
-        ran = profiled_kinds(file, suite.images[:PROFILED_IMAGES], threads=settings.threads)
-        check_against_certificate(ran, model.certificate)
+        if isinstance(engine, Certified):
+            ran = dict(engine.kinds_that_ran())
+        else:
+            ran = profiled_kinds(file, suite.images[:PROFILED_IMAGES], threads=settings.threads)
+        if model.certificate is not None:
+            check_against_certificate(ran, model.certificate)
         report["certificate"] = ran
     shown = ", ".join(f"{count} {kind}" for kind, count in ran.items() if count)
     console.say(f"profile    all in integers: {shown}")
@@ -372,20 +385,3 @@ def _percent(record: Mapping[str, Any] | None, key: str) -> str:
         return "none"
     low, high = record["interval"]
     return f"{record[key]:.1%} [{low:.1%}, {high:.1%}] of {record['n']}"
-
-
-def peak_memory_bytes() -> int | None:
-    """Return the most memory that this process ever held; None where the system does not tell."""
-    try:
-        # Not getrusage where there is a choice: Linux starts its count at the parent's memory.
-        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
-        pass
-    try:
-        import resource  # not on every system
-    except ImportError:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

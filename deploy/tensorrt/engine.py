@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ..device.errors import InputError, UsageError
 from ..device.files import read_bytes
 from ..device.golden import run_all
-from ..device.images import INPUT_ZERO_POINT, check_images
+from ..device.images import check_images, int8_codes
 from .batches import BatchRunner, Enqueue
 from .bindings import TENSORRT, TENSORRT_RTX, Bindings, Flavour, load
 from .builder import NEVER_RUN, build_plan, deserialised, inspected
@@ -235,11 +235,6 @@ class TensorRtRtxEngine(TensorRtEngine):
             api.DynamicShapesKernelSpecializationStrategy.EAGER
         )
         return self._engine.create_execution_context(config)
-
-
-def int8_codes(batch: NDArray[np.uint8]) -> NDArray[np.int8]:
-    """The images as this target's files take them: byte - 128, as int8, in the same shape."""
-    return (batch ^ np.uint8(INPUT_ZERO_POINT)).view(np.int8)
 
 
 def _runtime(bindings: Bindings, lean_runtime: Path | None, compatible: bool) -> Any:

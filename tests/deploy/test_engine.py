@@ -17,7 +17,7 @@ def test_onnxruntime_opens_by_name(integer_onnx: Path, images: np.ndarray) -> No
         assert engine.run(images).shape == (23, engine.classes)
 
 
-@pytest.mark.parametrize("name", ["tensorrt", "tensorrt-rtx", "onnxruntime-tensorrt", "", "ort"])
+@pytest.mark.parametrize("name", ["tensorrt-8", "onnxruntime-cuda", "", "ort"])
 def test_an_engine_that_is_not_there_is_named_with_those_that_are(
     integer_onnx: Path, name: str
 ) -> None:
@@ -25,6 +25,12 @@ def test_an_engine_that_is_not_there_is_named_with_those_that_are(
         open_engine(name, integer_onnx)
     assert repr(name) in str(caught.value)
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("name", ["tensorrt", "tensorrt-rtx", "onnxruntime-tensorrt"])
+def test_an_engine_for_other_files_says_which_it_takes(integer_onnx: Path, name: str) -> None:
+    with pytest.raises(InputError, match="qadtr export --target tensorrt"):
+        open_engine(name, integer_onnx)
 
 
 def test_every_listed_engine_exists() -> None:

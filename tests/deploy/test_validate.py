@@ -2,26 +2,133 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import jsonschema  # type: ignore[import-untyped]
 import pytest
 
+from deploy.bundle import BundleContents, BundleModel, bundle_files
+from deploy.device.command import main as device_main
+from deploy.device.engine_protocol import Certified
+from deploy.device.json_schema import load_schema
+from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
 from deploy.device.stored_zip import write_stored_zip
+from deploy.engine import ENGINES
 from deploy.validate import main
-from tests.deploy.device.conftest import contents, files
+from tests.deploy.device.conftest import contents, files, rehashed
+from tests.deploy.tensorrt.qdq_files import exported
 
 __all__ = ["contents", "files"]  # fixtures
 
+GPU_ENGINES = ["onnxruntime-tensorrt", "tensorrt", "tensorrt-rtx"]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def report() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(Path("report.json").read_text())
+    jsonschema.validate(found, load_schema("validation-report-1"))
+    return found
+
 
 def test_engines_by_name(
-    files: dict[str, bytes],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    files: dict[str, bytes], here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    write_stored_zip(tmp_path / "b.qbundle", files)
+    write_stored_zip(here / "b.qbundle", files)
     assert main(["b.qbundle", "--engine", "onnxruntime"]) == 0
     capsys.readouterr()
     assert main(["b.qbundle", "--engine", "abacus"]) == 4
     assert "available: onnxruntime" in capsys.readouterr().err
+
+
+def with_models(contents: BundleContents, models: Mapping[str, Path]) -> dict[str, bytes]:
+    more = {
+        name: BundleModel(path=path, certificate=None, max_logit_difference=1.0, max_flips=1)
+        for name, path in models.items()
+    }
+    return bundle_files(dataclasses.replace(contents, models={**contents.models, **more}))
+
+
+@pytest.mark.parametrize("name", GPU_ENGINES)
+def test_a_bundle_carries_models_for_gpu_engines_and_without_one_it_is_broken_not_passed(
+    name: str, contents: BundleContents, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = exported(here)
+    write_stored_zip(here / "b.qbundle", with_models(contents, dict.fromkeys(GPU_ENGINES, model)))
+    assert main(["b.qbundle", "--engine", "onnxruntime"]) == 0
+    capsys.readouterr()
+    assert main(["b.qbundle", "--engine", name]) == 2
+    line = capsys.readouterr().err
+    assert any(text in line for text in ("pip install", "no CUDA driver", "onnxruntime-gpu"))
+    assert report()["outcome"] == "error" and report()["checks"] == []
+
+
+@pytest.mark.parametrize("name", sorted(ENGINES.keys() - {"onnxruntime"}))
+def test_an_engine_without_a_model_in_the_bundle(
+    name: str, files: dict[str, bytes], here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_stored_zip(here / "b.qbundle", files)
+    assert main(["b.qbundle", "--engine", name]) == 2
+    assert f"no model for {name}; it has some for onnxruntime" in capsys.readouterr().err
+
+
+def test_an_engine_file_is_for_engines_that_have_such(
+    files: dict[str, bytes], here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_stored_zip(here / "b.qbundle", files)
+    assert main(["b.qbundle", "--engine-file", "m.engine"]) == 4
+    assert "no setting engine_file" in capsys.readouterr().err
+
+
+class Told(OnnxRuntimeEngine):
+    """An engine beside ONNX Runtime's that knows its layers and has something to say."""
+
+    version, note = "1.2", "never run on hardware"
+    kinds: Mapping[str, int] = {"convolution": 3}
+
+    def kinds_that_ran(self) -> Mapping[str, int]:
+        return self.kinds
+
+
+def told_bundle(files: dict[str, bytes], kinds: Mapping[str, int] | None) -> dict[str, bytes]:
+    def change(manifest: dict[str, Any]) -> None:
+        model = dict(manifest["models"]["onnxruntime"])
+        model["certificate"] = kinds and {"engine": "told", "machine": "lab", "kinds": dict(kinds)}
+        manifest["models"]["told"] = model
+
+    return rehashed(files, change)
+
+
+@pytest.mark.parametrize("kinds", [None, {"convolution": 3}])
+def test_version_note_and_layers_of_an_engine_are_in_the_report(
+    kinds: Mapping[str, int] | None,
+    files: dict[str, bytes],
+    here: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert issubclass(Told, Certified)
+    write_stored_zip(here / "b.qbundle", told_bundle(files, kinds))
+    words = ["b.qbundle", "--engine", "told", "--markdown", "summary.md"]
+    assert device_main(words, engines={"told": Told}) == 0
+    out = capsys.readouterr().out
+    assert "never run on hardware" in out and "all in integers: 3 convolution" in out
+    engine = report()["engine"]
+    assert (engine["version"], engine["note"]) == ("1.2", "never run on hardware")
+    assert report()["certificate"] == {"convolution": 3}
+    assert "never run on hardware" in Path("summary.md").read_text()
+
+
+def test_other_layers_than_in_the_lab_are_exit_code_2(
+    files: dict[str, bytes], here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_stored_zip(here / "b.qbundle", told_bundle(files, {"convolution": 4}))
+    assert device_main(["b.qbundle", "--engine", "told"], engines={"told": Told}) == 2
+    assert "another graph" in capsys.readouterr().err

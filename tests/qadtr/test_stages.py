@@ -168,7 +168,7 @@ def test_refusals(
 
 def test_an_engine_that_is_not_there(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["patch", str(run), "--attack", "lavan", "--steps", "1", "--images", "4"]) == 0
-    words = ["eval", str(run), "--patches", str(run / "patches"), "--engine", "tensorrt"]
+    words = ["eval", str(run), "--patches", str(run / "patches"), "--engine", "abacus"]
     assert "available: onnxruntime" in refusal(words, capsys)
 
 

@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 
 from deploy.device.errors import EngineUnavailable, InputError, NothingToEvaluate, UsageError
+from deploy.device.images import int8_codes
 from deploy.tensorrt import cuda
 from deploy.tensorrt import engine as engine_module
 from deploy.tensorrt.batches import BatchRunner, Enqueue
 from deploy.tensorrt.bindings import TENSORRT, Bindings, Log
 from deploy.tensorrt.builder import Plan
 from deploy.tensorrt.cuda import CudaError, Device
-from deploy.tensorrt.engine import TensorRtEngine, int8_codes
+from deploy.tensorrt.engine import TensorRtEngine
 from deploy.tensorrt.layers import EngineLayer
 from deploy.tensorrt.onnx_file import check_symmetric_int8
 from tests.deploy.tensorrt.host_driver import HostDriver

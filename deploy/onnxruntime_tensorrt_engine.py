@@ -1,0 +1,117 @@
+"""The engine "onnxruntime-tensorrt": ONNX Runtime with its TensorRT provider, nothing beside it.
+
+ONNX Runtime gives a provider the nodes that it takes and the rest to others, and goes on without
+a provider that does not load. Neither happens here: the provider must be there, the session may
+not fall back, and a profiled run must show every node in it. What the layers compute in TensorRT
+does not tell through ONNX Runtime, so there is no certificate.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .device.errors import EngineUnavailable, InputError
+from .device.files import read_bytes, read_json
+from .device.images import INPUT_ZERO_POINT, int8_codes
+from .device.onnxruntime_engine import OnnxRuntimeEngine
+from .tensorrt.builder import NEVER_RUN
+from .tensorrt.onnx_file import check_symmetric_int8
+
+PROVIDER = "TensorrtExecutionProvider"
+LARGEST_BATCH = 64
+
+
+class OnnxRuntimeTensorRtEngine(OnnxRuntimeEngine):
+    """One ONNX file of the target ``tensorrt`` in ONNX Runtime's TensorRT provider.
+
+    Args:
+        model: the ``.onnx`` file.
+        threads: for the host.
+
+    Attributes:
+        name: "onnxruntime-tensorrt"; the others as :class:`OnnxRuntimeEngine` has them.
+        note: what a reader of results must know.
+
+    Raises:
+        EngineUnavailable: onnxruntime or the provider is not here, or does not load.
+        InputError: the file is not for TensorRT, or a node ran in another provider.
+        UsageError: fewer than one thread.
+    """
+
+    providers: ClassVar[Mapping[str, str]] = {"tensorrt": PROVIDER}
+    remedy: ClassVar[str] = (
+        "the package onnxruntime-gpu in place of onnxruntime brings it, and needs TensorRT's "
+        "libraries of the version that it was linked with"
+    )
+    image_type: ClassVar[str] = "tensor(int8)"
+
+    def __init__(self, model: Path, *, threads: int = 1) -> None:
+        self._facts = check_symmetric_int8(read_bytes(Path(model)), str(model))
+        self.note = NEVER_RUN
+        with tempfile.TemporaryDirectory(prefix="qadtr-") as folder:
+            profile = Path(folder) / "profile.json"
+            super().__init__(model, threads=threads, provider="tensorrt", profile_to=profile)
+            try:
+                self._check_providers()
+            except BaseException:
+                self._profile_to = None
+                self.close()
+                raise
+
+    def _provider_options(self) -> dict[str, str]:
+        shape = "x".join(map(str, self._facts.input_shape))
+        largest = self._facts.batch_size or LARGEST_BATCH
+        return {
+            # TensorRT 10 wants the flag for Q/DQ nodes too; it licenses no implicit quantization.
+            "trt_int8_enable": "1",
+            "trt_fp16_enable": "0",
+            "trt_profile_min_shapes": f"images:{self._facts.batch_size or 1}x{shape}",
+            "trt_profile_opt_shapes": f"images:{largest}x{shape}",
+            "trt_profile_max_shapes": f"images:{largest}x{shape}",
+        }
+
+    def _taken(self, batch: NDArray[np.uint8]) -> NDArray[Any]:
+        return int8_codes(batch)
+
+    def _check_providers(self) -> None:
+        """Run one batch of grey images with the profiler on, then look where it ran."""
+        shape = (self._facts.batch_size or 1, *self._facts.input_shape)
+        self.run(np.full(shape, INPUT_ZERO_POINT, np.uint8))
+        session, self._profile_to = self._session, None
+        assert session is not None
+        require_only(PROVIDER, Path(session.end_profiling()))
+
+
+def require_only(provider: str, profile: Path) -> int:
+    """Return how many nodes a profiled run had, all of them in one provider.
+
+    Args:
+        provider: ONNX Runtime's name of it.
+        profile: the JSON that ONNX Runtime wrote.
+
+    Raises:
+        InputError: no such profile.
+        EngineUnavailable: no node, or one that ran in another provider.
+    """
+    events = read_json(profile)
+    if not isinstance(events, list):
+        raise InputError(f"{profile} is no ONNX Runtime profile: expected a list of events")
+    where: dict[str, str] = {}
+    for event in events:
+        arguments = event.get("args") if isinstance(event, dict) else None
+        if isinstance(arguments, dict) and "provider" in arguments:
+            where[str(event.get("name"))] = str(arguments["provider"])
+    elsewhere = {name: one for name, one in where.items() if one != provider}
+    if elsewhere or not where:
+        told = ", ".join(f"{name} in {one}" for name, one in list(elsewhere.items())[:5])
+        raise EngineUnavailable(
+            f"{len(elsewhere)} of {len(where)} nodes did not run in {provider}: "
+            f"{told or 'no node ran'}; nothing falls back in silence here"
+        )
+    return len(where)
