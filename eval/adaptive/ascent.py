@@ -154,21 +154,28 @@ def _step(
     for _ in range(settings.draws):
         seen = pasted.detach().requires_grad_(with_gradient)
         with victim.drawn(generator) as bits, torch.set_grad_enabled(with_gradient):
-            logits = _logits(victim, seen, bits, settings.variant)
+            logits, followed = _answers(victim, seen, bits, settings.variant)
             margins.append(attack_loss("margin", logits.detach(), labels, settings.target))
             if with_gradient:
-                loss = attack_loss(settings.loss, logits, labels, settings.target)
+                loss = attack_loss(settings.loss, followed, labels, settings.target)
                 total += torch.nan_to_num(pixel_gradient(loss.sum(), seen))
     stacked = torch.stack(margins)
     gradient = patch_gradient(total / settings.draws, mask, positions)
     return stacked.mean(dim=0), (stacked > 0).float().mean(dim=0), gradient
 
 
-def _logits(victim: Victim, pixels: Tensor, bits: int, variant: Variant) -> Tensor:
+def _answers(victim: Victim, pixels: Tensor, bits: int, variant: Variant) -> tuple[Tensor, Tensor]:
+    """What the victim answers, and the logits whose derivative is followed; both N×C."""
+    if victim.stand_in is not None:
+        with torch.no_grad():
+            answered = victim.network(pixels)
+        with victim.stand_in.at(bits):
+            return answered, victim.stand_in(pixels)
     if variant != "shadow" or bits == FLOAT:
-        return victim.network(pixels)
+        answered = victim.network(pixels)
+        return answered, answered
     with torch.no_grad():
-        true = victim.network(pixels)
+        answered = victim.network(pixels)
     with victim.network.at(FLOAT):
-        stand_in = victim.network(pixels)
-    return stand_in + (true - stand_in).detach()
+        shadow = victim.network(pixels)
+    return answered, shadow + (answered - shadow).detach()

@@ -25,11 +25,15 @@ class Victim:
             them, drawn uniformly, which the attacker cannot know beforehand (Fu et al., "Double-win
             quant", ICML 2021).
         noisy: whether the network draws something itself when it answers, see ``found_random``.
+        stand_in: the network whose gradient is followed in the place of the victim's own, which
+            alone decides what wins: what an attacker does who knows that the victim hides its
+            gradient (Athalye et al. 2018, backward pass differentiable approximation).
     """
 
     network: SwitchableNetwork
     bit_widths: tuple[int, ...]
     noisy: bool = False
+    stand_in: SwitchableNetwork | None = None
 
     def __post_init__(self) -> None:
         if not self.bit_widths:

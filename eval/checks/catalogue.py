@@ -91,5 +91,10 @@ CATALOGUE: dict[str, Check] = {
         trips="the interval of its ASR there is under 90%",
         source=_CARLINI,
     ),
+    "planted-fakes": Check(
+        title="It breaks that network behind each planted fake, by going round the fake",
+        trips="the interval of its ASR on one of them is under 90%",
+        source=_TRAMER,
+    ),
 }
 """Every check by its name, in the order of the document."""

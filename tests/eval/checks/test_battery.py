@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from deploy.device.errors import InputError
-from eval.checks.battery import Battery, BatterySettings
+from eval.checks.battery import run_battery
 from eval.checks.catalogue import CATALOGUE
+from eval.checks.settings import BatterySettings
 from eval.fakes import FAKES, planted
 from eval.predictions import SwitchableNetwork, predict
 from tests.eval.conftest import DigitNetwork
@@ -25,8 +26,18 @@ CAUGHT_BY = {
 
 
 def status_of(network: SwitchableNetwork, images: ImageSet, other: DigitNetwork) -> dict[str, str]:
-    battery = Battery(network, 32, images.images[:48], images.labels[:48], SETTINGS)
-    results = battery.run(transferred=other, undefended=other)
+    begun: list[str] = []
+    results = run_battery(
+        network,
+        32,
+        images.images[:48],
+        images.labels[:48],
+        SETTINGS,
+        source=other,
+        undefended=other,
+        begun=begun.append,
+    )
+    assert begun == list(CATALOGUE)
     assert [result["name"] for result in results] == list(CATALOGUE)
     return {result["name"]: result["status"] for result in results}
 

@@ -1,0 +1,135 @@
+"""The network that is checked, at one bit-width, with the images it has right and its attacks.
+
+All attacks here are per image, on the same images, at the same places, so that any two of them can
+be compared image by image.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from deploy.device.errors import NothingToEvaluate
+from deploy.device.pasting import paste
+from eval.adaptive.ascent import Ascended, AscentSettings, ascend
+from eval.adaptive.straight_through import attacked as attacking
+from eval.adaptive.victim import Victim, pixel_gradient
+from eval.attacks.judging import generator_for
+from eval.attacks.losses import Loss, attack_loss
+from eval.attacks.placement import positions_for
+from eval.checks.results import Flags
+from eval.checks.settings import BatterySettings
+from eval.predictions import SwitchableNetwork, evaluation_mode, logits
+from training.patching import paste as paste_torch
+from training.patching import patch_gradient, square_mask
+
+
+class Subject:
+    """A network at one bit-width and what is known of it so far.
+
+    Attributes:
+        images, labels: those that it has right, uint8 N×3×H×W and int64 N.
+        pixels, classes: the same as tensors.
+
+    Raises:
+        NothingToEvaluate: it has none of the given images right.
+    """
+
+    def __init__(
+        self,
+        network: SwitchableNetwork,
+        bits: int,
+        images: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+        settings: BatterySettings,
+        *,
+        stand_in: SwitchableNetwork | None = None,
+        draws: int = 1,
+    ) -> None:
+        """``stand_in`` and ``draws``: as for a :class:`Victim` and an ascent."""
+        self.network, self.bits, self.settings = network, bits, settings
+        right = logits(network, images, bits).argmax(axis=1) == labels
+        if not right.any():
+            raise NothingToEvaluate(
+                f"at {bits} bits the network has none of {len(images)} images right: there is "
+                "nothing to attack"
+            )
+        self.images, self.labels = images[right], labels[right]
+        self.pixels = torch.from_numpy(self.images)
+        self.classes = torch.from_numpy(self.labels)
+        self.victim = Victim(
+            network=network, bit_widths=(bits,), noisy=draws > 1, stand_in=stand_in
+        )
+        self._draws = draws
+        self._attacks: dict[tuple[int, int], tuple[Flags, NDArray[np.uint8]]] = {}
+
+    def won(self, *, size_px: int | None = None, steps: int | None = None) -> Flags:
+        """What the white-box attack claims, bool N, made once for each size and number of steps."""
+        return self._attack(size_px or self.settings.size_px, steps or self.settings.steps)[0]
+
+    def patches(self) -> NDArray[np.uint8]:
+        """What the white-box attack with the settings' size and steps pastes, uint8 N×3×h×w."""
+        return self._attack(self.settings.size_px, self.settings.steps)[1]
+
+    def _attack(self, size: int, steps: int) -> tuple[Flags, NDArray[np.uint8]]:
+        if (size, steps) not in self._attacks:
+            found = self.ascend(self.victim, size, steps)
+            self._attacks[size, steps] = (found.margin.numpy() > 0, found.patch.numpy())
+        return self._attacks[size, steps]
+
+    def ascend(self, victim: Victim, size_px: int, steps: int) -> Ascended:
+        """The attack on any network, for these images."""
+        return ascend(
+            victim,
+            self.pixels,
+            self.classes,
+            square_mask(size_px),
+            self.positions(size_px),
+            self.start(size_px),
+            AscentSettings(steps=steps, batch_size=self.settings.batch_size, draws=self._draws),
+            self.draw("attack"),
+        )
+
+    def loss_and_gradient(self, patch: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
+        """Per image: loss N and gradient of the patch N×3×h×w, as they come."""
+        mask, places = square_mask(patch.shape[2]), self.positions(patch.shape[2])
+        pasted = paste_torch(self.pixels.float(), patch.float(), mask, places)
+        seen = pasted.requires_grad_()
+        with (
+            evaluation_mode(self.network),
+            attacking(self.network, "clipped"),
+            self.network.at(self.bits),
+        ):
+            found = attack_loss(loss, self.network(seen), self.classes, None)
+            gradient = pixel_gradient(found.sum(), seen)
+        return found.detach(), patch_gradient(gradient, mask, places)
+
+    def start(self, size_px: int) -> Tensor:
+        """Random pixels, uint8 N×3×h×w, the same at every call."""
+        shape = (len(self.images), 3, size_px, size_px)
+        return torch.randint(0, 256, shape, generator=self.draw(f"{size_px}"), dtype=torch.uint8)
+
+    def positions(self, size_px: int) -> Tensor:
+        """Where a patch of that side goes, int64 N×2."""
+        height, width = self.images.shape[2:]
+        return positions_for(
+            "centre", len(self.images), (height, width), (size_px, size_px), self.draw("places")
+        )
+
+    def pasted(self, patch: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The images with a patch each, uint8 N×3×H×W."""
+        size = patch.shape[2]
+        places = self.positions(size).numpy().astype(np.int32)
+        return paste(self.images, patch, np.ones((size, size), np.bool_), places)
+
+    def rescored(self, patch: NDArray[np.uint8]) -> Flags:
+        """Whether each image's patch wins, bool N, as the network answers now."""
+        found = logits(self.network, self.pasted(patch), self.bits)
+        flags: Flags = found.argmax(axis=1) != self.labels
+        return flags
+
+    def draw(self, purpose: str) -> torch.Generator:
+        """The generator of one purpose, at its beginning."""
+        return generator_for(self.settings.seed, purpose)
