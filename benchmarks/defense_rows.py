@@ -11,7 +11,10 @@ import numpy as np
 
 from deploy.device.errors import InputError, NothingToEvaluate
 from deploy.device.patch_set import read_patch_set
+from deploy.device.records import read_records
 from deploy.device.statistics import paired_difference
+from eval.checks.record import KIND as CHECKS_KIND
+from eval.checks.record import LOWER_BOUND, MARK, attack_checks_from_records
 from eval.evaluation_record import (
     EvaluationRecord,
     Outcomes,
@@ -70,10 +73,12 @@ def table_from_runs(
     """
     columns = [*transferred, *(column for files in own.values() for column in files)]
     cells: dict[_Cell, EvaluationRecord] = {}
-    facts = {}
+    facts, checks = {}, {}
     for row, path in runs.items():
         folder = RunFolder.open(path)
         facts[row] = folder
+        there = read_records(folder.records, CHECKS_KIND) if folder.records.is_dir() else []
+        checks[row] = attack_checks_from_records(there)
         origin = {_digest(file): ("transfer", column.name) for column, file in transferred.items()}
         origin |= {_digest(file): ("white-box", c.name) for c, file in own.get(row, {}).items()}
         for record in read_evaluations(folder.records) if folder.records.is_dir() else ():
@@ -91,6 +96,7 @@ def table_from_runs(
         "columns": list(dict.fromkeys((o, n) for _, o, n, _ in cells)),
         "cells": [
             _cell(key, record, cells, reference, plain, _sizes_met(facts[key[0]]), sizes)
+            | {"tripped_checks": list(checks[key[0]].tripped(record["model"]))}
             for key, record in cells.items()
         ],
     }
@@ -195,10 +201,18 @@ def markdown(table: Mapping[str, Any]) -> str:
     said = (
         f"{first['engine']}, split {first['split']}; ASR in % with Wilson's 95% interval; in "
         f"brackets the difference to {table['reference']} in points over the images that both have "
-        "right, with Newcombe's paired 95% interval. † a size that the row's training never "
+        "right, with Newcombe's paired 95% interval. § a size that the row's training never "
         "pasted. ‡ clean accuracy more than 2 points under plain QAT: not comparable."
     )
+    marked: dict[str, list[str]] = {}
+    for cell in table["cells"]:
+        tripped = ", ".join(cell.get("tripped_checks", ()))
+        if tripped:
+            marked.setdefault(tripped, []).append(f"{cell['row']} at {cell['bits']} bits")
     parts = [said]
+    if marked:
+        where = (f"{', '.join(dict.fromkeys(at))}: {tripped}" for tripped, at in marked.items())
+        parts.append(f"{LOWER_BOUND} {'; '.join(where)}.")
     titles = {
         "transfer": "patches of an undefended float network of another seed",
         "white-box": "patches made on the row's own network at its widest bit-width",
@@ -226,7 +240,9 @@ def markdown(table: Mapping[str, Any]) -> str:
 def _shown(cell: Mapping[str, Any] | None) -> str:
     if cell is None:
         return "—"
-    text = _interval(cell["asr"]) + ("" if cell["seen_size"] else " †")
+    # A table of an earlier version has no word on the checks.
+    tripped = cell.get("tripped_checks", ())
+    text = _interval(cell["asr"], MARK if tripped else "") + ("" if cell["seen_size"] else " §")
     over = cell["over_reference"]
     if over is None:
         return text
@@ -234,9 +250,9 @@ def _shown(cell: Mapping[str, Any] | None) -> str:
     return f"{text} [{value:+.1f}, {low:+.1f}…{high:+.1f}]"
 
 
-def _interval(share: Mapping[str, Any]) -> str:
+def _interval(share: Mapping[str, Any], mark: str = "") -> str:
     low, value, high = (100.0 * share[key] for key in ("low", "value", "high"))
-    return f"{value:.1f} ({low:.1f}–{high:.1f})"
+    return f"{value:.1f}{mark} ({low:.1f}–{high:.1f})"
 
 
 def _lines(rows: list[list[str]]) -> str:

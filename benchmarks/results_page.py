@@ -21,7 +21,9 @@ from deploy.device.errors import InputError
 from deploy.device.files import read_json, write_atomic
 from deploy.device.records import read_records
 from eval.adaptive.record import KIND as ADAPTIVE_KIND
+from eval.checks.record import KIND as CHECKS_KIND
 from eval.report.adaptive import adaptive_table
+from eval.report.attack_checks import all_checks_table
 from eval.report.checks import CERTIFICATE_KIND, PARITY_KIND
 from eval.report.table import text_table
 
@@ -94,6 +96,9 @@ def _of_runs(group: Path) -> list[str]:
     if any(record["kind"] == ADAPTIVE_KIND for record in everything):
         parts.append("An attacker who has the network and knows its defense (docs/checks.md).")
         parts.append(_block(adaptive_table(everything)))
+    if any(record["kind"] == CHECKS_KIND for record in everything):
+        parts.append("Whether the attacks can be believed (docs/checks.md).")
+        parts.append(_block(all_checks_table(everything)))
     if (group / TABLE).is_file():
         parts.append(markdown(cast(Mapping[str, Any], read_json(group / TABLE))))
     rows = [

@@ -76,6 +76,22 @@ class RunFolder:
         """Those that the network has, widest first; 32 is float."""
         return tuple(int(bits) for bits in self.sidecar["network"]["bit_widths"])
 
+    def chosen_bit_widths(self, wanted: Sequence[int] | None) -> tuple[int, ...]:
+        """``wanted``, or all where None.
+
+        Raises:
+            InputError: one that the network lacks.
+        """
+        if wanted is None:
+            return self.bit_widths
+        lacking = [bits for bits in wanted if bits not in self.bit_widths]
+        if lacking:
+            raise InputError(
+                f"{self.path} has no bit-width {', '.join(map(str, lacking))}; it has "
+                f"{', '.join(map(str, self.bit_widths))}"
+            )
+        return tuple(wanted)
+
     @property
     def classes(self) -> tuple[str, ...]:
         """Class names; the index of a name is its label."""

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deploy.device.errors import InputError, NothingToEvaluate
+from deploy.device.errors import NothingToEvaluate
 from deploy.device.files import json_bytes, sha256_of_bytes
 from deploy.device.patch_set import PatchSet, write_patch_set
 from deploy.device.records import read_records, write_record
@@ -156,13 +156,7 @@ def run_adaptive(
         settings=settings,
         provenance=provenance,
     )
-    widths = run.bit_widths if settings.bit_widths is None else settings.bit_widths
-    unknown = [bits for bits in widths if bits not in run.bit_widths]
-    if unknown:
-        raise InputError(
-            f"{run.path} has no bit-width {', '.join(map(str, unknown))}; it has "
-            f"{', '.join(map(str, run.bit_widths))}"
-        )
+    widths = run.chosen_bit_widths(settings.bit_widths)
     known = {
         record["key"]: record
         for record in (adaptive_from_records(read_records(run.records)) if _there(run) else [])

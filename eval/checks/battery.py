@@ -25,7 +25,7 @@ def run_battery(
     *,
     source: SwitchableNetwork | None = None,
     undefended: SwitchableNetwork | None = None,
-    begun: Callable[[str], None] = lambda _: None,
+    done: Callable[[str], None] = lambda _: None,
 ) -> list[CheckResult]:
     """Run every check.
 
@@ -34,7 +34,7 @@ def run_battery(
         labels: int64 N.
         source: the network that a transferred patch is made on, at 32 bits.
         undefended: the network that the attack must break, at this bit-width if it has it.
-        begun: called with the name of each check before it.
+        done: called with the name of each check behind it.
 
     Raises:
         NothingToEvaluate: the network has none of the images right.
@@ -42,8 +42,8 @@ def run_battery(
     subject = Subject(network, bits, images, labels, settings)
     results = []
     for name, check in _checks(source, undefended).items():
-        begun(name)
         results.append(check(subject))
+        done(name)
     return results
 
 

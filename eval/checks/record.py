@@ -22,6 +22,12 @@ STATUSES: tuple[Status, ...] = get_args(Status)
 MARK = "†"
 """Stands beside every attack success rate of a model with a tripped check."""
 
+LOWER_BOUND = (
+    f"{MARK}: a check of the attack tripped, so the rate is a lower bound of what an attacker "
+    "can do."
+)
+"""Stands below every table and picture with a marked rate."""
+
 
 class CheckedModel(TypedDict):
     """What was checked."""
@@ -57,30 +63,41 @@ class ChecksRecord(TypedDict):
     checked_images: int
     """How many of the images the attacks of the checks were run on."""
     attack: dict[str, Any]
-    """All settings of the white-box attack that was checked."""
+    """All settings of the attacks, and under ``source`` and ``undefended`` the SHA-256 of the
+    checkpoints of the two other networks; null where there was none."""
     checks: list[CheckResult]
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttackChecks:
-    """The newest checks of each network at each bit-width."""
+    """The checks of each network at each bit-width: of the most images, then the newest."""
 
     by_model: Mapping[tuple[str | None, int], ChecksRecord]
+    """By checkpoint (SHA-256) and bit-width; the engine that a model runs on does not matter."""
     planted: Sequence[ChecksRecord] = ()
     """Checks of planted fakes, oldest first: they say something about the checks alone."""
 
     def of(self, model: ModelFacts) -> ChecksRecord | None:
-        """The checks of a model, whatever engine it runs on; None where there are none."""
+        """The checks of a model; None where there are none."""
         return self.by_model.get((model["checkpoint_sha256"], model["bit_width"]))
 
     def tripped(self, model: ModelFacts) -> tuple[str, ...]:
         """Names of the checks that tripped."""
-        record = self.of(model)
-        return () if record is None else tripped(record)
+        return self.tripped_at(model["checkpoint_sha256"], model["bit_width"])
+
+    def tripped_at(self, checkpoint_sha256: str | None, *bit_widths: int) -> tuple[str, ...]:
+        """The same of a network at any of several bit-widths."""
+        found = [self.by_model.get((checkpoint_sha256, bits)) for bits in bit_widths]
+        names = [name for record in found if record is not None for name in tripped(record)]
+        return tuple(dict.fromkeys(names))
 
     def mark(self, model: ModelFacts) -> str:
         """What stands beside each ASR of the model: nothing unless a check tripped."""
         return MARK if self.tripped(model) else ""
+
+    def mark_at(self, checkpoint_sha256: str | None, *bit_widths: int) -> str:
+        """The same for a rate over several bit-widths."""
+        return MARK if self.tripped_at(checkpoint_sha256, *bit_widths) else ""
 
     def words(self, model: ModelFacts) -> str:
         """The verdict in a few words; "not checked" where nobody looked."""
@@ -118,10 +135,14 @@ def attack_checks_from_records(records: Iterable[Mapping[str, Any]]) -> AttackCh
             continue
         checked = check_record(record["payload"])
         model = checked["model"]
-        if model["planted"] is None:
-            found[model["checkpoint_sha256"], model["bit_width"]] = checked
-        else:
+        if model["planted"] is not None:
             planted.append(checked)
+            continue
+        key = (model["checkpoint_sha256"], model["bit_width"])
+        before = found.get(key)
+        # A few images more that trip nothing must not hide what many have shown.
+        if before is None or checked["checked_images"] >= before["checked_images"]:
+            found[key] = checked
     return AttackChecks(by_model=found, planted=tuple(planted))
 
 

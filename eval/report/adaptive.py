@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from deploy.device.errors import NothingToEvaluate
 from eval.adaptive.record import AdaptiveRecord, adaptive_from_records
 from eval.checks.record import (
-    MARK,
+    LOWER_BOUND,
     AttackChecks,
     attack_checks_from_records,
-    tripped,
     verdict,
 )
+from eval.report.html import Html, join, tag
 from eval.report.numbers import MISSING, interval, percent
 from eval.report.rows import bits_label, model_name
 
@@ -84,8 +84,33 @@ def explained(records: Iterable[Mapping[str, Any]]) -> list[str]:
         *patches,
         "worst of …: per image the bit-width at which the attack wins, of the images right at all.",
         "random of …: a bit-width drawn for each answer; K draws a step in the attack.",
-        f"{MARK}: a check tripped, so the rate is a lower bound of what an attacker can do.",
+        LOWER_BOUND,
     ]
+
+
+def adaptive_section(records: Iterable[Mapping[str, Any]]) -> Html:
+    """The same as a table of the page; nothing where there is no adaptive evaluation."""
+    records = list(records)
+    rows = adaptive_rows(records)
+    if not rows:
+        return Html("")
+    head = tag("tr", [tag("th", words, scope="col") for words in HEADER])
+    body = [
+        tag("tr", tag("th", row[0], scope="row"), [tag("td", cell) for cell in row[1:]])
+        for row in rows
+    ]
+    table = tag("table", tag("thead", head), tag("tbody", body))
+    return join(
+        tag(
+            "div",
+            table,
+            class_="scroll",
+            role="region",
+            aria_label="What an attacker who knows each network achieves",
+            tabindex="0",
+        ),
+        [tag("p", line, class_="soft small") for line in explained(records)],
+    )
 
 
 def _row(record: AdaptiveRecord, checks: AttackChecks) -> list[str]:
@@ -95,12 +120,7 @@ def _row(record: AdaptiveRecord, checks: AttackChecks) -> list[str]:
     bits = bits_label(widths[0])
     if law != "fixed":
         bits = f"{law} of {', '.join(map(bits_label, widths))}"
-    keys = [(model["checkpoint_sha256"], width) for width in widths]
-    checked = [checks.by_model[key] for key in keys if key in checks.by_model]
-    mark = MARK if any(tripped(found) for found in checked) else ""
-    said = "not checked"
-    if checked:
-        said = verdict(checked[0]) if law == "fixed" else MISSING
+    mark = checks.mark_at(model["checkpoint_sha256"], *widths)
     asr, engine = record["asr"], record["on_engine"]
     stage = max(record["stages"], key=lambda s: s["won"], default=None)
     strongest = (
@@ -120,5 +140,19 @@ def _row(record: AdaptiveRecord, checks: AttackChecks) -> list[str]:
         else f"{percent(engine['asr']['value'])}{mark} ({interval(engine['asr'])}), "
         f"{engine['asr']['n']}",
         strongest,
-        said,
+        _verdict(checks, model["checkpoint_sha256"], widths),
     ]
+
+
+def _verdict(checks: AttackChecks, checkpoint: str, widths: Sequence[int]) -> str:
+    """Of one bit-width all that its checks say; of several what tripped at any of them."""
+    found = {bits: checks.by_model.get((checkpoint, bits)) for bits in widths}
+    if len(widths) == 1:
+        (only,) = found.values()
+        return "not checked" if only is None else verdict(only)
+    tripped = checks.tripped_at(checkpoint, *widths)
+    parts = [f"TRIPPED: {', '.join(tripped)}"] if tripped else []
+    unchecked = [bits_label(bits) for bits, record in found.items() if record is None]
+    if unchecked:
+        parts.append(f"not checked: {', '.join(unchecked)}")
+    return "; ".join(parts) or "none tripped"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from eval.checks.record import LOWER_BOUND
 from eval.evaluation_record import Share
 from eval.report.html import Html, tag
 from eval.report.line_chart import Axis, Point, Series, baseline, drawn_series, line_chart
@@ -83,7 +84,8 @@ def _chart(
 ) -> Html:
     over = "bit-width" if "bit-width" in axis.name else "size"
     about = f"Attack success rate over {over}: {title}"
-    return line_chart(title, detail, axis, _series(points), about=about, spoken=spoken)
+    note = LOWER_BOUND if any(cell.mark for _, _, cell in points) else ""
+    return line_chart(title, detail, axis, _series(points), about=about, spoken=spoken, note=note)
 
 
 def _series(points: Sequence[tuple[str, int, Cell]]) -> list[Series]:
@@ -91,7 +93,13 @@ def _series(points: Sequence[tuple[str, int, Cell]]) -> list[Series]:
     labels = list(dict.fromkeys(label for label, _, _ in points))
     series = [
         drawn_series(
-            i, label, [Point(x=x, share=cell.asr) for name, x, cell in points if name == label]
+            i,
+            label,
+            [
+                Point(x=x, share=cell.asr, mark=cell.mark)
+                for name, x, cell in points
+                if name == label
+            ],
         )
         for i, label in enumerate(labels)
     ]

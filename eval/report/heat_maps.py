@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from eval.checks.record import LOWER_BOUND
 from eval.report.html import Html, join, tag
 from eval.report.matrices import Matrix, MatrixCell
 from eval.report.numbers import MISSING, interval, percent
@@ -23,6 +24,7 @@ def heat_maps(matrices: Sequence[Matrix]) -> Html:
         "ASR over the images that this target gets right; below it the 95% interval, then the "
         "ASR over the common set, the images that every target of the map gets right. A frame "
         "marks a patch made on the target's own weights (white-box).",
+        f" {LOWER_BOUND}" if any(c.mark for m in shown for c in m.cells.values()) else "",
         class_="soft small",
     )
     return join(explained, [_map(matrix) for matrix in shown])
@@ -63,10 +65,10 @@ def _cell(cell: MatrixCell | None) -> Html:
         return tag("td", MISSING)
     common = MISSING
     if cell.common is not None:
-        common = f"common {percent(cell.common['value'])} of {cell.common['n']:,}"
+        common = f"common {percent(cell.common['value'])}{cell.mark} of {cell.common['n']:,}"
     return tag(
         "td",
-        tag("strong", percent(cell.asr["value"])),
+        tag("strong", percent(cell.asr["value"]), cell.mark),
         tag("small", f"{interval(cell.asr)} · n {cell.asr['n']:,}"),
         tag("small", common),
         tag("small", f"noise {percent(cell.floor['value'])}"),

@@ -86,6 +86,7 @@ def line_chart(
     *,
     about: str,
     spoken: Mapping[int, str],
+    note: str = "",
 ) -> Html:
     """The chart as a figure with caption and legend.
 
@@ -96,6 +97,7 @@ def line_chart(
         series: the lines.
         about: the SVG's own title, read aloud first.
         spoken: how each x is read aloud, with a space behind it.
+        note: what the marks of its points mean.
     """
     svg = tag(
         "svg",
@@ -111,6 +113,7 @@ def line_chart(
         tag("figcaption", tag("strong", title), tag("br"), soft(detail)),
         svg,
         tag("ul", [_legend(one) for one in series], class_="legend"),
+        tag("p", note, class_="soft small") if note else "",
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from eval.checks.record import AttackChecks
 from eval.evaluation_record import EvaluationRecord, Share, asr_over_common_set
 from eval.report.rows import PLAIN, bits_label, model_name
 
@@ -23,12 +24,14 @@ class MatrixCell:
         common: the ASR over the common set of the matrix; None where that is empty.
         floor: the random patch on this target.
         whitebox: whether source and target are the same weights.
+        mark: stands beside every rate where a check of the attacks on the target tripped.
     """
 
     asr: Share
     common: Share | None
     floor: Share
     whitebox: bool
+    mark: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +53,7 @@ class Matrix:
     cells: dict[tuple[str, str], MatrixCell]
 
 
-def matrices_of(records: Iterable[EvaluationRecord]) -> tuple[Matrix, ...]:
+def matrices_of(records: Iterable[EvaluationRecord], checks: AttackChecks) -> tuple[Matrix, ...]:
     """Every matrix that the records hold with two cells or more; a newer record replaces an older
     one of the same cell.
 
@@ -61,10 +64,14 @@ def matrices_of(records: Iterable[EvaluationRecord]) -> tuple[Matrix, ...]:
     for record in records:
         cell = (_source(record), _target(record))
         groups.setdefault(_attack(record), {})[cell] = record
-    return tuple(_matrix(key, cells) for key, cells in groups.items() if len(cells) > 1)
+    return tuple(_matrix(key, cells, checks) for key, cells in groups.items() if len(cells) > 1)
 
 
-def _matrix(key: tuple[str, ...], found: dict[tuple[str, str], EvaluationRecord]) -> Matrix:
+def _matrix(
+    key: tuple[str, ...],
+    found: dict[tuple[str, str], EvaluationRecord],
+    checks: AttackChecks,
+) -> Matrix:
     title, images = key[0], key[1]
     # The common set needs the same images and target behind every cell; both are in the key.
     common = dict(zip(found, asr_over_common_set(list(found.values())), strict=True))
@@ -81,6 +88,7 @@ def _matrix(key: tuple[str, ...], found: dict[tuple[str, str], EvaluationRecord]
                 common=common[cell],
                 floor=record["floor"]["asr"],
                 whitebox=_whitebox(record),
+                mark=checks.mark(record["model"]),
             )
             for cell, record in found.items()
         },

@@ -9,8 +9,11 @@ from typing import Any
 from deploy.device.errors import InputError
 from deploy.device.files import write_atomic
 from deploy.device.records import read_records
+from eval.checks.record import attack_checks_from_records
 from eval.evaluation_record import KIND, check_evaluation
+from eval.report.adaptive import adaptive_section
 from eval.report.analyses import analyses_section
+from eval.report.attack_checks import checks_section
 from eval.report.checks import checks_from_records
 from eval.report.curves import curves
 from eval.report.examples import read_examples
@@ -81,7 +84,7 @@ def render_report(
 
     Args:
         records: as `deploy.device.records.read_records` gives them, oldest first. Read are the
-            kinds evaluation, certificate, parity, attack-checks, examples and those of
+            kinds evaluation, adaptive, attack-checks, certificate, parity, examples and those of
             `eval.analyses`; others are passed over.
         title: heading.
         pictures: further figures for the gallery (patches).
@@ -97,12 +100,19 @@ def render_report(
         if record["kind"] == KIND
     ]
     checks = checks_from_records(records)
+    attack_checks = attack_checks_from_records(records)
     pictured = gallery(tuple(pictures), read_examples(records))
     sections = [
         ("summary", "Summary", summary(tables, checks)),
         ("results", "Results", join([result_section(t, checks) for t in tables], reading_aid())),
         ("curves", "Attack success over bit-width and size", join(_curves(tables))),
-        ("transfer", "Transfer between networks", heat_maps(matrices_of(evaluations))),
+        ("adaptive", "An attacker who knows the network", adaptive_section(records)),
+        (
+            "transfer",
+            "Transfer between networks",
+            heat_maps(matrices_of(evaluations, attack_checks)),
+        ),
+        ("attack-checks", "Attack checks", checks_section(attack_checks)),
         ("analyses", "Analyses", analyses_section(records)),
         ("gallery", "Patches and patched images", pictured),
         ("engine", "What the engine ran", checks.section()),

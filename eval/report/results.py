@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from eval.checks.record import MARK
 from eval.report.checks import Checks
 from eval.report.html import Html, join, tag
 from eval.report.numbers import MISSING, interval, latency, percent, points, size, size_ratio
@@ -22,6 +23,10 @@ _TERMS = {
     ),
     "Drift": (
         "ASR in this engine minus ASR of the fake-quantized network in PyTorch, on the same images."
+    ),
+    MARK: (
+        "a check of the attacks on this network tripped: the rate is a lower bound of what an "
+        "attacker can do. Which one is told under “Attack checks”."
     ),
     "Bits": (
         "bit-width of weights and activations of the hidden layers: b-bit codes, int8 arithmetic. "
@@ -121,7 +126,7 @@ def _cell(cell: Cell | None) -> Html:
     value = cell.asr["value"]
     return tag(
         "td",
-        tag("strong", percent(value)),
+        tag("strong", percent(value), cell.mark),
         "" if above_floor(cell) else join(" ", tag("span", "overlaps noise", class_="tag")),
         tag("span", class_="bar", style=f"--share:{100 * value:.1f}%", aria_hidden="true"),
         tag("small", f"{interval(cell.asr)} · n {cell.asr['n']:,}"),

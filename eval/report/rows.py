@@ -14,6 +14,7 @@ from fractions import Fraction
 from typing import Any, Literal
 
 from deploy.device.errors import NothingToEvaluate
+from eval.checks.record import AttackChecks, attack_checks_from_records
 from eval.evaluation_record import (
     KIND,
     EvaluationRecord,
@@ -64,7 +65,8 @@ class PatchColumn:
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """What one patch did to one model."""
+    """What one patch did to one model; ``mark`` stands beside every rate: a check of the attacks on
+    this model tripped (``eval.checks.record.MARK``), or nothing."""
 
     asr: Share
     floor: Share
@@ -73,6 +75,7 @@ class Cell:
     agreement: Share | None
     whitebox: bool
     asr_common: Share | None
+    mark: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +140,8 @@ def tables_from_records(records: Iterable[Mapping[str, Any]]) -> tuple[ResultTab
         InputError: an evaluation record lacks a field.
         NothingToEvaluate: there is no evaluation record.
     """
+    records = list(records)
+    checks = attack_checks_from_records(records)
     evaluations = [
         check_evaluation(record["payload"], where="an evaluation record")
         for record in records
@@ -152,7 +157,7 @@ def tables_from_records(records: Iterable[Mapping[str, Any]]) -> tuple[ResultTab
         groups.setdefault((images["name"], images["split"], images["digest"]), []).append(
             evaluation
         )
-    return tuple(_table(group) for group in groups.values())
+    return tuple(_table(group, checks) for group in groups.values())
 
 
 @dataclass
@@ -163,7 +168,7 @@ class _Draft:
     latency: LatencyFacts | None = None
 
 
-def _table(evaluations: Sequence[EvaluationRecord]) -> ResultTable:
+def _table(evaluations: Sequence[EvaluationRecord], checks: AttackChecks) -> ResultTable:
     columns: dict[str, PatchColumn] = {}
     drafts: dict[tuple[object, ...], _Draft] = {}
     for evaluation in evaluations:
@@ -176,7 +181,7 @@ def _table(evaluations: Sequence[EvaluationRecord]) -> ResultTable:
         draft.model = model
         draft.clean = evaluation["clean_accuracy"]
         draft.latency = evaluation["latency"] or draft.latency
-        draft.cells[column.key] = _cell(evaluation)
+        draft.cells[column.key] = _cell(evaluation, checks.mark(model))
     ordered = sorted(drafts.values(), key=lambda draft: _order(draft.model))
     labels = _labels([draft.model for draft in ordered])
     images = evaluations[-1]["images"]
@@ -306,7 +311,7 @@ def _labels(models: Sequence[ModelFacts]) -> list[str]:
     ]
 
 
-def _cell(evaluation: EvaluationRecord) -> Cell:
+def _cell(evaluation: EvaluationRecord, mark: str) -> Cell:
     drift = evaluation["drift"]
     return Cell(
         asr=evaluation["asr"],
@@ -316,6 +321,7 @@ def _cell(evaluation: EvaluationRecord) -> Cell:
         agreement=None if drift is None else drift["clean_agreement"],
         whitebox=_is_whitebox(evaluation),
         asr_common=evaluation["asr_common"],
+        mark=mark,
     )
 
 

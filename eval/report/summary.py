@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from eval.checks.record import LOWER_BOUND
 from eval.evaluation_record import Share
 from eval.report.checks import Checks
 from eval.report.html import Html, join, tag
@@ -31,6 +32,8 @@ def summary(tables: Sequence[ResultTable], checks: Checks) -> Html:
     else:
         parts += [_tiles(case, table, checks), *_sentences(case, table.classes)]
     parts += _proofs(table, checks)
+    if any(cell.mark for row in table.rows for cell in row.cells.values()):
+        parts.append(_note(f"{LOWER_BOUND} Which one is told under “Attack checks”."))
     if table.split != "test":
         parts.append(
             _note(
@@ -83,12 +86,10 @@ def _case(table: ResultTable) -> _Case | None:
 def _tiles(case: _Case, table: ResultTable, checks: Checks) -> Html:
     where = _at(case.plain)
     plain = case.plain.cells[case.column.key]
-    tiles = [_tile(percent(plain.asr["value"]), f"fooled, plain, {where}", interval(plain.asr))]
+    tiles = [_tile(_rate(plain), f"fooled, plain, {where}", interval(plain.asr))]
     if case.defended is not None:
         cell = case.defended.cells[case.column.key]
-        tiles.append(
-            _tile(percent(cell.asr["value"]), f"fooled, hardened, {where}", interval(cell.asr))
-        )
+        tiles.append(_tile(_rate(cell), f"fooled, hardened, {where}", interval(cell.asr)))
         under = case.defended.points_under_plain
         if under is not None:
             verdict = (
@@ -130,7 +131,7 @@ def _sentences(case: _Case, classes: Sequence[str]) -> list[Html]:
         tag(
             "p",
             f"The patch that harms most ({column.title}; {column.detail}) {does} "
-            f"{percent(plain.asr['value'])} of the images that it "
+            f"{_rate(plain)} of the images that it "
             f"otherwise gets right ({_at(case.plain)}; 95% interval {interval(plain.asr)}). "
             f"Random pixels in its place: {percent(plain.floor['value'])}. "
             + (
@@ -148,8 +149,7 @@ def _sentences(case: _Case, classes: Sequence[str]) -> list[Html]:
         tag(
             "p",
             f"On the hardened network ({case.defended.label}) the same patch succeeds on "
-            f"{percent(cell.asr['value'])} ({interval(cell.asr)}). "
-            + _difference(plain.asr, cell.asr),
+            f"{_rate(cell)} ({interval(cell.asr)}). " + _difference(plain.asr, cell.asr),
         )
     )
     parts.append(_note(_knowing_attacker(case.defended)))
@@ -176,7 +176,7 @@ def _knowing_attacker(defended: Row) -> str:
     worst = max(own, key=lambda cell: cell.asr["value"])
     return (
         "An attacker who has the hardened network itself succeeds on "
-        f"{percent(worst.asr['value'])} ({interval(worst.asr)}; {_at(defended)}): resisting "
+        f"{_rate(worst)} ({interval(worst.asr)}; {_at(defended)}): resisting "
         "transferred patches is not resisting that one."
     )
 
@@ -219,6 +219,10 @@ def _quantized(table: ResultTable) -> list[Row]:
     return [row for row in table.rows if not row.is_float and row.model["file_sha256"] is not None]
 
 
+def _rate(cell: Cell) -> str:
+    return f"{percent(cell.asr['value'])}{cell.mark}"
+
+
 def above_floor(cell: Cell) -> bool:
     """Whether the interval of the ASR lies above that of the random patch."""
     return cell.asr["low"] > cell.floor["high"]
@@ -238,7 +242,7 @@ def _without_baseline(table: ResultTable) -> Html:
     return tag(
         "p",
         f"The highest attack success rate: {column.title} against {row.label} ({_at(row)}), "
-        f"{percent(cell.asr['value'])} ({interval(cell.asr)}). No plain network with a transferred "
+        f"{_rate(cell)} ({interval(cell.asr)}). No plain network with a transferred "
         "patch is among the records, so nothing is compared.",
     )
 

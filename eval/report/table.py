@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from eval.checks.record import MARK, AttackChecks, attack_checks_from_records
+from eval.checks.record import LOWER_BOUND, AttackChecks, attack_checks_from_records
 from eval.report.numbers import MISSING, interval, latency, percent, size, size_ratio
 from eval.report.rows import Cell, ResultTable, Row, tables_from_records
 
@@ -33,7 +33,7 @@ def _one(table: ResultTable, checks: AttackChecks) -> str:
     for letter in letters:
         headers += [f"{letter}: ASR (95%)", "noise"]
     headers += ["size", "of float", "latency", "engine", ""]
-    body = [_cells(row, table, checks.mark(row.model)) for row in table.rows]
+    body = [_cells(row, table) for row in table.rows]
     shown = [
         i
         for i, header in enumerate(headers)
@@ -86,18 +86,15 @@ def _checked(table: ResultTable, checks: AttackChecks) -> list[str]:
             widths.append(row.bits_label)
     return [
         "",
-        (
-            f"Attack checks (docs/checks.md). {MARK}: a check tripped, so the rates of this row "
-            "are lower bounds of what an attacker can do."
-        ),
+        f"Attack checks (docs/checks.md). {LOWER_BOUND}",
         *(f"{' '.join(widths)} bits, {line}" for line, widths in said.items()),
     ]
 
 
-def _cells(row: Row, table: ResultTable, mark: str) -> list[str]:
+def _cells(row: Row, table: ResultTable) -> list[str]:
     cells = [row.bits_label, percent(row.clean["value"])]
     for column in table.columns:
-        cells += _patch(row.cells.get(column.key), mark)
+        cells += _patch(row.cells.get(column.key))
     return [
         *cells,
         size(row.model["file_size_bytes"]),
@@ -114,10 +111,10 @@ def _letter(index: int) -> str:
     return chr(ord("A") + place) + (str(turn) if turn else "")
 
 
-def _patch(cell: Cell | None, mark: str) -> list[str]:
+def _patch(cell: Cell | None) -> list[str]:
     if cell is None:
         return [MISSING, MISSING]
-    asr = f"{percent(cell.asr['value'])}{mark} ({interval(cell.asr)})"
+    asr = f"{percent(cell.asr['value'])}{cell.mark} ({interval(cell.asr)})"
     return [asr, percent(cell.floor["value"])]
 
 

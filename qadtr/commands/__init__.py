@@ -13,6 +13,7 @@ COMMANDS: tuple[str, ...] = (
     "pixel",
     "eval",
     "analyze",
+    "checks",
     "matrix",
     "report",
     "bundle",

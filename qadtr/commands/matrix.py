@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Do what is not done yet and print the matrix."""
     from deploy.device.errors import UsageError
     from deploy.device.records import provenance
-    from eval.matrix import matrix_text, read_plan, run_matrix
+    from eval.matrix import checks_of_targets, matrix_text, read_plan, run_matrix
     from eval.matrix.running import Running
     from qadtr.commands.shared import repository
 
@@ -50,6 +50,6 @@ def run(arguments: argparse.Namespace) -> int:
         provenance(repository=repository(), seed=plan.settings.seed),
     )
     if running.stage != "patches":
-        print(matrix_text(records))
+        print(matrix_text(records, checks_of_targets(plan)))
     print(out)
     return 0

@@ -46,7 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Attack, write the records and print them as a table."""
-    from deploy.device.records import provenance
+    from deploy.device.records import provenance, read_records
+    from eval.checks.record import attack_checks_from_records
     from eval.pixel.run import PixelRunSettings, attack_pixels, pixel_table
     from eval.pixel.settings import PixelSettings
     from qadtr.commands.shared import repository
@@ -61,8 +62,9 @@ def run(arguments: argparse.Namespace) -> int:
         batch_size=arguments.batch_size,
         seed=arguments.seed,
     )
+    run = RunFolder.open(arguments.run)
     records = attack_pixels(
-        RunFolder.open(arguments.run),
+        run,
         attack,
         arguments.data,
         PixelRunSettings(
@@ -75,5 +77,6 @@ def run(arguments: argparse.Namespace) -> int:
         ),
         provenance(repository=repository(), seed=arguments.seed, config=attack.as_record()),
     )
-    print(pixel_table(records))
+    checks = attack_checks_from_records(read_records(run.records))
+    print(pixel_table(records, checks))
     return 0

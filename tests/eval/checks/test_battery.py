@@ -26,7 +26,7 @@ CAUGHT_BY = {
 
 
 def status_of(network: SwitchableNetwork, images: ImageSet, other: DigitNetwork) -> dict[str, str]:
-    begun: list[str] = []
+    done: list[str] = []
     results = run_battery(
         network,
         32,
@@ -35,9 +35,9 @@ def status_of(network: SwitchableNetwork, images: ImageSet, other: DigitNetwork)
         SETTINGS,
         source=other,
         undefended=other,
-        begun=begun.append,
+        done=done.append,
     )
-    assert begun == list(CATALOGUE)
+    assert done == list(CATALOGUE)
     assert [result["name"] for result in results] == list(CATALOGUE)
     return {result["name"]: result["status"] for result in results}
 

@@ -1,0 +1,75 @@
+"""`qadtr checks`: whether the attacks on a network can be believed."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from qadtr.commands.shared import add_data, add_settings
+
+HELP = "check that attack success on a network can be believed; see docs/checks.md"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The networks, what they are held against, and the budget."""
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders")
+    add_data(parser)
+    parser.add_argument("--bits", type=int, nargs="+", help="bit-widths (default: all it has)")
+    parser.add_argument(
+        "--source",
+        type=Path,
+        metavar="RUN",
+        help="another network of the same data, whose patches are transferred",
+    )
+    parser.add_argument(
+        "--undefended", type=Path, metavar="RUN", help="a network that the attack must break"
+    )
+    parser.add_argument(
+        "--images", type=int, default=96, help="how many are attacked (default: 96)"
+    )
+    parser.add_argument(
+        "--split", default="test", choices=("test", "holdout"), help="default: test"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the attacks (default: 0)")
+    parser.add_argument(
+        "--plant",
+        metavar="FAKE",
+        help="put a fake defense around the network, which the checks must find",
+    )
+    add_settings(parser, "steps=100")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Check, and print the verdicts. A tripped check is a finding, not a failure: the code is 0."""
+    from deploy.device.records import provenance
+    from eval.checks.run import ChecksRunSettings, run_checks
+    from eval.checks.settings import BatterySettings
+    from eval.report import checks_table
+    from qadtr.commands.shared import repository, settings_from
+    from training.run_folder import RunFolder
+
+    battery = BatterySettings.from_mapping(
+        {"images": arguments.images, "seed": arguments.seed, **settings_from(arguments.settings)}
+    )
+    runs = [RunFolder.open(path) for path in arguments.runs]
+    source, undefended = (
+        None if path is None else RunFolder.open(path)
+        for path in (arguments.source, arguments.undefended)
+    )
+    records = []
+    for run in runs:
+        records += run_checks(
+            run,
+            arguments.data,
+            battery,
+            ChecksRunSettings(
+                bit_widths=None if arguments.bits is None else tuple(arguments.bits),
+                split=arguments.split,
+                planted=arguments.plant,
+            ),
+            provenance(repository=repository(), seed=arguments.seed, config=battery.as_record()),
+            source=source,
+            undefended=undefended,
+        )
+    print(checks_table(records))
+    return 0

@@ -1,0 +1,266 @@
+"""A tripped check stands beside the attack success rate in every table and every picture."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from benchmarks.defense_rows import markdown
+from eval.checks.record import LOWER_BOUND, MARK, attack_checks_from_records
+from eval.evaluation_record import check_evaluation, share
+from eval.matrix import matrix_text
+from eval.pixel.run import PixelRecord, pixel_table
+from eval.report import adaptive_table, render_report, text_table
+from eval.report.attack_checks import all_checks_table
+
+Record = dict[str, Any]
+MakeRecord = Callable[..., Record]
+
+PLAIN, DEFENDED = ("qat" * 64)[:64], ("qadtr" * 64)[:64]
+
+
+@pytest.fixture
+def tripped(attack_checks: MakeRecord) -> Record:
+    """Checks of the defended network at 2 bits, the first of which tripped."""
+    return attack_checks("tripped", "passed", bits=2, sha=DEFENDED)
+
+
+@pytest.fixture
+def passed(attack_checks: MakeRecord) -> Record:
+    """Checks of the plain network at 2 bits, none of which tripped."""
+    return attack_checks("passed", "passed", bits=2, sha=PLAIN)
+
+
+def section(page: str, key: str) -> str:
+    found = re.search(rf'<section id="{key}".*?</section>', page, re.DOTALL)
+    if found is None:
+        found = re.search(rf'<section[^>]*id="{key}".*?</section>', page, re.DOTALL)
+    assert found is not None, key
+    return found.group()
+
+
+def matrix_records(evaluation: MakeRecord) -> list[Record]:
+    """Two sources on a plain and a defended target at 2 bits."""
+    return [
+        evaluation(
+            defense=defense, asr=asr, patch=source * 64, source_checkpoint=source * 64,
+        )
+        for defense in ("qat", "qadtr")
+        for source, asr in (("a", 40), ("b", 30))
+    ]  # fmt: skip
+
+
+def with_sources_apart(records: Sequence[Record]) -> list[Record]:
+    for record in records:
+        source = record["payload"]["patch"]["source"]
+        source["seed"] = 1 if source["checkpoint_sha256"].startswith("a") else 2
+    return list(records)
+
+
+def adaptive(law: str, widths: list[int], checkpoint: str = DEFENDED) -> Record:
+    payload = {
+        "key": f"{law}{widths}",
+        "model": {
+            "network": "resnet8",
+            "defense": "qadtr",
+            "checkpoint_sha256": checkpoint,
+            "bit_widths": widths,
+        },
+        "law": law,
+        "images": {"name": "cifar10", "split": "test", "digest": "d", "n": 100, "classes": []},
+        "patch": {
+            "kind": "per-image",
+            "size_px": 8,
+            "area_px": 64,
+            "area_share": 0.0625,
+            "placement": "centre",
+            "sha256": [],
+        },
+        "settings": {},
+        "seed": 0,
+        "clean_accuracy": share(80, 100),
+        "asr": share(60, 80),
+        "on_engine": {
+            "engine": "onnxruntime-cpu",
+            "engine_version": "1",
+            "file_sha256": [None],
+            "asr": share(59, 80),
+        },
+        "stages": [],
+        "randomness": None,
+        "draws": [],
+        "draws_enough": True,
+        "outcomes": {"n": 100},
+    }
+    return {"format_version": 1, "kind": "adaptive", "payload": payload, "provenance": {}}
+
+
+def pixel(bits: int, made_at: int) -> PixelRecord:
+    return PixelRecord(
+        key=f"{bits}{made_at}",
+        model={
+            "network": "resnet8",
+            "defense": "qadtr",
+            "bit_width": bits,
+            "checkpoint_sha256": DEFENDED,
+            "engine": "torch",
+            "file_sha256": None,
+        },
+        attack="pgd",
+        norm="Linf",
+        epsilon=8.0,
+        settings={},
+        library="art 1",
+        made_at_bit_width=made_at,
+        images={"name": "cifar10", "split": "test", "digest": "d", "n": 100, "classes": []},
+        attacked=100,
+        clean_accuracy=share(80, 100),
+        robust_accuracy=share(30, 100),
+        asr=share(50, 80),
+        largest_change=8,
+        mean_l2=1.0,
+    )
+
+
+def test_the_main_table_of_the_page(records: list[Record], tripped: Record, passed: Record) -> None:
+    results = section(render_report([*records, passed, tripped], title="t"), "results")
+    rows = [row for row in re.findall(r"<tr.*?</tr>", results, re.DOTALL) if f"%{MARK}" in row]
+    # Its one row, and there the rates of both patches.
+    assert len(rows) == 1
+    assert "QADT-R" in rows[0]
+    assert rows[0].count(f"%{MARK}") == 2
+    without = render_report([*records, passed], title="t")
+    assert f"%{MARK}" not in without
+
+
+def test_the_summary(records: list[Record], tripped: Record) -> None:
+    found = section(render_report([*records, tripped], title="t"), "summary")
+    assert f"22.0%{MARK}" in found
+    assert LOWER_BOUND in found
+    assert f"46.0%{MARK}" not in found  # the plain network's
+
+
+def test_the_curves(records: list[Record], tripped: Record) -> None:
+    curves = section(render_report([*records, tripped], title="t"), "curves")
+    charts = re.findall(r"<figure>.*?</figure>", curves, re.DOTALL)
+    assert len(charts) == 2
+    for chart in charts:
+        # Beside the point itself, in its tooltip, and in the words for those who do not see it.
+        assert len(re.findall(rf"<text[^>]*>{MARK}</text>", chart)) == 1
+        assert re.search(rf"<title>resnet8 QADT-R, 2: \d+\.\d%{MARK}", chart)
+        described = re.search(r"<desc>.*?</desc>", chart, re.DOTALL)
+        assert described is not None
+        assert described.group().count(MARK) == 1
+        assert LOWER_BOUND in chart
+
+
+def test_the_heat_maps_and_the_matrix_of_the_terminal(
+    evaluation: MakeRecord, tripped: Record
+) -> None:
+    records = with_sources_apart(matrix_records(evaluation))
+    found = section(render_report([*records, tripped], title="t"), "transfer")
+    cells = re.findall(r"<td.*?</td>", found, re.DOTALL)
+    marked = [cell for cell in cells if MARK in cell]
+    assert len(cells) == 4
+    assert len(marked) == 2
+    assert all(cell.count(f"%{MARK}") == 2 for cell in marked)  # its ASR, and that in common
+    assert LOWER_BOUND in found
+
+    evaluations = [check_evaluation(record["payload"], where="here") for record in records]
+    lines = matrix_text(evaluations, attack_checks_from_records([tripped])).splitlines()
+    assert ["QADT-R" in line for line in lines if f"%{MARK}" in line] == [True, True]
+    assert lines[-1] == LOWER_BOUND
+    unmarked = matrix_text(evaluations, attack_checks_from_records([]))
+    assert MARK not in unmarked
+
+
+def test_the_adaptive_table_on_both(
+    records: list[Record], tripped: Record, attack_checks: MakeRecord
+) -> None:
+    made = [adaptive("fixed", [8]), adaptive("fixed", [2]), adaptive("worst", [8, 2])]
+    eight = attack_checks("passed", bits=8, sha=DEFENDED)
+    lines = adaptive_table([*made, eight, tripped]).splitlines()
+    rows = {line.split("  ")[1].strip() or line: line for line in lines if "QADT-R" in line}
+    assert rows["8"].count(MARK) == 0
+    assert rows["2"].count(f"%{MARK}") == 2
+    assert rows["worst of 8, 2"].count(f"%{MARK}") == 2  # one tripped bit-width is enough
+    assert rows["8"].endswith("1 passed")
+    assert rows["2"].endswith("TRIPPED: gradient-reaches-patch; 1 passed")
+    assert rows["worst of 8, 2"].endswith("TRIPPED: gradient-reaches-patch")
+    only = adaptive_table([made[2], eight]).splitlines()
+    assert any(line.endswith("not checked: 2") for line in only)
+
+    page = section(render_report([*records, *made, eight, tripped], title="t"), "adaptive")
+    marked = [row for row in re.findall(r"<tr>.*?</tr>", page) if f"%{MARK}" in row]
+    assert len(marked) == 2
+    assert all(row.count(f"%{MARK}") == 2 for row in marked)
+
+
+def test_the_pixel_attacks(tripped: Record) -> None:
+    checks = attack_checks_from_records([tripped])
+    # At 8 bits of its own gradient; at 2 bits; at 8 bits by the gradient of 2 bits.
+    lines = pixel_table([pixel(8, 8), pixel(2, 2), pixel(8, 2)], checks).splitlines()
+    assert [line.count(f"%{MARK}") for line in lines[1:4]] == [0, 2, 2]
+    assert lines[4] == LOWER_BOUND
+    assert len(pixel_table([pixel(8, 8)], checks).splitlines()) == 2
+
+
+def test_the_table_of_the_defenses() -> None:
+    cell = {
+        "origin": "transfer",
+        "column": "per-image-8",
+        "bits": 2,
+        "engine": "onnxruntime-cpu",
+        "split": "test",
+        "seen_size": True,
+        "clean_accuracy": share(80, 100),
+        "asr": share(20, 80),
+        "comparable": True,
+        "over_reference": None,
+    }
+    table = {
+        "reference": "full",
+        "rows": [{"row": "plain"}, {"row": "full"}],
+        "columns": [["transfer", "per-image-8"]],
+        "cells": [
+            {**cell, "row": "plain", "tripped_checks": []},
+            {**cell, "row": "full", "tripped_checks": ["transfer"], "seen_size": False},
+        ],
+    }
+    text = markdown(table)
+    lines = {line.split(" ")[1]: line for line in text.splitlines() if line.startswith("| ")}
+    assert MARK not in lines["plain"]
+    assert f"25.0{MARK} (" in lines["full"]
+    assert f"{LOWER_BOUND} full at 2 bits: transfer." in text
+    # Another sign than that of a size which the training has not met.
+    assert lines["full"].count(MARK) == 1
+    assert "§" in lines["full"]
+
+
+def test_every_verdict_stands_in_words(
+    records: list[Record], tripped: Record, passed: Record
+) -> None:
+    tripped["payload"]["checks"][0]["measured"] = "the loss rises on 1.0% of the images"
+    text = all_checks_table([*records, passed, tripped])
+    assert text.count("gradient-reaches-patch") == 3
+    named = f"2, gradient-reaches-patch {MARK} TRIPPED: the loss rises on 1.0% of the images"
+    assert named in text.splitlines()
+    page = section(render_report([*records, passed, tripped], title="t"), "attack-checks")
+    assert page.count("<table") == 2
+    assert page.count(f"{MARK} TRIPPED") == 1
+    assert "the loss rises on 1.0% of the images" in page
+    assert "Athalye" not in page  # sources stand in the document
+    assert LOWER_BOUND in page
+
+
+def test_a_small_check_does_not_hide_what_a_large_one_showed(
+    records: list[Record], tripped: Record, attack_checks: MakeRecord
+) -> None:
+    small = attack_checks("undecided", "passed", bits=2, sha=DEFENDED)
+    small["payload"]["checked_images"] = 8
+    assert f"%{MARK}" in text_table([*records, tripped, small])
+    large = attack_checks("passed", "passed", bits=2, sha=DEFENDED)
+    assert MARK not in text_table([*records, tripped, large]).split("Attack checks")[0]

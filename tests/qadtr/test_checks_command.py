@@ -1,0 +1,87 @@
+"""`qadtr checks` on a real run: records, none made twice, planted fakes, refusals."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from deploy.device.records import read_records
+from eval.checks.catalogue import CATALOGUE
+from eval.checks.record import KIND, MARK, check_record, tripped
+from qadtr.__main__ import main
+
+pytestmark = pytest.mark.slow
+
+BUDGET = ["--images", "24", "--set", "steps=6", "--set", "queries=20", "--set", "size_px=10"]
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def test_each_bit_width_gets_a_record_and_none_twice(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["checks", str(run), *BUDGET, "--source", str(run), "--undefended", str(run)]
+    # Interrupted behind the first bit-width: what is there stays as it is.
+    assert main([*words, "--bits", "32"]) == 0
+    (first,) = (run / "records").glob(f"{KIND}-*.json")
+    before = first.read_bytes()
+    assert main(words) == 0
+    assert first.read_bytes() == before
+    records = [check_record(r["payload"]) for r in read_records(run / "records", KIND)]
+    assert {record["model"]["bit_width"] for record in records} == {32, 4}
+    for record in records:
+        assert [check["name"] for check in record["checks"]] == list(CATALOGUE)
+        assert "not run" not in {check["status"] for check in record["checks"]}
+        assert record["checked_images"] == 24
+        assert record["attack"]["steps"] == 6
+        assert record["attack"]["source"] == record["model"]["checkpoint_sha256"]
+        assert record["images"]["split"] == "test"
+    capsys.readouterr()
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    assert len(list((run / "records").glob(f"{KIND}-*.json"))) == 2
+    assert all(name in printed for name in CATALOGUE)
+    # Another budget is another question.
+    assert main([*words, "--bits", "32", "--seed", "1"]) == 0
+    assert len(list((run / "records").glob(f"{KIND}-*.json"))) == 3
+
+
+def test_a_planted_fake_is_found_and_says_nothing_of_the_network(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["checks", str(run), *BUDGET, "--bits", "4", "--plant", "gradient-killer"]
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    assert "behind the planted fake gradient-killer" in printed
+    assert f"{MARK} TRIPPED" in printed
+    (record,) = (check_record(r["payload"]) for r in read_records(run / "records", KIND))
+    assert record["model"]["planted"] == "gradient-killer"
+    assert {"gradient-reaches-patch", "zero-gradients"} <= set(tripped(record))
+    statuses = {check["name"]: check["status"] for check in record["checks"]}
+    assert {statuses[name] for name in ("transfer", "undefended", "planted-fakes")} == {"not run"}
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--bits", "3"], "has no bit-width 3; it has 32, 4"),
+        (["--set", "stepz=1"], "known: batch_size, images"),
+        (["--set", "size_px=40"], "does not fit images of 32 px"),
+        (["--images", "100000"], "expected 1 to"),
+        (["--plant", "magic"], "gradient-killer"),
+        (["--source", "nowhere"], "there is no run folder nowhere"),
+    ],
+)
+def test_what_it_refuses(
+    more: list[str], said: str, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["checks", str(trained), *more]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("qadtr: ")
+    assert said in line
+    assert not list((trained / "records").glob(f"{KIND}-*.json"))
