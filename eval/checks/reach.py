@@ -10,7 +10,7 @@ from PIL import Image
 
 from deploy.device.errors import InputError
 from deploy.device.statistics import paired_difference
-from eval.adaptive.victim import found_random
+from eval.adaptive.ascent import AscentSettings
 from eval.checks.record import CheckResult
 from eval.checks.results import percent, result, share_of_flags, status
 from eval.checks.subject import Subject
@@ -20,9 +20,6 @@ from training.quantizers import FLOAT
 
 BROKEN = 0.9
 """Least ASR on a network that is known to have no defense."""
-
-_DRAWS = 4
-"""K of the expectation over the randomness of a fake."""
 
 
 def full_image(subject: Subject) -> CheckResult:
@@ -65,8 +62,8 @@ def undefended(subject: Subject, network: SwitchableNetwork | None) -> CheckResu
 def planted_fakes(subject: Subject, network: SwitchableNetwork | None) -> CheckResult:
     """The undefended network behind each fake, attacked by someone who knows the fake.
 
-    The gradient is that of the network behind it, success is judged on the fake's own answers: on
-    fresh ones, where they are random.
+    The gradient is that of the network behind it. Success is judged on the fake's own answers: on
+    fresh ones where they are random, and an image is attacked until its margin is twice the noise.
     """
     if network is None:
         return result("planted-fakes", "not run", "no undefended network was given (--undefended)")
@@ -74,7 +71,6 @@ def planted_fakes(subject: Subject, network: SwitchableNetwork | None) -> CheckR
     rates = {}
     for name in sorted(FAKES):
         fake = planted(name, network)
-        random = found_random(fake, subject.pixels[:32].float(), bits).logits
         behind = Subject(
             fake,
             bits,
@@ -82,7 +78,7 @@ def planted_fakes(subject: Subject, network: SwitchableNetwork | None) -> CheckR
             subject.labels,
             subject.settings,
             stand_in=network,
-            draws=_DRAWS if random else 1,
+            confidence=AscentSettings.confidence + 2.0 * _noise(fake, subject.images[:32], bits),
         )
         rates[name] = share_of_flags(behind.rescored(behind.patches()))
     return result(
@@ -95,6 +91,13 @@ def planted_fakes(subject: Subject, network: SwitchableNetwork | None) -> CheckR
         bit_width=bits,
         **rates,
     )
+
+
+def _noise(fake: SwitchableNetwork, images: NDArray[np.uint8], bits: int) -> float:
+    """Standard deviation that the fake's randomness gives a margin, as an attacker measures it: a
+    margin is the difference of two logits, and so varies as one logit does between two answers."""
+    one, other = (logits(fake, images, bits) for _ in range(2))
+    return float((one - other).std())
 
 
 def _bits_of(network: SwitchableNetwork, bits: int) -> int:

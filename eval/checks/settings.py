@@ -25,9 +25,9 @@ class BatterySettings:
         InputError: a value under its least.
     """
 
-    images: int = 96
+    images: int = 100
     size_px: int = 8
-    steps: int = 40
+    steps: int = 100
     queries: int = 300
     batch_size: int = 64
     seed: int = 0

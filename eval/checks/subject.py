@@ -46,9 +46,9 @@ class Subject:
         settings: BatterySettings,
         *,
         stand_in: SwitchableNetwork | None = None,
-        draws: int = 1,
+        confidence: float = AscentSettings.confidence,
     ) -> None:
-        """``stand_in`` and ``draws``: as for a :class:`Victim` and an ascent."""
+        """``stand_in`` as for a :class:`Victim`, ``confidence`` as for an ascent."""
         self.network, self.bits, self.settings = network, bits, settings
         right = logits(network, images, bits).argmax(axis=1) == labels
         if not right.any():
@@ -59,10 +59,8 @@ class Subject:
         self.images, self.labels = images[right], labels[right]
         self.pixels = torch.from_numpy(self.images)
         self.classes = torch.from_numpy(self.labels)
-        self.victim = Victim(
-            network=network, bit_widths=(bits,), noisy=draws > 1, stand_in=stand_in
-        )
-        self._draws = draws
+        self.victim = Victim(network=network, bit_widths=(bits,), stand_in=stand_in)
+        self._confidence = confidence
         self._attacks: dict[tuple[int, int], tuple[Flags, NDArray[np.uint8]]] = {}
 
     def won(self, *, size_px: int | None = None, steps: int | None = None) -> Flags:
@@ -88,7 +86,11 @@ class Subject:
             square_mask(size_px),
             self.positions(size_px),
             self.start(size_px),
-            AscentSettings(steps=steps, batch_size=self.settings.batch_size, draws=self._draws),
+            AscentSettings(
+                steps=steps,
+                batch_size=self.settings.batch_size,
+                confidence=self._confidence,
+            ),
             self.draw("attack"),
         )
 

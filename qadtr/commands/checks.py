@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--undefended", type=Path, metavar="RUN", help="a network that the attack must break"
     )
     parser.add_argument(
-        "--images", type=int, default=96, help="how many are attacked (default: 96)"
+        "--images", type=int, default=100, help="how many are attacked (default: 100)"
     )
     parser.add_argument(
         "--split", default="test", choices=("test", "holdout"), help="default: test"
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FAKE",
         help="put a fake defense around the network, which the checks must find",
     )
-    add_settings(parser, "steps=100")
+    add_settings(parser, "steps=200")
 
 
 def run(arguments: argparse.Namespace) -> int:

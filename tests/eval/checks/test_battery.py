@@ -47,7 +47,9 @@ def test_an_honest_network_trips_none(
 ) -> None:
     found = status_of(digit_network, held_out_digits, other_digit_network)
     assert [name for name, status in found.items() if status == "tripped"] == []
-    assert list(found.values()).count("passed") >= 11
+    assert list(found.values()).count("passed") >= 12
+    # The attack goes round every planted fake of that network, as someone would who knows them.
+    assert found["planted-fakes"] == "passed"
 
 
 @pytest.mark.parametrize("name", sorted(FAKES))

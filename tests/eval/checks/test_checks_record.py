@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from deploy.device.errors import InputError
+from eval.checks.catalogue import CATALOGUE
 from eval.checks.record import attack_checks_from_records, verdict
 from eval.evaluation_record import ModelFacts
+
+DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "checks.md"
 
 MakeChecks = Callable[..., dict[str, Any]]
 
@@ -62,3 +66,11 @@ def test_a_damaged_record_is_refused(attack_checks: MakeChecks) -> None:
         attack_checks_from_records([record])
     with pytest.raises(InputError, match="passed, tripped, undecided, not run"):
         attack_checks_from_records([attack_checks("fine")])
+
+
+def test_the_document_has_every_check_with_its_threshold_and_source() -> None:
+    rows = [line for line in DOCUMENT.read_text().splitlines() if line.startswith("| `")]
+    assert rows == [
+        f"| `{name}` | {check.title} | {check.trips} | {check.source} |"
+        for name, check in CATALOGUE.items()
+    ]
