@@ -157,7 +157,7 @@ def patch_facts(patch_set: PatchSet, image_size: tuple[int, int]) -> PatchFacts:
         attack=made.get("attack"),
         kind=patch_set.kind,
         shape=settings.get("shape"),
-        size_px=list(patch_set.mask.shape),
+        size_px=list(patch_set.size_px),
         area_px=patch_set.area_px,
         area_share=patch_set.area_share(*image_size),
         placement=settings.get("placement"),

@@ -15,17 +15,17 @@ def check_patch(patch: NDArray[Any], mask: NDArray[Any], positions: NDArray[Any]
     """Check the types and shapes of a patch against one another.
 
     Raises:
-        InputError: ``patch`` is not uint8 P×3×h×w, ``mask`` is not bool h×w with a True,
-            ``positions`` are not integers N×2, or P is neither 1 nor N.
+        InputError: ``patch`` is not uint8 P×3×h×w, ``mask`` is not bool h×w or N×h×w with a True
+            in each, ``positions`` are not integers N×2, or P is neither 1 nor N.
     """
     if patch.dtype != np.uint8 or patch.ndim != 4 or patch.shape[1] != 3 or 0 in patch.shape:
         raise InputError(f"expected a patch as uint8 P×3×h×w, got {patch.dtype} {patch.shape}")
-    if mask.dtype != np.bool_ or mask.shape != patch.shape[2:]:
+    if mask.dtype != np.bool_ or mask.ndim not in (2, 3) or mask.shape[-2:] != patch.shape[2:]:
         raise InputError(
-            f"expected a mask as bool of the patch's size {patch.shape[2:]}, "
-            f"got {mask.dtype} {mask.shape}"
+            f"expected a mask as bool of the patch's size {patch.shape[2:]}, or one for each "
+            f"image, got {mask.dtype} {mask.shape}"
         )
-    if not mask.any():
+    if not mask.any(axis=(-2, -1)).all():
         raise InputError("the mask covers no pixel: the patch would change nothing")
     if positions.dtype.kind != "i" or positions.ndim != 2 or positions.shape[1] != 2:
         raise InputError(
@@ -34,6 +34,10 @@ def check_patch(patch: NDArray[Any], mask: NDArray[Any], positions: NDArray[Any]
     if patch.shape[0] not in (1, positions.shape[0]):
         raise InputError(
             f"expected 1 patch or one for each of {positions.shape[0]} images, got {patch.shape[0]}"
+        )
+    if mask.ndim == 3 and mask.shape[0] != positions.shape[0]:
+        raise InputError(
+            f"expected 1 mask or one for each of {positions.shape[0]} images, got {mask.shape[0]}"
         )
 
 
@@ -48,7 +52,8 @@ def paste(
     Args:
         images: uint8, N×3×H×W.
         patch: uint8, P×3×h×w; P = 1 goes on every image, P = N on each its own.
-        mask: bool, h×w; where it is False the image shows through.
+        mask: bool, h×w, or N×h×w where each image has its own (a patch that is turned or scaled
+            differently on each); where it is False the image shows through.
         positions: int32, N×2: row and column, in pixels, of the patch's upper left corner.
 
     Returns:
@@ -67,10 +72,16 @@ def paste(
             f"expected one position for each of {count} images, got {positions.shape[0]}"
         )
     _check_bounds(positions, (patch.shape[2], patch.shape[3]), (height, width))
+    pasted = images.copy()
+    if mask.ndim == 3:
+        which, rows, columns = np.nonzero(mask)
+        own = which if patch.shape[0] > 1 else np.zeros_like(which)
+        tops, lefts = positions[which].T.astype(np.intp)
+        pasted[which, :, tops + rows, lefts + columns] = patch[own, :, rows, columns]
+        return pasted
     rows_in_patch, columns_in_patch = np.nonzero(mask)
     rows = positions[:, :1].astype(np.intp) + rows_in_patch
     columns = positions[:, 1:].astype(np.intp) + columns_in_patch
-    pasted = images.copy()
     # Indices around a slice put their own axes first: N×pixels×3, and 1×pixels×3 broadcasts.
     pasted[np.arange(count)[:, None], :, rows, columns] = patch[
         :, :, rows_in_patch, columns_in_patch

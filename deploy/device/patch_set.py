@@ -42,9 +42,10 @@ class PatchSet:
 
     Attributes:
         name: what tables call it.
-        kind: "universal" (P = 1) or "per-image" (P = N).
+        kind: "universal" (P = 1; P = N where one patch is shown turned or scaled differently on
+            each image, which needs a mask for each) or "per-image" (P = N).
         patch: uint8, P×3×h×w.
-        mask: bool, h×w.
+        mask: bool, h×w, or N×h×w where each image has its own.
         positions: int32, N×2, (top, left) in pixels, one row per image.
         image_indices: int64, N: which images of the split the rows belong to, all different.
         target: the class that the patch is to cause; None where any wrong class will do.
@@ -80,7 +81,8 @@ class PatchSet:
         except InputError as error:
             raise InputError(f"{self.name}: {error}") from error
         count = self.positions.shape[0]
-        expected = 1 if self.kind == "universal" else count
+        rendered = self.mask.ndim == 3
+        expected = 1 if self.kind == "universal" and not rendered else count
         if count == 0 or self.patch.shape[0] != expected:
             raise InputError(
                 f"{self.name}: a {self.kind} patch set for {count} images "
@@ -101,8 +103,13 @@ class PatchSet:
 
     @property
     def area_px(self) -> int:
-        """Pixels under the mask."""
-        return int(self.mask.sum())
+        """Pixels under the mask; where each image has its own, their mean, rounded."""
+        return round(float(self.mask.sum(axis=(-2, -1)).mean()))
+
+    @property
+    def size_px(self) -> tuple[int, int]:
+        """Height and width of the patch's box."""
+        return self.mask.shape[-2], self.mask.shape[-1]
 
     def area_share(self, height: int, width: int) -> float:
         """Return the share, 0…1, of a height×width image that the mask covers."""
@@ -152,7 +159,7 @@ def patch_set_bytes(patch_set: PatchSet) -> tuple[bytes, bytes]:
         "kind": patch_set.kind,
         "target": patch_set.target,
         "area_px": patch_set.area_px,
-        "size_px": list(patch_set.mask.shape),
+        "size_px": list(patch_set.size_px),
         "images": len(patch_set.image_indices),
         "provenance": dict(patch_set.provenance),
     }

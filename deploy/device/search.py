@@ -192,7 +192,7 @@ def _asking(engine: Engine, answers: Answers) -> Callable[[NDArray[np.uint8]], N
 
 def _size_of_first_gated(suite: Suite) -> int:
     gated = [patch for patch in suite.patches if patch.facts.gated] or list(suite.patches)
-    height, width = gated[0].patch_set.mask.shape
+    height, width = gated[0].patch_set.size_px
     return int(max(height, width))
 
 

@@ -70,7 +70,8 @@ def paste_some(
 ) -> NDArray[np.uint8]:
     """Return ``images`` (uint8 K×3×H×W) with the patch for the entries ``which`` (int64 K)."""
     patch = patch_set.patch if len(patch_set.patch) == 1 else patch_set.patch[which]
-    return paste(images, patch, patch_set.mask, patch_set.positions[which])
+    mask = patch_set.mask if patch_set.mask.ndim == 2 else patch_set.mask[which]
+    return paste(images, patch, mask, patch_set.positions[which])
 
 
 def pasted_sha256(patch_set: PatchSet, images: NDArray[np.uint8]) -> str:

@@ -70,7 +70,8 @@ def patch_pictures(folder: Path) -> tuple[Picture, ...]:
 
 def _patch_picture(patch_set: PatchSet) -> Picture:
     shown = patch_set.patch[:PER_IMAGE_SHOWN]
-    height, width = patch_set.mask.shape
+    height, width = patch_set.size_px
+    masks = np.broadcast_to(patch_set.mask, (len(patch_set.patch), height, width))
     detail = f"{patch_set.kind}, {height}×{width} px, {patch_set.area_px} px under the mask"
     if patch_set.kind == "per-image":
         detail += f"; the first {len(shown)} of {len(patch_set.patch)} patches, one an image"
@@ -78,10 +79,16 @@ def _patch_picture(patch_set: PatchSet) -> Picture:
             f"Patch {patch_set.name} for image {index}"
             for index in patch_set.image_indices[: len(shown)]
         )
+    elif len(patch_set.patch) > 1:
+        detail += f"; one patch, as it lies on the first {len(shown)} of {len(patch_set.patch)}"
+        alts = tuple(
+            f"Patch {patch_set.name} as it lies on image {index}"
+            for index in patch_set.image_indices[: len(shown)]
+        )
     else:
         alts = (f"Patch {patch_set.name}, the same for every image",)
     return Picture(
-        pngs=tuple(png_bytes(patch, patch_set.mask) for patch in shown),
+        pngs=tuple(png_bytes(patch, mask) for patch, mask in zip(shown, masks, strict=False)),
         alts=alts,
         title=patch_set.name,
         detail=detail,

@@ -1,23 +1,32 @@
-"""`qadtr patch`: adversarial patches made on one network, as files for any other."""
+"""`qadtr patch`: adversarial patches made on one network, or supplied, as files for any other."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from qadtr.commands.shared import add_data, add_settings, settings_from
 
-HELP = "make adversarial patches on a trained network"
+if TYPE_CHECKING:
+    from deploy.device.patch_set import PatchSet
+
+HELP = "make adversarial patches on a trained network, or place those of a file"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The source, the attack, and which images it is tried on."""
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder of the source network")
     add_data(parser)
-    parser.add_argument(
-        "--attack",
-        required=True,
-        help="gap (universal), lavan, location; without gradients sparse-rs, texture",
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "--attack", help="gap (universal), lavan, location; without gradients sparse-rs, texture"
+    )
+    what.add_argument(
+        "--supplied",
+        type=Path,
+        metavar="FILE",
+        help="place the patches of a .png or .npz on the run's images; see docs/attacks.md",
     )
     parser.add_argument("--size", type=int, metavar="PX", help="side of the patch in pixels")
     parser.add_argument("--kind", help="lavan: per-image (default) or universal")
@@ -57,7 +66,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", default="cpu", help="torch device, such as cuda")
     parser.add_argument(
-        "--out", type=Path, metavar="FILE.npz", help="default: a file in RUN/patches/"
+        "--out",
+        type=Path,
+        metavar="FILE.npz",
+        help="default: a file in RUN/patches/; with --supplied a folder",
     )
     add_settings(parser, "momentum=0.9")
 
@@ -70,18 +82,9 @@ def run(arguments: argparse.Namespace) -> int:
     from qadtr.commands.shared import repository
     from training.run_folder import RunFolder
 
-    named = {
-        "size_px": arguments.size,
-        "kind": arguments.kind,
-        "shape": arguments.shape,
-        "placement": arguments.placement,
-        "target": arguments.target,
-        "bit_widths": None if arguments.bits is None else tuple(arguments.bits),
-        "steps": arguments.steps,
-        "restarts": arguments.restarts,
-    }
-    given = {key: value for key, value in named.items() if value is not None}
-    attack = attack_from_settings(arguments.attack, {**given, **settings_from(arguments.settings)})
+    if arguments.supplied is not None:
+        return _supplied(arguments)
+    attack = attack_from_settings(arguments.attack, _given(arguments, _OF_ATTACKS))
     source = RunFolder.open(arguments.run)
     path, patch_set = make_patches(
         source,
@@ -101,9 +104,65 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.out,
         beside=[RunFolder.open(run) for run in arguments.beside],
     )
+    _print(path, patch_set)
+    return 0
+
+
+def _supplied(arguments: argparse.Namespace) -> int:
+    from deploy.device.errors import UsageError
+    from deploy.device.records import provenance
+    from eval.patch_run import PatchRunSettings
+    from eval.supplied.placing import PlacingSettings
+    from eval.supplied.run import supply_patches
+    from qadtr.commands.shared import repository
+    from training.run_folder import RunFolder
+
+    unfit = sorted(_only_attacks(arguments))
+    if unfit:
+        raise UsageError(f"{', '.join(unfit)} belong to an attack, not to --supplied")
+    placing = PlacingSettings.from_mapping(_given(arguments, _OF_SUPPLIED))
+    written = supply_patches(
+        RunFolder.open(arguments.run),
+        arguments.supplied,
+        arguments.data,
+        placing,
+        PatchRunSettings(split=arguments.split, images=arguments.images, seed=arguments.seed),
+        provenance(repository=repository(), seed=arguments.seed, config=placing.as_record()),
+        arguments.out,
+    )
+    for path, patch_set in written:
+        _print(path, patch_set)
+    return 0
+
+
+_OF_ATTACKS = ("size", "kind", "shape", "placement", "target", "bits", "steps", "restarts")
+_OF_SUPPLIED = ("size", "placement", "target")
+_SETTINGS = {"size": "size_px", "bits": "bit_widths"}
+"""Options whose setting has another name."""
+
+
+def _given(arguments: argparse.Namespace, options: tuple[str, ...]) -> dict[str, Any]:
+    """The settings that were given, as options or by ``--set``."""
+    values = {_SETTINGS.get(name, name): getattr(arguments, name) for name in options}
+    given = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in values.items()
+        if value is not None
+    }
+    return {**given, **settings_from(arguments.settings)}
+
+
+def _only_attacks(arguments: argparse.Namespace) -> set[str]:
+    names = {*_OF_ATTACKS} - {*_OF_SUPPLIED} | {"engine", "made_from"}
+    given = {
+        f"--{name.replace('_', '-')}" for name in names if getattr(arguments, name) is not None
+    }
+    return given | ({"--with"} if arguments.beside else set())
+
+
+def _print(path: Path, patch_set: PatchSet) -> None:
     area = patch_set.provenance["area"]
     print(
         f"{path}: {patch_set.name}, {area['px']} px ({100 * area['share']:.1f}% of the image), "
         f"for {len(patch_set.image_indices)} images"
     )
-    return 0

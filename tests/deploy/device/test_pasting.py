@@ -87,3 +87,23 @@ def test_check_images(images: np.ndarray) -> None:
         check_images(images.tolist())
     with pytest.raises(NothingToEvaluate):
         check_images(images[:0])
+
+
+@pytest.mark.parametrize("patches", ["one", "each"])
+def test_each_image_may_have_its_own_mask(images: np.ndarray, patches: str) -> None:
+    rng = np.random.default_rng(1)
+    count = len(images)
+    patch = rng.integers(0, 256, (1 if patches == "one" else count, 3, 3, 4), dtype=np.uint8)
+    mask = rng.random((count, 3, 4)) < 0.5
+    mask[:, 1, 1] = True
+    positions = rng.integers(0, [6, 5], size=(count, 2)).astype(np.int32)
+    one_by_one = [
+        paste(images[n : n + 1], patch[[n % len(patch)]], mask[n], positions[n : n + 1])
+        for n in range(count)
+    ]
+    np.testing.assert_array_equal(paste(images, patch, mask, positions), np.concatenate(one_by_one))
+    with pytest.raises(InputError, match="1 mask or one for each"):
+        paste(images, patch, mask[1:], positions)
+    mask[3] = False
+    with pytest.raises(InputError, match="covers no pixel"):
+        paste(images, patch, mask, positions)

@@ -1,0 +1,153 @@
+"""Supplied patches as files: one PNG, or an npz with one or many.
+
+The npz has no pickle and these arrays, of which only the first must be there:
+
+* ``patches``: k×3×h×w (or 3×h×w for one), uint8 0…255 or float 0…1;
+* ``targets``: integers, k: the class that each patch is to cause;
+* ``mask``: bool, or integers 0 and 1, h×w or k×h×w: where each patch covers the image.
+
+The published ImageNet-Patch collection fits: ``patches`` 10×3×224×224 float and ``targets`` 10. Its
+patches lie in the middle of a black canvas as large as the image. A canvas is recognised by the
+empty border that all patches share, and cut to what they show.
+
+References: Pintor et al., "ImageNet-Patch: a dataset for benchmarking machine learning robustness
+against adversarial patches" (Pattern Recognition 2023).
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from deploy.device.errors import InputError
+from deploy.device.files import read_npz, sha256_of
+
+OPAQUE = 128
+"""Of a PNG's alpha, 0…255: from here on a pixel covers the image. Pasting does not blend."""
+
+_ARRAYS = {"patches", "targets", "mask"}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Supplied:
+    """The patches of one file.
+
+    Attributes:
+        name: of the file, without its ending.
+        sha256: of the file.
+        patches: uint8 k×3×h×w.
+        masks: bool k×h×w, True where the patch covers.
+        targets: a class for each, or None where the file names none.
+    """
+
+    name: str
+    sha256: str
+    patches: NDArray[np.uint8]
+    masks: NDArray[np.bool_]
+    targets: tuple[int, ...] | None
+
+
+def read_supplied(path: Path) -> Supplied:
+    """Read a PNG or an npz of patches.
+
+    Raises:
+        InputError: another kind of file, a missing or damaged one, or arrays that do not fit.
+    """
+    if not path.is_file():
+        raise InputError(f"there is no patch file {path}")
+    readers = {".png": _from_png, ".npz": _from_npz}
+    if path.suffix.lower() not in readers:
+        raise InputError(f"{path}: a supplied patch is a .png or .npz file")
+    patches, masks, targets = readers[path.suffix.lower()](path)
+    if not masks.any(axis=(1, 2)).all():
+        raise InputError(f"{path}: a patch whose mask covers no pixel would change nothing")
+    return Supplied(
+        name=path.stem, sha256=sha256_of(path), patches=patches, masks=masks, targets=targets
+    )
+
+
+_Parts = tuple[NDArray[np.uint8], NDArray[np.bool_], tuple[int, ...] | None]
+
+
+def _from_png(path: Path) -> _Parts:
+    try:
+        with Image.open(path, formats=["PNG"]) as opened:
+            if opened.mode.startswith(("I", "F")):
+                raise InputError(f"{path}: has 16 bits a channel; expected an 8-bit PNG")
+            pixels = np.asarray(opened.convert("RGBA"), np.uint8)
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, struct.error) as error:
+        raise InputError(f"{path}: not a readable PNG ({error})") from error
+    except (zlib.error, Image.DecompressionBombError) as error:
+        raise InputError(f"{path}: not a readable PNG ({error})") from error
+    colour = np.ascontiguousarray(pixels[..., :3].transpose(2, 0, 1))
+    return colour[None], pixels[None, ..., 3] >= OPAQUE, None
+
+
+def _from_npz(path: Path) -> _Parts:
+    arrays = read_npz(path)
+    if "patches" not in arrays or not set(arrays) <= _ARRAYS:
+        raise InputError(
+            f"{path} has arrays {', '.join(sorted(arrays)) or 'of no name'}; expected patches, and "
+            "where wanted targets and mask"
+        )
+    patches = _as_bytes(path, arrays["patches"])
+    count, _, height, width = patches.shape
+    targets = _targets(path, arrays["targets"], count) if "targets" in arrays else None
+    if "mask" in arrays:
+        return patches, _masks(path, arrays["mask"], (count, height, width)), targets
+    rows, columns = _shown(patches)
+    patches = np.ascontiguousarray(patches[:, :, rows, columns])
+    return patches, np.ones((count, *patches.shape[2:]), np.bool_), targets
+
+
+def _as_bytes(path: Path, given: NDArray[Any]) -> NDArray[np.uint8]:
+    patches = given[None] if given.ndim == 3 else given
+    if patches.ndim != 4 or patches.shape[1] != 3 or 0 in patches.shape:
+        raise InputError(f"{path}: expected patches as k×3×h×w, got {given.shape}")
+    if patches.dtype == np.uint8:
+        return patches
+    if patches.dtype.kind != "f" or not np.isfinite(patches).all():
+        raise InputError(
+            f"{path}: expected patches as uint8 0…255 or finite float 0…1, got {patches.dtype}"
+        )
+    if patches.min() < 0.0 or patches.max() > 1.0:
+        raise InputError(
+            f"{path}: expected float patches in 0…1, got {patches.min():g} to {patches.max():g}"
+        )
+    result: NDArray[np.uint8] = np.rint(patches.astype(np.float64) * 255.0).astype(np.uint8)
+    return result
+
+
+def _targets(path: Path, given: NDArray[Any], count: int) -> tuple[int, ...]:
+    if given.dtype.kind not in "iu" or given.size != count or (given < 0).any():
+        raise InputError(
+            f"{path}: expected targets as {count} classes, integers of 0 or more, got "
+            f"{given.dtype} {given.shape}"
+        )
+    return tuple(int(target) for target in given.ravel())
+
+
+def _masks(path: Path, given: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    flags = given.dtype.kind == "b" or (given.dtype.kind in "iu" and np.isin(given, (0, 1)).all())
+    if not flags or given.shape not in (shape, shape[1:]):
+        raise InputError(
+            f"{path}: expected mask as 0 and 1 of shape {shape[1:]} or {shape}, got "
+            f"{given.dtype} {given.shape}"
+        )
+    return np.broadcast_to(given.astype(np.bool_), shape).copy()
+
+
+def _shown(patches: NDArray[np.uint8]) -> tuple[slice, slice]:
+    """The box outside of which every patch is black; all of it where that is no box."""
+    lit = patches.any(axis=(0, 1))
+    rows, columns = np.flatnonzero(lit.any(axis=1)), np.flatnonzero(lit.any(axis=0))
+    if rows.size == 0:  # wholly black patches: black is what they show
+        return slice(None), slice(None)
+    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
