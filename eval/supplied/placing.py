@@ -79,7 +79,9 @@ class PlacingSettings:
             raise InputError(
                 f"a supplied patch has no setting {', '.join(unknown)}; known: {', '.join(known)}."
             )
-        given = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+        given: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+        }
         try:
             return cls(**given)
         except TypeError as error:

@@ -146,8 +146,8 @@ def _masks(path: Path, given: NDArray[Any], shape: tuple[int, ...]) -> NDArray[n
 
 def _shown(patches: NDArray[np.uint8]) -> tuple[slice, slice]:
     """The box outside of which every patch is black; all of it where that is no box."""
-    lit = patches.any(axis=(0, 1))
-    rows, columns = np.flatnonzero(lit.any(axis=1)), np.flatnonzero(lit.any(axis=0))
+    rows = np.flatnonzero(patches.any(axis=(0, 1, 3)))
+    columns = np.flatnonzero(patches.any(axis=(0, 1, 2)))
     if rows.size == 0:  # wholly black patches: black is what they show
         return slice(None), slice(None)
     return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)

@@ -70,6 +70,34 @@ def test_the_whole_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "http-equiv" in page
 
 
+def test_supplied_patches_are_placed_and_evaluated_in_the_engine(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn = np.random.default_rng(0)
+    file = tmp_path / "brought.npz"
+    np.savez(file, patches=drawn.random((2, 3, 10, 10)), targets=np.array([3, 5]))
+    words = ["patch", str(run), "--supplied", str(file), "--images", "40"]
+    turned = ["--set", "rotation_degrees=45", "--set", "scale_range=[0.5, 1.0]"]
+    assert main([*words, *turned, "--set", "translation=0.2"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    patches = str(run / "patches")
+    words = ["eval", str(run), "--patches", patches, "--no-latency", "--bits", "4"]
+    assert main(words) == 0
+    first, second = (r["payload"] for r in read_records(run / "records", "evaluation"))
+    assert {first["patch"]["target"], second["patch"]["target"]} == {3, 5}
+    for payload in (first, second):
+        assert payload["patch"]["attack"] is None
+        assert payload["patch"]["kind"] == "universal"
+        assert payload["patch"]["placement"].startswith("within 20% of the centre, turned")
+        assert 25 <= payload["patch"]["area_px"] <= 100
+        assert payload["asr"]["n"] > 0
+    assert "supplied, source unknown" in capsys.readouterr().out
+    assert main(["report", str(run), "--out", str(tmp_path / "report.html")]) == 0
+    assert "Patch brought-0 as it lies on image" in (tmp_path / "report.html").read_text()
+    words = ["patch", str(run), "--supplied", str(file)]
+    assert "--steps belong" in refusal([*words, "--steps", "3"], capsys, code=4)
+
+
 def test_gradient_free_patches_on_the_engine(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     patch = ["patch", str(run), "--steps", "4", "--images", "12", "--size", "9"]
     for attack in ("sparse-rs", "texture"):

@@ -77,7 +77,7 @@ def test_a_canvas_is_cut_to_what_it_shows(tmp_path: Path) -> None:
 
 def test_affine_placement_turns_scales_and_shifts_each_image_in_its_own_way(tmp_path: Path) -> None:
     file = npz(tmp_path, patches=np.full((2, 3, 50, 50), 200, np.uint8))
-    law = {"rotation_degrees": 45.0, "scale_range": (0.5, 1.0), "translation": 0.2}
+    law: dict[str, Any] = {"rotation_degrees": 45.0, "scale_range": (0.5, 1.0), "translation": 0.2}
     first, second = placed(file, count=60, size=224, **law)
     assert first.mask.shape == (60, 72, 72)
     areas = first.mask.sum(axis=(1, 2))
@@ -124,7 +124,8 @@ def test_a_supplied_patch_does_what_it_did_where_it_was_made(
     file = npz(tmp_path, patches=made.patch, targets=np.array([3]))
     count = len(held_out_digits)
     rates = []
-    for law in ({}, {"rotation_degrees": 15.0, "scale_range": (0.9, 1.1)}):
+    laws: list[dict[str, Any]] = [{}, {"rotation_degrees": 15.0, "scale_range": (0.9, 1.1)}]
+    for law in laws:
         (back,) = placed(file, count=count, placement="centre", **law)
         clean = predict(digit_network, held_out_digits.images, 32)
         shown = predict(digit_network, back.paste_on(held_out_digits.images), 32)
