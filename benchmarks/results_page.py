@@ -17,6 +17,7 @@ from typing import Any, cast
 
 from benchmarks.defense_rows import TABLE, markdown
 from benchmarks.export_rows import HEADER, KIND, export_rows
+from benchmarks.patch_attacks_rows import patch_attacks_rows
 from deploy.device.errors import InputError
 from deploy.device.files import read_json, write_atomic
 from deploy.device.records import read_records
@@ -184,6 +185,7 @@ def _of_benchmarks(folder: Path) -> list[str]:
         "sizes": _sizes,
         "requantization": _requantization,
         "training-step": _training_step,
+        "patch-attacks": patch_attacks_rows,
     }
     for path in sorted(folder.glob("*.json")):
         record = read_json(path)

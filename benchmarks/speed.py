@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from benchmarks.networks import warmed_network, write_stock_qcdq
+from benchmarks.ratios import ratio
 from deploy.device.files import write_json
 from deploy.device.host import host_facts
 from deploy.device.records import provenance
@@ -182,8 +183,8 @@ def _measure(
                 "images_per_s": batch / statistics.median(ours),
                 "float_images_per_s": batch / statistics.median(taken["float"]),
                 "stock_images_per_s": batch / statistics.median(taken[f"stock-{bits}"]),
-                "over_float": _ratio(taken["float"], ours),
-                "over_stock": _ratio(taken[f"stock-{bits}"], ours),
+                "over_float": ratio(taken["float"], ours),
+                "over_stock": ratio(taken[f"stock-{bits}"], ours),
                 "share_of_int8_peak": batch * macs / min(ours) / peak,
                 "peak_giga_multiply_adds_per_s": peak / 1e9,
                 "certificate": certify(path, sample).summary(),
@@ -195,16 +196,6 @@ def _measure(
     return rows
 
 
-def _ratio(theirs: Sequence[float], ours: Sequence[float]) -> dict[str, float]:
-    ratios = sorted(a / b for a, b in zip(theirs, ours, strict=True))
-    quarter = len(ratios) // 4
-    return {
-        "median": statistics.median(ratios),
-        "lower_quartile": ratios[quarter],
-        "upper_quartile": ratios[-1 - quarter],
-    }
-
-
 def _table(network: str, rows: Sequence[dict[str, object]]) -> str:
     lines = [
         f"{network}, one thread, ONNX Runtime {onnxruntime.__version__}",
@@ -214,10 +205,10 @@ def _table(network: str, rows: Sequence[dict[str, object]]) -> str:
     for row in rows:
         ratios = []
         for key in ("over_float", "over_stock"):
-            ratio = row[key]
-            assert isinstance(ratio, dict)
-            quartiles = f"{ratio['lower_quartile']:.2f}–{ratio['upper_quartile']:.2f}"
-            ratios.append(f"{ratio['median']:.2f} ({quartiles})")
+            found = row[key]
+            assert isinstance(found, dict)
+            quartiles = f"{found['lower_quartile']:.2f}–{found['upper_quartile']:.2f}"
+            ratios.append(f"{found['median']:.2f} ({quartiles})")
         share = 100.0 * float(str(row["share_of_int8_peak"]))
         lines.append(
             f"{row['batch']!s:>5}  {row['bits']!s:>4}  {row['images_per_s']:8.0f}  "
