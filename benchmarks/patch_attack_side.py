@@ -204,7 +204,7 @@ class Theirs:
         theirs = compute_success_array(
             self._classifier,
             clean.astype(np.float32),
-            wanted,
+            np.eye(network.spec.classes)[wanted],
             theirs_shown,
             targeted=self._target is not None,
         )
