@@ -23,7 +23,7 @@ from eval.report.html import Html, join, tag
 from eval.report.layer_views import feature_views, gradient_map_views, visibility_views
 from eval.report.numbers import interval, percent
 from eval.report.place_maps import Place, place_map
-from eval.report.rows import PLAIN, bits_label, model_name
+from eval.report.rows import PLAIN, bits_words, model_name
 
 View = Callable[[Mapping[str, Any], str], Html]
 
@@ -73,7 +73,7 @@ def location_views(payload: Mapping[str, Any], name: str) -> Html:
                     for asr, floor in shares
                 ]
             )
-        bits = _bits(at["bit_width"])
+        bits = bits_words(at["bit_width"])
         noisiest = share(max(map(max, at["floor_successes"])), n)
         maps.append(
             place_map(
@@ -100,7 +100,7 @@ def occlusion_views(payload: Mapping[str, Any], name: str) -> Html:
             [_covered(at["n"], largest, *figures) for figures in zip(*rows, strict=True)]
             for rows in zip(*grids, strict=True)
         ]
-        bits = _bits(at["bit_width"])
+        bits = bits_words(at["bit_width"])
         side = payload["settings"]["occluder_px"]
         maps.append(
             place_map(
@@ -215,11 +215,6 @@ def _about(payload: Mapping[str, Any]) -> Html:
 
 def _name(payload: Mapping[str, Any]) -> str:
     return model_name(payload["model"]["network"], payload["model"]["defense"])
-
-
-def _bits(bits: int) -> str:
-    label = bits_label(bits)
-    return f"{label} bits" if label.isdigit() else label
 
 
 def _order(payload: Mapping[str, Any]) -> tuple[object, ...]:

@@ -9,7 +9,7 @@ from eval.report.analysis_table import mean_words, share_words
 from eval.report.html import Html, join, tag
 from eval.report.line_chart import Axis, Point, baseline, drawn_series, line_chart
 from eval.report.map_images import map_table
-from eval.report.rows import bits_label
+from eval.report.rows import bits_label, bits_words
 
 
 def visibility_views(payload: Mapping[str, Any], name: str) -> Html:
@@ -25,10 +25,16 @@ def visibility_views(payload: Mapping[str, Any], name: str) -> Html:
         ("seen", "where the receptive field meets the patch"),
     ):
         lines = [
-            drawn_series(i, f"{_bits(at)}, with the patch", _points(at, key, "patched"))
+            drawn_series(
+                i, f"{bits_words(at['bit_width'])}, with the patch", _points(at, key, "patched")
+            )
             for i, at in enumerate(bits)
         ]
-        lines.append(baseline(f"{_bits(bits[0])}, without it", _points(bits[0], key, "clean")))
+        lines.append(
+            baseline(
+                f"{bits_words(bits[0]['bit_width'])}, without it", _points(bits[0], key, "clean")
+            )
+        )
         area = baseline("share of the positions", _points(bits[0], key, "area"), marker="diamond")
         charts.append(
             line_chart(
@@ -83,14 +89,14 @@ def feature_views(payload: Mapping[str, Any], name: str) -> Html:
             )
         )
         previous = unit["layer"]
-    columns = [_bits_words(bits) for bits in payload["model"]["bit_widths"]]
+    columns = [bits_words(bits) for bits in payload["model"]["bit_widths"]]
     pictures = [_maps(shown, columns, name) for shown in payload["shown"]]
     return join(_scrolled(caption, head, body), tag("div", pictures, class_="charts"))
 
 
 def gradient_map_views(payload: Mapping[str, Any], name: str) -> Html:
     """The input gradient at each bit-width, without and with the patch."""
-    columns = [_bits_words(bits) for bits in payload["model"]["bit_widths"]]
+    columns = [bits_words(bits) for bits in payload["model"]["bit_widths"]]
     tables = [
         map_table(
             f"{name}: magnitude of the input gradient, image {shown['index']}, each map to its own "
@@ -121,15 +127,6 @@ def _maps(shown: Mapping[str, Any], columns: Sequence[str], name: str) -> Html:
 def _points(at: Mapping[str, Any], key: str, which: str) -> list[Point]:
     shares = [layer[key][which] for layer in at["layers"]]
     return [Point(x=i, share=share) for i, share in enumerate(shares) if share is not None]
-
-
-def _bits(at: Mapping[str, Any]) -> str:
-    return _bits_words(at["bit_width"])
-
-
-def _bits_words(bits: int) -> str:
-    label = bits_label(bits)
-    return f"{label} bits" if label.isdigit() else label
 
 
 def _scrolled(caption: str, head: Html, body: Sequence[Html]) -> Html:

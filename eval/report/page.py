@@ -22,6 +22,7 @@ from eval.report.heat_maps import heat_maps
 from eval.report.html import Html, join, tag
 from eval.report.matrices import matrices_of
 from eval.report.pictures import Picture, patch_pictures
+from eval.report.pixel_curves import pixel_curves
 from eval.report.provenance import provenance_section
 from eval.report.results import reading_aid, result_section
 from eval.report.rows import ResultTable, tables_from_records
@@ -84,8 +85,8 @@ def render_report(
 
     Args:
         records: as `deploy.device.records.read_records` gives them, oldest first. Read are the
-            kinds evaluation, adaptive, attack-checks, certificate, parity, examples and those of
-            `eval.analyses`; others are passed over.
+            kinds evaluation, adaptive, attack-checks, certificate, parity, pixel-attack, examples
+            and those of `eval.analyses`; others are passed over.
         title: heading.
         pictures: further figures for the gallery (patches).
 
@@ -113,6 +114,7 @@ def render_report(
             heat_maps(matrices_of(evaluations, attack_checks)),
         ),
         ("attack-checks", "Attack checks", checks_section(attack_checks)),
+        ("pixel", "Accuracy under pixel attacks", pixel_curves(records)),
         ("analyses", "Analyses", analyses_section(records)),
         ("gallery", "Patches and patched images", pictured),
         ("engine", "What the engine ran", checks.section()),

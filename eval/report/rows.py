@@ -132,6 +132,11 @@ def bits_label(bit_width: int) -> str:
     return "float" if bit_width == FLOAT_BITS else str(bit_width)
 
 
+def bits_words(bit_width: int) -> str:
+    """ "float" for 32, else such as "4 bits"."""
+    return "float" if bit_width == FLOAT_BITS else f"{bit_width} bits"
+
+
 def tables_from_records(records: Iterable[Mapping[str, Any]]) -> tuple[ResultTable, ...]:
     """Arrange the evaluation records among `records` (oldest first; a newer one replaces an older
     one of the same model, engine, patch and images).

@@ -1,7 +1,7 @@
 """The report as a browser shows it: `make test-browser`, with Chromium in headless mode.
 
-The page is made from a small run with patches and patched images, and from the records that the
-repository holds, so it has every section.
+The page is made from a small run with patches, patched images, pixel attacks and analyses, and from
+the records that the repository holds, so it has every section.
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ def report(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert main([*patch, "--attack", "lavan", "--size", "6"]) == 0
     assert main([*patch, "--attack", "lavan", "--size", "8"]) == 0
     assert main(["eval", str(run), "--patches", str(run / "patches")]) == 0
+    assert main(["pixel", str(run), "--attack", "fgsm", "--images", "24"]) == 0
+    analyses = ["analyze", str(run), "--patches", str(run / "patches"), "--images", "12"]
+    assert main([*analyses, "--stride", "6"]) == 0
     results = [path for path in sorted(RESULTS.iterdir()) if path.is_dir()]
     return write_report([run, *results], folder / "report.html")
 
@@ -81,6 +84,16 @@ def test_nothing_is_wrong_on_the_page(page: Any) -> None:
     assert loose == []
 
 
+def test_every_section_is_there(page: Any) -> None:
+    sections = page.evaluate("[...document.querySelectorAll('main > section')].map(s => s.id)")
+    wanted = "summary results curves transfer pixel analyses gallery engine provenance"
+    assert set(sections) >= set(wanted.split())
+    linked = page.evaluate(
+        "[...document.querySelectorAll('nav a')].map(a => a.getAttribute('href'))"
+    )
+    assert linked == [f"#{section}" for section in sections]
+
+
 def test_pictures_have_words(page: Any) -> None:
     images = page.evaluate(
         "[...document.images].map(i => [i.complete && i.naturalWidth > 0, i.alt.trim().length])"
@@ -93,13 +106,21 @@ def test_pictures_have_words(page: Any) -> None:
     )
     assert charts
     assert all(charts)
+    places = page.evaluate(
+        """[...document.querySelectorAll('svg.places g')].map(g =>
+           /^top \\d+ px, left \\d+ px: /.test(g.querySelector('title').textContent))"""
+    )
+    assert places
+    assert all(places)
+    assert page.evaluate("document.querySelectorAll('.maps img').length") > 0
 
 
 def test_it_is_reached_by_keyboard(page: Any) -> None:
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.className") == "skip"
     reached = set()
-    for _ in range(100):
+    stops = page.evaluate("document.querySelectorAll('a, summary, [tabindex]').length")
+    for _ in range(stops):
         page.keyboard.press("Tab")
         if page.evaluate("document.activeElement.tagName") == "SUMMARY":
             page.keyboard.press("Enter")
@@ -125,14 +146,49 @@ def test_text_has_contrast(page: Any) -> None:
           const ground = e => { for (; e; e = e.parentElement) {
             const c = rgb(getComputedStyle(e).backgroundColor); if (c[3] === 255) return c; }
             return [255, 255, 255]; };
+          const between = (a, b) => (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
           let worst = [99, ''];
+          for (const e of document.querySelectorAll('svg.places g:has(text)')) {
+            const fill = name => light(rgb(getComputedStyle(e.querySelector(name)).fill));
+            const ratio = between(fill('text'), fill('rect'));
+            if (ratio < worst[0]) worst = [ratio, e.outerHTML.slice(0, 240)];
+          }
           for (const e of document.querySelectorAll('main *, header *')) {
             const own = [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim());
             if (!own || e.closest('svg') || !e.getClientRects().length) continue;
             const a = light(rgb(getComputedStyle(e).color)), b = light(ground(e));
-            const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+            const ratio = between(a, b);
             if (ratio < worst[0]) worst = [ratio, e.outerHTML.slice(0, 120)];
           }
           return worst; })()"""
     )
     assert worst[0] >= 4.5, worst
+
+
+def test_it_fits_on_paper(browser: Any, report: Path) -> None:
+    """A4 in portrait: nothing is cut off, nothing is folded away, and the ground is white."""
+    context = browser.new_context(
+        viewport={"width": 718, "height": 1000}, color_scheme="dark", offline=True
+    )
+    page = context.new_page()
+    page.goto(report.as_uri())
+    page.emulate_media(media="print")
+    cut = page.evaluate(
+        """[...document.querySelectorAll('main *')].filter(e => !e.closest('svg'))
+           .filter(e => e.getBoundingClientRect().right > window.innerWidth + 1)
+           .map(e => e.outerHTML.slice(0, 90))"""
+    )
+    assert cut == []
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    folded = page.evaluate(
+        """[...document.querySelectorAll('details > :not(summary)')]
+           .filter(e => !e.checkVisibility({contentVisibilityAuto: true}) ||
+                        e.getBoundingClientRect().height === 0).length"""
+    )
+    assert folded == 0
+    paper = page.pdf(format="A4", margin=dict.fromkeys(("top", "bottom", "left", "right"), "10mm"))
+    assert paper.startswith(b"%PDF-")
+    folder = os.environ.get("QADTR_SCREENSHOTS")
+    if folder:
+        (Path(folder) / "report.pdf").write_bytes(paper)
+    context.close()

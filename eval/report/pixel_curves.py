@@ -1,0 +1,87 @@
+"""Accuracy against bit-width under pixel attacks: one chart for each network, attack and engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from deploy.device.errors import InputError
+from eval.pixel.run import KIND, PixelRecord
+from eval.report.html import Html, tag
+from eval.report.line_chart import Axis, Point, baseline, drawn_series, line_chart
+from eval.report.rows import bits_label, bits_words, model_name
+
+_ATTACK_NAMES = {
+    "fgsm": "FGSM",
+    "pgd": "PGD",
+    "mi-fgsm": "MI-FGSM",
+    "cw": "C&W",
+    "autoattack": "AutoAttack",
+}
+
+
+def pixel_curves(records: Iterable[Mapping[str, Any]]) -> Html:
+    """The charts; nothing where no network was attacked at two bit-widths.
+
+    Raises:
+        InputError: a record lacks a field.
+    """
+    groups: dict[tuple[object, ...], list[Mapping[str, Any]]] = {}
+    for record in records:
+        if record["kind"] != KIND:
+            continue
+        payload = record["payload"]
+        missing = sorted(set(PixelRecord.__annotations__) - set(payload))
+        if missing:
+            raise InputError(
+                f"A record of kind {KIND!r} lacks {', '.join(missing)}: it was written by another "
+                "version; attack again, or read it with the version that wrote it."
+            )
+        model, images = payload["model"], payload["images"]
+        group = (
+            *(model["network"], model["defense"], model["checkpoint_sha256"], model["engine"]),
+            *(images["digest"], payload["attacked"]),
+        )
+        groups.setdefault(group, []).append(payload)
+    charts = [chart for found in groups.values() if (chart := _chart(found)) is not None]
+    return tag("div", charts, class_="charts") if charts else Html("")
+
+
+def _chart(found: Sequence[Mapping[str, Any]]) -> Html | None:
+    bit_widths = sorted({payload["model"]["bit_width"] for payload in found})
+    if len(bit_widths) < 2:
+        return None
+    model, images = found[-1]["model"], found[-1]["images"]
+    name = model_name(model["network"], model["defense"])
+    clean = {payload["model"]["bit_width"]: payload["clean_accuracy"] for payload in found}
+    return line_chart(
+        f"{name} on {model['engine']}: accuracy under pixel attacks",
+        f"{images['name']}, {images['split']} split, {found[-1]['attacked']} images, untargeted, "
+        f"by {found[-1]['library']}",
+        Axis(
+            name="bit-width of weights and activations",
+            words={bits: bits_label(bits) for bits in bit_widths},
+        ),
+        [
+            *(drawn_series(i, *line) for i, line in enumerate(_lines(found).items())),
+            baseline("without an attack", [Point(x=b, share=clean[b]) for b in sorted(clean)]),
+        ],
+        about=f"{name}: accuracy against bit-width under pixel attacks",
+        spoken={bits: f"{bits_words(bits)} " for bits in bit_widths},
+    )
+
+
+def _lines(found: Sequence[Mapping[str, Any]]) -> dict[str, list[Point]]:
+    """A line for each attack at each bit-width's own gradient, and for each that follows one."""
+    lines: dict[str, dict[int, Any]] = {}
+    for payload in found:
+        bits, made_at = payload["model"]["bit_width"], payload["made_at_bit_width"]
+        radius = "L2" if payload["epsilon"] is None else f"L∞ {payload['epsilon']:g}/255"
+        attack = f"{_ATTACK_NAMES.get(payload['attack'], payload['attack'])}, {radius}"
+        own = f"{attack}, each bit-width its own gradient"
+        other = f"{attack}, gradient of {bits_words(made_at)}"
+        lines.setdefault(own if bits == made_at else other, {})[bits] = payload["robust_accuracy"]
+    return {
+        name: [Point(x=bits, share=at[bits]) for bits in sorted(at)]
+        for name, at in sorted(lines.items())
+    }
