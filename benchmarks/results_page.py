@@ -25,6 +25,8 @@ from eval.adaptive.record import KIND as ADAPTIVE_KIND
 from eval.checks.record import KIND as CHECKS_KIND
 from eval.report.adaptive import adaptive_table
 from eval.report.attack_checks import all_checks_table
+from eval.report.analysis_table import HEADER as ANALYSES
+from eval.report.analysis_table import analysed, analysis_rows
 from eval.report.checks import CERTIFICATE_KIND, PARITY_KIND
 from eval.report.table import text_table
 
@@ -100,6 +102,14 @@ def _of_runs(group: Path) -> list[str]:
     if any(record["kind"] == CHECKS_KIND for record in everything):
         parts.append("Whether the attacks can be believed (docs/checks.md).")
         parts.append(_block(all_checks_table(everything)))
+    found = analysis_rows(everything)
+    if found:
+        parts.append(
+            "Analyses of the fake-quantized networks under a patch, what they measure is in "
+            f"[analyses](analyses.md): {'; '.join(analysed(everything))}. Means over images, "
+            "95% intervals."
+        )
+        parts.append(_table(ANALYSES, found))
     if (group / TABLE).is_file():
         parts.append(markdown(cast(Mapping[str, Any], read_json(group / TABLE))))
     rows = [

@@ -27,6 +27,15 @@ HEADER = (
     "largest drop of the logit by a grey square",
 )
 
+KINDS = (
+    alignment.KIND,
+    features.KIND,
+    occlusion.KIND,
+    patch_locations.KIND,
+    patch_visibility.KIND,
+)
+"""Kinds of record that the rows are made of."""
+
 Row = dict[str, str]
 
 
@@ -109,6 +118,19 @@ def analysis_table(records: Iterable[Mapping[str, Any]]) -> str:
             if value != MISSING
         ]
     return "\n".join(lines[1:])
+
+
+def analysed(records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What was looked at, in words: images, split, count and patch, each once."""
+    found: dict[str, None] = {}
+    for record in records:
+        if record["kind"] in KINDS and record["payload"]["patch"] is not None:
+            images, patch = record["payload"]["images"], record["payload"]["patch"]
+            found[
+                f"{record['payload']['analysed']} images of {images['name']}, {images['split']} "
+                f"split; {patch['name']}, {percent(patch['area_share'])} of the image"
+            ] = None
+    return list(found)
 
 
 def mean_words(mean: Mean | None) -> str:

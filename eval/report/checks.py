@@ -14,7 +14,7 @@ from typing import Any
 from deploy.device.errors import InputError
 from eval.evaluation_record import ModelFacts
 from eval.report.html import Html, join, tag
-from eval.report.rows import FLOAT_BITS
+from eval.report.rows import FLOAT_BITS, bits_words, model_name
 
 CERTIFICATE_KIND = "certificate"
 PARITY_KIND = "parity"
@@ -79,17 +79,26 @@ class Checks:
             else join(_verdict(parity, "parity", "NO PARITY"), _compared(parity)),
         )
 
-    def section(self) -> Html:
-        """Each file's certificate and parity with their layers; nothing where there are none."""
-        digests = dict.fromkeys([*self.certificates, *self.parities])
-        return join([self._of_file(digest) for digest in digests])
+    def section(self, models: Iterable[ModelFacts]) -> Html:
+        """Each file's certificate and parity with their layers; nothing where there are none.
 
-    def _of_file(self, digest: str) -> Html:
+        Args:
+            models: those that were evaluated: they tell which network a file is.
+        """
+        names = {
+            model["file_sha256"]: f"{model_name(model['network'], model['defense'])}, "
+            f"{bits_words(model['bit_width'])}"
+            for model in models
+        }
+        digests = dict.fromkeys([*self.certificates, *self.parities])
+        return join([self._of_file(digest, names.get(digest)) for digest in digests])
+
+    def _of_file(self, digest: str, name: str | None) -> Html:
         certificate, parity = self.certificates.get(digest), self.parities.get(digest)
         known = certificate or parity
         assert known is not None
         parts = [
-            tag("h3", str(known["model"])),
+            tag("h3", known["model"] if name is None else f"{name}: {known['model']}"),
             tag("p", f"{known['engine']}, SHA-256 ", tag("code", digest), class_="soft small"),
         ]
         if certificate is not None:

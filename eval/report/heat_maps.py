@@ -15,7 +15,7 @@ LEAST = 2
 
 def heat_maps(matrices: Sequence[Matrix]) -> Html:
     """One map for each matrix with several sources and targets; nothing where there is none."""
-    shown = [m for m in matrices if len(m.sources) >= LEAST and len(m.targets) >= LEAST]
+    shown = [m for m in matrices if _transfers(m)]
     if not shown:
         return Html("")
     explained = tag(
@@ -28,6 +28,13 @@ def heat_maps(matrices: Sequence[Matrix]) -> Html:
         class_="soft small",
     )
     return join(explained, [_map(matrix) for matrix in shown])
+
+
+def _transfers(matrix: Matrix) -> bool:
+    """Whether a patch of one source was tried on several targets, and a target had several."""
+    tried = [sum((s, t) in matrix.cells for t in matrix.targets) for s in matrix.sources]
+    had = [sum((s, t) in matrix.cells for s in matrix.sources) for t in matrix.targets]
+    return max(tried, default=0) >= LEAST and max(had, default=0) >= LEAST
 
 
 def _map(matrix: Matrix) -> Html:

@@ -117,7 +117,7 @@ def render_report(
         ("pixel", "Accuracy under pixel attacks", pixel_curves(records)),
         ("analyses", "Analyses", analyses_section(records)),
         ("gallery", "Patches and patched images", pictured),
-        ("engine", "What the engine ran", checks.section()),
+        ("engine", "What the engine ran", checks.section(e["model"] for e in evaluations)),
         ("provenance", "Where the numbers come from", provenance_section(records, tables)),
     ]
     shown = [(key, name, body) for key, name, body in sections if body]

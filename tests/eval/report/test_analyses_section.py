@@ -1,0 +1,223 @@
+"""The pictures of the analyses: figures as in the records, words for those who do not see them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deploy.device.errors import InputError, NothingToEvaluate
+from eval.analyses.stored_map import store_map
+from eval.report.analyses import analyses_section
+from eval.report.analysis_table import HEADER, analysis_rows, analysis_table
+from eval.report.heat_maps import heat_maps
+from eval.report.map_images import coloured
+from eval.report.matrices import matrices_of
+from eval.report.pixel_curves import pixel_curves
+
+Record = dict[str, Any]
+
+
+def payload(**own: Any) -> Record:
+    return {
+        "key": "k",
+        "model": {
+            "network": "resnet8",
+            "defense": "qadtr",
+            "checkpoint_sha256": "c" * 64,
+            "bit_widths": [32, 2],
+        },
+        "images": {"name": "cifar10", "split": "test", "digest": "d", "n": 100, "classes": []},
+        "analysed": 50,
+        "patch": {
+            "name": "lavan <8>",
+            "sha256": "p" * 64,
+            "size_px": [8, 8],
+            "area_share": 0.0625,
+        },
+        "settings": {"occluder_px": 8},
+        **own,
+    }
+
+
+def record(kind: str, **own: Any) -> Record:
+    return {"format_version": 1, "kind": kind, "payload": payload(**own), "provenance": {}}
+
+
+def mean(value: float) -> Record:
+    return {"n": 40, "value": value, "low": value - 0.1, "high": value + 0.1}
+
+
+def share(k: int, n: int = 40) -> Record:
+    return {"n": n, "k": k, "value": k / n, "low": 0.0, "high": 1.0}
+
+
+LOCATIONS = record(
+    "patch-locations",
+    tops_px=[0, 8],
+    lefts_px=[0, 8],
+    bits=[
+        {
+            "bit_width": 2,
+            "n": 40,
+            "own_place": share(20),
+            "successes": [[4, 30], [8, 0]],
+            "floor_successes": [[1, 1], [2, 1]],
+            "somewhere": share(35),
+            "over_places": mean(0.2625),
+        }
+    ],
+)
+OCCLUSION = record(
+    "occlusion",
+    patch=None,
+    grey=128,
+    tops_px=[0, 8],
+    lefts_px=[0, 8],
+    bits=[
+        {
+            "bit_width": 2,
+            "n": 40,
+            "drop": [[2.0, -1.0], [0.5, 0.0]],
+            "low": [[1.5, -1.5], [0.2, -0.2]],
+            "high": [[2.5, -0.5], [0.8, 0.2]],
+            "lost": [[10, 1], [2, 0]],
+        }
+    ],
+)
+
+
+def test_a_place_has_its_rate_shade_and_words() -> None:
+    page = analyses_section([LOCATIONS])
+    assert "lavan &lt;8&gt;" in page
+    assert "color-mix(in srgb, var(--heat) 75%, var(--ground))" in page
+    assert "top 0 px, left 8 px: ASR 75.0%" in page
+    assert "Largest: top 0 px, left 8 px, ASR 75.0%" in page
+    assert "noise at most 5.0%" in page
+
+
+def test_a_place_that_helps_is_cold() -> None:
+    page = analyses_section([OCCLUSION])
+    assert "var(--cool) 50%" in page
+    assert "var(--heat) 100%" in page
+    assert "drop −1.00 (−1.50–−0.50), 2.5% of 40 images lost" in page
+
+
+def test_hold_out_figures_are_called_so() -> None:
+    images = {**LOCATIONS["payload"]["images"], "split": "holdout"}
+    page = analyses_section(
+        [record("patch-locations", **{**LOCATIONS["payload"], "images": images})]
+    )
+    assert "not final" in page
+    assert "not final" not in analyses_section([LOCATIONS])
+
+
+def test_without_analyses_there_is_no_section() -> None:
+    assert analyses_section([]) == ""
+    with pytest.raises(NothingToEvaluate):
+        analysis_table([])
+
+
+def test_a_record_of_another_version_is_refused() -> None:
+    broken = {k: v for k, v in LOCATIONS["payload"].items() if k != "tops_px"}
+    with pytest.raises(InputError, match="lacks tops_px"):
+        analyses_section([{**LOCATIONS, "payload": broken}])
+
+
+def test_the_row_has_the_figures_of_all_analyses_of_a_network() -> None:
+    pair = {
+        "bit_widths": [32, 2],
+        "on": "patched",
+        "zero_gradients": 0,
+        "chance": {},
+        "measures": {"cosine": mean(0.3)},
+    }
+    alignment = record(
+        "gradient-alignment",
+        pairs=[{**pair, "region": "image"}, {**pair, "region": "inside", "on": "clean"}],
+    )
+    rows = analysis_rows([LOCATIONS, OCCLUSION, alignment])
+    assert len(rows) == 1
+    row = dict(zip(HEADER, rows[0], strict=True))
+    assert (row["network"], row["bits"]) == ("resnet8 QADT-R", "2")
+    assert row["gradient cosine to the widest"] == "0.30 (0.20–0.40)"
+    assert row["the same in the patch"] == "–"
+    assert row["ASR at its own place"].startswith("50.0%")
+    assert row["largest drop of the logit by a grey square"] == "2.00 (1.50–2.50)"
+
+
+def test_the_newest_record_of_a_network_and_patch_is_shown() -> None:
+    (old,) = LOCATIONS["payload"]["bits"]
+    newer = record("patch-locations", tops_px=[0, 8], lefts_px=[0, 8], bits=[{**old, "n": 39}])
+    page = analyses_section([LOCATIONS, newer])
+    assert page.count('class="places"') == 1
+    assert "39 images; at its own place" in page
+
+
+def test_the_palette_rises_from_dark_to_pale() -> None:
+    png = coloured(store_map(np.arange(256, dtype=np.float64).reshape(16, 16)))
+    with Image.open(io.BytesIO(png)) as image:
+        grey = np.asarray(image.convert("L"), dtype=int).ravel()
+    assert (np.diff(grey) >= 0).all()
+    assert grey[0] < 20
+    assert grey[-1] > 230
+
+
+def pixel(bits: int, robust: int, made_at: int) -> Record:
+    return {
+        "kind": "pixel-attack",
+        "provenance": {},
+        "payload": {
+            "key": f"{bits}{made_at}",
+            "model": {
+                "network": "resnet8",
+                "defense": "qat",
+                "bit_width": bits,
+                "checkpoint_sha256": "c",
+                "engine": "torch",
+                "file_sha256": None,
+            },
+            "attack": "pgd",
+            "norm": "Linf",
+            "epsilon": 8.0,
+            "settings": {},
+            "library": "art 1",
+            "made_at_bit_width": made_at,
+            "images": {"name": "cifar10", "split": "test", "digest": "d", "n": 9, "classes": []},
+            "attacked": 100,
+            "clean_accuracy": share(80, 100),
+            "robust_accuracy": share(robust, 100),
+            "asr": share(10, 100),
+            "largest_change": 8,
+            "mean_l2": 1.0,
+        },
+    }
+
+
+def test_accuracy_under_pixel_attacks_is_a_chart_over_bit_widths() -> None:
+    chart = pixel_curves([pixel(32, 5, 32), pixel(2, 25, 2), pixel(2, 60, 32)])
+    assert "PGD, L∞ 8/255, each bit-width its own gradient: 2 bits 25.0%" in chart
+    assert "float 5.0%" in chart
+    assert "PGD, L∞ 8/255, gradient of float: 2 bits 60.0%" in chart
+    assert "without an attack: 2 bits 80.0%" in chart
+    assert pixel_curves([pixel(2, 25, 2)]) == ""
+
+
+def test_patches_tried_on_their_own_network_alone_are_no_transfer(
+    evaluation: Callable[..., Record],
+) -> None:
+    def matrix(*cells: tuple[str, str]) -> str:
+        made = [
+            evaluation(source_checkpoint=s * 64, checkpoint=t * 64, patch=s * 64)["payload"]
+            for s, t in cells
+        ]
+        for one, (source, _) in zip(made, cells, strict=True):
+            one["patch"]["source"]["seed"] = ord(source)
+        return heat_maps(matrices_of(made))
+
+    assert matrix(("a", "a"), ("b", "b")) == ""
+    assert "<table" in matrix(("a", "a"), ("b", "b"), ("a", "b"), ("b", "a"))
