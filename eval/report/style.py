@@ -132,7 +132,14 @@ footer { padding-bottom: 3rem; margin-top: 2.5rem; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
   nav, .skip { display: none; }
   .scroll { overflow: visible; border: 0; }
-  th, td { padding: .25rem .4rem; }
+  table { font-size: 7.5pt; }
+  th, td, td small, .wide tbody th { padding: .2rem .3rem; min-width: 0; white-space: normal;
+                                     overflow-wrap: anywhere; }
+  td.asr { min-width: 0; }
+  th small, td small { padding: 0; font-size: 6.5pt; }
+  .charts { grid-template-columns: 1fr 1fr; }
+  .charts.small { grid-template-columns: 1fr 1fr 1fr; }
+  .maps img { width: 3rem; }
   tr, li { break-inside: avoid; }
   h2, h3 { break-after: avoid; }
   details::details-content { content-visibility: visible; block-size: auto; }

@@ -30,6 +30,7 @@ def report(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     patch = ["patch", str(run), "--steps", "3", "--images", "24"]
     assert main([*patch, "--attack", "lavan", "--size", "6"]) == 0
     assert main([*patch, "--attack", "lavan", "--size", "8"]) == 0
+    assert main([*patch, "--attack", "lavan", "--size", "8", "--bits", "4"]) == 0
     assert main(["eval", str(run), "--patches", str(run / "patches")]) == 0
     assert main(["pixel", str(run), "--attack", "fgsm", "--images", "24"]) == 0
     analyses = ["analyze", str(run), "--patches", str(run / "patches"), "--images", "12"]
