@@ -63,10 +63,8 @@ def page(request: pytest.FixtureRequest, browser: Any, report: Path) -> Iterator
     opened.on("console", lambda message: opened.said.append(message.text))
     opened.on("pageerror", lambda error: opened.said.append(str(error)))
     opened.on("requestfailed", lambda request: opened.said.append(request.url))
+    opened.name = f"report-{width}-{scheme}.png"
     opened.goto(report.as_uri())
-    folder = os.environ.get("QADTR_SCREENSHOTS")
-    if folder:
-        opened.screenshot(path=Path(folder) / f"report-{width}-{scheme}.png", full_page=True)
     yield opened
     context.close()
 
@@ -83,6 +81,9 @@ def test_nothing_is_wrong_on_the_page(page: Any) -> None:
            .map(e => e.outerHTML.slice(0, 90))"""
     )
     assert loose == []
+    folder = os.environ.get("QADTR_SCREENSHOTS")
+    if folder:
+        page.screenshot(path=Path(folder) / page.name, full_page=True)
 
 
 def test_every_section_is_there(page: Any) -> None:
