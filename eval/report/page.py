@@ -9,6 +9,7 @@ from typing import Any
 from deploy.device.errors import InputError
 from deploy.device.files import write_atomic
 from deploy.device.records import read_records
+from eval.adaptive.record import adaptive_from_records
 from eval.checks.record import attack_checks_from_records
 from eval.evaluation_record import KIND, check_evaluation
 from eval.report.adaptive import adaptive_section
@@ -104,7 +105,7 @@ def render_report(
     attack_checks = attack_checks_from_records(records)
     pictured = gallery(tuple(pictures), read_examples(records))
     sections = [
-        ("summary", "Summary", summary(tables, checks)),
+        ("summary", "Summary", summary(tables, checks, adaptive_from_records(records))),
         ("results", "Results", join([result_section(t, checks) for t in tables], reading_aid())),
         ("curves", "Attack success over bit-width and size", join(_curves(tables))),
         ("adaptive", "An attacker who knows the network", adaptive_section(records)),

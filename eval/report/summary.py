@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from eval.adaptive.record import AdaptiveRecord
 from eval.checks.record import LOWER_BOUND
 from eval.evaluation_record import Share
 from eval.report.checks import Checks
 from eval.report.html import Html, join, tag
 from eval.report.numbers import interval, percent, points, size_ratio
-from eval.report.rows import PLAIN, Cell, PatchColumn, ResultTable, Row
+from eval.report.rows import PLAIN, Cell, PatchColumn, ResultTable, Row, bits_words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,15 +23,23 @@ class _Case:
     column: PatchColumn
 
 
-def summary(tables: Sequence[ResultTable], checks: Checks) -> Html:
-    """Tiles and sentences, computed from the tables; nothing is said that was not measured."""
+def summary(
+    tables: Sequence[ResultTable], checks: Checks, adaptive: Sequence[AdaptiveRecord] = ()
+) -> Html:
+    """Tiles and sentences, computed from the tables; nothing is said that was not measured.
+
+    Args:
+        tables: at least one.
+        checks: certificates and parity of the models.
+        adaptive: what attackers who know a network achieve, oldest first.
+    """
     table = max(tables, key=lambda t: (t.split == "test", len(t.rows)))
     case = _case(table)
     parts: list[Html] = []
     if case is None:
         parts.append(_without_baseline(table))
     else:
-        parts += [_tiles(case, table, checks), *_sentences(case, table.classes)]
+        parts += [_tiles(case, table, checks, adaptive), *_sentences(case, table, adaptive)]
     parts += _proofs(table, checks)
     if any(cell.mark for row in table.rows for cell in row.cells.values()):
         parts.append(_note(f"{LOWER_BOUND} Which one is told under “Attack checks”."))
@@ -83,13 +92,24 @@ def _case(table: ResultTable) -> _Case | None:
     )
 
 
-def _tiles(case: _Case, table: ResultTable, checks: Checks) -> Html:
+def _tiles(
+    case: _Case, table: ResultTable, checks: Checks, adaptive: Sequence[AdaptiveRecord]
+) -> Html:
     where = _at(case.plain)
     plain = case.plain.cells[case.column.key]
     tiles = [_tile(_rate(plain), f"fooled, plain, {where}", interval(plain.asr))]
     if case.defended is not None:
         cell = case.defended.cells[case.column.key]
         tiles.append(_tile(_rate(cell), f"fooled, hardened, {where}", interval(cell.asr)))
+        known = _knowing(case.defended, table, adaptive)
+        if known is not None:
+            tiles.append(
+                _tile(
+                    known.rate,
+                    f"fooled, hardened, by one who knows it, {bits_words(known.bit_width)}",
+                    interval(known.asr),
+                )
+            )
         under = case.defended.points_under_plain
         if under is not None:
             verdict = (
@@ -102,11 +122,16 @@ def _tiles(case: _Case, table: ResultTable, checks: Checks) -> Html:
         tiles.append(
             _tile(size_ratio(case.plain.size_ratio), f"of the float file's size, {where}", "")
         )
-    quantized = _quantized(table)
-    if checks.certificates and quantized:
-        good = sum(checks.certified(row.model) is True for row in quantized)
+    certified = [checks.certified(row.model) for row in _quantized(table)]
+    known_of = [integer for integer in certified if integer is not None]
+    if known_of:
+        without = len(certified) - len(known_of)
         tiles.append(
-            _tile(f"{good} of {len(quantized)}", "quantized models run all-integer", "certificate")
+            _tile(
+                f"{sum(known_of)} of {len(known_of)}",
+                "certified models run all-integer",
+                f"{without} more without a certificate" if without else "every quantized model",
+            )
         )
     return tag("ul", tiles, class_="tiles")
 
@@ -120,7 +145,8 @@ def _tile(value: str, what: str, detail: str) -> Html:
     )
 
 
-def _sentences(case: _Case, classes: Sequence[str]) -> list[Html]:
+def _sentences(case: _Case, table: ResultTable, adaptive: Sequence[AdaptiveRecord]) -> list[Html]:
+    classes = table.classes
     plain, column = case.plain.cells[case.column.key], case.column
     target = column.facts["target"]
     does = f"makes {case.plain.label} wrong on"
@@ -152,7 +178,7 @@ def _sentences(case: _Case, classes: Sequence[str]) -> list[Html]:
             f"{_rate(cell)} ({interval(cell.asr)}). " + _difference(plain.asr, cell.asr),
         )
     )
-    parts.append(_note(_knowing_attacker(case.defended)))
+    parts.append(_note(_knowing_attacker(_knowing(case.defended, table, adaptive))))
     under = case.defended.points_under_plain
     if case.defended.comparability == "not comparable" and under is not None:
         parts.append(
@@ -165,18 +191,60 @@ def _sentences(case: _Case, classes: Sequence[str]) -> list[Html]:
     return parts
 
 
-def _knowing_attacker(defended: Row) -> str:
+@dataclass(frozen=True, kw_only=True)
+class _Knowing:
+    """The most that was achieved by a patch made on the hardened network itself."""
+
+    asr: Share
+    bit_width: int
+    where: str
+    mark: str
+
+    @property
+    def rate(self) -> str:
+        """In per cent, marked where a check of the attacks tripped."""
+        return f"{percent(self.asr['value'])}{self.mark}"
+
+
+def _knowing(
+    defended: Row, table: ResultTable, adaptive: Sequence[AdaptiveRecord]
+) -> _Knowing | None:
+    """The worst known at its bit-width, over every file of the network and the adaptive attack; at
+    another bit-width where none was tried at its own."""
+    checkpoint = defended.model["checkpoint_sha256"]
+    found = [
+        _Knowing(asr=cell.asr, bit_width=row.model["bit_width"], where=_at(row), mark=cell.mark)
+        for row in table.rows
+        if row.model["checkpoint_sha256"] == checkpoint
+        for cell in row.cells.values()
+        if cell.whitebox
+    ]
+    for record in adaptive:
+        model, images = record["model"], record["images"]
+        same = model["checkpoint_sha256"] == checkpoint and images["digest"] == table.digest
+        if same and record["law"] == "fixed":
+            bits = model["bit_widths"][0]
+            where = f"{bits_words(bits)}, fake-quantized"
+            marks = {known.mark for known in found if known.bit_width == bits}
+            found.append(
+                _Knowing(
+                    asr=record["asr"], bit_width=bits, where=where, mark=max(marks, default="")
+                )
+            )
+    own = [known for known in found if known.bit_width == defended.model["bit_width"]]
+    return max(own or found, key=lambda known: known.asr["value"], default=None)
+
+
+def _knowing_attacker(known: _Knowing | None) -> str:
     """What an attacker who has the hardened network itself achieves: never left unsaid."""
-    own = [cell for cell in defended.cells.values() if cell.whitebox]
-    if not own:
+    if known is None:
         return (
             "No patch made on the hardened network itself was tried. A defense that disturbs "
             "gradients counts only against an attacker who knows it."
         )
-    worst = max(own, key=lambda cell: cell.asr["value"])
     return (
         "An attacker who has the hardened network itself succeeds on "
-        f"{_rate(worst)} ({interval(worst.asr)}; {_at(defended)}): resisting "
+        f"{known.rate} ({interval(known.asr)}; {known.where}): resisting "
         "transferred patches is not resisting that one."
     )
 
@@ -196,10 +264,11 @@ def _proofs(table: ResultTable, checks: Checks) -> list[Html]:
     sentences = []
     compared = [checks.parity_ok(row.model) for row in quantized]
     known = [ok for ok in compared if ok is not None]
+    all_compared = len(known) == len(compared)
     if known:
         sentences.append(
-            f"{sum(known)} of {len(quantized)} integer models give exactly the codes and logits of "
-            "the numpy reference."
+            f"{sum(known)} of {len(known)} integer models give exactly the codes and logits of the "
+            f"numpy reference{'' if all_compared else ', the others were not compared'}."
         )
     drifts = [
         abs(cell.drift_points)

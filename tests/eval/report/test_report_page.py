@@ -24,6 +24,7 @@ from training.data.image_set import image_set
 Record = dict[str, Any]
 MakeRecord = Callable[..., Record]
 
+RESULTS = Path(__file__).resolve().parents[3] / "results" / "cifar10-resnet8-cpu"
 _VOID = {"br", "circle", "col", "img", "line", "meta", "path", "rect"}
 
 
@@ -137,6 +138,21 @@ def test_the_summary_names_what_a_knowing_attacker_achieves(evaluation: MakeReco
     assert "An attacker who has the hardened network itself succeeds on 70.0%" in text
     assert "resisting transferred patches is not resisting that one" in text
     assert "was tried" not in text
+
+
+def test_an_adaptive_attack_is_what_a_knowing_attacker_achieves() -> None:
+    records = [r for run in ("plain", "qadtr") for r in read_records(RESULTS / run / "records")]
+    page = Page(render_report(records, title="t"))
+    adaptive = [r["payload"] for r in records if r["kind"] == "adaptive"]
+    (rate,) = [
+        a["asr"]["value"]
+        for a in adaptive
+        if (a["model"]["defense"], a["law"], a["model"]["bit_widths"]) == ("qadtr", "fixed", [2])
+    ]
+    known = re.search(r"has the hardened network itself succeeds on ([0-9.]+)%", page.text)
+    assert known is not None
+    assert float(known[1]) >= round(100 * rate, 1)
+    assert "fooled, hardened, by one who knows it, 2 bits" in page.text
 
 
 def test_a_hardened_network_that_is_too_weak_is_no_evidence(evaluation: MakeRecord) -> None:
