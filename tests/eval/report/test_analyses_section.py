@@ -12,6 +12,7 @@ from PIL import Image
 
 from deploy.device.errors import InputError, NothingToEvaluate
 from eval.analyses.stored_map import store_map
+from eval.checks.record import attack_checks_from_records
 from eval.report.analyses import analyses_section
 from eval.report.analysis_table import HEADER, analysis_rows, analysis_table
 from eval.report.heat_maps import heat_maps
@@ -217,7 +218,7 @@ def test_patches_tried_on_their_own_network_alone_are_no_transfer(
         ]
         for one, (source, _) in zip(made, cells, strict=True):
             one["patch"]["source"]["seed"] = ord(source)
-        return heat_maps(matrices_of(made))
+        return heat_maps(matrices_of(made, attack_checks_from_records([])))
 
     assert matrix(("a", "a"), ("b", "b")) == ""
     assert "<table" in matrix(("a", "a"), ("b", "b"), ("a", "b"), ("b", "a"))
