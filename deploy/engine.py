@@ -22,7 +22,11 @@ ENGINES: Mapping[str, Callable[..., Engine]] = {
 }
 """The engines whose code is here, by the name that commands take."""
 
-_TARGETS = {"openvino": "qcdq", "tensorrt-rtx": "tensorrt"}
+_TARGETS = {
+    "onnxruntime-tensorrt": "tensorrt",
+    "openvino": "qcdq",
+    "tensorrt-rtx": "tensorrt",
+}
 
 
 def target_of(engine: str) -> str:

@@ -83,11 +83,16 @@ class SwitchableBatchNorm2d(nn.Module):
         return cast(nn.BatchNorm2d, self.norms[str(self.switch.active)])
 
     def gain_and_bias(self) -> tuple[Tensor, Tensor]:
-        """gamma / sigma and beta - mean * gamma / sigma of the running statistics, float32 (C,)."""
+        """gamma / sigma and beta - mean * gamma / sigma of the running statistics, float32 (C,).
+
+        In float64 with + - * / and square root alone, each correctly rounded by IEEE 754, and then
+        rounded once: the same bits on every machine, and in what is exported.
+        """
         norm = self.active()
         assert norm.running_mean is not None and norm.running_var is not None
-        gain = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-        return gain, norm.bias - norm.running_mean * gain
+        gain = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
+        bias = norm.bias.double() - norm.running_mean.double() * gain
+        return gain.to(norm.weight.dtype), bias.to(norm.bias.dtype)
 
     def forward(self, x: Tensor, accumulator_scale: Tensor | None) -> Tensor:
         """``x`` N×C×H×W; ``accumulator_scale`` (C,): input times weight scale; None in float."""
