@@ -24,6 +24,7 @@ from .device.manifest import (
     CHECKSUMS,
     FORMAT,
     FORMAT_VERSION,
+    GOLDEN_LOGITS,
     MANIFEST,
     PASTED_IMAGES,
     SIGNATURE,
@@ -59,7 +60,7 @@ sys.exit(code if code in (0, 1, 2, 3, 4) else 2)
 '''
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class BundleModel:
     """The model for one engine.
 
@@ -69,6 +70,8 @@ class BundleModel:
         max_logit_difference: budget against the golden logits; 0 is bit for bit.
         max_flips: golden images whose class may differ.
         logits_identical_on: machine architectures on which the golden logits were reproduced.
+        golden_logits: float32 G×C, of the numpy reference of this very file; None: the bundle's
+            own, those of the all-integer file.
     """
 
     path: Path
@@ -76,6 +79,7 @@ class BundleModel:
     max_logit_difference: float = 0.0
     max_flips: int = 0
     logits_identical_on: tuple[str, ...] = ()
+    golden_logits: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -210,7 +214,12 @@ def _data_files(contents: BundleContents) -> dict[str, bytes]:
         "golden/golden.npz": npz_bytes(
             {
                 "inputs": contents.golden_inputs,
-                "logits": contents.golden_logits,
+                GOLDEN_LOGITS: contents.golden_logits,
+                **{
+                    _golden_name(engine, model): model.golden_logits
+                    for engine, model in contents.models.items()
+                    if model.golden_logits is not None
+                },
                 **{f"codes-{i}": codes for i, codes in enumerate(contents.golden_codes.values())},
             }
         ),
@@ -234,6 +243,10 @@ def _data_files(contents: BundleContents) -> dict[str, bytes]:
 
 def _model_path(engine: str, bit_width: int, model: BundleModel) -> str:
     return f"models/{engine}-{bit_width}{model.path.suffix}"
+
+
+def _golden_name(engine: str, model: BundleModel) -> str:
+    return GOLDEN_LOGITS if model.golden_logits is None else f"{GOLDEN_LOGITS}-{engine}"
 
 
 def _patch_path(number: int) -> str:
@@ -262,6 +275,7 @@ def _manifest(contents: BundleContents, files: Mapping[str, bytes]) -> dict[str,
                     max_flips=model.max_flips,
                     certificate=model.certificate,
                     logits_identical_on=model.logits_identical_on,
+                    golden_logits=_golden_name(engine, model),
                 )
             )
             for engine, model in contents.models.items()

@@ -8,6 +8,7 @@ for every image with and without every patch.
 from __future__ import annotations
 
 import logging
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,14 +19,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.bundle import BundleContents, BundleModel, BundlePatch, Thresholds, write_bundle
-from deploy.device.errors import InputError, UsageError
-from deploy.device.golden import run_all
+from deploy.device.errors import EngineUnavailable, InputError, UsageError
+from deploy.device.golden import check_logits, run_all
 from deploy.device.host import host_facts
+from deploy.device.manifest import ModelFacts
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
 from deploy.device.patch_set import PatchSet, read_patch_set
 from deploy.device.validation import profiled_kinds
+from deploy.engine import open_engine, require_engine
 from eval.patch_images import images_of_patches, patch_files_in
+from export.origin import require_origin
 from export.reference import IntegerReference
+from export.reference.qdq import QdqReference
+from export.sidecar import recorded_budget
 from training.loop import predict
 from training.networks import Network
 from training.quantizers import FLOAT
@@ -44,6 +50,7 @@ class BundleSettings:
     Attributes:
         bits: bit-width of the exported model; not 32, which is no integer model.
         thresholds: of the gate.
+        engines: further engines whose exported files go along, each with its budget.
         gated: names of the patch sets that decide; None gates all.
         golden_images: images whose codes and logits go along.
         split: of the images, where a patch set does not tell (a supplied patch).
@@ -54,6 +61,7 @@ class BundleSettings:
 
     bits: int
     thresholds: Thresholds
+    engines: tuple[str, ...] = ()
     gated: tuple[str, ...] | None = None
     golden_images: int = 8
     split: str = "test"
@@ -83,8 +91,9 @@ def bundle_run(
         provenance: from ``deploy.device.records.provenance``.
 
     Raises:
-        InputError: the model is not exported, a patch file is damaged or for other images, or the
-            engine does not give the reference's logits.
+        EngineUnavailable: there is no further engine of that name.
+        InputError: a model is not exported or from another checkpoint, a patch file is damaged or
+            for other images, or an engine does not give its reference's logits.
         NothingToEvaluate: there is no patch file.
         UsageError: 32 bits, no golden image, or a gated patch that is not there.
     """
@@ -96,8 +105,9 @@ def bundle_run(
     if not model.is_file():
         raise InputError(
             f"{run.path} has no exported model at {settings.bits} bits; make it with: "
-            f"qadtr export {run.path} --bits {settings.bits}"
+            f"{run.export_command([settings.bits])}"
         )
+    require_origin(model, run.checkpoint_sha256)
     patch_sets = [read_patch_set(path) for path in patch_files_in(patch_files)]
     gated = _gated(patch_sets, settings.gated)
     split = images_of_patches([run], patch_sets, data, settings.split)
@@ -123,7 +133,12 @@ def bundle_run(
                     "kinds": profiled_kinds(model, images[:PROFILED_IMAGES]),
                 },
                 logits_identical_on=(platform.machine(),),
-            )
+            ),
+            **{
+                engine: _further_model(run, settings.bits, engine, golden)
+                for engine in dict.fromkeys(settings.engines)
+                if engine != ENGINE
+            },
         },
         images=images,
         labels=split.labels[indices],
@@ -145,6 +160,42 @@ def bundle_run(
     return write_bundle(
         out, contents, signing_key=settings.signing_key, as_folder=settings.as_folder
     )
+
+
+def _further_model(
+    run: RunFolder, bits: int, engine: str, golden: NDArray[np.uint8]
+) -> BundleModel:
+    """The file for another engine than ONNX Runtime's, with its own reference and budget."""
+    require_engine(engine)
+    file = run.model_file(bits, engine)
+    if not file.is_file():
+        raise InputError(
+            f"there is no {file} for the engine {engine}; make it with: "
+            f"{run.export_command([bits], engine)}"
+        )
+    require_origin(file, run.checkpoint_sha256)
+    difference, flip_share = recorded_budget(file)
+    model = BundleModel(
+        path=file,
+        certificate=None,
+        max_logit_difference=difference,
+        max_flips=math.ceil(flip_share * len(golden)),
+        golden_logits=QdqReference(file).run(golden),
+    )
+    assert model.golden_logits is not None
+    facts = ModelFacts(
+        file=file.name,
+        max_logit_difference=model.max_logit_difference,
+        max_flips=model.max_flips,
+        certificate=None,
+        logits_identical_on=(),
+    )
+    try:
+        with open_engine(engine, file) as opened:
+            check_logits(opened, golden, model.golden_logits, facts, tensors=0)
+    except EngineUnavailable as error:
+        logger.warning("%s was not run here, its budget is untried: %s", engine, error)
+    return model
 
 
 def _patch(

@@ -43,6 +43,7 @@ from export.parity import (
     require_parity,
 )
 from export.qonnx_from_network import write_qonnx
+from export.sidecar import write_sidecar
 from export.target_proofs import (
     BATCH,
     TargetProof,
@@ -292,11 +293,9 @@ class _Job:
             write_json(model.path.with_suffix(".certificate.json"), model.certificate.to_json())
         if model.exactness is not None:
             facts["exact"] = model.exactness.to_json()
-        write_json(
-            model.path.with_suffix(".json"),
+        write_sidecar(
+            model.path,
             {
-                "format": "qadtr-export",
-                "format_version": 1,
                 **facts,
                 "target": model.target,
                 **files,

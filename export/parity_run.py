@@ -12,6 +12,7 @@ from deploy.device.errors import InputError
 from deploy.device.records import write_record
 from export.export_run import budget_of
 from export.fake_quantized import FakeQuantized
+from export.origin import require_origin
 from export.parity import Parity, check_parity
 from training.quantizers import FLOAT
 from training.run_folder import RunFolder
@@ -56,6 +57,7 @@ def parity_of_run(
         )
     network = run.load_network()
     for bits in wanted:
+        require_origin(run.model_file(bits), run.checkpoint_sha256)
         found = check_parity(
             run.model_file(bits),
             images,

@@ -24,6 +24,9 @@ SIGNATURE = "manifest.sig"
 ENVELOPE = (MANIFEST, CHECKSUMS, SIGNATURE)
 """The files that the manifest does not list: itself, its checksums and its signature."""
 
+GOLDEN_LOGITS = "logits"
+"""The array of the golden logits, unless a model names one of its own."""
+
 MAX_MANIFEST_BYTES = 8 << 20
 PASTED_IMAGES = 16
 """Images, at most, whose pasted bytes the manifest has the hash of."""
@@ -46,6 +49,7 @@ class ModelFacts:
     max_flips: int
     certificate: Mapping[str, Any] | None
     logits_identical_on: tuple[str, ...]
+    golden_logits: str = GOLDEN_LOGITS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from .bundle_reading import Bundle
 from .errors import InputError
 from .files import read_npz, sha256_of_bytes
 from .images import INPUT_SCALE, INPUT_ZERO_POINT, check_images
-from .manifest import PASTED_IMAGES, PatchFacts
+from .manifest import GOLDEN_LOGITS, PASTED_IMAGES, ModelFacts, PatchFacts
 from .pasting import paste
 from .patch_set import PatchSet, read_patch_set
 
@@ -150,9 +150,9 @@ def read_suite(bundle: Bundle) -> Suite:
 
 
 def read_golden(
-    bundle: Bundle,
+    bundle: Bundle, model: ModelFacts
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32], dict[str, NDArray[np.uint8]]]:
-    """Return the golden inputs, logits, and codes by tensor name.
+    """Return the golden inputs, the logits of one of the bundle's models, and codes by tensor name.
 
     Raises:
         InputError: an array is missing or does not fit.
@@ -162,10 +162,11 @@ def read_golden(
     if len(set(tensors)) != len(tensors):
         raise InputError("the manifest lists a golden tensor twice")
     names = [f"codes-{i}" for i in range(len(tensors))]
-    arrays = _arrays(bundle.file(manifest.golden["file"]), {"inputs", "logits", *names})
+    every = {one.golden_logits for one in manifest.models.values()} | {GOLDEN_LOGITS}
+    arrays = _arrays(bundle.file(manifest.golden["file"]), {"inputs", *every, *names})
     inputs = check_images(arrays["inputs"], expected_shape=manifest.input_shape)
     count = manifest.golden["n"]
-    logits = arrays["logits"]
+    logits = arrays[model.golden_logits]
     fits = logits.dtype == np.float32 and logits.shape == (count, len(manifest.classes))
     if len(inputs) != count or not fits or not np.isfinite(logits).all():
         raise InputError(

@@ -205,7 +205,7 @@ def _check_golden(
     console: Console,
 ) -> None:
     with step(report, "golden codes"):
-        inputs, logits, codes = read_golden(bundle)
+        inputs, logits, codes = read_golden(bundle, model)
         compared = 0
         if settings.engine == ONNXRUNTIME:
             if not codes:

@@ -23,6 +23,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_data(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the bundle")
+    parser.add_argument(
+        "--engines",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="further engines whose exported files go along, each with its budget: openvino (the "
+        "qcdq file), tensorrt, tensorrt-rtx (the tensorrt file)",
+    )
     parser.add_argument("--folder", action="store_true", help="write a folder in place of one file")
     parser.add_argument(
         "--sign", type=Path, metavar="KEY", help="Ed25519 private key, PEM (needs cryptography)"
@@ -80,6 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.out,
         BundleSettings(
             bits=arguments.bits,
+            engines=tuple(arguments.engines),
             thresholds=Thresholds(
                 max_asr=arguments.max_asr,
                 max_drift=arguments.max_drift,

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from deploy.device.bundle_reading import Bundle
+from deploy.validate import main as validate
 from qadtr.__main__ import main
 
 pytestmark = pytest.mark.slow
@@ -48,8 +49,11 @@ def test_from_a_run_to_a_verdict(
         assert report["golden"]["largest_difference"] == 0.0
         assert report["patches"][0]["asr"]["n"] > 0
 
+    with_openvino(run, words, tmp_path)
     capsys.readouterr()
     for more, code, said in (
+        (["--engines", "openvino"], 2, "--target qcdq"),
+        (["--engines", "abacus"], 2, "there is no engine 'abacus'"),
         (["--gate", "nothing"], 4, "no patch set nothing"),
         (["--max-asr", "30"], 4, "--max-asr"),
         (["--patches", str(tmp_path / "none")], 2, "none"),
@@ -60,3 +64,29 @@ def test_from_a_run_to_a_verdict(
     assert "qadtr export" in capsys.readouterr().err
     assert main(["bundle", str(run), "--bits", "32", "--out", str(tmp_path / "other")]) == 4
     assert not (tmp_path / "other").exists()
+
+
+def with_openvino(run: Path, words: list[str], folder: Path) -> None:
+    """A bundle for OpenVINO too: its budget is in the manifest, and the validator enforces it."""
+    assert main(["export", str(run), "--images", "32", "--bits", "4", "--target", "qcdq"]) == 0
+    out = folder / "two.qbundle"
+    assert main([*words, "--out", str(out), "--engines", "openvino"]) == 0
+    sidecar = json.loads((run / "export" / "qcdq-4.json").read_text())
+    with Bundle(out) as bundle:
+        facts = bundle.manifest.models["openvino"]
+        assert facts.max_logit_difference == sidecar["budget"]["max_logit_difference"] > 0.0
+        assert (facts.max_flips, facts.golden_logits) == (1, "logits-openvino")
+        assert bundle.manifest.models["onnxruntime"].golden_logits == "logits"
+    report = folder / "openvino.json"
+    command = ["--engine", "openvino", "--max-drift", "0.5", "--json", str(report)]
+    command += ["--junit", str(folder / "openvino.xml")]
+    assert validate([str(out), *command]) in (0, 1, 3)
+    golden = json.loads(report.read_text())["golden"]
+    assert 0.0 <= golden["largest_difference"] <= facts.max_logit_difference
+
+    # The file of another sidecar, and one whose file was changed after its proof.
+    path = run / "export" / "qcdq-4.onnx"
+    data = path.read_bytes()
+    path.write_bytes(data + b"\x00\x00")
+    assert main([*words, "--out", str(folder / "other"), "--engines", "openvino"]) == 2
+    path.unlink()
