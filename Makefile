@@ -5,6 +5,7 @@
 # make test-browser   the report in headless Chromium at two widths, light and dark
 # make test-rtx       TensorRT-RTX engines of this project's networks, built without a GPU
 # make test-hostile   2,000 hostile bundles more than `make test` has, 100 of them as processes
+# make test-resume   a training killed at twenty random moments, byte for byte the unbroken one
 #
 # Each builds .venv first, when it is missing or older than the two files that say what belongs in it.
 # Needs Python 3.11 and make. On a machine with a package index of its own, pip's usual settings apply.
@@ -19,7 +20,7 @@ EXTRAS := train,export,cpu,eval,cluster,dev
 export OMP_NUM_THREADS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test test-hostile test-browser test-rtx lint bench install
+.PHONY: demo test test-resume test-hostile test-browser test-rtx lint bench install
 .DELETE_ON_ERROR:
 
 install: $(STAMP)
@@ -45,6 +46,9 @@ test: $(STAMP)
 
 test-hostile: $(STAMP)
 	$(BIN)/python -m pytest -q -m hostile
+
+test-resume: $(STAMP)
+	$(BIN)/python -m pytest -q -m resume tests/training/test_resume_after_kills.py
 
 # Chromium is the system's (Debian: apt-get install chromium), never a download of the test tool.
 test-browser: $(STAMP)

@@ -38,8 +38,9 @@ from training.config import TrainingConfig, load_config
 from training.data import load_images
 from training.defenses import resolved
 from training.dry_run import dry_run
-from training.loop import CHECKPOINT, RESUME, RunOptions
+from training.loop import CHECKPOINT, RunOptions
 from training.run_folder import RunFolder
+from training.run_state import RESUME
 
 logger = logging.getLogger(__name__)
 

@@ -39,7 +39,13 @@ def test_the_readme_shows_the_two_commands() -> None:
     }
 
 
-@pytest.mark.parametrize(("document", "words"), typed_commands("qadtr"))
+def after_torchrun() -> list[tuple[str, str]]:
+    """What torchrun is told to start, of the lines that start qadtr with it."""
+    lines = [(name, shlex.split(words)) for name, words in typed_commands("torchrun")]
+    return [(name, shlex.join(words[words.index("-m") + 2 :])) for name, words in lines]
+
+
+@pytest.mark.parametrize(("document", "words"), [*typed_commands("qadtr"), *after_torchrun()])
 def test_a_documented_command_is_one_the_parser_takes(document: str, words: str) -> None:
     arguments = build_parser().parse_args(shlex.split(words))
     assert callable(arguments.execute)

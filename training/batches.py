@@ -13,6 +13,14 @@ GREY = 128
 """Padding value: the byte that the network normalises to 0."""
 
 
+def fits(images: Tensor, device: torch.device) -> bool:
+    """Whether the training set may live on ``device``: on a GPU, in half of its free memory."""
+    if device.type != "cuda":
+        return True
+    free, _ = torch.cuda.mem_get_info(device)
+    return images.numel() * images.element_size() * 2 < free
+
+
 def epoch_order(images: int, epoch: int, seed: int) -> Tensor:
     """A permutation of the training set, int64 (images,), a pure function of (epoch, seed)."""
     return torch.randperm(images, generator=generator_for(seed, epoch, "order"))

@@ -27,14 +27,8 @@ from tqdm import tqdm
 from deploy.device.errors import InputError, QadtrError
 from deploy.device.files import json_bytes, sha256_of, sha256_of_bytes, write_atomic
 from training.averaging import MovingAverage
-from training.batches import augment, epoch_order
-from training.checkpoint import (
-    load_tensors,
-    persistent_tensors,
-    read_tensors,
-    save_checkpoint,
-    tensor_bytes,
-)
+from training.batches import augment, epoch_order, fits
+from training.checkpoint import load_tensors, persistent_tensors, save_checkpoint, tensor_bytes
 from training.config import TrainingConfig
 from training.data import ImageSet
 from training.defenses import Batch, Defense, TrainingFacts, build_defense, resolved
@@ -42,12 +36,13 @@ from training.distillation import distilled, teacher_logits, teacher_of
 from training.networks import Network, NetworkSpec, build_network
 from training.quantizers import check_bit_widths
 from training.randomness import SETUP, generator_for
+from training.ranks import Ranks, check_batch
+from training.run_state import RESUME, RunState, read_run_state
 from training.warm_start import start_from
 
 logger = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.safetensors"
-RESUME = Path("resume") / "state.safetensors"
 LOG = "log.jsonl"
 
 
@@ -77,14 +72,17 @@ def train(
     run_dir: Path,
     options: RunOptions,
     make_provenance: Callable[[], dict[str, Any]],
+    ranks: Ranks = Ranks(),  # noqa: B008  frozen
 ) -> Path:
     """Train one network; returns the path of its checkpoint in ``run_dir``.
 
     Raises:
         InputError: config and data do not fit, or the state to resume from is another run's.
         TrainingDiverged: the loss is NaN or infinite.
+        RanksDiffer: two processes hold different weights.
     """
-    return TrainingRun(config, training_set, holdout, run_dir, options).finish(make_provenance)
+    run = TrainingRun(config, training_set, holdout, run_dir, options, ranks)
+    return run.finish(make_provenance)
 
 
 @torch.no_grad()
@@ -112,9 +110,11 @@ class TrainingRun:
         holdout: ImageSet,
         run_dir: Path,
         options: RunOptions,
+        ranks: Ranks = Ranks(),  # noqa: B008  frozen
     ) -> None:
         config = resolved(config)
         self.config, self.options, self.run_dir = config, options, run_dir
+        self.ranks = ranks
         self.training_set, self.holdout = training_set, holdout
         self.device = torch.device(options.device)
         settings = config.training
@@ -124,6 +124,7 @@ class TrainingRun:
                 f"training.batch_size is {settings.batch_size}, but there are only {count} "
                 "training images; lower it"
             )
+        check_batch(settings.batch_size, settings.accumulate, ranks)
         self.steps_per_epoch = count // settings.batch_size
         self.steps = max(1, round(settings.epochs * self.steps_per_epoch))
         spec = NetworkSpec(
@@ -155,11 +156,15 @@ class TrainingRun:
                 device=self.device,
             ),
         )
-        identity = {"config": config.as_dict(), "data": training_set.digest}
+        identity: dict[str, Any] = {"config": config.as_dict(), "data": training_set.digest}
+        if ranks.count > 1:  # BatchNorm is over a rank's slice
+            identity["ranks"] = ranks.count
         if settings.warm_start is not None:
             identity["warm_start"] = sha256_of(Path(settings.warm_start))
         self.digest = sha256_of_bytes(json_bytes(identity))
-        self.images = torch.from_numpy(training_set.images).to(self.device)
+        self.images = torch.from_numpy(training_set.images)
+        if fits(self.images, self.device):
+            self.images = self.images.to(self.device)
         self.labels = torch.from_numpy(training_set.labels).to(self.device)
         self._order = (-1, torch.empty(0, dtype=torch.int64))
         self.step = 0
@@ -196,8 +201,11 @@ class TrainingRun:
         if self.average is not None:
             self.average.put_into(self.network)
         self.network.eval()
-        clean = self._holdout_accuracy()
         path = self.run_dir / CHECKPOINT
+        if not self.ranks.first:
+            self.ranks.wait()
+            return path
+        clean = self._holdout_accuracy()
         save_checkpoint(
             path,
             self.network,
@@ -212,6 +220,7 @@ class TrainingRun:
         )
         for bits, accuracy in clean.items():
             logger.info("hold-out accuracy at %s bits: %.2f%%", bits, 100.0 * accuracy)
+        self.ranks.wait()
         return path
 
     def _holdout_accuracy(self) -> dict[str, float]:
@@ -223,10 +232,13 @@ class TrainingRun:
 
     def _steps(self) -> None:
         self.network.train()
-        writer = SummaryWriter(str(self.run_dir / "tensorboard"), purge_step=self.step)
+        writer = None
+        if self.ranks.first:
+            writer = SummaryWriter(str(self.run_dir / "tensorboard"), purge_step=self.step)
         last = min(self.steps, self.options.stop_after or self.steps)
         tracked = _Running()
         disable = None if self.options.progress is None else not self.options.progress
+        disable = disable if self.ranks.first else True
         with tqdm(
             total=self.steps, initial=self.step, desc=self.config.name, disable=disable, unit="step"
         ) as bar:
@@ -238,7 +250,8 @@ class TrainingRun:
                     tracked = _Running()
                 if self.step % self.options.save_every == 0 or self.step == last:
                     self._save()
-        writer.close()
+        if writer is not None:
+            writer.close()
 
     def _batch(self) -> Batch:
         """The batch of the current step, a pure function of (seed, step)."""
@@ -250,7 +263,8 @@ class TrainingRun:
         start = self.step % self.steps_per_epoch * size
         chosen = self._order[1][start : start + size]
         how = self.config.data.augment
-        pixels = augment(self.images[chosen], how, self.step, self.config.seed)
+        images = self.images[chosen.to(self.images.device)].to(self.device)
+        pixels = augment(images, how, self.step, self.config.seed)
         return Batch(
             pixels=pixels.float().contiguous(memory_format=torch.channels_last),
             labels=self.labels[chosen],
@@ -268,16 +282,22 @@ class TrainingRun:
         network.set_bit_width(self.defense.bit_width(self.step))
         pixels = self.defense.prepare(self.step, batch, network)
         pixels = pixels.detach().contiguous(memory_format=torch.channels_last)
-        pixels.requires_grad_(self.defense.needs_pixel_gradient)
         self.optimizer.zero_grad(set_to_none=True)
+        own = self.ranks.slice_of(len(batch.labels))
         teacher = teacher_of(network, self.config.distillation)
-        taught = None if teacher is None else teacher_logits(network, teacher, batch.pixels)
-        value, logits = self._backward(pixels, batch.labels, taught)
-        extra = self.defense.extra_loss(self.step, batch, pixels.detach(), network)
+        taught = None if teacher is None else teacher_logits(network, teacher, batch.pixels[own])
+        shown = pixels[own].detach() if self.ranks.count > 1 else pixels.detach()
+        shown.requires_grad_(self.defense.needs_pixel_gradient)
+        value, logits = self._backward(shown, batch.labels[own], taught)
+        # On the whole batch everywhere: few of its images enter it.
+        extra = self.defense.extra_loss(self.step, batch, pixels, network)
         if extra is not None:
             self._check_finite("the defense's extra loss", float(extra.detach()))
             extra.backward()
-        self.defense.learn(self.step, pixels.grad, logits, batch)
+        gradient = shown.grad if shown.grad is None else self.ranks.gathered(shown.grad)
+        logits = self.ranks.gathered(logits)
+        self.defense.learn(self.step, gradient, logits, batch)
+        value = self._share(value)
         rate = self._learning_rate(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -287,6 +307,30 @@ class TrainingRun:
             self.average.update(network, self.step)
         self.step += 1
         return value, float((logits.argmax(dim=1) == batch.labels).float().mean())
+
+    @torch.no_grad()
+    def _share(self, loss: float) -> float:
+        """Average gradients, statistics and the loss over the ranks; returns the loss."""
+        if self.ranks.count == 1:
+            return loss
+        parameters = list(self.parameters.values())
+        # What a forward pass sets: running statistics, and a scale at the first visit of its mode.
+        statistics = [
+            tensor
+            for name, tensor in persistent_tensors(self.network).items()
+            if tensor.is_floating_point()
+            and (name not in self.parameters or "scale_" in name.rsplit(".", 1)[-1])
+        ]
+        mean = torch.tensor([loss], device=self.device)
+        sent = [*(p.grad for p in parameters), *statistics, mean]
+        shared = self.ranks.average(sent, [*parameters, *statistics, mean])
+        for parameter, gradient in zip(parameters, shared, strict=False):
+            parameter.grad = gradient
+        for tensor, average in zip(statistics, shared[len(parameters) :], strict=False):
+            if average is not None:
+                tensor.copy_(average)
+        assert shared[-1] is not None
+        return float(shared[-1])
 
     def _backward(
         self, pixels: Tensor, labels: Tensor, taught: Tensor | None = None
@@ -322,10 +366,14 @@ class TrainingRun:
                 f"(bit-width {self.network.bit_width}); lower training.learning_rate"
             )
 
-    def _end_of_epoch(self, tracked: _Running, bar: Any, writer: SummaryWriter) -> None:
+    def _end_of_epoch(self, tracked: _Running, bar: Any, writer: SummaryWriter | None) -> None:
+        if self.ranks.count > 1:
+            self.ranks.require_same(tensor_bytes(self.state(), {}), "weights or patches")
         row = {"step": self.step, "epoch": round(self.step / self.steps_per_epoch, 3)}
         row |= tracked.summary()
         self.history.append(row)
+        if writer is None:
+            return
         data = "".join(json.dumps(r) + "\n" for r in self.history)
         write_atomic(self.run_dir / LOG, data.encode())
         for name in ("loss", "accuracy", "images_per_s"):
@@ -353,38 +401,24 @@ class TrainingRun:
         return tensors
 
     def _save(self) -> None:
-        metadata = {
-            "run": self.digest,
-            "step": str(self.step),
-            "history": json.dumps(self.history),
-        }
-        write_atomic(self.run_dir / RESUME, tensor_bytes(self.state(), metadata))
+        if not self.ranks.first:
+            return
+        RunState(run=self.digest, step=self.step, history=self.history, tensors=self.state()).write(
+            self.run_dir
+        )
 
     def _resume(self) -> None:
-        path = self.run_dir / RESUME
-        if not path.is_file():
-            raise InputError(f"nothing to resume: there is no {path}; train without --resume")
-        tensors, metadata = read_tensors(path)
-        if metadata.get("run") != self.digest:
-            raise InputError(
-                f"{path} belongs to a run with another config or other images; train without "
-                "--resume, or give the config and data that it was started with"
-            )
-
-        def of(part: str) -> dict[str, Tensor]:
-            return {n.removeprefix(part): t for n, t in tensors.items() if n.startswith(part)}
-
-        load_tensors(self.network, of("network."), str(path))
-        momentum = of("momentum.")
+        found = read_run_state(self.run_dir, self.digest)
+        load_tensors(self.network, found.of("network"), str(self.run_dir / RESUME))
+        momentum = found.of("momentum")
         for name, parameter in self.parameters.items():
             if name in momentum:
                 buffer = torch.empty_like(parameter).copy_(momentum[name])
                 self.optimizer.state[parameter]["momentum_buffer"] = buffer
-        self.defense.load_state(of("defense."))
+        self.defense.load_state(found.of("defense"))
         if self.average is not None:
-            self.average.load_state(of("average."))
-        self.step = int(metadata["step"])
-        self.history = json.loads(metadata["history"])
+            self.average.load_state(found.of("average"))
+        self.step, self.history = found.step, found.history
         logger.info("resumed at step %d of %d", self.step, self.steps)
 
 

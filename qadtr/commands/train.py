@@ -45,8 +45,10 @@ def run(arguments: argparse.Namespace) -> int:
     from training.data import load_images
     from training.defenses import resolved
     from training.dry_run import dry_run
-    from training.loop import RESUME, RunOptions, train
+    from training.loop import RunOptions, train
+    from training.ranks import join, leave
     from training.run_folder import CHECKPOINT
+    from training.run_state import RESUME
 
     if arguments.save_every < 1:
         raise UsageError(f"--save-every must be at least 1, got {arguments.save_every}")
@@ -62,8 +64,11 @@ def run(arguments: argparse.Namespace) -> int:
     kind, size = config.data.kind, config.data.size
     training_set = load_images(kind, arguments.data, "train", size=size)
     holdout = load_images(kind, arguments.data, "holdout", size=size)
+    ranks = join(arguments.device)
     options = RunOptions(
-        resume=arguments.resume, save_every=arguments.save_every, device=arguments.device
+        resume=arguments.resume,
+        save_every=arguments.save_every,
+        device=ranks.device(arguments.device),
     )
     if arguments.dry_run:
         print(dry_run(config, training_set, holdout, options).text())
@@ -80,6 +85,9 @@ def run(arguments: argparse.Namespace) -> int:
             config=config.as_dict(),
             data={"name": training_set.name, "digest": training_set.digest},
         ),
+        ranks,
     )
-    print(written)
+    leave()
+    if ranks.first:
+        print(written)
     return 0

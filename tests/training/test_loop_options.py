@@ -16,7 +16,8 @@ from training.checkpoint import load_network, persistent_tensors, read_tensors
 from training.data import ImageSet
 from training.defenses import Batch
 from training.dry_run import dry_run
-from training.loop import RESUME, RunOptions, TrainingRun, train
+from training.loop import RunOptions, TrainingRun, train
+from training.run_state import RESUME
 
 SHORT = {"epochs": 0.16, "batch_size": 32, "learning_rate": 0.05}
 
