@@ -5,7 +5,7 @@ attack success rate in both; where many patches are compared, Holm's step-down c
 chance of any false alarm at the level.
 
 References:
-    McNemar 1947, exact form; Holm, "A simple sequentially rejective multiple test procedure", 1979.
+    McNemar 1947, exact form; Holm 1979 (:mod:`statistics` beside this file).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .json_schema import SchemaMismatch, check, load_schema
 from .outcomes import unpack_bits
 from .records import read_record, read_records
 from .report import FORMAT, FORMAT_VERSION, SCHEMA
-from .statistics import Interval, mcnemar_exact, paired_difference, wilson
+from .statistics import Interval, holm, mcnemar_exact, paired_difference, wilson
 
 Flags = NDArray[np.bool_]
 EVALUATION = "evaluation"
@@ -156,7 +156,7 @@ def compare(
     tested = [row for row in (*rows, *clean) if row["paired"] is not None]
     if all(row["paired"] is None for row in rows):
         raise NothingToEvaluate("no image counts for the attack success rate in both results")
-    for row, p in zip(tested, _holm([row["paired"]["p"] for row in tested]), strict=True):
+    for row, p in zip(tested, holm([row["paired"]["p"] for row in tested]), strict=True):
         row["paired"]["p_holm"] = p
     for row, higher_is_worse in [*((row, True) for row in rows), *((row, False) for row in clean)]:
         row["verdict"] = _verdict(row["paired"], level, higher_is_worse=higher_is_worse)
@@ -254,15 +254,6 @@ def _paired(old: Flags, new: Flags) -> Paired:
         interval=interval,
         p=mcnemar_exact(only_old, only_new),
     )
-
-
-def _holm(values: Sequence[float]) -> list[float]:
-    order = sorted(range(len(values)), key=values.__getitem__)
-    adjusted, highest = [1.0] * len(values), 0.0
-    for rank, index in enumerate(order):
-        highest = max(highest, min(1.0, values[index] * (len(values) - rank)))
-        adjusted[index] = highest
-    return adjusted
 
 
 def _verdict(paired: Mapping[str, Any] | None, level: float, *, higher_is_worse: bool) -> str:

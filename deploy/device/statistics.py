@@ -2,6 +2,7 @@
 
 References:
     Wilson 1927; Clopper and Pearson 1934; McNemar 1947, exact form;
+    Holm 1979, "A simple sequentially rejective multiple test procedure", Scand. J. Statistics 6;
     Newcombe 1998, "Improved confidence intervals for the difference between binomial
     proportions based on paired data", Statistics in Medicine 17, method 10.
 """
@@ -9,6 +10,7 @@ References:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any, Literal
@@ -164,6 +166,19 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
         tail += coefficient
         coefficient = coefficient * (trials - k) // (k + 1)
     return min(1.0, 2 * tail / (1 << trials))  # integers up to the one division
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """Return p values (0…1) corrected for their number by Holm's step-down procedure.
+
+    Rejecting those under a level keeps the chance of any false rejection at it.
+    """
+    order = sorted(range(len(values)), key=values.__getitem__)
+    adjusted, highest = [1.0] * len(values), 0.0
+    for rank, index in enumerate(order):
+        highest = max(highest, min(1.0, values[index] * (len(values) - rank)))
+        adjusted[index] = highest
+    return adjusted
 
 
 def paired_difference(

@@ -19,6 +19,7 @@ COMMANDS: tuple[str, ...] = (
     "bundle",
     "validator",
     "compare",
+    "drift",
     "parity",
     "inspect",
     "data",

@@ -1,0 +1,74 @@
+"""`qadtr drift`: where the attack success rate moved between the lab and the engine."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+HELP = "split a bundle's drift into rounding, preprocessing, export, engine and device"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The bundle, its run, and what a device told."""
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="file or folder")
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder that it was made from")
+    parser.add_argument(
+        "--device-report",
+        type=Path,
+        metavar="F.json",
+        help="report.json of a device that validated this bundle: adds the step to that device",
+    )
+    parser.add_argument(
+        "--device-inputs",
+        type=Path,
+        metavar="F.npz",
+        help="the bytes that the device's program fed its engine (default: the images' own)",
+    )
+    parser.add_argument(
+        "--float-patches",
+        type=Path,
+        metavar="F.npz",
+        help="the patches before they became bytes (default: the bundle's bytes)",
+    )
+    parser.add_argument("--engine", default="onnxruntime", help="default: onnxruntime")
+    parser.add_argument("--threads", type=int, default=1, help="of the engine (default: 1)")
+    parser.add_argument(
+        "--require-signature", type=Path, metavar="PUB", help="public key that must have signed"
+    )
+    parser.add_argument(
+        "--html", type=Path, metavar="F", help="also write a page with the images that flipped"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the steps of each patch."""
+    from deploy.device.errors import UsageError
+    from deploy.device.files import write_atomic
+    from deploy.device.records import provenance
+    from eval.drift.page import drift_page
+    from eval.drift.run import DriftSettings, drift_of_bundle
+    from eval.drift.table import drift_table
+    from qadtr.commands.shared import repository
+    from training.run_folder import RunFolder
+
+    if arguments.threads < 1:
+        raise UsageError(f"--threads must be at least 1, got {arguments.threads}")
+    folder = RunFolder.open(arguments.run)
+    drift = drift_of_bundle(
+        arguments.bundle,
+        folder,
+        DriftSettings(
+            engine=arguments.engine,
+            threads=arguments.threads,
+            float_patches=arguments.float_patches,
+            device_inputs=arguments.device_inputs,
+            device_report=arguments.device_report,
+            public_key=arguments.require_signature,
+        ),
+        provenance(repository=repository(), seed=folder.seed),
+    )
+    print("\n\n".join(drift_table(one.record) for one in drift.found))
+    if arguments.html is not None:
+        write_atomic(arguments.html, drift_page(drift).encode("utf-8"))
+        print(f"\n{arguments.html}")
+    return 0
