@@ -17,7 +17,8 @@ inside a region R (the image; inside the patch; outside it):
 The last two are above 0 for unrelated maps too: ``chance`` has them, and the cosine, between an
 image's gradient and that of the next image of the sample.
 
-A gradient that is zero all over R has no direction; such images are left out and counted.
+A gradient that is zero all over R has no direction; such images are left out and counted. Where
+neither gradient has an edge in R, there is no IoU: that mean has a smaller n.
 """
 
 from __future__ import annotations
@@ -119,7 +120,7 @@ def agreements(a: Tensor, b: Tensor, region: Tensor) -> dict[str, Tensor]:
 
 
 def edge_iou(a: Tensor, b: Tensor, region: Tensor) -> Tensor:
-    """IoU of the two maps' edges inside the region, float (N,); 1 where neither has one.
+    """IoU of the two maps' edges inside the region, float (N,); NaN where neither has one.
 
     Args:
         a: maps, float N×H×W.
@@ -129,7 +130,7 @@ def edge_iou(a: Tensor, b: Tensor, region: Tensor) -> Tensor:
     ours, theirs = _edges(a) & region, _edges(b) & region
     shared = (ours & theirs).sum(dim=(1, 2)).float()
     either = (ours | theirs).sum(dim=(1, 2)).float()
-    return torch.where(either > 0, shared / either.clamp_min(1.0), torch.ones_like(either))
+    return torch.where(either > 0, shared / either.clamp_min(1.0), torch.nan)
 
 
 def _edges(maps: Tensor) -> Tensor:
@@ -170,4 +171,4 @@ def _nonzero(gradients: Tensor, region: Tensor) -> Tensor:
 
 
 def _mean(values: Tensor, known: Tensor) -> Mean | None:
-    return mean_where(values.double().numpy(), known.numpy())
+    return mean_where(values.double().numpy(), (known & values.isfinite()).numpy())

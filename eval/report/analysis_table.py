@@ -137,8 +137,9 @@ def mean_words(mean: Mean | None) -> str:
     """A mean with its interval: "0.31 (0.28–0.34)"."""
     if mean is None:
         return MISSING
-    # A proper minus sign, as elsewhere.
-    return f"{mean['value']:.2f} ({mean['low']:.2f}–{mean['high']:.2f})".replace("-", "−")
+    value, low, high = (round(mean[key], 2) + 0.0 for key in ("value", "low", "high"))
+    # A proper minus sign, as elsewhere; no minus before a 0.
+    return f"{value:.2f} ({low:.2f}–{high:.2f})".replace("-", "−")
 
 
 def share_words(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -68,7 +69,10 @@ def _measures(pairs: Sequence[Mapping[str, Any]], name: str) -> Html:
     """Every measure against the widest bit-width."""
     widest = max(p["bit_widths"][0] for p in pairs)
     caption = f"{name}: each bit-width against {bits_label(widest)}, means over images (95%)"
-    titles = ("cosine", "relative MSE", "MSE", "edge IoU", "HOG cosine")
+    largest = max((p["measures"]["mse"]["value"] for p in pairs if p["measures"]["mse"]), default=0)
+    power = math.floor(math.log10(largest)) if largest > 0.0 else 0
+    unit = f"MSE / 10{str(power).translate(_SUPERSCRIPT)}"
+    titles = ("cosine", "relative MSE", unit, "edge IoU", "HOG cosine")
     head = tag("tr", [tag("th", text, scope="col") for text in ("where", "bits", *titles)])
     body = []
     for on, region, words in _PLACES:
@@ -80,7 +84,7 @@ def _measures(pairs: Sequence[Mapping[str, Any]], name: str) -> Html:
                     "tr",
                     tag("th", words, scope="row"),
                     tag("td", bits_label(pair["bit_widths"][1])),
-                    [_measure(pair, key) for key in _KEYS],
+                    [_measure(pair, key, power) for key in _KEYS],
                     class_="first" if place == 0 else None,
                 )
             )
@@ -88,14 +92,21 @@ def _measures(pairs: Sequence[Mapping[str, Any]], name: str) -> Html:
     return tag("div", table, class_="scroll", role="region", aria_label=caption, tabindex="0")
 
 
+_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _KEYS = ("cosine", "relative_mse", "mse", "edge_iou", "hog_cosine")
 
 
-def _measure(pair: Mapping[str, Any], key: str) -> Html:
+def _measure(pair: Mapping[str, Any], key: str, power: int) -> Html:
     mean, chance = pair["measures"][key], pair["chance"].get(key)
     if mean is None:
         return tag("td", MISSING)
     if key == "mse":
-        return tag("td", f"{mean['value']:.2g} ({mean['low']:.2g}–{mean['high']:.2g})")
-    unrelated = tag("small", f"unrelated images {chance['value']:.2f}") if chance else ""
-    return tag("td", mean_words(mean), unrelated)
+        scaled = (mean[which] / 10.0**power for which in ("value", "low", "high"))
+        return tag("td", "{:.2f} ({:.2f}–{:.2f})".format(*scaled))
+    unrelated = f"unrelated images {mean_words(chance).split(' ')[0]}" if chance else ""
+    fewer = f"n {mean['n']}" if mean["n"] != pair["measures"]["cosine"]["n"] else ""
+    return tag(
+        "td",
+        mean_words(mean),
+        [tag("small", words) for words in (unrelated, fewer) if words],
+    )

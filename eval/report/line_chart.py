@@ -13,8 +13,10 @@ _WIDTH, _HEIGHT = 480.0, 280.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48.0, 12.0, 10.0, 42.0
 _SERIES_COLOURS = 6
 _MARKERS = ("circle", "square", "triangle", "diamond")
-# Lines at one place stand a little apart, so that their intervals can be told apart.
+# Lines at one place stand a little apart, so that their intervals can be told apart, but together
+# they take no more than so much of the way to the next place.
 _DODGE_PX = 9.0
+_DODGE_SHARE = 0.6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,10 +57,14 @@ class Axis:
     name: str
     words: Mapping[int, str]
 
+    @property
+    def step(self) -> float:
+        """From one value to the next, in pixels."""
+        return (_WIDTH - _LEFT - _RIGHT) / len(self.words)
+
     def place(self, value: int) -> float:
         """x of a value, in pixels."""
-        step = (_WIDTH - _LEFT - _RIGHT) / len(self.words)
-        return _LEFT + (list(self.words).index(value) + 0.5) * step
+        return _LEFT + (list(self.words).index(value) + 0.5) * self.step
 
 
 def drawn_series(index: int, name: str, points: Sequence[Point]) -> Series:
@@ -154,7 +160,8 @@ def _text(text: str, x: float, y: float, anchor: str) -> Html:
 
 
 def _drawn(series: Series, index: int, count: int, axis: Axis) -> Html:
-    offset = (index - (count - 1) / 2) * _DODGE_PX
+    apart = min(_DODGE_PX, _DODGE_SHARE * axis.step / count)
+    offset = (index - (count - 1) / 2) * apart
     places = sorted(
         ((axis.place(point.x) + offset, point) for point in series.points),
         key=lambda place: place[0],

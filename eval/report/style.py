@@ -39,7 +39,7 @@ a { color: var(--accent); }
 .small { font-size: .85rem; }
 nav ul { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; list-style: none; padding: 0;
          margin: 1rem 0 0; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(13rem, 1fr)); gap: 1rem;
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(11.5rem, 1fr)); gap: 1rem;
          margin: 1rem 0; padding: 0; list-style: none; }
 .tiles li { background: var(--raised); border: 1px solid var(--line); border-radius: 8px;
             padding: .75rem 1rem; }
@@ -75,7 +75,7 @@ table.heat td small { color: inherit; }
 table.heat td.own { outline: 2px solid var(--ink); outline-offset: -3px; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr));
           gap: 1.25rem; }
-.charts.small { grid-template-columns: repeat(auto-fill, minmax(min(100%, 15rem), 1fr)); }
+.charts.small { grid-template-columns: repeat(auto-fill, minmax(min(100%, 14rem), 1fr)); }
 .charts { margin: .75rem 0; }
 .charts > * { min-width: 0; }
 figure { margin: 0; background: var(--raised); border: 1px solid var(--line); border-radius: 8px;
@@ -88,6 +88,7 @@ svg .grid { stroke: var(--line); stroke-width: 1; }
 svg .axis { stroke: var(--soft); stroke-width: 1; }
 svg.places text { font-size: 11px; }
 svg .place { stroke: var(--line); stroke-width: 1; }
+.maps { width: fit-content; max-width: 100%; }
 .maps table { width: auto; }
 .maps th { font-size: .85rem; }
 .maps td { padding: .25rem; border: 0; }

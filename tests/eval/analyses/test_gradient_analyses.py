@@ -122,6 +122,19 @@ def test_the_edges_of_moved_squares_overlap_in_part() -> None:
     assert float(edge_iou(first, second, everywhere)) < 0.2
     flat = torch.zeros(1, 16, 16)
     assert float(edge_iou(first, flat, everywhere)) == 0.0
+    assert edge_iou(flat, flat, everywhere).isnan().all()
+
+
+def test_an_image_without_an_edge_has_no_iou(network: Network, sample: Samples) -> None:
+    images = sample()
+    w = weights(0)
+    # The same weight everywhere in and around the patch: a gradient without an edge there.
+    w[:, :, 3:9, 7:13] = torch.tensor([1e-3, -1e-3])[:, None, None, None]
+    found = gradient_alignment.analyse(network({32: w, 4: w}), images, SETTINGS)
+    inside = pair(found, "clean", "inside")
+    assert inside["measures"]["edge_iou"] is None
+    assert value(inside, "cosine") == pytest.approx(1.0, abs=1e-5)
+    assert value(pair(found, "clean", "image"), "edge_iou") == 1.0
 
 
 def test_chance_is_below_agreement_and_needs_two_images(network: Network, sample: Samples) -> None:
