@@ -54,7 +54,8 @@ def test_the_gradient_of_a_linear_network_is_the_one_by_hand(
 
 def test_identical_networks_agree_in_everything(network: Network, sample: Samples) -> None:
     w = weights(0)
-    found = gradient_alignment.analyse(network({32: w, 4: w.clone()}), sample(), SETTINGS)
+    images = sample(size=8)
+    found = gradient_alignment.analyse(network({32: w, 4: w.clone()}), images, SETTINGS)
     assert len(found["pairs"]) == 2 * 3
     for one in found["pairs"]:
         assert one["bit_widths"] == [32, 4]
