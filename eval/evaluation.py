@@ -72,6 +72,7 @@ def evaluate_model(
     records: Path,
     provenance: Mapping[str, Any],
     network: SwitchableNetwork | None = None,
+    clean: Classes | None = None,
     common: CommonSet | None = None,
     latency: Latency | None = None,
     floor_seed: int = 0,
@@ -92,6 +93,7 @@ def evaluate_model(
         records: folder of the records, made if missing.
         provenance: from ``deploy.device.records.provenance``.
         network: the fake-quantized network, for the drift; None leaves the drift null.
+        clean: int64 N, the engine's classes of all images, where they are known; None asks it.
         common: the common set, for ``asr_common``; None leaves it null.
         latency: of the engine, measured by the caller; None leaves it null.
         floor_seed: of the random patches.
@@ -126,12 +128,12 @@ def evaluate_model(
     title = f"{model['network']} {model['bit_width']} bit, {model['engine']}"
     with Progress(title, len(todo), shown=progress) as bar:
         both = _Both(engine, network, model["bit_width"], batch_size)
-        clean = both.predict(images.images)
+        without = both.predict(images.images, clean)
         for key, patch_set in zip(keys, patch_sets, strict=True):
             if key in known:
                 continue
             known[key] = _evaluate(
-                both, clean, images, patch_set, key, model, common, latency, floor_seed
+                both, without, images, patch_set, key, model, common, latency, floor_seed
             )
             write_record(records, KIND, known[key], provenance)
             bar.advance(note=f"{patch_set.name} ASR {known[key]['asr']['value']:.1%}")
@@ -147,8 +149,11 @@ class _Both:
     bit_width: int
     batch_size: int
 
-    def predict(self, images: NDArray[np.uint8]) -> tuple[Classes, Classes | None]:
-        on_engine = self.engine.predict(images, self.batch_size)
+    def predict(
+        self, images: NDArray[np.uint8], known: Classes | None = None
+    ) -> tuple[Classes, Classes | None]:
+        """Classes of both; those of the engine are not asked for where they are known."""
+        on_engine = self.engine.predict(images, self.batch_size) if known is None else known
         if self.network is None:
             return on_engine, None
         return on_engine, predict(self.network, images, self.bit_width, batch_size=self.batch_size)

@@ -105,9 +105,12 @@ def evaluate_runs(
             )
             for model in models
         }
+        clean = {
+            model: engine.predict(images.images, settings.batch_size)
+            for model, engine in engines.items()
+        }
         common = common_set(
-            {m.name: e.predict(images.images, settings.batch_size) for m, e in engines.items()},
-            images.labels,
+            {model.name: classes for model, classes in clean.items()}, images.labels
         )
         for run in runs:
             own = {model: engine for model, engine in engines.items() if model.run is run}
@@ -121,6 +124,7 @@ def evaluate_runs(
                     records=run.records,
                     provenance=provenance,
                     network=network,
+                    clean=clean[model],
                     common=common,
                     latency=_latency(engine, images, settings),
                     floor_seed=settings.floor_seed,

@@ -94,8 +94,9 @@ class PatchAttack(ABC, Generic[S]):
             made_on: name of the split that ``images`` are from.
             name: of the patch set; default such as ``lavan-per-image-8px-centre-from-32bit``.
             resume_from: an npz file that keeps what is done so far after each restart of each
-                batch; an interrupted run that is started again with it gives the same bytes. It
-                stays behind; delete it when the patch set is written.
+                batch, and by gradients twice a minute within; an interrupted run that is started
+                again with it gives the same bytes. It stays behind; delete it when the patch set
+                is written.
             progress: show a progress bar, or log lines where there is no terminal.
 
         Raises:
@@ -178,7 +179,7 @@ class PatchAttack(ABC, Generic[S]):
                 chosen = slice(first, first + size)
                 # A generator of its own for each unit: a resumed run draws what a whole one does.
                 draw = generator_for(base_seed, f"{first} {restart}")
-                problem = self._problem(ask, chosen, draw)
+                problem = self._problem(ask, chosen, draw, found)
                 crafted = self.optimize(problem, bar.advance)
                 patch = _as_bytes(crafted.patch, mask)
                 places = problem.positions if crafted.positions is None else crafted.positions
@@ -193,7 +194,7 @@ class PatchAttack(ABC, Generic[S]):
                     found.keep_better(chosen, patch, positions, wins, margins)
                 found.unit_done()
 
-    def _problem(self, ask: _Asked, chosen: slice, draw: torch.Generator) -> Problem:
+    def _problem(self, ask: _Asked, chosen: slice, draw: torch.Generator, found: Found) -> Problem:
         images, labels, mask = ask.images[chosen], ask.labels[chosen], ask.mask
         device = device_of(ask.network)
         universal = self.kind == "universal"
@@ -214,6 +215,7 @@ class PatchAttack(ABC, Generic[S]):
             settings=self.settings,
             generator=draw,
             training_images=ask.training_images,
+            found=found,
         )
 
     # ------------------------------------------------------------------ small parts

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +23,7 @@ class Found:
         wins: float64 P, share of source bit-widths (universal: and images) fooled.
         margins: float64 P, mean margin in logits, which decides between equal wins.
         units_done: restarts of batches that are finished.
+        unfinished: state of the optimization that was interrupted, by name; empty if none was.
     """
 
     def __init__(self, path: Path | None, identity: str, arrays: dict[str, NDArray[np.generic]]):
@@ -31,6 +34,12 @@ class Found:
         self.wins: NDArray[np.float64] = arrays["wins"].astype(np.float64)
         self.margins: NDArray[np.float64] = arrays["margins"].astype(np.float64)
         self.units_done = int(arrays["units_done"])
+        self.unfinished: dict[str, NDArray[Any]] = {
+            name.removeprefix(_UNFINISHED): array
+            for name, array in arrays.items()
+            if name.startswith(_UNFINISHED)
+        }
+        self._saved = time.monotonic()
 
     @classmethod
     def begin(
@@ -49,14 +58,15 @@ class Found:
         """
         if path is not None and path.exists():
             arrays = read_npz(path)
-            if set(arrays) != {*_ARRAYS, "identity"}:
+            of_units = {name for name in arrays if not name.startswith(_UNFINISHED)}
+            if of_units != {*_ARRAYS, "identity"}:
                 raise InputError(f"{path} is no resume file of an attack; remove it to start anew.")
             if arrays["identity"].tobytes().decode("ascii", "replace") != identity:
                 raise InputError(
                     f"{path} belongs to an attack with other settings, images, seed or network; "
                     "give another path, or remove it to start anew."
                 )
-            return cls(path, identity, {name: arrays[name] for name in _ARRAYS})
+            return cls(path, identity, arrays)
         nothing: dict[str, NDArray[np.generic]] = {
             "patch": np.zeros((count, 3, size_px, size_px), dtype=np.uint8),
             "positions": np.zeros((images, 2), dtype=np.int32),
@@ -86,6 +96,17 @@ class Found:
     def unit_done(self) -> None:
         """Count one more unit as done and write the file, where there is one."""
         self.units_done += 1
+        self.unfinished = {}
+        self._write()
+
+    def keep(self, state: Callable[[], Mapping[str, NDArray[Any]]]) -> None:
+        """Write the state of the running optimization, if the last writing was long ago."""
+        if self._path is not None and time.monotonic() - self._saved >= SECONDS_BETWEEN_SAVES:
+            self.unfinished = dict(state())
+            self._write()
+
+    def _write(self) -> None:
+        self._saved = time.monotonic()
         if self._path is None:
             return
         write_npz(
@@ -97,8 +118,13 @@ class Found:
                 "wins": self.wins,
                 "margins": self.margins,
                 "units_done": np.array(self.units_done, dtype=np.int64),
+                **{_UNFINISHED + name: array for name, array in self.unfinished.items()},
             },
         )
 
 
+SECONDS_BETWEEN_SAVES = 30.0
+"""Of an optimization that is not finished; when it is saved changes no result."""
+
+_UNFINISHED = "unfinished_"
 _ARRAYS = ("patch", "positions", "wins", "margins", "units_done")

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -40,23 +41,47 @@ def sign_ascent(
     step; a per-image patch sees its own image at its own place. ``stepped`` is called after each
     step (progress).
     """
-    patch = problem.start
-    ascent = Ascent(settings, patch)
-    for _ in range(settings.steps):
+    ascent = Ascent(problem, settings)
+    patch = ascent.begin(stepped)
+    while ascent.done < settings.steps:
         pixels, labels, positions = _batch(problem, settings)
         gradient = patch_gradient(problem, settings, apply, patch, pixels, labels, positions)
         patch = ascent.step(patch, gradient)
+        ascent.keep(patch)
         stepped()
     return patch
 
 
 class Ascent:
-    """The velocity of the patches and the shrinking size of their steps."""
+    """The velocity of the patches, the shrinking size of their steps, and where it stopped."""
 
-    def __init__(self, settings: GradientSettings, patch: Tensor) -> None:
+    def __init__(self, problem: Problem, settings: GradientSettings) -> None:
+        self._problem = problem
         self._settings = settings
-        self._velocity = torch.zeros_like(patch)
-        self._done = 0
+        self._velocity = torch.zeros_like(problem.start)
+        self.done = 0
+        """Steps taken."""
+
+    def begin(self, stepped: Callable[[], None], more: dict[str, Tensor] | None = None) -> Tensor:
+        """The patch to begin with: the start, or where an interrupted ascent was.
+
+        Args:
+            stepped: called for each step that is done already.
+            more: tensors that the attack keeps besides; those that were kept replace them here.
+        """
+        kept = {} if self._problem.found is None else self._problem.found.unfinished
+        if not kept:
+            return self._problem.start
+        start = self._problem.start
+        self._velocity = torch.from_numpy(kept["velocity"]).to(start)
+        self.done = int(kept["done"])
+        self._problem.generator.set_state(torch.from_numpy(kept["generator"]))
+        more = {} if more is None else more
+        for name, tensor in more.items():
+            more[name] = torch.from_numpy(kept[name]).to(tensor)
+        for _ in range(self.done):
+            stepped()
+        return torch.from_numpy(kept["patch"]).to(start)
 
     def step(self, patch: Tensor, gradient: Tensor) -> Tensor:
         """The patch, P×3×h×w, after one more step along its gradient of the same shape."""
@@ -64,10 +89,23 @@ class Ascent:
         scale = gradient.abs().mean(dim=(1, 2, 3), keepdim=True)
         # A vanished gradient (every image past the confidence) leaves the velocity as it is.
         self._velocity = settings.momentum * self._velocity + gradient / scale.clamp_min(1e-30)
-        share = self._done / max(settings.steps - 1, 1)
+        share = self.done / max(settings.steps - 1, 1)
         size = settings.step_size * (1.0 - (1.0 - _LAST_STEP_SHARE) * share)
-        self._done += 1
+        self.done += 1
         return step_along_sign(patch, self._velocity, size)
+
+    def keep(self, patch: Tensor, **more: Tensor) -> None:
+        """Keep where the ascent is, now and then, so that it can be resumed behind this step."""
+        if self._problem.found is None:
+            return
+        tensors = {"patch": patch, "velocity": self._velocity, **more}
+        self._problem.found.keep(
+            lambda: {
+                **{name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()},
+                "done": np.array(self.done, dtype=np.int64),
+                "generator": self._problem.generator.get_state().numpy(),
+            }
+        )
 
 
 def _batch(problem: Problem, settings: GradientSettings) -> tuple[Tensor, Tensor, Tensor]:

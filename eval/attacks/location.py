@@ -74,14 +74,18 @@ class Location(PatchAttack[LocationSettings]):
         """Signed ascent of the content, with a trial move of the place between the steps."""
         settings = self.settings
         pixels = as_pixels(problem.images)
-        patch = problem.start
-        positions = self._first(problem, pixels, patch)
-        ascent = Ascent(settings, patch)
+        ascent = Ascent(problem, settings)
+        kept = {"positions": problem.positions}
+        patch = ascent.begin(stepped, kept)
+        positions = kept["positions"]
+        if ascent.done == 0:
+            positions = self._first(problem, pixels, patch)
 
         def apply(shown: Tensor, content: Tensor, places: Tensor) -> Tensor:
             return paste(shown, content, problem.mask, places)
 
-        for step in range(settings.steps):
+        while ascent.done < settings.steps:
+            step = ascent.done
             gradient = patch_gradient(
                 problem, settings, apply, patch, pixels, problem.labels, positions
             )
@@ -89,6 +93,7 @@ class Location(PatchAttack[LocationSettings]):
             # Content fits its place only after a step there: no move behind the last one.
             if step % settings.move_every == 0 and step + 1 < settings.steps:
                 positions = self._moved(problem, pixels, patch, positions)
+            ascent.keep(patch, positions=positions)
             stepped()
         return Crafted(patch=patch, positions=positions)
 

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from eval.attacks.found import Found
 from eval.attacks.placement import positions_for
 from eval.attacks.settings import AttackSettings
 from eval.predictions import SwitchableNetwork
@@ -29,6 +30,7 @@ class Problem:
         settings: the attack's.
         generator: the only source of randomness (a CPU generator).
         training_images: uint8 M×3×H×W, for attacks that cut their content from them; else None.
+        found: keeps the state of a long optimization, see ``Ascent``; None keeps nothing.
     """
 
     network: SwitchableNetwork
@@ -41,6 +43,7 @@ class Problem:
     settings: AttackSettings
     generator: torch.Generator
     training_images: NDArray[np.uint8] | None = None
+    found: Found | None = None
 
     def fresh_positions(self, count: int) -> Tensor:
         """Places for ``count`` images drawn by the settings' law: int64 count×2."""

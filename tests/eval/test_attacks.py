@@ -181,6 +181,50 @@ def test_resumed_equals_uninterrupted(
         make(Lavan(settings), resume_from=resume, seed=1)
 
 
+@pytest.mark.parametrize(
+    "case",
+    [
+        Gap(GapSettings(size_px=8, steps=12, restarts=2, batch_size=16, rotation_degrees=10)),
+        Lavan(LavanSettings(size_px=6, steps=12, batch_size=70)),
+        Location(LocationSettings(size_px=6, steps=12, batch_size=70, first_places=2)),
+    ],
+    ids=lambda attack: attack.name,
+)
+def test_a_running_optimization_is_resumed_in_its_middle(
+    case: PatchAttack[Any],
+    make: Callable[..., PatchSet],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("eval.attacks.found.SECONDS_BETWEEN_SAVES", 0.0)
+    whole = make(case)
+    resume, steps = tmp_path / "resume.npz", 0
+
+    def counted(attack: Any) -> Any:
+        class Stopped(type(attack)):  # type: ignore[misc]
+            def optimize(self, problem: Problem, stepped: Callable[[], None]) -> Crafted:
+                def one_more() -> None:
+                    nonlocal steps
+                    steps += 1
+                    if steps == 12 + 7:  # in the second restart or batch
+                        raise Interrupted
+                    stepped()
+
+                return super().optimize(problem, one_more)
+
+        return Stopped(attack.settings)
+
+    with pytest.raises(Interrupted):
+        make(counted(case), resume_from=resume)
+    with np.load(resume) as kept:
+        assert (int(kept["units_done"]), int(kept["unfinished_done"])) == (1, 7)
+    monkeypatch.setattr("eval.attacks.found.SECONDS_BETWEEN_SAVES", 1e9)
+    resumed = make(case, resume_from=resume)
+    assert np.array_equal(resumed.patch, whole.patch)
+    assert np.array_equal(resumed.positions, whole.positions)
+    assert resumed.provenance == whole.provenance
+
+
 def test_more_restarts_never_lose(
     make: Callable[..., PatchSet], digit_network: SwitchableNetwork, held_out_digits: ImageSet
 ) -> None:
