@@ -18,6 +18,8 @@ from typing import Any, cast
 from benchmarks.defense_rows import TABLE, markdown
 from benchmarks.export_rows import HEADER, KIND, export_rows
 from benchmarks.patch_attacks_rows import patch_attacks_rows
+from benchmarks.undefended import GROUP as UNDEFENDED
+from benchmarks.undefended import undefended_rows
 from deploy.device.errors import InputError
 from deploy.device.files import read_json, write_atomic
 from deploy.device.records import read_records
@@ -75,7 +77,9 @@ def results_page(folder: Path) -> str:
         ),
     ]
     for group in sorted(path for path in folder.iterdir() if path.is_dir()):
-        if group.name not in (BENCHMARKS, EXPORTS):
+        if group.name == UNDEFENDED:
+            parts += _of_undefended(group)
+        elif group.name not in (BENCHMARKS, EXPORTS):
             parts += _of_runs(group)
     if (folder / EXPORTS).is_dir():
         parts += _of_exports(folder / EXPORTS)
@@ -84,6 +88,11 @@ def results_page(folder: Path) -> str:
     if len(parts) == 2:
         raise InputError(f"{folder} holds no results")
     return "\n\n".join(parts) + "\n"
+
+
+def _of_undefended(group: Path) -> list[str]:
+    records = read_records(group / "records")
+    return [f"## {group.name}", *undefended_rows(records), _provenance(records)]
 
 
 def _of_runs(group: Path) -> list[str]:
@@ -196,6 +205,7 @@ def _of_benchmarks(folder: Path) -> list[str]:
         "requantization": _requantization,
         "training-step": _training_step,
         "patch-attacks": patch_attacks_rows,
+        "evaluation": _evaluation,
     }
     for path in sorted(folder.glob("*.json")):
         record = read_json(path)
@@ -261,6 +271,15 @@ def _training_step(record: Mapping[str, Any]) -> str:
         f"of {record['rounds']} rounds; forwards and backwards of the batch a step."
     )
     return f"{text}\n\n{_table(header, rows)}"
+
+
+def _evaluation(record: Mapping[str, Any]) -> str:
+    return (
+        f"`qadtr eval` of {record['network']}, {record['bits']}-bit codes, {record['threads']} "
+        f"thread, {record['images']:,} images × {record['patches']} patch sets, everything but the "
+        f"drift: {_ratio(record['whole_over_engine'])} times the bare engine on as many images; "
+        f"median and quartiles of {record['rounds']} rounds."
+    )
 
 
 def _provenance(records: Sequence[Mapping[str, Any]]) -> str:
