@@ -25,7 +25,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from deploy.device.errors import InputError, QadtrError
-from deploy.device.files import json_bytes, sha256_of, sha256_of_bytes, write_atomic
+from deploy.device.files import json_bytes, sha256_of, sha256_of_bytes, write_atomic, write_npz
 from training.averaging import MovingAverage
 from training.batches import augment, epoch_order, fits
 from training.checkpoint import load_tensors, persistent_tensors, save_checkpoint, tensor_bytes
@@ -44,6 +44,8 @@ logger = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.safetensors"
 LOG = "log.jsonl"
+POOL = "pool"
+"""Folder of the patches that the defense made, to attack other networks with."""
 
 
 class TrainingDiverged(QadtrError):
@@ -218,6 +220,8 @@ class TrainingRun:
                 "provenance": make_provenance(),
             },
         )
+        for name, arrays in self.defense.patch_files().items():
+            write_npz(self.run_dir / POOL / f"{name}.npz", arrays)
         for bits, accuracy in clean.items():
             logger.info("hold-out accuracy at %s bits: %.2f%%", bits, 100.0 * accuracy)
         self.ranks.wait()

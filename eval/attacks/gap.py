@@ -14,8 +14,8 @@ from eval.attacks.base import PatchAttack
 from eval.attacks.gradient import sign_ascent
 from eval.attacks.problem import Crafted, Problem
 from eval.attacks.settings import GradientSettings
-from eval.attacks.warping import paste_warped
 from training.patching import paste
+from training.warping import paste_warped
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,8 +17,8 @@ from deploy.device.errors import InputError
 from deploy.device.patch_set import PatchSet
 from eval.attacks.judging import generator_for
 from eval.attacks.placement import PLACEMENTS, Placement, positions_for
-from eval.attacks.warping import paste_warped
 from eval.supplied.reading import Supplied
+from training.warping import paste_warped
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,8 @@ from eval.attacks import ATTACKS, GapSettings, LavanSettings, attack_from_settin
 from eval.attacks.gradient import _shifted
 from eval.attacks.losses import attack_loss
 from eval.attacks.placement import PLACEMENTS, positions_for
-from eval.attacks.warping import paste_warped
 from training.patching import circle_mask, paste, random_positions, square_mask
+from training.warping import paste_warped
 
 
 @pytest.mark.parametrize("name", ATTACKS)

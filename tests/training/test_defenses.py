@@ -9,8 +9,9 @@ import torch
 
 from deploy.device.errors import InputError
 from training.defenses import Batch, Defense, TrainingFacts, build_defense, check_defense
-from training.defenses.patch_pool import PersonalPool, UniversalPool
+from training.defenses.personal_pool import PersonalPool
 from training.defenses.schedule import SCHEDULES, scheduled_bit_width
+from training.defenses.universal_pool import UniversalPool
 from training.networks import Network, NetworkSpec, build_network
 
 BIT_WIDTHS = (32, 8, 4, 2)
@@ -113,7 +114,7 @@ def test_a_universal_patch_learns_only_at_its_own_bit_width_and_uphill() -> None
         generator=torch.Generator().manual_seed(1),
         device=torch.device("cpu"),
     )
-    square = ("square", 4)
+    square = ("square", 4, "random")
     before = pool.patches[square].clone()
     images = batch()
     rows = torch.arange(12)

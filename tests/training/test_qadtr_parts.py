@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -9,7 +10,8 @@ from tests.training.test_defenses import BIT_WIDTHS, batch, facts
 from tests.training.test_frozen import snapshot, started
 from training.defenses import build_defense
 from training.defenses.partner import gradient_agreement, patched_region
-from training.defenses.patch_pool import UniversalPool, turned
+from training.defenses.showing import Pose, drawn, turned
+from training.defenses.universal_pool import UniversalPool
 from training.frozen import frozen_statistics, pixel_gradient
 
 
@@ -40,7 +42,7 @@ def test_a_targeted_patch_steps_towards_its_class_and_not_with_the_training_grad
         with frozen_statistics(network):
             return pixel_gradient(network, pixels, targets)
 
-    kind, rows = ("square", 4), torch.arange(16)
+    kind, rows = ("square", 4, "random"), torch.arange(16)
     before = own.patches[kind].clone()
     own.patch(images.pixels, rows, 4, generator(), labels=images.labels, improve=improve)
     moved = (own.patches[kind] != before).flatten(1).any(dim=1)
@@ -65,7 +67,7 @@ def test_turning_is_undone_by_turning_back() -> None:
 
 def test_a_turned_patch_learns_in_its_own_frame() -> None:
     own, images = pool(turn=True, bit_widths=(4,), per_bit_width=1), batch()
-    kind = ("square", 4)
+    kind = ("square", 4, "random")
     own.patches[kind] = torch.full((1, 3, 4, 4), 100.0)
     own.patches[kind][:, :, 0, 0] = 200.0
     patched = own.patch(images.pixels, torch.arange(16), 4, generator())
@@ -84,9 +86,84 @@ def test_a_round_patch_leaves_the_corners_of_its_box() -> None:
     assert int(covered.min()) >= 10
 
 
+def test_a_law_of_corners_shows_patches_in_corners_alone() -> None:
+    own, images = pool(placements=("corners",)), batch()
+    patched = own.patch(images.pixels, torch.arange(16), 4, generator())
+    changed = (patched != images.pixels).any(dim=1)
+    corners = torch.zeros(16, 16, dtype=torch.bool)
+    corners[:4] = corners[-4:] = True
+    corners[4:-4] = False
+    corners[:, 4:-4] = False
+    assert not bool((changed & ~corners).any())
+    # More than one of the four is used.
+    used = {tuple(c.nonzero()[0].tolist()) for c in changed if bool(c.any())}
+    assert len(used) > 1
+
+
+def test_a_posed_patch_gets_the_gradient_that_autograd_gives_its_paste() -> None:
+    images = batch()
+    showing = drawn(
+        "posed", 16, (16, 16), torch.ones(5, 5, dtype=torch.bool), generator(), images.pixels.device
+    )
+    assert showing.scales is not None
+    assert 0.75 <= float(showing.scales.min()) < float(showing.scales.max()) <= 1.25
+    patches = (torch.rand(16, 3, 5, 5, generator=generator()) * 255.0).requires_grad_()
+    weights = torch.randn(16, 3, 16, 16, generator=generator())
+    (showing.paste(images.pixels, patches) * weights).sum().backward()
+    assert patches.grad is not None
+    assert torch.allclose(showing.gradient(weights), patches.grad, atol=1e-5)
+    some = torch.arange(16) % 3 == 0
+    assert torch.allclose(showing.of(some).gradient(weights[some]), patches.grad[some], atol=1e-5)
+
+
+def test_a_posed_patch_learns_towards_the_pixels_that_show_it() -> None:
+    pose = Pose(scales=(1.5, 1.5), degrees=0.0)
+    own, images = pool(placements=("posed",), pose=pose, bit_widths=(4,), per_bit_width=1), batch()
+    kind = ("square", 4, "posed")
+    own.patches[kind] = torch.full((1, 3, 4, 4), 100.0)
+    patched = own.patch(images.pixels, torch.arange(16), 4, generator())
+    shown = (patched != images.pixels).any(dim=1)
+    # Half as large again: 6 pixels a side, fewer where the image ends.
+    assert 16 < int(shown.flatten(1).sum(dim=1).max()) <= 36
+    own.learn(
+        shown[:, None].float().expand(-1, 3, -1, -1), images.labels, images.labels, generator()
+    )
+    assert torch.equal(own.patches[kind], torch.full((1, 3, 4, 4), 110.0))
+
+
+def test_the_pool_has_patches_for_each_law_and_comes_back_from_its_state() -> None:
+    laws = {"placements": ("random", "corners", "posed"), "shapes": ("square", "circle")}
+    own, images = pool(**laws), batch()
+    assert len(own.kinds) == 6
+    for seed in range(12):
+        own.patch(images.pixels, torch.arange(16), 4, generator(seed))
+        own.learn(torch.ones_like(images.pixels), images.labels, images.labels, generator(seed))
+    other = pool(**laws, generator=generator(9))
+    other.load_state(own.state())
+    for kind in own.kinds:
+        assert torch.equal(other.patches[kind], own.patches[kind])
+        assert torch.equal(other.success[kind], own.success[kind])
+
+
+def test_the_pool_s_files_are_patches_of_one_kind_each_with_targets_where_it_has_any() -> None:
+    own = pool(targeted=1, classes=10, placements=("random", "corners"))
+    files = own.files()
+    assert set(files) == {
+        f"universal-square-4px-{law}{aimed}"
+        for law in ("random", "corners")
+        for aimed in ("", "-targeted")
+    }
+    untargeted = files["universal-square-4px-random"]
+    assert untargeted["patches"].dtype == np.uint8
+    assert untargeted["patches"].shape == (4, 3, 4, 4)
+    assert "targets" not in untargeted
+    assert files["universal-square-4px-random-targeted"]["targets"].shape == (4,)
+    assert untargeted["mask"].shape == (4, 4)
+
+
 def test_a_patch_that_never_wins_starts_again_and_others_stay() -> None:
     own, images = pool(restart_after=3, restart_below=0.45), batch()
-    kind, rows = ("square", 4), torch.arange(16)
+    kind, rows = ("square", 4, "random"), torch.arange(16)
     own.success[kind][0] = 1.0
     start = own.patches[kind].clone()
     for seed in range(8):

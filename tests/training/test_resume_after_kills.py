@@ -45,6 +45,7 @@ shapes = ["square", "circle"]
 schedule = "sandwich"
 targeted = 1
 turn = true
+placements = ["random", "corners", "posed"]
 restart_after = 2
 gir_penalty = true
 penalty_every = 2

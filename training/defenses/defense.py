@@ -6,7 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from training.networks import Network
@@ -83,3 +85,8 @@ class Defense(ABC):
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Take back what :meth:`state` gave."""
         del tensors
+
+    def patch_files(self) -> Mapping[str, Mapping[str, NDArray[np.generic]]]:
+        """The universal patches that the training made, as arrays of npz files by name; see
+        :meth:`training.defenses.universal_pool.UniversalPool.files`."""
+        return {}

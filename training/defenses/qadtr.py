@@ -4,7 +4,7 @@ First version; docs/qadt-r.md says what the paper's abstract fixes and what this
 
 * **A-QAPA** (``aqapa``): part of each batch carries patches that were made inside the quantized
   models, by straight-through gradients at the bit-width in use
-  (:mod:`training.defenses.patch_pool`).
+  (:mod:`training.defenses.universal_pool`, :mod:`training.defenses.personal_pool`).
 * **DBWT** (``dbwt``): the bit-width changes at every step (:mod:`training.defenses.schedule`).
   Without it each step trains at the bit-width that a plain cycle gives, but patches are only made
   and shown at the widest one.
@@ -20,14 +20,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from deploy.device.errors import InputError
 from training.defenses.defense import Batch, TrainingFacts
 from training.defenses.partner import drawn_partner, gradient_agreement, patched_region
-from training.defenses.patch_pool import SHAPES, PersonalPool, UniversalPool
+from training.defenses.personal_pool import PersonalPool
 from training.defenses.scheduled import ScheduledDefense, check_schedule
+from training.defenses.showing import LAWS, Pose
+from training.defenses.universal_pool import SHAPES, UniversalPool
 from training.frozen import frozen_statistics, pixel_gradient
 from training.gradients import NoiseBank
 from training.networks import Network
@@ -44,9 +48,11 @@ class QadtrSettings:
     ``move``: probability that a per-image patch changes its place at a visit.
 
     Universal patches: ``shapes`` (square, circle); ``targeted`` of the ``per_bit_width`` ones of
-    each bit-width are made for a class, with a small backward pass of their own; ``turn`` shows
-    them turned by multiples of 90°; ``restart_after`` showings in a row with a success below
-    ``restart_below`` start one again from noise (0: never).
+    each bit-width are made for a class, with a small backward pass of their own; ``placements``
+    (random, corners, posed: :mod:`training.defenses.showing`) are the laws that there are patches
+    for, posed ones scaled within ``pose_scales`` and turned within ±``pose_degrees``; ``turn``
+    shows upright ones turned by multiples of 90°; ``restart_after`` showings in a row with a
+    success below ``restart_below`` start one again from noise (0: never).
 
     The penalty, ``penalty_weight`` times an agreement in [0, 1], is taken on at most
     ``penalty_images`` patched images of every ``penalty_every``-th round of bit-widths, in the
@@ -72,6 +78,9 @@ class QadtrSettings:
     penalty_margin_px: int = 2
     shapes: tuple[str, ...] = ("square",)
     targeted: int = 0
+    placements: tuple[str, ...] = ("random",)
+    pose_scales: tuple[float, ...] = (0.75, 1.25)
+    pose_degrees: float = 30.0
     turn: bool = False
     restart_after: int = 0
     restart_below: float = 0.1
@@ -94,6 +103,17 @@ class QadtrSettings:
             raise InputError(
                 f"defense.shapes must be of {', '.join(SHAPES)}, at least one; "
                 f"got {list(self.shapes)}"
+            )
+        if not self.placements or not set(self.placements) <= set(LAWS):
+            raise InputError(
+                f"defense.placements must be of {', '.join(LAWS)}, at least one; "
+                f"got {list(self.placements)}"
+            )
+        ordered = len(self.pose_scales) == 2 and 0.0 < self.pose_scales[0] <= self.pose_scales[1]
+        if not ordered or not 0.0 <= self.pose_degrees <= 180.0:
+            raise InputError(
+                "defense.pose_scales must be two factors above 0, the smaller first, and "
+                f"pose_degrees 0 to 180; got {list(self.pose_scales)} and {self.pose_degrees}"
             )
         if not 0 <= self.targeted <= self.per_bit_width or self.restart_after < 0:
             raise InputError(
@@ -142,6 +162,11 @@ class Qadtr(ScheduledDefense):
             shapes=settings.shapes,
             targeted=settings.targeted,
             classes=facts.classes,
+            placements=settings.placements,
+            pose=Pose(
+                scales=(settings.pose_scales[0], settings.pose_scales[1]),
+                degrees=settings.pose_degrees,
+            ),
             turn=settings.turn,
             restart_after=settings.restart_after,
             restart_below=settings.restart_below,
@@ -217,6 +242,9 @@ class Qadtr(ScheduledDefense):
     def state(self) -> dict[str, Tensor]:
         pools = (("universal", self.universal.state()), ("personal", self.personal.state()))
         return {f"{pool}.{name}": tensor for pool, state in pools for name, tensor in state.items()}
+
+    def patch_files(self) -> Mapping[str, Mapping[str, NDArray[np.generic]]]:
+        return self.universal.files() if self.settings.aqapa else {}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         def of(pool: str) -> dict[str, Tensor]:

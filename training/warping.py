@@ -1,4 +1,4 @@
-"""Pasting a scaled and turned patch, for the expectation over transformations."""
+"""Pasting a scaled and turned patch: for pools of patches, and for the expectation of attacks."""
 
 from __future__ import annotations
 
