@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from .device.bundle_reading import Bundle, checksums_text
 from .device.errors import InputError
 from .device.files import npz_bytes, read_bytes, sha256_of_bytes, write_atomic
+from .device.golden import logits_bytes
 from .device.images import check_images
 from .device.manifest import (
     CHECKSUMS,
@@ -37,7 +38,11 @@ from .device.patch_set import PatchSet, patch_set_bytes
 from .device.signature import sign
 from .device.stored_zip import write_stored_zip
 from .device.suite import pasted_sha256
+from .machine_proof import DeviceReports, LabLogits, architectures, machine_proof
 from .validator_archive import validator_bytes
+
+IMAGES = "images/images.npz"
+GOLDEN = "golden/golden.npz"
 
 MAIN = '''"""Validate this bundle with the validator that it carries.
 
@@ -72,6 +77,7 @@ class BundleModel:
         logits_identical_on: machine architectures on which the golden logits were reproduced.
         golden_logits: float32 G×C, of the numpy reference of this very file; None: the bundle's
             own, those of the all-integer file.
+        device_reports: further machines, proved by their reports; None has no such proof.
     """
 
     path: Path
@@ -80,6 +86,7 @@ class BundleModel:
     max_flips: int = 0
     logits_identical_on: tuple[str, ...] = ()
     golden_logits: NDArray[np.float32] | None = None
+    device_reports: DeviceReports | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -204,14 +211,14 @@ def _data_files(contents: BundleContents) -> dict[str, bytes]:
     files = {
         "__main__.py": MAIN.encode("utf-8"),
         "validate.pyz": validator_bytes(),
-        "images/images.npz": npz_bytes(
+        IMAGES: npz_bytes(
             {
                 "images": images,
                 "labels": contents.labels.astype(np.int64),
                 "indices": contents.indices.astype(np.int64),
             }
         ),
-        "golden/golden.npz": npz_bytes(
+        GOLDEN: npz_bytes(
             {
                 "inputs": contents.golden_inputs,
                 GOLDEN_LOGITS: contents.golden_logits,
@@ -268,25 +275,16 @@ def _manifest(contents: BundleContents, files: Mapping[str, bytes]) -> dict[str,
             for path, data in files.items()
         },
         "models": {
-            engine: asdict(
-                ModelFacts(
-                    file=_model_path(engine, contents.bit_width, model),
-                    max_logit_difference=model.max_logit_difference,
-                    max_flips=model.max_flips,
-                    certificate=model.certificate,
-                    logits_identical_on=model.logits_identical_on,
-                    golden_logits=_golden_name(engine, model),
-                )
-            )
+            engine: _model_facts(engine, model, contents, files).as_record()
             for engine, model in contents.models.items()
         },
         "images": {
-            "file": "images/images.npz",
+            "file": IMAGES,
             "n": len(contents.images),
             **{key: contents.images_about[key] for key in ("name", "split", "digest")},
         },
         "golden": {
-            "file": "golden/golden.npz",
+            "file": GOLDEN,
             "n": len(contents.golden_inputs),
             "tensors": list(contents.golden_codes),
         },
@@ -298,6 +296,35 @@ def _manifest(contents: BundleContents, files: Mapping[str, bytes]) -> dict[str,
         "random_floor_seed": contents.random_floor_seed,
         "provenance": dict(contents.provenance),
     }
+
+
+def _model_facts(
+    engine: str, model: BundleModel, contents: BundleContents, files: Mapping[str, bytes]
+) -> ModelFacts:
+    path = _model_path(engine, contents.bit_width, model)
+    proof = None
+    identical_on = model.logits_identical_on
+    golden = contents.golden_logits if model.golden_logits is None else model.golden_logits
+    if model.device_reports is not None:
+        lab = LabLogits(
+            engine=engine,
+            model_sha256=sha256_of_bytes(files[path]),
+            golden_file_sha256=sha256_of_bytes(files[GOLDEN]),
+            golden_logits_sha256=sha256_of_bytes(logits_bytes(golden)),
+            images_file_sha256=sha256_of_bytes(files[IMAGES]),
+            logits_sha256=model.device_reports.logits_sha256,
+        )
+        proof = machine_proof(model.device_reports, lab)
+        identical_on = tuple(sorted({*identical_on, *architectures(proof["machines"])}))
+    return ModelFacts(
+        file=path,
+        max_logit_difference=model.max_logit_difference,
+        max_flips=model.max_flips,
+        certificate=model.certificate,
+        logits_identical_on=identical_on,
+        golden_logits=_golden_name(engine, model),
+        machine_proof=proof,
+    )
 
 
 def _patch_facts(number: int, patch: BundlePatch, contents: BundleContents) -> dict[str, Any]:

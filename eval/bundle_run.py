@@ -7,6 +7,7 @@ for every image with and without every patch.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import platform
@@ -20,13 +21,15 @@ from numpy.typing import NDArray
 
 from deploy.bundle import BundleContents, BundleModel, BundlePatch, Thresholds, write_bundle
 from deploy.device.errors import EngineUnavailable, InputError, UsageError
-from deploy.device.golden import check_logits, run_all
+from deploy.device.golden import check_logits, logits_bytes, run_all
 from deploy.device.host import host_facts
+from deploy.device.machine_proof import machine_entry
 from deploy.device.manifest import ModelFacts
-from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
+from deploy.device.onnxruntime_engine import OnnxRuntimeEngine, onnxruntime_version
 from deploy.device.patch_set import PatchSet, read_patch_set
 from deploy.device.validation import profiled_kinds
 from deploy.engine import open_engine, require_engine
+from deploy.machine_proof import DeviceReports
 from eval.patch_images import images_of_patches, patch_files_in
 from export.origin import require_origin
 from export.reference import IntegerReference
@@ -41,6 +44,7 @@ logger = logging.getLogger(__name__)
 
 ENGINE = "onnxruntime"
 PROFILED_IMAGES = 8
+BATCH_IMAGES = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +61,7 @@ class BundleSettings:
         floor_seed: of the noise patches.
         as_folder: a folder in place of one file.
         signing_key: PEM file of an Ed25519 private key.
+        device_reports: ``report.json`` files of devices that gave this model's very logits.
     """
 
     bits: int
@@ -68,6 +73,7 @@ class BundleSettings:
     floor_seed: int = 0
     as_folder: bool = False
     signing_key: Path | None = None
+    device_reports: tuple[Path, ...] = ()
 
 
 def bundle_run(
@@ -93,7 +99,8 @@ def bundle_run(
     Raises:
         EngineUnavailable: there is no further engine of that name.
         InputError: a model is not exported or from another checkpoint, a patch file is damaged or
-            for other images, or an engine does not give its reference's logits.
+            for other images, or an engine does not give its reference's logits; a device report
+            is of another bundle, or of a device with other logits.
         NothingToEvaluate: there is no patch file.
         UsageError: 32 bits, no golden image, or a gated patch that is not there.
     """
@@ -133,6 +140,9 @@ def bundle_run(
                     "kinds": profiled_kinds(model, images[:PROFILED_IMAGES]),
                 },
                 logits_identical_on=(platform.machine(),),
+                device_reports=_device_reports(
+                    settings.device_reports, model, images, settings.golden_images
+                ),
             ),
             **{
                 engine: _further_model(run, settings.bits, engine, golden)
@@ -220,6 +230,30 @@ def _patch(
         source=source if isinstance(source, Mapping) else None,
         seed=seed if isinstance(seed, int) else None,
         gated=gated,
+    )
+
+
+def _device_reports(
+    reports: tuple[Path, ...], model: Path, images: NDArray[np.uint8], golden_images: int
+) -> DeviceReports | None:
+    """With what the lab's engine gives for all images, which the devices must have given too."""
+    if not reports:
+        return None
+    digest = hashlib.sha256()
+    with OnnxRuntimeEngine(model) as engine:
+        for start in range(0, len(images), BATCH_IMAGES):
+            digest.update(logits_bytes(run_all(engine, images[start : start + BATCH_IMAGES])))
+        name = engine.name
+    return DeviceReports(
+        lab=machine_entry(
+            host_facts().as_record(),
+            engine=name,
+            engine_version=onnxruntime_version(),
+            golden_images=golden_images,
+            images=len(images),
+        ),
+        logits_sha256=digest.hexdigest(),
+        reports=reports,
     )
 
 

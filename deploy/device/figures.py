@@ -18,6 +18,8 @@ from .suite import Suite
 def clean_figures(measurement: Measurement, suite: Suite) -> dict[str, Any]:
     """Return the clean accuracy here and in the lab over the images that were run, and the flips.
 
+    The SHA-256 of the logits is null where not all images were run.
+
     Raises:
         NothingToEvaluate: no image was run.
     """
@@ -27,6 +29,7 @@ def clean_figures(measurement: Measurement, suite: Suite) -> dict[str, Any]:
         "here": clean_accuracy(here, labels).as_record(),
         "lab": clean_accuracy(lab, labels).as_record(),
         "flips": int((here != lab).sum()),
+        "logits_sha256": measurement.clean_logits_sha256,
     }
 
 

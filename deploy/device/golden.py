@@ -43,6 +43,11 @@ class GoldenResult:
         }
 
 
+def logits_bytes(logits: NDArray[np.float32]) -> bytes:
+    """Return what a SHA-256 of logits is taken of: little-endian float32, image after image."""
+    return logits.astype("<f4").tobytes()
+
+
 def run_all(
     engine: Engine, images: NDArray[np.uint8], batch_size: int | None = None
 ) -> NDArray[np.float32]:
@@ -89,7 +94,7 @@ def check_logits(
         tensors=tensors,
         largest_difference=float(np.abs(logits.astype(np.float64) - golden).max()),
         flips=int((logits.argmax(axis=1) != golden.argmax(axis=1)).sum()),
-        logits_sha256=sha256_of_bytes(logits.astype("<f4").tobytes()),
+        logits_sha256=sha256_of_bytes(logits_bytes(logits)),
     )
     if result.largest_difference > model.max_logit_difference or result.flips > model.max_flips:
         raise InputError(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 _CPUINFO = Path("/proc/cpuinfo")
@@ -24,6 +25,18 @@ INSTRUCTION_SETS = (
 )
 
 _X86_64 = ("x86_64", "amd64")
+_ARM64 = ("aarch64", "arm64")
+
+# A line of /proc/cpuinfo that the kernels of one family alone write.
+_KERNELS = {"cpuid level": "x86", "cpu implementer": "arm"}
+
+# Place in the auxiliary vector and bit of each, from the Linux kernel's uapi/asm/hwcap.h for arm64.
+_ARM64_CAPABILITIES = {
+    "asimd": (16, 1),
+    "asimddp": (16, 20),
+    "sve": (16, 22),
+    "i8mm": (26, 13),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +50,8 @@ class Host:
         cores: logical cores that this process may use.
         instruction_sets: those of ``INSTRUCTION_SETS`` that the processor has, in that order;
             None where the system does not tell.
+        emulated: whether the kernel below is one of another architecture, so that an emulator
+            (qemu-user) plays this one; False where the system does not tell.
     """
 
     machine: str
@@ -44,6 +59,7 @@ class Host:
     cpu_model: str | None
     cores: int
     instruction_sets: tuple[str, ...] | None
+    emulated: bool = False
 
     def has(self, instruction_set: str) -> bool:
         """Return whether the instruction set is known to be there."""
@@ -69,6 +85,7 @@ class Host:
             "cpu_model": self.cpu_model,
             "cores": self.cores,
             "instruction_sets": None if sets is None else list(sets),
+            "emulated": self.emulated,
         }
 
 
@@ -76,9 +93,11 @@ def host_from_cpuinfo(cpuinfo: str | None, *, machine: str, system: str, cores: 
     """Return the host that the text of ``/proc/cpuinfo`` describes; None where there is none."""
     model: str | None = None
     flags: set[str] | None = None
+    kernel: str | None = None
     for line in (cpuinfo or "").splitlines():
         key, separator, value = line.partition(":")
         key, value = key.strip().lower(), value.strip()
+        kernel = kernel or _KERNELS.get(key)
         if not separator or not value:
             continue
         # "model name" is x86's; Arm boards write "Model" or "Hardware" once, or nothing at all.
@@ -88,9 +107,17 @@ def host_from_cpuinfo(cpuinfo: str | None, *, machine: str, system: str, cores: 
             # Cores may differ (big.LITTLE): what counts is what all of them have.
             found = set(value.split())
             flags = found if flags is None else flags & found
+    emulated = kernel not in (None, _family(machine))
+    if emulated:  # what was read is told of the processor below, not of the one that is played
+        model = flags = None
     known = None if flags is None else tuple(name for name in INSTRUCTION_SETS if name in flags)
     return Host(
-        machine=machine, system=system, cpu_model=model, cores=cores, instruction_sets=known
+        machine=machine,
+        system=system,
+        cpu_model=model,
+        cores=cores,
+        instruction_sets=known,
+        emulated=emulated,
     )
 
 
@@ -102,9 +129,12 @@ def host_facts() -> Host:
         cpuinfo = None
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
-    return host_from_cpuinfo(
+    host = host_from_cpuinfo(
         cpuinfo, machine=platform.machine(), system=platform.system(), cores=cores
     )
+    if host.instruction_sets is None and host.machine in _ARM64 and host.system == "Linux":
+        return replace(host, instruction_sets=_arm64_instruction_sets())
+    return host
 
 
 def peak_memory_bytes() -> int | None:
@@ -122,3 +152,28 @@ def peak_memory_bytes() -> int | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _family(machine: str) -> str | None:
+    name = machine.lower()
+    if name in _X86_64 or re.fullmatch("i[3-6]86", name):
+        return "x86"
+    return "arm" if name in _ARM64 or name.startswith("arm") else None
+
+
+def _arm64_instruction_sets() -> tuple[str, ...] | None:
+    """What the auxiliary vector of this process says; engines choose their kernels by it too."""
+    try:
+        import ctypes  # a Python without it is still one that validates
+
+        getauxval = ctypes.CDLL(None).getauxval
+    except (ImportError, OSError, AttributeError):
+        return None
+    getauxval.restype = ctypes.c_ulong
+    getauxval.argtypes = (ctypes.c_ulong,)
+    return tuple(
+        name
+        for name in INSTRUCTION_SETS
+        if name in _ARM64_CAPABILITIES
+        and getauxval(_ARM64_CAPABILITIES[name][0]) >> _ARM64_CAPABILITIES[name][1] & 1
+    )

@@ -50,6 +50,14 @@ class ModelFacts:
     certificate: Mapping[str, Any] | None
     logits_identical_on: tuple[str, ...]
     golden_logits: str = GOLDEN_LOGITS
+    machine_proof: Mapping[str, Any] | None = None
+
+    def as_record(self) -> dict[str, Any]:
+        """Return it as JSON values; without a proof as before there was one."""
+        facts = {**self.__dict__, "logits_identical_on": list(self.logits_identical_on)}
+        if self.machine_proof is None:
+            del facts["machine_proof"]
+        return facts
 
 
 @dataclass(frozen=True, kw_only=True)

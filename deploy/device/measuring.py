@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from .engine_protocol import Engine
 from .errors import NothingToEvaluate
 from .gate import Check, Outcome, drift_at_most, share_at_least, share_at_most
+from .golden import logits_bytes, run_all
 from .patch_set import random_floor
 from .sequential import SequentialGate
 from .success import AttackSuccess, attack_success
@@ -31,12 +32,15 @@ class Measurement:
         patched: for each patch int64 M, with it.
         floor: for each patch int64 M, with noise of its size in its places.
         gates: of a quick run, by the name of the check; empty for a full one.
+        clean_logits_sha256: of the logits without a patch, all images in the suite's order; None
+            for a quick run.
     """
 
     clean: Classes
     patched: tuple[Classes, ...]
     floor: tuple[Classes, ...]
     gates: Mapping[str, SequentialGate]
+    clean_logits_sha256: str | None
 
     @property
     def images_used(self) -> int:
@@ -80,9 +84,12 @@ def measure(
     ]
     entry_of = [_entries(patch, count) for patch in suite.patches]
     gates = _gates(suite, thresholds) if quick else {}
+    digest = hashlib.sha256()
     for start in range(0, count, batch_size):
         rows = order[start : start + batch_size]
-        clean[rows] = engine.predict(suite.images[rows], batch_size)
+        logits = run_all(engine, suite.images[rows])
+        digest.update(logits_bytes(logits))
+        clean[rows] = logits.argmax(axis=1)
         for number, patch in enumerate(suite.patches):
             which = entry_of[number][rows]
             which = which[which != UNSEEN]
@@ -97,7 +104,13 @@ def measure(
         progress(min(start + batch_size, count), count)
         if gates and _decided(gates, suite, clean, patched):
             break
-    return Measurement(clean=clean, patched=patched, floor=floor, gates=gates)
+    return Measurement(
+        clean=clean,
+        patched=patched,
+        floor=floor,
+        gates=gates,
+        clean_logits_sha256=None if quick else digest.hexdigest(),
+    )
 
 
 def checks_of(

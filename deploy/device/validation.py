@@ -19,10 +19,12 @@ from .console import Console
 from .engine_protocol import Certified, Engine
 from .errors import InputError, QadtrError, UsageError
 from .figures import clean_figures, patch_figures
+from .files import sha256_of_bytes
 from .gate import exit_code_of, share_at_most
-from .golden import check_codes, check_logits, run_all
+from .golden import check_codes, check_logits, logits_bytes, run_all
 from .host import host_facts, peak_memory_bytes
 from .latency import measure_latency
+from .machine_proof import check_proved_logits, proof_line
 from .manifest import ModelFacts
 from .measuring import Measurement, checks_of, measure
 from .onnxruntime_engine import OnnxRuntimeEngine, codes_from_onnxruntime, onnxruntime_version
@@ -128,9 +130,10 @@ def _validate(
             engine = open_engine(file, threads=settings.threads, **built)
         with engine:
             _describe_engine(engine, settings, report, console)
-            loaded = getattr(engine, "model_sha256", None)
-            if loaded not in (None, bundle.manifest.files[model.file].sha256):
+            expected = bundle.manifest.files[model.file].sha256
+            if getattr(engine, "model_sha256", None) not in (None, expected):
                 raise InputError(f"{model.file} was changed after its hash had been checked")
+            report["engine"] |= {"model": settings.engine, "model_sha256": expected}
             with step(report, "preprocessing"):
                 check_preprocessing(bundle)
                 if engine.input_shape != bundle.manifest.input_shape:
@@ -151,7 +154,10 @@ def _validate(
 
 def _describe(bundle: Bundle, report: dict[str, Any], console: Console) -> None:
     manifest = bundle.manifest
-    report["images"] = {key: manifest.images[key] for key in ("name", "split", "digest")}
+    report["images"] = {
+        **{key: manifest.images[key] for key in ("name", "split", "digest")},
+        "file_sha256": manifest.files[manifest.images["file"]].sha256,
+    }
     report["bundle"] |= {
         "name": manifest.name,
         "bit_width": manifest.bit_width,
@@ -214,11 +220,14 @@ def _check_golden(
             check_codes(found, codes)
             compared = len(codes)
         result = check_logits(engine, inputs, logits, model, tensors=compared)
-        report["golden"] = result.as_record()
+        golden_file = bundle.manifest.files[bundle.manifest.golden["file"]]
+        report["golden"] = result.as_record() | {"file_sha256": golden_file.sha256}
     console.say(
         f"golden     {result.n} images: {compared} tensors of codes equal, largest difference of "
         f"logits {result.largest_difference:g}, {result.flips} flips"
     )
+    equal = result.logits_sha256 == sha256_of_bytes(logits_bytes(logits))
+    console.say(f"proof      {proof_line(model, host_facts(), equal_here=equal)}")
 
 
 def _check_certificate(
@@ -289,6 +298,7 @@ def _measure(
         report.update(images_used=measured.images_used, images_total=total)
         report["clean"] = clean_figures(measured, suite)
         report["patches"] = [patch_figures(measured, suite, i) for i in range(len(suite.patches))]
+        check_proved_logits(_model(bundle, settings), measured.clean_logits_sha256)
     clean = report["clean"]
     console.say(f"images     {measured.images_used} of {total} used")
     console.say(

@@ -59,6 +59,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--golden", type=int, default=8, metavar="N", help="golden images (default: 8)"
     )
     parser.add_argument(
+        "--device-report",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="REPORT",
+        help="report.json of a device that validated this bundle: names it among the machines on "
+        "which the logits are proved identical (may be given again)",
+    )
+    parser.add_argument(
         "--split",
         default="test",
         choices=("test", "holdout"),
@@ -99,6 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
             split=arguments.split,
             as_folder=arguments.folder,
             signing_key=arguments.sign,
+            device_reports=tuple(arguments.device_report),
         ),
         provenance(repository=repository(), seed=folder.seed),
     )

@@ -44,6 +44,30 @@ def test_the_name_of_the_processor() -> None:
     assert named("") is None
 
 
+@pytest.mark.parametrize(
+    ("line", "machine", "emulated"),
+    [
+        ("cpuid level\t: 28\n", "aarch64", True),
+        ("cpuid level\t: 28\n", "x86_64", False),
+        ("cpuid level\t: 28\n", "i686", False),
+        ("CPU implementer\t: 0x41\n", "x86_64", True),
+        ("CPU implementer\t: 0x41\n", "armv7l", False),
+        ("", "aarch64", False),
+    ],
+)
+def test_an_emulated_processor_is_not_given_the_facts_of_the_one_below(
+    line: str, machine: str, emulated: bool
+) -> None:
+    host = host_from_cpuinfo(
+        CORE_X86.format("avx2") + line, machine=machine, system="Linux", cores=1
+    )
+    assert host.emulated is emulated
+    assert (host.cpu_model, host.instruction_sets) == (
+        (None, None) if emulated else ("Xeon Gold", ("avx2",))
+    )
+    assert host.as_record()["emulated"] is emulated
+
+
 def test_this_machine() -> None:
     host = host_facts()
     assert host.cores >= 1

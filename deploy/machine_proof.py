@@ -1,0 +1,151 @@
+"""From validation reports of devices to the machines that a bundle names as giving its logits.
+
+A report counts for a bundle of the very same model, golden data and images, and only if the device
+gave the lab's logits bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .device.errors import InputError
+from .device.files import json_bytes, read_json
+from .device.json_schema import SchemaMismatch, check, load_schema
+from .device.machine_proof import machine_entry
+from .device.report import FORMAT, FORMAT_VERSION, SCHEMA
+
+EXIT_CODES_WITH_LOGITS = (0, 1, 3)
+"""Of a validation that reached its verdict: a gate that failed says nothing against the logits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabLogits:
+    """What a device must have run, and what it must have given.
+
+    Attributes:
+        engine: the bundle's name of the model, such as "onnxruntime".
+        model_sha256: of the model's file.
+        golden_file_sha256: of the golden inputs, logits and codes.
+        golden_logits_sha256: of the golden logits, little-endian float32.
+        images_file_sha256: of the images, labels and indices.
+        logits_sha256: of the logits of all images, in the lab.
+    """
+
+    engine: str
+    model_sha256: str
+    golden_file_sha256: str
+    golden_logits_sha256: str
+    images_file_sha256: str
+    logits_sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceReports:
+    """What a bundle's model is to be proved with.
+
+    Attributes:
+        lab: the lab's own machine, from ``deploy.device.machine_proof.machine_entry``.
+        logits_sha256: of the logits that it gave for all images.
+        reports: ``report.json`` files of devices.
+    """
+
+    lab: Mapping[str, Any]
+    logits_sha256: str
+    reports: tuple[Path, ...]
+
+
+def machine_proof(given: DeviceReports, lab: LabLogits) -> dict[str, Any]:
+    """Return the manifest's ``machine_proof``: the lab's machine and those of the reports.
+
+    Raises:
+        InputError: a report is damaged, of another bundle, or of a device with other logits.
+    """
+    machines = [dict(given.lab), *(machine_of_report(path, lab) for path in given.reports)]
+    once = {json_bytes(machine): machine for machine in machines}
+    return {
+        "logits_sha256": given.logits_sha256,
+        "machines": [machine for _, machine in sorted(once.items())],
+    }
+
+
+def architectures(machines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the architectures of machines, each once, sorted."""
+    return sorted({machine["machine"] for machine in machines})
+
+
+def machine_of_report(path: Path, lab: LabLogits) -> dict[str, Any]:
+    """Return the machine that a ``report.json`` proves to give the lab's logits.
+
+    Args:
+        path: written by the validator on the device.
+        lab: what the report must be of.
+
+    Raises:
+        InputError: no such report, a validation that did not reach its verdict, another model,
+            golden data or images, or logits that differ in any bit.
+    """
+    report = _read(path)
+    if report["exit_code"] not in EXIT_CODES_WITH_LOGITS:
+        raise InputError(
+            f"{path} is of a validation that broke off and proves nothing: {report['reason']}"
+        )
+    _of(report["host"], "emulated", path)
+    engine, golden, clean = report["engine"], report["golden"], report["clean"]
+    for what, found, expected in (
+        ("model file", _of(engine, "model_sha256", path), lab.model_sha256),
+        ("model", _of(engine, "model", path), lab.engine),
+        ("golden file", _of(golden, "file_sha256", path), lab.golden_file_sha256),
+        ("image file", _of(report["images"], "file_sha256", path), lab.images_file_sha256),
+    ):
+        if found != expected:
+            raise InputError(
+                f"{path} is of another {what} ({found[:16]}) than this bundle ({expected[:16]}): "
+                "validate a bundle of these parts on the device, and give that report"
+            )
+    full = not report["quick"]
+    logits = [("golden images", golden["logits_sha256"], lab.golden_logits_sha256)]
+    if full:
+        logits.append(("images", _of(clean, "logits_sha256", path), lab.logits_sha256))
+    for what, found, expected in logits:
+        if found != expected:
+            raise InputError(
+                f"{path}: the device's logits of the {what} have SHA-256 {found[:16]}…, the lab's "
+                f"{expected[:16]}…: they are not identical there, and the bundle cannot say so"
+            )
+    return machine_entry(
+        report["host"],
+        engine=engine["name"],
+        engine_version=engine["version"],
+        golden_images=golden["n"],
+        images=report["images_total"] if full else 0,
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    raw = read_json(path)
+    if not isinstance(raw, dict) or raw.get("format") != FORMAT:
+        raise InputError(f"{path} is no report.json of the validator")
+    if raw.get("format_version") != FORMAT_VERSION:
+        raise InputError(
+            f"{path} has format version {str(raw.get('format_version'))[:40]!r}, this qadtr reads "
+            f"{FORMAT_VERSION}"
+        )
+    try:
+        check(raw, load_schema(SCHEMA))
+    except SchemaMismatch as error:
+        raise InputError(f"{path}: {error}; validate again on the device") from error
+    return raw
+
+
+def _of(part: Mapping[str, Any] | None, key: str, path: Path) -> str:
+    """A fact that reports have told since bundles name machines."""
+    value = None if part is None else part.get(key)
+    if value is None:
+        raise InputError(
+            f"{path} does not tell {key}: an older validator wrote it; validate again on the "
+            "device with the validator of this qadtr"
+        )
+    return str(value)
