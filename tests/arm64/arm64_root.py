@@ -42,7 +42,7 @@ PROCESSORS = {
 """Processors that qemu plays, and what they have of the instructions by which onnxruntime chooses
 its integer kernels: none but Advanced SIMD, with dot products, with matrix products."""
 
-RECIPE = 1
+RECIPE = 2
 """Counted up when the same packages must give another folder."""
 
 
@@ -128,7 +128,7 @@ def root_folder(cache: Path) -> Path:
 
 def _make(scratch: Path) -> Arm64Root:
     root = scratch / "root"
-    for name in ("tmp", "proc", "work", "usr/bin"):
+    for name in ("tmp", "proc", "bundles", "usr/bin"):
         (root / name).mkdir(parents=True)
     root.chmod(0o755)
     for package in _download(scratch / "arm64", "arm64", PACKAGES):

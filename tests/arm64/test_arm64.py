@@ -99,8 +99,8 @@ def validator(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def work(root: Arm64Root) -> Iterator[Path]:
-    """A folder that lies in the root too, as /work/NAME."""
-    with tempfile.TemporaryDirectory(dir=root.folder / "work") as name:
+    """A folder that lies in the root too, as /bundles/NAME."""
+    with tempfile.TemporaryDirectory(dir=root.folder / "bundles") as name:
         yield Path(name)
 
 
@@ -123,7 +123,7 @@ def validated_on_arm64(
 ) -> Validated:
     for path in (validator, bundle):
         shutil.copy(path, work)
-    inside = f"/work/{work.name}"
+    inside = f"/bundles/{work.name}"
     reports = ["--json", f"{inside}/report.json", "--junit", f"{inside}/junit.xml"]
     words = [f"{inside}/{validator.name}", f"{inside}/{bundle.name}", *reports]
     done = root.python(words, cpu=cpu)
