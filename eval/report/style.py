@@ -120,6 +120,7 @@ footer { padding-bottom: 3rem; margin-top: 2.5rem; }
   dl.facts { grid-template-columns: 1fr; }
   dl.facts dd { margin-bottom: .4rem; }
 }
+@page { size: A4 landscape; margin: 10mm; }
 @media print {
   :root {
     color-scheme: light;
@@ -133,14 +134,18 @@ footer { padding-bottom: 3rem; margin-top: 2.5rem; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
   nav, .skip { display: none; }
   .scroll { overflow: visible; border: 0; }
-  table { font-size: 7.5pt; }
-  th, td, td small, .wide tbody th { padding: .2rem .3rem; min-width: 0; white-space: normal;
-                                     overflow-wrap: anywhere; }
-  td.asr { min-width: 0; }
-  th small, td small { padding: 0; font-size: 6.5pt; }
-  .charts { grid-template-columns: 1fr 1fr; }
-  .charts.small { grid-template-columns: 1fr 1fr 1fr; }
-  .maps img { width: 3rem; }
+  main, header.page, footer { max-width: none; padding: 0; }
+  table { font-size: 7pt; }
+  caption, thead th, .maps th { font-size: 7pt; }
+  th, td, .wide tbody th, td.asr { padding: .15rem .25rem; min-width: 0; }
+  th small, td small { padding: 0; font-size: 6pt; white-space: normal; }
+  table.heat th { overflow-wrap: anywhere; }
+  .tag { font-size: 6pt; padding: 0 .15rem; }
+  figure { padding: .4rem; }
+  figcaption, figcaption .small, .legend { font-size: 7.5pt; }
+  .charts { grid-template-columns: repeat(3, 1fr); gap: .6rem; }
+  .charts.small { grid-template-columns: repeat(5, 1fr); }
+  .maps img { width: 2.4rem; }
   tr, li { break-inside: avoid; }
   h2, h3 { break-after: avoid; }
   details::details-content { content-visibility: visible; block-size: auto; }
