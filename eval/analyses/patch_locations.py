@@ -40,6 +40,8 @@ class AtBits(TypedDict):
     """Of n: noise of the same size at each place."""
     somewhere: Share
     """Images on which the patch wins at one place of the grid or more."""
+    floor_somewhere: Share
+    """The same for noise: many places give noise many chances, too."""
     over_places: Mean
     """Share of the grid's places at which the patch wins, the mean over the n images."""
 
@@ -92,6 +94,7 @@ def analyse(
                 successes=at.sum(axis=2).tolist(),
                 floor_successes=noisy.sum(axis=2).tolist(),
                 somewhere=share(int(at.any(axis=(0, 1)).sum()), n),
+                floor_somewhere=share(int(noisy.any(axis=(0, 1)).sum()), n),
                 over_places=mean_of(at.mean(axis=(0, 1))),
             )
         )

@@ -21,7 +21,7 @@ HEADER = (
     "the same in the patch",
     "ASR at its own place",
     "ASR, mean of all places",
-    "ASR at one place or more",
+    "ASR at one place or more; noise",
     "saliency in the patch (without it)",
     "change of convolutions 1, 2, 3",
     "largest drop of the logit by a grey square",
@@ -70,7 +70,8 @@ def analysis_rows(records: Iterable[Mapping[str, Any]]) -> list[list[str]]:
                 {
                     HEADER[4]: share_words(at["own_place"]),
                     HEADER[5]: share_words(at["over_places"]),
-                    HEADER[6]: share_words(at["somewhere"]),
+                    HEADER[6]: f"{share_words(at['somewhere'])}; "
+                    f"{percent(at['floor_somewhere']['value'])}",
                 }
             )
     for payload in analyses_from_records(

@@ -42,6 +42,7 @@ def test_a_patch_wins_where_the_network_looks(network: Network, sample: Samples)
     # The mean of 48 uniform bytes is under 0.6 of 255 here, at every place.
     assert np.array(seeing["floor_successes"]).sum() == 0
     assert (seeing["n"], seeing["own_place"]["k"], seeing["somewhere"]["k"]) == (5, 5, 5)
+    assert seeing["floor_somewhere"]["k"] == 0
     assert seeing["over_places"]["value"] == 1 / 16
     assert np.array(blind["successes"]).sum() == 0
     assert blind["somewhere"]["value"] == blind["over_places"]["value"] == 0.0

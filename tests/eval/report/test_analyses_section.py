@@ -69,6 +69,7 @@ LOCATIONS = record(
             "successes": [[4, 30], [8, 0]],
             "floor_successes": [[1, 1], [2, 1]],
             "somewhere": share(35),
+            "floor_somewhere": share(3),
             "over_places": mean(0.2625),
         }
     ],
@@ -98,7 +99,7 @@ def test_a_place_has_its_rate_shade_and_words() -> None:
     assert "color-mix(in srgb, var(--heat) 75%, var(--ground))" in page
     assert "top 0 px, left 8 px: ASR 75.0%" in page
     assert "Largest: top 0 px, left 8 px, ASR 75.0%" in page
-    assert "noise at most 5.0%" in page
+    assert "noise at most 5.0% at one place, 7.5% at one or more" in page
 
 
 def test_a_place_that_helps_is_cold() -> None:
