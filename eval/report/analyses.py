@@ -80,8 +80,8 @@ def location_views(payload: Mapping[str, Any], name: str) -> Html:
                 f"{name}, {bits}: ASR in % by place",
                 f"{n} images; at its own place {share_words(at['own_place'])}; mean of all places "
                 f"{share_words(at['over_places'])}; at one place or more "
-                f"{share_words(at['somewhere'])}; noise at most {percent(noisiest['value'])} at one "
-                f"place, {percent(at['floor_somewhere']['value'])} at one or more",
+                f"{share_words(at['somewhere'])}; noise at most {percent(noisiest['value'])} at "
+                f"one place, {percent(at['floor_somewhere']['value'])} at one or more",
                 tops_px=payload["tops_px"],
                 lefts_px=payload["lefts_px"],
                 places=places,
