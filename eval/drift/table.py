@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from eval.drift.record import DriftRecord, Flip, StepFacts
-from eval.evaluation_record import Share
+from eval.drift.record import DriftRecord, Flip, StageFacts, StepFacts
 from eval.report.numbers import MISSING, interval, percent, points
 
 _NAMED = 8
@@ -21,17 +20,17 @@ def drift_table(record: DriftRecord) -> str:
         f"{model['bit_width']} bits, {record['images']['n']} images"
     )
     header = (
-        f"{'stage':<14} {'ASR (95%)':<20} {'change':>7}  {'paired (95%)':<22} {'p':>7} "
-        f"{'flips: clean':>12} {'patched':>8} {'inputs':>7}"
+        f"{'stage':<14} {'clean':>6}  {'ASR (95%)':<20} {'change':>7}  "
+        f"{'paired (95%)':<22} {'p':>7} {'flips: clean':>12} {'patched':>8} {'inputs':>7}"
     )
-    lines = [title, header, f"{first['name']:<14} {_rate(first['asr']):<20}"]
+    lines = [title, header, _rates(first)]
     for stage, step in zip(rest, record["steps"], strict=True):
         lines.append(
-            f"{stage['name']:<14} {_rate(stage['asr']):<20} {points(step['asr_points']):>7}  "
+            f"{_rates(stage)} {points(step['asr_points']):>7}  "
             f"{_pair(step):<22} {_p(step):>7} {step['clean_flips_n']:>12} "
             f"{step['patched_flips_n']:>8} {_inputs(step):>7}"
         )
-    lines.append(f"{'drift':<35} {points(record['drift_points']):>7}  percentage points")
+    lines.append(f"{'drift':<43} {points(record['drift_points']):>7}  percentage points")
     lines += [
         line for step in record["steps"] for line in _flips(step, record["images"]["classes"])
     ]
@@ -90,8 +89,10 @@ def _flips(step: StepFacts, classes: Sequence[str]) -> list[str]:
     return lines
 
 
-def _rate(asr: Share) -> str:
-    return f"{percent(asr['value'])} ({interval(asr)})"
+def _rates(stage: StageFacts) -> str:
+    asr = stage["asr"]
+    rate = f"{percent(asr['value'])} ({interval(asr)})"
+    return f"{stage['name']:<14} {percent(stage['clean_accuracy']['value']):>6}  {rate:<20}"
 
 
 def _pair(step: StepFacts) -> str:
