@@ -33,7 +33,7 @@ class Budget:
 DEFAULT_BUDGET = Budget(
     code_flips=0.05, largest_code_flip=None, prediction_flips=0.005, logits_equal=False
 )
-"""For networks whose float sums are rounded (docs/exact.md tells what was measured)."""
+"""For networks whose float sums are rounded (docs/export.md tells what was measured)."""
 
 EXACT_BUDGET = Budget(code_flips=0.0, largest_code_flip=0, prediction_flips=0.0, logits_equal=True)
 """For networks trained with ``exact = true``."""

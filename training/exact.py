@@ -3,7 +3,7 @@
 In an exact network (``exact = true`` under ``[network]``) every value between two quantizers is an
 integer times a power of two, and every sum of a layer stays under 2^24 in units of that power.
 float32 holds such integers exactly and adds them exactly in any order, so the fake-quantized
-network in torch computes, bit for bit, what integer arithmetic computes (docs/exact.md).
+network in torch computes, bit for bit, what integer arithmetic computes (docs/export.md).
 
 BatchNorm is folded before the weight quantizer.  With the gain g = gamma / sigma of the running
 statistics, evaluation quantizes the folded weights g w to steps s, a power of two.  Training
