@@ -24,11 +24,11 @@ from deploy.device.success import clean_accuracy
 from eval.evaluation_record import (
     KIND,
     EvaluationRecord,
-    ImagesFacts,
     LatencyFacts,
     ModelFacts,
     read_evaluations,
 )
+from eval.images_facts import images_facts
 from eval.measures import (
     Classes,
     CommonSet,
@@ -206,13 +206,7 @@ def _evaluate(
         key=key,
         model=model,
         patch=patch_facts(patch_set, (images.images.shape[2], images.images.shape[3])),
-        images=ImagesFacts(
-            name=images.name,
-            split=images.split,
-            digest=images.digest,
-            n=len(images),
-            classes=list(images.classes),
-        ),
+        images=images_facts(images),
         clean_accuracy=share_of(clean_accuracy(engine_clean, images.labels)),
         clean_accuracy_patched_images=measures["clean_accuracy_patched_images"],
         robust_accuracy=measures["robust_accuracy"],

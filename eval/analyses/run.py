@@ -22,7 +22,7 @@ from eval.analyses import (
 from eval.analyses.record import AnalysedModel, AnalysisFacts
 from eval.analyses.sample import Sample, draw_sample
 from eval.analyses.settings import AnalysisSettings
-from eval.evaluation_record import ImagesFacts
+from eval.images_facts import images_facts
 from eval.measures import patch_facts
 from eval.patch_images import images_of_patches, patch_files_in
 from eval.progress import Progress
@@ -150,13 +150,7 @@ def _facts(
     return AnalysisFacts(
         key=sha256_of_bytes(json_bytes(asked)),
         model=model,
-        images=ImagesFacts(
-            name=images.name,
-            split=images.split,
-            digest=images.digest,
-            n=len(images),
-            classes=list(images.classes),
-        ),
+        images=images_facts(images),
         analysed=len(sample),
         patch=patch,
         settings=settings.as_record(),

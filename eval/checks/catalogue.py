@@ -72,7 +72,7 @@ CATALOGUE: dict[str, Check] = {
         source=_TRAMER,
     ),
     "full-image": Check(
-        title="A patch as large as the image always wins",
+        title="A patch as large as the image always wins, from random pixels or from grey",
         trips="the interval of the ASR is under 99%",
         source=_ATHALYE,
     ),

@@ -5,12 +5,12 @@ from __future__ import annotations
 import io
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from deploy.device.errors import InputError
 from deploy.device.statistics import paired_difference
-from eval.adaptive.ascent import AscentSettings
 from eval.checks.record import CheckResult
 from eval.checks.results import percent, result, share_of_flags, status
 from eval.checks.subject import Subject
@@ -23,8 +23,15 @@ BROKEN = 0.9
 
 
 def full_image(subject: Subject) -> CheckResult:
-    """A patch that hides the image."""
-    won = subject.won(size_px=min(subject.images.shape[2:]))
+    """A patch that hides the image, from random pixels and from grey.
+
+    Pixels that are random all over are one class to a network that has met many such patches while
+    it was trained, too far inside it for any gradient: there a second start is fair.
+    """
+    size = min(subject.images.shape[2:])
+    grey = torch.full((len(subject.images), 3, size, size), 128, dtype=torch.uint8)
+    from_grey = subject.ascend(subject.victim, size, subject.settings.steps, grey)
+    won = subject.won(size_px=size) | (from_grey.margin.numpy() > 0)
     rate = share_of_flags(won)
     verdict = status(tripped=rate["high"] < 0.99, passed=rate["value"] >= 0.99)
     return result("full-image", verdict, percent(won), asr=rate)
@@ -63,7 +70,7 @@ def planted_fakes(subject: Subject, network: SwitchableNetwork | None) -> CheckR
     """The undefended network behind each fake, attacked by someone who knows the fake.
 
     The gradient is that of the network behind it. Success is judged on the fake's own answers: on
-    fresh ones where they are random, and an image is attacked until its margin is twice the noise.
+    fresh ones where they are random, and an image is attacked until its margin is three times the noise.
     """
     if network is None:
         return result("planted-fakes", "not run", "no undefended network was given (--undefended)")
@@ -78,7 +85,7 @@ def planted_fakes(subject: Subject, network: SwitchableNetwork | None) -> CheckR
             subject.labels,
             subject.settings,
             stand_in=network,
-            confidence=AscentSettings.confidence + 2.0 * _noise(fake, subject.images[:32], bits),
+            noise=_noise(fake, subject.images[:32], bits),
         )
         rates[name] = share_of_flags(behind.rescored(behind.patches()))
     return result(

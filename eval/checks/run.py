@@ -15,8 +15,8 @@ from eval.checks.battery import run_battery
 from eval.checks.catalogue import CATALOGUE
 from eval.checks.record import KIND, CheckedModel, ChecksRecord, check_record
 from eval.checks.settings import BatterySettings
-from eval.evaluation_record import ImagesFacts
 from eval.fakes import planted
+from eval.images_facts import images_facts
 from eval.predictions import SwitchableNetwork
 from eval.progress import Progress
 from training.data import ImageSet
@@ -110,7 +110,7 @@ def run_checks(
             known[key] = ChecksRecord(
                 key=key,
                 model=model,
-                images=_facts(images),
+                images=images_facts(images),
                 checked_images=len(indices),
                 attack=attack,
                 checks=results,
@@ -139,13 +139,3 @@ def _other(run: RunFolder, other: RunFolder | None) -> SwitchableNetwork | None:
         )
     network: SwitchableNetwork = other.load_network().requires_grad_(False)
     return network
-
-
-def _facts(images: ImageSet) -> ImagesFacts:
-    return ImagesFacts(
-        name=images.name,
-        split=images.split,
-        digest=images.digest,
-        n=len(images),
-        classes=list(images.classes),
-    )

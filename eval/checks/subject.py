@@ -25,6 +25,9 @@ from eval.predictions import SwitchableNetwork, evaluation_mode, logits
 from training.patching import paste as paste_torch
 from training.patching import patch_gradient, square_mask
 
+_DRAWS = 4
+"""K of the expectation where randomness is known."""
+
 
 class Subject:
     """A network at one bit-width and what is known of it so far.
@@ -46,9 +49,10 @@ class Subject:
         settings: BatterySettings,
         *,
         stand_in: SwitchableNetwork | None = None,
-        confidence: float = AscentSettings.confidence,
+        noise: float = 0.0,
     ) -> None:
-        """``stand_in`` as for a :class:`Victim`, ``confidence`` as for an ascent."""
+        """``stand_in`` as for a :class:`Victim`; ``noise``: standard deviation that randomness
+        gives a margin, over which the attack then averages and behind which it goes on."""
         self.network, self.bits, self.settings = network, bits, settings
         right = logits(network, images, bits).argmax(axis=1) == labels
         if not right.any():
@@ -60,7 +64,7 @@ class Subject:
         self.pixels = torch.from_numpy(self.images)
         self.classes = torch.from_numpy(self.labels)
         self.victim = Victim(network=network, bit_widths=(bits,), stand_in=stand_in)
-        self._confidence = confidence
+        self._noise = noise
         self._attacks: dict[tuple[int, int], tuple[Flags, NDArray[np.uint8]]] = {}
 
     def won(self, *, size_px: int | None = None, steps: int | None = None) -> Flags:
@@ -77,19 +81,23 @@ class Subject:
             self._attacks[size, steps] = (found.margin.numpy() > 0, found.patch.numpy())
         return self._attacks[size, steps]
 
-    def ascend(self, victim: Victim, size_px: int, steps: int) -> Ascended:
-        """The attack on any network, for these images."""
+    def ascend(
+        self, victim: Victim, size_px: int, steps: int, start: Tensor | None = None
+    ) -> Ascended:
+        """The attack on any network, for these images; random pixels are its start, or ``start``,
+        uint8 N×3×h×w."""
         return ascend(
             victim,
             self.pixels,
             self.classes,
             square_mask(size_px),
             self.positions(size_px),
-            self.start(size_px),
+            self.start(size_px) if start is None else start,
             AscentSettings(
                 steps=steps,
                 batch_size=self.settings.batch_size,
-                confidence=self._confidence,
+                draws=_DRAWS if self._noise else 1,
+                confidence=AscentSettings.confidence + 3.0 * self._noise,
             ),
             self.draw("attack"),
         )

@@ -24,6 +24,7 @@ from deploy.engine import open_engine
 from eval.checks.record import LOWER_BOUND, AttackChecks
 from eval.evaluation import NetworkPredictor, Predictor
 from eval.evaluation_record import ImagesFacts, Share
+from eval.images_facts import images_facts
 from eval.measures import share_of
 from eval.pixel.library import LIBRARY, perturbed
 from eval.pixel.settings import PixelSettings
@@ -291,13 +292,7 @@ def _record(
         settings=attack.as_record(),
         library=f"{LIBRARY} {importlib.metadata.version(LIBRARY)}",
         made_at_bit_width=made_at,
-        images=ImagesFacts(
-            name=images.name,
-            split=images.split,
-            digest=images.digest,
-            n=len(images),
-            classes=list(images.classes),
-        ),
+        images=images_facts(images),
         attacked=len(chosen),
         clean_accuracy=share_of(clean_accuracy(clean, labels)),
         robust_accuracy=share_of(robust_accuracy(attacked, labels)),
