@@ -70,7 +70,8 @@ def planted_fakes(subject: Subject, network: SwitchableNetwork | None) -> CheckR
     """The undefended network behind each fake, attacked by someone who knows the fake.
 
     The gradient is that of the network behind it. Success is judged on the fake's own answers: on
-    fresh ones where they are random, and an image is attacked until its margin is three times the noise.
+    fresh ones where they are random, and an image is attacked until its margin is three times the
+    noise.
     """
     if network is None:
         return result("planted-fakes", "not run", "no undefended network was given (--undefended)")

@@ -16,6 +16,7 @@ from eval.analyses import (
 )
 from eval.analyses.means import Mean
 from eval.analyses.record import analyses_from_records
+from eval.checks.record import LOWER_BOUND, AttackChecks, attack_checks_from_records
 from eval.evaluation_record import share
 from eval.report.analysis_table import mean_words, share_words
 from eval.report.gradient_views import gradient_views
@@ -24,6 +25,9 @@ from eval.report.layer_views import feature_views, gradient_map_views, visibilit
 from eval.report.numbers import interval, percent
 from eval.report.place_maps import Place, place_map
 from eval.report.rows import PLAIN, bits_words, model_name
+
+MARKS = "marks"
+"""Where a view finds what stands beside an ASR, by bit-width."""
 
 View = Callable[[Mapping[str, Any], str], Html]
 
@@ -35,12 +39,17 @@ def analyses_section(records: Iterable[Mapping[str, Any]]) -> Html:
         InputError: a record lacks a field, or a map in it is damaged.
     """
     records = list(records)
+    checks = attack_checks_from_records(records)
     parts = []
     for one in _KINDS:
         payloads = sorted(analyses_from_records(records, one.kind, one.part), key=_order)
         if payloads:
             shown = [
-                join(_about(payload), one.view(payload, _name(payload))) for payload in payloads
+                join(
+                    _about(payload),
+                    one.view({**payload, MARKS: _marks(payload, checks)}, _name(payload)),
+                )
+                for payload in payloads
             ]
             explained = tag("p", one.explained, class_="soft small")
             parts.append(join(tag("h3", one.title), explained, shown))
@@ -60,14 +69,15 @@ def location_views(payload: Mapping[str, Any], name: str) -> Html:
     for at in payload["bits"]:
         n = at["n"]
         places = []
+        mark = payload[MARKS][at["bit_width"]]
         for won, noise in zip(at["successes"], at["floor_successes"], strict=True):
             shares = [(share(a, n), share(b, n)) for a, b in zip(won, noise, strict=True)]
             places.append(
                 [
                     Place(
                         shade=asr["value"],
-                        written=f"{100 * asr['value']:.0f}",
-                        spoken=f"ASR {percent(asr['value'])} ({interval(asr)}, n = {n}), "
+                        written=f"{100 * asr['value']:.0f}{mark}",
+                        spoken=f"ASR {percent(asr['value'])}{mark} ({interval(asr)}, n = {n}), "
                         f"noise {percent(floor['value'])}",
                     )
                     for asr, floor in shares
@@ -78,10 +88,12 @@ def location_views(payload: Mapping[str, Any], name: str) -> Html:
         maps.append(
             place_map(
                 f"{name}, {bits}: ASR in % by place",
-                f"{n} images; at its own place {share_words(at['own_place'])}; mean of all places "
-                f"{share_words(at['over_places'])}; at one place or more "
-                f"{share_words(at['somewhere'])}; noise at most {percent(noisiest['value'])} at "
-                f"one place, {percent(at['floor_somewhere']['value'])} at one or more",
+                f"{n} images; at its own place {share_words(at['own_place'], mark)}; mean of all "
+                f"places {share_words(at['over_places'], mark)}; at one place or more "
+                f"{share_words(at['somewhere'], mark)}; noise at most "
+                f"{percent(noisiest['value'])} at one place, "
+                f"{percent(at['floor_somewhere']['value'])} at one or more"
+                + (f". {LOWER_BOUND}" if mark else ""),
                 tops_px=payload["tops_px"],
                 lefts_px=payload["lefts_px"],
                 places=places,
@@ -199,6 +211,12 @@ _KINDS = (
         view=feature_views,
     ),
 )
+
+
+def _marks(payload: Mapping[str, Any], checks: AttackChecks) -> dict[int, str]:
+    """What stands beside an ASR at each bit-width."""
+    model = payload["model"]
+    return {b: checks.mark_at(model["checkpoint_sha256"], b) for b in model["bit_widths"]}
 
 
 def _about(payload: Mapping[str, Any]) -> Html:

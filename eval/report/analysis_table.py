@@ -11,6 +11,7 @@ from eval.analyses import gradient_alignment as alignment
 from eval.analyses import occlusion, patch_locations, patch_visibility
 from eval.analyses.means import Mean
 from eval.analyses.record import analyses_from_records
+from eval.checks.record import LOWER_BOUND, MARK, attack_checks_from_records
 from eval.report.numbers import MISSING, interval, percent
 from eval.report.rows import bits_label, model_name
 
@@ -46,6 +47,7 @@ def analysis_rows(records: Iterable[Mapping[str, Any]]) -> list[list[str]]:
         InputError: a record lacks a field.
     """
     records = list(records)
+    checks = attack_checks_from_records(records)
     rows: dict[tuple[str, str, int], Row] = {}
 
     def row_of(payload: Mapping[str, Any], bits: int) -> Row:
@@ -66,11 +68,12 @@ def analysis_rows(records: Iterable[Mapping[str, Any]]) -> list[list[str]]:
         records, patch_locations.KIND, patch_locations.PatchLocations
     ):
         for at in payload["bits"]:
+            mark = checks.mark_at(payload["model"]["checkpoint_sha256"], at["bit_width"])
             row_of(payload, at["bit_width"]).update(
                 {
-                    HEADER[4]: share_words(at["own_place"]),
-                    HEADER[5]: share_words(at["over_places"]),
-                    HEADER[6]: f"{share_words(at['somewhere'])}; "
+                    HEADER[4]: share_words(at["own_place"], mark),
+                    HEADER[5]: share_words(at["over_places"], mark),
+                    HEADER[6]: f"{share_words(at['somewhere'], mark)}; "
                     f"{percent(at['floor_somewhere']['value'])}",
                 }
             )
@@ -118,6 +121,8 @@ def analysis_table(records: Iterable[Mapping[str, Any]]) -> str:
             for what, value in zip(HEADER[2:], values, strict=True)
             if value != MISSING
         ]
+    if any(MARK in value for row in rows for value in row):
+        lines += ["", LOWER_BOUND]
     return "\n".join(lines[1:])
 
 
@@ -143,9 +148,10 @@ def mean_words(mean: Mean | None) -> str:
     return f"{value:.2f} ({low:.2f}–{high:.2f})".replace("-", "−")
 
 
-def share_words(value: Any) -> str:
-    """A share or a mean of shares in per cent with its interval: "31.2% (28.0–34.5)"."""
-    return MISSING if value is None else f"{percent(value['value'])} ({interval(value)})"
+def share_words(value: Any, mark: str = "") -> str:
+    """A share or a mean of shares in per cent, with a mark and its interval:
+    "31.2%† (28.0–34.5)"."""
+    return MISSING if value is None else f"{percent(value['value'])}{mark} ({interval(value)})"
 
 
 def _largest(at: Mapping[str, Any]) -> str:

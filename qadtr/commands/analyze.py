@@ -52,9 +52,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Analyse, write the records and print their figures."""
-    from deploy.device.records import provenance
+    from deploy.device.records import provenance, read_records
     from eval.analyses.run import analyse_run
     from eval.analyses.settings import AnalysisSettings
+    from eval.checks.record import KIND as CHECKS_KIND
     from eval.report.analysis_table import analysis_table
     from qadtr.commands.shared import repository
     from training.run_folder import RunFolder
@@ -79,5 +80,8 @@ def run(arguments: argparse.Namespace) -> int:
         split=arguments.split,
         device=arguments.device,
     )
-    print(analysis_table({"kind": kind, "payload": payload} for kind, payload in found))
+    # With the attack checks, so that a rate which they doubt is marked.
+    checks = read_records(folder.records, CHECKS_KIND)
+    made = [{"kind": kind, "payload": payload} for kind, payload in found]
+    print(analysis_table([*checks, *made]))
     return 0

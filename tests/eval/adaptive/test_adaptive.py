@@ -20,6 +20,7 @@ from eval.adaptive.victim import Victim, found_random
 from eval.predictions import predict
 from tests.eval.conftest import DigitNetwork
 from training.data import ImageSet
+from training.gradients import NoiseBank
 from training.networks import Network, NetworkSpec, build_network
 from training.patching import square_mask
 
@@ -81,6 +82,64 @@ def test_gradient_noise_is_off_while_attacking(small_network: Network) -> None:
         assert small_network.switch.gradient_noise == 0.0
     assert small_network.switch.gradient_noise == 0.5
     small_network.switch.gradient_noise = 0.0
+
+
+def test_the_expectation_over_gradient_noise_is_the_gradient_without_it(
+    small_network: Network,
+) -> None:
+    # GIR's noise is in the backward pass of training alone: the attacker leaves it off, which is
+    # what averaging over more and more draws of it comes to.
+    switch = small_network.switch
+    pixels = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(2)) * 255.0
+    with small_network.at(4):
+        without = gradient(small_network, pixels)[1]
+        switch.gradient_noise = 0.5
+        switch.noise = NoiseBank(torch.Generator().manual_seed(3), length=1 << 18)
+        assert torch.equal(gradient(small_network, pixels)[1], without)  # none at inference
+        # In training mode, but with the statistics of inference, so that only the noise differs.
+        small_network.train()
+        for module in small_network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        try:
+            noisy = torch.stack([gradient(small_network, pixels)[1] for _ in range(32)])
+            with attacked(small_network, "clipped"):
+                off = gradient(small_network, pixels)[1]
+        finally:
+            small_network.eval()
+            switch.gradient_noise, switch.noise = 0.0, None
+    assert torch.equal(off, without)
+    cosine = [
+        float(torch.cosine_similarity(noisy[:k].mean(dim=0).flatten(), without.flatten(), dim=0))
+        for k in (1, 4, 32)
+    ]
+    assert cosine[0] < cosine[1] < cosine[2]
+    assert cosine[2] > 0.95
+
+
+class NoisyGradients(nn.Module):
+    """The right answers, and gradients with noise that no switch turns off."""
+
+    def __init__(self, network: DigitNetwork) -> None:
+        super().__init__()
+        self.network = network
+        self.at = network.at
+        self.generator = torch.Generator().manual_seed(6)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        noise = torch.randn(pixels.shape, generator=self.generator)
+        # Its value is that of the pixels, its derivative 1 + noise.
+        disturbed = pixels + (pixels - pixels.detach()) * noise
+        logits: Tensor = self.network(disturbed)
+        return logits
+
+
+def test_noise_in_the_gradient_alone_is_randomness_too(
+    digit_network: DigitNetwork, right: Attacked
+) -> None:
+    pixels = torch.from_numpy(right.images[:8]).float()
+    found = found_random(NoisyGradients(digit_network).eval(), pixels, 32)
+    assert (found.logits, found.gradients) == (False, True)
 
 
 def test_what_the_ascent_says_it_won_is_won_on_bytes(
