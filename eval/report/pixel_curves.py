@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from deploy.device.errors import InputError
+from eval.checks.record import MARK, AttackChecks, attack_checks_from_records
 from eval.pixel.run import KIND, PixelRecord
 from eval.report.html import Html, tag
 from eval.report.line_chart import Axis, Point, baseline, drawn_series, line_chart
@@ -20,12 +21,20 @@ _ATTACK_NAMES = {
 }
 
 
+_UPPER_BOUND = (
+    f"{MARK}: a check of the attack tripped, so the accuracy is an upper bound of what an attacker "
+    "leaves."
+)
+
+
 def pixel_curves(records: Iterable[Mapping[str, Any]]) -> Html:
     """The charts; nothing where no network was attacked at two bit-widths.
 
     Raises:
         InputError: a record lacks a field.
     """
+    records = list(records)
+    checks = attack_checks_from_records(records)
     groups: dict[tuple[object, ...], list[Mapping[str, Any]]] = {}
     for record in records:
         if record["kind"] != KIND:
@@ -43,17 +52,19 @@ def pixel_curves(records: Iterable[Mapping[str, Any]]) -> Html:
             *(images["digest"], payload["attacked"]),
         )
         groups.setdefault(group, []).append(payload)
-    charts = [chart for found in groups.values() if (chart := _chart(found)) is not None]
+    charts = [chart for found in groups.values() if (chart := _chart(found, checks)) is not None]
     return tag("div", charts, class_="charts") if charts else Html("")
 
 
-def _chart(found: Sequence[Mapping[str, Any]]) -> Html | None:
+def _chart(found: Sequence[Mapping[str, Any]], checks: AttackChecks) -> Html | None:
     bit_widths = sorted({payload["model"]["bit_width"] for payload in found})
     if len(bit_widths) < 2:
         return None
     model, images = found[-1]["model"], found[-1]["images"]
     name = model_name(model["network"], model["defense"])
     clean = {payload["model"]["bit_width"]: payload["clean_accuracy"] for payload in found}
+    lines = _lines(found, checks)
+    marked = any(point.mark for points in lines.values() for point in points)
     return line_chart(
         f"{name} on {model['engine']}: accuracy under pixel attacks",
         f"{images['name']}, {images['split']} split, {found[-1]['attacked']} images, untargeted, "
@@ -63,25 +74,25 @@ def _chart(found: Sequence[Mapping[str, Any]]) -> Html | None:
             words={bits: bits_label(bits) for bits in bit_widths},
         ),
         [
-            *(drawn_series(i, *line) for i, line in enumerate(_lines(found).items())),
+            *(drawn_series(i, *line) for i, line in enumerate(lines.items())),
             baseline("without an attack", [Point(x=b, share=clean[b]) for b in sorted(clean)]),
         ],
         about=f"{name}: accuracy against bit-width under pixel attacks",
         spoken={bits: f"{bits_words(bits)} " for bits in bit_widths},
+        note=_UPPER_BOUND if marked else "",
     )
 
 
-def _lines(found: Sequence[Mapping[str, Any]]) -> dict[str, list[Point]]:
+def _lines(found: Sequence[Mapping[str, Any]], checks: AttackChecks) -> dict[str, list[Point]]:
     """A line for each attack at each bit-width's own gradient, and for each that follows one."""
-    lines: dict[str, dict[int, Any]] = {}
+    lines: dict[str, dict[int, Point]] = {}
     for payload in found:
         bits, made_at = payload["model"]["bit_width"], payload["made_at_bit_width"]
         radius = "L2" if payload["epsilon"] is None else f"L∞ {payload['epsilon']:g}/255"
         attack = f"{_ATTACK_NAMES.get(payload['attack'], payload['attack'])}, {radius}"
         own = f"{attack}, each bit-width its own gradient"
         other = f"{attack}, gradient of {bits_words(made_at)}"
-        lines.setdefault(own if bits == made_at else other, {})[bits] = payload["robust_accuracy"]
-    return {
-        name: [Point(x=bits, share=at[bits]) for bits in sorted(at)]
-        for name, at in sorted(lines.items())
-    }
+        mark = checks.mark_at(payload["model"]["checkpoint_sha256"], bits, made_at)
+        point = Point(x=bits, share=payload["robust_accuracy"], mark=mark)
+        lines.setdefault(own if bits == made_at else other, {})[bits] = point
+    return {name: [at[bits] for bits in sorted(at)] for name, at in sorted(lines.items())}

@@ -14,7 +14,10 @@ from eval.evaluation_record import check_evaluation, share
 from eval.matrix import matrix_text
 from eval.pixel.run import PixelRecord, pixel_table
 from eval.report import adaptive_table, render_report, text_table
+from eval.report.analyses import analyses_section
+from eval.report.analysis_table import analysis_table
 from eval.report.attack_checks import all_checks_table
+from eval.report.pixel_curves import pixel_curves
 
 Record = dict[str, Any]
 MakeRecord = Callable[..., Record]
@@ -206,6 +209,55 @@ def test_the_pixel_attacks(tripped: Record) -> None:
     assert [line.count(f"%{MARK}") for line in lines[1:4]] == [0, 2, 2]
     assert lines[4] == LOWER_BOUND
     assert len(pixel_table([pixel(8, 8)], checks).splitlines()) == 2
+
+    made = [{"kind": "pixel-attack", "payload": pixel(bits, bits)} for bits in (8, 2)]
+    chart = pixel_curves([*made, tripped])
+    assert re.search(rf"<title>[^<]*, 2: 30.0%{MARK}", chart)
+    assert not re.search(rf"<title>[^<]*, 8: 30.0%{MARK}", chart)
+    assert "upper bound" in chart
+    assert MARK not in pixel_curves(made)
+
+
+def test_the_maps_and_figures_of_the_analyses(tripped: Record) -> None:
+    rate = share(30, 60)
+    payload = {
+        "key": "k",
+        "model": {
+            "network": "resnet8",
+            "defense": "qadtr",
+            "checkpoint_sha256": DEFENDED,
+            "bit_widths": [8, 2],
+        },
+        "images": {"name": "cifar10", "split": "test", "digest": "d", "n": 100, "classes": []},
+        "analysed": 60,
+        "patch": {"name": "p", "size_px": [8, 8], "area_share": 0.0625, "sha256": "a" * 64},
+        "settings": {},
+        "tops_px": [0],
+        "lefts_px": [0],
+        "bits": [
+            {
+                "bit_width": bits,
+                "n": 60,
+                "own_place": rate,
+                "successes": [[30]],
+                "floor_successes": [[3]],
+                "somewhere": rate,
+                "over_places": rate,
+                "floor_somewhere": share(6, 60),
+            }
+            for bits in (8, 2)
+        ],
+    }
+    made = {"kind": "patch-locations", "payload": payload}
+    text = analysis_table([made, tripped])
+    assert text.count(f"50.0%{MARK}") == 3
+    assert text.splitlines()[-1] == LOWER_BOUND
+    eight, two = re.findall(r"<figure.*?</figure>", analyses_section([made, tripped]), re.DOTALL)
+    assert MARK not in eight
+    assert f"50.0%{MARK}" in two
+    assert f"50{MARK}</text>" in two
+    assert LOWER_BOUND in two
+    assert MARK not in analyses_section([made])
 
 
 def test_the_table_of_the_defenses() -> None:
