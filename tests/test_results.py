@@ -8,6 +8,11 @@ import pytest
 
 from benchmarks.results_page import PAGE, RESULTS, results_page
 from deploy.device.errors import InputError
+from deploy.device.records import read_records
+from eval.checks.catalogue import CATALOGUE
+from eval.checks.record import KIND as CHECKS_KIND
+from eval.checks.record import check_record, tripped
+from training.run_folder import RunFolder
 
 
 def test_the_page_is_what_the_records_give() -> None:
@@ -17,3 +22,18 @@ def test_the_page_is_what_the_records_give() -> None:
 def test_an_empty_folder_is_no_page(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no results"):
         results_page(tmp_path)
+
+
+def test_the_checks_of_a_real_adversarially_trained_network_trip_none() -> None:
+    run = RunFolder.open(RESULTS / "cifar10-resnet8-cpu" / "pbat")
+    assert run.defense == "pbat"
+    records = [check_record(r["payload"]) for r in read_records(run.records, CHECKS_KIND)]
+    assert {record["model"]["bit_width"] for record in records} == set(run.bit_widths)
+    for record in records:
+        assert record["model"]["checkpoint_sha256"] == run.checkpoint_sha256
+        assert record["model"]["planted"] is None
+        assert [check["name"] for check in record["checks"]] == list(CATALOGUE)
+        assert tripped(record) == ()
+        statuses = [check["status"] for check in record["checks"]]
+        assert "not run" not in statuses
+        assert statuses.count("passed") >= len(CATALOGUE) - 2
