@@ -49,12 +49,22 @@ def test_from_a_run_to_a_verdict(
         assert report["golden"]["largest_difference"] == 0.0
         assert report["patches"][0]["asr"]["n"] > 0
 
+    proved = [*words, "--device-report", str(tmp_path / "report.json")]
+    assert main([*proved, "--out", str(tmp_path / "proved.qbundle")]) == 0
+    with Bundle(tmp_path / "proved.qbundle") as bundle:
+        proof = bundle.manifest.models["onnxruntime"].machine_proof
+    assert proof is not None
+    assert proof["logits_sha256"] == report["clean"]["logits_sha256"]
+    (machine,) = proof["machines"]  # the lab and the device are one here
+    assert (machine["golden_images"], machine["images"]) == (8, 40)
+
     with_openvino(run, words, tmp_path)
     capsys.readouterr()
     for more, code, said in (
         (["--engines", "openvino"], 2, "--target qcdq"),
         (["--engines", "abacus"], 2, "there is no engine 'abacus'"),
         (["--gate", "nothing"], 4, "no patch set nothing"),
+        (["--golden", "9", *proved[-2:]], 2, "report.json is of another golden file"),
         (["--max-asr", "30"], 4, "--max-asr"),
         (["--patches", str(tmp_path / "none")], 2, "none"),
     ):
