@@ -220,20 +220,36 @@ def _ratio(value: Mapping[str, float]) -> str:
 
 
 def _speed(record: Mapping[str, Any]) -> str:
-    header = ["batch", "bits", "images/s", "× float ONNX", "× stock QCDQ", "of the int8 peak"]
+    peers = {
+        "float": "× float ONNX",
+        "stock": "× stock QCDQ",
+        "static": "× quantize_static",
+        "openvino": "× OpenVINO int8",
+    }
+    header = ["threads", "batch", "bits", "images/s", *peers.values(), "undisturbed", "of peak"]
     rows = [
         [
+            str(row["threads"]),
             str(row["batch"]),
             str(row["bits"]),
             f"{row['images_per_s']:,.0f}",
-            _ratio(row["over_float"]),
-            _ratio(row["over_stock"]),
+            *(_ratio_and_steady(row["over"][peer]) for peer in peers),
+            f"{row['steady_rounds']} of {record['rounds']}",
             f"{row['share_of_int8_peak']:.0%}",
         ]
         for row in record["rows"]
     ]
-    text = f"{record['network']}, one thread; b-bit codes, int8 arithmetic; median and quartiles."
+    text = (
+        f"{record['network']} at {record['size']} px; b-bit codes, int8 arithmetic. Ratios: median "
+        "and quartiles over all rounds, then the median over the undisturbed ones (those in which "
+        f"the core gave {record['steady_share']:.0%} of its best int8 rate before and after)."
+    )
     return f"{text}\n\n{_table(header, rows)}"
+
+
+def _ratio_and_steady(value: Mapping[str, Any]) -> str:
+    steady = value["steady_median"]
+    return f"{_ratio(value)}; {'–' if steady is None else f'{steady:.2f}'}"
 
 
 def _sizes(record: Mapping[str, Any]) -> str:

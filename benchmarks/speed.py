@@ -1,11 +1,13 @@
-"""Images per second of our integer files against the float ONNX and stock Brevitas QCDQ.
+"""Images per second of our integer files against the float file and every peer's int8.
 
-    python -m benchmarks.speed [--network resnet20] [--rounds 30] [--json FILE]
+    python -m benchmarks.speed [--network resnet20] [--size 32] [--rounds 30] [--json FILE]
 
-One thread, batch 1 and 16, buffers bound once, all files in turn within each round, so that a busy
-machine slows all of them alike; a figure is the median over rounds of the ratio within one round.
-Beside it stands the share of the core's int8 matrix peak: the best rate that ONNX Runtime's
-``MatMulInteger`` reaches here, measured in the same rounds.
+Batch 1 and 16, one thread and two, all files in turn within each round, so that a busy machine
+slows all of them alike; a figure is the median over rounds of the ratio within one round. Who else
+is on the processor still shows: a neighbour on the same core slows integer products more than
+float ones. So each round begins and ends with the core's int8 peak (the rate of ONNX Runtime's
+``MatMulInteger``), and beside the median over all rounds stands the one over the rounds in which
+the peak held (:data:`STEADY` of its best, before and after).
 """
 
 from __future__ import annotations
@@ -21,22 +23,33 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+import openvino
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from benchmarks.networks import warmed_network, write_stock_qcdq
 from benchmarks.ratios import ratio
+from benchmarks.speed_files import STATIC, Files, write_files
+from benchmarks.stock_networks import NETWORKS
 from deploy.device.files import write_json
 from deploy.device.host import host_facts
 from deploy.device.records import provenance
 from export.certificate import certify
-from export.lowering import lower, lower_float
-from export.qonnx_from_network import write_qonnx
 
-BIT_WIDTHS = (32, 8, 5, 4, 2)
-NETWORKS = ("resnet8", "resnet20", "resnet56")
 MATRIX = 1024
 """Side of the square matrices whose product gives the int8 peak."""
+
+STEADY = 0.9
+"""Share of the best int8 rate above which a round counts as undisturbed."""
+
+SLICE_S = 0.02
+"""Each file runs about this long in each round, once at least."""
+
+PEERS = {
+    "float": "float ONNX",
+    "stock": "stock QCDQ",
+    "static": "quantize_static",
+    "openvino": "OpenVINO int8",
+}
 
 Call = Callable[[], object]
 
@@ -44,61 +57,48 @@ Call = Callable[[], object]
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print; 0 whatever the figures are."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
-    parser.add_argument("--network", default="resnet20", choices=NETWORKS)
-    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--network", default="resnet20", choices=sorted(NETWORKS))
+    parser.add_argument("--size", type=int, default=32, help="height and width of the images")
+    parser.add_argument("--bits", type=int, nargs="+", default=[8, 5, 4, 2])
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16])
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--json", type=Path, help="also write the record there")
     arguments = parser.parse_args(argv)
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        files = _our_files(arguments.network, folder)
-        macs = multiply_adds(files[8])
-        for batch in arguments.batches:
-            rows += _measure(arguments.network, files, macs, batch, arguments.rounds, folder)
-    print(_table(arguments.network, rows))
+        files = write_files(arguments.network, arguments.size, arguments.bits, Path(name))
+        certificates = _certificates(files)
+        for threads in arguments.threads:
+            for batch in arguments.batches:
+                rows += _measure(files, batch, threads, arguments.rounds)
+    print(_table(arguments.network, arguments.size, rows))
     if arguments.json:
-        record = {"benchmark": "speed", "network": arguments.network, "threads": 1, "rows": rows}
+        record = {
+            "benchmark": "speed",
+            "network": arguments.network,
+            "size": arguments.size,
+            "rounds": arguments.rounds,
+            "multiply_adds": files.macs,
+            "steady_share": STEADY,
+            "certificates": certificates,
+            "rows": rows,
+        }
         root = Path(__file__).resolve().parents[1]
         write_json(arguments.json, {**record, "provenance": provenance(repository=root)})
     return 0
 
 
-def _our_files(name: str, folder: Path) -> dict[int, Path]:
-    network = warmed_network(name, BIT_WIDTHS)
-    files: dict[int, Path] = {}
-    for bits in BIT_WIDTHS:
-        qonnx = write_qonnx(network, bits, folder / f"qonnx-{bits}.onnx")
-        files[bits] = folder / f"ours-{bits}.onnx"
-        (lower_float if bits == 32 else lower)(qonnx, files[bits])
-    return files
+def _certificates(files: Files) -> dict[str, str]:
+    """What each ONNX Runtime file really runs, so that no ratio is between unlike things unseen."""
+    sample = np.zeros((1, 3, files.size, files.size), np.uint8)
+    every = {**files.in_onnxruntime, **files.stock(1)}
+    return {key: certify(path, sample).summary() for key, path in every.items() if key != "float"}
 
 
-def multiply_adds(path: Path) -> int:
-    """Multiply-adds of one image through the convolutions and the linear layer of a file."""
-    model = onnx.load(path)
-    shapes = {t.name: tuple(t.dims) for t in model.graph.initializer}
-    for node in model.graph.node:
-        if node.op_type == "Cast" and node.input[0] in shapes:
-            shapes[node.output[0]] = shapes[node.input[0]]
-    sizes: dict[str, int] = {model.graph.input[0].name: 32}
-    total = 0
-    for node in model.graph.node:
-        side = sizes.get(node.input[0], 1)
-        if node.op_type == "QLinearConv":
-            weight = shapes[node.input[3]]
-            attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-            side = -(-side // attributes["strides"][0])
-            total += int(np.prod(weight)) * side * side
-        elif node.op_type == "QGemm":
-            total += int(np.prod(shapes[node.input[3]]))
-        sizes[node.output[0]] = side
-    return total
-
-
-def _session(path: Path | bytes) -> onnxruntime.InferenceSession:
+def _session(path: Path | bytes, threads: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     if host_facts().u8s8_saturates:  # as the product's engine does: exact, at a price
@@ -107,10 +107,9 @@ def _session(path: Path | bytes) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
-def _caller(path: Path, batch: int) -> Call:
-    session = _session(path)
+def _onnxruntime_call(path: Path, images: NDArray[np.uint8], threads: int) -> Call:
+    session = _session(path, threads)
     wanted = session.get_inputs()[0]
-    images = np.random.default_rng(0).integers(0, 256, (batch, 3, 32, 32)).astype(np.uint8)
     fed = images if wanted.type == "tensor(uint8)" else images.astype(np.float32) / 255.0
     return _bound(session, {wanted.name: fed})
 
@@ -125,7 +124,21 @@ def _bound(session: onnxruntime.InferenceSession, feed: dict[str, NDArray[Any]])
     return lambda: session.run_with_iobinding(binding)
 
 
-def _matrix_caller() -> Call:
+def _openvino_call(path: Path, images: NDArray[np.uint8], threads: int) -> Call:
+    """OpenVINO with its integer kernels, its own defaults otherwise, on bytes given once."""
+    settings = {
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
+    compiled = openvino.Core().compile_model(str(path), "CPU", settings)
+    request = compiled.create_infer_request()
+    request.set_input_tensor(openvino.Tensor(images))
+    return lambda: request.infer()
+
+
+def _matrix_call(threads: int) -> Call:
     node = helper.make_node("MatMulInteger", ["a", "b"], ["c"])
     shape = [MATRIX, MATRIX]
     rng = np.random.default_rng(0)
@@ -138,7 +151,7 @@ def _matrix_caller() -> Call:
         [onnx.numpy_helper.from_array(weights, "b")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    session = _session(model.SerializeToString())
+    session = _session(model.SerializeToString(), threads)
     return _bound(session, {"a": rng.integers(0, 256, shape).astype(np.uint8)})
 
 
@@ -149,70 +162,94 @@ def _seconds(call: Call, repeats: int) -> float:
     return (time.perf_counter() - start) / repeats
 
 
-def _measure(
-    name: str, files: dict[int, Path], macs: int, batch: int, rounds: int, folder: Path
-) -> list[dict[str, object]]:
-    depth = int(name.removeprefix("resnet"))
-    calls: dict[str, Call] = {"peak": _matrix_caller()}
-    for bits, path in files.items():
-        calls["float" if bits == 32 else f"ours-{bits}"] = _caller(path, batch)
-        if bits != 32:
-            stock = folder / f"stock-{bits}-{batch}.onnx"
-            if not stock.exists():
-                write_stock_qcdq(stock, depth, bits, batch)
-            calls[f"stock-{bits}"] = _caller(stock, batch)
+def _measure(files: Files, batch: int, threads: int, rounds: int) -> list[dict[str, Any]]:
+    shape = (batch, 3, files.size, files.size)
+    images = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    calls: dict[str, Call] = {}
+    for key, path in {**files.in_onnxruntime, **files.stock(batch)}.items():
+        calls[key] = _onnxruntime_call(path, images, threads)
+    for key, path in files.in_openvino.items():
+        calls[key] = _openvino_call(path, images, threads)
+    calls["peak"] = _matrix_call(threads)
     repeats = {}
     for key, call in calls.items():
         call()
-        repeats[key] = max(1, round(0.02 / max(1e-6, _seconds(call, 3))))
-    taken: dict[str, list[float]] = {key: [] for key in calls}
+        repeats[key] = max(1, round(SLICE_S / max(1e-6, _seconds(call, 3))))
+    taken: dict[str, list[float]] = {key: [] for key in (*calls, "peak before")}
     for _ in range(rounds):
+        taken["peak before"].append(_seconds(calls["peak"], repeats["peak"]))
         for key, call in calls.items():
             taken[key].append(_seconds(call, repeats[key]))
-    peak = MATRIX**3 / min(taken["peak"])
-    sample = np.zeros((2, 3, 32, 32), np.uint8)
-    rows: list[dict[str, object]] = []
-    for bits, path in files.items():
-        if bits == 32:
-            continue
-        ours = taken[f"ours-{bits}"]
-        rows.append(
-            {
-                "batch": batch,
-                "bits": bits,
-                "images_per_s": batch / statistics.median(ours),
-                "float_images_per_s": batch / statistics.median(taken["float"]),
-                "stock_images_per_s": batch / statistics.median(taken[f"stock-{bits}"]),
-                "over_float": ratio(taken["float"], ours),
-                "over_stock": ratio(taken[f"stock-{bits}"], ours),
-                "share_of_int8_peak": batch * macs / min(ours) / peak,
-                "peak_giga_multiply_adds_per_s": peak / 1e9,
-                "certificate": certify(path, sample).summary(),
-                "stock_certificate": certify(
-                    folder / f"stock-{bits}-{batch}.onnx", sample[:1].repeat(batch, axis=0)
-                ).summary(),
-            }
-        )
-    return rows
+    best = min(*taken["peak"], *taken["peak before"])
+    steady = [
+        number
+        for number, pair in enumerate(zip(taken["peak before"], taken["peak"], strict=True))
+        if max(pair) * STEADY <= best
+    ]
+    return [_row(files, bits, batch, threads, taken, steady, best) for bits in files.bit_widths]
 
 
-def _table(network: str, rows: Sequence[dict[str, object]]) -> str:
+def _row(
+    files: Files,
+    bits: int,
+    batch: int,
+    threads: int,
+    taken: dict[str, list[float]],
+    steady: Sequence[int],
+    best: float,
+) -> dict[str, Any]:
+    ours = taken[f"ours-{bits}"]
+    # OpenVINO has two files of the network: the faster of them is the peer.
+    in_openvino = (f"openvino-{bits}", f"openvino-{STATIC}")
+    openvino = min(in_openvino, key=lambda key: statistics.median(taken[key]))
+    theirs = {"float": "float", "stock": f"stock-{bits}", "static": STATIC, "openvino": openvino}
+    peak = MATRIX**3 / best
+    return {
+        "threads": threads,
+        "batch": batch,
+        "bits": bits,
+        "images_per_s": batch / statistics.median(ours),
+        "peers_images_per_s": {
+            peer: batch / statistics.median(taken[key]) for peer, key in theirs.items()
+        },
+        "openvino_file": openvino,
+        "over": {peer: _ratio(taken[key], ours, steady) for peer, key in theirs.items()},
+        "steady_rounds": len(steady),
+        "share_of_int8_peak": batch * files.macs / min(ours) / peak,
+        "peak_giga_multiply_adds_per_s": peak / 1e9,
+    }
+
+
+def _ratio(
+    theirs: Sequence[float], ours: Sequence[float], steady: Sequence[int]
+) -> dict[str, float | None]:
+    by_round = [a / b for a, b in zip(theirs, ours, strict=True)]
+    undisturbed = statistics.median(by_round[i] for i in steady) if steady else None
+    return {**ratio(theirs, ours), "steady_median": undisturbed}
+
+
+def _table(network: str, size: int, rows: Sequence[dict[str, Any]]) -> str:
     lines = [
-        f"{network}, one thread, ONNX Runtime {onnxruntime.__version__}",
+        f"{network} at {size} px, ONNX Runtime {onnxruntime.__version__}",
         "b-bit codes, int8 arithmetic",
-        "batch  bits  images/s  × float ONNX (quartiles)  × stock QCDQ (quartiles)  of int8 peak",
+        "ratios: median (quartiles) over all rounds; undisturbed rounds",
+        f"{'threads':>7} {'batch':>5} {'bits':>4} {'images/s':>9}"
+        + "".join(f"  {'× ' + title:>24}" for title in PEERS.values())
+        + "  steady  of peak",
     ]
     for row in rows:
-        ratios = []
-        for key in ("over_float", "over_stock"):
-            found = row[key]
-            assert isinstance(found, dict)
-            quartiles = f"{found['lower_quartile']:.2f}–{found['upper_quartile']:.2f}"
-            ratios.append(f"{found['median']:.2f} ({quartiles})")
-        share = 100.0 * float(str(row["share_of_int8_peak"]))
+        cells = []
+        for peer in PEERS:
+            found = row["over"][peer]
+            steady = found["steady_median"]
+            cells.append(
+                f"{found['median']:.2f} ({found['lower_quartile']:.2f}–"
+                f"{found['upper_quartile']:.2f}) {'–' if steady is None else f'{steady:.2f}'}"
+            )
         lines.append(
-            f"{row['batch']!s:>5}  {row['bits']!s:>4}  {row['images_per_s']:8.0f}  "
-            f"{ratios[0]:>24}  {ratios[1]:>24}  {share:10.0f} %"
+            f"{row['threads']:>7} {row['batch']:>5} {row['bits']:>4} {row['images_per_s']:>9.0f}"
+            + "".join(f"  {cell:>24}" for cell in cells)
+            + f"  {row['steady_rounds']:>6}  {row['share_of_int8_peak']:>6.0%}"
         )
     return "\n".join(lines)
 
