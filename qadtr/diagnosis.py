@@ -9,7 +9,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from deploy.device.errors import EngineUnavailable
 from deploy.device.host import Host, host_facts
+from deploy.onnxruntime_tensorrt_engine import PROVIDER
+from deploy.tensorrt.builder import NEVER_RUN
+from deploy.tensorrt.cuda import Device
 
 MINIMUM_PYTHON = (3, 11)
 
@@ -29,6 +33,8 @@ EXTRA_OF_DISTRIBUTION: Mapping[str, str] = {
     "onnxruntime": "cpu",
     "onnxruntime-gpu": "gpu",
     "tensorrt": "gpu",
+    "tensorrt-rtx-cu13-bindings": "rtx",
+    "tensorrt-rtx-cu13-libs": "rtx",
     "ray": "cluster",
 }
 
@@ -77,6 +83,7 @@ def diagnose() -> list[Finding]:
         onnxruntime_finding(versions),
         provider_finding(versions),
         *engine_findings(installed_versions(_ENGINE_DISTRIBUTIONS)),
+        gpu_finding(),
         processor_finding(host_facts()),
         *session_findings(host_facts()),
     ]
@@ -180,6 +187,8 @@ def provider_finding(versions: Mapping[str, str]) -> Finding:
     text = ", ".join(name.removesuffix("ExecutionProvider") for name in providers)
     if "CUDAExecutionProvider" in providers:
         text += "; CUDA has no integer convolution and is refused for integer inference"
+    if PROVIDER not in providers:
+        text += "; no TensorRT, so no engine onnxruntime-tensorrt"
     return Finding(level="ok", subject=subject, text=text)
 
 
@@ -241,3 +250,16 @@ def engine_findings(versions: Mapping[str, str]) -> list[Finding]:
                 level, text = "problem", f"{there[0]} is installed but does not load: {reason}"
         findings.append(Finding(level=level, subject=f"engine {engine}", text=text))
     return findings
+
+
+def gpu_finding() -> Finding:
+    """Which GPU the engines of TensorRT would use; they are looked for as those engines do it."""
+    try:
+        device = Device()
+    except EngineUnavailable as error:
+        return Finding(level="note", subject="gpu", text=str(error))
+    try:
+        text = f"{device.name}, compute capability {device.compute_capability}"
+    finally:
+        device.close()
+    return Finding(level="note", subject="gpu", text=f"{text}; TensorRT's engines: {NEVER_RUN}")

@@ -11,6 +11,7 @@ from deploy.device.host import Host
 from qadtr.diagnosis import (
     diagnose,
     engine_findings,
+    gpu_finding,
     onnxruntime_finding,
     package_findings,
     processor_finding,
@@ -18,6 +19,7 @@ from qadtr.diagnosis import (
     python_finding,
     session_findings,
 )
+from tests.deploy.tensorrt.host_driver import HostDriver
 
 
 @pytest.mark.parametrize(
@@ -100,6 +102,17 @@ def test_engines() -> None:
     assert findings["engine onnxruntime"].text.startswith("onnxruntime 1.31.1 loads")
     assert findings["engine tensorrt"].level == "note"
     assert "not installed: tensorrt" in findings["engine tensorrt"].text
+
+
+def test_a_gpu_is_looked_for_as_the_engines_do_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deploy.tensorrt.cuda.LIBRARY", "libno-such-driver.so.1")
+    assert "no CUDA driver here" in gpu_finding().text
+
+    driver = HostDriver()
+    monkeypatch.setattr("deploy.tensorrt.cuda._driver", lambda: driver)
+    finding = gpu_finding()
+    assert finding.level == "note" and "compute capability 8.6" in finding.text
+    assert "never run on hardware" in finding.text and driver.kinds_alive() == []
 
 
 def test_an_engine_that_does_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
