@@ -38,6 +38,7 @@ from .device.patch_set import PatchSet, patch_set_bytes
 from .device.signature import sign
 from .device.stored_zip import write_stored_zip
 from .device.suite import pasted_sha256
+from .engine import target_of
 from .machine_proof import DeviceReports, LabLogits, architectures, machine_proof
 from .validator_archive import validator_bytes
 
@@ -241,7 +242,12 @@ def _data_files(contents: BundleContents) -> dict[str, bytes]:
         ),
     }
     for engine, model in contents.models.items():
-        files[_model_path(engine, contents.bit_width, model)] = read_bytes(model.path)
+        path, data = _model_path(engine, contents.bit_width, model), read_bytes(model.path)
+        if files.setdefault(path, data) != data:
+            raise InputError(
+                f"{engine} runs the target {target_of(engine)}, and so does another "
+                "engine with another file: give both the same"
+            )
     for number, patch in enumerate(contents.patches):
         path = _patch_path(number)
         files[path], files[sidecar_of(path)] = patch_set_bytes(patch.patch_set)
@@ -249,7 +255,8 @@ def _data_files(contents: BundleContents) -> dict[str, bytes]:
 
 
 def _model_path(engine: str, bit_width: int, model: BundleModel) -> str:
-    return f"models/{engine}-{bit_width}{model.path.suffix}"
+    # By the target: engines that run the same file share it.
+    return f"models/{target_of(engine)}-{bit_width}{model.path.suffix}"
 
 
 def _golden_name(engine: str, model: BundleModel) -> str:

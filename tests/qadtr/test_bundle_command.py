@@ -76,6 +76,9 @@ def test_from_a_run_to_a_verdict(
     assert not (tmp_path / "other").exists()
 
 
+GPU_ENGINES = ("onnxruntime-tensorrt", "tensorrt", "tensorrt-rtx")
+
+
 def with_openvino(run: Path, words: list[str], folder: Path) -> None:
     """A bundle for OpenVINO too: its budget is in the manifest, and the validator enforces it."""
     assert main(["export", str(run), "--images", "32", "--bits", "4", "--target", "qcdq"]) == 0
@@ -93,6 +96,19 @@ def with_openvino(run: Path, words: list[str], folder: Path) -> None:
     assert validate([str(out), *command]) in (0, 1, 3)
     golden = json.loads(report.read_text())["golden"]
     assert 0.0 <= golden["largest_difference"] <= facts.max_logit_difference
+
+    # TensorRT's engines share one file; where there is no GPU it goes along, and is not passed.
+    assert main(["export", str(run), "--images", "32", "--bits", "4", "--target", "tensorrt"]) == 0
+    out = folder / "gpu.qbundle"
+    assert main([*words, "--out", str(out), "--engines", *GPU_ENGINES]) == 0
+    with Bundle(out) as bundle:
+        models = bundle.manifest.models
+        assert len({models[name].file for name in GPU_ENGINES}) == 1
+        assert all(models[name].max_logit_difference > 0.0 for name in GPU_ENGINES)
+    for name in GPU_ENGINES:
+        assert validate([str(out), "--engine", name, *command[2:]]) == 2
+        reason = json.loads(report.read_text())["reason"]
+        assert any(text in reason for text in ("pip install", "no CUDA driver", "brings it"))
 
     # The file of another sidecar, and one whose file was changed after its proof.
     path = run / "export" / "qcdq-4.onnx"
