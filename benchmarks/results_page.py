@@ -3,6 +3,7 @@
     python -m benchmarks.results_page [--check]
 
 ``results/RUNS/RUN/records`` holds the records of `qadtr eval`, `export` and `parity`;
+``results/engines`` the records of `python -m benchmarks.engine_builds`;
 ``results/benchmarks/*.json`` what the benchmarks wrote; ``results/export`` the records of
 `python -m benchmarks.export_table`.
 """
@@ -16,6 +17,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from benchmarks.defense_rows import TABLE, markdown
+from benchmarks.engine_builds import HEADER as BUILD_HEADER
+from benchmarks.engine_builds import KIND as BUILD_KIND
+from benchmarks.engine_builds import build_rows
 from benchmarks.export_rows import HEADER, KIND, export_rows
 from benchmarks.patch_attacks_rows import patch_attacks_rows
 from benchmarks.undefended import GROUP as UNDEFENDED
@@ -37,6 +41,7 @@ RESULTS = ROOT / "results"
 PAGE = ROOT / "docs" / "results.md"
 BENCHMARKS = "benchmarks"
 EXPORTS = "export"
+ENGINES = "engines"
 EVALUATION_KIND = "evaluation"
 
 
@@ -79,10 +84,12 @@ def results_page(folder: Path) -> str:
     for group in sorted(path for path in folder.iterdir() if path.is_dir()):
         if group.name == UNDEFENDED:
             parts += _of_undefended(group)
-        elif group.name not in (BENCHMARKS, EXPORTS):
+        elif group.name not in (BENCHMARKS, EXPORTS, ENGINES):
             parts += _of_runs(group)
     if (folder / EXPORTS).is_dir():
         parts += _of_exports(folder / EXPORTS)
+    if (folder / ENGINES).is_dir():
+        parts += _of_engines(folder / ENGINES)
     if (folder / BENCHMARKS).is_dir():
         parts += _of_benchmarks(folder / BENCHMARKS)
     if len(parts) == 2:
@@ -193,6 +200,30 @@ def _of_exports(folder: Path) -> list[str]:
             "that the deepest of them flip most. Only the trained rows measure what a user meets."
         ),
         _table(HEADER, export_rows(records)),
+        _provenance(records),
+    ]
+
+
+def _of_engines(folder: Path) -> list[str]:
+    records = read_records(folder, BUILD_KIND)
+    if not records:
+        return []
+    builders = {
+        f"{one['name']} {one['version']}": None
+        for one in (record["payload"]["builder"] for record in records)
+    }
+    return [
+        "## Engines built, never run",
+        (
+            f"Made by `python -m benchmarks.engine_builds` with {', '.join(builders)} on a machine "
+            "without a GPU: these plans were compiled, none of them has run on hardware. Every "
+            "convolution, matrix product and pool that the builder lists reads int8 codes and, "
+            "where it has weights, holds int8 ones; the ONNX file has as many convolutions and "
+            "products. Tensors are those that layers hand on: int8 codes, and float32 sums, "
+            "residual streams and logits. What is fused into elementwise kernels (additions, "
+            "clamps, the global pool) is not listed by kind ([engines](engines.md))."
+        ),
+        _table(BUILD_HEADER, build_rows(records)),
         _provenance(records),
     ]
 
