@@ -207,7 +207,9 @@ def require_integer(
         if kind is None:
             continue
         counts[kind] += 1
-        told = layer.inputs[:1] + (layer.outputs[:1] if kind == "pool" else layer.weights[:1])
+        # A product may take its weights as a second input.
+        other = layer.outputs[:1] if kind == "pool" else layer.weights[:1] or layer.inputs[1:2]
+        told = layer.inputs[:1] + other
         if told != (INT8, INT8):
             in_float.append(f"{layer.name} ({layer.operator} of {', '.join(told) or 'nothing'})")
     if in_float:

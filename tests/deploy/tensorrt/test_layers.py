@@ -96,6 +96,18 @@ def test_a_float_layer_is_named(version: int, taken: str, stored: str) -> None:
         require_integer(layers, {"Conv": 1}, "it")
 
 
+@pytest.mark.parametrize(("second", "good"), [("int8", True), ("float32", False)])
+def test_weights_as_a_second_input(second: str, good: bool) -> None:
+    layer = EngineLayer(
+        name="head", operator="gemm", inputs=("int8", second), weights=(), outputs=("float32",)
+    )
+    if good:
+        assert require_integer((layer,), {"Gemm": 1}, "it")["matrix product"] == 1
+    else:
+        with pytest.raises(InputError, match="gemm of int8, float32"):
+            require_integer((layer,), {"Gemm": 1}, "it")
+
+
 @pytest.mark.parametrize("promised", [{"Conv": 2}, {"Conv": 1, "Gemm": 1}, {}])
 def test_hidden_layers_are_not_taken_for_integers(promised: dict[str, int]) -> None:
     with pytest.raises(InputError, match="lists 1 convolutions and matrix products"):
