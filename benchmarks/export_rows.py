@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 KIND = "export"
-TARGET_KIND = "export-target"
 
 HEADER = (
     "network",

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from benchmarks import target_rows
 from benchmarks.defense_rows import TABLE, markdown
 from benchmarks.engine_builds import HEADER as BUILD_HEADER
 from benchmarks.engine_builds import KIND as BUILD_KIND
@@ -201,6 +202,7 @@ def _of_exports(folder: Path) -> list[str]:
         ),
         _table(HEADER, export_rows(records)),
         _provenance(records),
+        *_of_targets(folder),
     ]
 
 
@@ -226,6 +228,14 @@ def _of_engines(folder: Path) -> list[str]:
         _table(BUILD_HEADER, build_rows(records)),
         _provenance(records),
     ]
+
+
+def _of_targets(folder: Path) -> list[str]:
+    records = read_records(folder, target_rows.KIND)
+    if not records:
+        return []
+    table = _table(target_rows.HEADER, target_rows.target_rows(records))
+    return ["### Targets with a budget", target_rows.ABOUT, table, _provenance(records)]
 
 
 def _of_benchmarks(folder: Path) -> list[str]:

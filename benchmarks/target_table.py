@@ -25,8 +25,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from benchmarks.export_rows import TARGET_KIND
 from benchmarks.export_table import CASES, RECORDS, ROOT, Case, Data, bit_widths_of, network_of
+from benchmarks.target_rows import KIND
 from deploy.device.engine_protocol import Engine
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
 from deploy.device.records import provenance, read_records, write_record
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     folders = {"cifar10": arguments.cifar10, "imagenette": arguments.imagenette}
     arguments.records.mkdir(parents=True, exist_ok=True)
     facts = provenance(repository=ROOT, seed=0)
-    done = {_key(record["payload"]) for record in read_records(arguments.records, TARGET_KIND)}
+    done = {_key(record["payload"]) for record in read_records(arguments.records, KIND)}
     for case in CASES:
         folder = folders[case.data]
         # The drawn resnet8 says nothing that the trained ones do not.
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 continue
             data = data or Data(case.data, folder)
             for payload in _measured(case, bits, missing, data, flips):
-                write_record(arguments.records, TARGET_KIND, payload, {**facts, "data": data.facts})
+                write_record(arguments.records, KIND, payload, {**facts, "data": data.facts})
                 print(f"{_wanted(case, bits, payload['target'], flips)} {payload}", flush=True)
     return 0
 

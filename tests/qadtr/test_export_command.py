@@ -121,7 +121,7 @@ def test_int8_storage_serves_runtimes_that_know_no_low_bits(run: Path, tmp_path:
     words = ["export", str(copy), "--images", "8", "--bits", "4", "--storage", "int8"]
     assert main([*words, "--least-agreement", "0.8"]) == 0
     model = onnx.load(copy / "export" / "onnxruntime-4.onnx")
-    # What ONNX Runtime 1.9 reads (2021).
+    # What ONNX Runtime 1.15 reads (docs/export.md).
     assert model.ir_version <= 8
     assert {(one.domain, one.version) for one in model.opset_import} == {
         ("", 13), ("com.microsoft", 1),
