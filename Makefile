@@ -5,6 +5,7 @@
 # make test-browser   the report in headless Chromium at two widths, light and dark
 # make test-rtx       TensorRT-RTX engines of this project's networks, built without a GPU
 # make test-arm64     the validator on an emulated arm64 machine: equal codes, logits and verdicts (Debian, root)
+# make test-hls4ml    the operators at which hls4ml stops reading our QONNX file (an environment of its own)
 # make test-hostile   2,000 hostile bundles more than `make test` has, 100 of them as processes
 # make test-resume   a training killed at twenty random moments, byte for byte the unbroken one
 #
@@ -21,7 +22,7 @@ EXTRAS := train,export,cpu,eval,cluster,dev
 export OMP_NUM_THREADS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test test-arm64 test-resume test-hostile test-browser test-rtx lint bench install
+.PHONY: demo test test-hls4ml test-arm64 test-resume test-hostile test-browser test-rtx lint bench install
 .DELETE_ON_ERROR:
 
 install: $(STAMP)
@@ -67,6 +68,12 @@ test-browser: $(STAMP)
 test-rtx: $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[rtx]'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m rtx --numprocesses auto --dist loadfile tests/deploy tests/benchmarks
+
+# hls4ml wants packages of its own, so it gets an environment beside ours.
+test-hls4ml: $(STAMP)
+	$(PYTHON) -m venv .venv-hls4ml
+	.venv-hls4ml/bin/python -m pip install --quiet 'hls4ml[onnx]==1.3.0' qonnx==1.0.0
+	HLS4ML_PYTHON=.venv-hls4ml/bin/python $(BIN)/python -m pytest -q -m hls4ml
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

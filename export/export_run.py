@@ -261,17 +261,7 @@ class _Job:
         )
 
     def _budget(self, target: str) -> TargetBudget:
-        exact = self.network.spec.exact and self.bits != FLOAT
-        budget = default_budget(target, self.bits, exact=exact)
-        settings = self.settings
-        engine, network = budget.engine, budget.network
-        if settings.engine_logits is not None:
-            engine = replace(engine, logits=settings.engine_logits)
-        if settings.engine_flips is not None:
-            engine = replace(engine, flips=settings.engine_flips)
-        if settings.least_agreement is not None and network.flips > 0.0:
-            network = replace(network, flips=1.0 - settings.least_agreement)
-        return TargetBudget(engine=engine, network=network)
+        return target_budget_of(self.network, self.bits, target, self.settings)
 
     def _record(
         self, model: ExportedModel, files: Mapping[str, Any], provenance: Mapping[str, Any]
@@ -307,6 +297,22 @@ class _Job:
                 "provenance": dict(provenance),
             },
         )
+
+
+def target_budget_of(
+    network: Network, bits: int, target: str, settings: ExportSettings
+) -> TargetBudget:
+    """The budget of a target's file at a bit-width: its default with what the settings change."""
+    exact = network.spec.exact and bits != FLOAT
+    budget = default_budget(target, bits, exact=exact)
+    engine, held = budget.engine, budget.network
+    if settings.engine_logits is not None:
+        engine = replace(engine, logits=settings.engine_logits)
+    if settings.engine_flips is not None:
+        engine = replace(engine, flips=settings.engine_flips)
+    if settings.least_agreement is not None and held.flips > 0.0:
+        held = replace(held, flips=1.0 - settings.least_agreement)
+    return TargetBudget(engine=engine, network=held)
 
 
 def budget_of(network: Network, least_agreement: float, code_flips: float) -> Budget:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.device.errors import InputError
+from deploy.device.errors import InputError, NothingToEvaluate
 from deploy.device.records import write_record
-from export.export_run import budget_of
-from export.fake_quantized import FakeQuantized
+from export.budget import logits_in_batches
+from export.export_run import ExportSettings, budget_of, target_budget_of
+from export.fake_quantized import FakeQuantized, network_logits
 from export.origin import require_origin
 from export.parity import Parity, check_parity
+from export.target_proofs import BATCH, TargetProof, prove_qdq, prove_qonnx
+from export.targets import ONNXRUNTIME, QONNX_TARGET
 from training.quantizers import FLOAT
 from training.run_folder import RunFolder
 
@@ -44,20 +49,9 @@ def parity_of_run(
         InputError: a file that is not exported, or damaged.
         NothingToEvaluate: there are no images.
     """
-    integer = [bits for bits in run.bit_widths if bits != FLOAT]
-    exported = [bits for bits in integer if run.model_file(bits).is_file()]
-    wanted = exported if bit_widths is None else list(bit_widths)
-    missing = [bits for bits in wanted if bits not in exported]
-    if missing or not wanted:
-        named = " ".join(map(str, missing or integer))
-        raise InputError(
-            f"{run.path} has no exported integer model at {named} bits (exported: "
-            f"{', '.join(map(str, exported)) or 'none'}); make it with: "
-            f"qadtr export {run.path} --bits {named}"
-        )
+    wanted = _exported(run, bit_widths, ONNXRUNTIME.name)
     network = run.load_network()
     for bits in wanted:
-        require_origin(run.model_file(bits), run.checkpoint_sha256)
         found = check_parity(
             run.model_file(bits),
             images,
@@ -67,3 +61,59 @@ def parity_of_run(
         facts = {"checkpoint_sha256": run.checkpoint_sha256, "bit_width": bits}
         write_record(run.records, "parity", {**found.to_json(), **facts}, provenance)
         yield found
+
+
+def proofs_of_run(
+    run: RunFolder,
+    target: str,
+    bit_widths: Sequence[int] | None,
+    images: NDArray[np.uint8],
+    settings: ExportSettings,
+    provenance: Mapping[str, Any],
+) -> Iterator[tuple[Path, TargetProof]]:
+    """Prove the exported files of a target with a budget once more; a record of each.
+
+    Args:
+        target: "tensorrt", "qcdq" or "qonnx"; the others as :func:`parity_of_run`, the budgets
+            those of ``settings``.
+
+    Yields:
+        The file, and what was found of it.
+
+    Raises:
+        EngineUnavailable: an engine that the proof needs is not installed.
+        InputError, NothingToEvaluate: as :func:`parity_of_run`.
+    """
+    if len(images) == 0:
+        raise NothingToEvaluate("a proof needs images, and there are none")
+    wanted = _exported(run, bit_widths, target)
+    network = run.load_network()
+    for bits in wanted:
+        path = run.model_file(bits, target)
+        budget = target_budget_of(network, bits, target, settings)
+        logits = logits_in_batches(partial(network_logits, network, bits), images, BATCH)
+        if target == QONNX_TARGET:
+            proof = prove_qonnx(path, images, logits, budget)
+        else:
+            proof = prove_qdq(target, path, images, logits, budget)
+        facts = {"checkpoint_sha256": run.checkpoint_sha256, "bit_width": bits}
+        write_record(run.records, "target-proof", {**proof.to_json(), **facts}, provenance)
+        yield path, proof
+
+
+def _exported(run: RunFolder, bit_widths: Sequence[int] | None, target: str) -> list[int]:
+    """The integer bit-widths to check, each with a file of this very checkpoint."""
+    integer = [bits for bits in run.bit_widths if bits != FLOAT]
+    exported = [bits for bits in integer if run.model_file(bits, target).is_file()]
+    wanted = exported if bit_widths is None else list(bit_widths)
+    missing = [bits for bits in wanted if bits not in exported]
+    if missing or not wanted:
+        named = missing or integer
+        raise InputError(
+            f"{run.path} has no exported integer model at {' '.join(map(str, named))} bits "
+            f"(exported: {', '.join(map(str, exported)) or 'none'}); make it with: "
+            f"{run.export_command(named, target)}"
+        )
+    for bits in wanted:
+        require_origin(run.model_file(bits, target), run.checkpoint_sha256)
+    return wanted

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from textwrap import indent
 
 from qadtr.commands.shared import add_data
 
@@ -20,12 +21,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--images", type=int, metavar="N", help="how many (default: all)")
     parser.add_argument(
+        "--target",
+        default="onnxruntime",
+        choices=("onnxruntime", "tensorrt", "qcdq", "qonnx"),
+        help="default: onnxruntime; the others are held to their budgets",
+    )
+    parser.add_argument(
         "--least-agreement",
         type=float,
-        default=0.995,
         metavar="SHARE",
         help="share of the images that must keep the fake-quantized network's class "
-        "(default: 0.995)",
+        "(default: that of qadtr export)",
     )
     parser.add_argument(
         "--code-flips",
@@ -42,10 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print what was found of each file, layer by layer; 2 when one of them is no parity."""
+    from deploy.device.errors import UsageError
     from deploy.device.files import write_atomic
     from deploy.device.records import provenance
     from eval.report.parity_page import parity_page
-    from export.parity_run import parity_of_run
+    from export.export_run import LEAST_AGREEMENT, ExportSettings
+    from export.parity_run import parity_of_run, proofs_of_run
     from qadtr.commands.shared import repository
     from training.data.subset import chosen_indices
     from training.run_folder import RunFolder
@@ -57,13 +65,28 @@ def run(arguments: argparse.Namespace) -> int:
         seed=folder.seed,
         data={"name": split.name, "split": split.split, "digest": split.digest},
     )
+    images = split.images[chosen_indices(len(split), arguments.images)]
+    agreement = arguments.least_agreement
     failed = False
+    if arguments.target != "onnxruntime":
+        if arguments.html is not None:
+            raise UsageError(
+                "--html draws layers, which only the target onnxruntime is compared by"
+            )
+        settings = ExportSettings(least_agreement=agreement)
+        for path, proof in proofs_of_run(
+            folder, arguments.target, arguments.bits, images, settings, facts
+        ):
+            print(f"{path.name}: {'within its budget' if proof.ok else 'OVER ITS BUDGET'}")
+            print(indent(proof.summary(), "  "))
+            failed = failed or not proof.ok
+        return 2 if failed else 0
     drawn = []
     for found in parity_of_run(
         folder,
         arguments.bits,
-        split.images[chosen_indices(len(split), arguments.images)],
-        arguments.least_agreement,
+        images,
+        LEAST_AGREEMENT if agreement is None else agreement,
         arguments.code_flips,
         facts,
     ):

@@ -127,3 +127,26 @@ def test_int8_storage_serves_runtimes_that_know_no_low_bits(run: Path, tmp_path:
         ("", 13), ("com.microsoft", 1),
     }  # fmt: skip
     assert "Cast" not in {node.op_type for node in model.graph.node}
+
+
+def test_parity_proves_the_files_of_a_target_once_more(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    words = ["parity", str(copy), "--images", "16", "--target", "qcdq"]
+    assert main([*words, "--least-agreement", "0.8"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("qcdq-4.onnx: within its budget\n  onnxruntime-cpu against")
+    assert main([*words, "--html", str(tmp_path / "page.html")]) == 4
+    path = copy / "export" / "qcdq-4.onnx"
+    model = onnx.load(path)
+    bias = next(t for t in model.graph.initializer if t.name == "logits.b")
+    moved = onnx.numpy_helper.to_array(bias).copy()
+    moved[0] += 100.0
+    bias.CopyFrom(onnx.numpy_helper.from_array(moved, bias.name))
+    onnx.save(model, path)
+    assert main(words) == 2
+    assert "OVER ITS BUDGET" in capsys.readouterr().out
+    path.unlink()
+    assert main(words) == 2
+    assert "--bits 4 --target qcdq" in capsys.readouterr().err
