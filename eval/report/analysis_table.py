@@ -13,7 +13,7 @@ from eval.analyses.means import Mean
 from eval.analyses.record import analyses_from_records
 from eval.checks.record import LOWER_BOUND, MARK, attack_checks_from_records
 from eval.report.numbers import MISSING, interval, percent
-from eval.report.rows import bits_label, model_name
+from eval.report.rows import PLAIN, bits_label, model_name
 
 HEADER = (
     "network",
@@ -49,6 +49,11 @@ def analysis_rows(records: Iterable[Mapping[str, Any]]) -> list[list[str]]:
     records = list(records)
     checks = attack_checks_from_records(records)
     rows: dict[tuple[str, str, int], Row] = {}
+    defended = {
+        record["payload"]["model"]["checkpoint_sha256"]
+        for record in records
+        if record["kind"] in KINDS and record["payload"]["model"]["defense"] not in PLAIN
+    }
 
     def row_of(payload: Mapping[str, Any], bits: int) -> Row:
         model = payload["model"]
@@ -98,8 +103,11 @@ def analysis_rows(records: Iterable[Mapping[str, Any]]) -> list[list[str]]:
             ]
             for row in same or [row_of({**payload, "patch": {"sha256": ""}}, at["bit_width"])]:
                 row[HEADER[9]] = _largest(at)
-    order = [(row[HEADER[0]], -bits, patch, row) for (_, patch, bits), row in rows.items()]
-    ordered = [row for *_, row in sorted(order, key=lambda entry: entry[:3])]
+    order = [
+        (sha in defended, row[HEADER[0]], -bits, patch, row)
+        for (sha, patch, bits), row in rows.items()
+    ]
+    ordered = [row for *_, row in sorted(order, key=lambda entry: entry[:4])]
     return [[row.get(name, MISSING) for name in HEADER] for row in ordered]
 
 
