@@ -10,15 +10,12 @@ from __future__ import annotations
 import json
 import logging
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.tensorboard import SummaryWriter
@@ -33,11 +30,13 @@ from training.config import TrainingConfig
 from training.data import ImageSet
 from training.defenses import Batch, Defense, TrainingFacts, build_defense, resolved
 from training.distillation import distilled, teacher_logits, teacher_of
-from training.networks import Network, NetworkSpec, build_network
+from training.networks import NetworkSpec, build_network
+from training.prediction import predict
 from training.quantizers import check_bit_widths
 from training.randomness import SETUP, generator_for
 from training.ranks import Ranks, check_batch
 from training.run_state import RESUME, RunState, read_run_state
+from training.running_means import RunningMeans
 from training.warm_start import start_from
 
 logger = logging.getLogger(__name__)
@@ -85,21 +84,6 @@ def train(
     """
     run = TrainingRun(config, training_set, holdout, run_dir, options, ranks)
     return run.finish(make_provenance)
-
-
-@torch.no_grad()
-def predict(
-    network: Network, images: NDArray[np.uint8], bits: int, batch_size: int = 125
-) -> NDArray[np.int64]:
-    """Predicted classes, int64 (N,), of the (fake-quantized) network at ``bits``."""
-    device = next(network.parameters()).device
-    predicted = []
-    with network.at(bits):
-        for start in range(0, len(images), batch_size):
-            pixels = torch.from_numpy(images[start : start + batch_size]).to(device)
-            logits = network(pixels.float().contiguous(memory_format=torch.channels_last))
-            predicted.append(logits.argmax(dim=1).cpu().numpy())
-    return np.concatenate(predicted).astype(np.int64)
 
 
 class TrainingRun:
@@ -240,7 +224,7 @@ class TrainingRun:
         if self.ranks.first:
             writer = SummaryWriter(str(self.run_dir / "tensorboard"), purge_step=self.step)
         last = min(self.steps, self.options.stop_after or self.steps)
-        tracked = _Running()
+        tracked = RunningMeans()
         disable = None if self.options.progress is None else not self.options.progress
         disable = disable if self.ranks.first else True
         with tqdm(
@@ -251,7 +235,7 @@ class TrainingRun:
                 bar.update(1)
                 if self.step % self.steps_per_epoch == 0 or self.step == last:
                     self._end_of_epoch(tracked, bar, writer)
-                    tracked = _Running()
+                    tracked = RunningMeans()
                 if self.step % self.options.save_every == 0 or self.step == last:
                     self._save()
         if writer is not None:
@@ -370,7 +354,7 @@ class TrainingRun:
                 f"(bit-width {self.network.bit_width}); lower training.learning_rate"
             )
 
-    def _end_of_epoch(self, tracked: _Running, bar: Any, writer: SummaryWriter | None) -> None:
+    def _end_of_epoch(self, tracked: RunningMeans, bar: Any, writer: SummaryWriter | None) -> None:
         if self.ranks.count > 1:
             self.ranks.require_same(tensor_bytes(self.state(), {}), "weights or patches")
         row = {"step": self.step, "epoch": round(self.step / self.steps_per_epoch, 3)}
@@ -424,26 +408,3 @@ class TrainingRun:
             self.average.load_state(found.of("average"))
         self.step, self.history = found.step, found.history
         logger.info("resumed at step %d of %d", self.step, self.steps)
-
-
-class _Running:
-    """Means of the steps since the last report."""
-
-    def __init__(self) -> None:
-        self.loss = self.accuracy = 0.0
-        self.steps = self.images = 0
-        self.start = time.monotonic()
-
-    def add(self, loss: float, accuracy: float, images: int) -> None:
-        self.loss += loss
-        self.accuracy += accuracy
-        self.steps += 1
-        self.images += images
-
-    def summary(self) -> dict[str, float]:
-        seconds = max(1e-9, time.monotonic() - self.start)
-        return {
-            "loss": self.loss / self.steps,
-            "accuracy": self.accuracy / self.steps,
-            "images_per_s": self.images / seconds,
-        }

@@ -20,8 +20,8 @@ from export.passes.qonnx_graph import QonnxGraph
 from export.passes.rule import LoweringError
 from export.qonnx_execution import execute_qonnx
 from export.qonnx_from_network import write_qonnx
-from training.loop import predict
 from training.networks import Network, NetworkSpec, build_network
+from training.prediction import predict
 
 BIT_WIDTHS = (32, 8, 5, 4, 3, 2)
 
