@@ -335,7 +335,7 @@ def _evaluation(record: Mapping[str, Any]) -> str:
         f"`qadtr eval` of {record['network']}, {record['bits']}-bit codes, {record['threads']} "
         f"thread, {record['images']:,} images × {record['patches']} patch sets, everything but the "
         f"drift: {_ratio(record['whole_over_engine'])} times the bare engine on as many images; "
-        f"median and quartiles of {record['rounds']} rounds."
+        f"CPU time, median and quartiles of {record['rounds']} rounds."
     )
 
 
