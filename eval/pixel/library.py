@@ -11,6 +11,9 @@ ART draws from numpy's global generator, which :func:`perturbed` seeds and puts 
 
 from __future__ import annotations
 
+import importlib
+import logging
+import logging.config
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -93,16 +96,35 @@ def perturbed(
     return result
 
 
-def art_classifier(
-    module: nn.Module, input_shape: tuple[int, ...], classes: int, network: SwitchableNetwork
-) -> Any:
-    """The library's classifier around a module that takes pixels 0…1."""
+def load_library() -> None:
+    """Import ART without the logging that it sets up for everybody.
+
+    Its ``__init__`` calls ``logging.config.dictConfig``, which shuts down every handler that there
+    is: the program's own, and absl's (which TensorBoard brings), whose closing closes the stream
+    that it was made on.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    configure = logging.config.dictConfig
+    logging.config.dictConfig = lambda config: None
     try:
-        from art.estimators.classification import PyTorchClassifier
+        importlib.import_module("art")
     except ImportError as error:
         raise InputError(
             f"pixel attacks need {LIBRARY} ({error}); install it with: pip install 'qadtr[eval]'"
         ) from error
+    finally:
+        logging.config.dictConfig = configure
+
+
+def art_classifier(
+    module: nn.Module, input_shape: tuple[int, ...], classes: int, network: SwitchableNetwork
+) -> Any:
+    """The library's classifier around a module that takes pixels 0…1."""
+    load_library()
+    from art.estimators.classification import PyTorchClassifier
+
     return PyTorchClassifier(
         model=module,
         loss=nn.CrossEntropyLoss(),

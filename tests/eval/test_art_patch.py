@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from deploy.device.success import attack_success
-from eval.pixel.library import AtBitWidth, art_classifier
+from eval.pixel.library import AtBitWidth, art_classifier, load_library
 from eval.predictions import SwitchableNetwork, predict
 from eval.supplied.placing import PlacingSettings, placed_patch_sets
 from eval.supplied.reading import read_supplied
@@ -25,6 +25,7 @@ TARGET = 3
 @pytest.fixture(scope="module")
 def art_patch(digit_network: SwitchableNetwork, digits: ImageSet) -> Any:
     """ART's attack after a few of its steps, always pasted at the centre."""
+    load_library()
     from art.attacks.evasion.adversarial_patch.adversarial_patch_numpy import AdversarialPatchNumpy
 
     class Mended(AdversarialPatchNumpy):

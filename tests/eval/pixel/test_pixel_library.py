@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deploy.device.errors import InputError
-from eval.pixel.library import AtBitWidth, art_classifier, perturbed
+from eval.pixel.library import AtBitWidth, art_classifier, load_library, perturbed
 from eval.pixel.settings import PIXEL_ATTACKS, PixelSettings
 from eval.predictions import SwitchableNetwork, predict
 from training.data import ImageSet
@@ -101,6 +103,7 @@ class Bare(nn.Module):
 def test_autoattack_agrees_on_our_wrapper_and_on_the_bare_module(
     digit_network: SwitchableNetwork, held_out_digits: ImageSet
 ) -> None:
+    load_library()
     from art.attacks.evasion import AutoAttack, AutoProjectedGradientDescent, SquareAttack
 
     images = held_out_digits.images[:COUNT].astype(np.float32) / 255.0
@@ -147,3 +150,24 @@ def test_the_network_is_left_as_it_was(
     attacked(digit_network, held_out_digits, attack="fgsm")
     assert all(torch.equal(value, before[key]) for key, value in digit_network.state_dict().items())
     assert not digit_network.training
+
+
+def test_loading_the_library_leaves_the_program_s_logging_alone() -> None:
+    program = """
+import io, logging
+stream = io.StringIO()
+class Closing(logging.StreamHandler):
+    def close(self):
+        self.stream.close()
+        super().close()
+logging.getLogger().addHandler(Closing(stream))
+from eval.pixel.library import load_library
+load_library()
+load_library()
+logging.getLogger().warning("still heard")
+assert "still heard" in stream.getvalue()
+assert logging.config.dictConfig({"version": 1, "disable_existing_loggers": False}) is None
+assert stream.closed, "ART's own call would have done this"
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
