@@ -247,6 +247,7 @@ def _of_benchmarks(folder: Path) -> list[str]:
         "training-step": _training_step,
         "patch-attacks": patch_attacks_rows,
         "evaluation": _evaluation,
+        "validator": _validator,
     }
     for path in sorted(folder.glob("*.json")):
         record = read_json(path)
@@ -291,6 +292,15 @@ def _speed(record: Mapping[str, Any]) -> str:
 def _ratio_and_steady(value: Mapping[str, Any]) -> str:
     steady = value["steady_median"]
     return f"{_ratio(value)}; {'–' if steady is None else f'{steady:.2f}'}"
+
+
+def _validator(record: Mapping[str, Any]) -> str:
+    text = (
+        f"ResNet-20, 4-bit codes, one thread, {record['images']:,} images × {record['patches']} "
+        "patches; start, memory and size against `import onnxruntime` alone."
+    )
+    rows = [[name, f"{value:,.3f}"] for name, value in record["figures"].items()]
+    return f"{text}\n\n{_table(['figure', 'value'], rows)}"
 
 
 def _sizes(record: Mapping[str, Any]) -> str:
