@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,8 @@ from numpy.typing import NDArray
 from .device.errors import EngineUnavailable, InputError, UsageError
 from .device.files import read_bytes, sha256_of_bytes
 from .device.host import host_facts
-from .device.images import CHANNELS, check_images
+from .device.images import CHANNELS
+from .device.model_engine import ModelEngine
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class CompiledLayer:
     kernel: str
 
 
-class OpenVinoEngine:
+class OpenVinoEngine(ModelEngine):
     """One ONNX file in OpenVINO, on the CPU.
 
     Args:
@@ -141,67 +141,21 @@ class OpenVinoEngine:
             )
         return tuple(layers)
 
-    def __enter__(self) -> OpenVinoEngine:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def close(self) -> None:
         """Free the compiled model; again is no error."""
         self._request = None
 
-    def run(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the logits, float32 N×C, of one batch, uint8 N×3×H×W.
+    @property
+    def _is_open(self) -> bool:
+        return self._request is not None
 
-        Raises:
-            InputError: another type or shape, or logits that are NaN or infinite.
-            NothingToEvaluate: N is 0.
-            UsageError: the engine is closed.
-        """
-        if self._request is None:
-            raise UsageError(f"the engine for {self._model} is closed; open it again")
-        check_images(batch, expected_shape=self.input_shape)
-        if self.batch_size is not None and len(batch) != self.batch_size:
-            raise InputError(
-                f"{self._model} takes batches of {self.batch_size} images, got {len(batch)}"
-            )
+    def _logits(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         try:
             found = self._request.infer({INPUT_NAME: np.ascontiguousarray(batch)})
         except Exception as error:  # see __init__
             raise InputError(f"OpenVINO failed to run {self._model}: {_one_line(error)}") from error
         logits: NDArray[np.float32] = next(iter(found.values())).copy()
-        if logits.shape != (len(batch), self.classes) or not np.isfinite(logits).all():
-            raise InputError(
-                f"{self._model} gave logits of shape {logits.shape}, or NaN or infinite ones: it "
-                "is damaged"
-            )
         return logits
-
-    def predict(self, images: NDArray[np.uint8], batch_size: int = 64) -> NDArray[np.int64]:
-        """Return the class, int64 N, of each image; between equal logits the lowest wins.
-
-        Raises:
-            InputError, NothingToEvaluate, UsageError: as :meth:`run`; a batch size under 1.
-        """
-        if batch_size < 1:
-            raise UsageError(f"expected a batch size of 1 or more, got {batch_size}")
-        check_images(images, expected_shape=self.input_shape)
-        step = self.batch_size or batch_size
-        predictions = np.empty(len(images), dtype=np.int64)
-        for start in range(0, len(images), step):
-            batch = images[start : start + step]
-            count = len(batch)
-            if self.batch_size is not None and count < step:
-                filling = np.zeros((step - count, *self.input_shape), dtype=np.uint8)
-                batch = np.concatenate([batch, filling])
-            predictions[start : start + count] = self.run(batch)[:count].argmax(axis=1)
-        return predictions
 
 
 def _openvino() -> Any:

@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 
 from deploy.bundle import BundleContents, BundleModel, BundlePatch, Thresholds, write_bundle
 from deploy.device.errors import EngineUnavailable, InputError, UsageError
-from deploy.device.golden import check_logits, logits_bytes, run_all
+from deploy.device.golden import check_logits, logits_bytes
 from deploy.device.host import host_facts
 from deploy.device.machine_proof import machine_entry
 from deploy.device.manifest import ModelFacts
+from deploy.device.model_engine import run_all
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine, onnxruntime_version
 from deploy.device.patch_set import PatchSet, read_patch_set
 from deploy.device.validation import profiled_kinds

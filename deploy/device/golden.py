@@ -12,6 +12,7 @@ from .engine_protocol import Engine
 from .errors import InputError
 from .files import sha256_of_bytes
 from .manifest import ModelFacts
+from .model_engine import run_all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,24 +47,6 @@ class GoldenResult:
 def logits_bytes(logits: NDArray[np.float32]) -> bytes:
     """Return what a SHA-256 of logits is taken of: little-endian float32, image after image."""
     return logits.astype("<f4").tobytes()
-
-
-def run_all(
-    engine: Engine, images: NDArray[np.uint8], batch_size: int | None = None
-) -> NDArray[np.float32]:
-    """Return the logits, float32 N×C, of images uint8 N×3×H×W; a fixed batch size is filled up.
-
-    ``batch_size`` images go in one call, all where None.
-    """
-    step = engine.batch_size or batch_size or len(images)
-    parts = []
-    for start in range(0, len(images), step):
-        batch = images[start : start + step]
-        missing = (engine.batch_size or len(batch)) - len(batch)
-        if missing:
-            batch = np.concatenate([batch, np.zeros((missing, *batch.shape[1:]), np.uint8)])
-        parts.append(engine.run(batch)[: step - missing])
-    return np.concatenate(parts)
 
 
 def check_logits(

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from .engine_protocol import Engine
 from .errors import NothingToEvaluate
 from .gate import Check, Outcome, drift_at_most, share_at_least, share_at_most
-from .golden import logits_bytes, run_all
+from .golden import logits_bytes
+from .model_engine import run_all
 from .patch_set import random_floor
 from .sequential import SequentialGate
 from .success import AttackSuccess, attack_success

@@ -6,8 +6,7 @@ import logging
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +14,8 @@ from numpy.typing import NDArray
 from .errors import EngineUnavailable, InputError, UsageError
 from .files import read_bytes, sha256_of_bytes, write_atomic
 from .host import host_facts
-from .images import CHANNELS, check_images
+from .images import CHANNELS
+from .model_engine import ModelEngine
 from .onnx_operators import asks_for_integers, operators_of
 from .onnx_outputs import with_outputs
 
@@ -40,7 +40,7 @@ class _Session(Protocol):
     def end_profiling(self) -> str: ...
 
 
-class OnnxRuntimeEngine:
+class OnnxRuntimeEngine(ModelEngine):
     """One ONNX file in ONNX Runtime.
 
     The file has a single input ``images``, uint8 N×3×H×W with fixed H and W, and a single output
@@ -215,17 +215,6 @@ class OnnxRuntimeEngine:
         self.batch_size: int | None = shape[0] if isinstance(shape[0], int) else None
         self.classes: int = logits_shape[1]
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def close(self) -> None:
         """Free the session and write the profile that was asked for; again is no error.
 
@@ -241,27 +230,12 @@ class OnnxRuntimeEngine:
         finally:
             self._scratch.cleanup()
 
-    def run(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the logits of one batch.
+    @property
+    def _is_open(self) -> bool:
+        return self._session is not None
 
-        Args:
-            batch: uint8, N×3×H×W; N as the file fixes it, if it does.
-
-        Returns:
-            float32, N×C, all finite.
-
-        Raises:
-            InputError: another type or shape, a failure inside the engine, NaN or infinity.
-            NothingToEvaluate: N is 0.
-            UsageError: the engine is closed.
-        """
-        if self._session is None:
-            raise UsageError(f"the engine for {self._model} is closed; open it again")
-        check_images(batch, expected_shape=self.input_shape)
-        if self.batch_size is not None and len(batch) != self.batch_size:
-            raise InputError(
-                f"{self._model} takes batches of {self.batch_size} images, got {len(batch)}"
-            )
+    def _logits(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        assert self._session is not None
         try:
             (logits,) = self._session.run([OUTPUT_NAME], {INPUT_NAME: self._taken(batch)})
         except Exception as error:  # see _open
@@ -269,43 +243,7 @@ class OnnxRuntimeEngine:
                 f"ONNX Runtime failed to run {self._model}: {_one_line(error)}"
             ) from error
         result: NDArray[np.float32] = logits
-        if result.shape != (len(batch), self.classes):
-            raise InputError(
-                f"{self._model} gave logits of shape {result.shape}, "
-                f"expected {(len(batch), self.classes)}"
-            )
-        if not np.isfinite(result).all():
-            raise InputError(f"{self._model} gave logits that are NaN or infinite: it is damaged")
         return result
-
-    def predict(self, images: NDArray[np.uint8], batch_size: int = 64) -> NDArray[np.int64]:
-        """Return the class of each image; between equal logits the lowest class wins.
-
-        Args:
-            images: uint8, N×3×H×W.
-            batch_size: images a run, at least 1; a file that fixes its own is run with that.
-
-        Returns:
-            int64, N.
-
-        Raises:
-            InputError: as :meth:`run`.
-            NothingToEvaluate: N is 0.
-            UsageError: the engine is closed, or a batch size under 1.
-        """
-        if batch_size < 1:
-            raise UsageError(f"expected a batch size of 1 or more, got {batch_size}")
-        check_images(images, expected_shape=self.input_shape)
-        step = self.batch_size or batch_size
-        predictions = np.empty(len(images), dtype=np.int64)
-        for start in range(0, len(images), step):
-            batch = images[start : start + step]
-            count = len(batch)
-            if self.batch_size is not None and count < step:
-                filling = np.zeros((step - count, *self.input_shape), dtype=np.uint8)
-                batch = np.concatenate([batch, filling])
-            predictions[start : start + count] = self.run(batch)[:count].argmax(axis=1)
-        return predictions
 
 
 def codes_from_onnxruntime(

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from .engine_protocol import Engine
 from .errors import InputError, NothingToEvaluate, UsageError
-from .golden import run_all
 from .measuring import UNSEEN, Measurement, seen, shuffled
+from .model_engine import run_all
 from .pasting import paste
 from .patch_set import PatchSet
 from .sparse_rs import Location, SparseRsSettings, search_per_image

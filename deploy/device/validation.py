@@ -21,12 +21,13 @@ from .errors import InputError, QadtrError, UsageError
 from .figures import clean_figures, patch_figures
 from .files import sha256_of_bytes
 from .gate import exit_code_of, share_at_most
-from .golden import check_codes, check_logits, logits_bytes, run_all
+from .golden import check_codes, check_logits, logits_bytes
 from .host import host_facts, peak_memory_bytes
 from .latency import measure_latency
 from .machine_proof import check_proved_logits, proof_line
 from .manifest import ModelFacts
 from .measuring import Measurement, checks_of, measure
+from .model_engine import run_all
 from .onnxruntime_engine import OnnxRuntimeEngine, codes_from_onnxruntime, onnxruntime_version
 from .patch_set import write_patch_set
 from .profile_check import check_against_certificate, kinds_that_ran

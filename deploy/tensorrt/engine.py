@@ -9,16 +9,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..device.errors import InputError, UsageError
 from ..device.files import read_bytes
-from ..device.golden import run_all
-from ..device.images import check_images, int8_codes
+from ..device.images import int8_codes
+from ..device.model_engine import ModelEngine
 from .batches import BatchRunner, Enqueue
 from .bindings import TENSORRT, TENSORRT_RTX, Bindings, Flavour, load
 from .builder import NEVER_RUN, build_plan, deserialised, inspected
@@ -31,7 +30,7 @@ from .options import CURRENT, BuildOptions
 logger = logging.getLogger(__name__)
 
 
-class TensorRtEngine:
+class TensorRtEngine(ModelEngine):
     """One ONNX file in TensorRT 10 or 11, on a GPU.
 
     Args:
@@ -166,17 +165,6 @@ class TensorRtEngine:
         """How many layers of each kind the engine runs on int8 codes: all that it has."""
         return self._kinds
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def close(self) -> None:
         """Free the engine and what it holds on the GPU; again is no error."""
         self._runner = None
@@ -184,38 +172,13 @@ class TensorRtEngine:
         self._engine = self._runtime = None
         self._device.close()
 
-    def run(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the logits, float32 N×C, of one batch, uint8 N×3×H×W.
+    @property
+    def _is_open(self) -> bool:
+        return self._runner is not None
 
-        Raises:
-            InputError: another type or shape, a failure of the GPU, logits that are NaN or
-                infinite.
-            NothingToEvaluate: N is 0.
-            UsageError: the engine is closed.
-        """
-        if self._runner is None:
-            raise UsageError(f"the engine for {self._model} is closed; open it again")
-        check_images(batch, expected_shape=self.input_shape)
-        if self.batch_size is not None and len(batch) != self.batch_size:
-            raise InputError(
-                f"{self._model} takes batches of {self.batch_size} images, got {len(batch)}"
-            )
-        logits = self._runner.run(int8_codes(batch))
-        if not np.isfinite(logits).all():
-            raise InputError(f"{self._model} gave logits that are NaN or infinite: it is damaged")
-        return logits
-
-    def predict(self, images: NDArray[np.uint8], batch_size: int = 64) -> NDArray[np.int64]:
-        """Return the class, int64 N, of each image; between equal logits the lowest wins.
-
-        Raises:
-            InputError, NothingToEvaluate, UsageError: as :meth:`run`; a batch size under 1.
-        """
-        if batch_size < 1:
-            raise UsageError(f"expected a batch size of 1 or more, got {batch_size}")
-        check_images(images, expected_shape=self.input_shape)
-        classes: NDArray[np.int64] = run_all(self, images, batch_size).argmax(axis=1)
-        return classes
+    def _logits(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        assert self._runner is not None
+        return self._runner.run(int8_codes(batch))
 
 
 class TensorRtRtxEngine(TensorRtEngine):

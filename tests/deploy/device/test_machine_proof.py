@@ -16,11 +16,12 @@ from deploy.device.bundle_reading import Bundle
 from deploy.device.command import main
 from deploy.device.errors import InputError
 from deploy.device.files import npz_bytes, sha256_of_bytes
-from deploy.device.golden import logits_bytes, run_all
+from deploy.device.golden import logits_bytes
 from deploy.device.host import host_facts
 from deploy.device.json_schema import load_schema
 from deploy.device.machine_proof import machine_entry, proof_line
 from deploy.device.manifest import ModelFacts
+from deploy.device.model_engine import run_all
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
 from deploy.device.stored_zip import write_stored_zip
 from deploy.machine_proof import DeviceReports
