@@ -52,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         model = folder / "model.onnx"
         lower(qonnx, model)
         bare, whole = _measure(model, folder, arguments.images, arguments.patches, arguments.rounds)
+    found = ratio(whole, bare)
     record = {
         "benchmark": "evaluation",
         "network": NETWORK,
@@ -60,9 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "images": arguments.images,
         "patches": arguments.patches,
         "rounds": arguments.rounds,
-        "whole_over_engine": ratio(whole, bare),
+        "whole_over_engine": found,
     }
-    found = ratio(whole, bare)
     print(
         f"{NETWORK}, {BITS}-bit codes, {arguments.images} images × {arguments.patches} patch sets: "
         f"{found['median']:.3f} ({found['lower_quartile']:.3f}–{found['upper_quartile']:.3f}) "

@@ -8,10 +8,9 @@ from eval.drift.chain import pasted
 from eval.drift.record import DriftRecord, StepFacts
 from eval.drift.run import Attribution, BundleDrift
 from eval.drift.table import drift_table, flip_words
+from eval.report.document import document
 from eval.report.html import Html, tag
-from eval.report.page import POLICY
 from eval.report.pictures import image_tag, png_bytes
-from eval.report.style import STYLE
 
 SHOWN = 24
 """Images, at most, that a step shows."""
@@ -21,16 +20,8 @@ def drift_page(drift: BundleDrift) -> str:
     """The page as text; no other file, no network and no script are needed."""
     first = drift.found[0].record
     title = f"Drift of {first['model']['bundle']}"
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        Html(f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'),
-        tag("title", title),
-        tag("style", Html(STYLE)),
-    )
-    body = tag(
-        "body",
+    return document(
+        title,
         tag(
             "header",
             tag("h1", title),
@@ -39,7 +30,6 @@ def drift_page(drift: BundleDrift) -> str:
         ),
         tag("main", [_section(drift, one) for one in drift.found]),
     )
-    return "<!doctype html>\n" + tag("html", head, body, lang="en")
 
 
 _INTRODUCTION = (

@@ -10,9 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from eval.report.document import document
 from eval.report.html import Html, join, tag
-from eval.report.page import POLICY
-from eval.report.style import STYLE
 from export.parity_report import LayerParity, Parity
 
 _WIDTH, _ROW, _LEFT, _RIGHT, _TOP, _BOTTOM = 640.0, 22.0, 170.0, 80.0, 8.0, 34.0
@@ -33,16 +32,8 @@ def parity_page(name: str, found: Sequence[Parity]) -> str:
         tag("li", tag("a", parity.model, href=f"#model-{index}"))
         for index, parity in enumerate(found)
     ]
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        Html(f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'),
-        tag("title", title),
-        tag("style", Html(STYLE)),
-    )
-    body = tag(
-        "body",
+    return document(
+        title,
         tag("a", "To the models", href="#main", class_="skip"),
         tag(
             "header",
@@ -53,7 +44,6 @@ def parity_page(name: str, found: Sequence[Parity]) -> str:
         ),
         tag("main", sections, id="main"),
     )
-    return "<!doctype html>\n" + tag("html", head, body, lang="en")
 
 
 _INTRODUCTION = (
