@@ -21,20 +21,22 @@ def start_from(network: Network, checkpoint: Path) -> None:
 
     Convolutions, linear layer and biases are taken as they are.  A BatchNorm takes that of the
     same bit-width, or the float one where the other network has not that bit-width.  Activation
-    scales are taken for shared bit-widths; the others are set from the first batch, as ever.
+    scales are taken for shared bit-widths; the others are set from the first batch, as ever.  The
+    image size may be another one: a network trained on small images is a cheap start for large
+    ones, where its layers fit.
 
     Raises:
-        InputError: no such checkpoint, a damaged one, or one of another architecture, number of
-            classes or input size; one without the needed BatchNorm.
+        InputError: no such checkpoint, a damaged one, or one of another architecture or number of
+            classes; one without the needed BatchNorm, or with layers of other shapes.
     """
     sidecar = read_sidecar(checkpoint)
     table = sidecar.get("network")
     spec = network.spec
-    wanted = {"name": spec.name, "classes": spec.classes, "input_size": spec.input_size}
+    wanted = {"name": spec.name, "classes": spec.classes}
     if not isinstance(table, dict) or {key: table.get(key) for key in wanted} != wanted:
         raise InputError(
             f"training.warm_start: {checkpoint} holds {table}, this run needs {wanted}; train a "
-            "float network of the same name, classes and size first"
+            "float network of the same name and classes first"
         )
     tensors, _ = read_tensors(checkpoint)
     for name, own in persistent_tensors(network).items():

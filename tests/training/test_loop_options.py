@@ -17,7 +17,9 @@ from training.data import ImageSet
 from training.defenses import Batch
 from training.dry_run import dry_run
 from training.loop import RunOptions, TrainingRun, train
+from training.networks import build_network
 from training.run_state import RESUME
+from training.warm_start import start_from
 
 SHORT = {"epochs": 0.16, "batch_size": 32, "learning_rate": 0.05}
 
@@ -127,6 +129,12 @@ def test_a_warm_start_takes_the_float_weights_to_every_bit_width(
     assert warm.digest != cold.digest
     warm.network.train()
     assert math.isfinite(warm.one_step()[0])
+
+    spec = warm.network.spec
+    larger = build_network(replace(spec, input_size=2 * spec.input_size), torch.Generator())
+    start_from(larger, source)  # trained on smaller images
+    started = persistent_tensors(larger)["stem.conv.weight"]
+    assert torch.equal(started, given["stem.conv.weight"])
 
     other = {"name": "resnet20", "bit_widths": [8]}
     wrong = small_config(network=other, training={**SHORT, "warm_start": str(source)})
