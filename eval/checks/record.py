@@ -7,6 +7,7 @@ the table: a rate whose attack failed a check is only a lower bound of what an a
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict, cast, get_args
@@ -70,7 +71,8 @@ class ChecksRecord(TypedDict):
 
 @dataclass(frozen=True, kw_only=True)
 class AttackChecks:
-    """The checks of each network at each bit-width: of the most images, then the newest."""
+    """The checks of each network at each bit-width: for each check the record of the most images
+    that ran it, then the newest."""
 
     by_model: Mapping[tuple[str | None, int], ChecksRecord]
     """By checkpoint (SHA-256) and bit-width; the engine that a model runs on does not matter."""
@@ -128,7 +130,7 @@ def attack_checks_from_records(records: Iterable[Mapping[str, Any]]) -> AttackCh
     Raises:
         InputError: a checks record lacks a field.
     """
-    found: dict[tuple[str | None, int], ChecksRecord] = {}
+    found: dict[tuple[str | None, int], list[ChecksRecord]] = {}
     planted: list[ChecksRecord] = []
     for record in records:
         if record["kind"] != KIND:
@@ -138,12 +140,35 @@ def attack_checks_from_records(records: Iterable[Mapping[str, Any]]) -> AttackCh
         if model["planted"] is not None:
             planted.append(checked)
             continue
-        key = (model["checkpoint_sha256"], model["bit_width"])
-        before = found.get(key)
-        # A few images more that trip nothing must not hide what many have shown.
-        if before is None or checked["checked_images"] >= before["checked_images"]:
-            found[key] = checked
-    return AttackChecks(by_model=found, planted=tuple(planted))
+        found.setdefault((model["checkpoint_sha256"], model["bit_width"]), []).append(checked)
+    combined = {key: _combined(of_model) for key, of_model in found.items()}
+    return AttackChecks(by_model=combined, planted=tuple(planted))
+
+
+def _combined(records: Sequence[ChecksRecord]) -> ChecksRecord:
+    """One record of a model's (oldest first): each check as that of the most images found it.
+
+    A few images more that trip nothing must not hide what many have shown, and a record that did
+    not run a check says nothing of it. What is not from the record that gives the most checks tells
+    its own images and steps.
+    """
+    chosen: dict[str, tuple[ChecksRecord, CheckResult]] = {}
+    for record in sorted(records, key=lambda one: one["checked_images"]):
+        for check in record["checks"]:
+            if check["name"] not in chosen or check["status"] != "not run":
+                chosen[check["name"]] = (record, check)
+    counts = Counter(id(record) for record, _ in chosen.values())
+    most = max((record for record, _ in chosen.values()), key=lambda one: counts[id(one)])
+    checks = [
+        check if record is most or check["status"] == "not run" else _with_its_budget(record, check)
+        for record, check in chosen.values()
+    ]
+    return {**most, "checks": checks}
+
+
+def _with_its_budget(record: ChecksRecord, check: CheckResult) -> CheckResult:
+    budget = f"{record['checked_images']} images, {record['attack']['steps']} steps"
+    return {**check, "measured": f"{check['measured']} ({budget})"}
 
 
 def check_record(payload: Mapping[str, Any]) -> ChecksRecord:

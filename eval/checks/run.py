@@ -33,11 +33,24 @@ class ChecksRunSettings:
         split: "test" for final figures, "holdout" to choose settings.
         planted: name of a fake of ``eval.fakes.FAKES`` to put around the network, to see whether
             the checks find it.
+        only: names of the checks to run; None runs all. The others are *not run*: a later or
+            earlier record that ran them counts for them.
+
+    Raises:
+        InputError: ``only`` names no check, or one that is not in the catalogue.
     """
 
     bit_widths: tuple[int, ...] | None = None
     split: str = "test"
     planted: str | None = None
+    only: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.only or ()) - set(CATALOGUE))
+        if unknown or self.only == ():
+            raise InputError(
+                f"There is no check {', '.join(unknown) or 'named'}; known: {', '.join(CATALOGUE)}."
+            )
 
 
 def run_checks(
@@ -92,7 +105,8 @@ def run_checks(
             checkpoint_sha256=run.checkpoint_sha256,
             planted=settings.planted,
         )
-        about = [model, attack, images.digest, images.split, list(CATALOGUE)]
+        asked = [name for name in CATALOGUE if settings.only is None or name in settings.only]
+        about = [model, attack, images.digest, images.split, asked]
         key = sha256_of_bytes(json_bytes(about))
         if key not in known:
             title = f"checks, {run.path.name} at {bits} bits"
@@ -105,6 +119,7 @@ def run_checks(
                     battery,
                     source=loaded["source"],
                     undefended=loaded["undefended"],
+                    only=asked,
                     done=partial(bar.advance, 1),
                 )
             known[key] = ChecksRecord(

@@ -32,6 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the attacks (default: 0)")
     parser.add_argument(
+        "--only",
+        nargs="+",
+        metavar="CHECK",
+        help="run these alone (default: all), with more images or steps where one is undecided",
+    )
+    parser.add_argument(
         "--plant",
         metavar="FAKE",
         help="put a fake defense around the network, which the checks must find",
@@ -66,6 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
                 bit_widths=None if arguments.bits is None else tuple(arguments.bits),
                 split=arguments.split,
                 planted=arguments.plant,
+                only=None if arguments.only is None else tuple(arguments.only),
             ),
             provenance(repository=repository(), seed=arguments.seed, config=battery.as_record()),
             source=source,

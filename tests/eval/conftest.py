@@ -96,7 +96,7 @@ def _checks(
         },
         "images": {"name": "cifar10", "split": "test", "digest": "d", "n": 100, "classes": []},
         "checked_images": 64,
-        "attack": {},
+        "attack": {"steps": 100},
         "checks": [
             {"name": name, "status": status, "measured": "", "figures": {}}
             for name, status in zip(names, statuses, strict=False)

@@ -9,7 +9,7 @@ import pytest
 
 from deploy.device.records import read_records
 from eval.checks.catalogue import CATALOGUE
-from eval.checks.record import KIND, MARK, check_record, tripped
+from eval.checks.record import KIND, MARK, attack_checks_from_records, check_record, tripped
 from qadtr.__main__ import main
 
 pytestmark = pytest.mark.slow
@@ -51,6 +51,29 @@ def test_each_bit_width_gets_a_record_and_none_twice(
     assert len(list((run / "records").glob(f"{KIND}-*.json"))) == 3
 
 
+def test_one_check_alone_leaves_the_others_to_other_records(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["checks", str(run), *BUDGET, "--bits", "4"]
+    assert main([*words, "--only", "doubled-steps", "--images", "30"]) == 0
+    (record,) = (check_record(r["payload"]) for r in read_records(run / "records", KIND))
+    assert record["checked_images"] == 30
+    asked = [check["name"] for check in record["checks"] if check["status"] != "not run"]
+    assert asked == ["doubled-steps"]
+    assert [check["name"] for check in record["checks"]] == list(CATALOGUE)
+    assert main(words) == 0
+    assert len(read_records(run / "records", KIND)) == 2
+    capsys.readouterr()
+    with_all = attack_checks_from_records(read_records(run / "records"))
+    (found,) = with_all.by_model.values()
+    statuses = {check["name"]: check["status"] for check in found["checks"]}
+    assert [name for name, status in statuses.items() if status == "not run"] == [
+        "transfer",
+        "undefended",
+        "planted-fakes",
+    ]
+
+
 def test_a_planted_fake_is_found_and_says_nothing_of_the_network(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -74,6 +97,7 @@ def test_a_planted_fake_is_found_and_says_nothing_of_the_network(
         (["--set", "size_px=40"], "does not fit images of 32 px"),
         (["--images", "100000"], "expected 1 to"),
         (["--plant", "magic"], "gradient-killer"),
+        (["--only", "doubled"], "There is no check doubled; known: gradient-reaches-patch"),
         (["--source", "nowhere"], "there is no run folder nowhere"),
     ],
 )

@@ -43,6 +43,19 @@ def test_the_newest_checks_of_a_model_count(attack_checks: MakeChecks) -> None:
     assert found.words(model(bits=8)) == "not checked"
 
 
+def test_each_check_counts_as_the_most_images_found_it(attack_checks: MakeChecks) -> None:
+    few, many = attack_checks("undecided", "passed"), attack_checks("tripped", "not run")
+    many["payload"]["checked_images"] = few["payload"]["checked_images"] + 1
+    # Whichever is newer: more images count, and a check that was not run says nothing.
+    few["payload"]["key"], many["payload"]["key"] = "few", "many"
+    for records in ([few, many], [many, few]):
+        (record,) = attack_checks_from_records(records).by_model.values()
+        statuses = [check["status"] for check in record["checks"]]
+        assert statuses == ["tripped", "passed"]
+        budgets = [check["measured"].endswith("steps)") for check in record["checks"]]
+        assert sorted(budgets) == [False, True]  # one of them is from the other record, and says so
+
+
 def test_what_tripped_is_named_first(attack_checks: MakeChecks) -> None:
     found = attack_checks_from_records([attack_checks("passed", "tripped", "undecided", "not run")])
     assert found.tripped(model()) == ("randomness",)
