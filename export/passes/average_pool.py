@@ -25,6 +25,7 @@ from export.passes.rule import (
     Emit,
     Refusal,
     Rule,
+    activation_quantizer,
     byte,
     clip_codes,
     code_bounds,
@@ -60,9 +61,9 @@ def average_pool_pattern(node: onnx.NodeProto, context: Context) -> AveragePoolP
     x = context.codes.get(pool.input[0])
     if x is None:
         return Refusal(f"the pool's input {pool.input[0]!r} has no integer codes")
-    quantizer = context.source.quantizer(node)
-    if quantizer.scale.size != 1:
-        return Refusal("activations must have one scale per tensor")
+    quantizer = activation_quantizer(node, context)
+    if isinstance(quantizer, Refusal):
+        return quantizer
     return AveragePoolPattern(x=x, quantizer=quantizer, flat=flat)
 
 

@@ -40,6 +40,7 @@ from export.passes.rule import (
     LoweringError,
     Refusal,
     Rule,
+    activation_quantizer,
     byte,
     clamp_before,
     clip_codes,
@@ -145,9 +146,9 @@ def convolution_pattern(node: onnx.NodeProto, context: Context) -> ConvolutionPa
         if added is None:
             return Refusal("its bias is no constant")
         affine = Affine(gain=affine.gain, bias=affine.bias + affine.gain * added.reshape(-1))
-    quantizer = source.quantizer(node)
-    if quantizer.scale.size != 1:
-        return Refusal("activations must have one scale per tensor")
+    quantizer = activation_quantizer(node, context)
+    if isinstance(quantizer, Refusal):
+        return quantizer
     return ConvolutionPattern(
         layer=node.output[0],
         x=x,

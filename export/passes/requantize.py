@@ -29,6 +29,7 @@ from export.passes.rule import (
     Emit,
     Refusal,
     Rule,
+    activation_quantizer,
     byte,
     clip_codes,
     code_bounds,
@@ -49,9 +50,9 @@ class Requantize(Rule):
         x = context.codes.get(node.input[0])
         if x is None:
             return Refusal(f"its input {node.input[0]!r} has no integer codes")
-        quantizer = context.source.quantizer(node)
-        if quantizer.scale.size != 1:
-            return Refusal("activations must have one scale per tensor")
+        quantizer = activation_quantizer(node, context)
+        if isinstance(quantizer, Refusal):
+            return quantizer
         scale = np.float32(quantizer.scale.item())
         same = scale == x.scale
         exact = (np.arange(256) - x.zero_point) * (float(x.scale) / float(scale))

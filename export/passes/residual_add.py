@@ -22,6 +22,7 @@ from export.passes.rule import (
     Emit,
     Refusal,
     Rule,
+    activation_quantizer,
     byte,
     clamp_before,
     clip_codes,
@@ -52,9 +53,9 @@ def residual_add_pattern(node: onnx.NodeProto, context: Context) -> ResidualAddP
     if a is None or b is None:
         name = add.input[0] if a is None else add.input[1]
         return Refusal(f"the summand {name!r} has no integer codes (it is not quantized)")
-    quantizer = source.quantizer(node)
-    if quantizer.scale.size != 1:
-        return Refusal("activations must have one scale per tensor")
+    quantizer = activation_quantizer(node, context)
+    if isinstance(quantizer, Refusal):
+        return quantizer
     return ResidualAddPattern(summands=(a, b), quantizer=quantizer, clamp=clamp)
 
 

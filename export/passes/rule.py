@@ -168,6 +168,18 @@ def code_bounds(quantizer: Quantizer, clamp: Clamp = Clamp()) -> tuple[int, int,
     return zero_point, int(for_low) + zero_point, int(for_high) + zero_point
 
 
+def activation_quantizer(node: onnx.NodeProto, context: Context) -> Quantizer | Refusal:
+    """The parameters of the activation quantizer ``node``, whose codes have one scale.
+
+    Raises:
+        InputError: as :meth:`QonnxGraph.quantizer`.
+    """
+    quantizer = context.source.quantizer(node)
+    if quantizer.scale.size != 1:
+        return Refusal("activations must have one scale per tensor")
+    return quantizer
+
+
 def scalar(builder: GraphBuilder, value: np.float32) -> str:
     """The name of a float32 scalar constant."""
     return builder.constant(np.float32(value), "s")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import onnx
 
 from export.passes.qdq.dialect import Dialect, described, write_quantizer
-from export.passes.rule import Clamp, Context, Emit, Refusal, Rule
+from export.passes.rule import Clamp, Context, Emit, Refusal, Rule, activation_quantizer
 
 
 class QdqRequantize(Rule):
@@ -25,9 +25,9 @@ class QdqRequantize(Rule):
         x = context.codes.get(node.input[0])
         if x is None:
             return Refusal(f"its input {node.input[0]!r} has no integer codes")
-        quantizer = context.source.quantizer(node)
-        if quantizer.scale.size != 1:
-            return Refusal("activations must have one scale per tensor")
+        quantizer = activation_quantizer(node, context)
+        if isinstance(quantizer, Refusal):
+            return quantizer
         layer, source = node.output[0], x
 
         def emit() -> None:
