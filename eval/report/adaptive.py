@@ -16,6 +16,7 @@ from eval.checks.record import (
 from eval.report.html import Html, join, tag
 from eval.report.numbers import MISSING, interval, percent
 from eval.report.rows import bits_label, model_name
+from eval.report.scrolled_table import scrolled_table
 
 HEADER = (
     "network",
@@ -99,16 +100,8 @@ def adaptive_section(records: Iterable[Mapping[str, Any]]) -> Html:
         tag("tr", tag("th", row[0], scope="row"), [tag("td", cell) for cell in row[1:]])
         for row in rows
     ]
-    table = tag("table", tag("thead", head), tag("tbody", body))
     return join(
-        tag(
-            "div",
-            table,
-            class_="scroll",
-            role="region",
-            aria_label="What an attacker who knows each network achieves",
-            tabindex="0",
-        ),
+        scrolled_table(head, body, about="What an attacker who knows each network achieves"),
         [tag("p", line, class_="soft small") for line in explained(records)],
     )
 

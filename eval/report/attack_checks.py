@@ -18,6 +18,7 @@ from eval.checks.record import (
 from eval.report.html import Html, join, tag
 from eval.report.numbers import MISSING
 from eval.report.rows import bits_label, model_name
+from eval.report.scrolled_table import scrolled_table
 
 _TAGS = {"passed": "good", "tripped": "bad", "undecided": "warn", "not run": "warn"}
 
@@ -141,15 +142,7 @@ def _html(group: Sequence[ChecksRecord]) -> Html:
         for name in _names(group)
     ]
     title = _title(group)
-    table = tag("table", tag("caption", title), tag("thead", head), tag("tbody", rows))
-    return tag(
-        "div",
-        table,
-        class_="scroll",
-        role="region",
-        aria_label=f"Attack checks: {title}",
-        tabindex="0",
-    )
+    return scrolled_table(head, rows, about=f"Attack checks: {title}", caption=title)
 
 
 def _asks(name: str) -> str:

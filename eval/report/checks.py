@@ -15,6 +15,7 @@ from deploy.device.errors import InputError
 from eval.evaluation_record import ModelFacts
 from eval.report.html import Html, join, tag
 from eval.report.rows import FLOAT_BITS, bits_words, model_name
+from eval.report.scrolled_table import scrolled_table
 
 CERTIFICATE_KIND = "certificate"
 PARITY_KIND = "parity"
@@ -206,9 +207,8 @@ def _failures(texts: Iterable[str]) -> Html:
 def _layers(title: str, fields: tuple[str, ...], layers: list[Mapping[str, Any]]) -> Html:
     head = tag("tr", [tag("th", field.replace("_", " "), scope="col") for field in fields])
     rows = [tag("tr", [tag("td", _cell(layer[field])) for field in fields]) for layer in layers]
-    table = tag("table", tag("thead", head), tag("tbody", rows), class_="small")
-    region = tag("div", table, class_="scroll", role="region", aria_label=title, tabindex="0")
-    return tag("details", tag("summary", f"{title}: {len(layers)}"), region)
+    table = scrolled_table(head, rows, about=title, kind="small")
+    return tag("details", tag("summary", f"{title}: {len(layers)}"), table)
 
 
 def _cell(value: object) -> str:

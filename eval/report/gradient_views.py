@@ -11,6 +11,7 @@ from eval.report.analysis_table import mean_words
 from eval.report.html import Html, join, tag
 from eval.report.numbers import MISSING
 from eval.report.rows import bits_label
+from eval.report.scrolled_table import scrolled_table
 
 _PLACES = (
     ("patched", "inside", "with the patch, inside it"),
@@ -47,10 +48,7 @@ def _cosines(pairs: Sequence[Mapping[str, Any]], caption: str) -> Html:
         )
         for wide in rows
     ]
-    table = tag(
-        "table", tag("caption", caption), tag("thead", head), tag("tbody", body), class_="heat"
-    )
-    return tag("div", table, class_="scroll", role="region", aria_label=caption, tabindex="0")
+    return scrolled_table(head, body, about=caption, caption=caption, kind="heat")
 
 
 def _cosine(mean: Mean | None) -> Html:
@@ -88,8 +86,7 @@ def _measures(pairs: Sequence[Mapping[str, Any]], name: str) -> Html:
                     class_="first" if place == 0 else None,
                 )
             )
-    table = tag("table", tag("caption", caption), tag("thead", head), tag("tbody", body))
-    return tag("div", table, class_="scroll", role="region", aria_label=caption, tabindex="0")
+    return scrolled_table(head, body, about=caption, caption=caption)
 
 
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")

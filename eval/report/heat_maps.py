@@ -8,6 +8,7 @@ from eval.checks.record import LOWER_BOUND
 from eval.report.html import Html, join, tag
 from eval.report.matrices import Matrix, MatrixCell
 from eval.report.numbers import MISSING, interval, percent
+from eval.report.scrolled_table import scrolled_table
 
 LEAST = 2
 """Sources and targets of a matrix that is worth a map; a single row stands in the main table."""
@@ -51,19 +52,12 @@ def _map(matrix: Matrix) -> Html:
         )
         for source in matrix.sources
     ]
-    return tag(
-        "div",
-        tag(
-            "table",
-            tag("caption", f"{matrix.title}; {matrix.images}"),
-            tag("thead", head),
-            tag("tbody", body),
-            class_="heat",
-        ),
-        class_="scroll",
-        role="region",
-        aria_label=f"Transfer matrix: {matrix.title}",
-        tabindex="0",
+    return scrolled_table(
+        head,
+        body,
+        about=f"Transfer matrix: {matrix.title}",
+        caption=f"{matrix.title}; {matrix.images}",
+        kind="heat",
     )
 
 

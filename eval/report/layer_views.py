@@ -10,6 +10,7 @@ from eval.report.html import Html, join, tag
 from eval.report.line_chart import Axis, Point, baseline, drawn_series, line_chart
 from eval.report.map_images import map_table
 from eval.report.rows import bits_label, bits_words
+from eval.report.scrolled_table import scrolled_table
 
 
 def visibility_views(payload: Mapping[str, Any], name: str) -> Html:
@@ -59,7 +60,8 @@ def visibility_views(payload: Mapping[str, Any], name: str) -> Html:
         )
         for at in bits
     ]
-    return join(tag("div", charts, class_="charts"), _scrolled(caption, head, body))
+    table = scrolled_table(head, body, about=caption, caption=caption)
+    return join(tag("div", charts, class_="charts"), table)
 
 
 def feature_views(payload: Mapping[str, Any], name: str) -> Html:
@@ -91,7 +93,8 @@ def feature_views(payload: Mapping[str, Any], name: str) -> Html:
         previous = unit["layer"]
     columns = [bits_words(bits) for bits in payload["model"]["bit_widths"]]
     pictures = [_maps(shown, columns, name) for shown in payload["shown"]]
-    return join(_scrolled(caption, head, body), tag("div", pictures, class_="charts"))
+    table = scrolled_table(head, body, about=caption, caption=caption)
+    return join(table, tag("div", pictures, class_="charts"))
 
 
 def gradient_map_views(payload: Mapping[str, Any], name: str) -> Html:
@@ -127,8 +130,3 @@ def _maps(shown: Mapping[str, Any], columns: Sequence[str], name: str) -> Html:
 def _points(at: Mapping[str, Any], key: str, which: str) -> list[Point]:
     shares = [layer[key][which] for layer in at["layers"]]
     return [Point(x=i, share=share) for i, share in enumerate(shares) if share is not None]
-
-
-def _scrolled(caption: str, head: Html, body: Sequence[Html]) -> Html:
-    table = tag("table", tag("caption", caption), tag("thead", head), tag("tbody", body))
-    return tag("div", table, class_="scroll", role="region", aria_label=caption, tabindex="0")

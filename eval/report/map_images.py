@@ -12,6 +12,7 @@ from PIL import Image
 from eval.analyses.stored_map import map_codes
 from eval.report.html import Html, tag
 from eval.report.pictures import image_tag
+from eval.report.scrolled_table import scrolled_table
 
 _RAMP = ((13, 8, 40), (86, 20, 110), (166, 45, 96), (229, 92, 48), (251, 180, 60), (252, 255, 200))
 """Dark violet to pale yellow: lightness rises throughout, in grey print as well."""
@@ -47,14 +48,7 @@ def map_table(
         )
         for name, maps in rows
     ]
-    return tag(
-        "div",
-        tag("table", tag("caption", caption), tag("thead", head), tag("tbody", body)),
-        class_="scroll maps",
-        role="region",
-        aria_label=caption,
-        tabindex="0",
-    )
+    return scrolled_table(head, body, about=caption, caption=caption, frame="scroll maps")
 
 
 def coloured(stored: Mapping[str, Any]) -> bytes:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from eval.report.document import document
 from eval.report.html import Html, join, tag
+from eval.report.scrolled_table import scrolled_table
 from export.parity_report import LayerParity, Parity
 
 _WIDTH, _ROW, _LEFT, _RIGHT, _TOP, _BOTTOM = 640.0, 22.0, 170.0, 80.0, 8.0, 34.0
@@ -218,25 +219,16 @@ def _table(parity: Parity) -> Html:
                 [tag("td", cell, class_="number") for cell in cells],
             )
         )
-    return tag(
-        "div",
-        tag(
-            "table",
-            tag("caption", "Every tensor of codes, in the file's order; – where not compared"),
-            tag(
-                "thead",
-                tag(
-                    "tr",
-                    [
-                        tag("th", head, scope="col", class_="number" if i > 1 else None)
-                        for i, head in enumerate(heads)
-                    ],
-                ),
-            ),
-            tag("tbody", rows),
-        ),
-        class_="scroll",
-        tabindex="0",
-        role="region",
-        aria_label=f"Layers of {parity.model}",
+    head = tag(
+        "tr",
+        [
+            tag("th", words, scope="col", class_="number" if i > 1 else None)
+            for i, words in enumerate(heads)
+        ],
+    )
+    return scrolled_table(
+        head,
+        rows,
+        about=f"Layers of {parity.model}",
+        caption="Every tensor of codes, in the file's order; – where not compared",
     )

@@ -7,6 +7,7 @@ from eval.report.checks import Checks
 from eval.report.html import Html, join, tag
 from eval.report.numbers import MISSING, interval, latency, percent, points, size, size_ratio
 from eval.report.rows import Cell, ResultTable, Row
+from eval.report.scrolled_table import scrolled_table
 from eval.report.summary import above_floor
 
 _TERMS = {
@@ -80,13 +81,12 @@ def result_section(table: ResultTable, checks: Checks) -> Html:
         classes += ["aside"] if row.comparability == "not comparable" else []
         body.append(tag("tr", cells, class_=" ".join(classes) or None))
         previous = row.label
-    return tag(
-        "div",
-        tag("table", tag("caption", caption), tag("thead", head), tag("tbody", body)),
-        class_="scroll wide",
-        role="region",
-        aria_label=f"Results on {table.images_name}, {table.split} split",
-        tabindex="0",
+    return scrolled_table(
+        head,
+        body,
+        about=f"Results on {table.images_name}, {table.split} split",
+        caption=caption,
+        frame="scroll wide",
     )
 
 
