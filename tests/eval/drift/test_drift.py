@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -122,6 +122,15 @@ class Lab:
         total = sum(step["asr_points"] for step in steps)
         assert total == pytest.approx(float(100 * (rates[-1] - rates[0])), abs=1e-12)
         return {step["name"]: step for step in steps}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """The same sums on every machine: a tie that another order breaks is no fault of a step."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
