@@ -19,16 +19,13 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.networks import warmed_network
+from benchmarks.exported import noise_patch_sets, warmed_model
 from benchmarks.ratios import ratio
 from deploy.device.files import sha256_of, write_json
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
-from deploy.device.patch_set import PatchSet
 from deploy.device.records import provenance
 from eval.evaluation import evaluate_model
 from eval.evaluation_record import ModelFacts
-from export.lowering import lower
-from export.qonnx_from_network import write_qonnx
 from training.data import ImageSet
 from training.data.image_set import image_set
 
@@ -48,9 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        qonnx = write_qonnx(warmed_network(NETWORK, (BITS,)), BITS, folder / "qonnx.onnx")
-        model = folder / "model.onnx"
-        lower(qonnx, model)
+        model = warmed_model(NETWORK, BITS, folder)
         bare, whole = _measure(model, folder, arguments.images, arguments.patches, arguments.rounds)
     found = ratio(whole, bare)
     record = {
@@ -77,7 +72,7 @@ def _measure(
     model: Path, folder: Path, count: int, patches: int, rounds: int
 ) -> tuple[list[float], list[float]]:
     """CPU seconds of each round: the bare engine's, the evaluation's."""
-    images, sets = _images(count), _patch_sets(count, patches)
+    images, sets = _images(count), noise_patch_sets(count, patches, np.random.default_rng(1))
     facts = ModelFacts(
         network=NETWORK,
         defense="none",
@@ -132,21 +127,6 @@ def _images(count: int) -> ImageSet:
         name="random bytes",
         split="test",
     )
-
-
-def _patch_sets(count: int, patches: int) -> list[PatchSet]:
-    draw = np.random.default_rng(1)
-    return [
-        PatchSet(
-            name=f"noise {number}",
-            kind="per-image" if number % 2 else "universal",
-            patch=draw.integers(0, 256, (count if number % 2 else 1, 3, 6, 6), dtype=np.uint8),
-            mask=np.ones((6, 6), np.bool_),
-            positions=draw.integers(0, 27, (count, 2)).astype(np.int32),
-            image_indices=np.arange(count, dtype=np.int64),
-        )
-        for number in range(patches)
-    ]
 
 
 if __name__ == "__main__":

@@ -22,21 +22,18 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.networks import warmed_network
+from benchmarks.exported import noise_patch_sets, warmed_model
 from deploy.bundle import BundleContents, BundleModel, BundlePatch, Thresholds, write_bundle
 from deploy.device.bundle_reading import Bundle
 from deploy.device.figures import clean_figures, patch_figures
 from deploy.device.files import read_json, write_atomic, write_json
 from deploy.device.measuring import checks_of, measure
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
-from deploy.device.patch_set import PatchSet
 from deploy.device.records import provenance
 from deploy.device.suite import read_suite
 from deploy.device.thresholds import effective_thresholds
 from deploy.device.validation import profiled_kinds
 from deploy.validator_archive import validator_bytes
-from export.lowering import lower
-from export.qonnx_from_network import write_qonnx
 from export.reference import IntegerReference
 
 BITS = 4
@@ -73,9 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        qonnx = write_qonnx(warmed_network("resnet20", (BITS,)), BITS, folder / "qonnx.onnx")
-        model = folder / "model.onnx"
-        lower(qonnx, model)
+        model = warmed_model("resnet20", BITS, folder)
         figures = _overhead(model, folder, arguments.images, arguments.patches)
         figures |= _start(model, folder, arguments.processes)
     for key, value in figures.items():
@@ -94,17 +89,7 @@ def _write(model: Path, out: Path, images: int, patches: int) -> Path:
     with OnnxRuntimeEngine(model) as engine:
         labels = engine.predict(pixels)
     reference, golden = IntegerReference(model), pixels[:2]
-    sets = [
-        PatchSet(
-            name=f"noise {number}",
-            kind="per-image" if number % 2 else "universal",
-            patch=rng.integers(0, 256, (images if number % 2 else 1, 3, 6, 6), dtype=np.uint8),
-            mask=np.ones((6, 6), np.bool_),
-            positions=rng.integers(0, 27, (images, 2)).astype(np.int32),
-            image_indices=np.arange(images, dtype=np.int64),
-        )
-        for number in range(patches)
-    ]
+    sets = noise_patch_sets(images, patches, rng)
     contents = BundleContents(
         name="benchmark",
         bit_width=BITS,
