@@ -26,17 +26,25 @@ def export_rows(records: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     Args:
         records: of :data:`KIND`, oldest first.
     """
-    newest: dict[tuple[Any, ...], Mapping[str, Any]] = {}
-    for record in records:
-        payload = record["payload"]
-        key = (payload["input_px"], payload["network"], payload["weights"], payload["target"])
-        newest[(*key, -payload["bits"])] = payload
+    newest = newest_payloads(records)
     # By input size, then by the size of the network's widest file.
     size = {key[:4]: 0 for key in newest}
     for key, payload in newest.items():
         size[key[:4]] = max(size[key[:4]], payload["bytes"])
     order = sorted(newest, key=lambda key: (key[0], size[key[:4]], *map(str, key[1:4]), key[4]))
     return [_row(newest[key]) for key in order]
+
+
+def newest_payloads(
+    records: Sequence[Mapping[str, Any]],
+) -> dict[tuple[Any, ...], Mapping[str, Any]]:
+    """The last payload of each input size, network, weights, target and (negated) bit-width."""
+    newest: dict[tuple[Any, ...], Mapping[str, Any]] = {}
+    for record in records:
+        payload = record["payload"]
+        key = (payload["input_px"], payload["network"], payload["weights"], payload["target"])
+        newest[(*key, -payload["bits"])] = payload
+    return newest
 
 
 def _row(payload: Mapping[str, Any]) -> list[str]:

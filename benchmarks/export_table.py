@@ -101,13 +101,7 @@ CASES: tuple[Case, ...] = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Make what is missing; 1 if a file is not integer or departs from the reference."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.export_table", description=__doc__)
-    parser.add_argument("--cifar10", type=Path, help="folder that holds cifar-10-batches-py")
-    parser.add_argument("--imagenette", type=Path, help="folder of train/ and val/")
-    names = sorted({case.network for case in CASES})
-    parser.add_argument("--networks", nargs="+", choices=names, default=names)
-    parser.add_argument("--bits", type=int, nargs="+", choices=BIT_WIDTHS, default=BIT_WIDTHS)
-    parser.add_argument("--images", type=int, help="at most so many, for a trial")
-    parser.add_argument("--records", type=Path, default=RECORDS, help="default: results/export")
+    add_arguments(parser, sorted({case.network for case in CASES}))
     arguments = parser.parse_args(argv)
     folders = {"cifar10": arguments.cifar10, "imagenette": arguments.imagenette}
     arguments.records.mkdir(parents=True, exist_ok=True)
@@ -117,6 +111,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         if case.network in arguments.networks and folders[case.data] is not None:
             good &= _run_case(case, arguments, folders[case.data], facts)
     return 0 if good else 1
+
+
+def add_arguments(parser: argparse.ArgumentParser, networks: Sequence[str]) -> None:
+    """The images, what is measured on them, and where the records go."""
+    parser.add_argument("--cifar10", type=Path, help="folder that holds cifar-10-batches-py")
+    parser.add_argument("--imagenette", type=Path, help="folder of train/ and val/")
+    parser.add_argument("--networks", nargs="+", choices=networks, default=networks)
+    parser.add_argument("--bits", type=int, nargs="+", choices=BIT_WIDTHS, default=BIT_WIDTHS)
+    parser.add_argument("--images", type=int, help="at most so many, for a trial")
+    parser.add_argument("--records", type=Path, default=RECORDS, help="default: results/export")
 
 
 def _run_case(

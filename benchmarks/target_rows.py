@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmarks.export_rows import newest_payloads
+
 KIND = "export-target"
 
 HEADER = (
@@ -36,11 +38,7 @@ def target_rows(records: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     Args:
         records: of :data:`KIND`, oldest first.
     """
-    newest: dict[tuple[Any, ...], Mapping[str, Any]] = {}
-    for record in records:
-        payload = record["payload"]
-        key = (payload["input_px"], payload["network"], payload["weights"], payload["target"])
-        newest[(*key, -payload["bits"])] = payload
+    newest = newest_payloads(records)
     return [
         _row(newest[key], engine)
         for key in sorted(newest, key=lambda key: (key[0], *map(str, key[1:4]), key[4]))

@@ -25,7 +25,15 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from benchmarks.export_table import CASES, RECORDS, ROOT, Case, Data, bit_widths_of, network_of
+from benchmarks.export_table import (
+    CASES,
+    ROOT,
+    Case,
+    Data,
+    add_arguments,
+    bit_widths_of,
+    network_of,
+)
 from benchmarks.target_rows import KIND
 from deploy.device.engine_protocol import Engine
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
@@ -52,13 +60,8 @@ OPENVINO_LAYERS = ("Convolution", "Eltwise", "FullyConnected", "MatMul", "Poolin
 def main(argv: Sequence[str] | None = None) -> int:
     """Make what is missing."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.target_table", description=__doc__)
-    parser.add_argument("--cifar10", type=Path, help="folder that holds cifar-10-batches-py")
-    parser.add_argument("--imagenette", type=Path, help="folder of train/ and val/")
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS)
-    parser.add_argument("--bits", type=int, nargs="+", choices=BIT_WIDTHS, default=BIT_WIDTHS)
+    add_arguments(parser, NETWORKS)
     parser.add_argument("--targets", nargs="+", choices=TARGETS, default=TARGETS)
-    parser.add_argument("--images", type=int, help="at most so many, for a trial")
-    parser.add_argument("--records", type=Path, default=RECORDS, help="default: results/export")
     arguments = parser.parse_args(argv)
     folders = {"cifar10": arguments.cifar10, "imagenette": arguments.imagenette}
     arguments.records.mkdir(parents=True, exist_ok=True)

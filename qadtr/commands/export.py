@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from textwrap import indent
 
-from qadtr.commands.shared import add_data
+from qadtr.commands.shared import add_code_flips, add_data
 
 HELP = "export a run to integer model files, with certificate and parity"
 
@@ -58,14 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="for tensorrt and qcdq: share of the images that may have another class in an engine "
         "than in the file's reference (default: 0.02 and 0.01)",
     )
-    parser.add_argument(
-        "--code-flips",
-        type=float,
-        default=0.05,
-        metavar="SHARE",
-        help="largest share of one layer's codes that may differ from the fake-quantized "
-        "network's (default: 0.05); an exact network may differ nowhere",
-    )
+    add_code_flips(parser)
     parser.add_argument(
         "--explain", action="store_true", help="print what each lowering rule made of each layer"
     )

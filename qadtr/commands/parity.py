@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from textwrap import indent
 
-from qadtr.commands.shared import add_data
+from qadtr.commands.shared import add_code_flips, add_data
 
 HELP = "compare exported models with reference and fake quantization, layer by layer"
 
@@ -33,14 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="share of the images that must keep the fake-quantized network's class "
         "(default: that of qadtr export)",
     )
-    parser.add_argument(
-        "--code-flips",
-        type=float,
-        default=0.05,
-        metavar="SHARE",
-        help="largest share of one layer's codes that may differ from the fake-quantized "
-        "network's (default: 0.05); an exact network may differ nowhere",
-    )
+    add_code_flips(parser)
     parser.add_argument(
         "--html", type=Path, metavar="FILE", help="also draw it: one page, no other file needed"
     )

@@ -24,6 +24,18 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_code_flips(parser: argparse.ArgumentParser) -> None:
+    """`--code-flips SHARE`: the budget of a layer against fake quantization."""
+    parser.add_argument(
+        "--code-flips",
+        type=float,
+        default=0.05,
+        metavar="SHARE",
+        help="largest share of one layer's codes that may differ from the fake-quantized "
+        "network's (default: 0.05); an exact network may differ nowhere",
+    )
+
+
 def add_settings(parser: argparse.ArgumentParser, example: str) -> None:
     """`--set KEY=VALUE`, any number of times."""
     parser.add_argument(

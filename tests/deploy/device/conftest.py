@@ -21,6 +21,7 @@ from deploy.device.bundle_reading import checksums_text
 from deploy.device.files import json_bytes, sha256_of_bytes
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
 from deploy.device.patch_set import PatchSet
+from deploy.device.stored_zip import write_stored_zip
 from deploy.device.validation import profiled_kinds
 from export.reference import IntegerReference
 from tests.export.integer_graphs import balance, random_images, residual_graph
@@ -92,6 +93,15 @@ def contents(tmp_path_factory: pytest.TempPathFactory) -> BundleContents:
 def files(contents: BundleContents) -> dict[str, bytes]:
     """Every file of the bundle by path; copy before changing."""
     return bundle_files(contents)
+
+
+@pytest.fixture
+def bundle(files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The bundle as one file, in a folder of its own that is the working directory."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "model.qbundle"
+    write_stored_zip(path, files)
+    return path
 
 
 @pytest.fixture

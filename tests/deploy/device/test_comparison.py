@@ -21,7 +21,6 @@ from deploy.device.files import write_json
 from deploy.device.outcomes import outcomes_record
 from deploy.device.records import write_record
 from deploy.device.statistics import mcnemar_exact
-from deploy.device.stored_zip import write_stored_zip
 from deploy.validator_archive import validator_bytes
 from qadtr.__main__ import main as qadtr
 
@@ -95,14 +94,6 @@ def test_what_cannot_be_compared() -> None:
         compare([outcome([])], [outcome([], eligible=np.zeros(N, np.bool_))])
     found = compare([outcome([])], [outcome([], patch_sha256="b" * 64)])
     assert found["patches"][0]["same_patch"] is False
-
-
-@pytest.fixture
-def bundle(files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    path = tmp_path / "model.qbundle"
-    write_stored_zip(path, files)
-    return path
 
 
 def with_wins(report: dict[str, Any], number: int, won: int) -> dict[str, Any]:

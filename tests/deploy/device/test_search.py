@@ -14,18 +14,9 @@ from deploy.device.command import main
 from deploy.device.json_schema import check, load_schema
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
 from deploy.device.patch_set import read_patch_set
-from deploy.device.stored_zip import write_stored_zip
 from deploy.device.suite import read_suite
 
 SMALL = ["--search", "--queries", "60", "--search-size", "5", "--search-images", "40"]
-
-
-@pytest.fixture
-def bundle(files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    path = tmp_path / "model.qbundle"
-    write_stored_zip(path, files)
-    return path
 
 
 def report() -> dict[str, Any]:

@@ -33,14 +33,6 @@ from tests.deploy.device.conftest import rehashed
 SUITE = "images/images.npz"
 
 
-@pytest.fixture
-def bundle(files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    path = tmp_path / "model.qbundle"
-    write_stored_zip(path, files)
-    return path
-
-
 def report() -> dict[str, Any]:
     found = json.loads(Path("report.json").read_text())
     check(found, load_schema("validation-report-1"))
