@@ -18,7 +18,8 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 EXTRAS := train,export,cpu,eval,cluster,dev
 
-# Two cores are what the timings in the documents were made on; more threads change no result.
+# Two cores are what the timings in the documents were made on. The number of threads is part of a
+# training: its sums are taken in another order with another one.
 export OMP_NUM_THREADS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 

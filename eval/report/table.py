@@ -77,17 +77,20 @@ def _checked(table: ResultTable, checks: AttackChecks) -> list[str]:
     """A line for each row on its attack checks; nothing where no row was checked."""
     if all(checks.of(row.model) is None for row in table.rows):
         return []
-    said: dict[str, list[str]] = {}
+    said: dict[tuple[str, str], list[str]] = {}
     for row in table.rows:
         mark = checks.mark(row.model)
         words = f"{mark} {checks.words(row.model)}" if mark else checks.words(row.model)
-        widths = said.setdefault(f"{row.label}: {words}", [])
+        widths = said.setdefault((row.label, words), [])
         if row.bits_label not in widths:
             widths.append(row.bits_label)
     return [
         "",
         f"Attack checks (docs/checks.md). {LOWER_BOUND}",
-        *(f"{' '.join(widths)} bits, {line}" for line, widths in said.items()),
+        *(
+            f"{label}, {', '.join(widths)}{'' if widths == ['float'] else ' bits'}: {words}"
+            for (label, words), widths in said.items()
+        ),
     ]
 
 

@@ -117,7 +117,7 @@ def placed_patch_sets(
     """A universal patch set for each patch of the file.
 
     An affine placement is rendered here, once, so that every engine is shown the same bytes: the
-    patch is interpolated linearly, its edge stays hard (``eval.attacks.warping``), and each image
+    patch is interpolated linearly, its edge stays hard (``training.warping``), and each image
     gets a mask of its own. The places, angles and scales depend on the seed and not on the patch:
     all patches of a file are tried in the same ones.
 

@@ -51,7 +51,7 @@ class IntegerNetwork:
         self.head = rng.integers(-60, 61, size=(8, 5)).astype(np.int8)
 
     def conv_codes(self, images: np.ndarray) -> np.ndarray:
-        """The codes behind the clip, by FACTS' formula, in numpy alone."""
+        """The codes behind the clip, by QLinearConv's formula, in numpy alone."""
         centred = images.astype(np.int64) - 128
         padded = np.pad(centred, ((0, 0), (0, 0), (1, 1), (1, 1)))
         windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))

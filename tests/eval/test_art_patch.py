@@ -80,7 +80,7 @@ def test_both_count_the_same_successes_image_for_image(
     for targeted, counted in theirs.items():
         ours = attack_success(clean, patched, labels, TARGET if targeted else None)
         assert 0.2 < ours.asr <= 1.0
-        # ART counts every image; the ASR those that count, see DESIGN's definition.
+        # ART counts every image; the ASR those that count, see deploy.device.success.
         np.testing.assert_array_equal(counted & ours.eligible, ours.success)
 
 
