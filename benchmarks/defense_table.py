@@ -8,6 +8,10 @@ the family's ``-source`` network (the transfer column), each per image and unive
 Everything is done by the commands that a user types, and what is there already is not done again:
 killed at any moment, the same line continues.  A row that fails is named, and the others go on.
 
+``--source`` takes a finished float run in place of training one; ``--warm-start`` starts every row
+(not the source) from one float checkpoint, for fewer epochs.  Two processes may make different rows
+of one FOLDER once the source's patches are there; ``--table`` then makes one table of all.
+
 ``--plan`` trains nothing: it times ten steps of each row and prints how long the table would take.
 ``--table`` only prints what there is.  Both FOLDER/defense-table.json and the Markdown on standard
 output are made from the records of `qadtr eval`; each difference to the reference row is over the
@@ -39,6 +43,7 @@ from training.data import load_images
 from training.defenses import resolved
 from training.dry_run import dry_run
 from training.loop import CHECKPOINT, RunOptions
+from training.quantizers import FLOAT
 from training.run_folder import RunFolder
 from training.run_state import RESUME
 
@@ -60,6 +65,8 @@ ROWS = (
 ``plain-8bit`` … ``plain-2bit`` are plain QAT of one bit-width each."""
 
 KINDS = ("per-image", "universal")
+SOURCE = "source"
+"""The attacker's float network, whose patches are the transfer columns."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +79,8 @@ class Plan:
     configs: Path
     rows: tuple[str, ...]
     reference: str
+    source: Path | None
+    warm_start: Path | None
     epochs: float | None
     sizes_px: tuple[int, ...]
     split: str
@@ -87,10 +96,16 @@ class Plan:
         """The TOML file of a row, or of "source"."""
         return self.configs / f"{self.family}-{row}.toml"
 
-    def overrides(self) -> list[str]:
-        """``--set`` words that every training gets, the source's too."""
+    def overrides(self, row: str) -> list[str]:
+        """``--set`` words of a row's training; the source gets all but the warm start."""
         epochs = [] if self.epochs is None else [f"training.epochs={self.epochs}"]
+        if self.warm_start is not None and row != SOURCE:
+            epochs.append(f"training.warm_start={self.warm_start}")
         return [word for value in (*epochs, *self.settings) for word in ("--set", value)]
+
+    def run_of(self, row: str) -> Path:
+        """The run folder of a row, or of the source."""
+        return self.source if row == SOURCE and self.source is not None else self.out / row
 
     def columns(self) -> tuple[PatchColumn, ...]:
         """Patch sets by kind and size."""
@@ -108,6 +123,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         configs=arguments.configs.resolve(),
         rows=tuple(arguments.rows),
         reference=arguments.reference,
+        source=None if arguments.source is None else arguments.source.resolve(),
+        warm_start=None if arguments.warm_start is None else _from_root(arguments.warm_start),
         epochs=arguments.epochs,
         sizes_px=tuple(arguments.sizes),
         split=arguments.split,
@@ -120,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         device=arguments.device,
     )
     try:
-        for row in (*plan.rows, "source"):
+        for row in (*plan.rows, SOURCE):
             load_config(plan.config_of(row))
         if arguments.plan:
             print(_times(plan))
@@ -147,6 +164,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--family", default="cifar10-resnet8", help="first part of the configs' names")
     add("--rows", nargs="+", default=ROWS, help=f"default: {' '.join(ROWS)}")
     add("--reference", default="full", help="row that differences are to (default: full)")
+    add("--source", type=Path, help="a finished float run (default: one is trained)")
+    add("--warm-start", type=Path, help="float checkpoint that every row starts from")
     add("--epochs", type=float, help="the same for every row (default: the configs')")
     add("--sizes", type=int, nargs="+", default=[6, 8], help="sides of the patches, in pixels")
     add("--split", default="test", choices=("test", "holdout"))
@@ -163,10 +182,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _from_root(path: Path) -> Path:
+    """The path as it goes into the rows' configs: within the repository it does not say where."""
+    path = path.resolve()
+    return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+
+
 def _make(plan: Plan) -> dict[str, str]:
     """Do what is missing; the rows that failed, with the stage that did."""
-    source = _trained(plan, "source")
-    transferred = [_patches(plan, source, c, plan.images, plan.steps) for c in plan.columns()]
+    _trained(plan, SOURCE)
+    transferred = [_patches(plan, SOURCE, c, plan.images, plan.steps) for c in plan.columns()]
     failed = {}
     for row in plan.rows:
         try:
@@ -175,7 +200,7 @@ def _make(plan: Plan) -> dict[str, str]:
             own = []
             if plan.own_images:
                 columns = plan.columns()
-                own = [_patches(plan, run, c, plan.own_images, plan.own_steps) for c in columns]
+                own = [_patches(plan, row, c, plan.own_images, plan.own_steps) for c in columns]
             for patches in (transferred, own):
                 _evaluated(plan, run, patches)
         except _StageFailed as error:
@@ -204,20 +229,25 @@ def _data(plan: Plan) -> list[object]:
 
 def _trained(plan: Plan, row: str) -> Path:
     """The run folder of a row, trained to its end."""
-    run = plan.out / row
+    run = plan.run_of(row)
+    if row == SOURCE and plan.source is not None:
+        folder = RunFolder.open(run)
+        if folder.bit_widths != (FLOAT,):
+            raise InputError(f"--source {run} has the bit-widths {folder.bit_widths}, not 32 alone")
+        return run
     if (run / CHECKPOINT).is_file():
         _check_same(plan, row, RunFolder.open(run))
         return run
     again = ["--resume"] if (run / RESUME).is_file() else []
     words = ["train", plan.config_of(row), *_data(plan), "--out", run, "--device", plan.device]
-    _qadtr(*words, *again, *plan.overrides())
+    _qadtr(*words, *again, *plan.overrides(row))
     return run
 
 
 def _wanted(plan: Plan, row: str) -> TrainingConfig:
     from qadtr.commands.shared import settings_from
 
-    words = [word for word in plan.overrides() if word != "--set"]
+    words = [word for word in plan.overrides(row) if word != "--set"]
     return resolved(load_config(plan.config_of(row), settings_from(words)))
 
 
@@ -239,10 +269,16 @@ def _exported(plan: Plan, run: Path) -> None:
         _qadtr("export", run, *_data(plan), "--bits", *missing)
 
 
-def _patches(plan: Plan, run: Path, column: PatchColumn, images: int, steps: int) -> Path:
-    """The file of a column's patches made on ``run`` at its widest bit-width."""
+def _patch_folder(plan: Plan, row: str) -> Path:
+    # In the table's own folder, also for a source that is somebody else's run.
+    return plan.out / row / "patches"
+
+
+def _patches(plan: Plan, row: str, column: PatchColumn, images: int, steps: int) -> Path:
+    """The file of a column's patches made on a row's run at its widest bit-width."""
+    run = plan.run_of(row)
     name = f"{column.name}-{plan.split}-{images}-{steps}"
-    path = run / "patches" / f"{name}.npz"
+    path = _patch_folder(plan, row) / f"{name}.npz"
     if path.is_file():
         return path
     words = ["patch", run, *_data(plan), "--size", column.size_px, "--steps", steps, "--out", path]
@@ -265,17 +301,14 @@ def _evaluated(plan: Plan, run: Path, patches: Sequence[Path]) -> None:
 
 def _table(plan: Plan, failed: dict[str, str]) -> dict[str, Any]:
     def files(folder: Path, images: int, steps: int) -> dict[PatchColumn, Path]:
-        paths = {
-            c: folder / "patches" / f"{c.name}-{plan.split}-{images}-{steps}.npz"
-            for c in plan.columns()
-        }
+        paths = {c: folder / f"{c.name}-{plan.split}-{images}-{steps}.npz" for c in plan.columns()}
         return {column: path for column, path in paths.items() if path.is_file()}
 
     runs = {row: plan.out / row for row in plan.rows if (plan.out / row / CHECKPOINT).is_file()}
     table = table_from_runs(
         runs,
-        transferred=files(plan.out / "source", plan.images, plan.steps),
-        own={row: files(run, plan.own_images, plan.own_steps) for row, run in runs.items()},
+        transferred=files(_patch_folder(plan, SOURCE), plan.images, plan.steps),
+        own={row: files(_patch_folder(plan, row), plan.own_images, plan.own_steps) for row in runs},
         reference=plan.reference,
         plain="plain",
     )
@@ -288,7 +321,7 @@ def _times(plan: Plan) -> str:
     """Images/s of each row from ten real steps, and the time of its training."""
     keep_freed_memory()
     costs = {}
-    for row in ("source", *plan.rows):
+    for row in (SOURCE, *plan.rows):
         config = _wanted(plan, row)
         images = [
             load_images(config.data.kind, plan.data, split, size=config.data.size)

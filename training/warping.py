@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -21,6 +23,7 @@ def paste_warped(
     A pixel at offset d from the box's centre shows the patch at R(−angle)·d / scale, bilinearly
     interpolated, where the mask holds there (nearest pixel: the edge stays hard, as in a paste).
     At scale 1 and angle 0 it equals ``training.patching.paste``. What leaves the image is cut off.
+    Only a window about the box is computed, as large as the largest of the images' patches needs.
 
     Args:
         pixels: float N×3×H×W, 0…255.
@@ -32,13 +35,15 @@ def paste_warped(
 
     Returns a new tensor, N×3×H×W.
     """
-    count, _, height, width = pixels.shape
+    count = pixels.shape[0]
     side = torch.tensor(mask.shape, dtype=pixels.dtype, device=pixels.device)
     centres = positions.to(pixels) + (side - 1) / 2
-    down = torch.arange(height, device=pixels.device)[None, :, None] - centres[:, 0, None, None]
-    right = torch.arange(width, device=pixels.device)[None, None, :] - centres[:, 1, None, None]
-    cosine = (angles.to(pixels).cos() / scales.to(pixels))[:, None, None]
-    sine = (angles.to(pixels).sin() / scales.to(pixels))[:, None, None]
+    cosine, sine = angles.to(pixels).cos(), angles.to(pixels).sin()
+    rows, columns = _windows(pixels, mask, centres, scales.to(pixels), cosine, sine)
+    down = (rows - centres[:, :1])[:, :, None]
+    right = (columns - centres[:, 1:])[:, None, :]
+    cosine = (cosine / scales.to(pixels))[:, None, None]
+    sine = (sine / scales.to(pixels))[:, None, None]
     # In patch pixels about its centre, then in grid_sample's units: ±1 are the box's edges.
     own_right = (cosine * right + sine * down) * (2 / side[1])
     own_down = (cosine * down - sine * right) * (2 / side[0])
@@ -49,4 +54,35 @@ def paste_warped(
     alpha = functional.grid_sample(
         mask.to(pixels).expand(count, 1, -1, -1), grid, mode="nearest", align_corners=False
     )
-    return torch.where(alpha > 0.5, content, pixels)
+    images = torch.arange(count, device=pixels.device)[:, None, None]
+    window = (images, slice(None), rows[:, :, None], columns[:, None, :])
+    # Integer indices on both sides of a slice put the channels last: N×K×L×3.
+    shown = torch.where(alpha > 0.5, content, pixels[window].permute(0, 3, 1, 2))
+    pasted = pixels.clone()
+    pasted[window] = shown.permute(0, 2, 3, 1)
+    return pasted
+
+
+def _windows(
+    pixels: Tensor, mask: Tensor, centres: Tensor, scales: Tensor, cosine: Tensor, sine: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Rows, int64 N×K, and columns, int64 N×L, of a window of each image that holds its patch.
+
+    One size for all images, that of the largest; where it would leave the image it is moved inside,
+    and still holds what the image shows of the patch.
+    """
+    height, width = mask.shape
+    reaches = (
+        scales * (cosine.abs() * height + sine.abs() * width) / 2,
+        scales * (cosine.abs() * width + sine.abs() * height) / 2,
+    )
+    found = []
+    for axis, reach in enumerate(reaches):
+        length = pixels.shape[2 + axis]
+        most = float(reach.max()) if len(reach) else 0.0
+        # A pixel more on each side, for coordinates that float32 rounded.
+        size = min(length, math.floor(2 * most) + 3)
+        first = (centres[:, axis] - most).ceil().long() - 1
+        first = first.clamp(0, length - size)
+        found.append(first[:, None] + torch.arange(size, device=pixels.device))
+    return found[0], found[1]

@@ -14,6 +14,7 @@ from deploy.device.files import read_json
 from deploy.device.statistics import paired_difference
 from eval.evaluation_record import EvaluationRecord, read_evaluations, unpack_bits
 from qadtr.__main__ import main as qadtr
+from training.run_folder import RunFolder
 
 CONFIG = """
 name = "small-{row}"
@@ -113,6 +114,23 @@ def test_rows_are_made_once_compared_in_pairs_and_a_failing_one_stops_no_other(
     assert defense_table.main([*words, "--rows", "plain", "full"]) == 0
     assert set(done) == {"eval"}
     assert sorted(path.name for path in out.glob("*/records/*.json")) == records
+
+    # A second table from the same source: its run is taken as it is, and is the rows' start too.
+    done.clear()
+    again = [*words, "--out", str(tmp_path / "second"), "--rows", "plain"]
+    again += ["--source", str(out / "source")]
+    again += ["--warm-start", str(out / "source" / "checkpoint.safetensors")]
+    assert defense_table.main(again) == 0
+    assert done == ["patch", "patch", "train", "export", "patch", "patch", "eval", "eval"]
+    assert sorted(path.name for path in (tmp_path / "second").iterdir()) == [
+        TABLE,
+        "plain",
+        "source",
+    ]
+    started = RunFolder.open(tmp_path / "second" / "plain").sidecar["config"]["training"]
+    assert started["warm_start"] == str(out / "source" / "checkpoint.safetensors")
+    assert defense_table.main([*again, "--source", str(out / "plain")]) == 2
+    assert "has the bit-widths (4,), not 32 alone" in capsys.readouterr().err
 
     other = [*words, "--rows", "plain", "full", "--epochs", "2"]
     assert defense_table.main(other) == 2

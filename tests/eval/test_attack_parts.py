@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -161,6 +162,61 @@ def test_the_warped_pastes_gradient_reaches_the_patch_alone() -> None:
     warped.sum().backward()
     assert patch.grad is not None
     assert (patch.grad[:, :, 2:6, 2:6] > 0).all()
+
+
+@pytest.mark.parametrize("size", [(32, 24), (12, 40)], ids=["inside", "larger than the image"])
+@pytest.mark.parametrize("mask", [square_mask(6), circle_mask(7)], ids=["square", "circle"])
+def test_a_warped_paste_is_that_of_the_whole_image(
+    mask: torch.Tensor, size: tuple[int, int]
+) -> None:
+    draw = torch.Generator().manual_seed(1)
+    count, (height, width) = 60, size
+    pixels = torch.randint(0, 256, (count, 3, height, width), generator=draw).float()
+    patch = torch.randint(0, 256, (count, 3, *mask.shape), generator=draw).float()
+    places = torch.stack(
+        [torch.randint(-4, side, (count,), generator=draw) for side in (height, width)], dim=1
+    )
+    scales = 0.5 + 2 * torch.rand(count, generator=draw)
+    angles = 7 * torch.rand(count, generator=draw)
+    warped = paste_warped(pixels, patch, mask, places, scales=scales, angles=angles)
+    for number in range(count):
+        expected = _warped_pixel_by_pixel(
+            pixels[number], patch[number], mask, places[number], scales[number], angles[number]
+        )
+        # A pixel whose coordinate is on the edge of a patch pixel may fall on either side of it.
+        differs = ((warped[number] - expected).abs() > 0.1).any(dim=0)
+        assert int(differs.sum()) <= 1
+
+
+def _warped_pixel_by_pixel(
+    image: torch.Tensor,
+    patch: torch.Tensor,
+    mask: torch.Tensor,
+    place: torch.Tensor,
+    scale: torch.Tensor,
+    angle: torch.Tensor,
+) -> torch.Tensor:
+    """The definition, in float64: R(-angle)·d / scale, bilinear, where the nearest pixel covers."""
+    shown = image.clone()
+    high, wide = mask.shape
+    for row in range(image.shape[1]):
+        for column in range(image.shape[2]):
+            down = row - float(place[0]) - (high - 1) / 2
+            right = column - float(place[1]) - (wide - 1) / 2
+            turn, size = float(angle), float(scale)
+            x = (math.cos(turn) * right + math.sin(turn) * down) / size + (wide - 1) / 2
+            y = (math.cos(turn) * down - math.sin(turn) * right) / size + (high - 1) / 2
+            nearest = (round(y), round(x))
+            inside = 0 <= nearest[0] < high and 0 <= nearest[1] < wide
+            if not inside or not bool(mask[nearest]):
+                continue
+            x, y = min(max(x, 0.0), wide - 1.0), min(max(y, 0.0), high - 1.0)
+            left, top = min(int(x), wide - 2), min(int(y), high - 2)
+            a, b = x - left, y - top
+            corners = patch[:, top : top + 2, left : left + 2].double()
+            weights = torch.tensor([[(1 - b) * (1 - a), (1 - b) * a], [b * (1 - a), b * a]])
+            shown[:, row, column] = (corners * weights.double()).sum(dim=(1, 2)).float()
+    return shown
 
 
 def test_shifted_images_are_moved_crops_of_themselves() -> None:

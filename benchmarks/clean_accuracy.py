@@ -1,0 +1,165 @@
+"""Clean accuracy of switchable networks beside a float network of equal epochs, as a record.
+
+    python -m benchmarks.clean_accuracy --data DIR [--float RUN] [--plain RUN] [--runs RUN …]
+        [--split test] [--json FILE]
+
+Every run is exported here and classified at each of its bit-widths by ONNX Runtime's CPU engine:
+integer files, the float file at 32 bits. Beside each accuracy stand two differences over the same
+images, with Newcombe's paired interval: to the float network, and to plain QAT at the same
+bit-width. They are of these networks: another seed of the same training differs too, by how much is
+not in the interval.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.device.errors import InputError, QadtrError
+from deploy.device.files import write_json
+from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
+from deploy.device.records import provenance
+from deploy.device.statistics import paired_difference
+from eval.evaluation_record import share
+from export.lowering import lower, lower_float
+from export.qonnx_from_network import write_qonnx
+from training.data import ImageSet
+from training.quantizers import FLOAT
+from training.run_folder import RunFolder
+
+ROOT = Path(__file__).resolve().parents[1]
+RUNS = ROOT / "results" / "cifar10-resnet8-cpu"
+
+Right = Mapping[int, NDArray[np.bool_]]
+"""For each bit-width which images are classified correctly."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and print; 0 whatever the figures are."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.clean_accuracy",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--data", type=Path, required=True, help="as for qadtr train")
+    add("--float", type=Path, default=RUNS / "source", help="run of the float network")
+    add("--plain", type=Path, default=RUNS / "plain", help="run of plain QAT")
+    add("--runs", type=Path, nargs="*", default=[RUNS / "qadtr"], help="runs of defenses")
+    add("--split", default="test", choices=("test", "holdout"))
+    add("--json", type=Path, help="also write the record there")
+    arguments = parser.parse_args(argv)
+    try:
+        record = _measured(
+            RunFolder.open(arguments.float),
+            [RunFolder.open(path) for path in (arguments.plain, *arguments.runs)],
+            arguments.data,
+            arguments.split,
+        )
+    except QadtrError as error:
+        print(f"clean_accuracy: {error}", file=sys.stderr)
+        return error.exit_code
+    print("\n".join(" | ".join(row) for row in (HEADER, *clean_rows(record))))
+    if arguments.json:
+        write_json(arguments.json, {**record, "provenance": provenance(repository=ROOT)})
+    return 0
+
+
+def _measured(
+    unquantized: RunFolder, runs: Sequence[RunFolder], data: Path, split: str
+) -> dict[str, Any]:
+    images = unquantized.images(data, split)
+    beside = _right(unquantized, images)[FLOAT]
+    by_run = [_right(run, images) for run in runs]
+    plain = by_run[0]
+    rows = [_row(unquantized, FLOAT, beside, None, None)]
+    for run, right in zip(runs, by_run, strict=True):
+        for bits in run.bit_widths:
+            of_plain = None if run is runs[0] else plain.get(bits)
+            rows.append(_row(run, bits, right[bits], beside, of_plain))
+    return {
+        "benchmark": "clean-accuracy",
+        "network": unquantized.network_name,
+        "images": {"name": images.name, "split": images.split, "n": len(images)},
+        "engine": "onnxruntime-cpu",
+        "rows": rows,
+    }
+
+
+def _right(run: RunFolder, images: ImageSet) -> Right:
+    if images.classes != run.classes:
+        raise InputError(f"{run.path} was trained on other classes than the images have")
+    network = run.load_network()
+    found = {}
+    with tempfile.TemporaryDirectory() as name:
+        for bits in run.bit_widths:
+            model = Path(name) / f"model-{bits}.onnx"
+            qonnx = write_qonnx(network, bits, Path(name) / f"qonnx-{bits}.onnx")
+            (lower_float if bits == FLOAT else lower)(qonnx, model)
+            with OnnxRuntimeEngine(model) as engine:
+                found[bits] = np.asarray(engine.predict(images.images) == images.labels)
+    return found
+
+
+def _row(
+    run: RunFolder,
+    bits: int,
+    right: NDArray[np.bool_],
+    beside: NDArray[np.bool_] | None,
+    plain: NDArray[np.bool_] | None,
+) -> dict[str, Any]:
+    return {
+        "defense": run.defense,
+        "bits": bits,
+        "epochs": run.sidecar["config"]["training"]["epochs"],
+        "seed": run.seed,
+        "checkpoint_sha256": run.checkpoint_sha256,
+        "accuracy": share(int(right.sum()), right.size),
+        "over_float": None if beside is None else _difference(right, beside),
+        "over_plain": None if plain is None else _difference(right, plain),
+    }
+
+
+def _difference(right: NDArray[np.bool_], other: NDArray[np.bool_]) -> dict[str, float]:
+    value, interval = paired_difference(right, other)
+    return {"value": value, "low": interval.low, "high": interval.high}
+
+
+HEADER = ["network", "bits", "accuracy", "minus float, points", "minus plain QAT, points"]
+
+
+def clean_rows(record: Mapping[str, Any]) -> list[list[str]]:
+    """The cells of the table, a row for each network and bit-width."""
+    return [
+        [
+            f"{record['network']} {row['defense']}, {row['epochs']:g} epochs, seed {row['seed']}",
+            "float" if row["bits"] == FLOAT else str(row["bits"]),
+            _percent(row["accuracy"]),
+            _points(row["over_float"]),
+            _points(row["over_plain"]),
+        ]
+        for row in record["rows"]
+    ]
+
+
+def _percent(found: Mapping[str, float]) -> str:
+    value, low, high = (100 * found[key] for key in ("value", "low", "high"))
+    return f"{value:.2f}% ({low:.2f}–{high:.2f})"
+
+
+def _points(difference: Mapping[str, float] | None) -> str:
+    if difference is None:
+        return "–"
+    value, low, high = (100 * difference[key] for key in ("value", "low", "high"))
+    return f"{value:+.2f} ({low:+.2f} to {high:+.2f})"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
