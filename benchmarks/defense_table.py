@@ -38,7 +38,7 @@ from deploy.device.errors import InputError, QadtrError
 from deploy.device.files import write_json
 from deploy.device.records import provenance
 from training.allocator import keep_freed_memory
-from training.config import TrainingConfig, load_config
+from training.config import TrainingConfig, config_from_dict, load_config
 from training.data import load_images
 from training.defenses import resolved
 from training.dry_run import dry_run
@@ -252,7 +252,8 @@ def _wanted(plan: Plan, row: str) -> TrainingConfig:
 
 
 def _check_same(plan: Plan, row: str, run: RunFolder) -> None:
-    wanted, there = _wanted(plan, row).as_dict(), dict(run.sidecar["config"])
+    there = config_from_dict(run.sidecar["config"], str(run.checkpoint)).as_dict()
+    wanted = _wanted(plan, row).as_dict()
     differing = [name for name in wanted if wanted[name] != there.get(name)]
     if differing:
         raise InputError(

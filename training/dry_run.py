@@ -19,7 +19,7 @@ from training.data import ImageSet
 from training.loop import RunOptions, TrainingRun
 
 STEPS = 10
-"""Real steps that are taken; the first half warms up, the second is what the estimate uses."""
+"""Real steps that are timed; the first half warms up, the second is what the estimate uses."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,8 @@ class DryRun:
     patches, moving average); ``peak_bytes`` is the largest memory of the process (on CUDA: of the
     tensors on the device), images included; ``seconds_per_step`` a mean, ``seconds`` for all
     ``steps``, evaluation not included; ``bit_widths`` those of the timed steps, ``timed_steps``
-    many.
+    many.  ``bf16_over_float32``: images/s with ``training.autocast`` "bf16" over those with "off",
+    each from as many steps; None where the training is too short to time both.
     """
 
     config: dict[str, Any]
@@ -48,6 +49,7 @@ class DryRun:
     seconds: float
     device: str
     threads: int
+    bf16_over_float32: float | None
 
     def text(self) -> str:
         """The estimate as lines for a terminal; the configuration first, as JSON."""
@@ -62,9 +64,18 @@ class DryRun:
                 f"state       {_megabytes(self.state_bytes)} beside the network",
                 f"memory      {_megabytes(self.peak_bytes)} at its peak on {self.device}",
                 f"speed       {self.images_per_s:.0f} images/s, {timed}",
+                f"bf16        {self._bf16()}",
                 f"step        {self.seconds_per_step:.3f} s",
                 f"time        {hours} h {rest // 60} min {rest % 60} s for all steps at that speed",
             )
+        )
+
+    def _bf16(self) -> str:
+        if self.bf16_over_float32 is None:
+            return "not timed: the training is too short"
+        return (
+            f"{self.bf16_over_float32:.2f}× the images/s of float32 products "
+            f"(training.autocast is {self.config['training']['autocast']!r})"
         )
 
 
@@ -73,6 +84,7 @@ def dry_run(
 ) -> DryRun:
     """Take :data:`STEPS` steps of the training that ``config`` describes and write nothing.
 
+    As many more with convolutions in the other product type say what that would be worth.
     A training shorter than that is taken to its end.  A penalty that a curriculum brings in later
     is not in the first steps and so not in the estimate.
 
@@ -83,16 +95,13 @@ def dry_run(
     run = TrainingRun(config, training_set, holdout, Path(), options)
     run.network.train()
     count = min(STEPS, run.steps)
-    warm, seconds, widths = count // 2, 0.0, set()
-    for index in range(count):
-        _wait(run.device)
-        start = time.perf_counter()
-        run.one_step()
-        _wait(run.device)
-        if index >= warm:
-            seconds += time.perf_counter() - start
-            widths.add(run.network.bit_width)
-    timed = count - warm
+    timed, seconds, widths = _timed(run, count)
+    ratio = None
+    if 2 * count <= run.steps:
+        as_set = config.training.autocast == "bf16"
+        run.network.set_products(torch.float32 if as_set else torch.bfloat16)
+        other = _timed(run, count)[1]
+        ratio = other / seconds if as_set else seconds / other
     network = persistent_tensors(run.network)
     return DryRun(
         config=run.config.as_dict(),
@@ -109,7 +118,22 @@ def dry_run(
         seconds=run.steps * seconds / timed,
         device=options.device,
         threads=torch.get_num_threads(),
+        bf16_over_float32=ratio,
     )
+
+
+def _timed(run: TrainingRun, count: int) -> tuple[int, float, set[int]]:
+    """Take ``count`` steps; of the second half, which is timed, the steps, seconds, bit-widths."""
+    warm, seconds, widths = count // 2, 0.0, set()
+    for index in range(count):
+        _wait(run.device)
+        start = time.perf_counter()
+        run.one_step()
+        _wait(run.device)
+        if index >= warm:
+            seconds += time.perf_counter() - start
+            widths.add(run.network.bit_width)
+    return count - warm, seconds, widths
 
 
 def _bytes(tensors: dict[str, Tensor]) -> int:

@@ -123,6 +123,8 @@ class TrainingRun:
         )
         network = build_network(spec, generator_for(config.seed, SETUP, "weights"))
         self.network = network.to(self.device)
+        if settings.autocast == "bf16":
+            self.network.set_products(torch.bfloat16)
         # By itself: torch's stubs know no memory format beside a device.
         cast(Any, self.network).to(memory_format=torch.channels_last)
         self.parameters = dict(self.network.named_parameters())

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import torch
 from brevitas.inject import ExtendedInjector
 from brevitas.nn import QuantConv2d, QuantIdentity, QuantLinear
 from brevitas.proxy import ActQuantProxyFromInjector, WeightQuantProxyFromInjector
-from torch import nn
+from torch import Tensor, nn
 
 from training.quantizers import STREAM_BITS, BitWidthSwitch, WeightQuantizer
 
@@ -35,6 +36,26 @@ def _weight_injector(tensor_quant: WeightQuantizer) -> Any:
     )
 
 
+class Convolution(QuantConv2d):
+    """Brevitas' ``QuantConv2d`` whose products a training may take in bfloat16.
+
+    Codes, scales, BatchNorm and everything behind the products stay float32: quantizers that saw
+    bfloat16 values (8 bits of precision) would give other codes.  In evaluation, and so in every
+    export, the products are float32 whatever ``products`` is.
+    """
+
+    products: torch.dtype = torch.float32
+
+    def inner_forward_impl(
+        self, x: Tensor, quant_weight: Tensor, quant_bias: Tensor | None
+    ) -> Tensor:
+        """The convolution of quantized values, float32 N×C×H×W."""
+        if not self.training or self.products == torch.float32:
+            return cast(Tensor, super().inner_forward_impl(x, quant_weight, quant_bias))
+        with torch.autocast(x.device.type, self.products):
+            return cast(Tensor, super().inner_forward_impl(x, quant_weight, quant_bias)).float()
+
+
 def quantized_convolution(
     switch: BitWidthSwitch,
     channels_in: int,
@@ -45,9 +66,9 @@ def quantized_convolution(
     groups: int = 1,
     padding: int | None = None,
     fixed_bits: int | None = None,
-) -> QuantConv2d:
+) -> Convolution:
     """A Brevitas ``QuantConv2d`` without bias, switchable weights; padding is "same" by default."""
-    layer = QuantConv2d(
+    layer = Convolution(
         channels_in,
         channels_out,
         kernel,

@@ -153,11 +153,11 @@ def test_a_dry_run_estimates_from_real_steps_and_writes_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    config = small_config(defense={"name": "qadtr"})
+    config = small_config(defense={"name": "qadtr"}, training={**SHORT, "epochs": 0.5})
     cost = dry_run(config, small_digits, small_holdout, RunOptions())
     assert list(tmp_path.iterdir()) == []
     assert cost.timed_steps == 5
-    assert cost.steps == round(0.25 * (len(small_digits) // 32))
+    assert cost.steps == round(0.5 * (len(small_digits) // 32))
     assert cost.seconds == pytest.approx(cost.steps * cost.seconds_per_step)
     assert cost.parameters > 70_000
     assert cost.network_bytes > 4 * cost.parameters
@@ -166,12 +166,63 @@ def test_a_dry_run_estimates_from_real_steps_and_writes_nothing(
     assert cost.peak_bytes > cost.network_bytes + cost.state_bytes
     text = cost.text()
     assert '"qadtr"' in text
+    assert cost.steps >= 20
+    assert cost.bf16_over_float32 is not None
+    assert cost.bf16_over_float32 > 0.0
+    assert f"{cost.bf16_over_float32:.2f}× the images/s of float32 products" in text
     assert f"{cost.parameters}" in text
+
+
+def test_bfloat16_products_train_like_float32_and_leave_evaluation_as_it_is(
+    small_digits: ImageSet, small_holdout: ImageSet, tmp_path: Path
+) -> None:
+    losses = {}
+    for kind in ("off", "bf16"):
+        config = small_config(
+            defense={"name": "qadtr"}, training={**SHORT, "epochs": 0.4, "autocast": kind}
+        )
+        training = TrainingRun(config, small_digits, small_holdout, tmp_path, RunOptions())
+        network = training.network.train()
+        losses[kind] = [training.one_step()[0] for _ in range(25)]
+    assert losses["off"] != losses["bf16"]
+    assert losses["bf16"] == pytest.approx(losses["off"], rel=0.15)
+    assert sum(losses["bf16"][-5:]) < sum(losses["bf16"][:5])
+
+    pixels = torch.from_numpy(small_holdout.images[:8]).float()
+    for bits in network.bit_widths:
+        with network.at(bits):
+            network.train()
+            in_training = network(pixels)
+            assert in_training.dtype == torch.float32
+            network.eval()
+            found = network(pixels)
+            network.set_products(torch.float32)
+            assert torch.equal(network(pixels), found)
+            network.train()
+            assert not torch.equal(network(pixels), in_training)
+            network.set_products(torch.bfloat16)
+
+
+def test_bfloat16_products_resume_to_the_same_bytes(
+    tmp_path: Path, small_digits: ImageSet, small_holdout: ImageSet
+) -> None:
+    changes = {"training": {**SHORT, "autocast": "bf16"}, "defense": {"name": "qadtr"}}
+    whole = run(tmp_path / "whole", small_digits, small_holdout, RunOptions(), **changes)
+    parts = tmp_path / "parts"
+    run(parts, small_digits, small_holdout, RunOptions(stop_after=3, save_every=3), **changes)
+    resumed = run(parts, small_digits, small_holdout, RunOptions(resume=True), **changes)
+    assert resumed.read_bytes() == whole.read_bytes()
+    assert (
+        dry_run(small_config(), small_digits, small_holdout, RunOptions())
+        .text()
+        .count("not timed: the training is too short")
+    )
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"autocast": "fp16"}, "must be one of"),
         ({"accumulate": 3}, "must divide"),
         ({"accumulate": 32}, "at least 2 images"),
         ({"ema": 1.0}, "below 1"),

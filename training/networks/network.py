@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from training.networks.units import ConvUnit, Head
-from training.quantized_layers import quantized_activation
+from training.quantized_layers import Convolution, quantized_activation
 from training.quantizers import FLOAT, BitWidthSwitch, PixelQuantizer, WeightQuantizer
 
 
@@ -91,6 +91,12 @@ class Network(nn.Module):
         if self.training and not mode:
             self.store_scales()
         return super().train(mode)
+
+    def set_products(self, kind: torch.dtype) -> None:
+        """Take the products of convolutions in ``kind`` (float32, bfloat16) while training."""
+        for layer in self.modules():
+            if isinstance(layer, Convolution):
+                layer.products = kind
 
     @torch.no_grad()
     def store_scales(self) -> None:
