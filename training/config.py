@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
-import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from deploy.device.errors import InputError
-
-Settings = TypeVar("Settings")
+from training.settings_reading import read_settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,58 +186,6 @@ def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Train
 def config_from_dict(table: Mapping[str, Any], source: str) -> TrainingConfig:
     """A config from plain tables; ``source`` names it in errors."""
     return read_settings(TrainingConfig, table, source)
-
-
-def read_settings(kind: type[Settings], table: Mapping[str, Any], where: str) -> Settings:
-    """An instance of the frozen dataclass ``kind`` from ``table``, strictly.
-
-    Raises:
-        InputError: unknown or missing key (the valid ones are named), wrong type, wrong value.
-    """
-    hints = typing.get_type_hints(kind)
-    fields = {f.name: f for f in dataclasses.fields(typing.cast(Any, kind))}
-    unknown = sorted(set(table) - set(fields))
-    if unknown:
-        raise InputError(
-            f"{where}: unknown key {unknown[0]!r}; valid here are {', '.join(sorted(fields))}"
-        )
-    missing = [
-        name
-        for name, f in fields.items()
-        if name not in table
-        and f.default is dataclasses.MISSING
-        and f.default_factory is dataclasses.MISSING
-    ]
-    if missing:
-        raise InputError(f"{where}: the key {missing[0]!r} is missing")
-    values = {
-        name: _convert(hints[name], value, f"{where}: {name}") for name, value in table.items()
-    }
-    return kind(**values)
-
-
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    origin = typing.get_origin(hint)
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        if not isinstance(value, Mapping):
-            raise InputError(f"{where} must be a table, got {value!r}")
-        return read_settings(hint, value, where)
-    if origin is tuple:
-        (item, _) = typing.get_args(hint)
-        if not isinstance(value, list | tuple):
-            raise InputError(f"{where} must be a list, got {value!r}")
-        return tuple(_convert(item, v, f"{where}[{i}]") for i, v in enumerate(value))
-    if origin in (types.UnionType, typing.Union):
-        return None if value is None else _convert(typing.get_args(hint)[0], value, where)
-    if origin is not None:
-        if not isinstance(value, Mapping):
-            raise InputError(f"{where} must be a table, got {value!r}")
-        return dict(value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
-        raise InputError(f"{where} must be of type {hint.__name__}, got {value!r}")
-    return value
 
 
 def _plain(value: Any) -> Any:

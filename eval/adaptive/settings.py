@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, Self
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from deploy.device.errors import InputError
 from eval.adaptive.straight_through import Variant
@@ -74,26 +73,6 @@ class AdaptiveSettings:
         self._require("momentum", 0.0 <= self.momentum < 1.0, "in [0, 1)")
         self._require("confidence", self.confidence >= 0.0, "at least 0")
         self._require("asr_points", self.asr_points > 0.0, "over 0")
-
-    @classmethod
-    def from_mapping(cls, values: Mapping[str, Any]) -> Self:
-        """Settings from names and values.
-
-        Raises:
-            InputError: an unknown key (the known ones are named), a wrong type or value.
-        """
-        known = sorted(field.name for field in fields(cls))
-        unknown = sorted(set(values) - set(known))
-        if unknown:
-            raise InputError(
-                f"The adaptive evaluation has no {', '.join(unknown)}; known: {', '.join(known)}."
-            )
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise InputError(
-                f"The adaptive evaluation was given a value of the wrong type: {error}."
-            ) from error
 
     def as_record(self) -> dict[str, Any]:
         """All settings as JSON values."""

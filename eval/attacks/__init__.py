@@ -13,6 +13,7 @@ from eval.attacks.location import Location, LocationSettings
 from eval.attacks.settings import AttackSettings, GradientSettings
 from eval.attacks.sparse_rs import SparseRs, SparseRsSettings
 from eval.attacks.texture import Texture, TextureSettings
+from training.settings_reading import read_settings
 
 ATTACKS: dict[str, type[PatchAttack[Any]]] = {
     attack.name: attack for attack in (Gap, Lavan, Location, SparseRs, Texture)
@@ -24,12 +25,12 @@ def attack_from_settings(name: str, values: Mapping[str, Any]) -> PatchAttack[An
     """The named attack with settings from a configuration.
 
     Raises:
-        InputError: an unknown attack or setting; the known ones are named.
+        InputError: an unknown attack or setting (the known ones are named), a wrong type or value.
     """
     if name not in ATTACKS:
         raise InputError(f"Unknown attack {name!r}; known: {', '.join(sorted(ATTACKS))}.")
     attack = ATTACKS[name]
-    return attack(attack.settings_type.from_mapping(values))
+    return attack(read_settings(attack.settings_type, values, f"attack {name}"))
 
 
 __all__ = [

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, Self
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from deploy.device.errors import InputError
 from eval.attacks.losses import LOSSES, Loss
@@ -58,28 +57,6 @@ class AttackSettings:
         distinct = len(set(self.bit_widths)) == len(self.bit_widths) > 0
         whole = all(_whole(bits, 1) for bits in self.bit_widths)
         self._require("bit_widths", distinct and whole, "one or more different bit-widths")
-
-    @classmethod
-    def from_mapping(cls, values: Mapping[str, Any]) -> Self:
-        """Settings from a configuration's keys; lists become tuples.
-
-        Raises:
-            InputError: an unknown key (the known ones are named), a wrong type or value.
-        """
-        known = {field.name: field for field in fields(cls)}
-        unknown = sorted(set(values) - set(known))
-        if unknown:
-            raise InputError(
-                f"{cls.__name__} has no {', '.join(unknown)}; known: {', '.join(sorted(known))}."
-            )
-        given: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in values.items()
-        }
-        try:
-            return cls(**given)
-        except TypeError as error:
-            raise InputError(f"{cls.__name__}: a value of the wrong type: {error}.") from error
 
     def as_record(self) -> dict[str, Any]:
         """All settings as JSON values."""

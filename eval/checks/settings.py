@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Self
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from deploy.device.errors import InputError
 
@@ -40,19 +39,6 @@ class BatterySettings:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise InputError(f"The checks' {name} must be at least {least}, got {value!r}.")
-
-    @classmethod
-    def from_mapping(cls, values: Mapping[str, Any]) -> Self:
-        """Settings from names and values.
-
-        Raises:
-            InputError: an unknown key (the known ones are named) or a wrong value.
-        """
-        known = sorted(field.name for field in fields(cls))
-        unknown = sorted(set(values) - set(known))
-        if unknown:
-            raise InputError(f"The checks have no {', '.join(unknown)}; known: {', '.join(known)}.")
-        return cls(**values)
 
     def as_record(self) -> dict[str, Any]:
         """All settings as JSON values."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Self
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -65,27 +64,6 @@ class PlacingSettings:
         for name, (holds, expected) in checks.items():
             if not holds:
                 raise InputError(f"{name} must be {expected}, got {getattr(self, name)!r}.")
-
-    @classmethod
-    def from_mapping(cls, values: Mapping[str, Any]) -> Self:
-        """Settings from a command's words; lists become tuples.
-
-        Raises:
-            InputError: an unknown key (the known ones are named), a wrong type or value.
-        """
-        known = sorted(field.name for field in fields(cls))
-        unknown = sorted(set(values) - set(known))
-        if unknown:
-            raise InputError(
-                f"a supplied patch has no setting {', '.join(unknown)}; known: {', '.join(known)}."
-            )
-        given: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
-        }
-        try:
-            return cls(**given)
-        except TypeError as error:
-            raise InputError(f"a setting of the wrong type: {error}.") from error
 
     @property
     def affine(self) -> bool:

@@ -53,9 +53,11 @@ def run(arguments: argparse.Namespace) -> int:
     from eval.report import checks_table
     from qadtr.commands.shared import repository, settings_from
     from training.run_folder import RunFolder
+    from training.settings_reading import read_settings
 
-    battery = BatterySettings.from_mapping(
-        {"images": arguments.images, "seed": arguments.seed, **settings_from(arguments.settings)}
+    given = settings_from(arguments.settings)
+    battery = read_settings(
+        BatterySettings, {"images": arguments.images, "seed": arguments.seed, **given}, "checks"
     )
     runs = [RunFolder.open(path) for path in arguments.runs]
     source, undefended = (

@@ -107,8 +107,11 @@ def _adaptive(arguments: argparse.Namespace, runs: Sequence[RunFolder]) -> int:
     from eval.patch_images import patch_files_in
     from eval.report import adaptive_table
     from qadtr.commands.shared import repository, settings_from
+    from training.settings_reading import read_settings
 
-    attack = AdaptiveSettings.from_mapping(settings_from(arguments.settings))
+    attack = read_settings(
+        AdaptiveSettings, settings_from(arguments.settings), "adaptive evaluation"
+    )
     files = patch_files_in(arguments.patches) if arguments.patches else []
     known = [read_patch_set(path) for path in files]
     for run in runs:

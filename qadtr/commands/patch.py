@@ -116,11 +116,12 @@ def _supplied(arguments: argparse.Namespace) -> int:
     from eval.supplied.run import supply_patches
     from qadtr.commands.shared import repository
     from training.run_folder import RunFolder
+    from training.settings_reading import read_settings
 
     unfit = sorted(_only_attacks(arguments))
     if unfit:
         raise UsageError(f"{', '.join(unfit)} belong to an attack, not to --supplied")
-    placing = PlacingSettings.from_mapping(_given(arguments, _OF_SUPPLIED))
+    placing = read_settings(PlacingSettings, _given(arguments, _OF_SUPPLIED), "supplied patch")
     written = supply_patches(
         RunFolder.open(arguments.run),
         arguments.supplied,

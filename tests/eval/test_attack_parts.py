@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from deploy.device.errors import InputError
-from eval.attacks import ATTACKS, GapSettings, LavanSettings, attack_from_settings
+from eval.attacks import ATTACKS, attack_from_settings
 from eval.attacks.gradient import _shifted
 from eval.attacks.losses import attack_loss
 from eval.attacks.placement import PLACEMENTS, positions_for
@@ -32,7 +32,8 @@ def test_unknown_names_tell_the_known_ones() -> None:
     ):
         attack_from_settings("pgd", {})
     with pytest.raises(
-        InputError, match=r"LavanSettings has no sise_px; known: batch_size, .*size_px"
+        InputError,
+        match=r"attack lavan: unknown key 'sise_px'; valid here are batch_size, .*size_px",
     ):
         attack_from_settings("lavan", {"sise_px": 6})
 
@@ -41,31 +42,36 @@ def test_unknown_names_tell_the_known_ones() -> None:
     ("values", "message"),
     [
         ({"size_px": 0}, "size_px must be a whole number of at least 1, got 0"),
-        ({"size_px": 6.5}, "size_px must be"),
+        ({"size_px": 6.5}, "attack gap: size_px must be of type int, got 6.5"),
         ({"steps": True}, "steps must be"),
-        ({"shape": "star"}, "shape must be square or circle, got 'star'"),
+        ({"shape": "star"}, "shape must be one of square, circle; got 'star'"),
         ({"placement": "left"}, "placement must be one of random, centre"),
         ({"bit_widths": []}, "bit_widths must be"),
+        ({"bit_widths": 8}, "bit_widths must be a list, got 8"),
+        ({"bit_widths": [8, "4"]}, r"bit_widths\[1\] must be of type int"),
         ({"bit_widths": [8, 8]}, "bit_widths must be"),
         ({"target": -1}, "target must be"),
         ({"step_size": 0.0}, "step_size must be over 0"),
-        ({"step_size": "fast"}, "wrong type"),
+        ({"step_size": "fast"}, "step_size must be of type float"),
         ({"momentum": 1.0}, r"momentum must be in \[0, 1\)"),
         ({"loss": "mse"}, "loss must be one of margin"),
         ({"shift_px": -1}, "shift_px must be a whole number of at least 0"),
         ({"loss": "cross-entropy", "confidence": 3.0}, "confidence must be None"),
+        ({"confidence": "high"}, "confidence must be of type float"),
+        ({"confidence": float("nan")}, "confidence must be a number, got nan"),
         ({"scale_range": [1.2, 0.8]}, "scale_range must be"),
+        ({"scale_range": [1.2]}, "scale_range must be a list of 2"),
         ({"rotation_degrees": 200.0}, "rotation_degrees must be"),
     ],
 )
 def test_values_out_of_range_are_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        GapSettings.from_mapping(values)
+        attack_from_settings("gap", values)
 
 
 def test_lavan_knows_its_two_kinds() -> None:
-    with pytest.raises(InputError, match="kind must be per-image or universal"):
-        LavanSettings.from_mapping({"kind": "both"})
+    with pytest.raises(InputError, match="kind must be one of per-image, universal"):
+        attack_from_settings("lavan", {"kind": "both"})
 
 
 LOGITS = torch.tensor([[5.0, 2.0, 1.0], [0.0, 3.0, 4.0]])

@@ -172,7 +172,7 @@ def test_an_error_in_a_worker_is_its_own(
         ("images = 40", "images = true", "images must be"),
         ("images = 40", 'split = "train"', "unknown split"),
         ('name = "lavan"', 'name = "magic"', "Unknown attack 'magic'"),
-        ("steps = 4", "stepz = 4", "no stepz"),
+        ("steps = 4", "stepz = 4", "unknown key 'stepz'"),
         ("steps = 4", "bit_widths = [4]", "in [[source]]"),
         ('"torch"]', '"tpu"]', "unknown engine tpu"),
         ('engine = ["onnxruntime", "torch"]', "bits = [5]", "no exported model at 5 bits"),

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from deploy.device.errors import InputError
-from training.config import TrainingConfig, read_settings
+from training.config import TrainingConfig
 from training.defenses.defense import Batch, Defense, TrainingFacts
 from training.defenses.dwq import Dwq, DwqSettings
 from training.defenses.pbat import Pbat, PbatSettings
 from training.defenses.qadtr import Qadtr, QadtrSettings
 from training.defenses.qat import PlainQat, QatSettings
 from training.defenses.triqdef import Triqdef, TriqdefSettings
+from training.settings_reading import read_settings
 
 __all__ = [
     "DEFENSES",

@@ -24,6 +24,7 @@ from training.data import ImageSet
 from training.gradients import NoiseBank
 from training.networks import Network, NetworkSpec, build_network
 from training.patching import square_mask
+from training.settings_reading import read_settings
 
 SMALL = AdaptiveSettings(size_px=8, steps=12, batch_size=32)
 
@@ -256,7 +257,7 @@ def test_random_precision_draws_for_each_image(
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"stepz": 3}, "known: "),
+        ({"stepz": 3}, "valid here are asr_points"),
         ({"steps": 0}, "at least 1"),
         ({"momentum": 1.0}, "in \\[0, 1\\)"),
         ({"placement": "moon"}, "centre"),
@@ -264,4 +265,4 @@ def test_random_precision_draws_for_each_image(
 )
 def test_settings_refuse_what_they_do_not_know(values: dict[str, object], said: str) -> None:
     with pytest.raises(InputError, match=said):
-        AdaptiveSettings.from_mapping(values)
+        read_settings(AdaptiveSettings, values, "adaptive evaluation")
