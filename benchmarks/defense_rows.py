@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from deploy.device.attack_checks import LOWER_BOUND, MARK
 from deploy.device.errors import InputError, NothingToEvaluate
 from deploy.device.patch_set import read_patch_set
 from deploy.device.records import read_records
 from deploy.device.statistics import paired_difference
 from eval.checks.record import KIND as CHECKS_KIND
-from eval.checks.record import LOWER_BOUND, MARK, attack_checks_from_records
+from eval.checks.record import attack_checks_from_records
 from eval.evaluation_record import (
     EvaluationRecord,
     Outcomes,

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .device.attack_checks import AttackVerdict
 from .device.bundle_reading import Bundle, checksums_text
 from .device.errors import InputError
 from .device.files import npz_bytes, read_bytes, sha256_of_bytes, write_atomic
@@ -143,6 +144,7 @@ class BundleContents:
         patches: at least one.
         thresholds: of the gate.
         random_floor_seed: of the noise patches.
+        attack_checks: what the lab's checks of its attacks on this model found; None: not checked.
         provenance: from ``deploy.device.records.provenance``.
     """
 
@@ -162,6 +164,7 @@ class BundleContents:
     patches: Sequence[BundlePatch]
     thresholds: Thresholds
     random_floor_seed: int = 0
+    attack_checks: AttackVerdict | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -301,6 +304,11 @@ def _manifest(contents: BundleContents, files: Mapping[str, bytes]) -> dict[str,
         ],
         "thresholds": asdict(contents.thresholds),
         "random_floor_seed": contents.random_floor_seed,
+        **(
+            {}
+            if contents.attack_checks is None
+            else {"attack_checks": contents.attack_checks.as_record()}
+        ),
         "provenance": dict(contents.provenance),
     }
 

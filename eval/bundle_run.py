@@ -31,6 +31,7 @@ from deploy.device.patch_set import PatchSet, read_patch_set
 from deploy.device.validation import profiled_kinds
 from deploy.engine import open_engine, require_engine
 from deploy.machine_proof import DeviceReports
+from eval.checks.record import verdict_of_run
 from eval.patch_images import images_of_patches, patch_files_in
 from export.origin import require_origin
 from export.reference import IntegerReference
@@ -166,6 +167,7 @@ def bundle_run(
         ],
         thresholds=settings.thresholds,
         random_floor_seed=settings.floor_seed,
+        attack_checks=verdict_of_run(run, settings.bits),
         provenance={**provenance, "checkpoint_sha256": run.checkpoint_sha256},
     )
     return write_bundle(

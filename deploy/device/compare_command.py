@@ -15,7 +15,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .comparison import compare, read_outcomes
+from .attack_checks import LOWER_BOUND, AttackVerdict
+from .comparison import VerdictOf, compare, read_outcomes
 from .errors import QadtrError, UsageError
 from .files import write_json
 from .text import one_line
@@ -53,13 +54,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Compare, print, and return the exit code; errors are raised."""
+def run(arguments: argparse.Namespace, *verdict_of: VerdictOf) -> int:
+    """Compare, print, and return the exit code; errors are raised.
+
+    ``verdict_of`` as in :func:`read_outcomes`: the checks of evaluation records, where there is
+    somebody who reads them.
+    """
     if not 0.0 < arguments.level < 1.0:
         raise UsageError(f"--level expects a number between 0 and 1, got {arguments.level}")
-    found = compare(
-        read_outcomes(arguments.old), read_outcomes(arguments.new), level=arguments.level
-    )
+    old, new = (read_outcomes(path, *verdict_of) for path in (arguments.old, arguments.new))
+    found = compare(old, new, level=arguments.level)
     if arguments.json is not None:
         write_json(arguments.json, found)
     for line in comparison_lines(found):
@@ -69,13 +73,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 def comparison_lines(found: Mapping[str, Any]) -> list[str]:
     """Return what the command prints of a comparison."""
-    lines = []
+    lines, verdicts = [], {}
     for row in found["patches"]:
         on = f" on {row['model']}" if row["model"] else ""
+        old, new = (AttackVerdict.of(row[f"attack_checks_{side}"]) for side in ("old", "new"))
+        verdicts[on] = (old, new)
         changed = {True: "", False: " (another patch of that name)", None: ""}[row["same_patch"]]
         lines.append(
-            f"{row['patch']}{on}{changed}: ASR {_percent(row['asr_old'])} -> "
-            f"{_percent(row['asr_new'])}: {row['verdict']}"
+            f"{row['patch']}{on}{changed}: ASR {_percent(row['asr_old'], old.mark)} -> "
+            f"{_percent(row['asr_new'], new.mark)}: {row['verdict']}"
         )
         lines += _paired_line(row["paired"], "won by the patch")
         lines += _images(row, "newly_won", "newly won")
@@ -94,6 +100,10 @@ def comparison_lines(found: Mapping[str, Any]) -> list[str]:
     for side in ("old", "new"):
         if found[f"only_in_{side}"]:
             lines.append(f"only in the {side} one: {', '.join(found[f'only_in_{side}'])}")
+    for on, (old, new) in verdicts.items():
+        lines.append(f"attack checks{on}: old one {old.words} -> new one {new.words}")
+    if any(one.mark for both in verdicts.values() for one in both):
+        lines.append(LOWER_BOUND)
     worse = ", ".join(found["worse"]) or "nothing"
     lines.append(f"significantly worse at {found['level']:g} (McNemar, Holm): {worse}")
     return [
@@ -115,11 +125,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_BROKEN
 
 
-def _percent(share: Mapping[str, Any] | None) -> str:
+def _percent(share: Mapping[str, Any] | None, mark: str = "") -> str:
     if share is None:
         return "none"
     low, high = share["interval"]
-    return f"{share['value']:.2%} [{low:.2%}, {high:.2%}] of {share['n']}"
+    return f"{share['value']:.2%}{mark} [{low:.2%}, {high:.2%}] of {share['n']}"
 
 
 def _paired_line(paired: Mapping[str, Any] | None, what: str) -> list[str]:

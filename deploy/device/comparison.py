@@ -10,14 +10,15 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .attack_checks import AttackVerdict
 from .errors import InputError, NothingToEvaluate
 from .files import read_json
 from .json_schema import SchemaMismatch, check, load_schema
@@ -45,6 +46,7 @@ class Outcome:
         clean_correct: bool N, right without the patch.
         eligible: bool N, counts for the ASR.
         success: bool N, the patch won.
+        attacks: what the lab's checks of the attacks on this model found.
     """
 
     model: str
@@ -55,6 +57,15 @@ class Outcome:
     clean_correct: Flags
     eligible: Flags
     success: Flags
+    attacks: AttackVerdict = field(default_factory=AttackVerdict)
+
+
+VerdictOf = Callable[[Path, Mapping[str, Any]], AttackVerdict]
+"""The verdict on the model of an evaluation record, from the folder that the record lies in."""
+
+
+def _not_checked(folder: Path, model: Mapping[str, Any]) -> AttackVerdict:
+    return AttackVerdict()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +95,12 @@ class Paired:
         return {**self.__dict__, "interval": [self.interval.low, self.interval.high]}
 
 
-def read_outcomes(path: Path) -> list[Outcome]:
+def read_outcomes(path: Path, verdict_of: VerdictOf = _not_checked) -> list[Outcome]:
     """Read a ``report.json`` of the validator, an evaluation record, or a folder of records.
+
+    Args:
+        path: of it.
+        verdict_of: the attack checks of evaluation records; a report has its own.
 
     Raises:
         InputError: another file, a damaged one, or a report without outcomes.
@@ -93,13 +108,14 @@ def read_outcomes(path: Path) -> list[Outcome]:
     """
     path = Path(path)
     if path.is_dir():
-        found = [_of_evaluation(one["payload"]) for one in read_records(path, EVALUATION)]
+        payloads = [one["payload"] for one in read_records(path, EVALUATION)]
+        found = [_of_evaluation(payload, path, verdict_of) for payload in payloads]
     else:
         raw = read_json(path)
         if isinstance(raw, dict) and raw.get("format") == FORMAT:
             found = _of_report(raw, path)
         elif isinstance(raw, dict) and raw.get("kind") == EVALUATION:
-            found = [_of_evaluation(read_record(path)["payload"])]
+            found = [_of_evaluation(read_record(path)["payload"], path.parent, verdict_of)]
         else:
             raise InputError(
                 f"{path} is neither a report.json of the validator nor an evaluation record"
@@ -198,6 +214,8 @@ def _patch_row(old: Outcome, new: Outcome) -> dict[str, Any]:
         "images_in_common": len(indices),
         "asr_old": _asr(old),
         "asr_new": _asr(new),
+        "attack_checks_old": old.attacks.as_record(),
+        "attack_checks_new": new.attacks.as_record(),
         "paired": None if not both.any() else _paired(won_old[both], won_new[both]).as_record(),
         **_list("newly_won", indices[won_new & ~won_old]),
         **_list("no_longer_won", indices[won_old & ~won_new]),
@@ -304,13 +322,14 @@ def _of_report(raw: Mapping[str, Any], path: Path) -> list[Outcome]:
             "of this release"
         )
     images = facts["name"], facts["split"], facts["digest"]
+    verdict = AttackVerdict.of(raw.get("attack_checks"))
     return [
-        _outcome("", patch["name"], patch.get("pasted_sha256"), images, patch["outcomes"])
+        _outcome("", patch["name"], patch.get("pasted_sha256"), images, patch["outcomes"], verdict)
         for patch in raw["patches"]
     ]
 
 
-def _of_evaluation(payload: Mapping[str, Any]) -> Outcome:
+def _of_evaluation(payload: Mapping[str, Any], folder: Path, verdict_of: VerdictOf) -> Outcome:
     try:
         model, patch, images = payload["model"], payload["patch"], payload["images"]
         return _outcome(
@@ -319,6 +338,7 @@ def _of_evaluation(payload: Mapping[str, Any]) -> Outcome:
             patch["sha256"],
             (images["name"], images["split"], images["digest"]),
             payload["outcomes"],
+            verdict_of(folder, model),
         )
     except (KeyError, TypeError) as error:
         raise InputError(f"an evaluation record lacks {error}: evaluate again") from error
@@ -330,6 +350,7 @@ def _outcome(
     sha256: str | None,
     images: tuple[str, str, str],
     outcomes: Mapping[str, Any],
+    attacks: AttackVerdict,
 ) -> Outcome:
     n, given = outcomes["n"], outcomes["indices"]
     indices = (
@@ -348,4 +369,5 @@ def _outcome(
         clean_correct=unpack_bits(outcomes["clean_correct"], n),
         eligible=unpack_bits(outcomes["eligible"], n),
         success=unpack_bits(outcomes["success"], n),
+        attacks=attacks,
     )

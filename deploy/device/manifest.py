@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .attack_checks import AttackVerdict
 from .errors import InputError
 from .files import json_bytes, parse_json
 from .images import INPUT_SCALE, INPUT_ZERO_POINT
@@ -83,6 +84,7 @@ class Manifest:
     Attributes:
         files: by path within the bundle.
         models: by engine.
+        attack_checks: what the lab's checks of its attacks on this model found.
         raw: everything as it was read.
     """
 
@@ -98,6 +100,7 @@ class Manifest:
     patches: tuple[PatchFacts, ...]
     thresholds: Mapping[str, float | None]
     random_floor_seed: int
+    attack_checks: AttackVerdict
     raw: Mapping[str, Any]
 
 
@@ -136,6 +139,7 @@ def parse_manifest(data: bytes, *, where: str = MANIFEST) -> Manifest:
         patches=tuple(PatchFacts(**facts) for facts in raw["patches"]),
         thresholds=raw["thresholds"],
         random_floor_seed=raw["random_floor_seed"],
+        attack_checks=AttackVerdict.of(raw.get("attack_checks")),
         raw=raw,
     )
     _check_files(manifest, where)

@@ -47,6 +47,7 @@ def empty_report(bundle: str) -> dict[str, Any]:
         "images_used": 0,
         "images_total": 0,
         "thresholds": None,
+        "attack_checks": None,
         "steps": [],
         "golden": None,
         "certificate": None,

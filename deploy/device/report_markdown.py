@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .attack_checks import LOWER_BOUND, AttackVerdict
 from .text import one_line
 
 
@@ -36,14 +37,15 @@ def markdown_text(report: Mapping[str, Any]) -> str:
                 for check in report["checks"]
             ],
         )
+    verdict = AttackVerdict.of(report.get("attack_checks"))
     if report["patches"]:
         lines += _table(
             ("patch", "ASR, 95% interval", "in the lab", "noise", "n", "flips to the lab"),
             [
                 (
                     patch["name"] + ("" if patch["gated"] else " (not gated)"),
-                    _asr(patch["asr"]),
-                    _asr(patch["lab_asr"]),
+                    _asr(patch["asr"], verdict.mark),
+                    _asr(patch["lab_asr"], verdict.mark),
                     _asr(patch["random_floor"]),
                     "" if patch["asr"] is None else f"{patch['asr']['n']}",
                     f"{patch['flips_n']}",
@@ -51,11 +53,16 @@ def markdown_text(report: Mapping[str, Any]) -> str:
                 for patch in report["patches"]
             ],
         )
+        lines += [f"The lab's checks of its attacks on this model: {_safe(verdict.words)}."]
+        lines += [*([LOWER_BOUND] if verdict.tripped else []), ""]
     search = report.get("search")
     if search is not None:
         how = f"{search['queries']} queries an image, {search['size_px']} px"
         what = f"Search on the device ({search['attack']}, {how}, by {search['answers']})"
-        lines += [f"{what}: ASR {_asr(search['asr'])} of {search['asr']['n']} images.", ""]
+        lines += [
+            f"{what}: ASR {_asr(search['asr'], verdict.mark)} of {search['asr']['n']} images.",
+            "",
+        ]
     failed = [step for step in report["steps"] if not step["ok"]]
     lines += [f"- step *{_safe(one['name'])}* failed: {_safe(one['error'])}" for one in failed]
     return "\n".join(lines).rstrip() + "\n"
@@ -84,8 +91,8 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
     return [*(f"| {' | '.join(row)} |" for row in written), ""]
 
 
-def _asr(record: Mapping[str, Any] | None) -> str:
-    return "" if record is None else f"{record['asr']:.2%} {_range(record['interval'])}"
+def _asr(record: Mapping[str, Any] | None, mark: str = "") -> str:
+    return "" if record is None else f"{record['asr']:.2%}{mark} {_range(record['interval'])}"
 
 
 def _range(ends: list[float]) -> str:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import platform
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .attack_checks import LOWER_BOUND, AttackVerdict
 from .bundle_reading import Bundle
 from .console import Console
 from .engine_protocol import Certified, Engine
@@ -165,11 +166,16 @@ def _describe(bundle: Bundle, report: dict[str, Any], console: Console) -> None:
         "manifest_sha256": bundle.manifest_sha256,
         "authentication": bundle.authentication,
     }
+    verdict = manifest.attack_checks
+    report["attack_checks"] = manifest.raw.get("attack_checks")
     console.say(
         f"bundle     {manifest.name}: {manifest.bit_width}-bit codes, "
         f"{len(manifest.patches)} patches, {manifest.images['n']} images; "
         f"{bundle.authentication}; manifest {bundle.manifest_sha256[:16]}"
     )
+    console.say(f"attacks    the lab's checks of its attacks on this model: {verdict.words}")
+    if verdict.tripped:
+        console.say(f"attacks    {LOWER_BOUND}")
 
 
 def _model(bundle: Bundle, settings: ValidationSettings) -> ModelFacts:
@@ -286,6 +292,7 @@ def _measure(
     console: Console,
 ) -> None:
     total = len(suite.images)
+    verdict = bundle.manifest.attack_checks
     with step(report, "clean accuracy and attack success"):
         measured = measure(
             engine,
@@ -308,7 +315,7 @@ def _measure(
     )
     for patch in report["patches"]:
         console.say(
-            f"patch      {patch['name']}: ASR {_percent(patch['asr'], 'asr')} "
+            f"patch      {patch['name']}: ASR{verdict.mark} {_percent(patch['asr'], 'asr')} "
             f"(lab {_percent(patch['lab_asr'], 'asr')}, common set "
             f"{_percent(patch['asr_common'], 'asr')}, noise "
             f"{_percent(patch['random_floor'], 'asr')}), {patch['flips_n']} flips"
@@ -316,7 +323,7 @@ def _measure(
         )
     search = None
     if settings.search is not None:
-        search = _search(engine, suite, measured, settings, report, console)
+        search = _search(engine, suite, measured, settings, report, console, verdict)
     with step(report, "latency"):
         times = measure_latency(
             engine,
@@ -338,6 +345,9 @@ def _measure(
         if checks and search is not None and limit is not None:
             won = search.success
             checks.append(share_at_most("max_asr of the search", limit, won.successes, won.n))
+        checks = [
+            replace(check, reason=verdict.noted(check.name, check.reason)) for check in checks
+        ]
         code = exit_code_of(checks)
     report["checks"] = [check.as_record() for check in checks]
     for check in checks:
@@ -347,7 +357,7 @@ def _measure(
         report,
         code,
         "; ".join(f"{check.name}: {check.reason}" for check in deciding)
-        or f"all {len(checks)} gates passed",
+        or verdict.noted("all", f"all {len(checks)} gates passed"),
     )
 
 
@@ -358,6 +368,7 @@ def _search(
     settings: ValidationSettings,
     report: dict[str, Any],
     console: Console,
+    verdict: AttackVerdict,
 ) -> SearchResult:
     assert settings.search is not None
     with step(report, "search"):
@@ -376,7 +387,7 @@ def _search(
     brought = "" if best is None else f", the best brought {_percent(best['asr'], 'asr')}"
     console.say(
         f"search     {record['size_px']} px, {record['queries']} queries an image, by "
-        f"{record['answers']}: ASR {_percent(record['asr'], 'asr')} (noise "
+        f"{record['answers']}: ASR{verdict.mark} {_percent(record['asr'], 'asr')} (noise "
         f"{_percent(record['random_floor'], 'asr')}{brought})"
     )
     if transfer_failed(found):

@@ -10,24 +10,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict, cast, get_args
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast, get_args
 
+from deploy.device.attack_checks import MARK, NOT_CHECKED, AttackVerdict
 from deploy.device.errors import InputError
+from deploy.device.records import read_records
 from eval.evaluation_record import ImagesFacts, ModelFacts
+
+if TYPE_CHECKING:
+    from training.run_folder import RunFolder
 
 KIND = "attack-checks"
 
 Status = Literal["passed", "tripped", "undecided", "not run"]
 STATUSES: tuple[Status, ...] = get_args(Status)
-
-MARK = "†"
-"""Stands beside every attack success rate of a model with a tripped check."""
-
-LOWER_BOUND = (
-    f"{MARK}: a check of the attack tripped, so the rate is a lower bound of what an attacker "
-    "can do."
-)
-"""Stands below every table and picture with a marked rate."""
 
 
 class CheckedModel(TypedDict):
@@ -104,7 +101,14 @@ class AttackChecks:
     def words(self, model: ModelFacts) -> str:
         """The verdict in a few words; "not checked" where nobody looked."""
         record = self.of(model)
-        return "not checked" if record is None else verdict(record)
+        return NOT_CHECKED if record is None else verdict(record)
+
+    def verdict_at(self, checkpoint_sha256: str | None, bit_width: int) -> AttackVerdict | None:
+        """What a bundle carries of them; None where nobody looked."""
+        record = self.by_model.get((checkpoint_sha256, bit_width))
+        if record is None:
+            return None
+        return AttackVerdict(tripped=tripped(record), words=verdict(record))
 
 
 def tripped(record: ChecksRecord) -> tuple[str, ...]:
@@ -169,6 +173,26 @@ def _combined(records: Sequence[ChecksRecord]) -> ChecksRecord:
 def _with_its_budget(record: ChecksRecord, check: CheckResult) -> CheckResult:
     budget = f"{record['checked_images']} images, {record['attack']['steps']} steps"
     return {**check, "measured": f"{check['measured']} ({budget})"}
+
+
+def verdict_beside(folder: Path, model: Mapping[str, Any]) -> AttackVerdict:
+    """The verdict on a model from the checks among the records of a folder; not checked if none.
+
+    Raises:
+        InputError: a record is damaged or lacks a field.
+    """
+    found = attack_checks_from_records(read_records(folder, KIND))
+    return found.verdict_at(model["checkpoint_sha256"], model["bit_width"]) or AttackVerdict()
+
+
+def verdict_of_run(run: RunFolder, bit_width: int) -> AttackVerdict | None:
+    """The verdict on a run's network; None where nobody looked.
+
+    Raises:
+        InputError: a record is damaged or lacks a field.
+    """
+    records = read_records(run.records, KIND) if run.records.is_dir() else []
+    return attack_checks_from_records(records).verdict_at(run.checkpoint_sha256, bit_width)
 
 
 def check_record(payload: Mapping[str, Any]) -> ChecksRecord:

@@ -45,7 +45,7 @@ def _section(drift: BundleDrift, one: Attribution) -> Html:
     return tag(
         "section",
         tag("h2", record["patch"]["name"], id=f"{key}-title"),
-        tag("pre", drift_table(record)),
+        tag("pre", drift_table(record, drift.attacks)),
         stages,
         [_figures(drift, one, step) for step in record["steps"] if step["flips"]],
         id=key,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deploy.device.attack_checks import AttackVerdict
 from deploy.device.bundle_reading import Bundle
 from deploy.device.comparison import Outcome, read_outcomes
 from deploy.device.errors import InputError
@@ -19,6 +20,7 @@ from deploy.device.records import write_record
 from deploy.device.report import FORMAT
 from deploy.device.suite import Suite, check_preprocessing, read_suite
 from deploy.engine import open_engine
+from eval.checks.record import verdict_of_run
 from eval.drift.attribution import StageOutcome, outcome_of, stage_facts, steps_between
 from eval.drift.chain import (
     DeviceInputs,
@@ -78,11 +80,13 @@ class BundleDrift:
         found: one for each patch.
         suite: the bundle's images and patches.
         device_inputs: what the device fed, where it was told.
+        attacks: what the checks of the attacks on this network found.
     """
 
     found: tuple[Attribution, ...]
     suite: Suite
     device_inputs: DeviceInputs | None
+    attacks: AttackVerdict
 
 
 def drift_of_bundle(
@@ -151,7 +155,12 @@ def drift_of_bundle(
             record = attribute(suite, stages, number, bundle, run, settings.engine, report)
             write_record(run.records, KIND, record, provenance)
             found.append(Attribution(record=record, number=number))
-        return BundleDrift(found=tuple(found), suite=suite, device_inputs=device_inputs)
+        return BundleDrift(
+            found=tuple(found),
+            suite=suite,
+            device_inputs=device_inputs,
+            attacks=verdict_of_run(run, bundle.manifest.bit_width) or AttackVerdict(),
+        )
 
 
 def outcomes_at(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from deploy.device.attack_checks import LOWER_BOUND, AttackVerdict
 from eval.drift.record import DriftRecord, Flip, StageFacts, StepFacts
 from eval.report.numbers import MISSING, interval, percent, points
 
@@ -11,8 +12,8 @@ _NAMED = 8
 """Flips that a step lists on the terminal."""
 
 
-def drift_table(record: DriftRecord) -> str:
-    """The steps of one patch, and the images that they flipped."""
+def drift_table(record: DriftRecord, attacks: AttackVerdict) -> str:
+    """The steps of one patch, and the images that they flipped; ``attacks``: on this network."""
     first, *rest = record["stages"]
     model = record["model"]
     title = (
@@ -23,10 +24,10 @@ def drift_table(record: DriftRecord) -> str:
         f"{'stage':<14} {'clean':>6}  {'ASR (95%)':<20} {'change':>7}  "
         f"{'paired (95%)':<22} {'p':>7} {'flips: clean':>12} {'patched':>8} {'inputs':>7}"
     )
-    lines = [title, header, _rates(first)]
+    lines = [title, header, _rates(first, attacks.mark)]
     for stage, step in zip(rest, record["steps"], strict=True):
         lines.append(
-            f"{_rates(stage)} {points(step['asr_points']):>7}  "
+            f"{_rates(stage, attacks.mark)} {points(step['asr_points']):>7}  "
             f"{_pair(step):<22} {_p(step):>7} {step['clean_flips_n']:>12} "
             f"{step['patched_flips_n']:>8} {_inputs(step):>7}"
         )
@@ -40,6 +41,8 @@ def drift_table(record: DriftRecord) -> str:
             "when the bundle was made: another machine or another torch"
         )
     lines.append(verdict(record))
+    lines.append(f"attack checks: {attacks.words}")
+    lines += [LOWER_BOUND] if attacks.tripped else []
     return "\n".join(lines)
 
 
@@ -89,9 +92,9 @@ def _flips(step: StepFacts, classes: Sequence[str]) -> list[str]:
     return lines
 
 
-def _rates(stage: StageFacts) -> str:
+def _rates(stage: StageFacts, mark: str) -> str:
     asr = stage["asr"]
-    rate = f"{percent(asr['value'])} ({interval(asr)})"
+    rate = f"{percent(asr['value'])}{mark} ({interval(asr)})"
     return f"{stage['name']:<14} {percent(stage['clean_accuracy']['value']):>6}  {rate:<20}"
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from deploy.device.attack_checks import LOWER_BOUND, MARK
 from deploy.device.errors import NothingToEvaluate
 from eval.analyses import feature_maps as features
 from eval.analyses import gradient_alignment as alignment
 from eval.analyses import occlusion, patch_locations, patch_visibility
 from eval.analyses.means import Mean
 from eval.analyses.record import analyses_from_records
-from eval.checks.record import LOWER_BOUND, MARK, attack_checks_from_records
+from eval.checks.record import attack_checks_from_records
 from eval.report.numbers import MISSING, interval, percent
 from eval.report.rows import PLAIN, bits_label, model_name
 

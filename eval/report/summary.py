@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from deploy.device.attack_checks import LOWER_BOUND
 from eval.adaptive.record import AdaptiveRecord
-from eval.checks.record import LOWER_BOUND
 from eval.evaluation_record import Share
 from eval.report.checks import Checks
 from eval.report.html import Html, join, tag

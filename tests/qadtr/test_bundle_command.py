@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from deploy.device.bundle_reading import Bundle
+from deploy.device.records import read_record, write_record
 from deploy.validate import main as validate
 from qadtr.__main__ import main
 
@@ -58,6 +59,7 @@ def test_from_a_run_to_a_verdict(
     (machine,) = proof["machines"]  # the lab and the device are one here
     assert (machine["golden_images"], machine["images"]) == (8, 40)
 
+    with_attack_checks(run, words, tmp_path, capsys)
     with_openvino(run, words, tmp_path)
     capsys.readouterr()
     for more, code, said in (
@@ -74,6 +76,37 @@ def test_from_a_run_to_a_verdict(
     assert "qadtr export" in capsys.readouterr().err
     assert main(["bundle", str(run), "--bits", "32", "--out", str(tmp_path / "other")]) == 4
     assert not (tmp_path / "other").exists()
+
+
+def with_attack_checks(
+    run: Path, words: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The bundle carries the verdict on this network at this bit-width; compare and drift ask."""
+    out = folder / "checked.qbundle"
+    before = folder / "before"
+    assert main(["eval", str(run), "--patches", str(run / "patches"), "--no-latency"]) == 0
+    shutil.copytree(run / "records", before)
+    few = ["--images", "24", "--set", "steps=2", "--set", "size_px=6"]
+    assert main(["checks", str(run), "--bits", "4", "--only", "zero-gradients", *few]) == 0
+    (path,) = (run / "records").glob("attack-checks-*.json")
+    payload = read_record(path)["payload"]
+    for check in payload["checks"]:
+        check["status"] = "tripped" if check["name"] == "zero-gradients" else "passed"
+    path.unlink()
+    write_record(run / "records", "attack-checks", payload, {})
+    assert main([*words, "--out", str(out)]) == 0
+    with Bundle(out) as bundle:
+        assert bundle.manifest.attack_checks.tripped == ("zero-gradients",)
+    capsys.readouterr()
+    assert main(["drift", str(out), str(run)]) == 0
+    said = capsys.readouterr().out
+    assert said.count("%†") == 5  # lab, rounding, preprocessing, export, engine
+    assert "attack checks: TRIPPED: zero-gradients; 14 passed" in said
+    assert main(["compare", str(before), str(run / "records")]) == 0
+    said = capsys.readouterr().out
+    assert "4-bit onnxruntime-cpu: old one not checked -> new one TRIPPED: zero-gradients" in said
+    assert "32-bit onnxruntime-cpu: old one not checked -> new one not checked" in said
+    assert said.count("%†") == 1
 
 
 GPU_ENGINES = ("onnxruntime-tensorrt", "tensorrt", "tensorrt-rtx")

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from deploy.device.attack_checks import LOWER_BOUND
 from deploy.device.command import main as validate
 from deploy.device.compare_command import main
 from deploy.device.comparison import Outcome, compare, read_outcomes
@@ -21,8 +22,10 @@ from deploy.device.files import write_json
 from deploy.device.outcomes import outcomes_record
 from deploy.device.records import write_record
 from deploy.device.statistics import mcnemar_exact
+from deploy.device.stored_zip import write_stored_zip
 from deploy.validator_archive import validator_bytes
 from qadtr.__main__ import main as qadtr
+from tests.deploy.device.conftest import rehashed
 
 N = 40
 IMAGES = ("noise", "test", "0" * 64)
@@ -140,6 +143,23 @@ def test_the_archive_compares_where_numpy_is_alone(bundle: Path) -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert "nothing" in done.stdout
+
+
+def test_a_report_hands_on_what_its_bundle_says_of_the_attacks(
+    files: dict[str, bytes], bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert validate([str(bundle), "--json", "old.json"]) == 0
+    facts = {"tripped": ["doubled-steps"], "words": "TRIPPED: doubled-steps; 14 passed"}
+    write_stored_zip(bundle, rehashed(files, lambda m: m.update(attack_checks=facts)))
+    assert validate([str(bundle), "--json", "new.json"]) == 0
+    capsys.readouterr()
+    assert main(["old.json", "new.json"]) == 0
+    said = capsys.readouterr().out
+    first = said.splitlines()[0]
+    assert first.count("†") == 1
+    assert first.index("†") > first.index("->")  # of the new one alone
+    assert "attack checks: old one not checked -> new one TRIPPED: doubled-steps; 14 pass" in said
+    assert LOWER_BOUND in said
 
 
 def test_records_of_an_evaluation(tmp_path: Path) -> None:

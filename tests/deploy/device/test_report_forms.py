@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 import pytest
 import xmlschema
 
+from deploy.device.attack_checks import LOWER_BOUND
 from deploy.device.command import main
 from deploy.device.json_schema import load_schema
 from deploy.device.report import conclude, empty_report, junit_xml, step
@@ -100,6 +101,35 @@ def test_an_error_before_the_first_step_is_a_finding(bundle: Path) -> None:
     code, report, sarif, _ = validated(bundle, "--threads", "0")
     assert (code, report["steps"]) == (4, [])
     assert kinds(sarif) == [("broken", "fail", "error")]
+
+
+def test_a_rate_whose_attack_check_tripped_is_marked_everywhere(
+    files: dict[str, bytes], bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, report, _, markdown = validated(bundle)
+    assert "on this model: not checked" in capsys.readouterr().out
+    assert "on this model: not checked." in markdown
+    assert report["attack_checks"] is None
+    facts = {"tripped": ["doubled-steps"], "words": "TRIPPED: doubled-steps; 14 passed"}
+    write_stored_zip(bundle, rehashed(files, lambda m: m.update(attack_checks=facts)))
+    code, report, sarif, markdown = validated(bundle)
+    said = capsys.readouterr().out
+    assert code == 0  # a finding about the attack; the gate is on the bundle's patches
+    assert report["attack_checks"] == facts
+    assert "on this model: TRIPPED: doubled-steps; 14 passed" in said
+    assert said.count("ASR†") == len(report["patches"]) == 2
+    assert report["reason"].endswith("(† a lower bound: tripped doubled-steps)")
+    for check in report["checks"]:
+        assert ("†" in check["reason"]) == (check["name"] != "min_clean")
+    assert any("†" in one["message"]["text"] for one in sarif["runs"][0]["results"])
+    rows = [line for line in markdown.splitlines() if line.startswith(("| quiet", "| loud"))]
+    assert [row.count("%†") for row in rows] == [2, 2]  # here and in the lab, not the noise
+    assert LOWER_BOUND in markdown
+    wrong = {"tripped": "doubled-steps", "words": "w"}
+    write_stored_zip(bundle, rehashed(files, lambda m: m.update(attack_checks=wrong)))
+    code, report, _, _ = validated(bundle)
+    assert code == 2
+    assert "attack_checks" in report["reason"]
 
 
 def test_names_from_a_bundle_write_nothing_into_a_page(

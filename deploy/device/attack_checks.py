@@ -1,0 +1,57 @@
+"""What the lab's checks of its attacks say of a model, and the mark beside its rates.
+
+An attack success rate is worth what the attack is worth. The checks (docs/checks.md) are made in
+the lab; a bundle carries their verdict to the device, and a report from there on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+MARK = "†"
+"""Stands beside every attack success rate of a model with a tripped check."""
+
+LOWER_BOUND = (
+    f"{MARK}: a check of the attack tripped, so the rate is a lower bound of what an attacker "
+    "can do."
+)
+"""Stands below every table and picture with a marked rate."""
+
+NOT_CHECKED = "not checked"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackVerdict:
+    """The verdict on one model at one bit-width.
+
+    Attributes:
+        tripped: names of the checks that tripped.
+        words: all of it in a few words, such as "undecided: doubled-steps; 14 passed".
+    """
+
+    tripped: tuple[str, ...] = ()
+    words: str = NOT_CHECKED
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any] | None) -> Self:
+        """From ``attack_checks`` of a manifest or a report; None, or none there: not checked."""
+        if record is None:
+            return cls()
+        return cls(tripped=tuple(record["tripped"]), words=record["words"])
+
+    def as_record(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {"tripped": list(self.tripped), "words": self.words}
+
+    @property
+    def mark(self) -> str:
+        """What stands beside each rate: nothing unless a check tripped."""
+        return MARK if self.tripped else ""
+
+    def noted(self, gate: str, reason: str) -> str:
+        """The reason of a gate, which says so where its rate is a lower bound."""
+        if not self.tripped or gate == "min_clean":
+            return reason
+        return f"{reason} ({MARK} a lower bound: tripped {', '.join(self.tripped)})"
