@@ -46,6 +46,16 @@ class Convolution(QuantConv2d):
 
     products: torch.dtype = torch.float32
 
+    def forward(self, x: Tensor, gain: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        """The convolution of ``x``, N×C×H×W, float32.
+
+        With ``gain`` and ``bias``, float32 (C,), it is ``gain · conv(x) + bias`` with weights that
+        are not quantized: a float network with its BatchNorm folded.
+        """
+        if gain is None:
+            return cast(Tensor, super().forward(x))
+        return self._conv_forward(x, self.weight * gain.view(-1, 1, 1, 1), bias)
+
     def inner_forward_impl(
         self, x: Tensor, quant_weight: Tensor, quant_bias: Tensor | None
     ) -> Tensor:

@@ -96,12 +96,13 @@ class SwitchableBatchNorm2d(nn.Module):
 
     def forward(self, x: Tensor, accumulator_scale: Tensor | None) -> Tensor:
         """``x`` N×C×H×W; ``accumulator_scale`` (C,): input times weight scale; None in float."""
-        if self.training or accumulator_scale is None:
+        if self.training:
             return cast(Tensor, self.active()(x))
         gain, bias = self.gain_and_bias()
-        if self.switch.exact:
-            return x + bias_on_grid(bias, accumulator_scale).view(1, -1, 1, 1)
-        bias = bias_on_grid(bias, accumulator_scale * gain.abs())
+        if accumulator_scale is not None:
+            if self.switch.exact:
+                return x + bias_on_grid(bias, accumulator_scale).view(1, -1, 1, 1)
+            bias = bias_on_grid(bias, accumulator_scale * gain.abs())
         return torch.addcmul(bias.view(1, -1, 1, 1), x, gain.view(1, -1, 1, 1))
 
 
@@ -163,8 +164,11 @@ class ConvUnit(nn.Module):
         return (self.source.value() * weight_quantizer(self.conv).value()).detach()
 
     def forward(self, x: Tensor) -> Tensor:
-        scale = None if self.training else self.accumulator_scale()
-        y = self.norm(self.conv(x), scale)
+        if self.training or self.switch.quantized:
+            scale = None if self.training else self.accumulator_scale()
+            y = self.norm(self.conv(x), scale)
+        else:  # in float the BatchNorm goes into the convolution, as it does in the float file
+            y = self.conv(x, *self.norm.gain_and_bias())
         if self.ceiling is not None:
             y = F.hardtanh(y, 0.0, self.ceiling)
         return cast(Tensor, self.quantize(y))
