@@ -19,7 +19,9 @@ clamp may as well come after it.
 
 An image has three channels, and ONNX Runtime's direct int8 kernel wants a multiple of four (others
 go through a slow gather).  So the input is padded with channels of the zero point, whose weights
-are 0: they add nothing to any sum, and the first layer takes two thirds of the time.
+are 0: they add nothing to any sum, and a first layer of 3×3 takes two thirds of the time.  A large
+kernel loses more by the fourth channel's products than it gains: 7×7 at 224 px took 1.27 times as
+long (16 images; 5×5 took 0.89), so only small kernels are padded.
 """
 
 from __future__ import annotations
@@ -266,13 +268,17 @@ def _emit_convolution(context: Context, pattern: ConvolutionPattern, out: Codes,
 KERNEL_CHANNELS = 4
 """The direct convolution kernels read this many input channels at once."""
 
+MOST_PADDED_TAPS = 25
+"""Height times width of the largest kernel whose input channels are padded."""
+
 
 def _aligned(
     context: Context, x: Codes, weights: NDArray[np.int64], groups: int
 ) -> tuple[str, NDArray[np.int64]]:
-    """The input tensor and the weights with input channels up to a multiple of four."""
+    """The input tensor and the weights, of a small kernel up to a multiple of four channels."""
     missing = -weights.shape[1] % KERNEL_CHANNELS
-    if groups != 1 or missing == 0:
+    taps = weights.shape[2] * weights.shape[3]
+    if groups != 1 or missing == 0 or taps > MOST_PADDED_TAPS:
         return x.name, weights
     builder = context.builder
     before_and_after = np.array([0, 0, 0, 0, 0, missing, 0, 0], np.int64)

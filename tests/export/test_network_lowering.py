@@ -72,6 +72,17 @@ def test_network_is_integer_and_equals_reference_and_training(
     assert parity.agreement == 1.0
 
 
+@pytest.mark.parametrize(("name", "channels"), [("mobilenetv2", 4), ("resnet18", 3)])
+def test_the_image_gets_a_fourth_channel_for_a_small_kernel_alone(
+    name: str, channels: int, tmp_path: Path
+) -> None:
+    graph = onnx.load(lowered(network(name, 8), 8, tmp_path).path).graph
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    stem = next(node for node in graph.node if node.op_type == "QLinearConv")
+    assert stored[stem.input[3]].dims[1] == channels
+    assert [node.op_type for node in graph.node].count("Pad") == channels - 3
+
+
 def test_max_pool_reads_and_gives_codes(tmp_path: Path) -> None:
     made = lowered(network("vgg11", 2), 2, tmp_path)
     nodes = onnx.load(made.path).graph.node
