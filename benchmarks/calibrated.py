@@ -48,25 +48,44 @@ def calibrated_network(
         bit_widths=(bits,),
     )
     network = build_network(spec, torch.Generator().manual_seed(seed))
+    return calibrate(network, images, count=count, batch=batch, seed=seed)
+
+
+@torch.no_grad()
+def calibrate(
+    network: Network, images: ImageSet, *, count: int, batch: int, seed: int = 0
+) -> Network:
+    """The network with statistics and scales of each of its bit-widths, and one linear layer, from
+    these images; in evaluation mode.
+
+    Args:
+        network: with its weights, in training mode; of the images' size and classes.
+        images, count, batch, seed: as of :func:`calibrated_network`; the seed is of the order.
+    """
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
             module.momentum = None  # the plain mean over all batches
     chosen = chosen_indices(len(images), count)
     # In the order of the data set classes may stand together; a batch should hold many.
     order = chosen[torch.randperm(count, generator=torch.Generator().manual_seed(seed)).numpy()]
     batches = [order[start : start + batch] for start in range(0, count - batch + 1, batch)]
-    for indices in batches:
-        network(_pixels(images, indices.tolist()))
+    for bits in network.bit_widths:
+        with network.at(bits):
+            for indices in batches:
+                network(_pixels(images, indices.tolist()))
     network.eval()
     features: list[Tensor] = []
     hook = network.head.linear.register_forward_pre_hook(
         lambda _, inputs: features.append(_plain(inputs[0]))
     )
-    for indices in batches:
-        network(_pixels(images, indices.tolist()))
+    for bits in network.bit_widths:
+        with network.at(bits):
+            for indices in batches:
+                network(_pixels(images, indices.tolist()))
     hook.remove()
     labels = torch.from_numpy(images.labels[[int(i) for part in batches for i in part]])
-    _fit(network, torch.cat(features).double(), labels)
+    _fit(network, torch.cat(features).double(), labels.repeat(len(network.bit_widths)))
     network.store_scales()
     return network
 

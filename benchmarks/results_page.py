@@ -25,6 +25,8 @@ from benchmarks.engine_builds import KIND as BUILD_KIND
 from benchmarks.engine_builds import build_rows
 from benchmarks.export_rows import HEADER, KIND, export_rows
 from benchmarks.patch_attacks_rows import patch_attacks_rows
+from benchmarks.supplied import ABOUT
+from benchmarks.supplied import GROUP as SUPPLIED
 from benchmarks.undefended import GROUP as UNDEFENDED
 from benchmarks.undefended import undefended_rows
 from deploy.device.errors import InputError
@@ -87,6 +89,9 @@ def results_page(folder: Path) -> str:
     for group in sorted(path for path in folder.iterdir() if path.is_dir()):
         if group.name == UNDEFENDED:
             parts += _of_undefended(group)
+        elif group.name == SUPPLIED:
+            records = read_records(group / "records")
+            parts += [f"## {group.name}", ABOUT, _block(text_table(records)), _provenance(records)]
         elif group.name not in (BENCHMARKS, EXPORTS, ENGINES):
             parts += _of_runs(group)
     if (folder / EXPORTS).is_dir():
