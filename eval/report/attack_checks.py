@@ -55,7 +55,8 @@ def checks_section(checks: AttackChecks) -> Html:
         f"source are in docs/checks.md. {LOWER_BOUND}",
         class_="soft small",
     )
-    return join(explained, [_html(group) for group in _groups(found)])
+    # What each check asks stands in the first table; the others have the same rows.
+    return join(explained, [_html(group, explain=i == 0) for i, group in enumerate(_groups(found))])
 
 
 def _all(checks: AttackChecks) -> list[ChecksRecord]:
@@ -126,7 +127,7 @@ def _details(group: Sequence[ChecksRecord], names: Sequence[str]) -> list[str]:
     return ["", *lines] if lines else []
 
 
-def _html(group: Sequence[ChecksRecord]) -> Html:
+def _html(group: Sequence[ChecksRecord], *, explain: bool) -> Html:
     head = tag(
         "tr",
         tag("th", "check", scope="col"),
@@ -135,13 +136,13 @@ def _html(group: Sequence[ChecksRecord]) -> Html:
     rows = [
         tag(
             "tr",
-            tag("th", name, tag("small", _asks(name)), scope="row"),
+            tag("th", name, tag("small", _asks(name)) if explain else "", scope="row"),
             [_cell(_by_name(record).get(name)) for record in group],
         )
         for name in _names(group)
     ]
     title = _title(group)
-    return scrolled_table(head, rows, about=f"Attack checks: {title}", caption=title)
+    return scrolled_table(head, rows, about=f"Attack checks: {title}", caption=title, kind="checks")
 
 
 def _asks(name: str) -> str:

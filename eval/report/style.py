@@ -60,6 +60,9 @@ td.number, th.number { text-align: right; }
 tbody th { font-weight: 600; }
 .wide tbody th { min-width: 7rem; }
 tr.first th, tr.first td { border-top: 2px solid var(--soft); }
+.checks td { min-width: 9rem; }
+.checks tbody th { min-width: 12rem; }
+.checks td small { white-space: normal; }
 .tag { display: inline-block; border: 1px solid currentColor; border-radius: 4px;
        padding: 0 .35rem; font-size: .75rem; font-weight: 600; white-space: nowrap; }
 .tag.bad { color: var(--bad); }
@@ -137,7 +140,9 @@ footer { padding-bottom: 3rem; margin-top: 2.5rem; }
   main, header.page, footer { max-width: none; padding: 0; }
   table { font-size: 7pt; }
   caption, thead th, .maps th { font-size: 7pt; }
-  th, td, .wide tbody th, td.asr { padding: .15rem .25rem; min-width: 0; }
+  th, td, .wide tbody th, .checks td, .checks tbody th, td.asr {
+    padding: .15rem .25rem; min-width: 0;
+  }
   th small, td small { padding: 0; font-size: 6pt; white-space: normal; }
   table.heat th { overflow-wrap: anywhere; }
   .tag { font-size: 6pt; padding: 0 .15rem; }
