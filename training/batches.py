@@ -1,24 +1,89 @@
-"""Batches: an order for each epoch and an augmentation for each step, on the images' device."""
+"""Batches: an order for each epoch and an augmentation for each step.
+
+The images stay where they are, in memory or mapped from disk, and a batch is read by index and sent
+to the device; only on another device than the CPU, where they fit, do they move there as a whole.
+"""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from training.config import TrainingConfig
+from training.data import ImageSet
+from training.defenses import Batch
 from training.randomness import generator_for
 
 PADDING_PX = 4
 GREY = 128
 """Padding value: the byte that the network normalises to 0."""
 
+_MOVED_AT_ONCE = 1024
 
-def fits(images: Tensor, device: torch.device) -> bool:
-    """Whether the training set may live on ``device``: on a GPU, in half of its free memory."""
+
+class Batches:
+    """The batches of a training, each a pure function of (seed, step).
+
+    ``steps_per_epoch`` is what an epoch has; a rest smaller than a batch is left out.
+    """
+
+    def __init__(
+        self, training_set: ImageSet, config: TrainingConfig, device: torch.device
+    ) -> None:
+        self._config, self._device = config, device
+        self._images = _Images(training_set.images, device)
+        self._labels = torch.from_numpy(training_set.labels).to(device)
+        self._order = (-1, torch.empty(0, dtype=torch.int64))
+        self.steps_per_epoch = len(training_set) // config.training.batch_size
+
+    def at(self, step: int) -> Batch:
+        """The batch of ``step``, on the device."""
+        epoch = step // self.steps_per_epoch
+        if epoch != self._order[0]:
+            order = epoch_order(len(self._labels), epoch, self._config.seed)
+            self._order = (epoch, order)
+        size = self._config.training.batch_size
+        start = step % self.steps_per_epoch * size
+        chosen = self._order[1][start : start + size]
+        pixels = augment(
+            self._images.read(chosen), self._config.data.augment, step, self._config.seed
+        )
+        chosen = chosen.to(self._device)
+        return Batch(
+            pixels=pixels.float().contiguous(memory_format=torch.channels_last),
+            labels=self._labels[chosen],
+            indices=chosen,
+        )
+
+
+class _Images:
+    """Images by index, uint8 on the device."""
+
+    def __init__(self, images: NDArray[np.uint8], device: torch.device) -> None:
+        self._images, self._device = images, device
+        self._moved: Tensor | None = None
+        if device.type != "cpu" and fits(images.nbytes, device):
+            self._moved = torch.empty(images.shape, dtype=torch.uint8, device=device)
+            for start in range(0, len(images), _MOVED_AT_ONCE):
+                part = images[start : start + _MOVED_AT_ONCE]
+                self._moved[start : start + _MOVED_AT_ONCE] = torch.tensor(part)
+
+    def read(self, chosen: Tensor) -> Tensor:
+        """Images number ``chosen`` (int64 (N,) on the CPU), uint8 N×3×H×W, on the device."""
+        if self._moved is not None:
+            return self._moved[chosen.to(self._device)]
+        return torch.from_numpy(self._images[chosen.numpy()]).to(self._device)
+
+
+def fits(image_bytes: int, device: torch.device) -> bool:
+    """Whether a training set may live on ``device``: on a GPU, in half of its free memory."""
     if device.type != "cuda":
         return True
     free, _ = torch.cuda.mem_get_info(device)
-    return images.numel() * images.element_size() * 2 < free
+    return image_bytes * 2 < free
 
 
 def epoch_order(images: int, epoch: int, seed: int) -> Tensor:

@@ -7,7 +7,6 @@ from it ends with the same bytes as one that was never interrupted (same machine
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Callable
@@ -18,23 +17,23 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
 from deploy.device.errors import InputError, QadtrError
-from deploy.device.files import json_bytes, sha256_of, sha256_of_bytes, write_atomic, write_npz
+from deploy.device.files import json_bytes, sha256_of, sha256_of_bytes, write_npz
 from training.averaging import MovingAverage
-from training.batches import augment, epoch_order, fits
+from training.batches import Batches
 from training.checkpoint import load_tensors, persistent_tensors, save_checkpoint, tensor_bytes
 from training.config import TrainingConfig
 from training.data import ImageSet
-from training.defenses import Batch, Defense, TrainingFacts, build_defense, resolved
+from training.defenses import Defense, TrainingFacts, build_defense, resolved
 from training.distillation import distilled, teacher_logits, teacher_of
 from training.networks import NetworkSpec, build_network
+from training.optimizer import learning_rate, optimizer_of
 from training.prediction import predict
 from training.quantizers import check_bit_widths
 from training.randomness import SETUP, generator_for
 from training.ranks import Ranks, check_batch
+from training.run_log import RunLog
 from training.run_state import RESUME, RunState, read_run_state
 from training.running_means import RunningMeans
 from training.warm_start import start_from
@@ -42,7 +41,6 @@ from training.warm_start import start_from
 logger = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.safetensors"
-LOG = "log.jsonl"
 POOL = "pool"
 """Folder of the patches that the defense made, to attack other networks with."""
 
@@ -111,7 +109,8 @@ class TrainingRun:
                 "training images; lower it"
             )
         check_batch(settings.batch_size, settings.accumulate, ranks)
-        self.steps_per_epoch = count // settings.batch_size
+        self.batches = Batches(training_set, config, self.device)
+        self.steps_per_epoch = self.batches.steps_per_epoch
         self.steps = max(1, round(settings.epochs * self.steps_per_epoch))
         spec = NetworkSpec(
             name=config.network.name,
@@ -130,7 +129,7 @@ class TrainingRun:
         self.parameters = dict(self.network.named_parameters())
         if settings.warm_start is not None:
             start_from(self.network, Path(settings.warm_start))
-        self.optimizer = self._optimizer()
+        self.optimizer = optimizer_of(self.parameters, settings)
         self.average = MovingAverage(self.network, settings.ema) if settings.ema > 0.0 else None
         self.defense: Defense = build_defense(
             config.defense,
@@ -150,33 +149,8 @@ class TrainingRun:
         if settings.warm_start is not None:
             identity["warm_start"] = sha256_of(Path(settings.warm_start))
         self.digest = sha256_of_bytes(json_bytes(identity))
-        self.images = torch.from_numpy(training_set.images)
-        if fits(self.images, self.device):
-            self.images = self.images.to(self.device)
-        self.labels = torch.from_numpy(training_set.labels).to(self.device)
-        self._order = (-1, torch.empty(0, dtype=torch.int64))
         self.step = 0
         self.history: list[dict[str, Any]] = []
-
-    def _optimizer(self) -> torch.optim.SGD:
-        decayed = [p for p in self.parameters.values() if p.dim() > 1]
-        others = [p for p in self.parameters.values() if p.dim() <= 1]
-        settings = self.config.training
-        return torch.optim.SGD(
-            [
-                {"params": decayed, "weight_decay": settings.weight_decay},
-                {"params": others, "weight_decay": 0.0},
-            ],
-            lr=settings.learning_rate,
-            momentum=settings.momentum,
-            nesterov=settings.momentum > 0.0,
-        )
-
-    def _learning_rate(self, step: int) -> float:
-        settings = self.config.training
-        warmup = settings.warmup_epochs * self.steps_per_epoch
-        rate = settings.learning_rate * min(1.0, (step + 1) / max(1.0, warmup))
-        return rate * 0.5 * (1.0 + math.cos(math.pi * step / self.steps))
 
     def finish(self, make_provenance: Callable[[], dict[str, Any]]) -> Path:
         """Run all remaining steps, evaluate on the hold-out, write the checkpoint."""
@@ -222,44 +196,24 @@ class TrainingRun:
 
     def _steps(self) -> None:
         self.network.train()
-        writer = None
-        if self.ranks.first:
-            writer = SummaryWriter(str(self.run_dir / "tensorboard"), purge_step=self.step)
         last = min(self.steps, self.options.stop_after or self.steps)
         tracked = RunningMeans()
-        disable = None if self.options.progress is None else not self.options.progress
-        disable = disable if self.ranks.first else True
-        with tqdm(
-            total=self.steps, initial=self.step, desc=self.config.name, disable=disable, unit="step"
-        ) as bar:
+        with RunLog(
+            self.run_dir,
+            self.config.name,
+            done=self.step,
+            steps=self.steps,
+            first=self.ranks.first,
+            progress=self.options.progress,
+        ) as log:
             while self.step < last:
                 tracked.add(*self.one_step(), self.config.training.batch_size)
-                bar.update(1)
+                log.step()
                 if self.step % self.steps_per_epoch == 0 or self.step == last:
-                    self._end_of_epoch(tracked, bar, writer)
+                    self._end_of_epoch(tracked, log)
                     tracked = RunningMeans()
                 if self.step % self.options.save_every == 0 or self.step == last:
                     self._save()
-        if writer is not None:
-            writer.close()
-
-    def _batch(self) -> Batch:
-        """The batch of the current step, a pure function of (seed, step)."""
-        epoch = self.step // self.steps_per_epoch
-        if epoch != self._order[0]:
-            order = epoch_order(len(self.images), epoch, self.config.seed).to(self.device)
-            self._order = (epoch, order)
-        size = self.config.training.batch_size
-        start = self.step % self.steps_per_epoch * size
-        chosen = self._order[1][start : start + size]
-        how = self.config.data.augment
-        images = self.images[chosen.to(self.images.device)].to(self.device)
-        pixels = augment(images, how, self.step, self.config.seed)
-        return Batch(
-            pixels=pixels.float().contiguous(memory_format=torch.channels_last),
-            labels=self.labels[chosen],
-            indices=chosen,
-        )
 
     def one_step(self) -> tuple[float, float]:
         """One step of the optimizer; returns the training loss and the accuracy of its batch.
@@ -267,7 +221,7 @@ class TrainingRun:
         Raises:
             TrainingDiverged: a loss is NaN or infinite.
         """
-        batch = self._batch()
+        batch = self.batches.at(self.step)
         network, settings = self.network, self.config.training
         network.set_bit_width(self.defense.bit_width(self.step))
         pixels = self.defense.prepare(self.step, batch, network)
@@ -288,7 +242,9 @@ class TrainingRun:
         logits = self.ranks.gathered(logits)
         self.defense.learn(self.step, gradient, logits, batch)
         value = self._share(value)
-        rate = self._learning_rate(self.step)
+        rate = learning_rate(
+            settings, self.step, steps=self.steps, steps_per_epoch=self.steps_per_epoch
+        )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         nn.utils.clip_grad_norm_(self.parameters.values(), settings.gradient_clip)
@@ -356,27 +312,12 @@ class TrainingRun:
                 f"(bit-width {self.network.bit_width}); lower training.learning_rate"
             )
 
-    def _end_of_epoch(self, tracked: RunningMeans, bar: Any, writer: SummaryWriter | None) -> None:
+    def _end_of_epoch(self, tracked: RunningMeans, log: RunLog) -> None:
         if self.ranks.count > 1:
             self.ranks.require_same(tensor_bytes(self.state(), {}), "weights or patches")
         row = {"step": self.step, "epoch": round(self.step / self.steps_per_epoch, 3)}
-        row |= tracked.summary()
-        self.history.append(row)
-        if writer is None:
-            return
-        data = "".join(json.dumps(r) + "\n" for r in self.history)
-        write_atomic(self.run_dir / LOG, data.encode())
-        for name in ("loss", "accuracy", "images_per_s"):
-            writer.add_scalar(name, row[name], self.step)
-        bar.set_postfix_str(f"loss {row['loss']:.3f}, accuracy {100 * row['accuracy']:.1f}%")
-        logger.info(
-            "step %d of %d: loss %.4f, training accuracy %.2f%%, %.0f images/s",
-            self.step,
-            self.steps,
-            row["loss"],
-            100.0 * row["accuracy"],
-            row["images_per_s"],
-        )
+        self.history.append(row | tracked.summary())
+        log.epoch(self.history)
 
     def state(self) -> dict[str, Tensor]:
         """Every tensor that the run continues from."""

@@ -18,8 +18,9 @@ from deploy.device.errors import InputError
 from training.checkpoint import read_tensors
 from training.config import load_config
 from training.data import load_images
-from training.loop import CHECKPOINT, LOG, RunOptions, train
+from training.loop import CHECKPOINT, RunOptions, train
 from training.ranks import Ranks, check_batch, join
+from training.run_log import LOG
 from training.run_state import RESUME
 
 CONFIG = """

@@ -1,0 +1,87 @@
+"""What a training shows and writes of its course: a bar, log.jsonl, TensorBoard, log lines."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from deploy.device.files import write_atomic
+
+LOG = "log.jsonl"
+
+_log = logging.getLogger(__name__)
+
+
+class RunLog:
+    """The course of one training, from where it was begun or resumed.
+
+    Args:
+        folder: the run's folder.
+        title: of the bar.
+        done: steps already taken.
+        steps: of the whole training.
+        first: whether this process writes; others are silent.
+        progress: whether there is a bar; None: on a terminal.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        title: str,
+        *,
+        done: int,
+        steps: int,
+        first: bool,
+        progress: bool | None,
+    ) -> None:
+        self._folder, self._steps = folder, steps
+        hidden = None if progress is None else not progress
+        hidden = hidden if first else True
+        self._bar = tqdm(total=steps, initial=done, desc=title, disable=hidden, unit="step")
+        self._writer = None
+        if first:
+            self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=done)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.close()
+        if self._writer is not None:
+            self._writer.close()
+
+    def step(self) -> None:
+        """One more step was taken."""
+        self._bar.update(1)
+
+    def epoch(self, history: Sequence[dict[str, Any]]) -> None:
+        """The last row of ``history``, a row an epoch, is new."""
+        if self._writer is None:
+            return
+        row = history[-1]
+        data = "".join(json.dumps(r) + "\n" for r in history)
+        write_atomic(self._folder / LOG, data.encode())
+        for name in ("loss", "accuracy", "images_per_s"):
+            self._writer.add_scalar(name, row[name], row["step"])
+        accuracy = 100.0 * row["accuracy"]
+        self._bar.set_postfix_str(f"loss {row['loss']:.3f}, accuracy {accuracy:.1f}%")
+        _log.info(
+            "step %d of %d: loss %.4f, training accuracy %.2f%%, %.0f images/s",
+            row["step"],
+            self._steps,
+            row["loss"],
+            accuracy,
+            row["images_per_s"],
+        )
