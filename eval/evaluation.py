@@ -39,8 +39,8 @@ from eval.measures import (
     share_of,
 )
 from eval.predictions import SwitchableNetwork, predict
-from eval.progress import Progress
 from training.data import ImageSet
+from training.progress import Progress
 
 
 class Predictor(Protocol):

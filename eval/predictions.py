@@ -76,7 +76,7 @@ def logits(
     batches = []
     with evaluation_mode(network), network.at(bits), torch.no_grad():
         for first in range(0, len(images), batch_size):
-            pixels = torch.from_numpy(images[first : first + batch_size]).to(device)
+            pixels = torch.tensor(images[first : first + batch_size]).to(device)
             batches.append(network(pixels.float()).float().cpu().numpy())
     return np.concatenate(batches)
 

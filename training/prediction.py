@@ -18,7 +18,7 @@ def predict(
     predicted = []
     with network.at(bits):
         for start in range(0, len(images), batch_size):
-            pixels = torch.from_numpy(images[start : start + batch_size]).to(device)
+            pixels = torch.tensor(images[start : start + batch_size]).to(device)
             logits = network(pixels.float().contiguous(memory_format=torch.channels_last))
             predicted.append(logits.argmax(dim=1).cpu().numpy())
     return np.concatenate(predicted).astype(np.int64)

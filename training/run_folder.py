@@ -31,14 +31,16 @@ class RunFolder:
     Attributes:
         path: the folder.
         sidecar: of its checkpoint, checked against the weights when it was opened.
+        cache: where `images` keeps decoded images; None: in memory.
     """
 
     path: Path
     sidecar: Mapping[str, Any]
+    cache: Path | None = None
 
     @classmethod
-    def open(cls, path: Path) -> Self:
-        """The run in the folder `path`.
+    def open(cls, path: Path, cache: Path | None = None) -> Self:
+        """The run in the folder `path`; `cache` as in :func:`training.data.load_images`.
 
         Raises:
             InputError: no such folder, or no whole checkpoint in it.
@@ -54,7 +56,7 @@ class RunFolder:
                 f"{path / CHECKPOINT}: its sidecar lacks {', '.join(lacking)}: it was not written "
                 "by `qadtr train`; train again"
             )
-        return cls(path=path, sidecar=sidecar)
+        return cls(path=path, sidecar=sidecar, cache=cache)
 
     @property
     def checkpoint(self) -> Path:
@@ -139,7 +141,7 @@ class RunFolder:
             InputError: the images are missing or damaged, or have other classes than the run's.
         """
         settings = self.sidecar["config"]["data"]
-        images = load_images(settings["kind"], data, split, size=settings["size"])
+        images = load_images(settings["kind"], data, split, size=settings["size"], cache=self.cache)
         if images.classes != self.classes:
             raise InputError(
                 f"the images of {data} have the classes {', '.join(images.classes)}, but "

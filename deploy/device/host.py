@@ -127,14 +127,18 @@ def host_facts() -> Host:
         cpuinfo: str | None = _CPUINFO.read_text(encoding="utf-8", errors="replace")
     except OSError:
         cpuinfo = None
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
     host = host_from_cpuinfo(
-        cpuinfo, machine=platform.machine(), system=platform.system(), cores=cores
+        cpuinfo, machine=platform.machine(), system=platform.system(), cores=usable_cores()
     )
     if host.instruction_sets is None and host.machine in _ARM64 and host.system == "Linux":
         return replace(host, instruction_sets=_arm64_instruction_sets())
     return host
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may run on."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
 def peak_memory_bytes() -> int | None:

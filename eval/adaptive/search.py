@@ -27,8 +27,8 @@ from eval.adaptive.victim import Victim
 from eval.attacks.judging import generator_for
 from eval.attacks.losses import attack_loss
 from eval.predictions import logits
-from eval.progress import Progress
 from training.patching import square_mask
+from training.progress import Progress
 
 
 class StageResult(TypedDict):

@@ -25,8 +25,8 @@ from eval.analyses.settings import AnalysisSettings
 from eval.images_facts import images_facts
 from eval.measures import patch_facts
 from eval.patch_images import images_of_patches, patch_files_in
-from eval.progress import Progress
 from training.data import ImageSet
+from training.progress import Progress
 from training.run_folder import RunFolder
 
 

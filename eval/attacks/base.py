@@ -26,8 +26,8 @@ from eval.attacks.placement import positions_for
 from eval.attacks.problem import Crafted, Problem
 from eval.attacks.settings import AttackSettings
 from eval.predictions import SwitchableNetwork, device_of, evaluation_mode, logits
-from eval.progress import Progress
 from training.patching import circle_mask, square_mask
+from training.progress import Progress
 
 logger = logging.getLogger(__name__)
 

@@ -18,9 +18,9 @@ from eval.checks.settings import BatterySettings
 from eval.fakes import planted
 from eval.images_facts import images_facts
 from eval.predictions import SwitchableNetwork
-from eval.progress import Progress
 from training.data import ImageSet
 from training.data.subset import chosen_indices
+from training.progress import Progress
 from training.run_folder import RunFolder
 
 

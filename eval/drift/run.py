@@ -30,8 +30,8 @@ from eval.drift.chain import (
 )
 from eval.drift.record import KIND, DriftModel, DriftPatch, DriftRecord
 from eval.evaluation_record import ImagesFacts
-from eval.progress import Progress
 from export.reference import IntegerReference
+from training.progress import Progress
 from training.run_folder import RunFolder
 
 DEVICE = "device"

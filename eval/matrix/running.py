@@ -22,7 +22,7 @@ from deploy.device.errors import EngineUnavailable, UsageError
 from eval.evaluation_record import EvaluationRecord, read_evaluations
 from eval.matrix.jobs import RECORDS, Job, do_job, jobs_of
 from eval.matrix.plan import MatrixPlan
-from eval.progress import Progress
+from training.progress import Progress
 
 STAGES = ("all", "patches", "evaluate")
 THREADS = 1

@@ -30,9 +30,9 @@ from eval.measures import share_of
 from eval.pixel.library import LIBRARY, perturbed
 from eval.pixel.settings import PixelSettings
 from eval.predictions import SwitchableNetwork
-from eval.progress import Progress
 from training.data import ImageSet
 from training.data.subset import chosen_indices
+from training.progress import Progress
 from training.run_folder import RunFolder
 
 KIND = "pixel-attack"

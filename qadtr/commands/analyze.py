@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from qadtr.commands.shared import add_data
+from qadtr.commands.shared import add_cache, add_data
 
 HELP = "look into a network under a patch: gradients, places, features, as records for the report"
 WHAT = ("gradients", "gradient-maps", "locations", "occlusion", "visibility", "features")
@@ -15,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The network, the patches, the images, and what to look at."""
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder of the network")
     add_data(parser)
+    add_cache(parser)
     parser.add_argument(
         "--patches",
         type=Path,
@@ -60,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     from qadtr.commands.shared import repository
     from training.run_folder import RunFolder
 
-    folder = RunFolder.open(arguments.run)
+    folder = RunFolder.open(arguments.run, arguments.cache)
     settings = AnalysisSettings(
         bit_widths=tuple(sorted(arguments.bits or folder.bit_widths, reverse=True)),
         stride_px=arguments.stride,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from qadtr.commands.shared import add_data
+from qadtr.commands.shared import add_cache, add_data
 
 HELP = "pack an exported model, patches, images and thresholds for the device"
 
@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="patch files (.npz) or folders of them (default: RUN/patches)",
     )
     add_data(parser)
+    add_cache(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the bundle")
     parser.add_argument(
         "--engines",
@@ -89,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
         value = getattr(arguments, name)
         if value is not None and not 0.0 <= value <= 1.0:
             raise UsageError(f"--{name.replace('_', '-')} expects a share of 0 to 1, got {value}")
-    folder = RunFolder.open(arguments.run)
+    folder = RunFolder.open(arguments.run, arguments.cache)
     digest = bundle_run(
         folder,
         arguments.patches or [folder.path / PATCHES],

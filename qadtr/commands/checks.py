@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from qadtr.commands.shared import add_data, add_settings
+from qadtr.commands.shared import add_cache, add_data, add_settings
 
 HELP = "check that attack success on a network can be believed; see docs/checks.md"
 
@@ -14,6 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The networks, what they are held against, and the budget."""
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders")
     add_data(parser)
+    add_cache(parser)
     parser.add_argument("--bits", type=int, nargs="+", help="bit-widths (default: all it has)")
     parser.add_argument(
         "--source",
@@ -59,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     battery = read_settings(
         BatterySettings, {"images": arguments.images, "seed": arguments.seed, **given}, "checks"
     )
-    runs = [RunFolder.open(path) for path in arguments.runs]
+    runs = [RunFolder.open(path, arguments.cache) for path in arguments.runs]
     source, undefended = (
         None if path is None else RunFolder.open(path)
         for path in (arguments.source, arguments.undefended)

@@ -16,9 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Download, check, read once, and say how to use it."""
-    from eval.progress import Progress
     from training.data import load_images
     from training.data.download import CIFAR10, download
+    from training.progress import Progress
 
     root: Path = arguments.directory
     counted = 0

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qadtr.commands.shared import add_data, add_settings
+from qadtr.commands.shared import add_cache, add_data, add_settings
 
 if TYPE_CHECKING:
     from training.run_folder import RunFolder
@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="patch files (.npz) or folders of them; with --adaptive, where to start from besides",
     )
     add_data(parser)
+    add_cache(parser)
     parser.add_argument("--bits", type=int, nargs="+", help="bit-widths (default: all exported)")
     parser.add_argument("--engine", default="onnxruntime", help="default: onnxruntime")
     parser.add_argument("--threads", type=int, default=1, help="of the engine (default: 1)")
@@ -75,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
     for name in ("threads", "batch_size"):
         if getattr(arguments, name) < 1:
             raise UsageError(f"--{name.replace('_', '-')} must be at least 1")
-    runs = [RunFolder.open(path) for path in arguments.runs]
+    runs = [RunFolder.open(path, arguments.cache) for path in arguments.runs]
     if arguments.adaptive:
         return _adaptive(arguments, runs)
     if arguments.patches is None:

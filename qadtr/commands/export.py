@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from textwrap import indent
 
-from qadtr.commands.shared import add_code_flips, add_data
+from qadtr.commands.shared import add_cache, add_code_flips, add_data
 
 HELP = "export a run to integer model files, with certificate and parity"
 
@@ -15,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The run, the bit-widths, and the images that parity is checked on."""
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
     add_data(parser)
+    add_cache(parser)
     parser.add_argument(
         "--bits", type=int, nargs="+", help="bit-widths; 32 is the float baseline (default: all)"
     )
@@ -72,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     from training.data.subset import chosen_indices
     from training.run_folder import RunFolder
 
-    folder = RunFolder.open(arguments.run)
+    folder = RunFolder.open(arguments.run, arguments.cache)
     holdout = folder.images(arguments.data, "holdout").images
     chosen = chosen_indices(len(holdout), min(arguments.images, len(holdout)))
     made = export_run(

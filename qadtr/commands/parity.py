@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from textwrap import indent
 
-from qadtr.commands.shared import add_code_flips, add_data
+from qadtr.commands.shared import add_cache, add_code_flips, add_data
 
 HELP = "compare exported models with reference and fake quantization, layer by layer"
 
@@ -15,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The run, the bit-widths, and the images."""
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder with exported models")
     add_data(parser)
+    add_cache(parser)
     parser.add_argument("--bits", type=int, nargs="+", help="bit-widths (default: all exported)")
     parser.add_argument(
         "--split", default="holdout", choices=("holdout", "test"), help="default: holdout"
@@ -51,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     from training.data.subset import chosen_indices
     from training.run_folder import RunFolder
 
-    folder = RunFolder.open(arguments.run)
+    folder = RunFolder.open(arguments.run, arguments.cache)
     split = folder.images(arguments.data, arguments.split)
     facts = provenance(
         repository=repository(),

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qadtr.commands.shared import add_data, add_settings, settings_from
+from qadtr.commands.shared import add_cache, add_data, add_settings, settings_from
 
 if TYPE_CHECKING:
     from deploy.device.patch_set import PatchSet
@@ -18,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The source, the attack, and which images it is tried on."""
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder of the source network")
     add_data(parser)
+    add_cache(parser)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
         "--attack", help="gap (universal), lavan, location; without gradients sparse-rs, texture"
@@ -85,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.supplied is not None:
         return _supplied(arguments)
     attack = attack_from_settings(arguments.attack, _given(arguments, _OF_ATTACKS))
-    source = RunFolder.open(arguments.run)
+    source = RunFolder.open(arguments.run, arguments.cache)
     path, patch_set = make_patches(
         source,
         attack,
@@ -123,7 +124,7 @@ def _supplied(arguments: argparse.Namespace) -> int:
         raise UsageError(f"{', '.join(unfit)} belong to an attack, not to --supplied")
     placing = read_settings(PlacingSettings, _given(arguments, _OF_SUPPLIED), "supplied patch")
     written = supply_patches(
-        RunFolder.open(arguments.run),
+        RunFolder.open(arguments.run, arguments.cache),
         arguments.supplied,
         arguments.data,
         placing,

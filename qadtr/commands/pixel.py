@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from qadtr.commands.shared import add_data
+from qadtr.commands.shared import add_cache, add_data
 
 HELP = "measure a network under pixel attacks (FGSM, PGD, MI-FGSM, C&W, AutoAttack)"
 
@@ -14,6 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The network, the attack and the images."""
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder of the network")
     add_data(parser)
+    add_cache(parser)
     parser.add_argument(
         "--attack", default="pgd", help="fgsm, pgd (default), mi-fgsm, cw, autoattack"
     )
@@ -62,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
         batch_size=arguments.batch_size,
         seed=arguments.seed,
     )
-    run = RunFolder.open(arguments.run)
+    run = RunFolder.open(arguments.run, arguments.cache)
     records = attack_pixels(
         run,
         attack,

@@ -36,6 +36,19 @@ def add_code_flips(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_cache(parser: argparse.ArgumentParser) -> None:
+    """`--cache DIR`: decoded images on disk, for data of the kind "folder"."""
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        metavar="DIR",
+        help=(
+            "keep the decoded images in this folder and map them from there, for folders of "
+            "images that are larger than the memory (default: decode them into memory)"
+        ),
+    )
+
+
 def add_settings(parser: argparse.ArgumentParser, example: str) -> None:
     """`--set KEY=VALUE`, any number of times."""
     parser.add_argument(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from qadtr.commands.shared import RUNS, add_data, add_settings, settings_from
+from qadtr.commands.shared import RUNS, add_cache, add_data, add_settings, settings_from
 
 HELP = "train a network with or without a defense"
 
@@ -14,6 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The config, the images, where the run goes, and how to continue one."""
     parser.add_argument("config", type=Path, metavar="CONFIG", help="a TOML file, as in configs/")
     add_data(parser)
+    add_cache(parser)
     parser.add_argument(
         "--out", type=Path, metavar="RUN", help="run folder (default: runs/ and the config's name)"
     )
@@ -62,8 +63,10 @@ def run(arguments: argparse.Namespace) -> int:
             "--out RUN leaves it alone"
         )
     kind, size = config.data.kind, config.data.size
-    training_set = load_images(kind, arguments.data, "train", size=size)
-    holdout = load_images(kind, arguments.data, "holdout", size=size)
+    training_set, holdout = (
+        load_images(kind, arguments.data, split, size=size, cache=arguments.cache)
+        for split in ("train", "holdout")
+    )
     ranks = join(arguments.device)
     options = RunOptions(
         resume=arguments.resume,

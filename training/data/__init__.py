@@ -13,7 +13,14 @@ from training.data.image_set import SPLITS, ImageSet, Split
 KINDS: tuple[str, ...] = ("cifar10", "folder", "digits")
 
 
-def load_images(kind: str, root: Path | None, split: str, *, size: int | None = None) -> ImageSet:
+def load_images(
+    kind: str,
+    root: Path | None,
+    split: str,
+    *,
+    size: int | None = None,
+    cache: Path | None = None,
+) -> ImageSet:
     """Read one split of a data set.
 
     "train" leaves out the hold-out, a fixed tenth of each class of the training set ("holdout"),
@@ -25,6 +32,8 @@ def load_images(kind: str, root: Path | None, split: str, *, size: int | None = 
         split: "train", "holdout" or "test".
         size: side of the images in px: any for "folder" (resize and centre cut; None leaves them
             as they are), a multiple of 8 for "digits" (None: 32), 32 or None for "cifar10".
+        cache: for "folder" alone: folder that keeps the decoded images on disk, for a data set
+            that is larger than the memory (:mod:`training.data.cache`).
 
     Returns:
         The images and labels, checked.
@@ -37,12 +46,17 @@ def load_images(kind: str, root: Path | None, split: str, *, size: int | None = 
         raise InputError(f"Unknown split {split!r}; available: {', '.join(SPLITS)}.")
     if kind not in KINDS:
         raise InputError(f"Unknown kind of data {kind!r}; available: {', '.join(KINDS)}.")
+    if cache is not None and kind != "folder":
+        raise InputError(
+            f'A cache on disk (--cache DIR) is for data of the kind "folder"; {kind!r} is small and '
+            "is held in memory: leave it out."
+        )
     if kind == "digits":
         return read_digits(split, size_px=DEFAULT_PX if size is None else size)
     if root is None:
         raise InputError(f"The data set {kind!r} needs a folder: give one with --data DIR.")
     if kind == "folder":
-        return read_folder(root, split, size_px=size)
+        return read_folder(root, split, size_px=size, cache=cache)
     if size not in (None, SIZE_PX):
         raise InputError(
             f"CIFAR-10 images have {SIZE_PX}×{SIZE_PX} px; got the size {size}. Leave it out, or "

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from deploy.device.errors import InputError
 from training.data.array_unpickler import arrays_from_pickle
-from training.data.folder import has_split_folders, read_folder
+from training.data.folder import read_folder
 from training.data.holdout import held_out
 from training.data.image_set import ImageSet, image_set
+from training.data.listing import has_split_folders
 
 CLASSES = (
     "airplane",

@@ -20,7 +20,8 @@ class ImageSet:
     """Images of one split, checked, with the digest that names this copy of them.
 
     Attributes:
-        images: uint8 N×3×H×W, RGB, channel first, 0…255.
+        images: uint8 N×3×H×W, RGB, channel first, 0…255; read-only where they lie on disk
+            (:mod:`training.data.cache`): an index or a slice reads what it names, no more.
         labels: int64 N, indices into `classes`.
         classes: class names; the index of a name is its label.
         name: name of the data set, as records print it.
@@ -92,11 +93,31 @@ def image_set(
     )
 
 
+class ImageDigest:
+    """The digest of an `ImageSet` whose images come one after the other."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self._digest = hashlib.sha256(_by(shape).encode())
+
+    def add(self, images: NDArray[np.uint8]) -> None:
+        """The next image or images, uint8, any shape."""
+        self._digest.update(np.ascontiguousarray(images).data)
+
+    def so_far(self) -> str:
+        """SHA-256 (hex) of the shape and the images added yet."""
+        return self._digest.hexdigest()
+
+    def of_set(self, labels: NDArray[np.int64]) -> str:
+        """`ImageSet.digest`, when all images have been added; int64 N."""
+        whole = self._digest.copy()
+        whole.update(labels.astype("<i8").data)
+        return whole.hexdigest()
+
+
 def _digest(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> str:
-    digest = hashlib.sha256(_by(images.shape).encode())
-    digest.update(images.data)
-    digest.update(labels.astype("<i8").data)
-    return digest.hexdigest()
+    digest = ImageDigest(images.shape)
+    digest.add(images)
+    return digest.of_set(labels)
 
 
 def _by(shape: tuple[int, ...]) -> str:

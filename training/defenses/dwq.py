@@ -123,7 +123,7 @@ def predict_at_random_precision(
     predicted, drawn = [], []
     for start in range(0, len(images), batch_size):
         bits = bit_widths[int(torch.randint(len(bit_widths), (), generator=generator))]
-        pixels = torch.from_numpy(images[start : start + batch_size]).to(device).float()
+        pixels = torch.tensor(images[start : start + batch_size]).to(device).float()
         with network.at(bits):
             classes = network(pixels).argmax(dim=1).cpu().numpy()
         predicted.append(classes)

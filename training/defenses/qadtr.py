@@ -171,8 +171,10 @@ class Qadtr(ScheduledDefense):
             restart_after=settings.restart_after,
             restart_below=settings.restart_below,
         )
+        personal = settings.aqapa and settings.personal_share > 0.0
         self.personal = PersonalPool(
-            images=facts.images,
+            # Gigabytes for ImageNet: none where none is shown.
+            images=facts.images if personal else 0,
             image_size=facts.image_size,
             size_px=settings.personal_px,
             step_size=settings.step_size,

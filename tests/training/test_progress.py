@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from eval.progress import Progress
+from training.progress import Progress
 
 
 def test_the_end_is_a_log_line(caplog: pytest.LogCaptureFixture) -> None:

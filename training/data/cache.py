@@ -1,0 +1,329 @@
+"""Decoded images on disk, mapped into memory: for a data set larger than the memory.
+
+A cache is a folder. Each split of a data set has two files there:
+
+NAME-SPLIT-SIZEpx.npy    uint8 N×3×H×W as `numpy.load` reads it, in the order of the data set
+NAME-SPLIT-SIZEpx.json   what it was made of and what it holds: shape, classes, labels, digests
+
+The images are mapped read-only, so all processes of a machine share the kernel's one copy of the
+pages that were read, and it gives them up when memory is short. They have the bytes and the digest
+of the set that is decoded into memory: a run and its checkpoint do not depend on which it was.
+
+One process at a time makes a file (`flock`); the others wait and then use it. A killed one leaves
+``.NAME.partial.npy`` and how far it came, with the digest of that part; the next one goes on there
+if that digest is still right. A file takes its name only when it is whole.
+
+Files are not hashed again at each start, which would read everything: byte count and time of change
+are compared with those noted, and only where they differ (a copy on another disk) is the whole file
+read and its digest compared.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import logging
+import math
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import PIL
+from numpy.typing import NDArray
+
+from deploy.device.errors import InputError
+from deploy.device.files import json_bytes, read_json, sha256_of_bytes, write_json
+from training.data.image_file import DECODING, read_image
+from training.data.image_set import ImageDigest, ImageSet
+from training.data.listing import Listing
+from training.progress import Progress
+
+FORMAT = "qadtr-image-cache"
+FORMAT_VERSION = 1
+SECONDS_BETWEEN_STATES = 30.0
+_HASHED_AT_ONCE = 256
+
+_log = logging.getLogger(__name__)
+
+
+def cached_images(listing: Listing, size_px: int | None, folder: Path) -> ImageSet:
+    """The images of ``listing``, mapped from ``folder``; decoded into it where they are not there.
+
+    Args:
+        listing: the files of a split.
+        size_px: as :func:`training.data.image_file.read_image`.
+        folder: the cache; made where it is not there.
+
+    Returns:
+        The set that would be read without a cache, with read-only images.
+
+    Raises:
+        InputError: a file is no readable image or has another size than the first one; the cache
+            holds other images under this name, cannot be written, or its disk is too small.
+    """
+    entry = _Entry(listing=listing, size_px=size_px, folder=folder)
+    found = None
+    try:
+        found = entry.found()
+    except _DamagedError as error:
+        _log.warning("the cache is damaged and is made again: %s", error)
+    if found is None:
+        with entry.locked():
+            # Another process may have made it meanwhile.
+            with suppress(_DamagedError):
+                found = entry.found()
+            found = found or entry.made()
+    return found
+
+
+class _DamagedError(InputError):
+    """What the cache holds is not what its sidecar says."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Entry:
+    """The files of one split at one size."""
+
+    listing: Listing
+    size_px: int | None
+    folder: Path
+
+    @cached_property
+    def stem(self) -> str:
+        size = "as-it-is" if self.size_px is None else f"{self.size_px}px"
+        return f"{self.listing.name}-{self.listing.split}-{size}"
+
+    @property
+    def images(self) -> Path:
+        return self.folder / f"{self.stem}.npy"
+
+    @property
+    def sidecar(self) -> Path:
+        return self.folder / f"{self.stem}.json"
+
+    @property
+    def partial(self) -> Path:
+        return self.folder / f".{self.stem}.partial.npy"
+
+    @property
+    def state(self) -> Path:
+        return self.folder / f".{self.stem}.partial.json"
+
+    @cached_property
+    def wanted(self) -> dict[str, Any]:
+        """What the sidecar must say."""
+        return {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "decoding": DECODING,
+            "split": self.listing.split,
+            "size_px": self.size_px,
+            "classes": list(self.listing.classes),
+            "files": {"count": len(self.listing.files), "digest": self.listing.digest()},
+        }
+
+    # ------------------------------------------------------------------ what is there
+
+    def found(self) -> ImageSet | None:
+        """The set, or None where the cache does not have it.
+
+        Raises:
+            InputError: it has that of other images.
+            _DamagedError: it has it no longer whole.
+        """
+        if not self.images.is_file() or not self.sidecar.is_file():
+            return None
+        try:
+            facts = _checked_sidecar(self.sidecar)
+        except InputError as error:
+            raise _DamagedError(str(error)) from error
+        self._require_same_source(facts)
+        try:
+            images = np.lib.format.open_memmap(self.images, mode="r")
+        except (OSError, ValueError) as error:
+            raise _DamagedError(f"{self.images} cannot be read ({error})") from error
+        told = self.images.stat()
+        if (
+            images.dtype != np.uint8
+            or list(images.shape) != facts.get("shape")
+            or not images.flags.c_contiguous
+            or images.offset + images.nbytes != told.st_size
+        ):
+            raise _DamagedError(f"{self.images} has not the array that its sidecar names")
+        if self.listing.labels.tolist() != facts.get("labels"):
+            raise _DamagedError(f"{self.sidecar} has other labels")
+        if facts.get("stamp") != _stamp(told):
+            _log.info("%s was copied or changed: reading it whole to compare digests", self.images)
+            if _digest_of(images, self.listing.labels) != facts.get("digest"):
+                raise _DamagedError(f"{self.images} has not the digest that its sidecar names")
+            self._note(facts | {"stamp": _stamp(told)})
+        return ImageSet(
+            images=np.asarray(images),
+            labels=np.ascontiguousarray(self.listing.labels),
+            classes=self.listing.classes,
+            name=self.listing.name,
+            split=self.listing.split,
+            digest=str(facts["digest"]),
+        )
+
+    def _require_same_source(self, facts: Mapping[str, Any]) -> None:
+        other = [key for key, value in self.wanted.items() if facts.get(key) != value]
+        if other:
+            raise InputError(
+                f"{self.images} was made of other images than those in {self.listing.folder} now "
+                f"(different: {', '.join(other)}); delete it to have it made again, or give "
+                "another --cache DIR"
+            )
+
+    def _note(self, facts: Mapping[str, Any]) -> None:
+        try:
+            write_json(self.sidecar, _signed(facts))
+        except InputError:
+            _log.info("%s cannot be written: the next start reads it whole again", self.sidecar)
+
+    # ------------------------------------------------------------------ making it
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Alone among the processes that make this entry; released by the kernel at a kill."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with (self.folder / f".{self.stem}.lock").open("a") as stream:
+                try:
+                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    _log.info("waiting for the process that makes %s", self.images)
+                    fcntl.flock(stream, fcntl.LOCK_EX)
+                yield
+        except OSError as error:
+            raise InputError(
+                f"cannot write the cache {self.folder} ({error}); choose another --cache DIR"
+            ) from error
+
+    def made(self) -> ImageSet:
+        """Decode what is missing, put the files in place, and return the set."""
+        listing = self.listing
+        # What a damaged cache holds is of no use, and its room is needed.
+        self.images.unlink(missing_ok=True)
+        first = read_image(listing.folder / listing.files[0], self.size_px)
+        shape = (len(listing.files), *first.shape)
+        header = _npy_header(shape)
+        done, digest = self._begun(shape, header)
+        self._require_room((shape[0] - done) * first.nbytes)
+        self.partial.touch()
+        with (
+            self.partial.open("r+b") as file,
+            Progress(f"decoding {listing.folder}", len(listing.files)) as bar,
+        ):
+            file.seek(0)
+            file.write(header)
+            file.seek(len(header) + done * first.nbytes)
+            file.truncate()
+            bar.advance(done)
+            saved = time.monotonic()
+            for image in listing.decoded(self.size_px, done):
+                contiguous = np.ascontiguousarray(image)
+                file.write(contiguous.data)
+                digest.add(contiguous)
+                done += 1
+                bar.advance()
+                if time.monotonic() - saved >= SECONDS_BETWEEN_STATES:
+                    self._save(file, done, digest)
+                    saved = time.monotonic()
+            _on_disk(file)
+        facts = {
+            **self.wanted,
+            "name": listing.name,
+            "shape": list(shape),
+            "labels": listing.labels.tolist(),
+            "digest": digest.of_set(listing.labels),
+            "stamp": _stamp(self.partial.stat()),
+            "made_with": {"numpy": np.__version__, "pillow": PIL.__version__},
+        }
+        write_json(self.sidecar, _signed(facts))
+        self.partial.replace(self.images)
+        _log.info("%s: decoded %d images", self.images, shape[0])
+        self.state.unlink(missing_ok=True)
+        made = self.found()
+        if made is None:
+            raise InputError(f"{self.images} cannot be read back; look at that disk")
+        return made
+
+    def _begun(self, shape: tuple[int, ...], header: bytes) -> tuple[int, ImageDigest]:
+        """How many images an interrupted process left whole, and the digest of them."""
+        digest = ImageDigest(shape)
+        with suppress(InputError, FileNotFoundError):
+            state = _checked_sidecar(self.state)
+            if all(state.get(key) == value for key, value in self.wanted.items()):
+                done = int(state["done"])
+                with self.partial.open("rb") as file:
+                    same = file.read(len(header)) == header
+                    for _ in range(done):
+                        digest.add(np.frombuffer(file.read(math.prod(shape[1:])), np.uint8))
+                if same and digest.so_far() == state["digest"]:
+                    _log.info("%s: going on behind image %d of %d", self.images, done, shape[0])
+                    return done, digest
+        # Its room is needed.
+        self.partial.unlink(missing_ok=True)
+        return 0, ImageDigest(shape)
+
+    def _save(self, file: BinaryIO, done: int, digest: ImageDigest) -> None:
+        _on_disk(file)
+        write_json(self.state, _signed({**self.wanted, "done": done, "digest": digest.so_far()}))
+
+    def _require_room(self, needed: int) -> None:
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:
+            raise InputError(
+                f"the decoded images of {self.listing.folder} need {needed / 1e9:,.2f} GB more, "
+                f"but {self.folder} has {free / 1e9:,.2f} GB free; choose another --cache DIR or a "
+                "smaller data.size"
+            )
+
+
+def _npy_header(shape: tuple[int, ...]) -> bytes:
+    stream = io.BytesIO()
+    facts = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(stream, facts)
+    return stream.getvalue()
+
+
+def _on_disk(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _stamp(found: os.stat_result) -> dict[str, int]:
+    return {"bytes": found.st_size, "mtime_ns": found.st_mtime_ns}
+
+
+def _digest_of(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> str:
+    digest = ImageDigest(images.shape)
+    for start in range(0, len(images), _HASHED_AT_ONCE):
+        digest.add(images[start : start + _HASHED_AT_ONCE])
+    return digest.of_set(labels)
+
+
+def _signed(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """``facts`` with their own SHA-256, so that a changed word is seen."""
+    plain = {key: value for key, value in facts.items() if key != "sha256"}
+    return {**plain, "sha256": sha256_of_bytes(json_bytes(plain))}
+
+
+def _checked_sidecar(path: Path) -> dict[str, Any]:
+    """What :func:`_signed` gave.
+
+    Raises:
+        InputError: damaged or changed.
+    """
+    facts = read_json(path)
+    if not isinstance(facts, dict) or _signed(facts) != facts:
+        raise InputError(f"{path} is damaged or was changed")
+    return facts
