@@ -256,6 +256,7 @@ def _of_benchmarks(folder: Path) -> list[str]:
         "evaluation": _evaluation,
         "clean-accuracy": _clean_accuracy,
         "validator": _validator,
+        "image-cache": _image_cache,
     }
     for path in sorted(folder.glob("*.json")):
         record = read_json(path)
@@ -326,6 +327,37 @@ def _validator(record: Mapping[str, Any]) -> str:
     )
     rows = [[name, f"{value:,.3f}"] for name, value in record["figures"].items()]
     return f"{text}\n\n{_table(['figure', 'value'], rows)}"
+
+
+def _image_cache(record: Mapping[str, Any]) -> str:
+    header = [
+        *("network", "px", "images", "batch", "held for images: memory", "disk"),
+        *("peak: disk / memory", "images/s: disk / memory", "start: memory", "disk"),
+    ]
+    rows = [
+        [
+            row["network"],
+            str(row["size"]),
+            f"{row['images']:,} ({_megabytes(row['image_bytes'])})",
+            str(row["batch"]),
+            *(_megabytes(row["bytes_for_images"][side]) for side in ("memory", "disk")),
+            f"{row['peak_disk_over_memory']:.2f} of {_megabytes(row['peak_bytes']['memory'])}",
+            _ratio(row["speed_disk_over_memory"]),
+            *(f"{row['read_s'][side]:,.2f} s" for side in ("memory", "disk")),
+        ]
+        for row in record["rows"]
+    ]
+    text = (
+        f"Plain QAT on {record['data']}, images mapped from disk (`--cache`) beside images held in "
+        "memory; the weights after all steps were equal. Memory is the anonymous pages of the "
+        f"process; speed: median and quartiles of {record['rounds']} rounds; start: until all "
+        "images are there, from a cache that had been made."
+    )
+    return f"{text}\n\n{_table(header, rows)}"
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.0f} MB"
 
 
 def _sizes(record: Mapping[str, Any]) -> str:
