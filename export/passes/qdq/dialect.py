@@ -45,11 +45,14 @@ class Dialect:
         bias_on_grid: biases are multiples of the accumulator's step, as in the all-integer graph;
             otherwise they stay the values they are (int8 codes of a doubled step have a coarser
             grid than the network was trained with, and float biases need none).
+        relu_before_requantizing: a Relu that changes nothing stands before a change of step of
+            unsigned codes (:mod:`export.passes.qdq.requantize`).
     """
 
     name: str
     signed_only: bool
     bias_on_grid: bool
+    relu_before_requantizing: bool
 
     def output_codes(
         self, quantizer: Quantizer, clamp: Clamp, source: QonnxGraph, layer: str
@@ -85,8 +88,12 @@ def _joins_halved_sum(source: QonnxGraph, layer: str, scale: np.float32) -> bool
     return False
 
 
-SIGNED = Dialect(name="signed int8", signed_only=True, bias_on_grid=False)
-STANDARD = Dialect(name="uint8 and int8", signed_only=False, bias_on_grid=True)
+SIGNED = Dialect(
+    name="signed int8", signed_only=True, bias_on_grid=False, relu_before_requantizing=False
+)
+STANDARD = Dialect(
+    name="uint8 and int8", signed_only=False, bias_on_grid=True, relu_before_requantizing=True
+)
 
 
 def write_quantizer(

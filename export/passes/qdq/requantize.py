@@ -2,6 +2,11 @@
 
 code_y = round(k s_x / s_y), clamped. This project's s_y is an odd multiple of s_x, so the quotient
 is never a half, whichever way a runtime computes it.
+
+Unsigned codes are not negative, so a Relu in front changes none of them.  The standard dialect
+writes one: OpenVINO fuses a quantizer into an operator before it and runs both on bytes; a clamp
+and a quantizer by themselves it runs in float, with a change of layout before and after (ResNet-18
+at 4 bits takes 1.15 times as long, ResNet-20 1.2 times).
 """
 
 from __future__ import annotations
@@ -31,7 +36,10 @@ class QdqRequantize(Rule):
         layer, source = node.output[0], x
 
         def emit() -> None:
-            codes = write_quantizer(context, self.dialect, source.name, quantizer, Clamp(), layer)
+            read = source.name
+            if self.dialect.relu_before_requantizing and source.low >= 0:
+                read = context.builder.add("Relu", [read], f"{layer}.relu")
+            codes = write_quantizer(context, self.dialect, read, quantizer, Clamp(), layer)
             ratio = float(codes.scale) / float(source.scale)
             context.note(self, layer, f"requantized by {ratio:.6g}, {described(codes)}")
 
