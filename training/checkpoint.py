@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from deploy.device.errors import InputError
 from deploy.device.files import read_json, sha256_of, sha256_of_bytes, write_atomic, write_json
 from training.networks import Network, NetworkSpec, build_network
+from training.quantizers import scale_recipe
 
 FORMAT = "qadtr-checkpoint"
 FORMAT_VERSION = 1
@@ -102,6 +103,8 @@ def save_checkpoint(path: Path, network: Network, sidecar: Mapping[str, Any]) ->
                 "bit_widths": list(spec.bit_widths),
                 "exact": spec.exact,
                 "mixed": {str(mode): dict(bits) for mode, bits in spec.mixed.items()},
+                "activation_scales": spec.activation_scales,
+                "weight_scales": spec.weight_scales,
             },
             **sidecar,
         },
@@ -150,6 +153,8 @@ def load_network(path: Path) -> Network:
                 int(mode): {str(name): int(b) for name, b in layers.items()}
                 for mode, layers in table.get("mixed", {}).items()
             },
+            activation_scales=scale_recipe(table.get("activation_scales", "learned")),
+            weight_scales=scale_recipe(table.get("weight_scales", "statistics")),
         )
     except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path.with_suffix('.json')}: the network's spec is damaged") from error

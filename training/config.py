@@ -40,16 +40,26 @@ class NetworkSettings:
 
     ``exact``: the engine computes bit for bit what the fake-quantized network computes
     (:mod:`training.exact`).  ``mixed``: for a bit-width of the network, the bits of layers that
-    have others then, by layer name (:mod:`training.networks.layers`).
+    have others then, by layer name (:mod:`training.networks.layers`).  ``activation_scales`` and
+    ``weight_scales``: "learned" (by LSQ's gradient) or "statistics" (of what is quantized).
     """
 
     name: str
     bit_widths: tuple[int, ...] = (32, 8, 5, 4, 2)
     exact: bool = False
     mixed: Mapping[str, Any] = field(default_factory=dict)
+    activation_scales: str = "learned"
+    weight_scales: str = "statistics"
 
     def __post_init__(self) -> None:
         self.mixed_bits()
+        _one_of("network.activation_scales", self.activation_scales, ("learned", "statistics"))
+        _one_of("network.weight_scales", self.weight_scales, ("learned", "statistics"))
+        if self.exact and self.weight_scales != "statistics":
+            raise InputError(
+                'network.exact = true needs network.weight_scales = "statistics": an exact '
+                "network's weight scales are powers of two that its accumulator's bound decides"
+            )
 
     def mixed_bits(self) -> dict[int, dict[str, int]]:
         """``mixed`` with numbers for bit-widths and dotted layer names (TOML reads an unquoted

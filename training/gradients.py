@@ -50,12 +50,14 @@ class FakeQuantize(torch.autograd.Function):
         # when a penalty on gradients differentiates this once more.
         step = scale.detach()
         low, high = (ctx.low - 0.5) * step, (ctx.high + 0.5) * step
-        if x.is_cpu:
+        if x.is_cpu and scale.numel() == 1:
             to_x = torch.ops.aten.hardtanh_backward(gradient, x, float(low), float(high))
         else:
             to_x = torch.where((x > low) & (x < high), gradient, 0.0)
         to_scale = None
-        if ctx.needs_input_grad[1]:
+        if ctx.needs_input_grad[1] and scale.numel() > 1:
+            to_scale = (gradient * y - to_x * x).sum_to_size(scale.shape) / scale
+        elif ctx.needs_input_grad[1]:
             to_scale = (inner_product(gradient, y) - inner_product(to_x, x)) / scale
         return to_x, to_scale, None, None, None
 

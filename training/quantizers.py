@@ -45,6 +45,13 @@ STRAIGHT_THROUGH: tuple[StraightThrough, ...] = get_args(StraightThrough)
 """What a quantizer of activations lets through on the way back: the gradient of the values inside
 its range (how networks are trained); also of those above it, with the ReLU's gate kept; of all."""
 
+ScaleRecipe = Literal["learned", "statistics"]
+SCALE_RECIPES: tuple[ScaleRecipe, ...] = get_args(ScaleRecipe)
+"""Where scales come from: a gradient (LSQ), or a statistic of what is quantized."""
+
+SCALE_MOMENTUM = 0.1
+"""Of the running activation scales from statistics, as BatchNorm's default."""
+
 QuantizerOutput = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]
 
 
@@ -60,6 +67,14 @@ def check_bit_widths(bit_widths: Iterable[int]) -> tuple[int, ...]:
     return widths
 
 
+def scale_recipe(name: object) -> ScaleRecipe:
+    """The recipe of this name; ``ValueError`` if it is none of :data:`SCALE_RECIPES`."""
+    for recipe in SCALE_RECIPES:
+        if recipe == name:
+            return recipe
+    raise ValueError(f"{name!r} is none of {', '.join(SCALE_RECIPES)}")
+
+
 class BitWidthSwitch:
     """The bit-width that all quantizers of one network use now.
 
@@ -67,12 +82,22 @@ class BitWidthSwitch:
     the gradients that leave the activation quantizers while training (0: none).  ``exact``: scales
     are powers of two and BatchNorm is folded before the weights are quantized
     (:mod:`training.exact`).  ``straight_through`` is an attacker's choice of the
-    gradient that the quantizers give; training leaves it alone.
+    gradient that the quantizers give; training leaves it alone.  ``activation_scales`` and
+    ``weight_scales``: where each come from (:data:`SCALE_RECIPES`).
     """
 
-    def __init__(self, bit_widths: Sequence[int], *, exact: bool = False) -> None:
+    def __init__(
+        self,
+        bit_widths: Sequence[int],
+        *,
+        exact: bool = False,
+        activation_scales: ScaleRecipe = "learned",
+        weight_scales: ScaleRecipe = "statistics",
+    ) -> None:
         self.bit_widths = check_bit_widths(bit_widths)
         self.exact = exact
+        self.activation_scales = activation_scales
+        self.weight_scales = weight_scales
         self.active = self.bit_widths[0]
         self.gradient_noise = 0.0
         self.noise: NoiseBank | None = None
@@ -129,7 +154,10 @@ class LearnedScale(nn.Module, OwnBits):
     which is what the integer residual add needs to be exact.  A ``signed`` one serves a stream of
     signed codes: one bit less for the magnitude that the first batch is fitted to.
 
-    In an exact network the scale is the power of two nearest to the learned value.
+    With activation scales from statistics no gradient reaches it: each batch moves it towards the
+    scale that suits that batch, as BatchNorm's running statistics move.
+
+    In an exact network the scale is the power of two nearest to that value.
     """
 
     def __init__(self, switch: BitWidthSwitch, *, stream: bool, signed: bool = False) -> None:
@@ -170,23 +198,34 @@ class LearnedScale(nn.Module, OwnBits):
 
     def fitted(self, x: Tensor) -> Tensor:
         """The scale, initialised from ``x`` at its first use in training (optimal for a rectified
-        Gaussian with the mean of ``x``'s positive part), with LSQ's gradient factor."""
+        Gaussian with the mean of ``x``'s positive part), with LSQ's gradient factor; from
+        statistics it also follows each later batch and has no gradient."""
         bits = self.switch.active
-        if self.training and bits not in self._ready:
+        learned = self.switch.activation_scales == "learned"
+        if self.training and (bits not in self._ready or not learned):
             ready = cast(Tensor, getattr(self, f"ready_{bits}"))
             if not bool(ready):
-                step = rectified_step(self.codes_bits() - int(self.signed))
-                with torch.no_grad():
-                    mean = x.clamp_min(0.0).mean()
-                    getattr(self, f"scale_{bits}").copy_((mean * step).clamp_min(SMALLEST_SCALE))
+                self._follow(x, 1.0)
                 ready.fill_(True)
+            elif not learned:
+                self._follow(x, SCALE_MOMENTUM)
             self._ready.add(bits)
         scale = self.value()
+        if not learned:
+            return scale.detach()
         if self.training and scale.requires_grad:
             per_sample = max(1, x.numel() // max(1, x.shape[0]))
             top = 2 ** (self.codes_bits() - int(self.signed)) - 1
             scale = cast(Tensor, ScaleGradient.apply(scale, 1.0 / math.sqrt(per_sample * top)))
         return scale
+
+    @torch.no_grad()
+    def _follow(self, x: Tensor, share: float) -> None:
+        """Move the active scale by ``share`` of the way to the one that suits ``x``."""
+        step = rectified_step(self.codes_bits() - int(self.signed))
+        suits = (x.clamp_min(0.0).mean() * step).clamp_min(SMALLEST_SCALE)
+        scale = cast(Tensor, getattr(self, f"scale_{self.switch.active}"))
+        scale.copy_(suits if share == 1.0 else torch.lerp(scale, suits, share))
 
 
 class ActivationQuantizer(nn.Module):
@@ -309,6 +348,9 @@ class WeightQuantizer(nn.Module, OwnBits):
 
     ``fixed_bits`` pins the bit-width of the codes (first and last layer) at every quantized mode.
 
+    With learned weight scales the statistic is only where a channel's scale starts; it is then a
+    parameter of its bit-width with LSQ's gradient, and clipped weights have none.
+
     In an exact network the layer sets ``folding``, the quantized weights are those with the gain
     of BatchNorm in them (in evaluation; in training the gain follows in the BatchNorm), their scale
     is the nearest power of two, or a larger one where the accumulator's bound asks for it, and one
@@ -327,8 +369,19 @@ class WeightQuantizer(nn.Module, OwnBits):
                 self._reserve(mode if switch.exact else fixed_bits or mode)
 
     def _reserve(self, key: int) -> None:
-        if not hasattr(self, f"scale_{key}"):
-            self.register_buffer(f"scale_{key}", torch.ones(self.channels))
+        if hasattr(self, f"scale_{key}"):
+            return
+        start = torch.ones(self.channels)
+        if self.learned:
+            self.register_parameter(f"scale_{key}", nn.Parameter(start))
+            self.register_buffer(f"ready_{key}", torch.tensor(False))
+        else:
+            self.register_buffer(f"scale_{key}", start)
+
+    @property
+    def learned(self) -> bool:
+        """Whether the scales are parameters."""
+        return self.switch.weight_scales == "learned"
 
     def assign(self, mode: int, bits: int) -> None:
         """Have ``bits`` bits whenever the network is at ``mode``, also where bits were fixed."""
@@ -340,9 +393,18 @@ class WeightQuantizer(nn.Module, OwnBits):
         """Bit-width of the codes at the active bit-width."""
         return self.own_bits.get(self.switch.active, self.fixed_bits or self.switch.active)
 
+    @torch.no_grad()
     def store(self, weight: Tensor) -> None:
-        """Compute the scales of the active bit-width from ``weight`` and keep them."""
-        self.value().copy_(self._fitted(weight)[0])
+        """Compute the scales of the active bit-width from ``weight`` and keep them; learned ones
+        only where no batch has set them yet."""
+        if not self.learned:
+            self.value().copy_(self._fitted(weight)[0])
+            return
+        key = self.codes_bits()
+        ready = cast(Tensor, getattr(self, f"ready_{key}"))
+        if not bool(ready):
+            cast(Tensor, getattr(self, f"scale_{key}")).copy_(self._fitted(weight)[0])
+            ready.fill_(True)
 
     def _fitted(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Scales (C,) of the weights as they are and, in an exact network, with their gain; and
@@ -364,7 +426,15 @@ class WeightQuantizer(nn.Module, OwnBits):
     def value(self) -> Tensor:
         """The stored scales of the active bit-width, float32 of shape (channels,)."""
         key = self.switch.active if self.switch.exact else self.codes_bits()
-        return cast(Tensor, getattr(self, f"scale_{key}"))
+        scale = cast(Tensor, getattr(self, f"scale_{key}"))
+        return scale.abs().clamp_min(SMALLEST_SCALE) if self.learned else scale
+
+    def _learned_value(self, weight: Tensor) -> Tensor:
+        """The learned scales of the active bit-width with LSQ's gradient factor."""
+        self.store(weight)
+        top = 2 ** (self.codes_bits() - 1) - 1
+        factor = 1.0 / math.sqrt(max(1, weight[0].numel()) * top)
+        return cast(Tensor, ScaleGradient.apply(self.value(), factor))
 
     def folded(self, weight: Tensor) -> Tensor:
         """The weights whose codes evaluation takes: with the gain in them in an exact network."""
@@ -375,12 +445,14 @@ class WeightQuantizer(nn.Module, OwnBits):
         if not self.switch.quantized:
             return weight, None, None, None
         bits = self.codes_bits()
-        if self.training:
+        if self.training and self.learned:
+            scale = self._learned_value(weight)
+        elif self.training:
             scale, gain = self._fitted(weight)
             scale = scale / gain
         else:
             weight, scale = self.folded(weight), self.value()
         scale = scale.view(-1, *[1] * (weight.dim() - 1))
         top = 2 ** (bits - 1) - 1
-        y = cast(Tensor, FakeQuantize.apply(weight, scale, -top, top, True))
+        y = cast(Tensor, FakeQuantize.apply(weight, scale, -top, top, not self.learned))
         return y, scale, scale.new_zeros(()), scale.new_tensor(float(bits))

@@ -10,6 +10,9 @@ import pytest
 import torch
 
 from deploy.device.errors import InputError
+from export.lowering import lower
+from export.parity import check_parity
+from export.qonnx_from_network import write_qonnx
 from tests.training.small_run import small_config
 from training.averaging import MovingAverage
 from training.checkpoint import load_network, persistent_tensors, read_tensors
@@ -18,6 +21,7 @@ from training.defenses import Batch
 from training.dry_run import dry_run
 from training.loop import RunOptions, TrainingRun, train
 from training.networks import build_network
+from training.prediction import predict
 from training.run_state import RESUME
 from training.warm_start import start_from
 
@@ -203,6 +207,38 @@ def test_bfloat16_products_train_like_float32_and_leave_evaluation_as_it_is(
             network.set_products(torch.bfloat16)
 
 
+@pytest.mark.parametrize(
+    "network",
+    [
+        {"weight_scales": "learned"},
+        {"activation_scales": "statistics"},
+        {"activation_scales": "statistics", "exact": True},
+        {"weight_scales": "learned", "activation_scales": "statistics"},
+    ],
+)
+def test_every_recipe_of_scales_trains_resumes_and_is_what_the_integer_engine_computes(
+    network: dict[str, object], tmp_path: Path, small_digits: ImageSet, small_holdout: ImageSet
+) -> None:
+    changes = {"training": SHORT, "network": {"name": "resnet8", "bit_widths": [4, 2], **network}}
+    whole = run(tmp_path / "whole", small_digits, small_holdout, RunOptions(), **changes)
+    parts = tmp_path / "parts"
+    run(parts, small_digits, small_holdout, RunOptions(stop_after=3, save_every=3), **changes)
+    resumed = run(parts, small_digits, small_holdout, RunOptions(resume=True), **changes)
+    assert resumed.read_bytes() == whole.read_bytes()
+
+    trained = load_network(whole)
+    assert trained.spec.weight_scales == network.get("weight_scales", "statistics")
+    images = small_holdout.images[:40]
+    for bits in (4, 2):
+        lowered = lower(write_qonnx(trained, bits, tmp_path / "q.onnx"), tmp_path / "i.onnx")
+        parity = check_parity(
+            lowered.path, images, fake_quantized_predictions=predict(trained, images, bits)
+        )
+        assert parity.first_departure is None
+        assert parity.agreement is not None
+        assert parity.agreement >= 0.95
+
+
 def test_bfloat16_products_resume_to_the_same_bytes(
     tmp_path: Path, small_digits: ImageSet, small_holdout: ImageSet
 ) -> None:
@@ -232,3 +268,16 @@ def test_bfloat16_products_resume_to_the_same_bytes(
 def test_wrong_options(change: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         small_config(training={**SHORT, **change})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weight_scales": "max"}, "must be one of"),
+        ({"activation_scales": "max"}, "must be one of"),
+        ({"weight_scales": "learned", "exact": True}, "exact = true needs"),
+    ],
+)
+def test_wrong_recipes(change: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        small_config(network={"name": "resnet8", "bit_widths": [4], **change})

@@ -11,7 +11,13 @@ from brevitas.core.quant import IntQuant
 from deploy.device.errors import InputError
 from training.gradients import FakeQuantize, NoiseBank, NoisyGradient
 from training.quantized_layers import quantized_convolution, weight_quantizer
-from training.quantizers import BitWidthSwitch, LearnedScale, WeightQuantizer, check_bit_widths
+from training.quantizers import (
+    BitWidthSwitch,
+    LearnedScale,
+    WeightQuantizer,
+    check_bit_widths,
+    scale_recipe,
+)
 from training.steps import gaussian_error, gaussian_step, residual_ratio
 
 
@@ -127,6 +133,56 @@ def test_learned_scales_start_from_the_first_batch_of_their_bit_width() -> None:
     assert float(scale.fitted(10.0 * x).detach()) == first
     switch.set(2)
     assert float(scale.fitted(x).detach()) > 10.0 * first
+
+
+def test_activation_scales_from_statistics_follow_every_batch_without_a_gradient() -> None:
+    switch = BitWidthSwitch((8, 2), activation_scales="statistics")
+    scale = LearnedScale(switch, stream=False).train()
+    x = torch.randn(64, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    first = float(scale.fitted(x))
+    # A tenth of the way to ten times the size.
+    assert float(scale.fitted(10.0 * x)) == pytest.approx(first * 1.9, rel=1e-6)
+    assert not scale.fitted(x).requires_grad
+    kept = float(scale.eval().fitted(x))
+    assert float(scale.fitted(10.0 * x)) == kept
+
+
+def test_learned_weight_scales_have_the_gradient_of_their_definition() -> None:
+    switch = BitWidthSwitch((4,), weight_scales="learned")
+    quantizer = WeightQuantizer(switch, 3, fixed_bits=None).train()
+    weight = torch.randn(3, 2, 3, 3, generator=torch.Generator().manual_seed(0))
+    # Some weights outside -7 … 7 steps, so that both parts of the gradient are there.
+    y, scale, _, _ = quantizer(weight)
+    assert scale is not None
+    parameter = quantizer.get_parameter("scale_4")
+    with torch.no_grad():
+        parameter.mul_(0.6)
+    variable = weight.clone().requires_grad_()
+    y, scale, _, _ = quantizer(variable)
+    assert scale is not None
+    upstream = torch.randn(y.shape, generator=torch.Generator().manual_seed(1))
+    (y * upstream).sum().backward()
+
+    ratio = weight / scale.detach()
+    inside = ratio.abs() < 7.5
+    assert 0 < int((~inside).sum()) < inside.numel() // 2
+    by_element = torch.where(inside, ratio.round() - ratio, ratio.sign() * 7.0)
+    factor = 1.0 / np.sqrt(weight[0].numel() * 7.0)
+    expected = (upstream * by_element).sum(dim=(1, 2, 3)) * factor
+    assert parameter.grad is not None
+    assert variable.grad is not None
+    torch.testing.assert_close(parameter.grad, expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(variable.grad, upstream * inside)
+    # Evaluation takes the learned scale, and storing does not replace it.
+    quantizer.eval()
+    quantizer.store(weight)
+    assert torch.equal(quantizer(weight)[0], y)
+
+
+def test_recipes_have_names() -> None:
+    assert scale_recipe("learned") == "learned"
+    with pytest.raises(ValueError, match="is none of learned, statistics"):
+        scale_recipe("guessed")
 
 
 def test_gradient_noise_has_the_strength_asked_for_and_follows_its_seed() -> None:

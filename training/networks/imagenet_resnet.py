@@ -19,7 +19,6 @@ from training.networks.units import ConvUnit, Head, MaxPool, ResidualBlock
 from training.quantizers import (
     STREAM_BITS,
     ActivationQuantizer,
-    BitWidthSwitch,
     LearnedScale,
     PixelQuantizer,
 )
@@ -49,7 +48,7 @@ DEPTHS: Mapping[int, Depth] = MappingProxyType(
 def imagenet_resnet(spec: NetworkSpec, generator: torch.Generator, *, depth: int) -> Network:
     """ResNet-``depth`` for images of ``spec.input_size`` (224 in the paper), freshly drawn."""
     plan = DEPTHS[depth]
-    switch = BitWidthSwitch(spec.bit_widths, exact=spec.exact)
+    switch = spec.switch()
     pixels = PixelQuantizer(switch)
     stream = LearnedScale(switch, stream=True)
     stem = ConvUnit(

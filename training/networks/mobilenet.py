@@ -16,7 +16,6 @@ from training.networks.units import ConvUnit, Head
 from training.quantizers import (
     STREAM_BITS,
     ActivationQuantizer,
-    BitWidthSwitch,
     LearnedScale,
     PixelQuantizer,
 )
@@ -37,7 +36,7 @@ expansion: a depthwise convolution and a projection to 16 channels)."""
 
 def mobilenet_v2(spec: NetworkSpec, generator: torch.Generator) -> Network:
     """MobileNetV2 at width 1 for ``spec.input_size`` (224 in the paper), weights freshly drawn."""
-    switch = BitWidthSwitch(spec.bit_widths, exact=spec.exact)
+    switch = spec.switch()
     pixels = PixelQuantizer(switch)
     six = InvertedResidual.CEILING
 

@@ -12,7 +12,13 @@ from torch import Tensor, nn
 
 from training.networks.units import ConvUnit, Head
 from training.quantized_layers import Convolution, quantized_activation
-from training.quantizers import FLOAT, BitWidthSwitch, PixelQuantizer, WeightQuantizer
+from training.quantizers import (
+    FLOAT,
+    BitWidthSwitch,
+    PixelQuantizer,
+    ScaleRecipe,
+    WeightQuantizer,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +28,8 @@ class NetworkSpec:
     ``input_size`` is the side of the square RGB input in pixels; ``exact`` as in
     :mod:`training.exact`; ``mixed`` gives layers a bit-width of their own: for a bit-width of the
     network, the bits of each named layer (:mod:`training.networks.layers`).
+    ``activation_scales`` and ``weight_scales``: "learned" or "statistics"
+    (:class:`training.quantizers.LearnedScale`, :class:`training.quantizers.WeightQuantizer`).
     """
 
     name: str
@@ -30,6 +38,17 @@ class NetworkSpec:
     bit_widths: tuple[int, ...]
     exact: bool = False
     mixed: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
+    activation_scales: ScaleRecipe = "learned"
+    weight_scales: ScaleRecipe = "statistics"
+
+    def switch(self) -> BitWidthSwitch:
+        """A switch for a network of this specification."""
+        return BitWidthSwitch(
+            self.bit_widths,
+            exact=self.exact,
+            activation_scales=self.activation_scales,
+            weight_scales=self.weight_scales,
+        )
 
 
 class Network(nn.Module):

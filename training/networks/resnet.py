@@ -14,7 +14,6 @@ from training.networks.units import ConvUnit, Head, ResidualBlock
 from training.quantizers import (
     STREAM_BITS,
     ActivationQuantizer,
-    BitWidthSwitch,
     LearnedScale,
     PixelQuantizer,
 )
@@ -27,7 +26,7 @@ def cifar_resnet(spec: NetworkSpec, generator: torch.Generator, *, depth: int) -
     blocks_per_stage, rest = divmod(depth - 2, 6)
     if rest or blocks_per_stage < 1:
         raise ValueError(f"a CIFAR ResNet has depth 6 n + 2, got {depth}")
-    switch = BitWidthSwitch(spec.bit_widths, exact=spec.exact)
+    switch = spec.switch()
     pixels = PixelQuantizer(switch)
     stream = LearnedScale(switch, stream=True)
     stem = ConvUnit(

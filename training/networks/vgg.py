@@ -22,7 +22,6 @@ from training.networks.units import ConvUnit, Head, MaxPool
 from training.quantizers import (
     STREAM_BITS,
     ActivationQuantizer,
-    BitWidthSwitch,
     LearnedScale,
     PixelQuantizer,
 )
@@ -41,7 +40,7 @@ WIDE = 4096
 
 def vgg(spec: NetworkSpec, generator: torch.Generator, *, depth: int, wide_layers: bool) -> Network:
     """VGG-``depth``-BN with freshly drawn weights; ``wide_layers``: with the paper's two."""
-    switch = BitWidthSwitch(spec.bit_widths, exact=spec.exact)
+    switch = spec.switch()
     pixels = PixelQuantizer(switch)
 
     def codes(*, last: bool) -> ActivationQuantizer:
