@@ -58,7 +58,7 @@ class BundleSettings:
         thresholds: of the gate.
         engines: further engines whose exported files go along, each with its budget.
         gated: names of the patch sets that decide; None gates all.
-        golden_images: images whose codes and logits go along.
+        golden_images: images, at most, whose codes and logits go along.
         split: of the images, where a patch set does not tell (a supplied patch).
         floor_seed: of the noise patches.
         as_folder: a folder in place of one file.
@@ -101,8 +101,8 @@ def bundle_run(
     Raises:
         EngineUnavailable: there is no further engine of that name.
         InputError: a model is not exported or from another checkpoint, a patch file is damaged or
-            for other images, or an engine does not give its reference's logits; a device report
-            is of another bundle, or of a device with other logits.
+            for other images, two patch sets have one name, an engine does not give its reference's
+            logits, or a device report is of another bundle or of a device with other logits.
         NothingToEvaluate: there is no patch file.
         UsageError: 32 bits, no golden image, or a gated patch that is not there.
     """
@@ -117,14 +117,15 @@ def bundle_run(
             f"{run.export_command([settings.bits])}"
         )
     require_origin(model, run.checkpoint_sha256)
-    patch_sets = [read_patch_set(path) for path in patch_files_in(patch_files)]
+    patch_sets = _patch_sets(patch_files_in(patch_files))
     gated = _gated(patch_sets, settings.gated)
     split = images_of_patches([run], patch_sets, data, settings.split)
     indices = np.unique(np.concatenate([one.image_indices for one in patch_sets]))
     if indices[-1] >= len(split):
         raise InputError(f"a patch is for image {indices[-1]}, the split has {len(split)}")
     images = split.images[indices]
-    golden = images[np.linspace(0, len(images) - 1, settings.golden_images).astype(np.int64)]
+    count = min(settings.golden_images, len(images))
+    golden = images[np.linspace(0, len(images) - 1, count).astype(np.int64)]
     reference = IntegerReference(model)
     logits = reference.run(golden)
     _require_equal(model, golden, logits)
@@ -142,9 +143,7 @@ def bundle_run(
                     "kinds": profiled_kinds(model, images[:PROFILED_IMAGES]),
                 },
                 logits_identical_on=(platform.machine(),),
-                device_reports=_device_reports(
-                    settings.device_reports, model, images, settings.golden_images
-                ),
+                device_reports=_device_reports(settings.device_reports, model, images, len(golden)),
             ),
             **{
                 engine: _further_model(run, settings.bits, engine, golden)
@@ -173,6 +172,22 @@ def bundle_run(
     return write_bundle(
         out, contents, signing_key=settings.signing_key, as_folder=settings.as_folder
     )
+
+
+def _patch_sets(files: Sequence[Path]) -> list[PatchSet]:
+    """Read them; the reports and gates tell patch sets apart by name."""
+    read: dict[str, Path] = {}
+    patch_sets = []
+    for file in files:
+        patch_set = read_patch_set(file)
+        other = read.setdefault(patch_set.name, file)
+        if other is not file:
+            raise InputError(
+                f"{other} and {file} are both named {patch_set.name!r}, and in a bundle a name "
+                "stands for one patch set; choose the files with --patches"
+            )
+        patch_sets.append(patch_set)
+    return patch_sets
 
 
 def _further_model(

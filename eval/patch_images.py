@@ -16,8 +16,12 @@ def patch_files_in(places: Sequence[Path]) -> list[Path]:
     """The patch files, npz, that paths or folders of them name.
 
     Raises:
+        InputError: no such path.
         NothingToEvaluate: there are none.
     """
+    missing = [str(place) for place in places if not place.exists()]
+    if missing:
+        raise InputError(f"there is no patch file or folder {', '.join(missing)}")
     files: list[Path] = []
     for place in places:
         files += sorted(place.glob("[!.]*.npz")) if place.is_dir() else [place]

@@ -21,12 +21,13 @@ import torch
 from deploy.device.errors import InputError
 from deploy.device.files import json_bytes, sha256_of, sha256_of_bytes
 from deploy.device.patch_set import PatchSet, write_patch_set
-from deploy.engine import open_engine
+from deploy.engine import open_engine, require_engine
 from eval.attacks import PatchAttack
 from eval.attacks.engine_network import EngineNetwork
 from eval.attacks.ensemble import Ensemble
 from eval.predictions import SwitchableNetwork
 from training.data.subset import chosen_indices
+from training.devices import torch_device
 from training.run_folder import RunFolder
 
 PATCHES = "patches"
@@ -91,7 +92,7 @@ def make_patches(
     Raises:
         InputError: more images are asked for than there are, networks of different data, a model
             that is not exported at the one bit-width, or as the attack raises.
-        EngineUnavailable: the engine is not here.
+        EngineUnavailable: the engine, or the torch device, is not here.
     """
     tried_on = source.images(data, settings.split)
     indices = chosen_indices(len(tried_on), settings.images)
@@ -181,9 +182,11 @@ def _opened(
                 raise InputError(
                     f"{run.path} has other classes than {source.path}; no patch is made on both"
                 )
-        networks = [run.load_network().to(settings.device) for run in (source, *beside)]
+        device = torch_device(settings.device)
+        networks = [run.load_network().to(device) for run in (source, *beside)]
         yield Ensemble(networks) if beside else networks[0]
         return
+    require_engine(settings.engine)
     widths = attack.settings.bit_widths
     if beside or len(widths) != 1:
         raise InputError(

@@ -26,11 +26,10 @@ EXIT_INTERRUPTED = 130
 
 
 class _Parser(argparse.ArgumentParser):
-    """An argument parser whose usage errors exit 4: 2 means a broken input here."""
+    """An argument parser whose errors are one line and exit 4: 2 means a broken input here."""
 
     def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
-        self.exit(EXIT_USAGE, f"{self.prog}: error: {_one_line(message)}\n")
+        self.exit(EXIT_USAGE, f"{self.prog}: {_one_line(message)}; see {self.prog} --help\n")
 
 
 class _BesideBars(logging.StreamHandler[TextIO]):
@@ -108,6 +107,15 @@ def _report(error: Exception, *, debug: bool) -> int:
         print(f"qadtr: {_one_line(str(error))}", file=sys.stderr)
         return error.exit_code
     hint = "" if debug else " (--debug shows where)"
+    if isinstance(error, OSError) and error.strerror is not None:
+        # A file that only the library below us touched: a full disk, a folder without rights.
+        place = "" if error.filename is None else f"{error.filename}: "
+        print(
+            f"qadtr: {place}{_one_line(error.strerror)}; check the path, its rights and the space "
+            f"on its disk{hint}",
+            file=sys.stderr,
+        )
+        return EXIT_UNEXPECTED
     print(
         f"qadtr: unexpected {type(error).__name__}: {_one_line(str(error))}{hint}", file=sys.stderr
     )

@@ -163,6 +163,9 @@ class TrainingConfig:
     distillation: DistillationSettings = field(default_factory=DistillationSettings)
     defense: Mapping[str, Any] = field(default_factory=lambda: {"name": "qat"})
 
+    def __post_init__(self) -> None:
+        _at_least("seed", self.seed, 0)
+
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers, strings, lists and tables, as records and checkpoints store it."""
         plain = dataclasses.asdict(self)

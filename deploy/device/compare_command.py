@@ -36,7 +36,10 @@ class _Parser(argparse.ArgumentParser):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The two results and what to make of their difference."""
     parser.add_argument(
-        "old", type=Path, metavar="OLD", help="report.json, evaluation record or folder of records"
+        "old",
+        type=Path,
+        metavar="OLD",
+        help="report.json, evaluation record, run folder or folder of records",
     )
     parser.add_argument("new", type=Path, metavar="NEW", help="likewise, of the same images")
     parser.add_argument("--json", type=Path, metavar="F", help="also write the comparison there")

@@ -96,7 +96,8 @@ class Paired:
 
 
 def read_outcomes(path: Path, verdict_of: VerdictOf = _not_checked) -> list[Outcome]:
-    """Read a ``report.json`` of the validator, an evaluation record, or a folder of records.
+    """Read a ``report.json`` of the validator, an evaluation record, or a folder of records (also a
+    run folder, whose ``records`` are then read).
 
     Args:
         path: of it.
@@ -108,8 +109,9 @@ def read_outcomes(path: Path, verdict_of: VerdictOf = _not_checked) -> list[Outc
     """
     path = Path(path)
     if path.is_dir():
-        payloads = [one["payload"] for one in read_records(path, EVALUATION)]
-        found = [_of_evaluation(payload, path, verdict_of) for payload in payloads]
+        folder = path / "records" if (path / "records").is_dir() else path
+        payloads = [one["payload"] for one in read_records(folder, EVALUATION)]
+        found = [_of_evaluation(payload, folder, verdict_of) for payload in payloads]
     else:
         raw = read_json(path)
         if isinstance(raw, dict) and raw.get("format") == FORMAT:

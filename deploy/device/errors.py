@@ -19,7 +19,7 @@ class InputError(QadtrError):
 
 
 class EngineUnavailable(QadtrError):
-    """The engine or provider that was asked for is not installed or has no such name."""
+    """The engine, provider or device that was asked for is not here, or there is none so named."""
 
 
 class NothingToEvaluate(QadtrError):

@@ -32,7 +32,8 @@ def write_atomic(path: Path, data: bytes) -> None:
         InputError: the file cannot be written there.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    # Not with_name, which has no word for a path without a name, such as ".".
+    temporary = path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Not tempfile: its files are 0600 whatever the umask says.
@@ -47,7 +48,9 @@ def write_atomic(path: Path, data: bytes) -> None:
             temporary.unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error}; choose a writable place") from error
+        # strerror: the whole text would name the temporary file.
+        reason = error.strerror or error
+        raise InputError(f"cannot write {path}: {reason}; choose a writable place") from error
 
 
 def _check_keys(obj: object) -> None:

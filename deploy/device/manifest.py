@@ -205,4 +205,5 @@ def _check_files(manifest: Manifest, where: str) -> None:
         raise InputError(f"{where} lists paths that differ in upper and lower case only")
     names = [patch.name for patch in manifest.patches]
     if len(set(names)) != len(names):
-        raise InputError(f"{where}: two patches have one name")
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"{where}: two patches have one name, {twice!r}")

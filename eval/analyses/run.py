@@ -26,6 +26,7 @@ from eval.images_facts import images_facts
 from eval.measures import patch_facts
 from eval.patch_images import images_of_patches, patch_files_in
 from training.data import ImageSet
+from training.devices import torch_device
 from training.progress import Progress
 from training.run_folder import RunFolder
 
@@ -91,6 +92,7 @@ def analyse_run(
         InputError: an unknown analysis, a bit-width that the network lacks, a damaged patch file,
             patches for other images, or more images than a set has.
         NothingToEvaluate: no patch file, or no image that counts.
+        EngineUnavailable: torch has no such device here.
     """
     unknown = [name for name in names if name not in ANALYSES]
     if unknown or not names:
@@ -105,7 +107,7 @@ def analyse_run(
         )
     patch_sets = [read_patch_set(path) for path in patch_files_in(patch_files)]
     image_set = images_of_patches([run], patch_sets, data, split)
-    network = run.load_network().to(device)
+    network = run.load_network().to(torch_device(device))
     found: list[tuple[str, AnalysisFacts]] = []
     title = f"analyses of {run.path.name}"
     with Progress(title, len(patch_sets) * len(names), shown=progress) as bar:

@@ -32,6 +32,7 @@ from eval.pixel.settings import PixelSettings
 from eval.predictions import SwitchableNetwork
 from training.data import ImageSet
 from training.data.subset import chosen_indices
+from training.devices import torch_device
 from training.progress import Progress
 from training.run_folder import RunFolder
 
@@ -125,7 +126,7 @@ def attack_pixels(
     images = run.images(data, settings.split)
     indices = chosen_indices(len(images), settings.images)
     chosen, labels = images.images[indices], images.labels[indices]
-    network = run.load_network().to(settings.device)
+    network = run.load_network().to(torch_device(settings.device))
     records: list[PixelRecord] = []
     for bits in settings.bit_widths or run.bit_widths:
         made_at = settings.made_at or bits

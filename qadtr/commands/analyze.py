@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     from eval.analyses.run import analyse_run
     from eval.analyses.settings import AnalysisSettings
     from eval.checks.record import KIND as CHECKS_KIND
-    from eval.report.analysis_table import analysis_table
+    from eval.report.analysis_table import analysis_rows, analysis_table
     from qadtr.commands.shared import repository
     from training.run_folder import RunFolder
 
@@ -84,5 +84,8 @@ def run(arguments: argparse.Namespace) -> int:
     # With the attack checks, so that a rate which they doubt is marked.
     checks = read_records(folder.records, CHECKS_KIND)
     made = [{"kind": kind, "payload": payload} for kind, payload in found]
-    print(analysis_table([*checks, *made]))
+    if analysis_rows(made):
+        print(analysis_table([*checks, *made]))
+    else:
+        print(f"{len(made)} record(s) of pictures alone; `qadtr report {folder.path}` draws them")
     return 0

@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--min-clean", type=float, metavar="X", help="the clean accuracy must be over X"
     )
     parser.add_argument(
-        "--golden", type=int, default=8, metavar="N", help="golden images (default: 8)"
+        "--golden", type=int, default=8, metavar="N", help="golden images, at most (default: 8)"
     )
     parser.add_argument(
         "--device-report",

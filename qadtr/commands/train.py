@@ -45,6 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     from training.config import load_config
     from training.data import load_images
     from training.defenses import resolved
+    from training.devices import torch_device
     from training.dry_run import dry_run
     from training.loop import RunOptions, train
     from training.ranks import join, leave
@@ -68,10 +69,12 @@ def run(arguments: argparse.Namespace) -> int:
         for split in ("train", "holdout")
     )
     ranks = join(arguments.device)
+    device = ranks.device(arguments.device)
+    torch_device(device)
     options = RunOptions(
         resume=arguments.resume,
         save_every=arguments.save_every,
-        device=ranks.device(arguments.device),
+        device=device,
     )
     if arguments.dry_run:
         print(dry_run(config, training_set, holdout, options).text())

@@ -58,7 +58,9 @@ def test_wrong_usage_exits_4(words: list[str], capsys: pytest.CaptureFixture[str
     with pytest.raises(SystemExit) as caught:
         command.main(words)
     assert caught.value.code == 4
-    assert "error:" in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("qadtr")
+    assert line.endswith(" --help")
 
 
 def test_no_command_prints_the_help_and_exits_4(capsys: pytest.CaptureFixture[str]) -> None:
