@@ -68,6 +68,9 @@ def default_budget(target: str, bits: int, *, exact: bool) -> TargetBudget:
     TensorRT's streams have half the resolution of the network's, which costs more the coarser the
     codes are that a branch makes of them. In an exact network every value of the other two targets
     is exact in float32.
+
+    Raises:
+        InputError: a target without a budget.
     """
     match target:
         case "qonnx":

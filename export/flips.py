@@ -33,7 +33,8 @@ class FlipTally:
         self.logits: list[NDArray[np.float32]] = []
 
     def add(self, images: NDArray[np.uint8], reference: Mapping[str, NDArray[np.uint8]]) -> None:
-        """Run the fake-quantized network on a batch and compare it with the reference's codes.
+        """Run the fake-quantized network on a batch, uint8 N×3×H×W, and compare it with the
+        reference's codes, uint8 N×… by tensor name.
 
         Raises:
             InputError: the network has a layer that the file has not, or of another size.

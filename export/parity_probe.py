@@ -16,7 +16,8 @@ from export.reference import IntegerReference
 
 
 def run_batch(engine: Engine, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Run one batch; a file with a fixed batch size gets its last batch filled up."""
+    """The logits, float32 N×classes, of one batch, uint8 N×3×H×W; a file with a fixed batch size
+    gets its last batch filled up with zeros."""
     missing = (engine.batch_size or len(batch)) - len(batch)
     if missing:
         filling = np.zeros((missing, *batch.shape[1:]), np.uint8)
@@ -31,6 +32,18 @@ def write_probe(
 
     Each tensor of codes is cast to float32, which holds 0…255 exactly, and flattened. One float
     output is what every engine of the protocol can give, so that no engine needs a side door.
+
+    Args:
+        path: the model.
+        probe: where the copy goes.
+        truth: the reference of the model, which names the tensors.
+        sample: one image, uint8 1×3×H×W, from which the widths follow.
+
+    Returns:
+        Values of an image by tensor name, in the order of the output's columns.
+
+    Raises:
+        InputError: the model does not give a tensor that the reference has.
     """
     model = read_model(path)
     made = {name for node in model.graph.node for name in node.output}

@@ -65,7 +65,8 @@ def soft_edges(maps: Tensor) -> Tensor:
 
 
 def soft_dice(a: Tensor, b: Tensor, region: Tensor | None = None) -> Tensor:
-    """2 Σab / (Σa² + Σb²) inside the region: the differentiable stand-in for the edges' IoU."""
+    """2 Σab / (Σa² + Σb²) inside the region, (N,) of maps N×h×w: the differentiable stand-in for
+    the edges' IoU. ``region``: bool N×h×w; None takes all."""
     if region is not None:
         a, b = a * region.to(a.dtype), b * region.to(b.dtype)
     a, b = a.flatten(1), b.flatten(1)
@@ -94,12 +95,12 @@ def soft_orientations(maps: Tensor, region: Tensor | None = None) -> Tensor:
 
 
 def orientation_agreement(a: Tensor, b: Tensor, region: Tensor | None = None) -> Tensor:
-    """Cosine of the two soft HOGs, in [0, 1]."""
+    """Cosine of the two soft HOGs of maps N×h×w, (N,) in [0, 1]; regions as :func:`soft_dice`."""
     return (soft_orientations(a, region) * soft_orientations(b, region)).sum(dim=1)
 
 
 def edge_agreement(a: Tensor, b: Tensor, region: Tensor | None = None) -> Tensor:
-    """SoftDice of the two soft edge maps, in [0, 1]."""
+    """SoftDice of the soft edges of maps N×h×w, (N,) in [0, 1]; regions as :func:`soft_dice`."""
     return soft_dice(soft_edges(a), soft_edges(b), region)
 
 

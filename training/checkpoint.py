@@ -57,7 +57,11 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 @torch.no_grad()
 def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Copy ``tensors`` into ``module``; names, shapes and finite values are checked first."""
+    """Copy ``tensors`` into ``module``; names, shapes and finite values are checked first.
+
+    Raises:
+        InputError: they are another network's, or NaN or infinite; ``source`` names them.
+    """
     own = persistent_tensors(module)
     missing, unknown = sorted(set(own) - set(tensors)), sorted(set(tensors) - set(own))
     if missing or unknown:
@@ -113,7 +117,11 @@ def save_checkpoint(path: Path, network: Network, sidecar: Mapping[str, Any]) ->
 
 
 def read_sidecar(path: Path) -> dict[str, Any]:
-    """The sidecar of the checkpoint ``path`` (.safetensors), checked against the weights' hash."""
+    """The sidecar of the checkpoint ``path`` (.safetensors), checked against the weights' hash.
+
+    Raises:
+        InputError: one of the two files is missing or damaged, or they do not belong together.
+    """
     if not path.is_file():
         raise InputError(f"there is no checkpoint {path}; train one with: qadtr train CONFIG")
     sidecar = read_json(path.with_suffix(".json"))

@@ -90,7 +90,8 @@ def check_logits(
 
 
 def check_codes(found: dict[str, NDArray[np.uint8]], golden: dict[str, NDArray[np.uint8]]) -> None:
-    """Compare codes bit for bit.
+    """Compare codes bit for bit: arrays by tensor name, uint8 N×…, those of ``found`` in the shapes
+    of the golden ones.
 
     Raises:
         InputError: the first tensor that differs, and by how much.

@@ -44,7 +44,11 @@ class SchemaMismatch(ValueError):
 
 
 def load_schema(name: str) -> dict[str, Any]:
-    """Return the schema ``schemas/NAME.json`` of this package, in a zipapp too."""
+    """Return the schema ``schemas/NAME.json`` of this package, in a zipapp too.
+
+    Raises:
+        FileNotFoundError: there is no such schema beside this module.
+    """
     data = pkgutil.get_data(__package__ or __name__, f"schemas/{name}.json")
     if data is None:
         raise FileNotFoundError(f"the schema {name} is not installed beside this module")

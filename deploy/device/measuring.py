@@ -175,7 +175,8 @@ def success_of(measurement: Measurement, suite: Suite, number: int) -> AttackSuc
 
 
 def shuffled(count: int) -> NDArray[np.int64]:
-    """Return 0…count-1 in an order that is the same everywhere and knows nothing of the images."""
+    """Return 0…count-1, int64 (count,), in an order that is the same everywhere and knows nothing
+    of the images."""
     ranks = [hashlib.sha256(f"qadtr quick {index}".encode()).digest() for index in range(count)]
     return np.array(sorted(range(count), key=ranks.__getitem__), dtype=np.int64)
 

@@ -107,7 +107,8 @@ def _beta_quantile(probability: float, a: int, b: int) -> float:
 
 
 def beta_cdf(x: float, a: int, b: int) -> float:
-    """Return the regularized incomplete beta function, its continued fraction by Lentz.
+    """Return the regularized incomplete beta function I_x(a, b), 0 to 1, its continued fraction by
+    Lentz; 0 where x ≤ 0, 1 where x ≥ 1.
 
     Reference: Press et al., Numerical Recipes, section 6.4.
     """

@@ -152,7 +152,8 @@ def read_suite(bundle: Bundle) -> Suite:
 def read_golden(
     bundle: Bundle, model: ModelFacts
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32], dict[str, NDArray[np.uint8]]]:
-    """Return the golden inputs, the logits of one of the bundle's models, and codes by tensor name.
+    """Return the golden inputs (uint8 N×3×H×W), one model's logits (float32 N×classes), and the
+    codes (uint8 N×…) by tensor name.
 
     Raises:
         InputError: an array is missing or does not fit.

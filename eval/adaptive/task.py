@@ -154,7 +154,8 @@ class Task:
         return Found(key=key, searched=whole, draws=draws, draws_enough=enough)
 
     def write_patches(self, patch: NDArray[np.uint8], widths: tuple[int, ...]) -> PatchSet:
-        """The patches found at those bit-widths as a file of the run's, and the same in memory."""
+        """The patches found at those bit-widths, uint8 N×3×h×w, one for each attacked image, as a
+        file of the run's, and the same in memory."""
         attack, run = self.attack, self.run
         patch_set = PatchSet(
             name=self._name(widths),

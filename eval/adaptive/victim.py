@@ -95,7 +95,8 @@ def found_random(network: SwitchableNetwork, pixels: Tensor, bits: int) -> Rando
 
 
 def pixel_gradient(loss: Tensor, pixels: Tensor) -> Tensor:
-    """The gradient of a scalar at the pixels; zero where none reaches them."""
+    """The gradient of a scalar at the pixels, float of their shape (N×3×H×W); zero where none
+    reaches them."""
     if not loss.requires_grad:
         return torch.zeros_like(pixels)
     (found,) = torch.autograd.grad(loss, pixels, allow_unused=True)

@@ -84,7 +84,15 @@ class Found:
         wins: NDArray[np.float64],
         margins: NDArray[np.float64],
     ) -> None:
-        """Replace the rows that the new patches beat: more wins, or as many at a larger margin."""
+        """Replace the rows that the new patches beat: more wins, or as many at a larger margin.
+
+        Args:
+            rows: the n patches that were tried again.
+            patch: uint8 n×3×h×w.
+            positions: int32 n×2, (top, left); None keeps the old ones.
+            wins: float n, images won.
+            margins: float n, in logits.
+        """
         equal = wins == self.wins[rows]
         better = (wins > self.wins[rows]) | (equal & (margins > self.margins[rows]))
         self.patch[rows][better] = patch[better]

@@ -11,7 +11,10 @@ from eval.predictions import SwitchableNetwork
 
 
 class Wrapper(nn.Module):
-    """A network behind a fake defense; ``network`` is the real one."""
+    """A network behind a fake defense; ``network`` is the real one.
+
+    ``forward`` takes pixel values 0…255, float N×3×H×W, and gives float N×classes.
+    """
 
     name: ClassVar[str]
 

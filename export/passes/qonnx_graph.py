@@ -124,7 +124,8 @@ class QonnxGraph:
         return np.clip(codes, *quantizer.code_range()) * scale
 
     def weight_codes(self, name: str) -> tuple[NDArray[np.int64], Quantizer] | None:
-        """Integer codes and quantizer of a quantized constant; None if ``name`` is none."""
+        """Integer codes, int64 of the tensor's shape, and quantizer of a quantized constant; None
+        if ``name`` is none."""
         node = self.producer(name)
         if node is None or not self.is_quant(node) or node.input[0] not in self.constants:
             return None

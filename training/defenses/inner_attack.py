@@ -171,7 +171,23 @@ def perturb(
     generator: torch.Generator,
 ) -> Tensor:
     """``pixels`` moved by at most ``radius`` (pixel values) each so that the loss rises: PGD from a
-    random start; whole pixel values in [0, 255].  ``generator`` is on the CPU."""
+    random start; whole pixel values in [0, 255].
+
+    Args:
+        network: attacked at its active bit-width.
+        pixels: float N×3×H×W, 0…255.
+        labels: int64 (N,).
+        radius: of the L∞ ball, in pixel values.
+        steps: signed steps.
+        step_size: of each, in pixel values.
+        generator: of the start, on the CPU.
+
+    Returns:
+        Float N×3×H×W.
+
+    References: Madry et al., "Towards deep learning models resistant to adversarial attacks" (ICLR
+    2018).
+    """
     noise = (2.0 * torch.rand(pixels.shape, generator=generator) - 1.0).to(pixels.device) * radius
     low, high = (pixels - radius).clamp_min(0.0), (pixels + radius).clamp_max(255.0)
     attacked = (pixels + noise).clamp(0.0, 255.0)

@@ -57,7 +57,8 @@ class PersonalPool:
     def patch(
         self, pixels: Tensor, rows: Tensor, indices: Tensor, generator: torch.Generator
     ) -> Tensor:
-        """``pixels`` with the given ``rows`` patched by the patches of images ``indices``."""
+        """``pixels``, float N×3×H×W of 0…255, with the given ``rows``, int64 (n,), patched by the
+        patches of images ``indices``, int64 (n,) within the training set."""
         count = rows.numel()
         box = (self.size_px, self.size_px)
         fresh = random_positions(count, self.image_size, box, generator)
@@ -76,7 +77,8 @@ class PersonalPool:
         return patched
 
     def learn(self, gradient: Tensor) -> None:
-        """One signed step of each patch of the last visit."""
+        """One signed step of each patch of the last visit; ``gradient``: of the loss at the batch's
+        pixels, float N×3×H×W."""
         if self._visit is None:
             return
         visit, self._visit = self._visit, None
