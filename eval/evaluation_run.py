@@ -25,7 +25,7 @@ from eval.model_facts import model_facts
 from eval.patch_images import images_of_patches, patch_files_in
 from eval.report.examples import KIND as EXAMPLES_KIND
 from eval.report.examples import write_examples
-from eval.report.rows import FLOAT_BITS
+from eval.report.rows import FLOAT_BITS, model_name
 from training.data import ImageSet
 from training.run_folder import RunFolder
 
@@ -185,7 +185,11 @@ def _show_examples(
     patch_set: PatchSet,
     provenance: Mapping[str, Any],
 ) -> None:
-    models = {model.name: engine.predict for model, engine in engines.items()}
+    # The network too, not the bit-width alone: a report may show the examples of several runs.
+    network = model_name(run.network_name, run.defense)
+    models = {
+        f"{network}, {_words(model.bit_width)}": engine.predict for model, engine in engines.items()
+    }
     for record in read_records(run.records, EXAMPLES_KIND):
         payload = record["payload"]
         shown = {said["model"] for item in payload["items"] for said in item["predictions"]}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -121,12 +121,13 @@ def _classes(predictions: NDArray[np.int64], model: str, images: ImageSet) -> li
 
 
 def read_examples(records: Iterable[Mapping[str, Any]]) -> tuple[Example, ...]:
-    """The examples among `records`, in their order.
+    """The examples among `records`, in their order; the same picture of several records is one
+    example, with what all their models say.
 
     Raises:
         InputError: a record lacks a field or holds no base64.
     """
-    examples = []
+    examples: list[Example] = []
     for record in records:
         if record["kind"] != KIND:
             continue
@@ -138,7 +139,17 @@ def read_examples(records: Iterable[Mapping[str, Any]]) -> tuple[Example, ...]:
                 f"A record of kind {KIND!r} is not as this version writes it "
                 f"({type(error).__name__}: {error}); make it again."
             ) from error
-    return tuple(examples)
+    return _merged(examples)
+
+
+def _merged(examples: Iterable[Example]) -> tuple[Example, ...]:
+    found: dict[tuple[object, ...], Example] = {}
+    for one in examples:
+        key = (one.patch_name, one.index, one.label, one.clean_png, one.patched_png)
+        before = found[key].predictions if key in found else ()
+        said = dict.fromkeys((*before, *one.predictions))
+        found[key] = replace(one, predictions=tuple(said))
+    return tuple(found.values())
 
 
 def _example(patch_name: str, item: Mapping[str, Any]) -> Example:

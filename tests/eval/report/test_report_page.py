@@ -320,6 +320,18 @@ def test_a_run_folder_becomes_a_page(records: list[Record], tmp_path: Path) -> N
     # Image 8 is a ship, image 7 a dog; the second model says ship with the patch and else cat.
     said = {word: cells.count(word) for word in ("dog", "✗ dog", "ship", "✗ ship", "✗ cat")}
     assert said == {"dog": 2, "✗ dog": 2, "ship": 1, "✗ ship": 1, "✗ cat": 2}
+    # Another run's models on the same pictures stand in the same figures.
+    write_examples(
+        tmp_path / "other" / "records",
+        images=images,
+        patch_set=patches,
+        models={"always ship": lambda x: np.full(len(x), 2, np.int64)},
+        provenance=records[0]["provenance"],
+        count=2,
+    )
+    two = Page(write_report([run, tmp_path / "other"], tmp_path / "two.html").read_text())
+    assert [img["alt"] for img in two.all("img")] == alts
+    assert two.texts["th"].count("always ship") == 2
     both = Page(write_report([run, run], tmp_path / "both.html", title="Both").read_text())
     assert both.texts["h1"] == ["Both"]
     assert both.texts["td"] == page.texts["td"]  # a record that is given twice counts once
