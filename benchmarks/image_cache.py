@@ -1,6 +1,6 @@
 """A training whose images are mapped from disk (``--cache``) beside one that holds them in memory.
 
-    python -m benchmarks.image_cache --data DIR [--json FILE]
+    python -m benchmarks.image_cache --data DIR [--size 64 224] [--json FILE]
 
 Each side is a process of its own, so that its memory is its own; they take their steps in turn, a
 round at a time. Memory is the process's anonymous pages, after each round: what is mapped from a
@@ -41,7 +41,7 @@ class Case:
 
 
 CASES = (
-    Case(network="resnet18", size=64, batch=64, steps=3),
+    Case(network="resnet18", size=64, batch=64, steps=2),
     Case(network="resnet18", size=224, batch=16, steps=1),
 )
 
@@ -54,12 +54,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--data", type=Path, required=True, help="folder of train/CLASS/IMAGE")
+    sizes = [case.size for case in CASES]
+    parser.add_argument("--size", type=int, nargs="+", choices=sizes, default=sizes)
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--json", type=Path, help="also write the record there")
     arguments = parser.parse_args(argv)
     if arguments.rounds < 2:
         parser.error("--rounds must be at least 2, or there are no quartiles")
-    rows = [measure(case, arguments.data, arguments.rounds) for case in CASES]
+    rows = [
+        measure(case, arguments.data, arguments.rounds)
+        for case in CASES
+        if case.size in arguments.size
+    ]
     record = {
         "benchmark": "image-cache",
         "data": arguments.data.resolve().name,

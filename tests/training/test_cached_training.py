@@ -18,6 +18,7 @@ from training.batches import Batches
 from training.config import load_config
 from training.data import load_images
 from training.loop import CHECKPOINT, RunOptions, train
+from training.run_folder import RunFolder
 from training.run_state import RESUME
 
 ROOT = Path(__file__).parents[2]
@@ -87,6 +88,16 @@ def test_a_run_begun_in_memory_is_resumed_from_disk_to_the_same_bytes(place: Pat
     assert not (place / "broken" / CHECKPOINT).exists()
     assert main(words(place, "broken", "--resume", "--cache", str(place / "other"))) == 0
     assert weights(place, "broken") == weights(place, "memory")
+
+
+def test_a_run_folder_reads_its_images_from_the_cache_it_is_opened_with(place: Path) -> None:
+    held, mapped = (
+        RunFolder.open(place / "memory", cache).images(place / "pictures", "holdout")
+        for cache in (None, place / "of-the-run")
+    )
+    assert isinstance(mapped.images.base, np.memmap)
+    assert mapped.digest == held.digest
+    np.testing.assert_array_equal(mapped.images, held.images)
 
 
 def test_batches_are_read_not_held(place: Path) -> None:
