@@ -116,7 +116,9 @@ def _row(
     plain: NDArray[np.bool_] | None,
 ) -> dict[str, Any]:
     return {
+        "run": run.path.name,
         "defense": run.defense,
+        "settings": dict(run.sidecar["config"]["network"]),
         "bits": bits,
         "epochs": run.sidecar["config"]["training"]["epochs"],
         "seed": run.seed,
@@ -139,7 +141,7 @@ def clean_rows(record: Mapping[str, Any]) -> list[list[str]]:
     """The cells of the table, a row for each network and bit-width."""
     return [
         [
-            f"{record['network']} {row['defense']}, {row['epochs']:g} epochs, seed {row['seed']}",
+            f"{record['network']} {row['run']}, {row['epochs']:g} epochs, seed {row['seed']}",
             "float" if row["bits"] == FLOAT else str(row["bits"]),
             _percent(row["accuracy"]),
             _points(row["over_float"]),
