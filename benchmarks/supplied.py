@@ -30,8 +30,7 @@ ABOUT = (
     "allows of itself (over half of those of a late layer; in the class, 1 of 12 images): the "
     "file was written with `--code-flips` and `--least-agreement` set so low that they forbid "
     "nothing, while its codes and logits equal the integer reference's. The figures show that "
-    "the path works; they say nothing about ResNet-18 or about ImageNet- Patch. A targeted "
-    "patch counts where the prediction becomes its target, over the images that are right and "
-    "of another class. "
-    "The attacks on this network were not checked ([attack checks](checks.md))."
+    "the path works; they say nothing about ResNet-18 or about ImageNet-Patch. A targeted patch "
+    "counts where the prediction becomes its target, over the images that are right and of "
+    "another class. The attacks on this network were not checked ([attack checks](checks.md))."
 )

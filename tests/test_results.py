@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from deploy.device.records import read_records
 from eval.checks.catalogue import CATALOGUE
 from eval.checks.record import KIND as CHECKS_KIND
 from eval.checks.record import check_record, tripped
+from eval.report import write_report
 from training.run_folder import RunFolder
 
 
@@ -22,6 +24,16 @@ def test_the_page_is_what_the_records_give() -> None:
 def test_an_empty_folder_is_no_page(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no results"):
         results_page(tmp_path)
+
+
+def test_the_report_of_the_committed_runs_has_every_section(tmp_path: Path) -> None:
+    runs = sorted(path for path in (RESULTS / "cifar10-resnet8-cpu").iterdir() if path.is_dir())
+    page = write_report(runs, tmp_path / "report.html").read_text(encoding="utf-8")
+    sections = re.findall(r'<section id="([a-z-]+)"', page)
+    assert set(sections) >= {
+        *("summary", "results", "curves", "adaptive", "attack-checks", "pixel", "analyses"),
+        *("gallery", "engine", "provenance"),
+    }
 
 
 def test_the_checks_of_a_real_adversarially_trained_network_trip_none() -> None:
