@@ -46,10 +46,12 @@ BASE = "plain QAT"
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One row: the ``[defense]`` table, and whether Brevitas' own quantization is used."""
+    """One row: the ``[defense]`` table, whether Brevitas' own quantization is used, and
+    ``training.autocast``."""
 
     defense: Mapping[str, object]
     stock: bool = False
+    autocast: str = "off"
 
 
 ROWS: Mapping[str, Row] = {
@@ -58,6 +60,8 @@ ROWS: Mapping[str, Row] = {
     "QADT-R, A-QAPA + DBWT": Row(defense={"name": "qadtr", "gir": False}),
     "QADT-R, default (GIR: noise)": Row(defense={"name": "qadtr"}),
     "QADT-R, full (GIR: noise and penalty)": Row(defense={"name": "qadtr", "gir_penalty": True}),
+    "plain QAT, products in bfloat16": Row(defense={"name": "qat"}, autocast="bf16"),
+    "QADT-R, default, products in bfloat16": Row(defense={"name": "qadtr"}, autocast="bf16"),
 }
 RIVALS: Mapping[str, Row] = {
     "PBAT": Row(defense={"name": "pbat"}),
@@ -193,7 +197,7 @@ def started(
             "seed": 1,
             "data": {"kind": "cifar10"},
             "network": {"name": network, "bit_widths": list(BIT_WIDTHS)},
-            "training": {"epochs": 10_000, "batch_size": batch},
+            "training": {"epochs": 10_000, "batch_size": batch, "autocast": row.autocast},
             "defense": dict(row.defense),
         },
         "benchmarks.training_step",

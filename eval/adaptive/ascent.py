@@ -11,9 +11,17 @@ network is shown is what a device would be shown, and the best iterate needs no 
 whose margin is over ``confidence`` in every one of the K answers leaves the batch and another takes
 its place: the work goes to the images that resist.
 
+Towards one class t of each image, ℓ = z_t − z_y with the label y, and any wrong class still wins.
+Untargeted ascent follows whichever class leads, and stays in the first basin that it enters; class
+by class it finds others. On an adversarially trained ResNet-8 (PBAT, float, 192 images, 8×8 px) 200
+steps win 77.6%, 800 steps some 3 points more; 200 steps towards each of nine classes win 88.5%, and
+twice as many 0.6 points more.
+
 References: Athalye et al., "Obfuscated gradients give a false sense of security" (ICML 2018), the
 expectation over the defense's randomness and the backward pass through a stand-in; Croce and Hein,
-"Reliable evaluation of adversarial robustness" (ICML 2020), the worst case over several attacks.
+"Reliable evaluation of adversarial robustness" (ICML 2020), the worst case over several attacks;
+Gowal et al., "An alternative surrogate loss for PGD-based adversarial testing" (2019), the attack
+towards each class.
 """
 
 from __future__ import annotations
@@ -26,8 +34,8 @@ from torch import Tensor
 
 from eval.adaptive.straight_through import Variant, attacked
 from eval.adaptive.victim import Victim, pixel_gradient
-from eval.attacks.losses import Loss, attack_loss
-from eval.predictions import evaluation_mode
+from eval.attacks.losses import Loss, attack_loss, class_over_label
+from eval.predictions import evaluation_mode, logits
 from training.patching import paste, patch_gradient
 from training.quantizers import FLOAT
 
@@ -71,6 +79,8 @@ def ascend(
     settings: AscentSettings,
     generator: torch.Generator,
     stepped: Callable[[int], None] = lambda _: None,
+    *,
+    toward: Tensor | None = None,
 ) -> Ascended:
     """Ascend for every image.
 
@@ -79,6 +89,8 @@ def ascend(
         start: uint8 N×3×h×w, the content to begin with.
         generator: of the victim's randomness.
         stepped: called with the number of images that are finished since the last call.
+        toward: int64 N, the class that each image is driven to in the place of ``settings.loss``;
+            what wins stays what ``settings.target`` says.
     """
     count = len(images)
     patch = start.float() * mask
@@ -109,6 +121,7 @@ def ascend(
                 settings,
                 generator,
                 with_gradient=not last,
+                toward=None if toward is None else toward[active],
             )
             better = (wins > best.wins[active]) | (
                 (wins == best.wins[active]) & (margin > best.margin[active])
@@ -145,6 +158,7 @@ def _step(
     generator: torch.Generator,
     *,
     with_gradient: bool,
+    toward: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Margin N and share of wins N over the draws, and the gradient of the patch N×3×h×w."""
     pasted = paste(images.float(), patch, mask, positions)
@@ -154,14 +168,28 @@ def _step(
     for _ in range(settings.draws):
         seen = pasted.detach().requires_grad_(with_gradient)
         with victim.drawn(generator) as bits, torch.set_grad_enabled(with_gradient):
-            logits, followed = _answers(victim, seen, bits, settings.variant)
-            margins.append(attack_loss("margin", logits.detach(), labels, settings.target))
+            answered, followed = _answers(victim, seen, bits, settings.variant)
+            margins.append(attack_loss("margin", answered.detach(), labels, settings.target))
             if with_gradient:
-                loss = attack_loss(settings.loss, followed, labels, settings.target)
+                if toward is None:
+                    loss = attack_loss(settings.loss, followed, labels, settings.target)
+                else:
+                    loss = class_over_label(followed, labels, toward)
                 total += torch.nan_to_num(pixel_gradient(loss.sum(), seen))
     stacked = torch.stack(margins)
     gradient = patch_gradient(total / settings.draws, mask, positions)
     return stacked.mean(dim=0), (stacked > 0).float().mean(dim=0), gradient
+
+
+@torch.no_grad()
+def likeliest_wrong(
+    victim: Victim, images: Tensor, labels: Tensor, generator: torch.Generator
+) -> Tensor:
+    """The wrong classes of each image without a patch, likeliest first: int64 N×(C − 1)."""
+    with evaluation_mode(victim.network), victim.drawn(generator) as bits:
+        found = torch.from_numpy(logits(victim.network, images.numpy(), bits))
+    order = found.argsort(dim=1, descending=True, stable=True)
+    return order[order != labels[:, None]].reshape(len(labels), -1)
 
 
 def _answers(victim: Victim, pixels: Tensor, bits: int, variant: Variant) -> tuple[Tensor, Tensor]:

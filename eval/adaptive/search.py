@@ -20,7 +20,7 @@ from torch import Tensor
 from deploy.device.errors import InputError
 from deploy.device.files import json_bytes, read_npz, write_npz
 from deploy.device.pasting import paste
-from eval.adaptive.ascent import Ascended, AscentSettings, ascend
+from eval.adaptive.ascent import Ascended, AscentSettings, ascend, likeliest_wrong
 from eval.adaptive.settings import AdaptiveSettings, Stage, cascade
 from eval.adaptive.straight_through import variants_of
 from eval.adaptive.victim import Victim
@@ -98,8 +98,9 @@ def search(
             if number < state.stages_done:
                 continue
             rows = np.flatnonzero(~state.won(victim.random))
-            if len(rows):
-                draw = generator_for(seed, f"{bits} {draws} {number}")
+            draw = generator_for(seed, f"{bits} {draws} {number}")
+            toward = _toward(victim, attacked, stage, rows, draw)
+            if len(rows) and (stage.toward is None or toward is not None):
                 found = ascend(
                     victim,
                     torch.from_numpy(attacked.images[rows]),
@@ -119,14 +120,32 @@ def search(
                     ),
                     draw,
                     bar.advance,
+                    toward=toward,
                 )
                 state.keep_better(rows, found, stage.name, victim.random)
+            else:
+                rows = rows[:0]
             bar.advance(
                 len(attacked.images) - len(rows),
                 f"{stage.name}: {state.won(victim.random).mean():.1%} won",
             )
             state.stage_done()
     return Searched(patch=state.patch, won=state.won(victim.random), stages=state.results)
+
+
+def _toward(
+    victim: Victim,
+    attacked: Attacked,
+    stage: Stage,
+    rows: NDArray[np.int64],
+    draw: torch.Generator,
+) -> Tensor | None:
+    """The class that each image is driven to, int64; None: none, or there are too few classes."""
+    if stage.toward is None or not len(rows):
+        return None
+    images, labels = attacked.images[rows], attacked.labels[rows]
+    wrong = likeliest_wrong(victim, torch.from_numpy(images), torch.from_numpy(labels), draw)
+    return wrong[:, stage.toward - 1] if stage.toward <= wrong.shape[1] else None
 
 
 def _start(stage: Stage, state: _State, rows: NDArray[np.int64], draw: torch.Generator) -> Tensor:

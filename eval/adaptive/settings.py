@@ -12,18 +12,28 @@ from eval.attacks.placement import PLACEMENTS, Placement
 
 Start = Literal["random", "grey", "transferred"]
 
+CLASSES_TRIED = 5
+"""Wrong classes that a resisting image is driven to, likeliest first."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One ascent of the cascade: a straight-through variant, a loss, a start."""
+    """One ascent of the cascade: a straight-through variant, a loss, a start.
+
+    ``toward``: each image is driven to its wrong class of this rank, 1 the likeliest, in the place
+    of the loss.
+    """
 
     variant: Variant
     loss: Loss
     start: Start
+    toward: int | None = None
 
     @property
     def name(self) -> str:
         """Such as "clipped margin from random"."""
+        if self.toward is not None:
+            return f"{self.variant} towards class {self.toward} from {self.start}"
         return f"{self.variant} {self.loss} from {self.start}"
 
 
@@ -89,7 +99,8 @@ def cascade(variants: tuple[Variant, ...]) -> tuple[Stage, ...]:
     """The stages that are tried one after the other on the images that still resist.
 
     ``variants[0]`` is the gradient that the network was trained with: it gets every start. The
-    float mode's gradient gets both losses, each other variant the margin.
+    float mode's gradient gets both losses, each other variant the margin. Last, the first variant
+    drives what still resists to each of its likeliest wrong classes.
     """
     first, *others = variants
     stages = [
@@ -101,4 +112,6 @@ def cascade(variants: tuple[Variant, ...]) -> tuple[Stage, ...]:
         stages.append(Stage(variant=variant, loss="margin", start="random"))
         if variant == "shadow":
             stages.append(Stage(variant=variant, loss="cross-entropy", start="transferred"))
+    for rank in range(1, CLASSES_TRIED + 1):
+        stages.append(Stage(variant=first, loss="margin", start="random", toward=rank))
     return tuple(stages)

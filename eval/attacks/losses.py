@@ -39,5 +39,11 @@ def attack_loss(loss: Loss, logits: Tensor, labels: Tensor, target: int | None) 
     return logits[:, target] - _best_of_others(logits, torch.full_like(labels, target))
 
 
+def class_over_label(logits: Tensor, labels: Tensor, toward: Tensor) -> Tensor:
+    """z_t − z_y with a class t of each image: float N, from logits N×C and int64 N and N."""
+    picked = logits.gather(1, torch.stack([toward, labels], dim=1))
+    return picked[:, 0] - picked[:, 1]
+
+
 def _best_of_others(logits: Tensor, excluded: Tensor) -> Tensor:
     return logits.scatter(1, excluded[:, None], -torch.inf).amax(dim=1)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from deploy.device.errors import NothingToEvaluate
 from deploy.device.pasting import paste
-from eval.adaptive.ascent import Ascended, AscentSettings, ascend
+from eval.adaptive.ascent import Ascended, AscentSettings, ascend, likeliest_wrong
 from eval.adaptive.straight_through import attacked as attacking
 from eval.adaptive.victim import Victim, pixel_gradient
 from eval.attacks.judging import generator_for
@@ -27,6 +27,9 @@ from training.patching import patch_gradient, square_mask
 
 _DRAWS = 4
 """K of the expectation where randomness is known."""
+
+_CLASSES = 9
+"""Wrong classes that a resisting image is driven to."""
 
 
 class Subject:
@@ -85,14 +88,41 @@ class Subject:
         self, victim: Victim, size_px: int, steps: int, start: Tensor | None = None
     ) -> Ascended:
         """The attack on any network, for these images; random pixels are its start, or ``start``,
-        uint8 N×3×h×w."""
+        uint8 N×3×h×w.
+
+        What resists is then driven to each wrong class in turn (at most :data:`_CLASSES`), unless
+        the attack is one step.
+        """
+        begin = self.start(size_px) if start is None else start
+        rows = torch.arange(len(self.images))
+        best = self._ascended(victim, rows, begin, steps, None)
+        if steps == 1:
+            return best
+        wrong = likeliest_wrong(victim, self.pixels, self.classes, self.draw("classes"))
+        for rank in range(min(_CLASSES, wrong.shape[1])):
+            rows = ((best.wins < 1.0) | (best.margin <= 0)).nonzero()[:, 0]
+            if not len(rows):
+                break
+            found = self._ascended(victim, rows, begin[rows], steps, wrong[rows, rank])
+            better = (found.wins > best.wins[rows]) | (
+                (found.wins == best.wins[rows]) & (found.margin > best.margin[rows])
+            )
+            kept = rows[better]
+            best.patch[kept] = found.patch[better]
+            best.margin[kept], best.wins[kept] = found.margin[better], found.wins[better]
+        return best
+
+    def _ascended(
+        self, victim: Victim, rows: Tensor, start: Tensor, steps: int, toward: Tensor | None
+    ) -> Ascended:
+        size_px = start.shape[2]
         return ascend(
             victim,
-            self.pixels,
-            self.classes,
+            self.pixels[rows],
+            self.classes[rows],
             square_mask(size_px),
-            self.positions(size_px),
-            self.start(size_px) if start is None else start,
+            self.positions(size_px)[rows],
+            start,
             AscentSettings(
                 steps=steps,
                 batch_size=self.settings.batch_size,
@@ -100,6 +130,7 @@ class Subject:
                 confidence=AscentSettings.confidence + 3.0 * self._noise,
             ),
             self.draw("attack"),
+            toward=toward,
         )
 
     def loss_and_gradient(self, patch: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:

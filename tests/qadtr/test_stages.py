@@ -173,7 +173,7 @@ def test_the_same_checkpoint_gives_the_same_bytes(run: Path) -> None:
         (["patch", "RUN", "--attack", "lavan", "--images", "9999"], 2, "expected 1 to"),
         (["patch", "RUN", "--attack", "lavan", "--set", "stepz=3"], 2, "unknown key 'stepz'"),
         (["patch", "RUN", "--attack", "gap", "--target", "10"], 2, "the network has 10"),
-        (["eval", "RUN", "--patches", "missing.npz"], 2, "missing.json"),
+        (["eval", "RUN", "--patches", "missing.npz"], 2, "file or folder missing.npz"),
         (["eval", "RUN", "--patches", "RUN/export"], 3, "there is no patch file"),
         (["parity", "RUN", "--bits", "8"], 2, "qadtr export"),
         (["report", "RUN"], 3, "qadtr eval"),

@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deploy.device.errors import InputError
-from eval.adaptive.ascent import AscentSettings, ascend
+from deploy.device.pasting import paste
+from eval.adaptive.ascent import AscentSettings, ascend, likeliest_wrong
 from eval.adaptive.expectation import fresh_success, raise_draws
 from eval.adaptive.search import Attacked, Searched, search
 from eval.adaptive.settings import AdaptiveSettings, cascade
 from eval.adaptive.straight_through import attacked, variants_of
 from eval.adaptive.victim import Victim, found_random
-from eval.predictions import predict
+from eval.predictions import logits, predict
 from tests.eval.conftest import DigitNetwork
 from training.data import ImageSet
 from training.gradients import NoiseBank
@@ -70,8 +71,8 @@ def test_variants_change_the_gradient_and_never_the_answer(small_network: Networ
             with attacked(small_network, variant):
                 found[variant] = gradient(small_network, pixels)
         after = gradient(small_network, pixels)
-    for logits, _ in found.values():
-        assert torch.equal(logits, plain[0])
+    for answer, _ in found.values():
+        assert torch.equal(answer, plain[0])
     assert torch.equal(found["clipped"][1], plain[1])
     assert torch.equal(after[1], plain[1])
     assert not torch.allclose(found["rectified"][1], plain[1])
@@ -161,6 +162,43 @@ def test_what_the_ascent_says_it_won_is_won_on_bytes(
     assert np.array_equal(won, found.margin.numpy() > 0)
     (noise,) = fresh_success(victim, right, start.numpy(), 1, draw)
     assert won.mean() > noise.mean() + 0.3
+
+
+def test_an_ascent_towards_a_class_raises_that_class(
+    digit_network: DigitNetwork, right: Attacked
+) -> None:
+    victim = Victim(network=digit_network, bit_widths=(32,))
+    images, labels = torch.from_numpy(right.images[:24]), torch.from_numpy(right.labels[:24])
+    draw = torch.Generator().manual_seed(0)
+    wrong = likeliest_wrong(victim, images, labels, draw)
+    clean = torch.from_numpy(logits(digit_network, right.images[:24], 32))
+    assert wrong.shape == (24, 9)
+    assert not bool((wrong == labels[:, None]).any())
+    ordered = clean.gather(1, wrong)
+    assert bool((ordered[:, :-1] >= ordered[:, 1:]).all())
+
+    start = torch.full((24, 3, 8, 8), 128, dtype=torch.uint8)
+    places = torch.from_numpy(right.positions[:24])
+    settings = AscentSettings(steps=15, batch_size=24, stop_at_success=False)
+    reached = {}
+    for rank in (0, 8):
+        found = ascend(
+            victim, images, labels, square_mask(8), places, start, settings, draw,
+            toward=wrong[:, rank],
+        )  # fmt: skip
+        pasted = paste(
+            right.images[:24],
+            found.patch.numpy(),
+            np.ones((8, 8), np.bool_),
+            right.positions[:24].astype(np.int32),
+        )
+        shown = torch.from_numpy(logits(digit_network, pasted, 32))
+        reached[rank] = [shown.gather(1, wrong[:, [k]]).mean() for k in (0, 8)]
+        # What wins is any wrong class.
+        wins = shown.argmax(dim=1) != labels
+        assert torch.equal(wins, found.margin > 0)
+    assert reached[0][0] > reached[8][0] + 1.0
+    assert reached[8][1] > reached[0][1] + 1.0
 
 
 def test_the_cascade_attacks_what_resists_and_resumes_to_the_same(
