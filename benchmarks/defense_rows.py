@@ -58,6 +58,7 @@ def table_from_runs(
     own: Mapping[str, Files],
     reference: str,
     plain: str,
+    split: str,
 ) -> dict[str, Any]:
     """Every cell of the table, as JSON values; the newest record of a cell counts.
 
@@ -67,6 +68,7 @@ def table_from_runs(
         own: for each row the patch files that were made on that row.
         reference: row that differences are taken to.
         plain: row of plain QAT, for the rule of comparability.
+        split: of the images; records of another are not of this table.
 
     Raises:
         InputError: a damaged file, or two records of one column that are of different images.
@@ -85,7 +87,7 @@ def table_from_runs(
         for record in read_evaluations(folder.records) if folder.records.is_dir() else ():
             current = record["model"]["checkpoint_sha256"] == folder.checkpoint_sha256
             where = origin.get(record["patch"]["sha256"])
-            if where is not None and current:
+            if where is not None and current and record["images"]["split"] == split:
                 cells[(row, *where, record["model"]["bit_width"])] = record
     if not cells:
         raise NothingToEvaluate("no evaluation of these rows on these patches has been recorded")
@@ -94,7 +96,12 @@ def table_from_runs(
         "kind": "defense-table",
         "reference": reference,
         "rows": [_row_facts(row, folder) for row, folder in facts.items()],
-        "columns": list(dict.fromkeys((o, n) for _, o, n, _ in cells)),
+        "columns": [
+            (origin, column.name)
+            for origin in ("transfer", "white-box")
+            for column in dict.fromkeys(columns)
+            if any(key[1:3] == (origin, column.name) for key in cells)
+        ],
         "cells": [
             _cell(key, record, cells, reference, plain, _sizes_met(facts[key[0]]), sizes)
             | {"tripped_checks": list(checks[key[0]].tripped(record["model"]))}

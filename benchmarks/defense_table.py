@@ -312,6 +312,7 @@ def _table(plan: Plan, failed: dict[str, str]) -> dict[str, Any]:
         own={row: files(_patch_folder(plan, row), plan.own_images, plan.own_steps) for row in runs},
         reference=plan.reference,
         plain="plain",
+        split=plan.split,
     )
     table |= {"family": plan.family, "split": plan.split, "failed": failed}
     write_json(plan.out / TABLE, {**table, "provenance": provenance(repository=ROOT)})
