@@ -40,12 +40,14 @@ def test_the_checks_of_a_real_adversarially_trained_network_trip_none() -> None:
     run = RunFolder.open(RESULTS / "cifar10-resnet8-cpu" / "pbat")
     assert run.defense == "pbat"
     records = [check_record(r["payload"]) for r in read_records(run.records, CHECKS_KIND)]
-    assert {record["model"]["bit_width"] for record in records} == set(run.bit_widths)
+    whole = set()
     for record in records:
         assert record["model"]["checkpoint_sha256"] == run.checkpoint_sha256
         assert record["model"]["planted"] is None
         assert [check["name"] for check in record["checks"]] == list(CATALOGUE)
         assert tripped(record) == ()
         statuses = [check["status"] for check in record["checks"]]
-        assert "not run" not in statuses
-        assert statuses.count("passed") >= len(CATALOGUE) - 2
+        if "not run" not in statuses:  # others are of some checks on more images (--only)
+            whole.add(record["model"]["bit_width"])
+            assert statuses.count("passed") >= len(CATALOGUE) - 2
+    assert whole == set(run.bit_widths)
