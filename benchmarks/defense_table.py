@@ -270,16 +270,15 @@ def _exported(plan: Plan, run: Path) -> None:
         _qadtr("export", run, *_data(plan), "--bits", *missing)
 
 
-def _patch_folder(plan: Plan, row: str) -> Path:
+def _patch_file(plan: Plan, row: str, column: PatchColumn, images: int, steps: int) -> Path:
     # In the table's own folder, also for a source that is somebody else's run.
-    return plan.out / row / "patches"
+    return plan.out / row / "patches" / f"{column.name}-{plan.split}-{images}-{steps}.npz"
 
 
 def _patches(plan: Plan, row: str, column: PatchColumn, images: int, steps: int) -> Path:
     """The file of a column's patches made on a row's run at its widest bit-width."""
     run = plan.run_of(row)
-    name = f"{column.name}-{plan.split}-{images}-{steps}"
-    path = _patch_folder(plan, row) / f"{name}.npz"
+    path = _patch_file(plan, row, column, images, steps)
     if path.is_file():
         return path
     words = ["patch", run, *_data(plan), "--size", column.size_px, "--steps", steps, "--out", path]
@@ -301,15 +300,15 @@ def _evaluated(plan: Plan, run: Path, patches: Sequence[Path]) -> None:
 
 
 def _table(plan: Plan, failed: dict[str, str]) -> dict[str, Any]:
-    def files(folder: Path, images: int, steps: int) -> dict[PatchColumn, Path]:
-        paths = {c: folder / f"{c.name}-{plan.split}-{images}-{steps}.npz" for c in plan.columns()}
+    def files(row: str, images: int, steps: int) -> dict[PatchColumn, Path]:
+        paths = {c: _patch_file(plan, row, c, images, steps) for c in plan.columns()}
         return {column: path for column, path in paths.items() if path.is_file()}
 
     runs = {row: plan.out / row for row in plan.rows if (plan.out / row / CHECKPOINT).is_file()}
     table = table_from_runs(
         runs,
-        transferred=files(_patch_folder(plan, SOURCE), plan.images, plan.steps),
-        own={row: files(_patch_folder(plan, row), plan.own_images, plan.own_steps) for row in runs},
+        transferred=files(SOURCE, plan.images, plan.steps),
+        own={row: files(row, plan.own_images, plan.own_steps) for row in runs},
         reference=plan.reference,
         plain="plain",
         split=plan.split,

@@ -20,6 +20,7 @@ from benchmarks import target_rows
 from benchmarks.clean_accuracy import HEADER as CLEAN_HEADER
 from benchmarks.clean_accuracy import clean_rows
 from benchmarks.defense_rows import TABLE, markdown
+from benchmarks.defense_table import ROWS
 from benchmarks.engine_builds import HEADER as BUILD_HEADER
 from benchmarks.engine_builds import KIND as BUILD_KIND
 from benchmarks.engine_builds import build_rows
@@ -196,13 +197,13 @@ def _of_defenses(group: Path) -> list[str]:
     table = cast(Mapping[str, Any], read_json(group / TABLE))
     epochs = ", ".join(f"{n:g}" for n in sorted({row["epochs"] for row in table["rows"]}))
     said = (
-        f"One budget for every row: {epochs} epochs on a CPU, each from the same float network "
-        "(`start`, 12 epochs), seed 1; made by `python -m benchmarks.defense_table`. That is "
-        "short: it says how the defenses stand to each other after the same little, not what each "
-        "can reach. No attack check was run on these networks, so no rate here is more than what "
-        "these attacks achieved. PBAT and DWQ, whose steps cost 17 and 9 times plain QAT's, have "
-        "not been trained with this budget yet."
+        f"One budget for every row, {epochs} epochs, made by `python -m benchmarks.defense_table`. "
+        "It says how the defenses stand to each other after that, not what each can reach. No rate "
+        "is more than what these attacks achieved; where no check is named, none was run."
     )
+    missing = [row for row in ROWS if row not in {there["row"] for there in table["rows"]}]
+    if missing:
+        said += f" Not in this table: {', '.join(missing)}."
     return [said, markdown(table), _provenance([table])]
 
 

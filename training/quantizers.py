@@ -363,6 +363,7 @@ class WeightQuantizer(nn.Module, OwnBits):
         self.fixed_bits = fixed_bits
         self.channels = channels
         self.own_bits = {}
+        self._ready: set[int] = set()
         self.folding: Callable[[], Folding] | None = None
         for mode in switch.bit_widths:
             if mode != FLOAT:
@@ -431,7 +432,9 @@ class WeightQuantizer(nn.Module, OwnBits):
 
     def _learned_value(self, weight: Tensor) -> Tensor:
         """The learned scales of the active bit-width with LSQ's gradient factor."""
-        self.store(weight)
+        if self.codes_bits() not in self._ready:  # asking the tensor would wait for a GPU
+            self.store(weight)
+            self._ready.add(self.codes_bits())
         top = 2 ** (self.codes_bits() - 1) - 1
         factor = 1.0 / math.sqrt(max(1, weight[0].numel()) * top)
         return cast(Tensor, ScaleGradient.apply(self.value(), factor))

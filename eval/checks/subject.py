@@ -104,12 +104,7 @@ class Subject:
             if not len(rows):
                 break
             found = self._ascended(victim, rows, begin[rows], steps, wrong[rows, rank])
-            better = (found.wins > best.wins[rows]) | (
-                (found.wins == best.wins[rows]) & (found.margin > best.margin[rows])
-            )
-            kept = rows[better]
-            best.patch[kept] = found.patch[better]
-            best.margin[kept], best.wins[kept] = found.margin[better], found.wins[better]
+            best.keep_better(rows, found)
         return best
 
     def _ascended(
