@@ -20,8 +20,8 @@ clamp may as well come after it.
 An image has three channels, and ONNX Runtime's direct int8 kernel wants a multiple of four (others
 go through a slow gather).  So the input is padded with channels of the zero point, whose weights
 are 0: they add nothing to any sum, and a first layer of 3×3 takes two thirds of the time.  A large
-kernel loses more by the fourth channel's products than it gains: 7×7 at 224 px took 1.27 times as
-long (16 images; 5×5 took 0.89), so only small kernels are padded.
+kernel loses more by the fourth channel's products than it gains (7×7 at 224 px did, 5×5 did not),
+so only small kernels are padded.
 """
 
 from __future__ import annotations

@@ -5,8 +5,7 @@ is never a half, whichever way a runtime computes it.
 
 Unsigned codes are not negative, so a Relu in front changes none of them.  The standard dialect
 writes one: OpenVINO fuses a quantizer into an operator before it and runs both on bytes; a clamp
-and a quantizer by themselves it runs in float, with a change of layout before and after (ResNet-18
-at 4 bits takes 1.15 times as long, ResNet-20 1.2 times).
+and a quantizer by themselves it runs in float, with a change of layout before and after.
 """
 
 from __future__ import annotations
