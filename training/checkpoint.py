@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from deploy.device.errors import InputError
 from deploy.device.files import read_json, sha256_of, sha256_of_bytes, write_atomic, write_json
 from training.networks import Network, NetworkSpec, build_network
-from training.quantizers import scale_recipe
+from training.scale_recipes import scale_recipe
 
 FORMAT = "qadtr-checkpoint"
 FORMAT_VERSION = 1

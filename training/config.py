@@ -13,9 +13,10 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from deploy.device.errors import InputError
+from training.scale_recipes import ScaleRecipe
 from training.settings_reading import read_settings
 
 
@@ -24,13 +25,11 @@ class DataSettings:
     """What is trained on. ``kind``: cifar10, folder or digits; ``size``: side in pixels;
     ``augment``: crop-flip, crop (both with 4 px of grey padding) or none."""
 
-    kind: str
+    kind: Literal["cifar10", "folder", "digits"]
     size: int = 32
-    augment: str = "crop-flip"
+    augment: Literal["crop-flip", "crop", "none"] = "crop-flip"
 
     def __post_init__(self) -> None:
-        _one_of("data.kind", self.kind, ("cifar10", "folder", "digits"))
-        _one_of("data.augment", self.augment, ("crop-flip", "crop", "none"))
         _at_least("data.size", self.size, 8)
 
 
@@ -48,13 +47,11 @@ class NetworkSettings:
     bit_widths: tuple[int, ...] = (32, 8, 5, 4, 2)
     exact: bool = False
     mixed: Mapping[str, Any] = field(default_factory=dict)
-    activation_scales: str = "learned"
-    weight_scales: str = "statistics"
+    activation_scales: ScaleRecipe = "learned"
+    weight_scales: ScaleRecipe = "statistics"
 
     def __post_init__(self) -> None:
         self.mixed_bits()
-        _one_of("network.activation_scales", self.activation_scales, ("learned", "statistics"))
-        _one_of("network.weight_scales", self.weight_scales, ("learned", "statistics"))
         if self.exact and self.weight_scales != "statistics":
             raise InputError(
                 'network.exact = true needs network.weight_scales = "statistics": an exact '
@@ -105,7 +102,7 @@ class OptimizerSettings:
     ema: float = 0.0
     warm_start: str | None = None
     accumulate: int = 1
-    autocast: str = "off"
+    autocast: Literal["off", "bf16"] = "off"
 
     def __post_init__(self) -> None:
         for name in ("epochs", "learning_rate", "gradient_clip"):
@@ -116,7 +113,6 @@ class OptimizerSettings:
         _at_least("training.ema", self.ema, 0.0)
         if self.ema >= 1.0:
             raise InputError(f"training.ema must be below 1, got {self.ema}")
-        _one_of("training.autocast", self.autocast, ("off", "bf16"))
         _at_least("training.accumulate", self.accumulate, 1)
         if self.batch_size % self.accumulate or self.batch_size < 2 * self.accumulate:
             raise InputError(
@@ -125,7 +121,7 @@ class OptimizerSettings:
             )
 
 
-TEACHERS = ("next", "widest")
+Teacher = Literal["next", "widest"]
 """Who teaches a bit-width: the next wider one, or the widest."""
 
 
@@ -134,18 +130,17 @@ class DistillationSettings:
     """The wider bit-width teaches the narrower (:mod:`training.distillation`).
 
     ``weight`` of the teacher's part of the loss, 0 (none, the default) to 1; ``temperature`` of
-    both distributions; ``teacher``: one of :data:`TEACHERS`.
+    both distributions; ``teacher``: a :data:`Teacher`.
     """
 
     weight: float = 0.0
     temperature: float = 2.0
-    teacher: str = "next"
+    teacher: Teacher = "next"
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.weight <= 1.0:
             raise InputError(f"distillation.weight must be 0 to 1, got {self.weight}")
         _above("distillation.temperature", self.temperature, 0.0)
-        _one_of("distillation.teacher", self.teacher, TEACHERS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,11 +214,6 @@ def _flat(layers: Mapping[str, Any], where: str) -> dict[str, int]:
         else:
             flat[name] = bits
     return flat
-
-
-def _one_of(name: str, value: str, valid: tuple[str, ...]) -> None:
-    if value not in valid:
-        raise InputError(f"{name} must be one of {', '.join(valid)}; got {value!r}")
 
 
 def _at_least(name: str, value: float, least: float) -> None:

@@ -30,7 +30,7 @@ from training.distillation import distilled, teacher_logits, teacher_of
 from training.networks import NetworkSpec, build_network
 from training.optimizer import learning_rate, optimizer_of
 from training.prediction import predict
-from training.quantizers import check_bit_widths, scale_recipe
+from training.quantizers import check_bit_widths
 from training.randomness import SETUP, generator_for
 from training.ranks import Ranks, check_batch
 from training.run_log import RunLog
@@ -61,7 +61,7 @@ class RunOptions:
     save_every: int = 500
     device: str = "cpu"
     stop_after: int | None = None
-    progress: bool | None = None
+    progress: bool = True
 
 
 def train(
@@ -119,8 +119,8 @@ class TrainingRun:
             bit_widths=check_bit_widths(config.network.bit_widths),
             exact=config.network.exact,
             mixed=config.network.mixed_bits(),
-            activation_scales=scale_recipe(config.network.activation_scales),
-            weight_scales=scale_recipe(config.network.weight_scales),
+            activation_scales=config.network.activation_scales,
+            weight_scales=config.network.weight_scales,
         )
         network = build_network(spec, generator_for(config.seed, SETUP, "weights"))
         self.network = network.to(self.device)

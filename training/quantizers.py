@@ -28,6 +28,7 @@ from torch.nn import functional as F
 from deploy.device.errors import InputError
 from training.exact import Folding, nearest_power_of_two
 from training.gradients import FakeQuantize, NoiseBank, NoisyGradient, PowerOfTwo, ScaleGradient
+from training.scale_recipes import ScaleRecipe
 from training.steps import rectified_step, residual_ratio, weight_step
 
 FLOAT = 32
@@ -44,10 +45,6 @@ StraightThrough = Literal["clipped", "rectified", "identity"]
 STRAIGHT_THROUGH: tuple[StraightThrough, ...] = get_args(StraightThrough)
 """What a quantizer of activations lets through on the way back: the gradient of the values inside
 its range (how networks are trained); also of those above it, with the ReLU's gate kept; of all."""
-
-ScaleRecipe = Literal["learned", "statistics"]
-SCALE_RECIPES: tuple[ScaleRecipe, ...] = get_args(ScaleRecipe)
-"""Where scales come from: a gradient (LSQ), or a statistic of what is quantized."""
 
 SCALE_MOMENTUM = 0.1
 """Of the running activation scales from statistics, as BatchNorm's default."""
@@ -67,14 +64,6 @@ def check_bit_widths(bit_widths: Iterable[int]) -> tuple[int, ...]:
     return widths
 
 
-def scale_recipe(name: object) -> ScaleRecipe:
-    """The recipe of this name; ``ValueError`` if it is none of :data:`SCALE_RECIPES`."""
-    for recipe in SCALE_RECIPES:
-        if recipe == name:
-            return recipe
-    raise ValueError(f"{name!r} is none of {', '.join(SCALE_RECIPES)}")
-
-
 class BitWidthSwitch:
     """The bit-width that all quantizers of one network use now.
 
@@ -83,7 +72,7 @@ class BitWidthSwitch:
     are powers of two and BatchNorm is folded before the weights are quantized
     (:mod:`training.exact`).  ``straight_through`` is an attacker's choice of the
     gradient that the quantizers give; training leaves it alone.  ``activation_scales`` and
-    ``weight_scales``: where each come from (:data:`SCALE_RECIPES`).
+    ``weight_scales``: where each come from (:mod:`training.scale_recipes`).
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What a training shows and writes of its course: a bar, log.jsonl, TensorBoard, log lines."""
+"""What a training shows and writes of its course: progress, log.jsonl, TensorBoard, log lines."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
 from deploy.device.files import write_atomic
+from training.progress import Progress
 
 LOG = "log.jsonl"
 
@@ -28,7 +28,7 @@ class RunLog:
         done: steps already taken.
         steps: of the whole training.
         first: whether this process writes; others are silent.
-        progress: whether there is a bar; None: on a terminal.
+        progress: show a bar, or log lines between the epochs where there is no terminal.
     """
 
     def __init__(
@@ -39,12 +39,11 @@ class RunLog:
         done: int,
         steps: int,
         first: bool,
-        progress: bool | None,
+        progress: bool,
     ) -> None:
         self._folder, self._steps = folder, steps
-        hidden = None if progress is None else not progress
-        hidden = hidden if first else True
-        self._bar = tqdm(total=steps, initial=done, desc=title, disable=hidden, unit="step")
+        self._bar = Progress(title, steps, done=done, shown=progress and first, unit="step")
+        self._note = ""
         self._writer = None
         if first:
             self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=done)
@@ -58,13 +57,13 @@ class RunLog:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._bar.close()
+        self._bar.__exit__(kind, error, trace)
         if self._writer is not None:
             self._writer.close()
 
     def step(self) -> None:
         """One more step was taken."""
-        self._bar.update(1)
+        self._bar.advance(note=self._note)
 
     def epoch(self, history: Sequence[dict[str, Any]]) -> None:
         """The last row of ``history``, a row an epoch, is new."""
@@ -76,7 +75,7 @@ class RunLog:
         for name in ("loss", "accuracy", "images_per_s"):
             self._writer.add_scalar(name, row[name], row["step"])
         accuracy = 100.0 * row["accuracy"]
-        self._bar.set_postfix_str(f"loss {row['loss']:.3f}, accuracy {accuracy:.1f}%")
+        self._note = f"loss {row['loss']:.3f}, accuracy {accuracy:.1f}%"
         _log.info(
             "step %d of %d: loss %.4f, training accuracy %.2f%%, %.0f images/s",
             row["step"],

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from deploy.device.errors import InputError
 from tests.training.small_run import small_config
 from tests.training.test_frozen import snapshot, started
-from training.config import DistillationSettings
+from training.config import DistillationSettings, Teacher
 from training.data import ImageSet
 from training.distillation import distilled, teacher_logits, teacher_of
 from training.loop import RunOptions, TrainingRun, train
@@ -25,7 +25,7 @@ from training.networks import NetworkSpec, build_network
     [("next", {32: None, 8: 32, 4: 8, 2: 4}), ("widest", {32: None, 8: 32, 4: 32, 2: 32})],
 )
 def test_the_teacher_is_wider_and_trained_already(
-    teacher: str, expected: dict[int, int | None]
+    teacher: Teacher, expected: dict[int, int | None]
 ) -> None:
     settings = DistillationSettings(weight=0.5, teacher=teacher)
     network = started()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 
 import pytest
 
@@ -25,3 +26,18 @@ def test_unshown_progress_says_nothing(
         bar.advance()
     assert not caplog.messages
     assert capsys.readouterr().err == ""
+
+
+def test_lines_tell_the_time_left_and_grow_rarer(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = iter(range(0, 20_000, 5))
+    monkeypatch.setattr(time, "monotonic", lambda: next(seconds))
+    with caplog.at_level(logging.INFO), Progress("steps", 2001, done=1) as bar:
+        for _ in range(2000):
+            bar.advance()
+    lines = [line for line in caplog.messages if line.startswith("steps: ")]
+    assert lines[0] == "steps: 4 of 2001, 15 s, about 166 min left"
+    assert lines[-1] == "steps: 2001 of 2001, 10000 s"
+    # One every 15 s would be 666; every 15 s for 750 s, then 2% later each.
+    assert 150 < len(lines) < 200

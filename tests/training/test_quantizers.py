@@ -16,8 +16,8 @@ from training.quantizers import (
     LearnedScale,
     WeightQuantizer,
     check_bit_widths,
-    scale_recipe,
 )
+from training.scale_recipes import scale_recipe
 from training.steps import gaussian_error, gaussian_step, residual_ratio
 
 

@@ -12,13 +12,8 @@ from torch import Tensor, nn
 
 from training.networks.units import ConvUnit, Head
 from training.quantized_layers import Convolution, quantized_activation
-from training.quantizers import (
-    FLOAT,
-    BitWidthSwitch,
-    PixelQuantizer,
-    ScaleRecipe,
-    WeightQuantizer,
-)
+from training.quantizers import FLOAT, BitWidthSwitch, PixelQuantizer, WeightQuantizer
+from training.scale_recipes import ScaleRecipe
 
 
 @dataclass(frozen=True, kw_only=True)
