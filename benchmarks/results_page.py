@@ -310,7 +310,7 @@ def _speed(record: Mapping[str, Any]) -> str:
         [
             str(row["threads"]),
             str(row["batch"]),
-            str(row["bits"]),
+            _bits_and_tune(row),
             f"{row['images_per_s']:,.0f}",
             *(_ratio_and_steady(row["over"][peer]) for peer in peers),
             _ratio_and_steady(row.get("in_openvino_over_static")),
@@ -326,7 +326,15 @@ def _speed(record: Mapping[str, Any]) -> str:
         "OpenVINO int8 is the faster of two files there: our `qcdq` file and the one that "
         "`quantize_static` made; the column before the last two is between those."
     )
+    if any(row.get("tune") == "amx" for row in record["rows"]):
+        text += " amx: our file as `qadtr export --tune amx` writes it."
     return f"{text}\n\n{_table(header, rows)}"
+
+
+def _bits_and_tune(row: Mapping[str, Any]) -> str:
+    # Records of before have the file for any processor alone.
+    tune = row.get("tune", "any")
+    return str(row["bits"]) if tune == "any" else f"{row['bits']} {tune}"
 
 
 def _ratio_and_steady(value: Mapping[str, Any] | None) -> str:

@@ -11,6 +11,9 @@ the peak held (:data:`STEADY` of its best, before and after).
 
 "OpenVINO int8" is the faster of its two files, so a peer that may itself be ours; the last ratio
 is between those two: our ``qcdq`` file in OpenVINO against what ``quantize_static`` made for it.
+
+Where the processor has AMX, each bit-width has a second row: our file laid out for it
+(``qadtr export --tune amx``).
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from benchmarks.ratios import ratio
-from benchmarks.speed_files import STATIC, Files, write_files
+from benchmarks.speed_files import AMX, STATIC, Files, write_files
 from benchmarks.stock_networks import NETWORKS
 from deploy.device.files import write_json
 from deploy.device.host import host_facts
@@ -57,6 +60,9 @@ PEERS = {
     "static": "quantize_static",
     "openvino": "OpenVINO int8",
 }
+
+TUNED = {"any": "ours", "amx": AMX}
+"""Our two files of a bit-width: what they are laid out for, and the key of their file."""
 
 Call = Callable[[], object]
 
@@ -200,19 +206,25 @@ def _measure(files: Files, batch: int, threads: int, rounds: int) -> list[dict[s
         for number, pair in enumerate(zip(taken["peak before"], taken["peak"], strict=True))
         if max(pair) * STEADY <= best
     ]
-    return [_row(files, bits, batch, threads, taken, steady, best) for bits in files.bit_widths]
+    return [
+        _row(files, bits, tune, batch, threads, taken, steady, best)
+        for bits in files.bit_widths
+        for tune, key in TUNED.items()
+        if f"{key}-{bits}" in taken
+    ]
 
 
 def _row(
     files: Files,
     bits: int,
+    tune: str,
     batch: int,
     threads: int,
     taken: dict[str, list[float]],
     steady: Sequence[int],
     best: float,
 ) -> dict[str, Any]:
-    ours = taken[f"ours-{bits}"]
+    ours = taken[f"{TUNED[tune]}-{bits}"]
     # OpenVINO has two files of the network: the faster of them is the peer.
     own, static = f"openvino-{bits}", f"openvino-{STATIC}"
     openvino = min((own, static), key=lambda key: statistics.median(taken[key]))
@@ -222,6 +234,7 @@ def _row(
         "threads": threads,
         "batch": batch,
         "bits": bits,
+        "tune": tune,
         "images_per_s": batch / statistics.median(ours),
         "peers_images_per_s": {
             peer: batch / statistics.median(taken[key]) for peer, key in theirs.items()
@@ -248,7 +261,7 @@ def _table(network: str, size: int, rows: Sequence[dict[str, Any]]) -> str:
         f"{network} at {size} px, ONNX Runtime {onnxruntime.__version__}",
         "b-bit codes, int8 arithmetic",
         "ratios: median (quartiles) over all rounds; undisturbed rounds",
-        f"{'threads':>7} {'batch':>5} {'bits':>4} {'images/s':>9}"
+        f"{'threads':>7} {'batch':>5} {'bits':>4} {'for':>3} {'images/s':>9}"
         + "".join(f"  {'× ' + title:>24}" for title in PEERS.values())
         + f"  {'in OpenVINO × its static':>24}  steady  of peak",
     ]
@@ -261,7 +274,8 @@ def _table(network: str, size: int, rows: Sequence[dict[str, Any]]) -> str:
                 f"{found['upper_quartile']:.2f}) {'–' if steady is None else f'{steady:.2f}'}"
             )
         lines.append(
-            f"{row['threads']:>7} {row['batch']:>5} {row['bits']:>4} {row['images_per_s']:>9.0f}"
+            f"{row['threads']:>7} {row['batch']:>5} {row['bits']:>4} {row['tune']:>3} "
+            f"{row['images_per_s']:>9.0f}"
             + "".join(f"  {cell:>24}" for cell in cells)
             + f"  {row['steady_rounds']:>6}  {row['share_of_int8_peak']:>6.0%}"
         )

@@ -3,6 +3,7 @@
 ====================  ==========================================================================
 ``float``             our float ONNX file (BatchNorm folded, no metadata), ONNX Runtime
 ``ours-B``            the all-integer file at B bits, ONNX Runtime
+``amx-B``             the same laid out for AMX (``--tune amx``), where the processor has it
 ``stock-B``           Brevitas' own layers and ``export_onnx_qcdq`` at B bits, ONNX Runtime
 ``static``            ``quantize_static`` of the float file, 8 bits, ONNX Runtime
 ``openvino-B``        our ``qcdq`` file at B bits, OpenVINO's int8 kernels
@@ -30,11 +31,12 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from benchmarks.networks import multiply_adds, warmed_network
 from benchmarks.stock_networks import write_stock_qcdq
+from deploy.device.host import host_facts
 from export.lowering import lower, lower_float
 from export.qonnx_from_network import write_qonnx
 
 CALIBRATION_IMAGES = 32
-STATIC = "static"
+STATIC, AMX = "static", "amx"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +84,9 @@ def write_files(network: str, size: int, bit_widths: Sequence[int], folder: Path
         qonnx = write_qonnx(warmed, bits, folder / f"qonnx-{bits}.onnx")
         in_onnxruntime[f"ours-{bits}"] = folder / f"ours-{bits}.onnx"
         lower(qonnx, in_onnxruntime[f"ours-{bits}"])
+        if host_facts().has("amx_int8"):
+            in_onnxruntime[f"{AMX}-{bits}"] = folder / f"{AMX}-{bits}.onnx"
+            lower(qonnx, in_onnxruntime[f"{AMX}-{bits}"], tune=AMX)
         in_openvino[f"openvino-{bits}"] = folder / f"qcdq-{bits}.onnx"
         lower(qonnx, in_openvino[f"openvino-{bits}"], target="qcdq")
     in_onnxruntime[STATIC] = write_static(in_onnxruntime["float"], folder / "static.onnx", size)

@@ -95,7 +95,7 @@ def _facts(
         case "Pad":
             x, value = facts[node.input[0]], int(number(2))
             return replace(x, low=min(x.low, value), high=max(x.high, value))
-        case "MaxPool" | "Transpose" | "Flatten" | "Reshape":
+        case "MaxPool" | "Transpose" | "Flatten" | "Reshape" | "SpaceToDepth":
             return facts[node.input[0]]
     raise ValueError(f"no rule for {node.op_type}")
 

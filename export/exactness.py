@@ -109,6 +109,8 @@ def _bound(
     convolution = node.op_type == "QLinearConv"
     x = facts[node.input[0]]
     weight = constants[node.input[3]].astype(np.int64)
+    zero_point = constants[node.input[5]].astype(np.int64) if node.input[5:] else np.int64(0)
+    weight = weight - zero_point.reshape(-1, *[1] * (weight.ndim - 1))
     if not convolution and not any(a.name == "transB" and a.i for a in node.attribute):
         weight = weight.T
     sums = np.abs(weight.reshape(len(weight), -1)).sum(axis=1)

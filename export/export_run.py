@@ -73,6 +73,8 @@ class ExportSettings:
         targets: names of :data:`export.targets.NAMES`.
         storage: "low-bit" or "int8" weights in the file (:mod:`export.storage`); None: each
             target's own default.
+        tune: what the kernels of ``onnxruntime`` are chosen for, "any" processor or "amx"
+            (:mod:`export.passes.kernels`); None: any.
         least_agreement: share of the images that must have the class that the fake-quantized
             network gives; None: the target's own (:func:`export.budget.default_budget`).
         code_flips: largest share of one layer's codes that may differ from the network's, of
@@ -87,6 +89,7 @@ class ExportSettings:
 
     targets: tuple[str, ...] = (ONNXRUNTIME.name,)
     storage: str | None = None
+    tune: str | None = None
     least_agreement: float | None = None
     code_flips: float = DEFAULT_BUDGET.code_flips
     engine_logits: float | None = None
@@ -189,26 +192,36 @@ class _Job:
                 Path(folder) / f"source-{self.bits}.onnx",
                 checkpoint_sha256=self.run.checkpoint_sha256,
             )
-            model, storage = self._made(target, qonnx, Path(folder) / final.name)
+            model, form = self._made(target, qonnx, Path(folder) / final.name)
             facts = {"sha256": sha256_of(model.path), "qonnx_sha256": sha256_of(qonnx)}
             model.path.replace(final)
         model = replace(model, path=final)
-        self._record(model, {**facts, "storage": storage}, provenance)
+        self._record(model, {**facts, **form}, provenance)
         return model
 
-    def _made(self, target: str, qonnx: Path, candidate: Path) -> tuple[ExportedModel, str | None]:
-        """The proved candidate and how its weights are stored (None: as float)."""
+    def _made(
+        self, target: str, qonnx: Path, candidate: Path
+    ) -> tuple[ExportedModel, dict[str, str | None]]:
+        """The proved candidate; how its weights are stored and its kernels chosen (None: float)."""
+        as_float: dict[str, str | None] = {"storage": None, "tune": None}
         if target == QONNX_TARGET:
-            return self._qonnx(qonnx, candidate), None
+            return self._qonnx(qonnx, candidate), as_float
         if self.bits == FLOAT:
             lowered = lower_float(qonnx, candidate, target=target)
             proof = prove_float(target, candidate, self.images, self.logits, FLOAT_BUDGET)
-            return self._model(target, lowered, proof=require_proof(proof)), None
-        lowered = lower(qonnx, candidate, target=target, storage=self.settings.storage)
+            return self._model(target, lowered, proof=require_proof(proof)), as_float
+        lowered = lower(
+            qonnx,
+            candidate,
+            target=target,
+            storage=self.settings.storage,
+            tune=self.settings.tune,
+        )
+        form = {"storage": lowered.storage, "tune": lowered.tune}
         if target == ONNXRUNTIME.name:
-            return self._all_integer(lowered), lowered.storage
+            return self._all_integer(lowered), form
         proof = prove_qdq(target, candidate, self.images, self.logits, self._budget(target))
-        return self._model(target, lowered, proof=require_proof(proof)), lowered.storage
+        return self._model(target, lowered, proof=require_proof(proof)), form
 
     def _all_integer(self, lowered: Lowered) -> ExportedModel:
         exactness: Exactness | None = None

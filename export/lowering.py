@@ -36,8 +36,8 @@ KEEP_CODES = ("MaxPool", *Layout.operators)
 @dataclass(frozen=True, kw_only=True)
 class Lowered:
     """What the lowering wrote: the file, its SHA-256 and size, a line per layer, the names of the
-    guarantees that were checked on the finished graph, and how its weights are stored (None: as
-    float32)."""
+    guarantees that were checked on the finished graph, how its weights are stored and what it is
+    tuned for (None: float32, nothing)."""
 
     path: Path
     sha256: str
@@ -45,11 +45,17 @@ class Lowered:
     log: tuple[str, ...]
     guarantees: tuple[str, ...] = ()
     storage: str | None = None
+    tune: str | None = None
 
 
 @refuses_malformed
 def lower(
-    qonnx: Path, out: Path, *, target: str = "onnxruntime", storage: str | None = None
+    qonnx: Path,
+    out: Path,
+    *,
+    target: str = "onnxruntime",
+    storage: str | None = None,
+    tune: str | None = None,
 ) -> Lowered:
     """Lower a QONNX file for ``target`` and write it atomically to ``out``.
 
@@ -58,22 +64,23 @@ def lower(
         out: the file to write.
         target: one of :data:`export.targets.TARGETS`.
         storage: of the weights; None: the target's own default.
+        tune: what its kernels are chosen for (:data:`export.passes.kernels.TUNES`); None: likewise.
 
     Raises:
-        InputError: the file is damaged, or target or storage is unknown.
+        InputError: the file is damaged, or target, storage or tune is unknown.
         LoweringError: a layer cannot be lowered; names it and each rule's reason.
         ContractError: a pass did not keep its contract, or the file not its target's guarantees.
     """
     chosen = target_named(target)
-    storage = chosen.storages[0] if storage is None else storage
-    if storage not in chosen.storages:
-        raise InputError(
-            f"unknown storage {storage!r} for the target {target}; available: "
-            f"{', '.join(chosen.storages)}"
-        )
+    storage = _known("storage", storage, chosen.storages, target)
+    tune = _known("tune", tune, chosen.tunes, target)
     source = QonnxGraph(qonnx)
     context = Context(
-        source=source, builder=GraphBuilder(), storage=storage, code_range=chosen.code_range
+        source=source,
+        builder=GraphBuilder(),
+        storage=storage,
+        tune=tune,
+        code_range=chosen.code_range,
     )
     context.builder.reserve(source.image)
     logits = _single_output(source)
@@ -82,7 +89,7 @@ def lower(
         if place is not None:
             _apply(node, place, chosen, context)
     made = _finish(context.builder, source, out, tuple(context.log), chosen)
-    return replace(made, storage=storage)
+    return replace(made, storage=storage, tune=tune)
 
 
 @refuses_malformed
@@ -127,6 +134,16 @@ def lower_float(qonnx: Path, out: Path, *, target: str = "onnxruntime") -> Lower
             node.op_type, inputs, output, domain=node.domain, **attributes_of(node)
         )
     return _finish(builder, source, out, tuple(log), chosen, integer=False)
+
+
+def _known(what: str, value: str | None, available: tuple[str, ...], target: str) -> str:
+    if value is None:
+        return available[0]
+    if value not in available:
+        raise InputError(
+            f"unknown {what} {value!r} for the target {target}; available: {', '.join(available)}"
+        )
+    return value
 
 
 def _following_norm(conv: onnx.NodeProto, source: QonnxGraph) -> onnx.NodeProto | None:

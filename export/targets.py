@@ -13,6 +13,7 @@ from export.passes.average_pool import AveragePool
 from export.passes.convolution import Convolution
 from export.passes.guarantee import Guarantee, OnlyOperators
 from export.passes.image_codes import ImageCodes
+from export.passes.kernels import TUNES
 from export.passes.layout import Layout
 from export.passes.linear import Linear
 from export.passes.max_pool import MaxPool
@@ -46,6 +47,7 @@ class Target:
         code_range: least and largest code that the target's types of codes hold.
         image_type: element type of the input ``images``.
         storages: of the weights, the default first.
+        tunes: what a file can be laid out for (:mod:`export.passes.kernels`), the default first.
         domains: operator sets beside ONNX's own.
         opset: the least that its operators need.
     """
@@ -57,6 +59,7 @@ class Target:
     code_range: tuple[int, int]
     image_type: int
     storages: tuple[str, ...]
+    tunes: tuple[str, ...] = TUNES[:1]
     domains: tuple[str, ...] = ()
     opset: int = 13
 
@@ -117,6 +120,7 @@ ONNXRUNTIME = Target(
                 "Pad",
                 "QLinearConv",
                 "Reshape",
+                "SpaceToDepth",
                 "Transpose",
                 f"{MICROSOFT}::QGemm",
                 f"{MICROSOFT}::QLinearAdd",
@@ -127,6 +131,7 @@ ONNXRUNTIME = Target(
     code_range=(0, 255),
     image_type=TensorProto.UINT8,
     storages=STORAGES,
+    tunes=TUNES,
     domains=(MICROSOFT,),
 )
 

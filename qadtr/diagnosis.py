@@ -208,6 +208,11 @@ def processor_finding(host: Host) -> Finding:
     elif host.machine.lower() in ARM64 and sets is not None and not host.has("asimddp"):
         level = "note"
         text += "; no dot product (asimddp): int8 products take several instructions each"
+    elif host.has("amx_int8"):
+        text += (
+            "; AMX: qadtr export --tune amx lays wide convolutions out for it (the same codes; "
+            "python -m benchmarks.speed times both files here)"
+        )
     return Finding(level=level, subject="processor", text=text)
 
 

@@ -17,11 +17,7 @@ a uint8 Clip, and ReLU is the saturation at z_y = 0.  ReLU6, or any Clip to a �
 quantizer, only narrows the codes to round(a / s_y) … round(b / s_y): rounding is monotone, so the
 clamp may as well come after it.
 
-An image has three channels, and ONNX Runtime's direct int8 kernel wants a multiple of four (others
-go through a slow gather).  So the input is padded with channels of the zero point, whose weights
-are 0: they add nothing to any sum, and a first layer of 3×3 takes two thirds of the time.  A large
-kernel loses more by the fourth channel's products than it gains (7×7 at 224 px did, 5×5 did not),
-so only small kernels are padded.
+Which of the engine's kernels takes it is the matter of :mod:`export.passes.kernels`.
 """
 
 from __future__ import annotations
@@ -33,6 +29,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from export.passes.kernels import KernelForm, kernel_form
 from export.passes.qonnx_graph import QonnxGraph, Quantizer, attributes_of
 from export.passes.rule import (
     Clamp,
@@ -79,6 +76,7 @@ class ConvolutionPattern:
     Attributes:
         layer: the quantizer's output.
         x: the codes that the convolution reads.
+        shape: theirs, N×C×H×W, where the file tells it.
         weights: integer codes O×C×kh×kw, int64, as they were trained.
         scale: of the weights, float64 (O,).
         weight_bits: of the weights' quantizer.
@@ -90,6 +88,7 @@ class ConvolutionPattern:
 
     layer: str
     x: Codes
+    shape: tuple[int, ...] | None
     weights: NDArray[np.int64]
     scale: NDArray[np.float64]
     weight_bits: int
@@ -154,6 +153,7 @@ def convolution_pattern(node: onnx.NodeProto, context: Context) -> ConvolutionPa
     return ConvolutionPattern(
         layer=node.output[0],
         x=x,
+        shape=source.shapes.get(conv.input[0]),
         weights=codes,
         scale=np.broadcast_to(scale.reshape(-1), (channels,)),
         weight_bits=weight_quantizer.bits,
@@ -232,56 +232,37 @@ class Convolution(Rule):
                 high=high,
             )
             clipped = out.low > 0 or out.high < 255
-            raw = _emit_convolution(context, found, out, f"{layer}.wide" if clipped else layer)
+            raw, form = _emit_convolution(
+                context, found, out, f"{layer}.wide" if clipped else layer
+            )
             context.codes[layer] = clip_codes(context, raw, replace(out, name=raw), layer)
             context.note(
                 self,
                 layer,
                 f"QLinearConv, {found.weight_bits}-bit weights, codes "
-                f"{low}…{high} (zero point {zero_point}){found.flipped}",
+                f"{low}…{high} (zero point {zero_point}){found.flipped}{form.note}",
             )
 
         return emit
 
 
-def _emit_convolution(context: Context, pattern: ConvolutionPattern, out: Codes, name: str) -> str:
+def _emit_convolution(
+    context: Context, pattern: ConvolutionPattern, out: Codes, name: str
+) -> tuple[str, KernelForm]:
     builder, layer, x = context.builder, pattern.layer, pattern.x
     folded = fold(pattern, output_scale=out.scale)
     largest = np.abs(folded.weights).reshape(len(folded.weights), -1).sum(axis=1) * 255.0
-    groups = int(pattern.attributes.get("group", 1))
-    source, weights = _aligned(context, x, folded.weights, groups)
+    form = kernel_form(context, x, pattern.shape, folded.weights, pattern.kept_attributes)
     bias = int32_bias(folded.bias, folded.grid, largest, layer)
     inputs = [
-        source,
+        form.source,
         scalar(builder, x.scale),
         byte(builder, x.zero_point),
-        stored_weights(builder, weights, pattern.weight_bits, f"{layer}.w", context.storage),
+        stored_weights(builder, form.weights, pattern.weight_bits, f"{layer}.w", context.storage),
         builder.constant(folded.scale.astype(np.float32), f"{layer}.ws"),
-        builder.constant(np.int8(0), f"{layer}.z", shared=False),
+        builder.constant(np.int8(form.zero_point), f"{layer}.z", shared=False),
         scalar(builder, out.scale),
         byte(builder, out.zero_point),
         builder.constant(bias, f"{layer}.b"),
     ]
-    return builder.add("QLinearConv", inputs, name, **pattern.kept_attributes)
-
-
-KERNEL_CHANNELS = 4
-"""The direct convolution kernels read this many input channels at once."""
-
-MOST_PADDED_TAPS = 25
-"""Height times width of the largest kernel whose input channels are padded."""
-
-
-def _aligned(
-    context: Context, x: Codes, weights: NDArray[np.int64], groups: int
-) -> tuple[str, NDArray[np.int64]]:
-    """The input tensor and the weights, of a small kernel up to a multiple of four channels."""
-    missing = -weights.shape[1] % KERNEL_CHANNELS
-    taps = weights.shape[2] * weights.shape[3]
-    if groups != 1 or missing == 0 or taps > MOST_PADDED_TAPS:
-        return x.name, weights
-    builder = context.builder
-    before_and_after = np.array([0, 0, 0, 0, 0, missing, 0, 0], np.int64)
-    inputs = [x.name, builder.constant(before_and_after, "pads"), byte(builder, x.zero_point)]
-    padded = builder.add("Pad", inputs, f"{x.name}.padded")
-    return padded, np.pad(weights, ((0, 0), (0, missing), (0, 0), (0, 0)))
+    return builder.add("QLinearConv", inputs, name, **form.attributes), form

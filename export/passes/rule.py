@@ -49,13 +49,15 @@ class Context:
     """The QONNX graph being read, the integer graph being built, and the codes known so far.
 
     ``codes`` maps a QONNX tensor to the codes that stand for it; ``storage`` is "low-bit" (INT2 and
-    INT4 initializers behind a Cast) or "int8"; ``code_range`` is what the target's types of codes
-    can hold; ``log`` gets a line per layer.
+    INT4 initializers behind a Cast) or "int8"; ``tune`` is what the kernels are chosen for
+    (:mod:`export.passes.kernels`); ``code_range`` is what the target's types of codes can hold;
+    ``log`` gets a line per layer.
     """
 
     source: QonnxGraph
     builder: GraphBuilder
     storage: str
+    tune: str = "any"
     code_range: tuple[int, int] = (0, BYTE_HIGH)
     codes: dict[str, Codes] = field(default_factory=dict)
     log: list[str] = field(default_factory=list)

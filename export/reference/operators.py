@@ -409,6 +409,22 @@ def _transpose(node: onnx.NodeProto, constants: Constants) -> Prepared:
     return (node.input[0],), lambda x: np.ascontiguousarray(np.transpose(x, order))
 
 
+def _space_to_depth(node: onnx.NodeProto, constants: Constants) -> Prepared:
+    side = int(_attributes(node, blocksize=1)["blocksize"])
+    if side < 1:
+        raise UnsupportedGraph(f"node {node_label(node)}: a block has at least one position")
+    what = f"node {node_label(node)}"
+
+    def blocks(x: Codes) -> Codes:
+        if x.ndim != 4 or x.shape[2] % side or x.shape[3] % side:
+            raise UnsupportedGraph(f"{what}: {x.shape} does not split into blocks of {side}×{side}")
+        n, c, h, w = x.shape
+        split = x.reshape(n, c, h // side, side, w // side, side)
+        return split.transpose(0, 3, 5, 1, 2, 4).reshape(n, c * side**2, h // side, w // side)
+
+    return (node.input[0],), blocks
+
+
 _BUILDERS: dict[tuple[str, str], Callable[[onnx.NodeProto, Constants], Prepared]] = {
     ("", "Clip"): _clip,
     ("", "Flatten"): _flatten,
@@ -416,6 +432,7 @@ _BUILDERS: dict[tuple[str, str], Callable[[onnx.NodeProto, Constants], Prepared]
     ("", "Pad"): _pad,
     ("", "QLinearConv"): _convolution,
     ("", "Reshape"): _reshape,
+    ("", "SpaceToDepth"): _space_to_depth,
     ("", "Transpose"): _transpose,
     (MICROSOFT, "QGemm"): _dense,
     (MICROSOFT, "QLinearAdd"): _add,

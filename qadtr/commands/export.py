@@ -39,6 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="weights in the onnxruntime file: low-bit (INT2, INT4 or INT8, default) or int8",
     )
     parser.add_argument(
+        "--tune",
+        help="processor whose kernels the onnxruntime file is laid out for: any (default), or amx "
+        "(the same codes, quicker on processors with AMX and slower on others)",
+    )
+    parser.add_argument(
         "--least-agreement",
         type=float,
         metavar="SHARE",
@@ -83,6 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
         ExportSettings(
             targets=tuple(arguments.target),
             storage=arguments.storage,
+            tune=arguments.tune,
             least_agreement=arguments.least_agreement,
             code_flips=arguments.code_flips,
             engine_logits=arguments.engine_logits,

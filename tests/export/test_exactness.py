@@ -141,6 +141,13 @@ def test_every_kind_of_network_is_exact(name: str, bits: int, size: int, tmp_pat
     assert parity.fake_logits_different == 0
 
 
+def test_the_bound_is_of_the_weights_without_their_zero_point(tmp_path: Path) -> None:
+    source = write_qonnx(warmed("resnet18", exact=True, size=32), 8, tmp_path / "q.onnx")
+    common, tuned = (lower(source, tmp_path / f"{t}.onnx", tune=t) for t in ("any", "amx"))
+    assert any("for the matrix kernel" in line for line in tuned.log)
+    assert require_exact(tuned.path) == require_exact(common.path)
+
+
 def edited(source: Path, out: Path, name: str, change: object) -> Path:
     model = onnx.load(source)
     tensor = next(t for t in model.graph.initializer if t.name == name)

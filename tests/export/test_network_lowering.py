@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import numpy_helper
 
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
 from export.certificate import certify
@@ -72,15 +73,47 @@ def test_network_is_integer_and_equals_reference_and_training(
     assert parity.agreement == 1.0
 
 
-@pytest.mark.parametrize(("name", "channels"), [("mobilenetv2", 4), ("resnet18", 3)])
-def test_the_image_gets_a_fourth_channel_for_a_small_kernel_alone(
-    name: str, channels: int, tmp_path: Path
+@pytest.mark.parametrize(
+    ("name", "operator", "weights"),
+    [("mobilenetv2", "Pad", (4, 3, 3)), ("resnet18", "SpaceToDepth", (12, 4, 4))],
+)
+def test_the_image_gets_a_fourth_channel_or_comes_in_blocks(
+    name: str, operator: str, weights: tuple[int, ...], tmp_path: Path
 ) -> None:
     graph = onnx.load(lowered(network(name, 8), 8, tmp_path).path).graph
     stored = {tensor.name: tensor for tensor in graph.initializer}
     stem = next(node for node in graph.node if node.op_type == "QLinearConv")
-    assert stored[stem.input[3]].dims[1] == channels
-    assert [node.op_type for node in graph.node].count("Pad") == channels - 3
+    assert tuple(stored[stem.input[3]].dims)[1:] == weights
+    laid_out = [node.op_type for node in graph.node if node.op_type in ("Pad", "SpaceToDepth")]
+    assert laid_out == [operator]
+
+
+@pytest.mark.parametrize(("name", "bits"), [("resnet50", 8), ("resnet18", 2), ("mobilenetv2", 4)])
+def test_a_file_for_amx_computes_the_same_codes(name: str, bits: int, tmp_path: Path) -> None:
+    built, images = network(name, bits), fields(4)
+    source = write_qonnx(built, bits, tmp_path / "q.onnx")
+    common, tuned = (lower(source, tmp_path / f"{t}.onnx", tune=t) for t in ("any", "amx"))
+    assert (common.tune, tuned.tune) == ("any", "amx")
+    parity = check_parity(tuned.path, images)
+    assert (parity.first_departure, parity.logits_different) == (None, 0)
+    assert certify(tuned.path, images[:2]).ok
+    with OnnxRuntimeEngine(common.path) as engine, OnnxRuntimeEngine(tuned.path) as other:
+        assert engine.run(images).tobytes() == other.run(images).tobytes()
+    marked = [line for line in tuned.log if "for the matrix kernel" in line]
+    assert marked
+    assert not any("for the matrix kernel" in line for line in common.log)
+    zero_points, sizes = {}, {}
+    for made in (common, tuned):
+        graph = onnx.load(made.path).graph
+        stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+        zero_points[made.tune] = [
+            int(stored[node.input[5]]) for node in graph.node if node.op_type == "QLinearConv"
+        ]
+        sizes[made.tune] = {tensor.dtype.name for tensor in stored.values() if tensor.ndim == 4}
+    assert set(zero_points["any"]) == {0}
+    assert zero_points["amx"].count(-1) == len(marked)
+    # One code lower, the narrow range still fits the type.
+    assert sizes["any"] == sizes["amx"]
 
 
 def test_max_pool_reads_and_gives_codes(tmp_path: Path) -> None:

@@ -69,6 +69,7 @@ def test_python(version: tuple[int, int], level: str) -> None:
     [
         ("x86_64", ("avx2",), "note", "no VNNI"),
         ("x86_64", ("avx2", "avx512_vnni"), "ok", ""),
+        ("x86_64", ("avx2", "avx512_vnni", "amx_int8"), "ok", "--tune amx"),
         ("aarch64", ("asimd", "asimddp"), "ok", ""),
         ("aarch64", ("asimd",), "note", "no dot product"),
         ("x86_64", None, "note", "no VNNI"),

@@ -114,6 +114,8 @@ def test_a_file_over_its_budget_is_not_put_in_place(
     assert "unknown target cuda; available: onnxruntime" in capsys.readouterr().err
     assert main([*words, "--storage", "low-bit"]) == 2
     assert "unknown storage 'low-bit' for the target tensorrt" in capsys.readouterr().err
+    assert main([*words, "--tune", "amx"]) == 2
+    assert "unknown tune 'amx' for the target tensorrt; available: any" in capsys.readouterr().err
 
 
 def test_int8_storage_serves_runtimes_that_know_no_low_bits(run: Path, tmp_path: Path) -> None:
@@ -127,6 +129,15 @@ def test_int8_storage_serves_runtimes_that_know_no_low_bits(run: Path, tmp_path:
         ("", 13), ("com.microsoft", 1),
     }  # fmt: skip
     assert "Cast" not in {node.op_type for node in model.graph.node}
+
+
+def test_what_a_file_is_laid_out_for_stands_in_its_sidecar(run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    words = ["export", str(copy), "--images", "8", "--bits", "4", "--least-agreement", "0.8"]
+    sidecar = copy / "export" / "onnxruntime-4.json"
+    for tune, more in (("any", []), ("amx", ["--tune", "amx"])):
+        assert main([*words, *more]) == 0
+        assert json.loads(sidecar.read_text())["tune"] == tune
 
 
 def test_parity_proves_the_files_of_a_target_once_more(

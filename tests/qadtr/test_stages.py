@@ -167,6 +167,7 @@ def test_the_same_checkpoint_gives_the_same_bytes(run: Path) -> None:
         (["export", "RUN", "--bits", "3"], 2, "has no bit-width 3"),
         (["export", "missing"], 2, "there is no run folder missing"),
         (["export", "RUN", "--storage", "int7"], 2, "unknown storage"),
+        (["export", "RUN", "--tune", "avx"], 2, "unknown tune 'avx'"),
         (["patch", "RUN", "--attack", "magic"], 2, "gap, lavan"),
         (["patch", "RUN", "--attack", "lavan", "--size", "40"], 2, "does not fit"),
         (["patch", "RUN", "--attack", "lavan", "--bits", "5"], 2, "it has 32, 4"),
