@@ -27,6 +27,7 @@ the narrow symmetric range has room for it.  Without AMX this form is the slower
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -47,8 +48,11 @@ MOST_PADDED_TAPS = 25
 LEAST_POINTWISE_SUM = 320
 """Products in a sum of a 1×1 convolution from which on the matrix kernel with AMX is quicker."""
 
-LEAST_SPATIAL_SUM, LEAST_SPATIAL_OUTPUTS = 576, 128
+LEAST_SPATIAL_SUM, LEAST_SPATIAL_OUTPUTS = 576, 96
 """Those of a larger one, and its output channels: they share the cost of laying out the windows."""
+
+FEW_INPUTS, LEAST_OUTPUTS_OF_FEW = 28 * 28, 64
+"""Positions of an image up to which fewer output channels do: its windows stay in the cache."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +99,7 @@ def kernel_form(
             form = _padded(context, x, form)
         elif shape is not None and context.storage != "int8":
             form = _blocked(context, form, shape)
-    return _for_matrix_kernel(form) if context.tune == "amx" else form
+    return _for_matrix_kernel(form, shape) if context.tune == "amx" else form
 
 
 def _padded(context: Context, x: Codes, form: KernelForm) -> KernelForm:
@@ -159,13 +163,15 @@ def _blocked(context: Context, form: KernelForm, shape: tuple[int, ...]) -> Kern
     )
 
 
-def _for_matrix_kernel(form: KernelForm) -> KernelForm:
+def _for_matrix_kernel(form: KernelForm, shape: tuple[int, ...] | None) -> KernelForm:
     outputs, channels, height, width = form.weights.shape
     products = channels * height * width
     if height * width == 1:
         wins = products >= LEAST_POINTWISE_SUM
     else:
-        wins = products >= LEAST_SPATIAL_SUM and outputs >= LEAST_SPATIAL_OUTPUTS
+        few = shape is not None and 0 < math.prod(shape[2:]) <= FEW_INPUTS
+        least = LEAST_OUTPUTS_OF_FEW if few else LEAST_SPATIAL_OUTPUTS
+        wins = products >= LEAST_SPATIAL_SUM and outputs >= least
     if not wins or form.weights.min(initial=0) <= -128:
         return form
     return replace(

@@ -145,14 +145,22 @@ def test_large_kernels_with_a_stride_over_blocks(graph: QonnxGraph) -> None:
 
 
 @pytest.mark.parametrize(
-    ("channels", "kernel", "outputs", "zero_point"),
-    [(320, 1, 8, -1), (316, 1, 8, 0), (64, 3, 128, -1), (64, 3, 124, 0), (60, 3, 128, 0)],
+    ("channels", "side", "kernel", "outputs", "zero_point"),
+    [
+        (320, 5, 1, 8, -1),
+        (316, 5, 1, 8, 0),
+        (64, 29, 3, 96, -1),
+        (64, 29, 3, 92, 0),
+        (60, 29, 3, 96, 0),
+        (64, 28, 3, 64, -1),
+        (64, 28, 3, 60, 0),
+    ],
 )
 def test_long_sums_go_to_the_matrix_kernel(
-    graph: QonnxGraph, channels: int, kernel: int, outputs: int, zero_point: int
+    graph: QonnxGraph, channels: int, side: int, kernel: int, outputs: int, zero_point: int
 ) -> None:
     rng = np.random.default_rng(channels)
-    x = rng.integers(0, 256, (2, channels, 5, 5), dtype=np.uint8)
+    x = rng.integers(0, 256, (2, channels, side, side), dtype=np.uint8)
     weights = rng.integers(-1, 2, (outputs, channels, kernel, kernel))
     attributes = {"kernel_shape": [kernel, kernel], "pads": [kernel // 2] * 4}
     form = both(graph, x, weights, attributes, zero_point=7, tune="amx")
