@@ -6,9 +6,11 @@ At a step at bit-width b the loss of an image with label y is
 
 with t the teacher's bit-width, w ``weight``, T ``temperature``.  x is what the defense made of the
 image x' (patched or not): the teacher looks at the image without the patch, so that a patched image
-is taught what the clean one is.  The teacher is the same network at t, a constant, with the running
-statistics of BatchNorm: its forward pass, without a backward one, moves nothing.  The widest
-bit-width has no teacher, nor has any before its teacher has been trained at once.
+is taught what the clean one is.  The teacher is the same network at t, a constant, with BatchNorm's
+statistics of this batch, as the student has: the running ones lag behind weights that all
+bit-widths move, and a teacher with those is wrong more often than its student.  Its forward pass,
+without a backward one, moves nothing.  The widest bit-width has no teacher, nor has any before its
+teacher has been trained at once.
 
 References:
     Yu et al., Any-Precision Deep Neural Networks, AAAI 2021 (the next wider bit-width teaches).
@@ -40,7 +42,7 @@ def teacher_of(network: Network, settings: DistillationSettings) -> int | None:
 @torch.no_grad()
 def teacher_logits(network: Network, teacher: int, pixels: Tensor) -> Tensor:
     """What ``network`` at ``teacher`` bits says of ``pixels`` (float32 N×3×H×W, [0, 255])."""
-    with frozen_statistics(network), network.at(teacher):
+    with frozen_statistics(network, of_batch=True), network.at(teacher):
         return network(pixels)
 
 

@@ -20,18 +20,22 @@ from training.quantizers import LearnedScale
 
 
 @contextmanager
-def frozen_statistics(network: Network) -> Iterator[Network]:
-    """The training network with running BatchNorm statistics and constant activation scales.
+def frozen_statistics(network: Network, *, of_batch: bool = False) -> Iterator[Network]:
+    """The training network with constant BatchNorm statistics and activation scales.
 
     Weights, BatchNorm gains and biases still get gradients; activation scales do not, and gradient
     noise is off.  Everything is as before after the ``with`` block, the running statistics too.
+
+    Args:
+        network: in training mode.
+        of_batch: BatchNorm takes the statistics of the batch, as the training step does, and leaves
+            the running ones alone; else the running ones, so that no image acts on another.
     """
-    frozen = [
-        m
-        for m in network.modules()
-        if isinstance(m, nn.BatchNorm2d | SwitchableBatchNorm2d | LearnedScale)
-    ]
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    kinds = LearnedScale if of_batch else nn.BatchNorm2d | SwitchableBatchNorm2d | LearnedScale
+    frozen = [m for m in network.modules() if isinstance(m, kinds)]
     before = [m.training for m in frozen]
+    tracking = [m.track_running_stats for m in norms]
     scales = [p for m in frozen if isinstance(m, LearnedScale) for p in m.parameters()]
     learned = [p.requires_grad for p in scales]
     switch = network.switch
@@ -39,6 +43,8 @@ def frozen_statistics(network: Network) -> Iterator[Network]:
     # Not train(False): on a Network that would also store the weight scales anew.
     for module in frozen:
         module.training = False
+    for norm in norms:
+        norm.track_running_stats = norm.track_running_stats and not of_batch
     for scale in scales:
         scale.requires_grad_(False)
     switch.gradient_noise = 0.0
@@ -48,6 +54,8 @@ def frozen_statistics(network: Network) -> Iterator[Network]:
         switch.gradient_noise = noise
         for module, mode in zip(frozen, before, strict=True):
             module.training = mode
+        for norm, tracked in zip(norms, tracking, strict=True):
+            norm.track_running_stats = tracked
         for scale, wanted in zip(scales, learned, strict=True):
             scale.requires_grad_(wanted)
 

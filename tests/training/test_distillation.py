@@ -66,6 +66,21 @@ def test_asking_the_teacher_leaves_the_network_as_it_was() -> None:
     assert all(torch.equal(before[name], tensor) for name, tensor in snapshot(network).items())
 
 
+def test_the_teacher_normalizes_by_the_batch_as_the_student_does() -> None:
+    network, pixels = started(), torch.rand(8, 3, 16, 16) * 255.0
+    network.set_bit_width(2)
+    taught = teacher_logits(network, 4, pixels)
+    # Running statistics that are wrong make no difference to it.
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            assert module.running_mean is not None
+            module.running_mean.add_(100.0)
+    assert torch.equal(teacher_logits(network, 4, pixels), taught)
+    # It is what training at that bit-width computes, learned scales left alone.
+    network.set_bit_width(4)
+    torch.testing.assert_close(network(pixels).detach(), taught)
+
+
 def test_a_distilled_training_differs_only_where_there_is_a_teacher_and_resumes_to_the_same_bytes(
     small_digits: ImageSet, small_holdout: ImageSet, tmp_path: Path
 ) -> None:
