@@ -71,9 +71,9 @@ class Case:
         )
 
 
-def _cifar(network: str, run: str | None = None, *, parity: int = 5000) -> Case:
+def _cifar(network: str, run: str | None = None) -> Case:
     return Case(
-        network=network, data="cifar10", flips=5000, parity=parity, calibration=2000, batch=100,
+        network=network, data="cifar10", flips=5000, parity=5000, calibration=2000, batch=100,
         run=run,
     )  # fmt: skip
 
@@ -89,8 +89,8 @@ CASES: tuple[Case, ...] = (
     _cifar("resnet8", "qadtr"),
     _cifar("resnet8"),
     _cifar("resnet20"),
-    _cifar("vgg11", parity=1000),
-    _cifar("resnet56", parity=1000),
+    _cifar("vgg11"),
+    _cifar("resnet56"),
     _imagenette("mobilenetv2"),
     _imagenette("resnet18"),
     _imagenette("resnet50", parity=20),

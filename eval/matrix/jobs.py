@@ -39,6 +39,7 @@ class PatchJob:
         values: its settings.
         settings: which images, and the seed.
         out: the npz file.
+        cache: folder of decoded images, for a folder of images.
     """
 
     run: Path
@@ -46,6 +47,7 @@ class PatchJob:
     values: Mapping[str, Any]
     settings: PatchRunSettings
     out: Path
+    cache: Path | None = None
 
     @property
     def title(self) -> str:
@@ -58,7 +60,8 @@ class PatchJob:
             read_patch_set(self.out)
             return
         attack = attack_from_settings(self.attack, self.values)
-        make_patches(RunFolder.open(self.run), attack, data, self.settings, provenance, self.out)
+        run = RunFolder.open(self.run, self.cache)
+        make_patches(run, attack, data, self.settings, provenance, self.out)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +75,7 @@ class EvaluationJob:
         patches: npz files.
         records: the folder of the records.
         threads: of the engine.
+        cache: as above.
     """
 
     run: Path
@@ -80,6 +84,7 @@ class EvaluationJob:
     patches: tuple[Path, ...]
     records: Path
     threads: int = 1
+    cache: Path | None = None
 
     @property
     def title(self) -> str:
@@ -100,7 +105,7 @@ class EvaluationJob:
                 "them; let every shard do --stage patches before one does --stage evaluate"
             )
         patch_sets = [read_patch_set(path) for path in self.patches]
-        run = RunFolder.open(self.run)
+        run = RunFolder.open(self.run, self.cache)
         images = images_of_patches([run], patch_sets, data, "test")
         if self.engine == TORCH:
             evaluate_model(
@@ -137,7 +142,7 @@ class Jobs:
     evaluations: tuple[EvaluationJob, ...]
 
 
-def jobs_of(plan: MatrixPlan, out: Path) -> Jobs:
+def jobs_of(plan: MatrixPlan, out: Path, cache: Path | None = None) -> Jobs:
     """The jobs of a plan in a fixed order; opens the runs and checks what can be checked now.
 
     Raises:
@@ -164,6 +169,7 @@ def jobs_of(plan: MatrixPlan, out: Path) -> Jobs:
                 values=item.settings,
                 settings=plan.settings,
                 out=out / PATCHES / name,
+                cache=cache,
             )
         )
     files = tuple(dict.fromkeys(job.out for job in patches))
@@ -179,6 +185,7 @@ def jobs_of(plan: MatrixPlan, out: Path) -> Jobs:
                     engine=engine,
                     patches=files,
                     records=out / RECORDS,
+                    cache=cache,
                 )
     return Jobs(patches=tuple(unique.values()), evaluations=tuple(evaluations.values()))
 

@@ -73,6 +73,7 @@ def run_matrix(
     out: Path,
     running: Running,
     provenance: Mapping[str, Any],
+    cache: Path | None = None,
 ) -> list[EvaluationRecord]:
     """Do what is not done yet, and return all records in the folder.
 
@@ -82,11 +83,12 @@ def run_matrix(
         out: the matrix's folder: patches/, records/.
         running: where and how.
         provenance: from ``deploy.device.records.provenance``.
+        cache: folder of decoded images; None: they are decoded into memory.
 
     Raises:
         InputError, NothingToEvaluate, EngineUnavailable: from a job; jobs that were done stay.
     """
-    jobs = jobs_of(plan, out)
+    jobs = jobs_of(plan, out, cache)
     (out / RECORDS).mkdir(parents=True, exist_ok=True)
     stages: list[tuple[str, Sequence[Job]]] = []
     if running.stage in ("all", "patches"):

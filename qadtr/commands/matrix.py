@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from qadtr.commands.shared import RUNS, add_data
+from qadtr.commands.shared import RUNS, add_cache, add_data
 
 HELP = "make the transfer matrix of a plan: sources × attacks against targets × engines"
 
@@ -14,6 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The plan, where it is written, and who does the work."""
     parser.add_argument("plan", type=Path, metavar="PLAN.toml", help="see docs/matrix.md")
     add_data(parser)
+    add_cache(parser)
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="default: runs/NAME of the plan's file"
     )
@@ -48,6 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
         out,
         running,
         provenance(repository=repository(), seed=plan.settings.seed),
+        arguments.cache,
     )
     if running.stage != "patches":
         print(matrix_text(records, checks_of_targets(plan)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import subprocess
@@ -13,6 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
+from deploy.device.files import json_bytes
+from deploy.device.records import read_records
 from qadtr.__main__ import main
 from training.batches import Batches
 from training.config import load_config
@@ -48,10 +51,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     generator = np.random.default_rng(1)
     folder = tmp_path_factory.mktemp("cached")
     (folder / "config.toml").write_text(CONFIG)
-    for name in ("cat", "dog"):
-        images = folder / "pictures" / "train" / name
+    for split, name in itertools.product(("train", "test"), ("cat", "dog")):
+        images = folder / "pictures" / split / name
         images.mkdir(parents=True)
-        for i in range(45):
+        for i in range(45 if split == "train" else 6):
             pixels = generator.integers(0, 256, (18, 24, 3), np.uint8)
             Image.fromarray(pixels).save(images / f"{i}.png")
     assert main(words(folder, "memory")) == 0
@@ -98,6 +101,36 @@ def test_a_run_folder_reads_its_images_from_the_cache_it_is_opened_with(place: P
     assert isinstance(mapped.images.base, np.memmap)
     assert mapped.digest == held.digest
     np.testing.assert_array_equal(mapped.images, held.images)
+
+
+def test_a_matrix_is_the_same_from_the_cache(place: Path) -> None:
+    plan = place / "plan.toml"
+    plan.write_text(
+        f"""
+        images = 12
+        made_from = 12
+        [[source]]
+        run = "{place / "memory"}"
+        bits = [32]
+        [[attack]]
+        name = "gap"
+        size_px = 4
+        steps = 2
+        [[target]]
+        run = "{place / "memory"}"
+        engine = ["torch"]
+        """
+    )
+    payloads = []
+    for out, more in (("held", []), ("mapped", ["--cache", str(place / "of-the-matrix")])):
+        data = ["--data", str(place / "pictures"), "--out", str(place / out)]
+        assert main(["matrix", str(plan), *data, *more]) == 0
+        records = read_records(place / out / "records", "evaluation")
+        payloads.append(sorted(json_bytes(record["payload"]) for record in records))
+    assert len(payloads[0]) == 2
+    assert payloads[0] == payloads[1]
+    # The training images that a universal patch is made from, and the test images.
+    assert len(list((place / "of-the-matrix").glob("*.npy"))) == 2
 
 
 def test_batches_are_read_not_held(place: Path) -> None:
