@@ -197,7 +197,8 @@ def _of_defenses(group: Path) -> list[str]:
     table = cast(Mapping[str, Any], read_json(group / TABLE))
     epochs = ", ".join(f"{n:g}" for n in sorted({row["epochs"] for row in table["rows"]}))
     said = (
-        f"One budget for every row, {epochs} epochs, made by `python -m benchmarks.defense_table`. "
+        f"{table['family']}; one budget for every row, {epochs} epochs, made by "
+        "`python -m benchmarks.defense_table`. "
         "It says how the defenses stand to each other after that, not what each can reach. No rate "
         "is more than what these attacks achieved; where no check is named, none was run."
     )
