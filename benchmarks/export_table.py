@@ -93,6 +93,7 @@ CASES: tuple[Case, ...] = (
     _cifar("resnet56"),
     _imagenette("mobilenetv2"),
     _imagenette("resnet18"),
+    _imagenette("resnet34"),
     _imagenette("resnet50", parity=20),
 )
 """Smallest first."""
