@@ -80,11 +80,12 @@ def write_files(network: str, size: int, bit_widths: Sequence[int], folder: Path
     in_onnxruntime: dict[str, Path] = {"float": folder / "float.onnx"}
     in_openvino: dict[str, Path] = {}
     lower_float(write_qonnx(warmed, 32, folder / "qonnx-32.onnx"), in_onnxruntime["float"])
+    has_amx = host_facts().has("amx_int8")
     for bits in bit_widths:
         qonnx = write_qonnx(warmed, bits, folder / f"qonnx-{bits}.onnx")
         in_onnxruntime[f"ours-{bits}"] = folder / f"ours-{bits}.onnx"
         lower(qonnx, in_onnxruntime[f"ours-{bits}"])
-        if host_facts().has("amx_int8"):
+        if has_amx:
             in_onnxruntime[f"{AMX}-{bits}"] = folder / f"{AMX}-{bits}.onnx"
             lower(qonnx, in_onnxruntime[f"{AMX}-{bits}"], tune=AMX)
         in_openvino[f"openvino-{bits}"] = folder / f"qcdq-{bits}.onnx"

@@ -31,11 +31,10 @@ def frozen_statistics(network: Network, *, of_batch: bool = False) -> Iterator[N
         of_batch: BatchNorm takes the statistics of the batch, as the training step does, and leaves
             the running ones alone; else the running ones, so that no image acts on another.
     """
-    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    untracked = [m for m in network.modules() if of_batch and isinstance(m, nn.BatchNorm2d)]
     kinds = LearnedScale if of_batch else nn.BatchNorm2d | SwitchableBatchNorm2d | LearnedScale
     frozen = [m for m in network.modules() if isinstance(m, kinds)]
     before = [m.training for m in frozen]
-    tracking = [m.track_running_stats for m in norms]
     scales = [p for m in frozen if isinstance(m, LearnedScale) for p in m.parameters()]
     learned = [p.requires_grad for p in scales]
     switch = network.switch
@@ -43,8 +42,8 @@ def frozen_statistics(network: Network, *, of_batch: bool = False) -> Iterator[N
     # Not train(False): on a Network that would also store the weight scales anew.
     for module in frozen:
         module.training = False
-    for norm in norms:
-        norm.track_running_stats = norm.track_running_stats and not of_batch
+    for norm in untracked:
+        norm.track_running_stats = False
     for scale in scales:
         scale.requires_grad_(False)
     switch.gradient_noise = 0.0
@@ -54,8 +53,8 @@ def frozen_statistics(network: Network, *, of_batch: bool = False) -> Iterator[N
         switch.gradient_noise = noise
         for module, mode in zip(frozen, before, strict=True):
             module.training = mode
-        for norm, tracked in zip(norms, tracking, strict=True):
-            norm.track_running_stats = tracked
+        for norm in untracked:
+            norm.track_running_stats = True
         for scale, wanted in zip(scales, learned, strict=True):
             scale.requires_grad_(wanted)
 

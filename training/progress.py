@@ -43,6 +43,10 @@ class Progress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave the bar as it is; nothing is counted after that."""
         self._bar.close()
 
     def advance(self, count: int = 1, note: str = "") -> None:

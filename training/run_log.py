@@ -57,7 +57,7 @@ class RunLog:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._bar.__exit__(kind, error, trace)
+        self._bar.close()
         if self._writer is not None:
             self._writer.close()
 
