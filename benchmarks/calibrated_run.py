@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.calibrated import calibrate
-from deploy.device.records import provenance
+from deploy.core.records import provenance
 from training.checkpoint import save_checkpoint
 from training.data import load_images
 from training.networks import NETWORKS, NetworkSpec, build_network

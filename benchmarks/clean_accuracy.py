@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.device.errors import InputError, QadtrError
-from deploy.device.files import write_json
+from deploy.core.errors import InputError, QadtrError
+from deploy.core.files import write_json
+from deploy.core.records import provenance
+from deploy.core.statistics import paired_difference
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
-from deploy.device.records import provenance
-from deploy.device.statistics import paired_difference
 from eval.evaluation_record import share
 from export.lowering import lower, lower_float
 from export.qonnx_from_network import write_qonnx

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from deploy.device.attack_checks import LOWER_BOUND, MARK
-from deploy.device.errors import InputError, NothingToEvaluate
-from deploy.device.patch_set import read_patch_set
-from deploy.device.records import read_records
-from deploy.device.statistics import paired_difference
+from deploy.core.attack_checks import LOWER_BOUND, MARK
+from deploy.core.errors import InputError, NothingToEvaluate
+from deploy.core.patch_set import read_patch_set
+from deploy.core.records import read_records
+from deploy.core.statistics import paired_difference
 from eval.checks.record import KIND as CHECKS_KIND
 from eval.checks.record import attack_checks_from_records
 from eval.evaluation_record import (

@@ -34,9 +34,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.defense_rows import TABLE, PatchColumn, markdown, table_from_runs
-from deploy.device.errors import InputError, QadtrError
-from deploy.device.files import write_json
-from deploy.device.records import provenance
+from deploy.core.errors import InputError, QadtrError
+from deploy.core.files import write_json
+from deploy.core.records import provenance
 from training.allocator import keep_freed_memory
 from training.config import TrainingConfig, config_from_dict, load_config
 from training.data import load_images

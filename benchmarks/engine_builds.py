@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.calibrated import calibrated_network
-from deploy.device.files import sha256_of
-from deploy.device.records import provenance, write_record
+from deploy.core.files import sha256_of
+from deploy.core.records import provenance, write_record
 from deploy.tensorrt.bindings import TENSORRT_RTX
 from deploy.tensorrt.builder import build_engine
 from deploy.tensorrt.options import BuildOptions

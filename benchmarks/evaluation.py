@@ -21,9 +21,9 @@ import numpy as np
 
 from benchmarks.exported import noise_patch_sets, warmed_model
 from benchmarks.ratios import ratio
-from deploy.device.files import sha256_of, write_json
+from deploy.core.files import sha256_of, write_json
+from deploy.core.records import provenance
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
-from deploy.device.records import provenance
 from eval.evaluation import evaluate_model
 from eval.evaluation_record import ModelFacts
 from training.data import ImageSet

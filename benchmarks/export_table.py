@@ -27,9 +27,9 @@ import numpy as np
 
 from benchmarks.calibrated import calibrated_network
 from benchmarks.export_rows import KIND
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
+from deploy.core.records import provenance, read_records, write_record
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
-from deploy.device.records import provenance, read_records, write_record
 from export.certificate import certify
 from export.lowering import lower
 from export.parity import check_parity

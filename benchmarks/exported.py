@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.networks import warmed_network
-from deploy.device.patch_set import PatchSet
+from deploy.core.patch_set import PatchSet
 from export.lowering import lower
 from export.qonnx_from_network import write_qonnx
 

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.ratios import ratio
-from deploy.device.errors import InputError
-from deploy.device.files import write_json
-from deploy.device.records import provenance
+from deploy.core.errors import InputError
+from deploy.core.files import write_json
+from deploy.core.records import provenance
 
 ROOT = Path(__file__).resolve().parents[1]
 MEMORY, DISK = "memory", "disk"

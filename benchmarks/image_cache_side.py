@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from deploy.device.files import sha256_of_bytes
+from deploy.core.files import sha256_of_bytes
 from training.allocator import keep_freed_memory
 from training.checkpoint import tensor_bytes
 from training.config import config_from_dict

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from benchmarks.patch_attacks import BATCH, SIZE, STEPS_A_ROUND
-from deploy.device.files import write_json, write_npz
-from deploy.device.pasting import paste
-from deploy.device.success import AttackSuccess, attack_success
+from deploy.core.files import write_json, write_npz
+from deploy.core.pasting import paste
+from deploy.core.success import AttackSuccess, attack_success
 from eval.attacks import Gap, GapSettings
 from eval.attacks.placement import positions_for
 from eval.evaluation_record import share

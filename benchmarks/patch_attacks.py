@@ -36,9 +36,9 @@ import numpy as np
 
 from benchmarks.patch_attacks_rows import SIDES
 from benchmarks.ratios import ratio
-from deploy.device.errors import InputError
-from deploy.device.files import read_json, read_npz, write_json
-from deploy.device.records import provenance
+from deploy.core.errors import InputError
+from deploy.core.files import read_json, read_npz, write_json
+from deploy.core.records import provenance
 
 PLACEMENTS = ("centre", "random", "turned")
 """Fixed; anywhere; anywhere, turned by up to 22.5° and scaled by 0.8 to 1.2."""

@@ -16,8 +16,8 @@ import numpy as np
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from deploy.device.files import write_json
-from deploy.device.records import provenance
+from deploy.core.files import write_json
+from deploy.core.records import provenance
 from export.graph_builder import MICROSOFT
 
 CHAIN = 20

@@ -30,9 +30,9 @@ from benchmarks.supplied import ABOUT
 from benchmarks.supplied import GROUP as SUPPLIED
 from benchmarks.undefended import GROUP as UNDEFENDED
 from benchmarks.undefended import undefended_rows
-from deploy.device.errors import InputError
-from deploy.device.files import read_json, write_atomic
-from deploy.device.records import read_records
+from deploy.core.errors import InputError
+from deploy.core.files import read_json, write_atomic
+from deploy.core.records import read_records
 from eval.adaptive.record import KIND as ADAPTIVE_KIND
 from eval.checks.record import KIND as CHECKS_KIND
 from eval.report.adaptive import adaptive_table

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.networks import warmed_network
-from deploy.device.files import write_json
-from deploy.device.records import provenance
+from deploy.core.files import write_json
+from deploy.core.records import provenance
 from export.certificate import certify
 from export.lowering import lower, lower_float
 from export.qonnx_from_network import write_qonnx

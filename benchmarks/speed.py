@@ -36,9 +36,9 @@ from onnx import TensorProto, helper
 from benchmarks.ratios import ratio
 from benchmarks.speed_files import AMX, STATIC, Files, write_files
 from benchmarks.stock_networks import NETWORKS
-from deploy.device.files import write_json
-from deploy.device.host import host_facts
-from deploy.device.records import provenance
+from deploy.core.files import write_json
+from deploy.core.host import host_facts
+from deploy.core.records import provenance
 from export.certificate import certify
 
 MATRIX = 1024

@@ -31,7 +31,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from benchmarks.networks import multiply_adds, warmed_network
 from benchmarks.stock_networks import write_stock_qcdq
-from deploy.device.host import host_facts
+from deploy.core.host import host_facts
 from export.lowering import lower, lower_float
 from export.qonnx_from_network import write_qonnx
 

@@ -35,9 +35,9 @@ from benchmarks.export_table import (
     network_of,
 )
 from benchmarks.target_rows import KIND
-from deploy.device.engine_protocol import Engine
+from deploy.core.engine_protocol import Engine
+from deploy.core.records import provenance, read_records, write_record
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
-from deploy.device.records import provenance, read_records, write_record
 from deploy.openvino_engine import OpenVinoEngine
 from export.budget import Logits, logits_in_batches
 from export.fake_quantized import network_logits

@@ -28,8 +28,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.stock_quantizers import stock_quantizers
-from deploy.device.files import write_json
-from deploy.device.records import provenance
+from deploy.core.files import write_json
+from deploy.core.records import provenance
 from training.allocator import keep_freed_memory
 from training.config import config_from_dict
 from training.data import ImageSet

@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 
 from benchmarks.exported import noise_patch_sets, warmed_model
 from deploy.bundle import BundleContents, BundleModel, BundlePatch, Thresholds, write_bundle
+from deploy.core.files import read_json, write_atomic, write_json
+from deploy.core.records import provenance
 from deploy.device.bundle_reading import Bundle
 from deploy.device.figures import clean_figures, patch_figures
-from deploy.device.files import read_json, write_atomic, write_json
 from deploy.device.measuring import checks_of, measure
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
-from deploy.device.records import provenance
 from deploy.device.suite import read_suite
 from deploy.device.thresholds import effective_thresholds
 from deploy.device.validation import profiled_kinds

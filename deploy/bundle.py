@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .device.attack_checks import AttackVerdict
+from .core.attack_checks import AttackVerdict
+from .core.errors import InputError
+from .core.files import npz_bytes, read_bytes, sha256_of_bytes, write_atomic
+from .core.images import check_images
+from .core.patch_set import PatchSet, patch_set_bytes
+from .core.stored_zip import write_stored_zip
 from .device.bundle_reading import Bundle, checksums_text
-from .device.errors import InputError
-from .device.files import npz_bytes, read_bytes, sha256_of_bytes, write_atomic
 from .device.golden import logits_bytes
-from .device.images import check_images
 from .device.manifest import (
     CHECKSUMS,
     FORMAT,
@@ -35,9 +37,7 @@ from .device.manifest import (
     preprocessing_facts,
     sidecar_of,
 )
-from .device.patch_set import PatchSet, patch_set_bytes
 from .device.signature import sign
-from .device.stored_zip import write_stored_zip
 from .device.suite import pasted_sha256
 from .engine import target_of
 from .machine_proof import DeviceReports, LabLogits, architectures, machine_proof
@@ -145,7 +145,7 @@ class BundleContents:
         thresholds: of the gate.
         random_floor_seed: of the noise patches.
         attack_checks: what the lab's checks of its attacks on this model found; None: not checked.
-        provenance: from ``deploy.device.records.provenance``.
+        provenance: from ``deploy.core.records.provenance``.
     """
 
     name: str

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .device.engine_protocol import Engine
-from .device.errors import EngineUnavailable, UsageError
+from .core.engine_protocol import Engine
+from .core.errors import EngineUnavailable, UsageError
 from .device.onnxruntime_engine import OnnxRuntimeEngine
 from .onnxruntime_tensorrt_engine import OnnxRuntimeTensorRtEngine
 from .openvino_engine import OpenVinoEngine

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .device.errors import InputError
-from .device.files import json_bytes, read_json
-from .device.json_schema import SchemaMismatch, check, load_schema
+from .core.errors import InputError
+from .core.files import json_bytes, read_json
+from .core.json_schema import SchemaMismatch, check, load_schema
 from .device.machine_proof import machine_entry
 from .device.report import FORMAT, FORMAT_VERSION, SCHEMA
 
@@ -134,7 +134,7 @@ def _read(path: Path) -> dict[str, Any]:
             f"{FORMAT_VERSION}"
         )
     try:
-        check(raw, load_schema(SCHEMA))
+        check(raw, load_schema(SCHEMA, f"{__package__}.device"))
     except SchemaMismatch as error:
         raise InputError(f"{path}: {error}; validate again on the device") from error
     return raw

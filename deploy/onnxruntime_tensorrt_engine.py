@@ -16,9 +16,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from .device.errors import EngineUnavailable, InputError
-from .device.files import read_bytes, read_json
-from .device.images import INPUT_ZERO_POINT, int8_codes
+from .core.errors import EngineUnavailable, InputError
+from .core.files import read_bytes, read_json
+from .core.images import INPUT_ZERO_POINT, int8_codes
 from .device.onnxruntime_engine import OnnxRuntimeEngine
 from .tensorrt.builder import NEVER_RUN
 from .tensorrt.onnx_file import check_symmetric_int8

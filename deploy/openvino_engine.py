@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .device.errors import EngineUnavailable, InputError, UsageError
-from .device.files import read_bytes, sha256_of_bytes
-from .device.host import host_facts
-from .device.images import CHANNELS
-from .device.model_engine import ModelEngine
+from .core.errors import EngineUnavailable, InputError, UsageError
+from .core.files import read_bytes, sha256_of_bytes
+from .core.host import host_facts
+from .core.images import CHANNELS
+from .core.model_engine import ModelEngine
 
 logger = logging.getLogger(__name__)
 

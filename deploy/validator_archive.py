@@ -1,29 +1,46 @@
-"""Build ``validate.pyz``: the folder ``deploy/device`` alone, as one file that Python runs."""
+"""Build ``validate.pyz``: ``deploy/core`` and ``deploy/device``, as one file that Python runs."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from .device.stored_zip import stored_zip_bytes
+from .core.stored_zip import stored_zip_bytes
 
 PACKAGE = "qadtr_device"
-"""The name that ``deploy.device`` has inside: it must not be taken for an installed qadtr."""
+"""The name that ``deploy`` has inside: it must not be taken for an installed qadtr."""
+
+FOLDERS = ("core", "device")
 
 _MAIN = f'''"""Run the validator."""
 
 import runpy
 
-runpy.run_module("{PACKAGE}", run_name="__main__", alter_sys=False)
+runpy.run_module("{PACKAGE}.device", run_name="__main__", alter_sys=False)
+'''
+
+_COMPARE = f'''"""``python -m {PACKAGE}.compare_command``: the comparison under its short name."""
+
+import sys
+
+from .device.compare_command import main
+
+if __name__ == "__main__":
+    sys.exit(main())
 '''
 
 
 def validator_files() -> dict[str, bytes]:
     """Return the files of the archive by name: our pure Python and its schemas, nothing else."""
-    device = Path(__file__).parent / "device"
-    files = {"__main__.py": _MAIN.encode("utf-8")}
-    for pattern in ("*.py", "schemas/*.json"):
-        for path in sorted(device.glob(pattern)):
-            files[f"{PACKAGE}/{path.relative_to(device).as_posix()}"] = path.read_bytes()
+    deploy = Path(__file__).parent
+    files = {
+        "__main__.py": _MAIN.encode("utf-8"),
+        f"{PACKAGE}/__init__.py": b"",
+        f"{PACKAGE}/compare_command.py": _COMPARE.encode("utf-8"),
+    }
+    for folder in FOLDERS:
+        for pattern in ("*.py", "schemas/*.json"):
+            for path in sorted((deploy / folder).glob(pattern)):
+                files[f"{PACKAGE}/{path.relative_to(deploy).as_posix()}"] = path.read_bytes()
     return files
 
 

@@ -20,14 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.bundle import BundleContents, BundleModel, BundlePatch, Thresholds, write_bundle
-from deploy.device.errors import EngineUnavailable, InputError, UsageError
+from deploy.core.errors import EngineUnavailable, InputError, UsageError
+from deploy.core.host import host_facts
+from deploy.core.model_engine import run_all
+from deploy.core.patch_set import PatchSet, read_patch_set
 from deploy.device.golden import check_logits, logits_bytes
-from deploy.device.host import host_facts
 from deploy.device.machine_proof import machine_entry
 from deploy.device.manifest import ModelFacts
-from deploy.device.model_engine import run_all
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine, onnxruntime_version
-from deploy.device.patch_set import PatchSet, read_patch_set
 from deploy.device.validation import profiled_kinds
 from deploy.engine import open_engine, require_engine
 from deploy.machine_proof import DeviceReports
@@ -96,7 +96,7 @@ def bundle_run(
         data: the data folder.
         out: the file or folder to write.
         settings: how.
-        provenance: from ``deploy.device.records.provenance``.
+        provenance: from ``deploy.core.records.provenance``.
 
     Raises:
         EngineUnavailable: there is no further engine of that name.

@@ -15,12 +15,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.device.errors import InputError, NothingToEvaluate
-from deploy.device.files import json_bytes, sha256_of_bytes
-from deploy.device.latency import Latency
-from deploy.device.patch_set import PatchSet, random_floor
-from deploy.device.records import write_record
-from deploy.device.success import clean_accuracy
+from deploy.core.errors import InputError, NothingToEvaluate
+from deploy.core.files import json_bytes, sha256_of_bytes
+from deploy.core.latency import Latency
+from deploy.core.patch_set import PatchSet, random_floor
+from deploy.core.records import write_record
+from deploy.core.success import clean_accuracy
 from eval.evaluation_record import (
     KIND,
     EvaluationRecord,
@@ -91,7 +91,7 @@ def evaluate_model(
         patch_sets: to try.
         model: what ``engine`` runs; ``model["bit_width"]`` is the one that ``network`` is asked at.
         records: folder of the records, made if missing.
-        provenance: from ``deploy.device.records.provenance``.
+        provenance: from ``deploy.core.records.provenance``.
         network: the fake-quantized network, for the drift; None leaves the drift null.
         clean: int64 N, the engine's classes of all images, where they are known; None asks it.
         common: the common set, for ``asr_common``; None leaves it null.

@@ -17,11 +17,11 @@ from typing import Any, Literal, TypedDict, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.device.errors import InputError
-from deploy.device.outcomes import pack_bits as pack_bits
-from deploy.device.outcomes import unpack_bits as unpack_bits
-from deploy.device.records import read_records
-from deploy.device.statistics import wilson
+from deploy.core.errors import InputError
+from deploy.core.outcomes import pack_bits as pack_bits
+from deploy.core.outcomes import unpack_bits as unpack_bits
+from deploy.core.records import read_records
+from deploy.core.statistics import wilson
 
 KIND = "evaluation"
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy.device.engine_protocol import Engine
-from deploy.device.errors import InputError
-from deploy.device.latency import Latency, measure_latency
-from deploy.device.patch_set import PatchSet, read_patch_set
-from deploy.device.records import read_records
+from deploy.core.engine_protocol import Engine
+from deploy.core.errors import InputError
+from deploy.core.latency import Latency, measure_latency
+from deploy.core.patch_set import PatchSet, read_patch_set
+from deploy.core.records import read_records
 from deploy.engine import open_engine, require_engine
 from eval.evaluation import evaluate_model
 from eval.evaluation_record import EvaluationRecord
@@ -85,7 +85,7 @@ def evaluate_runs(
         patch_files: npz files, or folders of them.
         data: the data folder.
         settings: bit-widths, engine, threads.
-        provenance: from ``deploy.device.records.provenance``.
+        provenance: from ``deploy.core.records.provenance``.
 
     Raises:
         InputError: a model that is not exported, a patch file that is damaged or was made for

@@ -9,10 +9,10 @@ from typing import TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.device.errors import NothingToEvaluate
-from deploy.device.files import npz_bytes, sha256_of_bytes
-from deploy.device.patch_set import PatchSet
-from deploy.device.success import (
+from deploy.core.errors import NothingToEvaluate
+from deploy.core.files import npz_bytes, sha256_of_bytes
+from deploy.core.patch_set import PatchSet
+from deploy.core.success import (
     Accuracy,
     AttackSuccess,
     attack_success,

@@ -6,8 +6,8 @@ import importlib.metadata
 from pathlib import Path
 from typing import Any
 
-from deploy.device.files import sha256_of
-from deploy.device.records import read_records
+from deploy.core.files import sha256_of
+from deploy.core.records import read_records
 from eval.evaluation_record import ModelFacts
 from eval.report.checks import CERTIFICATE_KIND
 from training.run_folder import RunFolder

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from deploy.device.errors import InputError, NothingToEvaluate
-from deploy.device.patch_set import PatchSet
+from deploy.core.errors import InputError, NothingToEvaluate
+from deploy.core.patch_set import PatchSet
 from eval.patch_run import TRIED_ON
 from training.data import ImageSet
 from training.run_folder import RunFolder

@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 
-from deploy.device.errors import InputError
-from deploy.device.files import json_bytes, sha256_of, sha256_of_bytes
-from deploy.device.patch_set import PatchSet, write_patch_set
+from deploy.core.errors import InputError
+from deploy.core.files import json_bytes, sha256_of, sha256_of_bytes
+from deploy.core.patch_set import PatchSet, write_patch_set
 from deploy.engine import open_engine, require_engine
 from eval.attacks import PatchAttack
 from eval.attacks.engine_network import EngineNetwork
@@ -80,7 +80,7 @@ def make_patches(
         attack: with its settings.
         data: the data folder of the source's kind.
         settings: which images, and the seed.
-        provenance: from ``deploy.device.records.provenance``; stands in the sidecar.
+        provenance: from ``deploy.core.records.provenance``; stands in the sidecar.
         out: the npz file; default ``SOURCE/patches/NAME-HASH.npz``, where HASH is of everything
             asked for, so that two attacks never share a file.
         beside: runs of other networks, of the same classes and image size: the patch is made

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from deploy.device.images import check_images
+from deploy.core.images import check_images
 
 
 class SwitchableNetwork(Protocol):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.device.errors import InputError, NothingToEvaluate
+from deploy.core.errors import InputError, NothingToEvaluate
 
 Logits = NDArray[np.float32]
 """N×classes."""

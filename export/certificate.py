@@ -22,12 +22,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from deploy.device.errors import InputError, QadtrError
-from deploy.device.files import sha256_of, write_atomic
-from deploy.device.json_schema import SchemaMismatch, check
+from deploy.core.errors import InputError, QadtrError
+from deploy.core.files import sha256_of, write_atomic
+from deploy.core.json_schema import SchemaMismatch, check
+from deploy.core.operator_kinds import KINDS
 from deploy.device.onnxruntime_engine import onnxruntime_version
 from deploy.device.onnxruntime_profile import ENGINE, ProfiledRun, profile_onnx
-from deploy.device.operator_kinds import KINDS
 from export.engine_graph import EngineGraph, node_names_made_unique, read_engine_graph
 from export.layer_runs import (
     Failure,

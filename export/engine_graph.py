@@ -15,8 +15,8 @@ from typing import Any
 
 import onnx
 
-from deploy.device.errors import InputError
-from deploy.device.files import read_json
+from deploy.core.errors import InputError
+from deploy.core.files import read_json
 from export.reading import graph_inputs, initializer_types, read_model, type_name
 
 _SUFFIX = "_kernel_time"

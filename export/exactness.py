@@ -22,7 +22,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from deploy.device.errors import QadtrError
+from deploy.core.errors import QadtrError
 from export.code_facts import CodeFacts, code_facts, constants_of
 from export.reading import graph_inputs, input_dims, read_model
 from training.exact import EXACT_LIMIT

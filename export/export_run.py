@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.device.errors import InputError, NothingToEvaluate
-from deploy.device.files import sha256_of, write_json
-from deploy.device.records import write_record
+from deploy.core.errors import InputError, NothingToEvaluate
+from deploy.core.files import sha256_of, write_json
+from deploy.core.records import write_record
 from export.budget import (
     FLOAT_BUDGET,
     Logits,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 from export.fake_quantized import Batch
 from export.parity_report import Budget, LayerParity
 

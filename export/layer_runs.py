@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from deploy.core.operator_kinds import KIND_OF, KINDS
 from deploy.device.onnxruntime_engine import PROVIDERS
-from deploy.device.operator_kinds import KIND_OF, KINDS
 from export.engine_graph import EngineGraph, RanNode
 from export.float_reasons import bare, why_computed_again, why_float
 

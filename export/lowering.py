@@ -13,8 +13,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from deploy.device.errors import InputError
-from deploy.device.files import sha256_of_bytes, write_atomic
+from deploy.core.errors import InputError
+from deploy.core.files import sha256_of_bytes, write_atomic
 from export.graph_builder import GraphBuilder, model_bytes
 from export.origin import origin_of
 from export.passes.convolution import Affine, affine_of

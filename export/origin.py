@@ -12,7 +12,7 @@ from pathlib import Path
 
 import onnx
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 from export.reading import read_model
 
 _FORM = re.compile(r"checkpoint sha256:([0-9a-f]{64})")

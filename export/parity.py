@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.device.engine_protocol import Engine
-from deploy.device.errors import InputError, NothingToEvaluate
-from deploy.device.files import sha256_of
-from deploy.device.images import check_images
+from deploy.core.engine_protocol import Engine
+from deploy.core.errors import InputError, NothingToEvaluate
+from deploy.core.files import sha256_of
+from deploy.core.images import check_images
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
 from export.code_facts import code_facts, constants_of
 from export.fake_quantized import Batch

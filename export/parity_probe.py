@@ -8,9 +8,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from deploy.device.engine_protocol import Engine
-from deploy.device.errors import InputError
-from deploy.device.files import write_atomic
+from deploy.core.engine_protocol import Engine
+from deploy.core.errors import InputError
+from deploy.core.files import write_atomic
 from export.reading import graph_inputs, input_dims, read_model
 from export.reference import IntegerReference
 

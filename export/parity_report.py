@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from deploy.device.errors import InputError, QadtrError
+from deploy.core.errors import InputError, QadtrError
 
 FORMAT_VERSION = 2
 _READABLE = (1, FORMAT_VERSION)

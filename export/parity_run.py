@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.device.errors import InputError, NothingToEvaluate
-from deploy.device.records import write_record
+from deploy.core.errors import InputError, NothingToEvaluate
+from deploy.core.records import write_record
 from export.budget import logits_in_batches
 from export.export_run import ExportSettings, budget_of, target_budget_of
 from export.fake_quantized import FakeQuantized, network_logits
@@ -40,7 +40,7 @@ def parity_of_run(
         least_agreement: share of the images that must have the fake-quantized network's class.
         code_flips: largest share of one layer's codes that may differ from that network's; an
             exact network may differ nowhere, whatever these two say.
-        provenance: from ``deploy.device.records.provenance``.
+        provenance: from ``deploy.core.records.provenance``.
 
     Yields:
         What was found, file by file.

@@ -19,7 +19,7 @@ from qonnx.core import onnx_exec
 from qonnx.core.modelwrapper import ModelWrapper
 from qonnx.util.cleanup import cleanup_model
 
-from deploy.device.files import write_atomic
+from deploy.core.files import write_atomic
 from export.graph_builder import model_bytes
 from export.reading import read_model
 

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, shape_inference
 from torch import Tensor, nn
 
-from deploy.device.files import write_atomic
+from deploy.core.files import write_atomic
 from export.graph_builder import QONNX, GraphBuilder, model_bytes
 from export.origin import origin_text
 from training.networks import Network

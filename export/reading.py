@@ -1,6 +1,6 @@
 """Read an ONNX file that may be missing, truncated, corrupt or hostile.
 
-Everything that goes wrong here is one :class:`~deploy.device.errors.InputError` that names the file
+Everything that goes wrong here is one :class:`~deploy.core.errors.InputError` that names the file
 and what is wrong with it; nothing from the file is evaluated, and no data outside the file's own
 folder is opened. Imports onnx alone, so that the integer reference can stand on it.
 """
@@ -20,7 +20,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from deploy.device.errors import InputError, QadtrError
+from deploy.core.errors import InputError, QadtrError
 
 MAX_FILE_BYTES = 2**31 - 1
 """Protobuf's own limit for one message; a larger ONNX file cannot be a valid one."""

@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from deploy.device.errors import InputError, UsageError
-from deploy.device.images import check_images
+from deploy.core.errors import InputError, UsageError
+from deploy.core.images import check_images
 from export.reading import graph_inputs, input_dims, type_name
 
 BATCH = 1

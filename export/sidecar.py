@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from deploy.device.errors import InputError
-from deploy.device.files import read_json, sha256_of, write_json
+from deploy.core.errors import InputError
+from deploy.core.files import read_json, sha256_of, write_json
 
 FORMAT = "qadtr-export"
 FORMAT_VERSION = 1

@@ -12,8 +12,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from deploy.device.errors import InputError
-from deploy.device.files import write_atomic
+from deploy.core.errors import InputError
+from deploy.core.files import write_atomic
 from export.graph_builder import model_bytes
 from export.reading import graph_inputs, read_model
 

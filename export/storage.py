@@ -12,7 +12,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 from export.graph_builder import GraphBuilder
 
 STORAGES = ("low-bit", "int8")

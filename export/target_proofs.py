@@ -27,9 +27,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from deploy.device.engine_protocol import Engine
-from deploy.device.errors import QadtrError
-from deploy.device.files import sha256_of
+from deploy.core.engine_protocol import Engine
+from deploy.core.errors import QadtrError
+from deploy.core.files import sha256_of
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
 from deploy.openvino_engine import OpenVinoEngine
 from export.budget import (

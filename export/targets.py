@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from onnx import TensorProto
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 from export.graph_builder import MICROSOFT
 from export.passes.average_pool import AveragePool
 from export.passes.convolution import Convolution

@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _report(error: Exception, *, debug: bool) -> int:
-    from deploy.device.errors import QadtrError
+    from deploy.core.errors import QadtrError
 
     if debug:
         traceback.print_exception(error)

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from deploy.device.errors import EngineUnavailable
-from deploy.device.host import Host, host_facts
+from deploy.core.errors import EngineUnavailable
+from deploy.core.host import Host, host_facts
 from deploy.onnxruntime_tensorrt_engine import PROVIDER
 from deploy.tensorrt.builder import NEVER_RUN
 from deploy.tensorrt.cuda import Device

@@ -48,11 +48,11 @@ def test_each_package_is_the_one_of_this_repository(name: str) -> None:
             ("torch", "onnx", "onnxruntime", "brevitas", "PIL", "sklearn", "tqdm"),
         ),
         (
-            "from deploy.device import errors, files, pasting, patch_set, records, success",
+            "from deploy.core import errors, files, pasting, patch_set, records, success",
             ("torch", "onnx", "onnxruntime", "brevitas", "PIL", "sklearn", "scipy", "tqdm"),
         ),
         (
-            "import deploy.engine, deploy.device.latency, deploy.device.onnxruntime_engine",
+            "import deploy.engine, deploy.core.latency, deploy.device.onnxruntime_engine",
             ("torch", "onnx", "brevitas", "PIL", "sklearn", "scipy", "tqdm"),
         ),
     ],

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.results_page import PAGE, RESULTS, results_page
-from deploy.device.errors import InputError
-from deploy.device.records import read_records
+from deploy.core.errors import InputError
+from deploy.core.records import read_records
 from eval.checks.catalogue import CATALOGUE
 from eval.checks.record import KIND as CHECKS_KIND
 from eval.checks.record import check_record, tripped

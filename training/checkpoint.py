@@ -16,8 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from deploy.device.errors import InputError
-from deploy.device.files import read_json, sha256_of, sha256_of_bytes, write_atomic, write_json
+from deploy.core.errors import InputError
+from deploy.core.files import read_json, sha256_of, sha256_of_bytes, write_atomic, write_json
 from training.networks import Network, NetworkSpec, build_network
 from training.scale_recipes import scale_recipe
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 from training.scale_recipes import ScaleRecipe
 from training.settings_reading import read_settings
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from deploy.device.errors import EngineUnavailable
+from deploy.core.errors import EngineUnavailable
 
 
 def torch_device(name: str) -> torch.device:

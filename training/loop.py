@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deploy.device.errors import InputError, QadtrError
-from deploy.device.files import json_bytes, sha256_of, sha256_of_bytes, write_npz
+from deploy.core.errors import InputError, QadtrError
+from deploy.core.files import json_bytes, sha256_of, sha256_of_bytes, write_npz
 from training.averaging import MovingAverage
 from training.batches import Batches
 from training.checkpoint import load_tensors, persistent_tensors, save_checkpoint, tensor_bytes

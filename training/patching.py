@@ -9,7 +9,7 @@ network is hardened against the very step it is later attacked with. Shapes and 
 * ``mask``: bool, h×w, True where the patch covers the image;
 * ``positions``: any integer type, N×2, the (top, left) corner of the patch's box per image.
 
-On integer values ``paste`` equals ``deploy.device.pasting.paste``, the one definition of pasting;
+On integer values ``paste`` equals ``deploy.core.pasting.paste``, the one definition of pasting;
 a test holds the two together.
 """
 
@@ -18,7 +18,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 
 PIXEL_LOW = 0.0
 PIXEL_HIGH = 255.0

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 from training.exact import Folding, nearest_power_of_two
 from training.gradients import FakeQuantize, NoiseBank, NoisyGradient, PowerOfTwo, ScaleGradient
 from training.scale_recipes import ScaleRecipe

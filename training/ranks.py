@@ -27,8 +27,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from deploy.device.errors import InputError, QadtrError
-from deploy.device.files import sha256_of_bytes
+from deploy.core.errors import InputError, QadtrError
+from deploy.core.files import sha256_of_bytes
 
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun sets, and :func:`join` reads."""

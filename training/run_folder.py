@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 from deploy.engine import target_of
 from training.checkpoint import load_network, read_sidecar
 from training.data import ImageSet, load_images

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from torch.utils.tensorboard import SummaryWriter
 
-from deploy.device.files import write_atomic
+from deploy.core.files import write_atomic
 from training.progress import Progress
 
 LOG = "log.jsonl"

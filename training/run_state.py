@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from deploy.device.errors import InputError
-from deploy.device.files import write_atomic
+from deploy.core.errors import InputError
+from deploy.core.files import write_atomic
 from training.checkpoint import read_tensors, tensor_bytes
 
 RESUME = Path("resume") / "state.safetensors"

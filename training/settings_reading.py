@@ -14,7 +14,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 
 Settings = TypeVar("Settings")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 from training.checkpoint import persistent_tensors, read_sidecar, read_tensors
 from training.networks import Network
 from training.quantizers import FLOAT

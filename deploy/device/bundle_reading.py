@@ -16,8 +16,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from .errors import InputError
-from .files import sha256_of_bytes
+from ..core.errors import InputError
+from ..core.files import sha256_of_bytes
+from ..core.stored_zip import MAX_MEMBERS, Member, copy_member, read_members
 from .manifest import (
     CHECKSUMS,
     ENVELOPE,
@@ -29,7 +30,6 @@ from .manifest import (
     parse_manifest,
 )
 from .signature import SIGNATURE_BYTES, require_signature
-from .stored_zip import MAX_MEMBERS, Member, copy_member, read_members
 
 MAX_BUNDLE_BYTES = 1 << 34
 _MAX_DEPTH = 5

@@ -13,11 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from ..core.errors import QadtrError, UsageError
+from ..core.text import one_line
 from .console import Console
-from .errors import QadtrError, UsageError
 from .report import conclude, write_report
 from .search import SearchSettings
-from .text import one_line
 from .validation import ONNXRUNTIME, EngineOpener, ValidationSettings, validate
 
 EXIT_BROKEN = 2

@@ -15,11 +15,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .attack_checks import LOWER_BOUND, AttackVerdict
+from ..core.attack_checks import LOWER_BOUND, AttackVerdict
+from ..core.errors import QadtrError, UsageError
+from ..core.files import write_json
+from ..core.text import one_line
 from .comparison import VerdictOf, compare, read_outcomes
-from .errors import QadtrError, UsageError
-from .files import write_json
-from .text import one_line
 
 EXIT_WORSE = 1
 EXIT_BROKEN = 2

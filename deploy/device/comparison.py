@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .attack_checks import AttackVerdict
-from .errors import InputError, NothingToEvaluate
-from .files import read_json
-from .json_schema import SchemaMismatch, check, load_schema
-from .outcomes import unpack_bits
-from .records import read_record, read_records
+from ..core.attack_checks import AttackVerdict
+from ..core.errors import InputError, NothingToEvaluate
+from ..core.files import read_json
+from ..core.json_schema import SchemaMismatch, check, load_schema
+from ..core.outcomes import unpack_bits
+from ..core.records import read_record, read_records
+from ..core.statistics import Interval, holm, mcnemar_exact, paired_difference, wilson
 from .report import FORMAT, FORMAT_VERSION, SCHEMA
-from .statistics import Interval, holm, mcnemar_exact, paired_difference, wilson
 
 Flags = NDArray[np.bool_]
 EVALUATION = "evaluation"
@@ -312,7 +312,7 @@ def _of_report(raw: Mapping[str, Any], path: Path) -> list[Outcome]:
     if raw.get("format_version") != FORMAT_VERSION:
         raise InputError(f"{path} has a format version that this qadtr does not read")
     try:
-        check(raw, load_schema(SCHEMA))
+        check(raw, load_schema(SCHEMA, __package__))
     except SchemaMismatch as error:
         raise InputError(f"{path} is no report of the validator: {error}") from error
     if not raw["patches"]:

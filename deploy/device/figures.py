@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from .errors import NothingToEvaluate
+from ..core.errors import NothingToEvaluate
+from ..core.outcomes import outcomes_record
+from ..core.statistics import mcnemar_exact, paired_difference
+from ..core.success import AttackSuccess, attack_success, clean_accuracy, robust_accuracy
 from .measuring import UNSEEN, Measurement, seen, success_of
-from .outcomes import outcomes_record
-from .statistics import mcnemar_exact, paired_difference
-from .success import AttackSuccess, attack_success, clean_accuracy, robust_accuracy
 from .suite import Suite
 
 

@@ -38,8 +38,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from .errors import InputError, NothingToEvaluate
-from .statistics import Interval, beta_cdf, clopper_pearson
+from ..core.errors import InputError, NothingToEvaluate
+from ..core.statistics import Interval, beta_cdf, clopper_pearson
 
 CONFIDENCE = 0.975
 """Of each one-sided bound."""

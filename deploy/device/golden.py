@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .engine_protocol import Engine
-from .errors import InputError
-from .files import sha256_of_bytes
+from ..core.engine_protocol import Engine
+from ..core.errors import InputError
+from ..core.files import sha256_of_bytes
+from ..core.model_engine import run_all
 from .manifest import ModelFacts
-from .model_engine import run_all
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .errors import InputError
-from .host import Host
+from ..core.errors import InputError
+from ..core.host import Host
 from .manifest import ModelFacts
 
 _HOST = ("machine", "emulated", "system", "cpu_model", "instruction_sets")

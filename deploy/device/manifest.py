@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .attack_checks import AttackVerdict
-from .errors import InputError
-from .files import json_bytes, parse_json
-from .images import INPUT_SCALE, INPUT_ZERO_POINT
-from .json_schema import SchemaMismatch, check, load_schema
+from ..core.attack_checks import AttackVerdict
+from ..core.errors import InputError
+from ..core.files import json_bytes, parse_json
+from ..core.images import INPUT_SCALE, INPUT_ZERO_POINT
+from ..core.json_schema import SchemaMismatch, check, load_schema
 
 FORMAT = "qadtr-bundle"
 FORMAT_VERSION = 1
@@ -117,7 +117,7 @@ def parse_manifest(data: bytes, *, where: str = MANIFEST) -> Manifest:
     raw = parse_json(data, where)
     _check_version(raw, where)
     try:
-        check(raw, load_schema(SCHEMA))
+        check(raw, load_schema(SCHEMA, __package__))
     except SchemaMismatch as error:
         raise InputError(f"{where}: {error}; make the bundle again") from error
     assert isinstance(raw, dict)

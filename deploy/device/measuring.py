@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .engine_protocol import Engine
-from .errors import NothingToEvaluate
+from ..core.engine_protocol import Engine
+from ..core.errors import NothingToEvaluate
+from ..core.model_engine import run_all
+from ..core.patch_set import random_floor
+from ..core.success import AttackSuccess, attack_success
 from .gate import Check, Outcome, drift_at_most, share_at_least, share_at_most
 from .golden import logits_bytes
-from .model_engine import run_all
-from .patch_set import random_floor
 from .sequential import SequentialGate
-from .success import AttackSuccess, attack_success
 from .suite import Classes, Suite, SuitePatch, paste_some
 from .thresholds import Threshold
 

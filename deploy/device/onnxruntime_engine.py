@@ -11,12 +11,12 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import EngineUnavailable, InputError, UsageError
-from .files import read_bytes, sha256_of_bytes, write_atomic
-from .host import host_facts
-from .images import CHANNELS
-from .model_engine import ModelEngine
-from .onnx_operators import asks_for_integers, operators_of
+from ..core.errors import EngineUnavailable, InputError, UsageError
+from ..core.files import read_bytes, sha256_of_bytes, write_atomic
+from ..core.host import host_facts
+from ..core.images import CHANNELS
+from ..core.model_engine import ModelEngine
+from ..core.onnx_operators import asks_for_integers, operators_of
 from .onnx_outputs import with_outputs
 
 logger = logging.getLogger(__name__)

@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import EngineUnavailable, InputError, QadtrError
-from .files import read_bytes, write_atomic
-from .host import host_facts
+from ..core.errors import EngineUnavailable, InputError, QadtrError
+from ..core.files import read_bytes, write_atomic
+from ..core.host import host_facts
 from .onnxruntime_engine import PROVIDERS, _common_options, _one_line, _onnxruntime
 
 ENGINE = "onnxruntime-cpu"

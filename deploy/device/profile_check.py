@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .errors import InputError
-from .files import read_json
-from .operator_kinds import KIND_OF, KINDS
+from ..core.errors import InputError
+from ..core.files import read_json
+from ..core.operator_kinds import KIND_OF, KINDS
 
 _SUFFIX = "_kernel_time"
 _CPU = "CPUExecutionProvider"

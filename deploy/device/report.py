@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from .files import write_atomic, write_json
+from ..core.files import write_atomic, write_json
+from ..core.text import one_line, printable
 from .report_markdown import markdown_text
 from .report_sarif import sarif_log
-from .text import one_line, printable
 
 FORMAT = "qadtr-validation"
 FORMAT_VERSION = 1

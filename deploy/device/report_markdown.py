@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .attack_checks import LOWER_BOUND, AttackVerdict
-from .text import one_line
+from ..core.attack_checks import LOWER_BOUND, AttackVerdict
+from ..core.text import one_line
 
 
 def markdown_text(report: Mapping[str, Any]) -> str:

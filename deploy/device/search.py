@@ -13,15 +13,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from .engine_protocol import Engine
-from .errors import InputError, NothingToEvaluate, UsageError
+from ..core.engine_protocol import Engine
+from ..core.errors import InputError, NothingToEvaluate, UsageError
+from ..core.model_engine import run_all
+from ..core.pasting import paste
+from ..core.patch_set import PatchSet
+from ..core.sparse_rs import Location, SparseRsSettings, search_per_image
+from ..core.statistics import wilson
+from ..core.success import AttackSuccess, attack_success
 from .measuring import UNSEEN, Measurement, seen, shuffled
-from .model_engine import run_all
-from .pasting import paste
-from .patch_set import PatchSet
-from .sparse_rs import Location, SparseRsSettings, search_per_image
-from .statistics import wilson
-from .success import AttackSuccess, attack_success
 from .suite import Suite
 
 Answers = Literal["logits", "classes"]

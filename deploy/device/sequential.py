@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from .errors import InputError
+from ..core.errors import InputError
 from .gate import (
     CONFIDENCE,
     Check,

@@ -11,8 +11,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from .errors import EngineUnavailable, InputError
-from .files import read_bytes
+from ..core.errors import EngineUnavailable, InputError
+from ..core.files import read_bytes
 
 SIGNATURE_BYTES = 64
 _MAX_KEY_BYTES = 1 << 16

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.errors import InputError
+from ..core.files import read_npz, sha256_of_bytes
+from ..core.images import INPUT_SCALE, INPUT_ZERO_POINT, check_images
+from ..core.pasting import paste
+from ..core.patch_set import PatchSet, read_patch_set
 from .bundle_reading import Bundle
-from .errors import InputError
-from .files import read_npz, sha256_of_bytes
-from .images import INPUT_SCALE, INPUT_ZERO_POINT, check_images
 from .manifest import GOLDEN_LOGITS, PASTED_IMAGES, ModelFacts, PatchFacts
-from .pasting import paste
-from .patch_set import PatchSet, read_patch_set
 
 Classes = NDArray[np.int64]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import UsageError
+from ..core.errors import UsageError
 
 NAMES = ("max_asr", "max_drift", "min_clean")
 

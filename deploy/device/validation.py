@@ -14,23 +14,23 @@ from typing import Any
 
 import numpy as np
 
-from .attack_checks import LOWER_BOUND, AttackVerdict
+from ..core.attack_checks import LOWER_BOUND, AttackVerdict
+from ..core.engine_protocol import Certified, Engine
+from ..core.errors import InputError, QadtrError, UsageError
+from ..core.files import sha256_of_bytes
+from ..core.host import host_facts, peak_memory_bytes
+from ..core.latency import measure_latency
+from ..core.model_engine import run_all
+from ..core.patch_set import write_patch_set
 from .bundle_reading import Bundle
 from .console import Console
-from .engine_protocol import Certified, Engine
-from .errors import InputError, QadtrError, UsageError
 from .figures import clean_figures, patch_figures
-from .files import sha256_of_bytes
 from .gate import exit_code_of, share_at_most
 from .golden import check_codes, check_logits, logits_bytes
-from .host import host_facts, peak_memory_bytes
-from .latency import measure_latency
 from .machine_proof import check_proved_logits, proof_line
 from .manifest import ModelFacts
 from .measuring import Measurement, checks_of, measure
-from .model_engine import run_all
 from .onnxruntime_engine import OnnxRuntimeEngine, codes_from_onnxruntime, onnxruntime_version
-from .patch_set import write_patch_set
 from .profile_check import check_against_certificate, kinds_that_ran
 from .report import conclude, empty_report, step
 from .search import SearchResult, SearchSettings, search_on, transfer_failed

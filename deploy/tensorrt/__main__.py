@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from ..device.errors import QadtrError, UsageError
-from ..device.text import one_line
+from ..core.errors import QadtrError, UsageError
+from ..core.text import one_line
 from .bindings import FLAVOURS
 from .builder import build_engine
 from .engine_file import sidecar_of

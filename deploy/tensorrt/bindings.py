@@ -12,7 +12,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-from ..device.errors import EngineUnavailable
+from ..core.errors import EngineUnavailable
 
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..device.errors import EngineUnavailable, InputError, UsageError
-from ..device.files import read_bytes, sha256_of_bytes, write_atomic
+from ..core.errors import EngineUnavailable, InputError, UsageError
+from ..core.files import read_bytes, sha256_of_bytes, write_atomic
 from .bindings import Bindings, Flavour, load
 from .cuda import Device
 from .engine_file import write_engine_file

@@ -14,10 +14,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..device.errors import InputError, UsageError
-from ..device.files import read_bytes
-from ..device.images import int8_codes
-from ..device.model_engine import ModelEngine
+from ..core.errors import InputError, UsageError
+from ..core.files import read_bytes
+from ..core.images import int8_codes
+from ..core.model_engine import ModelEngine
 from .batches import BatchRunner, Enqueue
 from .bindings import TENSORRT, TENSORRT_RTX, Bindings, Flavour, load
 from .builder import NEVER_RUN, build_plan, deserialised, inspected

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..device.errors import InputError
-from ..device.files import json_bytes, read_bytes, read_json, sha256_of_bytes, write_atomic
-from ..device.json_schema import SchemaMismatch, check
+from ..core.errors import InputError
+from ..core.files import json_bytes, read_bytes, read_json, sha256_of_bytes, write_atomic
+from ..core.json_schema import SchemaMismatch, check
 from .bindings import Bindings
 
 FORMAT = "qadtr-tensorrt-engine"

@@ -16,8 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..device.errors import InputError
-from ..device.files import parse_json
+from ..core.errors import InputError
+from ..core.files import parse_json
 
 INT8 = "int8"
 

@@ -20,11 +20,11 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..device.errors import InputError
-from ..device.files import sha256_of_bytes
-from ..device.images import CHANNELS
-from ..device.onnx_operators import operators_of
-from ..device.protobuf import fields, message, number, text, varint
+from ..core.errors import InputError
+from ..core.files import sha256_of_bytes
+from ..core.images import CHANNELS
+from ..core.onnx_operators import operators_of
+from ..core.protobuf import fields, message, number, text, varint
 
 IMAGES, LOGITS = "images", "logits"
 

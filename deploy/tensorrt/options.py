@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..device.errors import UsageError
+from ..core.errors import UsageError
 from .bindings import Flavour
 
 CURRENT = "current"

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deploy.device.pasting import paste
+from deploy.core.pasting import paste
 from eval.adaptive.search import Attacked, Searched
 from eval.adaptive.settings import AdaptiveSettings
 from eval.adaptive.victim import Victim

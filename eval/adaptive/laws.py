@@ -9,9 +9,9 @@ from typing import Any, TypedDict
 import numpy as np
 import torch
 
-from deploy.device.files import json_bytes, sha256_of_bytes
-from deploy.device.patch_set import PatchSet
-from deploy.device.success import attack_success, clean_accuracy
+from deploy.core.files import json_bytes, sha256_of_bytes
+from deploy.core.patch_set import PatchSet
+from deploy.core.success import attack_success, clean_accuracy
 from eval.adaptive.record import AdaptiveRecord, AttackedModel, AttackedPatch, OnEngine
 from eval.adaptive.straight_through import attacked
 from eval.adaptive.task import Task, Transferred

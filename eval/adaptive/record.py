@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypedDict, cast
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 from eval.adaptive.expectation import AtDraws
 from eval.adaptive.search import StageResult
 from eval.evaluation_record import ImagesFacts, Outcomes, Share

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.device.patch_set import PatchSet
-from deploy.device.records import read_records
+from deploy.core.patch_set import PatchSet
+from deploy.core.records import read_records
 from eval.adaptive.laws import at_fixed, at_random, at_worst
 from eval.adaptive.record import AdaptiveRecord, adaptive_from_records
 from eval.adaptive.settings import AdaptiveSettings

@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deploy.device.errors import InputError
-from deploy.device.files import json_bytes, read_npz, write_npz
-from deploy.device.pasting import paste
+from deploy.core.errors import InputError
+from deploy.core.files import json_bytes, read_npz, write_npz
+from deploy.core.pasting import paste
 from eval.adaptive.ascent import Ascended, AscentSettings, ascend, likeliest_wrong
 from eval.adaptive.settings import AdaptiveSettings, Stage, cascade
 from eval.adaptive.straight_through import variants_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 from eval.adaptive.straight_through import Variant
 from eval.attacks.losses import Loss
 from eval.attacks.placement import PLACEMENTS, Placement

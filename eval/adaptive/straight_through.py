@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal, get_args
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 from eval.predictions import SwitchableNetwork
 from training.quantizers import FLOAT, STRAIGHT_THROUGH, BitWidthSwitch
 

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deploy.device.errors import NothingToEvaluate
-from deploy.device.files import json_bytes, sha256_of_bytes
-from deploy.device.patch_set import PatchSet, read_patch_set, write_patch_set
-from deploy.device.records import write_record
+from deploy.core.errors import NothingToEvaluate
+from deploy.core.files import json_bytes, sha256_of_bytes
+from deploy.core.patch_set import PatchSet, read_patch_set, write_patch_set
+from deploy.core.records import write_record
 from deploy.engine import open_engine
 from eval.adaptive.expectation import AtDraws, raise_draws
 from eval.adaptive.record import KIND, AdaptiveRecord, AttackedModel, AttackedPatch

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 from eval.predictions import SwitchableNetwork, evaluation_mode, logits
 
 

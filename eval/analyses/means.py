@@ -7,7 +7,7 @@ from typing import Any, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.device.errors import InputError, NothingToEvaluate
+from deploy.core.errors import InputError, NothingToEvaluate
 
 RESAMPLES = 2000
 """Of the bootstrap; its seed is fixed, so that equal values give equal intervals."""

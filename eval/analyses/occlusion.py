@@ -13,7 +13,7 @@ from typing import TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.device.errors import NothingToEvaluate
+from deploy.core.errors import NothingToEvaluate
 from eval.analyses.means import means_of
 from eval.analyses.sample import Sample
 from eval.analyses.settings import AnalysisSettings, grid

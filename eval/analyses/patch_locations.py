@@ -14,8 +14,8 @@ from typing import TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.device.patch_set import random_floor
-from deploy.device.success import attack_success
+from deploy.core.patch_set import random_floor
+from deploy.core.success import attack_success
 from eval.analyses.means import Mean, mean_of
 from eval.analyses.sample import Sample
 from eval.analyses.settings import AnalysisSettings, grid

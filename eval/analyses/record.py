@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, TypedDict
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 from eval.evaluation_record import ImagesFacts, PatchFacts
 
 
@@ -39,7 +39,7 @@ def analyses_from_records(
     """The payloads of one kind, the newest of each network, patch and set of images, oldest first.
 
     Args:
-        records: as ``deploy.device.records.read_records`` gives them, oldest first.
+        records: as ``deploy.core.records.read_records`` gives them, oldest first.
         kind: of the analysis.
         part: the TypedDict of its own part.
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy.device.errors import InputError
-from deploy.device.files import json_bytes, sha256_of_bytes
-from deploy.device.patch_set import PatchSet, read_patch_set
-from deploy.device.records import read_records, write_record
+from deploy.core.errors import InputError
+from deploy.core.files import json_bytes, sha256_of_bytes
+from deploy.core.patch_set import PatchSet, read_patch_set
+from deploy.core.records import read_records, write_record
 from eval.analyses import (
     feature_maps,
     gradient_alignment,
@@ -79,7 +79,7 @@ def analyse_run(
         data: the data folder.
         names: of :data:`ANALYSES`.
         settings: bit-widths of the network, grid, batch size.
-        provenance: from ``deploy.device.records.provenance``.
+        provenance: from ``deploy.core.records.provenance``.
         images: how many of each patch set's; None takes all.
         split: for patch sets that do not tell theirs.
         device: torch device of the network.

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.device.errors import InputError
-from deploy.device.pasting import paste
-from deploy.device.patch_set import PatchSet
+from deploy.core.errors import InputError
+from deploy.core.pasting import paste
+from deploy.core.patch_set import PatchSet
 from training.data import ImageSet
 from training.data.subset import chosen_indices
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)

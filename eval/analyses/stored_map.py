@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 
 LARGEST_PX = 64
 """Longest side of a stored map; larger ones are averaged down by a whole factor."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 from eval.attacks.base import PatchAttack
 from eval.attacks.gap import Gap, GapSettings
 from eval.attacks.lavan import Lavan, LavanSettings

@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deploy.device.errors import InputError
-from deploy.device.files import json_bytes
-from deploy.device.images import check_images
-from deploy.device.patch_set import PatchSet
+from deploy.core.errors import InputError
+from deploy.core.files import json_bytes
+from deploy.core.images import check_images
+from deploy.core.patch_set import PatchSet
 from eval.attacks.found import Found
 from eval.attacks.judging import Judge, generator_for, success_in_words
 from eval.attacks.placement import positions_for

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from deploy.device.engine_protocol import Engine
-from deploy.device.errors import InputError
+from deploy.core.engine_protocol import Engine
+from deploy.core.errors import InputError
 
 
 class EngineNetwork:

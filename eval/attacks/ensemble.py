@@ -9,7 +9,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 from eval.predictions import SwitchableNetwork
 
 

@@ -10,8 +10,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.device.errors import InputError
-from deploy.device.files import read_npz, write_npz
+from deploy.core.errors import InputError
+from deploy.core.files import read_npz, write_npz
 
 
 class Found:

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deploy.device.errors import NothingToEvaluate
-from deploy.device.pasting import paste
-from deploy.device.success import attack_success
+from deploy.core.errors import NothingToEvaluate
+from deploy.core.pasting import paste
+from deploy.core.success import attack_success
 from eval.attacks.losses import attack_loss
 from eval.attacks.placement import positions_for
 from eval.attacks.settings import AttackSettings

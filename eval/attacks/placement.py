@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 from training.patching import random_positions
 
 Placement = Literal["random", "centre", "top-left", "top-right", "bottom-left", "bottom-right"]

@@ -1,4 +1,4 @@
-"""Sparse-RS as one of the attacks: the search of ``deploy.device.sparse_rs`` on any source."""
+"""Sparse-RS as one of the attacks: the search of ``deploy.core.sparse_rs`` on any source."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deploy.device.sparse_rs import SparseRsSettings as SearchSettings
-from deploy.device.sparse_rs import search_per_image, search_universal
+from deploy.core.sparse_rs import SparseRsSettings as SearchSettings
+from deploy.core.sparse_rs import search_per_image, search_universal
 from eval.attacks.base import PatchAttack
 from eval.attacks.placement import Placement
 from eval.attacks.problem import Crafted, Problem

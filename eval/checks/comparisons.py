@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from deploy.device.sparse_rs import SparseRsSettings, search_per_image
-from deploy.device.statistics import paired_difference
+from deploy.core.sparse_rs import SparseRsSettings, search_per_image
+from deploy.core.statistics import paired_difference
 from eval.adaptive.victim import Victim
 from eval.checks.record import CheckResult
 from eval.checks.results import ALWAYS, Flags, percent, result, share_of_flags, status

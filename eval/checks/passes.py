@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from deploy.device.statistics import paired_difference
+from deploy.core.statistics import paired_difference
 from eval.adaptive.victim import found_random
 from eval.checks.record import CheckResult
 from eval.checks.results import percent, result, share_of_flags, status

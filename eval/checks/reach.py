@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from deploy.device.errors import InputError
-from deploy.device.statistics import paired_difference
+from deploy.core.errors import InputError
+from deploy.core.statistics import paired_difference
 from eval.checks.record import CheckResult
 from eval.checks.results import percent, result, share_of_flags, status
 from eval.checks.subject import Subject

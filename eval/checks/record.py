@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast, get_args
 
-from deploy.device.attack_checks import MARK, NOT_CHECKED, AttackVerdict
-from deploy.device.errors import InputError
-from deploy.device.records import read_records
+from deploy.core.attack_checks import MARK, NOT_CHECKED, AttackVerdict
+from deploy.core.errors import InputError
+from deploy.core.records import read_records
 from eval.evaluation_record import ImagesFacts, ModelFacts
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from deploy.device.errors import InputError
-from deploy.device.files import json_bytes, sha256_of_bytes
-from deploy.device.records import read_records, write_record
+from deploy.core.errors import InputError
+from deploy.core.files import json_bytes, sha256_of_bytes
+from deploy.core.records import read_records, write_record
 from eval.checks.battery import run_battery
 from eval.checks.catalogue import CATALOGUE
 from eval.checks.record import KIND, CheckedModel, ChecksRecord, check_record

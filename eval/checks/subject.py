@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deploy.device.errors import NothingToEvaluate
-from deploy.device.pasting import paste
+from deploy.core.errors import NothingToEvaluate
+from deploy.core.pasting import paste
 from eval.adaptive.ascent import Ascended, AscentSettings, ascend, likeliest_wrong
 from eval.adaptive.straight_through import attacked as attacking
 from eval.adaptive.victim import Victim, pixel_gradient

@@ -14,9 +14,9 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.device.errors import InputError, NothingToEvaluate
-from deploy.device.statistics import holm, mcnemar_exact, paired_difference
-from deploy.device.success import attack_success
+from deploy.core.errors import InputError, NothingToEvaluate
+from deploy.core.statistics import holm, mcnemar_exact, paired_difference
+from deploy.core.success import attack_success
 from eval.drift.record import Flip, StageFacts, StepFacts, StepPair
 from eval.evaluation_record import share
 from eval.measures import Classes

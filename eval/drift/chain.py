@@ -27,9 +27,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deploy.device.errors import InputError
-from deploy.device.files import read_npz
-from deploy.device.images import check_images
+from deploy.core.errors import InputError
+from deploy.core.files import read_npz
+from deploy.core.images import check_images
 from deploy.device.suite import Suite
 from eval.evaluation import Predictor
 from eval.measures import Classes

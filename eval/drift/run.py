@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.device.attack_checks import AttackVerdict
+from deploy.core.attack_checks import AttackVerdict
+from deploy.core.errors import InputError
+from deploy.core.files import read_json
+from deploy.core.outcomes import unpack_bits
+from deploy.core.records import write_record
 from deploy.device.bundle_reading import Bundle
 from deploy.device.comparison import Outcome, read_outcomes
-from deploy.device.errors import InputError
-from deploy.device.files import read_json
-from deploy.device.outcomes import unpack_bits
-from deploy.device.records import write_record
 from deploy.device.report import FORMAT
 from deploy.device.suite import Suite, check_preprocessing, read_suite
 from deploy.engine import open_engine
@@ -103,7 +103,7 @@ def drift_of_bundle(
         path: the bundle.
         run: whose checkpoint the bundle's model was exported from.
         settings: how.
-        provenance: from ``deploy.device.records.provenance``.
+        provenance: from ``deploy.core.records.provenance``.
         progress: show a bar, or log lines where there is no terminal.
 
     Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from deploy.device.attack_checks import LOWER_BOUND, AttackVerdict
+from deploy.core.attack_checks import LOWER_BOUND, AttackVerdict
 from eval.drift.record import DriftRecord, Flip, StageFacts, StepFacts
 from eval.report.numbers import MISSING, interval, percent, points
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 from eval.fakes.gradient_killer import GradientKiller
 from eval.fakes.gradient_scrambler import GradientScrambler
 from eval.fakes.logit_noise import LogitNoise

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from deploy.device.errors import InputError
-from deploy.device.files import json_bytes, sha256_of_bytes
-from deploy.device.patch_set import read_patch_set
+from deploy.core.errors import InputError
+from deploy.core.files import json_bytes, sha256_of_bytes
+from deploy.core.patch_set import read_patch_set
 from deploy.engine import open_engine
 from eval.attacks import attack_from_settings
 from eval.evaluation import NetworkPredictor, evaluate_model

@@ -33,8 +33,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from deploy.device.errors import InputError
-from deploy.device.files import read_bytes
+from deploy.core.errors import InputError
+from deploy.core.files import read_bytes
 from deploy.engine import ENGINES
 from eval.attacks import attack_from_settings
 from eval.model_facts import TORCH

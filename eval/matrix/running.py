@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from deploy.device.errors import EngineUnavailable, UsageError
+from deploy.core.errors import EngineUnavailable, UsageError
 from eval.evaluation_record import EvaluationRecord, read_evaluations
 from eval.matrix.jobs import RECORDS, Job, do_job, jobs_of
 from eval.matrix.plan import MatrixPlan
@@ -82,7 +82,7 @@ def run_matrix(
         data: folder of the images.
         out: the matrix's folder: patches/, records/.
         running: where and how.
-        provenance: from ``deploy.device.records.provenance``.
+        provenance: from ``deploy.core.records.provenance``.
         cache: folder of decoded images; None: they are decoded into memory.
 
     Raises:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from deploy.device.attack_checks import LOWER_BOUND
-from deploy.device.errors import NothingToEvaluate
-from deploy.device.records import read_records
+from deploy.core.attack_checks import LOWER_BOUND
+from deploy.core.errors import NothingToEvaluate
+from deploy.core.records import read_records
 from eval.checks.record import AttackChecks, attack_checks_from_records
 from eval.evaluation_record import EvaluationRecord
 from eval.matrix.jobs import RECORDS

@@ -23,8 +23,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from deploy.device.errors import InputError
-from deploy.device.images import check_images
+from deploy.core.errors import InputError
+from deploy.core.images import check_images
 from eval.pixel.settings import PixelSettings
 from eval.predictions import SwitchableNetwork, device_of, evaluation_mode
 

@@ -16,11 +16,11 @@ from typing import Any, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.device.attack_checks import LOWER_BOUND
-from deploy.device.errors import InputError
-from deploy.device.files import json_bytes, read_npz, sha256_of, sha256_of_bytes, write_npz
-from deploy.device.records import read_records, write_record
-from deploy.device.success import attack_success, clean_accuracy, robust_accuracy
+from deploy.core.attack_checks import LOWER_BOUND
+from deploy.core.errors import InputError
+from deploy.core.files import json_bytes, read_npz, sha256_of, sha256_of_bytes, write_npz
+from deploy.core.records import read_records, write_record
+from deploy.core.success import attack_success, clean_accuracy, robust_accuracy
 from deploy.engine import open_engine
 from eval.checks.record import AttackChecks
 from eval.evaluation import NetworkPredictor, Predictor

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 
 PixelAttack = Literal["fgsm", "pgd", "mi-fgsm", "cw", "autoattack"]
 PIXEL_ATTACKS: tuple[PixelAttack, ...] = get_args(PixelAttack)

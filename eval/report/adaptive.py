@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from deploy.device.attack_checks import LOWER_BOUND
-from deploy.device.errors import NothingToEvaluate
+from deploy.core.attack_checks import LOWER_BOUND
+from deploy.core.errors import NothingToEvaluate
 from eval.adaptive.record import AdaptiveRecord, adaptive_from_records
 from eval.checks.record import (
     AttackChecks,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from deploy.device.attack_checks import LOWER_BOUND, MARK
-from deploy.device.errors import NothingToEvaluate
+from deploy.core.attack_checks import LOWER_BOUND, MARK
+from deploy.core.errors import NothingToEvaluate
 from eval.analyses import feature_maps as features
 from eval.analyses import gradient_alignment as alignment
 from eval.analyses import occlusion, patch_locations, patch_visibility

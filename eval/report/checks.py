@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 from eval.evaluation_record import ModelFacts
 from eval.report.html import Html, join, tag
 from eval.report.rows import FLOAT_BITS, bits_words, model_name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from deploy.device.attack_checks import LOWER_BOUND
+from deploy.core.attack_checks import LOWER_BOUND
 from eval.evaluation_record import Share
 from eval.report.html import Html, tag
 from eval.report.line_chart import Axis, Point, Series, baseline, drawn_series, line_chart

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.device.errors import InputError
-from deploy.device.patch_set import PatchSet
-from deploy.device.records import write_record
+from deploy.core.errors import InputError
+from deploy.core.patch_set import PatchSet
+from deploy.core.records import write_record
 from eval.report.pictures import png_bytes
 from training.data.image_set import ImageSet
 
@@ -64,7 +64,7 @@ def write_examples(
         patch_set: what to paste.
         models: by the name that the gallery prints, a function from uint8 N×3×H×W to classes N
             (an engine's `predict`, for instance).
-        provenance: from `deploy.device.records.provenance`.
+        provenance: from `deploy.core.records.provenance`.
         count: images to show, at least 1.
 
     Returns:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from deploy.device.attack_checks import LOWER_BOUND
+from deploy.core.attack_checks import LOWER_BOUND
 from eval.report.html import Html, join, tag
 from eval.report.matrices import Matrix, MatrixCell
 from eval.report.numbers import MISSING, interval, percent

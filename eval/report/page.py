@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from deploy.device.errors import InputError
-from deploy.device.files import write_atomic
-from deploy.device.records import read_records
+from deploy.core.errors import InputError
+from deploy.core.files import write_atomic
+from deploy.core.records import read_records
 from eval.adaptive.record import adaptive_from_records
 from eval.checks.record import attack_checks_from_records
 from eval.evaluation_record import KIND, check_evaluation
@@ -82,7 +82,7 @@ def render_report(
     """The page as text; every number in it comes from `records`.
 
     Args:
-        records: as `deploy.device.records.read_records` gives them, oldest first. Read are the
+        records: as `deploy.core.records.read_records` gives them, oldest first. Read are the
             kinds evaluation, adaptive, attack-checks, certificate, parity, pixel-attack, examples
             and those of `eval.analyses`; others are passed over.
         title: heading.

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from deploy.device.errors import InputError
-from deploy.device.patch_set import PatchSet, read_patch_set
+from deploy.core.errors import InputError
+from deploy.core.patch_set import PatchSet, read_patch_set
 from eval.report.html import Html, tag
 
 PER_IMAGE_SHOWN = 6

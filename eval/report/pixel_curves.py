@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from deploy.device.attack_checks import MARK
-from deploy.device.errors import InputError
+from deploy.core.attack_checks import MARK
+from deploy.core.errors import InputError
 from eval.checks.record import AttackChecks, attack_checks_from_records
 from eval.pixel.run import KIND, PixelRecord
 from eval.report.html import Html, tag

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from deploy.device.attack_checks import LOWER_BOUND
+from deploy.core.attack_checks import LOWER_BOUND
 from eval.analyses.means import Mean
 from eval.evaluation_record import share
 from eval.report.analysis_table import mean_words, share_words

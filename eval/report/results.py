@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deploy.device.attack_checks import MARK
+from deploy.core.attack_checks import MARK
 from eval.report.checks import Checks
 from eval.report.html import Html, join, tag
 from eval.report.numbers import MISSING, interval, latency, percent, points, size, size_ratio

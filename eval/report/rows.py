@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, Literal
 
-from deploy.device.errors import NothingToEvaluate
+from deploy.core.errors import NothingToEvaluate
 from eval.checks.record import AttackChecks, attack_checks_from_records
 from eval.evaluation_record import (
     KIND,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from deploy.device.attack_checks import LOWER_BOUND
+from deploy.core.attack_checks import LOWER_BOUND
 from eval.adaptive.record import AdaptiveRecord
 from eval.evaluation_record import Share
 from eval.report.checks import Checks

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from deploy.device.errors import InputError
-from deploy.device.patch_set import PatchSet
+from deploy.core.errors import InputError
+from deploy.core.patch_set import PatchSet
 from eval.attacks.judging import generator_for
 from eval.attacks.placement import PLACEMENTS, Placement, positions_for
 from eval.supplied.reading import Supplied

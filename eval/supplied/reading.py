@@ -26,8 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from deploy.device.errors import InputError
-from deploy.device.files import read_npz, sha256_of
+from deploy.core.errors import InputError
+from deploy.core.files import read_npz, sha256_of
 
 OPAQUE = 128
 """Of a PNG's alpha, 0…255: from here on a pixel covers the image. Pasting does not blend."""

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from deploy.device.files import json_bytes, sha256_of_bytes
-from deploy.device.patch_set import PatchSet, write_patch_set
+from deploy.core.files import json_bytes, sha256_of_bytes
+from deploy.core.patch_set import PatchSet, write_patch_set
 from eval.patch_run import PATCHES, TRIED_ON, PatchRunSettings
 from eval.supplied.placing import PlacingSettings, placed_patch_sets
 from eval.supplied.reading import read_supplied
@@ -33,7 +33,7 @@ def supply_patches(
         data: the data folder of the run's kind.
         placing: where and how.
         settings: split, number of images and seed; the rest does not matter here.
-        provenance: from ``deploy.device.records.provenance``; stands in the sidecar.
+        provenance: from ``deploy.core.records.provenance``; stands in the sidecar.
         folder: of the patch sets; default ``RUN/patches``.
 
     Returns:

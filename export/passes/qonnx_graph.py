@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 from export.graph_builder import QONNX
 from export.reading import initializers, node_label, read_model
 

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from deploy.device.errors import QadtrError
+from deploy.core.errors import QadtrError
 from export.graph_builder import GraphBuilder
 from export.passes.qonnx_graph import QonnxGraph, Quantizer, attributes_of
 

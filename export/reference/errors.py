@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 
 
 class UnsupportedGraph(InputError):

@@ -18,7 +18,7 @@ import onnx
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from deploy.device.errors import InputError, NothingToEvaluate
+from deploy.core.errors import InputError, NothingToEvaluate
 from export.reading import graph_inputs, initializers, input_dims, node_label, read_model, type_name
 from export.reference.errors import UnsupportedGraph
 

@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Analyse, write the records and print their figures."""
-    from deploy.device.records import provenance, read_records
+    from deploy.core.records import provenance, read_records
     from eval.analyses.run import analyse_run
     from eval.analyses.settings import AnalysisSettings
     from eval.checks.record import KIND as CHECKS_KIND

@@ -79,8 +79,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Write the bundle and print what names it."""
     from deploy.bundle import Thresholds
-    from deploy.device.errors import UsageError
-    from deploy.device.records import provenance
+    from deploy.core.errors import UsageError
+    from deploy.core.records import provenance
     from eval.bundle_run import BundleSettings, bundle_run
     from eval.patch_run import PATCHES
     from qadtr.commands.shared import repository

@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Check, and print the verdicts. A tripped check is a finding, not a failure: the code is 0."""
-    from deploy.device.records import provenance
+    from deploy.core.records import provenance
     from eval.checks.run import ChecksRunSettings, run_checks
     from eval.checks.settings import BatterySettings
     from eval.report import checks_table

@@ -80,7 +80,7 @@ def _make_room(out: Path) -> None:
     Raises:
         UsageError: there is anything else in the folder.
     """
-    from deploy.device.errors import UsageError
+    from deploy.core.errors import UsageError
 
     if not out.exists():
         return

@@ -42,9 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the steps of each patch."""
-    from deploy.device.errors import UsageError
-    from deploy.device.files import write_atomic
-    from deploy.device.records import provenance
+    from deploy.core.errors import UsageError
+    from deploy.core.files import write_atomic
+    from deploy.core.records import provenance
     from eval.drift.page import drift_page
     from eval.drift.run import DriftSettings, drift_of_bundle
     from eval.drift.table import drift_table

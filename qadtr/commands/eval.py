@@ -66,8 +66,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate, and print the table of what was measured."""
-    from deploy.device.errors import UsageError
-    from deploy.device.records import provenance, read_records
+    from deploy.core.errors import UsageError
+    from deploy.core.records import provenance, read_records
     from eval.evaluation_run import EvaluationSettings, evaluate_runs
     from eval.report import text_table
     from qadtr.commands.shared import repository
@@ -101,8 +101,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _adaptive(arguments: argparse.Namespace, runs: Sequence[RunFolder]) -> int:
-    from deploy.device.patch_set import read_patch_set
-    from deploy.device.records import provenance, read_records
+    from deploy.core.patch_set import read_patch_set
+    from deploy.core.records import provenance, read_records
     from eval.adaptive.run import AdaptiveRunSettings, run_adaptive
     from eval.adaptive.settings import AdaptiveSettings
     from eval.patch_images import patch_files_in

@@ -72,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Export, and print a line per file."""
-    from deploy.device.records import provenance
+    from deploy.core.records import provenance
     from export.export_run import ExportSettings, export_run
     from qadtr.commands.shared import repository
     from training.data.subset import chosen_indices

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the layers and the verdict; 2 when something runs in float."""
-    from deploy.device.errors import UsageError
+    from deploy.core.errors import UsageError
     from export.certificate import certify
 
     for option in ("size", "threads"):
@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _shape(word: str) -> tuple[str, list[int]]:
-    from deploy.device.errors import UsageError
+    from deploy.core.errors import UsageError
 
     name, equals, numbers = word.rpartition("=")
     try:

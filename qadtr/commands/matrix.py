@@ -26,8 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Do what is not done yet and print the matrix."""
-    from deploy.device.errors import UsageError
-    from deploy.device.records import provenance
+    from deploy.core.errors import UsageError
+    from deploy.core.records import provenance
     from eval.matrix import checks_of_targets, matrix_text, read_plan, run_matrix
     from eval.matrix.running import Running
     from qadtr.commands.shared import repository

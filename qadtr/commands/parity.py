@@ -42,9 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print what was found of each file, layer by layer; 2 when one of them is no parity."""
-    from deploy.device.errors import UsageError
-    from deploy.device.files import write_atomic
-    from deploy.device.records import provenance
+    from deploy.core.errors import UsageError
+    from deploy.core.files import write_atomic
+    from deploy.core.records import provenance
     from eval.report.parity_page import parity_page
     from export.export_run import LEAST_AGREEMENT, ExportSettings
     from export.parity_run import parity_of_run, proofs_of_run

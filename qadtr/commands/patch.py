@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from qadtr.commands.shared import add_cache, add_data, add_settings, settings_from
 
 if TYPE_CHECKING:
-    from deploy.device.patch_set import PatchSet
+    from deploy.core.patch_set import PatchSet
 
 HELP = "make adversarial patches on a trained network, or place those of a file"
 
@@ -77,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Make the patches and print where they are."""
-    from deploy.device.records import provenance
+    from deploy.core.records import provenance
     from eval.attacks import attack_from_settings
     from eval.patch_run import PatchRunSettings, make_patches
     from qadtr.commands.shared import repository
@@ -110,8 +110,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _supplied(arguments: argparse.Namespace) -> int:
-    from deploy.device.errors import UsageError
-    from deploy.device.records import provenance
+    from deploy.core.errors import UsageError
+    from deploy.core.records import provenance
     from eval.patch_run import PatchRunSettings
     from eval.supplied.placing import PlacingSettings
     from eval.supplied.run import supply_patches

@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Attack, write the records and print them as a table."""
-    from deploy.device.records import provenance, read_records
+    from deploy.core.records import provenance, read_records
     from eval.checks.record import attack_checks_from_records
     from eval.pixel.run import PixelRunSettings, attack_pixels, pixel_table
     from eval.pixel.settings import PixelSettings

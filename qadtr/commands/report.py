@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the page and print where it is, after the table if asked for."""
-    from deploy.device.records import read_records
+    from deploy.core.records import read_records
     from eval.report import text_table, write_report
 
     out: Path = arguments.out or arguments.runs[-1] / "report.html"

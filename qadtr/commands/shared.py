@@ -67,7 +67,7 @@ def settings_from(words: Sequence[str]) -> dict[str, Any]:
     Raises:
         UsageError: a word without "=".
     """
-    from deploy.device.errors import UsageError
+    from deploy.core.errors import UsageError
 
     settings: dict[str, Any] = {}
     for word in words:

@@ -39,8 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train, or continue, and print where the checkpoint is."""
-    from deploy.device.errors import UsageError
-    from deploy.device.records import provenance
+    from deploy.core.errors import UsageError
+    from deploy.core.records import provenance
     from qadtr.commands.shared import repository
     from training.config import load_config
     from training.data import load_images

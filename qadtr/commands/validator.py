@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write it and print its SHA-256; the same release gives the same bytes."""
-    from deploy.device.files import sha256_of_bytes, write_atomic
+    from deploy.core.files import sha256_of_bytes, write_atomic
     from deploy.validator_archive import validator_bytes
 
     data = validator_bytes()

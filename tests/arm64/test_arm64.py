@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from deploy.core.files import npz_bytes, write_atomic
+from deploy.core.stored_zip import write_stored_zip
 from deploy.device.bundle_reading import Bundle
-from deploy.device.files import npz_bytes, write_atomic
-from deploy.device.stored_zip import write_stored_zip
 from deploy.validator_archive import validator_bytes
 from qadtr.__main__ import main
 from tests.arm64.arm64_root import PROCESSORS, REPOSITORY, Arm64Root, arm64_root, is_arm64

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from benchmarks.calibrated_run import main
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 from training.checkpoint import persistent_tensors
 from training.prediction import predict
 from training.run_folder import RunFolder

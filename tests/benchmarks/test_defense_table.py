@@ -10,8 +10,8 @@ import pytest
 
 import benchmarks.defense_table as defense_table
 from benchmarks.defense_rows import TABLE, markdown
-from deploy.device.files import read_json
-from deploy.device.statistics import paired_difference
+from deploy.core.files import read_json
+from deploy.core.statistics import paired_difference
 from eval.evaluation_record import EvaluationRecord, read_evaluations, unpack_bits
 from qadtr.__main__ import main as qadtr
 from training.run_folder import RunFolder

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploy.device.engine_protocol import Engine
-from deploy.device.errors import EngineUnavailable, InputError, QadtrError, UsageError
+from deploy.core.engine_protocol import Engine
+from deploy.core.errors import EngineUnavailable, InputError, QadtrError, UsageError
 from deploy.engine import ENGINES, open_engine
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from deploy.device.errors import EngineUnavailable, InputError
-from deploy.device.images import int8_codes
+from deploy.core.errors import EngineUnavailable, InputError
+from deploy.core.images import int8_codes
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
 from deploy.engine import open_engine
 from deploy.onnxruntime_tensorrt_engine import (

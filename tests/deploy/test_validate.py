@@ -12,11 +12,11 @@ import jsonschema  # type: ignore[import-untyped]
 import pytest
 
 from deploy.bundle import BundleContents, BundleModel, bundle_files
+from deploy.core.engine_protocol import Certified
+from deploy.core.json_schema import load_schema
+from deploy.core.stored_zip import write_stored_zip
 from deploy.device.command import main as device_main
-from deploy.device.engine_protocol import Certified
-from deploy.device.json_schema import load_schema
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
-from deploy.device.stored_zip import write_stored_zip
 from deploy.engine import ENGINES
 from deploy.validate import main
 from tests.deploy.device.conftest import contents, files, rehashed
@@ -35,7 +35,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def report() -> dict[str, Any]:
     found: dict[str, Any] = json.loads(Path("report.json").read_text())
-    jsonschema.validate(found, load_schema("validation-report-1"))
+    jsonschema.validate(found, load_schema("validation-report-1", "deploy.device"))
     return found
 
 

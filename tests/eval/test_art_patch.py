@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deploy.device.success import attack_success
+from deploy.core.success import attack_success
 from eval.pixel.library import AtBitWidth, art_classifier, load_library
 from eval.predictions import SwitchableNetwork, predict
 from eval.supplied.placing import PlacingSettings, placed_patch_sets
@@ -80,7 +80,7 @@ def test_both_count_the_same_successes_image_for_image(
     for targeted, counted in theirs.items():
         ours = attack_success(clean, patched, labels, TARGET if targeted else None)
         assert 0.2 < ours.asr <= 1.0
-        # ART counts every image; the ASR those that count, see deploy.device.success.
+        # ART counts every image; the ASR those that count, see deploy.core.success.
         np.testing.assert_array_equal(counted & ours.eligible, ours.success)
 
 

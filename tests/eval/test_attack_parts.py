@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 from eval.attacks import ATTACKS, attack_from_settings
 from eval.attacks.gradient import _shifted
 from eval.attacks.losses import attack_loss

@@ -10,8 +10,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from deploy.device.errors import InputError
-from deploy.device.success import attack_success
+from deploy.core.errors import InputError
+from deploy.core.success import attack_success
 from eval.attacks import Lavan, LavanSettings, Texture, TextureSettings
 from eval.attacks.engine_network import EngineNetwork
 from eval.attacks.ensemble import Ensemble

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from deploy.device.errors import InputError
-from deploy.device.patch_set import PatchSet, random_floor, read_patch_set, write_patch_set
-from deploy.device.success import AttackSuccess, attack_success
+from deploy.core.errors import InputError
+from deploy.core.patch_set import PatchSet, random_floor, read_patch_set, write_patch_set
+from deploy.core.success import AttackSuccess, attack_success
 from eval.attacks import (
     Gap,
     GapSettings,

@@ -12,10 +12,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from deploy.device.errors import InputError, NothingToEvaluate
-from deploy.device.latency import Latency
-from deploy.device.patch_set import PatchSet, write_patch_set
-from deploy.device.records import provenance
+from deploy.core.errors import InputError, NothingToEvaluate
+from deploy.core.latency import Latency
+from deploy.core.patch_set import PatchSet, write_patch_set
+from deploy.core.records import provenance
 from eval.attacks import Lavan, LavanSettings
 from eval.evaluation import NetworkPredictor, evaluate_model
 from eval.evaluation_record import (

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deploy.device.errors import InputError, NothingToEvaluate
-from deploy.device.records import provenance, write_record
+from deploy.core.errors import InputError, NothingToEvaluate
+from deploy.core.records import provenance, write_record
 from eval.evaluation_record import (
     KIND,
     EvaluationRecord,

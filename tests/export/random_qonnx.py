@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from deploy.device.files import write_atomic
+from deploy.core.files import write_atomic
 from export.graph_builder import QONNX, GraphBuilder, model_bytes
 from export.qonnx_from_network import with_shapes
 from training.steps import residual_ratio

@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from deploy.device.errors import InputError
-from deploy.device.files import read_json, write_json
+from deploy.core.errors import InputError
+from deploy.core.files import read_json, write_json
 from export.certificate import (
     Certificate,
     CertificateError,

@@ -12,8 +12,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from deploy.core.errors import InputError, UsageError
 from deploy.device import onnxruntime_profile
-from deploy.device.errors import InputError, UsageError
 from export.certificate import Certificate, certificate_schema, certify
 from export.engine_graph import EngineGraph, RanNode
 from export.float_reasons import RULES, why_float

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.device.files import sha256_of
+from deploy.core.files import sha256_of
 from export.lowering import lower, lower_float
 from export.qonnx_from_network import write_qonnx
 from export.targets import TARGETS

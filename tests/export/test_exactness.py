@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
 from export.exactness import ExactnessError, odd_part, require_exact
 from export.export_run import budget_of

@@ -14,7 +14,7 @@ from brevitas.export import export_qonnx
 from brevitas.quant import Int8ActPerTensorFloat, Int32Bias
 from torch import Tensor, nn
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 from export.certificate import certify
 from export.lowering import lower
 from export.parity import check_parity

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from deploy.device.errors import InputError, QadtrError
+from deploy.core.errors import InputError, QadtrError
 from export.certificate import certify
 from export.graph_builder import QONNX
 from export.lowering import lower, lower_float

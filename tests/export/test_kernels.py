@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from deploy.device.host import host_facts
+from deploy.core.host import host_facts
 from export.graph_builder import GraphBuilder
 from export.passes.kernels import KernelForm, kernel_form
 from export.passes.qonnx_graph import QonnxGraph

@@ -10,7 +10,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
 from export.certificate import certify
 from export.graph_builder import QONNX

@@ -8,8 +8,8 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from deploy.device.errors import InputError, NothingToEvaluate
-from deploy.device.files import read_json, write_json
+from deploy.core.errors import InputError, NothingToEvaluate
+from deploy.core.files import read_json, write_json
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
 from export.parity import Parity, ParityError, check_parity, require_parity
 from export.reading import initializers, read_model

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 from export.reading import initializers, read_model
 from tests.export.integer_graphs import residual_graph
 

@@ -13,8 +13,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from deploy.device.errors import InputError, NothingToEvaluate
-from deploy.device.host import host_facts
+from deploy.core.errors import InputError, NothingToEvaluate
+from deploy.core.host import host_facts
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
 from export.parity import check_parity
 from export.reference import IntegerReference, NotReproducible, UnsupportedGraph

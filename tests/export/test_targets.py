@@ -13,7 +13,7 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from deploy.device.errors import InputError, NothingToEvaluate
+from deploy.core.errors import InputError, NothingToEvaluate
 from export.budget import EQUAL, DepartureBudget, TargetBudget, default_budget, departure
 from export.fake_quantized import network_logits
 from export.lowering import lower

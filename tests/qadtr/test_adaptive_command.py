@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.device.records import read_records
+from deploy.core.records import read_records
 from eval.adaptive.record import KIND, adaptive_from_records
 from eval.evaluation_record import unpack_bits
 from qadtr.__main__ import main

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.device.records import read_records
+from deploy.core.records import read_records
 from eval.analyses.run import ANALYSES
 from eval.report.analyses import analyses_section
 from qadtr.__main__ import main

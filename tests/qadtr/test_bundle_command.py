@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from deploy.core.records import read_record, write_record
 from deploy.device.bundle_reading import Bundle
-from deploy.device.records import read_record, write_record
 from deploy.validate import main as validate
 from qadtr.__main__ import main
 

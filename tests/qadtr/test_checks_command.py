@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from deploy.device.attack_checks import MARK
-from deploy.device.records import read_records
+from deploy.core.attack_checks import MARK
+from deploy.core.records import read_records
 from eval.checks.catalogue import CATALOGUE
 from eval.checks.record import KIND, attack_checks_from_records, check_record, tripped
 from qadtr.__main__ import main

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploy.device.host import Host
+from deploy.core.host import Host
 from qadtr.diagnosis import (
     diagnose,
     engine_findings,
@@ -85,7 +85,7 @@ def test_processor(machine: str, sets: tuple[str, ...] | None, level: str, said:
 
 
 def test_the_options_are_those_that_the_engine_takes(tmp_path: Path) -> None:
-    from deploy.device.host import host_facts
+    from deploy.core.host import host_facts
     from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
     from tests.export.integer_graphs import residual_graph
 

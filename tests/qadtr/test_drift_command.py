@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
+from deploy.core.files import npz_bytes, sha256_of, write_json
+from deploy.core.outcomes import pack_bits, unpack_bits
+from deploy.core.records import read_records
 from deploy.device.bundle_reading import Bundle
 from deploy.device.command import main as validate
-from deploy.device.files import npz_bytes, sha256_of, write_json
-from deploy.device.outcomes import pack_bits, unpack_bits
-from deploy.device.records import read_records
 from deploy.device.suite import read_suite
 from eval.drift.chain import pasted
 from eval.drift.record import KIND

@@ -12,8 +12,8 @@ from pathlib import Path
 import onnx
 import pytest
 
-from deploy.device.files import sha256_of
-from deploy.device.records import read_records
+from deploy.core.files import sha256_of
+from deploy.core.records import read_records
 from export.origin import origin_of
 from export.reading import read_model
 from qadtr.__main__ import main

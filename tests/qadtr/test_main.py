@@ -6,7 +6,7 @@ import argparse
 
 import pytest
 
-from deploy.device.errors import InputError, NothingToEvaluate, UsageError
+from deploy.core.errors import InputError, NothingToEvaluate, UsageError
 from qadtr import __main__ as command
 from qadtr.commands import COMMANDS
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from deploy.device.errors import InputError, UsageError
-from deploy.device.records import read_records
+from deploy.core.errors import InputError, UsageError
+from deploy.core.records import read_records
 from eval.matrix import read_plan
 from eval.matrix.jobs import jobs_of
 from eval.matrix.running import Running

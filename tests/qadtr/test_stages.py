@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploy.device.records import read_records
+from deploy.core.records import read_records
 from export.certificate import Certificate
 from qadtr.__main__ import main
 
@@ -224,7 +224,7 @@ def test_patches_for_other_images(run: Path, capsys: pytest.CaptureFixture[str])
 def test_a_damaged_checkpoint(damage: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from safetensors.numpy import load_file, save_file
 
-    from deploy.device.files import sha256_of
+    from deploy.core.files import sha256_of
 
     weights, sidecar = run / "checkpoint.safetensors", run / "checkpoint.json"
     content = json.loads(sidecar.read_text())

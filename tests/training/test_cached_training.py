@@ -14,8 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
-from deploy.device.files import json_bytes
-from deploy.device.records import read_records
+from deploy.core.files import json_bytes
+from deploy.core.records import read_records
 from qadtr.__main__ import main
 from training.batches import Batches
 from training.config import load_config

@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from deploy.device.errors import InputError
-from deploy.device.files import sha256_of
+from deploy.core.errors import InputError
+from deploy.core.files import sha256_of
 from training.checkpoint import (
     load_network,
     persistent_tensors,

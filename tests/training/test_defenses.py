@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 import torch
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 from training.defenses import Batch, Defense, TrainingFacts, build_defense, check_defense
 from training.defenses.personal_pool import PersonalPool
 from training.defenses.schedule import SCHEDULES, scheduled_bit_width

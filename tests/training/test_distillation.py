@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 from tests.training.small_run import small_config
 from tests.training.test_frozen import snapshot, started
 from training.config import DistillationSettings, Teacher

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from deploy.device.errors import InputError
-from deploy.device.files import sha256_of
+from deploy.core.errors import InputError
+from deploy.core.files import sha256_of
 from tests.training.small_run import small_config
 from training.checkpoint import load_network, save_checkpoint
 from training.config import load_config

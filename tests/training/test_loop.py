@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 from tests.training.small_run import small_config
 from training.checkpoint import load_network, read_sidecar, read_tensors
 from training.data import ImageSet

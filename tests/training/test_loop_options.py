@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 from export.lowering import lower
 from export.parity import check_parity
 from export.qonnx_from_network import write_qonnx

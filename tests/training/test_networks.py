@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 from training.networks import NETWORKS, Network, NetworkSpec, build_network
 from training.networks.inverted_residual import InvertedResidual
 from training.networks.units import ResidualBlock, bias_on_grid

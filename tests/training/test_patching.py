@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from deploy.device import pasting
-from deploy.device.errors import InputError
+from deploy.core import pasting
+from deploy.core.errors import InputError
 from training.patching import (
     circle_mask,
     paste,

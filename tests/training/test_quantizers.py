@@ -8,7 +8,7 @@ import torch
 from brevitas.core.function_wrapper import Identity, RoundSte, TensorClamp, TensorClampSte
 from brevitas.core.quant import IntQuant
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 from training.gradients import FakeQuantize, NoiseBank, NoisyGradient
 from training.quantized_layers import quantized_convolution, weight_quantizer
 from training.quantizers import (

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 from training.checkpoint import read_tensors
 from training.config import load_config
 from training.data import load_images

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 from tests.training.test_defenses import BIT_WIDTHS, batch, facts
 from tests.training.test_frozen import snapshot, started
 from training.defenses import Batch, build_defense

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 from tests.training.test_defenses import batch, facts, small_network
 from tests.training.test_frozen import snapshot, started
 from training.agreement import (

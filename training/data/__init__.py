@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 from training.data.cifar10 import SIZE_PX, read_cifar10
 from training.data.digits import DEFAULT_PX, read_digits
 from training.data.folder import read_folder

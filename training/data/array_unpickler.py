@@ -18,7 +18,7 @@ import pickle
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 
 _ELEMENTS = ("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8")
 # What the class object `numpy.ndarray` becomes: text, so that no operation of a pickle does harm.

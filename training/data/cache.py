@@ -38,8 +38,8 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 
-from deploy.device.errors import InputError
-from deploy.device.files import json_bytes, read_json, sha256_of_bytes, write_json
+from deploy.core.errors import InputError
+from deploy.core.files import json_bytes, read_json, sha256_of_bytes, write_json
 from training.data.image_file import DECODING, read_image
 from training.data.image_set import ImageDigest, ImageSet
 from training.data.listing import Listing

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 from training.data.array_unpickler import arrays_from_pickle
 from training.data.folder import read_folder
 from training.data.holdout import held_out

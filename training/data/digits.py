@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 from training.data.holdout import held_out
 from training.data.image_set import ImageSet, image_set
 

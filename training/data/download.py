@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 
 _log = logging.getLogger(__name__)
 _BLOCK_BYTES = 1 << 20

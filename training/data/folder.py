@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 from training.data.cache import cached_images
 from training.data.image_file import read_image
 from training.data.image_set import ImageSet, image_set

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 
 
 def held_out(

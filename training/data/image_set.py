@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 
 Split = Literal["train", "holdout", "test"]
 SPLITS: tuple[str, ...] = get_args(Split)

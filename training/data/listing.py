@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.device.errors import InputError
-from deploy.device.host import usable_cores
+from deploy.core.errors import InputError
+from deploy.core.host import usable_cores
 from training.data.holdout import held_out
 from training.data.image_file import SUFFIXES, read_image
 

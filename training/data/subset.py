@@ -7,7 +7,7 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 
 
 def chosen_indices(available: int, count: int | None) -> NDArray[np.int64]:

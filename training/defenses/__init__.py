@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 from training.config import TrainingConfig
 from training.defenses.defense import Batch, Defense, TrainingFacts
 from training.defenses.dwq import Dwq, DwqSettings

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 from training.defenses.defense import Batch, Defense, TrainingFacts
 from training.defenses.inner_attack import PatchAttack, perturb
 from training.defenses.schedule import scheduled_bit_width

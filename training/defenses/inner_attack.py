@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 from training.frozen import image_losses, pixel_gradient
 from training.networks import Network
 from training.patching import paste, signed_step, square_mask

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 from training.defenses.defense import Batch, TrainingFacts
 from training.defenses.inner_attack import MOVES, PatchAttack
 from training.defenses.schedule import SCHEDULES

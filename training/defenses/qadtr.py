@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 from training.defenses.defense import Batch, TrainingFacts
 from training.defenses.partner import drawn_partner, gradient_agreement, patched_region
 from training.defenses.personal_pool import PersonalPool

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 from training.randomness import seed_for
 
 SCHEDULES = ("cycle", "uniform", "curriculum", "sandwich")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 from training.defenses.defense import Defense, TrainingFacts
 from training.defenses.schedule import SCHEDULES, scheduled_bit_width
 

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 from training.agreement import edge_agreement, grey, orientation_agreement
 from training.defenses.defense import Batch, TrainingFacts
 from training.defenses.inner_attack import PatchAttack

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 from training.networks.inverted_residual import InvertedResidual, StreamUnit
 from training.networks.network import Network
 from training.networks.units import ConvUnit, MaxPool, ResidualBlock

@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 import torch
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 from training.networks.imagenet_resnet import imagenet_resnet
 from training.networks.layers import assign_bit_widths
 from training.networks.mobilenet import mobilenet_v2

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from deploy.bundle import BundleContents, BundleModel, BundlePatch, Thresholds, write_bundle
+from deploy.core.patch_set import read_patch_set
 from deploy.device.command import main as validate
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
-from deploy.device.patch_set import read_patch_set
 from deploy.device.validation import profiled_kinds
 from deploy.validator_archive import validator_bytes
 from export.reference import IntegerReference

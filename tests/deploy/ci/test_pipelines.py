@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 import yaml
 
+from deploy.core.json_schema import load_schema
+from deploy.core.stored_zip import write_stored_zip
 from deploy.device.bundle_reading import checksums_text
 from deploy.device.command import main as validate
-from deploy.device.json_schema import load_schema
 from deploy.device.signature import sign as sign_bytes
-from deploy.device.stored_zip import write_stored_zip
 from tests.deploy.ci.pipelines import (
     ACTION,
     GITHUB_EXPRESSION,
@@ -70,7 +70,7 @@ def reports(folder: Path) -> dict[str, Any]:
     """The report, once all its forms fit their schemas."""
     place = folder / REPORTS
     report: dict[str, Any] = json.loads((place / "report.json").read_text())
-    jsonschema.validate(report, load_schema("validation-report-1"))
+    jsonschema.validate(report, load_schema("validation-report-1", "deploy.device"))
     jsonschema.validate(json.loads((place / "gate.sarif").read_text()), SARIF)
     check_junit((place / "junit.xml").read_bytes())
     title = {0: "PASS", 1: "FAIL", 2: "ERROR", 3: "UNDECIDED"}[report["exit_code"]]

@@ -17,11 +17,11 @@ from deploy.bundle import (
     Thresholds,
     bundle_files,
 )
+from deploy.core.files import json_bytes, sha256_of_bytes
+from deploy.core.patch_set import PatchSet
+from deploy.core.stored_zip import write_stored_zip
 from deploy.device.bundle_reading import checksums_text
-from deploy.device.files import json_bytes, sha256_of_bytes
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
-from deploy.device.patch_set import PatchSet
-from deploy.device.stored_zip import write_stored_zip
 from deploy.device.validation import profiled_kinds
 from export.reference import IntegerReference
 from tests.export.integer_graphs import balance, random_images, residual_graph

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from deploy.core.stored_zip import stored_zip_bytes
 from deploy.device.bundle_reading import checksums_text
-from deploy.device.stored_zip import stored_zip_bytes
 
 Files = dict[str, bytes]
 Mutation = Callable[[Files, np.random.Generator, Path], Path]

@@ -14,15 +14,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deploy.core.errors import InputError
+from deploy.core.json_schema import SchemaMismatch, check
+from deploy.core.stored_zip import read_members, stored_zip_bytes
 from deploy.device.bundle_reading import Bundle
 from deploy.device.console import Console
-from deploy.device.errors import InputError
-from deploy.device.json_schema import SchemaMismatch, check
 from deploy.device.manifest import parse_manifest
 from deploy.device.onnx_outputs import with_outputs
 from deploy.device.report import empty_report, junit_xml
 from deploy.device.signature import SignatureError, require_signature, sign
-from deploy.device.stored_zip import read_members, stored_zip_bytes
 from tests.deploy.device.test_hostile_bundles import keys
 
 NAMES = st.text("abcXYZ_.-/0", min_size=1, max_size=20)

@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deploy.device.attack_checks import LOWER_BOUND
+from deploy.core.attack_checks import LOWER_BOUND
+from deploy.core.errors import InputError, NothingToEvaluate
+from deploy.core.files import write_json
+from deploy.core.outcomes import outcomes_record
+from deploy.core.records import write_record
+from deploy.core.statistics import mcnemar_exact
+from deploy.core.stored_zip import write_stored_zip
 from deploy.device.command import main as validate
 from deploy.device.compare_command import main
 from deploy.device.comparison import Outcome, compare, read_outcomes
-from deploy.device.errors import InputError, NothingToEvaluate
-from deploy.device.files import write_json
-from deploy.device.outcomes import outcomes_record
-from deploy.device.records import write_record
-from deploy.device.statistics import mcnemar_exact
-from deploy.device.stored_zip import write_stored_zip
 from deploy.validator_archive import validator_bytes
 from qadtr.__main__ import main as qadtr
 from tests.deploy.device.conftest import rehashed

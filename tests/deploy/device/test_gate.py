@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import integrate
 
-from deploy.device.errors import InputError, NothingToEvaluate
+from deploy.core.errors import InputError, NothingToEvaluate
 from deploy.device.gate import (
     Outcome,
     drift_at_most,

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from deploy.core.files import write_atomic
+from deploy.core.patch_set import patch_set_bytes
+from deploy.core.stored_zip import write_stored_zip
 from deploy.device.command import main
-from deploy.device.files import write_atomic
-from deploy.device.patch_set import patch_set_bytes
-from deploy.device.stored_zip import write_stored_zip
 from deploy.validator_archive import validator_bytes
 from tests.deploy.device.conftest import patch_set, rehashed
 from tests.deploy.device.hostile import MUTATIONS, hostile_bundle

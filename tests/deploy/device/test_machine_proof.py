@@ -12,18 +12,18 @@ import numpy as np
 import pytest
 
 from deploy.bundle import BundleContents, BundleModel, bundle_files, write_bundle
+from deploy.core.errors import InputError
+from deploy.core.files import npz_bytes, sha256_of_bytes
+from deploy.core.host import host_facts
+from deploy.core.json_schema import load_schema
+from deploy.core.model_engine import run_all
+from deploy.core.stored_zip import write_stored_zip
 from deploy.device.bundle_reading import Bundle
 from deploy.device.command import main
-from deploy.device.errors import InputError
-from deploy.device.files import npz_bytes, sha256_of_bytes
 from deploy.device.golden import logits_bytes
-from deploy.device.host import host_facts
-from deploy.device.json_schema import load_schema
 from deploy.device.machine_proof import machine_entry, proof_line
 from deploy.device.manifest import ModelFacts
-from deploy.device.model_engine import run_all
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
-from deploy.device.stored_zip import write_stored_zip
 from deploy.machine_proof import DeviceReports
 from tests.deploy.device.conftest import rehashed
 
@@ -115,7 +115,7 @@ def test_a_bundle_names_the_machines_of_its_reports(
     contents = with_reports(board, quick, board)
     write_bundle(tmp_path / "model.qbundle", contents)
     with Bundle(tmp_path / "model.qbundle") as bundle:
-        jsonschema.validate(bundle.manifest.raw, load_schema("bundle-manifest-1"))
+        jsonschema.validate(bundle.manifest.raw, load_schema("bundle-manifest-1", "deploy.device"))
         model = bundle.manifest.models[ENGINE]
     assert set(model.logits_identical_on) == {"aarch64", "x86_64", host_facts().machine}
     assert model.machine_proof is not None

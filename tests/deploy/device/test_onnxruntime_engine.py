@@ -14,11 +14,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from deploy.core.errors import EngineUnavailable, InputError, NothingToEvaluate, UsageError
+from deploy.core.files import sha256_of
+from deploy.core.host import Host
+from deploy.core.onnx_operators import asks_for_integers, operators_of
 from deploy.device import onnxruntime_engine
-from deploy.device.errors import EngineUnavailable, InputError, NothingToEvaluate, UsageError
-from deploy.device.files import sha256_of
-from deploy.device.host import Host
-from deploy.device.onnx_operators import asks_for_integers, operators_of
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
 
 SaveFloat = Callable[..., Path]

@@ -12,13 +12,13 @@ from xml.etree import ElementTree
 import pytest
 import xmlschema
 
-from deploy.device.attack_checks import LOWER_BOUND
+from deploy.core.attack_checks import LOWER_BOUND
+from deploy.core.json_schema import load_schema
+from deploy.core.stored_zip import write_stored_zip
 from deploy.device.command import main
-from deploy.device.json_schema import load_schema
 from deploy.device.report import conclude, empty_report, junit_xml, step
 from deploy.device.report_markdown import markdown_text
 from deploy.device.report_sarif import sarif_log
-from deploy.device.stored_zip import write_stored_zip
 from tests.deploy.device.conftest import rehashed
 
 jsonschema: Any = pytest.importorskip("jsonschema")
@@ -39,7 +39,7 @@ def validated(bundle: Path, *words: str) -> tuple[int, dict[str, Any], dict[str,
     sarif = json.loads(Path("gate.sarif").read_text())
     jsonschema.validate(sarif, SARIF, format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER)
     report = json.loads(Path("report.json").read_text())
-    jsonschema.validate(report, load_schema("validation-report-1"))
+    jsonschema.validate(report, load_schema("validation-report-1", "deploy.device"))
     check_junit(Path("junit.xml").read_bytes())
     return code, report, sarif, Path("summary.md").read_text()
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from deploy.core.json_schema import check, load_schema
+from deploy.core.patch_set import read_patch_set
 from deploy.device.bundle_reading import Bundle
 from deploy.device.command import main
-from deploy.device.json_schema import check, load_schema
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
-from deploy.device.patch_set import read_patch_set
 from deploy.device.suite import read_suite
 
 SMALL = ["--search", "--queries", "60", "--search-size", "5", "--search-images", "40"]
@@ -21,7 +21,7 @@ SMALL = ["--search", "--queries", "60", "--search-size", "5", "--search-images",
 
 def report() -> dict[str, Any]:
     found = json.loads(Path("report.json").read_text())
-    check(found, load_schema("validation-report-1"))
+    check(found, load_schema("validation-report-1", "deploy.device"))
     return dict(found)
 
 

@@ -19,14 +19,14 @@ import numpy as np
 import pytest
 
 from deploy.bundle import BundleContents, bundle_files, write_bundle
+from deploy.core.errors import InputError
+from deploy.core.files import npz_bytes
+from deploy.core.json_schema import SchemaMismatch, check, load_schema
+from deploy.core.stored_zip import stored_zip_bytes, write_stored_zip
 from deploy.device import command
 from deploy.device.bundle_reading import Bundle
 from deploy.device.command import main
-from deploy.device.errors import InputError
-from deploy.device.files import npz_bytes
-from deploy.device.json_schema import SchemaMismatch, check, load_schema
 from deploy.device.profile_check import kinds_that_ran
-from deploy.device.stored_zip import stored_zip_bytes, write_stored_zip
 from deploy.validator_archive import validator_bytes
 from tests.deploy.device.conftest import rehashed
 
@@ -35,9 +35,9 @@ SUITE = "images/images.npz"
 
 def report() -> dict[str, Any]:
     found = json.loads(Path("report.json").read_text())
-    check(found, load_schema("validation-report-1"))
+    check(found, load_schema("validation-report-1", "deploy.device"))
     jsonschema = pytest.importorskip("jsonschema")
-    jsonschema.validate(found, load_schema("validation-report-1"))
+    jsonschema.validate(found, load_schema("validation-report-1", "deploy.device"))
     return dict(found)
 
 
@@ -296,7 +296,7 @@ def test_writing_reads_back(contents: BundleContents, tmp_path: Path) -> None:
 
 def test_the_manifest_fits_its_schema_by_another_reader(files: dict[str, bytes]) -> None:
     jsonschema = pytest.importorskip("jsonschema")
-    schema = load_schema("bundle-manifest-1")
+    schema = load_schema("bundle-manifest-1", "deploy.device")
     manifest = json.loads(files["manifest.json"])
     jsonschema.Draft202012Validator.check_schema(schema)
     jsonschema.validate(manifest, schema)
@@ -395,7 +395,7 @@ WRITES = """
 import sys
 sys.path.insert(0, "validate.pyz")
 from pathlib import Path
-from qadtr_device.report import conclude, empty_report, write_report
+from qadtr_device.device.report import conclude, empty_report, write_report
 number = 0
 while True:
     report = empty_report("x" * 100_000)
@@ -410,7 +410,7 @@ def test_killed_at_any_moment_a_report_is_the_old_or_the_whole_new_one(
 ) -> None:
     folder, environment = elsewhere
     delays = random.Random(8)
-    schema = load_schema("validation-report-1")
+    schema = load_schema("validation-report-1", "deploy.device")
     for _ in range(12):
         process = subprocess.Popen([sys.executable, "-c", WRITES], cwd=folder, env=environment)
         deadline = time.monotonic() + 60
@@ -450,4 +450,4 @@ def test_a_validation_killed_on_its_way_leaves_the_old_report(
         process.wait()
         found = json.loads((folder / "report.json").read_text())
         if found != "old":
-            check(found, load_schema("validation-report-1"))
+            check(found, load_schema("validation-report-1", "deploy.device"))

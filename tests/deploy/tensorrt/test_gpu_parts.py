@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deploy.device.errors import EngineUnavailable, InputError, NothingToEvaluate, UsageError
-from deploy.device.images import int8_codes
+from deploy.core.errors import EngineUnavailable, InputError, NothingToEvaluate, UsageError
+from deploy.core.images import int8_codes
 from deploy.tensorrt import cuda
 from deploy.tensorrt import engine as engine_module
 from deploy.tensorrt.batches import BatchRunner, Enqueue

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 from deploy.tensorrt.layers import (
     EngineLayer,
     layers_from_json,

@@ -7,8 +7,8 @@ from pathlib import Path
 import onnx
 import pytest
 
-from deploy.device.errors import InputError
-from deploy.device.files import sha256_of_bytes
+from deploy.core.errors import InputError
+from deploy.core.files import sha256_of_bytes
 from deploy.tensorrt.onnx_file import check_symmetric_int8
 from tests.deploy.tensorrt.qdq_files import BROKEN, Change, changed, exported
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from deploy.device.errors import EngineUnavailable, UsageError
+from deploy.core.errors import EngineUnavailable, UsageError
 from deploy.tensorrt.__main__ import main
 from deploy.tensorrt.bindings import FLAVOURS, TENSORRT, TENSORRT_RTX, Flavour, Log, load
 from deploy.tensorrt.options import BuildOptions

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from deploy.device.errors import EngineUnavailable, InputError, UsageError
-from deploy.device.files import sha256_of
+from deploy.core.errors import EngineUnavailable, InputError, UsageError
+from deploy.core.files import sha256_of
 from deploy.tensorrt.__main__ import main
 from deploy.tensorrt.bindings import TENSORRT_RTX, load
 from deploy.tensorrt.builder import build_engine

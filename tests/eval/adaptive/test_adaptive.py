@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from deploy.device.errors import InputError
-from deploy.device.pasting import paste
+from deploy.core.errors import InputError
+from deploy.core.pasting import paste
 from eval.adaptive.ascent import AscentSettings, ascend, likeliest_wrong
 from eval.adaptive.expectation import fresh_success, raise_draws
 from eval.adaptive.search import Attacked, Searched, search

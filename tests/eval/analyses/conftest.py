@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from deploy.device.patch_set import PatchSet
+from deploy.core.patch_set import PatchSet
 from eval.analyses.sample import Sample, draw_sample
 from training.data.image_set import image_set
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from deploy.device.errors import InputError, NothingToEvaluate
+from deploy.core.errors import InputError, NothingToEvaluate
 from eval.analyses.means import mean_of, mean_where, means_of
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from deploy.device.errors import InputError, NothingToEvaluate
+from deploy.core.errors import InputError, NothingToEvaluate
 from eval.analyses import occlusion, patch_locations
 from eval.analyses.sample import Sample
 from eval.analyses.settings import AnalysisSettings, grid

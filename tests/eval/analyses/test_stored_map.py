@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 from eval.analyses.stored_map import LARGEST_PX, map_codes, store_map
 
 

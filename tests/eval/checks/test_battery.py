@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 from eval.checks.battery import run_battery
 from eval.checks.catalogue import CATALOGUE
 from eval.checks.settings import BatterySettings

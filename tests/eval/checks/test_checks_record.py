@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 from eval.checks.catalogue import CATALOGUE
 from eval.checks.record import attack_checks_from_records, verdict
 from eval.evaluation_record import ModelFacts

@@ -13,12 +13,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from deploy.device.errors import InputError, NothingToEvaluate
-from deploy.device.files import npz_bytes
+from deploy.core.errors import InputError, NothingToEvaluate
+from deploy.core.files import npz_bytes
+from deploy.core.patch_set import PatchSet
+from deploy.core.statistics import mcnemar_exact, paired_difference
 from deploy.device.manifest import PatchFacts
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
-from deploy.device.patch_set import PatchSet
-from deploy.device.statistics import mcnemar_exact, paired_difference
 from deploy.device.suite import Suite, SuitePatch
 from eval.drift.attribution import StageOutcome, outcome_of, stage_facts, steps_between
 from eval.drift.chain import DeviceInputs, Stage, pasted, read_float_patches, run_chain

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 from eval.pixel.library import AtBitWidth, art_classifier, load_library, perturbed
 from eval.pixel.settings import PIXEL_ATTACKS, PixelSettings
 from eval.predictions import SwitchableNetwork, predict

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deploy.device.errors import InputError, NothingToEvaluate
+from deploy.core.errors import InputError, NothingToEvaluate
 from eval.analyses.stored_map import store_map
 from eval.checks.record import attack_checks_from_records
 from eval.report.analyses import analyses_section

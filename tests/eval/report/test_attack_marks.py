@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks.defense_rows import markdown
-from deploy.device.attack_checks import LOWER_BOUND, MARK
+from deploy.core.attack_checks import LOWER_BOUND, MARK
 from eval.checks.record import attack_checks_from_records
 from eval.evaluation_record import check_evaluation, share
 from eval.matrix import matrix_text

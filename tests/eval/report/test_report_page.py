@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deploy.device.errors import InputError, NothingToEvaluate
-from deploy.device.patch_set import PatchSet, write_patch_set
-from deploy.device.records import read_records, write_record
+from deploy.core.errors import InputError, NothingToEvaluate
+from deploy.core.patch_set import PatchSet, write_patch_set
+from deploy.core.records import read_records, write_record
 from eval.report import Picture, render_report, text_table, write_examples, write_report
 from eval.report.pictures import png_bytes
 from training.data.image_set import image_set

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from deploy.device.errors import InputError, NothingToEvaluate
+from deploy.core.errors import InputError, NothingToEvaluate
 from eval.report.rows import ResultTable, tables_from_records
 
 Record = dict[str, Any]

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from deploy.device.errors import InputError
-from deploy.device.success import attack_success
+from deploy.core.errors import InputError
+from deploy.core.success import attack_success
 from eval.attacks import Lavan, LavanSettings
 from eval.predictions import SwitchableNetwork, predict
 from eval.supplied.placing import PlacingSettings, placed_patch_sets

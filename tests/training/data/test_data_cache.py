@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 from training.data import ImageSet, cache, listing, load_images
 from training.data.image_file import read_image
 

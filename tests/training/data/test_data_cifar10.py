@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 from training.data import ImageSet, load_images
 from training.data.cifar10 import CLASSES
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 from training.data import load_images
 from training.data.digits import _bilinear_weights
 

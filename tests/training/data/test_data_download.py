@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 from training.data.download import CIFAR10, Archive, download
 
 CONTENT = bytes(range(256)) * 9000  # more than two blocks

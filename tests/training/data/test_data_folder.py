@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 from training.data import load_images
 
 RNG = np.random.default_rng(0)

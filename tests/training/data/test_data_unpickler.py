@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploy.device.errors import InputError
+from deploy.core.errors import InputError
 from training.data.array_unpickler import arrays_from_pickle
 
 

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from deploy.device.errors import InputError, NothingToEvaluate
-from deploy.device.statistics import wilson
-from deploy.device.success import (
+from deploy.core.errors import InputError, NothingToEvaluate
+from deploy.core.statistics import wilson
+from deploy.core.success import (
     attack_success,
     attack_success_over_all_images,
     clean_accuracy,

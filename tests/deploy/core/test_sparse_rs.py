@@ -7,15 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploy.device.errors import InputError, UsageError
+from deploy.core.errors import InputError, UsageError
+from deploy.core.pasting import paste
+from deploy.core.sparse_rs import SparseRsSettings, area_share, search_per_image, search_universal
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
-from deploy.device.pasting import paste
-from deploy.device.sparse_rs import (
-    SparseRsSettings,
-    area_share,
-    search_per_image,
-    search_universal,
-)
 
 SIZE = 16
 

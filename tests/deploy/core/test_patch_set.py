@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deploy.device.errors import InputError
-from deploy.device.pasting import paste
-from deploy.device.patch_set import PatchSet, random_floor, read_patch_set, write_patch_set
+from deploy.core.errors import InputError
+from deploy.core.pasting import paste
+from deploy.core.patch_set import PatchSet, random_floor, read_patch_set, write_patch_set
 
 
 def _patch_set(kind: str, count: int = 23, **changes: Any) -> PatchSet:

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deploy.device.errors import InputError
-from deploy.device.files import (
+from deploy.core.errors import InputError
+from deploy.core.files import (
     npz_bytes,
     read_json,
     read_npz,
@@ -72,7 +72,7 @@ def test_a_killed_writer_leaves_one_whole_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     size = 1 << 20
     code = (
-        "import sys; from pathlib import Path; from deploy.device.files import write_atomic\n"
+        "import sys; from pathlib import Path; from deploy.core.files import write_atomic\n"
         "i = 0\n"
         f"while True: i += 1; write_atomic(Path(sys.argv[1]), bytes([i % 256]) * {size})"
     )

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deploy.device.errors import InputError
-from deploy.device.records import provenance, read_records, write_record
+from deploy.core.errors import InputError
+from deploy.core.records import provenance, read_records, write_record
 
 ORIGIN: dict[str, Any] = {"date": "2026-01-01T00:00:00+00:00", "commit": "abc", "dirty": False}
 

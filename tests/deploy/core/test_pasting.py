@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deploy.device.errors import InputError, NothingToEvaluate
-from deploy.device.images import check_images
-from deploy.device.pasting import paste
+from deploy.core.errors import InputError, NothingToEvaluate
+from deploy.core.images import check_images
+from deploy.core.pasting import paste
 
 CIRCLE = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], dtype=bool)
 

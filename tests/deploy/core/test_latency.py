@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deploy.device.errors import InputError, NothingToEvaluate, UsageError
-from deploy.device.latency import measure_latency
+from deploy.core.errors import InputError, NothingToEvaluate, UsageError
+from deploy.core.latency import measure_latency
 from deploy.engine import open_engine
 
 

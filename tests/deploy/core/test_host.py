@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from deploy.device.host import host_facts, host_from_cpuinfo
+from deploy.core.host import host_facts, host_from_cpuinfo
 
 CORE_X86 = "processor\t: 0\nmodel\t\t: 143\nmodel name\t: Xeon Gold\nflags\t\t: fpu {}\n\n"
 CORE_ARM = "processor\t: 0\nFeatures\t: fp asimd {}\nCPU part\t: 0xd0b\n\n"

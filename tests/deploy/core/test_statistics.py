@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from deploy.device.errors import InputError, NothingToEvaluate
-from deploy.device.statistics import clopper_pearson, mcnemar_exact, paired_difference, wilson
+from deploy.core.errors import InputError, NothingToEvaluate
+from deploy.core.statistics import clopper_pearson, mcnemar_exact, paired_difference, wilson
 
 COUNTS = [(0, 1), (1, 1), (0, 17), (17, 17), (3, 17), (50, 100), (2_500, 5_000), (4_999, 5_000)]
 COUNTS += [(1, 50_000), (25_000, 50_000), (49_999, 50_000)]

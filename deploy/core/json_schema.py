@@ -43,15 +43,19 @@ class SchemaMismatch(ValueError):
     """A value is not what the schema asks for; the text names the place and both sides."""
 
 
-def load_schema(name: str) -> dict[str, Any]:
-    """Return the schema ``schemas/NAME.json`` of this package, in a zipapp too.
+def load_schema(name: str, package: str) -> dict[str, Any]:
+    """Return the schema ``schemas/NAME.json`` of a package, in a zipapp too.
+
+    Args:
+        name: such as "bundle-manifest-1".
+        package: its dotted name; a module gives its own ``__package__``.
 
     Raises:
-        FileNotFoundError: there is no such schema beside this module.
+        FileNotFoundError: the package has no such schema.
     """
-    data = pkgutil.get_data(__package__ or __name__, f"schemas/{name}.json")
+    data = pkgutil.get_data(package, f"schemas/{name}.json")
     if data is None:
-        raise FileNotFoundError(f"the schema {name} is not installed beside this module")
+        raise FileNotFoundError(f"the schema {name} is not installed with {package}")
     schema: dict[str, Any] = json.loads(data)
     return schema
 
