@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 from deploy.core.errors import InputError, QadtrError
 from deploy.core.files import write_json
 from deploy.core.records import provenance
+from deploy.core.share import share
 from deploy.core.statistics import paired_difference
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
-from eval.evaluation_record import share
 from export.lowering import lower, lower_float
 from export.qonnx_from_network import write_qonnx
 from training.data import ImageSet

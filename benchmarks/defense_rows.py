@@ -14,16 +14,16 @@ from deploy.core.errors import InputError, NothingToEvaluate
 from deploy.core.patch_set import read_patch_set
 from deploy.core.records import read_records
 from deploy.core.statistics import paired_difference
-from eval.checks.record import KIND as CHECKS_KIND
-from eval.checks.record import attack_checks_from_records
-from eval.evaluation_record import (
+from eval.measure.checks.checks_record import KIND as CHECKS_KIND
+from eval.measure.checks.checks_record import attack_checks_from_records
+from eval.measure.evaluation_record import (
     EvaluationRecord,
     Outcomes,
     image_indices,
     read_evaluations,
     unpack_bits,
 )
-from eval.measures import patch_set_digest
+from eval.measure.patch_measures import patch_set_digest
 from training.run_folder import RunFolder
 
 TABLE = "defense-table.json"

@@ -3,10 +3,10 @@
     python -m benchmarks.evaluation [--images 5000] [--patches 5] [--rounds 7] [--json FILE]
 
 In each round one engine classifies the same number of images twice: bare, from prepared batches,
-and inside ``eval.evaluation.evaluate_model`` without the drift (clean, patched and noise-patched
-images of every patch set; pasting, counting, hashing and the records included). ResNet-20, 4-bit
-codes, one thread; half of the patch sets are universal, half per image. Times are the process's CPU
-seconds, which other work on the machine does not stretch as it does the clock's.
+and inside ``eval.measure.evaluation.evaluate_model`` without the drift (clean, patched and
+noise-patched images of every patch set; pasting, counting, hashing and the records included).
+ResNet-20, 4-bit codes, one thread; half of the patch sets are universal, half per image. Times are
+the process's CPU seconds, which other work on the machine does not stretch as it does the clock's.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from benchmarks.ratios import ratio
 from deploy.core.files import sha256_of, write_json
 from deploy.core.records import provenance
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
-from eval.evaluation import evaluate_model
-from eval.evaluation_record import ModelFacts
+from eval.measure.evaluation import evaluate_model
+from eval.measure.evaluation_record import ModelFacts
 from training.data import ImageSet
 from training.data.image_set import image_set
 

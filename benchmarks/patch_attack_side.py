@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from benchmarks.patch_attacks import BATCH, SIZE, STEPS_A_ROUND
 from deploy.core.files import write_json, write_npz
 from deploy.core.pasting import paste
+from deploy.core.share import share
 from deploy.core.success import AttackSuccess, attack_success
 from eval.attacks import Gap, GapSettings
 from eval.attacks.placement import positions_for
-from eval.evaluation_record import share
-from eval.predictions import predict
+from eval.attacks.predictions import predict
 from training.allocator import keep_freed_memory
 from training.data import ImageSet
 from training.data.subset import chosen_indices

@@ -33,13 +33,13 @@ from benchmarks.undefended import undefended_rows
 from deploy.core.errors import InputError
 from deploy.core.files import read_json, write_atomic
 from deploy.core.records import read_records
-from eval.adaptive.record import KIND as ADAPTIVE_KIND
-from eval.checks.record import KIND as CHECKS_KIND
+from eval.measure.adaptive.adaptive_record import KIND as ADAPTIVE_KIND
+from eval.measure.checks.checks_record import KIND as CHECKS_KIND
+from eval.measure.proofs import CERTIFICATE_KIND, PARITY_KIND
 from eval.report.adaptive import adaptive_table
 from eval.report.analysis_table import HEADER as ANALYSES
 from eval.report.analysis_table import analysed, analysis_rows
 from eval.report.attack_checks import all_checks_table
-from eval.report.checks import CERTIFICATE_KIND, PARITY_KIND
 from eval.report.table import text_table
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -10,9 +10,9 @@ import pytest
 from benchmarks.results_page import PAGE, RESULTS, results_page
 from deploy.core.errors import InputError
 from deploy.core.records import read_records
-from eval.checks.catalogue import CATALOGUE
-from eval.checks.record import KIND as CHECKS_KIND
-from eval.checks.record import check_record, tripped
+from eval.measure.checks.catalogue import CATALOGUE
+from eval.measure.checks.checks_record import KIND as CHECKS_KIND
+from eval.measure.checks.checks_record import check_record, tripped
 from eval.report import write_report
 from training.run_folder import RunFolder
 

@@ -23,9 +23,9 @@ from deploy.core.patch_set import PatchSet
 from eval.attacks.found import Found
 from eval.attacks.judging import Judge, generator_for, success_in_words
 from eval.attacks.placement import positions_for
+from eval.attacks.predictions import SwitchableNetwork, device_of, evaluation_mode, logits
 from eval.attacks.problem import Crafted, Problem
 from eval.attacks.settings import AttackSettings
-from eval.predictions import SwitchableNetwork, device_of, evaluation_mode, logits
 from training.patching import circle_mask, square_mask
 from training.progress import Progress
 

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from deploy.core.errors import NothingToEvaluate
 from deploy.core.pasting import paste
+from deploy.core.share import share
 from deploy.core.success import attack_success
 from eval.attacks.losses import attack_loss
 from eval.attacks.placement import positions_for
+from eval.attacks.predictions import SwitchableNetwork, logits, predict
 from eval.attacks.settings import AttackSettings
-from eval.evaluation_record import share
-from eval.predictions import SwitchableNetwork, logits, predict
 
 _JUDGED_IMAGES = 5000
 """A universal patch is judged on at most this many images: the standard error of its success rate

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from eval.attacks.found import Found
 from eval.attacks.placement import positions_for
+from eval.attacks.predictions import SwitchableNetwork
 from eval.attacks.settings import AttackSettings
-from eval.predictions import SwitchableNetwork
 
 
 @dataclass(frozen=True, kw_only=True)

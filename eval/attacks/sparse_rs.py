@@ -14,10 +14,10 @@ from deploy.core.sparse_rs import SparseRsSettings as SearchSettings
 from deploy.core.sparse_rs import search_per_image, search_universal
 from eval.attacks.base import PatchAttack
 from eval.attacks.placement import Placement
+from eval.attacks.predictions import logits, predict
 from eval.attacks.problem import Crafted, Problem
 from eval.attacks.querying import ANSWERS, Answers
 from eval.attacks.settings import AttackSettings
-from eval.predictions import logits, predict
 
 
 @dataclass(frozen=True, kw_only=True)

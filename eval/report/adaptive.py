@@ -7,12 +7,8 @@ from typing import Any
 
 from deploy.core.attack_checks import LOWER_BOUND
 from deploy.core.errors import NothingToEvaluate
-from eval.adaptive.record import AdaptiveRecord, adaptive_from_records
-from eval.checks.record import (
-    AttackChecks,
-    attack_checks_from_records,
-    verdict,
-)
+from eval.measure.adaptive.adaptive_record import AdaptiveRecord, adaptive_from_records
+from eval.measure.checks.checks_record import AttackChecks, attack_checks_from_records, verdict
 from eval.report.html import Html, join, tag
 from eval.report.numbers import MISSING, interval, percent
 from eval.report.rows import bits_label, model_name

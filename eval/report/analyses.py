@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from eval.analyses import (
+from eval.measure.analyses import (
     feature_maps,
     gradient_alignment,
     gradient_maps,
@@ -14,8 +14,8 @@ from eval.analyses import (
     patch_locations,
     patch_visibility,
 )
-from eval.analyses.record import analyses_from_records
-from eval.checks.record import AttackChecks, attack_checks_from_records
+from eval.measure.analyses.analysis_record import analyses_from_records
+from eval.measure.checks.checks_record import AttackChecks, attack_checks_from_records
 from eval.report.gradient_views import gradient_views
 from eval.report.html import Html, join, tag
 from eval.report.layer_views import feature_views, gradient_map_views, visibility_views

@@ -7,12 +7,12 @@ from typing import Any
 
 from deploy.core.attack_checks import LOWER_BOUND, MARK
 from deploy.core.errors import NothingToEvaluate
-from eval.analyses import feature_maps as features
-from eval.analyses import gradient_alignment as alignment
-from eval.analyses import occlusion, patch_locations, patch_visibility
-from eval.analyses.means import Mean
-from eval.analyses.record import analyses_from_records
-from eval.checks.record import attack_checks_from_records
+from eval.measure.analyses import feature_maps as features
+from eval.measure.analyses import gradient_alignment as alignment
+from eval.measure.analyses import occlusion, patch_locations, patch_visibility
+from eval.measure.analyses.analysis_record import analyses_from_records
+from eval.measure.analyses.means import Mean
+from eval.measure.checks.checks_record import attack_checks_from_records
 from eval.report.numbers import MISSING, interval, percent
 from eval.report.rows import PLAIN, bits_label, model_name
 

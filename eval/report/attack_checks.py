@@ -7,8 +7,8 @@ from typing import Any
 
 from deploy.core.attack_checks import LOWER_BOUND, MARK
 from deploy.core.errors import NothingToEvaluate
-from eval.checks.catalogue import CATALOGUE
-from eval.checks.record import (
+from eval.measure.checks.catalogue import CATALOGUE
+from eval.measure.checks.checks_record import (
     AttackChecks,
     CheckResult,
     ChecksRecord,

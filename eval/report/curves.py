@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from deploy.core.attack_checks import LOWER_BOUND
-from eval.evaluation_record import Share
+from deploy.core.share import Share
 from eval.report.html import Html, tag
 from eval.report.line_chart import Axis, Point, Series, baseline, drawn_series, line_chart
 from eval.report.rows import FLOAT_BITS, Cell, PatchColumn, ResultTable, Row, bits_label

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eval.analyses.means import Mean
+from eval.measure.analyses.means import Mean
 from eval.report.analysis_table import mean_words
 from eval.report.html import Html, join, tag
 from eval.report.numbers import MISSING

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from eval.analyses.means import Mean
+from eval.measure.analyses.means import Mean
 from eval.report.html import Html, join, tag
 from eval.report.numbers import interval, percent
 

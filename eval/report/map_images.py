@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from eval.analyses.stored_map import map_codes
+from eval.measure.analyses.stored_map import map_codes
 from eval.report.html import Html, tag
 from eval.report.pictures import image_tag
 from eval.report.scrolled_table import scrolled_table

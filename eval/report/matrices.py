@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from eval.checks.record import AttackChecks
-from eval.evaluation_record import EvaluationRecord, Share, asr_over_common_set
+from deploy.core.share import Share
+from eval.measure.checks.checks_record import AttackChecks
+from eval.measure.evaluation_record import EvaluationRecord, asr_over_common_set
 from eval.report.rows import PLAIN, bits_label, model_name
 
 

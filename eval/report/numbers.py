@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypedDict
 
-from eval.evaluation_record import LatencyFacts
+from eval.measure.evaluation_record import LatencyFacts
 
 MISSING = "–"
 """What stands where a value was not measured; never 0."""

@@ -9,13 +9,13 @@ from typing import Any
 from deploy.core.errors import InputError
 from deploy.core.files import write_atomic
 from deploy.core.records import read_records
-from eval.adaptive.record import adaptive_from_records
-from eval.checks.record import attack_checks_from_records
-from eval.evaluation_record import KIND, check_evaluation
+from eval.measure.adaptive.adaptive_record import adaptive_from_records
+from eval.measure.checks.checks_record import attack_checks_from_records
+from eval.measure.evaluation_record import KIND, check_evaluation
+from eval.measure.proofs import proofs_from_records
 from eval.report.adaptive import adaptive_section
 from eval.report.analyses import analyses_section
 from eval.report.attack_checks import checks_section
-from eval.report.checks import checks_from_records
 from eval.report.curves import curves
 from eval.report.document import document
 from eval.report.examples import read_examples
@@ -25,6 +25,7 @@ from eval.report.html import Html, join, tag
 from eval.report.matrices import matrices_of
 from eval.report.pictures import Picture, patch_pictures
 from eval.report.pixel_curves import pixel_curves
+from eval.report.proofs import proof_section
 from eval.report.provenance import provenance_section
 from eval.report.results import reading_aid, result_section
 from eval.report.rows import ResultTable, tables_from_records
@@ -84,7 +85,7 @@ def render_report(
     Args:
         records: as `deploy.core.records.read_records` gives them, oldest first. Read are the
             kinds evaluation, adaptive, attack-checks, certificate, parity, pixel-attack, examples
-            and those of `eval.analyses`; others are passed over.
+            and those of `eval.measure.analyses`; others are passed over.
         title: heading.
         pictures: further figures for the gallery (patches).
 
@@ -98,12 +99,12 @@ def render_report(
         for record in records
         if record["kind"] == KIND
     ]
-    checks = checks_from_records(records)
+    proofs = proofs_from_records(records)
     attack_checks = attack_checks_from_records(records)
     pictured = gallery(tuple(pictures), read_examples(records))
     sections = [
-        ("summary", "Summary", summary(tables, checks, adaptive_from_records(records))),
-        ("results", "Results", join([result_section(t, checks) for t in tables], reading_aid())),
+        ("summary", "Summary", summary(tables, proofs, adaptive_from_records(records))),
+        ("results", "Results", join([result_section(t, proofs) for t in tables], reading_aid())),
         ("curves", "Attack success over bit-width and size", join(_curves(tables))),
         ("adaptive", "An attacker who knows the network", adaptive_section(records)),
         (
@@ -115,7 +116,7 @@ def render_report(
         ("pixel", "Accuracy under pixel attacks", pixel_curves(records)),
         ("analyses", "Analyses", analyses_section(records)),
         ("gallery", "Patches and patched images", pictured),
-        ("engine", "What the engine ran", checks.section(e["model"] for e in evaluations)),
+        ("engine", "What the engine ran", proof_section(proofs, (e["model"] for e in evaluations))),
         ("provenance", "Where the numbers come from", provenance_section(records, tables)),
     ]
     shown = [(key, name, body) for key, name, body in sections if body]

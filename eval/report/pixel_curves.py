@@ -7,8 +7,8 @@ from typing import Any
 
 from deploy.core.attack_checks import MARK
 from deploy.core.errors import InputError
-from eval.checks.record import AttackChecks, attack_checks_from_records
-from eval.pixel.run import KIND, PixelRecord
+from eval.measure.checks.checks_record import AttackChecks, attack_checks_from_records
+from eval.measure.pixel_record import KIND, PixelRecord
 from eval.report.html import Html, tag
 from eval.report.line_chart import Axis, Point, baseline, drawn_series, line_chart
 from eval.report.rows import bits_label, bits_words, model_name

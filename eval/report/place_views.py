@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from deploy.core.attack_checks import LOWER_BOUND
-from eval.analyses.means import Mean
-from eval.evaluation_record import share
+from deploy.core.share import share
+from eval.measure.analyses.means import Mean
 from eval.report.analysis_table import mean_words, share_words
 from eval.report.html import Html, tag
 from eval.report.numbers import interval, percent

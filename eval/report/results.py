@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from deploy.core.attack_checks import MARK
-from eval.report.checks import Checks
+from eval.measure.proofs import Proofs
 from eval.report.html import Html, join, tag
 from eval.report.numbers import MISSING, interval, latency, percent, points, size, size_ratio
+from eval.report.proofs import proof_lines
 from eval.report.rows import Cell, ResultTable, Row
 from eval.report.scrolled_table import scrolled_table
 from eval.report.summary import above_floor
@@ -40,7 +41,7 @@ _TERMS = {
 }
 
 
-def result_section(table: ResultTable, checks: Checks) -> Html:
+def result_section(table: ResultTable, proofs: Proofs) -> Html:
     """One table of results, in a region that scrolls by keyboard where it is too wide."""
     engines = list(dict.fromkeys(_engine(row) for row in table.rows))
     ways = list(dict.fromkeys(_timed(row) for row in table.rows if row.latency is not None))
@@ -75,7 +76,7 @@ def result_section(table: ResultTable, checks: Checks) -> Html:
             [_cell(row.cells.get(column.key)) for column in table.columns],
             _file(row),
             _latency(row, say_how=len(ways) > 1),
-            tag("td", checks.lines(row.model)),
+            tag("td", proof_lines(proofs, row.model)),
         ]
         classes = ["first"] if row.label != previous else []
         classes += ["aside"] if row.comparability == "not comparable" else []

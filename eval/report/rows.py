@@ -14,14 +14,14 @@ from fractions import Fraction
 from typing import Any, Literal
 
 from deploy.core.errors import NothingToEvaluate
-from eval.checks.record import AttackChecks, attack_checks_from_records
-from eval.evaluation_record import (
+from deploy.core.share import Share
+from eval.measure.checks.checks_record import AttackChecks, attack_checks_from_records
+from eval.measure.evaluation_record import (
     KIND,
     EvaluationRecord,
     LatencyFacts,
     ModelFacts,
     PatchFacts,
-    Share,
     check_evaluation,
 )
 
@@ -66,7 +66,7 @@ class PatchColumn:
 @dataclass(frozen=True, kw_only=True)
 class Cell:
     """What one patch did to one model; ``mark`` stands beside every rate: a check of the attacks on
-    this model tripped (``eval.checks.record.MARK``), or nothing."""
+    this model tripped (``eval.measure.checks.checks_record.MARK``), or nothing."""
 
     asr: Share
     floor: Share

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from deploy.core.attack_checks import LOWER_BOUND
-from eval.adaptive.record import AdaptiveRecord
-from eval.evaluation_record import Share
-from eval.report.checks import Checks
+from deploy.core.share import Share
+from eval.measure.adaptive.adaptive_record import AdaptiveRecord
+from eval.measure.proofs import Proofs
 from eval.report.html import Html, join, tag
 from eval.report.numbers import interval, percent, points, size_ratio
 from eval.report.rows import PLAIN, Cell, PatchColumn, ResultTable, Row, bits_words
@@ -24,13 +24,13 @@ class _Case:
 
 
 def summary(
-    tables: Sequence[ResultTable], checks: Checks, adaptive: Sequence[AdaptiveRecord] = ()
+    tables: Sequence[ResultTable], proofs: Proofs, adaptive: Sequence[AdaptiveRecord] = ()
 ) -> Html:
     """Tiles and sentences, computed from the tables; nothing is said that was not measured.
 
     Args:
         tables: at least one.
-        checks: certificates and parity of the models.
+        proofs: certificates and parity of the models.
         adaptive: what attackers who know a network achieve, oldest first.
     """
     table = max(tables, key=lambda t: (t.split == "test", len(t.rows)))
@@ -39,8 +39,8 @@ def summary(
     if case is None:
         parts.append(_without_baseline(table))
     else:
-        parts += [_tiles(case, table, checks, adaptive), *_sentences(case, table, adaptive)]
-    parts += _proofs(table, checks)
+        parts += [_tiles(case, table, proofs, adaptive), *_sentences(case, table, adaptive)]
+    parts += _proofs(table, proofs)
     if any(cell.mark for row in table.rows for cell in row.cells.values()):
         parts.append(_note(f"{LOWER_BOUND} Which one is told under “Attack checks”."))
     if table.split != "test":
@@ -93,7 +93,7 @@ def _case(table: ResultTable) -> _Case | None:
 
 
 def _tiles(
-    case: _Case, table: ResultTable, checks: Checks, adaptive: Sequence[AdaptiveRecord]
+    case: _Case, table: ResultTable, proofs: Proofs, adaptive: Sequence[AdaptiveRecord]
 ) -> Html:
     where = _at(case.plain)
     plain = case.plain.cells[case.column.key]
@@ -122,7 +122,7 @@ def _tiles(
         tiles.append(
             _tile(size_ratio(case.plain.size_ratio), f"of the float file's size, {where}", "")
         )
-    certified = [checks.certified(row.model) for row in _quantized(table)]
+    certified = [proofs.certified(row.model) for row in _quantized(table)]
     known_of = [integer for integer in certified if integer is not None]
     if known_of:
         without = len(certified) - len(known_of)
@@ -257,12 +257,12 @@ def _difference(plain: Share, defended: Share) -> str:
     return "The intervals overlap: these images do not show a difference."
 
 
-def _proofs(table: ResultTable, checks: Checks) -> list[Html]:
+def _proofs(table: ResultTable, proofs: Proofs) -> list[Html]:
     quantized = _quantized(table)
     if not quantized:
         return []
     sentences = []
-    compared = [checks.parity_ok(row.model) for row in quantized]
+    compared = [proofs.parity_ok(row.model) for row in quantized]
     known = [ok for ok in compared if ok is not None]
     all_compared = len(known) == len(compared)
     if known:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from deploy.core.attack_checks import LOWER_BOUND
-from eval.checks.record import AttackChecks, attack_checks_from_records
+from eval.measure.checks.checks_record import AttackChecks, attack_checks_from_records
 from eval.report.numbers import MISSING, interval, latency, percent, size, size_ratio
 from eval.report.rows import Cell, ResultTable, Row, tables_from_records
 

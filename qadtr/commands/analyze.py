@@ -54,10 +54,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Analyse, write the records and print their figures."""
     from deploy.core.records import provenance, read_records
-    from eval.analyses.run import analyse_run
-    from eval.analyses.settings import AnalysisSettings
-    from eval.checks.record import KIND as CHECKS_KIND
+    from eval.measure.analyses.analysis_settings import AnalysisSettings
+    from eval.measure.checks.checks_record import KIND as CHECKS_KIND
     from eval.report.analysis_table import analysis_rows, analysis_table
+    from eval.stages.analyze import analyse_run
     from qadtr.commands.shared import repository
     from training.run_folder import RunFolder
 

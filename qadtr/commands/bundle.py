@@ -81,8 +81,8 @@ def run(arguments: argparse.Namespace) -> int:
     from deploy.bundle import Thresholds
     from deploy.core.errors import UsageError
     from deploy.core.records import provenance
-    from eval.bundle_run import BundleSettings, bundle_run
-    from eval.patch_run import PATCHES
+    from eval.attacks.origin import PATCHES
+    from eval.stages.bundle import BundleSettings, bundle_run
     from qadtr.commands.shared import repository
     from training.run_folder import RunFolder
 

@@ -17,6 +17,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Compare and print; 1 where --fail-on-worse finds something worse."""
     from deploy.device import compare_command
-    from eval.checks.record import verdict_beside
+    from eval.measure.checks.checks_record import verdict_beside
 
     return compare_command.run(arguments, verdict_beside)

@@ -68,8 +68,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Evaluate, and print the table of what was measured."""
     from deploy.core.errors import UsageError
     from deploy.core.records import provenance, read_records
-    from eval.evaluation_run import EvaluationSettings, evaluate_runs
     from eval.report import text_table
+    from eval.stages.evaluate import EvaluationSettings, evaluate_runs
     from qadtr.commands.shared import repository
     from training.run_folder import RunFolder
 
@@ -103,10 +103,10 @@ def run(arguments: argparse.Namespace) -> int:
 def _adaptive(arguments: argparse.Namespace, runs: Sequence[RunFolder]) -> int:
     from deploy.core.patch_set import read_patch_set
     from deploy.core.records import provenance, read_records
-    from eval.adaptive.run import AdaptiveRunSettings, run_adaptive
-    from eval.adaptive.settings import AdaptiveSettings
-    from eval.patch_images import patch_files_in
+    from eval.attacks.adaptive.adaptive_settings import AdaptiveSettings
+    from eval.measure.patch_images import patch_files_in
     from eval.report import adaptive_table
+    from eval.stages.adaptive import AdaptiveRunSettings, run_adaptive
     from qadtr.commands.shared import repository, settings_from
     from training.settings_reading import read_settings
 

@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Make the patches and print where they are."""
     from deploy.core.records import provenance
     from eval.attacks import attack_from_settings
-    from eval.patch_run import PatchRunSettings, make_patches
+    from eval.stages.patch import PatchRunSettings, make_patches
     from qadtr.commands.shared import repository
     from training.run_folder import RunFolder
 
@@ -112,9 +112,9 @@ def run(arguments: argparse.Namespace) -> int:
 def _supplied(arguments: argparse.Namespace) -> int:
     from deploy.core.errors import UsageError
     from deploy.core.records import provenance
-    from eval.patch_run import PatchRunSettings
-    from eval.supplied.placing import PlacingSettings
-    from eval.supplied.run import supply_patches
+    from eval.attacks.supplied.placing import PlacingSettings
+    from eval.stages.patch import PatchRunSettings
+    from eval.stages.supplied import supply_patches
     from qadtr.commands.shared import repository
     from training.run_folder import RunFolder
     from training.settings_reading import read_settings

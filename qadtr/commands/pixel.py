@@ -48,9 +48,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Attack, write the records and print them as a table."""
     from deploy.core.records import provenance, read_records
-    from eval.checks.record import attack_checks_from_records
-    from eval.pixel.run import PixelRunSettings, attack_pixels, pixel_table
-    from eval.pixel.settings import PixelSettings
+    from eval.attacks.pixel.pixel_settings import PixelSettings
+    from eval.measure.checks.checks_record import attack_checks_from_records
+    from eval.report.pixel_table import pixel_table
+    from eval.stages.pixel import PixelRunSettings, attack_pixels
     from qadtr.commands.shared import repository
     from training.run_folder import RunFolder
 

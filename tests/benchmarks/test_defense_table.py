@@ -12,7 +12,7 @@ import benchmarks.defense_table as defense_table
 from benchmarks.defense_rows import TABLE, markdown
 from deploy.core.files import read_json
 from deploy.core.statistics import paired_difference
-from eval.evaluation_record import EvaluationRecord, read_evaluations, unpack_bits
+from eval.measure.evaluation_record import EvaluationRecord, read_evaluations, unpack_bits
 from qadtr.__main__ import main as qadtr
 from training.run_folder import RunFolder
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from eval.checks.record import KIND as CHECKS_KIND
+from eval.measure.checks.checks_record import KIND as CHECKS_KIND
 from training.data import ImageSet, load_images
 
 

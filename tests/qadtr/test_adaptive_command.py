@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from deploy.core.records import read_records
-from eval.adaptive.record import KIND, adaptive_from_records
-from eval.evaluation_record import unpack_bits
+from eval.measure.adaptive.adaptive_record import KIND, adaptive_from_records
+from eval.measure.evaluation_record import unpack_bits
 from qadtr.__main__ import main
 
 pytestmark = pytest.mark.slow

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from deploy.core.records import read_records
-from eval.analyses.run import ANALYSES
 from eval.report.analyses import analyses_section
+from eval.stages.analyze import ANALYSES
 from qadtr.__main__ import main
 from qadtr.commands.analyze import WHAT
 

@@ -9,8 +9,13 @@ import pytest
 
 from deploy.core.attack_checks import MARK
 from deploy.core.records import read_records
-from eval.checks.catalogue import CATALOGUE
-from eval.checks.record import KIND, attack_checks_from_records, check_record, tripped
+from eval.measure.checks.catalogue import CATALOGUE
+from eval.measure.checks.checks_record import (
+    KIND,
+    attack_checks_from_records,
+    check_record,
+    tripped,
+)
 from qadtr.__main__ import main
 
 pytestmark = pytest.mark.slow

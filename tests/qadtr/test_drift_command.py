@@ -16,8 +16,8 @@ from deploy.core.records import read_records
 from deploy.device.bundle_reading import Bundle
 from deploy.device.command import main as validate
 from deploy.device.suite import read_suite
-from eval.drift.chain import pasted
-from eval.drift.record import KIND
+from eval.measure.drift.chain import pasted
+from eval.measure.drift.drift_record import KIND
 from qadtr.__main__ import main
 
 pytestmark = pytest.mark.slow

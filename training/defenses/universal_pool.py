@@ -228,7 +228,7 @@ class UniversalPool:
 
     def files(self) -> dict[str, dict[str, NDArray[np.generic]]]:
         """The patches as arrays of npz files by name, in the form that supplied patches have
-        (:mod:`eval.supplied.reading`): one file for each kind, targeted patches apart."""
+        (:mod:`eval.attacks.supplied.reading`): one file for each kind, targeted patches apart."""
         aimed = (self.targets >= 0).cpu()
         found: dict[str, dict[str, NDArray[np.generic]]] = {}
         for kind in self.kinds:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from eval.evaluation_record import share
+from deploy.core.share import share
 
 Record = dict[str, Any]
 MakeRecord = Callable[..., Record]

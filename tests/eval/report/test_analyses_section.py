@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from deploy.core.errors import InputError, NothingToEvaluate
-from eval.analyses.stored_map import store_map
-from eval.checks.record import attack_checks_from_records
+from eval.measure.analyses.stored_map import store_map
+from eval.measure.checks.checks_record import attack_checks_from_records
 from eval.report.analyses import analyses_section
 from eval.report.analysis_table import HEADER, analysis_rows, analysis_table
 from eval.report.heat_maps import heat_maps

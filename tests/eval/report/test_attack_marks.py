@@ -10,15 +10,17 @@ import pytest
 
 from benchmarks.defense_rows import markdown
 from deploy.core.attack_checks import LOWER_BOUND, MARK
-from eval.checks.record import attack_checks_from_records
-from eval.evaluation_record import check_evaluation, share
-from eval.matrix import matrix_text
-from eval.pixel.run import PixelRecord, pixel_table
+from deploy.core.share import share
+from eval.measure.checks.checks_record import attack_checks_from_records
+from eval.measure.evaluation_record import check_evaluation
+from eval.measure.pixel_record import PixelRecord
 from eval.report import adaptive_table, render_report, text_table
 from eval.report.analyses import analyses_section
 from eval.report.analysis_table import analysis_table
 from eval.report.attack_checks import all_checks_table
 from eval.report.pixel_curves import pixel_curves
+from eval.report.pixel_table import pixel_table
+from eval.stages.matrix import matrix_text
 
 Record = dict[str, Any]
 MakeRecord = Callable[..., Record]

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from eval.analyses.means import Mean
+from eval.measure.analyses.means import Mean
 from eval.report.line_chart import Axis, Point, baseline, drawn_series, line_chart
 
 

@@ -1,5 +1,0 @@
-"""The paper's analyses of a network under a patch: one file each, numbers only, no pictures.
-
-Each module has ``KIND`` (of its record) and ``analyse(network, sample, settings)``, which returns
-the payload's own part; :mod:`eval.analyses.run` adds what every record carries.
-"""

@@ -1,0 +1,85 @@
+"""The expectation over a network's randomness: K is raised until the result stands still."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypedDict
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from deploy.core.pasting import paste
+from deploy.core.share import Share, share
+from eval.attacks.adaptive.adaptive_settings import AdaptiveSettings
+from eval.attacks.adaptive.search import Attacked, Searched
+from eval.attacks.adaptive.victim import Victim
+
+
+class AtDraws(TypedDict):
+    """The attack with K draws a step: ASR over fresh draws, ``asr["n"]`` image-draws."""
+
+    draws: int
+    asr: Share
+
+
+def raise_draws(
+    run: Callable[[int], Searched],
+    victim: Victim,
+    attacked: Attacked,
+    settings: AdaptiveSettings,
+    generator: torch.Generator,
+) -> tuple[Searched, list[AtDraws], bool]:
+    """Attack with K = 1, 2, 4, … until the ASR over fresh draws moves by less than the settings'
+    points, or K is the largest.
+
+    A network without randomness is attacked with K = 1.
+
+    Args:
+        run: the attack with K draws a step.
+        generator: of the fresh draws; not that of the attack.
+
+    Returns:
+        The strongest search, the ASR at each K, and whether it stood still.
+    """
+    draws, curve = 1, list[AtDraws]()
+    best = run(draws)
+    if not victim.random:
+        return best, curve, True
+    curve.append(AtDraws(draws=1, asr=_fresh(victim, attacked, best, settings, generator)))
+    while draws < settings.most_draws:
+        draws *= 2
+        found = run(draws)
+        asr = _fresh(victim, attacked, found, settings, generator)
+        before = max(point["asr"]["value"] for point in curve)
+        still = abs(asr["value"] - curve[-1]["asr"]["value"]) * 100.0 < settings.asr_points
+        curve.append(AtDraws(draws=draws, asr=asr))
+        if asr["value"] >= before:
+            best = found
+        if still:
+            return best, curve, True
+    return best, curve, False
+
+
+def _fresh(
+    victim: Victim,
+    attacked: Attacked,
+    found: Searched,
+    settings: AdaptiveSettings,
+    generator: torch.Generator,
+) -> Share:
+    won = fresh_success(victim, attacked, found.patch, settings.scoring_draws, generator)
+    return share(int(won.sum()), won.size)
+
+
+def fresh_success(
+    victim: Victim,
+    attacked: Attacked,
+    patch: NDArray[np.uint8],
+    draws: int,
+    generator: torch.Generator,
+) -> NDArray[np.bool_]:
+    """Whether each image's patch wins, bool draws×N, on draws that the attack has not seen."""
+    mask = np.ones(patch.shape[2:], np.bool_)
+    pasted = paste(attacked.images, patch, mask, attacked.positions.astype(np.int32))
+    return np.stack([victim.predict(pasted, generator) != attacked.labels for _ in range(draws)])

@@ -1,0 +1,56 @@
+"""Which gradient the attacker takes where the network rounds and clips."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, get_args
+
+from deploy.core.errors import InputError
+from eval.attacks.predictions import SwitchableNetwork
+from training.quantizers import FLOAT, STRAIGHT_THROUGH, BitWidthSwitch
+
+Variant = Literal["clipped", "rectified", "identity", "shadow"]
+VARIANTS: tuple[Variant, ...] = get_args(Variant)
+"""``clipped``, ``rectified``, ``identity``: see ``training.quantizers.STRAIGHT_THROUGH``; in
+``shadow`` the logits are the quantized network's and their derivative that of its float mode."""
+
+
+def variants_of(network: SwitchableNetwork, bits: int) -> tuple[Variant, ...]:
+    """The variants that differ for this network at this bit-width; at 32 bits nothing is rounded,
+    and a network without a switch can only be taken as it is, or by way of its float mode."""
+    if bits == FLOAT:
+        return ("clipped",)
+    own: tuple[Variant, ...] = STRAIGHT_THROUGH if _switch(network) is not None else ("clipped",)
+    try:
+        with network.at(FLOAT):
+            return (*own, "shadow")
+    except InputError:  # trained for integer bit-widths alone
+        return own
+
+
+@contextmanager
+def attacked(network: SwitchableNetwork, variant: Variant) -> Iterator[None]:
+    """The network as an attacker runs it: gradient noise off, the variant's straight-through."""
+    switch = _switch(network)
+    if switch is None:
+        yield
+        return
+    before = (switch.gradient_noise, switch.noise, switch.straight_through)
+    switch.gradient_noise, switch.noise = 0.0, None
+    switch.straight_through = "clipped" if variant == "shadow" else variant
+    try:
+        yield
+    finally:
+        switch.gradient_noise, switch.noise, switch.straight_through = before
+
+
+def _switch(network: SwitchableNetwork) -> BitWidthSwitch | None:
+    """The bit-width switch of a network, also of one inside wrappers that call it ``network``."""
+    inner: object = network
+    while inner is not None:
+        switch = getattr(inner, "switch", None)
+        if isinstance(switch, BitWidthSwitch):
+            return switch
+        inner = getattr(inner, "network", None)
+    return None

@@ -1,0 +1,1 @@
+"""What a patch does: subjects and patch sets in, records out."""

@@ -1,0 +1,1 @@
+"""What someone who knows the defense achieves, as records."""

@@ -1,0 +1,97 @@
+"""The record of an adaptive evaluation: what someone who knows the defense achieves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, TypedDict, cast
+
+from deploy.core.errors import InputError
+from deploy.core.share import Share
+from eval.attacks.adaptive.expectation import AtDraws
+from eval.attacks.adaptive.search import StageResult
+from eval.measure.evaluation_record import ImagesFacts, Outcomes
+
+KIND = "adaptive"
+
+Law = Literal["fixed", "random", "worst"]
+"""``fixed``: one bit-width is deployed and known. ``random``: it is drawn for each answer.
+``worst``: per image the bit-width at which the attack wins, if there is one."""
+
+
+class AttackedModel(TypedDict):
+    """What was attacked."""
+
+    network: str
+    defense: str
+    checkpoint_sha256: str
+    bit_widths: list[int]
+    """One where the law is fixed. 32 is float."""
+
+
+class AttackedPatch(TypedDict):
+    """What was pasted."""
+
+    kind: Literal["per-image"]
+    size_px: int
+    area_px: int
+    area_share: float
+    placement: str
+    sha256: list[str]
+    """Digest of each patch set, in the order of the bit-widths."""
+
+
+class OnEngine(TypedDict):
+    """The same patches in the engine that ships."""
+
+    engine: str
+    engine_version: str
+    file_sha256: list[str | None]
+    asr: Share
+
+
+class AdaptiveRecord(TypedDict):
+    """The payload of a record of kind ``adaptive``."""
+
+    key: str
+    """Digest of everything the result depends on."""
+    model: AttackedModel
+    law: Law
+    images: ImagesFacts
+    patch: AttackedPatch
+    settings: dict[str, Any]
+    seed: int
+    clean_accuracy: Share
+    """Over the attacked split's chosen images, at the law's bit-widths."""
+    asr: Share
+    """In torch, on the fake-quantized network; a random one on a fresh draw for each image."""
+    on_engine: OnEngine | None
+    """Null where no exported model was there."""
+    stages: list[StageResult]
+    """What each stage of the cascade added; empty for the worst case, which adds none."""
+    randomness: dict[str, bool] | None
+    """Whether two passes over the same images differed, in ``logits`` and in ``gradients``."""
+    draws: list[AtDraws]
+    """ASR over fresh draws for each K; empty for a network without randomness."""
+    draws_enough: bool
+    """Whether the ASR stood still when K was doubled last."""
+    outcomes: Outcomes
+
+
+def adaptive_from_records(records: Iterable[Mapping[str, Any]]) -> list[AdaptiveRecord]:
+    """The adaptive evaluations among ``records``, oldest first.
+
+    Raises:
+        InputError: one lacks a field.
+    """
+    found = []
+    for record in records:
+        if record["kind"] != KIND:
+            continue
+        missing = sorted(set(AdaptiveRecord.__annotations__) - set(record["payload"]))
+        if missing:
+            raise InputError(
+                f"A record of kind {KIND!r} lacks {', '.join(missing)}: it was written by another "
+                "version; attack again, or read it with the version that wrote it."
+            )
+        found.append(cast(AdaptiveRecord, record["payload"]))
+    return found

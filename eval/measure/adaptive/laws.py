@@ -1,0 +1,191 @@
+"""The record of each law: one known bit-width, the worst of several, one drawn for each answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, TypedDict
+
+import numpy as np
+import torch
+
+from deploy.core.files import json_bytes, sha256_of_bytes
+from deploy.core.patch_set import PatchSet
+from deploy.core.share import Share, share
+from deploy.core.success import attack_success, clean_accuracy
+from eval.attacks.adaptive.straight_through import attacked
+from eval.attacks.adaptive.victim import Victim, found_random
+from eval.attacks.judging import generator_for
+from eval.measure.adaptive.adaptive_record import (
+    AdaptiveRecord,
+    AttackedModel,
+    AttackedPatch,
+    OnEngine,
+)
+from eval.measure.adaptive.task import Task, Transferred
+from eval.measure.evaluation_record import EvaluationRecord, ImagesFacts, Outcomes, unpack_bits
+from eval.measure.images_facts import images_facts
+from eval.measure.model_facts import TORCH
+from eval.measure.patch_measures import Classes, outcomes_of, patch_set_digest, share_of
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AtBitWidth:
+    """What was found at one bit-width, and the same patches where they will be run."""
+
+    record: AdaptiveRecord
+    patches: PatchSet
+    evaluation: EvaluationRecord
+
+
+class _Scored(TypedDict):
+    """The part of a record that answers decide."""
+
+    model: AttackedModel
+    images: ImagesFacts
+    patch: AttackedPatch
+    settings: dict[str, Any]
+    seed: int
+    clean_accuracy: Share
+    asr: Share
+    outcomes: Outcomes
+
+
+def at_fixed(task: Task, bits: int, transferred: Transferred) -> AtBitWidth:
+    """The network at one bit-width, which the attacker knows.
+
+    Randomness that is left while it is attacked, in answers or in gradients, is averaged over.
+    """
+    name = f"{bits} bits"
+    known = task.known.get(task.key(name, transferred))
+    if known is not None:
+        patches = task.written_patches(known)
+        if patches is not None:
+            return AtBitWidth(
+                record=known, patches=patches, evaluation=task.evaluate(patches, bits)
+            )
+    some = torch.from_numpy(task.chosen[:32]).float()
+    randomness = found_random(task.network, some, bits)
+    with attacked(task.network, "clipped"):
+        left = found_random(task.network, some, bits)
+    victim = Victim(network=task.network, bit_widths=(bits,), noisy=left.logits or left.gradients)
+    found = task.search(victim, name, transferred)
+    patches = task.write_patches(found.searched.patch, (bits,))
+    evaluation = task.evaluate(patches, bits)
+    if known is None:
+        draw = generator_for(task.settings.seed, f"scored {name}")
+        known = task.keep(
+            AdaptiveRecord(
+                key=found.key,
+                law="fixed",
+                on_engine=_on_engine([evaluation]),
+                stages=found.searched.stages,
+                randomness=asdict(randomness),
+                draws=found.draws,
+                draws_enough=found.draws_enough,
+                **_scored(task, victim, patches, draw),
+            )
+        )
+    return AtBitWidth(record=known, patches=patches, evaluation=evaluation)
+
+
+def at_random(task: Task, widths: tuple[int, ...], transferred: Transferred) -> AdaptiveRecord:
+    """A bit-width drawn for each answer, as DWQ infers: scored on fresh draws."""
+    name = f"random precision of {', '.join(map(str, widths))} bits"
+    key = task.key(name, transferred)
+    if key in task.known:
+        return task.known[key]
+    victim = Victim(network=task.network, bit_widths=widths)
+    found = task.search(victim, name, transferred)
+    patches = task.write_patches(found.searched.patch, widths)
+    draw = generator_for(task.settings.seed, f"scored {name}")
+    return task.keep(
+        AdaptiveRecord(
+            key=key,
+            law="random",
+            on_engine=None,
+            stages=found.searched.stages,
+            randomness={"logits": True, "gradients": True},
+            draws=found.draws,
+            draws_enough=found.draws_enough,
+            **_scored(task, victim, patches, draw),
+        )
+    )
+
+
+def at_worst(task: Task, made: Sequence[AtBitWidth]) -> AdaptiveRecord:
+    """Per image the worst bit-width, over the images that every bit-width has right."""
+    records = [at.record for at in made]
+    key = sha256_of_bytes(json_bytes(["worst", *(record["key"] for record in records)]))
+    if key in task.known:
+        return task.known[key]
+    n = len(task.indices)
+    outcomes: list[dict[str, Any]] = [dict(record["outcomes"]) for record in records]
+    flags = {
+        field: np.stack([unpack_bits(outcome[field], n) for outcome in outcomes])
+        for field in ("eligible", "success", "clean_correct", "patched_correct")
+    }
+    eligible = np.all(flags["eligible"], axis=0)
+    won = np.any(flags["success"], axis=0) & eligible
+    clean = np.all(flags["clean_correct"], axis=0)
+    patched = np.all(flags["patched_correct"], axis=0)
+    # As an attack on one network whose answer is right where every bit-width's is.
+    wrong = (task.labels + 1) % len(task.images.classes)
+    success = attack_success(
+        np.where(clean, task.labels, wrong), np.where(won, wrong, task.labels), task.labels
+    )
+    first = records[0]
+    return task.keep(
+        AdaptiveRecord(
+            key=key,
+            model=task.model(tuple(record["model"]["bit_widths"][0] for record in records)),
+            law="worst",
+            images=first["images"],
+            patch=task.patch([record["patch"]["sha256"][0] for record in records]),
+            settings=first["settings"],
+            seed=first["seed"],
+            clean_accuracy=share(int(clean.sum()), n),
+            asr=share(int(won.sum()), int(eligible.sum())),
+            on_engine=_on_engine([at.evaluation for at in made]),
+            stages=[],
+            randomness=None,
+            draws=[],
+            draws_enough=True,
+            outcomes=outcomes_of(success, clean, patched, task.indices),
+        )
+    )
+
+
+def _scored(task: Task, victim: Victim, patches: PatchSet, draw: torch.Generator) -> _Scored:
+    """The answers with and without the patch, each a fresh one."""
+    clean: Classes = victim.predict(task.chosen, draw)
+    patched: Classes = victim.predict(patches.paste_on(task.chosen), draw)
+    success = attack_success(clean, patched, task.labels)
+    return _Scored(
+        model=task.model(victim.bit_widths),
+        images=images_facts(task.images),
+        patch=task.patch([patch_set_digest(patches)]),
+        settings=task.attack.as_record(),
+        seed=task.settings.seed,
+        clean_accuracy=share_of(clean_accuracy(clean, task.labels)),
+        asr=share_of(success),
+        outcomes=outcomes_of(success, clean == task.labels, patched == task.labels, task.indices),
+    )
+
+
+def _on_engine(evaluations: Sequence[EvaluationRecord]) -> OnEngine | None:
+    """The evaluations on one engine as one: over the images right in all, won in any."""
+    models = [evaluation["model"] for evaluation in evaluations]
+    if any(model["engine"] == TORCH for model in models):
+        return None
+    n = evaluations[0]["outcomes"]["n"]
+    eligible, won = np.ones(n, np.bool_), np.zeros(n, np.bool_)
+    for evaluation in evaluations:
+        eligible &= unpack_bits(evaluation["outcomes"]["eligible"], n)
+        won |= unpack_bits(evaluation["outcomes"]["success"], n)
+    return OnEngine(
+        engine=models[0]["engine"],
+        engine_version=models[0]["engine_version"],
+        file_sha256=[model["file_sha256"] for model in models],
+        asr=share(int((eligible & won).sum()), int(eligible.sum())),
+    )

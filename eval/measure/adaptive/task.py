@@ -1,0 +1,286 @@
+"""One run's network, images and settings, and the search against a victim made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from deploy.core.errors import NothingToEvaluate
+from deploy.core.files import json_bytes, sha256_of_bytes
+from deploy.core.patch_set import PatchSet, read_patch_set, write_patch_set
+from deploy.core.records import write_record
+from deploy.engine import open_engine
+from eval.attacks.adaptive.adaptive_settings import AdaptiveSettings
+from eval.attacks.adaptive.expectation import AtDraws, raise_draws
+from eval.attacks.adaptive.search import Attacked, Searched, search
+from eval.attacks.adaptive.victim import Victim
+from eval.attacks.judging import generator_for
+from eval.attacks.origin import PATCHES, TRIED_ON
+from eval.attacks.placement import positions_for
+from eval.measure.adaptive.adaptive_record import KIND, AdaptiveRecord, AttackedModel, AttackedPatch
+from eval.measure.evaluation import NetworkPredictor, evaluate_model
+from eval.measure.evaluation_record import EvaluationRecord
+from eval.measure.model_facts import TORCH, model_facts
+from eval.measure.patch_measures import patch_set_digest
+from training.data import ImageSet
+from training.data.subset import chosen_indices
+from training.networks import Network
+from training.run_folder import RunFolder
+
+ATTACK = "adaptive"
+"""Name of the attack in patch files and evaluation records."""
+
+Transferred = Mapping[str, NDArray[np.uint8]]
+"""Patches made elsewhere for the same images, uint8 N×3×h×w, by name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptiveRunSettings:
+    """Which images and bit-widths.
+
+    Attributes:
+        bit_widths: None takes all that the network has.
+        split: "test" for final figures, "holdout" to choose settings.
+        images: how many of them; None takes all.
+        seed: of the attack.
+        engine: a name of ``deploy.engine.ENGINES``, for the exported models.
+        random_precision: also attack the network with a bit-width drawn for each answer, from the
+            integer ones of ``bit_widths``.
+    """
+
+    bit_widths: tuple[int, ...] | None = None
+    split: str = "test"
+    images: int | None = 500
+    seed: int = 0
+    engine: str = "onnxruntime"
+    random_precision: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Found:
+    """What the search against one victim gave: a patch for each image (black where the victim is
+    wrong without one), and the ASR at each K."""
+
+    key: str
+    searched: Searched
+    draws: list[AtDraws]
+    draws_enough: bool
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Task:
+    """What all searches of one call share.
+
+    Attributes:
+        indices: of the attacked images within their split, int64 N.
+        positions: where each patch goes, int64 N×2.
+        known: the records that are there, by key; a new one is added.
+    """
+
+    run: RunFolder
+    network: Network
+    images: ImageSet
+    indices: NDArray[np.int64]
+    positions: NDArray[np.int64]
+    attack: AdaptiveSettings
+    settings: AdaptiveRunSettings
+    provenance: Mapping[str, Any]
+    known: dict[str, AdaptiveRecord]
+
+    @property
+    def chosen(self) -> NDArray[np.uint8]:
+        """The attacked images, uint8 N×3×H×W."""
+        return self.images.images[self.indices]
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """Their classes, int64 N."""
+        return self.images.labels[self.indices]
+
+    def key(self, name: str, transferred: Transferred) -> str:
+        """Digest of everything that the search against the victim of that name depends on."""
+        about = [
+            *(self.run.checkpoint_sha256, name, self.attack.as_record(), asdict(self.settings)),
+            *(self.images.digest, self.indices.tolist(), sorted(transferred)),
+        ]
+        return sha256_of_bytes(json_bytes(about))
+
+    def search(self, victim: Victim, name: str, transferred: Transferred) -> Found:
+        """Search for the images that the victim has right, with K raised where it is random.
+
+        Raises:
+            NothingToEvaluate: it has none right.
+        """
+        clean = victim.predict(self.chosen, generator_for(self.settings.seed, f"clean {name}"))
+        rows = np.flatnonzero(clean == self.labels)
+        if not len(rows):
+            raise NothingToEvaluate(
+                f"{self.run.path} at {name} has none of {len(self.indices)} images right without a "
+                "patch: there is nothing to attack"
+            )
+        attacked = Attacked(
+            images=self.chosen[rows], labels=self.labels[rows], positions=self.positions[rows]
+        )
+        key = self.key(name, transferred)
+        folder = self.run.path / PATCHES
+        title = f"adaptive, {self.run.network_name} {name}"
+
+        def run(draws: int) -> Searched:
+            return search(
+                victim,
+                attacked,
+                self.attack,
+                seed=self.settings.seed,
+                draws=draws,
+                transferred={made_on: patch[rows] for made_on, patch in transferred.items()},
+                resume_from=folder / f".adaptive-{key[:8]}-{draws}.search.npz",
+                title=title + (f", {draws} draws" if victim.random else ""),
+            )
+
+        folder.mkdir(parents=True, exist_ok=True)
+        fresh = generator_for(self.settings.seed, f"fresh {name}")
+        searched, draws, enough = raise_draws(run, victim, attacked, self.attack, fresh)
+        patch = np.zeros((len(self.indices), *searched.patch.shape[1:]), np.uint8)
+        won = np.zeros(len(self.indices), np.bool_)
+        patch[rows], won[rows] = searched.patch, searched.won
+        whole = Searched(patch=patch, won=won, stages=searched.stages)
+        return Found(key=key, searched=whole, draws=draws, draws_enough=enough)
+
+    def write_patches(self, patch: NDArray[np.uint8], widths: tuple[int, ...]) -> PatchSet:
+        """The patches found at those bit-widths, uint8 N×3×h×w, one for each attacked image, as a
+        file of the run's, and the same in memory."""
+        attack, run = self.attack, self.run
+        patch_set = PatchSet(
+            name=self._name(widths),
+            kind="per-image",
+            patch=patch,
+            mask=np.ones((attack.size_px, attack.size_px), np.bool_),
+            positions=self.positions.astype(np.int32),
+            image_indices=self.indices,
+            provenance={
+                "attack": ATTACK,
+                "settings": {**attack.as_record(), "shape": "square"},
+                "seed": self.settings.seed,
+                "made_on": self.settings.split,
+                "source": {
+                    "network": run.network_name,
+                    "defense": run.defense,
+                    "checkpoint_sha256": run.checkpoint_sha256,
+                    "seed": run.seed,
+                    "bit_widths": list(widths),
+                },
+                TRIED_ON: {
+                    "name": self.images.name,
+                    "split": self.images.split,
+                    "digest": self.images.digest,
+                },
+                "run": dict(self.provenance),
+            },
+        )
+        write_patch_set(self._file(widths, patch_set_digest(patch_set)), patch_set)
+        return patch_set
+
+    def written_patches(self, record: AdaptiveRecord) -> PatchSet | None:
+        """The file of an earlier record's patches; None where it is not there (any more)."""
+        widths = tuple(record["model"]["bit_widths"])
+        (digest,) = record["patch"]["sha256"]
+        path = self._file(widths, digest)
+        return read_patch_set(path) if path.is_file() else None
+
+    def _name(self, widths: tuple[int, ...]) -> str:
+        bits = "-".join(map(str, widths))
+        attack = self.attack
+        return f"{ATTACK}-per-image-{attack.size_px}px-{attack.placement}-from-{bits}bit"
+
+    def _file(self, widths: tuple[int, ...], digest: str) -> Path:
+        return self.run.path / PATCHES / f"{self._name(widths)}-{digest[:8]}.npz"
+
+    def evaluate(self, patch_set: PatchSet, bits: int) -> EvaluationRecord:
+        """The patches on the exported model, where there is one, else on the network itself."""
+        run, settings = self.run, self.settings
+        file = run.model_file(bits, settings.engine)
+        exported = file.is_file()
+        opened = open_engine(settings.engine, file) if exported else nullcontext()
+        with opened as engine:
+            name = TORCH if engine is None else engine.name
+            model = model_facts(run, bits, file if exported else None, name)
+            predictor = NetworkPredictor(network=self.network, bit_width=bits)
+            (record,) = evaluate_model(
+                predictor if engine is None else engine,
+                self.images,
+                [patch_set],
+                model=model,
+                records=run.records,
+                provenance=self.provenance,
+            )
+        return record
+
+    def keep(self, record: AdaptiveRecord) -> AdaptiveRecord:
+        """Write the record, and know it from now on."""
+        write_record(self.run.records, KIND, record, self.provenance)
+        self.known[record["key"]] = record
+        return record
+
+    def model(self, widths: tuple[int, ...]) -> AttackedModel:
+        """The record's facts of the network at those bit-widths."""
+        return AttackedModel(
+            network=self.run.network_name,
+            defense=self.run.defense,
+            checkpoint_sha256=self.run.checkpoint_sha256,
+            bit_widths=list(widths),
+        )
+
+    def patch(self, digests: Sequence[str]) -> AttackedPatch:
+        """The record's facts of the patch sets with those digests."""
+        size = self.attack.size_px
+        height, width = self.images.images.shape[2:]
+        return AttackedPatch(
+            kind="per-image",
+            size_px=size,
+            area_px=size * size,
+            area_share=size * size / (height * width),
+            placement=self.attack.placement,
+            sha256=list(digests),
+        )
+
+
+def begin(
+    run: RunFolder,
+    data: Path | None,
+    attack: AdaptiveSettings,
+    settings: AdaptiveRunSettings,
+    provenance: Mapping[str, Any],
+    known: dict[str, AdaptiveRecord],
+) -> Task:
+    """Read images and network and choose the images and places.
+
+    Raises:
+        InputError: more images than there are, a patch larger than the image.
+    """
+    images = run.images(data, settings.split)
+    indices = chosen_indices(len(images), settings.images)
+    size = (attack.size_px, attack.size_px)
+    height, width = images.images.shape[2:]
+    draw = generator_for(settings.seed, "places")
+    positions = positions_for(attack.placement, len(indices), (height, width), size, draw)
+    network = run.load_network()
+    cast(Any, network).to(memory_format=torch.channels_last)
+    network.requires_grad_(False)
+    return Task(
+        run=run,
+        network=network,
+        images=images,
+        indices=indices,
+        positions=positions.numpy(),
+        attack=attack,
+        settings=settings,
+        provenance=provenance,
+        known=known,
+    )

@@ -1,0 +1,227 @@
+"""The record of the checks of one network at one bit-width, and what tables print of it.
+
+Everything that prints an attack success rate asks :func:`attack_checks_from_records` for the
+verdicts and prints :meth:`AttackChecks.mark` beside the figure and :meth:`AttackChecks.words` below
+the table: a rate whose attack failed a check is only a lower bound of what an attacker can do.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast, get_args
+
+from deploy.core.attack_checks import MARK, NOT_CHECKED, AttackVerdict
+from deploy.core.errors import InputError
+from deploy.core.records import read_records
+from eval.measure.evaluation_record import ImagesFacts, ModelFacts
+
+if TYPE_CHECKING:
+    from training.run_folder import RunFolder
+
+KIND = "attack-checks"
+
+Status = Literal["passed", "tripped", "undecided", "not run"]
+STATUSES: tuple[Status, ...] = get_args(Status)
+
+
+class CheckedModel(TypedDict):
+    """What was checked."""
+
+    network: str
+    defense: str
+    bit_width: int
+    """32 is float."""
+    checkpoint_sha256: str | None
+    planted: str | None
+    """Name of the fake defense that was put around the network on purpose; null for none."""
+
+
+class CheckResult(TypedDict):
+    """One check; ``name`` is a key of ``eval.measure.checks.catalogue.CATALOGUE``."""
+
+    name: str
+    status: Status
+    """``undecided``: too few images to tell; ``not run``: what it needs was not given."""
+    measured: str
+    """In words, with its figures."""
+    figures: dict[str, Any]
+    """The same as numbers: shares with n and interval, or plain values."""
+
+
+class ChecksRecord(TypedDict):
+    """The payload of a record of kind ``attack-checks``."""
+
+    key: str
+    """Digest of everything the result depends on; checks with the same key are not run again."""
+    model: CheckedModel
+    images: ImagesFacts
+    checked_images: int
+    """How many of the images the attacks of the checks were run on."""
+    attack: dict[str, Any]
+    """All settings of the attacks, and under ``source`` and ``undefended`` the SHA-256 of the
+    checkpoints of the two other networks; null where there was none."""
+    checks: list[CheckResult]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackChecks:
+    """The checks of each network at each bit-width: for each check the record of the most images
+    that ran it, then the newest."""
+
+    by_model: Mapping[tuple[str | None, int], ChecksRecord]
+    """By checkpoint (SHA-256) and bit-width; the engine that a model runs on does not matter."""
+    planted: Sequence[ChecksRecord] = ()
+    """Checks of planted fakes, oldest first: they say something about the checks alone."""
+
+    def of(self, model: ModelFacts) -> ChecksRecord | None:
+        """The checks of a model; None where there are none."""
+        return self.by_model.get((model["checkpoint_sha256"], model["bit_width"]))
+
+    def tripped(self, model: ModelFacts) -> tuple[str, ...]:
+        """Names of the checks that tripped."""
+        return self.tripped_at(model["checkpoint_sha256"], model["bit_width"])
+
+    def tripped_at(self, checkpoint_sha256: str | None, *bit_widths: int) -> tuple[str, ...]:
+        """The same of a network at any of several bit-widths."""
+        found = [self.by_model.get((checkpoint_sha256, bits)) for bits in bit_widths]
+        names = [name for record in found if record is not None for name in tripped(record)]
+        return tuple(dict.fromkeys(names))
+
+    def mark(self, model: ModelFacts) -> str:
+        """What stands beside each ASR of the model: nothing unless a check tripped."""
+        return MARK if self.tripped(model) else ""
+
+    def mark_at(self, checkpoint_sha256: str | None, *bit_widths: int) -> str:
+        """The same for a rate over several bit-widths."""
+        return MARK if self.tripped_at(checkpoint_sha256, *bit_widths) else ""
+
+    def words(self, model: ModelFacts) -> str:
+        """The verdict in a few words; "not checked" where nobody looked."""
+        record = self.of(model)
+        return NOT_CHECKED if record is None else verdict(record)
+
+    def verdict_at(self, checkpoint_sha256: str | None, bit_width: int) -> AttackVerdict | None:
+        """What a bundle carries of them; None where nobody looked."""
+        record = self.by_model.get((checkpoint_sha256, bit_width))
+        if record is None:
+            return None
+        return AttackVerdict(tripped=tripped(record), words=verdict(record))
+
+
+def tripped(record: ChecksRecord) -> tuple[str, ...]:
+    """Names of the checks that tripped."""
+    return _named(record, "tripped")
+
+
+def verdict(record: ChecksRecord) -> str:
+    """ "12 passed", or what tripped, was undecided or was not run besides."""
+    parts = []
+    shown: tuple[Status, ...] = ("tripped", "undecided", "not run")
+    for status in shown:
+        names = _named(record, status)
+        if names:
+            parts.append(f"{status.upper() if status == 'tripped' else status}: {', '.join(names)}")
+    passed = len(_named(record, "passed"))
+    return "; ".join([*parts, f"{passed} passed"])
+
+
+def attack_checks_from_records(records: Iterable[Mapping[str, Any]]) -> AttackChecks:
+    """The verdicts among ``records`` (oldest first); records of other kinds are passed over.
+
+    Raises:
+        InputError: a checks record lacks a field.
+    """
+    found: dict[tuple[str | None, int], list[ChecksRecord]] = {}
+    planted: list[ChecksRecord] = []
+    for record in records:
+        if record["kind"] != KIND:
+            continue
+        checked = check_record(record["payload"])
+        model = checked["model"]
+        if model["planted"] is not None:
+            planted.append(checked)
+            continue
+        found.setdefault((model["checkpoint_sha256"], model["bit_width"]), []).append(checked)
+    combined = {key: _combined(of_model) for key, of_model in found.items()}
+    return AttackChecks(by_model=combined, planted=tuple(planted))
+
+
+def _combined(records: Sequence[ChecksRecord]) -> ChecksRecord:
+    """One record of a model's (oldest first): each check as that of the most images found it.
+
+    A few images more that trip nothing must not hide what many have shown, and a record that did
+    not run a check says nothing of it. What is not from the record that gives the most checks tells
+    its own images and steps.
+    """
+    chosen: dict[str, tuple[ChecksRecord, CheckResult]] = {}
+    for record in sorted(records, key=lambda one: one["checked_images"]):
+        for check in record["checks"]:
+            if check["name"] not in chosen or check["status"] != "not run":
+                chosen[check["name"]] = (record, check)
+    counts = Counter(id(record) for record, _ in chosen.values())
+    most = max((record for record, _ in chosen.values()), key=lambda one: counts[id(one)])
+    checks = [
+        check if record is most or check["status"] == "not run" else _with_its_budget(record, check)
+        for record, check in chosen.values()
+    ]
+    return {**most, "checks": checks}
+
+
+def _with_its_budget(record: ChecksRecord, check: CheckResult) -> CheckResult:
+    budget = f"{record['checked_images']} images, {record['attack']['steps']} steps"
+    return {**check, "measured": f"{check['measured']} ({budget})"}
+
+
+def verdict_beside(folder: Path, model: Mapping[str, Any]) -> AttackVerdict:
+    """The verdict on a model from the checks among the records of a folder; not checked if none.
+
+    Raises:
+        InputError: a record is damaged or lacks a field.
+    """
+    found = attack_checks_from_records(read_records(folder, KIND))
+    return found.verdict_at(model["checkpoint_sha256"], model["bit_width"]) or AttackVerdict()
+
+
+def verdict_of_run(run: RunFolder, bit_width: int) -> AttackVerdict | None:
+    """The verdict on a run's network; None where nobody looked.
+
+    Raises:
+        InputError: a record is damaged or lacks a field.
+    """
+    records = read_records(run.records, KIND) if run.records.is_dir() else []
+    return attack_checks_from_records(records).verdict_at(run.checkpoint_sha256, bit_width)
+
+
+def check_record(payload: Mapping[str, Any]) -> ChecksRecord:
+    """The payload as a record, after a look at its fields.
+
+    Raises:
+        InputError: a field is missing, or a status is none of those there are.
+    """
+    _require(payload, ChecksRecord)
+    _require(payload["model"], CheckedModel)
+    for check in payload["checks"]:
+        _require(check, CheckResult)
+        if check["status"] not in STATUSES:
+            raise InputError(
+                f"A record of kind {KIND!r} has the status {check['status']!r}; known: "
+                f"{', '.join(STATUSES)}."
+            )
+    return cast(ChecksRecord, payload)
+
+
+def _require(value: object, schema: Any) -> None:
+    fields = set(schema.__annotations__)
+    missing = sorted(fields - set(value)) if isinstance(value, Mapping) else sorted(fields)
+    if missing:
+        raise InputError(
+            f"A record of kind {KIND!r} lacks {', '.join(missing)}: it was written by another "
+            "version; check again, or read it with the version that wrote it."
+        )
+
+
+def _named(record: ChecksRecord, status: Status) -> tuple[str, ...]:
+    return tuple(check["name"] for check in record["checks"] if check["status"] == status)

@@ -1,0 +1,104 @@
+"""Checks that hold the white-box attack against another one, paired over the same images."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from deploy.core.sparse_rs import SparseRsSettings, search_per_image
+from deploy.core.statistics import paired_difference
+from eval.attacks.adaptive.victim import Victim
+from eval.attacks.predictions import SwitchableNetwork, evaluation_mode, logits
+from eval.measure.checks.checks_record import CheckResult
+from eval.measure.checks.results import ALWAYS, Flags, percent, result, share_of_flags, status
+from eval.measure.checks.subject import Subject
+from training.quantizers import FLOAT
+
+
+def single_step(subject: Subject) -> CheckResult:
+    """One step of the attack's whole length against all of them."""
+    return _weaker("single-step", subject.won(steps=1), subject.won(), "one step")
+
+
+def random_patch(subject: Subject) -> CheckResult:
+    """The starts themselves, as they are."""
+    noise = subject.rescored(subject.start(subject.settings.size_px).numpy())
+    return _weaker("random-patch", noise, subject.won(), "random pixels")
+
+
+def doubled_steps(subject: Subject) -> CheckResult:
+    """The gain from twice the steps."""
+    steps = subject.settings.steps
+    once, twice = subject.won(), subject.won(steps=2 * steps)
+    gain, interval = paired_difference(twice, once)
+    return result(
+        "doubled-steps",
+        status(tripped=interval.low > 0.01, passed=abs(gain) < 0.01),
+        f"{percent(once)} at {steps} steps, {percent(twice)} at twice as many",
+        once=share_of_flags(once),
+        twice=share_of_flags(twice),
+    )
+
+
+def gradient_free(subject: Subject) -> CheckResult:
+    """Sparse-RS at the same places."""
+    size, settings = subject.settings.size_px, subject.settings
+    with evaluation_mode(subject.network):
+        found = search_per_image(
+            lambda images: logits(subject.network, images, subject.bits),
+            subject.images,
+            subject.labels,
+            SparseRsSettings(size_px=size, queries=settings.queries, location="fixed"),
+            np.random.default_rng(settings.seed),
+            positions=subject.positions(size).numpy().astype(np.int32),
+        )
+    return _not_stronger("gradient-free", subject.rescored(found.patch), subject.won(), "Sparse-RS")
+
+
+def transfer(subject: Subject, source: SwitchableNetwork | None) -> CheckResult:
+    """The same attack on another network's float mode."""
+    if source is None:
+        return result("transfer", "not run", "no other network was given (--source)")
+    settings = subject.settings
+    victim = Victim(network=source, bit_widths=(FLOAT,))
+    patch = subject.ascend(victim, settings.size_px, settings.steps).patch.numpy()
+    return _not_stronger("transfer", subject.rescored(patch), subject.won(), "the transferred one")
+
+
+def area(subject: Subject) -> CheckResult:
+    """Half the side, the side, twice the side."""
+    side, size = min(subject.images.shape[2:]), subject.settings.size_px
+    sizes = [s for s in sorted({size // 2, size, size * 2}) if s <= side]
+    won = [subject.won(size_px=s) for s in sizes]
+    backwards = any(paired_difference(won[i], won[i + 1])[1].low > 0.0 for i in range(len(won) - 1))
+    rates = [flags.mean() for flags in won]
+    flat = rates[-1] <= rates[0] and rates[0] < ALWAYS
+    rising = paired_difference(won[-1], won[0])[1].low > 0.0 or rates[0] >= ALWAYS
+    return result(
+        "area",
+        status(tripped=backwards or flat, passed=rising),
+        ", ".join(f"{percent(w)} at {s} px" for w, s in zip(won, sizes, strict=True)),
+        **{f"{s}px": share_of_flags(flags) for s, flags in zip(sizes, won, strict=True)},
+    )
+
+
+def _weaker(name: str, weak: Flags, strong: Flags, words: str) -> CheckResult:
+    lead, interval = paired_difference(strong, weak)
+    always = bool(weak.mean() >= ALWAYS)
+    return result(
+        name,
+        status(tripped=lead <= 0.0 and not always, passed=interval.low > 0.0 or always),
+        f"{words} {percent(weak)}, the attack {percent(strong)}",
+        weak=share_of_flags(weak),
+        attack=share_of_flags(strong),
+    )
+
+
+def _not_stronger(name: str, other: Flags, strong: Flags, words: str) -> CheckResult:
+    lead, interval = paired_difference(other, strong)
+    return result(
+        name,
+        status(tripped=interval.low > 0.0, passed=lead <= 0.0),
+        f"{words} {percent(other)}, the attack {percent(strong)}",
+        other=share_of_flags(other),
+        attack=share_of_flags(strong),
+    )

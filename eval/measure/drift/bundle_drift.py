@@ -1,0 +1,143 @@
+"""What is found of a bundle: the record of each patch, and the images that its flips are of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.core.attack_checks import AttackVerdict
+from deploy.device.bundle_reading import Bundle
+from deploy.device.suite import Suite
+from eval.measure.drift.attribution import StageOutcome, outcome_of, stage_facts, steps_between
+from eval.measure.drift.chain import DeviceInputs, Stage
+from eval.measure.drift.device_report import DeviceReport, entries_of
+from eval.measure.drift.drift_record import DriftModel, DriftPatch, DriftRecord
+from eval.measure.evaluation_record import ImagesFacts
+from training.run_folder import RunFolder
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Attribution:
+    """One record, and the images that its flips are of.
+
+    Attributes:
+        record: as it was written.
+        number: of the patch in the suite.
+    """
+
+    record: DriftRecord
+    number: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BundleDrift:
+    """What was found of a bundle.
+
+    Attributes:
+        found: one for each patch.
+        suite: the bundle's images and patches.
+        device_inputs: what the device fed, where it was told.
+        attacks: what the checks of the attacks on this network found.
+    """
+
+    found: tuple[Attribution, ...]
+    suite: Suite
+    device_inputs: DeviceInputs | None
+    attacks: AttackVerdict
+
+
+def outcomes_at(
+    suite: Suite,
+    stages: Sequence[Stage],
+    number: int,
+    which: NDArray[np.int64] | None = None,
+) -> list[StageOutcome]:
+    """What one patch did at each stage.
+
+    Args:
+        suite: of the chain.
+        stages: from ``run_chain``.
+        number: of the patch.
+        which: int64 K, entries of the patch's images to look at; None takes all.
+
+    Raises:
+        NothingToEvaluate: no image counts at a stage.
+    """
+    patch = suite.patches[number]
+    chosen = np.arange(len(patch.rows)) if which is None else which
+    rows = patch.rows[chosen]
+    return [
+        outcome_of(
+            stage.name,
+            stage.how,
+            clean=stage.clean[rows],
+            patched=stage.patched[number][chosen],
+            labels=suite.labels[rows],
+            target=patch.facts.target,
+            inputs_changed=None
+            if stage.clean_changed is None or stage.patched_changed is None
+            else int(stage.clean_changed[rows].sum() + stage.patched_changed[number][chosen].sum()),
+        )
+        for stage in stages
+    ]
+
+
+def attribute(
+    suite: Suite,
+    stages: Sequence[Stage],
+    number: int,
+    bundle: Bundle,
+    run: RunFolder,
+    engine: str,
+    report: DeviceReport | None = None,
+) -> DriftRecord:
+    """The record of one patch; with a report, over the images that the device ran."""
+    patch, manifest = suite.patches[number], bundle.manifest
+    which = np.arange(len(patch.rows))
+    told = None if report is None else report.of(patch.facts.name)
+    if told is not None:
+        which = entries_of(patch.patch_set.image_indices, told)
+    outcomes = outcomes_at(suite, stages, number, which)
+    if told is not None and report is not None:
+        outcomes.append(report.stage(told))
+    rows = patch.rows[which]
+    steps = steps_between(outcomes, suite.indices[rows], suite.labels[rows])
+    facts = [stage_facts(one) for one in outcomes]
+    changed = stages[1].clean[rows] != suite.lab_clean[rows]
+    changed_patched = stages[1].patched[number][which] != patch.lab[which]
+    model = manifest.models[engine]
+    return DriftRecord(
+        model=DriftModel(
+            network=run.network_name,
+            defense=run.defense,
+            bit_width=manifest.bit_width,
+            checkpoint_sha256=run.checkpoint_sha256,
+            file_sha256=manifest.files[model.file].sha256,
+            engine=engine,
+            bundle=bundle.path.name,
+            manifest_sha256=bundle.manifest_sha256,
+        ),
+        patch=DriftPatch(
+            name=patch.facts.name,
+            attack=patch.facts.attack,
+            kind=patch.facts.kind,
+            target=patch.facts.target,
+            size_px=list(patch.patch_set.mask.shape),
+            pasted_sha256=patch.facts.pasted_sha256,
+        ),
+        images=ImagesFacts(
+            name=str(manifest.images["name"]),
+            split=str(manifest.images["split"]),
+            digest=str(manifest.images["digest"]),
+            n=len(rows),
+            classes=list(manifest.classes),
+        ),
+        lab_changed=int(changed.sum() + changed_patched.sum()),
+        device=None if report is None else report.facts,
+        stages=facts,
+        drift_points=100.0 * (facts[-1]["asr"]["value"] - facts[0]["asr"]["value"]),
+        steps=steps,
+    )

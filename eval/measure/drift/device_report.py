@@ -1,0 +1,90 @@
+"""What a device's report says of a bundle's patches, as one more stage of the chain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.core.errors import InputError
+from deploy.core.files import read_json
+from deploy.core.outcomes import unpack_bits
+from deploy.device.bundle_reading import Bundle
+from deploy.device.comparison import Outcome, read_outcomes
+from deploy.device.report import FORMAT
+from eval.measure.drift.attribution import StageOutcome
+
+DEVICE = "device"
+"""The stage behind ``engine``, where a device's report is given."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DeviceReport:
+    """A device's report of the bundle."""
+
+    outcomes: Mapping[str, Outcome]
+    patched_correct: Mapping[str, NDArray[np.bool_]]
+    facts: dict[str, Any]
+
+    @classmethod
+    def read(cls, path: Path | None, bundle: Bundle) -> DeviceReport | None:
+        """The report at ``path``, of this very bundle; None for None.
+
+        Raises:
+            InputError: it is damaged, no report, or of another bundle.
+        """
+        if path is None:
+            return None
+        raw = read_json(path)
+        if not isinstance(raw, dict) or raw.get("format") != FORMAT:
+            raise InputError(f"{path} is no report.json of the validator")
+        found = read_outcomes(path)  # checked against its schema there
+        if raw["bundle"]["manifest_sha256"] != bundle.manifest_sha256:
+            raise InputError(
+                f"{path} is the report of another bundle "
+                f"({str(raw['bundle']['manifest_sha256'])[:16]}) than {bundle.path.name} "
+                f"({bundle.manifest_sha256[:16]}); validate this one on the device"
+            )
+        correct = {
+            one["name"]: unpack_bits(one["outcomes"]["patched_correct"], one["outcomes"]["n"])
+            for one in raw["patches"]
+        }
+        return cls(
+            outcomes={one.patch: one for one in found},
+            patched_correct=correct,
+            facts={"host": raw["host"], "engine": raw["engine"], "date": raw["date"]},
+        )
+
+    def of(self, name: str) -> Outcome:
+        """The outcome of the patch of this name; InputError where the report has none."""
+        if name not in self.outcomes:
+            raise InputError(f"the device's report has no patch {name!r}")
+        return self.outcomes[name]
+
+    def stage(self, told: Outcome) -> StageOutcome:
+        """An outcome as the chain's last stage."""
+        engine = self.facts["engine"] or {}
+        return StageOutcome(
+            name=DEVICE,
+            how=f"the exported file in {engine.get('name', 'its engine')}, on the device",
+            clean=None,
+            patched=None,
+            clean_correct=told.clean_correct,
+            patched_correct=self.patched_correct[told.patch],
+            eligible=told.eligible,
+            success=told.success,
+        )
+
+
+def entries_of(indices: NDArray[np.int64], told: Outcome) -> NDArray[np.int64]:
+    """Where the device's images are among those of the patch set."""
+    order = np.argsort(indices, kind="stable")
+    place = np.searchsorted(indices, told.indices, sorter=order)
+    entries = order[np.minimum(place, len(indices) - 1)]
+    if (indices[entries] != told.indices).any():
+        raise InputError(f"the device's report is of images that {told.patch} is not for")
+    return np.asarray(entries, np.int64)

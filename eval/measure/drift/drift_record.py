@@ -1,0 +1,117 @@
+"""The record of a drift attribution: one bundle, one patch."""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+from deploy.core.share import Share
+from eval.measure.evaluation_record import ImagesFacts
+
+KIND = "drift"
+
+
+class StageFacts(TypedDict):
+    """What was measured at one stage."""
+
+    name: str
+    how: str
+    """What ran there."""
+    clean_accuracy: Share
+    """Over the images of the patch."""
+    asr: Share
+
+
+class StepPair(TypedDict):
+    """A step's paired comparison, over the images that count at both of its ends."""
+
+    n: int
+    only_before: int
+    """Images that the patch won on before the step alone."""
+    only_after: int
+    points: float
+    """Difference of the two shares, in percentage points."""
+    low_points: float
+    """Newcombe's 95% interval."""
+    high_points: float
+    p: float
+    """McNemar's, exact and two-sided."""
+    p_holm: float
+    """Corrected for the steps of the chain."""
+
+
+class Flip(TypedDict):
+    """An image whose prediction a step changed."""
+
+    index: int
+    """Within the split."""
+    label: int
+    clean_flipped: bool
+    patched_flipped: bool
+    clean_before: int | None
+    """Class; null where a device's report tells right or wrong alone."""
+    clean_after: int | None
+    patched_before: int | None
+    patched_after: int | None
+    won_before: bool | None
+    """Null where the image did not count for the ASR."""
+    won_after: bool | None
+
+
+class StepFacts(TypedDict):
+    """What the step to a stage changed."""
+
+    name: str
+    """Of the stage that it leads to."""
+    asr_points: float
+    """ASR after it minus ASR before it, in percentage points; the steps sum to the drift."""
+    paired: StepPair | None
+    """Null where no image counts at both ends."""
+    inputs_changed: int | None
+    """Images, clean and patched together, with other bytes; null where the step changes none."""
+    clean_flips_n: int
+    patched_flips_n: int
+    flips_n: int
+    """Images with either."""
+    flips: list[Flip]
+    """The first 1,000, by index."""
+
+
+class DriftModel(TypedDict):
+    """What was deployed."""
+
+    network: str
+    defense: str
+    bit_width: int
+    checkpoint_sha256: str
+    file_sha256: str
+    engine: str
+    bundle: str
+    """Name of its file."""
+    manifest_sha256: str
+
+
+class DriftPatch(TypedDict):
+    """Which patch."""
+
+    name: str
+    attack: str
+    kind: str
+    target: int | None
+    size_px: list[int]
+    pasted_sha256: str
+
+
+class DriftRecord(TypedDict):
+    """The payload of a record of kind ``drift``."""
+
+    model: DriftModel
+    patch: DriftPatch
+    images: ImagesFacts
+    lab_changed: int
+    """Predictions, clean and patched, that the network gives here and the bundle has otherwise."""
+    device: dict[str, Any] | None
+    """Host and engine of the device's report, where there is one."""
+    stages: list[StageFacts]
+    drift_points: float
+    """ASR at the last stage minus ASR at the first."""
+    steps: list[StepFacts]

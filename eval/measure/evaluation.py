@@ -1,0 +1,261 @@
+"""Evaluate a model on its engine against patch sets, one record each.
+
+The driver asks the engine, and the fake-quantized network where there is one, for predictions;
+``eval.measure.patch_measures`` turns them into figures. Records that exist are not made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.core.errors import InputError, NothingToEvaluate
+from deploy.core.files import json_bytes, sha256_of_bytes
+from deploy.core.latency import Latency
+from deploy.core.patch_set import PatchSet, random_floor
+from deploy.core.records import write_record
+from deploy.core.success import clean_accuracy
+from eval.attacks.predictions import SwitchableNetwork, predict
+from eval.measure.evaluation_record import (
+    KIND,
+    EvaluationRecord,
+    LatencyFacts,
+    ModelFacts,
+    read_evaluations,
+)
+from eval.measure.images_facts import images_facts
+from eval.measure.patch_measures import (
+    Classes,
+    CommonSet,
+    drift,
+    evaluate_patch,
+    patch_facts,
+    patch_set_digest,
+    share_of,
+)
+from training.data import ImageSet
+from training.progress import Progress
+
+
+class Predictor(Protocol):
+    """Anything that classifies uint8 images: an engine, or ``NetworkPredictor``."""
+
+    def predict(self, images: NDArray[np.uint8], batch_size: int = 64) -> Classes:
+        """Classes, int64 N, of uint8 images N×3×H×W."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkPredictor:
+    """A torch network at one bit-width in the place of an engine (engine name ``torch``)."""
+
+    network: SwitchableNetwork
+    bit_width: int
+
+    def predict(self, images: NDArray[np.uint8], batch_size: int = 64) -> Classes:
+        """Classes, int64 N, of uint8 images N×3×H×W."""
+        return predict(self.network, images, self.bit_width, batch_size=batch_size)
+
+
+def evaluate_model(
+    engine: Predictor,
+    images: ImageSet,
+    patch_sets: Sequence[PatchSet],
+    *,
+    model: ModelFacts,
+    records: Path,
+    provenance: Mapping[str, Any],
+    network: SwitchableNetwork | None = None,
+    clean: Classes | None = None,
+    common: CommonSet | None = None,
+    latency: Latency | None = None,
+    floor_seed: int = 0,
+    batch_size: int = 64,
+    progress: bool = True,
+) -> list[EvaluationRecord]:
+    """Evaluate one open model against patch sets; one record each, written as it is done.
+
+    A record that exists for the same model file, engine, patch set, images and common set is read
+    and not made again, so an interrupted evaluation continues where it stopped. (Latency is not
+    part of that: it is kept as first measured.)
+
+    Args:
+        engine: the model, open.
+        images: the split that the patch sets' ``image_indices`` count in.
+        patch_sets: to try.
+        model: what ``engine`` runs; ``model["bit_width"]`` is the one that ``network`` is asked at.
+        records: folder of the records, made if missing.
+        provenance: from ``deploy.core.records.provenance``.
+        network: the fake-quantized network, for the drift; None leaves the drift null.
+        clean: int64 N, the engine's classes of all images, where they are known; None asks it.
+        common: the common set, for ``asr_common``; None leaves it null.
+        latency: of the engine, measured by the caller; None leaves it null.
+        floor_seed: of the random patches.
+        batch_size: images per call of the engine and the network.
+        progress: show a bar, or log lines where there is no terminal.
+
+    Returns:
+        The records in the order of ``patch_sets``.
+
+    Raises:
+        InputError: a patch set of other images (an index or position outside them), a common set
+            of another length, or a damaged record in the folder.
+        NothingToEvaluate: no image counts for the ASR of a patch set, which the message names.
+    """
+    if common is not None and common.member.shape != (len(images),):
+        raise InputError(
+            f"The common set has {common.member.shape} flags for {len(images)} images of "
+            f"{images.name}, {images.split}."
+        )
+    for patch_set in patch_sets:
+        _check_indices(patch_set, images)
+    known = (
+        {record["key"]: record for record in read_evaluations(records)} if records.is_dir() else {}
+    )
+    keys = [
+        _key(model, patch_set, images, common, floor_seed, drifted=network is not None)
+        for patch_set in patch_sets
+    ]
+    todo = [key for key in keys if key not in known]
+    if not todo:
+        return [known[key] for key in keys]
+    title = f"{model['network']} {model['bit_width']} bit, {model['engine']}"
+    with Progress(title, len(todo), shown=progress) as bar:
+        both = _Both(engine, network, model["bit_width"], batch_size)
+        without = both.predict(images.images, clean)
+        for key, patch_set in zip(keys, patch_sets, strict=True):
+            if key in known:
+                continue
+            known[key] = _evaluate(
+                both, without, images, patch_set, key, model, common, latency, floor_seed
+            )
+            write_record(records, KIND, known[key], provenance)
+            bar.advance(note=f"{patch_set.name} ASR {known[key]['asr']['value']:.1%}")
+    return [known[key] for key in keys]
+
+
+@dataclass(frozen=True)
+class _Both:
+    """The engine and, where there is one, the network that it came from."""
+
+    engine: Predictor
+    network: SwitchableNetwork | None
+    bit_width: int
+    batch_size: int
+
+    def predict(
+        self, images: NDArray[np.uint8], known: Classes | None = None
+    ) -> tuple[Classes, Classes | None]:
+        """Classes of both; those of the engine are not asked for where they are known."""
+        on_engine = self.engine.predict(images, self.batch_size) if known is None else known
+        if self.network is None:
+            return on_engine, None
+        return on_engine, predict(self.network, images, self.bit_width, batch_size=self.batch_size)
+
+
+def _evaluate(
+    both: _Both,
+    clean: tuple[Classes, Classes | None],
+    images: ImageSet,
+    patch_set: PatchSet,
+    key: str,
+    model: ModelFacts,
+    common: CommonSet | None,
+    latency: Latency | None,
+    floor_seed: int,
+) -> EvaluationRecord:
+    indices = patch_set.image_indices
+    chosen = images.images[indices]
+    engine_clean, network_clean = clean
+    engine_patched, network_patched = both.predict(patch_set.paste_on(chosen))
+    noise = random_floor(patch_set, np.random.default_rng(floor_seed))
+    floor = both.engine.predict(noise.paste_on(chosen), both.batch_size)
+    try:
+        measures = evaluate_patch(
+            clean=engine_clean[indices],
+            patched=engine_patched,
+            floor=floor,
+            floor_seed=floor_seed,
+            labels=images.labels[indices],
+            image_indices=indices,
+            target=patch_set.target,
+            common=None if common is None else common.member[indices],
+        )
+        drifted = None
+        if network_clean is not None and network_patched is not None:
+            drifted = drift(
+                engine_clean=engine_clean,
+                engine_patched=engine_patched,
+                network_clean=network_clean,
+                network_patched=network_patched,
+                labels=images.labels,
+                image_indices=indices,
+                target=patch_set.target,
+            )
+    except NothingToEvaluate as error:
+        raise NothingToEvaluate(
+            f"{model['network']} at {model['bit_width']} bits, {patch_set.name}: {error}"
+        ) from error
+    return EvaluationRecord(
+        key=key,
+        model=model,
+        patch=patch_facts(patch_set, (images.images.shape[2], images.images.shape[3])),
+        images=images_facts(images),
+        clean_accuracy=share_of(clean_accuracy(engine_clean, images.labels)),
+        clean_accuracy_patched_images=measures["clean_accuracy_patched_images"],
+        robust_accuracy=measures["robust_accuracy"],
+        asr=measures["asr"],
+        asr_common=measures["asr_common"],
+        common_set_of=None if common is None else list(common.models),
+        asr_all_images=measures["asr_all_images"],
+        floor=measures["floor"],
+        drift=drifted,
+        latency=None if latency is None else _latency_facts(latency),
+        outcomes=measures["outcomes"],
+    )
+
+
+def _latency_facts(latency: Latency) -> LatencyFacts:
+    return LatencyFacts(
+        p50_ms=latency.p50_ms,
+        p95_ms=latency.p95_ms,
+        p99_ms=latency.p99_ms,
+        images_per_s=latency.images_per_s,
+        batch_size=latency.batch_size,
+        threads=latency.threads,
+        repeats=latency.repeats,
+    )
+
+
+def _check_indices(patch_set: PatchSet, images: ImageSet) -> None:
+    highest = int(patch_set.image_indices.max())
+    if highest >= len(images):
+        raise InputError(
+            f"{patch_set.name} is for image {highest}, but {images.name}, {images.split} has "
+            f"{len(images)} images; evaluate it on the split that it was made for."
+        )
+
+
+def _key(
+    model: ModelFacts,
+    patch_set: PatchSet,
+    images: ImageSet,
+    common: CommonSet | None,
+    floor_seed: int,
+    *,
+    drifted: bool,
+) -> str:
+    # The certificate describes the file, whose hash is here already.
+    named = {field: value for field, value in model.items() if field != "certificate"}
+    member = None
+    if common is not None:
+        member = [*common.models, hashlib.sha256(common.member.tobytes()).hexdigest()]
+    patch = [patch_set.name, patch_set.target, patch_set_digest(patch_set)]
+    facts = [named, patch, images.name, images.split, images.digest, member, floor_seed, drifted]
+    return sha256_of_bytes(json_bytes(facts))

@@ -1,0 +1,284 @@
+"""The record of one evaluation: one model file on one engine against one set of patches.
+
+This module is the schema that ``eval.measure.evaluation`` writes and the report reads. A record is
+plain JSON; every share carries n, k and its 95% Wilson interval; a value that was not measured is
+null, never 0. ``read_evaluations`` refuses a file that lacks a field.
+
+Which images an attack won on is kept as packed bits (``outcomes``), so that any later comparison of
+records (a common set, a paired test) needs no second run of the models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypedDict, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.core.errors import InputError
+from deploy.core.outcomes import pack_bits as pack_bits
+from deploy.core.outcomes import unpack_bits as unpack_bits
+from deploy.core.records import read_records
+from deploy.core.share import Share, share
+
+KIND = "evaluation"
+
+
+class SourceFacts(TypedDict):
+    """The network that a patch was made on; null where a supplied patch does not say."""
+
+    network: str | None
+    defense: str | None
+    checkpoint_sha256: str | None
+    bit_widths: list[int] | None
+    """More than one: the patch was made on all of them at once. 32 is float."""
+    seed: int | None
+    """The seed of the network's training."""
+
+
+class PatchFacts(TypedDict):
+    """What was pasted, where, and how it was made."""
+
+    name: str
+    attack: str | None
+    """``gap``, ``lavan``, …; null for a supplied patch."""
+    kind: Literal["universal", "per-image"]
+    shape: str | None
+    """``square`` or ``circle``."""
+    size_px: list[int]
+    """[height, width] of the patch's box."""
+    area_px: int
+    """Pixels under the mask."""
+    area_share: float
+    """Of the image's area, 0…1."""
+    placement: str | None
+    """``random``, ``centre``, ``top-left``, … or ``fixed``."""
+    target: int | None
+    """Class index; null for an untargeted patch."""
+    steps: int | None
+    restarts: int | None
+    seed: int | None
+    """The seed of the attack's generator."""
+    made_on: str | None
+    """Split whose images the patch was optimized on."""
+    settings: dict[str, Any]
+    """All settings of the attack, resolved."""
+    source: SourceFacts
+    sha256: str
+    """Of the patch set's content."""
+
+
+class ModelFacts(TypedDict):
+    """What was attacked."""
+
+    network: str
+    """Architecture, such as ``resnet8``."""
+    defense: str
+    """``plain``, ``qadtr``, …."""
+    bit_width: int
+    """32 is float."""
+    checkpoint_sha256: str | None
+    file: str | None
+    """Name of the model file, without its folder; null when the network itself ran in torch."""
+    file_sha256: str | None
+    file_size_bytes: int | None
+    engine: str
+    """``onnxruntime``, … or ``torch`` for the fake-quantized network itself."""
+    engine_version: str
+    certificate: dict[str, Any] | None
+    """Summary of the integer certificate: what the engine really ran."""
+
+
+class ImagesFacts(TypedDict):
+    """The images of the evaluation."""
+
+    name: str
+    split: str
+    digest: str
+    """SHA-256 of the data set's image bytes, as its loader gives it."""
+    n: int
+    """Images of the split that clean accuracy was measured on."""
+    classes: list[str]
+
+
+class FloorFacts(TypedDict):
+    """The random-patch floor: the same size, mask and places, uniform noise as content."""
+
+    asr: Share
+    seed: int
+
+
+class DriftFacts(TypedDict):
+    """The engine against the fake-quantized network, on the same patches and images."""
+
+    asr_points: float
+    """ASR on the engine minus ASR of the fake-quantized network, in percentage points."""
+    fake_quantized_asr: Share
+    fake_quantized_clean: Share
+    clean_agreement: Share
+    """Same top-1, of all clean images."""
+    patched_agreement: Share
+    clean_flips: list[int]
+    """Indices within the split of the clean images whose top-1 differs."""
+    patched_flips: list[int]
+
+
+class LatencyFacts(TypedDict):
+    """Timings of the engine on this machine; compare within one run only."""
+
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    images_per_s: float
+    batch_size: int
+    threads: int
+    repeats: int
+    """Batches that were timed."""
+
+
+class Outcomes(TypedDict):
+    """One bit per patched image, in the order of the patch set: hex of numpy's ``packbits``."""
+
+    n: int
+    first_index: int
+    """Index within the split of the first patched image."""
+    indices: list[int] | None
+    """Indices within the split, when they are not ``first_index … first_index + n - 1``."""
+    clean_correct: str
+    patched_correct: str
+    eligible: str
+    """Correct without the patch and, for a targeted patch, not of the target's class."""
+    success: str
+    """The attack's success on an eligible image."""
+
+
+class EvaluationRecord(TypedDict):
+    """The payload of a record of kind ``evaluation``."""
+
+    key: str
+    """Digest of everything the result depends on; an evaluation with the same key is not redone."""
+    model: ModelFacts
+    patch: PatchFacts
+    images: ImagesFacts
+    clean_accuracy: Share
+    """Over all images of the split that were given."""
+    clean_accuracy_patched_images: Share
+    """Over the images of the patch set, to compare with ``robust_accuracy``."""
+    robust_accuracy: Share
+    asr: Share
+    """Primary: of the images this model on this engine classifies correctly without the patch (and
+    whose label is not the target)."""
+    asr_common: Share | None
+    """Over the images that every compared model classifies correctly; null when no comparison was
+    asked for, or no image is left (``common_set_of`` tells which)."""
+    common_set_of: list[str] | None
+    """Names of the compared models."""
+    asr_all_images: Share
+    """Of all images, those whose prediction the patch changes (turns into the target), right or
+    wrong before."""
+    floor: FloorFacts
+    drift: DriftFacts | None
+    """Null when there was no fake-quantized network to compare with."""
+    latency: LatencyFacts | None
+    outcomes: Outcomes
+
+
+def image_indices(outcomes: Outcomes) -> NDArray[np.int64]:
+    """Indices within the split of the patched images: int64, N."""
+    if outcomes["indices"] is not None:
+        return np.asarray(outcomes["indices"], dtype=np.int64)
+    return np.arange(outcomes["n"], dtype=np.int64) + outcomes["first_index"]
+
+
+def check_evaluation(payload: Mapping[str, Any], *, where: str) -> EvaluationRecord:
+    """The payload as a record, after a look at its fields.
+
+    Raises:
+        InputError: a field is missing, with its name and ``where`` it was looked for.
+    """
+    _check_fields(payload, EvaluationRecord, where)
+    for field, facts in _PARTS.items():
+        part = payload[field]
+        if part is None and field in _OPTIONAL:
+            continue
+        _check_fields(part, facts, f"{where}, {field}")
+    return cast(EvaluationRecord, payload)
+
+
+def read_evaluations(folder: Path) -> list[EvaluationRecord]:
+    """All evaluation records of a folder, checked.
+
+    Raises:
+        InputError: a file is damaged, of an unknown version, or lacks a field.
+    """
+    return [
+        check_evaluation(record["payload"], where=f"an evaluation record in {folder}")
+        for record in read_records(folder, KIND)
+    ]
+
+
+def asr_over_common_set(records: Sequence[EvaluationRecord]) -> list[Share | None]:
+    """Each record's ASR over the images that the models of *all* given records have right.
+
+    The records must be of the same images and target (one patch against several models, or several
+    patches of one attack on the same images). None where no image is left.
+
+    Raises:
+        InputError: the records are of different images or targets.
+    """
+    if not records:
+        return []
+    first = records[0]
+    indices = image_indices(first["outcomes"])
+    common = np.ones(len(indices), dtype=np.bool_)
+    for record in records:
+        same = (
+            record["images"]["digest"] == first["images"]["digest"]
+            and record["images"]["split"] == first["images"]["split"]
+            and record["patch"]["target"] == first["patch"]["target"]
+            and np.array_equal(image_indices(record["outcomes"]), indices)
+        )
+        if not same:
+            raise InputError(
+                "A common set needs records of the same images and target; "
+                f"{record['model']['network']} ({record['patch']['name']}) differs from "
+                f"{first['model']['network']} ({first['patch']['name']})."
+            )
+        common &= unpack_bits(record["outcomes"]["clean_correct"], len(indices))
+    common &= unpack_bits(first["outcomes"]["eligible"], len(indices))
+    n = int(common.sum())
+    if n == 0:
+        return [None] * len(records)
+    won = [unpack_bits(record["outcomes"]["success"], len(indices)) for record in records]
+    return [share(int((flags & common).sum()), n) for flags in won]
+
+
+_PARTS: dict[str, Any] = {
+    "model": ModelFacts,
+    "patch": PatchFacts,
+    "images": ImagesFacts,
+    "clean_accuracy": Share,
+    "clean_accuracy_patched_images": Share,
+    "robust_accuracy": Share,
+    "asr": Share,
+    "asr_common": Share,
+    "asr_all_images": Share,
+    "floor": FloorFacts,
+    "drift": DriftFacts,
+    "latency": LatencyFacts,
+    "outcomes": Outcomes,
+}
+_OPTIONAL = ("asr_common", "drift", "latency")
+
+
+def _check_fields(value: object, schema: Any, where: str) -> None:
+    if not isinstance(value, Mapping):
+        raise InputError(f"Expected an object in {where}, got {type(value).__name__}.")
+    missing = sorted(set(schema.__annotations__) - set(value))
+    if missing:
+        raise InputError(
+            f"Missing in {where}: {', '.join(missing)}. It was written by another version; "
+            "evaluate again, or read it with the version that wrote it."
+        )

@@ -1,0 +1,66 @@
+"""What a record says of the model that was attacked."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from pathlib import Path
+from typing import Any
+
+from deploy.core.files import sha256_of
+from deploy.core.records import read_records
+from eval.measure.evaluation_record import ModelFacts
+from eval.measure.proofs import CERTIFICATE_KIND
+from training.run_folder import RunFolder
+
+TORCH = "torch"
+"""Name of the fake-quantized network itself in the place of an engine."""
+
+
+def model_facts(run: RunFolder, bit_width: int, file: Path | None, engine: str) -> ModelFacts:
+    """The facts of one model of a run on one engine.
+
+    Args:
+        run: of the model.
+        bit_width: 32 is float.
+        file: for the engine; None for the network itself in torch.
+        engine: the open engine's own name, or :data:`TORCH`.
+
+    Raises:
+        InputError: the file or a record of the run cannot be read.
+    """
+    digest = None if file is None else sha256_of(file)
+    return ModelFacts(
+        network=run.network_name,
+        defense=run.defense,
+        bit_width=bit_width,
+        checkpoint_sha256=run.checkpoint_sha256,
+        file=None if file is None else file.name,
+        file_sha256=digest,
+        file_size_bytes=None if file is None else file.stat().st_size,
+        engine=engine,
+        engine_version=version_of(engine),
+        certificate=None if digest is None else _certificate(run, digest),
+    )
+
+
+def version_of(engine: str) -> str:
+    """Of the package behind an engine: onnxruntime is installed under either of two names."""
+    package = engine.split("-")[0]
+    for distribution in (package, f"{package}-gpu"):
+        try:
+            return importlib.metadata.version(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return "unknown"
+
+
+def _certificate(run: RunFolder, model_sha256: str) -> dict[str, Any] | None:
+    """The verdict and counts of the newest certificate of a model file, where there is one."""
+    if not run.records.is_dir():
+        return None
+    found = [
+        record["payload"]
+        for record in read_records(run.records, CERTIFICATE_KIND)
+        if record["payload"].get("model_sha256") == model_sha256
+    ]
+    return {key: found[-1][key] for key in ("ok", "counts")} if found else None

@@ -1,0 +1,72 @@
+"""Which images patch sets are for, and where their files are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from deploy.core.errors import InputError, NothingToEvaluate
+from deploy.core.patch_set import PatchSet
+from eval.attacks.origin import TRIED_ON
+from training.data import ImageSet
+from training.run_folder import RunFolder
+
+
+def patch_files_in(places: Sequence[Path]) -> list[Path]:
+    """The patch files, npz, that paths or folders of them name.
+
+    Raises:
+        InputError: no such path.
+        NothingToEvaluate: there are none.
+    """
+    missing = [str(place) for place in places if not place.exists()]
+    if missing:
+        raise InputError(f"there is no patch file or folder {', '.join(missing)}")
+    files: list[Path] = []
+    for place in places:
+        files += sorted(place.glob("[!.]*.npz")) if place.is_dir() else [place]
+    if not files:
+        raise NothingToEvaluate(
+            f"there is no patch file in {', '.join(map(str, places))}; make one with: "
+            "qadtr patch RUN --attack lavan"
+        )
+    return files
+
+
+def images_of_patches(
+    runs: Sequence[RunFolder], patch_sets: Sequence[PatchSet], data: Path | None, split: str
+) -> ImageSet:
+    """The images that all patch sets count in, checked by their digest.
+
+    Args:
+        runs: at least one, all of the same data.
+        patch_sets: as read.
+        data: the data folder.
+        split: for patch sets that do not tell theirs.
+
+    Raises:
+        InputError: runs of different data, patches for different splits or for other images.
+    """
+    first = runs[0]
+    for run in runs[1:]:
+        same = [run.sidecar["config"]["data"][key] for key in ("kind", "size")] == [
+            first.sidecar["config"]["data"][key] for key in ("kind", "size")
+        ]
+        if not same or run.classes != first.classes:
+            raise InputError(
+                f"{run.path} was trained on other data than {first.path}; take them apart"
+            )
+    facts = [patch_set.provenance.get(TRIED_ON) for patch_set in patch_sets]
+    splits = {fact["split"] for fact in facts if fact is not None} or {split}
+    if len(splits) > 1:
+        raise InputError(
+            f"the patches are for different splits ({', '.join(sorted(splits))}); take them apart"
+        )
+    images = first.images(data, splits.pop())
+    for patch_set, fact in zip(patch_sets, facts, strict=True):
+        if fact is not None and fact["digest"] != images.digest:
+            raise InputError(
+                f"{patch_set.name} was made for other images than those given ({images.name}, "
+                f"{images.split}): another data set, another copy of it, or another size"
+            )
+    return images

@@ -1,0 +1,229 @@
+"""What a patch did to a model: pure functions of prediction arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.core.errors import NothingToEvaluate
+from deploy.core.files import npz_bytes, sha256_of_bytes
+from deploy.core.patch_set import PatchSet
+from deploy.core.share import Share
+from deploy.core.success import (
+    Accuracy,
+    AttackSuccess,
+    attack_success,
+    attack_success_over_all_images,
+    clean_accuracy,
+    robust_accuracy,
+)
+from eval.measure.evaluation_record import (
+    DriftFacts,
+    FloorFacts,
+    Outcomes,
+    PatchFacts,
+    SourceFacts,
+    pack_bits,
+)
+
+Classes = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CommonSet:
+    """The images that every compared model classifies correctly.
+
+    Attributes:
+        models: names of the models.
+        member: bool, one flag for each image of the split.
+    """
+
+    models: tuple[str, ...]
+    member: NDArray[np.bool_]
+
+
+def common_set(predictions: Mapping[str, Classes], labels: Classes) -> CommonSet:
+    """The images that all models have right, from each model's clean predictions (int64 N)."""
+    member = np.ones(labels.shape, dtype=np.bool_)
+    for classes in predictions.values():
+        member &= classes == labels
+    return CommonSet(models=tuple(predictions), member=member)
+
+
+class PatchMeasures(TypedDict):
+    """The part of a record that predictions decide."""
+
+    clean_accuracy_patched_images: Share
+    robust_accuracy: Share
+    asr: Share
+    asr_common: Share | None
+    asr_all_images: Share
+    floor: FloorFacts
+    outcomes: Outcomes
+
+
+def evaluate_patch(
+    *,
+    clean: Classes,
+    patched: Classes,
+    floor: Classes,
+    floor_seed: int,
+    labels: Classes,
+    image_indices: NDArray[np.int64],
+    target: int | None,
+    common: NDArray[np.bool_] | None = None,
+) -> PatchMeasures:
+    """What a patch set did to one model, from predictions on the images of that set.
+
+    Args:
+        clean: int64 N, classes without the patch.
+        patched: int64 N, with the patch.
+        floor: int64 N, with random noise of the same size in the same places.
+        floor_seed: that the noise was drawn with.
+        labels: int64 N.
+        image_indices: int64 N, indices of the images within their split.
+        target: class of a targeted patch.
+        common: bool N, the images that all compared models have right.
+
+    Raises:
+        NothingToEvaluate: no image counts for the ASR.
+        InputError: arrays of different lengths.
+    """
+    success = attack_success(clean, patched, labels, target)
+    return PatchMeasures(
+        clean_accuracy_patched_images=share_of(clean_accuracy(clean, labels)),
+        robust_accuracy=share_of(robust_accuracy(patched, labels)),
+        asr=share_of(success),
+        asr_common=_common_share(clean, patched, labels, target, common),
+        asr_all_images=share_of(attack_success_over_all_images(clean, patched, target)),
+        floor=FloorFacts(
+            asr=share_of(attack_success(clean, floor, labels, target)), seed=floor_seed
+        ),
+        outcomes=outcomes_of(success, clean == labels, patched == labels, image_indices),
+    )
+
+
+def drift(
+    *,
+    engine_clean: Classes,
+    engine_patched: Classes,
+    network_clean: Classes,
+    network_patched: Classes,
+    labels: Classes,
+    image_indices: NDArray[np.int64],
+    target: int | None,
+) -> DriftFacts:
+    """The engine against the fake-quantized network, from both's predictions.
+
+    Args:
+        engine_clean, network_clean: int64 M, over *all* images of the split.
+        engine_patched, network_patched: int64 N, over the images of the patch set.
+        labels: int64 M.
+        image_indices: int64 N, which of the M images are in the patch set.
+
+    Raises:
+        NothingToEvaluate: no image counts for one of the two ASRs.
+    """
+    own = labels[image_indices]
+    on_engine = attack_success(engine_clean[image_indices], engine_patched, own, target)
+    on_network = attack_success(network_clean[image_indices], network_patched, own, target)
+    return DriftFacts(
+        asr_points=100.0 * (on_engine.asr - on_network.asr),
+        fake_quantized_asr=share_of(on_network),
+        fake_quantized_clean=share_of(clean_accuracy(network_clean, labels)),
+        # An agreement is an accuracy with the network's classes as the labels.
+        clean_agreement=share_of(clean_accuracy(engine_clean, network_clean)),
+        patched_agreement=share_of(clean_accuracy(engine_patched, network_patched)),
+        clean_flips=np.flatnonzero(engine_clean != network_clean).tolist(),
+        patched_flips=image_indices[engine_patched != network_patched].tolist(),
+    )
+
+
+def patch_facts(patch_set: PatchSet, image_size: tuple[int, int]) -> PatchFacts:
+    """What a record says about a patch set; what its provenance does not tell is null.
+
+    Args:
+        image_size: (H, W), for the share of the area.
+    """
+    made = patch_set.provenance
+    settings = made.get("settings") or {}
+    source = made.get("source") or {}
+    return PatchFacts(
+        name=patch_set.name,
+        attack=made.get("attack"),
+        kind=patch_set.kind,
+        shape=settings.get("shape"),
+        size_px=list(patch_set.size_px),
+        area_px=patch_set.area_px,
+        area_share=patch_set.area_share(*image_size),
+        placement=settings.get("placement"),
+        target=patch_set.target,
+        steps=settings.get("steps"),
+        restarts=settings.get("restarts"),
+        seed=made.get("seed"),
+        made_on=made.get("made_on"),
+        settings=dict(settings),
+        source=SourceFacts(
+            network=source.get("network"),
+            defense=source.get("defense"),
+            checkpoint_sha256=source.get("checkpoint_sha256"),
+            bit_widths=source.get("bit_widths"),
+            seed=source.get("seed"),
+        ),
+        sha256=patch_set_digest(patch_set),
+    )
+
+
+def patch_set_digest(patch_set: PatchSet) -> str:
+    """SHA-256 of the patch set's arrays, the same as of its npz file."""
+    names = ("patch", "mask", "positions", "image_indices")
+    return sha256_of_bytes(npz_bytes({name: getattr(patch_set, name) for name in names}))
+
+
+def share_of(result: Accuracy | AttackSuccess) -> Share:
+    """The record's form of an accuracy or a success rate."""
+    if isinstance(result, Accuracy):
+        k, value = result.correct, result.accuracy
+    else:
+        k, value = result.successes, result.asr
+    interval = result.interval
+    return Share(n=result.n, k=k, value=value, low=interval.low, high=interval.high)
+
+
+def _common_share(
+    clean: Classes,
+    patched: Classes,
+    labels: Classes,
+    target: int | None,
+    common: NDArray[np.bool_] | None,
+) -> Share | None:
+    if common is None:
+        return None
+    try:
+        return share_of(attack_success(clean, patched, labels, target, also=common))
+    except NothingToEvaluate:
+        return None
+
+
+def outcomes_of(
+    success: AttackSuccess,
+    clean_correct: NDArray[np.bool_],
+    patched_correct: NDArray[np.bool_],
+    indices: NDArray[np.int64],
+) -> Outcomes:
+    """What happened to each image, as a record keeps it; all arrays N, in the patch set's order."""
+    first = int(indices[0])
+    in_a_row = np.array_equal(indices, np.arange(first, first + len(indices)))
+    return Outcomes(
+        n=len(indices),
+        first_index=first,
+        indices=None if in_a_row else indices.tolist(),
+        clean_correct=pack_bits(clean_correct),
+        patched_correct=pack_bits(patched_correct),
+        eligible=pack_bits(success.eligible),
+        success=pack_bits(success.success),
+    )

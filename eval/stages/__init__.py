@@ -1,0 +1,1 @@
+"""One file for each command: it opens files, calls the other three, and writes files."""

@@ -1,0 +1,169 @@
+"""The stage "analyze": a run's network and patch files to one record for each analysis."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deploy.core.errors import InputError
+from deploy.core.files import json_bytes, sha256_of_bytes
+from deploy.core.patch_set import PatchSet, read_patch_set
+from deploy.core.records import read_records, write_record
+from eval.measure.analyses import (
+    feature_maps,
+    gradient_alignment,
+    gradient_maps,
+    occlusion,
+    patch_locations,
+    patch_visibility,
+)
+from eval.measure.analyses.analysis_record import AnalysedModel, AnalysisFacts
+from eval.measure.analyses.analysis_settings import AnalysisSettings
+from eval.measure.analyses.sample import Sample, draw_sample
+from eval.measure.images_facts import images_facts
+from eval.measure.patch_images import images_of_patches, patch_files_in
+from eval.measure.patch_measures import patch_facts
+from training.data import ImageSet
+from training.devices import torch_device
+from training.progress import Progress
+from training.run_folder import RunFolder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analysis:
+    """One analysis by its name on the command line.
+
+    Attributes:
+        kind: of its record.
+        analyse: from network, sample and settings to its part of the payload.
+        of_patches: False where only the images without patches are looked at.
+    """
+
+    kind: str
+    analyse: Callable[[Any, Sample, AnalysisSettings], Mapping[str, Any]]
+    of_patches: bool = True
+
+
+ANALYSES: Mapping[str, Analysis] = {
+    "gradients": Analysis(kind=gradient_alignment.KIND, analyse=gradient_alignment.analyse),
+    "gradient-maps": Analysis(kind=gradient_maps.KIND, analyse=gradient_maps.analyse),
+    "locations": Analysis(kind=patch_locations.KIND, analyse=patch_locations.analyse),
+    "occlusion": Analysis(kind=occlusion.KIND, analyse=occlusion.analyse, of_patches=False),
+    "visibility": Analysis(kind=patch_visibility.KIND, analyse=patch_visibility.analyse),
+    "features": Analysis(kind=feature_maps.KIND, analyse=feature_maps.analyse),
+}
+
+
+def analyse_run(
+    run: RunFolder,
+    patch_files: Sequence[Path],
+    data: Path | None,
+    names: Sequence[str],
+    settings: AnalysisSettings,
+    provenance: Mapping[str, Any],
+    *,
+    images: int | None = None,
+    split: str = "test",
+    device: str = "cpu",
+    progress: bool = True,
+) -> list[tuple[str, AnalysisFacts]]:
+    """Analyse a run's network under each patch file; records go to its ``records`` folder.
+
+    Records that exist are not made again.
+
+    Args:
+        run: of the network.
+        patch_files: npz files, or folders of them.
+        data: the data folder.
+        names: of :data:`ANALYSES`.
+        settings: bit-widths of the network, grid, batch size.
+        provenance: from ``deploy.core.records.provenance``.
+        images: how many of each patch set's; None takes all.
+        split: for patch sets that do not tell theirs.
+        device: torch device of the network.
+        progress: show a progress bar.
+
+    Returns:
+        (kind, payload) of each record, in the order asked for.
+
+    Raises:
+        InputError: an unknown analysis, a bit-width that the network lacks, a damaged patch file,
+            patches for other images, or more images than a set has.
+        NothingToEvaluate: no patch file, or no image that counts.
+        EngineUnavailable: torch has no such device here.
+    """
+    unknown = [name for name in names if name not in ANALYSES]
+    if unknown or not names:
+        raise InputError(
+            f"there is no analysis {', '.join(unknown) or '(none given)'}; known are "
+            f"{', '.join(ANALYSES)}"
+        )
+    lacking = [bits for bits in settings.bit_widths if bits not in run.bit_widths]
+    if lacking:
+        raise InputError(
+            f"{run.path} has no {lacking[0]} bits; it has {', '.join(map(str, run.bit_widths))}"
+        )
+    patch_sets = [read_patch_set(path) for path in patch_files_in(patch_files)]
+    image_set = images_of_patches([run], patch_sets, data, split)
+    network = run.load_network().to(torch_device(device))
+    found: list[tuple[str, AnalysisFacts]] = []
+    title = f"analyses of {run.path.name}"
+    with Progress(title, len(patch_sets) * len(names), shown=progress) as bar:
+        for patch_set in patch_sets:
+            sample = draw_sample(image_set, patch_set, images)
+            for name in dict.fromkeys(names):
+                analysis = ANALYSES[name]
+                facts = _facts(run, image_set, sample, analysis, settings)
+                payload = _known(run.records, analysis.kind, facts["key"])
+                if payload is None:
+                    payload = {**facts, **analysis.analyse(network, sample, settings)}
+                    write_record(run.records, analysis.kind, payload, provenance)
+                found.append((analysis.kind, payload))  # type: ignore[arg-type]
+                bar.advance()
+    return found
+
+
+def _facts(
+    run: RunFolder,
+    images: ImageSet,
+    sample: Sample,
+    analysis: Analysis,
+    settings: AnalysisSettings,
+) -> AnalysisFacts:
+    own: PatchSet | None = sample.patch_set if analysis.of_patches else None
+    model = AnalysedModel(
+        network=run.network_name,
+        defense=run.defense,
+        checkpoint_sha256=run.checkpoint_sha256,
+        bit_widths=list(settings.bit_widths),
+    )
+    patch = None if own is None else patch_facts(own, sample.image_size)
+    asked = [
+        analysis.kind,
+        run.checkpoint_sha256,
+        settings.as_record(),
+        None if patch is None else patch["sha256"],
+        images.digest,
+        images.split,
+        sample.patch_set.image_indices.tolist(),
+    ]
+    return AnalysisFacts(
+        key=sha256_of_bytes(json_bytes(asked)),
+        model=model,
+        images=images_facts(images),
+        analysed=len(sample),
+        patch=patch,
+        settings=settings.as_record(),
+    )
+
+
+def _known(folder: Path, kind: str, key: str) -> dict[str, Any] | None:
+    if not folder.is_dir():
+        return None
+    for record in read_records(folder, kind):
+        if record["payload"].get("key") == key:
+            payload: dict[str, Any] = record["payload"]
+            return payload
+    return None

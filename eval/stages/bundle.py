@@ -1,0 +1,294 @@
+"""The stage "bundle": an exported model of a run, with patches and images, to one file.
+
+What the lab knows of the model is measured here and put beside it: golden codes and logits of the
+integer reference, the engine's profile as certificate, and what the fake-quantized network predicts
+for every image with and without every patch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.bundle import BundleContents, BundleModel, BundlePatch, Thresholds, write_bundle
+from deploy.core.errors import EngineUnavailable, InputError, UsageError
+from deploy.core.host import host_facts
+from deploy.core.model_engine import run_all
+from deploy.core.patch_set import PatchSet, read_patch_set
+from deploy.device.golden import check_logits, logits_bytes
+from deploy.device.machine_proof import machine_entry
+from deploy.device.manifest import ModelFacts
+from deploy.device.onnxruntime_engine import OnnxRuntimeEngine, onnxruntime_version
+from deploy.device.validation import profiled_kinds
+from deploy.engine import open_engine, require_engine
+from deploy.machine_proof import DeviceReports
+from eval.measure.checks.checks_record import verdict_of_run
+from eval.measure.patch_images import images_of_patches, patch_files_in
+from export.origin import require_origin
+from export.reference import IntegerReference
+from export.reference.qdq import QdqReference
+from export.sidecar import recorded_budget
+from training.networks import Network
+from training.prediction import predict
+from training.quantizers import FLOAT
+from training.run_folder import RunFolder
+
+logger = logging.getLogger(__name__)
+
+ENGINE = "onnxruntime"
+PROFILED_IMAGES = 8
+BATCH_IMAGES = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundleSettings:
+    """How to bundle.
+
+    Attributes:
+        bits: bit-width of the exported model; not 32, which is no integer model.
+        thresholds: of the gate.
+        engines: further engines whose exported files go along, each with its budget.
+        gated: names of the patch sets that decide; None gates all.
+        golden_images: images, at most, whose codes and logits go along.
+        split: of the images, where a patch set does not tell (a supplied patch).
+        floor_seed: of the noise patches.
+        as_folder: a folder in place of one file.
+        signing_key: PEM file of an Ed25519 private key.
+        device_reports: ``report.json`` files of devices that gave this model's very logits.
+    """
+
+    bits: int
+    thresholds: Thresholds
+    engines: tuple[str, ...] = ()
+    gated: tuple[str, ...] | None = None
+    golden_images: int = 8
+    split: str = "test"
+    floor_seed: int = 0
+    as_folder: bool = False
+    signing_key: Path | None = None
+    device_reports: tuple[Path, ...] = ()
+
+
+def bundle_run(
+    run: RunFolder,
+    patch_files: Sequence[Path],
+    data: Path | None,
+    out: Path,
+    settings: BundleSettings,
+    provenance: Mapping[str, Any],
+) -> str:
+    """Write a bundle and return the SHA-256 of its manifest.
+
+    The images are those that the patch sets are for, all together.
+
+    Args:
+        run: with the exported model.
+        patch_files: npz files, or folders of them.
+        data: the data folder.
+        out: the file or folder to write.
+        settings: how.
+        provenance: from ``deploy.core.records.provenance``.
+
+    Raises:
+        EngineUnavailable: there is no further engine of that name.
+        InputError: a model is not exported or from another checkpoint, a patch file is damaged or
+            for other images, two patch sets have one name, an engine does not give its reference's
+            logits, or a device report is of another bundle or of a device with other logits.
+        NothingToEvaluate: there is no patch file.
+        UsageError: 32 bits, no golden image, or a gated patch that is not there.
+    """
+    if settings.bits == FLOAT:
+        raise UsageError("a bundle holds an integer model; 32 bits is the float baseline")
+    if settings.golden_images < 1:
+        raise UsageError(f"expected 1 golden image or more, got {settings.golden_images}")
+    model = run.model_file(settings.bits)
+    if not model.is_file():
+        raise InputError(
+            f"{run.path} has no exported model at {settings.bits} bits; make it with: "
+            f"{run.export_command([settings.bits])}"
+        )
+    require_origin(model, run.checkpoint_sha256)
+    patch_sets = _patch_sets(patch_files_in(patch_files))
+    gated = _gated(patch_sets, settings.gated)
+    split = images_of_patches([run], patch_sets, data, settings.split)
+    indices = np.unique(np.concatenate([one.image_indices for one in patch_sets]))
+    if indices[-1] >= len(split):
+        raise InputError(f"a patch is for image {indices[-1]}, the split has {len(split)}")
+    images = split.images[indices]
+    count = min(settings.golden_images, len(images))
+    golden = images[np.linspace(0, len(images) - 1, count).astype(np.int64)]
+    reference = IntegerReference(model)
+    logits = reference.run(golden)
+    _require_equal(model, golden, logits)
+    network = run.load_network()
+    contents = BundleContents(
+        name=f"{run.path.resolve().name}, {run.network_name}",
+        bit_width=settings.bits,
+        classes=run.classes,
+        models={
+            ENGINE: BundleModel(
+                path=model,
+                certificate={
+                    "engine": "onnxruntime-cpu",
+                    "machine": host_facts().machine,
+                    "kinds": profiled_kinds(model, images[:PROFILED_IMAGES]),
+                },
+                logits_identical_on=(platform.machine(),),
+                device_reports=_device_reports(settings.device_reports, model, images, len(golden)),
+            ),
+            **{
+                engine: _further_model(run, settings.bits, engine, golden)
+                for engine in dict.fromkeys(settings.engines)
+                if engine != ENGINE
+            },
+        },
+        images=images,
+        labels=split.labels[indices],
+        indices=indices,
+        images_about={"name": split.name, "split": split.split, "digest": split.digest},
+        golden_inputs=golden,
+        golden_logits=logits,
+        golden_codes=reference.codes(golden),
+        lab_engine="fake-quantized network",
+        lab_clean=predict(network, images, settings.bits),
+        patches=[
+            _patch(one, images[np.searchsorted(indices, one.image_indices)], network, settings, on)
+            for one, on in zip(patch_sets, gated, strict=True)
+        ],
+        thresholds=settings.thresholds,
+        random_floor_seed=settings.floor_seed,
+        attack_checks=verdict_of_run(run, settings.bits),
+        provenance={**provenance, "checkpoint_sha256": run.checkpoint_sha256},
+    )
+    return write_bundle(
+        out, contents, signing_key=settings.signing_key, as_folder=settings.as_folder
+    )
+
+
+def _patch_sets(files: Sequence[Path]) -> list[PatchSet]:
+    """Read them; the reports and gates tell patch sets apart by name."""
+    read: dict[str, Path] = {}
+    patch_sets = []
+    for file in files:
+        patch_set = read_patch_set(file)
+        other = read.setdefault(patch_set.name, file)
+        if other is not file:
+            raise InputError(
+                f"{other} and {file} are both named {patch_set.name!r}, and in a bundle a name "
+                "stands for one patch set; choose the files with --patches"
+            )
+        patch_sets.append(patch_set)
+    return patch_sets
+
+
+def _further_model(
+    run: RunFolder, bits: int, engine: str, golden: NDArray[np.uint8]
+) -> BundleModel:
+    """The file for another engine than ONNX Runtime's, with its own reference and budget."""
+    require_engine(engine)
+    file = run.model_file(bits, engine)
+    if not file.is_file():
+        raise InputError(
+            f"there is no {file} for the engine {engine}; make it with: "
+            f"{run.export_command([bits], engine)}"
+        )
+    require_origin(file, run.checkpoint_sha256)
+    difference, flip_share = recorded_budget(file)
+    model = BundleModel(
+        path=file,
+        certificate=None,
+        max_logit_difference=difference,
+        max_flips=math.ceil(flip_share * len(golden)),
+        golden_logits=QdqReference(file).run(golden),
+    )
+    assert model.golden_logits is not None
+    facts = ModelFacts(
+        file=file.name,
+        max_logit_difference=model.max_logit_difference,
+        max_flips=model.max_flips,
+        certificate=None,
+        logits_identical_on=(),
+    )
+    try:
+        with open_engine(engine, file) as opened:
+            check_logits(opened, golden, model.golden_logits, facts, tensors=0)
+    except EngineUnavailable as error:
+        logger.warning("%s was not run here, its budget is untried: %s", engine, error)
+    return model
+
+
+def _patch(
+    patch_set: PatchSet,
+    images: NDArray[np.uint8],
+    network: Network,
+    settings: BundleSettings,
+    gated: bool,
+) -> BundlePatch:
+    logger.info("%s: what the fake-quantized network predicts", patch_set.name)
+    about = patch_set.provenance
+    attack_settings = about.get("settings")
+    placement = "explicit positions"
+    if isinstance(attack_settings, Mapping) and "placement" in attack_settings:
+        placement = str(attack_settings["placement"])
+    source, seed = about.get("source"), about.get("seed")
+    return BundlePatch(
+        patch_set=patch_set,
+        lab=predict(network, patch_set.paste_on(images), settings.bits),
+        attack=str(about.get("attack") or "not told"),
+        placement=placement,
+        source=source if isinstance(source, Mapping) else None,
+        seed=seed if isinstance(seed, int) else None,
+        gated=gated,
+    )
+
+
+def _device_reports(
+    reports: tuple[Path, ...], model: Path, images: NDArray[np.uint8], golden_images: int
+) -> DeviceReports | None:
+    """With what the lab's engine gives for all images, which the devices must have given too."""
+    if not reports:
+        return None
+    digest = hashlib.sha256()
+    with OnnxRuntimeEngine(model) as engine:
+        for start in range(0, len(images), BATCH_IMAGES):
+            digest.update(logits_bytes(run_all(engine, images[start : start + BATCH_IMAGES])))
+        name = engine.name
+    return DeviceReports(
+        lab=machine_entry(
+            host_facts().as_record(),
+            engine=name,
+            engine_version=onnxruntime_version(),
+            golden_images=golden_images,
+            images=len(images),
+        ),
+        logits_sha256=digest.hexdigest(),
+        reports=reports,
+    )
+
+
+def _require_equal(model: Path, golden: NDArray[np.uint8], logits: NDArray[np.float32]) -> None:
+    with OnnxRuntimeEngine(model) as engine:
+        if not np.array_equal(run_all(engine, golden), logits):
+            raise InputError(
+                f"{model} in {engine.name} does not give the integer reference's logits here; "
+                "see: qadtr parity"
+            )
+
+
+def _gated(patch_sets: Sequence[PatchSet], wanted: tuple[str, ...] | None) -> list[bool]:
+    names = [one.name for one in patch_sets]
+    unknown = sorted(set(wanted or ()) - set(names))
+    if unknown:
+        raise UsageError(
+            f"there is no patch set {', '.join(unknown)} to gate; there are {', '.join(names)}"
+        )
+    return [wanted is None or name in wanted for name in names]

@@ -1,0 +1,156 @@
+"""The stage "checks": the battery on one run's network at each bit-width, as records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from deploy.core.errors import InputError
+from deploy.core.files import json_bytes, sha256_of_bytes
+from deploy.core.records import read_records, write_record
+from eval.attacks.predictions import SwitchableNetwork
+from eval.measure.checks.battery import run_battery
+from eval.measure.checks.battery_settings import BatterySettings
+from eval.measure.checks.catalogue import CATALOGUE
+from eval.measure.checks.checks_record import KIND, CheckedModel, ChecksRecord, check_record
+from eval.measure.fakes import planted
+from eval.measure.images_facts import images_facts
+from training.data import ImageSet
+from training.data.subset import chosen_indices
+from training.progress import Progress
+from training.run_folder import RunFolder
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChecksRunSettings:
+    """What is checked.
+
+    Attributes:
+        bit_widths: None takes all that the network has.
+        split: "test" for final figures, "holdout" to choose settings.
+        planted: name of a fake of ``eval.measure.fakes.FAKES`` to put around the network, to see
+            whether the checks find it.
+        only: names of the checks to run; None runs all. The others are *not run*: a later or
+            earlier record that ran them counts for them.
+
+    Raises:
+        InputError: ``only`` names no check, or one that is not in the catalogue.
+    """
+
+    bit_widths: tuple[int, ...] | None = None
+    split: str = "test"
+    planted: str | None = None
+    only: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.only or ()) - set(CATALOGUE))
+        if unknown or self.only == ():
+            raise InputError(
+                f"There is no check {', '.join(unknown) or 'named'}; known: {', '.join(CATALOGUE)}."
+            )
+
+
+def run_checks(
+    run: RunFolder,
+    data: Path | None,
+    battery: BatterySettings,
+    settings: ChecksRunSettings,
+    provenance: Mapping[str, Any],
+    *,
+    source: RunFolder | None = None,
+    undefended: RunFolder | None = None,
+    progress: bool = True,
+) -> list[ChecksRecord]:
+    """Check the run's network; one record for each bit-width, in its ``records`` folder.
+
+    A bit-width whose record exists is not checked again, so an interrupted call goes on where it
+    was.
+
+    Args:
+        source: the run whose network makes the transferred patches, in float.
+        undefended: the run whose network the attack must break.
+
+    Raises:
+        InputError: a bit-width that the network lacks, more images than there are, a patch larger
+            than the image, runs of other classes, an unknown fake.
+        NothingToEvaluate: the network has no image right at some bit-width.
+    """
+    images = run.images(data, settings.split)
+    _check_size(battery, images)
+    indices = chosen_indices(len(images), battery.images)
+    chosen, labels = images.images[indices], images.labels[indices]
+    widths = run.chosen_bit_widths(settings.bit_widths)
+    network: SwitchableNetwork = run.load_network().requires_grad_(False)
+    if settings.planted is not None:
+        network = planted(settings.planted, network)
+    others = {"source": source, "undefended": undefended}
+    loaded = {name: _other(run, other) for name, other in others.items()}
+    known = {
+        record["payload"]["key"]: check_record(record["payload"])
+        for record in (read_records(run.records, KIND) if run.records.is_dir() else ())
+    }
+    records = []
+    for bits in widths:
+        attack = battery.as_record() | {
+            name: None if other is None else other.checkpoint_sha256
+            for name, other in others.items()
+        }
+        model = CheckedModel(
+            network=run.network_name,
+            defense=run.defense,
+            bit_width=bits,
+            checkpoint_sha256=run.checkpoint_sha256,
+            planted=settings.planted,
+        )
+        asked = [name for name in CATALOGUE if settings.only is None or name in settings.only]
+        about = [model, attack, images.digest, images.split, asked]
+        key = sha256_of_bytes(json_bytes(about))
+        if key not in known:
+            title = f"checks, {run.path.name} at {bits} bits"
+            with Progress(title, len(CATALOGUE), shown=progress) as bar:
+                results = run_battery(
+                    network,
+                    bits,
+                    chosen,
+                    labels,
+                    battery,
+                    source=loaded["source"],
+                    undefended=loaded["undefended"],
+                    only=asked,
+                    done=partial(bar.advance, 1),
+                )
+            known[key] = ChecksRecord(
+                key=key,
+                model=model,
+                images=images_facts(images),
+                checked_images=len(indices),
+                attack=attack,
+                checks=results,
+            )
+            write_record(run.records, KIND, known[key], provenance)
+        records.append(known[key])
+    return records
+
+
+def _check_size(battery: BatterySettings, images: ImageSet) -> None:
+    side = min(images.images.shape[2:])
+    if battery.size_px > side:
+        raise InputError(
+            f"a patch of {battery.size_px} px does not fit images of {side} px; give a smaller "
+            "size_px"
+        )
+
+
+def _other(run: RunFolder, other: RunFolder | None) -> SwitchableNetwork | None:
+    if other is None:
+        return None
+    if other.classes != run.classes:
+        raise InputError(
+            f"{other.path} has other classes than {run.path}: its patches and answers cannot be "
+            "compared; give a run of the same data"
+        )
+    network: SwitchableNetwork = other.load_network().requires_grad_(False)
+    return network

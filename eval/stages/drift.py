@@ -1,0 +1,127 @@
+"""The stage "drift": a bundle, the run that it came from, and where the ASR moved between them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deploy.core.attack_checks import AttackVerdict
+from deploy.core.errors import InputError
+from deploy.core.records import write_record
+from deploy.device.bundle_reading import Bundle
+from deploy.device.suite import check_preprocessing, read_suite
+from deploy.engine import open_engine
+from eval.measure.checks.checks_record import verdict_of_run
+from eval.measure.drift.bundle_drift import Attribution, BundleDrift, attribute
+from eval.measure.drift.chain import DeviceInputs, read_float_patches, run_chain
+from eval.measure.drift.device_report import DeviceReport
+from eval.measure.drift.drift_record import KIND
+from export.reference import IntegerReference
+from training.progress import Progress
+from training.run_folder import RunFolder
+
+
+@dataclass(frozen=True, kw_only=True)
+class DriftSettings:
+    """How to attribute.
+
+    Attributes:
+        engine: which of the bundle's models to run here, and in what.
+        threads: of the engine.
+        float_patches: npz of the patches before rounding.
+        device_inputs: npz of the bytes that the device fed its engine.
+        device_report: ``report.json`` of a device, of this very bundle.
+        public_key: PEM of the key that must have signed the bundle; None asks for none.
+    """
+
+    engine: str = "onnxruntime"
+    threads: int = 1
+    float_patches: Path | None = None
+    device_inputs: Path | None = None
+    device_report: Path | None = None
+    public_key: Path | None = None
+
+
+def drift_of_bundle(
+    path: Path,
+    run: RunFolder,
+    settings: DriftSettings,
+    provenance: Mapping[str, Any],
+    *,
+    progress: bool = True,
+) -> BundleDrift:
+    """Split a bundle's drift into steps; one record for each patch, in the run's ``records``.
+
+    Args:
+        path: the bundle.
+        run: whose checkpoint the bundle's model was exported from.
+        settings: how.
+        provenance: from ``deploy.core.records.provenance``.
+        progress: show a bar, or log lines where there is no terminal.
+
+    Raises:
+        InputError: the bundle is damaged or of another checkpoint, a given file is of other images
+            or of another bundle, or the bundle has no model for the engine.
+        NothingToEvaluate: no image counts at a stage, which the message names.
+        EngineUnavailable: the engine is not here.
+    """
+    with Bundle(path, public_key=settings.public_key) as bundle:
+        check_preprocessing(bundle)
+        _check_checkpoint(bundle, run)
+        models = bundle.manifest.models
+        if settings.engine not in models:
+            raise InputError(
+                f"the bundle has no model for {settings.engine}; it has some for "
+                f"{', '.join(models)}"
+            )
+        suite = read_suite(bundle)
+        report = DeviceReport.read(settings.device_report, bundle)
+        floats = (
+            {}
+            if settings.float_patches is None
+            else read_float_patches(settings.float_patches, suite)
+        )
+        device_inputs = (
+            None
+            if settings.device_inputs is None
+            else DeviceInputs.read(settings.device_inputs, suite)
+        )
+        facts = models[settings.engine]
+        file = bundle.file(facts.file)
+        with (
+            open_engine(settings.engine, file, threads=settings.threads) as engine,
+            Progress("drift", 5, shown=progress) as bar,
+        ):
+            stages = run_chain(
+                suite,
+                network=run.load_network(),
+                bits=bundle.manifest.bit_width,
+                reference=IntegerReference(file),
+                engine=engine,
+                engine_name=engine.name,
+                float_patches=floats,
+                device_inputs=device_inputs,
+                advance=lambda stage: bar.advance(note=stage),
+            )
+        found = []
+        for number in range(len(suite.patches)):
+            record = attribute(suite, stages, number, bundle, run, settings.engine, report)
+            write_record(run.records, KIND, record, provenance)
+            found.append(Attribution(record=record, number=number))
+        return BundleDrift(
+            found=tuple(found),
+            suite=suite,
+            device_inputs=device_inputs,
+            attacks=verdict_of_run(run, bundle.manifest.bit_width) or AttackVerdict(),
+        )
+
+
+def _check_checkpoint(bundle: Bundle, run: RunFolder) -> None:
+    named = bundle.manifest.raw["provenance"].get("checkpoint_sha256")
+    if named != run.checkpoint_sha256:
+        raise InputError(
+            f"{bundle.path.name} was made from the checkpoint {str(named)[:16]}, {run.path} has "
+            f"{run.checkpoint_sha256[:16]}; name the run that the bundle was made from"
+        )

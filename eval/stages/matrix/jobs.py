@@ -1,0 +1,232 @@
+"""The units of a transfer matrix, each of which any process on any machine may do.
+
+A job reads run folders and writes into the matrix's folder, nothing else; what it writes depends
+on the job alone, not on who does it, when, or beside whom. A job that is done already does nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deploy.core.errors import InputError
+from deploy.core.files import json_bytes, sha256_of_bytes
+from deploy.core.patch_set import read_patch_set
+from deploy.engine import open_engine
+from eval.attacks import attack_from_settings
+from eval.measure.evaluation import NetworkPredictor, evaluate_model
+from eval.measure.model_facts import TORCH, model_facts
+from eval.measure.patch_images import images_of_patches
+from eval.stages.matrix.plan import MatrixPlan
+from eval.stages.patch import PatchRunSettings, make_patches
+from training.run_folder import RunFolder
+
+PATCHES, RECORDS = "patches", "records"
+"""Folders inside the matrix's folder; `qadtr report` reads both."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchJob:
+    """Make one patch set.
+
+    Attributes:
+        run: folder of the source.
+        attack: its name.
+        values: its settings.
+        settings: which images, and the seed.
+        out: the npz file.
+        cache: folder of decoded images, for a folder of images.
+    """
+
+    run: Path
+    attack: str
+    values: Mapping[str, Any]
+    settings: PatchRunSettings
+    out: Path
+    cache: Path | None = None
+
+    @property
+    def title(self) -> str:
+        """In a few words."""
+        return self.out.stem
+
+    def do(self, data: Path | None, provenance: Mapping[str, Any]) -> None:
+        """Make it unless it is there; errors as ``eval.stages.patch.make_patches``."""
+        if self.out.is_file() and self.out.with_suffix(".json").is_file():
+            read_patch_set(self.out)
+            return
+        attack = attack_from_settings(self.attack, self.values)
+        run = RunFolder.open(self.run, self.cache)
+        make_patches(run, attack, data, self.settings, provenance, self.out)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationJob:
+    """Try the patch sets of the matrix on one model.
+
+    Attributes:
+        run: folder of the target.
+        bits: its bit-width.
+        engine: a name of ``deploy.engine.ENGINES``, or ``torch``.
+        patches: npz files.
+        records: the folder of the records.
+        threads: of the engine.
+        cache: as above.
+    """
+
+    run: Path
+    bits: int
+    engine: str
+    patches: tuple[Path, ...]
+    records: Path
+    threads: int = 1
+    cache: Path | None = None
+
+    @property
+    def title(self) -> str:
+        """In a few words."""
+        return f"{self.run.name}, {self.bits} bits, {self.engine}"
+
+    def do(self, data: Path | None, provenance: Mapping[str, Any]) -> None:
+        """Evaluate what is not recorded yet.
+
+        Raises:
+            InputError: a patch set of the matrix is not made yet, or a file is damaged.
+            EngineUnavailable: the engine is not here.
+        """
+        missing = [path.name for path in self.patches if not path.is_file()]
+        if missing:
+            raise InputError(
+                f"{len(missing)} patch sets of the matrix are not made yet, {missing[0]} among "
+                "them; let every shard do --stage patches before one does --stage evaluate"
+            )
+        patch_sets = [read_patch_set(path) for path in self.patches]
+        run = RunFolder.open(self.run, self.cache)
+        images = images_of_patches([run], patch_sets, data, "test")
+        if self.engine == TORCH:
+            evaluate_model(
+                NetworkPredictor(network=run.load_network(), bit_width=self.bits),
+                images,
+                patch_sets,
+                model=model_facts(run, self.bits, None, TORCH),
+                records=self.records,
+                provenance=provenance,
+                progress=False,
+            )
+            return
+        file = run.model_file(self.bits, self.engine)
+        with open_engine(self.engine, file, threads=self.threads) as engine:
+            evaluate_model(
+                engine,
+                images,
+                patch_sets,
+                model=model_facts(run, self.bits, file, engine.name),
+                records=self.records,
+                provenance=provenance,
+                progress=False,
+            )
+
+
+Job = PatchJob | EvaluationJob
+
+
+@dataclass(frozen=True, kw_only=True)
+class Jobs:
+    """All of a matrix: the evaluations need every patch set."""
+
+    patches: tuple[PatchJob, ...]
+    evaluations: tuple[EvaluationJob, ...]
+
+
+def jobs_of(plan: MatrixPlan, out: Path, cache: Path | None = None) -> Jobs:
+    """The jobs of a plan in a fixed order; opens the runs and checks what can be checked now.
+
+    Raises:
+        InputError: a run is missing or damaged, or lacks a bit-width; a model is not exported.
+    """
+    folders = [*(item.run for item in plan.patches), *(item.run for item in plan.targets)]
+    runs = {path: RunFolder.open(path) for path in dict.fromkeys(folders)}
+    patches = []
+    for item in plan.patches:
+        run = runs[item.run]
+        _require_bits(run, item.settings["bit_widths"])
+        attack = attack_from_settings(item.attack, item.settings)
+        asked = [
+            run.checkpoint_sha256,
+            attack.name,
+            attack.settings.as_record(),
+            asdict(plan.settings),
+        ]
+        name = f"{attack.name}-{sha256_of_bytes(json_bytes(asked))[:12]}.npz"
+        patches.append(
+            PatchJob(
+                run=item.run,
+                attack=item.attack,
+                values=item.settings,
+                settings=plan.settings,
+                out=out / PATCHES / name,
+                cache=cache,
+            )
+        )
+    files = tuple(dict.fromkeys(job.out for job in patches))
+    unique = {job.out: job for job in patches}
+    evaluations: dict[tuple[Path, int, str], EvaluationJob] = {}
+    for target in plan.targets:
+        run = runs[target.run]
+        for engine in target.engines:
+            for bits in _bits_for(run, target.bits, engine):
+                evaluations[(target.run, bits, engine)] = EvaluationJob(
+                    run=target.run,
+                    bits=bits,
+                    engine=engine,
+                    patches=files,
+                    records=out / RECORDS,
+                    cache=cache,
+                )
+    return Jobs(patches=tuple(unique.values()), evaluations=tuple(evaluations.values()))
+
+
+def do_job(job: Job, data: Path | None, provenance: Mapping[str, Any], threads: int | None) -> str:
+    """Do a job in this process and return its title; what a worker calls.
+
+    Args:
+        job: the job.
+        data: folder of the images.
+        provenance: of the records.
+        threads: for torch; None leaves the process's own. One thread for every worker makes sums,
+            and so patches, the same however many workers there are.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    job.do(data, provenance)
+    return job.title
+
+
+def _require_bits(run: RunFolder, wanted: Sequence[int]) -> None:
+    lacking = [bits for bits in wanted if bits not in run.bit_widths]
+    if lacking:
+        raise InputError(
+            f"{run.path} has no bit-width {', '.join(map(str, lacking))}; it has "
+            f"{', '.join(map(str, run.bit_widths))}"
+        )
+
+
+def _bits_for(run: RunFolder, wanted: tuple[int, ...] | None, engine: str) -> tuple[int, ...]:
+    if engine == TORCH:
+        _require_bits(run, wanted or ())
+        return run.bit_widths if wanted is None else wanted
+    exported = tuple(bits for bits in run.bit_widths if run.model_file(bits, engine).is_file())
+    chosen = exported if wanted is None else wanted
+    missing = [bits for bits in chosen if bits not in exported]
+    if missing or not chosen:
+        there = ", ".join(map(str, exported)) or "none"
+        asked = f" at {', '.join(map(str, missing))} bits" if missing else ""
+        raise InputError(
+            f"{run.path} has no exported model{asked} (exported: {there}); make it with: "
+            f"{run.export_command(missing, engine)}"
+        )
+    return chosen

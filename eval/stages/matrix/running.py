@@ -1,0 +1,194 @@
+"""Do the jobs of a matrix: here, in several processes, on a Ray cluster, or a shard of them.
+
+The records are the same in every case, but for their dates: a job depends on nothing but itself.
+Workers on other machines need the run folders, the data and the matrix's folder under the same
+paths (a shared file system), and qadtr with the extras ``eval`` and ``cluster``.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deploy.core.errors import EngineUnavailable, UsageError
+from eval.measure.evaluation_record import EvaluationRecord, read_evaluations
+from eval.stages.matrix.jobs import RECORDS, Job, do_job, jobs_of
+from eval.stages.matrix.plan import MatrixPlan
+from training.progress import Progress
+
+STAGES = ("all", "patches", "evaluate")
+THREADS = 1
+"""Of torch and the engine inside each job, however it is run."""
+
+Runner = Callable[[Sequence[Job]], Iterator[str]]
+"""Does jobs in any order and gives the title of each as it is done."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Running:
+    """How to run a matrix.
+
+    Attributes:
+        stage: both, or one of them.
+        shard: (i, n): this call does every n-th job, beginning with the i-th (from 1).
+        workers: processes on this machine.
+        ray: address of a Ray cluster ("auto", "host:port", or "local" for one of ``workers``
+            processes started here); None uses none.
+
+    Raises:
+        UsageError: a value outside its range.
+    """
+
+    stage: str = "all"
+    shard: tuple[int, int] = (1, 1)
+    workers: int = 1
+    ray: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.stage not in STAGES:
+            raise UsageError(f"unknown stage {self.stage!r}; known: {', '.join(STAGES)}")
+        if self.workers < 1:
+            raise UsageError(f"expected 1 worker or more, got {self.workers}")
+        index, count = self.shard
+        if not 1 <= index <= count:
+            raise UsageError(f"expected a shard such as 1/4 … 4/4, got {index}/{count}")
+        if self.stage == "all" and count > 1:
+            raise UsageError(
+                "evaluation needs the patches of every shard: with --shard, first --stage patches "
+                "in all shards, then --stage evaluate"
+            )
+
+
+def run_matrix(
+    plan: MatrixPlan,
+    data: Path | None,
+    out: Path,
+    running: Running,
+    provenance: Mapping[str, Any],
+    cache: Path | None = None,
+) -> list[EvaluationRecord]:
+    """Do what is not done yet, and return all records in the folder.
+
+    Args:
+        plan: what the matrix is of.
+        data: folder of the images.
+        out: the matrix's folder: patches/, records/.
+        running: where and how.
+        provenance: from ``deploy.core.records.provenance``.
+        cache: folder of decoded images; None: they are decoded into memory.
+
+    Raises:
+        InputError, NothingToEvaluate, EngineUnavailable: from a job; jobs that were done stay.
+    """
+    jobs = jobs_of(plan, out, cache)
+    (out / RECORDS).mkdir(parents=True, exist_ok=True)
+    stages: list[tuple[str, Sequence[Job]]] = []
+    if running.stage in ("all", "patches"):
+        stages.append(("patches", jobs.patches))
+    if running.stage in ("all", "evaluate"):
+        evaluations = [replace(job, threads=THREADS) for job in jobs.evaluations]
+        stages.append(("evaluations", evaluations))
+    index, count = running.shard
+    with _runner(running, data, provenance) as do_all:
+        for name, all_jobs in stages:
+            own = all_jobs[index - 1 :: count]
+            with Progress(f"matrix, {name}", len(own)) as bar:
+                for title in do_all(own):
+                    bar.advance(note=title)
+    return read_evaluations(out / RECORDS)
+
+
+@contextmanager
+def _runner(running: Running, data: Path | None, provenance: Mapping[str, Any]) -> Iterator[Runner]:
+    if running.ray is not None:
+        with _ray(running.ray, running.workers) as ray:
+            yield lambda jobs: _on_ray(ray, jobs, data, provenance)
+    elif running.workers > 1:
+        # Spawned, not forked: torch's thread pools do not survive a fork.
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(running.workers, mp_context=context) as pool:
+            yield lambda jobs: _in_pool(pool, jobs, data, provenance)
+    else:
+        yield lambda jobs: _here(jobs, data, provenance)
+
+
+def _here(jobs: Sequence[Job], data: Path | None, provenance: Mapping[str, Any]) -> Iterator[str]:
+    before = torch.get_num_threads()
+    try:
+        for job in jobs:
+            yield do_job(job, data, provenance, THREADS)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _in_pool(
+    pool: ProcessPoolExecutor,
+    jobs: Sequence[Job],
+    data: Path | None,
+    provenance: Mapping[str, Any],
+) -> Iterator[str]:
+    futures = [pool.submit(do_job, job, data, provenance, THREADS) for job in jobs]
+    try:
+        for future in as_completed(futures):
+            yield future.result()
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+
+
+@contextmanager
+def _ray(address: str, workers: int) -> Iterator[Any]:
+    try:
+        import ray  # here: an extra, and slow to import
+    except ImportError as error:
+        raise EngineUnavailable(
+            f"--ray needs the package ray ({error}); install it: pip install 'qadtr[cluster]'"
+        ) from error
+    if address == "local":
+        ray.init(
+            num_cpus=workers, include_dashboard=False, log_to_driver=False, configure_logging=False
+        )
+    else:
+        try:
+            _require_listening(address)
+            ray.init(address=address, log_to_driver=False, configure_logging=False)
+        except (OSError, ValueError) as error:
+            raise EngineUnavailable(
+                f"there is no Ray cluster at {address!r}: {' '.join(str(error).split())}; start "
+                "one (ray start --head), or use --ray local"
+            ) from error
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _require_listening(address: str) -> None:
+    """Refuse at once what Ray itself would wait minutes for."""
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdecimal() and "://" not in address:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10.0).close()
+
+
+def _on_ray(
+    ray: Any, jobs: Sequence[Job], data: Path | None, provenance: Mapping[str, Any]
+) -> Iterator[str]:
+    remote = ray.remote(num_cpus=1, max_retries=2)(do_job)
+    waiting = [remote.remote(job, data, dict(provenance), THREADS) for job in jobs]
+    while waiting:
+        done, waiting = ray.wait(waiting, num_returns=1)
+        try:
+            yield ray.get(done[0])
+        except ray.exceptions.RayTaskError as error:
+            for reference in waiting:
+                ray.cancel(reference)
+            # The error that the job raised, as it would be raised here.
+            raise (error.cause if isinstance(error.cause, Exception) else error) from error

@@ -1,0 +1,198 @@
+"""The stage "patch": a run folder and its images to one patch set in a file.
+
+A per-image attack is made on the images that it is tried on. A universal attack is made on the
+training split and tried on other images. Which images of the split those are does not depend on the
+attack or its seed, so all patches of one count share them.
+
+The source is one network; or several at once, where a substitute stands for the target; or, for an
+attack that needs no gradient, an exported model in its engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deploy.core.errors import InputError
+from deploy.core.files import json_bytes, sha256_of, sha256_of_bytes
+from deploy.core.patch_set import PatchSet, write_patch_set
+from deploy.engine import open_engine, require_engine
+from eval.attacks import PatchAttack
+from eval.attacks.engine_network import EngineNetwork
+from eval.attacks.ensemble import Ensemble
+from eval.attacks.origin import PATCHES, TRIED_ON
+from eval.attacks.predictions import SwitchableNetwork
+from training.data.subset import chosen_indices
+from training.devices import torch_device
+from training.run_folder import RunFolder
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchRunSettings:
+    """What a patch run is told besides the attack's own settings.
+
+    Attributes:
+        split: of the images that the patch is tried on: "test" for final tables, "holdout" to
+            choose settings.
+        images: how many of them, drawn evenly over the split; None takes all.
+        made_from: universal patches only: how many training images they are optimized on; None
+            takes all.
+        seed: of the attack.
+        device: torch device of the source network.
+        engine: a name of ``deploy.engine.ENGINES``: the source is the exported model there, not
+            the network; for attacks that need no gradient, at one bit-width.
+        threads: of that engine.
+    """
+
+    split: str = "test"
+    images: int | None = None
+    made_from: int | None = None
+    seed: int = 0
+    device: str = "cpu"
+    engine: str | None = None
+    threads: int = 1
+
+
+def make_patches(
+    source: RunFolder,
+    attack: PatchAttack[Any],
+    data: Path | None,
+    settings: PatchRunSettings,
+    provenance: Mapping[str, Any],
+    out: Path | None = None,
+    *,
+    beside: Sequence[RunFolder] = (),
+) -> tuple[Path, PatchSet]:
+    """Attack the source network and write what was found.
+
+    An interrupted attack continues when it is started again with the same arguments.
+
+    Args:
+        source: the run of the source network.
+        attack: with its settings.
+        data: the data folder of the source's kind.
+        settings: which images, and the seed.
+        provenance: from ``deploy.core.records.provenance``; stands in the sidecar.
+        out: the npz file; default ``SOURCE/patches/NAME-HASH.npz``, where HASH is of everything
+            asked for, so that two attacks never share a file.
+        beside: runs of other networks, of the same classes and image size: the patch is made
+            against the mean of all their logits (``eval.attacks.ensemble``).
+
+    Returns:
+        The path of the npz file, and the patch set.
+
+    Raises:
+        InputError: more images are asked for than there are, networks of different data, a model
+            that is not exported at the one bit-width, or as the attack raises.
+        EngineUnavailable: the engine, or the torch device, is not here.
+    """
+    tried_on = source.images(data, settings.split)
+    indices = chosen_indices(len(tried_on), settings.images)
+    generator = torch.Generator().manual_seed(settings.seed)
+    about = _about(source, beside, settings)
+    facts = {"name": tried_on.name, "split": tried_on.split, "digest": tried_on.digest}
+    asked = json_bytes([attack.name, attack.settings.as_record(), asdict(settings), facts, about])
+    short = sha256_of_bytes(asked)[:8]
+    folder = source.path / PATCHES if out is None else out.parent
+    unfinished = folder / f".{attack.name}-{short}.unfinished.npz"
+    resume: dict[str, Any] = {"source": about, "resume_from": unfinished}
+    with _opened(source, attack, beside, settings) as network:
+        if attack.kind == "universal":
+            training = source.images(data, "train")
+            own = chosen_indices(len(training), settings.made_from)
+            made = attack.run(
+                network,
+                training.images[own],
+                training.labels[own],
+                generator,
+                tried_on=indices,
+                made_on="train",
+                **resume,
+            )
+        else:
+            cut_from = None
+            if attack.needs_training_images:
+                cut_from = source.images(data, "train").images
+            made = attack.run(
+                network,
+                tried_on.images[indices],
+                tried_on.labels[indices],
+                generator,
+                image_indices=indices,
+                training_images=cut_from,
+                made_on=settings.split,
+                **resume,
+            )
+    patch_set = replace(
+        made, provenance={**made.provenance, TRIED_ON: facts, "run": dict(provenance)}
+    )
+    path = folder / f"{made.name}-{short}.npz" if out is None else out
+    write_patch_set(path, patch_set)
+    unfinished.unlink(missing_ok=True)
+    return path, patch_set
+
+
+def _about(
+    source: RunFolder, beside: Sequence[RunFolder], settings: PatchRunSettings
+) -> dict[str, Any]:
+    """What the patch's sidecar says about its source; see ``evaluation_record.SourceFacts``."""
+    runs = [source, *beside]
+    of_each = [
+        {
+            "network": run.network_name,
+            "defense": run.defense,
+            "checkpoint_sha256": run.checkpoint_sha256,
+            "seed": run.seed,
+        }
+        for run in runs
+    ]
+    about: dict[str, Any] = dict(of_each[0])
+    if beside:
+        # No single checkpoint made it: the members tell.
+        about = {
+            "network": " + ".join(run.network_name for run in runs),
+            "defense": " + ".join(run.defense for run in runs),
+            "checkpoint_sha256": None,
+            "seed": None,
+            "members": of_each,
+        }
+    if settings.engine is not None:
+        about["engine"] = settings.engine
+    return about
+
+
+@contextmanager
+def _opened(
+    source: RunFolder,
+    attack: PatchAttack[Any],
+    beside: Sequence[RunFolder],
+    settings: PatchRunSettings,
+) -> Iterator[SwitchableNetwork]:
+    if settings.engine is None:
+        for run in beside:
+            if run.classes != source.classes:
+                raise InputError(
+                    f"{run.path} has other classes than {source.path}; no patch is made on both"
+                )
+        device = torch_device(settings.device)
+        networks = [run.load_network().to(device) for run in (source, *beside)]
+        yield Ensemble(networks) if beside else networks[0]
+        return
+    require_engine(settings.engine)
+    widths = attack.settings.bit_widths
+    if beside or len(widths) != 1:
+        raise InputError(
+            "an attack on an engine has one source at one bit-width; give one --bits, no --with"
+        )
+    file = source.model_file(widths[0], settings.engine)
+    if not file.is_file():
+        raise InputError(
+            f"there is no {file}; make it with: {source.export_command(widths, settings.engine)}"
+        )
+    with open_engine(settings.engine, file, threads=settings.threads) as engine:
+        yield EngineNetwork(engine, widths[0], sha256_of(file))

@@ -1,0 +1,227 @@
+"""A network under pixel attacks, bit-width by bit-width, as records.
+
+The attack is made on the fake-quantized network at one bit-width, and judged on the bytes of what
+it made: by the network itself and, where asked, by the exported model in its engine.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.core.errors import InputError
+from deploy.core.files import json_bytes, read_npz, sha256_of, sha256_of_bytes, write_npz
+from deploy.core.records import read_records, write_record
+from deploy.core.success import attack_success, clean_accuracy, robust_accuracy
+from deploy.engine import open_engine
+from eval.attacks.pixel.library import LIBRARY, perturbed
+from eval.attacks.pixel.pixel_settings import PixelSettings
+from eval.attacks.predictions import SwitchableNetwork
+from eval.measure.evaluation import NetworkPredictor, Predictor
+from eval.measure.images_facts import images_facts
+from eval.measure.model_facts import TORCH
+from eval.measure.patch_measures import share_of
+from eval.measure.pixel_record import KIND, PixelModel, PixelRecord
+from training.data import ImageSet
+from training.data.subset import chosen_indices
+from training.devices import torch_device
+from training.progress import Progress
+from training.run_folder import RunFolder
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelRunSettings:
+    """What a run is told besides the attack.
+
+    Attributes:
+        bit_widths: to attack and measure; None takes all of the network.
+        made_at: the one bit-width whose gradient every attack follows; None: each its own.
+        images: how many of the split; None takes all.
+        split: "test" for final tables, "holdout" to choose settings.
+        engine: also ask the exported models in this engine.
+        device: of the network.
+    """
+
+    bit_widths: tuple[int, ...] | None = None
+    made_at: int | None = None
+    images: int | None = None
+    split: str = "test"
+    engine: str | None = None
+    device: str = "cpu"
+
+
+def attack_pixels(
+    run: RunFolder,
+    attack: PixelSettings,
+    data: Path | None,
+    settings: PixelRunSettings,
+    provenance: Mapping[str, Any],
+    *,
+    progress: bool = True,
+) -> list[PixelRecord]:
+    """Attack a run's network; one record for each bit-width and engine, in its ``records`` folder.
+
+    Records that exist are not made again. An interrupted attack continues behind its last batch.
+
+    Raises:
+        InputError: a bit-width that the network lacks, a model that is not exported, more images
+            than there are, or the library is not installed.
+        NothingToEvaluate: the network has none of the images right.
+        EngineUnavailable: the engine is not here.
+    """
+    images = run.images(data, settings.split)
+    indices = chosen_indices(len(images), settings.images)
+    chosen, labels = images.images[indices], images.labels[indices]
+    network = run.load_network().to(torch_device(settings.device))
+    records: list[PixelRecord] = []
+    for bits in settings.bit_widths or run.bit_widths:
+        made_at = settings.made_at or bits
+        facts = [
+            run.checkpoint_sha256,
+            attack.as_record(),
+            made_at,
+            images.digest,
+            images.split,
+            len(indices),
+        ]
+        made = sha256_of_bytes(json_bytes(facts))
+        for name in [TORCH] if settings.engine is None else [TORCH, settings.engine]:
+            model = _model(run, bits, name)
+            key = sha256_of_bytes(json_bytes([made, dict(model)]))
+            known = _known(run.records, key)
+            if known is not None:
+                records.append(known)
+                continue
+            found = _made(
+                run, network, made_at, chosen, labels, attack, made, len(images.classes), progress
+            )
+            with _predictor(run, network, bits, name) as predictor:
+                record = _record(
+                    key, model, predictor, images, chosen, labels, found, attack, made_at
+                )
+            write_record(run.records, KIND, record, provenance)
+            records.append(record)
+        _resume_file(run, made).unlink(missing_ok=True)
+    return records
+
+
+def _known(folder: Path, key: str) -> PixelRecord | None:
+    if not folder.is_dir():
+        return None
+    for record in read_records(folder, KIND):
+        if record["payload"].get("key") == key:
+            found: PixelRecord = record["payload"]
+            return found
+    return None
+
+
+def _model(run: RunFolder, bits: int, engine: str) -> PixelModel:
+    digest = None
+    if engine != TORCH:
+        file = run.model_file(bits, engine)
+        if not file.is_file():
+            raise InputError(
+                f"there is no {file}; make it with: {run.export_command([bits], engine)}"
+            )
+        digest = sha256_of(file)
+    return PixelModel(
+        network=run.network_name,
+        defense=run.defense,
+        bit_width=bits,
+        checkpoint_sha256=run.checkpoint_sha256,
+        engine=engine,
+        file_sha256=digest,
+    )
+
+
+@contextmanager
+def _predictor(
+    run: RunFolder, network: SwitchableNetwork, bits: int, engine: str
+) -> Iterator[Predictor]:
+    if engine == TORCH:
+        yield NetworkPredictor(network=network, bit_width=bits)
+        return
+    with open_engine(engine, run.model_file(bits, engine)) as opened:
+        yield opened
+
+
+def _resume_file(run: RunFolder, made: str) -> Path:
+    return run.path / f".pixel-{made[:16]}.unfinished.npz"
+
+
+def _made(
+    run: RunFolder,
+    network: SwitchableNetwork,
+    bits: int,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    attack: PixelSettings,
+    made: str,
+    classes: int,
+    progress: bool,
+) -> NDArray[np.uint8]:
+    """The attacked images, uint8 N×3×H×W; what an earlier call finished is read."""
+    path = _resume_file(run, made)
+    done = np.zeros((0, *images.shape[1:]), dtype=np.uint8)
+    if path.exists():
+        done = read_npz(path)["images"]
+        if done.dtype != np.uint8 or done.shape[1:] != images.shape[1:]:
+            raise InputError(f"{path} is no resume file of a pixel attack; remove it")
+    with Progress(f"{attack.attack} at {bits} bits", len(images), shown=progress) as bar:
+        bar.advance(len(done))
+        while len(done) < len(images):
+            some = slice(len(done), len(done) + attack.batch_size)
+            found = perturbed(
+                network,
+                bits,
+                images[some],
+                labels[some],
+                attack,
+                classes=classes,
+                # A seed of its own for each batch: a resumed attack draws what a whole one does.
+                seed=attack.seed * 1_000_003 + some.start,
+            )
+            done = np.concatenate([done, found])
+            write_npz(path, {"images": done})
+            bar.advance(len(found))
+    return done
+
+
+def _record(
+    key: str,
+    model: PixelModel,
+    predictor: Predictor,
+    images: ImageSet,
+    chosen: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    found: NDArray[np.uint8],
+    attack: PixelSettings,
+    made_at: int,
+) -> PixelRecord:
+    clean, attacked = predictor.predict(chosen), predictor.predict(found)
+    change = found.astype(np.float64) - chosen.astype(np.float64)
+    in_ball = attack.attack != "cw"
+    return PixelRecord(
+        key=key,
+        model=model,
+        attack=attack.attack,
+        norm="Linf" if in_ball else "L2",
+        epsilon=attack.epsilon if in_ball else None,
+        settings=attack.as_record(),
+        library=f"{LIBRARY} {importlib.metadata.version(LIBRARY)}",
+        made_at_bit_width=made_at,
+        images=images_facts(images),
+        attacked=len(chosen),
+        clean_accuracy=share_of(clean_accuracy(clean, labels)),
+        robust_accuracy=share_of(robust_accuracy(attacked, labels)),
+        asr=share_of(attack_success(clean, attacked, labels)),
+        largest_change=int(np.abs(change).max()),
+        mean_l2=float(np.sqrt((change**2).sum(axis=(1, 2, 3))).mean()),
+    )

@@ -1,0 +1,72 @@
+"""Every planted fake is caught; the network under it is not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from deploy.core.errors import InputError
+from eval.attacks.predictions import SwitchableNetwork, predict
+from eval.measure.checks.battery import run_battery
+from eval.measure.checks.battery_settings import BatterySettings
+from eval.measure.checks.catalogue import CATALOGUE
+from eval.measure.fakes import FAKES, planted
+from tests.eval.conftest import DigitNetwork
+from training.data import ImageSet
+
+SETTINGS = BatterySettings(images=48, size_px=12, steps=20, queries=150)
+
+CAUGHT_BY = {
+    "gradient-killer": {"gradient-reaches-patch", "zero-gradients", "single-step", "gradient-free"},
+    "gradient-scrambler": {"gradient-free", "loss-surface"},
+    "logit-noise": {"randomness"},
+    "softmax-saturator": {"logits", "zero-gradients"},
+}
+"""At least these; others may trip besides."""
+
+
+def status_of(network: SwitchableNetwork, images: ImageSet, other: DigitNetwork) -> dict[str, str]:
+    done: list[str] = []
+    results = run_battery(
+        network,
+        32,
+        images.images[:48],
+        images.labels[:48],
+        SETTINGS,
+        source=other,
+        undefended=other,
+        done=done.append,
+    )
+    assert done == list(CATALOGUE)
+    assert [result["name"] for result in results] == list(CATALOGUE)
+    return {result["name"]: result["status"] for result in results}
+
+
+def test_an_honest_network_trips_none(
+    digit_network: DigitNetwork, other_digit_network: DigitNetwork, held_out_digits: ImageSet
+) -> None:
+    found = status_of(digit_network, held_out_digits, other_digit_network)
+    assert [name for name, status in found.items() if status == "tripped"] == []
+    assert list(found.values()).count("passed") >= 12
+    # The attack goes round every planted fake of that network, as someone would who knows them.
+    assert found["planted-fakes"] == "passed"
+
+
+@pytest.mark.parametrize("name", sorted(FAKES))
+def test_a_planted_fake_is_caught(
+    name: str,
+    digit_network: DigitNetwork,
+    other_digit_network: DigitNetwork,
+    held_out_digits: ImageSet,
+) -> None:
+    fake = planted(name, digit_network)
+    if name != "logit-noise":  # the fake is only worth something if the answers stay
+        images = held_out_digits.images[:48]
+        assert np.array_equal(predict(fake, images, 32), predict(digit_network, images, 32))
+    found = status_of(fake, held_out_digits, other_digit_network)
+    assert {check for check, status in found.items() if status == "tripped"} >= CAUGHT_BY[name]
+
+
+def test_an_unknown_fake_is_refused(digit_network: DigitNetwork) -> None:
+    with pytest.raises(InputError, match="gradient-killer"):
+        planted("magic", digit_network)
