@@ -1,0 +1,108 @@
+"""A float network as a graph of the few operations that quantization knows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from torch import Tensor
+
+from deploy.core.errors import InputError
+
+Kind = Literal[
+    "image",
+    "convolution",
+    "norm",
+    "unary",
+    "add",
+    "gate",
+    "concat",
+    "average pool",
+    "max pool",
+    "slice",
+    "reshape",
+    "transpose",
+    "upsample",
+    "pad",
+    "linear",
+]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+MOVERS: tuple[Kind, ...] = ("max pool", "slice", "reshape", "transpose", "upsample", "pad")
+"""Operations that choose or move numbers: codes go through them as they are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operation:
+    """One operation; its output bears its name.
+
+    Attributes:
+        name: unique; the path of the module, where it is one.
+        kind: what it does.
+        inputs: names of the operations that it reads, in order.
+        shape: of its output without the batch, such as (C, H, W).
+        attributes: JSON values; which ones, by kind:
+
+            convolution: stride, dilation (2 each), padding (top, left, bottom, right), groups
+            unary: expression (:mod:`training.quantize.pointwise`)
+            average pool: kernel, stride, padding; max pool: the same
+            slice: start, stop of the channels
+            reshape: shape, without the batch; transpose: order, of all dimensions
+            upsample: factor (2); pad: amounts (top, left, bottom, right)
+        tensors: float32, by role: weight and bias of a convolution or linear layer; gain, bias,
+            mean, variance of a norm.
+    """
+
+    name: str
+    kind: Kind
+    inputs: tuple[str, ...]
+    shape: tuple[int, ...]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FloatGraph:
+    """The operations in the order of the forward pass, the image first, the logits last."""
+
+    operations: tuple[Operation, ...]
+
+    def readers(self) -> dict[str, list[Operation]]:
+        """The operations that read each output, by its name."""
+        found: dict[str, list[Operation]] = {one.name: [] for one in self.operations}
+        for one in self.operations:
+            for name in dict.fromkeys(one.inputs):
+                found[name].append(one)
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """One operation that cannot be taken.
+
+    Attributes:
+        path: of the module that it is in; "" for the outermost.
+        operation: its class or function.
+        reason: half a sentence.
+        cure: what to do.
+    """
+
+    path: str
+    operation: str
+    reason: str
+    cure: str
+
+    def __str__(self) -> str:
+        return f"{self.path or '(network)'}: {self.operation}: {self.reason}; {self.cure}"
+
+
+class Refused(InputError):
+    """A network cannot be quantized; ``refusals`` lists every reason, the text a line for each."""
+
+    def __init__(self, refusals: tuple[Refusal, ...]) -> None:
+        self.refusals = refusals
+        count = len(refusals)
+        lines = "".join(f"\n  {one}" for one in refusals)
+        operations = "operation" if count == 1 else "operations"
+        super().__init__(f"the network has {count} {operations} that cannot be quantized:{lines}")

@@ -1,0 +1,380 @@
+"""The layers of a planned network: convolutions, tables, averages, and where scales come from."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from training.exact import Folding
+from training.networks.units import SwitchableBatchNorm2d, bias_on_grid, folding_of
+from training.quantize.plan import Codes, Step
+from training.quantize.pointwise import Expression, evaluate, evaluate_torch
+from training.quantized_layers import (
+    Convolution,
+    _weight_injector,
+    quantized_activation,
+    weight_quantizer,
+)
+from training.quantizers import (
+    FLOAT,
+    STREAM_BITS,
+    ActivationQuantizer,
+    BitWidthSwitch,
+    QuantizerOutput,
+    WeightQuantizer,
+    quantize_activation,
+)
+
+MAP_CODE = 64
+"""The weight code of a normalization that stands alone, at scale 1/64: the value is 1, the bias is
+rounded to a 64th of a code, and no product of two codes and two weights saturates 16 bits."""
+
+
+class ScaleSource(Protocol):
+    """Whatever gives a tensor of codes its scale."""
+
+    def value(self) -> Tensor:
+        """The scale at the active bit-width, a positive float32 scalar."""
+
+    def codes_bits(self) -> int:
+        """The bit-width of the codes at the active bit-width."""
+
+    def odd_part(self) -> int:
+        """In an exact network, the scale divided by the power of two in it."""
+
+    def reach(self) -> int:
+        """The largest magnitude of a code, times :meth:`odd_part`."""
+
+
+class GateScale(nn.Module):
+    """1/255: the codes of a gate are 0 … 255 for 0 … 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.tensor(1.0 / 255.0), persistent=False)
+
+    def value(self) -> Tensor:
+        """1/255 as a float32 scalar."""
+        return cast(Tensor, self.scale)
+
+    def codes_bits(self) -> int:
+        """Always 8."""
+        return STREAM_BITS
+
+    def odd_part(self) -> int:
+        """Not a power of two: no exact network has a gate."""
+        return 1
+
+    def reach(self) -> int:
+        """255."""
+        return 255
+
+
+class PooledScale(nn.Module):
+    """The scale of averages over ``positions`` codes.
+
+    S (n + 1) / n for an even n and S for an odd one: the average of n codes over that ratio is
+    (sum of codes) / odd, never halfway between two codes.  In an exact network the ratio must be
+    short in binary: (t + 1) / t, with t the power of two in n, has the same property; it is 1 where
+    n is itself a power of two, for then the mean is exact in float32.
+    """
+
+    def __init__(self, switch: BitWidthSwitch, stream: ScaleSource, positions: int) -> None:
+        super().__init__()
+        self.switch = switch
+        self._stream = (stream,)  # not a submodule: the scale has its home elsewhere
+        self.positions = positions
+
+    def value(self) -> Tensor:
+        """The scale of the averages, a float32 scalar."""
+        n, stream = self.positions, self._stream[0].value()
+        if self.switch.exact:
+            return stream * (self.odd_part() / (self.odd_part() - 1 or 1))
+        return stream * ((n + 1) / n if n % 2 == 0 else 1.0)
+
+    def odd_part(self) -> int:
+        """In an exact network, the scale divided by the power of two in it."""
+        power = self.positions & -self.positions
+        return 1 if power in (1, self.positions) else power + 1
+
+    def reach(self) -> int:
+        """The largest code times :meth:`odd_part`."""
+        return 255 * self.odd_part()
+
+    def codes_bits(self) -> int:
+        """Always 8."""
+        return STREAM_BITS
+
+
+class FixedQuantizer(nn.Module):
+    """8-bit codes of a scale that follows from another or is constant."""
+
+    def __init__(self, switch: BitWidthSwitch, source: ScaleSource, *, signed: bool) -> None:
+        super().__init__()
+        self.switch = switch
+        self._source = (source,)
+        self.signed = signed
+
+    def forward(self, x: Tensor) -> QuantizerOutput:
+        if not self.switch.quantized:
+            return x, None, None, None
+        scale = self._source[0].value()
+        low, high = (-128, 127) if self.signed else (0, 255)
+        y = quantize_activation(self.switch, x, scale.detach(), low, high)
+        return y, scale, scale.new_zeros(()), scale.new_tensor(8.0)
+
+
+class Bias(nn.Module):
+    """A bias alone, in the place of a normalization: at every bit-width the same."""
+
+    def __init__(self, switch: BitWidthSwitch, channels: int) -> None:
+        super().__init__()
+        self.switch = switch
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def gain_and_bias(self) -> tuple[Tensor, Tensor]:
+        """Ones and the bias, float32 (C,)."""
+        return torch.ones_like(self.bias), self.bias
+
+    def forward(self, x: Tensor, accumulator_scale: Tensor | None) -> Tensor:
+        """``x`` N×C×H×W plus the bias, on the grid of the accumulator where there is one."""
+        bias = self.bias
+        if accumulator_scale is not None:
+            bias = bias_on_grid(bias, accumulator_scale)
+        return x + bias.view(1, -1, 1, 1)
+
+
+class PlannedConvolution(nn.Module):
+    """Convolution → normalization or bias → rectifier → codes, as a step of the plan says.
+
+    With weights "map" there are no weights: each channel is normalized by itself, as a convolution
+    with the constant 1 in the file.
+    """
+
+    def __init__(
+        self,
+        switch: BitWidthSwitch,
+        step: Step,
+        source: ScaleSource,
+        output: nn.Module,
+    ) -> None:
+        super().__init__()
+        found = step.attributes
+        channels_in, channels_out = found["channels"]
+        self.switch = switch
+        self._source = (source,)
+        self.weights = str(found["weights"])
+        self.rectified = bool(found["rectified"])
+        self.ceiling: float | None = found["ceiling"]
+        assert step.codes is not None
+        self.signed = step.codes.signed
+        top, left, bottom, right = found["padding"]
+        self.border = () if (top, left) == (bottom, right) else (left, right, top, bottom)
+        self.conv: Convolution | None = None
+        if self.weights != "map":
+            fixed = STREAM_BITS if self.weights == "wide" else None
+            quantizer = WeightQuantizer(switch, channels_out, fixed_bits=fixed)
+            self.conv = Convolution(
+                channels_in,
+                channels_out,
+                tuple(found["kernel"]),
+                stride=tuple(found["stride"]),
+                padding=(0, 0) if self.border else (top, left),
+                dilation=tuple(found["dilation"]),
+                groups=found["groups"],
+                bias=False,
+                weight_quant=_weight_injector(quantizer),
+                return_quant_tensor=False,
+            )
+            self.conv.weight_quant.skip_create_quant_tensor = True
+            if switch.exact:
+                quantizer.folding = self.folding
+        self.norm: SwitchableBatchNorm2d | Bias
+        if found["norm"]:
+            self.norm = SwitchableBatchNorm2d(switch, channels_out)
+            for one in self.norm.norms.values():
+                cast(nn.BatchNorm2d, one).eps = float(found["epsilon"])
+        else:
+            self.norm = Bias(switch, channels_out)
+        self.quantize = quantized_activation(output, signed=self.signed)
+
+    @property
+    def source(self) -> ScaleSource:
+        """Where the codes that the layer reads have their scale from."""
+        return self._source[0]
+
+    @torch.no_grad()
+    def folding(self) -> Folding:
+        """For the weight quantizer of an exact network, at the active bit-width."""
+        gain, bias = self.norm.gain_and_bias()
+        return folding_of(gain, bias, self.source)
+
+    def accumulator_scale(self) -> Tensor | None:
+        """Scale of the integer accumulator per output channel, (C,); None in float."""
+        if not self.switch.quantized:
+            return None
+        scale = self.source.value()
+        if self.conv is None:
+            return (scale * (1.0 / MAP_CODE)).expand(len(self.norm.gain_and_bias()[0])).detach()
+        return (scale * weight_quantizer(self.conv).value()).detach()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.quantize(self.rectify(self.sums(x))))
+
+    def sums(self, x: Tensor) -> Tensor:
+        """What the rectifier is given, N×C×H×W."""
+        if self.border:
+            x = F.pad(x, self.border)
+        if self.conv is None:
+            return self.norm(x, None if self.norm.training else self.accumulator_scale())
+        if self.training or self.switch.quantized:
+            scale = None if self.norm.training else self.accumulator_scale()
+            return cast(Tensor, self.norm(self.conv(x), scale))
+        return cast(Tensor, self.conv(x, *self.norm.gain_and_bias()))
+
+    def rectify(self, y: Tensor) -> Tensor:
+        """The clamp that is no quantizer's own: unsigned codes and the float mode have theirs."""
+        if not self.rectified:
+            return y
+        if self.ceiling is not None:
+            return F.hardtanh(y, 0.0, self.ceiling)
+        return F.relu(y) if self.signed else y
+
+
+class Table(nn.Module):
+    """A function of codes: at most 256 entries, computed in float64.
+
+    In evaluation the codes are the table's; training, and every gradient, go through the function
+    itself.
+    """
+
+    def __init__(
+        self,
+        switch: BitWidthSwitch,
+        expression: Expression,
+        source: ScaleSource,
+        codes_in: Codes,
+        codes_out: Codes,
+        scale_out: ScaleSource,
+        output: nn.Module,
+    ) -> None:
+        super().__init__()
+        self.switch = switch
+        self.expression = expression
+        self._source, self._scale_out = (source,), (scale_out,)
+        self.codes_in, self.codes_out = codes_in, codes_out
+        self.quantize = quantized_activation(output, signed=codes_out.signed)
+
+    @torch.no_grad()
+    def entries(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """The codes of the function, int64, for each code that may come, the least one first."""
+        low, high = code_range(self._source[0].codes_bits(), signed=self.codes_in.signed)
+        scale, to = (
+            np.float64(np.float32(s[0].value().item())) for s in (self._source, self._scale_out)
+        )
+        values = evaluate(self.expression, np.arange(low, high + 1) * scale)
+        bounds = code_range(self._scale_out[0].codes_bits(), signed=self.codes_out.signed)
+        return np.clip(np.rint(values / to), *bounds).astype(np.int64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        soft = cast(Tensor, self.quantize(evaluate_torch(self.expression, x)))
+        if self.training or not self.switch.quantized:
+            return soft
+        with torch.no_grad():
+            low, high = code_range(self._source[0].codes_bits(), signed=self.codes_in.signed)
+            table = torch.from_numpy(self.entries()).to(x.device)
+            place = torch.round(x / self._source[0].value()).long().clamp(low, high) - low
+            hard = table[place].to(x.dtype) * self._scale_out[0].value()
+        return soft - soft.detach() + hard
+
+
+def code_range(bits: int, *, signed: bool) -> tuple[int, int]:
+    """Smallest and largest code of ``bits`` bits."""
+    return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+
+
+class AveragePool(nn.Module):
+    """The mean of each window, and its codes."""
+
+    def __init__(self, step: Step, output: nn.Module) -> None:
+        super().__init__()
+        found = step.attributes
+        self.kernel, self.stride = tuple(found["kernel"]), tuple(found["stride"])
+        top, left, bottom, right = found["padding"]
+        self.padding = (left, right, top, bottom)
+        assert step.codes is not None
+        self.quantize = quantized_activation(output, signed=step.codes.signed)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if any(self.padding):
+            x = F.pad(x, self.padding)
+        whole = tuple(x.shape[2:]) == self.kernel
+        mean = x.mean(dim=(2, 3), keepdim=True) if whole else F.avg_pool2d(x, self.kernel, self.stride)
+        return cast(Tensor, self.quantize(mean))
+
+
+class Gate(nn.Module):
+    """The product with a gate, on the scale of what is gated."""
+
+    def __init__(self, output: nn.Module, *, signed: bool) -> None:
+        super().__init__()
+        self.quantize = quantized_activation(output, signed=signed)
+
+    def forward(self, x: Tensor, gate: Tensor) -> Tensor:
+        return cast(Tensor, self.quantize(x * gate))
+
+
+class Add(nn.Module):
+    """The sum, its rectifier, and its codes."""
+
+    def __init__(self, step: Step, output: ActivationQuantizer) -> None:
+        super().__init__()
+        self.rectified = bool(step.attributes.get("rectified", False))
+        self.ceiling: float | None = step.attributes.get("ceiling")
+        self.signed = output.signed
+        self.quantize = quantized_activation(output, signed=output.signed)
+
+    def forward(self, *terms: Tensor) -> Tensor:
+        total = terms[0]
+        for term in terms[1:]:
+            total = total + term
+        if self.ceiling is not None:
+            total = F.hardtanh(total, 0.0, self.ceiling)
+        elif self.rectified and self.signed:
+            total = F.relu(total)
+        return cast(Tensor, self.quantize(total))
+
+
+class Requantize(nn.Module):
+    """8-bit codes of a stream as b-bit codes (:class:`training.quantizers.BranchQuantizer`)."""
+
+    def __init__(self, output: nn.Module, *, signed: bool) -> None:
+        super().__init__()
+        self.quantize = quantized_activation(output, signed=signed)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.quantize(x))
+
+
+__all__ = [
+    "FLOAT",
+    "MAP_CODE",
+    "Add",
+    "AveragePool",
+    "Bias",
+    "FixedQuantizer",
+    "Gate",
+    "GateScale",
+    "PlannedConvolution",
+    "PooledScale",
+    "Requantize",
+    "ScaleSource",
+    "Table",
+    "code_range",
+    "math",
+]

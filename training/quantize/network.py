@@ -1,0 +1,338 @@
+"""The network of a plan: pixels in, logits out, one switch for the bit-width."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Self, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from deploy.core.errors import InputError
+from training.exact import Folding
+from training.networks.units import SwitchableBatchNorm2d, bias_on_grid, folding_of
+from training.quantize.layers import (
+    Add,
+    AveragePool,
+    Bias,
+    FixedQuantizer,
+    Gate,
+    GateScale,
+    PlannedConvolution,
+    PooledScale,
+    Requantize,
+    ScaleSource,
+    Table,
+)
+from training.quantize.plan import GATE_SCALE, IMAGE_SCALE, Codes, Plan, Step
+from training.quantized_layers import (
+    Convolution,
+    quantized_activation,
+    quantized_linear,
+    weight_quantizer,
+)
+from training.quantizers import (
+    FLOAT,
+    SMALLEST_SCALE,
+    ActivationQuantizer,
+    BitWidthSwitch,
+    BranchQuantizer,
+    LearnedScale,
+    PixelQuantizer,
+    WeightQuantizer,
+)
+
+
+class LastLinear(nn.Module):
+    """8-bit codes → 8-bit linear layer → float logits."""
+
+    def __init__(
+        self, switch: BitWidthSwitch, source: ScaleSource, features: int, classes: int
+    ) -> None:
+        super().__init__()
+        self.switch = switch
+        self._source = (source,)
+        self.linear = quantized_linear(switch, features, classes)
+        self.bias = nn.Parameter(torch.zeros(classes))
+        if switch.exact:
+            weight_quantizer(self.linear).folding = self.folding
+
+    @torch.no_grad()
+    def folding(self) -> Folding:
+        """For the weight quantizer of an exact network, at the active bit-width."""
+        return folding_of(None, self.bias, self._source[0])
+
+    def accumulator_scale(self) -> Tensor:
+        """Scale of the integer accumulator per class, (classes,)."""
+        scales = self._source[0].value() * weight_quantizer(self.linear).value()
+        return scales.detach().clamp_min(SMALLEST_SCALE * SMALLEST_SCALE)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.linear(torch.flatten(x, 1))
+        if self.training or self.switch.active == FLOAT:
+            return cast(Tensor, logits + self.bias)
+        return cast(Tensor, logits + bias_on_grid(self.bias, self.accumulator_scale()))
+
+
+class PlannedNetwork(nn.Module):
+    """A classifier whose bit-width switches at run time.
+
+    ``network(pixels)`` takes float32 N×C×H×W pixel values in [0, 255] (integers, where they come
+    from images; an attack's fractional ones are rounded by the first quantizer) and gives float32
+    N×classes logits.
+
+    Args:
+        plan: what it computes.
+        bit_widths: that it has; 32 is float.
+        exact, activation_scales, weight_scales: as :class:`training.quantizers.BitWidthSwitch`.
+    """
+
+    def __init__(self, plan: Plan, bit_widths: Sequence[int], **recipe: Any) -> None:
+        super().__init__()
+        self.plan = plan
+        self.switch = BitWidthSwitch(bit_widths, **recipe)
+        self.scales = nn.ModuleDict()
+        self.layers = nn.ModuleDict()
+        self._sources: dict[str, ScaleSource] = {}
+        self._last_use = _last_use(plan)
+        for step in plan.steps:
+            layer = self._built(step)
+            if layer is not None:
+                self.layers[_key(step.name)] = layer
+
+    # ------------------------------------------------------------------ building
+
+    def _scale(self, codes: Codes) -> ScaleSource:
+        """Where codes have their scale from; made at the first who asks."""
+        if codes.scale == IMAGE_SCALE:
+            return cast(ScaleSource, self._shared(IMAGE_SCALE, PixelQuantizer, self.switch))
+        if codes.scale == GATE_SCALE:
+            return cast(ScaleSource, self._shared(GATE_SCALE, GateScale))
+        key = _key(codes.scale)
+        if key not in self.scales:
+            members = [
+                one.codes
+                for one in self.plan.steps
+                if one.codes is not None
+                and one.codes.scale == codes.scale
+                and not one.codes.pooled
+                and one.kind != "requantize"
+            ]
+            self.scales[key] = LearnedScale(
+                self.switch, stream=members[-1].wide, signed=members[-1].signed
+            )
+        return cast(ScaleSource, self.scales[key])
+
+    def _shared(self, name: str, kind: Any, *arguments: Any) -> nn.Module:
+        if name not in self.scales:
+            self.scales[name] = kind(*arguments)
+        return self.scales[name]
+
+    def _output(self, step: Step) -> nn.Module:
+        """The quantizer of a step's output."""
+        codes = step.codes
+        assert codes is not None
+        scale = self._scale(codes)
+        if codes.scale in (IMAGE_SCALE, GATE_SCALE):
+            return FixedQuantizer(self.switch, scale, signed=codes.signed)
+        return ActivationQuantizer(self.switch, cast(LearnedScale, scale), signed=codes.signed)
+
+    def _built(self, step: Step) -> nn.Module | None:
+        switch, codes = self.switch, step.codes
+        sources = [self._sources[name] for name in step.inputs]
+        layer: nn.Module | None = None
+        if step.kind == "linear":
+            found = step.attributes
+            return LastLinear(switch, sources[0], found["features"], found["classes"])
+        assert codes is not None
+        match step.kind:
+            case "pixels":
+                self._sources[step.name] = self._scale(codes)
+                return quantized_activation(cast(nn.Module, self._sources[step.name]), signed=True)
+            case "requantize":
+                branch = BranchQuantizer(switch, cast(LearnedScale, sources[0]))
+                branch.signed = codes.signed
+                self._sources[step.name] = branch
+                return Requantize(branch, signed=codes.signed)
+            case "average pool" if codes.pooled:
+                pooled = PooledScale(switch, sources[0], codes.pooled)
+                self._sources[step.name] = pooled
+                return AveragePool(
+                    step, FixedQuantizer(switch, pooled, signed=codes.signed)
+                )
+        if step.kind in ("max pool", "slice", "reshape", "transpose", "upsample", "pad"):
+            self._sources[step.name] = sources[0]
+            return None
+        scale = self._sources[step.name] = self._scale(codes)
+        match step.kind:
+            case "convolution":
+                layer = PlannedConvolution(switch, step, sources[0], self._output(step))
+            case "add":
+                layer = Add(step, cast(ActivationQuantizer, self._output(step)))
+            case "gate":
+                layer = Gate(self._output(step), signed=codes.signed)
+            case "average pool":
+                layer = AveragePool(step, self._output(step))
+            case "table":
+                before = self.plan.step(step.inputs[0]).codes
+                assert before is not None
+                layer = Table(
+                    switch,
+                    step.attributes["expression"],
+                    sources[0],
+                    before,
+                    codes,
+                    scale,
+                    self._output(step),
+                )
+        return layer
+
+    @torch.no_grad()
+    def load_float(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Take the float tensors of a plan (:class:`training.quantize.planning.Planned`) at every
+        bit-width."""
+        for step in self.plan.steps:
+            if step.name not in tensors:
+                continue
+            own, layer = tensors[step.name], self.layer(step.name)
+            if isinstance(layer, LastLinear):
+                layer.linear.weight.copy_(own["weight"])
+                if "bias" in own:
+                    layer.bias.copy_(own["bias"])
+                continue
+            assert isinstance(layer, PlannedConvolution)
+            if layer.conv is not None:
+                layer.conv.weight.copy_(own["weight"])
+            if isinstance(layer.norm, Bias):
+                if "bias" in own:
+                    layer.norm.bias.copy_(own["bias"])
+                continue
+            for one in layer.norm.norms.values():
+                norm = cast(nn.BatchNorm2d, one)
+                assert norm.running_mean is not None and norm.running_var is not None
+                norm.weight.copy_(own["gain"])
+                norm.bias.copy_(own["bias"])
+                norm.running_mean.copy_(own["mean"])
+                norm.running_var.copy_(own["variance"])
+
+    # ------------------------------------------------------------------ use
+
+    def layer(self, name: str) -> nn.Module:
+        """The module of a step; ``KeyError`` for a step without one."""
+        return self.layers[_key(name)]
+
+    def scale_of(self, name: str) -> ScaleSource:
+        """Where the codes of a step have their scale from."""
+        return self._sources[name]
+
+    @property
+    def bit_widths(self) -> tuple[int, ...]:
+        """The bit-widths that the network has, widest first; 32 is float."""
+        return self.switch.bit_widths
+
+    @property
+    def bit_width(self) -> int:
+        """The active bit-width."""
+        return self.switch.active
+
+    def set_bit_width(self, bits: int) -> None:
+        """Switch the whole network to ``bits``; ``InputError`` naming those it has."""
+        self.switch.set(bits)
+
+    @contextmanager
+    def at(self, bits: int) -> Iterator[Self]:
+        """The network at ``bits`` inside a ``with`` block, back to where it was after it."""
+        before = self.switch.active
+        self.switch.set(bits)
+        try:
+            yield self
+        finally:
+            self.switch.set(before)
+
+    @torch.no_grad()
+    def store_scales(self) -> None:
+        """Compute and keep every layer's weight scales at every bit-width."""
+        for bits in self.bit_widths:
+            if bits == FLOAT:
+                continue
+            with self.at(bits):
+                for layer in self.modules():
+                    proxy = getattr(layer, "weight_quant", None)
+                    quantizer = getattr(proxy, "tensor_quant", None)
+                    if isinstance(quantizer, WeightQuantizer):
+                        quantizer.store(cast(Tensor, cast(Any, layer).weight))
+
+    def set_products(self, kind: torch.dtype) -> None:
+        """Take the products of convolutions in ``kind`` (float32, bfloat16) while training."""
+        for layer in self.modules():
+            if isinstance(layer, Convolution):
+                layer.products = kind
+
+    def norms(self) -> list[SwitchableBatchNorm2d]:
+        """Every normalization."""
+        return [m for m in self.modules() if isinstance(m, SwitchableBatchNorm2d)]
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        if pixels.dim() != 4 or tuple(pixels.shape[1:]) != self.plan.input_shape:
+            raise InputError(
+                f"expected images N×{'×'.join(map(str, self.plan.input_shape))}, got "
+                f"{tuple(pixels.shape)}"
+            )
+        return self.run(pixels)[self.plan.steps[-1].name]
+
+    def run(self, pixels: Tensor, keep: Sequence[str] = ()) -> dict[str, Tensor]:
+        """The logits, and the tensors of the steps in ``keep``, by the names of their steps."""
+        values: dict[str, Tensor] = {}
+        kept = set(keep) | {self.plan.steps[-1].name}
+        for index, step in enumerate(self.plan.steps):
+            values[step.name] = self._step(step, [values[name] for name in step.inputs], pixels)
+            for name in self._last_use.get(index, ()):
+                if name not in kept:
+                    del values[name]
+        return values
+
+    def _step(self, step: Step, inputs: list[Tensor], pixels: Tensor) -> Tensor:
+        found = step.attributes
+        match step.kind:
+            case "pixels":
+                return cast(Tensor, self.layer(step.name)((pixels - 128.0) * (1.0 / 64.0)))
+            case "max pool":
+                top, left, bottom, right = found["padding"]
+                x = inputs[0]
+                if (top, left) == (bottom, right):
+                    return F.max_pool2d(x, found["kernel"], found["stride"], (top, left))
+                x = F.pad(x, (left, right, top, bottom), value=-torch.inf)
+                return F.max_pool2d(x, found["kernel"], found["stride"])
+            case "slice":
+                return inputs[0][:, found["start"] : found["stop"]]
+            case "reshape":
+                return inputs[0].reshape(len(inputs[0]), *found["shape"])
+            case "transpose":
+                return inputs[0].permute(*found["order"])
+            case "upsample":
+                return F.interpolate(inputs[0], scale_factor=found["factor"], mode="nearest")
+            case "pad":
+                top, left, bottom, right = found["amounts"]
+                amounts = (left, right, top, bottom, *found["channels"])
+                return F.pad(inputs[0], amounts, value=found.get("value", 0.0))
+            case "concat":
+                return torch.cat(inputs, dim=1)
+        return cast(Tensor, self.layer(step.name)(*inputs))
+
+
+def _key(name: str) -> str:
+    return name.replace(".", "/")
+
+
+def _last_use(plan: Plan) -> dict[int, tuple[str, ...]]:
+    """The tensors that nothing reads after a step, by its index."""
+    last: dict[str, int] = {}
+    for index, step in enumerate(plan.steps):
+        for name in step.inputs:
+            last[name] = index
+    found: dict[int, list[str]] = {}
+    for name, index in last.items():
+        found.setdefault(index, []).append(name)
+    return {index: tuple(names) for index, names in found.items()}

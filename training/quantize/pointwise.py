@@ -1,0 +1,134 @@
+"""Functions of one number, as data: what becomes a table of at most 256 codes.
+
+An expression is ``"x"``, a number, or ``[name, expression, …]``, and so is plain JSON.  It is
+computed by torch where gradients are needed, and by numpy in float64 where a table is made: the
+network, the reference and the exported file all take their codes from the same numbers.
+
+Example:
+    >>> hard_swish = ["mul", "x", ["div", ["clamp", ["add", "x", 3.0], 0.0, 6.0], 6.0]]
+    >>> float(evaluate(hard_swish, np.float64(1.0)))
+    0.6666666666666666
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from deploy.core.errors import InputError
+
+Expression = str | float | list[Any]
+X = "x"
+"""The variable."""
+
+_ERF = np.vectorize(math.erf, otypes=[np.float64])
+
+
+def _exp(x: Any) -> Any:
+    with np.errstate(over="ignore"):  # the limit of what it stands in is right at infinity
+        return np.exp(x)
+
+
+_NUMPY: Mapping[str, Callable[..., Any]] = MappingProxyType(
+    {
+        "add": lambda a, b: a + b,
+        "sub": lambda a, b: a - b,
+        "mul": lambda a, b: a * b,
+        "div": lambda a, b: a / b,
+        "neg": lambda a: -a,
+        "clamp": lambda a, low, high: np.clip(a, low, high),
+        "leaky": lambda a, slope: np.where(a >= 0.0, a, a * slope),
+        "elu": lambda a, alpha: np.where(a > 0.0, a, alpha * np.expm1(np.minimum(a, 0.0))),
+        "sigmoid": lambda a: 1.0 / (1.0 + _exp(-a)),
+        "tanh": np.tanh,
+        "softplus": lambda a: np.logaddexp(0.0, a),
+        "exp": _exp,
+        "erf": _ERF,
+        "abs": np.abs,
+        "sqrt": lambda a: np.sqrt(np.maximum(a, 0.0)),
+        "square": np.square,
+    }
+)
+_TORCH: Mapping[str, Callable[..., Any]] = MappingProxyType(
+    {
+        "add": lambda a, b: a + b,
+        "sub": lambda a, b: a - b,
+        "mul": lambda a, b: a * b,
+        "div": lambda a, b: a / b,
+        "neg": lambda a: -a,
+        "clamp": lambda a, low, high: torch.clamp(a, low, high),
+        "leaky": lambda a, slope: F.leaky_relu(a, slope),
+        "elu": lambda a, alpha: F.elu(a, alpha),
+        "sigmoid": torch.sigmoid,
+        "tanh": torch.tanh,
+        "softplus": F.softplus,
+        "exp": torch.exp,
+        "erf": torch.erf,
+        "abs": torch.abs,
+        "sqrt": lambda a: torch.sqrt(torch.clamp(a, min=0.0)),
+        "square": torch.square,
+    }
+)
+
+FUNCTIONS = tuple(_NUMPY)
+"""The names that an expression may hold; each is in both arithmetics, a test says."""
+
+
+def evaluate(expression: Expression, x: NDArray[np.float64] | np.float64) -> NDArray[np.float64]:
+    """The expression in float64, of the shape of ``x``."""
+    return np.asarray(_apply(expression, x, _NUMPY), np.float64) + np.zeros_like(x)
+
+
+def evaluate_torch(expression: Expression, x: Tensor) -> Tensor:
+    """The expression of a float tensor of any shape, with its gradient."""
+    found = _apply(expression, x, _TORCH)
+    return found if isinstance(found, Tensor) else torch.full_like(x, found)
+
+
+def substitute(expression: Expression, inner: Expression) -> Expression:
+    """The expression with ``inner`` in the place of the variable."""
+    if expression == X:
+        return inner
+    if isinstance(expression, list):
+        return [expression[0], *(substitute(part, inner) for part in expression[1:])]
+    return expression
+
+
+def check(expression: object, where: str) -> Expression:
+    """An expression that came from a file.
+
+    Raises:
+        InputError: it is none, or names a function that is not in :data:`FUNCTIONS`.
+    """
+    if isinstance(expression, list) and expression and expression[0] in _NUMPY:
+        return [expression[0], *(check(part, where) for part in expression[1:])]
+    if expression == X or (isinstance(expression, int | float) and math.isfinite(expression)):
+        return cast(Expression, expression)
+    raise InputError(
+        f"{where}: expected an expression of x, numbers and {', '.join(FUNCTIONS)}; "
+        f"got {expression!r}"
+    )
+
+
+def rectifier(expression: Expression) -> tuple[float | None] | None:
+    """(ceiling,) of a ReLU (None: it has none) or of a clamp to 0 … ceiling; None for another."""
+    match expression:
+        case ["clamp", "x", low, None] if low == 0:
+            return (None,)
+        case ["clamp", "x", low, high] if low == 0 and high is not None:
+            return (float(high),)
+    return None
+
+
+def _apply(expression: Any, x: Any, functions: Mapping[str, Callable[..., Any]]) -> Any:
+    if isinstance(expression, list):
+        return functions[expression[0]](*(_apply(part, x, functions) for part in expression[1:]))
+    return x if expression == X else expression
