@@ -12,15 +12,8 @@ import onnx
 from numpy.typing import NDArray
 
 from deploy.core.errors import InputError, NothingToEvaluate
-from export.reading import (
-    graph_inputs,
-    initializers,
-    input_dims,
-    node_label,
-    read_model,
-    refusing_malformed,
-    type_name,
-)
+from export.graph import graph_inputs, initializers, input_dims, node_label, type_name
+from export.reading import read_model, refusing_malformed
 from export.reference.errors import UnsupportedGraph
 from export.reference.operators import Function, fold_cast, prepare
 

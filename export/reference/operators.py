@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from export.reading import node_label, type_name
+from export.graph import node_label, type_name
 from export.reference.arithmetic import (
     Codes,
     Convolution,

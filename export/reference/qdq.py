@@ -19,7 +19,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from deploy.core.errors import InputError, NothingToEvaluate
-from export.reading import graph_inputs, initializers, input_dims, node_label, read_model, type_name
+from export.graph import graph_inputs, initializers, input_dims, node_label, type_name
+from export.reading import read_model
 from export.reference.errors import UnsupportedGraph
 
 Values = NDArray[np.float64]
