@@ -29,6 +29,7 @@ from deploy.core.operator_kinds import KINDS
 from deploy.device.onnxruntime_engine import onnxruntime_version
 from deploy.device.onnxruntime_profile import ENGINE, ProfiledRun, profile_onnx
 from export.engine_graph import EngineGraph, node_names_made_unique, read_engine_graph
+from export.graph import graph_inputs, input_dims, type_name
 from export.layer_runs import (
     Failure,
     LayerRun,
@@ -38,7 +39,7 @@ from export.layer_runs import (
     requantizations,
 )
 from export.passes.qonnx_graph import QonnxGraph
-from export.reading import graph_inputs, input_dims, read_model, type_name
+from export.reading import read_model
 from export.sample import feeds_of_images, noise_for
 
 FORMAT_VERSION = 2

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from deploy.core.engine_protocol import Engine
 from deploy.core.errors import InputError
 from deploy.core.files import write_atomic
-from export.reading import graph_inputs, input_dims, read_model
+from export.graph import graph_inputs, input_dims
+from export.reading import read_model
 from export.reference import IntegerReference
 
 

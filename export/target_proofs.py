@@ -41,9 +41,10 @@ from export.budget import (
     departure,
     logits_in_batches,
 )
+from export.graph import graph_inputs
 from export.parity_probe import run_batch
 from export.qonnx_execution import clean_qonnx, execute_qonnx
-from export.reading import graph_inputs, read_model
+from export.reading import read_model
 from export.reference.qdq import QdqReference
 from export.signed_images import write_with_bytes
 

@@ -109,8 +109,8 @@ def test_signed_activations_are_named() -> None:
             name=name,
             layer=name,
             operator=operator,
-            inputs=tuple(reads),
-            outputs=(gives,),
+            input=tuple(reads),
+            output=(gives,),
             output_types=(kind,),
             provider="CPUExecutionProvider",
             time_us=1,
@@ -122,10 +122,8 @@ def test_signed_activations_are_named() -> None:
     after = ran("after", "QuantizeLinear", ["y"], "z", "int8")
     graph = EngineGraph(
         nodes=(ran("before", "DequantizeLinear", ["codes"], "x", "float"), conv, after),
-        unproven=(),
         types={"codes": "int8", "x": "float", "y": "float", "z": "int8"},
         stored={"w": "float"},
-        overridable=frozenset(),
         outputs=frozenset({"z"}),
     )
     assert [reason.rule for reason in why_float(conv, graph)] == [

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from deploy.core.errors import InputError, NothingToEvaluate
 from deploy.core.files import read_json, write_json
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
+from export.graph import initializers
 from export.parity import Parity, ParityError, check_parity, require_parity
-from export.reading import initializers, read_model
+from export.reading import read_model
 from export.reference import arithmetic
 from tests.export.integer_graphs import balance, random_images, residual_graph, with_array
 

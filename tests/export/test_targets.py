@@ -19,8 +19,7 @@ from export.fake_quantized import network_logits
 from export.lowering import lower
 from export.origin import origin_of, require_origin
 from export.passes.guarantee import require_guarantees
-from export.passes.qdq.dialect import STANDARD
-from export.passes.rule import ContractError
+from export.passes.rule import STANDARD, ContractError
 from export.qonnx_execution import execute_qonnx
 from export.qonnx_from_network import write_qonnx
 from export.reference.qdq import QdqReference
@@ -32,7 +31,7 @@ from export.target_proofs import (
     prove_qonnx,
     require_proof,
 )
-from export.targets import TARGETS, TENSORRT, Target, _qdq_rules
+from export.targets import TARGETS, TENSORRT, Target
 from tests.export.test_network_lowering import fields, network
 from training.networks import Network
 
@@ -138,7 +137,7 @@ def test_an_unsigned_zero_point_never_reaches_tensorrt(
         require_guarantees(TENSORRT.guarantees, model, "the file")
 
     # A pass that writes unsigned codes: the lowering itself refuses its work, and writes nothing.
-    wrong: Target = replace(TENSORRT, rules=_qdq_rules(STANDARD))
+    wrong: Target = replace(TENSORRT, dialect=STANDARD)
     monkeypatch.setitem(TARGETS, "tensorrt", wrong)
     with pytest.raises(ContractError, match=r"holds -128…127|symmetric int8"):
         lower(tmp_path / "q.onnx", tmp_path / "wrong.onnx", target="tensorrt")
