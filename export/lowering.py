@@ -21,6 +21,7 @@ from export.origin import origin_of
 from export.passes.convolution import Affine, affine_of
 from export.passes.guarantee import require_guarantees
 from export.passes.layout import OPERATORS
+from export.passes.moves import OPERATORS as MOVES
 from export.passes.qonnx_graph import QonnxGraph
 from export.passes.rule import Context, LoweringError, Place, Refusal, require_codes
 from export.reading import refuses_malformed
@@ -30,7 +31,7 @@ from export.targets import Target, target_named
 IMAGES, LOGITS = "images", "logits"
 """Names of input and output in the files written here, whatever the QONNX file calls them."""
 
-KEEP_CODES = ("MaxPool", *OPERATORS)
+KEEP_CODES = ("MaxPool", *OPERATORS, *MOVES)
 """Operators that read codes and give codes without a quantizer between."""
 
 
@@ -106,7 +107,7 @@ def lower_float(qonnx: Path, out: Path, *, target: str = "onnxruntime") -> Lower
     if chosen.image_type == TensorProto.INT8:
         centre = builder.constant(np.float32(128.0), "centre")
         pixels = builder.add("Add", [pixels, centre], "bytes")
-    names = {image: pixels}
+    names = {image: pixels, "": ""}
     log: list[str] = []
     for node in source.nodes:
         if source.is_quant(node):
@@ -125,7 +126,9 @@ def lower_float(qonnx: Path, out: Path, *, target: str = "onnxruntime") -> Lower
                 log.append(f"{output}: BatchNormalization folded into the convolution")
                 continue
         inputs = [
-            names[name] if name in names else builder.constant(source.constants[name], name)
+            names[name]
+            if name in names or not name
+            else builder.constant(source.constants[name], name)
             for name in node.input
         ]
         names[output] = builder.add(

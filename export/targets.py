@@ -13,12 +13,16 @@ from export.graph_builder import MICROSOFT
 from export.passes import (
     average_pool,
     convolution,
+    gate,
     image_codes,
     layout,
     linear,
     max_pool,
+    moves,
     requantize,
     residual_add,
+    table,
+    window_average,
 )
 from export.passes.guarantee import Guarantee, OnlyOperators, QuantizedOperands, SymmetricInt8
 from export.passes.kernels import TUNES
@@ -67,8 +71,12 @@ _INTEGER_RULES: tuple[Rule[Any], ...] = (
     Rule("convolution", convolution.convolution, convolution.write_integer_convolution),
     Rule("residual add", residual_add.residual_add_at_one_scale, residual_add.write_integer_add),
     Rule("global average pool", average_pool.average_pool, average_pool.write_integer_pool),
+    Rule("window average", window_average.window_average, window_average.write_integer_average),
+    Rule("gate", gate.gate_without_ties, gate.write_integer_gate),
+    Rule("table", table.table, table.write_lookup),
     Rule("max-pool", max_pool.max_pool, max_pool.write_max_pool, Place.CODES),
     Rule("layout", layout.layout, layout.write_layout, Place.CODES),
+    Rule("moves", moves.code_move, moves.write_code_move, Place.CODES),
     Rule("linear", linear.linear, linear.write_integer_linear, Place.LOGITS),
 )
 
@@ -107,16 +115,21 @@ ONNXRUNTIME = Target(
             (
                 "Cast",
                 "Clip",
+                "Concat",
                 "Flatten",
+                "Gather",
                 "MaxPool",
                 "Pad",
                 "QLinearConv",
                 "Reshape",
+                "Resize",
+                "Slice",
                 "SpaceToDepth",
                 "Transpose",
                 f"{MICROSOFT}::QGemm",
                 f"{MICROSOFT}::QLinearAdd",
                 f"{MICROSOFT}::QLinearGlobalAveragePool",
+                f"{MICROSOFT}::QLinearMul",
             )
         ),
     ),

@@ -256,6 +256,39 @@ def add_table(
     return table
 
 
+def mul_table(
+    *,
+    what: str,
+    scales: tuple[np.float32, np.float32, np.float32],
+    zero_points: tuple[int, int, int],
+) -> Codes:
+    """Give ``QLinearMul``'s result for every pair of codes, uint8 [256, 256].
+
+    The exact value is ``zc + (sa·sb/sc)(a - za)(b - zb)``; engines compute it in float32 in several
+    orders, of at most four roundings. Where it is further than 2⁻²⁰ of the largest product from
+    every tie, all of them round it to the same code; beyond 0 … 255 both neighbours are one code.
+
+    Raises:
+        NotReproducible: a pair is too near a tie.
+    """
+    sa, sb, sc = (float(scale) for scale in scales)
+    za, zb, zc = zero_points
+    codes = np.arange(256, dtype=np.float64)
+    value = zc + (sa * sb / sc) * np.multiply.outer(codes - za, codes - zb)
+    margin = np.abs(value - np.floor(value) - 0.5)
+    tolerance = np.maximum(1.0, np.abs(value)) * 2.0**-20
+    undecided = (margin <= tolerance) & (value > 0) & (value < 255)
+    if undecided.any():
+        a, b = (int(index[0]) for index in np.nonzero(undecided))
+        raise NotReproducible(
+            f"{what}: QLinearMul with scales {sa:.9g} · {sb:.9g} → {sc:.9g} gives "
+            f"{value[a, b]:.6f} for codes {a} and {b}, a rounding tie: engines differ there. Use "
+            "a gate of scale 1/255 on the scale of what it gates."
+        )
+    table: Codes = np.clip(np.rint(value), 0, 255).astype(np.uint8)
+    return table
+
+
 def global_average_pool(
     x: Codes,
     positions: tuple[int, int],

@@ -16,7 +16,7 @@ from deploy.core.errors import InputError, NothingToEvaluate
 from export.graph import Graph, input_dims, node_label, type_name
 from export.reading import read_model, refusing_malformed
 from export.reference.errors import UnsupportedGraph
-from export.reference.operators import Function, fold_cast, prepare
+from export.reference.operators import Function, fold_cast, index_cast, prepare
 
 Code = TypeVar("Code", bound=np.integer)
 Batch = tuple[NDArray[np.float32], dict[str, NDArray[Code]]]
@@ -166,11 +166,17 @@ class IntegerReference(Reference[np.uint8]):
         computed = {self._input}
         self._steps: list[tuple[Layer, Function]] = []
         logits: set[str] = set()
+        indices: dict[str, str] = {}
         for node in graph.nodes:
             if node.op_type == "Cast" and node.domain in ("", "ai.onnx"):
-                constants[node.output[0]] = fold_cast(node, constants)
+                if node.input[0] in computed:
+                    indices[node.output[0]] = index_cast(node)
+                else:
+                    constants[node.output[0]] = fold_cast(node, constants)
                 continue
             reads, function = prepare(node, constants)
+            if node.op_type == "Gather":  # by codes, which a Cast made integers of another type
+                reads = tuple(indices.get(name, name) for name in reads)
             for name in reads:
                 if name not in computed:
                     raise UnsupportedGraph(

@@ -23,6 +23,7 @@ from export.reference.arithmetic import (
     add_table,
     global_average_pool,
     max_pool,
+    mul_table,
 )
 from export.reference.errors import UnsupportedGraph
 
@@ -167,6 +168,21 @@ def fold_cast(node: onnx.NodeProto, constants: Constants) -> NDArray[np.int8]:
             "or INT8 weights are cast, to INT8"
         )
     return stored.astype(np.int8)
+
+
+def index_cast(node: onnx.NodeProto) -> str:
+    """Give the tensor of codes that a ``Cast`` to int32 makes indices of, the numbers they were.
+
+    Raises:
+        UnsupportedGraph: it casts to another type.
+    """
+    to = _Operands(node, {}).attributes(to=None, saturate=1, round_mode="up")["to"]
+    if to != onnx.TensorProto.INT32:
+        raise UnsupportedGraph(
+            f"Cast {node_label(node)} of codes to {type_name(to or 0)}: codes become int32, as the "
+            "indices of a table, and nothing else"
+        )
+    return str(node.input[0])
 
 
 def prepare(node: onnx.NodeProto, constants: Constants) -> Prepared:
@@ -365,16 +381,78 @@ def _space_to_depth(node: _Operands) -> Prepared:
     return node.x, blocks
 
 
+def _mul(node: _Operands) -> Prepared:
+    node.attributes()
+    sa, sb, sc = node.scale(1, "first"), node.scale(4, "second"), node.scale(6, "output")
+    za, zb, zc = (
+        node.zero_point(index, whose)
+        for index, whose in ((2, "first"), (5, "second"), (7, "output"))
+    )
+    table = mul_table(what=node.what, scales=(sa, sb, sc), zero_points=(za, zb, zc)).reshape(-1)
+
+    def product(a: Codes, b: Codes) -> Codes:
+        index: Codes = table[a.astype(np.uint16) * np.uint16(256) + b]
+        return index
+
+    return (node.node.input[0], node.node.input[3]), product
+
+
+def _gather(node: _Operands) -> Prepared:
+    node.attributes({"axis": 0})
+    table = node.constant(0, "the table", np.uint8)
+    if table.shape != (256,):
+        raise node.refusal(f": the table has the shape {table.shape}; a table of codes has 256")
+    return (node.node.input[1],), lambda x: table[x]
+
+
+def _concat(node: _Operands) -> Prepared:
+    node.attributes({"axis": 1})
+    return tuple(node.node.input), lambda *parts: np.concatenate(parts, axis=1)
+
+
+def _slice(node: _Operands) -> Prepared:
+    node.attributes()
+    starts, stops, axes = (
+        node.constant(index, what, np.int64).reshape(-1)
+        for index, what in ((1, "the starts"), (2, "the ends"), (3, "the axes"))
+    )
+    if node.has(4) or 0 in axes:
+        raise node.refusal(" slices the batch, or skips; the reference defines neither")
+    places = {int(a): slice(int(b), int(e)) for a, b, e in zip(axes, starts, stops, strict=True)}
+    return node.x, lambda x: x[tuple(places.get(axis, slice(None)) for axis in range(x.ndim))]
+
+
+def _resize(node: _Operands) -> Prepared:
+    node.attributes(
+        {
+            "mode": "nearest",
+            "coordinate_transformation_mode": "asymmetric",
+            "nearest_mode": "floor",
+        }
+    )
+    factors = node.constant(2, "the factors", np.float32).reshape(-1)
+    whole = factors.astype(np.int64)
+    if len(factors) != 4 or (whole != factors).any() or list(whole[:2]) != [1, 1]:
+        raise node.refusal(f" resizes by {factors.tolist()}; whole factors are defined")
+    down, right = int(whole[2]), int(whole[3])
+    return node.x, lambda x: x.repeat(down, axis=2).repeat(right, axis=3)
+
+
 _BUILDERS: dict[tuple[str, str], Callable[[_Operands], Prepared]] = {
     ("", "Clip"): _clip,
+    ("", "Concat"): _concat,
     ("", "Flatten"): _flatten,
+    ("", "Gather"): _gather,
     ("", "MaxPool"): _max_pool,
     ("", "Pad"): _pad,
     ("", "QLinearConv"): _convolution,
     ("", "Reshape"): _reshape,
+    ("", "Resize"): _resize,
+    ("", "Slice"): _slice,
     ("", "SpaceToDepth"): _space_to_depth,
     ("", "Transpose"): _transpose,
     (MICROSOFT, "QGemm"): _dense,
     (MICROSOFT, "QLinearAdd"): _add,
     (MICROSOFT, "QLinearGlobalAveragePool"): _global_average_pool,
+    (MICROSOFT, "QLinearMul"): _mul,
 }

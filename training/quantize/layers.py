@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -232,7 +231,7 @@ class PlannedConvolution(nn.Module):
             x = F.pad(x, self.border)
         if self.conv is None:
             return self.norm(x, None if self.norm.training else self.accumulator_scale())
-        if self.training or self.switch.quantized:
+        if self.norm.training or self.switch.quantized:
             scale = None if self.norm.training else self.accumulator_scale()
             return cast(Tensor, self.norm(self.conv(x), scale))
         return cast(Tensor, self.conv(x, *self.norm.gain_and_bias()))
@@ -376,5 +375,4 @@ __all__ = [
     "ScaleSource",
     "Table",
     "code_range",
-    "math",
 ]
