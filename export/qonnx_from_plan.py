@@ -163,7 +163,7 @@ class _Writer:
         if not self.quantized:
             return x
         scale = self.network.scale_of(step.name).value()
-        return self.quant(x, scale, STREAM_BITS, signed=True, name="pixels")
+        return self.quant(x, scale, STREAM_BITS, signed=True, name=step.name)
 
     def convolution(self, step: Step, inputs: Sequence[str]) -> str:
         """Conv, BatchNormalization or bias, rectifier, codes."""

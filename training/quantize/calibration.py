@@ -82,7 +82,7 @@ def fit_scales(network: PlannedNetwork, images: NDArray[np.uint8], *, batch_size
                     chosen = torch.randint(len(flat), (count,), generator=generator)
                     found[name].append(flat[chosen])
     for name, members in wanted.items():
-        scale = cast(LearnedScale, network.scales[name.replace(".", "/")])
+        scale = cast(LearnedScale, network.scale_named(name))
         values = [(torch.cat(found[step]).double().numpy(), codes) for step, codes in members]
         for bits in network.bit_widths:
             if bits == FLOAT:

@@ -116,13 +116,13 @@ class FixedQuantizer(nn.Module):
     def __init__(self, switch: BitWidthSwitch, source: ScaleSource, *, signed: bool) -> None:
         super().__init__()
         self.switch = switch
-        self._source = (source,)
+        self.source = source
         self.signed = signed
 
     def forward(self, x: Tensor) -> QuantizerOutput:
         if not self.switch.quantized:
             return x, None, None, None
-        scale = self._source[0].value()
+        scale = self.source.value()
         low, high = (-128, 127) if self.signed else (0, 255)
         y = quantize_activation(self.switch, x, scale.detach(), low, high)
         return y, scale, scale.new_zeros(()), scale.new_tensor(8.0)
@@ -200,6 +200,7 @@ class PlannedConvolution(nn.Module):
                 cast(nn.BatchNorm2d, one).eps = float(found["epsilon"])
         else:
             self.norm = Bias(switch, channels_out)
+        self.output = output
         self.quantize = quantized_activation(output, signed=self.signed)
 
     @property

@@ -93,8 +93,8 @@ class PlannedNetwork(nn.Module):
         super().__init__()
         self.plan = plan
         self.switch = BitWidthSwitch(bit_widths, **recipe)
-        self.scales = nn.ModuleDict()
         self.layers = nn.ModuleDict()
+        self._scales: dict[str, ScaleSource] = {}
         self._sources: dict[str, ScaleSource] = {}
         self._last_use = _last_use(plan)
         for step in plan.steps:
@@ -104,37 +104,33 @@ class PlannedNetwork(nn.Module):
 
     # ------------------------------------------------------------------ building
 
-    def _scale(self, codes: Codes) -> ScaleSource:
-        """Where codes have their scale from; made at the first who asks."""
-        if codes.scale == IMAGE_SCALE:
-            return cast(ScaleSource, self._shared(IMAGE_SCALE, PixelQuantizer, self.switch))
-        if codes.scale == GATE_SCALE:
-            return cast(ScaleSource, self._shared(GATE_SCALE, GateScale))
-        key = _key(codes.scale)
-        if key not in self.scales:
-            members = [
-                one.codes
-                for one in self.plan.steps
-                if one.codes is not None
-                and one.codes.scale == codes.scale
-                and not one.codes.pooled
-                and one.kind != "requantize"
-            ]
-            self.scales[key] = LearnedScale(
-                self.switch, stream=members[-1].wide, signed=members[-1].signed
-            )
-        return cast(ScaleSource, self.scales[key])
+    def scale_named(self, name: str) -> ScaleSource:
+        """The scale of this name in the plan; made at the first who asks, whose module holds it."""
+        if name not in self._scales:
+            self._scales[name] = self._made_scale(name)
+        return self._scales[name]
 
-    def _shared(self, name: str, kind: Any, *arguments: Any) -> nn.Module:
-        if name not in self.scales:
-            self.scales[name] = kind(*arguments)
-        return self.scales[name]
+    def _made_scale(self, name: str) -> ScaleSource:
+        if name == IMAGE_SCALE:
+            return PixelQuantizer(self.switch)
+        if name == GATE_SCALE:
+            return GateScale()
+        members = [
+            one.codes
+            for one in self.plan.steps
+            if one.codes is not None
+            and one.codes.scale == name
+            and not one.codes.pooled
+            and one.kind != "requantize"
+        ]
+        last = members[-1]
+        return LearnedScale(self.switch, stream=last.wide, signed=last.signed)
 
     def _output(self, step: Step) -> nn.Module:
         """The quantizer of a step's output."""
         codes = step.codes
         assert codes is not None
-        scale = self._scale(codes)
+        scale = self.scale_named(codes.scale)
         if codes.scale in (IMAGE_SCALE, GATE_SCALE):
             return FixedQuantizer(self.switch, scale, signed=codes.signed)
         return ActivationQuantizer(self.switch, cast(LearnedScale, scale), signed=codes.signed)
@@ -149,7 +145,7 @@ class PlannedNetwork(nn.Module):
         assert codes is not None
         match step.kind:
             case "pixels":
-                self._sources[step.name] = self._scale(codes)
+                self._sources[step.name] = self.scale_named(codes.scale)
                 return quantized_activation(cast(nn.Module, self._sources[step.name]), signed=True)
             case "requantize":
                 branch = BranchQuantizer(switch, cast(LearnedScale, sources[0]))
@@ -165,7 +161,7 @@ class PlannedNetwork(nn.Module):
         if step.kind in ("max pool", "slice", "reshape", "transpose", "upsample", "pad"):
             self._sources[step.name] = sources[0]
             return None
-        scale = self._sources[step.name] = self._scale(codes)
+        scale = self._sources[step.name] = self.scale_named(codes.scale)
         match step.kind:
             case "convolution":
                 layer = PlannedConvolution(switch, step, sources[0], self._output(step))

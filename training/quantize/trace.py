@@ -24,7 +24,7 @@ from deploy.core.errors import InputError
 from training.quantize.graph import FloatGraph, Kind, Operation, Refusal, Refused
 from training.quantize.pointwise import Expression, X, substitute
 
-IMAGE = "image"
+IMAGE = "pixels"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,8 +290,11 @@ class _Call:
     ) -> Traced:
         """A new operation, and the traced tensor that it gives."""
         value = self.value if value is None else value
-        own = str(self.node.target) if self.node.op == "call_module" else ""
-        name = own or ".".join(filter(None, [_path(self.node), kind.replace(" ", "_")]))
+        own = str(self.node.target) if self.node.op == "call_module" else _path(self.node)
+        if not own or (self.node.op != "call_module" and own in self.tracer.names):
+            # The first function that a module calls bears its name, the others their own besides.
+            own = ".".join(filter(None, [own, kind.replace(" ", "_")]))
+        name = own
         return Traced(root=self.tracer._add(name, kind, inputs, value, attributes, tensors))
 
     def pointwise(self, expression: Expression, x: Any) -> Traced:
