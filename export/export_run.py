@@ -23,7 +23,7 @@ from deploy.core.errors import InputError, NothingToEvaluate
 from deploy.core.files import sha256_of, write_atomic, write_json
 from deploy.core.records import write_record
 from export.budget import Overrides
-from export.certificate import Certificate, certify, require_integer
+from export.certificate import Certificate, certify
 from export.exactness import Exactness, require_exact
 from export.explanation import explain_qonnx
 from export.lowering import Lowered, lower, lower_float
@@ -144,7 +144,7 @@ def _export(
                 exactness = require_exact(lowered.path)
                 logger.info("%d bits: %s", bits, exactness.summary())
             sample = prover.images[:CERTIFIED_IMAGES]
-            certificate = require_integer(certify(lowered.path, sample))
+            certificate = certify(lowered.path, sample).required()
         proof = prover.prove(target, lowered.path).required()
         qonnx_sha256 = sha256_of(qonnx)
         lowered.path.replace(final)

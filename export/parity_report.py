@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from deploy.core.errors import InputError, QadtrError
+from deploy.core.errors import QadtrError
 from export.budget import Budget
 
 FORMAT_VERSION = 2
-_READABLE = (1, FORMAT_VERSION)
 """Version 1 had no comparison with fake quantization layer by layer."""
 
 
@@ -190,29 +188,3 @@ class Parity:
             ]
             lines.append("  ".join([*words, *marks]).rstrip())
         return "\n".join(lines)
-
-    @classmethod
-    def from_json(cls, value: object) -> Parity:
-        """Read what :meth:`to_json` gave.
-
-        Raises:
-            InputError: another format version, or fields missing or unknown.
-        """
-        if not isinstance(value, Mapping) or value.get("format_version") not in _READABLE:
-            wanted = " or ".join(map(str, _READABLE))
-            raise InputError(f"expected a parity report of format version {wanted}")
-        fields = {k: v for k, v in value.items() if k not in ("format_version", "ok")}
-        try:
-            fields["layers"] = tuple(LayerParity(**layer) for layer in fields["layers"])
-            fields["failures"] = tuple(fields["failures"])
-            fields["flips"] = None if fields["flips"] is None else tuple(fields["flips"])
-            if fields.get("budget") is not None:
-                stated = dict(fields["budget"])
-                fields["budget"] = Budget(
-                    logits=0.0 if stated.pop("logits_equal") else None,
-                    flips=stated.pop("prediction_flips"),
-                    **stated,
-                )
-            return cls(**fields)
-        except (TypeError, KeyError) as error:
-            raise InputError(f"the parity report has missing or unknown fields: {error}") from error

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from export.budget import EQUAL, Budget
 from export.fake_quantized import Batch
 from export.graph import initializers
 from export.parity import check_parity
-from export.parity_report import Parity, ParityError
+from export.parity_report import ParityError
 from export.reading import read_model
 from export.reference import IntegerReference, arithmetic
 from tests.export.integer_graphs import balance, random_images, residual_graph, with_array
@@ -221,20 +222,22 @@ def test_a_file_with_a_fixed_batch_size_is_compared_on_all_images(
     assert seven.images == COUNT
 
 
-def test_the_report_is_written_and_read_back(
-    model: Path, images: NDArray[np.uint8], tmp_path: Path
-) -> None:
+def test_the_report_is_plain_json(model: Path, images: NDArray[np.uint8], tmp_path: Path) -> None:
     fake = IntegerReference(model)
     parity = check_parity(
         model, images, fake_quantized=lambda batch: (fake.run(batch), {}), budget=EQUAL
     )
     assert parity.ok
     write_json(tmp_path / "parity.json", parity.to_json())
-    assert Parity.from_json(read_json(tmp_path / "parity.json")) == parity
-    with pytest.raises(InputError, match="format version"):
-        Parity.from_json({**parity.to_json(), "format_version": 99})
-    with pytest.raises(InputError, match="engine"):
-        Parity.from_json({k: v for k, v in parity.to_json().items() if k != "engine"})
+    value: Any = read_json(tmp_path / "parity.json")
+    assert (value["format_version"], value["ok"], value["images"]) == (2, True, COUNT)
+    assert value["layers"][0] == asdict(parity.layers[0])
+    assert value["budget"] == {
+        "code_flips": 0.0,
+        "largest_code_flip": 0,
+        "prediction_flips": 0.0,
+        "logits_equal": True,
+    }
 
 
 def test_wrong_arguments_are_refused(
