@@ -12,30 +12,25 @@ from dataclasses import dataclass
 
 from export.engine_graph import EngineGraph, RanNode
 
-RULES: dict[str, str] = {
-    "float-input": "the layer reads the graph's float input",
-    "signed-activations": "the layer's activations are int8; the integer kernel takes uint8",
-    "other-activations": "the layer's activations are codes of another type than uint8",
-    "no-quantizer-before": "no QuantizeLinear → DequantizeLinear pair stands before the layer",
-    "flatten-without-quantizer": (
-        "Flatten, Reshape, Squeeze or Transpose stands between DequantizeLinear and the layer, "
-        "with no QuantizeLinear → DequantizeLinear pair behind it"
-    ),
-    "no-quantizer-behind": "no QuantizeLinear stands behind the layer",
-    "signed-output": "the layer's output is quantized to int8; the integer kernel gives uint8",
-    "float-clip": "a float Clip or Relu stands between the layer and QuantizeLinear",
-    "overridable-initializer": (
-        "an initializer is also a graph input, so the engine must not fold what is computed of it"
-    ),
-    "low-bit-weights": "INT4 or INT2 weights have no integer kernel behind DequantizeLinear",
-    "float-weights": "the layer's weights are stored as float",
-    "no-pattern": "the engine found no integer kernel for this pattern",
-    "float-tensor": "a node gives a float tensor between layers",
-    "another-provider": "another provider than the CPU's ran it",
-    "not-proven": "the engine's graph and its profile disagree",
-    "no-layers": "the graph has no convolution and no matrix product",
-}
-"""The rules by the name that certificates give, and what each says."""
+RULES = (
+    "float-input",
+    "signed-activations",
+    "other-activations",
+    "no-quantizer-before",
+    "flatten-without-quantizer",
+    "no-quantizer-behind",
+    "signed-output",
+    "float-clip",
+    "overridable-initializer",
+    "low-bit-weights",
+    "float-weights",
+    "no-pattern",
+    "float-tensor",
+    "another-provider",
+    "not-proven",
+    "no-layers",
+)
+"""The rules by the name that certificates give; docs/networks.md has what each means."""
 
 _WEIGHTED = {"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "ConvTranspose"}
 _LAYOUT = {"Flatten", "Reshape", "Squeeze", "Unsqueeze", "Transpose"}

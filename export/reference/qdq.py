@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from export.graph import Graph, attributes_of, node_label
+from export.reference.arithmetic import windows
 from export.reference.errors import UnsupportedGraph
 from export.reference.network import Batch, Reference
 
@@ -96,36 +96,27 @@ def _convolution(attributes: Attributes, x: Values, weight: Values, bias: Any = 
         raise UnsupportedGraph("Conv with auto_pad: the reference wants the padding written out")
     spread = attributes.get("dilations", [1, 1])
     reach = [(size - 1) * step + 1 for size, step in zip(kernel, spread, strict=True)]
-    windows = _windows(x, reach, strides, attributes.get("pads", [0, 0, 0, 0]), 0.0)
-    windows = windows[..., :: spread[0], :: spread[1]]
-    n, _, height, width = windows.shape[:4]
+    taken = windows(x, reach, strides, attributes.get("pads", [0, 0, 0, 0]), 0.0)
+    taken = taken[..., :: spread[0], :: spread[1]]
+    n, _, height, width = taken.shape[:4]
     outputs, depth = len(weight) // groups, weight.shape[1] * kernel[0] * kernel[1]
     parts = []
     for group in range(groups):
         channels = slice(group * weight.shape[1], (group + 1) * weight.shape[1])
-        columns = windows[:, channels].transpose(0, 2, 3, 1, 4, 5).reshape(-1, depth)
+        columns = taken[:, channels].transpose(0, 2, 3, 1, 4, 5).reshape(-1, depth)
         matrix = weight[group * outputs : (group + 1) * outputs].reshape(outputs, depth)
         parts.append((columns @ matrix.T).reshape(n, height, width, outputs))
     total = np.concatenate(parts, axis=3).transpose(0, 3, 1, 2)
     return total if bias is None else total + bias.astype(np.float64)[:, None, None]
 
 
-def _windows(x: Values, kernel: Any, strides: Any, pads: Any, fill: float) -> Values:
-    top, left, bottom, right = pads
-    edges = ((0, 0), (0, 0), (top, bottom), (left, right))
-    padded = np.pad(x, edges, constant_values=fill)
-    every: Values = sliding_window_view(padded, tuple(kernel), axis=(2, 3))
-    return every[:, :, :: strides[0], :: strides[1]]
-
-
 def _max_pool(attributes: Attributes, x: Values) -> Values:
     if attributes.get("ceil_mode", 0) or set(attributes.get("dilations", [1])) != {1}:
         raise UnsupportedGraph("MaxPool with ceil_mode or dilations: the reference has none")
     kernel = attributes["kernel_shape"]
-    windows = _windows(
-        x, kernel, attributes.get("strides", [1, 1]), attributes.get("pads", [0] * 4), -np.inf
-    )
-    return windows.max(axis=(4, 5))
+    strides, pads = attributes.get("strides", [1, 1]), attributes.get("pads", [0] * 4)
+    largest: Values = windows(x, kernel, strides, pads, -np.inf).max(axis=(4, 5))
+    return largest
 
 
 def _gemm(attributes: Attributes, x: Values, weight: Values, bias: Any = None) -> Values:
