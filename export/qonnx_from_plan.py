@@ -76,9 +76,7 @@ class _Writer:
         for step in plan.steps:
             inputs = [self.tensors[one] for one in step.inputs]
             self.tensors[step.name] = _WRITERS[step.kind](self, step, inputs)
-        image = helper.make_tensor_value_info(
-            IMAGES, TensorProto.FLOAT, [1, *plan.input_shape]
-        )
+        image = helper.make_tensor_value_info(IMAGES, TensorProto.FLOAT, [1, *plan.input_shape])
         last = self.tensors[plan.steps[-1].name]
         logits = helper.make_tensor_value_info(last, TensorProto.FLOAT, [1, plan.classes])
         model = builder.model(
@@ -277,8 +275,8 @@ class _Writer:
         return self.builder.add("Slice", [inputs[0], *bounds, axes], step.name)
 
     def reshape(self, step: Step, inputs: Sequence[str]) -> str:
-        """Reshape, the batch kept."""
-        shape = np.array([1, *step.attributes["shape"]], np.int64)
+        """Reshape; 0 keeps the batch."""
+        shape = np.array([0, *step.attributes["shape"]], np.int64)
         return self.builder.add(
             "Reshape", [inputs[0], self.builder.constant(shape, f"{step.name}.shape")], step.name
         )

@@ -86,24 +86,35 @@ _QDQ_RULES: tuple[Rule[Any], ...] = (
     Rule("convolution", convolution.convolution, convolution.write_convolution),
     Rule("residual add", residual_add.residual_add, residual_add.write_add),
     Rule("global average pool", average_pool.average_pool, average_pool.write_pool),
+    Rule("window average", window_average.window_average, window_average.write_average),
+    Rule("gate", gate.gate, gate.write_gate),
+    Rule("function", table.table, table.write_function),
     Rule("max-pool", max_pool.max_pool, then_quantized(max_pool.write_max_pool), Place.CODES),
     Rule("layout", layout.layout, then_quantized(layout.write_layout), Place.CODES),
+    Rule("moves", moves.code_move, then_quantized(moves.write_value_move), Place.CODES),
     Rule("linear", linear.linear, linear.write_gemm, Place.LOGITS),
 )
 
 _QDQ_OPERATORS = (
     "Add",
+    "AveragePool",
     "Clip",
+    "Concat",
     "Conv",
     "DequantizeLinear",
     "Flatten",
     "Gemm",
     "GlobalAveragePool",
     "MaxPool",
+    "Mul",
+    "Pad",
     "QuantizeLinear",
     "Relu",
     "Reshape",
+    "Resize",
+    "Slice",
     "Transpose",
+    *table.FUNCTION_OPERATORS,
 )
 
 ONNXRUNTIME = Target(

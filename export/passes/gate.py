@@ -47,9 +47,7 @@ def gate(node: onnx.NodeProto, context: Context) -> Gate:
     if product is None or product.op_type != "Mul":
         raise Refusal("no Mul, optionally with Relu or Clip, stands before it")
     first, second = (context.codes_of(name, "the factor") for name in product.input)
-    return Gate(
-        factors=(first, second), quantizer=activation_quantizer(node, context), clamp=clamp
-    )
+    return Gate(factors=(first, second), quantizer=activation_quantizer(node, context), clamp=clamp)
 
 
 def gate_without_ties(node: onnx.NodeProto, context: Context) -> Gate:

@@ -102,6 +102,9 @@ class QuantizedOperands(Guarantee):
     def broken_by(self, graph: Graph) -> str | None:
         """The first float operand or clamp of codes; see :meth:`Guarantee.broken_by`."""
         for node in graph.nodes:
+            stored = [graph.constants[name] for name in node.input if name in graph.constants]
+            if node.op_type == "Add" and any(one.size == 1 for one in stored):
+                continue  # a function's, which is no sum of tensors
             # A third input is the bias of Conv and Gemm, which stays float32.
             for name in node.input[:2] if node.op_type in self.computing else ():
                 maker = graph.producer(name)

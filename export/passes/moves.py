@@ -105,19 +105,33 @@ def code_move(node: onnx.NodeProto, context: Context) -> CodeMove:
 
 def write_code_move(found: CodeMove, layer: str, context: Context) -> tuple[Codes, str]:
     """The same on uint8."""
+    first = found.parts[0]
+    border = int(np.rint(found.border / float(first.scale))) + first.zero_point
+    return _written(found, layer, context, np.uint8(border), border)
+
+
+def write_value_move(found: CodeMove, layer: str, context: Context) -> tuple[Codes, str]:
+    """The same on values, in a Q/DQ graph."""
+    first = found.parts[0]
+    border = int(np.rint(found.border / float(first.scale))) + first.zero_point
+    return _written(found, layer, context, np.float32(found.border), border)
+
+
+def _written(
+    found: CodeMove, layer: str, context: Context, value: np.generic, border: int
+) -> tuple[Codes, str]:
     builder = context.builder
     inputs = [codes.name for codes in found.parts]
-    first = found.parts[0]
     low = min(codes.low for codes in found.parts)
     high = max(codes.high for codes in found.parts)
     if found.operator == "Resize":
         inputs.append("")
-    inputs += [builder.constant(one, f"{layer}.{found.operator.lower()}") for one in found.constants]
+    inputs += [
+        builder.constant(one, f"{layer}.{found.operator.lower()}") for one in found.constants
+    ]
     if found.operator == "Pad":
-        code = int(np.rint(found.border / float(first.scale))) + first.zero_point
-        if not 0 <= code <= 255:
-            raise ValueError(f"{layer}: the border {found.border} is no code")
-        low, high = min(low, code), max(high, code)
-        inputs.append(builder.constant(np.uint8(code), "b"))
+        low, high = min(low, border), max(high, border)
+        inputs.append(builder.constant(value, "b"))
     name = builder.add(found.operator, inputs, layer, **found.attributes)
-    return replace(first, name=name, low=low, high=high), f"{found.operator} of codes"
+    codes = replace(found.parts[0], name=name, low=low, high=high)
+    return codes, f"{found.operator} of codes"

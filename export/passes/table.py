@@ -19,8 +19,8 @@ from onnx import TensorProto
 
 from export.expressions import write_expression
 from export.graph import attributes_of
-from export.passes.quantizers import quantized
 from export.passes.qonnx_graph import Quantizer
+from export.passes.quantizers import quantized
 from export.passes.rule import (
     Clamp,
     Codes,
@@ -51,6 +51,9 @@ _OPERATORS: Mapping[str, str] = MappingProxyType(
 _WITH_ALPHA: Mapping[str, tuple[str, float]] = MappingProxyType(
     {"LeakyRelu": ("leaky", 0.01), "Elu": ("elu", 1.0)}
 )
+FUNCTION_OPERATORS = tuple(sorted({*_OPERATORS, *_WITH_ALPHA} - {"Add", "Mul"}))
+"""Those that a function in a Q/DQ file may have, besides sums, products and clamps."""
+
 _NAMES = (*_OPERATORS, *_WITH_ALPHA, "Relu", "Clip", "HardSigmoid", "HardSwish")
 
 
@@ -145,9 +148,7 @@ def write_lookup(found: Table, layer: str, context: Context) -> Written:
     stored = builder.constant(entries(found, out), f"{layer}.table")
     name = builder.add("Gather", [stored, index], layer, axis=0)
     used = len(np.unique(entries(found, out)))
-    codes = Codes(
-        name=name, scale=out.scale, zero_point=out.zero_point, low=out.low, high=out.high
-    )
+    codes = Codes(name=name, scale=out.scale, zero_point=out.zero_point, low=out.low, high=out.high)
     return codes, f"table of {used} codes, {out.low}…{out.high}"
 
 

@@ -9,6 +9,7 @@ a tie. That is why engines of such files have a budget (:mod:`export.budget`), a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -134,17 +135,66 @@ def _reshape(_: Attributes, x: Values, shape: NDArray[np.int64]) -> Values:
     return x.reshape([size or x.shape[index] for index, size in enumerate(shape.tolist())])
 
 
+def _average_pool(attributes: Attributes, x: Values) -> Values:
+    if attributes.get("ceil_mode", 0) or not attributes.get("count_include_pad", 0):
+        raise UnsupportedGraph("AveragePool must count its padding and have no ceil_mode")
+    kernel = attributes["kernel_shape"]
+    strides, pads = attributes.get("strides", [1, 1]), attributes.get("pads", [0] * 4)
+    mean: Values = windows(x, kernel, strides, pads, 0.0).mean(axis=(4, 5))
+    return mean
+
+
+def _pad(_: Attributes, x: Values, amounts: NDArray[np.int64], value: Any = None) -> Values:
+    widths = amounts.reshape(2, -1).T.tolist()
+    return np.pad(x, widths, constant_values=0.0 if value is None else float(value))
+
+
+def _resize(_: Attributes, x: Values, _roi: Any, factors: NDArray[np.float32]) -> Values:
+    return x.repeat(int(factors[2]), axis=2).repeat(int(factors[3]), axis=3)
+
+
+def _slice(_: Attributes, x: Values, starts: Any, stops: Any, axes: Any) -> Values:
+    places = {int(a): slice(int(b), int(e)) for a, b, e in zip(axes, starts, stops, strict=True)}
+    return x[tuple(places.get(axis, slice(None)) for axis in range(x.ndim))]
+
+
+def _elu(attributes: Attributes, x: Values) -> Values:
+    return np.where(x > 0.0, x, attributes.get("alpha", 1.0) * np.expm1(np.minimum(x, 0.0)))
+
+
+def _sigmoid(_: Attributes, x: Values) -> Values:
+    return 1.0 / (1.0 + np.exp(np.clip(-x, None, 700.0)))
+
+
 _OPERATORS: Mapping[str, Callable[..., Values]] = {
+    "Abs": lambda _, x: np.abs(x),
     "Add": lambda _, a, b: a + b,
+    "AveragePool": _average_pool,
     "Clip": _clip,
+    "Concat": lambda attributes, *parts: np.concatenate(parts, axis=attributes["axis"]),
     "Conv": _convolution,
     "DequantizeLinear": _dequantize,
+    "Div": lambda _, a, b: a / b,
+    "Elu": _elu,
+    "Erf": lambda _, x: np.vectorize(math.erf, otypes=[np.float64])(x),
+    "Exp": lambda _, x: np.exp(x),
     "Flatten": _flatten,
     "Gemm": _gemm,
     "GlobalAveragePool": lambda _, x: x.mean(axis=(2, 3), keepdims=True),
+    "LeakyRelu": lambda attributes, x: np.where(x < 0.0, attributes.get("alpha", 0.01) * x, x),
     "MaxPool": _max_pool,
+    "Mul": lambda _, a, b: a * b,
+    "Neg": lambda _, x: -x,
+    "Pad": _pad,
     "QuantizeLinear": _quantize,
     "Relu": lambda _, x: np.maximum(x, 0.0),
     "Reshape": _reshape,
+    "Resize": _resize,
+    "Sigmoid": _sigmoid,
+    "Slice": _slice,
+    "Softplus": lambda _, x: np.logaddexp(0.0, x),
+    "Sqrt": lambda _, x: np.sqrt(np.maximum(x, 0.0)),
+    "Sub": lambda _, a, b: a - b,
+    "Tanh": lambda _, x: np.tanh(x),
     "Transpose": lambda attributes, x: x.transpose(attributes["perm"]),
 }

@@ -45,9 +45,7 @@ class MobileNetV2(nn.Module):
     def __init__(self, classes: int) -> None:
         super().__init__()
         self.stem, self.stem_norm = normed(3, STEM_CHANNELS, 3, 2)
-        self.conv0, self.conv0_norm = normed(
-            STEM_CHANNELS, STEM_CHANNELS, 3, groups=STEM_CHANNELS
-        )
+        self.conv0, self.conv0_norm = normed(STEM_CHANNELS, STEM_CHANNELS, 3, groups=STEM_CHANNELS)
         self.conv1, self.conv1_norm = normed(STEM_CHANNELS, FIRST_CHANNELS, 1)
         self.parts = []
         channels, index = FIRST_CHANNELS, 2

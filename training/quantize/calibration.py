@@ -139,12 +139,12 @@ def _estimating(network: PlannedNetwork) -> Iterator[None]:
             one.momentum = before[one]
 
 
-def _batches(
-    network: nn.Module, images: NDArray[np.uint8], batch_size: int
-) -> Iterator[Tensor]:
+def _batches(network: nn.Module, images: NDArray[np.uint8], batch_size: int) -> Iterator[Tensor]:
     device = next(network.parameters()).device
     whole = max(batch_size, len(images) // batch_size * batch_size)
     for first in range(0, min(len(images), whole), batch_size):
-        yield torch.from_numpy(np.ascontiguousarray(images[first : first + batch_size])).to(
-            device
-        ).float()
+        yield (
+            torch.from_numpy(np.ascontiguousarray(images[first : first + batch_size]))
+            .to(device)
+            .float()
+        )

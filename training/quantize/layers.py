@@ -314,7 +314,9 @@ class AveragePool(nn.Module):
         if any(self.padding):
             x = F.pad(x, self.padding)
         whole = tuple(x.shape[2:]) == self.kernel
-        mean = x.mean(dim=(2, 3), keepdim=True) if whole else F.avg_pool2d(x, self.kernel, self.stride)
+        mean = (
+            x.mean(dim=(2, 3), keepdim=True) if whole else F.avg_pool2d(x, self.kernel, self.stride)
+        )
         return cast(Tensor, self.quantize(mean))
 
 

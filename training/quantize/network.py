@@ -26,7 +26,7 @@ from training.quantize.layers import (
     ScaleSource,
     Table,
 )
-from training.quantize.plan import GATE_SCALE, IMAGE_SCALE, Codes, Plan, Step
+from training.quantize.plan import GATE_SCALE, IMAGE_SCALE, Plan, Step
 from training.quantized_layers import (
     Convolution,
     quantized_activation,
@@ -155,9 +155,7 @@ class PlannedNetwork(nn.Module):
             case "average pool" if codes.pooled:
                 pooled = PooledScale(switch, sources[0], codes.pooled)
                 self._sources[step.name] = pooled
-                return AveragePool(
-                    step, FixedQuantizer(switch, pooled, signed=codes.signed)
-                )
+                return AveragePool(step, FixedQuantizer(switch, pooled, signed=codes.signed))
         if step.kind in ("max pool", "slice", "reshape", "transpose", "upsample", "pad"):
             self._sources[step.name] = sources[0]
             return None

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from training.quantize.graph import MOVERS, FloatGraph, Operation, Refusal, Refused
 from training.quantize.plan import GATE_SCALE, IMAGE_SCALE, Codes, Plan, Step
-from training.quantize.pointwise import Expression, evaluate, rectifier
+from training.quantize.pointwise import evaluate, rectifier
 
 GREY = 128.0
 """The byte that is 0 where no mean is given: the network then sees (byte - 128) / 64."""
@@ -293,7 +293,9 @@ def _image_folded(
             if pads not in padded:
                 _, height, width = image.shape
                 shape = (image.shape[0], height + pads[0] + pads[2], width + pads[1] + pads[3])
-                padded[pads] = f"{image.name}.pad" if not padded else f"{image.name}.pad_{len(padded)}"
+                padded[pads] = (
+                    f"{image.name}.pad" if not padded else f"{image.name}.pad_{len(padded)}"
+                )
                 found.append(
                     Operation(
                         name=padded[pads],
@@ -421,7 +423,7 @@ class _Planner:
                 continue
             first, second = one.inputs
             ranges = [self._range(name) for name in (first, second)]
-            fits = [0.0 <= low and high <= 1.0 for low, high in ranges]
+            fits = [low >= 0.0 and high <= 1.0 for low, high in ranges]
             # Where both are gates, the smaller map gates the larger.
             if all(fits):
                 fits[0] = self.by_name[first].shape != one.shape
@@ -491,9 +493,9 @@ class _Planner:
         for one in self.operations:
             if one.kind in ("add", "concat", "gate"):
                 touched = (*one.inputs, one.name)
-            elif one.kind in ("unary", "average pool", "linear"):
-                touched = one.inputs
-            elif one.kind == "convolution" and one.attributes.get("map"):
+            elif one.kind in ("unary", "average pool", "linear") or (
+                one.kind == "convolution" and one.attributes.get("map")
+            ):
                 touched = one.inputs
             elif one.kind == "image":
                 touched = (one.name,)

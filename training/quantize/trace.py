@@ -119,7 +119,7 @@ class _Tracer:
 
     def _placeholder(self, node: fx.Node) -> None:
         if IMAGE in self.names:
-            if node.args or any(p.default is None for p in ()):
+            if node.args:  # an argument with a default
                 self.values[node] = node.args[0]
                 return
             raise InputError(
@@ -702,7 +702,7 @@ def _prelu(call: _Call, x: Any, weight: Tensor) -> Traced:
     return call.pointwise(["leaky", X, float(weight)], x)
 
 
-def _clamp(call: _Call, x: Any, min: Any = None, max: Any = None, **more: Any) -> Traced:  # noqa: A002
+def _clamp(call: _Call, x: Any, min: Any = None, max: Any = None, **more: Any) -> Traced:
     bounds = [None if b is None else _number(b) for b in (min, max)]
     return call.pointwise(["clamp", X, *bounds], x)
 
