@@ -91,9 +91,15 @@ def quantized(
 
 
 def _quantized_and_back(
-    builder: GraphBuilder, x: str, scale: np.float32, layer: str, *, signed: bool
+    builder: GraphBuilder,
+    x: str,
+    scale: np.float32,
+    layer: str,
+    *,
+    signed: bool,
+    zero_point: int = 0,
 ) -> str:
-    zero = np.int8(0) if signed else np.uint8(0)
+    zero = np.int8(zero_point) if signed else np.uint8(zero_point)
     parameters = [
         builder.constant(scale, "s"),
         builder.constant(zero, f"{layer}.z", shared=not signed),
@@ -116,7 +122,12 @@ def then_quantized(
         codes, text = write(found, layer, context)
         signed = context.dialect.signed_only or codes.low < 0
         name = _quantized_and_back(
-            context.builder, codes.name, codes.scale, f"{layer}.codes", signed=signed
+            context.builder,
+            codes.name,
+            codes.scale,
+            f"{layer}.codes",
+            signed=signed,
+            zero_point=codes.zero_point,  # 128 for the image, which other quantizers never have
         )
         return replace(codes, name=name), text
 

@@ -42,8 +42,7 @@ def plan_module(
     """
     normalization = _normalization(mean, std, example.shape[1] if example.dim() == 4 else 0)
     graph = trace(module, example)
-    planned = plan_of(graph, normalization=normalization, wide=wide)
-    return planned
+    return plan_of(graph, normalization=normalization, wide=wide)
 
 
 def _normalization(

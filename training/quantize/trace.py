@@ -660,7 +660,7 @@ def _interpolate(
     **_more: Any,
 ) -> Traced:
     source = call.tensor(x)
-    factors = [new / old for new, old in zip(call.value.shape[2:], call.shape(source)[1:])]
+    factors = [new / old for new, old in zip(call.value.shape[2:], call.shape(source)[1:], strict=False)]
     if mode != "nearest" or any(f != int(f) or f < 1 for f in factors):
         raise Untakeable(
             f"it resizes by {factors} with mode {mode!r}", "use nearest and whole factors"
