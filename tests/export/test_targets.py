@@ -140,6 +140,11 @@ def test_an_unsigned_zero_point_never_reaches_tensorrt(
     monkeypatch.setitem(TARGETS, "tensorrt", wrong)
     with pytest.raises(ContractError, match=r"holds -128…127|symmetric int8"):
         lower(tmp_path / "q.onnx", tmp_path / "wrong.onnx", target="tensorrt")
+    first = replace(TENSORRT.rules[0], write=lambda found, layer, context: (None, "nothing"))
+    wrong = replace(TENSORRT, rules=(first, *TENSORRT.rules[1:]))
+    monkeypatch.setitem(TARGETS, "tensorrt", wrong)
+    with pytest.raises(ContractError, match="'image codes' matched and gave no codes"):
+        lower(tmp_path / "q.onnx", tmp_path / "wrong.onnx", target="tensorrt")
     assert not (tmp_path / "wrong.onnx").exists()
 
 
