@@ -43,7 +43,7 @@ from export.budget import Logits, logits_in_batches
 from export.fake_quantized import network_logits
 from export.lowering import lower
 from export.parity_probe import run_batch
-from export.passes.qdq.guarantees import QuantizedOperands
+from export.passes.guarantee import QuantizedOperands
 from export.qonnx_execution import execute_qonnx
 from export.qonnx_from_network import write_qonnx
 from export.reference.qdq import QdqReference

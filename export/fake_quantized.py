@@ -39,11 +39,6 @@ class FakeQuantized:
         with network.at(bits), torch.no_grad():
             self._places = _places(network)
 
-    @property
-    def layers(self) -> tuple[str, ...]:
-        """The names of the tensors of codes."""
-        return tuple(self._places)
-
     @torch.no_grad()
     def __call__(self, images: NDArray[np.uint8]) -> Batch:
         """Logits and codes of one batch, uint8 N×3×H×W."""

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from deploy.core.engine_protocol import Engine
 from deploy.core.errors import InputError
 from deploy.core.files import write_atomic
-from export.reading import graph_inputs, input_dims, read_model
+from export.graph import fresh_name, graph_inputs, input_dims
+from export.reading import read_model
 from export.reference import IntegerReference
 
 
@@ -55,14 +56,15 @@ def write_probe(
         )
     logits, codes = next(truth.batches(sample))
     widths = {name: codes[name].size for name in truth.code_tensors}
-    parts = [_fresh("logits", made)]
+    parts = [fresh_name("parity/logits", made)]
     old = model.graph.output[0].name
     for node in model.graph.node:
         for index, name in enumerate(node.output):
             if name == old:
                 node.output[index] = parts[0]
     for index, name in enumerate(widths):
-        number, flat = _fresh(f"number{index}", made), _fresh(f"flat{index}", made)
+        number = fresh_name(f"parity/number{index}", made)
+        flat = fresh_name(f"parity/flat{index}", made)
         model.graph.node.append(
             onnx.helper.make_node("Cast", [name], [number], to=onnx.TensorProto.FLOAT)
         )
@@ -77,11 +79,3 @@ def write_probe(
     )
     write_atomic(probe, model.SerializeToString())
     return widths
-
-
-def _fresh(wanted: str, taken: set[str]) -> str:
-    name = f"parity/{wanted}"
-    while name in taken:
-        name += "_"
-    taken.add(name)
-    return name

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from deploy.core.errors import InputError
+from export.fake_quantized import FakeQuantized
 from export.lowering import lower
 from export.parity import check_parity
 from export.qonnx_from_network import write_qonnx
@@ -21,7 +22,6 @@ from training.defenses import Batch
 from training.dry_run import dry_run
 from training.loop import RunOptions, TrainingRun, train
 from training.networks import build_network
-from training.prediction import predict
 from training.run_state import RESUME
 from training.warm_start import start_from
 
@@ -231,9 +231,7 @@ def test_every_recipe_of_scales_trains_resumes_and_is_what_the_integer_engine_co
     images = small_holdout.images[:40]
     for bits in (4, 2):
         lowered = lower(write_qonnx(trained, bits, tmp_path / "q.onnx"), tmp_path / "i.onnx")
-        parity = check_parity(
-            lowered.path, images, fake_quantized_predictions=predict(trained, images, bits)
-        )
+        parity = check_parity(lowered.path, images, fake_quantized=FakeQuantized(trained, bits))
         assert parity.first_departure is None
         assert parity.agreement is not None
         assert parity.agreement >= 0.95
