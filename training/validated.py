@@ -16,7 +16,7 @@ from typing import Annotated, Any, TypeVar, cast, dataclass_transform
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from pydantic.dataclasses import dataclass as checked_dataclass
-from pydantic_core import ErrorDetails, PydanticSerializationError, to_json
+from pydantic_core import ErrorDetails, PydanticSerializationError, to_json, to_jsonable_python
 from typing_extensions import is_typeddict
 
 from deploy.core.errors import InputError, QadtrError
@@ -121,6 +121,11 @@ def checked(kind: Any, value: Any, where: str) -> Any:
     """
     read_settings(kind, value, where)
     return value
+
+
+def as_json(value: Any) -> Any:
+    """Settings as JSON holds them: dictionaries with text for keys, lists, numbers, text."""
+    return to_jsonable_python(value)
 
 
 def json_schema(kind: Any) -> dict[str, Any]:
