@@ -13,10 +13,10 @@ from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import BeforeValidator, Field, Strict, model_validator
+from pydantic import Field, model_validator
 
 from deploy.core.errors import InputError
-from training.scale_recipes import ScaleRecipe
+from training.network_spec import NetworkSettings
 from training.validated import (
     AtLeast0,
     AtLeast1,
@@ -37,53 +37,6 @@ class DataSettings:
     kind: Literal["cifar10", "folder", "digits"]
     size: Annotated[int, Field(ge=8)] = 32
     augment: Literal["crop-flip", "crop", "none"] = "crop-flip"
-
-
-def _dotted(layers: Any) -> Any:
-    """Bits by dotted layer name: TOML reads an unquoted ``block1.first`` as a table of a table."""
-    if not isinstance(layers, Mapping):
-        return layers
-    flat: dict[str, Any] = {}
-    for name, bits in layers.items():
-        inside = _dotted(bits)
-        table = isinstance(bits, Mapping)
-        flat |= {f"{name}.{k}": v for k, v in inside.items()} if table else {name: bits}
-    return flat
-
-
-MixedBits = Mapping[
-    # A table's keys are text.
-    Annotated[int, Strict(False)],
-    Annotated[Mapping[str, int], BeforeValidator(_dotted)],
-]
-"""For a bit-width of the network, bits by layer name."""
-
-
-@validated()
-class NetworkSettings:
-    """Which network, at which bit-widths (32: float).
-
-    ``exact``: the engine computes bit for bit what the fake-quantized network computes
-    (:mod:`training.exact`).  ``mixed``: for a bit-width of the network, the bits of layers that
-    have others then, by layer name (:mod:`training.networks.layers`).  ``activation_scales`` and
-    ``weight_scales``: "learned" (by LSQ's gradient) or "statistics" (of what is quantized).
-    """
-
-    name: str
-    bit_widths: tuple[int, ...] = (32, 8, 5, 4, 2)
-    exact: bool = False
-    mixed: MixedBits = field(default_factory=dict)
-    activation_scales: ScaleRecipe = "learned"
-    weight_scales: ScaleRecipe = "statistics"
-
-    @model_validator(mode="after")
-    def _exact_has_power_of_two_scales(self) -> NetworkSettings:
-        if self.exact and self.weight_scales != "statistics":
-            raise ValueError(
-                'exact = true needs weight_scales = "statistics": an exact network\'s weight '
-                "scales are powers of two that its accumulator's bound decides"
-            )
-        return self
 
 
 @validated()
