@@ -50,10 +50,12 @@ class TrainingDiverged(QadtrError):
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """How to run, as opposed to what: none of these changes the result.
+    """How to run, as opposed to what to train.
 
-    ``resume`` continues from the run's last saved state; ``save_every`` steps lie between two
-    saved states; ``stop_after`` ends the run early at that step, as an interruption would.
+    ``resume`` continues from the run's last saved state and ``save_every`` steps lie between two
+    saved states; neither these nor ``progress`` (shown or not) change a byte of the checkpoint.
+    Another ``device`` rounds otherwise, so its weights differ; ``stop_after`` ends the run at that
+    step without a checkpoint, as an interruption would.
     """
 
     resume: bool = False

@@ -20,7 +20,7 @@ from torch import Tensor
 from deploy.core.errors import InputError
 from training.frozen import image_losses, pixel_gradient
 from training.networks import Network
-from training.patching import paste, signed_step, square_mask
+from training.patching import paste, patch_gradient, square_mask, step_along_sign
 
 CENTRE_SHARE = 10 / 32
 """Side of the centre box that patches keep out of, as a share of the image's shorter side."""
@@ -115,9 +115,8 @@ class PatchAttack:
         for _ in range(self.steps):
             pasted = paste(pixels, patches, self.mask, positions)
             gradient = pixel_gradient(network, pasted, labels)
-            patches = signed_step(
-                patches, gradient, self.step_size, mask=self.mask, positions=positions
-            )
+            own = patch_gradient(gradient, self.mask, positions, patches=len(patches))
+            patches = step_along_sign(patches, own, self.step_size)
             if self.moves != "none":
                 positions = self._moved(network, pixels, labels, patches, positions, generator)
         # What is trained on is what an image can hold: whole pixel values.
@@ -192,7 +191,6 @@ def perturb(
     attacked = (pixels + noise).clamp(0.0, 255.0)
     for _ in range(steps):
         gradient = pixel_gradient(network, attacked, labels)
-        attacked = torch.add(attacked, gradient.sign(), alpha=step_size)
-        attacked = torch.minimum(torch.maximum(attacked, low), high)
+        attacked = step_along_sign(attacked, gradient, step_size).clamp(low, high)
     # Rounding towards the image keeps a fractional radius.
     return pixels + torch.trunc(attacked - pixels)
