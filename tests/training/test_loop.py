@@ -16,12 +16,11 @@ import torch
 
 from deploy.core.errors import InputError
 from tests.training.small_run import small_config
-from training.checkpoint import load_network, read_sidecar, read_tensors
+from training.checkpoint import CHECKPOINT, RESUME, load_network, read_sidecar, read_tensors
 from training.data import ImageSet
-from training.loop import CHECKPOINT, RunOptions, TrainingDiverged, train
+from training.loop import RunOptions, TrainingDiverged, train
 from training.networks import Network, NetworkSpec, build_network
 from training.prediction import predict
-from training.run_state import RESUME
 
 
 def run(
