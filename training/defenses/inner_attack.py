@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from deploy.core.errors import InputError
-from training.frozen import image_losses, pixel_gradient
+from training.defenses.defense import Batch
+from training.frozen import frozen_statistics, image_losses, pixel_gradient
 from training.networks import Network
 from training.patching import paste, patch_gradient, square_mask, step_along_sign
 
@@ -123,6 +124,30 @@ class PatchAttack:
         patches = patches.round()
         pasted = paste(pixels, patches, self.mask, positions)
         return Patched(pixels=pasted, patches=patches, positions=positions)
+
+    def run_on_share(
+        self,
+        network: Network,
+        batch: Batch,
+        share: float,
+        generator: torch.Generator,
+        *,
+        start: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As :meth:`run`, on a drawn ``share`` of the batch, inside frozen statistics.
+
+        Returns the batch's pixels N×3×H×W, the patched rows, int64 (n,), and the patches.
+        """
+        count = batch.pixels.shape[0]
+        chosen = torch.randperm(count, generator=generator)[: round(count * share)]
+        rows = chosen.to(batch.pixels.device)
+        with frozen_statistics(network):
+            patched = self.run(
+                network, batch.pixels[rows], batch.labels[rows], generator, start=start
+            )
+        pixels = batch.pixels.clone()
+        pixels[rows] = patched.pixels
+        return pixels, rows, patched.patches
 
     @torch.no_grad()
     def _moved(
