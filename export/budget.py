@@ -8,7 +8,6 @@ So does fake quantization, whose float32 sums round, against the reference of an
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -234,10 +233,3 @@ def departure(
         flips=int(np.count_nonzero(ours.argmax(axis=1) != theirs.argmax(axis=1))),
         budget=budget,
     )
-
-
-def logits_in_batches(
-    run: Callable[[NDArray[np.uint8]], Logits], images: NDArray[np.uint8], step: int
-) -> Logits:
-    """The logits of images uint8 N×3×H×W, ``step`` at a time."""
-    return np.concatenate([run(images[i : i + step]) for i in range(0, len(images), step)])

@@ -16,7 +16,7 @@ import onnx
 
 from deploy.core.errors import InputError
 from deploy.core.files import read_json
-from export.graph import Wiring, graph_inputs, type_name
+from export.graph import Wiring, fresh_name, graph_inputs, type_name
 from export.reading import read_model
 
 _SUFFIX = "_kernel_time"
@@ -149,17 +149,15 @@ def node_names_made_unique(model: onnx.ModelProto) -> bool:
 
     An engine's profile knows nodes by name only. A node is named after its first output.
     """
-    taken: set[str] = set()
+    seen: set[str] = set()
+    taken = {node.name for node in model.graph.node if node.name}
     changed = False
-    kept = {node.name for node in model.graph.node if node.name}
     for node in model.graph.node:
-        if not node.name or node.name in taken:
-            wanted = next((name for name in node.output if name), node.op_type)
-            while wanted in taken or wanted in kept:
-                wanted += "_"
-            node.name = wanted
+        if not node.name or node.name in seen:
+            first = next((name for name in node.output if name), node.op_type)
+            node.name = fresh_name(first, taken)
             changed = True
-        taken.add(node.name)
+        seen.add(node.name)
     return changed
 
 

@@ -128,3 +128,11 @@ def type_name(data_type: int) -> str:
         return str(onnx.TensorProto.DataType.Name(data_type)).lower()
     except ValueError:
         return f"type {data_type}"
+
+
+def fresh_name(wanted: str, taken: set[str]) -> str:
+    """``wanted``, with underscores behind it until it is not taken; it is taken from then on."""
+    while wanted in taken:
+        wanted += "_"
+    taken.add(wanted)
+    return wanted

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 
 from deploy.core.errors import InputError
 from deploy.core.files import sha256_of_bytes, write_atomic
-from export.graph import attributes_of, node_label
+from export.graph import attributes_of, fresh_name, node_label
 from export.graph_builder import GraphBuilder, model_bytes
 from export.origin import origin_of
 from export.passes.convolution import Affine, affine_of
@@ -201,9 +201,8 @@ def _lower_node(node: onnx.NodeProto, target: Target, context: Context) -> str:
             reasons.append(f"{rule.name}: {refusal}")
             continue
         codes, text = rule.write(found, layer, context)
-        if codes is not None:
-            require_codes(rule.name, layer, codes, target.code_range)
-            context.codes[layer] = codes
+        if place is not Place.LOGITS:
+            context.codes[layer] = require_codes(rule.name, layer, codes, target.code_range)
         return f"{layer}: {text} [{rule.name}]" if text else ""
     raise LoweringError(
         f"{context.source.path}: the layer {node_label(node)} cannot be lowered to integers. "
@@ -217,9 +216,7 @@ def _rename(model: onnx.ModelProto, wanted: dict[str, str]) -> None:
     taken = {name for node in graph.node for name in (*node.input, *node.output)}
     names = dict(wanted)
     for name in sorted(set(wanted.values()) & taken - set(wanted)):
-        names[name] = f"{name}_inside"
-        while names[name] in taken:
-            names[name] += "_"
+        names[name] = fresh_name(f"{name}_inside", taken)
     if all(old == new for old, new in names.items()):
         return
     for node in graph.node:
@@ -249,12 +246,11 @@ def _finish(
         name=source.model.graph.name,
         inputs=inputs,
         outputs=outputs,
-        opset=target.opset,
+        opset=13,
         ir_version=8,
         domains=target.domains if integer else (),
     )
-    opset, model.ir_version = versions_for(model)
-    model.opset_import[0].version = max(opset, target.opset)
+    model.opset_import[0].version, model.ir_version = versions_for(model)
     _rename(model, {image: IMAGES, logits: LOGITS})
     if origin_of(source.model) is not None:
         model.doc_string = source.model.doc_string

@@ -24,11 +24,12 @@ from deploy.core.engine_protocol import Engine
 from deploy.core.errors import InputError, NothingToEvaluate
 from deploy.core.files import sha256_of
 from deploy.core.images import check_images
+from deploy.core.model_engine import run_all
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
 from export.budget import Budget, Logits
 from export.code_facts import CodeFacts, code_facts, constants_of
 from export.fake_quantized import Batch
-from export.parity_probe import run_batch, write_probe
+from export.parity_probe import write_probe
 from export.parity_report import LayerParity, Parity
 from export.reading import read_model
 from export.reference import IntegerReference, Layer
@@ -90,8 +91,8 @@ def check_parity(
             for start in range(0, len(images), step):
                 batch = images[start : start + step]
                 logits, codes = next(stream)
-                tally.add_logits(run_batch(engine, batch), logits)
-                shown, *parts = np.split(run_batch(probed, batch), ends, axis=1)
+                tally.add_logits(run_all(engine, batch), logits)
+                shown, *parts = np.split(run_all(probed, batch), ends, axis=1)
                 tally.probe_departs |= not np.array_equal(shown, tally.engine[-1])
                 for name, part in zip(widths, parts, strict=True):
                     tally.codes[name].add(part.astype(np.uint8), codes[name])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.core.records import write_record
-from export.budget import FLOAT_BUDGET, Logits, Overrides, default_budget, logits_in_batches
-from export.fake_quantized import FakeQuantized, network_logits
+from export.budget import FLOAT_BUDGET, Logits, Overrides, default_budget
+from export.fake_quantized import FakeQuantized
 from export.parity import check_parity
 from export.parity_report import Parity
 from export.target_proofs import BATCH, TargetProof, prove_float, prove_qdq, prove_qonnx
 from export.targets import ONNXRUNTIME, QONNX_TARGET
 from training.networks import Network
+from training.prediction import logits
 from training.quantizers import FLOAT
 from training.run_folder import RunFolder
 
@@ -44,9 +45,7 @@ class Prover:
     @cached_property
     def logits(self) -> Logits:
         """What the network itself gives for the images."""
-        return logits_in_batches(
-            partial(network_logits, self.network, self.bits), self.images, BATCH
-        )
+        return logits(self.network, self.images, self.bits, BATCH)
 
     def prove(self, target: str, path: Path) -> Proof:
         """What is found of a target's file; the caller decides what a failure means.

@@ -28,6 +28,7 @@ from export.passes.guarantee import Guarantee, OnlyOperators, QuantizedOperands,
 from export.passes.kernels import TUNES
 from export.passes.quantizers import then_quantized
 from export.passes.rule import SIGNED, STANDARD, Dialect, Place, Rule
+from export.reference import supported_operators, supported_qdq_operators
 from export.storage import STORAGES
 
 QONNX_TARGET = "qonnx"
@@ -40,7 +41,6 @@ class Target:
 
     Attributes:
         name: as ``--target`` takes it.
-        summary: one line on the file.
         rules: the passes over layers; at each node, those of its place are asked in this order.
         dialect: of the quantizers that they write, in a Q/DQ file.
         guarantees: checked on the finished graph, in this order.
@@ -49,11 +49,9 @@ class Target:
         storages: of the weights, the default first.
         tunes: what a file can be laid out for (:mod:`export.passes.kernels`), the default first.
         domains: operator sets beside ONNX's own.
-        opset: the least that its operators need.
     """
 
     name: str
-    summary: str
     rules: tuple[Rule[Any], ...]
     guarantees: tuple[Guarantee, ...]
     code_range: tuple[int, int]
@@ -61,7 +59,6 @@ class Target:
     storages: tuple[str, ...]
     tunes: tuple[str, ...] = TUNES[:1]
     domains: tuple[str, ...] = ()
-    opset: int = 13
     dialect: Dialect = STANDARD
 
 
@@ -95,55 +92,10 @@ _QDQ_RULES: tuple[Rule[Any], ...] = (
     Rule("linear", linear.linear, linear.write_gemm, Place.LOGITS),
 )
 
-_QDQ_OPERATORS = (
-    "Add",
-    "AveragePool",
-    "Clip",
-    "Concat",
-    "Conv",
-    "DequantizeLinear",
-    "Flatten",
-    "Gemm",
-    "GlobalAveragePool",
-    "MaxPool",
-    "Mul",
-    "Pad",
-    "QuantizeLinear",
-    "Relu",
-    "Reshape",
-    "Resize",
-    "Slice",
-    "Transpose",
-    *table.FUNCTION_OPERATORS,
-)
-
-ONNXRUNTIME = Target(
+ONNXRUNTIME = Target(  # all integers: uint8 codes between nodes, int32 biases
     name="onnxruntime",
-    summary="all integers: uint8 codes between nodes, int32 biases",
     rules=_INTEGER_RULES,
-    guarantees=(
-        OnlyOperators(
-            (
-                "Cast",
-                "Clip",
-                "Concat",
-                "Flatten",
-                "Gather",
-                "MaxPool",
-                "Pad",
-                "QLinearConv",
-                "Reshape",
-                "Resize",
-                "Slice",
-                "SpaceToDepth",
-                "Transpose",
-                f"{MICROSOFT}::QGemm",
-                f"{MICROSOFT}::QLinearAdd",
-                f"{MICROSOFT}::QLinearGlobalAveragePool",
-                f"{MICROSOFT}::QLinearMul",
-            )
-        ),
-    ),
+    guarantees=(OnlyOperators(supported_operators()),),
     code_range=(0, 255),
     image_type=TensorProto.UINT8,
     storages=STORAGES,
@@ -151,22 +103,20 @@ ONNXRUNTIME = Target(
     domains=(MICROSOFT,),
 )
 
-TENSORRT = Target(
+TENSORRT = Target(  # symmetric int8 Q/DQ, clamps in float before the quantizers
     name="tensorrt",
-    summary="symmetric int8 Q/DQ with zero point 0, clamps in float before the quantizers",
     rules=_QDQ_RULES,
     dialect=SIGNED,
-    guarantees=(OnlyOperators(_QDQ_OPERATORS), SymmetricInt8(), QuantizedOperands()),
+    guarantees=(OnlyOperators(supported_qdq_operators()), SymmetricInt8(), QuantizedOperands()),
     code_range=(-128, 127),
     image_type=TensorProto.INT8,
     storages=("int8",),
 )
 
-QCDQ = Target(
+QCDQ = Target(  # standard Q/DQ, uint8 and int8 codes, no custom operator
     name="qcdq",
-    summary="standard Q/DQ, uint8 and int8 codes, no custom operator",
     rules=_QDQ_RULES,
-    guarantees=(OnlyOperators(_QDQ_OPERATORS), QuantizedOperands()),
+    guarantees=(OnlyOperators(supported_qdq_operators()), QuantizedOperands()),
     code_range=(-128, 255),
     image_type=TensorProto.UINT8,
     storages=("int8",),

@@ -31,7 +31,10 @@ class Guarantee(ABC):
 
 
 class OnlyOperators(Guarantee):
-    """Every node is one of a list of operators; ``domain::Operator`` outside of ONNX's own."""
+    """Every node is one of a list of operators; ``domain::Operator`` outside of ONNX's own.
+
+    The targets list those that the file's numpy reference defines.
+    """
 
     name = "only operators of the target"
 

@@ -135,12 +135,14 @@ class Rule(Generic[Found]):
     place: Place = Place.QUANTIZER
 
 
-def require_codes(rule: str, layer: str, codes: Codes, code_range: tuple[int, int]) -> None:
+def require_codes(rule: str, layer: str, codes: Codes | None, code_range: tuple[int, int]) -> Codes:
     """Check what every rule promises: the layer has codes that the target's types can hold.
 
     Raises:
-        ContractError: it has others.
+        ContractError: it has none, or others.
     """
+    if codes is None:
+        raise ContractError(f"{layer}: the rule {rule!r} matched and gave no codes")
     low, high = code_range
     if not (low <= codes.low <= codes.high <= high and low <= codes.zero_point <= high):
         raise ContractError(
@@ -149,6 +151,7 @@ def require_codes(rule: str, layer: str, codes: Codes, code_range: tuple[int, in
         )
     if not (np.isfinite(codes.scale) and codes.scale > 0):
         raise ContractError(f"{layer}: the rule {rule!r} gave the scale {codes.scale}")
+    return codes
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ import onnx
 from numpy.typing import NDArray
 
 from export.graph import Graph, attributes_of, node_label
-from export.reference.arithmetic import windows
+from export.reference.arithmetic import largest_of, windows
 from export.reference.errors import UnsupportedGraph
 from export.reference.network import Batch, Reference
 
@@ -116,8 +116,7 @@ def _max_pool(attributes: Attributes, x: Values) -> Values:
         raise UnsupportedGraph("MaxPool with ceil_mode or dilations: the reference has none")
     kernel = attributes["kernel_shape"]
     strides, pads = attributes.get("strides", [1, 1]), attributes.get("pads", [0] * 4)
-    largest: Values = windows(x, kernel, strides, pads, -np.inf).max(axis=(4, 5))
-    return largest
+    return largest_of(windows(x, kernel, strides, pads, -np.inf))
 
 
 def _gemm(attributes: Attributes, x: Values, weight: Values, bias: Any = None) -> Values:
