@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from training.data import ImageSet
 from training.data.subset import chosen_indices
-from training.networks import Network, NetworkSpec, build_network
+from training.network_spec import NetworkSpec
+from training.quantize import Network
+from training.quantize.build import build_network
 
 RIDGE = 1e-2
 """Of the features' mean square, added to the diagonal."""

@@ -22,8 +22,10 @@ from benchmarks.calibrated import calibrate
 from deploy.core.records import provenance
 from training.checkpoint import CHECKPOINT, save_checkpoint, start_from
 from training.data import load_images
-from training.networks import NETWORKS, NetworkSpec, build_network
+from training.network_spec import NetworkSpec
+from training.networks import NETWORKS
 from training.prediction import predict
+from training.quantize.build import build_network
 
 DEFENSE = "calibrated"
 ROOT = Path(__file__).resolve().parents[1]

@@ -29,7 +29,7 @@ from deploy.tensorrt.options import BuildOptions
 from export.lowering import lower
 from export.qonnx_from_network import write_qonnx
 from training.data import ImageSet, load_images
-from training.networks import Network
+from training.quantize import Network
 from training.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[1]

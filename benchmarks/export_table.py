@@ -36,8 +36,8 @@ from export.parity import check_parity
 from export.qonnx_from_network import write_qonnx
 from training.data import ImageSet, load_images
 from training.data.subset import chosen_indices
-from training.networks import Network
 from training.prediction import predict
+from training.quantize import Network
 from training.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from training.networks import Network, NetworkSpec, build_network
+from training.network_spec import NetworkSpec
+from training.quantize import Network
+from training.quantize.build import build_network
 
 
 @torch.no_grad()

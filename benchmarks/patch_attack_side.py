@@ -30,7 +30,7 @@ from eval.attacks.predictions import predict
 from training.allocator import keep_freed_memory
 from training.data import ImageSet
 from training.data.subset import chosen_indices
-from training.networks import Network
+from training.quantize import Network
 from training.run_folder import RunFolder
 
 TURN_DEGREES, SCALES = 22.5, (0.8, 1.2)

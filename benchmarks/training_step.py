@@ -35,7 +35,7 @@ from training.config import config_from_dict
 from training.data import ImageSet
 from training.data.image_set import image_set
 from training.loop import RunOptions, TrainingRun
-from training.networks import Network
+from training.quantize import Network
 
 BIT_WIDTHS = (32, 8, 5, 4, 2)
 STEPS = 2 * len(BIT_WIDTHS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -27,7 +27,7 @@ def write_expression(builder: GraphBuilder, expression: Expression, x: str, name
         values = [written(one) for one in arguments]
         operator, attributes = FUNCTIONS[function]
         if attributes:
-            numbers = dict(zip(attributes, values[1:], strict=True))
+            numbers: dict[str, Any] = dict(zip(attributes, values[1:], strict=True))
             return builder.add(operator, [cast(str, values[0])], f"{name}.{function}", **numbers)
         operands = [
             builder.constant(np.float32(v), "number") if isinstance(v, float) else v for v in values

@@ -18,8 +18,8 @@ from export.parity import check_parity
 from export.parity_report import Parity
 from export.target_proofs import BATCH, TargetProof, prove_float, prove_qdq, prove_qonnx
 from export.targets import ONNXRUNTIME, QONNX_TARGET
-from training.networks import Network
 from training.prediction import logits
+from training.quantize import Network
 from training.quantizers import FLOAT
 from training.run_folder import RunFolder
 

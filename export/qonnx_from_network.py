@@ -1,21 +1,22 @@
-"""A trained network at one bit-width as QONNX: standard operators with ``Quant`` nodes.
+"""A network at one bit-width as QONNX: standard operators with ``Quant`` nodes.
 
 The graph is what the fake-quantized network computes in evaluation, tensor by tensor, with a fixed
 batch of 1 as FINN and the ``qonnx`` tools expect.  Its input is ``images`` as float32 pixel values
-in [0, 255]; ``(x - 128) / 64`` and a signed 8-bit ``Quant`` of scale 2^-6 make the codes.
+in [0, 255]; ``(x - 128) / 64`` and a signed 8-bit ``Quant`` of scale 2^-6 make the codes.  A step's
+output has the step's name.
 
-Each BatchNormalization carries the folded gain gamma / sigma and the bias on the grid of its
-integer accumulator (mean 0, variance 1, epsilon 0), as :class:`training.networks.units.
-SwitchableBatchNorm2d` computes them.  At bit-width 32 there is no ``Quant`` node and the
-BatchNormalization has its trained statistics.
-
-In an exact network (:mod:`training.exact`) the weights have the gain in them, the convolution has
-the bias, and there is no BatchNormalization at an integer bit-width.
+A BatchNormalization carries the folded gain gamma / sigma and the bias on the grid of its integer
+accumulator (mean 0, variance 1, epsilon 0).  At bit-width 32 there is no ``Quant`` node and it has
+its trained statistics.  A normalization that stands alone follows a convolution of each channel
+with the constant 1, 64 as a code of scale 1/64.  In an exact network (:mod:`training.exact`) the
+weights have the gain in them, and the convolution has the bias.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 import numpy as np
@@ -26,17 +27,19 @@ from onnx import TensorProto, helper, shape_inference
 from torch import Tensor, nn
 
 from deploy.core.files import write_atomic
+from export.expressions import write_clamp, write_expression
 from export.graph_builder import QONNX, GraphBuilder, model_bytes
 from export.origin import origin_text
-from training.networks import Network
-from training.networks.inverted_residual import InvertedResidual, StreamUnit
-from training.networks.layers import part_name
-from training.networks.units import ConvUnit, Head, MaxPool, ResidualBlock, bias_on_grid
+from training.quantize.layers import MAP_CODE, Bias, PlannedConvolution
+from training.quantize.network import LastLinear, Network
+from training.quantize.norms import bias_on_grid
+from training.quantize.plan import Step
 from training.quantized_layers import weight_quantizer
-from training.quantizers import STREAM_BITS, ActivationQuantizer, BranchQuantizer, WeightQuantizer
+from training.quantizers import STREAM_BITS
 
 OPSET = 13
 IR_VERSION = 8
+IMAGES, LOGITS = "images", "logits"
 
 
 @torch.no_grad()
@@ -49,7 +52,7 @@ def qonnx_from_network(network: Network, bits: int) -> onnx.ModelProto:
     if network.training:
         raise ValueError("switch the network to evaluation before exporting it")
     with network.at(bits):
-        return _Writer(network).write()
+        return _Writer(network).write(f"{network.spec.name}-{bits}")
 
 
 def write_qonnx(
@@ -71,34 +74,26 @@ def _numpy(tensor: Tensor) -> NDArray[np.float32]:
 
 
 class _Writer:
-    """Walks one network in the order of its forward pass."""
+    """Walks the steps of a plan in their order."""
 
     def __init__(self, network: Network) -> None:
         self.network = network
         self.quantized = network.switch.quantized
         self.builder = GraphBuilder()
-        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.tensors: dict[str, str] = {}
 
-    def write(self) -> onnx.ModelProto:
+    def write(self, name: str) -> onnx.ModelProto:
         """The whole model."""
-        network, builder = self.network, self.builder
-        size = network.spec.input_size
-        x = builder.reserve("images")
-        x = builder.add("Sub", [x, builder.constant(np.float32(128.0), "grey")], "centred")
-        x = builder.add("Mul", [x, builder.constant(np.float32(1 / 64), "sixty_fourth")], "scaled")
-        if self.quantized:
-            pixels = network.pixel_codes
-            x = self._quant(x, pixels.value(), STREAM_BITS, signed=True, name="pixels")
-        x = self._conv_unit(network.stem, x, "stem")
-        for index, block in enumerate(network.blocks):
-            x = self._part(block, x, index)
-        self._head(network.head, x)
-        image = helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, size, size])
-        logits = helper.make_tensor_value_info(
-            "logits", TensorProto.FLOAT, [1, network.spec.classes]
-        )
+        builder, plan = self.builder, self.network.plan
+        builder.reserve(IMAGES)
+        for step in plan.steps:
+            inputs = [self.tensors[one] for one in step.inputs]
+            self.tensors[step.name] = _WRITERS[step.kind](self, step, inputs)
+        image = helper.make_tensor_value_info(IMAGES, TensorProto.FLOAT, [1, *plan.input_shape])
+        last = self.tensors[plan.steps[-1].name]
+        logits = helper.make_tensor_value_info(last, TensorProto.FLOAT, [1, plan.classes])
         model = builder.model(
-            name=f"{network.spec.name}-{network.bit_width}",
+            name=name,
             inputs=[image],
             outputs=[logits],
             opset=OPSET,
@@ -107,16 +102,12 @@ class _Writer:
         )
         return with_shapes(model)
 
-    def _quant(
-        self,
-        x: str,
-        scale: Tensor,
-        bits: int,
-        *,
-        signed: bool,
-        name: str,
-        narrow: bool = False,
+    # ------------------------------------------------------------------ quantizers
+
+    def quant(
+        self, x: str, scale: Tensor, bits: int, *, signed: bool, name: str, narrow: bool = False
     ) -> str:
+        """A ``Quant`` node."""
         builder = self.builder
         inputs = [
             x,
@@ -134,142 +125,239 @@ class _Writer:
             rounding_mode="ROUND",
         )
 
-    def _weight(self, layer: nn.Module, name: str) -> str:
+    def codes(self, x: str, step: Step) -> str:
+        """The quantizer of a step's output; ``x`` itself in float."""
+        if not self.quantized:
+            return x
+        assert step.codes is not None
+        source = self.network.scale_of(step.name)
+        bits = source.codes_bits()
+        return self.quant(x, source.value(), bits, signed=step.codes.signed, name=step.name)
+
+    def rectified(self, x: str, step: Step) -> str:
+        """The clamp of a convolution or sum before its quantizer."""
+        if not step.attributes.get("rectified", False):
+            return x
+        name = f"{step.name}.relu" if self.quantized else step.name
+        return write_clamp(self.builder, x, 0.0, step.attributes.get("ceiling"), name)
+
+    def weight(self, layer: nn.Module, name: str) -> str:
+        """Weights, quantized ones behind their ``Quant``."""
         weight = cast(Tensor, layer.weight)
         if not self.quantized:
             return self.builder.constant(_numpy(weight), f"{name}.weight")
-        quantizer: WeightQuantizer = weight_quantizer(layer)
+        quantizer = weight_quantizer(layer)
         stored = self.builder.constant(_numpy(quantizer.folded(weight)), f"{name}.weight")
         scale = quantizer.value().view(-1, *[1] * (weight.dim() - 1))
-        return self._quant(
+        return self.quant(
             stored, scale, quantizer.codes_bits(), signed=True, narrow=True, name=f"{name}.codes"
         )
 
-    def _part(self, part: nn.Module, x: str, index: int) -> str:
-        name = part_name(part, index)
-        match part:
-            case ConvUnit():
-                return self._conv_unit(part, x, name)
-            case MaxPool():
-                return self._max_pool(part, x, name)
-            case ResidualBlock():
-                return self._block(part, x, name)
-            case InvertedResidual():
-                return self._inverted_residual(part, x, name)
-            case StreamUnit():
-                codes = self._branch_codes(part.branch_codes, x, f"{name}.enter")
-                return self._conv_unit(part.unit, codes, name)
-        raise TypeError(f"no QONNX is defined for {type(part).__name__}")
+    def map_weight(self, step: Step) -> str:
+        """Ones, whose code is 64."""
+        ones = np.ones((step.shape[0], 1, 1, 1), np.float32)
+        stored = self.builder.constant(ones, f"{step.name}.weight")
+        if not self.quantized:
+            return stored
+        scale = torch.tensor(1.0 / MAP_CODE)
+        return self.quant(
+            stored, scale, STREAM_BITS, signed=True, narrow=True, name=f"{step.name}.codes"
+        )
 
-    def _activation(
-        self, quantizer: ActivationQuantizer, x: str, name: str, ceiling: float | None = None
-    ) -> str:
+    # ------------------------------------------------------------------ steps
+
+    def pixels(self, step: Step, inputs: Sequence[str]) -> str:
+        """(x - 128) / 64 and its codes."""
         builder = self.builder
-        if not quantizer.signed:
-            rectified = f"{name}.relu" if self.quantized else name
-            if ceiling is None:
-                x = builder.add("Relu", [x], rectified)
-            else:
-                bounds = [builder.constant(np.float32(v), "bound") for v in (0.0, ceiling)]
-                x = builder.add("Clip", [x, *bounds], rectified)
+        x = builder.add("Sub", [IMAGES, builder.constant(np.float32(128.0), "grey")], "centred")
+        x = builder.add("Mul", [x, builder.constant(np.float32(1 / 64), "sixty_fourth")], "scaled")
         if not self.quantized:
             return x
-        scale, bits = quantizer.scale.value(), quantizer.scale.codes_bits()
-        return self._quant(x, scale, bits, signed=quantizer.signed, name=name)
+        scale = self.network.scale_of(step.name).value()
+        return self.quant(x, scale, STREAM_BITS, signed=True, name=step.name)
 
-    def _conv_unit(self, unit: ConvUnit, x: str, name: str) -> str:
-        builder, conv = self.builder, cast(Any, unit.conv)
-        exact = self.quantized and self.network.spec.exact
-        inputs = [x, self._weight(conv, name)]
-        if exact:
-            inputs.append(builder.constant(self._exact_bias(unit), f"{name}.bias"))
+    def convolution(self, step: Step, inputs: Sequence[str]) -> str:
+        """Conv, BatchNormalization or bias, rectifier, codes."""
+        builder, found, name = self.builder, step.attributes, step.name
+        layer = cast(PlannedConvolution, self.network.layer(name))
+        weight = self.map_weight(step) if layer.conv is None else self.weight(layer.conv, name)
+        operands = [inputs[0], weight]
+        exact = self.quantized and self.network.switch.spec.exact
+        alone = isinstance(layer.norm, Bias)
+        if alone or exact:
+            operands.append(builder.constant(self.bias(layer), f"{name}.bias"))
         x = builder.add(
             "Conv",
-            inputs,
+            operands,
             f"{name}.conv",
-            kernel_shape=list(conv.kernel_size),
-            strides=list(conv.stride),
-            pads=[conv.padding[0], conv.padding[1]] * 2,
-            dilations=[1, 1],
-            group=conv.groups,
+            kernel_shape=list(found["kernel"]),
+            strides=list(found["stride"]),
+            pads=list(found["padding"]),
+            dilations=list(found["dilation"]),
+            group=found["groups"],
         )
-        if exact:
-            return self._activation(unit.output, x, name, unit.ceiling)
-        gain, bias, mean, variance, epsilon = self._batch_norm(unit)
-        arrays = (("gain", gain), ("bias", bias), ("mean", mean), ("variance", variance))
-        names = [builder.constant(array, f"{name}.{part}") for part, array in arrays]
-        x = builder.add("BatchNormalization", [x, *names], f"{name}.norm", epsilon=epsilon)
-        return self._activation(unit.output, x, name, unit.ceiling)
+        if not (alone or exact):
+            gain, bias, mean, variance, epsilon = self.norm(layer)
+            arrays = (("gain", gain), ("bias", bias), ("mean", mean), ("variance", variance))
+            names = [builder.constant(array, f"{name}.{part}") for part, array in arrays]
+            x = builder.add("BatchNormalization", [x, *names], f"{name}.norm", epsilon=epsilon)
+        return self.codes(self.rectified(x, step), step)
 
     @staticmethod
-    def _exact_bias(unit: ConvUnit) -> NDArray[np.float32]:
-        """On the grid of the accumulator; the gain is in the weights."""
-        scale = unit.accumulator_scale()
-        assert scale is not None
-        return _numpy(bias_on_grid(unit.norm.gain_and_bias()[1], scale))
+    def bias(layer: PlannedConvolution) -> NDArray[np.float32]:
+        """On the grid of the accumulator, where there is one."""
+        bias, scale = layer.norm.gain_and_bias()[1], layer.accumulator_scale()
+        return _numpy(bias if scale is None else bias_on_grid(bias, scale))
 
-    def _batch_norm(self, unit: ConvUnit) -> tuple[Any, Any, Any, Any, float]:
-        scale = unit.accumulator_scale()
+    @staticmethod
+    def norm(layer: PlannedConvolution) -> tuple[Any, Any, Any, Any, float]:
+        """Gain, bias, mean, variance and epsilon."""
+        scale = layer.accumulator_scale()
+        assert not isinstance(layer.norm, Bias)
         if scale is None:
-            norm = unit.norm.active()
+            norm = layer.norm.active()
             assert norm.running_mean is not None and norm.running_var is not None
             mean, variance = _numpy(norm.running_mean), _numpy(norm.running_var)
             return _numpy(norm.weight), _numpy(norm.bias), mean, variance, norm.eps
-        gain, bias = unit.norm.gain_and_bias()
+        gain, bias = layer.norm.gain_and_bias()
         bias = bias_on_grid(bias, scale * gain.abs())
         mean, variance = np.zeros(len(bias), np.float32), np.ones(len(bias), np.float32)
         return _numpy(gain), _numpy(bias), mean, variance, 0.0
 
-    def _max_pool(self, pool: MaxPool, x: str, name: str) -> str:
+    def requantize(self, step: Step, inputs: Sequence[str]) -> str:
+        """b-bit codes of an 8-bit stream; the stream itself at 8 bits and in float."""
+        source = self.network.scale_of(step.name)
+        if not self.quantized or source.codes_bits() == STREAM_BITS:
+            return inputs[0]
+        return self.codes(inputs[0], step)
+
+    def add(self, step: Step, inputs: Sequence[str]) -> str:
+        """Add, rectifier, codes."""
+        total = self.builder.add("Add", inputs[:2], f"{step.name}.add")
+        return self.codes(self.rectified(total, step), step)
+
+    def gate(self, step: Step, inputs: Sequence[str]) -> str:
+        """Mul, codes."""
+        return self.codes(self.builder.add("Mul", inputs, f"{step.name}.mul"), step)
+
+    def concat(self, step: Step, inputs: Sequence[str]) -> str:
+        """Concat of codes of one scale."""
+        return self.builder.add("Concat", inputs, step.name, axis=1)
+
+    def table(self, step: Step, inputs: Sequence[str]) -> str:
+        """The function in standard operators, codes."""
+        expression = step.attributes["expression"]
+        return self.codes(write_expression(self.builder, expression, inputs[0], step.name), step)
+
+    def average_pool(self, step: Step, inputs: Sequence[str]) -> str:
+        """GlobalAveragePool or AveragePool, codes."""
+        found, builder, name = step.attributes, self.builder, f"{step.name}.average"
+        before = self.network.plan.step(step.inputs[0]).shape[1:]
+        if tuple(found["kernel"]) == before and not any(found["padding"]):
+            return self.codes(builder.add("GlobalAveragePool", inputs, name), step)
+        pooled = builder.add(
+            "AveragePool",
+            inputs,
+            name,
+            kernel_shape=list(found["kernel"]),
+            strides=list(found["stride"]),
+            pads=list(found["padding"]),
+            count_include_pad=1,
+        )
+        return self.codes(pooled, step)
+
+    def max_pool(self, step: Step, inputs: Sequence[str]) -> str:
+        """MaxPool."""
+        found = step.attributes
         return self.builder.add(
             "MaxPool",
-            [x],
-            name,
-            kernel_shape=[pool.kernel] * 2,
-            strides=[pool.stride] * 2,
-            pads=[pool.padding] * 4,
+            inputs,
+            step.name,
+            kernel_shape=list(found["kernel"]),
+            strides=list(found["stride"]),
+            pads=list(found["padding"]),
         )
 
-    def _branch_codes(self, quantizer: BranchQuantizer, stream: str, name: str) -> str:
-        bits = quantizer.codes_bits()
-        if not self.quantized or bits == STREAM_BITS:
-            return stream
-        return self._quant(stream, quantizer.value(), bits, signed=quantizer.signed, name=name)
+    def slice(self, step: Step, inputs: Sequence[str]) -> str:
+        """Slice of the channels."""
+        bounds = [
+            self.builder.constant(np.array([step.attributes[key]], np.int64), key)
+            for key in ("start", "stop")
+        ]
+        axes = self.builder.constant(np.array([1], np.int64), "axes")
+        return self.builder.add("Slice", [inputs[0], *bounds, axes], step.name)
 
-    def _inverted_residual(self, block: InvertedResidual, stream: str, name: str) -> str:
-        x = self._branch_codes(block.branch_codes, stream, f"{name}.enter")
-        x = self._conv_unit(block.expand, x, f"{name}.expand")
-        x = self._conv_unit(block.depthwise, x, f"{name}.depthwise")
-        x = self._conv_unit(block.project, x, f"{name}.project")
-        if block.leave is None:
-            return x
-        total = self.builder.add("Add", [x, stream], f"{name}.add")
-        return self._activation(block.stream_quantizer, total, name)
+    def reshape(self, step: Step, inputs: Sequence[str]) -> str:
+        """Reshape; 0 keeps the batch."""
+        shape = np.array([0, *step.attributes["shape"]], np.int64)
+        return self.builder.add(
+            "Reshape", [inputs[0], self.builder.constant(shape, f"{step.name}.shape")], step.name
+        )
 
-    def _block(self, block: ResidualBlock, stream: str, name: str) -> str:
-        codes = self._branch_codes(block.branch_codes, stream, f"{name}.enter")
-        branch = self._conv_unit(block.first, codes, f"{name}.first")
-        branch = self._conv_unit(block.second, branch, f"{name}.second")
-        if block.third is not None:
-            branch = self._conv_unit(block.third, branch, f"{name}.third")
-        kept = stream
-        if block.shortcut is not None:
-            kept = self._conv_unit(block.shortcut, codes, f"{name}.shortcut")
-        total = self.builder.add("Add", [branch, kept], f"{name}.add")
-        return self._activation(block.stream_quantizer, total, name)
+    def transpose(self, step: Step, inputs: Sequence[str]) -> str:
+        """Transpose."""
+        return self.builder.add("Transpose", inputs, step.name, perm=step.attributes["order"])
 
-    def _head(self, head: Head, stream: str) -> None:
-        builder = self.builder
-        x = builder.add("GlobalAveragePool", [stream], "pool.average")
-        bias = head.bias.detach()
+    def upsample(self, step: Step, inputs: Sequence[str]) -> str:
+        """Resize by whole factors, nearest."""
+        factors = np.array([1, 1, *step.attributes["factor"]], np.float32)
+        return self.builder.add(
+            "Resize",
+            [inputs[0], "", self.builder.constant(factors, "factors")],
+            step.name,
+            mode="nearest",
+            coordinate_transformation_mode="asymmetric",
+            nearest_mode="floor",
+        )
+
+    def pad(self, step: Step, inputs: Sequence[str]) -> str:
+        """Pad with a constant value."""
+        top, left, bottom, right = step.attributes["amounts"]
+        front, back = step.attributes["channels"]
+        amounts = np.array([0, front, top, left, 0, back, bottom, right], np.int64)
+        value = np.float32(step.attributes.get("value", 0.0))
+        return self.builder.add(
+            "Pad",
+            [
+                inputs[0],
+                self.builder.constant(amounts, f"{step.name}.amounts"),
+                self.builder.constant(value, "border"),
+            ],
+            step.name,
+            mode="constant",
+        )
+
+    def linear(self, step: Step, inputs: Sequence[str]) -> str:
+        """Flatten, Gemm."""
+        layer = cast(LastLinear, self.network.layer(step.name))
+        x = self.builder.add("Flatten", inputs, "flat", axis=1)
+        weight = self.weight(layer.linear, "linear")
+        bias = layer.bias.detach()
         if self.quantized:
-            scale = head.pooled_codes.value()
-            x = self._quant(x, scale, STREAM_BITS, signed=False, name="pool")
-            bias = bias_on_grid(bias, head.accumulator_scale())
-        x = builder.add("Flatten", [x], "flat", axis=1)
-        weight = self._weight(head.linear, "linear")
-        stored = builder.constant(_numpy(bias), "linear.bias")
-        builder.add("Gemm", [x, weight, stored], "logits", transB=1)
+            bias = bias_on_grid(bias, layer.accumulator_scale())
+        stored = self.builder.constant(_numpy(bias), "linear.bias")
+        return self.builder.add("Gemm", [x, weight, stored], LOGITS, transB=1)
+
+
+_WRITERS: Mapping[str, Callable[[_Writer, Step, Sequence[str]], str]] = MappingProxyType(
+    {
+        "pixels": _Writer.pixels,
+        "convolution": _Writer.convolution,
+        "requantize": _Writer.requantize,
+        "add": _Writer.add,
+        "gate": _Writer.gate,
+        "concat": _Writer.concat,
+        "table": _Writer.table,
+        "average pool": _Writer.average_pool,
+        "max pool": _Writer.max_pool,
+        "slice": _Writer.slice,
+        "reshape": _Writer.reshape,
+        "transpose": _Writer.transpose,
+        "upsample": _Writer.upsample,
+        "pad": _Writer.pad,
+        "linear": _Writer.linear,
+    }
+)
 
 
 def with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:

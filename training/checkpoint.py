@@ -1,8 +1,11 @@
 """Checkpoints: weights in safetensors, everything else needed to build the network in JSON.
 
 ``NAME.safetensors`` holds every parameter, statistic and quantizer scale of the network, for all
-bit-widths; ``NAME.json`` beside it the network's spec, the SHA-256 of the weights, the resolved
-config, the history and the provenance.  Nothing in either is executed when it is read.
+bit-widths; ``NAME.json`` beside it the network's spec and plan, the SHA-256 of the weights, the
+resolved config, the history and the provenance.  Nothing in either is executed when it is read,
+and nothing is needed of the code that the float network was made from.
+
+Version 1 had no plan: its networks are the project's own, by name, with tensors of other names.
 """
 
 from __future__ import annotations
@@ -21,8 +24,9 @@ from torch import Tensor, nn
 
 from deploy.core.errors import InputError
 from deploy.core.files import read_json, sha256_of, sha256_of_bytes, write_atomic, write_json
-from training.network_spec import FLOAT
-from training.networks import Network, NetworkSpec, build_network
+from training.network_spec import FLOAT, NetworkSpec
+from training.quantize import Network, Plan
+from training.quantize.build import planned_network
 from training.validated import as_json, read_settings
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -32,7 +36,17 @@ RESUME = Path("resume") / "state.safetensors"
 """What a run continues from, in its folder: tensors, step and history in one atomic file."""
 
 FORMAT = "qadtr-checkpoint"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+
+_SINCE_VERSION_1 = (
+    (re.compile(r"^stem\."), "layers.stem."),
+    (re.compile(r"^head\.linear\."), "layers.linear.linear."),
+    (re.compile(r"^head\.bias"), "layers.linear.bias"),
+    (re.compile(r"^blocks\.(\d+)\.(conv|norm|output)\."), r"layers.conv\1.\2."),
+    (re.compile(r"^blocks\.(\d+)\.unit\."), r"layers.conv\1."),
+    (re.compile(r"^blocks\.(\d+)\.([a-z]+)\."), r"layers.block\1/\2."),
+)
+"""What tensors were called in version 1, and are now."""
 
 _NORM = re.compile(r"(?P<before>.*\bnorms\.)(?P<bits>\d+)(?P<after>\..*)")
 
@@ -112,6 +126,7 @@ def save_checkpoint(path: Path, network: Network, sidecar: Mapping[str, Any]) ->
             "format_version": FORMAT_VERSION,
             "sha256": digest,
             "network": as_json(network.spec),
+            "plan": network.plan.to_json(),
             **sidecar,
         },
     )
@@ -129,10 +144,10 @@ def read_sidecar(path: Path) -> dict[str, Any]:
     sidecar = read_json(path.with_suffix(".json"))
     if not isinstance(sidecar, dict) or sidecar.get("format") != FORMAT:
         raise InputError(f"{path.with_suffix('.json')} is no sidecar of a qadtr checkpoint")
-    if sidecar.get("format_version") != FORMAT_VERSION:
+    if sidecar.get("format_version") not in (1, FORMAT_VERSION):
         raise InputError(
             f"{path.with_suffix('.json')} has format version {sidecar.get('format_version')!r}; "
-            f"this qadtr reads version {FORMAT_VERSION}"
+            f"this qadtr reads versions 1 and {FORMAT_VERSION}"
         )
     if sidecar.get("sha256") != sha256_of(path):
         raise InputError(
@@ -153,16 +168,38 @@ def spec_of(sidecar: Mapping[str, Any], path: Path) -> NetworkSpec:
     return read_settings(NetworkSpec, sidecar.get("network", {}), where)
 
 
+def tensors_of(path: Path, sidecar: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors of the checkpoint ``path`` by the names that a network has for them now.
+
+    Raises:
+        InputError: as :func:`read_tensors`.
+    """
+    tensors, _ = read_tensors(path)
+    if sidecar["format_version"] != 1:
+        return tensors
+    return {_name_since_version_1(name): tensor for name, tensor in tensors.items()}
+
+
+def _name_since_version_1(name: str) -> str:
+    for pattern, now in _SINCE_VERSION_1:
+        name = pattern.sub(now, name)
+    return name
+
+
 def load_network(path: Path) -> Network:
     """The network of a checkpoint, in evaluation mode, at its widest bit-width.
 
     Raises:
         InputError: file or sidecar missing, damaged, of another network, or not finite.
     """
-    spec = spec_of(read_sidecar(path), path)
-    network = build_network(spec, torch.Generator().manual_seed(0))
-    tensors, _ = read_tensors(path)
-    load_tensors(network, tensors, str(path))
+    sidecar = read_sidecar(path)
+    spec = spec_of(sidecar, path)
+    if sidecar["format_version"] == 1:
+        plan = planned_network(spec, torch.Generator().manual_seed(0)).plan
+    else:
+        plan = Plan.from_json(sidecar.get("plan"), f"{path.with_suffix('.json')}: plan")
+    network = Network(spec, plan)
+    load_tensors(network, tensors_of(path, sidecar), str(path))
     network.scales_stored = True
     return network.eval()
 
@@ -181,14 +218,15 @@ def start_from(network: Network, checkpoint: Path) -> None:
         InputError: no such checkpoint, a damaged one, or one of another architecture or number of
             classes; one without the needed BatchNorm, or with layers of other shapes.
     """
-    held, spec = spec_of(read_sidecar(checkpoint), checkpoint), network.spec
+    sidecar = read_sidecar(checkpoint)
+    held, spec = spec_of(sidecar, checkpoint), network.spec
     if (held.name, held.classes) != (spec.name, spec.classes):
         raise InputError(
             f"training.warm_start: {checkpoint} holds {held.name!r} with {held.classes} classes, "
             f"this run needs {spec.name!r} with {spec.classes}; train a float network of the same "
             "name and classes first"
         )
-    tensors, _ = read_tensors(checkpoint)
+    tensors = tensors_of(checkpoint, sidecar)
     for name, own in persistent_tensors(network).items():
         source = tensors.get(name)
         norm = _NORM.fullmatch(name)

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from training.config import DistillationSettings
 from training.frozen import frozen_statistics
-from training.networks import Network
+from training.quantize import Network
 from training.quantizers import LearnedScale
 
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.networks import Network
-from training.networks.units import SwitchableBatchNorm2d
+from training.quantize import Network
+from training.quantize.norms import SwitchableBatchNorm2d
 from training.quantizers import LearnedScale
 
 

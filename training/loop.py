@@ -36,9 +36,10 @@ from training.config import TrainingConfig
 from training.data import ImageSet
 from training.defenses import Defense, TrainingFacts, build_defense, resolved
 from training.distillation import distilled, teacher_logits, teacher_of
-from training.networks import NetworkSpec, build_network
+from training.network_spec import NetworkSpec
 from training.optimizer import MovingAverage, learning_rate, optimizer_of
 from training.prediction import predict
+from training.quantize.build import build_network
 from training.randomness import SETUP, generator_for
 from training.ranks import Ranks, check_batch
 from training.run_log import RunLog

@@ -5,8 +5,16 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from training.networks import Network
+from training.quantize import Network
+
+
+def pixels_of(network: Network, images: NDArray[np.uint8]) -> Tensor:
+    """Images uint8 N×C×H×W as a network takes them: float32, channels last, on its device."""
+    device = next(network.parameters()).device
+    pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device).float()
+    return pixels.contiguous(memory_format=torch.channels_last)
 
 
 @torch.no_grad()
@@ -19,14 +27,11 @@ def logits(
         network: in evaluation mode.
         bits: the bit-width.
     """
-    device = next(network.parameters()).device
     found = []
     with network.at(bits):
         for start in range(0, len(images), batch_size):
-            pixels = torch.tensor(images[start : start + batch_size]).to(device).float()
-            found.append(
-                network(pixels.contiguous(memory_format=torch.channels_last)).cpu().numpy()
-            )
+            pixels = pixels_of(network, images[start : start + batch_size])
+            found.append(network(pixels).cpu().numpy())
     return np.concatenate(found)
 
 

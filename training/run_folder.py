@@ -19,7 +19,8 @@ from deploy.core.errors import InputError
 from deploy.engine import target_of
 from training.checkpoint import CHECKPOINT, load_network, read_sidecar, spec_of
 from training.data import ImageSet, load_images
-from training.networks import Network, NetworkSpec
+from training.network_spec import NetworkSpec
+from training.quantize import Network
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

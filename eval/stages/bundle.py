@@ -37,8 +37,8 @@ from export.origin import require_origin
 from export.reference import IntegerReference
 from export.reference.qdq import QdqReference
 from export.sidecar import recorded_budget
-from training.networks import Network
 from training.prediction import predict
+from training.quantize import Network
 from training.quantizers import FLOAT
 from training.run_folder import RunFolder
 

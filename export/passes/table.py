@@ -124,7 +124,7 @@ def _expression(node: onnx.NodeProto, of: object) -> Expression:
                 bounds[index] = of(name)
         if any(isinstance(bound, list | str) for bound in bounds):
             raise Refusal("its Clip has a computed bound")
-        return ["clamp", x, *bounds]  # type: ignore[list-item]
+        return ["clamp", x, *bounds]
     alpha, beta = (1.0 / 6.0, 0.5) if node.op_type == "HardSwish" else (0.2, 0.5)
     slope = float(attributes.get("alpha", alpha))
     line: Expression = ["add", ["mul", slope, x], float(attributes.get("beta", beta))]

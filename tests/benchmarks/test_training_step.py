@@ -8,7 +8,9 @@ import torch
 from benchmarks.stock_quantizers import stock_quantizers
 from benchmarks.training_step import BASE, ROWS, Row, counted, measure, passes_a_step, started
 from training.gradients import FakeQuantize
-from training.networks import Network, NetworkSpec, build_network
+from training.network_spec import NetworkSpec
+from training.quantize import Network
+from training.quantize.build import build_network
 
 BIT_WIDTHS = (8, 5, 4, 2)
 

@@ -26,7 +26,9 @@ from training.config import config_from_dict
 from training.data import ImageSet, load_images
 from training.exact import EXACT_LIMIT
 from training.loop import RunOptions, train
-from training.networks import Network, NetworkSpec, build_network
+from training.network_spec import NetworkSpec
+from training.quantize import Network
+from training.quantize.build import build_network
 
 DEFAULT_BUDGET = default_budget("onnxruntime", 8, exact=False).network
 BIT_WIDTHS = (8, 5, 4, 3, 2)

@@ -21,7 +21,9 @@ from export.passes.qonnx_graph import QonnxGraph
 from export.passes.rule import LoweringError
 from export.qonnx_execution import execute_qonnx
 from export.qonnx_from_network import write_qonnx
-from training.networks import Network, NetworkSpec, build_network
+from training.network_spec import NetworkSpec
+from training.quantize import Network
+from training.quantize.build import build_network
 
 BIT_WIDTHS = (32, 8, 5, 4, 3, 2)
 

@@ -18,7 +18,9 @@ from export.lowering import Lowered, lower, lower_float
 from export.parity import check_parity
 from export.qonnx_execution import execute_qonnx
 from export.qonnx_from_network import write_qonnx
-from training.networks import Network, NetworkSpec, build_network
+from training.network_spec import NetworkSpec
+from training.quantize import Network
+from training.quantize.build import build_network
 
 CASES = [
     *((name, bits) for name in ("vgg11", "mobilenetv2") for bits in (8, 5, 4, 3, 2)),

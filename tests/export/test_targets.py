@@ -31,8 +31,8 @@ from export.target_proofs import (
 )
 from export.targets import TARGETS, TENSORRT, Target
 from tests.export.test_network_lowering import fields, network
-from training.networks import Network
 from training.prediction import logits as logits_of
+from training.quantize import Network
 
 CASES = [
     *((name, bits) for name in ("resnet8", "mobilenetv2") for bits in (8, 5, 4, 3, 2)),

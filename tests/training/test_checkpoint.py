@@ -18,7 +18,9 @@ from training.checkpoint import (
     save_checkpoint,
     tensor_bytes,
 )
-from training.networks import Network, NetworkSpec, build_network
+from training.network_spec import NetworkSpec
+from training.quantize import Network
+from training.quantize.build import build_network
 
 
 def network(name: str = "resnet8") -> Network:

@@ -13,7 +13,9 @@ from training.defenses import Batch, Defense, TrainingFacts, build_defense, chec
 from training.defenses.personal_pool import PersonalPool
 from training.defenses.schedule import Schedule, scheduled_bit_width
 from training.defenses.universal_pool import Kind, UniversalPool
-from training.networks import Network, NetworkSpec, build_network
+from training.network_spec import NetworkSpec
+from training.quantize import Network
+from training.quantize.build import build_network
 
 BIT_WIDTHS = (32, 8, 4, 2)
 

@@ -17,7 +17,8 @@ from training.config import DistillationSettings, Teacher
 from training.data import ImageSet
 from training.distillation import distilled, teacher_logits, teacher_of
 from training.loop import RunOptions, TrainingRun, train
-from training.networks import NetworkSpec, build_network
+from training.network_spec import NetworkSpec
+from training.quantize.build import build_network
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,11 @@ from training.exact import (
     power_of_two_above,
 )
 from training.gradients import PowerOfTwo
-from training.network_spec import NetworkSettings
-from training.networks import Network, NetworkSpec, build_network
+from training.network_spec import NetworkSettings, NetworkSpec
 from training.networks.layers import units_of
 from training.networks.units import PooledQuantizer
+from training.quantize import Network
+from training.quantize.build import build_network
 from training.quantized_layers import weight_quantizer
 from training.quantizers import BitWidthSwitch, LearnedScale
 

@@ -7,7 +7,7 @@ import torch
 from tests.training.test_defenses import batch, small_network
 from training.checkpoint import persistent_tensors
 from training.frozen import frozen_statistics, image_losses, pixel_gradient
-from training.networks import Network
+from training.quantize import Network
 
 
 def snapshot(network: Network) -> dict[str, torch.Tensor]:

@@ -15,9 +15,11 @@ from training.checkpoint import load_network, save_checkpoint
 from training.config import load_config
 from training.data import ImageSet
 from training.loop import RunOptions, train
-from training.networks import Network, NetworkSpec, build_network
+from training.network_spec import NetworkSpec
 from training.networks.layers import quantizers_of, units_of
 from training.networks.units import ResidualBlock
+from training.quantize import Network
+from training.quantize.build import build_network
 from training.quantized_layers import weight_quantizer
 
 PIXELS = torch.randint(0, 256, (4, 3, 16, 16), generator=torch.Generator().manual_seed(1)).float()

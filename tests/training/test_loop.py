@@ -19,8 +19,10 @@ from tests.training.small_run import small_config
 from training.checkpoint import CHECKPOINT, RESUME, load_network, read_sidecar, read_tensors
 from training.data import ImageSet
 from training.loop import RunOptions, TrainingDiverged, train
-from training.networks import Network, NetworkSpec, build_network
+from training.network_spec import NetworkSpec
 from training.prediction import predict
+from training.quantize import Network
+from training.quantize.build import build_network
 
 
 def run(

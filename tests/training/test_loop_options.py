@@ -20,8 +20,8 @@ from training.data import ImageSet
 from training.defenses import Batch
 from training.dry_run import dry_run
 from training.loop import RunOptions, TrainingRun, train
-from training.networks import build_network
 from training.optimizer import MovingAverage
+from training.quantize.build import build_network
 
 SHORT = {"epochs": 0.16, "batch_size": 32, "learning_rate": 0.05}
 

@@ -8,9 +8,13 @@ import pytest
 import torch
 
 from deploy.core.errors import InputError
-from training.networks import NETWORKS, Network, NetworkSpec, build_network
+from training.network_spec import NetworkSpec
+from training.networks import NETWORKS
 from training.networks.inverted_residual import InvertedResidual
-from training.networks.units import ResidualBlock, bias_on_grid
+from training.networks.units import ResidualBlock
+from training.quantize import Network
+from training.quantize.build import build_network
+from training.quantize.norms import bias_on_grid
 from training.quantized_layers import weight_quantizer
 from training.steps import residual_ratio
 

@@ -12,7 +12,9 @@ from training.defenses import Batch, build_defense
 from training.defenses.inner_attack import Moves, PatchAttack, outer_places, perturb
 from training.defenses.pbat import Pbat
 from training.frozen import frozen_statistics, image_losses
-from training.networks import Network, NetworkSpec, build_network
+from training.network_spec import NetworkSpec
+from training.quantize import Network
+from training.quantize.build import build_network
 
 SIZE = (16, 16)
 

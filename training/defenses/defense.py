@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.networks import Network
+from training.quantize import Network
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from training.defenses.defense import Batch, Defense, TrainingFacts
 from training.defenses.inner_attack import PatchAttack, perturb
 from training.defenses.schedule import scheduled_bit_width
 from training.frozen import frozen_statistics
-from training.networks import Network
+from training.quantize import Network
 from training.randomness import generator_for
 from training.validated import AtLeast1, Positive, validated
 

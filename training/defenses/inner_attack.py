@@ -20,8 +20,8 @@ from torch import Tensor
 from deploy.core.errors import InputError
 from training.defenses.defense import Batch
 from training.frozen import frozen_statistics, image_losses, pixel_gradient
-from training.networks import Network
 from training.patching import paste, patch_gradient, square_mask, step_along_sign
+from training.quantize import Network
 
 CENTRE_SHARE = 10 / 32
 """Side of the centre box that patches keep out of, as a share of the image's shorter side."""

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from training.agreement import direction, edge_agreement, grey, orientation_agreement
 from training.frozen import frozen_statistics, pixel_gradient
-from training.networks import Network
+from training.quantize import Network
 from training.quantizers import LearnedScale
 from training.randomness import generator_for
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from training.defenses.defense import Batch, TrainingFacts
 from training.defenses.inner_attack import Moves, PatchAttack
 from training.defenses.schedule import Schedule, ScheduledDefense
-from training.networks import Network
+from training.quantize import Network
 from training.randomness import SETUP, generator_for
 from training.validated import AtLeast1, Positive, PositiveShare, validated
 

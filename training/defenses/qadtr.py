@@ -35,7 +35,7 @@ from training.defenses.showing import Law, Pose
 from training.defenses.universal_pool import Shape, UniversalPool
 from training.frozen import frozen_statistics, pixel_gradient
 from training.gradients import NoiseBank
-from training.networks import Network
+from training.quantize import Network
 from training.randomness import SETUP, generator_for
 from training.validated import AtLeast0, AtLeast1, NotNegative, Positive, Share, validated
 

@@ -14,13 +14,10 @@ away from all others in turn.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
-
 import torch
 from pydantic import model_validator
 from torch import Tensor
+from torch.nn import functional as F
 
 from deploy.core.errors import InputError
 from training.agreement import edge_agreement, grey, orientation_agreement
@@ -28,8 +25,8 @@ from training.defenses.defense import Batch, TrainingFacts
 from training.defenses.inner_attack import PatchAttack
 from training.defenses.partner import drawn_partner
 from training.defenses.schedule import Schedule, ScheduledDefense
-from training.frozen import frozen_statistics, image_losses
-from training.networks import Network
+from training.frozen import frozen_statistics
+from training.quantize import Network, Plan
 from training.randomness import generator_for
 from training.validated import AtLeast1, NotNegative, Positive, PositiveShare, Share, validated
 
@@ -144,25 +141,19 @@ def _features_and_gradient(
 ) -> tuple[list[Tensor], Tensor]:
     """Mean activation maps of each block, N×h×w, and the pixel gradient N×3×H×W."""
     leaf = pixels.detach().requires_grad_()
-    with block_outputs(network) as outputs:
-        total = image_losses(network, leaf, labels).sum()
+    names = feature_names(network.plan)
+    outputs = network.run(leaf, keep=names)
+    logits = outputs[network.plan.steps[-1].name]
+    total = F.cross_entropy(logits, labels, reduction="none").sum()
     (gradient,) = torch.autograd.grad(total, leaf, create_graph=differentiable)
-    maps = [output.mean(dim=1) for output in outputs]
+    maps = [outputs[name].mean(dim=1) for name in names]
     return (maps if differentiable else [m.detach() for m in maps]), gradient
 
 
-@contextmanager
-def block_outputs(network: Network) -> Iterator[list[Tensor]]:
-    """Collects what each of the network's blocks gives, in order, inside the ``with`` block."""
-    outputs: list[Tensor] = []
-
-    def keep(module: Any, inputs: Any, output: Tensor) -> None:
-        del module, inputs
-        outputs.append(output)
-
-    hooks = [block.register_forward_hook(keep) for block in network.blocks]
-    try:
-        yield outputs
-    finally:
-        for hook in hooks:
-            hook.remove()
+def feature_names(plan: Plan) -> tuple[str, ...]:
+    """The steps whose outputs are compared: the sums, or the convolutions where there are none."""
+    for kind in ("add", "convolution"):
+        names = tuple(step.name for step in plan.steps if step.kind == kind)
+        if names:
+            return names
+    return ()

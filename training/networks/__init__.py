@@ -1,7 +1,5 @@
-"""Networks whose one set of weights serves every bit-width and lowers to integers as a whole."""
+"""The project's networks, as plain float torch modules: nothing in here knows of quantization."""
 
-from training.network_spec import NetworkSpec
-from training.networks.network import Network
-from training.networks.registry import NETWORKS, build_network
+from training.networks.registry import NETWORKS, float_network
 
-__all__ = ["NETWORKS", "Network", "NetworkSpec", "build_network"]
+__all__ = ["NETWORKS", "float_network"]

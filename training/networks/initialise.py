@@ -8,7 +8,7 @@ from torch import nn
 
 @torch.no_grad()
 def initialise(network: nn.Module, generator: torch.Generator) -> None:
-    """He-normal convolutions (fan out) and a uniform linear layer, drawn from ``generator``."""
+    """He-normal convolutions (fan out), a uniform linear layer, from ``generator``; no bias."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             fan_out = module.out_channels * module.kernel_size[0] * module.kernel_size[1]
@@ -16,3 +16,4 @@ def initialise(network: nn.Module, generator: torch.Generator) -> None:
         elif isinstance(module, nn.Linear):
             bound = module.in_features**-0.5
             module.weight.uniform_(-bound, bound, generator=generator)
+            module.bias.zero_()

@@ -1,26 +1,11 @@
-"""MobileNetV2 (Sandler et al. 2018, table 2): inverted residuals with linear bottlenecks.
-
-The bottlenecks are streams of signed 8-bit codes, one scale for each width of table 2; between
-expansion, depthwise convolution and projection stand unsigned b-bit codes under ReLU6.
-"""
+"""MobileNetV2 (Sandler et al. 2018, table 2): inverted residuals with linear bottlenecks."""
 
 from __future__ import annotations
 
-import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from training.network_spec import NetworkSpec
-from training.networks.initialise import initialise
-from training.networks.inverted_residual import InvertedResidual, StreamUnit
-from training.networks.network import Network
-from training.networks.units import ConvUnit, Head
-from training.quantizers import (
-    STREAM_BITS,
-    ActivationQuantizer,
-    BitWidthSwitch,
-    LearnedScale,
-    PixelQuantizer,
-)
+from training.networks.parts import normed
 
 STEM_CHANNELS, FIRST_CHANNELS, LAST_CHANNELS = 32, 16, 1280
 
@@ -36,66 +21,55 @@ STAGES = (
 expansion: a depthwise convolution and a projection to 16 channels)."""
 
 
-def mobilenet_v2(spec: NetworkSpec, generator: torch.Generator) -> Network:
-    """MobileNetV2 at width 1 for ``spec.input_size`` (224 in the paper), weights freshly drawn."""
-    switch = BitWidthSwitch(spec)
-    pixels = PixelQuantizer(switch)
-    six = InvertedResidual.CEILING
+class InvertedResidual(nn.Module):
+    """Expand, filter each channel, project; the sum where the shapes allow one."""
 
-    def rectified(*, stream: bool = False) -> ActivationQuantizer:
-        return ActivationQuantizer(switch, LearnedScale(switch, stream=stream), signed=False)
+    def __init__(self, channels_in: int, channels_out: int, expansion: int, stride: int) -> None:
+        super().__init__()
+        wide = channels_in * expansion
+        self.adds = stride == 1 and channels_in == channels_out
+        self.expand, self.expand_norm = normed(channels_in, wide, 1)
+        self.depthwise, self.depthwise_norm = normed(wide, wide, 3, stride, groups=wide)
+        self.project, self.project_norm = normed(wide, channels_out, 1)
 
-    def signed_stream() -> LearnedScale:
-        return LearnedScale(switch, stream=True, signed=True)
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu6(self.expand_norm(self.expand(x)))
+        y = F.relu6(self.depthwise_norm(self.depthwise(y)))
+        y = self.project_norm(self.project(y))
+        return y + x if self.adds else y
 
-    first = rectified()
-    stem = ConvUnit(
-        switch,
-        pixels,
-        3,
-        STEM_CHANNELS,
-        first,
-        kernel=3,
-        stride=2,
-        ceiling=six,
-        fixed_bits=STREAM_BITS,
-    )
-    filtered, stream = rectified(), signed_stream()
-    blocks: list[nn.Module] = [
-        ConvUnit(
-            switch,
-            first.scale,
-            STEM_CHANNELS,
-            STEM_CHANNELS,
-            filtered,
-            kernel=3,
-            groups=STEM_CHANNELS,
-            ceiling=six,
-        ),
-        ConvUnit(
-            switch,
-            filtered.scale,
-            STEM_CHANNELS,
-            FIRST_CHANNELS,
-            ActivationQuantizer(switch, stream, signed=True),
-            kernel=1,
-        ),
-    ]
-    channels, size = FIRST_CHANNELS, (spec.input_size + 1) // 2
-    for expansion, width, count, first_stride in STAGES:
-        for index in range(count):
-            stride = first_stride if index == 0 else 1
-            stream_out = signed_stream() if index == 0 else stream
-            blocks.append(
-                InvertedResidual(switch, channels, width, expansion, stride, stream, stream_out)
-            )
-            channels, stream = width, stream_out
-            size = (size + stride - 1) // stride
-    last = rectified(stream=True)
-    blocks.append(StreamUnit(switch, stream, channels, LAST_CHANNELS, last, kernel=1, ceiling=six))
-    head = Head(
-        switch, last.scale, channels=LAST_CHANNELS, positions=size * size, classes=spec.classes
-    )
-    network = Network(spec, switch, pixels, stem, blocks, head)
-    initialise(network, generator)
-    return network
+
+class MobileNetV2(nn.Module):
+    """Width 1, for images of 224 px in the paper, or any other ``size``."""
+
+    def __init__(self, classes: int, size: int) -> None:
+        super().__init__()
+        del size  # the average takes any
+        self.stem, self.stem_norm = normed(3, STEM_CHANNELS, 3, 2)
+        self.conv0, self.conv0_norm = normed(STEM_CHANNELS, STEM_CHANNELS, 3, groups=STEM_CHANNELS)
+        self.conv1, self.conv1_norm = normed(STEM_CHANNELS, FIRST_CHANNELS, 1)
+        self.parts = []
+        channels, index = FIRST_CHANNELS, 2
+        for expansion, width, count, first_stride in STAGES:
+            for number in range(count):
+                stride = first_stride if number == 0 else 1
+                self.add_module(
+                    f"block{index}", InvertedResidual(channels, width, expansion, stride)
+                )
+                self.parts.append(f"block{index}")
+                channels, index = width, index + 1
+        self.last = f"conv{index}"
+        conv, norm = normed(channels, LAST_CHANNELS, 1)
+        self.add_module(self.last, conv)
+        self.add_module(f"{self.last}_norm", norm)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.linear = nn.Linear(LAST_CHANNELS, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu6(self.stem_norm(self.stem(x)))
+        x = F.relu6(self.conv0_norm(self.conv0(x)))
+        x = self.conv1_norm(self.conv1(x))
+        for name in self.parts:
+            x = self.get_submodule(name)(x)
+        x = self.get_submodule(f"{self.last}_norm")(self.get_submodule(self.last)(x))
+        return self.linear(self.pool(F.relu6(x)).flatten(1))

@@ -1,8 +1,5 @@
 """VGG with BatchNorm (Simonyan & Zisserman 2015): a plain stack of 3×3 convolutions and max-pools.
 
-Codes of b bits go from each convolution to the next; the max-pool takes the largest code.  The last
-layer before the linear one gives 8-bit codes, for averages and a classifier need the resolution.
-
 Two heads: average pool and linear (the usual one for 32×32 images), or the paper's two wide layers,
 written as convolutions (the first as large as the map it sees, the second 1×1) with BatchNorm in
 place of dropout.  A pool that would leave less than one position is left out, so small images work.
@@ -13,20 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from training.network_spec import NetworkSpec
-from training.networks.initialise import initialise
-from training.networks.network import Network
-from training.networks.units import ConvUnit, Head, MaxPool
-from training.quantizers import (
-    STREAM_BITS,
-    ActivationQuantizer,
-    BitWidthSwitch,
-    LearnedScale,
-    PixelQuantizer,
-)
+from training.networks.parts import normed
 
 STAGES: Mapping[int, tuple[tuple[int, ...], ...]] = MappingProxyType(
     {
@@ -40,39 +27,42 @@ WIDE = 4096
 """Channels of the paper's two layers before the classifier."""
 
 
-def vgg(spec: NetworkSpec, generator: torch.Generator, *, depth: int, wide_layers: bool) -> Network:
-    """VGG-``depth``-BN with freshly drawn weights; ``wide_layers``: with the paper's two."""
-    switch = BitWidthSwitch(spec)
-    pixels = PixelQuantizer(switch)
+class Vgg(nn.Module):
+    """VGG-``depth``-BN for images of ``size`` px; ``wide_layers``: with the paper's two."""
 
-    def codes(*, last: bool) -> ActivationQuantizer:
-        return ActivationQuantizer(switch, LearnedScale(switch, stream=last), signed=False)
+    def __init__(self, classes: int, size: int, *, depth: int, wide_layers: bool) -> None:
+        super().__init__()
+        widths = STAGES[depth]
+        self.stem, self.stem_norm = normed(3, widths[0][0], 3)
+        self.parts: list[tuple[str, str]] = []
+        channels = widths[0][0]
+        for index, stage in enumerate(widths):
+            for width in stage[1:] if index == 0 else stage:
+                self._convolution(channels, width, 3)
+                channels = width
+            if size > 1:
+                name = f"maxpool{len(self.parts)}"
+                self.add_module(name, nn.MaxPool2d(2, 2))
+                self.parts.append((name, ""))
+                size //= 2
+        if wide_layers:
+            for kernel in (size, 1):
+                self._convolution(channels, WIDE, kernel, padding=0)
+                channels = WIDE
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.linear = nn.Linear(channels, classes)
 
-    widths = [width for stage in STAGES[depth] for width in stage]
-    output = codes(last=False)
-    stem = ConvUnit(switch, pixels, 3, widths[0], output, kernel=3, fixed_bits=STREAM_BITS)
-    blocks: list[nn.Module] = []
-    channels, size, done = widths[0], spec.input_size, 1
-    for index, stage in enumerate(STAGES[depth]):
-        for width in stage[1:] if index == 0 else stage:
-            done += 1
-            source, output = output, codes(last=done == len(widths) and not wide_layers)
-            blocks.append(ConvUnit(switch, source.scale, channels, width, output, kernel=3))
-            channels = width
-        if size > 1:
-            pool = MaxPool(kernel=2, stride=2)
-            blocks.append(pool)
-            size = pool.size_after(size)
-    if wide_layers:
-        for kernel, last in ((size, False), (1, True)):
-            source, output = output, codes(last=last)
-            blocks.append(
-                ConvUnit(switch, source.scale, channels, WIDE, output, kernel=kernel, padding=0)
-            )
-            channels, size = WIDE, 1
-    head = Head(
-        switch, output.scale, channels=channels, positions=size * size, classes=spec.classes
-    )
-    network = Network(spec, switch, pixels, stem, blocks, head)
-    initialise(network, generator)
-    return network
+    def _convolution(self, inside: int, out: int, kernel: int, padding: int | None = None) -> None:
+        name = f"conv{len(self.parts)}"
+        conv, norm = normed(inside, out, kernel, padding=padding)
+        self.add_module(name, conv)
+        self.add_module(f"{name}_norm", norm)
+        self.parts.append((name, f"{name}_norm"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem_norm(self.stem(x)))
+        for name, norm in self.parts:
+            x = self.get_submodule(name)(x)
+            if norm:
+                x = F.relu(self.get_submodule(norm)(x))
+        return self.linear(self.pool(x).flatten(1))

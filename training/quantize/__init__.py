@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from deploy.core.errors import InputError
 from training.quantize.graph import Refusal, Refused
-from training.quantize.network import PlannedNetwork
+from training.quantize.network import Network
 from training.quantize.plan import Plan
 from training.quantize.planning import Normalization, Planned, plan_of
 from training.quantize.trace import trace
 
-__all__ = ["Plan", "PlannedNetwork", "Refusal", "Refused", "plan_module"]
+__all__ = ["Plan", "Network", "Refusal", "Refused", "plan_module"]
 
 
 def plan_module(

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deploy.core.errors import InputError, NothingToEvaluate
-from training.networks.units import SwitchableBatchNorm2d
 from training.quantize.layers import code_range
-from training.quantize.network import PlannedNetwork
+from training.quantize.network import Network
+from training.quantize.norms import SwitchableBatchNorm2d
 from training.quantize.plan import GATE_SCALE, IMAGE_SCALE, Codes
 from training.quantizers import FLOAT, SMALLEST_SCALE, LearnedScale
 
@@ -32,7 +32,7 @@ _FACTORS = np.geomspace(0.02, 1.0, 60)
 
 
 def calibrate(
-    network: PlannedNetwork, images: NDArray[np.uint8], *, batch_size: int = 64, norms: bool = True
+    network: Network, images: NDArray[np.uint8], *, batch_size: int = 64, norms: bool = True
 ) -> None:
     """Set every scale from ``images`` and re-estimate BatchNorm at each integer bit-width.
 
@@ -60,7 +60,7 @@ def calibrate(
 
 
 @torch.no_grad()
-def fit_scales(network: PlannedNetwork, images: NDArray[np.uint8], *, batch_size: int) -> None:
+def fit_scales(network: Network, images: NDArray[np.uint8], *, batch_size: int) -> None:
     """The activation scales of every integer bit-width."""
     wanted: dict[str, list[tuple[str, Codes]]] = {}
     for step in network.plan.steps:
@@ -114,7 +114,7 @@ def _best_scale(members: list[tuple[NDArray[np.float64], Codes]], bits: int) -> 
 
 @torch.no_grad()
 def estimate_norms(
-    network: PlannedNetwork, images: NDArray[np.uint8], bits: int, *, batch_size: int = 64
+    network: Network, images: NDArray[np.uint8], bits: int, *, batch_size: int = 64
 ) -> None:
     """BatchNorm's running statistics at one bit-width: plain means over the batches."""
     with network.at(bits), _estimating(network):
@@ -123,7 +123,7 @@ def estimate_norms(
 
 
 @contextmanager
-def _estimating(network: PlannedNetwork) -> Iterator[None]:
+def _estimating(network: Network) -> Iterator[None]:
     norms = [m for m in network.modules() if isinstance(m, SwitchableBatchNorm2d)]
     inner = [norm.active() for norm in norms]
     before: Mapping[nn.BatchNorm2d, float | None] = {one: one.momentum for one in inner}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.exact import Folding
-from training.networks.units import SwitchableBatchNorm2d, bias_on_grid, folding_of
+from training.quantize.norms import ScaleSource, SwitchableBatchNorm2d, bias_on_grid, folding_of
 from training.quantize.plan import Codes, Step
 from training.quantize.pointwise import Expression, evaluate, evaluate_torch
 from training.quantized_layers import (
@@ -20,7 +20,6 @@ from training.quantized_layers import (
     weight_quantizer,
 )
 from training.quantizers import (
-    FLOAT,
     STREAM_BITS,
     ActivationQuantizer,
     BitWidthSwitch,
@@ -32,22 +31,6 @@ from training.quantizers import (
 MAP_CODE = 64
 """The weight code of a normalization that stands alone, at scale 1/64: the value is 1, the bias is
 rounded to a 64th of a code, and no product of two codes and two weights saturates 16 bits."""
-
-
-class ScaleSource(Protocol):
-    """Whatever gives a tensor of codes its scale."""
-
-    def value(self) -> Tensor:
-        """The scale at the active bit-width, a positive float32 scalar."""
-
-    def codes_bits(self) -> int:
-        """The bit-width of the codes at the active bit-width."""
-
-    def odd_part(self) -> int:
-        """In an exact network, the scale divided by the power of two in it."""
-
-    def reach(self) -> int:
-        """The largest magnitude of a code, times :meth:`odd_part`."""
 
 
 class GateScale(nn.Module):
@@ -92,7 +75,7 @@ class PooledScale(nn.Module):
     def value(self) -> Tensor:
         """The scale of the averages, a float32 scalar."""
         n, stream = self.positions, self._stream[0].value()
-        if self.switch.exact:
+        if self.switch.spec.exact:
             return stream * (self.odd_part() / (self.odd_part() - 1 or 1))
         return stream * ((n + 1) / n if n % 2 == 0 else 1.0)
 
@@ -142,7 +125,7 @@ class Bias(nn.Module):
 
     def forward(self, x: Tensor, accumulator_scale: Tensor | None) -> Tensor:
         """``x`` N×C×H×W plus the bias, on the grid of the accumulator where there is one."""
-        bias = self.bias
+        bias = self.gain_and_bias()[1]
         if accumulator_scale is not None:
             bias = bias_on_grid(bias, accumulator_scale)
         return x + bias.view(1, -1, 1, 1)
@@ -191,7 +174,7 @@ class PlannedConvolution(nn.Module):
                 return_quant_tensor=False,
             )
             self.conv.weight_quant.skip_create_quant_tensor = True
-            if switch.exact:
+            if switch.spec.exact:
                 quantizer.folding = self.folding
         self.norm: SwitchableBatchNorm2d | Bias
         if found["norm"]:
@@ -361,21 +344,3 @@ class Requantize(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return cast(Tensor, self.quantize(x))
-
-
-__all__ = [
-    "FLOAT",
-    "MAP_CODE",
-    "Add",
-    "AveragePool",
-    "Bias",
-    "FixedQuantizer",
-    "Gate",
-    "GateScale",
-    "PlannedConvolution",
-    "PooledScale",
-    "Requantize",
-    "ScaleSource",
-    "Table",
-    "code_range",
-]

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from deploy.core.errors import InputError
 from training.exact import Folding
-from training.networks.units import SwitchableBatchNorm2d, bias_on_grid, folding_of
+from training.network_spec import NetworkSpec
 from training.quantize.layers import (
     Add,
     AveragePool,
@@ -23,9 +23,10 @@ from training.quantize.layers import (
     PlannedConvolution,
     PooledScale,
     Requantize,
-    ScaleSource,
     Table,
 )
+from training.quantize.mixed import assign_bit_widths
+from training.quantize.norms import ScaleSource, bias_on_grid, folding_of
 from training.quantize.plan import GATE_SCALE, IMAGE_SCALE, Plan, Step
 from training.quantized_layers import (
     Convolution,
@@ -56,7 +57,7 @@ class LastLinear(nn.Module):
         self._source = (source,)
         self.linear = quantized_linear(switch, features, classes)
         self.bias = nn.Parameter(torch.zeros(classes))
-        if switch.exact:
+        if switch.spec.exact:
             weight_quantizer(self.linear).folding = self.folding
 
     @torch.no_grad()
@@ -76,7 +77,7 @@ class LastLinear(nn.Module):
         return cast(Tensor, logits + bias_on_grid(self.bias, self.accumulator_scale()))
 
 
-class PlannedNetwork(nn.Module):
+class Network(nn.Module):
     """A classifier whose bit-width switches at run time.
 
     ``network(pixels)`` takes float32 N×C×H×W pixel values in [0, 255] (integers, where they come
@@ -84,15 +85,20 @@ class PlannedNetwork(nn.Module):
     N×classes logits.
 
     Args:
+        spec: name, bit-widths and recipes.
         plan: what it computes.
-        bit_widths: that it has; 32 is float.
-        exact, activation_scales, weight_scales: as :class:`training.quantizers.BitWidthSwitch`.
+
+    Raises:
+        InputError: ``spec.exact`` or ``spec.mixed`` asks for what the plan has not.
     """
 
-    def __init__(self, plan: Plan, bit_widths: Sequence[int], **recipe: Any) -> None:
+    def __init__(self, spec: NetworkSpec, plan: Plan) -> None:
         super().__init__()
+        self.spec = spec
         self.plan = plan
-        self.switch = BitWidthSwitch(bit_widths, **recipe)
+        self.switch = BitWidthSwitch(spec)
+        self.scales_stored = False
+        """Whether evaluation has weight scales: computed, or those of a checkpoint."""
         self.layers = nn.ModuleDict()
         self._scales: dict[str, ScaleSource] = {}
         self._sources: dict[str, ScaleSource] = {}
@@ -101,6 +107,9 @@ class PlannedNetwork(nn.Module):
             layer = self._built(step)
             if layer is not None:
                 self.layers[_key(step.name)] = layer
+        if spec.exact:
+            _require_exact(plan)
+        assign_bit_widths(self, spec.mixed)
 
     # ------------------------------------------------------------------ building
 
@@ -224,7 +233,7 @@ class PlannedNetwork(nn.Module):
     @property
     def bit_widths(self) -> tuple[int, ...]:
         """The bit-widths that the network has, widest first; 32 is float."""
-        return self.switch.bit_widths
+        return self.spec.bit_widths
 
     @property
     def bit_width(self) -> int:
@@ -245,9 +254,14 @@ class PlannedNetwork(nn.Module):
         finally:
             self.switch.set(before)
 
+    def for_evaluation(self) -> Self:
+        """The network itself, after training: weight scales stored, in evaluation mode."""
+        self.store_scales()
+        return self.eval()
+
     @torch.no_grad()
     def store_scales(self) -> None:
-        """Compute and keep every layer's weight scales at every bit-width."""
+        """Compute and keep every layer's weight scales at every bit-width, for evaluation."""
         for bits in self.bit_widths:
             if bits == FLOAT:
                 continue
@@ -257,16 +271,13 @@ class PlannedNetwork(nn.Module):
                     quantizer = getattr(proxy, "tensor_quant", None)
                     if isinstance(quantizer, WeightQuantizer):
                         quantizer.store(cast(Tensor, cast(Any, layer).weight))
+        self.scales_stored = True
 
     def set_products(self, kind: torch.dtype) -> None:
         """Take the products of convolutions in ``kind`` (float32, bfloat16) while training."""
         for layer in self.modules():
             if isinstance(layer, Convolution):
                 layer.products = kind
-
-    def norms(self) -> list[SwitchableBatchNorm2d]:
-        """Every normalization."""
-        return [m for m in self.modules() if isinstance(m, SwitchableBatchNorm2d)]
 
     def forward(self, pixels: Tensor) -> Tensor:
         if pixels.dim() != 4 or tuple(pixels.shape[1:]) != self.plan.input_shape:
@@ -278,6 +289,8 @@ class PlannedNetwork(nn.Module):
 
     def run(self, pixels: Tensor, keep: Sequence[str] = ()) -> dict[str, Tensor]:
         """The logits, and the tensors of the steps in ``keep``, by the names of their steps."""
+        if not (self.training or self.scales_stored) and self.switch.quantized:
+            raise ValueError("the weight scales were never stored; use for_evaluation()")
         values: dict[str, Tensor] = {}
         kept = set(keep) | {self.plan.steps[-1].name}
         for index, step in enumerate(self.plan.steps):
@@ -330,3 +343,13 @@ def _last_use(plan: Plan) -> dict[int, tuple[str, ...]]:
     for name, index in last.items():
         found.setdefault(index, []).append(name)
     return {index: tuple(names) for index, names in found.items()}
+
+
+def _require_exact(plan: Plan) -> None:
+    """Refuse what has scales that are no powers of two."""
+    for step in plan.steps:
+        if step.kind in ("gate", "table"):
+            raise InputError(
+                f"network.exact = true: {step.name} is a {step.kind}, whose scale is no power of "
+                "two; train without exact"
+            )

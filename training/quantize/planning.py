@@ -128,8 +128,7 @@ def _without_vectors(operations: list[Operation]) -> list[Operation]:
             continue
         if one.kind == "linear":
             weight = one.tensors["weight"]
-            source = shapes[one.inputs[0]]
-            kernel = weight.reshape(len(weight), *source)
+            kernel = weight.reshape(len(weight), *shapes[one.inputs[0]])
             one = replace(
                 one,
                 kind="convolution",

@@ -86,9 +86,9 @@ def _symbolic(module: nn.Module) -> fx.Graph:
         return fx.Tracer().trace(module)
     except (fx.proxy.TraceError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise InputError(
-            f"{type(module).__name__} cannot be traced: {' '.join(str(error).split())}; its forward "
-            "must not branch or loop on the values of tensors: quantize the part that does not, or "
-            "write the branch as a module of its own that is chosen when the network is built"
+            f"{type(module).__name__} cannot be traced: {' '.join(str(error).split())}; its "
+            "forward must not branch or loop on the values of tensors: quantize the part that does "
+            "not, or choose the branch when the network is built"
         ) from error
 
 
@@ -169,12 +169,13 @@ class _Tracer:
             self.refusals.append(
                 Refusal(path=_path(node), operation=title, reason=why.reason, cure=why.cure)
             )
-            self.traced[node] = fx.node.map_aggregate(
-                value, lambda v: Traced(root=self._opaque(v)) if isinstance(v, Tensor) else v
-            )
+            self.traced[node] = self._opaque(value)
 
-    def _opaque(self, value: Tensor) -> str:
-        return self._add("refused", "image", (), value)
+    def _opaque(self, value: Any) -> Any:
+        """What stands for the output of something refused, so that the rest can be looked at."""
+        if isinstance(value, tuple | list):
+            return tuple(self._opaque(one) for one in value)
+        return Traced(root=self._add("refused", "image", (), value))
 
     def _callable(self, node: fx.Node) -> Callable[..., Any]:
         if node.op == "call_module":
@@ -270,6 +271,7 @@ class _Call:
             raise Untakeable(f"{what} does not depend on the image", "compute it beforehand")
         for node in self.node.all_input_nodes:
             if self.tracer.traced.get(node) is x:
+                assert isinstance(x, Traced)
                 return self.tracer._materialized(x, self.tracer.values[node])
         # Inside a list argument, or a piece of a tuple: its shape is that of its root.
         root = next(one for one in self.tracer.operations if one.name == x.root)
@@ -660,7 +662,7 @@ def _interpolate(
     **_more: Any,
 ) -> Traced:
     source = call.tensor(x)
-    factors = [new / old for new, old in zip(call.value.shape[2:], call.shape(source)[1:], strict=False)]
+    factors = [call.value.shape[2 + axis] / call.shape(source)[1 + axis] for axis in (0, 1)]
     if mode != "nearest" or any(f != int(f) or f < 1 for f in factors):
         raise Untakeable(
             f"it resizes by {factors} with mode {mode!r}", "use nearest and whole factors"

@@ -31,7 +31,7 @@ from eval.measure.model_facts import TORCH, model_facts
 from eval.measure.patch_measures import patch_set_digest
 from training.data import ImageSet
 from training.data.subset import chosen_indices
-from training.networks import Network
+from training.quantize import Network
 from training.run_folder import RunFolder
 
 ATTACK = "adaptive"

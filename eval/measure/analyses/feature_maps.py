@@ -22,14 +22,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from eval.measure.analyses.activations import activations
+from eval.measure.analyses.activations import activations, convolutions_of
 from eval.measure.analyses.analysis_settings import AnalysisSettings
 from eval.measure.analyses.means import Mean, mean_where
 from eval.measure.analyses.sample import Sample
 from eval.measure.analyses.stored_map import StoredMap, store_map
 from training.agreement import direction
-from training.networks.layers import units_of
-from training.networks.network import Network
+from training.quantize import Network
 
 KIND = "feature-maps"
 UNITS = 3
@@ -68,7 +67,7 @@ class FeatureMaps(TypedDict):
 
 def analyse(network: Network, sample: Sample, settings: AnalysisSettings) -> FeatureMaps:
     """The first convolutions at each bit-width; the first bit-width of the settings is "widest"."""
-    names = list(units_of(network))[:UNITS]
+    names = list(convolutions_of(network))[:UNITS]
     shown = min(settings.shown, len(sample))
     figures: dict[tuple[str, int], list[Tensor]] = {}
     kept: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}

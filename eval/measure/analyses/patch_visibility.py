@@ -24,14 +24,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eval.measure.analyses.activations import activations
+from eval.measure.analyses.activations import activations, convolutions_of
 from eval.measure.analyses.analysis_settings import AnalysisSettings
 from eval.measure.analyses.input_gradients import input_gradients, predicted_logit
 from eval.measure.analyses.means import Mean, mean_of, mean_where
 from eval.measure.analyses.sample import Sample
 from eval.measure.analyses.seen_region import seen_regions, under_region
-from training.networks.layers import units_of
-from training.networks.network import Network
+from training.quantize import Network
 
 KIND = "patch-visibility"
 
@@ -72,7 +71,7 @@ class PatchVisibility(TypedDict):
 def analyse(network: Network, sample: Sample, settings: AnalysisSettings) -> PatchVisibility:
     """Every layer at each bit-width."""
     region = torch.from_numpy(sample.region)
-    seen = seen_regions(network, region)
+    seen = seen_regions(network.plan, region)
     return PatchVisibility(
         bits=[
             AtBits(
@@ -93,7 +92,7 @@ def _layers(
     region: Tensor,
     batch_size: int,
 ) -> list[Layer]:
-    names = list(units_of(network))
+    names = list(convolutions_of(network))
     energies: dict[str, list[Tensor]] = {name: [] for name in names}
     sizes: dict[str, tuple[int, int]] = {}
     for first in range(0, len(sample), batch_size):

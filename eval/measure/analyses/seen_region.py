@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from training.networks.inverted_residual import InvertedResidual, StreamUnit
-from training.networks.layers import part_name
-from training.networks.network import Network
-from training.networks.units import ConvUnit, MaxPool, ResidualBlock
+from training.quantize import Plan
+from training.quantize.plan import Step
 
 
-def seen_regions(network: Network, region: Tensor) -> dict[str, Tensor]:
-    """The positions whose receptive field meets the region, for each convolution unit.
+def seen_regions(plan: Plan, region: Tensor) -> dict[str, Tensor]:
+    """The positions whose receptive field meets the region, for each convolution.
 
     The receptive field follows from kernels, strides and paddings alone, along every path: outside
     it nothing changes when the region's pixels do.
 
     Args:
-        network: of the parts that :mod:`training.networks` builds.
+        plan: of the network.
         region: bool N×H×W, of the pixels.
 
     Returns:
-        By the names of :func:`training.networks.layers.units_of`, bool N×h×w each.
+        By the names of the plan's convolutions, bool N×h×w each.
     """
-    found: dict[str, Tensor] = {}
-    here = _through_unit(network.stem, region, "stem", found)
-    for index, part in enumerate(network.blocks):
-        here = _through(part, here, part_name(part, index), found)
-    return found
+    seen: dict[str, Tensor] = {}
+    for step in plan.steps:
+        inputs = [seen[name] for name in step.inputs]
+        seen[step.name] = _through(step, inputs, region)
+    return {step.name: seen[step.name] for step in plan.steps if step.kind == "convolution"}
 
 
 def under_region(region: Tensor, size: tuple[int, int]) -> Tensor:
@@ -55,43 +53,42 @@ def under_region(region: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.where(under.flatten(1).any(dim=1)[:, None, None], under, most)
 
 
-def _through(part: nn.Module, here: Tensor, name: str, found: dict[str, Tensor]) -> Tensor:
-    match part:
-        case ConvUnit():
-            return _through_unit(part, here, name, found)
-        case StreamUnit():
-            return _through_unit(part.unit, here, name, found)
-        case MaxPool():
-            return _window(here, part.kernel, part.stride, part.padding)
-        case ResidualBlock():
-            kept = here
-            if part.shortcut is not None:
-                kept = _through_unit(part.shortcut, here, f"{name}.shortcut", found)
-            branch = here
-            for place in ("first", "second", "third"):
-                unit = getattr(part, place)
-                if unit is not None:
-                    branch = _through_unit(unit, branch, f"{name}.{place}", found)
-            return branch | kept
-        case InvertedResidual():
-            branch = here
-            for place in ("expand", "depthwise", "project"):
-                branch = _through_unit(getattr(part, place), branch, f"{name}.{place}", found)
-            return branch if part.leave is None else branch | here
-    raise TypeError(f"{type(part).__name__} is no part of a network")
+def _through(step: Step, inputs: list[Tensor], region: Tensor) -> Tensor:
+    """Which positions of a step's output the region reaches; all of a vector's one."""
+    found = step.attributes
+    match step.kind:
+        case "pixels":
+            return region
+        case "convolution" | "max pool" | "average pool":
+            spread = found.get("dilation", (1, 1))
+            return _window(
+                inputs[0], found["kernel"], found["stride"], found["padding"], tuple(spread)
+            )
+        case "pad":
+            top, left, bottom, right = found["amounts"]
+            return F.pad(inputs[0], (left, right, top, bottom))
+        case "upsample":
+            down, right = found["factor"]
+            return inputs[0].repeat_interleave(down, dim=1).repeat_interleave(right, dim=2)
+        case "gate":
+            # A gate of one position acts on every position.
+            gate = inputs[1]
+            whole = gate.shape[1:] != inputs[0].shape[1:]
+            return inputs[0] | (gate.flatten(1).any(dim=1)[:, None, None] if whole else gate)
+    reached = inputs[0]
+    for other in inputs[1:]:
+        reached = reached | other
+    return reached
 
 
-def _through_unit(unit: ConvUnit, here: Tensor, name: str, found: dict[str, Tensor]) -> Tensor:
-    convolution = unit.conv
-    found[name] = _window(
-        here,
-        int(convolution.kernel_size[0]),
-        int(convolution.stride[0]),
-        int(convolution.padding[0]),
-    )
-    return found[name]
-
-
-def _window(here: Tensor, kernel: int, stride: int, padding: int) -> Tensor:
+def _window(
+    here: Tensor,
+    kernel: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: tuple[int, ...],
+) -> Tensor:
     """True where a window holds a True: bool N×h×w."""
-    return F.max_pool2d(here[:, None].float(), kernel, stride, padding)[:, 0] > 0.0
+    top, left, bottom, right = padding
+    padded = F.pad(here[:, None].float(), (left, right, top, bottom))
+    return F.max_pool2d(padded, kernel, stride, 0, dilation)[:, 0] > 0.0

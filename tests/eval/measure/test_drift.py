@@ -29,7 +29,9 @@ from export.lowering import lower
 from export.qonnx_from_network import write_qonnx
 from export.reference import IntegerReference
 from tests.export.integer_graphs import with_array
-from training.networks import Network, NetworkSpec, build_network
+from training.network_spec import NetworkSpec
+from training.quantize import Network
+from training.quantize.build import build_network
 
 BITS = 4
 N = 120

@@ -23,8 +23,10 @@ from eval.attacks.predictions import logits, predict
 from tests.eval.conftest import DigitNetwork
 from training.data import ImageSet
 from training.gradients import NoiseBank
-from training.networks import Network, NetworkSpec, build_network
+from training.network_spec import NetworkSpec
 from training.patching import square_mask
+from training.quantize import Network
+from training.quantize.build import build_network
 from training.validated import read_settings
 
 SMALL = AdaptiveSettings(size_px=8, steps=12, batch_size=32)

@@ -15,8 +15,10 @@ from eval.measure.analyses.analysis_settings import AnalysisSettings
 from eval.measure.analyses.sample import Sample
 from eval.measure.analyses.seen_region import seen_regions, under_region
 from eval.measure.analyses.stored_map import map_codes
-from training.networks import Network, NetworkSpec, build_network
+from training.network_spec import NetworkSpec
 from training.networks.layers import units_of
+from training.quantize import Network
+from training.quantize.build import build_network
 
 BITS = (32, 4)
 SETTINGS = AnalysisSettings(bit_widths=BITS, batch_size=4, shown=1)
