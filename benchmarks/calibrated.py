@@ -18,6 +18,7 @@ from training.data.subset import chosen_indices
 from training.network_spec import NetworkSpec
 from training.quantize import Network
 from training.quantize.build import build_network
+from training.quantize.network import LastLinear
 
 RIDGE = 1e-2
 """Of the features' mean square, added to the diagonal."""
@@ -78,7 +79,7 @@ def calibrate(
                 network(_pixels(images, indices.tolist()))
     network.for_evaluation()
     features: list[Tensor] = []
-    hook = network.head.linear.register_forward_pre_hook(
+    hook = _last(network).linear.register_forward_pre_hook(
         lambda _, inputs: features.append(_plain(inputs[0]))
     )
     for bits in network.bit_widths:
@@ -97,6 +98,10 @@ def _pixels(images: ImageSet, indices: list[int]) -> Tensor:
     return pixels.contiguous(memory_format=torch.channels_last)
 
 
+def _last(network: Network) -> LastLinear:
+    return cast(LastLinear, network.layer(network.plan.steps[-1].name))
+
+
 def _plain(x: object) -> Tensor:
     return cast(Tensor, x if isinstance(x, Tensor) else x.value)  # type: ignore[attr-defined]
 
@@ -113,5 +118,5 @@ def _fit(network: Network, features: Tensor, labels: Tensor) -> None:
         weight = torch.linalg.solve(x.T @ x + ridge * torch.eye(d, dtype=x.dtype), x.T @ y)
     else:
         weight = x.T @ torch.linalg.solve(x @ x.T + ridge * torch.eye(n, dtype=x.dtype), y)
-    network.head.linear.weight.copy_(weight.T)
-    network.head.bias.copy_(offset - centre @ weight)
+    _last(network).linear.weight.copy_(weight.T)
+    _last(network).bias.copy_(offset - centre @ weight)

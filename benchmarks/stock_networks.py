@@ -13,7 +13,7 @@ from brevitas.quant import Int8ActPerTensorFloat, Int8WeightPerChannelFloat, Uin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.networks import imagenet_resnet, mobilenet, resnet
+from training.networks import mobilenet, resnet
 
 
 class StockBlock(nn.Module):
@@ -83,7 +83,7 @@ class StockNetwork(nn.Module):
 
 
 def _cifar_resnet(depth: int, bits: int) -> StockNetwork:
-    widths = resnet.WIDTHS
+    widths = resnet.CIFAR_WIDTHS
     layers: list[nn.Module] = _unit(3, widths[0], 3, 1, bits, weight_bits=8)
     channels = widths[0]
     for stage, width in enumerate(widths):
@@ -95,11 +95,11 @@ def _cifar_resnet(depth: int, bits: int) -> StockNetwork:
 
 
 def _imagenet_resnet18(bits: int) -> StockNetwork:
-    channels = imagenet_resnet.STEM_CHANNELS
+    channels = resnet.IMAGENET_STEM
     layers = _unit(3, channels, 7, 2, bits, weight_bits=8)
     layers.append(nn.MaxPool2d(3, stride=2, padding=1))
-    for stage, width in enumerate(imagenet_resnet.WIDTHS):
-        for index in range(imagenet_resnet.DEPTHS[18].blocks[stage]):
+    for stage, width in enumerate(resnet.IMAGENET_WIDTHS):
+        for index in range(resnet.DEPTHS[18].blocks[stage]):
             stride = 2 if stage > 0 and index == 0 else 1
             layers.append(StockBlock(channels, width, stride, bits))
             channels = width

@@ -21,6 +21,7 @@ from export.lowering import lower
 from export.parity import check_parity
 from export.parity_report import Parity
 from export.qonnx_from_network import write_qonnx
+from tests.training.planned import convolution, scale
 from training.checkpoint import load_network
 from training.config import config_from_dict
 from training.data import ImageSet, load_images
@@ -202,8 +203,7 @@ def test_a_budget_is_enforced_and_names_the_first_layer_over_it(
     made = lower(write_qonnx(network, 4, tmp_path / "q.onnx"), tmp_path / "i.onnx").path
     with torch.no_grad(), network.at(4):
         # The file stays as it was: the network is another one now.
-        scale = network.blocks[0].first.output.scale  # type: ignore[union-attr]
-        scale.get_parameter("scale_4").mul_(1.3)  # type: ignore[union-attr]
+        scale(convolution(network, "block0.first")).get_parameter("scale_4").mul_(1.3)
     fake = FakeQuantized(network, 4)
     parity = check_parity(made, digits.images[:32], fake_quantized=fake, budget=DEFAULT_BUDGET)
     assert not parity.ok

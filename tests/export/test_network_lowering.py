@@ -18,6 +18,7 @@ from export.lowering import Lowered, lower, lower_float
 from export.parity import check_parity
 from export.qonnx_execution import execute_qonnx
 from export.qonnx_from_network import write_qonnx
+from tests.training.planned import convolution, scale
 from training.network_spec import NetworkSpec
 from training.quantize import Network
 from training.quantize.build import build_network
@@ -129,9 +130,9 @@ def test_max_pool_reads_and_gives_codes(tmp_path: Path) -> None:
 
 def test_relu6_is_a_clip_of_codes(tmp_path: Path) -> None:
     built = network("mobilenetv2", 8)
-    scale = built.stem.output.scale.get_parameter("scale_8")
+    step = scale(convolution(built, "stem")).get_parameter("scale_8")
     with torch.no_grad():
-        scale.fill_(0.1)
+        step.fill_(0.1)
     made = lowered(built, 8, tmp_path)
     assert any(line.startswith("stem: QLinearConv, 8-bit weights, codes 0…60") for line in made.log)
     images = fields(4)

@@ -87,18 +87,18 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="belongs to another network"):
         load_network(path)
     tensors = dict(persistent_tensors(network()))
-    tensors["head.bias"] = torch.zeros(7)
+    tensors["layers.linear.bias"] = torch.zeros(7)
     rewrite(path, tensor_bytes(tensors, {}))
-    with pytest.raises(InputError, match=r"head\.bias has shape \(7,\), expected \(4,\)"):
+    with pytest.raises(InputError, match=r"layers\.linear\.bias has shape \(7,\), expected \(4,\)"):
         load_network(path)
 
 
 def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     path = saved(tmp_path)
     tensors = {n: t.detach().clone() for n, t in persistent_tensors(network()).items()}
-    tensors["stem.conv.weight"][0, 0, 0, 0] = float("nan")
+    tensors["layers.stem.conv.weight"][0, 0, 0, 0] = float("nan")
     rewrite(path, save(tensors))
-    with pytest.raises(InputError, match=r"stem\.conv\.weight has values that are NaN"):
+    with pytest.raises(InputError, match=r"layers\.stem\.conv\.weight has values that are NaN"):
         load_network(path)
 
 

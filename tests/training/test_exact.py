@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 
+from tests.training.planned import convolution, convolutions, norm, scale, weights
 from training.exact import (
     EXACT_LIMIT,
     Folding,
@@ -16,10 +17,9 @@ from training.exact import (
 )
 from training.gradients import PowerOfTwo
 from training.network_spec import NetworkSettings, NetworkSpec
-from training.networks.layers import units_of
-from training.networks.units import PooledQuantizer
 from training.quantize import Network
 from training.quantize.build import build_network
+from training.quantize.layers import PooledScale
 from training.quantized_layers import weight_quantizer
 from training.quantizers import BitWidthSwitch, LearnedScale
 
@@ -75,34 +75,37 @@ def test_every_scale_is_a_power_of_two_and_no_sum_reaches_the_limit(name: str) -
 
 def check_scales(built: Network, bits: int) -> None:
     with built.at(bits), torch.no_grad():
-        for layer, unit in units_of(built).items():
+        for layer, unit in convolutions(built).items():
             codes_unit = unit.source.value() / unit.source.odd_part()
-            scales = [unit.output.scale.value(), codes_unit, weight_quantizer(unit.conv).value()]
-            for scale in scales:
-                assert (torch.frexp(scale)[0] == 0.5).all(), layer
-            scale = weight_quantizer(unit.conv).value()
-            top = 2 ** (weight_quantizer(unit.conv).codes_bits() - 1) - 1
-            folded = weight_quantizer(unit.conv).folded(unit.conv.weight)
-            codes = (folded / scale.view(-1, 1, 1, 1)).round().clamp(-top, top)
-            bias = unit.norm.gain_and_bias()[1] / (scale * codes_unit)
+            conv = weights(unit)
+            quantizer = weight_quantizer(conv)
+            for value in (scale(unit).value(), codes_unit, quantizer.value()):
+                assert (torch.frexp(value)[0] == 0.5).all(), layer
+            step = quantizer.value()
+            top = 2 ** (quantizer.codes_bits() - 1) - 1
+            codes = (
+                (quantizer.folded(conv.weight) / step.view(-1, 1, 1, 1)).round().clamp(-top, top)
+            )
+            bias = unit.norm.gain_and_bias()[1] / (step * codes_unit)
             largest = codes.abs().sum(dim=(1, 2, 3)) * unit.source.reach() + bias.abs()
             assert float(largest.max()) < EXACT_LIMIT, layer
 
 
 def test_training_and_evaluation_have_the_same_weight_codes_up_to_the_gain() -> None:
     built = network()
-    unit = units_of(built)["block1.first"]
-    quantizer = weight_quantizer(unit.conv)
+    unit = convolution(built, "block1.first")
+    conv = weights(unit)
+    quantizer = weight_quantizer(conv)
     for bits in (8, 4, 2):
         with built.at(bits), torch.no_grad():
-            folded, scale, _, _ = quantizer(unit.conv.weight)
-            assert scale is not None
+            folded, own, _, _ = quantizer(conv.weight)
+            assert own is not None
             gain = unit.norm.gain_and_bias()[0].view(-1, 1, 1, 1)
             quantizer.train()
-            plain, step, _, _ = quantizer(unit.conv.weight)
+            plain, step, _, _ = quantizer(conv.weight)
             quantizer.eval()
             assert step is not None
-        codes, other = (folded / scale).round(), (plain / step).round() * gain.sign()
+        codes, other = (folded / own).round(), (plain / step).round() * gain.sign()
         # The products g w and s / |g| are rounded differently: a tie may fall to either side.
         assert float((codes != other).float().mean()) < 1e-3
         assert len(torch.unique(codes)) > 2
@@ -131,7 +134,7 @@ def test_the_averages_scale_is_short_in_binary_and_has_no_half_or_only_exact_one
     stream = LearnedScale(switch, stream=True)
     stream.requires_grad_(False)
     for positions in (1, 2, 4, 9, 16, 36, 49, 64, 100, 196):
-        pooled = PooledQuantizer(switch, stream, positions)
+        pooled = PooledScale(switch, stream, positions)
         ratio = float(pooled.value() / stream.value())
         assert math.frexp(ratio * positions)[0] * 2**24 % 1 == 0
         power = positions & -positions
@@ -153,8 +156,8 @@ def test_a_copy_folds_with_its_own_norms() -> None:
     pixels = torch.randint(0, 256, (2, 3, 16, 16)).float()
     with built.at(4), other.at(4), torch.no_grad():
         before = other(pixels)
-        for unit in units_of(built).values():
-            unit.norm.norms["4"].get_parameter("weight").mul_(-3.0)
+        for unit in convolutions(built).values():
+            norm(unit, 4).weight.mul_(-3.0)
         assert torch.equal(other(pixels), before)
         assert not torch.equal(built(pixels), before)
 
@@ -163,10 +166,10 @@ def test_gradients_reach_weights_scales_and_gains() -> None:
     built = network().train()
     with built.at(4):
         built(torch.randint(0, 256, (8, 3, 16, 16)).float()).square().sum().backward()
-    block = units_of(built)["block1.first"]
-    gains = block.norm.norms["4"].get_parameter("weight").grad
-    scale = block.output.scale.get_parameter("scale_4").grad
-    assert gains is not None and scale is not None and block.conv.weight.grad is not None
+    unit = convolution(built, "block1.first")
+    gains, step = norm(unit, 4).weight.grad, scale(unit).get_parameter("scale_4").grad
+    weight = weights(unit).weight.grad
+    assert gains is not None and step is not None and weight is not None
     assert float(gains.abs().sum()) > 0.0
-    assert float(scale.abs()) > 0.0
-    assert float(block.conv.weight.grad.abs().sum()) > 0.0
+    assert float(step.abs()) > 0.0
+    assert float(weight.abs().sum()) > 0.0

@@ -10,16 +10,16 @@ import torch
 
 from deploy.core.errors import InputError
 from deploy.core.files import sha256_of
+from tests.training.planned import convolution, convolutions, last, scale, weights
 from tests.training.small_run import small_config
 from training.checkpoint import load_network, save_checkpoint
 from training.config import load_config
 from training.data import ImageSet
 from training.loop import RunOptions, train
 from training.network_spec import NetworkSpec
-from training.networks.layers import quantizers_of, units_of
-from training.networks.units import ResidualBlock
 from training.quantize import Network
 from training.quantize.build import build_network
+from training.quantize.mixed import quantizers_of
 from training.quantized_layers import weight_quantizer
 
 PIXELS = torch.randint(0, 256, (4, 3, 16, 16), generator=torch.Generator().manual_seed(1)).float()
@@ -35,14 +35,8 @@ def network(mixed: dict[int, dict[str, int]], name: str = "resnet8") -> Network:
     return built.for_evaluation()
 
 
-def block_of(network: Network, index: int) -> ResidualBlock:
-    block = network.blocks[index]
-    assert isinstance(block, ResidualBlock)
-    return block
-
-
 def test_layers_have_the_names_of_the_exported_files() -> None:
-    assert list(units_of(network({}))) == [
+    assert list(convolutions(network({}))) == [
         "stem",
         "block0.first",
         "block0.second",
@@ -61,17 +55,16 @@ def test_layers_have_the_names_of_the_exported_files() -> None:
     mobile = quantizers_of(fresh("mobilenetv2"))
     assert {"conv0", "block2.enter", "block2.depthwise", "conv18.enter", "linear"} <= set(mobile)
     # Pools have a place and no layer.
-    assert {"conv0", "maxpool0"} & set(units_of(fresh("vgg11"))) == set()
+    assert {"conv0", "maxpool0"} & set(convolutions(fresh("vgg11"))) == set()
 
 
 def test_a_layer_has_its_own_bits_in_its_mode_alone() -> None:
     built = network({4: {"block1": 2, "block1.second": 3, "block0.first": 6, "linear": 5}})
-    units = units_of(built)
+    units = convolutions(built)
 
     def bits(name: str) -> tuple[int, int]:
-        return weight_quantizer(units[name].conv).codes_bits(), units[
-            name
-        ].output.scale.codes_bits()
+        layer = units[name]
+        return weight_quantizer(weights(layer)).codes_bits(), scale(layer).codes_bits()
 
     with built.at(4):
         assert bits("block0.first") == (6, 6)
@@ -80,28 +73,28 @@ def test_a_layer_has_its_own_bits_in_its_mode_alone() -> None:
         assert bits("block1.second") == (3, 8)
         assert bits("block1.shortcut") == (2, 8)
         assert bits("block2.first") == (4, 4)
-        enter = block_of(built, 1).branch_codes
+        enter = built.scale_of("block1.enter")
         assert enter.codes_bits() == 2
-        assert enter.value() == enter.stream.value() * 43
-        assert weight_quantizer(built.head.linear).codes_bits() == 5
+        assert enter.value() == built.scale_of("block0").value() * 43
+        assert weight_quantizer(last(built).linear).codes_bits() == 5
         assert bits("stem") == (8, 8)
     with built.at(8):
         assert bits("block1.first") == (8, 8)
-        assert weight_quantizer(built.head.linear).codes_bits() == 8
+        assert weight_quantizer(last(built).linear).codes_bits() == 8
 
 
 def test_the_codes_have_as_many_levels_as_the_layer_has_bits() -> None:
     built = network({4: {"block0.first": 2, "block1.enter": 8}})
     seen: dict[str, int] = {}
-    unit = units_of(built)["block0.first"]
+    unit = convolutions(built)["block0.first"]
     unit.register_forward_hook(lambda _m, _i, y: seen.update(codes=len(torch.unique(y))))
     with built.at(4), torch.no_grad():
-        scale = weight_quantizer(unit.conv).value().view(-1, 1, 1, 1)
-        weights = torch.unique((weight_quantizer(unit.conv)(unit.conv.weight)[0] / scale).round())
-        built(PIXELS)
-        stream = block_of(built, 0)(built.stem((PIXELS - 128.0) / 64.0))
-        assert torch.equal(block_of(built, 1).enter(stream), stream)
-    assert weights.tolist() == [-1.0, 0.0, 1.0]
+        conv = weights(unit)
+        step = weight_quantizer(conv).value().view(-1, 1, 1, 1)
+        codes = torch.unique((weight_quantizer(conv)(conv.weight)[0] / step).round())
+        found = built.run(PIXELS, keep=["block0", "block1.enter"])
+        assert torch.equal(found["block1.enter"], found["block0"])
+    assert codes.tolist() == [-1.0, 0.0, 1.0]
     assert seen["codes"] <= 4
 
 
@@ -200,6 +193,7 @@ def test_both_are_trained_from_a_config(
     assert loaded.spec.exact
     assert loaded.spec.mixed == {4: {"block0.first": 3}}
     start = build_network(loaded.spec, torch.Generator().manual_seed(0))
-    assert not torch.equal(loaded.stem.conv.weight, start.stem.conv.weight)
+    trained, fresh = (weights(convolution(one, "stem")).weight for one in (loaded, start))
+    assert not torch.equal(trained, fresh)
     with loaded.at(4):
-        assert weight_quantizer(units_of(loaded)["block0.first"].conv).codes_bits() == 3
+        assert weight_quantizer(weights(convolution(loaded, "block0.first"))).codes_bits() == 3

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from deploy.core.errors import InputError
+from tests.training.planned import last
 from tests.training.small_run import small_config
 from training.checkpoint import CHECKPOINT, RESUME, load_network, read_sidecar, read_tensors
 from training.data import ImageSet
@@ -147,7 +148,7 @@ def test_a_loss_that_is_no_number_names_the_step(
     def broken(spec: NetworkSpec, generator: torch.Generator) -> Network:
         network = build_network(spec, generator)
         with torch.no_grad():
-            network.head.bias.fill_(float("nan"))
+            last(network).bias.fill_(float("nan"))
         return network
 
     monkeypatch.setattr("training.loop.build_network", broken)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
 
 from deploy.core.errors import InputError
+from tests.training.planned import convolution, last, norm, scale, weights
 from training.network_spec import NetworkSpec
 from training.networks import NETWORKS
-from training.networks.inverted_residual import InvertedResidual
-from training.networks.units import ResidualBlock
 from training.quantize import Network
 from training.quantize.build import build_network
 from training.quantize.norms import bias_on_grid
@@ -32,12 +29,6 @@ def warmed(name: str = "resnet8", seed: int = 0, images: int = 16) -> Network:
     return network.for_evaluation()
 
 
-def block_of(network: Network, index: int) -> ResidualBlock:
-    block = network.blocks[index]
-    assert isinstance(block, ResidualBlock)
-    return block
-
-
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_each_network_answers_at_each_bit_width(name: str) -> None:
     network = warmed(name, images=4)
@@ -53,29 +44,24 @@ def test_each_network_answers_at_each_bit_width(name: str) -> None:
 
 def test_tensors_between_layers_are_codes_of_the_documented_width() -> None:
     network = warmed()
-    seen: dict[str, torch.Tensor] = {}
-
-    def keep(name: str) -> Callable[..., None]:
-        def hook(_module: torch.nn.Module, _inputs: object, output: torch.Tensor) -> None:
-            seen[name] = output
-
-        return hook
-
-    block = block_of(network, 1)
-    block.enter.register_forward_hook(keep("enter"))
-    block.first.register_forward_hook(keep("first"))
-    block.second.register_forward_hook(keep("second"))
-    block.register_forward_hook(keep("stream"))
+    names = {
+        "enter": "block1.enter",
+        "first": "block1.first",
+        "second": "block1.second",
+        "stream": "block1",
+    }
+    pixels = torch.randint(0, 256, (8, 3, 16, 16)).float()
     with network.at(4), torch.no_grad():
-        network(torch.randint(0, 256, (8, 3, 16, 16)).float())
-        stream_in = block.branch_codes.stream.value()
-        stream_out = block.stream_quantizer.scale.value()
+        found = network.run(pixels, keep=tuple(names.values()))
+        stream_in = network.scale_of("block0").value()
+        stream_out = network.scale_of("block1").value()
         scales = {
             "enter": stream_in * residual_ratio(4),
-            "first": block.first.output.scale.value(),
+            "first": scale(convolution(network, "block1.first")).value(),
             "second": stream_out,
             "stream": stream_out,
         }
+    seen = {name: found[step] for name, step in names.items()}
     bounds = {"enter": (0, 15), "first": (0, 15), "second": (-128, 127), "stream": (0, 255)}
     for name, (low, high) in bounds.items():
         codes = seen[name] / scales[name]
@@ -87,9 +73,9 @@ def test_tensors_between_layers_are_codes_of_the_documented_width() -> None:
 def test_first_and_last_layer_keep_eight_bits() -> None:
     network = warmed()
     with network.at(2):
-        assert weight_quantizer(network.stem.conv).codes_bits() == 8
-        assert weight_quantizer(network.head.linear).codes_bits() == 8
-        assert weight_quantizer(block_of(network, 0).first.conv).codes_bits() == 2
+        assert weight_quantizer(weights(convolution(network, "stem"))).codes_bits() == 8
+        assert weight_quantizer(last(network).linear).codes_bits() == 8
+        assert weight_quantizer(weights(convolution(network, "block0.first"))).codes_bits() == 2
 
 
 def test_switching_to_evaluation_changes_nothing_and_needs_stored_scales() -> None:
@@ -112,7 +98,7 @@ def test_switching_to_evaluation_changes_nothing_and_needs_stored_scales() -> No
 def test_evaluation_uses_the_scales_stored_when_training_ended() -> None:
     network = warmed()
     pixels = torch.randint(0, 256, (2, 3, 16, 16)).float()
-    quantizer = weight_quantizer(block_of(network, 0).first.conv)
+    quantizer = weight_quantizer(weights(convolution(network, "block0.first")))
     with network.at(4), torch.no_grad():
         before = network(pixels)
         quantizer.get_buffer("scale_4").mul_(2.0)
@@ -146,22 +132,28 @@ def test_an_unknown_network_names_the_known_ones() -> None:
 
 def test_the_streams_of_mobilenet_are_signed_and_its_hidden_codes_end_at_six() -> None:
     network = warmed("mobilenetv2")
-    blocks = [part for part in network.blocks if isinstance(part, InvertedResidual)]
-    assert len(blocks) == 16
-    assert sum(block.leave is not None for block in blocks) == 10
-    block = next(block for block in blocks if block.leave is not None)
+    steps = {step.name: step for step in network.plan.steps}
+    projections = [name for name in steps if name.endswith(".project")]
+    assert len(projections) == 16
+    sums = [name for name, step in steps.items() if step.kind == "add"]
+    assert len(sums) == 10
+    name = sums[0]
+    expand = convolution(network, f"{name}.expand")
     with torch.no_grad():
-        block.expand.norm.norms["4"].get_parameter("bias").add_(50.0)
-        scale = block.expand.output.scale
-        scale.get_parameter("scale_4").fill_(0.7)
-    seen: dict[str, torch.Tensor] = {}
-    block.enter.register_forward_hook(lambda _m, _i, y: seen.update(enter=y))
-    block.expand.register_forward_hook(lambda _m, _i, y: seen.update(expand=y))
-    block.register_forward_hook(lambda _m, _i, y: seen.update(stream=y))
+        norm(expand, 4).bias.add_(50.0)
+        scale(expand).get_parameter("scale_4").fill_(0.7)
+    names = {"enter": f"{name}.enter", "expand": f"{name}.expand", "stream": name}
     with network.at(4), torch.no_grad():
-        network(torch.randint(0, 256, (8, 3, 16, 16)).float())
-        stream = block.branch_codes.stream.value()
-        scales = {"enter": stream * residual_ratio(4), "expand": scale.value(), "stream": stream}
+        pixels = torch.randint(0, 256, (8, 3, 16, 16)).float()
+        found = network.run(pixels, keep=tuple(names.values()))
+        stream = network.scale_of(steps[names["enter"]].inputs[0]).value()
+        assert stream == network.scale_of(name).value()
+        scales = {
+            "enter": stream * residual_ratio(4),
+            "expand": scale(expand).value(),
+            "stream": stream,
+        }
+    seen = {name: found[step] for name, step in names.items()}
     codes = {name: seen[name] / step for name, step in scales.items()}
     for value in codes.values():
         torch.testing.assert_close(value, value.round(), rtol=0.0, atol=1e-3)

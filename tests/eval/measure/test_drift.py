@@ -29,6 +29,7 @@ from export.lowering import lower
 from export.qonnx_from_network import write_qonnx
 from export.reference import IntegerReference
 from tests.export.integer_graphs import with_array
+from tests.training.planned import last
 from training.network_spec import NetworkSpec
 from training.quantize import Network
 from training.quantize.build import build_network
@@ -64,7 +65,7 @@ class Lab:
             self.network.for_evaluation()
             # Classes in balance: an untrained network has a favourite.
             logits = self.network(torch.from_numpy(fields(200, seed=7)).float())
-            self.network.head.bias.sub_(logits.mean(dim=0))
+            last(self.network).bias.sub_(logits.mean(dim=0))
         self.file = lower(
             write_qonnx(self.network, BITS, folder / "q.onnx"), folder / "i.onnx"
         ).path

@@ -15,8 +15,8 @@ from eval.measure.analyses.analysis_settings import AnalysisSettings
 from eval.measure.analyses.sample import Sample
 from eval.measure.analyses.seen_region import seen_regions, under_region
 from eval.measure.analyses.stored_map import map_codes
+from tests.training.planned import convolutions, last
 from training.network_spec import NetworkSpec
-from training.networks.layers import units_of
 from training.quantize import Network
 from training.quantize.build import build_network
 
@@ -45,10 +45,10 @@ def resnet() -> Network:
 def test_only_what_sees_the_patch_changes(name: str, sample: Samples) -> None:
     network = warmed(name, (32,))
     images = sample(side=32, place=(5, 9), count=8)
-    names = list(units_of(network))
+    names = list(convolutions(network))
     clean = activations(network, images.clean, 32, names)
     patched = activations(network, images.patched, 32, names)
-    seen = seen_regions(network, torch.from_numpy(images.region))
+    seen = seen_regions(network.plan, torch.from_numpy(images.region))
     assert list(seen) and set(seen) == set(names)
     for layer in names:
         # float32 sums of other positions do not move: their inputs are the same.
@@ -60,7 +60,7 @@ def test_only_what_sees_the_patch_changes(name: str, sample: Samples) -> None:
 
 def test_the_first_layer_sees_one_pixel_around_the_patch(resnet: Network, sample: Samples) -> None:
     images = sample(side=32, place=(5, 9), count=2)
-    seen = seen_regions(resnet, torch.from_numpy(images.region))["stem"][0]
+    seen = seen_regions(resnet.plan, torch.from_numpy(images.region))["stem"][0]
     expected = torch.zeros(32, 32, dtype=torch.bool)
     expected[4:10, 8:14] = True
     assert torch.equal(seen, expected)
@@ -112,7 +112,7 @@ def test_saliency_is_where_the_gradient_is(sample: Samples) -> None:
     # A network whose head reads nothing: no gradient, so no share.
     network = warmed("resnet8", (32,))
     with torch.no_grad():
-        network.head.linear.weight.zero_()
+        last(network).linear.weight.zero_()
     settings = AnalysisSettings(bit_widths=(32,))
     (at,) = patch_visibility.analyse(network, sample(side=32, count=2), settings)["bits"]
     assert at["saliency"]["patched"] is None
