@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from deploy.core.records import read_records
@@ -55,6 +56,18 @@ def test_every_analysis_is_one_record_with_n_and_split(
     printed = capsys.readouterr().out
     assert "resnet8 plain QAT, 4 bits" in printed
     assert "ASR at its own place" in printed
+
+
+def test_turned_and_scaled_supplied_patches_are_analysed(trained: Path, tmp_path: Path) -> None:
+    run = _bare(trained, tmp_path / "run")
+    file = tmp_path / "bright.npz"
+    np.savez(file, patches=np.full((1, 3, 6, 6), 200, np.uint8))
+    turned = ["--set", "rotation_degrees=20.0", "--set", "scale_range=[0.8, 1.0]"]
+    assert main(["patch", str(run), "--supplied", str(file), *turned, "--images", "40"]) == 0
+    assert main(["analyze", str(run), "--patches", str(run / "patches"), *LESS]) == 0
+    records = read_records(run / "records")
+    assert {record["kind"] for record in records} == {a.kind for a in ANALYSES.values()}
+    assert {record["payload"]["analysed"] for record in records} == {24}
 
 
 def test_the_report_has_a_section_of_them(analysed: Path) -> None:

@@ -63,7 +63,7 @@ def analyse(
         NothingToEvaluate: no image counts.
         InputError: the patch is larger than the image.
     """
-    size = sample.patch_set.mask.shape
+    size = sample.patch_set.size_px
     tops, lefts = (
         grid(length, side, settings.stride_px)
         for length, side in zip(sample.image_size, size, strict=True)
