@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from pathlib import Path
 from typing import Any
 
 from deploy.core.files import sha256_of
 from deploy.core.records import read_records
+from deploy.engine import version_of
 from eval.measure.evaluation_record import ModelFacts
 from eval.measure.proofs import CERTIFICATE_KIND
 from training.run_folder import RunFolder
@@ -41,17 +41,6 @@ def model_facts(run: RunFolder, bit_width: int, file: Path | None, engine: str) 
         engine_version=version_of(engine),
         certificate=None if digest is None else _certificate(run, digest),
     )
-
-
-def version_of(engine: str) -> str:
-    """Of the package behind an engine: onnxruntime is installed under either of two names."""
-    package = engine.split("-")[0]
-    for distribution in (package, f"{package}-gpu"):
-        try:
-            return importlib.metadata.version(distribution)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return "unknown"
 
 
 def _certificate(run: RunFolder, model_sha256: str) -> dict[str, Any] | None:
