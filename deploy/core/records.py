@@ -131,6 +131,13 @@ def read_records(directory: Path, kind: str | None = None) -> list[dict[str, Any
     return [record for record in records if kind is None or record["kind"] == kind]
 
 
+def payloads_by_key(directory: Path, kind: str) -> dict[str, dict[str, Any]]:
+    """Return the payloads of a kind by their ``key``, to make none of them again; none where there
+    is no folder yet. Errors as :func:`read_records`."""
+    records = read_records(directory, kind) if Path(directory).is_dir() else []
+    return {str(record["payload"].get("key")): record["payload"] for record in records}
+
+
 def read_record(path: Path) -> dict[str, Any]:
     """Return the record in one file; errors as :func:`read_records`."""
     record = read_json(path)
