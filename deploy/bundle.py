@@ -20,6 +20,7 @@ from .core.attack_checks import AttackVerdict
 from .core.errors import InputError
 from .core.files import npz_bytes, read_bytes, sha256_of_bytes, write_atomic
 from .core.images import check_images
+from .core.patch_origin import TriedOn
 from .core.patch_set import PatchSet, patch_set_bytes
 from .core.stored_zip import write_stored_zip
 from .device.bundle_reading import Bundle, checksums_text
@@ -155,7 +156,7 @@ class BundleContents:
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
     indices: NDArray[np.int64]
-    images_about: Mapping[str, str]
+    images_about: TriedOn
     golden_inputs: NDArray[np.uint8]
     golden_logits: NDArray[np.float32]
     golden_codes: Mapping[str, NDArray[np.uint8]]
@@ -291,7 +292,7 @@ def _manifest(contents: BundleContents, files: Mapping[str, bytes]) -> dict[str,
         "images": {
             "file": IMAGES,
             "n": len(contents.images),
-            **{key: contents.images_about[key] for key in ("name", "split", "digest")},
+            **contents.images_about,
         },
         "golden": {
             "file": GOLDEN,

@@ -145,17 +145,16 @@ def drift(
 
 
 def patch_facts(patch_set: PatchSet, image_size: tuple[int, int]) -> PatchFacts:
-    """What a record says about a patch set; what its provenance does not tell is null.
+    """What a record says about a patch set; what its origin does not say is null.
 
     Args:
         image_size: (H, W), for the share of the area.
     """
-    made = patch_set.provenance
-    settings = made.get("settings") or {}
-    source = made.get("source") or {}
+    made = patch_set.origin
+    settings, source = made.settings, made.source or {}
     return PatchFacts(
         name=patch_set.name,
-        attack=made.get("attack"),
+        attack=made.attack,
         kind=patch_set.kind,
         shape=settings.get("shape"),
         size_px=list(patch_set.size_px),
@@ -165,8 +164,8 @@ def patch_facts(patch_set: PatchSet, image_size: tuple[int, int]) -> PatchFacts:
         target=patch_set.target,
         steps=settings.get("steps"),
         restarts=settings.get("restarts"),
-        seed=made.get("seed"),
-        made_on=made.get("made_on"),
+        seed=made.seed,
+        made_on=made.made_on,
         settings=dict(settings),
         source=SourceFacts(
             network=source.get("network"),

@@ -152,7 +152,7 @@ def bundle_run(
         images=images,
         labels=split.labels[indices],
         indices=indices,
-        images_about={"name": split.name, "split": split.split, "digest": split.digest},
+        images_about=split.about,
         golden_inputs=golden,
         golden_logits=logits,
         golden_codes=reference.codes(golden),
@@ -227,19 +227,17 @@ def _patch(
     gated: bool,
 ) -> BundlePatch:
     logger.info("%s: what the fake-quantized network predicts", patch_set.name)
-    about = patch_set.provenance
-    attack_settings = about.get("settings")
-    placement = "explicit positions"
-    if isinstance(attack_settings, Mapping) and "placement" in attack_settings:
-        placement = str(attack_settings["placement"])
-    source, seed = about.get("source"), about.get("seed")
+    made, source = patch_set.origin, None
+    if made.source is not None:
+        # The manifest has no place for a list of objects; the patch's own sidecar keeps it.
+        source = {key: value for key, value in made.source.items() if key != "members"}
     return BundlePatch(
         patch_set=patch_set,
         lab=predict(network, patch_set.paste_on(images), settings.bits),
-        attack=str(about.get("attack") or "not told"),
-        placement=placement,
-        source=source if isinstance(source, Mapping) else None,
-        seed=seed if isinstance(seed, int) else None,
+        attack=made.attack or "not told",
+        placement=str(made.settings.get("placement", "explicit positions")),
+        source=source,
+        seed=made.seed,
         gated=gated,
     )
 
