@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from deploy.core.engine_protocol import Engine
 from deploy.core.errors import InputError
 from deploy.core.files import sha256_of
-from deploy.core.records import read_records
+from deploy.core.records import records_so_far
 from deploy.engine import open_engine, require_engine, version_of
 from eval.attacks.engine_network import EngineNetwork
 from eval.attacks.predictions import SwitchableNetwork, predict
@@ -138,14 +138,10 @@ class Subject:
 
     def _certificate(self, model_sha256: str) -> dict[str, Any] | None:
         """The verdict and counts of the newest certificate of a model file, if there is one."""
-        if not self.records.is_dir():
-            return None
-        found = [
-            record["payload"]
-            for record in read_records(self.records, CERTIFICATE_KIND)
-            if record["payload"].get("model_sha256") == model_sha256
-        ]
-        return {key: found[-1][key] for key in ("ok", "counts")} if found else None
+        for record in reversed(records_so_far(self.records, CERTIFICATE_KIND)):
+            if record["payload"].get("model_sha256") == model_sha256:
+                return {key: record["payload"][key] for key in ("ok", "counts")}
+        return None
 
 
 def subjects_of(

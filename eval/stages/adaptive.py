@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.core.patch_set import PatchSet
-from deploy.core.records import read_records
+from deploy.core.records import records_so_far
 from eval.attacks.adaptive.adaptive_settings import AdaptiveSettings
-from eval.measure.adaptive.adaptive_record import AdaptiveRecord, adaptive_from_records
+from eval.measure.adaptive.adaptive_record import KIND, AdaptiveRecord, adaptive_from_records
 from eval.measure.adaptive.laws import at_fixed, at_random, at_worst
 from eval.measure.adaptive.task import AdaptiveRunSettings, Task, begin
 from training.quantizers import FLOAT
@@ -48,7 +48,7 @@ def run_adaptive(
         NothingToEvaluate: the network has no image right at some bit-width.
     """
     widths = run.chosen_bit_widths(settings.bit_widths)
-    there = adaptive_from_records(read_records(run.records)) if run.records.is_dir() else []
+    there = adaptive_from_records(records_so_far(run.records, KIND))
     known = {record["key"]: record for record in there}
     task = begin(run, data, attack, settings, provenance, known)
     transferred = _fitting(task, known_patches)

@@ -98,34 +98,25 @@ def make_patches(
     short = sha256_of_bytes(json_bytes(asked))[:8]
     folder = source.patches if out is None else out.parent
     unfinished = folder / f".{attack.name}-{short}.unfinished.npz"
-    resume: dict[str, Any] = {"source": about, "resume_from": unfinished}
+    chosen, own = tried_on, indices
+    asked_more: dict[str, Any] = {"image_indices": indices}
+    if attack.kind == "universal":
+        chosen = source.images(data, "train")
+        own = chosen_indices(len(chosen), settings.made_from)
+        asked_more = {"tried_on": indices}
+    elif attack.needs_training_images:
+        asked_more["training_images"] = source.images(data, "train").images
     with _opened(source, attack, beside, settings) as network:
-        if attack.kind == "universal":
-            training = source.images(data, "train")
-            own = chosen_indices(len(training), settings.made_from)
-            made = attack.run(
-                network,
-                training.images[own],
-                training.labels[own],
-                generator,
-                tried_on=indices,
-                made_on="train",
-                **resume,
-            )
-        else:
-            cut_from = None
-            if attack.needs_training_images:
-                cut_from = source.images(data, "train").images
-            made = attack.run(
-                network,
-                tried_on.images[indices],
-                tried_on.labels[indices],
-                generator,
-                image_indices=indices,
-                training_images=cut_from,
-                made_on=settings.split,
-                **resume,
-            )
+        made = attack.run(
+            network,
+            chosen.images[own],
+            chosen.labels[own],
+            generator,
+            made_on=chosen.split,
+            source=about,
+            resume_from=unfinished,
+            **asked_more,
+        )
     origin = replace(made.origin, tried_on=tried_on.about, run=provenance)
     patch_set = replace(made, origin=origin)
     path = folder / f"{made.name}-{short}.npz" if out is None else out
