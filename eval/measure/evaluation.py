@@ -96,7 +96,9 @@ def evaluate_model(
     for patch_set in patch_sets:
         _check_indices(patch_set, images)
     there = payloads_by_key(records, KIND)
-    known = {key: check_evaluation(one, where=f"{records}") for key, one in there.items()}
+    known = {
+        key: check_evaluation(one, where=f"a record in {records}") for key, one in there.items()
+    }
     keys = [
         _key(model, patch_set, images, common, floor_seed, drifted=network is not None)
         for patch_set in patch_sets

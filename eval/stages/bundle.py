@@ -159,7 +159,7 @@ def bundle_run(
         lab_engine="fake-quantized network",
         lab_clean=predict(network, images, settings.bits),
         patches=[
-            _patch(one, images[np.searchsorted(indices, one.image_indices)], network, settings, on)
+            BundlePatch(patch_set=one, lab=_lab(network, one, images, indices, settings), gated=on)
             for one, on in zip(patch_sets, gated, strict=True)
         ],
         thresholds=settings.thresholds,
@@ -219,27 +219,16 @@ def _further_model(
     return model
 
 
-def _patch(
+def _lab(
+    network: Network,
     patch_set: PatchSet,
     images: NDArray[np.uint8],
-    network: Network,
+    indices: NDArray[np.int64],
     settings: BundleSettings,
-    gated: bool,
-) -> BundlePatch:
+) -> NDArray[np.int64]:
     logger.info("%s: what the fake-quantized network predicts", patch_set.name)
-    made, source = patch_set.origin, None
-    if made.source is not None:
-        # The manifest has no place for a list of objects; the patch's own sidecar keeps it.
-        source = {key: value for key, value in made.source.items() if key != "members"}
-    return BundlePatch(
-        patch_set=patch_set,
-        lab=predict(network, patch_set.paste_on(images), settings.bits),
-        attack=made.attack or "not told",
-        placement=str(made.settings.get("placement", "explicit positions")),
-        source=source,
-        seed=made.seed,
-        gated=gated,
-    )
+    own = images[np.searchsorted(indices, patch_set.image_indices)]
+    return predict(network, patch_set.paste_on(own), settings.bits)
 
 
 def _device_reports(
