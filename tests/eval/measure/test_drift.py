@@ -76,7 +76,6 @@ class Lab:
             mask=np.ones((14, 14), np.bool_),
             positions=rng.integers(0, 19, (N - 20, 2), dtype=np.int32),
             image_indices=np.arange(FIRST, FIRST + N - 20),
-            provenance={},
         )
         rows = np.arange(N - 20)
         facts = PatchFacts(
@@ -220,7 +219,7 @@ def test_an_engine_fault(lab: Lab) -> None:
         """The engine, with one class's logit a little too high."""
 
         def __init__(self, engine: OnnxRuntimeEngine) -> None:
-            self.engine = engine
+            self.engine, self.name = engine, engine.name
 
         def predict(self, images: Bytes, batch_size: int = 64) -> NDArray[np.int64]:
             batches = [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
