@@ -118,7 +118,7 @@ class TrainingRun:
             input_size=int(training_set.images.shape[2]),
             bit_widths=check_bit_widths(config.network.bit_widths),
             exact=config.network.exact,
-            mixed=config.network.mixed_bits(),
+            mixed=config.network.mixed,
             activation_scales=config.network.activation_scales,
             weight_scales=config.network.weight_scales,
         )

@@ -140,16 +140,16 @@ def test_a_config_may_quote_layer_names_or_not(tmp_path: Path) -> None:
     path = tmp_path / "x.toml"
     path.write_text(text)
     config = load_config(path)
-    assert config.network.mixed_bits() == {4: {"block0.first": 8, "block1.second": 3, "block2": 2}}
+    assert config.network.mixed == {4: {"block0.first": 8, "block1.second": 3, "block2": 2}}
     for wrong, said in (
-        ("block2 = 2.5", "block2 must be a number of bits, got 2.5"),
-        ("block2 = true", "must be a number of bits, got True"),
+        ("block2 = 2.5", "network\\.mixed\\.4\\.block2 must be a whole number; got 2\\.5"),
+        ("block2 = true", "must be a whole number; got True"),
     ):
         path.write_text(text.replace("block2 = 2", wrong))
         with pytest.raises(InputError, match=said):
             load_config(path)
     path.write_text(text.replace("[network.mixed.4]", "[network.mixed.four]"))
-    with pytest.raises(InputError, match=r"such as \[network\.mixed\.4\]; got four"):
+    with pytest.raises(InputError, match=r"network\.mixed\.four must be a whole number"):
         load_config(path)
 
 

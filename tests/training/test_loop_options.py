@@ -262,7 +262,7 @@ def test_bfloat16_products_resume_to_the_same_bytes(
         ({"accumulate": 3}, "must divide"),
         ({"accumulate": 32}, "at least 2 images"),
         ({"ema": 1.0}, "below 1"),
-        ({"warm_start": 3}, "must be of type str"),
+        ({"warm_start": 3}, "must be text; got 3"),
     ],
 )
 def test_wrong_options(change: dict[str, object], message: str) -> None:

@@ -11,7 +11,7 @@ from tests.training.test_defenses import BIT_WIDTHS, batch, facts
 from tests.training.test_frozen import snapshot, started
 from training.defenses import Batch, build_defense
 from training.defenses.dwq import predict_at_random_precision
-from training.defenses.inner_attack import PatchAttack, outer_places, perturb
+from training.defenses.inner_attack import Moves, PatchAttack, outer_places, perturb
 from training.defenses.pbat import Pbat
 from training.frozen import frozen_statistics, image_losses
 from training.networks import Network, NetworkSpec, build_network
@@ -19,7 +19,7 @@ from training.networks import Network, NetworkSpec, build_network
 SIZE = (16, 16)
 
 
-def attack(steps: int = 3, moves: str = "none") -> PatchAttack:
+def attack(steps: int = 3, moves: Moves = "none") -> PatchAttack:
     return PatchAttack(image_size=SIZE, size_px=4, steps=steps, step_size=25.5, moves=moves)
 
 
@@ -49,7 +49,7 @@ def test_a_patch_that_fits_nowhere_outside_the_centre_is_refused() -> None:
 
 
 @pytest.mark.parametrize("moves", ["none", "random", "full"])
-def test_the_inner_attack_raises_the_loss_and_changes_one_box(moves: str) -> None:
+def test_the_inner_attack_raises_the_loss_and_changes_one_box(moves: Moves) -> None:
     network, images = started(), batch()
     network.set_bit_width(4)
     before = snapshot(network)

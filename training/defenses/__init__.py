@@ -14,7 +14,7 @@ from training.defenses.pbat import Pbat, PbatSettings
 from training.defenses.qadtr import Qadtr, QadtrSettings
 from training.defenses.qat import PlainQat, QatSettings
 from training.defenses.triqdef import Triqdef, TriqdefSettings
-from training.settings_reading import read_settings
+from training.validated import read_settings
 
 __all__ = [
     "DEFENSES",

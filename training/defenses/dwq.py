@@ -8,7 +8,7 @@ docs/rivals.md says what the paper fixes and what is chosen.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,11 +22,10 @@ from training.defenses.schedule import scheduled_bit_width
 from training.frozen import frozen_statistics
 from training.networks import Network
 from training.randomness import generator_for
+from training.validated import AtLeast1, Positive, validated
 
-ATTACKS = ("pgd", "patch")
 
-
-@dataclass(frozen=True, kw_only=True)
+@validated()
 class DwqSettings:
     """Settings of DWQ.
 
@@ -38,22 +37,12 @@ class DwqSettings:
     """
 
     bits: tuple[int, ...] = (8, 7, 6, 5, 4)
-    attack: str = "pgd"
-    radius: float = 8.0
-    inner_steps: int = 7
-    step_size: float = 2.0
-    patch_px: int = 8
-    patch_step_size: float = 25.5
-
-    def __post_init__(self) -> None:
-        if self.attack not in ATTACKS:
-            raise InputError(
-                f"defense.attack must be one of {', '.join(ATTACKS)}; got {self.attack!r}"
-            )
-        if min(self.radius, self.step_size, self.patch_step_size) <= 0.0:
-            raise InputError("defense.radius, step_size and patch_step_size must be above 0")
-        if min(self.inner_steps, self.patch_px) < 1:
-            raise InputError("defense.inner_steps and patch_px must be at least 1")
+    attack: Literal["pgd", "patch"] = "pgd"
+    radius: Positive = 8.0
+    inner_steps: AtLeast1 = 7
+    step_size: Positive = 2.0
+    patch_px: AtLeast1 = 8
+    patch_step_size: Positive = 25.5
 
 
 class Dwq(Defense):

@@ -12,6 +12,7 @@ the weights.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -27,7 +28,7 @@ CENTRE_SHARE = 10 / 32
 STRIDE_PX = 2
 """How far one step of the location optimization moves a patch."""
 
-MOVES = ("none", "random", "full")
+Moves = Literal["none", "random", "full"]
 """Location optimization: none; ``random``: one random direction is tried after each signed step;
 ``full``: all four are, and the best is taken."""
 
@@ -71,7 +72,7 @@ class Patched:
 class PatchAttack:
     """An untargeted patch attack of ``steps`` signed steps of ``step_size`` pixel values.
 
-    ``moves`` is one of :data:`MOVES`.  The content of a patch moves with its place: position and
+    ``moves`` is a :data:`Moves`.  The content of a patch moves with its place: position and
     pixels are kept apart and pasted together, so nothing of the patch is left behind.
     """
 
@@ -82,10 +83,8 @@ class PatchAttack:
         size_px: int,
         steps: int,
         step_size: float,
-        moves: str = "none",
+        moves: Moves = "none",
     ) -> None:
-        if moves not in MOVES:
-            raise InputError(f"moves must be one of {', '.join(MOVES)}; got {moves!r}")
         self.size_px, self.steps, self.step_size, self.moves = size_px, steps, step_size, moves
         self.places = outer_places(image_size, size_px)
         self.allowed = torch.zeros(image_size, dtype=torch.bool)

@@ -25,7 +25,7 @@ from training.data import ImageSet
 from training.gradients import NoiseBank
 from training.networks import Network, NetworkSpec, build_network
 from training.patching import square_mask
-from training.settings_reading import read_settings
+from training.validated import read_settings
 
 SMALL = AdaptiveSettings(size_px=8, steps=12, batch_size=32)
 
