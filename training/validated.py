@@ -14,9 +14,9 @@ import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, TypeVar, cast, dataclass_transform
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from pydantic.dataclasses import dataclass as checked_dataclass
-from pydantic_core import ErrorDetails, PydanticSerializationError, to_json
+from pydantic_core import ErrorDetails, PydanticSerializationError, to_json, to_jsonable_python
 from typing_extensions import is_typeddict
 
 from deploy.core.errors import InputError, QadtrError
@@ -28,6 +28,23 @@ NotNegative = Annotated[float, Field(ge=0.0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 """0…1, both included."""
 PositiveShare = Annotated[float, Field(gt=0.0, le=1.0)]
+
+
+def _different(values: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError(f"expected different numbers, got {list(values)}")
+    return values
+
+
+def _ordered(values: tuple[float, float]) -> tuple[float, float]:
+    if values[0] > values[1]:
+        raise ValueError(f"expected (low, high) with low ≤ high, got {list(values)}")
+    return values
+
+
+BitWidths = Annotated[tuple[AtLeast1, ...], Field(min_length=1), AfterValidator(_different)]
+"""One or more, 32 is float."""
+ScaleRange = Annotated[tuple[Positive, Positive], AfterValidator(_ordered)]
 
 _T = TypeVar("_T")
 _CONFIG = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
@@ -86,6 +103,14 @@ def validated(error: type[QadtrError] = InputError) -> Callable[[type[_T]], type
         return made
 
     return decorate
+
+
+class Recorded:
+    """A base of validated settings that records and digests hold."""
+
+    def as_record(self) -> dict[str, Any]:
+        """All settings as JSON values."""
+        return cast(dict[str, Any], to_jsonable_python(dataclasses.asdict(cast(Any, self))))
 
 
 def read_settings(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,7 +13,6 @@ from eval.attacks.problem import Problem
 from training.patching import paste
 
 Answers = Literal["scores", "labels"]
-ANSWERS: tuple[Answers, ...] = get_args(Answers)
 """``scores``: the attacker sees the logits; ``labels``: only the class that is output."""
 
 

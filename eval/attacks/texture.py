@@ -9,8 +9,7 @@ single part changed; it replaces the best one where the source answers that it d
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -18,15 +17,16 @@ from torch import Tensor
 from eval.attacks.base import PatchAttack
 from eval.attacks.placement import Placement
 from eval.attacks.problem import Crafted, Problem
-from eval.attacks.querying import ANSWERS, Answers, progress_of
+from eval.attacks.querying import Answers, progress_of
 from eval.attacks.settings import AttackSettings
 from eval.attacks.textures import TextureSource, texture_library
+from training.validated import AtLeast1, validated
 
 _LAST_NEW_SHARE = 0.1
 """Of the actions that are drawn anew in the second half of the search."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated()
 class TextureSettings(AttackSettings):
     """As ``AttackSettings``; ``steps`` are the queries for each image.
 
@@ -38,18 +38,10 @@ class TextureSettings(AttackSettings):
     """
 
     placement: Placement = "random"
-    steps: int = 400
+    steps: AtLeast1 = 400
     answers: Answers = "scores"
-    textures: int = 100
+    textures: AtLeast1 = 100
     texture_source: TextureSource = "both"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._require("answers", self.answers in ANSWERS, f"one of {', '.join(ANSWERS)}")
-        whole = isinstance(self.textures, int) and self.textures >= 1
-        self._require("textures", whole, "a whole number of at least 1")
-        known = get_args(TextureSource)
-        self._require("texture_source", self.texture_source in known, f"one of {', '.join(known)}")
 
 
 class Texture(PatchAttack[TextureSettings]):

@@ -18,7 +18,7 @@ _ATTACK_NAMES = {
     "pgd": "PGD",
     "mi-fgsm": "MI-FGSM",
     "cw": "C&W",
-    "autoattack": "AutoAttack",
+    "autoattack-deepfool": "AutoAttack, DeepFool for FAB",
 }
 
 

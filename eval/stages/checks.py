@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from pydantic import model_validator
 
 from deploy.core.errors import InputError
 from deploy.core.files import json_bytes, sha256_of_bytes
@@ -22,9 +23,10 @@ from training.data import ImageSet
 from training.data.subset import chosen_indices
 from training.progress import Progress
 from training.run_folder import RunFolder
+from training.validated import BitWidths, validated
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated()
 class ChecksRunSettings:
     """What is checked.
 
@@ -40,17 +42,19 @@ class ChecksRunSettings:
         InputError: ``only`` names no check, or one that is not in the catalogue.
     """
 
-    bit_widths: tuple[int, ...] | None = None
+    bit_widths: BitWidths | None = None
     split: str = "test"
     planted: str | None = None
     only: tuple[str, ...] | None = None
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _only_known_checks(self) -> ChecksRunSettings:
         unknown = sorted(set(self.only or ()) - set(CATALOGUE))
         if unknown or self.only == ():
-            raise InputError(
-                f"There is no check {', '.join(unknown) or 'named'}; known: {', '.join(CATALOGUE)}."
+            raise ValueError(
+                f"there is no check {', '.join(unknown) or 'named'}; known: {', '.join(CATALOGUE)}"
             )
+        return self
 
 
 def run_checks(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,10 @@ from eval.attacks.predictions import SwitchableNetwork
 from training.data.subset import chosen_indices
 from training.devices import torch_device
 from training.run_folder import RunFolder
+from training.validated import AtLeast0, AtLeast1, validated
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated()
 class PatchRunSettings:
     """What a patch run is told besides the attack's own settings.
 
@@ -50,12 +51,12 @@ class PatchRunSettings:
     """
 
     split: str = "test"
-    images: int | None = None
-    made_from: int | None = None
-    seed: int = 0
+    images: AtLeast1 | None = None
+    made_from: AtLeast1 | None = None
+    seed: AtLeast0 = 0
     device: str = "cpu"
     engine: str | None = None
-    threads: int = 1
+    threads: AtLeast1 = 1
 
 
 def make_patches(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +33,10 @@ from training.data.subset import chosen_indices
 from training.devices import torch_device
 from training.progress import Progress
 from training.run_folder import RunFolder
+from training.validated import AtLeast1, BitWidths, validated
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated()
 class PixelRunSettings:
     """What a run is told besides the attack.
 
@@ -49,9 +49,9 @@ class PixelRunSettings:
         device: of the network.
     """
 
-    bit_widths: tuple[int, ...] | None = None
-    made_at: int | None = None
-    images: int | None = None
+    bit_widths: BitWidths | None = None
+    made_at: AtLeast1 | None = None
+    images: AtLeast1 | None = None
     split: str = "test"
     engine: str | None = None
     device: str = "cpu"
