@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from ..core.attack_checks import AttackVerdict
 from ..core.errors import InputError, NothingToEvaluate
 from ..core.files import read_json
-from ..core.json_schema import SchemaMismatch, check, load_schema
-from ..core.outcomes import unpack_bits
+from ..core.outcomes import image_indices, unpack_bits
 from ..core.records import read_record, read_records
-from ..core.statistics import Interval, holm, mcnemar_exact, paired_difference, wilson
-from .report import FORMAT, FORMAT_VERSION, SCHEMA
+from ..core.share import Share, share_of
+from ..core.statistics import Interval, holm, mcnemar_exact, paired_difference
+from .report import is_report, read_report
 
 Flags = NDArray[np.bool_]
 EVALUATION = "evaluation"
@@ -114,8 +114,8 @@ def read_outcomes(path: Path, verdict_of: VerdictOf = _not_checked) -> list[Outc
         found = [_of_evaluation(payload, folder, verdict_of) for payload in payloads]
     else:
         raw = read_json(path)
-        if isinstance(raw, dict) and raw.get("format") == FORMAT:
-            found = _of_report(raw, path)
+        if is_report(raw):
+            found = _of_report(read_report(path), path)
         elif isinstance(raw, dict) and raw.get("kind") == EVALUATION:
             found = [_of_evaluation(read_record(path)["payload"], path.parent, verdict_of)]
         else:
@@ -180,7 +180,7 @@ def compare(
         row["verdict"] = _verdict(row["paired"], level, higher_is_worse=higher_is_worse)
     return {
         "format": "qadtr-comparison",
-        "format_version": 1,
+        "format_version": 2,
         "level": level,
         "patches": rows,
         "clean": clean,
@@ -214,8 +214,8 @@ def _patch_row(old: Outcome, new: Outcome) -> dict[str, Any]:
         "patch": old.patch,
         "same_patch": old.patch_sha256 == new.patch_sha256 if known else None,
         "images_in_common": len(indices),
-        "asr_old": _asr(old),
-        "asr_new": _asr(new),
+        "asr_old": _share(old.success[old.eligible]),
+        "asr_new": _share(new.success[new.eligible]),
         "attack_checks_old": old.attacks.as_record(),
         "attack_checks_new": new.attacks.as_record(),
         "paired": None if not both.any() else _paired(won_old[both], won_new[both]).as_record(),
@@ -288,16 +288,8 @@ def _is_worse(row: Mapping[str, Any]) -> bool:
     return bool(row["verdict"] == "worse")
 
 
-def _asr(one: Outcome) -> dict[str, Any] | None:
-    return _share(one.success[one.eligible])
-
-
-def _share(flags: Flags) -> dict[str, Any] | None:
-    if len(flags) == 0:
-        return None
-    k, n = int(flags.sum()), len(flags)
-    interval = wilson(k, n)
-    return {"value": k / n, "k": k, "n": n, "interval": [interval.low, interval.high]}
+def _share(flags: Flags) -> Share | None:
+    return share_of(flags) if len(flags) else None
 
 
 def _list(name: str, indices: NDArray[np.int64]) -> dict[str, Any]:
@@ -309,12 +301,6 @@ def _title(model: str, patch: str) -> str:
 
 
 def _of_report(raw: Mapping[str, Any], path: Path) -> list[Outcome]:
-    if raw.get("format_version") != FORMAT_VERSION:
-        raise InputError(f"{path} has a format version that this qadtr does not read")
-    try:
-        check(raw, load_schema(SCHEMA, __package__))
-    except SchemaMismatch as error:
-        raise InputError(f"{path} is no report of the validator: {error}") from error
     if not raw["patches"]:
         raise NothingToEvaluate(f"{path} has no patch that was measured: {raw['reason']}")
     facts = raw.get("images")
@@ -354,12 +340,7 @@ def _outcome(
     outcomes: Mapping[str, Any],
     attacks: AttackVerdict,
 ) -> Outcome:
-    n, given = outcomes["n"], outcomes["indices"]
-    indices = (
-        np.arange(outcomes["first_index"], outcomes["first_index"] + n, dtype=np.int64)
-        if given is None
-        else np.asarray(given, dtype=np.int64)
-    )
+    n, indices = outcomes["n"], image_indices(outcomes)
     if indices.shape != (n,) or len(np.unique(indices)) != n:
         raise InputError(f"{patch}: expected {n} different image indices")
     return Outcome(

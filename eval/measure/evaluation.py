@@ -37,7 +37,6 @@ from eval.measure.patch_measures import (
     evaluate_patch,
     patch_facts,
     patch_set_digest,
-    share_of,
 )
 from training.data import ImageSet
 from training.progress import Progress
@@ -207,7 +206,7 @@ def _evaluate(
         model=model,
         patch=patch_facts(patch_set, (images.images.shape[2], images.images.shape[3])),
         images=images_facts(images),
-        clean_accuracy=share_of(clean_accuracy(engine_clean, images.labels)),
+        clean_accuracy=clean_accuracy(engine_clean, images.labels),
         clean_accuracy_patched_images=measures["clean_accuracy_patched_images"],
         robust_accuracy=measures["robust_accuracy"],
         asr=measures["asr"],

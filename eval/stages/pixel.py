@@ -26,7 +26,6 @@ from eval.attacks.predictions import SwitchableNetwork
 from eval.measure.evaluation import NetworkPredictor, Predictor
 from eval.measure.images_facts import images_facts
 from eval.measure.model_facts import TORCH
-from eval.measure.patch_measures import share_of
 from eval.measure.pixel_record import KIND, PixelModel, PixelRecord
 from training.data import ImageSet
 from training.data.subset import chosen_indices
@@ -219,9 +218,9 @@ def _record(
         made_at_bit_width=made_at,
         images=images_facts(images),
         attacked=len(chosen),
-        clean_accuracy=share_of(clean_accuracy(clean, labels)),
-        robust_accuracy=share_of(robust_accuracy(attacked, labels)),
-        asr=share_of(attack_success(clean, attacked, labels)),
+        clean_accuracy=clean_accuracy(clean, labels),
+        robust_accuracy=robust_accuracy(attacked, labels),
+        asr=attack_success(clean, attacked, labels).share,
         largest_change=int(np.abs(change).max()),
         mean_l2=float(np.sqrt((change**2).sum(axis=(1, 2, 3))).mean()),
     )

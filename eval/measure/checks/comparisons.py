@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from deploy.core.share import share_of
 from deploy.core.sparse_rs import SparseRsSettings, search_per_image
 from deploy.core.statistics import paired_difference
 from eval.attacks.adaptive.victim import Victim
 from eval.attacks.predictions import SwitchableNetwork, evaluation_mode, logits
 from eval.measure.checks.checks_record import CheckResult
-from eval.measure.checks.results import ALWAYS, Flags, percent, result, share_of_flags, status
+from eval.measure.checks.results import ALWAYS, Flags, percent, result, status
 from eval.measure.checks.subject import Subject
 from training.quantizers import FLOAT
 
@@ -34,8 +35,8 @@ def doubled_steps(subject: Subject) -> CheckResult:
         "doubled-steps",
         status(tripped=interval.low > 0.01, passed=abs(gain) < 0.01),
         f"{percent(once)} at {steps} steps, {percent(twice)} at twice as many",
-        once=share_of_flags(once),
-        twice=share_of_flags(twice),
+        once=share_of(once),
+        twice=share_of(twice),
     )
 
 
@@ -77,7 +78,7 @@ def area(subject: Subject) -> CheckResult:
         "area",
         status(tripped=backwards or flat, passed=rising),
         ", ".join(f"{percent(w)} at {s} px" for w, s in zip(won, sizes, strict=True)),
-        **{f"{s}px": share_of_flags(flags) for s, flags in zip(sizes, won, strict=True)},
+        **{f"{s}px": share_of(flags) for s, flags in zip(sizes, won, strict=True)},
     )
 
 
@@ -88,8 +89,8 @@ def _weaker(name: str, weak: Flags, strong: Flags, words: str) -> CheckResult:
         name,
         status(tripped=lead <= 0.0 and not always, passed=interval.low > 0.0 or always),
         f"{words} {percent(weak)}, the attack {percent(strong)}",
-        weak=share_of_flags(weak),
-        attack=share_of_flags(strong),
+        weak=share_of(weak),
+        attack=share_of(strong),
     )
 
 
@@ -99,6 +100,6 @@ def _not_stronger(name: str, other: Flags, strong: Flags, words: str) -> CheckRe
         name,
         status(tripped=interval.low > 0.0, passed=lead <= 0.0),
         f"{words} {percent(other)}, the attack {percent(strong)}",
-        other=share_of_flags(other),
-        attack=share_of_flags(strong),
+        other=share_of(other),
+        attack=share_of(strong),
     )

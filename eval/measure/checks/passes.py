@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from deploy.core.share import share_of
 from deploy.core.statistics import paired_difference
 from eval.attacks.adaptive.victim import found_random
 from eval.attacks.predictions import logits
 from eval.measure.checks.checks_record import CheckResult
-from eval.measure.checks.results import percent, result, share_of_flags, status
+from eval.measure.checks.results import percent, result, status
 from eval.measure.checks.subject import Subject
 
 
@@ -32,8 +33,8 @@ def gradient_reaches_patch(subject: Subject) -> CheckResult:
         status(tripped=lead <= 0.0, passed=interval.low > 0.0),
         f"the loss rises on {percent(along)} of the images along the gradient, "
         f"{percent(by_chance)} at random",
-        along=share_of_flags(along),
-        random=share_of_flags(by_chance),
+        along=share_of(along),
+        random=share_of(by_chance),
     )
 
 
@@ -46,7 +47,7 @@ def zero_gradients(subject: Subject) -> CheckResult:
         _, gradient = subject.loss_and_gradient(start, loss)
         nan = (~torch.isfinite(gradient)).flatten(1).any(dim=1).numpy()
         zero = (gradient == 0).flatten(1).all(dim=1).numpy()
-        figures[loss] = {"nan": share_of_flags(nan), "zero": share_of_flags(zero)}
+        figures[loss] = {"nan": share_of(nan), "zero": share_of(zero)}
         broken |= bool(nan.any())
         least = max(least, figures[loss]["zero"]["low"])
         most = max(most, figures[loss]["zero"]["high"])

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from deploy.core.errors import InputError
+from deploy.core.share import share_of
 from deploy.core.statistics import paired_difference
 from eval.attacks.predictions import SwitchableNetwork, logits
 from eval.measure.checks.checks_record import CheckResult
-from eval.measure.checks.results import percent, result, share_of_flags, status
+from eval.measure.checks.results import percent, result, status
 from eval.measure.checks.subject import Subject
 from eval.measure.fakes import FAKES, planted
 from training.quantizers import FLOAT
@@ -32,7 +33,7 @@ def full_image(subject: Subject) -> CheckResult:
     grey = torch.full((len(subject.images), 3, size, size), 128, dtype=torch.uint8)
     from_grey = subject.ascend(subject.victim, size, subject.settings.steps, grey)
     won = subject.won(size_px=size) | (from_grey.margin.numpy() > 0)
-    rate = share_of_flags(won)
+    rate = share_of(won)
     verdict = status(tripped=rate["high"] < 0.99, passed=rate["value"] >= 0.99)
     return result("full-image", verdict, percent(won), asr=rate)
 
@@ -50,8 +51,8 @@ def bytes_kept(subject: Subject) -> CheckResult:
         "bytes",
         status(tripped=not same or interval.low > 0.01, passed=same and lost < 0.01),
         f"{percent(claimed)} as the attack saw it, {percent(again)} from files",
-        claimed=share_of_flags(claimed),
-        again=share_of_flags(again),
+        claimed=share_of(claimed),
+        again=share_of(again),
     )
 
 
@@ -61,7 +62,7 @@ def undefended(subject: Subject, network: SwitchableNetwork | None) -> CheckResu
         return result("undefended", "not run", "no undefended network was given (--undefended)")
     bits = _bits_of(network, subject.bits)
     won = Subject(network, bits, subject.images, subject.labels, subject.settings).won()
-    rate = share_of_flags(won)
+    rate = share_of(won)
     verdict = status(tripped=rate["high"] < BROKEN, passed=rate["value"] >= BROKEN)
     return result("undefended", verdict, f"{percent(won)} there", asr=rate, bit_width=bits)
 
@@ -88,7 +89,7 @@ def planted_fakes(subject: Subject, network: SwitchableNetwork | None) -> CheckR
             stand_in=network,
             noise=_noise(fake, subject.images[:32], bits),
         )
-        rates[name] = share_of_flags(behind.rescored(behind.patches()))
+        rates[name] = share_of(behind.rescored(behind.patches()))
     return result(
         "planted-fakes",
         status(

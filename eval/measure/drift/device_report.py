@@ -11,11 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.core.errors import InputError
-from deploy.core.files import read_json
 from deploy.core.outcomes import unpack_bits
 from deploy.device.bundle_reading import Bundle
 from deploy.device.comparison import Outcome, read_outcomes
-from deploy.device.report import FORMAT
+from deploy.device.report import read_report
 from eval.measure.drift.attribution import StageOutcome
 
 DEVICE = "device"
@@ -39,10 +38,7 @@ class DeviceReport:
         """
         if path is None:
             return None
-        raw = read_json(path)
-        if not isinstance(raw, dict) or raw.get("format") != FORMAT:
-            raise InputError(f"{path} is no report.json of the validator")
-        found = read_outcomes(path)  # checked against its schema there
+        raw, found = read_report(path), read_outcomes(path)
         if raw["bundle"]["manifest_sha256"] != bundle.manifest_sha256:
             raise InputError(
                 f"{path} is the report of another bundle "
