@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from deploy.core.errors import InputError
 from deploy.core.files import read_json, sha256_of, sha256_of_bytes, write_atomic, write_json
 from training.networks import Network, NetworkSpec, build_network
-from training.scale_recipes import scale_recipe
+from training.validated import as_json, read_settings
 
 FORMAT = "qadtr-checkpoint"
 FORMAT_VERSION = 1
@@ -86,11 +86,10 @@ def save_checkpoint(path: Path, network: Network, sidecar: Mapping[str, Any]) ->
     """Write ``path`` (.safetensors) and its sidecar; returns the SHA-256 of the weights.
 
     ``sidecar`` is plain data (classes, config, history, provenance) added to what is needed to
-    build the network again.  The network must be in evaluation mode: its scales are then stored.
+    build the network again.  The network must be :meth:`Network.for_evaluation`.
     """
-    if network.training:
-        raise ValueError("switch the network to evaluation before saving it")
-    spec = network.spec
+    if network.training or not network.scales_stored:
+        raise ValueError("saving a network needs network.for_evaluation() first")
     data = tensor_bytes(persistent_tensors(network), {"format": FORMAT})
     digest = sha256_of_bytes(data)
     write_atomic(path, data)
@@ -100,16 +99,7 @@ def save_checkpoint(path: Path, network: Network, sidecar: Mapping[str, Any]) ->
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
             "sha256": digest,
-            "network": {
-                "name": spec.name,
-                "classes": spec.classes,
-                "input_size": spec.input_size,
-                "bit_widths": list(spec.bit_widths),
-                "exact": spec.exact,
-                "mixed": {str(mode): dict(bits) for mode, bits in spec.mixed.items()},
-                "activation_scales": spec.activation_scales,
-                "weight_scales": spec.weight_scales,
-            },
+            "network": as_json(network.spec),
             **sidecar,
         },
     )
@@ -140,35 +130,26 @@ def read_sidecar(path: Path) -> dict[str, Any]:
     return sidecar
 
 
+def spec_of(sidecar: Mapping[str, Any], path: Path) -> NetworkSpec:
+    """The network's specification in the sidecar of the checkpoint ``path``.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    where = f"{path.with_suffix('.json')}: the network's spec is damaged"
+    # What older checkpoints lack has the default that was the only way then.
+    return read_settings(NetworkSpec, sidecar.get("network", {}), where)
+
+
 def load_network(path: Path) -> Network:
     """The network of a checkpoint, in evaluation mode, at its widest bit-width.
 
     Raises:
         InputError: file or sidecar missing, damaged, of another network, or not finite.
     """
-    sidecar = read_sidecar(path)
-    table = sidecar.get("network")
-    try:
-        assert isinstance(table, dict)
-        spec = NetworkSpec(
-            name=str(table["name"]),
-            classes=int(table["classes"]),
-            input_size=int(table["input_size"]),
-            bit_widths=tuple(int(b) for b in table["bit_widths"]),
-            # Absent from checkpoints of before these settings.
-            exact=bool(table.get("exact", False)),
-            mixed={
-                int(mode): {str(name): int(b) for name, b in layers.items()}
-                for mode, layers in table.get("mixed", {}).items()
-            },
-            activation_scales=scale_recipe(table.get("activation_scales", "learned")),
-            weight_scales=scale_recipe(table.get("weight_scales", "statistics")),
-        )
-    except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path.with_suffix('.json')}: the network's spec is damaged") from error
+    spec = spec_of(read_sidecar(path), path)
     network = build_network(spec, torch.Generator().manual_seed(0))
-    # Not eval(): that would compute the stored scales anew from the weights.
-    nn.Module.train(network, False)
     tensors, _ = read_tensors(path)
     load_tensors(network, tensors, str(path))
-    return network
+    network.scales_stored = True
+    return network.eval()

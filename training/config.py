@@ -7,24 +7,23 @@ defense itself declares (:mod:`training.defenses`).
 
 from __future__ import annotations
 
-import dataclasses
 import tomllib
-import typing
 from collections.abc import Mapping
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import BeforeValidator, Field, Strict, model_validator
+from pydantic import Field, model_validator
 
 from deploy.core.errors import InputError
-from training.scale_recipes import ScaleRecipe
+from training.network_spec import NetworkSettings
 from training.validated import (
     AtLeast0,
     AtLeast1,
     NotNegative,
     Positive,
     Share,
+    as_json,
     read_settings,
     validated,
 )
@@ -38,53 +37,6 @@ class DataSettings:
     kind: Literal["cifar10", "folder", "digits"]
     size: Annotated[int, Field(ge=8)] = 32
     augment: Literal["crop-flip", "crop", "none"] = "crop-flip"
-
-
-def _dotted(layers: Any) -> Any:
-    """Bits by dotted layer name: TOML reads an unquoted ``block1.first`` as a table of a table."""
-    if not isinstance(layers, Mapping):
-        return layers
-    flat: dict[str, Any] = {}
-    for name, bits in layers.items():
-        inside = _dotted(bits)
-        table = isinstance(bits, Mapping)
-        flat |= {f"{name}.{k}": v for k, v in inside.items()} if table else {name: bits}
-    return flat
-
-
-MixedBits = Mapping[
-    # A table's keys are text.
-    Annotated[int, Strict(False)],
-    Annotated[Mapping[str, int], BeforeValidator(_dotted)],
-]
-"""For a bit-width of the network, bits by layer name."""
-
-
-@validated()
-class NetworkSettings:
-    """Which network, at which bit-widths (32: float).
-
-    ``exact``: the engine computes bit for bit what the fake-quantized network computes
-    (:mod:`training.exact`).  ``mixed``: for a bit-width of the network, the bits of layers that
-    have others then, by layer name (:mod:`training.networks.layers`).  ``activation_scales`` and
-    ``weight_scales``: "learned" (by LSQ's gradient) or "statistics" (of what is quantized).
-    """
-
-    name: str
-    bit_widths: tuple[int, ...] = (32, 8, 5, 4, 2)
-    exact: bool = False
-    mixed: MixedBits = field(default_factory=dict)
-    activation_scales: ScaleRecipe = "learned"
-    weight_scales: ScaleRecipe = "statistics"
-
-    @model_validator(mode="after")
-    def _exact_has_power_of_two_scales(self) -> NetworkSettings:
-        if self.exact and self.weight_scales != "statistics":
-            raise ValueError(
-                'exact = true needs weight_scales = "statistics": an exact network\'s weight '
-                "scales are powers of two that its accumulator's bound decides"
-            )
-        return self
 
 
 @validated()
@@ -159,42 +111,64 @@ class TrainingConfig:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers, strings, lists and tables, as records and checkpoints store it."""
-        plain = dataclasses.asdict(self)
-        plain["defense"] = dict(self.defense)
-        return typing.cast(dict[str, Any], _plain(plain))
+        return cast(dict[str, Any], as_json(self))
 
 
 def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> TrainingConfig:
     """Read a TOML config; ``overrides`` maps dotted keys (``training.epochs``) to values.
 
+    ``extends = "OTHER.toml"``, beside the file, names the config that this one is laid over: tables
+    merge key by key, any other value replaces, and a ``[defense]`` of another name replaces the
+    whole table, since its settings are another defense's.
+
     Raises:
-        InputError: the file is missing or no TOML, a key is unknown, missing or of a wrong type.
+        InputError: a file is missing or not TOML or extends itself; a key is unknown, missing or of
+            a wrong type.
     """
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"there is no config {path}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise InputError(f"{path} cannot be read as TOML: {error}") from error
+    table = _read(path, ())
     for dotted, value in (overrides or {}).items():
         *parents, last = dotted.split(".")
         place = table
         for parent in parents:
             place = place.setdefault(parent, {})
             if not isinstance(place, dict):
-                raise InputError(f"{dotted}: {parent!r} is no table of the config")
+                raise InputError(f"{dotted}: {parent!r} is not a table of the config")
         place[last] = value
     return config_from_dict(table, str(path))
+
+
+def _read(path: Path, extending: tuple[Path, ...]) -> dict[str, Any]:
+    """The table of ``path`` over those that it extends; ``extending``: who asked for it."""
+    by = f", which {extending[-1]} extends" if extending else ""
+    if path.resolve() in [asked.resolve() for asked in extending]:
+        raise InputError(f"configs extend in a circle: {' → '.join(map(str, (*extending, path)))}")
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"there is no config {path}{by}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise InputError(f"{path}{by and by + ','} cannot be read as TOML: {error}") from error
+    if "extends" not in table:
+        return table
+    base = table.pop("extends")
+    if not isinstance(base, str):
+        raise InputError(f"{path}: extends must be the path of a config; got {base!r}")
+    return _merged(_read(path.parent / base, (*extending, path)), table)
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """``above`` over ``below``, table by table."""
+    merged = dict(below)
+    for key, value in above.items():
+        under = below.get(key)
+        if isinstance(value, dict) and isinstance(under, dict):
+            name = value.get("name", under.get("name"))
+            if key != "defense" or name == under.get("name"):
+                value = _merged(under, value)
+        merged[key] = value
+    return merged
 
 
 def config_from_dict(table: Mapping[str, Any], source: str) -> TrainingConfig:
     """A config from plain tables; ``source`` names it in errors."""
     return read_settings(TrainingConfig, table, source)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return value

@@ -30,7 +30,6 @@ from training.distillation import distilled, teacher_logits, teacher_of
 from training.networks import NetworkSpec, build_network
 from training.optimizer import learning_rate, optimizer_of
 from training.prediction import predict
-from training.quantizers import check_bit_widths
 from training.randomness import SETUP, generator_for
 from training.ranks import Ranks, check_batch
 from training.run_log import RunLog
@@ -112,15 +111,10 @@ class TrainingRun:
         self.batches = Batches(training_set, config, self.device)
         self.steps_per_epoch = self.batches.steps_per_epoch
         self.steps = max(1, round(settings.epochs * self.steps_per_epoch))
-        spec = NetworkSpec(
-            name=config.network.name,
+        spec = NetworkSpec.of(
+            config.network,
             classes=len(training_set.classes),
             input_size=int(training_set.images.shape[2]),
-            bit_widths=check_bit_widths(config.network.bit_widths),
-            exact=config.network.exact,
-            mixed=config.network.mixed,
-            activation_scales=config.network.activation_scales,
-            weight_scales=config.network.weight_scales,
         )
         network = build_network(spec, generator_for(config.seed, SETUP, "weights"))
         self.network = network.to(self.device)
@@ -164,7 +158,7 @@ class TrainingRun:
             return self.run_dir / RESUME
         if self.average is not None:
             self.average.put_into(self.network)
-        self.network.eval()
+        self.network.for_evaluation()
         path = self.run_dir / CHECKPOINT
         if not self.ranks.first:
             self.ranks.wait()

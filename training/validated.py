@@ -148,6 +148,11 @@ def checked(kind: Any, value: Any, where: str) -> Any:
     return value
 
 
+def as_json(value: Any) -> Any:
+    """Settings as JSON holds them: dictionaries with text for keys, lists, numbers, text."""
+    return to_jsonable_python(value)
+
+
 def json_schema(kind: Any) -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of what :func:`checked` takes for ``kind``."""
     draft = "https://json-schema.org/draft/2020-12/schema"

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from deploy.core.errors import InputError
-from training.checkpoint import persistent_tensors, read_sidecar, read_tensors
+from training.checkpoint import persistent_tensors, read_sidecar, read_tensors, spec_of
 from training.networks import Network
 from training.quantizers import FLOAT
 
@@ -29,14 +29,12 @@ def start_from(network: Network, checkpoint: Path) -> None:
         InputError: no such checkpoint, a damaged one, or one of another architecture or number of
             classes; one without the needed BatchNorm, or with layers of other shapes.
     """
-    sidecar = read_sidecar(checkpoint)
-    table = sidecar.get("network")
-    spec = network.spec
-    wanted = {"name": spec.name, "classes": spec.classes}
-    if not isinstance(table, dict) or {key: table.get(key) for key in wanted} != wanted:
+    held, spec = spec_of(read_sidecar(checkpoint), checkpoint), network.spec
+    if (held.name, held.classes) != (spec.name, spec.classes):
         raise InputError(
-            f"training.warm_start: {checkpoint} holds {table}, this run needs {wanted}; train a "
-            "float network of the same name and classes first"
+            f"training.warm_start: {checkpoint} holds {held.name!r} with {held.classes} classes, "
+            f"this run needs {spec.name!r} with {spec.classes}; train a float network of the same "
+            "name and classes first"
         )
     tensors, _ = read_tensors(checkpoint)
     for name, own in persistent_tensors(network).items():

@@ -121,7 +121,7 @@ def warmed(name: str, *, exact: bool, bits: int = 8, size: int = SIZE) -> Networ
                 module.bias.normal_(0.0, 0.3, generator=generator)
         for _ in range(3):
             network(torch.randint(0, 256, (8, 3, size, size), generator=generator).float())
-    return network.eval()
+    return network.for_evaluation()
 
 
 # 48 px leave 6 × 6 positions to the average of resnet8: even, and no power of two.

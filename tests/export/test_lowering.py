@@ -43,7 +43,7 @@ def network() -> Network:
             built.set_bit_width(bits)
             for _ in range(3):
                 built(torch.randint(0, 256, (32, 3, 32, 32), generator=generator).float())
-    return built.eval()
+    return built.for_evaluation()
 
 
 @pytest.fixture(scope="module")

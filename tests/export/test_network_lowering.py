@@ -43,7 +43,7 @@ def network(name: str, *bit_widths: int, **settings: Any) -> Network:
         for bits in bit_widths:
             built.set_bit_width(bits)
             built(torch.from_numpy(fields(8, seed=1)).float())
-    return built.eval()
+    return built.for_evaluation()
 
 
 def fields(count: int, seed: int = 0) -> np.ndarray:

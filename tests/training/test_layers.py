@@ -30,7 +30,7 @@ def network(mixed: dict[int, dict[str, int]], name: str = "resnet8") -> Network:
         for bits in (8, 4):
             built.set_bit_width(bits)
             built(PIXELS)
-    return built.eval()
+    return built.for_evaluation()
 
 
 def block_of(network: Network, index: int) -> ResidualBlock:
@@ -160,14 +160,16 @@ def test_a_checkpoint_keeps_both_settings_and_an_older_one_has_neither(tmp_path:
             name="resnet8", classes=4, input_size=16, bit_widths=(8, 4), exact=exact,
             mixed={4: {"block0.first": 6}},
         )  # fmt: skip
-        built = build_network(spec, torch.Generator().manual_seed(0)).eval()
+        built = build_network(spec, torch.Generator().manual_seed(0)).for_evaluation()
         save_checkpoint(path, built, {})
         loaded = load_network(path)
         assert loaded.spec == spec
         with built.at(4), loaded.at(4), torch.no_grad():
             assert torch.equal(built(PIXELS), loaded(PIXELS))
     spec = NetworkSpec(name="resnet8", classes=4, input_size=16, bit_widths=(8, 4))
-    save_checkpoint(path, build_network(spec, torch.Generator().manual_seed(0)).eval(), {})
+    save_checkpoint(
+        path, build_network(spec, torch.Generator().manual_seed(0)).for_evaluation(), {}
+    )
     sidecar = json.loads(path.with_suffix(".json").read_text())
     del sidecar["network"]["exact"], sidecar["network"]["mixed"]
     assert sidecar["sha256"] == sha256_of(path)

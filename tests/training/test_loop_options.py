@@ -198,7 +198,7 @@ def test_bfloat16_products_train_like_float32_and_leave_evaluation_as_it_is(
             network.train()
             in_training = network(pixels)
             assert in_training.dtype == torch.float32
-            network.eval()
+            network.for_evaluation()
             found = network(pixels)
             network.set_products(torch.float32)
             assert torch.equal(network(pixels), found)

@@ -150,7 +150,7 @@ def test_dwq_refuses_a_network_with_bit_widths_that_it_never_draws() -> None:
 
 
 def test_random_precision_at_inference_is_drawn_per_batch() -> None:
-    network = started().eval()
+    network = started().for_evaluation()
     images = batch().pixels.byte().numpy()
     generator = torch.Generator().manual_seed(3)
     classes, bits = predict_at_random_precision(network, images, (8, 4, 2), generator, batch_size=2)

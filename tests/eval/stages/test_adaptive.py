@@ -51,7 +51,7 @@ def small_network() -> Network:
     for bits in spec.bit_widths:
         with network.at(bits):
             network(torch.rand(16, 3, 32, 32, generator=draw) * 255.0)
-    return network.eval()
+    return network.for_evaluation()
 
 
 def gradient(network: Network, pixels: Tensor) -> tuple[Tensor, Tensor]:
