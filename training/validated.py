@@ -64,6 +64,7 @@ _EXPECTED = {
     "too_short": "a list of at least {min_length}",
     "too_long": "a list of at most {max_length}",
     "literal_error": "one of {expected}",
+    "string_pattern_mismatch": "text of the form {pattern}",
 }
 """What was expected, by pydantic's kind of fault; others are said in pydantic's own words."""
 _BOUNDS = {

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from deploy.core.files import sha256_of
 from deploy.core.records import read_records
 from deploy.engine import version_of
-from eval.measure.evaluation_record import ModelFacts
-from eval.measure.proofs import CERTIFICATE_KIND
+from eval.measure.evaluation_record import CertificateSummary, ModelFacts
+from eval.measure.proofs import proofs_from_records
 from training.run_folder import RunFolder
 
 TORCH = "torch"
@@ -43,13 +42,11 @@ def model_facts(run: RunFolder, bit_width: int, file: Path | None, engine: str) 
     )
 
 
-def _certificate(run: RunFolder, model_sha256: str) -> dict[str, Any] | None:
+def _certificate(run: RunFolder, model_sha256: str) -> CertificateSummary | None:
     """The verdict and counts of the newest certificate of a model file, where there is one."""
     if not run.records.is_dir():
         return None
-    found = [
-        record["payload"]
-        for record in read_records(run.records, CERTIFICATE_KIND)
-        if record["payload"].get("model_sha256") == model_sha256
-    ]
-    return {key: found[-1][key] for key in ("ok", "counts")} if found else None
+    newest = proofs_from_records(read_records(run.records)).certificates.get(model_sha256)
+    if newest is None:
+        return None
+    return CertificateSummary(ok=newest["ok"], counts=newest["counts"])

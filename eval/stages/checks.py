@@ -16,12 +16,13 @@ from eval.attacks.predictions import SwitchableNetwork
 from eval.measure.checks.battery import run_battery
 from eval.measure.checks.battery_settings import BatterySettings
 from eval.measure.checks.catalogue import CATALOGUE
-from eval.measure.checks.checks_record import KIND, CheckedModel, ChecksRecord, check_record
+from eval.measure.checks.checks_record import KIND, CheckedModel, ChecksRecord
 from eval.measure.fakes import planted
 from eval.measure.images_facts import images_facts
 from training.data import ImageSet
 from training.data.subset import chosen_indices
 from training.progress import Progress
+from training.record_types import payloads
 from training.run_folder import RunFolder
 from training.validated import BitWidths, validated
 
@@ -92,10 +93,8 @@ def run_checks(
         network = planted(settings.planted, network)
     others = {"source": source, "undefended": undefended}
     loaded = {name: _other(run, other) for name, other in others.items()}
-    known = {
-        record["payload"]["key"]: check_record(record["payload"])
-        for record in (read_records(run.records, KIND) if run.records.is_dir() else ())
-    }
+    there = read_records(run.records) if run.records.is_dir() else []
+    known = {record["key"]: record for record in payloads(there, KIND, ChecksRecord)}
     records = []
     for bits in widths:
         attack = battery.as_record() | {

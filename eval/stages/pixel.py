@@ -26,7 +26,7 @@ from eval.attacks.predictions import SwitchableNetwork
 from eval.measure.evaluation import NetworkPredictor, Predictor
 from eval.measure.images_facts import images_facts
 from eval.measure.model_facts import TORCH
-from eval.measure.pixel_record import KIND, PixelModel, PixelRecord
+from eval.measure.pixel_record import KIND, PixelModel, PixelRecord, pixels_from_records
 from training.data import ImageSet
 from training.data.subset import chosen_indices
 from training.devices import torch_device
@@ -114,11 +114,7 @@ def attack_pixels(
 def _known(folder: Path, key: str) -> PixelRecord | None:
     if not folder.is_dir():
         return None
-    for record in read_records(folder, KIND):
-        if record["payload"].get("key") == key:
-            found: PixelRecord = record["payload"]
-            return found
-    return None
+    return next((p for p in pixels_from_records(read_records(folder)) if p["key"] == key), None)
 
 
 def _model(run: RunFolder, bits: int, engine: str) -> PixelModel:
