@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -16,8 +16,9 @@ from eval.attacks.base import PatchAttack
 from eval.attacks.placement import Placement
 from eval.attacks.predictions import logits, predict
 from eval.attacks.problem import Crafted, Problem
-from eval.attacks.querying import ANSWERS, Answers
 from eval.attacks.settings import AttackSettings
+
+Answers = Literal["scores", "labels"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,7 @@ class SparseRsSettings(AttackSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._require("kind", self.kind in ("per-image", "universal"), "per-image or universal")
-        self._require("answers", self.answers in ANSWERS, f"one of {', '.join(ANSWERS)}")
+        self._require("answers", self.answers in get_args(Answers), "one of scores, labels")
         self._require("initial_area", 0.0 < self.initial_area <= 1.0, "over 0 and at most 1")
         one = self.answers == "scores" or len(self.bit_widths) == 1
         self._require("bit_widths", one, "a single one where the source reveals labels")
