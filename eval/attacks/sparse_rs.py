@@ -16,9 +16,10 @@ from eval.attacks.base import PatchAttack
 from eval.attacks.placement import Placement
 from eval.attacks.predictions import logits, predict
 from eval.attacks.problem import Crafted, Problem
-from eval.attacks.querying import Answers
 from eval.attacks.settings import AttackSettings
 from training.validated import AtLeast1, PositiveShare, validated
+
+Answers = Literal["scores", "labels"]
 
 
 @validated()

@@ -116,16 +116,12 @@ def make_patches(
                 **resume,
             )
         else:
-            cut_from = None
-            if attack.needs_training_images:
-                cut_from = source.images(data, "train").images
             made = attack.run(
                 network,
                 tried_on.images[indices],
                 tried_on.labels[indices],
                 generator,
                 image_indices=indices,
-                training_images=cut_from,
                 made_on=settings.split,
                 **resume,
             )

@@ -130,6 +130,7 @@ def test_the_summary_says_what_the_records_say(page: Page) -> None:
 
 
 def test_the_summary_names_what_a_knowing_attacker_achieves(evaluation: MakeRecord) -> None:
+    own = sha256(b"qadtr").hexdigest()
     records = [
         evaluation(),
         evaluation(defense="qadtr", asr=10),
