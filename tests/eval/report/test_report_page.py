@@ -134,9 +134,7 @@ def test_the_summary_names_what_a_knowing_attacker_achieves(evaluation: MakeReco
     records = [
         evaluation(),
         evaluation(defense="qadtr", asr=10),
-        evaluation(
-            defense="qadtr", asr=70, patch="own", source_checkpoint=sha256(b"qadtr").hexdigest()
-        ),
+        evaluation(defense="qadtr", asr=70, patch="own", source_checkpoint=own),
     ]
     text = Page(render_report(records, title="t")).text
     assert "An attacker who has the hardened network itself succeeds on 70.0%" in text
