@@ -8,7 +8,7 @@ needs those before Python 3.12); :func:`payloads` reads records by them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import AfterValidator, ConfigDict, Field, GetPydanticSchema, with_config
 from typing_extensions import TypedDict
@@ -29,8 +29,7 @@ Base64 = Annotated[str, Field(pattern="^[A-Za-z0-9+/]+={0,2}$")]
 """Such as the bytes of a PNG."""
 
 
-@with_config(ConfigDict(title="Share"))
-class _Share(TypedDict):
+class CheckedShare(TypedDict):
     """k of n, as a fraction in 0…1 with its 95% Wilson interval."""
 
     n: AtLeast1
@@ -40,8 +39,7 @@ class _Share(TypedDict):
     high: Fraction
 
 
-@with_config(ConfigDict(title="Outcomes"))
-class _Outcomes(TypedDict):
+class CheckedOutcomes(TypedDict):
     """One bit per patched image: hex of numpy's ``packbits``, in the order of the patch set."""
 
     n: AtLeast1
@@ -51,6 +49,32 @@ class _Outcomes(TypedDict):
     patched_correct: str
     eligible: str
     success: str
+
+
+@with_config(ConfigDict(extra="allow"))
+class Provenance(TypedDict):
+    """Where a result comes from (``deploy.core.records.provenance``), and what a stage adds."""
+
+    commit: str | None
+    dirty: bool | None
+    date: str
+    seed: int | None
+    config: dict[str, Any] | None
+    command: list[str]
+    python: str
+    packages: dict[str, str]
+    host: dict[str, Any]
+
+
+def record_form(kind: str, payload: Any) -> Any:
+    """The TypedDict of a whole record file, from that of its payload."""
+    fields = {
+        "format_version": Literal[1],
+        "kind": Literal[kind],
+        "payload": payload,
+        "provenance": Provenance,
+    }
+    return cast(Any, TypedDict)(f"Record of kind {kind}", fields)
 
 
 def _counts(found: share.Share) -> share.Share:
@@ -82,12 +106,12 @@ def _bits_of_each(found: outcomes.Outcomes) -> outcomes.Outcomes:
 
 Share = Annotated[
     share.Share,
-    GetPydanticSchema(lambda _, schema_of: schema_of(Annotated[_Share, AfterValidator(_counts)])),
+    GetPydanticSchema(lambda _, schema: schema(Annotated[CheckedShare, AfterValidator(_counts)])),
 ]
 Outcomes = Annotated[
     outcomes.Outcomes,
     GetPydanticSchema(
-        lambda _, schema_of: schema_of(Annotated[_Outcomes, AfterValidator(_bits_of_each)])
+        lambda _, schema: schema(Annotated[CheckedOutcomes, AfterValidator(_bits_of_each)])
     ),
 ]
 

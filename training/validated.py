@@ -16,8 +16,9 @@ from typing import Annotated, Any, TypeVar, cast, dataclass_transform
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from pydantic.dataclasses import dataclass as checked_dataclass
+from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import ErrorDetails, PydanticSerializationError, to_json, to_jsonable_python
-from typing_extensions import is_typeddict
+from typing_extensions import TypedDict, get_type_hints, is_typeddict
 
 from deploy.core.errors import InputError, QadtrError
 
@@ -157,15 +158,32 @@ def as_json(value: Any) -> Any:
 def json_schema(kind: Any) -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of what :func:`checked` takes for ``kind``."""
     draft = "https://json-schema.org/draft/2020-12/schema"
-    return {"$schema": draft, **_adapter(kind).json_schema()}
+    return {
+        "$schema": draft,
+        **_adapter(kind, documented=True).json_schema(schema_generator=_Untitled),
+    }
+
+
+class _Untitled(GenerateJsonSchema):
+    """Without titles that say the key again."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
 
 
 @functools.cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    own = is_typeddict(kind) or dataclasses.is_dataclass(kind)
-    if own and not hasattr(kind, "__pydantic_config__"):
-        with_config(_CONFIG)(kind)
-    return TypeAdapter(kind, config=None if own else _CONFIG)
+def _adapter(kind: Any, *, documented: bool = False) -> TypeAdapter[Any]:
+    """``documented``: descriptions from the docstrings of fields, whose source is read for that."""
+    config = ConfigDict(**_CONFIG, use_attribute_docstrings=documented)
+    if is_typeddict(kind):
+        # A copy has the config, so that ``kind`` takes another's where it is part of that.
+        fields = get_type_hints(kind, include_extras=True)
+        return TypeAdapter(with_config(config)(cast(Any, TypedDict)(kind.__name__, fields)))
+    if dataclasses.is_dataclass(kind):
+        if not hasattr(kind, "__pydantic_config__"):
+            with_config(config)(kind)
+        return TypeAdapter(kind)
+    return TypeAdapter(kind, config=config)
 
 
 def _text(fault: ValidationError, kind: Any, where: str) -> str:

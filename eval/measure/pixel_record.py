@@ -36,7 +36,7 @@ class PixelRecord(TypedDict):
     key: Sha256
     """Digest of all that the result depends on; it is not made again."""
     model: PixelModel
-    attack: PixelAttack | Literal["autoattack"]
+    attack: Literal[PixelAttack, "autoattack"]
     """``autoattack`` in records of before the attack had its true name, autoattack-deepfool."""
     norm: Literal["Linf", "L2"]
     epsilon: Annotated[float, Field(gt=0.0, le=255.0)] | None

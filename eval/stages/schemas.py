@@ -1,0 +1,58 @@
+"""The JSON Schemas of records and of a training's config, made from the types that check them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from deploy.core.files import json_bytes, write_atomic
+from eval.measure import evaluation_record, pixel_record, proofs
+from eval.measure.adaptive import adaptive_record
+from eval.measure.analyses import (
+    feature_maps,
+    gradient_alignment,
+    gradient_maps,
+    occlusion,
+    patch_locations,
+    patch_visibility,
+)
+from eval.measure.analyses.analysis_record import form_of
+from eval.measure.checks import checks_record
+from eval.measure.drift import drift_record
+from eval.report import examples
+from training.config import TrainingConfig
+from training.record_types import record_form
+from training.validated import json_schema
+
+FORMS: Mapping[str, Any] = {
+    evaluation_record.KIND: evaluation_record.EvaluationRecord,
+    adaptive_record.KIND: adaptive_record.AdaptiveRecord,
+    checks_record.KIND: checks_record.ChecksRecord,
+    pixel_record.KIND: pixel_record.PixelRecord,
+    drift_record.KIND: drift_record.DriftRecord,
+    gradient_alignment.KIND: form_of(gradient_alignment.GradientAlignment),
+    gradient_maps.KIND: form_of(gradient_maps.GradientMaps),
+    patch_locations.KIND: form_of(patch_locations.PatchLocations),
+    occlusion.KIND: form_of(occlusion.Occlusion),
+    patch_visibility.KIND: form_of(patch_visibility.PatchVisibility),
+    feature_maps.KIND: form_of(feature_maps.FeatureMaps),
+    examples.KIND: examples.ExamplesRecord,
+    proofs.CERTIFICATE_KIND: proofs.CertificateRecord,
+    proofs.PARITY_KIND: proofs.ParityRecord,
+    proofs.TARGET_PROOF_KIND: proofs.TargetProofRecord,
+}
+"""The payload's type of every kind of record that commands write."""
+
+
+def schemas(forms: Mapping[str, Any] = FORMS) -> dict[str, dict[str, Any]]:
+    """By file name, the JSON Schema (draft 2020-12) of each kind of record, and the config's."""
+    records = {kind: json_schema(record_form(kind, form)) for kind, form in forms.items()}
+    named = {f"record-{kind}.json": schema for kind, schema in records.items()}
+    return named | {"config.json": json_schema(TrainingConfig)}
+
+
+def write_schemas(folder: Path, forms: Mapping[str, Any] = FORMS) -> None:
+    """Write them to ``folder``."""
+    for name, schema in schemas(forms).items():
+        write_atomic(folder / name, json_bytes(schema))
