@@ -103,16 +103,11 @@ def proofs_of_run(
 
 def _exported(run: RunFolder, bit_widths: Sequence[int] | None, target: str) -> list[int]:
     """The integer bit-widths to check, each with a file of this very checkpoint."""
-    integer = [bits for bits in run.bit_widths if bits != FLOAT]
-    exported = [bits for bits in integer if run.model_file(bits, target).is_file()]
-    wanted = exported if bit_widths is None else list(bit_widths)
-    missing = [bits for bits in wanted if bits not in exported]
-    if missing or not wanted:
-        named = missing or integer
+    wanted = [bits for bits in run.exported(bit_widths, target) if bits != FLOAT]
+    if not wanted or FLOAT in (bit_widths or ()):
         raise InputError(
-            f"{run.path} has no exported integer model at {' '.join(map(str, named))} bits "
-            f"(exported: {', '.join(map(str, exported)) or 'none'}); make it with: "
-            f"{run.export_command(named, target)}"
+            f"{run.path}: parity is of exported integer models, and 32 bits is the float baseline; "
+            f"make others with: qadtr export {run.path}"
         )
     for bits in wanted:
         require_origin(run.model_file(bits, target), run.checkpoint_sha256)

@@ -8,12 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jsonschema
+import jsonschema  # type: ignore[import-untyped]
 import pytest
 
-from benchmarks.schemas import ALL_FORMS, FOLDER, write_schemas
+from benchmarks.schemas import ALL_FORMS, FOLDER
 from deploy.core.errors import InputError
 from deploy.core.records import read_record
+from eval.stages.schemas import write_schemas
 from training.config import load_config
 from training.record_types import payload_of, record_form
 from training.validated import checked

@@ -8,6 +8,7 @@ needs those before Python 3.12); :func:`payloads` reads records by them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import AfterValidator, ConfigDict, Field, GetPydanticSchema, with_config
@@ -15,6 +16,7 @@ from typing_extensions import TypedDict
 
 from deploy.core import outcomes, share
 from deploy.core.errors import InputError
+from deploy.core.records import read_records
 from training.validated import AtLeast0, AtLeast1, checked
 
 _T = TypeVar("_T")
@@ -136,3 +138,11 @@ def payload_of(record: Mapping[str, Any], form: type[_T]) -> _T:
 def payloads(records: Iterable[Mapping[str, Any]], kind: str, form: type[_T]) -> list[_T]:
     """The payloads of one kind among ``records``, in their order; errors as :func:`payload_of`."""
     return [payload_of(record, form) for record in records if record["kind"] == kind]
+
+
+def payloads_by_key(folder: Path, kind: str, form: type[_T]) -> dict[str, _T]:
+    """The payloads of a kind in ``folder`` by their ``key``, to make none of them again; none where
+    there is no folder yet. Errors as :func:`payload_of` and ``deploy.core.records.read_records``.
+    """
+    found = payloads(read_records(folder, kind) if folder.is_dir() else (), kind, form)
+    return {cast(Any, one)["key"]: one for one in found}

@@ -123,13 +123,30 @@ class RunFolder:
         """Where the file for an engine, or of a target, at one bit-width is, once it is made."""
         return self.path / "export" / f"{target_of(engine)}-{bits}.onnx"
 
-    def export_command(self, bit_widths: Sequence[int], engine: str = "onnxruntime") -> str:
-        """What to type to make these files; at no bit-width: all of them."""
-        words = ["qadtr export", str(self.path)]
-        if bit_widths:
-            words += ["--bits", *map(str, bit_widths)]
-        target = target_of(engine)
-        return " ".join(words if target == "onnxruntime" else [*words, "--target", target])
+    def exported(
+        self, wanted: Sequence[int] | None = None, engine: str = "onnxruntime"
+    ) -> tuple[int, ...]:
+        """``wanted``, or the bit-widths that have a file for the engine, or of the target.
+
+        Raises:
+            InputError: one that has no file, or there is none at all: with the command to make it.
+        """
+        there = self.bit_widths_with_file(engine)
+        missing = [bits for bits in wanted or () if bits not in there]
+        if missing or not there:
+            named = " ".join(map(str, missing))
+            target = target_of(engine)
+            raise InputError(
+                f"{self.path} has no exported model{f' at {named} bits' if named else ''} "
+                f"(exported: {', '.join(map(str, there)) or 'none'}); make it with: "
+                f"qadtr export {self.path}{f' --bits {named}' if named else ''}"
+                f"{f' --target {target}' if target != 'onnxruntime' else ''}"
+            )
+        return there if wanted is None else tuple(wanted)
+
+    def bit_widths_with_file(self, engine: str = "onnxruntime") -> tuple[int, ...]:
+        """Those that have a file for the engine, or of the target, widest first."""
+        return tuple(bits for bits in self.bit_widths if self.model_file(bits, engine).is_file())
 
     def load_network(self) -> Network:
         """The network in evaluation mode; errors as `training.checkpoint.load_network`."""

@@ -181,7 +181,7 @@ def _adapter(kind: Any, *, documented: bool = False) -> TypeAdapter[Any]:
         return TypeAdapter(with_config(config)(cast(Any, TypedDict)(kind.__name__, fields)))
     if dataclasses.is_dataclass(kind):
         if not hasattr(kind, "__pydantic_config__"):
-            with_config(config)(kind)
+            with_config(config)(cast(Any, kind))
         return TypeAdapter(kind)
     return TypeAdapter(kind, config=config)
 

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,28 +38,9 @@ from eval.measure.patch_measures import (
     patch_facts,
     patch_set_digest,
 )
+from eval.measure.subject import Predictor
 from training.data import ImageSet
 from training.progress import Progress
-
-
-class Predictor(Protocol):
-    """Anything that classifies uint8 images: an engine, or ``NetworkPredictor``."""
-
-    def predict(self, images: NDArray[np.uint8], batch_size: int = 64) -> Classes:
-        """Classes, int64 N, of uint8 images N×3×H×W."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class NetworkPredictor:
-    """A torch network at one bit-width in the place of an engine (engine name ``torch``)."""
-
-    network: SwitchableNetwork
-    bit_width: int
-
-    def predict(self, images: NDArray[np.uint8], batch_size: int = 64) -> Classes:
-        """Classes, int64 N, of uint8 images N×3×H×W."""
-        return predict(self.network, images, self.bit_width, batch_size=batch_size)
 
 
 def evaluate_model(

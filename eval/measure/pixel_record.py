@@ -23,7 +23,7 @@ class PixelModel(TypedDict):
     defense: str
     bit_width: AtLeast1
     """32 is float."""
-    checkpoint_sha256: Sha256
+    checkpoint_sha256: Sha256 | None
     engine: str
     """``torch``, or the engine that ran the exported model."""
     file_sha256: Sha256 | None

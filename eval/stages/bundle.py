@@ -26,12 +26,12 @@ from deploy.core.patch_set import PatchSet, read_patch_set
 from deploy.device.golden import check_logits, logits_bytes
 from deploy.device.machine_proof import machine_entry
 from deploy.device.manifest import ModelFacts
-from deploy.device.onnxruntime_engine import OnnxRuntimeEngine, onnxruntime_version
+from deploy.device.onnxruntime_engine import onnxruntime_version
 from deploy.device.validation import profiled_kinds
-from deploy.engine import open_engine, require_engine
 from deploy.machine_proof import DeviceReports
 from eval.measure.checks.checks_record import verdict_of_run
 from eval.measure.patch_images import images_of_patches, patch_files_in
+from eval.measure.subject import Subject, subjects_of
 from export.origin import require_origin
 from export.reference import IntegerReference
 from export.reference.qdq import QdqReference
@@ -108,12 +108,8 @@ def bundle_run(
     """
     if settings.bits == FLOAT:
         raise UsageError("a bundle holds an integer model; 32 bits is the float baseline")
-    model = run.model_file(settings.bits)
-    if not model.is_file():
-        raise InputError(
-            f"{run.path} has no exported model at {settings.bits} bits; make it with: "
-            f"{run.export_command([settings.bits])}"
-        )
+    (subject,) = subjects_of(run, ENGINE, [settings.bits])
+    model = subject.model_file
     require_origin(model, run.checkpoint_sha256)
     patch_sets = _patch_sets(patch_files_in(patch_files))
     gated = _gated(patch_sets, settings.gated)
@@ -126,7 +122,7 @@ def bundle_run(
     golden = images[np.linspace(0, len(images) - 1, count).astype(np.int64)]
     reference = IntegerReference(model)
     logits = reference.run(golden)
-    _require_equal(model, golden, logits)
+    _require_equal(subject, golden, logits)
     network = run.load_network()
     contents = BundleContents(
         name=f"{run.path.resolve().name}, {run.network_name}",
@@ -141,7 +137,9 @@ def bundle_run(
                     "kinds": profiled_kinds(model, images[:PROFILED_IMAGES]),
                 },
                 logits_identical_on=(platform.machine(),),
-                device_reports=_device_reports(settings.device_reports, model, images, len(golden)),
+                device_reports=_device_reports(
+                    settings.device_reports, subject, images, len(golden)
+                ),
             ),
             **{
                 engine: _further_model(run, settings.bits, engine, golden)
@@ -192,13 +190,8 @@ def _further_model(
     run: RunFolder, bits: int, engine: str, golden: NDArray[np.uint8]
 ) -> BundleModel:
     """The file for another engine than ONNX Runtime's, with its own reference and budget."""
-    require_engine(engine)
-    file = run.model_file(bits, engine)
-    if not file.is_file():
-        raise InputError(
-            f"there is no {file} for the engine {engine}; make it with: "
-            f"{run.export_command([bits], engine)}"
-        )
+    (subject,) = subjects_of(run, engine, [bits])
+    file = subject.model_file
     require_origin(file, run.checkpoint_sha256)
     difference, flip_share = recorded_budget(file)
     model = BundleModel(
@@ -217,7 +210,7 @@ def _further_model(
         logits_identical_on=(),
     )
     try:
-        with open_engine(engine, file) as opened:
+        with subject.open_engine() as opened:
             check_logits(opened, golden, model.golden_logits, facts, tensors=0)
     except EngineUnavailable as error:
         logger.warning("%s was not run here, its budget is untried: %s", engine, error)
@@ -250,13 +243,13 @@ def _patch(
 
 
 def _device_reports(
-    reports: tuple[Path, ...], model: Path, images: NDArray[np.uint8], golden_images: int
+    reports: tuple[Path, ...], subject: Subject, images: NDArray[np.uint8], golden_images: int
 ) -> DeviceReports | None:
     """With what the lab's engine gives for all images, which the devices must have given too."""
     if not reports:
         return None
     digest = hashlib.sha256()
-    with OnnxRuntimeEngine(model) as engine:
+    with subject.open_engine() as engine:
         for start in range(0, len(images), BATCH_IMAGES):
             digest.update(logits_bytes(run_all(engine, images[start : start + BATCH_IMAGES])))
         name = engine.name
@@ -273,12 +266,14 @@ def _device_reports(
     )
 
 
-def _require_equal(model: Path, golden: NDArray[np.uint8], logits: NDArray[np.float32]) -> None:
-    with OnnxRuntimeEngine(model) as engine:
+def _require_equal(
+    subject: Subject, golden: NDArray[np.uint8], logits: NDArray[np.float32]
+) -> None:
+    with subject.open_engine() as engine:
         if not np.array_equal(run_all(engine, golden), logits):
             raise InputError(
-                f"{model} in {engine.name} does not give the integer reference's logits here; "
-                "see: qadtr parity"
+                f"{subject.file} in {engine.name} does not give the integer reference's logits "
+                "here; see: qadtr parity"
             )
 
 

@@ -11,7 +11,7 @@ from pydantic import model_validator
 
 from deploy.core.errors import InputError
 from deploy.core.files import json_bytes, sha256_of_bytes
-from deploy.core.records import read_records, write_record
+from deploy.core.records import write_record
 from eval.attacks.predictions import SwitchableNetwork
 from eval.measure.checks.battery import run_battery
 from eval.measure.checks.battery_settings import BatterySettings
@@ -22,7 +22,7 @@ from eval.measure.images_facts import images_facts
 from training.data import ImageSet
 from training.data.subset import chosen_indices
 from training.progress import Progress
-from training.record_types import payloads
+from training.record_types import payloads_by_key
 from training.run_folder import RunFolder
 from training.validated import BitWidths, validated
 
@@ -93,8 +93,7 @@ def run_checks(
         network = planted(settings.planted, network)
     others = {"source": source, "undefended": undefended}
     loaded = {name: _other(run, other) for name, other in others.items()}
-    there = read_records(run.records) if run.records.is_dir() else []
-    known = {record["key"]: record for record in payloads(there, KIND, ChecksRecord)}
+    known = payloads_by_key(run.records, KIND, ChecksRecord)
     records = []
     for bits in widths:
         attack = battery.as_record() | {

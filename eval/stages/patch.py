@@ -19,14 +19,13 @@ from typing import Any
 import torch
 
 from deploy.core.errors import InputError
-from deploy.core.files import json_bytes, sha256_of, sha256_of_bytes
+from deploy.core.files import json_bytes, sha256_of_bytes
 from deploy.core.patch_set import PatchSet, write_patch_set
-from deploy.engine import open_engine, require_engine
 from eval.attacks import PatchAttack
-from eval.attacks.engine_network import EngineNetwork
 from eval.attacks.ensemble import Ensemble
 from eval.attacks.origin import PATCHES, TRIED_ON
 from eval.attacks.predictions import SwitchableNetwork
+from eval.measure.subject import subjects_of
 from training.data.subset import chosen_indices
 from training.devices import torch_device
 from training.run_folder import RunFolder
@@ -180,16 +179,11 @@ def _opened(
         networks = [run.load_network().to(device) for run in (source, *beside)]
         yield Ensemble(networks) if beside else networks[0]
         return
-    require_engine(settings.engine)
     widths = attack.settings.bit_widths
     if beside or len(widths) != 1:
         raise InputError(
             "an attack on an engine has one source at one bit-width; give one --bits, no --with"
         )
-    file = source.model_file(widths[0], settings.engine)
-    if not file.is_file():
-        raise InputError(
-            f"there is no {file}; make it with: {source.export_command(widths, settings.engine)}"
-        )
-    with open_engine(settings.engine, file, threads=settings.threads) as engine:
-        yield EngineNetwork(engine, widths[0], sha256_of(file))
+    (subject,) = subjects_of(source, settings.engine, widths)
+    with subject.as_network(threads=settings.threads) as network:
+        yield network

@@ -9,18 +9,10 @@ from typing import Any
 from deploy.core.files import json_bytes, write_atomic
 from eval.measure import evaluation_record, pixel_record, proofs
 from eval.measure.adaptive import adaptive_record
-from eval.measure.analyses import (
-    feature_maps,
-    gradient_alignment,
-    gradient_maps,
-    occlusion,
-    patch_locations,
-    patch_visibility,
-)
-from eval.measure.analyses.analysis_record import form_of
 from eval.measure.checks import checks_record
 from eval.measure.drift import drift_record
 from eval.report import examples
+from eval.stages.analyze import ANALYSES
 from training.config import TrainingConfig
 from training.record_types import record_form
 from training.validated import json_schema
@@ -31,12 +23,7 @@ FORMS: Mapping[str, Any] = {
     checks_record.KIND: checks_record.ChecksRecord,
     pixel_record.KIND: pixel_record.PixelRecord,
     drift_record.KIND: drift_record.DriftRecord,
-    gradient_alignment.KIND: form_of(gradient_alignment.GradientAlignment),
-    gradient_maps.KIND: form_of(gradient_maps.GradientMaps),
-    patch_locations.KIND: form_of(patch_locations.PatchLocations),
-    occlusion.KIND: form_of(occlusion.Occlusion),
-    patch_visibility.KIND: form_of(patch_visibility.PatchVisibility),
-    feature_maps.KIND: form_of(feature_maps.FeatureMaps),
+    **{one.kind: one.form for one in ANALYSES.values()},
     examples.KIND: examples.ExamplesRecord,
     proofs.CERTIFICATE_KIND: proofs.CertificateRecord,
     proofs.PARITY_KIND: proofs.ParityRecord,

@@ -104,7 +104,7 @@ def test_a_planted_fake_is_found_and_says_nothing_of_the_network(
         (["--set", "size_px=40"], "does not fit images of 32 px"),
         (["--images", "100000"], "expected 1 to"),
         (["--plant", "magic"], "gradient-killer"),
-        (["--only", "doubled"], "There is no check doubled; known: gradient-reaches-patch"),
+        (["--only", "doubled"], "there is no check doubled; known: gradient-reaches-patch"),
         (["--source", "nowhere"], "there is no run folder nowhere"),
     ],
 )

@@ -27,8 +27,8 @@ from eval.measure.adaptive.adaptive_record import (
 from eval.measure.adaptive.task import Task, Transferred
 from eval.measure.evaluation_record import EvaluationRecord, ImagesFacts
 from eval.measure.images_facts import images_facts
-from eval.measure.model_facts import TORCH
 from eval.measure.patch_measures import Classes, patch_set_digest
+from eval.measure.subject import TORCH
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +15,6 @@ from deploy.core.errors import NothingToEvaluate
 from deploy.core.files import json_bytes, sha256_of_bytes
 from deploy.core.patch_set import PatchSet, read_patch_set, write_patch_set
 from deploy.core.records import write_record
-from deploy.engine import open_engine
 from eval.attacks.adaptive.adaptive_settings import AdaptiveSettings
 from eval.attacks.adaptive.expectation import AtDraws, raise_draws
 from eval.attacks.adaptive.search import Attacked, Searched, search
@@ -25,10 +23,10 @@ from eval.attacks.judging import generator_for
 from eval.attacks.origin import PATCHES, TRIED_ON
 from eval.attacks.placement import positions_for
 from eval.measure.adaptive.adaptive_record import KIND, AdaptiveRecord, AttackedModel, AttackedPatch
-from eval.measure.evaluation import NetworkPredictor, evaluate_model
+from eval.measure.evaluation import evaluate_model
 from eval.measure.evaluation_record import EvaluationRecord
-from eval.measure.model_facts import TORCH, model_facts
 from eval.measure.patch_measures import patch_set_digest
+from eval.measure.subject import TORCH, subjects_of
 from training.data import ImageSet
 from training.data.subset import chosen_indices
 from training.networks import Network
@@ -205,19 +203,16 @@ class Task:
 
     def evaluate(self, patch_set: PatchSet, bits: int) -> EvaluationRecord:
         """The patches on the exported model, where there is one, else on the network itself."""
-        run, settings = self.run, self.settings
-        file = run.model_file(bits, settings.engine)
-        exported = file.is_file()
-        opened = open_engine(settings.engine, file) if exported else nullcontext()
-        with opened as engine:
-            name = TORCH if engine is None else engine.name
-            model = model_facts(run, bits, file if exported else None, name)
-            predictor = NetworkPredictor(network=self.network, bit_width=bits)
+        run, engine = self.run, self.settings.engine
+        if bits not in run.bit_widths_with_file(engine):
+            engine = TORCH
+        (subject,) = subjects_of(run, engine, [bits])
+        with subject.open(network=self.network) as opened:
             (record,) = evaluate_model(
-                predictor if engine is None else engine,
+                opened,
                 self.images,
                 [patch_set],
-                model=model,
+                model=subject.facts(opened.name),
                 records=run.records,
                 provenance=self.provenance,
             )

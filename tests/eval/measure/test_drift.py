@@ -220,7 +220,7 @@ def test_an_engine_fault(lab: Lab) -> None:
         """The engine, with one class's logit a little too high."""
 
         def __init__(self, engine: OnnxRuntimeEngine) -> None:
-            self.engine = engine
+            self.engine, self.name = engine, engine.name
 
         def predict(self, images: Bytes, batch_size: int = 64) -> NDArray[np.int64]:
             batches = [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
