@@ -16,7 +16,7 @@ from typing_extensions import TypedDict
 
 from deploy.core import outcomes, share
 from deploy.core.errors import InputError
-from deploy.core.records import read_records
+from deploy.core.records import records_so_far
 from training.validated import AtLeast0, AtLeast1, checked
 
 _T = TypeVar("_T")
@@ -142,7 +142,8 @@ def payloads(records: Iterable[Mapping[str, Any]], kind: str, form: type[_T]) ->
 
 def payloads_by_key(folder: Path, kind: str, form: type[_T]) -> dict[str, _T]:
     """The payloads of a kind in ``folder`` by their ``key``, to make none of them again; none where
-    there is no folder yet. Errors as :func:`payload_of` and ``deploy.core.records.read_records``.
+    there is no folder yet. Errors as :func:`payload_of` and
+    ``deploy.core.records.read_records``.
     """
-    found = payloads(read_records(folder, kind) if folder.is_dir() else (), kind, form)
+    found = payloads(records_so_far(folder, kind), kind, form)
     return {cast(Any, one)["key"]: one for one in found}

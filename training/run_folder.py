@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from deploy.core.errors import InputError
+from deploy.core.patch_origin import PatchSource
 from deploy.engine import target_of
 from training.checkpoint import load_network, read_sidecar, spec_of
 from training.data import ImageSet, load_images
@@ -118,6 +119,20 @@ class RunFolder:
     def records(self) -> Path:
         """The folder of the run's records."""
         return self.path / "records"
+
+    @property
+    def patches(self) -> Path:
+        """The folder of the patch sets made on the run."""
+        return self.path / "patches"
+
+    def about(self) -> PatchSource:
+        """The run as the source of patches, in the words of their sidecars."""
+        return PatchSource(
+            network=self.network_name,
+            defense=self.defense,
+            checkpoint_sha256=self.checkpoint_sha256,
+            seed=self.seed,
+        )
 
     def model_file(self, bits: int, engine: str = "onnxruntime") -> Path:
         """Where the file for an engine, or of a target, at one bit-width is, once it is made."""

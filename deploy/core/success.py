@@ -88,28 +88,16 @@ def attack_success_over_all_images(
     return _rate(everything, _won(clean_predictions, patched_predictions, target))
 
 
-def clean_accuracy(
-    predictions: NDArray[np.integer[Any]], labels: NDArray[np.integer[Any]]
-) -> Share:
-    """Return the accuracy without the patch.
+def accuracy(predictions: NDArray[np.integer[Any]], labels: NDArray[np.integer[Any]]) -> Share:
+    """Return the share of right predictions: clean or robust accuracy, or, where the labels are
+    another model's predictions, the agreement.
 
     Raises:
         InputError: not integer vectors of one length.
         NothingToEvaluate: there are no images.
     """
-    return _accuracy(predictions, labels)
-
-
-def robust_accuracy(
-    patched_predictions: NDArray[np.integer[Any]], labels: NDArray[np.integer[Any]]
-) -> Share:
-    """Return the accuracy with the patch applied, over all images.
-
-    Raises:
-        InputError: not integer vectors of one length.
-        NothingToEvaluate: there are no images.
-    """
-    return _accuracy(patched_predictions, labels)
+    _check_classes(predictions=predictions, labels=labels)
+    return share_of(predictions == labels)
 
 
 def _won(
@@ -127,13 +115,6 @@ def _rate(eligible: NDArray[np.bool_], won: NDArray[np.bool_]) -> AttackSuccess:
         )
     success = eligible & won
     return AttackSuccess(share=share_of(success[eligible]), eligible=eligible, success=success)
-
-
-def _accuracy(predictions: NDArray[np.integer[Any]], labels: NDArray[np.integer[Any]]) -> Share:
-    _check_classes(predictions=predictions, labels=labels)
-    if len(labels) == 0:
-        raise NothingToEvaluate("the accuracy over no images does not exist")
-    return share_of(predictions == labels)
 
 
 def _check_classes(**vectors: NDArray[Any]) -> None:

@@ -17,6 +17,7 @@ from ..core.engine_protocol import Engine
 from ..core.errors import InputError, NothingToEvaluate, UsageError
 from ..core.model_engine import run_all
 from ..core.pasting import paste
+from ..core.patch_origin import PatchOrigin
 from ..core.patch_set import PatchSet
 from ..core.share import Share
 from ..core.sparse_rs import Location, SparseRsSettings, search_per_image
@@ -165,7 +166,9 @@ def search_on(
         positions=found.positions,
         image_indices=suite.indices[rows],
         target=settings.target,
-        provenance={"attack": "sparse-rs", "seed": settings.seed, "queries": settings.queries},
+        origin=PatchOrigin(
+            attack="sparse-rs", seed=settings.seed, more={"queries": settings.queries}
+        ),
     )
     # What counts is what the engine says of the bytes, not what the search noted on its way.
     clean = measurement.clean[rows]

@@ -15,10 +15,9 @@ from deploy.core.outcomes import Outcomes, outcomes_record
 from deploy.core.patch_set import PatchSet
 from deploy.core.share import Share
 from deploy.core.success import (
+    accuracy,
     attack_success,
     attack_success_over_all_images,
-    clean_accuracy,
-    robust_accuracy,
 )
 from eval.measure.evaluation_record import (
     DriftFacts,
@@ -92,8 +91,8 @@ def evaluate_patch(
     """
     success = attack_success(clean, patched, labels, target)
     return PatchMeasures(
-        clean_accuracy_patched_images=clean_accuracy(clean, labels),
-        robust_accuracy=robust_accuracy(patched, labels),
+        clean_accuracy_patched_images=accuracy(clean, labels),
+        robust_accuracy=accuracy(patched, labels),
         asr=success.share,
         asr_common=_common_share(clean, patched, labels, target, common),
         asr_all_images=attack_success_over_all_images(clean, patched, target).share,
@@ -135,27 +134,25 @@ def drift(
     return DriftFacts(
         asr_points=100.0 * (on_engine["value"] - on_network["value"]),
         fake_quantized_asr=on_network,
-        fake_quantized_clean=clean_accuracy(network_clean, labels),
-        # An agreement is an accuracy with the network's classes as the labels.
-        clean_agreement=clean_accuracy(engine_clean, network_clean),
-        patched_agreement=clean_accuracy(engine_patched, network_patched),
+        fake_quantized_clean=accuracy(network_clean, labels),
+        clean_agreement=accuracy(engine_clean, network_clean),
+        patched_agreement=accuracy(engine_patched, network_patched),
         clean_flips=np.flatnonzero(engine_clean != network_clean).tolist(),
         patched_flips=image_indices[engine_patched != network_patched].tolist(),
     )
 
 
 def patch_facts(patch_set: PatchSet, image_size: tuple[int, int]) -> PatchFacts:
-    """What a record says about a patch set; what its provenance does not tell is null.
+    """What a record says about a patch set; what its origin does not say is null.
 
     Args:
         image_size: (H, W), for the share of the area.
     """
-    made = patch_set.provenance
-    settings = made.get("settings") or {}
-    source = made.get("source") or {}
+    made = patch_set.origin
+    settings, source = made.settings, made.source or {}
     return PatchFacts(
         name=patch_set.name,
-        attack=made.get("attack"),
+        attack=made.attack,
         kind=patch_set.kind,
         shape=settings.get("shape"),
         size_px=list(patch_set.size_px),
@@ -165,8 +162,8 @@ def patch_facts(patch_set: PatchSet, image_size: tuple[int, int]) -> PatchFacts:
         target=patch_set.target,
         steps=settings.get("steps"),
         restarts=settings.get("restarts"),
-        seed=made.get("seed"),
-        made_on=made.get("made_on"),
+        seed=made.seed,
+        made_on=made.made_on,
         settings=dict(settings),
         source=SourceFacts(
             network=source.get("network"),

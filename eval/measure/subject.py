@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from deploy.core.engine_protocol import Engine
 from deploy.core.errors import InputError
 from deploy.core.files import sha256_of
-from deploy.core.records import read_records
+from deploy.core.records import records_so_far
 from deploy.engine import open_engine, require_engine, version_of
 from eval.attacks.engine_network import EngineNetwork
 from eval.attacks.predictions import SwitchableNetwork, predict
 from eval.measure.evaluation_record import CertificateSummary, ModelFacts
-from eval.measure.proofs import proofs_from_records
+from eval.measure.proofs import CERTIFICATE_KIND, proofs_from_records
 from training.run_folder import RunFolder
 
 TORCH = "torch"
@@ -138,12 +138,11 @@ class Subject:
 
     def _certificate(self, model_sha256: str) -> CertificateSummary | None:
         """The verdict and counts of the newest certificate of a model file, if there is one."""
-        if not self.records.is_dir():
-            return None
-        newest = proofs_from_records(read_records(self.records)).certificates.get(model_sha256)
-        if newest is None:
-            return None
-        return CertificateSummary(ok=newest["ok"], counts=newest["counts"])
+        found = proofs_from_records(records_so_far(self.records, CERTIFICATE_KIND))
+        newest = found.certificates.get(model_sha256)
+        return (
+            None if newest is None else CertificateSummary(ok=newest["ok"], counts=newest["counts"])
+        )
 
 
 def subjects_of(

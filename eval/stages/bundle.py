@@ -150,14 +150,14 @@ def bundle_run(
         images=images,
         labels=split.labels[indices],
         indices=indices,
-        images_about={"name": split.name, "split": split.split, "digest": split.digest},
+        images_about=split.about,
         golden_inputs=golden,
         golden_logits=logits,
         golden_codes=reference.codes(golden),
         lab_engine="fake-quantized network",
         lab_clean=predict(network, images, settings.bits),
         patches=[
-            _patch(one, images[np.searchsorted(indices, one.image_indices)], network, settings, on)
+            BundlePatch(patch_set=one, lab=_lab(network, one, images, indices, settings), gated=on)
             for one, on in zip(patch_sets, gated, strict=True)
         ],
         thresholds=settings.thresholds,
@@ -217,29 +217,16 @@ def _further_model(
     return model
 
 
-def _patch(
+def _lab(
+    network: Network,
     patch_set: PatchSet,
     images: NDArray[np.uint8],
-    network: Network,
+    indices: NDArray[np.int64],
     settings: BundleSettings,
-    gated: bool,
-) -> BundlePatch:
+) -> NDArray[np.int64]:
     logger.info("%s: what the fake-quantized network predicts", patch_set.name)
-    about = patch_set.provenance
-    attack_settings = about.get("settings")
-    placement = "explicit positions"
-    if isinstance(attack_settings, Mapping) and "placement" in attack_settings:
-        placement = str(attack_settings["placement"])
-    source, seed = about.get("source"), about.get("seed")
-    return BundlePatch(
-        patch_set=patch_set,
-        lab=predict(network, patch_set.paste_on(images), settings.bits),
-        attack=str(about.get("attack") or "not told"),
-        placement=placement,
-        source=source if isinstance(source, Mapping) else None,
-        seed=seed if isinstance(seed, int) else None,
-        gated=gated,
-    )
+    own = images[np.searchsorted(indices, patch_set.image_indices)]
+    return predict(network, patch_set.paste_on(own), settings.bits)
 
 
 def _device_reports(

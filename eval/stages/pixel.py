@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from deploy.core.errors import InputError
 from deploy.core.files import json_bytes, read_npz, sha256_of, sha256_of_bytes, write_npz
 from deploy.core.records import write_record
-from deploy.core.success import attack_success, clean_accuracy, robust_accuracy
+from deploy.core.success import accuracy, attack_success
 from eval.attacks.pixel.library import LIBRARY, perturbed
 from eval.attacks.pixel.pixel_settings import PixelSettings
 from eval.attacks.predictions import SwitchableNetwork
@@ -188,8 +188,8 @@ def _record(
         made_at_bit_width=made_at,
         images=images_facts(images),
         attacked=len(chosen),
-        clean_accuracy=clean_accuracy(clean, labels),
-        robust_accuracy=robust_accuracy(attacked, labels),
+        clean_accuracy=accuracy(clean, labels),
+        robust_accuracy=accuracy(attacked, labels),
         asr=attack_success(clean, attacked, labels).share,
         largest_change=int(np.abs(change).max()),
         mean_l2=float(np.sqrt((change**2).sum(axis=(1, 2, 3))).mean()),

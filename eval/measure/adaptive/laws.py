@@ -14,7 +14,7 @@ from deploy.core.files import json_bytes, sha256_of_bytes
 from deploy.core.outcomes import Outcomes, outcomes_record, unpack_bits
 from deploy.core.patch_set import PatchSet
 from deploy.core.share import Share, share
-from deploy.core.success import attack_success, clean_accuracy
+from deploy.core.success import accuracy, attack_success
 from eval.attacks.adaptive.straight_through import attacked
 from eval.attacks.adaptive.victim import Victim, found_random
 from eval.attacks.judging import generator_for
@@ -175,7 +175,7 @@ def _scored(task: Task, victim: Victim, patches: PatchSet, draw: torch.Generator
         patch=task.patch([patch_set_digest(patches)]),
         settings=task.attack.as_record(),
         seed=task.settings.seed,
-        clean_accuracy=clean_accuracy(clean, task.labels),
+        clean_accuracy=accuracy(clean, task.labels),
         asr=success.share,
         outcomes=outcomes_record(
             task.indices,

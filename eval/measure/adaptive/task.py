@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from deploy.core.errors import NothingToEvaluate
 from deploy.core.files import json_bytes, sha256_of_bytes
+from deploy.core.patch_origin import PatchOrigin
 from deploy.core.patch_set import PatchSet, read_patch_set, write_patch_set
 from deploy.core.records import write_record
 from eval.attacks.adaptive.adaptive_settings import AdaptiveSettings
@@ -20,7 +21,6 @@ from eval.attacks.adaptive.expectation import AtDraws, raise_draws
 from eval.attacks.adaptive.search import Attacked, Searched, search
 from eval.attacks.adaptive.victim import Victim
 from eval.attacks.judging import generator_for
-from eval.attacks.origin import PATCHES, TRIED_ON
 from eval.attacks.placement import positions_for
 from eval.measure.adaptive.adaptive_record import KIND, AdaptiveRecord, AttackedModel, AttackedPatch
 from eval.measure.evaluation import evaluate_model
@@ -128,7 +128,7 @@ class Task:
             images=self.chosen[rows], labels=self.labels[rows], positions=self.positions[rows]
         )
         key = self.key(name, transferred)
-        folder = self.run.path / PATCHES
+        folder = self.run.patches
         title = f"adaptive, {self.run.network_name} {name}"
 
         def run(draws: int) -> Searched:
@@ -163,25 +163,15 @@ class Task:
             mask=np.ones((attack.size_px, attack.size_px), np.bool_),
             positions=self.positions.astype(np.int32),
             image_indices=self.indices,
-            provenance={
-                "attack": ATTACK,
-                "settings": {**attack.as_record(), "shape": "square"},
-                "seed": self.settings.seed,
-                "made_on": self.settings.split,
-                "source": {
-                    "network": run.network_name,
-                    "defense": run.defense,
-                    "checkpoint_sha256": run.checkpoint_sha256,
-                    "seed": run.seed,
-                    "bit_widths": list(widths),
-                },
-                TRIED_ON: {
-                    "name": self.images.name,
-                    "split": self.images.split,
-                    "digest": self.images.digest,
-                },
-                "run": dict(self.provenance),
-            },
+            origin=PatchOrigin(
+                attack=ATTACK,
+                settings={**attack.as_record(), "shape": "square"},
+                seed=self.settings.seed,
+                made_on=self.settings.split,
+                source={**run.about(), "bit_widths": list(widths)},
+                tried_on=self.images.about,
+                run=self.provenance,
+            ),
         )
         write_patch_set(self._file(widths, patch_set_digest(patch_set)), patch_set)
         return patch_set
@@ -199,7 +189,7 @@ class Task:
         return f"{ATTACK}-per-image-{attack.size_px}px-{attack.placement}-from-{bits}bit"
 
     def _file(self, widths: tuple[int, ...], digest: str) -> Path:
-        return self.run.path / PATCHES / f"{self._name(widths)}-{digest[:8]}.npz"
+        return self.run.patches / f"{self._name(widths)}-{digest[:8]}.npz"
 
     def evaluate(self, patch_set: PatchSet, bits: int) -> EvaluationRecord:
         """The patches on the exported model, where there is one, else on the network itself."""

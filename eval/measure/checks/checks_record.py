@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from typing_extensions import TypedDict
 
 from deploy.core.attack_checks import MARK, NOT_CHECKED, AttackVerdict
-from deploy.core.records import read_records
+from deploy.core.records import read_records, records_so_far
 from eval.measure.evaluation_record import ImagesFacts, ModelFacts
 from training.record_types import Sha256, payloads
 from training.validated import AtLeast1
@@ -190,8 +190,8 @@ def verdict_of_run(run: RunFolder, bit_width: int) -> AttackVerdict | None:
     Raises:
         InputError: a record is damaged, or not as the schema says.
     """
-    records = read_records(run.records, KIND) if run.records.is_dir() else []
-    return attack_checks_from_records(records).verdict_at(run.checkpoint_sha256, bit_width)
+    found = attack_checks_from_records(records_so_far(run.records, KIND))
+    return found.verdict_at(run.checkpoint_sha256, bit_width)
 
 
 def _named(record: ChecksRecord, status: Status) -> tuple[str, ...]:

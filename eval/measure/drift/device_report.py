@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.core.errors import InputError
-from deploy.core.outcomes import unpack_bits
 from deploy.device.bundle_reading import Bundle
 from deploy.device.comparison import Outcome, read_outcomes
 from deploy.device.report import read_report
@@ -26,7 +25,6 @@ class DeviceReport:
     """A device's report of the bundle."""
 
     outcomes: Mapping[str, Outcome]
-    patched_correct: Mapping[str, NDArray[np.bool_]]
     facts: dict[str, Any]
 
     @classmethod
@@ -45,13 +43,8 @@ class DeviceReport:
                 f"({str(raw['bundle']['manifest_sha256'])[:16]}) than {bundle.path.name} "
                 f"({bundle.manifest_sha256[:16]}); validate this one on the device"
             )
-        correct = {
-            one["name"]: unpack_bits(one["outcomes"]["patched_correct"], one["outcomes"]["n"])
-            for one in raw["patches"]
-        }
         return cls(
             outcomes={one.patch: one for one in found},
-            patched_correct=correct,
             facts={"host": raw["host"], "engine": raw["engine"], "date": raw["date"]},
         )
 
@@ -70,7 +63,7 @@ class DeviceReport:
             clean=None,
             patched=None,
             clean_correct=told.clean_correct,
-            patched_correct=self.patched_correct[told.patch],
+            patched_correct=told.patched_correct,
             eligible=told.eligible,
             success=told.success,
         )

@@ -9,10 +9,9 @@ from deploy.core.errors import InputError, NothingToEvaluate
 from deploy.core.share import share, share_in_words, share_of
 from deploy.core.statistics import wilson
 from deploy.core.success import (
+    accuracy,
     attack_success,
     attack_success_over_all_images,
-    clean_accuracy,
-    robust_accuracy,
 )
 
 #                  right, right, right, wrong, wrong, right, right
@@ -58,8 +57,8 @@ def test_over_all_images() -> None:
 
 
 def test_accuracies() -> None:
-    assert clean_accuracy(CLEAN, LABELS) == share(5, 7)
-    assert robust_accuracy(PATCHED, LABELS) == share(3, 7)
+    assert accuracy(CLEAN, LABELS) == share(5, 7)
+    assert accuracy(PATCHED, LABELS) == share(3, 7)
 
 
 def test_a_share_in_words_and_as_json() -> None:
@@ -78,7 +77,7 @@ def test_an_empty_denominator_is_an_error_never_zero() -> None:
         attack_success((LABELS + 1) % 4, PATCHED, LABELS)
     with pytest.raises(NothingToEvaluate):
         attack_success(np.full(3, 2), np.full(3, 2), np.full(3, 2), target=2)
-    for function in (clean_accuracy, robust_accuracy, attack_success_over_all_images):
+    for function in (accuracy, attack_success_over_all_images):
         with pytest.raises(NothingToEvaluate):
             function(LABELS[:0], LABELS[:0])
 
@@ -88,6 +87,6 @@ def test_wrong_vectors_are_refused() -> None:
         with pytest.raises(InputError):
             attack_success(CLEAN, wrong, LABELS)
         with pytest.raises(InputError):
-            clean_accuracy(CLEAN, wrong)
+            accuracy(CLEAN, wrong)
     with pytest.raises(InputError, match="bool of shape"):
         attack_success(CLEAN, PATCHED, LABELS, also=np.ones(7, int))

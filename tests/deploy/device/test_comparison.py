@@ -42,6 +42,7 @@ def outcome(won: Sequence[int], **changes: Any) -> Outcome:
         "images": IMAGES,
         "indices": np.arange(100, 100 + N),
         "clean_correct": everything,
+        "patched_correct": ~success,
         "eligible": everything,
         "success": success,
     }

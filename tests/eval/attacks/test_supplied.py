@@ -50,7 +50,7 @@ def test_a_png_with_alpha_keeps_its_bytes_and_its_mask(tmp_path: Path) -> None:
     np.testing.assert_array_equal(made.patch[0][:, made.mask], COLOURED[:, made.mask])
     images = np.zeros((40, 3, 32, 32), np.uint8)
     assert (made.paste_on(images)[:, :, :6, :5] == COLOURED[:, :, :5]).all()
-    assert made.provenance["area"] == {"px": 30, "share": 30 / 1024}
+    assert made.origin.area == {"px": 30, "share": 30 / 1024}
 
 
 def test_an_opaque_png_is_resized_where_asked(tmp_path: Path) -> None:

@@ -76,7 +76,6 @@ class Lab:
             mask=np.ones((14, 14), np.bool_),
             positions=rng.integers(0, 19, (N - 20, 2), dtype=np.int32),
             image_indices=np.arange(FIRST, FIRST + N - 20),
-            provenance={},
         )
         rows = np.arange(N - 20)
         facts = PatchFacts(
