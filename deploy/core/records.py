@@ -136,13 +136,6 @@ def records_so_far(directory: Path, kind: str) -> list[dict[str, Any]]:
     return read_records(directory, kind) if Path(directory).is_dir() else []
 
 
-def payloads_by_key(directory: Path, kind: str) -> dict[str, dict[str, Any]]:
-    """Return the payloads of :func:`records_so_far` by their ``key``: none is made again."""
-    return {
-        str(one["payload"].get("key")): one["payload"] for one in records_so_far(directory, kind)
-    }
-
-
 def read_record(path: Path) -> dict[str, Any]:
     """Return the record in one file; errors as :func:`read_records`."""
     record = read_json(path)

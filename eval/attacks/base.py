@@ -47,8 +47,6 @@ class PatchAttack(ABC, Generic[S]):
     settings_type: ClassVar[type[AttackSettings]]
     needs_gradients: ClassVar[bool] = True
     """False: the attack only asks for logits or classes, so it also runs against an engine."""
-    needs_training_images: ClassVar[bool] = False
-    """True: ``run`` must be given ``training_images``."""
 
     def __init__(self, settings: S) -> None:
         self.settings = settings
@@ -71,7 +69,6 @@ class PatchAttack(ABC, Generic[S]):
         *,
         image_indices: NDArray[np.int64] | None = None,
         tried_on: NDArray[np.int64] | None = None,
-        training_images: NDArray[np.uint8] | None = None,
         source: PatchSource | None = None,
         made_on: str | None = None,
         name: str | None = None,
@@ -89,7 +86,6 @@ class PatchAttack(ABC, Generic[S]):
             image_indices: per-image only: indices of ``images`` in their split (default 0…N−1).
             tried_on: universal only: indices of the images that the patch is to be pasted on
                 (default 0…N−1); their places are drawn after the optimization.
-            training_images: uint8 M×3×H×W, for an attack that cuts its content from them.
             source: what the network is; the bit-widths are added here.
             made_on: name of the split that ``images`` are from.
             name: of the patch set; default such as ``lavan-per-image-8px-centre-from-32bit``.
@@ -106,7 +102,11 @@ class PatchAttack(ABC, Generic[S]):
                 run.
         """
         labels = self._checked(images, labels, image_indices, tried_on)
-        self._check_means(network, images, training_images)
+        if self.needs_gradients and not getattr(network, "differentiable", True):
+            raise InputError(
+                f"{self.name} follows gradients, and an engine has none; make the patch on the "
+                "network, or use an attack that only asks for logits or classes."
+            )
         base_seed = int(torch.randint(2**62, (), generator=generator))
         mask = (circle_mask if self.settings.shape == "circle" else square_mask)(
             self.settings.size_px
@@ -116,12 +116,12 @@ class PatchAttack(ABC, Generic[S]):
             self._check_classes(network, images)
             found = Found.begin(
                 resume_from,
-                identity=self._identity(network, images, labels, training_images, base_seed),
+                identity=self._identity(network, images, labels, base_seed),
                 count=1 if self.kind == "universal" else len(images),
                 images=0 if self.kind == "universal" else len(images),
                 size_px=self.settings.size_px,
             )
-            ask = _Asked(network, images, labels, mask, training_images)
+            ask = _Asked(network, images, labels, mask)
             self._search(ask, base_seed, judge, found, progress)
             patch, positions, indices = found.patch, found.positions, image_indices
             if self.kind == "universal":
@@ -213,7 +213,6 @@ class PatchAttack(ABC, Generic[S]):
             universal=universal,
             settings=self.settings,
             generator=draw,
-            training_images=ask.training_images,
             found=found,
         )
 
@@ -266,25 +265,6 @@ class PatchAttack(ABC, Generic[S]):
             )
         return labels.astype(np.int64)
 
-    def _check_means(
-        self,
-        network: SwitchableNetwork,
-        images: NDArray[np.uint8],
-        training_images: NDArray[np.uint8] | None,
-    ) -> None:
-        if self.needs_gradients and not getattr(network, "differentiable", True):
-            raise InputError(
-                f"{self.name} follows gradients, and an engine has none; make the patch on the "
-                "network, or use an attack that only asks for logits or classes."
-            )
-        if not self.needs_training_images:
-            return
-        if training_images is None:
-            raise InputError(
-                f"{self.name} cuts its content from training images: give training_images."
-            )
-        check_images(training_images, expected_shape=images.shape[1:])
-
     def _check_classes(self, network: SwitchableNetwork, images: NDArray[np.uint8]) -> None:
         for bits in self.settings.bit_widths:
             classes = logits(network, images[:1], bits).shape[1]
@@ -299,15 +279,12 @@ class PatchAttack(ABC, Generic[S]):
         network: SwitchableNetwork,
         images: NDArray[np.uint8],
         labels: NDArray[np.int64],
-        training_images: NDArray[np.uint8] | None,
         base_seed: int,
     ) -> str:
         """Digest of everything that the optimization depends on."""
         digest = hashlib.sha256()
         digest.update(json_bytes([self.name, self.settings.as_record(), base_seed]))
-        for array in (images, labels, training_images):
-            if array is None:
-                continue
+        for array in (images, labels):
             digest.update(str(array.shape).encode() + np.ascontiguousarray(array).tobytes())
         for key, value in sorted(network.state_dict().items()):
             digest.update(key.encode())
@@ -324,7 +301,6 @@ class _Asked:
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
     mask: Tensor
-    training_images: NDArray[np.uint8] | None
 
 
 def _as_bytes(patch: Tensor, mask: Tensor) -> NDArray[np.uint8]:

@@ -19,7 +19,7 @@ from deploy.core.errors import InputError, NothingToEvaluate
 from deploy.core.files import json_bytes, sha256_of_bytes
 from deploy.core.latency import Latency
 from deploy.core.patch_set import PatchSet, random_floor
-from deploy.core.records import payloads_by_key, write_record
+from deploy.core.records import write_record
 from deploy.core.success import accuracy
 from eval.attacks.predictions import SwitchableNetwork, predict
 from eval.measure.evaluation_record import (
@@ -27,7 +27,6 @@ from eval.measure.evaluation_record import (
     EvaluationRecord,
     LatencyFacts,
     ModelFacts,
-    check_evaluation,
 )
 from eval.measure.images_facts import images_facts
 from eval.measure.patch_measures import (
@@ -41,6 +40,7 @@ from eval.measure.patch_measures import (
 from eval.measure.subject import Predictor
 from training.data import ImageSet
 from training.progress import Progress
+from training.record_types import payloads_by_key
 
 
 def evaluate_model(
@@ -95,10 +95,7 @@ def evaluate_model(
         )
     for patch_set in patch_sets:
         _check_indices(patch_set, images)
-    there = payloads_by_key(records, KIND)
-    known = {
-        key: check_evaluation(one, where=f"a record in {records}") for key, one in there.items()
-    }
+    known = payloads_by_key(records, KIND, EvaluationRecord)
     keys = [
         _key(model, patch_set, images, common, floor_seed, drifted=network is not None)
         for patch_set in patch_sets

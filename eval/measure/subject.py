@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,8 @@ from deploy.core.records import records_so_far
 from deploy.engine import open_engine, require_engine, version_of
 from eval.attacks.engine_network import EngineNetwork
 from eval.attacks.predictions import SwitchableNetwork, predict
-from eval.measure.evaluation_record import ModelFacts
-from eval.measure.proofs import CERTIFICATE_KIND
+from eval.measure.evaluation_record import CertificateSummary, ModelFacts
+from eval.measure.proofs import CERTIFICATE_KIND, proofs_from_records
 from training.run_folder import RunFolder
 
 TORCH = "torch"
@@ -136,12 +136,13 @@ class Subject:
             certificate=None if digest is None else self._certificate(digest),
         )
 
-    def _certificate(self, model_sha256: str) -> dict[str, Any] | None:
+    def _certificate(self, model_sha256: str) -> CertificateSummary | None:
         """The verdict and counts of the newest certificate of a model file, if there is one."""
-        for record in reversed(records_so_far(self.records, CERTIFICATE_KIND)):
-            if record["payload"].get("model_sha256") == model_sha256:
-                return {key: record["payload"][key] for key in ("ok", "counts")}
-        return None
+        found = proofs_from_records(records_so_far(self.records, CERTIFICATE_KIND))
+        newest = found.certificates.get(model_sha256)
+        return (
+            None if newest is None else CertificateSummary(ok=newest["ok"], counts=newest["counts"])
+        )
 
 
 def subjects_of(

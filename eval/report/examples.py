@@ -7,7 +7,6 @@ first of the patch set, never chosen by their outcome.
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,12 +14,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import TypedDict
 
 from deploy.core.errors import InputError
 from deploy.core.patch_set import PatchSet
 from deploy.core.records import write_record
 from eval.report.pictures import png_bytes
 from training.data.image_set import ImageSet
+from training.record_types import Base64, Sha256, payloads
+from training.validated import AtLeast0
 
 KIND = "examples"
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.int64]]
@@ -45,6 +47,41 @@ class Example:
     clean_png: bytes
     patched_png: bytes
     predictions: tuple[Prediction, ...]
+
+
+class PredictionOfModel(TypedDict):
+    """Names of classes."""
+
+    model: str
+    clean: str
+    patched: str
+
+
+class ExampleItem(TypedDict):
+    """One image."""
+
+    index: AtLeast0
+    """Within the split."""
+    label: str
+    clean_png: Base64
+    patched_png: Base64
+    predictions: list[PredictionOfModel]
+
+
+class ExampleImages(TypedDict):
+    """Where the images are from."""
+
+    name: str
+    split: str
+    digest: Sha256
+
+
+class ExamplesRecord(TypedDict):
+    """The payload of a record of kind ``examples``."""
+
+    patch: str
+    images: ExampleImages
+    items: list[ExampleItem]
 
 
 def write_examples(
@@ -125,21 +162,10 @@ def read_examples(records: Iterable[Mapping[str, Any]]) -> tuple[Example, ...]:
     example, with what all their models say.
 
     Raises:
-        InputError: a record lacks a field or holds no base64.
+        InputError: a record is not as the schema says.
     """
-    examples: list[Example] = []
-    for record in records:
-        if record["kind"] != KIND:
-            continue
-        try:
-            payload = record["payload"]
-            examples += [_example(payload["patch"], item) for item in payload["items"]]
-        except (KeyError, TypeError, binascii.Error) as error:
-            raise InputError(
-                f"A record of kind {KIND!r} is not as this version writes it "
-                f"({type(error).__name__}: {error}); make it again."
-            ) from error
-    return _merged(examples)
+    found = payloads(records, KIND, ExamplesRecord)
+    return _merged(_example(one["patch"], item) for one in found for item in one["items"])
 
 
 def _merged(examples: Iterable[Example]) -> tuple[Example, ...]:
@@ -152,15 +178,12 @@ def _merged(examples: Iterable[Example]) -> tuple[Example, ...]:
     return tuple(found.values())
 
 
-def _example(patch_name: str, item: Mapping[str, Any]) -> Example:
+def _example(patch_name: str, item: ExampleItem) -> Example:
     return Example(
         patch_name=patch_name,
-        index=int(item["index"]),
-        label=str(item["label"]),
-        clean_png=base64.b64decode(item["clean_png"], validate=True),
-        patched_png=base64.b64decode(item["patched_png"], validate=True),
-        predictions=tuple(
-            Prediction(model=p["model"], clean=p["clean"], patched=p["patched"])
-            for p in item["predictions"]
-        ),
+        index=item["index"],
+        label=item["label"],
+        clean_png=base64.b64decode(item["clean_png"]),
+        patched_png=base64.b64decode(item["patched_png"]),
+        predictions=tuple(Prediction(**one) for one in item["predictions"]),
     )

@@ -6,24 +6,10 @@ from collections.abc import Sequence
 
 from deploy.core.attack_checks import LOWER_BOUND
 from deploy.core.errors import NothingToEvaluate
-from deploy.core.records import read_records
-from eval.measure.checks.checks_record import AttackChecks, attack_checks_from_records
+from eval.measure.checks.checks_record import AttackChecks
 from eval.measure.evaluation_record import EvaluationRecord
 from eval.report.matrices import Matrix, matrices_of
 from eval.report.numbers import MISSING, interval, percent
-from eval.stages.matrix.jobs import RECORDS
-from eval.stages.matrix.plan import MatrixPlan
-
-
-def checks_of_targets(plan: MatrixPlan) -> AttackChecks:
-    """The attack checks that stand among the records of the plan's targets.
-
-    Raises:
-        InputError: a record is damaged.
-    """
-    folders = dict.fromkeys(target.run / RECORDS for target in plan.targets)
-    found = [record for folder in folders if folder.is_dir() for record in read_records(folder)]
-    return attack_checks_from_records(found)
 
 
 def matrix_text(records: Sequence[EvaluationRecord], checks: AttackChecks) -> str:

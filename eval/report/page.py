@@ -11,7 +11,7 @@ from deploy.core.files import write_atomic
 from deploy.core.records import read_records
 from eval.measure.adaptive.adaptive_record import adaptive_from_records
 from eval.measure.checks.checks_record import attack_checks_from_records
-from eval.measure.evaluation_record import KIND, check_evaluation
+from eval.measure.evaluation_record import KIND, EvaluationRecord
 from eval.measure.proofs import proofs_from_records
 from eval.report.adaptive import adaptive_section
 from eval.report.analyses import analyses_section
@@ -30,6 +30,7 @@ from eval.report.provenance import provenance_section
 from eval.report.results import reading_aid, result_section
 from eval.report.rows import ResultTable, tables_from_records
 from eval.report.summary import summary
+from training.record_types import payloads
 
 
 def write_report(
@@ -94,11 +95,7 @@ def render_report(
         NothingToEvaluate: there is no evaluation record.
     """
     tables = tables_from_records(records)
-    evaluations = [
-        check_evaluation(record["payload"], where="an evaluation record")
-        for record in records
-        if record["kind"] == KIND
-    ]
+    evaluations = payloads(records, KIND, EvaluationRecord)
     proofs = proofs_from_records(records)
     attack_checks = attack_checks_from_records(records)
     pictured = gallery(tuple(pictures), read_examples(records))

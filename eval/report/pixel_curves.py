@@ -6,9 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from deploy.core.attack_checks import MARK
-from deploy.core.errors import InputError
 from eval.measure.checks.checks_record import AttackChecks, attack_checks_from_records
-from eval.measure.pixel_record import KIND, PixelRecord
+from eval.measure.pixel_record import pixels_from_records
 from eval.report.html import Html, tag
 from eval.report.line_chart import Axis, Point, baseline, drawn_series, line_chart
 from eval.report.rows import bits_label, bits_words, model_name
@@ -18,7 +17,7 @@ _ATTACK_NAMES = {
     "pgd": "PGD",
     "mi-fgsm": "MI-FGSM",
     "cw": "C&W",
-    "autoattack": "AutoAttack",
+    "autoattack-deepfool": "AutoAttack, DeepFool for FAB",
 }
 
 
@@ -32,21 +31,12 @@ def pixel_curves(records: Iterable[Mapping[str, Any]]) -> Html:
     """The charts; nothing where no network was attacked at two bit-widths.
 
     Raises:
-        InputError: a record lacks a field.
+        InputError: a record is not as the schema says.
     """
     records = list(records)
     checks = attack_checks_from_records(records)
     groups: dict[tuple[object, ...], list[Mapping[str, Any]]] = {}
-    for record in records:
-        if record["kind"] != KIND:
-            continue
-        payload = record["payload"]
-        missing = sorted(set(PixelRecord.__annotations__) - set(payload))
-        if missing:
-            raise InputError(
-                f"A record of kind {KIND!r} lacks {', '.join(missing)}: it was written by another "
-                "version; attack again, or read it with the version that wrote it."
-            )
+    for payload in pixels_from_records(records):
         model, images = payload["model"], payload["images"]
         group = (
             *(model["network"], model["defense"], model["checkpoint_sha256"], model["engine"]),

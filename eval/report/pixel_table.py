@@ -16,8 +16,9 @@ def pixel_table(records: Sequence[PixelRecord], checks: AttackChecks) -> str:
     A rate of a network whose attack checks tripped at the bit-width that the attack followed, or at
     the one that was attacked, is marked.
     """
+    width = max(11, *(len(record["attack"]) for record in records))
     header = (
-        f"{'attack':<11} {'made at':>7} {'bits':>5} {'engine':<16} {'n':>5}  "
+        f"{'attack':<{width}} {'made at':>7} {'bits':>5} {'engine':<16} {'n':>5}  "
         f"{'clean':>6}  {'attacked (95%)':<24} ASR (95%)"
     )
     lines, marked = [header], False
@@ -28,7 +29,7 @@ def pixel_table(records: Sequence[PixelRecord], checks: AttackChecks) -> str:
         )
         marked |= bool(mark)
         lines.append(
-            f"{record['attack']:<11} {record['made_at_bit_width']:>7} {model['bit_width']:>5} "
+            f"{record['attack']:<{width}} {record['made_at_bit_width']:>7} {model['bit_width']:>5} "
             f"{model['engine']:<16} {record['attacked']:>5}  "
             f"{record['clean_accuracy']['value']:>6.1%}  {_words(robust, mark):<24} "
             f"{_words(asr, mark)}"

@@ -22,8 +22,8 @@ from eval.measure.evaluation_record import (
     LatencyFacts,
     ModelFacts,
     PatchFacts,
-    check_evaluation,
 )
+from training.record_types import payloads
 
 PLAIN = ("qat", "plain")
 """Names of plain quantization-aware training, the baseline of every comparison."""
@@ -147,11 +147,7 @@ def tables_from_records(records: Iterable[Mapping[str, Any]]) -> tuple[ResultTab
     """
     records = list(records)
     checks = attack_checks_from_records(records)
-    evaluations = [
-        check_evaluation(record["payload"], where="an evaluation record")
-        for record in records
-        if record["kind"] == KIND
-    ]
+    evaluations = payloads(records, KIND, EvaluationRecord)
     if not evaluations:
         raise NothingToEvaluate(
             "There is no evaluation record to report; run `qadtr eval` on this run first."

@@ -12,7 +12,6 @@ import logging
 import math
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +40,7 @@ from training.networks import Network
 from training.prediction import predict
 from training.quantizers import FLOAT
 from training.run_folder import RunFolder
+from training.validated import AtLeast0, AtLeast1, validated
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ PROFILED_IMAGES = 8
 BATCH_IMAGES = 64
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated(UsageError)
 class BundleSettings:
     """How to bundle.
 
@@ -70,9 +70,9 @@ class BundleSettings:
     thresholds: Thresholds
     engines: tuple[str, ...] = ()
     gated: tuple[str, ...] | None = None
-    golden_images: int = 8
+    golden_images: AtLeast1 = 8
     split: str = "test"
-    floor_seed: int = 0
+    floor_seed: AtLeast0 = 0
     as_folder: bool = False
     signing_key: Path | None = None
     device_reports: tuple[Path, ...] = ()
@@ -104,12 +104,10 @@ def bundle_run(
             for other images, two patch sets have one name, an engine does not give its reference's
             logits, or a device report is of another bundle or of a device with other logits.
         NothingToEvaluate: there is no patch file.
-        UsageError: 32 bits, no golden image, or a gated patch that is not there.
+        UsageError: 32 bits, or a gated patch that is not there.
     """
     if settings.bits == FLOAT:
         raise UsageError("a bundle holds an integer model; 32 bits is the float baseline")
-    if settings.golden_images < 1:
-        raise UsageError(f"expected 1 golden image or more, got {settings.golden_images}")
     (subject,) = subjects_of(run, ENGINE, [settings.bits])
     model = subject.model_file
     require_origin(model, run.checkpoint_sha256)

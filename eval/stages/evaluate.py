@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +26,13 @@ from eval.report.examples import Predict, write_examples
 from eval.report.rows import bits_words, model_name
 from training.data import ImageSet
 from training.run_folder import RunFolder
+from training.validated import AtLeast0, AtLeast1, BitWidths, validated
 
 EXAMPLES = 4
 """Images of each patch set that the report shows."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated()
 class EvaluationSettings:
     """How to evaluate.
 
@@ -48,15 +48,15 @@ class EvaluationSettings:
         floor_seed: of the random patches.
     """
 
-    bit_widths: tuple[int, ...] | None = None
+    bit_widths: BitWidths | None = None
     engine: str = "onnxruntime"
-    threads: int = 1
-    batch_size: int = 64
-    latency_batch_size: int = 1
-    latency_repeats: int = 200
+    threads: AtLeast1 = 1
+    batch_size: AtLeast1 = 64
+    latency_batch_size: AtLeast1 = 1
+    latency_repeats: AtLeast0 = 200
     drift: bool = True
     split: str = "test"
-    floor_seed: int = 0
+    floor_seed: AtLeast0 = 0
 
 
 def evaluate_runs(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,10 @@ from eval.measure.subject import subjects_of
 from training.data.subset import chosen_indices
 from training.devices import torch_device
 from training.run_folder import RunFolder
+from training.validated import AtLeast0, AtLeast1, validated
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated()
 class PatchRunSettings:
     """What a patch run is told besides the attack's own settings.
 
@@ -49,12 +50,12 @@ class PatchRunSettings:
     """
 
     split: str = "test"
-    images: int | None = None
-    made_from: int | None = None
-    seed: int = 0
+    images: AtLeast1 | None = None
+    made_from: AtLeast1 | None = None
+    seed: AtLeast0 = 0
     device: str = "cpu"
     engine: str | None = None
-    threads: int = 1
+    threads: AtLeast1 = 1
 
 
 def make_patches(
@@ -104,8 +105,6 @@ def make_patches(
         chosen = source.images(data, "train")
         own = chosen_indices(len(chosen), settings.made_from)
         asked_more = {"tried_on": indices}
-    elif attack.needs_training_images:
-        asked_more["training_images"] = source.images(data, "train").images
     with _opened(source, attack, beside, settings) as network:
         made = attack.run(
             network,

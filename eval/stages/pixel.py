@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deploy.core.errors import InputError
 from deploy.core.files import json_bytes, read_npz, sha256_of, sha256_of_bytes, write_npz
-from deploy.core.records import payloads_by_key, write_record
+from deploy.core.records import write_record
 from deploy.core.success import accuracy, attack_success
 from eval.attacks.pixel.library import LIBRARY, perturbed
 from eval.attacks.pixel.pixel_settings import PixelSettings
@@ -29,10 +28,12 @@ from training.data import ImageSet
 from training.data.subset import chosen_indices
 from training.devices import torch_device
 from training.progress import Progress
+from training.record_types import payloads_by_key
 from training.run_folder import RunFolder
+from training.validated import AtLeast1, BitWidths, validated
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated()
 class PixelRunSettings:
     """What a run is told besides the attack.
 
@@ -45,9 +46,9 @@ class PixelRunSettings:
         device: of the network.
     """
 
-    bit_widths: tuple[int, ...] | None = None
-    made_at: int | None = None
-    images: int | None = None
+    bit_widths: BitWidths | None = None
+    made_at: AtLeast1 | None = None
+    images: AtLeast1 | None = None
     split: str = "test"
     engine: str | None = None
     device: str = "cpu"
@@ -76,7 +77,7 @@ def attack_pixels(
     indices = chosen_indices(len(images), settings.images)
     chosen, labels = images.images[indices], images.labels[indices]
     network = run.load_network().to(torch_device(settings.device))
-    known = cast(dict[str, PixelRecord], payloads_by_key(run.records, KIND))
+    known = payloads_by_key(run.records, KIND, PixelRecord)
     records: list[PixelRecord] = []
     for bits in settings.bit_widths or run.bit_widths:
         made_at = settings.made_at or bits

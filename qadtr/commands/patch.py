@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_cache(parser)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
-        "--attack", help="gap (universal), lavan, location; without gradients sparse-rs, texture"
+        "--attack", help="gap (universal), lavan, location; without gradients sparse-rs"
     )
     what.add_argument(
         "--supplied",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 import torch
+from typing_extensions import TypedDict
 
 from deploy.core.files import json_bytes, sha256_of_bytes
 from deploy.core.outcomes import Outcomes, outcomes_record, unpack_bits

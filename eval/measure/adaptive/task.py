@@ -31,6 +31,7 @@ from training.data import ImageSet
 from training.data.subset import chosen_indices
 from training.networks import Network
 from training.run_folder import RunFolder
+from training.validated import AtLeast0, AtLeast1, BitWidths, validated
 
 ATTACK = "adaptive"
 """Name of the attack in patch files and evaluation records."""
@@ -39,7 +40,7 @@ Transferred = Mapping[str, NDArray[np.uint8]]
 """Patches made elsewhere for the same images, uint8 N×3×h×w, by name."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated()
 class AdaptiveRunSettings:
     """Which images and bit-widths.
 
@@ -53,10 +54,10 @@ class AdaptiveRunSettings:
             integer ones of ``bit_widths``.
     """
 
-    bit_widths: tuple[int, ...] | None = None
+    bit_widths: BitWidths | None = None
     split: str = "test"
-    images: int | None = 500
-    seed: int = 0
+    images: AtLeast1 | None = 500
+    seed: AtLeast0 = 0
     engine: str = "onnxruntime"
     random_precision: bool = False
 

@@ -18,11 +18,10 @@ An image whose output is zero everywhere has no share; it is left out, n tells.
 
 from __future__ import annotations
 
-from typing import TypedDict
-
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from eval.measure.analyses.activations import activations
 from eval.measure.analyses.analysis_settings import AnalysisSettings
@@ -32,6 +31,8 @@ from eval.measure.analyses.sample import Sample
 from eval.measure.analyses.seen_region import seen_regions, under_region
 from training.networks.layers import units_of
 from training.networks.network import Network
+from training.record_types import Size
+from training.validated import AtLeast1
 
 KIND = "patch-visibility"
 
@@ -48,8 +49,8 @@ class Layer(TypedDict):
     """One convolution unit."""
 
     layer: str
-    size_px: list[int]
-    """[h, w] of its output."""
+    size_px: Size
+    """Of its output."""
     seen: Shares
     under: Shares
     change: Mean | None
@@ -58,7 +59,7 @@ class Layer(TypedDict):
 class AtBits(TypedDict):
     """One bit-width."""
 
-    bit_width: int
+    bit_width: AtLeast1
     layers: list[Layer]
     saliency: Shares
 
