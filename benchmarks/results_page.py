@@ -2,7 +2,8 @@
 
     python -m benchmarks.results_page [--check]
 
-``results/RUNS/RUN/records`` holds the records of `qadtr eval`, `export` and `parity`;
+``results/RUNS/RUN/records`` holds the records of `qadtr eval`, `export` and `parity`, ``about.md``
+beside them what they do not say by themselves;
 ``results/engines`` the records of `python -m benchmarks.engine_builds`;
 ``results/benchmarks/*.json`` what the benchmarks wrote; ``results/export`` the records of
 `python -m benchmarks.export_table`.
@@ -26,10 +27,6 @@ from benchmarks.engine_builds import KIND as BUILD_KIND
 from benchmarks.engine_builds import build_rows
 from benchmarks.export_rows import HEADER, KIND, export_rows
 from benchmarks.patch_attacks_rows import patch_attacks_rows
-from benchmarks.supplied import ABOUT
-from benchmarks.supplied import GROUP as SUPPLIED
-from benchmarks.undefended import GROUP as UNDEFENDED
-from benchmarks.undefended import undefended_rows
 from deploy.core.errors import InputError
 from deploy.core.files import read_json, write_atomic
 from deploy.core.records import read_records
@@ -47,6 +44,9 @@ RESULTS = ROOT / "results"
 PAGE = ROOT / "docs" / "results.md"
 BENCHMARKS = "benchmarks"
 EXPORTS = "export"
+RECORDS = "records"
+ABOUT = "about.md"
+"""In a group's folder: what was done, where the records alone do not say it."""
 ENGINES = "engines"
 EVALUATION_KIND = "evaluation"
 
@@ -88,12 +88,7 @@ def results_page(folder: Path) -> str:
         ),
     ]
     for group in sorted(path for path in folder.iterdir() if path.is_dir()):
-        if group.name == UNDEFENDED:
-            parts += _of_undefended(group)
-        elif group.name == SUPPLIED:
-            records = read_records(group / "records")
-            parts += [f"## {group.name}", ABOUT, _block(text_table(records)), _provenance(records)]
-        elif group.name not in (BENCHMARKS, EXPORTS, ENGINES):
+        if group.name not in (BENCHMARKS, EXPORTS, ENGINES):
             parts += _of_runs(group)
     if (folder / EXPORTS).is_dir():
         parts += _of_exports(folder / EXPORTS)
@@ -106,19 +101,16 @@ def results_page(folder: Path) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _of_undefended(group: Path) -> list[str]:
-    records = read_records(group / "records")
-    return [f"## {group.name}", *undefended_rows(records), _provenance(records)]
-
-
 def _of_runs(group: Path) -> list[str]:
     records = {
-        run.name: read_records(run / "records")
-        for run in sorted(group.iterdir())
-        if (run / "records").is_dir()
+        run.name: read_records(run / RECORDS)
+        for run in (group, *sorted(group.iterdir()))
+        if (run / RECORDS).is_dir()
     }
     everything = [record for of_run in records.values() for record in of_run]
     parts = [f"## {group.name}"]
+    if (group / ABOUT).is_file():
+        parts.append((group / ABOUT).read_text(encoding="utf-8").strip())
     if (group / TABLE).is_file():
         return [*parts, *_of_defenses(group)]
     if any(record["kind"] == EVALUATION_KIND for record in everything):
@@ -263,7 +255,11 @@ def _of_targets(folder: Path) -> list[str]:
 
 
 def _of_benchmarks(folder: Path) -> list[str]:
-    parts = ["## Benchmarks", "Measured side by side, in one run each."]
+    parts = [
+        "## Benchmarks",
+        "Measured side by side, in one run each. The benchmarks of sizes, requantization and image "
+        "cache have answered their question: they are in the history, at the commit of the record.",
+    ]
     shown = {
         "speed": _speed,
         "sizes": _sizes,
