@@ -4,9 +4,8 @@
 
 ``results/RUNS/RUN/records`` holds the records of `qadtr eval`, `export` and `parity`, ``about.md``
 beside them what they do not say by themselves;
-``results/engines`` the records of `python -m benchmarks.engine_builds`;
-``results/benchmarks/*.json`` what the benchmarks wrote; ``results/export`` the records of
-`python -m benchmarks.export_table`.
+``results/export`` and ``results/engines`` the records of `python -m benchmarks.export_table`;
+``results/benchmarks/*.json`` what the benchmarks wrote.
 """
 
 from __future__ import annotations
@@ -17,15 +16,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from benchmarks import target_rows
 from benchmarks.clean_accuracy import HEADER as CLEAN_HEADER
 from benchmarks.clean_accuracy import clean_rows
 from benchmarks.defense_rows import TABLE, markdown
 from benchmarks.defense_table import ROWS
-from benchmarks.engine_builds import HEADER as BUILD_HEADER
-from benchmarks.engine_builds import KIND as BUILD_KIND
-from benchmarks.engine_builds import build_rows
-from benchmarks.export_rows import HEADER, KIND, export_rows
+from benchmarks.export_rows import (
+    BUILD_HEADER,
+    BUILD_KIND,
+    HEADER,
+    KIND,
+    TARGET_HEADER,
+    TARGET_KIND,
+    build_rows,
+    export_rows,
+    target_rows,
+)
 from benchmarks.patch_attacks_rows import patch_attacks_rows
 from deploy.core.errors import InputError
 from deploy.core.files import read_json, write_atomic
@@ -233,8 +238,8 @@ def _of_engines(folder: Path) -> list[str]:
     return [
         "## Engines built, never run",
         (
-            f"Made by `python -m benchmarks.engine_builds` with {', '.join(builders)} on a machine "
-            "without a GPU: these plans were compiled, none of them has run on hardware. Every "
+            "Made by `python -m benchmarks.export_table --targets tensorrt-rtx` with "
+            f"{', '.join(builders)} on a machine without a GPU: these plans were compiled, none of them has run on hardware. Every "
             "convolution, matrix product and pool that the builder lists reads int8 codes and, "
             "where it has weights, holds int8 ones; the ONNX file has as many convolutions and "
             "products. Tensors are those that layers hand on: int8 codes, and float32 sums, "
@@ -247,18 +252,28 @@ def _of_engines(folder: Path) -> list[str]:
 
 
 def _of_targets(folder: Path) -> list[str]:
-    records = read_records(folder, target_rows.KIND)
+    records = read_records(folder, TARGET_KIND)
     if not records:
         return []
-    table = _table(target_rows.HEADER, target_rows.target_rows(records))
-    return ["### Targets with a budget", target_rows.ABOUT, table, _provenance(records)]
+    said = (
+        "On the same images and networks. Each engine is held to the numpy reference of the same "
+        "file (`qonnx`: to the fake-quantized network); differences are of logits, as a share of "
+        "the largest. Nodes are those of the graph that OpenVINO compiled; it puts sums into the "
+        "convolution before them. The `tensorrt` files ran in ONNX Runtime, which runs them in "
+        "float: what TensorRT makes of them is in [engines](engines.md), and no GPU was here."
+    )
+    table = _table(TARGET_HEADER, target_rows(records))
+    return ["### Targets with a budget", said, table, _provenance(records)]
 
 
 def _of_benchmarks(folder: Path) -> list[str]:
     parts = [
         "## Benchmarks",
-        "Measured side by side, in one run each. The benchmarks of sizes, requantization and image "
-        "cache have answered their question: they are in the history, at the commit of the record.",
+        (
+            "Measured side by side, in one run each. The benchmarks of sizes, requantization and "
+            "image cache have answered their question: they are in the history, at the commit of "
+            "the record."
+        ),
     ]
     shown = {
         "speed": _speed,
