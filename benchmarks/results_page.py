@@ -18,8 +18,6 @@ from typing import Any, cast
 
 from benchmarks.clean_accuracy import HEADER as CLEAN_HEADER
 from benchmarks.clean_accuracy import clean_rows
-from benchmarks.defense_rows import TABLE, markdown
-from benchmarks.defense_table import ROWS
 from benchmarks.export_rows import (
     BUILD_HEADER,
     BUILD_KIND,
@@ -37,12 +35,15 @@ from deploy.core.files import read_json, write_atomic
 from deploy.core.records import read_records
 from eval.measure.adaptive.adaptive_record import KIND as ADAPTIVE_KIND
 from eval.measure.checks.checks_record import KIND as CHECKS_KIND
+from eval.measure.defenses import TABLE
 from eval.measure.proofs import CERTIFICATE_KIND, PARITY_KIND
 from eval.report.adaptive import adaptive_table
 from eval.report.analysis_table import HEADER as ANALYSES
 from eval.report.analysis_table import analysed, analysis_rows
 from eval.report.attack_checks import all_checks_table
+from eval.report.defenses import defenses_markdown
 from eval.report.table import text_table
+from eval.stages.defenses import ROWS
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"
@@ -195,14 +196,14 @@ def _of_defenses(group: Path) -> list[str]:
     epochs = ", ".join(f"{n:g}" for n in sorted({row["epochs"] for row in table["rows"]}))
     said = (
         f"{table['family']}; one budget for every row, {epochs} epochs, made by "
-        "`python -m benchmarks.defense_table`. "
+        "`qadtr defenses`. "
         "It says how the defenses stand to each other after that, not what each can reach. No rate "
         "is more than what these attacks achieved; where no check is named, none was run."
     )
     missing = [row for row in ROWS if row not in {there["row"] for there in table["rows"]}]
     if missing:
         said += f" Not in this table: {', '.join(missing)}."
-    return [said, markdown(table), _provenance([table])]
+    return [said, defenses_markdown(table), _provenance([table])]
 
 
 def _of_exports(folder: Path) -> list[str]:
@@ -239,12 +240,13 @@ def _of_engines(folder: Path) -> list[str]:
         "## Engines built, never run",
         (
             "Made by `python -m benchmarks.export_table --targets tensorrt-rtx` with "
-            f"{', '.join(builders)} on a machine without a GPU: these plans were compiled, none of them has run on hardware. Every "
-            "convolution, matrix product and pool that the builder lists reads int8 codes and, "
-            "where it has weights, holds int8 ones; the ONNX file has as many convolutions and "
-            "products. Tensors are those that layers hand on: int8 codes, and float32 sums, "
-            "residual streams and logits. What is fused into elementwise kernels (additions, "
-            "clamps, the global pool) is not listed by kind ([engines](engines.md))."
+            f"{', '.join(builders)} on a machine without a GPU: these plans were compiled, none of "
+            "them has run on hardware. Every convolution, matrix product and pool that the builder "
+            "lists reads int8 codes and, where it has weights, holds int8 ones; the ONNX file has "
+            "as many convolutions and products. Tensors are those that layers hand on: int8 "
+            "codes, and float32 sums, residual streams and logits. What is fused into elementwise "
+            "kernels (additions, clamps, the global pool) is not listed by kind "
+            "([engines](engines.md))."
         ),
         _table(BUILD_HEADER, build_rows(records)),
         _provenance(records),
