@@ -37,6 +37,7 @@ from numpy.typing import NDArray
 
 from benchmarks.calibrated import calibrated_network
 from benchmarks.export_rows import BUILD_KIND, KIND, TARGET_KIND
+from benchmarks.records import ROOT
 from deploy.core.engine_protocol import Engine
 from deploy.core.files import sha256_of
 from deploy.core.records import provenance, read_records, write_record
@@ -61,7 +62,6 @@ from training.data.subset import chosen_indices
 from training.networks import Network
 from training.run_folder import RunFolder
 
-ROOT = Path(__file__).resolve().parents[1]
 TRAINED = ROOT / "results" / "cifar10-resnet8-cpu"
 BIT_WIDTHS = (8, 5, 4, 3, 2)
 IMAGENETTE_PX = 224

@@ -16,8 +16,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from benchmarks.clean_accuracy import HEADER as CLEAN_HEADER
-from benchmarks.clean_accuracy import clean_rows
 from benchmarks.export_rows import (
     BUILD_HEADER,
     BUILD_KIND,
@@ -29,7 +27,7 @@ from benchmarks.export_rows import (
     export_rows,
     target_rows,
 )
-from benchmarks.patch_attacks_rows import patch_attacks_rows
+from benchmarks.records import ROOT, described, table_of
 from deploy.core.errors import InputError
 from deploy.core.files import read_json, write_atomic
 from deploy.core.records import read_records
@@ -45,7 +43,6 @@ from eval.report.defenses import defenses_markdown
 from eval.report.table import text_table
 from eval.stages.defenses import ROWS
 
-ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"
 PAGE = ROOT / "docs" / "results.md"
 BENCHMARKS = "benchmarks"
@@ -272,176 +269,24 @@ def _of_benchmarks(folder: Path) -> list[str]:
     parts = [
         "## Benchmarks",
         (
-            "Measured side by side, in one run each. The benchmarks of sizes, requantization and "
-            "image cache have answered their question: they are in the history, at the commit of "
-            "the record."
+            "Measured side by side, in one run each. The benchmarks of sizes, requantization, "
+            "image cache, patch attacks and evaluation have answered their question: they are in "
+            "the history, at commit d6318f0."
         ),
     ]
-    shown = {
-        "speed": _speed,
-        "sizes": _sizes,
-        "requantization": _requantization,
-        "training-step": _training_step,
-        "patch-attacks": patch_attacks_rows,
-        "evaluation": _evaluation,
-        "clean-accuracy": _clean_accuracy,
-        "validator": _validator,
-        "image-cache": _image_cache,
-    }
     for path in sorted(folder.glob("*.json")):
-        record = read_json(path)
-        if not isinstance(record, dict) or record.get("benchmark") not in shown:
-            raise InputError(f"{path} is no record of {', '.join(shown)}")
-        parts += [f"### {path.stem}", shown[record["benchmark"]](record), _provenance([record])]
+        record: Any = read_json(path)
+        if not isinstance(record, dict) or "benchmark" not in record:
+            raise InputError(f"{path} is no record of a benchmark")
+        about = (folder / record["benchmark"]).with_suffix(".md").read_text(encoding="utf-8")
+        parts += [f"### {path.stem}", about.strip()]
+        if text := described(record):
+            parts.append(f"{text[0].upper()}{text[1:]}.")
+        header, *cells = table_of(record)
+        if header:
+            parts.append(_table(header, cells))
+        parts.append(_provenance([record]))
     return parts
-
-
-def _clean_accuracy(record: Mapping[str, Any]) -> str:
-    images = record["images"]
-    text = (
-        f"{images['n']:,} images of {images['name']}, {images['split']} split, engine "
-        f"{record['engine']}. Differences are over the same images, with Newcombe's paired 95% "
-        "interval; they are of these two networks, and how much another seed of the same training "
-        "differs is not in the interval."
-    )
-    return f"{text}\n\n{_table(CLEAN_HEADER, clean_rows(record))}"
-
-
-def _ratio(value: Mapping[str, float]) -> str:
-    return f"{value['median']:.2f} ({value['lower_quartile']:.2f}–{value['upper_quartile']:.2f})"
-
-
-def _speed(record: Mapping[str, Any]) -> str:
-    peers = {
-        "float": "× float ONNX",
-        "stock": "× stock QCDQ",
-        "static": "× quantize_static",
-        "openvino": "× OpenVINO int8",
-    }
-    header = ["threads", "batch", "bits", "images/s", *peers.values()]
-    header += ["in OpenVINO, × its quantize_static file", "undisturbed", "of peak"]
-    rows = [
-        [
-            str(row["threads"]),
-            str(row["batch"]),
-            _bits_and_tune(row),
-            f"{row['images_per_s']:,.0f}",
-            *(_ratio_and_steady(row["over"][peer]) for peer in peers),
-            _ratio_and_steady(row.get("in_openvino_over_static")),
-            f"{row['steady_rounds']} of {record['rounds']}",
-            f"{row['share_of_int8_peak']:.0%}",
-        ]
-        for row in record["rows"]
-    ]
-    text = (
-        f"{record['network']} at {record['size']} px; b-bit codes, int8 arithmetic. Ratios: median "
-        "and quartiles over all rounds, then the median over the undisturbed ones (those in which "
-        f"the core gave {record['steady_share']:.0%} of its best int8 rate before and after). "
-        "OpenVINO int8 is the faster of two files there: our `qcdq` file and the one that "
-        "`quantize_static` made; the column before the last two is between those."
-    )
-    if any(row.get("tune") == "amx" for row in record["rows"]):
-        text += " amx: our file as `qadtr export --tune amx` writes it."
-    return f"{text}\n\n{_table(header, rows)}"
-
-
-def _bits_and_tune(row: Mapping[str, Any]) -> str:
-    # Records of before have the file for any processor alone.
-    tune = row.get("tune", "any")
-    return str(row["bits"]) if tune == "any" else f"{row['bits']} {tune}"
-
-
-def _ratio_and_steady(value: Mapping[str, Any] | None) -> str:
-    if value is None:  # not measured when that record was made
-        return "–"
-    steady = value["steady_median"]
-    return f"{_ratio(value)}; {'–' if steady is None else f'{steady:.2f}'}"
-
-
-def _validator(record: Mapping[str, Any]) -> str:
-    text = (
-        f"ResNet-20, 4-bit codes, one thread, {record['images']:,} images × {record['patches']} "
-        "patches; start, memory and size against `import onnxruntime` alone."
-    )
-    rows = [[name, f"{value:,.3f}"] for name, value in record["figures"].items()]
-    return f"{text}\n\n{_table(['figure', 'value'], rows)}"
-
-
-def _image_cache(record: Mapping[str, Any]) -> str:
-    header = [
-        *("network", "px", "images", "batch", "held for images: memory", "disk"),
-        *("peak: disk / memory", "images/s: disk / memory", "start: memory", "disk"),
-    ]
-    rows = [
-        [
-            row["network"],
-            str(row["size"]),
-            f"{row['images']:,} ({_megabytes(row['image_bytes'])})",
-            str(row["batch"]),
-            *(_megabytes(row["bytes_for_images"][side]) for side in ("memory", "disk")),
-            f"{row['peak_disk_over_memory']:.2f} of {_megabytes(row['peak_bytes']['memory'])}",
-            _ratio(row["speed_disk_over_memory"]),
-            *(f"{row['read_s'][side]:,.2f} s" for side in ("memory", "disk")),
-        ]
-        for row in record["rows"]
-    ]
-    text = (
-        f"Plain QAT on {record['data']}, images mapped from disk (`--cache`) beside images held in "
-        "memory; the weights after all steps were equal. Memory is the anonymous pages of the "
-        f"process; speed: median and quartiles of {record['rounds']} rounds; start: until all "
-        "images are there, from a cache that had been made."
-    )
-    return f"{text}\n\n{_table(header, rows)}"
-
-
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:,.0f} MB"
-
-
-def _sizes(record: Mapping[str, Any]) -> str:
-    rows = [
-        [row["network"], str(row["bits"]), f"{row['bytes']:,}", f"{row['share_of_float']:.4f}"]
-        for row in record["rows"]
-    ]
-    return _table(["network", "bits", "bytes", "of the float file"], rows)
-
-
-def _requantization(record: Mapping[str, Any]) -> str:
-    rows = [
-        ["×".join(map(str, row["shape"])), row["way"], f"{row['ns_per_element']:.3f}"]
-        for row in record["rows"]
-    ]
-    return _table(["shape", "operators", "ns per element"], rows)
-
-
-def _training_step(record: Mapping[str, Any]) -> str:
-    header = ["row", "× plain QAT", "images/s", "forwards", "backwards"]
-    rows = [
-        [
-            row["row"],
-            _ratio(row["over_plain"]),
-            f"{row['images_per_s']:,.0f}",
-            f"{row['forwards']:.2f}",
-            f"{row['backwards']:.2f}",
-        ]
-        for row in record["rows"]
-    ]
-    bits = ", ".join(map(str, record["bit_widths"]))
-    text = (
-        f"A training step of {record['network']}, batch {record['batch']}, the bit-widths {bits} "
-        f"in turn, on {record['device']} with {record['threads']} thread(s); median and quartiles "
-        f"of {record['rounds']} rounds; forwards and backwards of the batch a step."
-    )
-    return f"{text}\n\n{_table(header, rows)}"
-
-
-def _evaluation(record: Mapping[str, Any]) -> str:
-    return (
-        f"`qadtr eval` of {record['network']}, {record['bits']}-bit codes, {record['threads']} "
-        f"thread, {record['images']:,} images × {record['patches']} patch sets, everything but the "
-        f"drift: {_ratio(record['whole_over_engine'])} times the bare engine on as many images; "
-        f"CPU time, median and quartiles of {record['rounds']} rounds."
-    )
 
 
 def _provenance(records: Sequence[Mapping[str, Any]]) -> str:
