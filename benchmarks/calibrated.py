@@ -57,7 +57,7 @@ def calibrated_network(
 
     with network.at(bits):
         pass_all()
-        network.eval()
+        network.for_evaluation()
         hook = network.head.linear.register_forward_pre_hook(
             lambda _, inputs: features.append(_plain(inputs[0]))
         )

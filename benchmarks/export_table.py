@@ -40,19 +40,18 @@ from benchmarks.export_rows import BUILD_KIND, KIND, TARGET_KIND
 from benchmarks.records import ROOT
 from deploy.core.engine_protocol import Engine
 from deploy.core.files import sha256_of
+from deploy.core.model_engine import run_all
 from deploy.core.records import provenance, read_records, write_record
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
 from deploy.openvino_engine import OpenVinoEngine
 from deploy.tensorrt.bindings import TENSORRT_RTX
 from deploy.tensorrt.builder import build_engine
 from deploy.tensorrt.options import BuildOptions
-from export.budget import Logits, logits_in_batches
+from export.budget import Logits
 from export.certificate import certify
-from export.fake_quantized import network_logits
 from export.lowering import lower
 from export.parity import check_parity
-from export.parity_probe import run_batch
-from export.passes.qdq.guarantees import QuantizedOperands
+from export.passes.guarantee import QuantizedOperands
 from export.qonnx_execution import execute_qonnx
 from export.qonnx_from_network import write_qonnx
 from export.reference.qdq import QdqReference
@@ -60,6 +59,7 @@ from export.signed_images import write_with_bytes
 from training.data import ImageSet, load_images
 from training.data.subset import chosen_indices
 from training.networks import Network
+from training.prediction import logits
 from training.run_folder import RunFolder
 
 TRAINED = ROOT / "results" / "cifar10-resnet8-cpu"
@@ -153,8 +153,7 @@ class Subject:
     @cached_property
     def logits(self) -> Logits:
         """Those of the fake-quantized network."""
-        given = partial(network_logits, self.network, self.bits)
-        return logits_in_batches(given, self.images, self.case.batch)
+        return logits(self.network, self.images, self.bits, self.case.batch)
 
     def lowered(self, target: str) -> Path:
         """The file of a target, beside the QONNX file."""
@@ -318,7 +317,7 @@ def _qdq(subject: Subject, target: str) -> dict[str, Any]:
     tried = []
     for engine in engines:
         with engine:
-            found = logits_in_batches(partial(run_batch, engine), images, subject.case.batch)
+            found = run_all(engine, images, subject.case.batch)
         gap = np.abs(found[few].astype(np.float64) - reference)
         tried.append(
             {

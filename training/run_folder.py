@@ -17,11 +17,9 @@ from typing import Any, Self
 
 from deploy.core.errors import InputError
 from deploy.engine import target_of
-from training.checkpoint import load_network, read_sidecar
+from training.checkpoint import CHECKPOINT, load_network, read_sidecar, spec_of
 from training.data import ImageSet, load_images
-from training.networks import Network
-
-CHECKPOINT = "checkpoint.safetensors"
+from training.networks import Network, NetworkSpec
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -69,14 +67,19 @@ class RunFolder:
         return str(self.sidecar["sha256"])
 
     @property
+    def spec(self) -> NetworkSpec:
+        """What its network is."""
+        return spec_of(self.sidecar, self.checkpoint)
+
+    @property
     def network_name(self) -> str:
         """Architecture, such as resnet8."""
-        return str(self.sidecar["network"]["name"])
+        return self.spec.name
 
     @property
     def bit_widths(self) -> tuple[int, ...]:
         """Those that the network has, widest first; 32 is float."""
-        return tuple(int(bits) for bits in self.sidecar["network"]["bit_widths"])
+        return self.spec.bit_widths
 
     def chosen_bit_widths(self, wanted: Sequence[int] | None) -> tuple[int, ...]:
         """``wanted``, or all where None.

@@ -106,8 +106,8 @@ def _facts(parity: Parity) -> Html:
         rows.append(
             (
                 "Budget",
-                f"{budget.code_flips:.2%} of a layer's codes, {budget.prediction_flips:.2%} of "
-                f"the predictions" + (", equal logits" if budget.logits_equal else ""),
+                f"{budget.code_flips:.2%} of a layer's codes, {budget.flips:.2%} of "
+                f"the predictions" + (", equal logits" if budget.logits == 0.0 else ""),
             )
         )
     rows.append(("SHA-256 of the file", parity.model_sha256))

@@ -25,6 +25,7 @@ from eval.measure.defenses import TABLE, Files, table_from_runs
 from eval.stages.evaluate import EvaluationSettings, evaluate_runs
 from eval.stages.patch import PatchRunSettings, make_patches
 from export.export_run import ExportSettings, export_run
+from training.checkpoint import CHECKPOINT, RESUME
 from training.config import TrainingConfig, config_from_dict, load_config
 from training.data import ImageSet, load_images
 from training.data.subset import chosen_indices
@@ -33,8 +34,7 @@ from training.devices import torch_device
 from training.dry_run import DryRun, dry_run
 from training.loop import RunOptions, train
 from training.quantizers import FLOAT
-from training.run_folder import CHECKPOINT, RunFolder
-from training.run_state import RESUME
+from training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 

@@ -117,7 +117,7 @@ def _supplied(arguments: argparse.Namespace) -> int:
     from eval.stages.supplied import supply_patches
     from qadtr.commands.shared import repository
     from training.run_folder import RunFolder
-    from training.settings_reading import read_settings
+    from training.validated import read_settings
 
     unfit = sorted(_only_attacks(arguments))
     if unfit:

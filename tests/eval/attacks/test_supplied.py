@@ -17,7 +17,7 @@ from eval.attacks.predictions import SwitchableNetwork, predict
 from eval.attacks.supplied.placing import PlacingSettings, placed_patch_sets
 from eval.attacks.supplied.reading import read_supplied
 from training.data import ImageSet
-from training.settings_reading import read_settings
+from training.validated import read_settings
 
 RNG = np.random.default_rng(5)
 COLOURED = RNG.integers(1, 256, (3, 6, 8), dtype=np.uint8)
@@ -178,7 +178,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"rotation": 3}, "unknown key 'rotation'; valid here are margin_px"),
+        ({"rotation": 3}, r"unknown key 'rotation'.* valid here are margin_px"),
         ({"rotation_degrees": 181}, "in 0…180"),
         ({"scale_range": [1.0, 0.5]}, "low ≤ high"),
         ({"translation": 0.5}, r"in \[0, 0.5\)"),

@@ -59,7 +59,7 @@ class Lab:
         with torch.no_grad():
             self.network.set_bit_width(BITS)
             self.network(torch.from_numpy(fields(32, seed=1)).float())
-            self.network.eval()
+            self.network.for_evaluation()
             # Classes in balance: an untrained network has a favourite.
             logits = self.network(torch.from_numpy(fields(200, seed=7)).float())
             self.network.head.bias.sub_(logits.mean(dim=0))
