@@ -38,7 +38,6 @@ from training.agreement import EDGE, direction, grey, orientation_agreement, sob
 KIND = "gradient-alignment"
 
 Region = Literal["image", "inside", "outside"]
-REGIONS: tuple[Region, ...] = ("image", "inside", "outside")
 On = Literal["clean", "patched"]
 MEASURES = ("cosine", "mse", "relative_mse", "edge_iou", "hog_cosine")
 AT_CHANCE = ("cosine", "edge_iou", "hog_cosine")
