@@ -40,7 +40,6 @@ from training.validated import AtLeast0, AtLeast1
 KIND = "gradient-alignment"
 
 Region = Literal["image", "inside", "outside"]
-REGIONS: tuple[Region, ...] = ("image", "inside", "outside")
 On = Literal["clean", "patched"]
 MEASURES = ("cosine", "mse", "relative_mse", "edge_iou", "hog_cosine")
 AT_CHANCE = ("cosine", "edge_iou", "hog_cosine")

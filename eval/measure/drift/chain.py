@@ -104,14 +104,6 @@ class DeviceInputs:
                 raise InputError(f"{path}: {name} has {len(arrays[name])} images, not {count}")
         return cls(clean=arrays["clean"], patched=tuple(arrays[name] for name in names))
 
-    @classmethod
-    def through(cls, preprocessing: Callable[[Bytes], Bytes], suite: Suite) -> Self:
-        """What a preprocessing, bytes to bytes, makes of the suite's clean and patched images."""
-        return cls(
-            clean=preprocessing(suite.images),
-            patched=tuple(preprocessing(pasted(suite, i)) for i in range(len(suite.patches))),
-        )
-
 
 def read_float_patches(path: Path, suite: Suite) -> dict[int, NDArray[np.float32]]:
     """Read patches as they were before they became bytes, by their number in the suite.

@@ -1,6 +1,6 @@
 """A patch that the Adversarial Robustness Toolbox made: its count of successes and ours.
 
-Its class in torch needs torchvision (`benchmarks.patch_attacks` has it); the one in numpy not.
+Its class in torch needs torchvision; the one in numpy does not.
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from benchmarks.defense_rows import markdown
 from deploy.core.attack_checks import LOWER_BOUND, MARK
 from deploy.core.share import share
 from eval.measure.checks.checks_record import attack_checks_from_records
@@ -19,6 +18,7 @@ from eval.report import adaptive_table, render_report, text_table
 from eval.report.analyses import analyses_section
 from eval.report.analysis_table import analysis_table
 from eval.report.attack_checks import all_checks_table
+from eval.report.defenses import defenses_markdown
 from eval.report.pixel_curves import pixel_curves
 from eval.report.pixel_table import pixel_table
 from eval.stages.matrix import matrix_text
@@ -333,7 +333,7 @@ def test_the_table_of_the_defenses() -> None:
             {**cell, "row": "full", "tripped_checks": ["transfer"], "seen_size": False},
         ],
     }
-    text = markdown(table)
+    text = defenses_markdown(table)
     lines = {line.split(" ")[1]: line for line in text.splitlines() if line.startswith("| ")}
     assert MARK not in lines["plain"]
     assert f"25.0{MARK} (" in lines["full"]

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-import benchmarks.defense_table as defense_table
-from benchmarks.defense_rows import TABLE, markdown
 from deploy.core.files import read_json
 from deploy.core.statistics import paired_difference
+from eval.measure.defenses import TABLE
 from eval.measure.evaluation_record import EvaluationRecord, read_evaluations, unpack_bits
-from qadtr.__main__ import main as qadtr
+from eval.report.defenses import defenses_markdown
+from qadtr.__main__ import main
 from training.run_folder import RunFolder
 
 CONFIG = """
@@ -60,30 +61,31 @@ def newest(run: Path, kind: str, bits: int) -> EvaluationRecord:
     return found
 
 
+def done(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What was made since the last call, such as "plain: training"."""
+    found = [r.message for r in caplog.records if r.name == "eval.stages.defenses"]
+    caplog.clear()
+    return found
+
+
 def test_rows_are_made_once_compared_in_pairs_and_a_failing_one_stops_no_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    done: list[str] = []
-
-    def in_this_process(*words: object) -> None:
-        # The same command line; a process for each would import torch eleven times.
-        done.append(str(words[0]))
-        code = qadtr([str(word) for word in words])
-        if code:
-            raise defense_table._StageFailed(f"qadtr {words[0]} ended with exit code {code}")
-
-    monkeypatch.setattr(defense_table, "_qadtr", in_this_process)
+    caplog.set_level(logging.INFO)
     write_configs(tmp_path / "configs")
     out = tmp_path / "table"
-    words = ["--configs", str(tmp_path / "configs"), "--family", "small", "--out", str(out)]
+    words = ["defenses", "--configs", str(tmp_path / "configs"), "--family", "small"]
+    words += ["--out", str(out)]
     words += ["--rows", "plain", "diverging", "full", "--sizes", "5", "--split", "holdout"]
     words += ["--images", "60", "--own-images", "20", "--made-from", "64"]
     words += ["--steps", "3", "--own-steps", "2"]
-    assert defense_table.main(words) == 1
+    assert main(words) == 1
     printed = capsys.readouterr().out
-    assert "diverging failed: qadtr train ended with exit code 2" in printed
-    assert done.count("train") == 4
-    assert done.count("export") == 2
+    assert "diverging failed: the loss" in printed
+    made = done(caplog)
+    trained = ["source: training", "plain: training", "diverging: training", "full: training"]
+    assert [line for line in made if line.endswith(": training")] == trained
+    assert [line for line in made if line.endswith(": export")] == ["plain: export", "full: export"]
 
     table: Any = read_json(out / TABLE)
     cells = {(c["row"], c["origin"], c["column"], c["bits"]): c for c in table["cells"]}
@@ -107,21 +109,26 @@ def test_rows_are_made_once_compared_in_pairs_and_a_failing_one_stops_no_other(
     # QADT-R pastes 6 px and the inner 4; 5 it has not met, and plain QAT has met none.
     assert not any(cell["seen_size"] for cell in cells.values())
     assert np.all([cell["comparable"] is not None for cell in cells.values()])
-    assert markdown(table) in printed
+    assert defenses_markdown(table) in printed
 
     records = sorted(path.name for path in out.glob("*/records/*.json"))
-    done.clear()
-    assert defense_table.main([*words, "--rows", "plain", "full"]) == 0
-    assert set(done) == {"eval"}
+    assert main([*words, "--rows", "plain", "full"]) == 0
+    assert {line.partition(": ")[2] for line in done(caplog)} == {"evaluation"}
     assert sorted(path.name for path in out.glob("*/records/*.json")) == records
 
     # A second table from the same source: its run is taken as it is, and is the rows' start too.
-    done.clear()
     again = [*words, "--out", str(tmp_path / "second"), "--rows", "plain"]
     again += ["--source", str(out / "source")]
     again += ["--warm-start", str(out / "source" / "checkpoint.safetensors")]
-    assert defense_table.main(again) == 0
-    assert done == ["patch", "patch", "train", "export", "patch", "patch", "eval", "eval"]
+    assert main(again) == 0
+    columns = ("per-image-5", "universal-5")
+    assert done(caplog) == [
+        *(f"source: {name} patches" for name in columns),
+        "plain: training",
+        "plain: export",
+        *(f"plain: {name} patches" for name in columns),
+        *("plain: evaluation", "plain: evaluation"),
+    ]
     assert sorted(path.name for path in (tmp_path / "second").iterdir()) == [
         TABLE,
         "plain",
@@ -129,11 +136,11 @@ def test_rows_are_made_once_compared_in_pairs_and_a_failing_one_stops_no_other(
     ]
     started = RunFolder.open(tmp_path / "second" / "plain").sidecar["config"]["training"]
     assert started["warm_start"] == str(out / "source" / "checkpoint.safetensors")
-    assert defense_table.main([*again, "--source", str(out / "plain")]) == 2
+    assert main([*again, "--source", str(out / "plain")]) == 2
     assert "has the bit-widths (4,), not 32 alone" in capsys.readouterr().err
 
     other = [*words, "--rows", "plain", "full", "--epochs", "2"]
-    assert defense_table.main(other) == 2
+    assert main(other) == 2
     assert "trained with another training" in capsys.readouterr().err
 
 
@@ -142,8 +149,9 @@ def test_a_plan_times_real_steps_and_writes_nothing(
 ) -> None:
     write_configs(tmp_path / "configs")
     out = tmp_path / "table"
-    words = ["--configs", str(tmp_path / "configs"), "--family", "small", "--out", str(out)]
-    assert defense_table.main([*words, "--rows", "plain", "--plan"]) == 0
+    words = ["defenses", "--configs", str(tmp_path / "configs"), "--family", "small"]
+    words += ["--out", str(out)]
+    assert main([*words, "--rows", "plain", "--plan"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[:3]] == ["row", "source", "plain"]
     assert float(lines[2].split()[1]) > 0.0
@@ -154,8 +162,8 @@ def test_nothing_recorded_is_an_error_and_not_an_empty_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_configs(tmp_path / "configs")
-    words = ["--configs", str(tmp_path / "configs"), "--family", "small"]
-    assert defense_table.main([*words, "--rows", "plain", "--out", str(tmp_path), "--table"]) == 3
+    words = ["defenses", "--configs", str(tmp_path / "configs"), "--family", "small"]
+    assert main([*words, "--rows", "plain", "--out", str(tmp_path), "--table"]) == 3
     assert "no evaluation" in capsys.readouterr().err
-    assert defense_table.main([*words, "--rows", "absent", "--out", str(tmp_path)]) == 2
+    assert main([*words, "--rows", "absent", "--out", str(tmp_path)]) == 2
     assert "there is no config" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from tests.export.test_network_lowering import network
 
 pytestmark = pytest.mark.hls4ml
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "hls4ml_front_end.py"
+SCRIPT = Path(__file__).with_name("hls4ml_front_end.py")
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
     qadtr export RUN --bits 4 --target qonnx
     python3.11 -m venv hls && hls/bin/pip install 'hls4ml[onnx]==1.3.0' qonnx==1.0.0
-    hls/bin/python benchmarks/hls4ml_front_end.py RUN/export/qonnx-4.onnx
+    hls/bin/python tests/export/hls4ml_front_end.py RUN/export/qonnx-4.onnx
 
 Needs nothing of this project, since hls4ml wants an environment of its own. The file goes the way
 that hls4ml's documentation asks for: cleaned, channels last, Gemm as MatMul, cleaned again.
