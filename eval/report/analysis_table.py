@@ -6,15 +6,16 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from deploy.core.attack_checks import LOWER_BOUND, MARK
+from deploy.core.bit_widths import bits_label
 from deploy.core.errors import NothingToEvaluate
+from deploy.core.table import Table
 from eval.measure.analyses import feature_maps as features
 from eval.measure.analyses import gradient_alignment as alignment
 from eval.measure.analyses import occlusion, patch_locations, patch_visibility
 from eval.measure.analyses.analysis_record import analyses_from_records
 from eval.measure.analyses.means import Mean
 from eval.measure.checks.checks_record import attack_checks_from_records
-from eval.report.numbers import MISSING, interval, percent
-from eval.report.rows import PLAIN, bits_label, model_name
+from eval.report.words import MISSING, PLAIN, images_words, mean, name_of, percent, rate
 
 HEADER = (
     "network",
@@ -59,8 +60,7 @@ def analysis_rows(records: Iterable[Mapping[str, Any]]) -> list[list[str]]:
     def row_of(payload: Mapping[str, Any], bits: int) -> Row:
         model = payload["model"]
         key = (model["checkpoint_sha256"], payload["patch"]["sha256"], bits)
-        name = model_name(model["network"], model["defense"])
-        return rows.setdefault(key, {HEADER[0]: name, HEADER[1]: bits_label(bits)})
+        return rows.setdefault(key, {HEADER[0]: name_of(model), HEADER[1]: bits_label(bits)})
 
     for payload in analyses_from_records(records, alignment.KIND, alignment.GradientAlignment):
         widest = max(payload["model"]["bit_widths"])
@@ -68,7 +68,7 @@ def analysis_rows(records: Iterable[Mapping[str, Any]]) -> list[list[str]]:
             if pair["on"] == "patched" and pair["bit_widths"][0] == widest:
                 place = {"image": HEADER[2], "inside": HEADER[3]}.get(pair["region"])
                 if place is not None:
-                    cosine = mean_words(pair["measures"]["cosine"])
+                    cosine = mean(pair["measures"]["cosine"])
                     row_of(payload, pair["bit_widths"][1])[place] = cosine
     for payload in analyses_from_records(
         records, patch_locations.KIND, patch_locations.PatchLocations
@@ -77,9 +77,9 @@ def analysis_rows(records: Iterable[Mapping[str, Any]]) -> list[list[str]]:
             mark = checks.mark_at(payload["model"]["checkpoint_sha256"], at["bit_width"])
             row_of(payload, at["bit_width"]).update(
                 {
-                    HEADER[4]: share_words(at["own_place"], mark),
-                    HEADER[5]: share_words(at["over_places"], mark),
-                    HEADER[6]: f"{share_words(at['somewhere'], mark)}; "
+                    HEADER[4]: rate(at["own_place"], mark),
+                    HEADER[5]: rate(at["over_places"], mark),
+                    HEADER[6]: f"{rate(at['somewhere'], mark)}; "
                     f"{percent(at['floor_somewhere']['value'])}",
                 }
             )
@@ -88,7 +88,7 @@ def analysis_rows(records: Iterable[Mapping[str, Any]]) -> list[list[str]]:
     ):
         for at in payload["bits"]:
             with_it, without = at["saliency"]["patched"], at["saliency"]["clean"]
-            words = f"{share_words(with_it)}; {share_words(without)}"
+            words = f"{rate(with_it)}; {rate(without)}"
             row_of(payload, at["bit_width"])[HEADER[7]] = words
     for payload in analyses_from_records(records, features.KIND, features.FeatureMaps):
         for unit in payload["units"]:
@@ -121,18 +121,15 @@ def analysis_table(records: Iterable[Mapping[str, Any]]) -> str:
     rows = analysis_rows(records)
     if not rows:
         raise NothingToEvaluate("There are no figures of analyses; run `qadtr analyze RUN` first.")
-    width = max(map(len, HEADER))
-    lines: list[str] = []
-    for name, bits, *values in rows:
-        lines += ["", f"{name}, {bits}{' bits' if bits.isdigit() else ''}"]
-        lines += [
-            f"  {what.ljust(width)}  {value}"
-            for what, value in zip(HEADER[2:], values, strict=True)
-            if value != MISSING
-        ]
-    if any(MARK in value for row in rows for value in row):
-        lines += ["", LOWER_BOUND]
-    return "\n".join(lines[1:])
+    figures = [
+        (f"{name}, {bits}{' bits' if bits.isdigit() else ''}", what, value)
+        for name, bits, *values in rows
+        for what, value in zip(HEADER[2:], values, strict=True)
+        if value != MISSING
+    ]
+    marked = any(MARK in value for *_, value in figures)
+    notes = [LOWER_BOUND] if marked else ()
+    return Table(columns=("", "", ""), rows=figures, notes=notes, grouped=True).text()
 
 
 def analysed(records: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -142,25 +139,10 @@ def analysed(records: Iterable[Mapping[str, Any]]) -> list[str]:
         if record["kind"] in KINDS and record["payload"]["patch"] is not None:
             images, patch = record["payload"]["images"], record["payload"]["patch"]
             found[
-                f"{record['payload']['analysed']} images of {images['name']}, {images['split']} "
-                f"split; {patch['name']}, {percent(patch['area_share'])} of the image"
+                f"{record['payload']['analysed']} images of {images_words(images)}; "
+                f"{patch['name']}, {percent(patch['area_share'])} of the image"
             ] = None
     return list(found)
-
-
-def mean_words(mean: Mean | None) -> str:
-    """A mean with its interval: "0.31 (0.28–0.34)"."""
-    if mean is None:
-        return MISSING
-    value, low, high = (round(mean[key], 2) + 0.0 for key in ("value", "low", "high"))
-    # A proper minus sign, as elsewhere; no minus before a 0.
-    return f"{value:.2f} ({low:.2f}–{high:.2f})".replace("-", "−")
-
-
-def share_words(value: Any, mark: str = "") -> str:
-    """A share or a mean of shares in per cent, with a mark and its interval:
-    "31.2%† (28.0–34.5)"."""
-    return MISSING if value is None else f"{percent(value['value'])}{mark} ({interval(value)})"
 
 
 def _largest(at: Mapping[str, Any]) -> str:
@@ -168,4 +150,4 @@ def _largest(at: Mapping[str, Any]) -> str:
         [value for row in at[name] for value in row] for name in ("drop", "low", "high")
     )
     place = drop.index(max(drop))
-    return mean_words(Mean(n=at["n"], value=drop[place], low=low[place], high=high[place]))
+    return mean(Mean(n=at["n"], value=drop[place], low=low[place], high=high[place]))

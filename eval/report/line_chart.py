@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from deploy.core.html import Html, join, tag
 from eval.measure.analyses.means import Mean
-from eval.report.html import Html, join, tag
-from eval.report.numbers import interval, percent
+from eval.report.document import captioned, small
+from eval.report.words import interval, percent
 
 _WIDTH, _HEIGHT = 480.0, 280.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48.0, 12.0, 10.0, 42.0
@@ -114,13 +115,8 @@ def line_chart(
         viewBox=f"0 0 {_WIDTH:.0f} {_HEIGHT:.0f}",
         role="img",
     )
-    return tag(
-        "figure",
-        tag("figcaption", tag("strong", title), tag("br"), soft(detail)),
-        svg,
-        tag("ul", [_legend(one) for one in series], class_="legend"),
-        tag("p", note, class_="soft small") if note else "",
-    )
+    legend = tag("ul", [_legend(one) for one in series], class_="legend")
+    return captioned(title, detail, svg, legend, small(note) if note else "")
 
 
 def _described(series: Sequence[Series], spoken: Mapping[int, str]) -> str:
@@ -235,8 +231,3 @@ def _legend(series: Series) -> Html:
         aria_hidden="true",
     )
     return tag("li", icon, series.name)
-
-
-def soft(text: str) -> Html:
-    """A second line, small and grey."""
-    return tag("span", text, class_="soft small")

@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from eval.report.document import document
-from eval.report.html import Html, join, tag
-from eval.report.scrolled_table import scrolled_table
+from deploy.core.html import Html, tag
+from deploy.core.table import Cell, Table
+from eval.report.document import Section, document, facts, note, verdict
+from eval.report.words import MISSING
 from export.parity_report import LayerParity, Parity
 
 _WIDTH, _ROW, _LEFT, _RIGHT, _TOP, _BOTTOM = 640.0, 22.0, 170.0, 80.0, 8.0, 34.0
@@ -29,22 +30,7 @@ def parity_page(name: str, found: Sequence[Parity]) -> str:
     """
     title = f"Parity of {name}"
     sections = [_section(parity, f"model-{index}") for index, parity in enumerate(found)]
-    links = [
-        tag("li", tag("a", parity.model, href=f"#model-{index}"))
-        for index, parity in enumerate(found)
-    ]
-    return document(
-        title,
-        tag("a", "To the models", href="#main", class_="skip"),
-        tag(
-            "header",
-            tag("h1", title),
-            tag("p", _INTRODUCTION, class_="soft"),
-            tag("nav", tag("ul", links), aria_label="Models"),
-            class_="page",
-        ),
-        tag("main", sections, id="main"),
-    )
+    return document(title, _INTRODUCTION, sections, skip="To the models", links="Models")
 
 
 _INTRODUCTION = (
@@ -54,25 +40,12 @@ _INTRODUCTION = (
 )
 
 
-def _section(parity: Parity, key: str) -> Html:
-    failures = [tag("p", failure, class_="note") for failure in parity.failures]
-    return tag(
-        "section",
-        tag("h2", parity.model, " ", _verdict(parity), id=f"{key}-title"),
-        failures,
-        _facts(parity),
-        _chart(parity),
-        _table(parity),
-        id=key,
-        aria_labelledby=f"{key}-title",
-    )
-
-
-def _verdict(parity: Parity) -> Html:
-    return (
-        tag("span", "parity", class_="tag good")
-        if parity.ok
-        else tag("span", "no parity", class_="tag bad")
+def _section(parity: Parity, key: str) -> Section:
+    return Section(
+        key=key,
+        title=parity.model,
+        verdict=verdict("parity", "good") if parity.ok else verdict("no parity", "bad"),
+        body=[*map(note, parity.failures), _facts(parity), _chart(parity), _table(parity)],
     )
 
 
@@ -111,9 +84,7 @@ def _facts(parity: Parity) -> Html:
             )
         )
     rows.append(("SHA-256 of the file", parity.model_sha256))
-    return tag(
-        "dl", [join(tag("dt", what), tag("dd", text)) for what, text in rows], class_="facts"
-    )
+    return facts(rows)
 
 
 def _compared(parity: Parity) -> list[LayerParity]:
@@ -182,53 +153,33 @@ def _chart(parity: Parity) -> Html:
 
 
 def _table(parity: Parity) -> Html:
-    heads = (
-        "Layer",
-        "Operator",
-        "Codes",
-        "Engine ≠ reference",
-        "Largest",
-        "Reference ≠ fake",
-        "Share",
-        "Largest",
-    )
-    rows = []
-    for layer in parity.layers:
-        compared = layer.flips is not None
-        cells = (
-            f"{layer.values:,}",
-            f"{layer.different:,}",
-            str(layer.largest_difference),
-            f"{layer.flips:,}" if compared else "–",
-            f"{layer.flip_share:.4%}" if compared else "–",
-            str(layer.largest_flip) if compared else "–",
-        )
-        marks = [
-            tag("span", text, class_="tag bad" if text == "departs first" else "tag warn")
-            for text, name in (
-                ("departs first", parity.first_departure),
-                ("flips first", parity.first_flip),
-            )
-            if name is not None and name in (layer.tensor, layer.name)
-        ]
-        rows.append(
-            tag(
-                "tr",
-                tag("th", layer.tensor, " ", marks, scope="row"),
-                tag("td", layer.operator),
-                [tag("td", cell, class_="number") for cell in cells],
-            )
-        )
-    head = tag(
-        "tr",
-        [
-            tag("th", words, scope="col", class_="number" if i > 1 else None)
-            for i, words in enumerate(heads)
+    return Table(
+        title="Every tensor of codes, in the file's order; – where not compared",
+        columns=(
+            *("Layer", "Operator", "Codes", "Engine ≠ reference", "Largest"),
+            *("Reference ≠ fake", "Share", "Largest"),
+        ),
+        rows=[
+            [
+                _marked(parity, layer),
+                layer.operator,
+                f"{layer.values:,}",
+                f"{layer.different:,}",
+                str(layer.largest_difference),
+                *(
+                    [MISSING] * 3
+                    if layer.flips is None
+                    else [f"{layer.flips:,}", f"{layer.flip_share:.4%}", str(layer.largest_flip)]
+                ),
+            ]
+            for layer in parity.layers
         ],
-    )
-    return scrolled_table(
-        head,
-        rows,
-        about=f"Layers of {parity.model}",
-        caption="Every tensor of codes, in the file's order; – where not compared",
-    )
+        align="llr",
+    ).html(about=f"Layers of {parity.model}")
+
+
+def _marked(parity: Parity, layer: LayerParity) -> Cell:
+    named = (layer.tensor, layer.name)
+    departs = verdict("departs first", "bad") if parity.first_departure in named else ""
+    flips = verdict("flips first", "warn") if parity.first_flip in named else ""
+    return Cell(layer.tensor, html=[layer.tensor, " ", departs, flips])

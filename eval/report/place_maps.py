@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from eval.report.html import Html, join, tag
-from eval.report.line_chart import soft
+from deploy.core.html import Html, join, tag
+from eval.report.document import captioned
 
 _CELL_PX = 34.0
 _LEFT_PX, _TOP_PX = 26.0, 18.0
@@ -67,7 +67,7 @@ def place_map(
         role="img",
         class_="places",
     )
-    return tag("figure", tag("figcaption", tag("strong", title), tag("br"), soft(detail)), svg)
+    return captioned(title, detail, svg)
 
 
 def _x(column: int) -> float:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, Literal
 
+from deploy.core.bit_widths import FLOAT, bits_label, bits_words
 from deploy.core.errors import NothingToEvaluate
 from deploy.core.share import Share
 from eval.measure.checks.checks_record import AttackChecks, attack_checks_from_records
@@ -24,13 +25,8 @@ from eval.measure.evaluation_record import (
     PatchFacts,
     check_evaluation,
 )
+from eval.report.words import PLAIN, model_name, model_order, name_of, percent
 
-PLAIN = ("qat", "plain")
-"""Names of plain quantization-aware training, the baseline of every comparison."""
-
-_DEFENSE_NAMES = {"qat": "plain QAT", "plain": "plain QAT", "qadtr": "QADT-R"}
-
-FLOAT_BITS = 32
 MOST_POINTS_UNDER_PLAIN = Fraction(2, 100)
 
 Comparability = Literal["baseline", "comparable", "not comparable", "no baseline"]
@@ -64,7 +60,7 @@ class PatchColumn:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
+class PatchResult:
     """What one patch did to one model; ``mark`` stands beside every rate: a check of the attacks on
     this model tripped (``eval.measure.checks.checks_record.MARK``), or nothing."""
 
@@ -76,6 +72,16 @@ class Cell:
     whitebox: bool
     asr_common: Share | None
     mark: str = ""
+
+    @property
+    def rate(self) -> str:
+        """The ASR in per cent, with its mark."""
+        return f"{percent(self.asr['value'])}{self.mark}"
+
+    @property
+    def above_floor(self) -> bool:
+        """Whether the interval of the ASR lies above that of the random patch."""
+        return self.asr["low"] > self.floor["high"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +103,7 @@ class Row:
     label: str
     model: ModelFacts
     clean: Share
-    cells: Mapping[str, Cell]
+    cells: Mapping[str, PatchResult]
     latency: LatencyFacts | None
     size_ratio: float | None
     comparability: Comparability
@@ -106,12 +112,17 @@ class Row:
     @property
     def is_float(self) -> bool:
         """Whether this is the network without quantization."""
-        return self.model["bit_width"] == FLOAT_BITS
+        return self.model["bit_width"] == FLOAT
 
     @property
     def bits_label(self) -> str:
         """ "float" for 32, else the number."""
         return bits_label(self.model["bit_width"])
+
+    @property
+    def at(self) -> str:
+        """Bit-width and engine, such as "2 bits, onnxruntime"."""
+        return f"{bits_words(self.model['bit_width'])}, {self.model['engine']}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,15 +137,23 @@ class ResultTable:
     columns: tuple[PatchColumn, ...]
     rows: tuple[Row, ...]
 
+    @property
+    def engines(self) -> list[str]:
+        """Names of the engines, each once."""
+        return list(dict.fromkeys(row.model["engine"] for row in self.rows))
 
-def bits_label(bit_width: int) -> str:
-    """ "float" for 32, else the number as text."""
-    return "float" if bit_width == FLOAT_BITS else str(bit_width)
 
+def evaluations_of(records: Iterable[Mapping[str, Any]]) -> list[EvaluationRecord]:
+    """The payloads of the evaluation records.
 
-def bits_words(bit_width: int) -> str:
-    """ "float" for 32, else such as "4 bits"."""
-    return "float" if bit_width == FLOAT_BITS else f"{bit_width} bits"
+    Raises:
+        InputError: one lacks a field.
+    """
+    return [
+        check_evaluation(record["payload"], where="an evaluation record")
+        for record in records
+        if record["kind"] == KIND
+    ]
 
 
 def tables_from_records(records: Iterable[Mapping[str, Any]]) -> tuple[ResultTable, ...]:
@@ -147,11 +166,7 @@ def tables_from_records(records: Iterable[Mapping[str, Any]]) -> tuple[ResultTab
     """
     records = list(records)
     checks = attack_checks_from_records(records)
-    evaluations = [
-        check_evaluation(record["payload"], where="an evaluation record")
-        for record in records
-        if record["kind"] == KIND
-    ]
+    evaluations = evaluations_of(records)
     if not evaluations:
         raise NothingToEvaluate(
             "There is no evaluation record to report; run `qadtr eval` on this run first."
@@ -169,7 +184,7 @@ def tables_from_records(records: Iterable[Mapping[str, Any]]) -> tuple[ResultTab
 class _Draft:
     model: ModelFacts
     clean: Share
-    cells: dict[str, Cell] = field(default_factory=dict)
+    cells: dict[str, PatchResult] = field(default_factory=dict)
     latency: LatencyFacts | None = None
 
 
@@ -239,16 +254,14 @@ def _comparability(
         other
         for other in all_drafts
         if other.model["defense"] in PLAIN
-        and other.model["network"] == model["network"]
-        and other.model["bit_width"] == model["bit_width"]
-        and other.model["engine"] == model["engine"]
+        and all(other.model[key] == model[key] for key in ("network", "bit_width", "engine"))
     ]
     # A float network trained as a source of patches is no quantization-aware one: where there is
     # a network of several bit-widths, that is the baseline at 32 bits too.
     quantized = {
         other.model["checkpoint_sha256"]
         for other in all_drafts
-        if other.model["bit_width"] != FLOAT_BITS
+        if other.model["bit_width"] != FLOAT
     }
     plain = [p for p in plain if p.model["checkpoint_sha256"] in quantized] or plain
     if not plain:
@@ -262,16 +275,17 @@ def _comparability(
 
 def _size_ratio(draft: _Draft, all_drafts: Sequence[_Draft]) -> float | None:
     size = draft.model["file_size_bytes"]
-    if size is None or draft.model["bit_width"] == FLOAT_BITS:
+    if size is None or draft.model["bit_width"] == FLOAT:
         return None
     for other in all_drafts:
         float_size = other.model["file_size_bytes"]
         if (
-            other.model["bit_width"] == FLOAT_BITS
+            other.model["bit_width"] == FLOAT
             and float_size is not None
-            and other.model["network"] == draft.model["network"]
-            and other.model["defense"] == draft.model["defense"]
-            and other.model["checkpoint_sha256"] == draft.model["checkpoint_sha256"]
+            and all(
+                other.model[key] == draft.model[key]
+                for key in ("network", "defense", "checkpoint_sha256")
+            )
         ):
             return float_size / size
     return None
@@ -279,34 +293,18 @@ def _size_ratio(draft: _Draft, all_drafts: Sequence[_Draft]) -> float | None:
 
 def _row_key(model: ModelFacts) -> tuple[object, ...]:
     return (
-        model["network"],
-        model["defense"],
-        model["bit_width"],
-        model["engine"],
-        model["checkpoint_sha256"],
-        model["file_sha256"],
+        *(model["network"], model["defense"], model["bit_width"], model["engine"]),
+        *(model["checkpoint_sha256"], model["file_sha256"]),
     )
 
 
 def _order(model: ModelFacts) -> tuple[object, ...]:
-    return (
-        model["network"],
-        model["defense"] not in PLAIN,
-        model["defense"],
-        model["checkpoint_sha256"] or "",
-        -model["bit_width"],
-        model["engine"],
-        model["file_sha256"] or "",
-    )
-
-
-def model_name(network: str, defense: str | None) -> str:
-    """Network and defense as tables print them, such as "resnet8 plain QAT"."""
-    return network if defense is None else f"{network} {_DEFENSE_NAMES.get(defense, defense)}"
+    last = (-model["bit_width"], model["engine"], model["file_sha256"] or "")
+    return (*model_order(model), *last)
 
 
 def _labels(models: Sequence[ModelFacts]) -> list[str]:
-    names = [model_name(model["network"], model["defense"]) for model in models]
+    names = [name_of(model) for model in models]
     checkpoints: dict[str, set[str | None]] = {}
     for name, model in zip(names, models, strict=True):
         checkpoints.setdefault(name, set()).add(model["checkpoint_sha256"])
@@ -316,21 +314,21 @@ def _labels(models: Sequence[ModelFacts]) -> list[str]:
     ]
 
 
-def _cell(evaluation: EvaluationRecord, mark: str) -> Cell:
+def _cell(evaluation: EvaluationRecord, mark: str) -> PatchResult:
     drift = evaluation["drift"]
-    return Cell(
+    return PatchResult(
         asr=evaluation["asr"],
         floor=evaluation["floor"]["asr"],
         robust_accuracy=evaluation["robust_accuracy"],
         drift_points=None if drift is None else drift["asr_points"],
         agreement=None if drift is None else drift["clean_agreement"],
-        whitebox=_is_whitebox(evaluation),
+        whitebox=is_whitebox(evaluation),
         asr_common=evaluation["asr_common"],
         mark=mark,
     )
 
 
-def _is_whitebox(evaluation: EvaluationRecord) -> bool:
+def is_whitebox(evaluation: EvaluationRecord) -> bool:
     """Whether the patch was made on the very weights that it is tried on."""
     source = evaluation["patch"]["source"]["checkpoint_sha256"]
     return source is not None and source == evaluation["model"]["checkpoint_sha256"]
@@ -353,7 +351,7 @@ def _column(evaluation: EvaluationRecord) -> PatchColumn:
         parts.append("untargeted")
     if patch["placement"] is not None:
         parts.append(f"placed {patch['placement']}")
-    whitebox = _is_whitebox(evaluation)
+    whitebox = is_whitebox(evaluation)
     made_on = "white-box: made on the model itself" if whitebox else _source(patch)
     parts.append(made_on)
     detail = ", ".join(parts)
@@ -377,7 +375,7 @@ def _source(patch: PatchFacts) -> str:
         words.insert(0, "undefended")
     if source["bit_widths"]:
         widths = "/".join(bits_label(bits) for bits in source["bit_widths"])
-        words.append(widths if source["bit_widths"] == [FLOAT_BITS] else f"{widths} bits")
+        words.append(widths if source["bit_widths"] == [FLOAT] else f"{widths} bits")
     if source["seed"] is not None:
         words.append(f"seed {source['seed']}")
     return "made on " + " ".join(words)

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from deploy.core.attack_checks import LOWER_BOUND
+from deploy.core.bit_widths import bits_words
+from deploy.core.html import Html, join, tag
 from deploy.core.share import Share
 from eval.measure.adaptive.adaptive_record import AdaptiveRecord
 from eval.measure.proofs import Proofs
-from eval.report.html import Html, join, tag
-from eval.report.numbers import interval, percent, points, size_ratio
-from eval.report.rows import PLAIN, Cell, PatchColumn, ResultTable, Row, bits_words
+from eval.report.document import note
+from eval.report.rows import PatchColumn, ResultTable, Row
+from eval.report.words import PLAIN, interval, percent, points, size_ratio
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +44,10 @@ def summary(
         parts += [_tiles(case, table, proofs, adaptive), *_sentences(case, table, adaptive)]
     parts += _proofs(table, proofs)
     if any(cell.mark for row in table.rows for cell in row.cells.values()):
-        parts.append(_note(f"{LOWER_BOUND} Which one is told under “Attack checks”."))
+        parts.append(note(f"{LOWER_BOUND} Which one is told under “Attack checks”."))
     if table.split != "test":
         parts.append(
-            _note(
+            note(
                 f"These figures are from the {table.split} split, on which settings may have been "
                 "chosen: they are no final results."
             )
@@ -95,12 +97,12 @@ def _case(table: ResultTable) -> _Case | None:
 def _tiles(
     case: _Case, table: ResultTable, proofs: Proofs, adaptive: Sequence[AdaptiveRecord]
 ) -> Html:
-    where = _at(case.plain)
+    where = case.plain.at
     plain = case.plain.cells[case.column.key]
-    tiles = [_tile(_rate(plain), f"fooled, plain, {where}", interval(plain.asr))]
+    tiles = [_tile(plain.rate, f"fooled, plain, {where}", interval(plain.asr))]
     if case.defended is not None:
         cell = case.defended.cells[case.column.key]
-        tiles.append(_tile(_rate(cell), f"fooled, hardened, {where}", interval(cell.asr)))
+        tiles.append(_tile(cell.rate, f"fooled, hardened, {where}", interval(cell.asr)))
         known = _knowing(case.defended, table, adaptive)
         if known is not None:
             tiles.append(
@@ -157,12 +159,12 @@ def _sentences(case: _Case, table: ResultTable, adaptive: Sequence[AdaptiveRecor
         tag(
             "p",
             f"The patch that harms most ({column.title}; {column.detail}) {does} "
-            f"{_rate(plain)} of the images that it "
-            f"otherwise gets right ({_at(case.plain)}; 95% interval {interval(plain.asr)}). "
+            f"{plain.rate} of the images that it "
+            f"otherwise gets right ({case.plain.at}; 95% interval {interval(plain.asr)}). "
             f"Random pixels in its place: {percent(plain.floor['value'])}. "
             + (
                 ""
-                if above_floor(plain)
+                if plain.above_floor
                 else "The intervals of the two overlap: more than noise is not shown."
             ),
         )
@@ -175,14 +177,14 @@ def _sentences(case: _Case, table: ResultTable, adaptive: Sequence[AdaptiveRecor
         tag(
             "p",
             f"On the hardened network ({case.defended.label}) the same patch succeeds on "
-            f"{_rate(cell)} ({interval(cell.asr)}). " + _difference(plain.asr, cell.asr),
+            f"{cell.rate} ({interval(cell.asr)}). " + _difference(plain.asr, cell.asr),
         )
     )
-    parts.append(_note(_knowing_attacker(_knowing(case.defended, table, adaptive))))
+    parts.append(note(_knowing_attacker(_knowing(case.defended, table, adaptive))))
     under = case.defended.points_under_plain
     if case.defended.comparability == "not comparable" and under is not None:
         parts.append(
-            _note(
+            note(
                 f"The hardened network's clean accuracy is {under:.1f} points under the plain one: "
                 "more than the 2 points up to which rows are compared. Its attack success rate "
                 "is shown, but is no evidence for the defense."
@@ -213,7 +215,7 @@ def _knowing(
     another bit-width where none was tried at its own."""
     checkpoint = defended.model["checkpoint_sha256"]
     found = [
-        _Knowing(asr=cell.asr, bit_width=row.model["bit_width"], where=_at(row), mark=cell.mark)
+        _Knowing(asr=cell.asr, bit_width=row.model["bit_width"], where=row.at, mark=cell.mark)
         for row in table.rows
         if row.model["checkpoint_sha256"] == checkpoint
         for cell in row.cells.values()
@@ -288,15 +290,6 @@ def _quantized(table: ResultTable) -> list[Row]:
     return [row for row in table.rows if not row.is_float and row.model["file_sha256"] is not None]
 
 
-def _rate(cell: Cell) -> str:
-    return f"{percent(cell.asr['value'])}{cell.mark}"
-
-
-def above_floor(cell: Cell) -> bool:
-    """Whether the interval of the ASR lies above that of the random patch."""
-    return cell.asr["low"] > cell.floor["high"]
-
-
 def _without_baseline(table: ResultTable) -> Html:
     worst = max(
         (
@@ -310,16 +303,7 @@ def _without_baseline(table: ResultTable) -> Html:
     row, column, cell = worst
     return tag(
         "p",
-        f"The highest attack success rate: {column.title} against {row.label} ({_at(row)}), "
-        f"{_rate(cell)} ({interval(cell.asr)}). No plain network with a transferred "
+        f"The highest attack success rate: {column.title} against {row.label} ({row.at}), "
+        f"{cell.rate} ({interval(cell.asr)}). No plain network with a transferred "
         "patch is among the records, so nothing is compared.",
     )
-
-
-def _at(row: Row) -> str:
-    bits = "float" if row.is_float else f"{row.model['bit_width']} bits"
-    return f"{bits}, {row.model['engine']}"
-
-
-def _note(text: str) -> Html:
-    return tag("p", text, class_="note")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deploy.core.bit_widths import bits_words
 from deploy.core.engine_protocol import Engine
 from deploy.core.errors import InputError
 from deploy.core.latency import Latency, measure_latency
@@ -20,12 +21,12 @@ from deploy.core.records import read_records
 from deploy.engine import open_engine, require_engine
 from eval.measure.evaluation import evaluate_model
 from eval.measure.evaluation_record import EvaluationRecord
+from eval.measure.examples import KIND as EXAMPLES_KIND
+from eval.measure.examples import write_examples
 from eval.measure.model_facts import model_facts
 from eval.measure.patch_images import images_of_patches, patch_files_in
 from eval.measure.patch_measures import common_set
-from eval.report.examples import KIND as EXAMPLES_KIND
-from eval.report.examples import write_examples
-from eval.report.rows import FLOAT_BITS, model_name
+from eval.report.words import model_name
 from training.data import ImageSet
 from training.run_folder import RunFolder
 
@@ -168,14 +169,10 @@ def _models(
             run=run,
             bit_width=bits,
             file=run.model_file(bits, engine),
-            name=_words(bits) if alone else f"{run.path.name}, {_words(bits)}",
+            name=bits_words(bits) if alone else f"{run.path.name}, {bits_words(bits)}",
         )
         for bits in wanted
     ]
-
-
-def _words(bits: int) -> str:
-    return "float" if bits == FLOAT_BITS else f"{bits} bits"
 
 
 def _show_examples(
@@ -188,7 +185,8 @@ def _show_examples(
     # The network too, not the bit-width alone: a report may show the examples of several runs.
     network = model_name(run.network_name, run.defense)
     models = {
-        f"{network}, {_words(model.bit_width)}": engine.predict for model, engine in engines.items()
+        f"{network}, {bits_words(model.bit_width)}": engine.predict
+        for model, engine in engines.items()
     }
     for record in read_records(run.records, EXAMPLES_KIND):
         payload = record["payload"]

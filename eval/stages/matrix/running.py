@@ -19,6 +19,8 @@ from typing import Any
 import torch
 
 from deploy.core.errors import EngineUnavailable, UsageError
+from deploy.core.records import read_records
+from eval.measure.checks.checks_record import AttackChecks, attack_checks_from_records
 from eval.measure.evaluation_record import EvaluationRecord, read_evaluations
 from eval.stages.matrix.jobs import RECORDS, Job, do_job, jobs_of
 from eval.stages.matrix.plan import MatrixPlan
@@ -192,3 +194,14 @@ def _on_ray(
                 ray.cancel(reference)
             # The error that the job raised, as it would be raised here.
             raise (error.cause if isinstance(error.cause, Exception) else error) from error
+
+
+def checks_of_targets(plan: MatrixPlan) -> AttackChecks:
+    """The attack checks among the records of the plan's targets.
+
+    Raises:
+        InputError: a record is damaged.
+    """
+    folders = dict.fromkeys(target.run / RECORDS for target in plan.targets)
+    found = [record for folder in folders if folder.is_dir() for record in read_records(folder)]
+    return attack_checks_from_records(found)

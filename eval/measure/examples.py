@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import io
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,11 +16,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from deploy.core.errors import InputError
 from deploy.core.patch_set import PatchSet
 from deploy.core.records import write_record
-from eval.report.pictures import png_bytes
 from training.data.image_set import ImageSet
 
 KIND = "examples"
@@ -45,6 +46,23 @@ class Example:
     clean_png: bytes
     patched_png: bytes
     predictions: tuple[Prediction, ...]
+
+
+def png_bytes(image: NDArray[np.uint8], mask: NDArray[np.bool_] | None = None) -> bytes:
+    """An image, uint8 3×H×W RGB, as a PNG file; transparent where `mask` (bool H×W) is False.
+
+    Raises:
+        InputError: another shape or type.
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[0] != 3:
+        raise InputError(f"Expected a picture as uint8 3×H×W, got {image.dtype} {image.shape}.")
+    pixels = image.transpose(1, 2, 0)
+    if mask is not None and not mask.all():
+        alpha = np.where(mask, 255, 0).astype(np.uint8)
+        pixels = np.concatenate([pixels, alpha[..., None]], axis=2)
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
 
 
 def write_examples(
