@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from deploy.core.table import Table
+from eval.report.words import percent, rate
+
+_COLUMNS = ("places", "ART (Adam) / ours", "ART (PGD) / ours", "ASR ours", "ASR Adam", "ASR PGD")
 SIDES = ("ours", "adam", "pgd")
 _PLACES = {
     "centre": "at the centre",
@@ -19,7 +23,7 @@ def patch_attacks_rows(record: Mapping[str, Any]) -> str:
     goal = "untargeted" if record["target"] is None else f"target class {record['target']}"
     lines = [
         (
-            f"A universal {side}×{side} px patch ({100 * record['area_share']:.1f}% of the image, "
+            f"A universal {side}×{side} px patch ({percent(record['area_share'])} of the image, "
             f"{goal}) on {record['network']}: {record['steps']} steps of {record['batch']} "
             "images, the same images and law of the places on both sides, each in a process of "
             f"its own, one thread, both with {record['versions']}. ART (Adam) has ART's own "
@@ -28,18 +32,18 @@ def patch_attacks_rows(record: Mapping[str, Any]) -> str:
             "test images, float, in bytes, for all alike."
         ),
         "",
-        "| places | ART (Adam) / ours | ART (PGD) / ours | ASR ours | ASR Adam | ASR PGD |",
-        "| --- | --- | --- | --- | --- | --- |",
     ]
+    rows = []
     agreed = {"images": 0, "pixels_that_differ": 0, "successes_that_differ": 0}
     for row in record["rows"]:
         cells = [_PLACES[row["placement"]]]
         cells += [_ratio(row[f"{other}_over_ours"]) for other in SIDES[1:]]
         cells += [_rate(row["asr"][one]) for one in SIDES]
-        lines.append(f"| {' | '.join(cells)} |")
+        rows.append(cells)
         for key in agreed:
             agreed[key] += row["agreement"][key]
     lines += [
+        Table(columns=_COLUMNS, rows=rows).markdown(),
         "",
         (
             "ART's patches pasted and their successes counted by ART alone, against our paste and "
@@ -55,5 +59,4 @@ def _ratio(value: Mapping[str, float]) -> str:
 
 
 def _rate(share: Mapping[str, float]) -> str:
-    interval = f"{100 * share['low']:.1f}–{100 * share['high']:.1f}"
-    return f"{100 * share['value']:.1f}% ({interval}), n {share['n']:,}"
+    return f"{rate(share)}, n {share['n']:,}"

@@ -25,14 +25,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from deploy.core.bit_widths import FLOAT as FLOAT
 from deploy.core.errors import InputError
 from training.exact import Folding, nearest_power_of_two
 from training.gradients import FakeQuantize, NoiseBank, NoisyGradient, PowerOfTwo, ScaleGradient
 from training.scale_recipes import ScaleRecipe
 from training.steps import rectified_step, residual_ratio, weight_step
-
-FLOAT = 32
-"""The bit-width that means "not quantized"."""
 
 STREAM_BITS = 8
 """Bit-width of the residual stream, of the first and last layer's weights, and of the pooled
