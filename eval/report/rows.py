@@ -9,9 +9,9 @@ comparable: a network that gave up accuracy resists patches for the wrong reason
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from deploy.core.bit_widths import FLOAT, bits_label, bits_words
 from deploy.core.errors import NothingToEvaluate
@@ -61,17 +61,35 @@ class PatchColumn:
 
 @dataclass(frozen=True, kw_only=True)
 class PatchResult:
-    """What one patch did to one model; ``mark`` stands beside every rate: a check of the attacks on
-    this model tripped (``eval.measure.checks.checks_record.MARK``), or nothing."""
+    """What one patch did to one model.
+
+    Attributes:
+        asr: with n and its interval.
+        floor: that of the random patch.
+        drift_points: None where the fake-quantized network was not asked.
+        whitebox: whether the patch was made on the very weights that it is tried on.
+        mark: stands beside every rate: a check of the attacks on this model tripped, or nothing.
+        common: the ASR over the images that all models of a matrix get right; None outside of one.
+    """
 
     asr: Share
     floor: Share
-    robust_accuracy: Share
     drift_points: float | None
-    agreement: Share | None
     whitebox: bool
-    asr_common: Share | None
-    mark: str = ""
+    mark: str
+    common: Share | None = None
+
+    @classmethod
+    def of(cls, evaluation: EvaluationRecord, checks: AttackChecks) -> Self:
+        """From the evaluation, and the checks of the attacks on its model."""
+        drift = evaluation["drift"]
+        return cls(
+            asr=evaluation["asr"],
+            floor=evaluation["floor"]["asr"],
+            drift_points=None if drift is None else drift["asr_points"],
+            whitebox=_is_whitebox(evaluation),
+            mark=checks.mark(evaluation["model"]),
+        )
 
     @property
     def rate(self) -> str:
@@ -180,31 +198,15 @@ def tables_from_records(records: Iterable[Mapping[str, Any]]) -> tuple[ResultTab
     return tuple(_table(group, checks) for group in groups.values())
 
 
-@dataclass
-class _Draft:
-    model: ModelFacts
-    clean: Share
-    cells: dict[str, PatchResult] = field(default_factory=dict)
-    latency: LatencyFacts | None = None
-
-
 def _table(evaluations: Sequence[EvaluationRecord], checks: AttackChecks) -> ResultTable:
-    columns: dict[str, PatchColumn] = {}
-    drafts: dict[tuple[object, ...], _Draft] = {}
+    of_row: dict[tuple[object, ...], list[EvaluationRecord]] = {}
     for evaluation in evaluations:
-        model = evaluation["model"]
-        column = _column(evaluation)
-        columns[column.key] = column
-        draft = drafts.setdefault(
-            _row_key(model), _Draft(model=model, clean=evaluation["clean_accuracy"])
-        )
-        draft.model = model
-        draft.clean = evaluation["clean_accuracy"]
-        draft.latency = evaluation["latency"] or draft.latency
-        draft.cells[column.key] = _cell(evaluation, checks.mark(model))
-    ordered = sorted(drafts.values(), key=lambda draft: _order(draft.model))
-    labels = _labels([draft.model for draft in ordered])
+        of_row.setdefault(_order(evaluation["model"]), []).append(evaluation)
+    ordered = [of_row[key] for key in sorted(of_row)]
+    newest = [found[-1] for found in ordered]
+    labels = _labels([one["model"] for one in newest])
     images = evaluations[-1]["images"]
+    columns = {column.key: column for column in map(_column, evaluations)}
     return ResultTable(
         images_name=images["name"],
         split=images["split"],
@@ -213,7 +215,7 @@ def _table(evaluations: Sequence[EvaluationRecord], checks: AttackChecks) -> Res
         classes=tuple(images["classes"]),
         columns=_told_apart(columns.values()),
         rows=tuple(
-            _row(draft, label, ordered) for draft, label in zip(ordered, labels, strict=True)
+            _row(found, label, newest, checks) for found, label in zip(ordered, labels, strict=True)
         ),
     )
 
@@ -230,106 +232,93 @@ def _told_apart(columns: Iterable[PatchColumn]) -> tuple[PatchColumn, ...]:
     )
 
 
-def _row(draft: _Draft, label: str, all_drafts: Sequence[_Draft]) -> Row:
-    comparability, under = _comparability(draft, all_drafts)
+def _row(
+    found: Sequence[EvaluationRecord],
+    label: str,
+    newest: Sequence[EvaluationRecord],
+    checks: AttackChecks,
+) -> Row:
+    """The row of one model, from its evaluations and the newest of each other model."""
+    comparability, under = _comparability(found[-1], newest)
     return Row(
         label=label,
-        model=draft.model,
-        clean=draft.clean,
-        cells=draft.cells,
-        latency=draft.latency,
-        size_ratio=_size_ratio(draft, all_drafts),
+        model=found[-1]["model"],
+        clean=found[-1]["clean_accuracy"],
+        cells={_column(one).key: PatchResult.of(one, checks) for one in found},
+        latency=next((one["latency"] for one in reversed(found) if one["latency"]), None),
+        size_ratio=_size_ratio(found[-1]["model"], [one["model"] for one in newest]),
         comparability=comparability,
         points_under_plain=under,
     )
 
 
 def _comparability(
-    draft: _Draft, all_drafts: Sequence[_Draft]
+    one: EvaluationRecord, newest: Sequence[EvaluationRecord]
 ) -> tuple[Comparability, float | None]:
-    model = draft.model
-    if model["defense"] in PLAIN:
+    if one["model"]["defense"] in PLAIN:
         return "baseline", None
+    same = _keys(one["model"], "network", "bit_width", "engine")
     plain = [
         other
-        for other in all_drafts
-        if other.model["defense"] in PLAIN
-        and all(other.model[key] == model[key] for key in ("network", "bit_width", "engine"))
+        for other in newest
+        if other["model"]["defense"] in PLAIN
+        and _keys(other["model"], "network", "bit_width", "engine") == same
     ]
     # A float network trained as a source of patches is no quantization-aware one: where there is
     # a network of several bit-widths, that is the baseline at 32 bits too.
-    quantized = {
-        other.model["checkpoint_sha256"]
-        for other in all_drafts
-        if other.model["bit_width"] != FLOAT
-    }
-    plain = [p for p in plain if p.model["checkpoint_sha256"] in quantized] or plain
+    models = [other["model"] for other in newest]
+    quantized = {m["checkpoint_sha256"] for m in models if m["bit_width"] != FLOAT}
+    plain = [p for p in plain if p["model"]["checkpoint_sha256"] in quantized] or plain
     if not plain:
         return "no baseline", None
     # Several plain networks: the best of them is what the defense must be held against.
-    best = max(Fraction(other.clean["k"], other.clean["n"]) for other in plain)
-    under = best - Fraction(draft.clean["k"], draft.clean["n"])
+    own, *others = (
+        Fraction(e["clean_accuracy"]["k"], e["clean_accuracy"]["n"]) for e in (one, *plain)
+    )
+    under = max(others) - own
     verdict: Comparability = "comparable" if under <= MOST_POINTS_UNDER_PLAIN else "not comparable"
     return verdict, float(100 * under)
 
 
-def _size_ratio(draft: _Draft, all_drafts: Sequence[_Draft]) -> float | None:
-    size = draft.model["file_size_bytes"]
-    if size is None or draft.model["bit_width"] == FLOAT:
+def _size_ratio(model: ModelFacts, models: Sequence[ModelFacts]) -> float | None:
+    size, same = model["file_size_bytes"], _keys(model, "network", "defense", "checkpoint_sha256")
+    if size is None or model["bit_width"] == FLOAT:
         return None
-    for other in all_drafts:
-        float_size = other.model["file_size_bytes"]
+    for other in models:
+        float_size = other["file_size_bytes"]
         if (
-            other.model["bit_width"] == FLOAT
+            other["bit_width"] == FLOAT
             and float_size is not None
-            and all(
-                other.model[key] == draft.model[key]
-                for key in ("network", "defense", "checkpoint_sha256")
-            )
+            and _keys(other, "network", "defense", "checkpoint_sha256") == same
         ):
             return float_size / size
     return None
 
 
-def _row_key(model: ModelFacts) -> tuple[object, ...]:
-    return (
-        *(model["network"], model["defense"], model["bit_width"], model["engine"]),
-        *(model["checkpoint_sha256"], model["file_sha256"]),
-    )
+def _keys(model: Mapping[str, Any], *names: str) -> list[object]:
+    return [model[name] for name in names]
 
 
-def _order(model: ModelFacts) -> tuple[object, ...]:
+def _order(model: ModelFacts) -> tuple[Any, ...]:
+    """What sorts models, and tells one from another."""
     last = (-model["bit_width"], model["engine"], model["file_sha256"] or "")
     return (*model_order(model), *last)
 
 
 def _labels(models: Sequence[ModelFacts]) -> list[str]:
-    names = [name_of(model) for model in models]
     checkpoints: dict[str, set[str | None]] = {}
-    for name, model in zip(names, models, strict=True):
-        checkpoints.setdefault(name, set()).add(model["checkpoint_sha256"])
+    for model in models:
+        checkpoints.setdefault(name_of(model), set()).add(model["checkpoint_sha256"])
+    several = {name for name, found in checkpoints.items() if len(found) > 1}
     return [
-        f"{name} #{(model['checkpoint_sha256'] or '?')[:6]}" if len(checkpoints[name]) > 1 else name
-        for name, model in zip(names, models, strict=True)
+        f"{name_of(model)} #{(model['checkpoint_sha256'] or '?')[:6]}"
+        if name_of(model) in several
+        else name_of(model)
+        for model in models
     ]
 
 
-def _cell(evaluation: EvaluationRecord, mark: str) -> PatchResult:
-    drift = evaluation["drift"]
-    return PatchResult(
-        asr=evaluation["asr"],
-        floor=evaluation["floor"]["asr"],
-        robust_accuracy=evaluation["robust_accuracy"],
-        drift_points=None if drift is None else drift["asr_points"],
-        agreement=None if drift is None else drift["clean_agreement"],
-        whitebox=is_whitebox(evaluation),
-        asr_common=evaluation["asr_common"],
-        mark=mark,
-    )
-
-
-def is_whitebox(evaluation: EvaluationRecord) -> bool:
-    """Whether the patch was made on the very weights that it is tried on."""
+def _is_whitebox(evaluation: EvaluationRecord) -> bool:
     source = evaluation["patch"]["source"]["checkpoint_sha256"]
     return source is not None and source == evaluation["model"]["checkpoint_sha256"]
 
@@ -351,7 +340,7 @@ def _column(evaluation: EvaluationRecord) -> PatchColumn:
         parts.append("untargeted")
     if patch["placement"] is not None:
         parts.append(f"placed {patch['placement']}")
-    whitebox = is_whitebox(evaluation)
+    whitebox = _is_whitebox(evaluation)
     made_on = "white-box: made on the model itself" if whitebox else _source(patch)
     parts.append(made_on)
     detail = ", ".join(parts)

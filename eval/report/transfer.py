@@ -7,19 +7,18 @@ of the matrix classifies correctly.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from deploy.core.attack_checks import LOWER_BOUND
 from deploy.core.bit_widths import bits_label
 from deploy.core.errors import NothingToEvaluate
 from deploy.core.html import Html, join, tag
-from deploy.core.share import Share
 from deploy.core.table import Cell, Table
 from eval.measure.checks.checks_record import AttackChecks
 from eval.measure.evaluation_record import EvaluationRecord, asr_over_common_set
 from eval.report.document import small
-from eval.report.rows import is_whitebox
+from eval.report.rows import PatchResult
 from eval.report.words import (
     MISSING,
     PLAIN,
@@ -34,32 +33,6 @@ from eval.report.words import (
 
 LEAST = 2
 """Sources and targets of a matrix that is worth a map; a single row stands in the main table."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MatrixCell:
-    """One source's patch on one target.
-
-    Attributes:
-        asr: with n and its interval.
-        common: the ASR over the common set of the matrix; None where that is empty.
-        floor: the random patch on this target.
-        whitebox: whether source and target are the same weights.
-        mark: stands beside every rate where a check of the attacks on the target tripped.
-    """
-
-    asr: Share
-    common: Share | None
-    floor: Share
-    whitebox: bool
-    mark: str
-
-    def of_common(self) -> str:
-        """The ASR over the common set, with its n."""
-        common = self.common
-        if common is None:
-            return MISSING
-        return f"{percent(common['value'])}{self.mark} of {common['n']:,}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +51,7 @@ class Matrix:
     images: str
     sources: tuple[str, ...]
     targets: tuple[str, ...]
-    cells: dict[tuple[str, str], MatrixCell]
+    cells: Mapping[tuple[str, str], PatchResult]
 
     @property
     def transfers(self) -> bool:
@@ -112,7 +85,7 @@ def _lines(matrix: Matrix) -> Table:
                 target + (" *" if cell.whitebox else ""),
                 rate(cell.asr, cell.mark),
                 str(cell.asr["n"]),
-                cell.of_common(),
+                _of_common(cell),
                 percent(cell.floor["value"]),
             ]
             for source, target in there
@@ -138,6 +111,13 @@ def heat_maps(matrices: Sequence[Matrix]) -> Html:
     return join(small(" ".join([explained, *_lower_bound(shown)])), maps)
 
 
+def _of_common(cell: PatchResult) -> str:
+    common = cell.common
+    if common is None:
+        return MISSING
+    return f"{percent(common['value'])}{cell.mark} of {common['n']:,}"
+
+
 def _lower_bound(matrices: Sequence[Matrix]) -> list[str]:
     marked = any(cell.mark for matrix in matrices for cell in matrix.cells.values())
     return [LOWER_BOUND] if marked else []
@@ -154,15 +134,15 @@ def _map(matrix: Matrix) -> Table:
     )
 
 
-def _cell(cell: MatrixCell | None) -> Cell:
+def _cell(cell: PatchResult | None) -> Cell:
     if cell is None:
         return Cell(MISSING)
     return Cell(
         rate(cell.asr, cell.mark),
         html=[
-            tag("strong", percent(cell.asr["value"]), cell.mark),
+            tag("strong", cell.rate),
             tag("small", f"{interval(cell.asr)} · n {cell.asr['n']:,}"),
-            tag("small", MISSING if cell.common is None else f"common {cell.of_common()}"),
+            tag("small", MISSING if cell.common is None else f"common {_of_common(cell)}"),
             tag("small", f"noise {percent(cell.floor['value'])}"),
         ],
         kind="own" if cell.whitebox else None,
@@ -200,13 +180,7 @@ def _matrix(
         sources=tuple(dict.fromkeys(_source(record) for record in by_source)),
         targets=tuple(dict.fromkeys(_target(record) for record in by_target)),
         cells={
-            cell: MatrixCell(
-                asr=record["asr"],
-                common=common[cell],
-                floor=record["floor"]["asr"],
-                whitebox=is_whitebox(record),
-                mark=checks.mark(record["model"]),
-            )
+            cell: replace(PatchResult.of(record, checks), common=common[cell])
             for cell, record in found.items()
         },
     )
