@@ -50,6 +50,12 @@ class Series:
     points: tuple[Point, ...]
     dashed: bool = False
 
+    @property
+    def stroke(self) -> dict[str, str | None]:
+        """Attributes of its line."""
+        dash = "5 4" if self.dashed else None
+        return {"stroke": self.colour, "stroke_width": "1.8", "stroke_dasharray": dash}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Axis:
@@ -177,18 +183,7 @@ def _drawn(series: Series, index: int, count: int, axis: Axis) -> Html:
         )
         for x, point in places
     ]
-    return tag(
-        "g",
-        tag(
-            "path",
-            d=line,
-            fill="none",
-            stroke=series.colour,
-            stroke_width="1.8",
-            stroke_dasharray="5 4" if series.dashed else None,
-        ),
-        marks,
-    )
+    return tag("g", tag("path", d=line, fill="none", **series.stroke), marks)
 
 
 def _whisker(x: float, share: Mean, colour: str) -> Html:
@@ -213,21 +208,7 @@ def _marker(kind: str, x: float, y: float, colour: str) -> Html:
 
 
 def _legend(series: Series) -> Html:
-    dash = "5 4" if series.dashed else None
-    icon = tag(
-        "svg",
-        tag(
-            "line",
-            x1="0",
-            x2="26",
-            y1="6",
-            y2="6",
-            stroke=series.colour,
-            stroke_width="1.8",
-            stroke_dasharray=dash,
-        ),
-        _marker(series.marker, 13.0, 6.0, series.colour),
-        viewBox="0 0 26 12",
-        aria_hidden="true",
-    )
+    line = tag("line", x1="0", x2="26", y1="6", y2="6", **series.stroke)
+    marker = _marker(series.marker, 13.0, 6.0, series.colour)
+    icon = tag("svg", line, marker, viewBox="0 0 26 12", aria_hidden="true")
     return tag("li", icon, series.name)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from deploy.core.html import Html, join, tag
 from eval.measure.adaptive.adaptive_record import adaptive_from_records
-from eval.measure.checks.checks_record import AttackChecks, attack_checks_from_records
-from eval.measure.evaluation_record import EvaluationRecord
+from eval.measure.checks.checks_record import attack_checks_from_records
 from eval.measure.examples import read_examples
-from eval.measure.proofs import Proofs, proofs_from_records
+from eval.measure.proofs import proofs_from_records
 from eval.report.adaptive import adaptive_section
 from eval.report.analyses import analyses_section
 from eval.report.attack_checks import checks_section
@@ -25,72 +23,6 @@ from eval.report.results import reading_aid, result_section
 from eval.report.rows import ResultTable, evaluations_of, tables_from_records
 from eval.report.summary import summary
 from eval.report.transfer import heat_maps, matrices_of
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Found:
-    """What the sections are made of."""
-
-    records: Sequence[Mapping[str, Any]]
-    pictures: Sequence[Picture]
-    tables: Sequence[ResultTable]
-    evaluations: Sequence[EvaluationRecord]
-    proofs: Proofs
-    checks: AttackChecks
-
-
-def _results(found: _Found) -> Html:
-    return join([result_section(table, found.proofs) for table in found.tables], reading_aid())
-
-
-def _curves(found: _Found) -> Html:
-    parts: list[Html] = []
-    for table in found.tables:
-        charts = curves(table)
-        if charts and len(found.tables) > 1:
-            parts.append(tag("h3", f"{table.images_name}, {table.split} split"))
-        parts.append(charts)
-    return join(parts)
-
-
-_SECTIONS: Sequence[tuple[str, str, Callable[[_Found], Html]]] = (
-    (
-        "summary",
-        "Summary",
-        lambda found: summary(found.tables, found.proofs, adaptive_from_records(found.records)),
-    ),
-    ("results", "Results", _results),
-    ("curves", "Attack success over bit-width and size", _curves),
-    (
-        "adaptive",
-        "An attacker who knows the network",
-        lambda found: adaptive_section(found.records),
-    ),
-    (
-        "transfer",
-        "Transfer between networks",
-        lambda found: heat_maps(matrices_of(found.evaluations, found.checks)),
-    ),
-    ("attack-checks", "Attack checks", lambda found: checks_section(found.checks)),
-    ("pixel", "Accuracy under pixel attacks", lambda found: pixel_curves(found.records)),
-    ("analyses", "Analyses", lambda found: analyses_section(found.records)),
-    (
-        "gallery",
-        "Patches and patched images",
-        lambda found: gallery(found.pictures, read_examples(found.records)),
-    ),
-    (
-        "engine",
-        "What the engine ran",
-        lambda found: proof_section(found.proofs, (e["model"] for e in found.evaluations)),
-    ),
-    (
-        "provenance",
-        "Where the numbers come from",
-        lambda found: provenance_section(found.records, found.tables),
-    ),
-)
-"""Of each section its id, its title, and what makes it; one with nothing to show is left out."""
 
 
 def render_report(
@@ -109,22 +41,45 @@ def render_report(
         InputError: a record lacks a field.
         NothingToEvaluate: there is no evaluation record.
     """
-    found = _Found(
-        records=records,
-        pictures=tuple(pictures),
-        tables=tables_from_records(records),
-        evaluations=evaluations_of(records),
-        proofs=proofs_from_records(records),
-        checks=attack_checks_from_records(records),
+    tables = tables_from_records(records)
+    evaluations = evaluations_of(records)
+    proofs = proofs_from_records(records)
+    checks = attack_checks_from_records(records)
+    results = join([result_section(table, proofs) for table in tables], reading_aid())
+    transfer = heat_maps(matrices_of(evaluations, checks))
+    examples = gallery(tuple(pictures), read_examples(records))
+    ran = proof_section(proofs, (evaluation["model"] for evaluation in evaluations))
+    # One that has nothing to show is left out.
+    sections = (
+        ("summary", "Summary", summary(tables, proofs, adaptive_from_records(records))),
+        ("results", "Results", results),
+        ("curves", "Attack success over bit-width and size", _curves(tables)),
+        ("adaptive", "An attacker who knows the network", adaptive_section(records)),
+        ("transfer", "Transfer between networks", transfer),
+        ("attack-checks", "Attack checks", checks_section(checks)),
+        ("pixel", "Accuracy under pixel attacks", pixel_curves(records)),
+        ("analyses", "Analyses", analyses_section(records)),
+        ("gallery", "Patches and patched images", examples),
+        ("engine", "What the engine ran", ran),
+        ("provenance", "Where the numbers come from", provenance_section(records, tables)),
     )
-    made = [(key, name, make(found)) for key, name, make in _SECTIONS]
     return document(
         title,
-        _subtitle(found.tables),
-        [Section(key=key, title=name, body=body) for key, name, body in made if body],
+        _subtitle(tables),
+        [Section(key=key, title=name, body=body) for key, name, body in sections if body],
         skip="To the results",
         footer=small("Every number on this page comes from a record."),
     )
+
+
+def _curves(tables: Sequence[ResultTable]) -> Html:
+    parts: list[Html] = []
+    for table in tables:
+        charts = curves(table)
+        if charts and len(tables) > 1:
+            parts.append(tag("h3", f"{table.images_name}, {table.split} split"))
+        parts.append(charts)
+    return join(parts)
 
 
 def _subtitle(tables: Sequence[ResultTable]) -> str:
