@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from deploy.core.attack_checks import LOWER_BOUND, MARK
@@ -11,7 +11,9 @@ from deploy.core.errors import NothingToEvaluate
 from deploy.core.table import Table
 from eval.measure.analyses import feature_maps as features
 from eval.measure.analyses import gradient_alignment as alignment
-from eval.measure.analyses import occlusion, patch_locations, patch_visibility
+from eval.measure.analyses import occlusion
+from eval.measure.analyses import patch_locations as locations
+from eval.measure.analyses import patch_visibility as visibility
 from eval.measure.analyses.analysis_record import analyses_from_records
 from eval.measure.analyses.means import Mean
 from eval.measure.checks.checks_record import attack_checks_from_records
@@ -30,16 +32,11 @@ HEADER = (
     "largest drop of the logit by a grey square",
 )
 
-KINDS = (
-    alignment.KIND,
-    features.KIND,
-    occlusion.KIND,
-    patch_locations.KIND,
-    patch_visibility.KIND,
-)
+KINDS = tuple(one.KIND for one in (alignment, features, occlusion, locations, visibility))
 """Kinds of record that the rows are made of."""
 
-Row = dict[str, str]
+_Figure = tuple[Mapping[str, Any], int, int, str]
+"""Payload, bit-width, column of :data:`HEADER`, and what stands there."""
 
 
 def analysis_rows(records: Iterable[Mapping[str, Any]]) -> list[list[str]]:
@@ -49,67 +46,56 @@ def analysis_rows(records: Iterable[Mapping[str, Any]]) -> list[list[str]]:
         InputError: a record lacks a field.
     """
     records = list(records)
+    rows: dict[tuple[Any, ...], dict[int, str]] = {}
+    without_patch: list[tuple[tuple[Any, ...], int, str]] = []
+    for payload, bits, column, words in _figures(records):
+        model, patch = payload["model"], payload["patch"]
+        key = (model["defense"] not in PLAIN, name_of(model), -bits, model["checkpoint_sha256"])
+        if patch is None:
+            without_patch.append((key, column, words))
+        else:
+            rows.setdefault((*key, patch["sha256"]), {})[column] = words
+    for key, column, words in without_patch:
+        # The same figure stands in the network's row of every patch.
+        for same in [row for row in rows if row[:-1] == key] or [(*key, "")]:
+            rows.setdefault(same, {})[column] = words
+    return [
+        [key[1], bits_label(-key[2]), *(rows[key].get(i, MISSING) for i in range(2, len(HEADER)))]
+        for key in sorted(rows)
+    ]
+
+
+def _figures(records: Sequence[Mapping[str, Any]]) -> Iterator[_Figure]:
     checks = attack_checks_from_records(records)
-    rows: dict[tuple[str, str, int], Row] = {}
-    defended = {
-        record["payload"]["model"]["checkpoint_sha256"]
-        for record in records
-        if record["kind"] in KINDS and record["payload"]["model"]["defense"] not in PLAIN
-    }
-
-    def row_of(payload: Mapping[str, Any], bits: int) -> Row:
-        model = payload["model"]
-        key = (model["checkpoint_sha256"], payload["patch"]["sha256"], bits)
-        return rows.setdefault(key, {HEADER[0]: name_of(model), HEADER[1]: bits_label(bits)})
-
     for payload in analyses_from_records(records, alignment.KIND, alignment.GradientAlignment):
         widest = max(payload["model"]["bit_widths"])
         for pair in payload["pairs"]:
-            if pair["on"] == "patched" and pair["bit_widths"][0] == widest:
-                place = {"image": HEADER[2], "inside": HEADER[3]}.get(pair["region"])
-                if place is not None:
-                    cosine = mean(pair["measures"]["cosine"])
-                    row_of(payload, pair["bit_widths"][1])[place] = cosine
-    for payload in analyses_from_records(
-        records, patch_locations.KIND, patch_locations.PatchLocations
-    ):
+            column = {"image": 2, "inside": 3}.get(pair["region"])
+            of_patched = pair["on"] == "patched" and pair["bit_widths"][0] == widest
+            if of_patched and column is not None:
+                yield payload, pair["bit_widths"][1], column, mean(pair["measures"]["cosine"])
+    for payload in analyses_from_records(records, locations.KIND, locations.PatchLocations):
         for at in payload["bits"]:
-            mark = checks.mark_at(payload["model"]["checkpoint_sha256"], at["bit_width"])
-            row_of(payload, at["bit_width"]).update(
-                {
-                    HEADER[4]: rate(at["own_place"], mark),
-                    HEADER[5]: rate(at["over_places"], mark),
-                    HEADER[6]: f"{rate(at['somewhere'], mark)}; "
-                    f"{percent(at['floor_somewhere']['value'])}",
-                }
-            )
-    for payload in analyses_from_records(
-        records, patch_visibility.KIND, patch_visibility.PatchVisibility
-    ):
+            bits = at["bit_width"]
+            mark = checks.mark_at(payload["model"]["checkpoint_sha256"], bits)
+            noise = percent(at["floor_somewhere"]["value"])
+            yield payload, bits, 4, rate(at["own_place"], mark)
+            yield payload, bits, 5, rate(at["over_places"], mark)
+            yield payload, bits, 6, f"{rate(at['somewhere'], mark)}; {noise}"
+    for payload in analyses_from_records(records, visibility.KIND, visibility.PatchVisibility):
         for at in payload["bits"]:
-            with_it, without = at["saliency"]["patched"], at["saliency"]["clean"]
-            words = f"{rate(with_it)}; {rate(without)}"
-            row_of(payload, at["bit_width"])[HEADER[7]] = words
+            words = "; ".join(rate(at["saliency"][which]) for which in ("patched", "clean"))
+            yield payload, at["bit_width"], 7, words
     for payload in analyses_from_records(records, features.KIND, features.FeatureMaps):
+        changes: dict[int, list[str]] = {}
         for unit in payload["units"]:
-            row, change = row_of(payload, unit["bit_width"]), unit["change"]
-            shown = MISSING if change is None else f"{change['value']:.2f}"
-            row[HEADER[8]] = ", ".join(filter(None, (row.get(HEADER[8]), shown)))
+            shown = MISSING if unit["change"] is None else f"{unit['change']['value']:.2f}"
+            changes.setdefault(unit["bit_width"], []).append(shown)
+        for bits, found in changes.items():
+            yield payload, bits, 8, ", ".join(found)
     for payload in analyses_from_records(records, occlusion.KIND, occlusion.Occlusion):
-        sha = payload["model"]["checkpoint_sha256"]
         for at in payload["bits"]:
-            # No patch is in it: the same figure stands in the network's row of every patch.
-            same = [
-                row for (of, _, bits), row in rows.items() if (of, bits) == (sha, at["bit_width"])
-            ]
-            for row in same or [row_of({**payload, "patch": {"sha256": ""}}, at["bit_width"])]:
-                row[HEADER[9]] = _largest(at)
-    order = [
-        (sha in defended, row[HEADER[0]], -bits, patch, row)
-        for (sha, patch, bits), row in rows.items()
-    ]
-    ordered = [row for *_, row in sorted(order, key=lambda entry: entry[:4])]
-    return [[row.get(name, MISSING) for name in HEADER] for row in ordered]
+            yield payload, at["bit_width"], 9, _largest(at)
 
 
 def analysis_table(records: Iterable[Mapping[str, Any]]) -> str:
