@@ -27,6 +27,9 @@ from eval.measure.evaluation_record import (
 )
 from eval.report.words import PLAIN, model_name, model_order, name_of, percent
 
+SAME = ("network", "bit_width", "engine")
+"""What a defended network and the plain one that it is compared with have in common."""
+
 MOST_POINTS_UNDER_PLAIN = Fraction(2, 100)
 
 Comparability = Literal["baseline", "comparable", "not comparable", "no baseline"]
@@ -257,12 +260,11 @@ def _comparability(
 ) -> tuple[Comparability, float | None]:
     if one["model"]["defense"] in PLAIN:
         return "baseline", None
-    same = _keys(one["model"], "network", "bit_width", "engine")
+    same = keys(one["model"], *SAME)
     plain = [
         other
         for other in newest
-        if other["model"]["defense"] in PLAIN
-        and _keys(other["model"], "network", "bit_width", "engine") == same
+        if other["model"]["defense"] in PLAIN and keys(other["model"], *SAME) == same
     ]
     # A float network trained as a source of patches is no quantization-aware one: where there is
     # a network of several bit-widths, that is the baseline at 32 bits too.
@@ -281,7 +283,7 @@ def _comparability(
 
 
 def _size_ratio(model: ModelFacts, models: Sequence[ModelFacts]) -> float | None:
-    size, same = model["file_size_bytes"], _keys(model, "network", "defense", "checkpoint_sha256")
+    size, same = model["file_size_bytes"], keys(model, "network", "defense", "checkpoint_sha256")
     if size is None or model["bit_width"] == FLOAT:
         return None
     for other in models:
@@ -289,13 +291,14 @@ def _size_ratio(model: ModelFacts, models: Sequence[ModelFacts]) -> float | None
         if (
             other["bit_width"] == FLOAT
             and float_size is not None
-            and _keys(other, "network", "defense", "checkpoint_sha256") == same
+            and keys(other, "network", "defense", "checkpoint_sha256") == same
         ):
             return float_size / size
     return None
 
 
-def _keys(model: Mapping[str, Any], *names: str) -> list[object]:
+def keys(model: Mapping[str, Any], *names: str) -> list[object]:
+    """Some of the facts of a model, to compare it by."""
     return [model[name] for name in names]
 
 
