@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from deploy.core.html import Html, join, tag
 from eval.measure.analyses.means import Mean
 from eval.report.document import captioned, small
+from eval.report.svg import drawing, label
 from eval.report.words import interval, percent
 
 _WIDTH, _HEIGHT = 480.0, 280.0
@@ -112,15 +113,9 @@ def line_chart(
         spoken: how each x is read aloud, with a space behind it.
         note: what the marks of its points mean.
     """
-    svg = tag(
-        "svg",
-        tag("title", about),
-        tag("desc", _described(series, spoken)),
-        _axes(axis),
-        [_drawn(one, i, len(series), axis) for i, one in enumerate(series)],
-        viewBox=f"0 0 {_WIDTH:.0f} {_HEIGHT:.0f}",
-        role="img",
-    )
+    lines = [_drawn(one, i, len(series), axis) for i, one in enumerate(series)]
+    spoken_lines = _described(series, spoken)
+    svg = drawing(about, spoken_lines, _axes(axis), lines, width=_WIDTH, height=_HEIGHT)
     legend = tag("ul", [_legend(one) for one in series], class_="legend")
     return captioned(title, detail, svg, legend, small(note) if note else "")
 
@@ -147,18 +142,14 @@ def _axes(axis: Axis) -> Html:
     for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
         y = _y(tick)
         parts.append(tag("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=y, y2=y, class_="grid"))
-        parts.append(_text(f"{100 * tick:.0f}%", _LEFT - 6, y + 4, "end"))
+        parts.append(label(f"{100 * tick:.0f}%", _LEFT - 6, y + 4, "end"))
     for value, words in axis.words.items():
-        parts.append(_text(words, axis.place(value), _HEIGHT - _BOTTOM + 18, "middle"))
+        parts.append(label(words, axis.place(value), _HEIGHT - _BOTTOM + 18, "middle"))
     bottom = _y(0.0)
     parts.append(tag("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=bottom, y2=bottom, class_="axis"))
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
-    parts.append(_text(axis.name, middle, _HEIGHT - 6, "middle"))
+    parts.append(label(axis.name, middle, _HEIGHT - 6, "middle"))
     return join(parts)
-
-
-def _text(text: str, x: float, y: float, anchor: str) -> Html:
-    return tag("text", text, x=x, y=y, text_anchor=anchor, class_="soft", aria_hidden="true")
 
 
 def _drawn(series: Series, index: int, count: int, axis: Axis) -> Html:
@@ -179,7 +170,7 @@ def _drawn(series: Series, index: int, count: int, axis: Axis) -> Html:
             ),
             _whisker(x, point.share, series.colour),
             _marker(series.marker, x, _y(point.share["value"]), series.colour),
-            _text(point.mark, x + 5, _y(point.share["value"]) - 5, "start") if point.mark else "",
+            label(point.mark, x + 5, _y(point.share["value"]) - 5, "start") if point.mark else "",
         )
         for x, point in places
     ]

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from deploy.core.html import Html, tag
 from deploy.core.table import Cell, Table
 from eval.report.document import Section, document, facts, note, verdict
+from eval.report.svg import drawing, label
 from eval.report.words import MISSING
 from export.parity_report import LayerParity, Parity
 
@@ -57,32 +58,21 @@ def _facts(parity: Parity) -> Html:
     rows = [
         ("Engine", parity.engine),
         ("Images", f"{parity.images:,}"),
-        (
-            "Engine against reference",
-            codes + logits,
-        ),
+        ("Engine against reference", codes + logits),
         ("First departure", parity.first_departure or "none"),
     ]
     if parity.fake_logits_different is not None:
         largest = parity.largest_fake_logit_difference or 0.0
-        rows += [
-            ("First flip", parity.first_flip or "none"),
-            (
-                "Logits that differ from fake quantization",
-                f"{parity.fake_logits_different:,}, by at most {largest:.6g}",
-            ),
-        ]
+        words = f"{parity.fake_logits_different:,}, by at most {largest:.6g}"
+        rows.append(("First flip", parity.first_flip or "none"))
+        rows.append(("Logits that differ from fake quantization", words))
     if parity.flips is not None:
         rows.append(("Predictions that flip", f"{len(parity.flips):,} of {parity.images:,}"))
-    if parity.budget is not None:
-        budget = parity.budget
-        rows.append(
-            (
-                "Budget",
-                f"{budget.code_flips:.2%} of a layer's codes, {budget.prediction_flips:.2%} of "
-                f"the predictions" + (", equal logits" if budget.logits_equal else ""),
-            )
-        )
+    budget = parity.budget
+    if budget is not None:
+        shares = f"{budget.code_flips:.2%} of a layer's codes, {budget.prediction_flips:.2%} of"
+        equal = ", equal logits" if budget.logits_equal else ""
+        rows.append(("Budget", f"{shares} the predictions{equal}"))
     rows.append(("SHA-256 of the file", parity.model_sha256))
     return facts(rows)
 
@@ -109,47 +99,32 @@ def _chart(parity: Parity) -> Html:
     for decade in range(_DECADES + 1):
         x = _LEFT + (_WIDTH - _LEFT - _RIGHT) * decade / _DECADES
         parts.append(tag("line", x1=x, x2=x, y1=_TOP, y2=bottom, class_="grid"))
-        power = decade - _DECADES
-        label = {0: "100%", -1: "10%", -2: "1%", -4: "0.01%", -6: "0.0001%"}.get(power)
-        if label:
-            parts.append(
-                tag("text", label, x=x, y=bottom + 18, text_anchor="middle", class_="soft")
-            )
+        words = {0: "100%", -1: "10%", -2: "1%", -4: "0.01%", -6: "0.0001%"}
+        if decade - _DECADES in words:
+            parts.append(label(words[decade - _DECADES], x, bottom + 18, "middle"))
     for index, layer in enumerate(layers):
         y = _TOP + _ROW * index
-        parts.append(tag("text", layer.tensor, x=_LEFT - 8, y=y + 15, text_anchor="end"))
         flips, departs = layer.flip_share, layer.different / layer.values
-        for share, colour, offset in ((flips, "--series-0", 3.0), (departs, "--bad", 11.0)):
-            parts.append(
-                tag(
-                    "rect",
-                    x=_LEFT,
-                    y=y + offset,
-                    width=_along(share),
-                    height=8.0,
-                    style=f"fill: var({colour})",
-                )
-            )
-        text = f"{flips:.4%}" if layer.flips else "0"
-        x = _LEFT + max(_along(flips), _along(departs)) + 6
-        parts.append(tag("text", text, x=x, y=y + 15, class_="soft"))
-    told = ", ".join(f"{layer.tensor} {layer.flip_share:.4%}" for layer in layers)
-    return tag(
-        "figure",
-        tag(
-            "figcaption",
-            "Share of each layer's codes: flips against fake quantization (upper bar), departures "
-            "of the engine from the reference (lower bar, where there are any); logarithmic",
-        ),
-        tag(
-            "svg",
-            tag("title", f"Flips by layer, {parity.model}"),
-            tag("desc", told),
-            parts,
-            viewBox=f"0 0 {_WIDTH:.0f} {height:.0f}",
-            role="img",
-        ),
+        end = _LEFT + max(_along(flips), _along(departs)) + 6
+        parts += [
+            label(layer.tensor, _LEFT - 8, y + 15, "end", None),
+            _bar(flips, y + 3.0, "--series-0"),
+            _bar(departs, y + 11.0, "--bad"),
+            label(f"{flips:.4%}" if layer.flips else "0", end, y + 15, "start"),
+        ]
+    described = ", ".join(f"{layer.tensor} {layer.flip_share:.4%}" for layer in layers)
+    about = f"Flips by layer, {parity.model}"
+    caption = (
+        "Share of each layer's codes: flips against fake quantization (upper bar), departures "
+        "of the engine from the reference (lower bar, where there are any); logarithmic"
     )
+    svg = drawing(about, described, parts, width=_WIDTH, height=height)
+    return tag("figure", tag("figcaption", caption), svg)
+
+
+def _bar(share: float, y: float, colour: str) -> Html:
+    style = f"fill: var({colour})"
+    return tag("rect", x=_LEFT, y=y, width=_along(share), height=8.0, style=style)
 
 
 def _table(parity: Parity) -> Html:
