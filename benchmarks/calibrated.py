@@ -74,7 +74,7 @@ def calibrate(
         with network.at(bits):
             for indices in batches:
                 network(_pixels(images, indices.tolist()))
-    network.eval()
+    network.for_evaluation()
     features: list[Tensor] = []
     hook = network.head.linear.register_forward_pre_hook(
         lambda _, inputs: features.append(_plain(inputs[0]))

@@ -26,8 +26,7 @@ def warmed_network(
         network.set_bit_width(bits)
         for _ in range(8 if size <= 64 else 2):
             network(torch.randint(0, 256, (batch, 3, size, size), generator=generator).float())
-    network.store_scales()
-    return network.eval()
+    return network.for_evaluation()
 
 
 @torch.no_grad()

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from benchmarks.patch_attacks import BATCH, SIZE, STEPS_A_ROUND
 from deploy.core.files import write_json, write_npz
 from deploy.core.pasting import paste
-from deploy.core.share import share
 from deploy.core.success import AttackSuccess, attack_success
 from eval.attacks import Gap, GapSettings
 from eval.attacks.placement import positions_for
@@ -58,7 +57,7 @@ def main() -> int:
         patch = theirs.optimized(images, labels, int(rounds))
         extra = theirs.agreement(network, patch, tried_on, int(count))
     success = _success(network, patch, placement, tried_on, int(count), wanted)
-    write_json(Path(out).with_suffix(".json"), share(success.successes, success.n))
+    write_json(Path(out).with_suffix(".json"), success.share)
     write_npz(Path(out), {"patch": patch, **extra})
     print("done", flush=True)
     return 0

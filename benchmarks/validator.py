@@ -113,10 +113,7 @@ def _write(model: Path, out: Path, images: int, patches: int) -> Path:
         golden_codes=reference.codes(golden),
         lab_engine="none",
         lab_clean=labels,
-        patches=[
-            BundlePatch(patch_set=one, lab=labels, attack="noise", placement="random")
-            for one in sets
-        ],
+        patches=[BundlePatch(patch_set=one, lab=labels) for one in sets],
         thresholds=Thresholds(max_asr=0.99, max_drift=1.0),
     )
     write_bundle(out, contents)

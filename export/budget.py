@@ -1,14 +1,14 @@
-"""How far logits are from what they are held to, and how far they may be.
+"""How far a computation is from what it is held to, and how far it may be.
 
 ONNX Runtime's all-integer file has no budget: it equals its reference (:mod:`export.parity`). An
 engine that sums Q/DQ graphs in float32, or compiles them to integers with multipliers of its own,
 lands on the other side of a rounding tie now and then, and one code grows on its way to the logits.
+So does fake quantization, whose float32 sums round, against the reference of any file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,73 +21,124 @@ Logits = NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DepartureBudget:
-    """How far logits may be from what they are held to.
+class Budget:
+    """How far one computation may be from what it is held to.
 
     Attributes:
         logits: largest difference of one logit, as a share of the largest |logit| of what they are
             held to; 0 asks for equal numbers, None bounds nothing.
         flips: share of the images that may have another class, 0…1.
+        code_flips: where codes are compared, the share of one layer's codes that may differ, 0…1.
+        largest_code_flip: by how many codes at most; None bounds nothing.
     """
 
     logits: float | None
     flips: float
+    code_flips: float = 1.0
+    largest_code_flip: int | None = None
 
     def __post_init__(self) -> None:
-        if not ((self.logits is None or self.logits >= 0.0) and 0.0 <= self.flips <= 1.0):
+        shares = (self.flips, self.code_flips)
+        if not ((self.logits is None or self.logits >= 0.0) and all(0 <= s <= 1 for s in shares)):
             raise InputError(
-                f"a budget has a share of the logits, 0 or more, and one of the images, 0 to 1; "
-                f"got {self.logits} and {self.flips}"
+                "a budget has a share of the logits, 0 or more, and of the images and codes, 0 to "
+                f"1; got {self.logits}, {self.flips} and {self.code_flips}"
             )
 
 
-EQUAL = DepartureBudget(logits=0.0, flips=0.0)
+EQUAL = Budget(logits=0.0, flips=0.0, code_flips=0.0, largest_code_flip=0)
 """The same numbers."""
 
-FLOAT_BUDGET = DepartureBudget(logits=1e-3, flips=0.005)
+FLOAT_BUDGET = Budget(logits=1e-3, flips=0.005)
 """Of a float file against the float network: float32 sums in another order."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class TargetBudget:
-    """What one target may differ by.
+class FileBudget:
+    """What one target's file may differ by.
 
     Attributes:
         engine: an engine from the file's own reference.
         network: the file's reference from the fake-quantized network.
     """
 
-    engine: DepartureBudget
-    network: DepartureBudget
+    engine: Budget
+    network: Budget
 
 
-def default_budget(target: str, bits: int, *, exact: bool) -> TargetBudget:
-    """The budget of a target's file at an integer bit-width, unless the user sets another.
+@dataclass(frozen=True, kw_only=True)
+class Overrides:
+    """What the user allows in place of a target's own budget; None: the target's own.
+
+    Attributes:
+        least_agreement: share of the images that must have the class that the fake-quantized
+            network gives.
+        code_flips: largest share of one layer's codes that may differ from the network's, of
+            ``onnxruntime``.
+        engine_logits: largest difference of a logit between an engine and the reference of a file
+            with a budget, as a share of the largest logit.
+        engine_flips: share of the images that may have another class there.
+
+    An exact network may differ nowhere, whatever is said here.
+    """
+
+    least_agreement: float | None = None
+    code_flips: float | None = None
+    engine_logits: float | None = None
+    engine_flips: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("least_agreement", "code_flips"):
+            share = getattr(self, name)
+            if share is not None and not 0.0 <= share <= 1.0:
+                raise InputError(f"{name.replace('_', ' ')} is a share, 0 to 1, not {share}")
+
+    def of(self, budget: FileBudget) -> FileBudget:
+        """The budget with what is set here; equality is never loosened."""
+        flips = None if self.least_agreement is None else 1.0 - self.least_agreement
+        return FileBudget(
+            engine=_changed(budget.engine, logits=self.engine_logits, flips=self.engine_flips),
+            network=_changed(budget.network, flips=flips, code_flips=self.code_flips),
+        )
+
+
+def _changed(budget: Budget, **changes: float | None) -> Budget:
+    if budget == EQUAL:
+        return budget
+    set_here = {name: value for name, value in changes.items() if value is not None}
+    return replace(budget, **set_here)  # type: ignore[arg-type]
+
+
+def default_budget(target: str, bits: int, *, exact: bool) -> FileBudget:
+    """The budget of a target's file at an integer bit-width.
 
     docs/export.md has what was measured of trained networks; these allow about twice that.
     TensorRT's streams have half the resolution of the network's, which costs more the coarser the
-    codes are that a branch makes of them. In an exact network every value of the other two targets
-    is exact in float32.
+    codes are that a branch makes of them. In an exact network every value of the other targets is
+    exact in float32.
 
     Raises:
         InputError: a target without a budget.
     """
     match target:
+        case "onnxruntime":
+            network = Budget(logits=None, flips=0.005, code_flips=0.05)
+            engine = EQUAL
         case "qonnx":
-            network = DepartureBudget(logits=0.05, flips=0.005)
+            network = Budget(logits=0.05, flips=0.005)
             engine = EQUAL
         case "qcdq":
-            network = DepartureBudget(logits=0.05, flips=0.005)
-            engine = DepartureBudget(logits=0.05, flips=0.01)
+            network = Budget(logits=0.05, flips=0.005)
+            engine = Budget(logits=0.05, flips=0.01)
         case "tensorrt":
             flips = 0.05 if bits >= 5 else 0.08 if bits == 4 else 0.2
-            network = DepartureBudget(logits=None, flips=flips)
-            engine = DepartureBudget(logits=0.1, flips=0.02)
+            network = Budget(logits=None, flips=flips)
+            engine = Budget(logits=0.1, flips=0.02)
         case _:
             raise InputError(f"the target {target!r} has no budget")
     if exact and target != "tensorrt":
         network = EQUAL
-    return TargetBudget(engine=engine, network=network)
+    return FileBudget(engine=engine, network=network)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +161,7 @@ class Departure:
     largest_logit: float
     largest_difference: float
     flips: int
-    budget: DepartureBudget
+    budget: Budget
 
     @property
     def allowed_difference(self) -> float | None:
@@ -147,11 +198,13 @@ class Departure:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return {**asdict(self), "allowed_difference": self.allowed_difference}
+        budget = {"logits": self.budget.logits, "flips": self.budget.flips}
+        allowed = self.allowed_difference
+        return {**asdict(self), "budget": budget, "allowed_difference": allowed}
 
 
 def departure(
-    computed: tuple[str, Logits], held_to: tuple[str, Logits], budget: DepartureBudget
+    computed: tuple[str, Logits], held_to: tuple[str, Logits], budget: Budget
 ) -> Departure:
     """Compare two computations of the same images, each with its name.
 
@@ -180,10 +233,3 @@ def departure(
         flips=int(np.count_nonzero(ours.argmax(axis=1) != theirs.argmax(axis=1))),
         budget=budget,
     )
-
-
-def logits_in_batches(
-    run: Callable[[NDArray[np.uint8]], Logits], images: NDArray[np.uint8], step: int
-) -> Logits:
-    """The logits of images uint8 N×3×H×W, ``step`` at a time."""
-    return np.concatenate([run(images[i : i + step]) for i in range(0, len(images), step)])

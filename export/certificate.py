@@ -10,7 +10,6 @@ The JSON form is ``export/schemas/certificate-2.json``.
 from __future__ import annotations
 
 import json
-import pkgutil
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -24,11 +23,11 @@ from numpy.typing import NDArray
 
 from deploy.core.errors import InputError, QadtrError
 from deploy.core.files import sha256_of, write_atomic
-from deploy.core.json_schema import SchemaMismatch, check
 from deploy.core.operator_kinds import KINDS
 from deploy.device.onnxruntime_engine import onnxruntime_version
 from deploy.device.onnxruntime_profile import ENGINE, ProfiledRun, profile_onnx
 from export.engine_graph import EngineGraph, node_names_made_unique, read_engine_graph
+from export.graph import graph_inputs, input_dims, type_name
 from export.layer_runs import (
     Failure,
     LayerRun,
@@ -38,11 +37,10 @@ from export.layer_runs import (
     requantizations,
 )
 from export.passes.qonnx_graph import QonnxGraph
-from export.reading import graph_inputs, input_dims, read_model, type_name
+from export.reading import read_model
 from export.sample import feeds_of_images, noise_for
 
 FORMAT_VERSION = 2
-SCHEMA = "certificate-2"
 RUNS = 3
 """Profiled runs of the whole sample; each node's quickest one counts."""
 
@@ -112,19 +110,20 @@ class Certificate:
         """Whether every convolution, product, addition and pool ran in integers."""
         return not self.failures
 
-    def count(self, kind: str, *, integer: bool) -> int:
-        """Give how many nodes of a kind ran in integers, or in float."""
-        return sum(layer.kind == kind and layer.integer == integer for layer in self.layers)
+    def required(self) -> Certificate:
+        """Give this back if everything in it is integer.
+
+        Raises:
+            CertificateError: with the layers that are not, and why.
+        """
+        if not self.ok:
+            raise CertificateError(f"{self.model} is {self.summary()}")
+        return self
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Give ``{kind: {"integer": n, "float": n}}``."""
-        return {
-            kind: {
-                "integer": self.count(kind, integer=True),
-                "float": self.count(kind, integer=False),
-            }
-            for kind in KINDS
-        }
+        ran = Counter((layer.kind, layer.integer) for layer in self.layers)
+        return {kind: {"integer": ran[kind, True], "float": ran[kind, False]} for kind in KINDS}
 
     @property
     def integer_time_share(self) -> float:
@@ -156,55 +155,6 @@ class Certificate:
         derived = {"format_version": FORMAT_VERSION, "ok": self.ok, "counts": self.counts()}
         plain: dict[str, Any] = json.loads(json.dumps({**derived, **asdict(self)}))
         return plain
-
-    @classmethod
-    def from_json(cls, value: object) -> Certificate:
-        """Read what :meth:`to_json` gave.
-
-        Raises:
-            InputError: another format version, or not as the schema says.
-        """
-        version = value.get("format_version") if isinstance(value, Mapping) else None
-        if not isinstance(value, Mapping) or version != FORMAT_VERSION:
-            raise InputError(
-                f"expected a certificate of format version {FORMAT_VERSION}, got {version!r}: "
-                "export the model again"
-            )
-        try:
-            check(value, certificate_schema())
-        except SchemaMismatch as error:
-            raise InputError(f"the certificate is not as its schema says: {error}") from error
-        derived = ("format_version", "ok", "counts")
-        fields = {name: part for name, part in value.items() if name not in derived}
-        for name, kind in (
-            ("inputs", TensorFacts), ("outputs", TensorFacts), ("layers", LayerRun),
-            ("failures", Failure),
-        ):  # fmt: skip
-            fields[name] = tuple(kind(**_tuples(one)) for one in fields[name])
-        return cls(**{**_tuples(fields), "fed": _tuples(fields["fed"])})
-
-
-def certificate_schema() -> dict[str, Any]:
-    """Give the published JSON schema of a certificate."""
-    data = pkgutil.get_data("export", f"schemas/{SCHEMA}.json")
-    assert data is not None, "it is part of the package"
-    schema: dict[str, Any] = json.loads(data)
-    return schema
-
-
-def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-
-
-def require_integer(certificate: Certificate) -> Certificate:
-    """Give the certificate back if everything in it is integer.
-
-    Raises:
-        CertificateError: with the layers that are not, and why.
-    """
-    if not certificate.ok:
-        raise CertificateError(f"{certificate.model} is {certificate.summary()}")
-    return certificate
 
 
 def certify(

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from export.reading import graph_inputs, initializers, node_label
+from export.graph import graph_inputs, initializers, node_label
 from export.reference.errors import UnsupportedGraph
 from export.reference.operators import fold_cast
 

@@ -7,9 +7,8 @@ operator, the types of its tensors, the provider and the time. Neither alone is 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,8 @@ import onnx
 
 from deploy.core.errors import InputError
 from deploy.core.files import read_json
-from export.reading import graph_inputs, initializer_types, read_model, type_name
+from export.graph import Wiring, fresh_name, graph_inputs, type_name
+from export.reading import read_model
 
 _SUFFIX = "_kernel_time"
 _RENAMED = re.compile(r"(_token_\d+|/duplicated)+$")
@@ -31,8 +31,8 @@ class RanNode:
         name: in the optimized graph.
         layer: the file's node that it comes from, or ``name`` where the engine added it.
         operator: such as ``QLinearConv``; with the domain in front where it is not ONNX's own.
-        inputs: names of all its inputs.
-        outputs: names of its outputs.
+        input: names of all its inputs, empty for one left out.
+        output: names of its outputs.
         output_types: element type of each, from the profile.
         provider: such as ``CPUExecutionProvider``.
         time_us: of the quickest run, so that a busy machine blurs it least.
@@ -43,8 +43,8 @@ class RanNode:
     name: str
     layer: str
     operator: str
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
+    input: tuple[str, ...]
+    output: tuple[str, ...]
     output_types: tuple[str, ...]
     provider: str
     time_us: int
@@ -52,8 +52,7 @@ class RanNode:
     depends_on_images: bool
 
 
-@dataclass(frozen=True, kw_only=True)
-class EngineGraph:
+class EngineGraph(Wiring[RanNode]):
     """All that the engine ran, in the graph's order.
 
     Attributes:
@@ -67,32 +66,19 @@ class EngineGraph:
         outputs: the graph's outputs.
     """
 
-    nodes: tuple[RanNode, ...]
-    unproven: tuple[str, ...]
-    types: Mapping[str, str]
-    stored: Mapping[str, str]
-    overridable: frozenset[str]
-    outputs: frozenset[str]
-
-    def producer(self, tensor: str) -> RanNode | None:
-        """Give the node that makes a tensor; None for inputs and stored tensors."""
-        return self._producers.get(tensor)
-
-    def readers(self, tensor: str) -> tuple[RanNode, ...]:
-        """Give the nodes that read a tensor."""
-        return self._readers.get(tensor, ())
-
-    @cached_property
-    def _producers(self) -> dict[str, RanNode]:
-        return {name: node for node in self.nodes for name in node.outputs}
-
-    @cached_property
-    def _readers(self) -> dict[str, tuple[RanNode, ...]]:
-        readers: dict[str, list[RanNode]] = {}
-        for node in self.nodes:
-            for name in dict.fromkeys(node.inputs):
-                readers.setdefault(name, []).append(node)
-        return {name: tuple(nodes) for name, nodes in readers.items()}
+    def __init__(
+        self,
+        nodes: Iterable[RanNode],
+        *,
+        unproven: tuple[str, ...] = (),
+        types: Mapping[str, str],
+        stored: Mapping[str, str],
+        overridable: frozenset[str] = frozenset(),
+        outputs: frozenset[str],
+    ) -> None:
+        super().__init__(nodes)
+        self.unproven, self.types, self.stored = unproven, types, stored
+        self.overridable, self.outputs = overridable, outputs
 
 
 @dataclass
@@ -116,7 +102,7 @@ def read_engine_graph(optimized: Path, profile: Path, *, file_nodes: set[str]) -
     """
     model = read_model(optimized)
     kernels = _kernels(profile)
-    stored = initializer_types(model)
+    stored = {one.name: type_name(one.data_type) for one in model.graph.initializer}
     types = {
         value.name: type_name(value.type.tensor_type.elem_type) for value in graph_inputs(model)
     }
@@ -138,8 +124,8 @@ def read_engine_graph(optimized: Path, profile: Path, *, file_nodes: set[str]) -
                 name=node.name,
                 layer=base if base in file_nodes else node.name,
                 operator=f"{domain}{kernel.operator}",
-                inputs=tuple(node.input),
-                outputs=outputs,
+                input=tuple(node.input),
+                output=outputs,
                 output_types=kernel.output_types,
                 provider=kernel.provider,
                 time_us=min(kernel.times_us),
@@ -149,7 +135,7 @@ def read_engine_graph(optimized: Path, profile: Path, *, file_nodes: set[str]) -
         )
     inputs = {value.name for value in model.graph.input}
     return EngineGraph(
-        nodes=tuple(nodes),
+        nodes,
         unproven=(*unproven, *kernels),
         types=types,
         stored=stored,
@@ -163,17 +149,15 @@ def node_names_made_unique(model: onnx.ModelProto) -> bool:
 
     An engine's profile knows nodes by name only. A node is named after its first output.
     """
-    taken: set[str] = set()
+    seen: set[str] = set()
+    taken = {node.name for node in model.graph.node if node.name}
     changed = False
-    kept = {node.name for node in model.graph.node if node.name}
     for node in model.graph.node:
-        if not node.name or node.name in taken:
-            wanted = next((name for name in node.output if name), node.op_type)
-            while wanted in taken or wanted in kept:
-                wanted += "_"
-            node.name = wanted
+        if not node.name or node.name in seen:
+            first = next((name for name in node.output if name), node.op_type)
+            node.name = fresh_name(first, taken)
             changed = True
-        taken.add(node.name)
+        seen.add(node.name)
     return changed
 
 

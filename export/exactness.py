@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 
 from deploy.core.errors import QadtrError
 from export.code_facts import CodeFacts, code_facts, constants_of
-from export.reading import graph_inputs, input_dims, read_model
+from export.graph import graph_inputs, input_dims
+from export.reading import read_model
 from training.exact import EXACT_LIMIT
 
 

@@ -30,7 +30,7 @@ def explain_qonnx(path: Path) -> tuple[str, ...]:
     """
     source = QonnxGraph(path)
     lines = []
-    for node in source.graph.node:
+    for node in source.nodes:
         name = node.output[0]
         if source.is_quant(node):
             if node.input[0] not in source.constants:

@@ -12,30 +12,25 @@ from dataclasses import dataclass
 
 from export.engine_graph import EngineGraph, RanNode
 
-RULES: dict[str, str] = {
-    "float-input": "the layer reads the graph's float input",
-    "signed-activations": "the layer's activations are int8; the integer kernel takes uint8",
-    "other-activations": "the layer's activations are codes of another type than uint8",
-    "no-quantizer-before": "no QuantizeLinear → DequantizeLinear pair stands before the layer",
-    "flatten-without-quantizer": (
-        "Flatten, Reshape, Squeeze or Transpose stands between DequantizeLinear and the layer, "
-        "with no QuantizeLinear → DequantizeLinear pair behind it"
-    ),
-    "no-quantizer-behind": "no QuantizeLinear stands behind the layer",
-    "signed-output": "the layer's output is quantized to int8; the integer kernel gives uint8",
-    "float-clip": "a float Clip or Relu stands between the layer and QuantizeLinear",
-    "overridable-initializer": (
-        "an initializer is also a graph input, so the engine must not fold what is computed of it"
-    ),
-    "low-bit-weights": "INT4 or INT2 weights have no integer kernel behind DequantizeLinear",
-    "float-weights": "the layer's weights are stored as float",
-    "no-pattern": "the engine found no integer kernel for this pattern",
-    "float-tensor": "a node gives a float tensor between layers",
-    "another-provider": "another provider than the CPU's ran it",
-    "not-proven": "the engine's graph and its profile disagree",
-    "no-layers": "the graph has no convolution and no matrix product",
-}
-"""The rules by the name that certificates give, and what each says."""
+RULES = (
+    "float-input",
+    "signed-activations",
+    "other-activations",
+    "no-quantizer-before",
+    "flatten-without-quantizer",
+    "no-quantizer-behind",
+    "signed-output",
+    "float-clip",
+    "overridable-initializer",
+    "low-bit-weights",
+    "float-weights",
+    "no-pattern",
+    "float-tensor",
+    "another-provider",
+    "not-proven",
+    "no-layers",
+)
+"""The rules by the name that certificates give; docs/networks.md has what each means."""
 
 _WEIGHTED = {"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "ConvTranspose"}
 _LAYOUT = {"Flatten", "Reshape", "Squeeze", "Unsqueeze", "Transpose"}
@@ -62,7 +57,7 @@ def why_float(node: RanNode, graph: EngineGraph) -> list[Reason]:
 
 def why_computed_again(node: RanNode, graph: EngineGraph) -> Reason:
     """Give the reason why stored parameters are computed anew on every run."""
-    if any(_origins(name, graph) & graph.overridable for name in node.inputs if name):
+    if any(_origins(name, graph) & graph.overridable for name in node.input if name):
         text = "an initializer that is also a graph input does not fold"
         return Reason(rule="overridable-initializer", text=text)
     return Reason(rule="no-pattern", text="no integer kernel took them in")
@@ -74,14 +69,14 @@ def bare(operator: str) -> str:
 
 
 def _input_reasons(node: RanNode, graph: EngineGraph) -> Iterator[Reason]:
-    for name in (name for name in node.inputs if name in graph.types):
+    for name in (name for name in node.input if name in graph.types):
         producer = graph.producer(name)
         if producer is None:
             if graph.types[name].startswith(("float", "double", "bfloat")):
                 text = f"its input {name!r} is the graph's {graph.types[name]} input"
                 yield Reason(rule="float-input", text=text)
         elif bare(producer.operator) == "DequantizeLinear":
-            source = graph.types.get(producer.inputs[0], "")
+            source = graph.types.get(producer.input[0], "")
             if source.startswith("int8"):
                 text = "its input has signed activations (int8; uint8 is needed)"
                 yield Reason(rule="signed-activations", text=text)
@@ -115,7 +110,7 @@ def _dequantized_before(node: RanNode, graph: EngineGraph) -> bool:
     seen: set[str] = set()
     while bare(node.operator) in _LAYOUT and node.name not in seen:
         seen.add(node.name)
-        source = graph.producer(node.inputs[0])
+        source = graph.producer(node.input[0])
         if source is None:
             return False
         node = source
@@ -123,9 +118,9 @@ def _dequantized_before(node: RanNode, graph: EngineGraph) -> bool:
 
 
 def _weight_reasons(node: RanNode, graph: EngineGraph) -> Iterator[Reason]:
-    if bare(node.operator) not in _WEIGHTED or len(node.inputs) < 2:
+    if bare(node.operator) not in _WEIGHTED or len(node.input) < 2:
         return
-    origins = {origin for name in node.inputs[1:] if name for origin in _origins(name, graph)}
+    origins = {origin for name in node.input[1:] if name for origin in _origins(name, graph)}
     if origins & graph.overridable:
         yield Reason(
             rule="overridable-initializer",
@@ -138,9 +133,9 @@ def _weight_reasons(node: RanNode, graph: EngineGraph) -> Iterator[Reason]:
     for kind in sorted(map(str, low)):
         text = f"its weights come from {kind}, which has no kernel behind DequantizeLinear"
         yield Reason(rule="low-bit-weights", text=text)
-    if graph.stored.get(node.inputs[1], "").startswith(("float", "double", "bfloat")):
+    if graph.stored.get(node.input[1], "").startswith(("float", "double", "bfloat")):
         # The engine folds DequantizeLinear of stored weights too, so this says nothing of the file.
-        text = f"its weights reach it as {graph.stored[node.inputs[1]]}"
+        text = f"its weights reach it as {graph.stored[node.input[1]]}"
         yield Reason(rule="float-weights", text=text)
 
 
@@ -155,7 +150,7 @@ def _origins(tensor: str, graph: EngineGraph) -> set[str]:
         if producer is None:
             found.add(name)
         elif not producer.depends_on_images:
-            fresh = {one for one in producer.inputs if one} - seen
+            fresh = {one for one in producer.input if one} - seen
             seen |= fresh
             waiting += fresh
     return found
@@ -165,11 +160,11 @@ def _output_reasons(node: RanNode, graph: EngineGraph) -> Iterator[Reason]:
     if node.activation:
         text = f"a float {node.activation} stands between it and QuantizeLinear"
         yield Reason(rule="float-clip", text=text)
-    for name in node.outputs:
+    for name in node.output:
         for reader in graph.readers(name):
             operator = bare(reader.operator)
             if operator == "QuantizeLinear":
-                if graph.types.get(reader.outputs[0]) == "int8":
+                if graph.types.get(reader.output[0]) == "int8":
                     text = "its output is quantized to int8 (uint8 is needed)"
                     yield Reason(rule="signed-output", text=text)
             elif operator in ("Clip", "Relu"):

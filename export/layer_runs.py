@@ -71,10 +71,10 @@ def requantizations(graph: EngineGraph) -> tuple[str, ...]:
 
 
 def _layer(node: RanNode, graph: EngineGraph, total_us: int) -> LayerRun:
-    reads = tuple(graph.types[name] for name in node.inputs if name in graph.types)
+    reads = tuple(graph.types[name] for name in node.input if name in graph.types)
     gives = [
         kind
-        for name, kind in zip(node.outputs, node.output_types, strict=True)
+        for name, kind in zip(node.output, node.output_types, strict=True)
         if name not in graph.outputs
     ]
     kind = KIND_OF.get(bare(node.operator), "other")
@@ -96,7 +96,7 @@ def _layer(node: RanNode, graph: EngineGraph, total_us: int) -> LayerRun:
 
 def _requantizes(node: RanNode, graph: EngineGraph) -> bool:
     """Whether an integer node with one tensor that depends on the images only changes its scale."""
-    moving = [name for name in node.inputs if name in graph.types]
+    moving = [name for name in node.input if name in graph.types]
     return len(moving) == 1 and bare(node.operator) in ("QLinearAdd", "QLinearConcat")
 
 
@@ -106,10 +106,10 @@ def float_requantizations(graph: EngineGraph) -> list[tuple[RanNode, RanNode]]:
     for node in graph.nodes:
         if bare(node.operator) != "DequantizeLinear" or not node.depends_on_images:
             continue
-        readers = graph.readers(node.outputs[0])
+        readers = graph.readers(node.output[0])
         if (
             readers
-            and node.outputs[0] not in graph.outputs
+            and node.output[0] not in graph.outputs
             and all(bare(reader.operator) == "QuantizeLinear" for reader in readers)
         ):
             pairs += [(node, reader) for reader in readers]
@@ -166,7 +166,7 @@ def _reasons(
 ) -> Iterator[tuple[str, list[str]]]:
     floats = [
         name
-        for name, kind in zip(node.outputs, node.output_types, strict=True)
+        for name, kind in zip(node.output, node.output_types, strict=True)
         if kind not in INTEGERS and name not in graph.outputs
     ]
     if layer.provider != PROVIDERS["cpu"]:

@@ -15,21 +15,22 @@ from onnx import TensorProto, helper
 
 from deploy.core.errors import InputError
 from deploy.core.files import sha256_of_bytes, write_atomic
+from export.graph import attributes_of, fresh_name, node_label
 from export.graph_builder import GraphBuilder, model_bytes
 from export.origin import origin_of
 from export.passes.convolution import Affine, affine_of
 from export.passes.guarantee import require_guarantees
-from export.passes.layout import Layout
-from export.passes.qonnx_graph import QonnxGraph, attributes_of
-from export.passes.rule import Context, LoweringError, Place, Refusal
-from export.reading import node_label, refuses_malformed
+from export.passes.layout import OPERATORS
+from export.passes.qonnx_graph import QonnxGraph
+from export.passes.rule import Context, LoweringError, Place, Refusal, require_codes
+from export.reading import refuses_malformed
 from export.storage import versions_for
 from export.targets import Target, target_named
 
 IMAGES, LOGITS = "images", "logits"
 """Names of input and output in the files written here, whatever the QONNX file calls them."""
 
-KEEP_CODES = ("MaxPool", *Layout.operators)
+KEEP_CODES = ("MaxPool", *OPERATORS)
 """Operators that read codes and give codes without a quantizer between."""
 
 
@@ -80,15 +81,11 @@ def lower(
         builder=GraphBuilder(),
         storage=storage,
         tune=tune,
-        code_range=chosen.code_range,
+        dialect=chosen.dialect,
     )
     context.builder.reserve(source.image)
-    logits = _single_output(source)
-    for node in source.graph.node:
-        place = _place(node, context, logits)
-        if place is not None:
-            _apply(node, place, chosen, context)
-    made = _finish(context.builder, source, out, tuple(context.log), chosen)
+    log = [line for node in source.nodes if (line := _lower_node(node, chosen, context))]
+    made = _finish(context.builder, source, out, tuple(log), chosen)
     return replace(made, storage=storage, tune=tune)
 
 
@@ -111,7 +108,7 @@ def lower_float(qonnx: Path, out: Path, *, target: str = "onnxruntime") -> Lower
         pixels = builder.add("Add", [pixels, centre], "bytes")
     names = {image: pixels}
     log: list[str] = []
-    for node in source.graph.node:
+    for node in source.nodes:
         if source.is_quant(node):
             raise InputError(f"{qonnx}: {node_label(node)} quantizes; this is no float network")
         if node.op_type == "Conv" and _following_norm(node, source) is not None:
@@ -120,9 +117,10 @@ def lower_float(qonnx: Path, out: Path, *, target: str = "onnxruntime") -> Lower
         if node.op_type == "BatchNormalization":
             conv = source.producer(node.input[0])
             if conv is not None and conv.op_type == "Conv":
-                affine = affine_of(node, source)
-                if isinstance(affine, Refusal):
-                    raise LoweringError(f"{node_label(node)}: {affine.reason}")
+                try:
+                    affine = affine_of(node, source)
+                except Refusal as refusal:
+                    raise LoweringError(f"{node_label(node)}: {refusal}") from refusal
                 names[output] = _folded_conv(builder, source, conv, affine, names, output)
                 log.append(f"{output}: BatchNormalization folded into the convolution")
                 continue
@@ -147,7 +145,7 @@ def _known(what: str, value: str | None, available: tuple[str, ...], target: str
 
 
 def _following_norm(conv: onnx.NodeProto, source: QonnxGraph) -> onnx.NodeProto | None:
-    readers = [n for n in source.graph.node if conv.output[0] in n.input]
+    readers = source.readers(conv.output[0])
     only = readers[0] if len(readers) == 1 else None
     return only if only is not None and only.op_type == "BatchNormalization" else None
 
@@ -173,10 +171,10 @@ def _folded_conv(
     return builder.add("Conv", inputs, output, **attributes_of(conv))
 
 
-def _place(node: onnx.NodeProto, context: Context, logits: str) -> Place | None:
+def _place(node: onnx.NodeProto, context: Context) -> Place | None:
     """Which rules are asked at a node; None at what a rule takes together with a later node."""
     source = context.source
-    if node.output[0] == logits:
+    if node.output[0] == source.logits:
         return Place.LOGITS
     if source.is_quant(node) and node.input[0] not in source.constants:
         return Place.QUANTIZER
@@ -185,27 +183,28 @@ def _place(node: onnx.NodeProto, context: Context, logits: str) -> Place | None:
     return None
 
 
-def _apply(node: onnx.NodeProto, place: Place, target: Target, context: Context) -> None:
+def _lower_node(node: onnx.NodeProto, target: Target, context: Context) -> str:
+    """Let the first rule that matches write the node's layer; a line for the log, or nothing."""
+    place, layer = _place(node, context), node.output[0]
+    if place is None:
+        return ""
     reasons: list[str] = []
     for rule in target.rules:
         if rule.place is not place:
             continue
-        answer = rule.match(node, context)
-        if not isinstance(answer, Refusal):
-            answer()
-            rule.ensures(node, context)
-            return
-        reasons.append(f"{rule.name}: {answer.reason}")
+        try:
+            found = rule.match(node, context)
+        except Refusal as refusal:
+            reasons.append(f"{rule.name}: {refusal}")
+            continue
+        codes, text = rule.write(found, layer, context)
+        if place is not Place.LOGITS:
+            context.codes[layer] = require_codes(rule.name, layer, codes, target.code_range)
+        return f"{layer}: {text} [{rule.name}]" if text else ""
     raise LoweringError(
         f"{context.source.path}: the layer {node_label(node)} cannot be lowered to integers. "
         + "; ".join(reasons)
     )
-
-
-def _single_output(source: QonnxGraph) -> str:
-    if len(source.graph.output) != 1:
-        raise InputError(f"{source.path}: expected one output, found {len(source.graph.output)}")
-    return source.graph.output[0].name
 
 
 def _rename(model: onnx.ModelProto, wanted: dict[str, str]) -> None:
@@ -214,9 +213,7 @@ def _rename(model: onnx.ModelProto, wanted: dict[str, str]) -> None:
     taken = {name for node in graph.node for name in (*node.input, *node.output)}
     names = dict(wanted)
     for name in sorted(set(wanted.values()) & taken - set(wanted)):
-        names[name] = f"{name}_inside"
-        while names[name] in taken:
-            names[name] += "_"
+        names[name] = fresh_name(f"{name}_inside", taken)
     if all(old == new for old, new in names.items()):
         return
     for node in graph.node:
@@ -235,7 +232,7 @@ def _finish(
     *,
     integer: bool = True,
 ) -> Lowered:
-    image, logits = source.image, _single_output(source)
+    image, logits = source.image, source.logits
     _, channels, height, width = source.shapes[image]
     classes = source.shapes[logits][-1]
     inputs = [
@@ -243,15 +240,14 @@ def _finish(
     ]
     outputs = [helper.make_tensor_value_info(logits, TensorProto.FLOAT, ["N", classes])]
     model = builder.model(
-        name=source.graph.name,
+        name=source.model.graph.name,
         inputs=inputs,
         outputs=outputs,
-        opset=target.opset,
+        opset=13,
         ir_version=8,
         domains=target.domains if integer else (),
     )
-    opset, model.ir_version = versions_for(model)
-    model.opset_import[0].version = max(opset, target.opset)
+    model.opset_import[0].version, model.ir_version = versions_for(model)
     _rename(model, {image: IMAGES, logits: LOGITS})
     if origin_of(source.model) is not None:
         model.doc_string = source.model.doc_string

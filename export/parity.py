@@ -3,15 +3,19 @@
 The reference (:mod:`export.reference`) says what the file must compute, the engine says what it
 did; between the two there is no tolerance. So that a network which computes nothing cannot agree
 by accident, each layer must use at least two codes and the predictions at least three classes.
+
+The reference is then held to the fake-quantized network within a budget, since torch rounds its
+float32 sums where integers do not: where the two have another code, it flips.
 """
 
 from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,20 +24,13 @@ from deploy.core.engine_protocol import Engine
 from deploy.core.errors import InputError, NothingToEvaluate
 from deploy.core.files import sha256_of
 from deploy.core.images import check_images
+from deploy.core.model_engine import run_all
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
-from export.code_facts import code_facts, constants_of
+from export.budget import Budget, Logits
+from export.code_facts import CodeFacts, code_facts, constants_of
 from export.fake_quantized import Batch
-from export.flips import FlipTally, over_budget
-from export.parity_probe import run_batch, write_probe
-from export.parity_report import (
-    DEFAULT_BUDGET,
-    EXACT_BUDGET,
-    Budget,
-    LayerParity,
-    Parity,
-    ParityError,
-    require_parity,
-)
+from export.parity_probe import write_probe
+from export.parity_report import LayerParity, Parity
 from export.reading import read_model
 from export.reference import IntegerReference, Layer
 
@@ -42,17 +39,6 @@ logger = logging.getLogger(__name__)
 LEAST_CODES = 2
 LEAST_CLASSES = 3
 
-__all__ = [
-    "DEFAULT_BUDGET",
-    "EXACT_BUDGET",
-    "Budget",
-    "LayerParity",
-    "Parity",
-    "ParityError",
-    "check_parity",
-    "require_parity",
-]
-
 
 def check_parity(
     model: Path | str,
@@ -60,8 +46,6 @@ def check_parity(
     *,
     open_engine: Callable[[Path], Engine] = OnnxRuntimeEngine,
     reference: Path | str | None = None,
-    fake_quantized_predictions: NDArray[np.integer] | None = None,
-    least_agreement: float | None = None,
     fake_quantized: Callable[[NDArray[np.uint8]], Batch] | None = None,
     budget: Budget | None = None,
     batch_size: int = 16,
@@ -78,12 +62,9 @@ def check_parity(
         open_engine: opens a file in the engine; ONNX Runtime on one CPU thread by default.
         reference: the file that the reference reads, if not ``model``: a golden file with the same
             tensor names.
-        fake_quantized_predictions: classes that the fake-quantized network gives, int [N].
-        least_agreement: smallest share of images that must have the same class as the
-            fake-quantized network, 0…1; None demands none.
         fake_quantized: gives the fake-quantized network's logits and codes of a batch
             (:class:`export.fake_quantized.FakeQuantized`); with it the reference is compared with
-            that network layer by layer, and its classes are the expected ones.
+            that network layer by layer.
         budget: how far the reference may be from it; None demands nothing.
         batch_size: images at once.
 
@@ -93,204 +74,230 @@ def check_parity(
         NothingToEvaluate: there are no images.
     """
     model = Path(model)
-    reference_path = model if reference is None else Path(reference)
-    expected = _predictions_given(fake_quantized_predictions, least_agreement, len(images))
     check_images(images)
+    if not len(images):
+        raise NothingToEvaluate("expected at least one image, got none")
     if budget is not None and fake_quantized is None:
         raise InputError("a budget needs the fake-quantized network")
-    truth = IntegerReference(reference_path, batch_size=batch_size)
-    flips = (
-        None if fake_quantized is None else FlipTally(fake_quantized, zero_points(reference_path))
-    )
-    layers = [layer for layer in truth.layers if layer.output in truth.code_tensors]
-    tally = _Tally(layers)
+    truth = IntegerReference(model if reference is None else reference, batch_size=batch_size)
+    tally = _Tally(truth)
     with tempfile.TemporaryDirectory(prefix="qadtr-parity-") as folder:
         probe = Path(folder) / "probe.onnx"
         widths = write_probe(model, probe, truth, images[:1])
         with open_engine(model) as engine, open_engine(probe) as probed:
-            step = engine.batch_size or batch_size
-            truth.batch_size = step
+            truth.batch_size = step = engine.batch_size or batch_size
+            ends = np.cumsum([engine.classes, *widths.values()])[:-1]
             stream = truth.batches(images)
             for start in range(0, len(images), step):
                 batch = images[start : start + step]
-                reference_logits, reference_codes = next(stream)
-                tally.add_logits(run_batch(engine, batch), reference_logits)
-                wide = run_batch(probed, batch)
-                tally.probe_departs |= not np.array_equal(
-                    wide[:, : engine.classes], tally.engine_logits[-1]
-                )
-                position = engine.classes
-                for name, width in widths.items():
-                    codes = wide[:, position : position + width].astype(np.uint8)
-                    tally.add_codes(name, codes, reference_codes[name].reshape(len(batch), -1))
-                    position += width
-                if flips is not None:
-                    flips.add(batch, reference_codes)
+                logits, codes = next(stream)
+                tally.add_logits(run_all(engine, batch), logits)
+                shown, *parts = np.split(run_all(probed, batch), ends, axis=1)
+                tally.probe_departs |= not np.array_equal(shown, tally.engine[-1])
+                for name, part in zip(widths, parts, strict=True):
+                    tally.codes[name].add(part.astype(np.uint8), codes[name])
+                if fake_quantized is not None:
+                    tally.add_fake(*fake_quantized(batch), codes)
                 logger.debug("parity: %d of %d images", start + len(batch), len(images))
-            name = engine.name
-    return tally.result(
-        model=model,
-        reference=reference_path,
-        engine=name,
-        logits_layer=next(one.name for one in truth.layers if one not in layers),
-        expected=expected if flips is None else flips.predictions,
-        least_agreement=least_agreement,
-        fake=flips,
-        budget=budget,
-    )
+            return tally.result(model, engine.name, budget)
 
 
-def zero_points(path: Path) -> dict[str, int]:
-    """The zero point of every tensor of codes in a final integer file."""
-    model = read_model(path)
-    facts = code_facts(model, constants_of(model))
-    return {name: one.zero_point for name, one in facts.items()}
+@dataclass
+class _CodeTally:
+    """Counts of one tensor of codes, over the batches."""
+
+    layer: Layer
+    values: int = 0
+    different: int = 0
+    largest: int = 0
+    flips: int | None = None
+    largest_flip: int | None = None
+    seen: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(256, bool))
+
+    def add(self, engine: NDArray[np.uint8], reference: NDArray[np.uint8]) -> None:
+        reference = reference.reshape(engine.shape)
+        self.values += engine.size
+        self.seen[engine] = True
+        count, largest = _difference(engine, reference)
+        self.different, self.largest = self.different + count, max(self.largest, largest)
+
+    def add_fake(
+        self, fake: NDArray[np.int16], reference: NDArray[np.uint8], zero_point: int
+    ) -> None:
+        ours = reference.reshape(len(fake), -1).astype(np.int16) - zero_point
+        count, largest = _difference(ours, fake.reshape(len(fake), -1))
+        self.flips = (self.flips or 0) + count
+        self.largest_flip = max(self.largest_flip or 0, largest)
+
+    def result(self) -> LayerParity:
+        return LayerParity(
+            name=self.layer.name,
+            operator=self.layer.operator,
+            tensor=self.layer.output,
+            values=self.values,
+            different=self.different,
+            largest_difference=self.largest,
+            distinct_codes=int(self.seen.sum()),
+            flips=self.flips,
+            largest_flip=self.largest_flip,
+        )
+
+
+def _difference(a: NDArray[np.integer], b: NDArray[np.integer]) -> tuple[int, int]:
+    """How many codes differ, and by how many at most."""
+    if np.array_equal(a, b):
+        return 0, 0
+    gap = np.abs(a.astype(np.int16) - b)
+    return int(np.count_nonzero(gap)), int(gap.max())
 
 
 class _Tally:
     """Counts over the batches."""
 
-    def __init__(self, layers: list[Layer]) -> None:
-        self.layers = layers
-        self.values = {layer.output: 0 for layer in layers}
-        self.different = dict(self.values)
-        self.largest = dict(self.values)
-        self.seen = {layer.output: np.zeros(256, bool) for layer in layers}
-        self.engine_logits: list[NDArray[np.float32]] = []
-        self.reference_logits: list[NDArray[np.float32]] = []
+    def __init__(self, truth: IntegerReference) -> None:
+        self.truth = truth
+        named = {layer.output: layer for layer in truth.layers}
+        self.codes = {name: _CodeTally(named[name]) for name in truth.code_tensors}
+        self.engine: list[Logits] = []
+        self.reference: list[Logits] = []
+        self.fake: list[Logits] = []
         self.probe_departs = False
 
-    def add_logits(self, engine: NDArray[np.float32], reference: NDArray[np.float32]) -> None:
+    @cached_property
+    def facts(self) -> dict[str, CodeFacts]:
+        """What the file says of its codes."""
+        model = read_model(self.truth.path)
+        return code_facts(model, constants_of(model))
+
+    def add_logits(self, engine: Logits, reference: Logits) -> None:
         if engine.shape != reference.shape:
             raise InputError(
                 f"the engine gives logits of shape {engine.shape}, the reference of shape "
                 f"{reference.shape}: the files are not of one network"
             )
-        self.engine_logits.append(engine)
-        self.reference_logits.append(reference)
+        self.engine.append(engine)
+        self.reference.append(reference)
 
-    def add_codes(self, name: str, engine: NDArray[np.uint8], reference: NDArray[np.uint8]) -> None:
-        self.values[name] += engine.size
-        self.seen[name][engine] = True
-        if not np.array_equal(engine, reference):
-            gap = np.abs(engine.astype(np.int16) - reference)
-            self.different[name] += int(np.count_nonzero(gap))
-            self.largest[name] = max(self.largest[name], int(gap.max()))
-
-    def result(
+    def add_fake(
         self,
-        *,
-        model: Path,
-        reference: Path,
-        engine: str,
-        logits_layer: str,
-        expected: NDArray[np.int64] | None,
-        least_agreement: float | None,
-        fake: FlipTally | None,
-        budget: Budget | None,
-    ) -> Parity:
-        layers = tuple(
-            LayerParity(
-                name=layer.name,
-                operator=layer.operator,
-                tensor=layer.output,
-                values=self.values[layer.output],
-                different=self.different[layer.output],
-                largest_difference=self.largest[layer.output],
-                distinct_codes=int(self.seen[layer.output].sum()),
-            )
-            for layer in self.layers
-        )
-        ours, theirs = np.concatenate(self.engine_logits), np.concatenate(self.reference_logits)
-        facts: dict[str, Any] = {}
-        if fake is not None:
-            layers = fake.layers(layers)
-            facts = fake.facts(layers, theirs)
-        logits_different = int(np.count_nonzero(ours != theirs))
-        gap = np.abs(ours.astype(np.float64) - theirs)
-        predictions = ours.argmax(axis=1)
-        predicted = len(np.unique(predictions))
+        logits: Logits,
+        fake: Mapping[str, NDArray[np.int16]],
+        reference: Mapping[str, NDArray[np.uint8]],
+    ) -> None:
+        self.fake.append(logits)
+        for name, theirs in fake.items():
+            if name not in reference or reference[name].size != theirs.size:
+                raise InputError(
+                    f"the fake-quantized network has a layer {name!r} of {theirs.size} codes, "
+                    "which the file has not: they are not one network; export again"
+                )
+            zero_point = self.facts[name].zero_point
+            self.codes[name].add_fake(theirs, reference[name], zero_point)
+
+    def result(self, model: Path, engine: str, budget: Budget | None) -> Parity:
+        layers = tuple(one.result() for one in self.codes.values())
+        ours, theirs = np.concatenate(self.engine), np.concatenate(self.reference)
         departed = [layer.name for layer in layers if layer.different]
-        first = departed[0] if departed else logits_layer if logits_different else None
-        flips = None if expected is None else np.nonzero(predictions != expected)[0]
-        agreement = None if flips is None else 1 - len(flips) / len(predictions)
-        failures = _failures(layers, first, logits_different, float(gap.max()))
-        if self.probe_departs:
-            failures.append(
-                "the copy that shows the codes gives other logits than the file itself: the "
-                "engine optimized the two differently, so its codes were not proven"
-            )
-        if ours.shape[1] >= LEAST_CLASSES > predicted:
-            failures.append(
-                f"only {predicted} of {ours.shape[1]} classes predicted on {len(ours)} images, at "
-                f"least {LEAST_CLASSES} expected: a dead network agrees with anything"
-            )
-        if agreement is not None and least_agreement is not None and agreement < least_agreement:
-            failures.append(
-                f"the same class as the fake-quantized network on {agreement:.3%} of the images, "
-                f"at least {least_agreement:.3%} demanded"
-            )
-        if budget is not None and flips is not None:
-            failures += over_budget(budget, layers, facts, len(flips), len(ours))
-        return Parity(
+        logits_layer = next(
+            layer.name for layer in self.truth.layers if layer.output not in self.codes
+        )
+        first = departed[0] if departed else logits_layer if (ours != theirs).any() else None
+        fake = np.concatenate(self.fake) if self.fake else None
+        predictions, flips = ours.argmax(axis=1), None
+        if fake is not None:
+            flips = tuple(map(int, np.nonzero(predictions != fake.argmax(axis=1))[0]))
+        found = Parity(
             model=model.name,
             model_sha256=sha256_of(model),
-            reference_sha256=sha256_of(reference),
+            reference_sha256=sha256_of(self.truth.path),
             engine=engine,
             images=len(ours),
             classes=ours.shape[1],
             layers=layers,
-            logits_different=logits_different,
-            largest_logit_difference=float(gap.max()),
+            logits_different=int(np.count_nonzero(ours != theirs)),
+            largest_logit_difference=_largest(ours, theirs),
             predictions_different=int(np.count_nonzero(predictions != theirs.argmax(axis=1))),
-            predicted_classes=predicted,
+            predicted_classes=len(np.unique(predictions)),
             first_departure=first,
-            flips=None if flips is None else tuple(int(index) for index in flips),
-            agreement=agreement,
-            failures=tuple(failures),
+            flips=flips,
+            agreement=None if flips is None else 1 - len(flips) / len(ours),
+            failures=(),
+            first_flip=next((layer.tensor for layer in layers if layer.flips), None),
+            # As bytes: 0 and -0 differ.
+            fake_logits_different=None
+            if fake is None
+            else int(np.count_nonzero(fake.view(np.uint32) != theirs.view(np.uint32))),
+            largest_fake_logit_difference=None if fake is None else _largest(fake, theirs),
             budget=budget,
-            **facts,
         )
+        return replace(found, failures=tuple(_failures(found, self.probe_departs)))
 
 
-def _failures(
-    layers: tuple[LayerParity, ...], first: str | None, logits_different: int, largest: float
-) -> list[str]:
-    failures: list[str] = []
-    departed = [layer for layer in layers if layer.different]
+def _largest(a: Logits, b: Logits) -> float:
+    return float(np.abs(a.astype(np.float64) - b).max())
+
+
+def _failures(found: Parity, probe_departs: bool) -> Iterator[str]:
+    """Why this is no parity, a sentence each."""
+    departed = [layer for layer in found.layers if layer.different]
     if departed:
         layer = departed[0]
-        failures.append(
+        yield (
             f"codes depart first at layer {layer.name!r} ({layer.operator}): {layer.different:,} "
             f"of {layer.values:,} differ, by at most {layer.largest_difference}; "
-            f"{len(departed)} of {len(layers)} layers depart"
+            f"{len(departed)} of {len(found.layers)} layers depart"
         )
-    if logits_different:
-        where = "" if departed else f" while all codes agree: the departure is in {first!r}"
-        failures.append(f"{logits_different:,} logits differ, by at most {largest:.9g}{where}")
-    failures += [
-        f"layer {layer.name!r} ({layer.operator}) gives {layer.distinct_codes} distinct code, at "
-        f"least {LEAST_CODES} expected: it is dead"
-        for layer in layers
-        if layer.distinct_codes < LEAST_CODES
-    ]
-    return failures
+    if found.logits_different:
+        where = f" while all codes agree: the departure is in {found.first_departure!r}"
+        yield (
+            f"{found.logits_different:,} logits differ, by at most "
+            f"{found.largest_logit_difference:.9g}{'' if departed else where}"
+        )
+    for layer in found.layers:
+        if layer.distinct_codes < LEAST_CODES:
+            yield (
+                f"layer {layer.name!r} ({layer.operator}) gives {layer.distinct_codes} distinct "
+                f"code, at least {LEAST_CODES} expected: it is dead"
+            )
+    if probe_departs:
+        yield (
+            "the copy that shows the codes gives other logits than the file itself: the "
+            "engine optimized the two differently, so its codes were not proven"
+        )
+    if found.classes >= LEAST_CLASSES > found.predicted_classes:
+        yield (
+            f"only {found.predicted_classes} of {found.classes} classes predicted on "
+            f"{found.images} images, at least {LEAST_CLASSES} expected: a dead network agrees with "
+            "anything"
+        )
+    if found.budget is not None:
+        yield from _over_budget(found, found.budget)
 
 
-def _predictions_given(
-    predictions: NDArray[np.integer] | None, least_agreement: float | None, count: int
-) -> NDArray[np.int64] | None:
-    if count == 0:
-        raise NothingToEvaluate("expected at least one image, got none")
-    if least_agreement is not None and not 0 <= least_agreement <= 1:
-        raise InputError(f"least_agreement is a share, 0…1, not {least_agreement}")
-    if predictions is None:
-        if least_agreement is not None:
-            raise InputError("least_agreement needs fake_quantized_predictions")
-        return None
-    if predictions.shape != (count,) or not np.issubdtype(predictions.dtype, np.integer):
-        raise InputError(
-            f"expected {count} integer classes of the fake-quantized network, got "
-            f"{predictions.dtype} of shape {predictions.shape}"
+def _over_budget(found: Parity, budget: Budget) -> Iterator[str]:
+    """Why the reference is further from fake quantization than the budget allows.
+
+    Of the layers the first one over the budget is named: what follows inherits its flips.
+    """
+    most = budget.largest_code_flip
+    for layer in found.layers:
+        wide = most is not None and (layer.largest_flip or 0) > most
+        if layer.flip_share > budget.code_flips or wide:
+            yield (
+                f"layer {layer.tensor!r} has {layer.flips:,} of {layer.values:,} codes "
+                f"({layer.flip_share:.3%}) other than the fake-quantized network, by at most "
+                f"{layer.largest_flip}; the budget is {budget.code_flips:.3%}"
+                + ("" if most is None else f", by at most {most}")
+            )
+            break
+    flips = len(found.flips or ())
+    if flips > budget.flips * found.images:
+        yield (
+            f"{flips:,} of {found.images:,} images ({flips / found.images:.3%}) have another class "
+            f"than in the fake-quantized network; the budget is {budget.flips:.3%}"
         )
-    return predictions.astype(np.int64)
+    if budget.logits == 0.0 and found.fake_logits_different:
+        yield (
+            f"{found.fake_logits_different:,} logits are not fake quantization's bytes, by at most "
+            f"{found.largest_fake_logit_difference:.9g}; an exact network has none"
+        )

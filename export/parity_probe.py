@@ -8,21 +8,11 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from deploy.core.engine_protocol import Engine
 from deploy.core.errors import InputError
 from deploy.core.files import write_atomic
-from export.reading import graph_inputs, input_dims, read_model
+from export.graph import fresh_name, graph_inputs, input_dims
+from export.reading import read_model
 from export.reference import IntegerReference
-
-
-def run_batch(engine: Engine, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """The logits, float32 N×classes, of one batch, uint8 N×3×H×W; a file with a fixed batch size
-    gets its last batch filled up with zeros."""
-    missing = (engine.batch_size or len(batch)) - len(batch)
-    if missing:
-        filling = np.zeros((missing, *batch.shape[1:]), np.uint8)
-        return engine.run(np.concatenate([batch, filling]))[: len(batch)]
-    return engine.run(batch)
 
 
 def write_probe(
@@ -55,14 +45,15 @@ def write_probe(
         )
     logits, codes = next(truth.batches(sample))
     widths = {name: codes[name].size for name in truth.code_tensors}
-    parts = [_fresh("logits", made)]
+    parts = [fresh_name("parity/logits", made)]
     old = model.graph.output[0].name
     for node in model.graph.node:
         for index, name in enumerate(node.output):
             if name == old:
                 node.output[index] = parts[0]
     for index, name in enumerate(widths):
-        number, flat = _fresh(f"number{index}", made), _fresh(f"flat{index}", made)
+        number = fresh_name(f"parity/number{index}", made)
+        flat = fresh_name(f"parity/flat{index}", made)
         model.graph.node.append(
             onnx.helper.make_node("Cast", [name], [number], to=onnx.TensorProto.FLOAT)
         )
@@ -77,11 +68,3 @@ def write_probe(
     )
     write_atomic(probe, model.SerializeToString())
     return widths
-
-
-def _fresh(wanted: str, taken: set[str]) -> str:
-    name = f"parity/{wanted}"
-    while name in taken:
-        name += "_"
-    taken.add(name)
-    return name

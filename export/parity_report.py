@@ -2,42 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-from deploy.core.errors import InputError, QadtrError
+from deploy.core.errors import QadtrError
 from deploy.core.table import Table
+from export.budget import Budget
 
 FORMAT_VERSION = 2
-_READABLE = (1, FORMAT_VERSION)
 """Version 1 had no comparison with fake quantization layer by layer."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Budget:
-    """How far the integer reference may be from the fake-quantized network.
-
-    Attributes:
-        code_flips: share of one layer's codes that may differ, 0…1.
-        largest_code_flip: by how many codes at most; None bounds nothing.
-        prediction_flips: share of the images that may have another class, 0…1.
-        logits_equal: whether the logits must be the same bytes.
-    """
-
-    code_flips: float
-    largest_code_flip: int | None
-    prediction_flips: float
-    logits_equal: bool
-
-
-DEFAULT_BUDGET = Budget(
-    code_flips=0.05, largest_code_flip=None, prediction_flips=0.005, logits_equal=False
-)
-"""For networks whose float sums are rounded (docs/export.md tells what was measured)."""
-
-EXACT_BUDGET = Budget(code_flips=0.0, largest_code_flip=0, prediction_flips=0.0, logits_equal=True)
-"""For networks trained with ``exact = true``."""
 
 
 class ParityError(QadtrError):
@@ -128,10 +101,26 @@ class Parity:
     largest_fake_logit_difference: float | None = None
     budget: Budget | None = None
 
+    record_kind: ClassVar[str] = "parity"
+
     @property
     def ok(self) -> bool:
         """Whether every code and logit is equal and the network is alive."""
         return not self.failures
+
+    def required(self) -> Parity:
+        """Give this back if it is parity.
+
+        Raises:
+            ParityError: with all failures.
+        """
+        if not self.ok:
+            raise ParityError(f"{self.model}: " + "; ".join(self.failures))
+        return self
+
+    def manifest_budget(self) -> dict[str, float]:
+        """What a manifest states of an engine of this file: none."""
+        return {"max_logit_difference": 0.0, "max_flip_share": 0.0}
 
     def summary(self) -> str:
         """Give the verdict for a person, and one line per failure."""
@@ -160,7 +149,15 @@ class Parity:
 
     def to_json(self) -> dict[str, Any]:
         """Give plain JSON values, with a format version."""
-        return {"format_version": FORMAT_VERSION, "ok": self.ok, **asdict(self)}
+        plain = {"format_version": FORMAT_VERSION, "ok": self.ok, **asdict(self)}
+        if self.budget is not None:
+            plain["budget"] = {
+                "code_flips": self.budget.code_flips,
+                "largest_code_flip": self.budget.largest_code_flip,
+                "prediction_flips": self.budget.flips,
+                "logits_equal": self.budget.logits == 0.0,
+            }
+        return plain
 
     def table(self) -> str:
         """Give a line for each layer: codes, engine against reference, reference against fake."""
@@ -179,35 +176,3 @@ class Parity:
             )
         columns = ("layer", "operator", "codes", "engine≠reference", "reference≠fake", "largest")
         return Table(columns=(*columns, ""), rows=rows, align="llrrrrl").text()
-
-    @classmethod
-    def from_json(cls, value: object) -> Parity:
-        """Read what :meth:`to_json` gave.
-
-        Raises:
-            InputError: another format version, or fields missing or unknown.
-        """
-        if not isinstance(value, Mapping) or value.get("format_version") not in _READABLE:
-            wanted = " or ".join(map(str, _READABLE))
-            raise InputError(f"expected a parity report of format version {wanted}")
-        fields = {k: v for k, v in value.items() if k not in ("format_version", "ok")}
-        try:
-            fields["layers"] = tuple(LayerParity(**layer) for layer in fields["layers"])
-            fields["failures"] = tuple(fields["failures"])
-            fields["flips"] = None if fields["flips"] is None else tuple(fields["flips"])
-            if fields.get("budget") is not None:
-                fields["budget"] = Budget(**fields["budget"])
-            return cls(**fields)
-        except (TypeError, KeyError) as error:
-            raise InputError(f"the parity report has missing or unknown fields: {error}") from error
-
-
-def require_parity(parity: Parity) -> Parity:
-    """Give ``parity`` back if it is one.
-
-    Raises:
-        ParityError: with all failures.
-    """
-    if not parity.ok:
-        raise ParityError(f"{parity.model}: " + "; ".join(parity.failures))
-    return parity

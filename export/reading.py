@@ -14,13 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
-import numpy as np
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from deploy.core.errors import InputError, QadtrError
+from export.graph import input_dims, node_label, type_name
 
 MAX_FILE_BYTES = 2**31 - 1
 """Protobuf's own limit for one message; a larger ONNX file cannot be a valid one."""
@@ -110,60 +109,6 @@ def read_model(path: Path | str, *, max_bytes: int = MAX_FILE_BYTES) -> onnx.Mod
     _check_inputs(model.graph, path)
     _check_wiring(model.graph, path)
     return model
-
-
-def initializers(model: onnx.ModelProto) -> dict[str, NDArray[np.generic]]:
-    """Give the graph's stored tensors by name, each in its own dtype.
-
-    INT4, UINT4, INT2 and UINT2 come as arrays of the ``ml_dtypes`` type of that name, one element
-    per value (unpacked).
-
-    Raises:
-        InputError: a stored tensor cannot be read as an array.
-    """
-    arrays: dict[str, NDArray[np.generic]] = {}
-    for tensor in model.graph.initializer:
-        try:
-            arrays[tensor.name] = numpy_helper.to_array(tensor)
-        except (ValueError, TypeError, KeyError) as error:
-            raise InputError(
-                f"initializer {tensor.name!r} ({type_name(tensor.data_type)}"
-                f"{list(tensor.dims)}) cannot be read as an array: {error}"
-            ) from error
-    return arrays
-
-
-def initializer_types(model: onnx.ModelProto) -> dict[str, str]:
-    """Give the element type of each stored tensor, by name."""
-    return {tensor.name: type_name(tensor.data_type) for tensor in model.graph.initializer}
-
-
-def type_name(data_type: int) -> str:
-    """Give the lower-case ONNX name of an element type number, such as ``uint8`` for 2."""
-    try:
-        return str(onnx.TensorProto.DataType.Name(data_type)).lower()
-    except ValueError:
-        return f"type {data_type}"
-
-
-def graph_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
-    """Give the inputs that a caller must feed: those that are not also initializers."""
-    stored = {tensor.name for tensor in model.graph.initializer}
-    return [value for value in model.graph.input if value.name not in stored]
-
-
-def input_dims(value: onnx.ValueInfoProto) -> tuple[int | None, ...]:
-    """Give an input's declared shape; None stands for a symbolic or missing dimension."""
-    return tuple(
-        dim.dim_value if dim.HasField("dim_value") else None
-        for dim in value.type.tensor_type.shape.dim
-    )
-
-
-def node_label(node: onnx.NodeProto) -> str:
-    """Give what an error calls a node: its name, or else its first output, and its operator."""
-    name = node.name or (node.output[0] if node.output else "")
-    return f"{name!r} ({node.op_type})"
 
 
 def _parse(path: Path, max_bytes: int) -> onnx.ModelProto:

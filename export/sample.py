@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from deploy.core.errors import InputError, UsageError
 from deploy.core.images import check_images
-from export.reading import graph_inputs, input_dims, type_name
+from export.graph import graph_inputs, input_dims, type_name
 
 BATCH = 1
 """Length of the first dimension where the file leaves it open."""

@@ -14,8 +14,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from deploy.core.errors import InputError
 from deploy.core.files import write_atomic
+from export.graph import graph_inputs
 from export.graph_builder import model_bytes
-from export.reading import graph_inputs, read_model
+from export.reading import read_model
 
 _CODES = "qadtr/image_codes"
 

@@ -19,9 +19,8 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
@@ -30,20 +29,20 @@ from numpy.typing import NDArray
 from deploy.core.engine_protocol import Engine
 from deploy.core.errors import QadtrError
 from deploy.core.files import sha256_of
+from deploy.core.model_engine import run_all
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
 from deploy.openvino_engine import OpenVinoEngine
 from export.budget import (
     EQUAL,
+    Budget,
     Departure,
-    DepartureBudget,
+    FileBudget,
     Logits,
-    TargetBudget,
     departure,
-    logits_in_batches,
 )
-from export.parity_probe import run_batch
+from export.graph import graph_inputs
 from export.qonnx_execution import clean_qonnx, execute_qonnx
-from export.reading import graph_inputs, read_model
+from export.reading import read_model
 from export.reference.qdq import QdqReference
 from export.signed_images import write_with_bytes
 
@@ -76,6 +75,8 @@ class TargetProof:
     checks: tuple[str, ...]
     departures: tuple[Departure, ...]
 
+    record_kind: ClassVar[str] = "target-proof"
+
     @property
     def failures(self) -> tuple[str, ...]:
         """Why it is none, a sentence each; empty when it is one."""
@@ -85,6 +86,16 @@ class TargetProof:
     def ok(self) -> bool:
         """Whether everything is within its budget."""
         return not self.failures
+
+    def required(self) -> TargetProof:
+        """Give this back if everything is within its budget.
+
+        Raises:
+            TargetProofError: with all failures.
+        """
+        if not self.ok:
+            raise TargetProofError(f"{self.target}: " + "; ".join(self.failures))
+        return self
 
     def manifest_budget(self) -> dict[str, float] | None:
         """What a manifest states of an engine of this file: the largest difference of a logit from
@@ -117,17 +128,6 @@ class TargetProof:
         }
 
 
-def require_proof(proof: TargetProof) -> TargetProof:
-    """Give ``proof`` back if it is one.
-
-    Raises:
-        TargetProofError: with all failures.
-    """
-    if not proof.ok:
-        raise TargetProofError(f"{proof.target}: " + "; ".join(proof.failures))
-    return proof
-
-
 OpenEngine = Callable[[Path], Engine]
 ENGINES: Mapping[str, tuple[OpenEngine, ...]] = {
     "tensorrt": (OnnxRuntimeEngine,),
@@ -137,7 +137,7 @@ ENGINES: Mapping[str, tuple[OpenEngine, ...]] = {
 
 
 def prove_qdq(
-    target: str, path: Path, images: NDArray[np.uint8], network: Logits, budget: TargetBudget
+    target: str, path: Path, images: NDArray[np.uint8], network: Logits, budget: FileBudget
 ) -> TargetProof:
     """Prove a Q/DQ file.
 
@@ -170,7 +170,7 @@ def prove_qdq(
 
 
 def prove_qonnx(
-    path: Path, images: NDArray[np.uint8], network: Logits, budget: TargetBudget
+    path: Path, images: NDArray[np.uint8], network: Logits, budget: FileBudget
 ) -> TargetProof:
     """Prove a QONNX file, on the first images only; arguments as :func:`prove_qdq`.
 
@@ -193,7 +193,7 @@ def prove_qonnx(
 
 
 def prove_float(
-    target: str, path: Path, images: NDArray[np.uint8], network: Logits, budget: DepartureBudget
+    target: str, path: Path, images: NDArray[np.uint8], network: Logits, budget: Budget
 ) -> TargetProof:
     """Prove a file of 32 bits of any target: ONNX Runtime against the float network."""
     (ran,) = _in_engines(path, images, (OnnxRuntimeEngine,))
@@ -216,6 +216,6 @@ def _in_engines(
         for open_engine in engines:
             with open_engine(path) as engine:
                 step = engine.batch_size or BATCH
-                logits = logits_in_batches(partial(run_batch, engine), images, step)
+                logits = run_all(engine, images, step)
                 found.append((engine.name, logits))
     return found

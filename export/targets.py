@@ -4,31 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from onnx import TensorProto
 
 from deploy.core.errors import InputError
 from export.graph_builder import MICROSOFT
-from export.passes.average_pool import AveragePool
-from export.passes.convolution import Convolution
-from export.passes.guarantee import Guarantee, OnlyOperators
-from export.passes.image_codes import ImageCodes
+from export.passes import (
+    average_pool,
+    convolution,
+    image_codes,
+    layout,
+    linear,
+    max_pool,
+    requantize,
+    residual_add,
+)
+from export.passes.guarantee import Guarantee, OnlyOperators, QuantizedOperands, SymmetricInt8
 from export.passes.kernels import TUNES
-from export.passes.layout import Layout
-from export.passes.linear import Linear
-from export.passes.max_pool import MaxPool
-from export.passes.qdq.average_pool import QdqAveragePool
-from export.passes.qdq.convolution import QdqConvolution
-from export.passes.qdq.dialect import SIGNED, STANDARD, Dialect
-from export.passes.qdq.guarantees import QuantizedOperands, SymmetricInt8
-from export.passes.qdq.image import QdqImage
-from export.passes.qdq.kept import QdqKept
-from export.passes.qdq.linear import QdqLinear
-from export.passes.qdq.requantize import QdqRequantize
-from export.passes.qdq.residual_add import QdqResidualAdd
-from export.passes.requantize import Requantize
-from export.passes.residual_add import ResidualAdd
-from export.passes.rule import Rule
+from export.passes.quantizers import then_quantized
+from export.passes.rule import SIGNED, STANDARD, Dialect, Place, Rule
+from export.reference import supported_operators, supported_qdq_operators
 from export.storage import STORAGES
 
 QONNX_TARGET = "qonnx"
@@ -41,93 +37,53 @@ class Target:
 
     Attributes:
         name: as ``--target`` takes it.
-        summary: one line on the file.
         rules: the passes over layers; at each node, those of its place are asked in this order.
+        dialect: of the quantizers that they write, in a Q/DQ file.
         guarantees: checked on the finished graph, in this order.
         code_range: least and largest code that the target's types of codes hold.
         image_type: element type of the input ``images``.
         storages: of the weights, the default first.
         tunes: what a file can be laid out for (:mod:`export.passes.kernels`), the default first.
         domains: operator sets beside ONNX's own.
-        opset: the least that its operators need.
     """
 
     name: str
-    summary: str
-    rules: tuple[Rule, ...]
+    rules: tuple[Rule[Any], ...]
     guarantees: tuple[Guarantee, ...]
     code_range: tuple[int, int]
     image_type: int
     storages: tuple[str, ...]
     tunes: tuple[str, ...] = TUNES[:1]
     domains: tuple[str, ...] = ()
-    opset: int = 13
-
-    def passes(self) -> tuple[str, ...]:
-        """The names of all passes in their order, the guarantees last."""
-        rules = tuple(rule.name for rule in self.rules)
-        return (*rules, *(guarantee.name for guarantee in self.guarantees))
+    dialect: Dialect = STANDARD
 
 
-def _qdq_rules(dialect: Dialect) -> tuple[Rule, ...]:
-    return (
-        QdqImage(dialect),
-        QdqRequantize(dialect),
-        QdqConvolution(dialect),
-        QdqResidualAdd(dialect),
-        QdqAveragePool(dialect),
-        QdqKept(dialect, MaxPool()),
-        QdqKept(dialect, Layout()),
-        QdqLinear(dialect),
-    )
-
-
-_QDQ_OPERATORS = (
-    "Add",
-    "Clip",
-    "Conv",
-    "DequantizeLinear",
-    "Flatten",
-    "Gemm",
-    "GlobalAveragePool",
-    "MaxPool",
-    "QuantizeLinear",
-    "Relu",
-    "Reshape",
-    "Transpose",
+_INTEGER_RULES: tuple[Rule[Any], ...] = (
+    Rule("image codes", image_codes.image_codes, image_codes.write_bytes),
+    Rule("requantize", requantize.requantization_without_ties, requantize.write_requantization),
+    Rule("convolution", convolution.convolution, convolution.write_integer_convolution),
+    Rule("residual add", residual_add.residual_add_at_one_scale, residual_add.write_integer_add),
+    Rule("global average pool", average_pool.average_pool, average_pool.write_integer_pool),
+    Rule("max-pool", max_pool.max_pool, max_pool.write_max_pool, Place.CODES),
+    Rule("layout", layout.layout, layout.write_layout, Place.CODES),
+    Rule("linear", linear.linear, linear.write_integer_linear, Place.LOGITS),
 )
 
-ONNXRUNTIME = Target(
+_QDQ_RULES: tuple[Rule[Any], ...] = (
+    Rule("image codes", image_codes.image_codes, image_codes.write_dequantized),
+    Rule("requantize", requantize.requantization, requantize.write_quantizer),
+    Rule("convolution", convolution.convolution, convolution.write_convolution),
+    Rule("residual add", residual_add.residual_add, residual_add.write_add),
+    Rule("global average pool", average_pool.average_pool, average_pool.write_pool),
+    Rule("max-pool", max_pool.max_pool, then_quantized(max_pool.write_max_pool), Place.CODES),
+    Rule("layout", layout.layout, then_quantized(layout.write_layout), Place.CODES),
+    Rule("linear", linear.linear, linear.write_gemm, Place.LOGITS),
+)
+
+ONNXRUNTIME = Target(  # all integers: uint8 codes between nodes, int32 biases
     name="onnxruntime",
-    summary="all integers: uint8 codes between nodes, int32 biases",
-    rules=(
-        ImageCodes(),
-        Requantize(),
-        Convolution(),
-        ResidualAdd(),
-        AveragePool(),
-        MaxPool(),
-        Layout(),
-        Linear(),
-    ),
-    guarantees=(
-        OnlyOperators(
-            (
-                "Cast",
-                "Clip",
-                "Flatten",
-                "MaxPool",
-                "Pad",
-                "QLinearConv",
-                "Reshape",
-                "SpaceToDepth",
-                "Transpose",
-                f"{MICROSOFT}::QGemm",
-                f"{MICROSOFT}::QLinearAdd",
-                f"{MICROSOFT}::QLinearGlobalAveragePool",
-            )
-        ),
-    ),
+    rules=_INTEGER_RULES,
+    guarantees=(OnlyOperators(supported_operators()),),
     code_range=(0, 255),
     image_type=TensorProto.UINT8,
     storages=STORAGES,
@@ -135,21 +91,20 @@ ONNXRUNTIME = Target(
     domains=(MICROSOFT,),
 )
 
-TENSORRT = Target(
+TENSORRT = Target(  # symmetric int8 Q/DQ, clamps in float before the quantizers
     name="tensorrt",
-    summary="symmetric int8 Q/DQ with zero point 0, clamps in float before the quantizers",
-    rules=_qdq_rules(SIGNED),
-    guarantees=(OnlyOperators(_QDQ_OPERATORS), SymmetricInt8(), QuantizedOperands()),
+    rules=_QDQ_RULES,
+    dialect=SIGNED,
+    guarantees=(OnlyOperators(supported_qdq_operators()), SymmetricInt8(), QuantizedOperands()),
     code_range=(-128, 127),
     image_type=TensorProto.INT8,
     storages=("int8",),
 )
 
-QCDQ = Target(
+QCDQ = Target(  # standard Q/DQ, uint8 and int8 codes, no custom operator
     name="qcdq",
-    summary="standard Q/DQ, uint8 and int8 codes, no custom operator",
-    rules=_qdq_rules(STANDARD),
-    guarantees=(OnlyOperators(_QDQ_OPERATORS), QuantizedOperands()),
+    rules=_QDQ_RULES,
+    guarantees=(OnlyOperators(supported_qdq_operators()), QuantizedOperands()),
     code_range=(-128, 255),
     image_type=TensorProto.UINT8,
     storages=("int8",),

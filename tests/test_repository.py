@@ -42,10 +42,10 @@ def test_each_package_is_the_one_of_this_repository(name: str) -> None:
 @pytest.mark.parametrize(
     ("statement", "blocked"),
     [
-        ("import qadtr", ("numpy", "torch", "onnx", "onnxruntime", "brevitas")),
+        ("import qadtr", ("numpy", "torch", "onnx", "onnxruntime", "brevitas", "pydantic")),
         (
             "import qadtr.__main__ as m; m.build_parser()",
-            ("torch", "onnx", "onnxruntime", "brevitas", "PIL", "sklearn", "tqdm"),
+            ("torch", "onnx", "onnxruntime", "brevitas", "PIL", "sklearn", "tqdm", "pydantic"),
         ),
         (
             "from deploy.core import errors, files, pasting, patch_set, records, success",

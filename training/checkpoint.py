@@ -7,7 +7,10 @@ config, the history and the provenance.  Nothing in either is executed when it i
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +21,20 @@ from torch import Tensor, nn
 
 from deploy.core.errors import InputError
 from deploy.core.files import read_json, sha256_of, sha256_of_bytes, write_atomic, write_json
+from training.network_spec import FLOAT
 from training.networks import Network, NetworkSpec, build_network
-from training.scale_recipes import scale_recipe
+from training.validated import as_json, read_settings
+
+CHECKPOINT = "checkpoint.safetensors"
+"""Name of a run's checkpoint in its folder."""
+
+RESUME = Path("resume") / "state.safetensors"
+"""What a run continues from, in its folder: tensors, step and history in one atomic file."""
 
 FORMAT = "qadtr-checkpoint"
 FORMAT_VERSION = 1
+
+_NORM = re.compile(r"(?P<before>.*\bnorms\.)(?P<bits>\d+)(?P<after>\..*)")
 
 
 def persistent_tensors(module: nn.Module) -> dict[str, Tensor]:
@@ -86,11 +98,10 @@ def save_checkpoint(path: Path, network: Network, sidecar: Mapping[str, Any]) ->
     """Write ``path`` (.safetensors) and its sidecar; returns the SHA-256 of the weights.
 
     ``sidecar`` is plain data (classes, config, history, provenance) added to what is needed to
-    build the network again.  The network must be in evaluation mode: its scales are then stored.
+    build the network again.  The network must be :meth:`Network.for_evaluation`.
     """
-    if network.training:
-        raise ValueError("switch the network to evaluation before saving it")
-    spec = network.spec
+    if network.training or not network.scales_stored:
+        raise ValueError("saving a network needs network.for_evaluation() first")
     data = tensor_bytes(persistent_tensors(network), {"format": FORMAT})
     digest = sha256_of_bytes(data)
     write_atomic(path, data)
@@ -100,16 +111,7 @@ def save_checkpoint(path: Path, network: Network, sidecar: Mapping[str, Any]) ->
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
             "sha256": digest,
-            "network": {
-                "name": spec.name,
-                "classes": spec.classes,
-                "input_size": spec.input_size,
-                "bit_widths": list(spec.bit_widths),
-                "exact": spec.exact,
-                "mixed": {str(mode): dict(bits) for mode, bits in spec.mixed.items()},
-                "activation_scales": spec.activation_scales,
-                "weight_scales": spec.weight_scales,
-            },
+            "network": as_json(network.spec),
             **sidecar,
         },
     )
@@ -140,35 +142,113 @@ def read_sidecar(path: Path) -> dict[str, Any]:
     return sidecar
 
 
+def spec_of(sidecar: Mapping[str, Any], path: Path) -> NetworkSpec:
+    """The network's specification in the sidecar of the checkpoint ``path``.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    where = f"{path.with_suffix('.json')}: the network's spec is damaged"
+    # What older checkpoints lack has the default that was the only way then.
+    return read_settings(NetworkSpec, sidecar.get("network", {}), where)
+
+
 def load_network(path: Path) -> Network:
     """The network of a checkpoint, in evaluation mode, at its widest bit-width.
 
     Raises:
         InputError: file or sidecar missing, damaged, of another network, or not finite.
     """
-    sidecar = read_sidecar(path)
-    table = sidecar.get("network")
-    try:
-        assert isinstance(table, dict)
-        spec = NetworkSpec(
-            name=str(table["name"]),
-            classes=int(table["classes"]),
-            input_size=int(table["input_size"]),
-            bit_widths=tuple(int(b) for b in table["bit_widths"]),
-            # Absent from checkpoints of before these settings.
-            exact=bool(table.get("exact", False)),
-            mixed={
-                int(mode): {str(name): int(b) for name, b in layers.items()}
-                for mode, layers in table.get("mixed", {}).items()
-            },
-            activation_scales=scale_recipe(table.get("activation_scales", "learned")),
-            weight_scales=scale_recipe(table.get("weight_scales", "statistics")),
-        )
-    except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path.with_suffix('.json')}: the network's spec is damaged") from error
+    spec = spec_of(read_sidecar(path), path)
     network = build_network(spec, torch.Generator().manual_seed(0))
-    # Not eval(): that would compute the stored scales anew from the weights.
-    nn.Module.train(network, False)
     tensors, _ = read_tensors(path)
     load_tensors(network, tensors, str(path))
-    return network
+    network.scales_stored = True
+    return network.eval()
+
+
+@torch.no_grad()
+def start_from(network: Network, checkpoint: Path) -> None:
+    """Copy the weights of ``checkpoint`` (.safetensors with its sidecar) into ``network``.
+
+    Convolutions, linear layer and biases are taken as they are.  A BatchNorm takes that of the
+    same bit-width, or the float one where the other network has not that bit-width.  Activation
+    scales are taken for shared bit-widths; the others are set from the first batch, as ever.  The
+    image size may be another one: a network trained on small images is a cheap start for large
+    ones, where its layers fit.
+
+    Raises:
+        InputError: no such checkpoint, a damaged one, or one of another architecture or number of
+            classes; one without the needed BatchNorm, or with layers of other shapes.
+    """
+    held, spec = spec_of(read_sidecar(checkpoint), checkpoint), network.spec
+    if (held.name, held.classes) != (spec.name, spec.classes):
+        raise InputError(
+            f"training.warm_start: {checkpoint} holds {held.name!r} with {held.classes} classes, "
+            f"this run needs {spec.name!r} with {spec.classes}; train a float network of the same "
+            "name and classes first"
+        )
+    tensors, _ = read_tensors(checkpoint)
+    for name, own in persistent_tensors(network).items():
+        source = tensors.get(name)
+        norm = _NORM.fullmatch(name)
+        if source is None and norm:
+            source = tensors.get(f"{norm['before']}{FLOAT}{norm['after']}")
+        if source is None and re.search(r"(scale|ready)_\d+$", name):
+            continue
+        if source is None or source.shape != own.shape:
+            raise InputError(
+                f"training.warm_start: {checkpoint} has nothing that fits {name}; it needs a "
+                f"network trained at 32 bits or at all of {', '.join(map(str, spec.bit_widths))}"
+            )
+        own.copy_(source)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunState:
+    """A run after ``step`` steps.
+
+    Attributes:
+        run: digest of the run's configuration and images.
+        step: steps taken.
+        history: a row per epoch.
+        tensors: by the part's name, a dot, and the tensor's own name in that part.
+    """
+
+    run: str
+    step: int
+    history: list[dict[str, Any]]
+    tensors: dict[str, Tensor]
+
+    def of(self, part: str) -> dict[str, Tensor]:
+        """The tensors of one part by their own names."""
+        start = f"{part}."
+        return {n.removeprefix(start): t for n, t in self.tensors.items() if n.startswith(start)}
+
+    def write(self, folder: Path) -> None:
+        """Write it into the run's folder: the old state stays whole until the new one is."""
+        metadata = {"run": self.run, "step": str(self.step), "history": json.dumps(self.history)}
+        write_atomic(folder / RESUME, tensor_bytes(self.tensors, metadata))
+
+
+def read_run_state(folder: Path, run: str) -> RunState:
+    """The state in the run's folder.
+
+    Raises:
+        InputError: there is none, it is damaged, or it belongs to another run.
+    """
+    path = folder / RESUME
+    if not path.is_file():
+        raise InputError(f"nothing to resume: there is no {path}; train without --resume")
+    tensors, metadata = read_tensors(path)
+    if metadata.get("run") != run:
+        raise InputError(
+            f"{path} belongs to a run with another config, other images or another number of "
+            "processes; train without --resume, or as it was started"
+        )
+    return RunState(
+        run=run,
+        step=int(metadata["step"]),
+        history=json.loads(metadata["history"]),
+        tensors=tensors,
+    )

@@ -39,7 +39,6 @@ def frozen_statistics(network: Network, *, of_batch: bool = False) -> Iterator[N
     learned = [p.requires_grad for p in scales]
     switch = network.switch
     noise = switch.gradient_noise
-    # Not train(False): on a Network that would also store the weight scales anew.
     for module in frozen:
         module.training = False
     for norm in untracked:

@@ -18,23 +18,20 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deploy.core.bit_widths import FLOAT as FLOAT
 from deploy.core.errors import InputError
 from training.exact import Folding, nearest_power_of_two
 from training.gradients import FakeQuantize, NoiseBank, NoisyGradient, PowerOfTwo, ScaleGradient
-from training.scale_recipes import ScaleRecipe
+from training.network_spec import FLOAT as FLOAT
+from training.network_spec import STREAM_BITS as STREAM_BITS
+from training.network_spec import NetworkSettings
 from training.steps import rectified_step, residual_ratio, weight_step
-
-STREAM_BITS = 8
-"""Bit-width of the residual stream, of the first and last layer's weights, and of the pooled
-features, whatever the hidden layers' bit-width is."""
 
 SMALLEST_SCALE = 2.0**-20
 """Lower bound of every scale: keeps a dead channel's division finite."""
@@ -50,42 +47,18 @@ SCALE_MOMENTUM = 0.1
 QuantizerOutput = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]
 
 
-def check_bit_widths(bit_widths: Iterable[int]) -> tuple[int, ...]:
-    """The bit-widths, widest first; ``InputError`` if there is none or one is not supported."""
-    widths = tuple(sorted(set(bit_widths), reverse=True))
-    wrong = [b for b in widths if b != FLOAT and not 2 <= b <= STREAM_BITS]
-    if wrong or not widths:
-        raise InputError(
-            f"bit-widths must be 32 (float) or 2 to {STREAM_BITS}, at least one of them; "
-            f"got {list(widths)}"
-        )
-    return widths
-
-
 class BitWidthSwitch:
     """The bit-width that all quantizers of one network use now.
 
-    ``gradient_noise`` is the relative strength of the noise, read from ``noise``, that GIR adds to
-    the gradients that leave the activation quantizers while training (0: none).  ``exact``: scales
-    are powers of two and BatchNorm is folded before the weights are quantized
-    (:mod:`training.exact`).  ``straight_through`` is an attacker's choice of the
-    gradient that the quantizers give; training leaves it alone.  ``activation_scales`` and
-    ``weight_scales``: where each come from (:mod:`training.scale_recipes`).
+    ``spec`` is that of the network.  ``gradient_noise`` is the relative strength of the noise, read
+    from ``noise``, that GIR adds to the gradients that leave the activation quantizers while
+    training (0: none).  ``straight_through`` is an attacker's choice of the gradient that the
+    quantizers give; training leaves it alone.
     """
 
-    def __init__(
-        self,
-        bit_widths: Sequence[int],
-        *,
-        exact: bool = False,
-        activation_scales: ScaleRecipe = "learned",
-        weight_scales: ScaleRecipe = "statistics",
-    ) -> None:
-        self.bit_widths = check_bit_widths(bit_widths)
-        self.exact = exact
-        self.activation_scales = activation_scales
-        self.weight_scales = weight_scales
-        self.active = self.bit_widths[0]
+    def __init__(self, spec: NetworkSettings) -> None:
+        self.spec = spec
+        self.active = spec.bit_widths[0]
         self.gradient_noise = 0.0
         self.noise: NoiseBank | None = None
         self.straight_through: StraightThrough = "clipped"
@@ -97,10 +70,10 @@ class BitWidthSwitch:
 
     def set(self, bits: int) -> None:
         """Make ``bits`` the active bit-width; ``InputError`` if the network does not have it."""
-        if bits not in self.bit_widths:
+        if bits not in self.spec.bit_widths:
             raise InputError(
                 f"bit-width {bits} is not one that this network was trained for; "
-                f"it has {', '.join(map(str, self.bit_widths))}"
+                f"it has {', '.join(map(str, self.spec.bit_widths))}"
             )
         self.active = bits
 
@@ -153,7 +126,7 @@ class LearnedScale(nn.Module, OwnBits):
         self.stream = stream
         self.signed = signed
         self.own_bits = {}
-        for bits in switch.bit_widths:
+        for bits in switch.spec.bit_widths:
             if bits != FLOAT:
                 self.register_parameter(f"scale_{bits}", nn.Parameter(torch.tensor(1.0)))
                 self.register_buffer(f"ready_{bits}", torch.tensor(False))
@@ -181,14 +154,14 @@ class LearnedScale(nn.Module, OwnBits):
         """The positive scale of the active bit-width, a float32 scalar."""
         raw = cast(Tensor, getattr(self, f"scale_{self.switch.active}"))
         scale = raw.abs().clamp_min(SMALLEST_SCALE)
-        return cast(Tensor, PowerOfTwo.apply(scale)) if self.switch.exact else scale
+        return cast(Tensor, PowerOfTwo.apply(scale)) if self.switch.spec.exact else scale
 
     def fitted(self, x: Tensor) -> Tensor:
         """The scale, initialised from ``x`` at its first use in training (optimal for a rectified
         Gaussian with the mean of ``x``'s positive part), with LSQ's gradient factor; from
         statistics it also follows each later batch and has no gradient."""
         bits = self.switch.active
-        learned = self.switch.activation_scales == "learned"
+        learned = self.switch.spec.activation_scales == "learned"
         if self.training and (bits not in self._ready or not learned):
             ready = cast(Tensor, getattr(self, f"ready_{bits}"))
             if not bool(ready):
@@ -352,9 +325,9 @@ class WeightQuantizer(nn.Module, OwnBits):
         self.own_bits = {}
         self._ready: set[int] = set()
         self.folding: Callable[[], Folding] | None = None
-        for mode in switch.bit_widths:
+        for mode in switch.spec.bit_widths:
             if mode != FLOAT:
-                self._reserve(mode if switch.exact else fixed_bits or mode)
+                self._reserve(mode if switch.spec.exact else fixed_bits or mode)
 
     def _reserve(self, key: int) -> None:
         if hasattr(self, f"scale_{key}"):
@@ -369,12 +342,12 @@ class WeightQuantizer(nn.Module, OwnBits):
     @property
     def learned(self) -> bool:
         """Whether the scales are parameters."""
-        return self.switch.weight_scales == "learned"
+        return self.switch.spec.weight_scales == "learned"
 
     def assign(self, mode: int, bits: int) -> None:
         """Have ``bits`` bits whenever the network is at ``mode``, also where bits were fixed."""
         super().assign(mode, bits)
-        if not self.switch.exact:
+        if not self.switch.spec.exact:
             self._reserve(bits)
 
     def codes_bits(self) -> int:
@@ -399,7 +372,7 @@ class WeightQuantizer(nn.Module, OwnBits):
         what the latter are divided by in training."""
         mean = weight.detach().abs().flatten(1).mean(dim=1)
         scale = mean * weight_step(self.codes_bits())
-        if not self.switch.exact:
+        if not self.switch.spec.exact:
             return scale.clamp_min(SMALLEST_SCALE), scale.new_ones(())
         folding = self._folding()
         gain = folding.magnitude(weight)
@@ -413,7 +386,7 @@ class WeightQuantizer(nn.Module, OwnBits):
 
     def value(self) -> Tensor:
         """The stored scales of the active bit-width, float32 of shape (channels,)."""
-        key = self.switch.active if self.switch.exact else self.codes_bits()
+        key = self.switch.active if self.switch.spec.exact else self.codes_bits()
         scale = cast(Tensor, getattr(self, f"scale_{key}"))
         return scale.abs().clamp_min(SMALLEST_SCALE) if self.learned else scale
 
@@ -428,7 +401,7 @@ class WeightQuantizer(nn.Module, OwnBits):
 
     def folded(self, weight: Tensor) -> Tensor:
         """The weights whose codes evaluation takes: with the gain in them in an exact network."""
-        gain = self._folding().gain if self.switch.exact else None
+        gain = self._folding().gain if self.switch.spec.exact else None
         return weight if gain is None else weight * gain.view(-1, *[1] * (weight.dim() - 1))
 
     def forward(self, weight: Tensor) -> QuantizerOutput:

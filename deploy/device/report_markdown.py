@@ -58,7 +58,7 @@ def _facts(report: Mapping[str, Any]) -> list[str]:
     if report["images_total"]:
         facts.append(f"{report['images_used']} of {report['images_total']} images")
     if report["clean"] is not None:
-        facts.append(f"clean accuracy {report['clean']['here']['accuracy']:.2%}")
+        facts.append(f"clean accuracy {report['clean']['here']['value']:.2%}")
     facts.append(bundle["authentication"])
     return [" · ".join(in_markdown(fact) for fact in facts), ""]
 
@@ -95,8 +95,10 @@ def _patches(patches: Sequence[Mapping[str, Any]], mark: str) -> Table:
 
 
 def _asr(record: Mapping[str, Any] | None, mark: str = "") -> str:
-    return "" if record is None else f"{record['asr']:.2%}{mark} {_range(record['interval'])}"
+    if record is None:
+        return ""
+    return f"{record['value']:.2%}{mark} {_range((record['low'], record['high']))}"
 
 
-def _range(ends: list[float]) -> str:
+def _range(ends: Sequence[float]) -> str:
     return f"[{ends[0]:.2%}, {ends[1]:.2%}]"

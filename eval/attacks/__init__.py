@@ -13,7 +13,7 @@ from eval.attacks.location import Location, LocationSettings
 from eval.attacks.settings import AttackSettings, GradientSettings
 from eval.attacks.sparse_rs import SparseRs, SparseRsSettings
 from eval.attacks.texture import Texture, TextureSettings
-from training.settings_reading import read_settings
+from training.validated import read_settings
 
 ATTACKS: dict[str, type[PatchAttack[Any]]] = {
     attack.name: attack for attack in (Gap, Lavan, Location, SparseRs, Texture)

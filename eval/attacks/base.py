@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 from deploy.core.errors import InputError
 from deploy.core.files import json_bytes
 from deploy.core.images import check_images
+from deploy.core.patch_origin import PatchOrigin, PatchSource
 from deploy.core.patch_set import PatchSet
 from eval.attacks.found import Found
 from eval.attacks.judging import Judge, generator_for, success_in_words
@@ -71,7 +72,7 @@ class PatchAttack(ABC, Generic[S]):
         image_indices: NDArray[np.int64] | None = None,
         tried_on: NDArray[np.int64] | None = None,
         training_images: NDArray[np.uint8] | None = None,
-        source: Mapping[str, Any] | None = None,
+        source: PatchSource | None = None,
         made_on: str | None = None,
         name: str | None = None,
         resume_from: Path | None = None,
@@ -89,8 +90,7 @@ class PatchAttack(ABC, Generic[S]):
             tried_on: universal only: indices of the images that the patch is to be pasted on
                 (default 0…N−1); their places are drawn after the optimization.
             training_images: uint8 M×3×H×W, for an attack that cuts its content from them.
-            source: what the network is, see ``evaluation_record.SourceFacts``; the bit-widths are
-                added here.
+            source: what the network is; the bit-widths are added here.
             made_on: name of the split that ``images`` are from.
             name: of the patch set; default such as ``lavan-per-image-8px-centre-from-32bit``.
             resume_from: an npz file that keeps what is done so far after each restart of each
@@ -142,16 +142,15 @@ class PatchAttack(ABC, Generic[S]):
             positions=positions,
             image_indices=np.arange(len(images)) if indices is None else indices.astype(np.int64),
             target=self.settings.target,
-            provenance={
-                "attack": self.name,
-                "settings": self.settings.as_record(),
-                "seed": generator.initial_seed(),
-                "made_on": made_on,
-                "source": {**(source or {}), "bit_widths": list(self.settings.bit_widths)},
-                "on_source": on_source,
-                "area": {"px": int(mask.sum()), "share": float(mask.sum()) / images[0, 0].size},
-                "queries_per_image": self.queries_per_image(),
-            },
+            origin=PatchOrigin(
+                attack=self.name,
+                settings=self.settings.as_record(),
+                seed=generator.initial_seed(),
+                made_on=made_on,
+                source={**(source or {}), "bit_widths": list(self.settings.bit_widths)},
+                area={"px": int(mask.sum()), "share": float(mask.sum()) / images[0, 0].size},
+                more={"on_source": on_source, "queries_per_image": self.queries_per_image()},
+            ),
         )
 
     def queries_per_image(self) -> int | None:

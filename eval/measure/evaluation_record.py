@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from deploy.core.errors import InputError
-from deploy.core.outcomes import pack_bits as pack_bits
+from deploy.core.outcomes import Outcomes as Outcomes
+from deploy.core.outcomes import image_indices as image_indices
 from deploy.core.outcomes import unpack_bits as unpack_bits
 from deploy.core.records import read_records
 from deploy.core.share import Share, share
@@ -138,22 +138,6 @@ class LatencyFacts(TypedDict):
     """Batches that were timed."""
 
 
-class Outcomes(TypedDict):
-    """One bit per patched image, in the order of the patch set: hex of numpy's ``packbits``."""
-
-    n: int
-    first_index: int
-    """Index within the split of the first patched image."""
-    indices: list[int] | None
-    """Indices within the split, when they are not ``first_index … first_index + n - 1``."""
-    clean_correct: str
-    patched_correct: str
-    eligible: str
-    """Correct without the patch and, for a targeted patch, not of the target's class."""
-    success: str
-    """The attack's success on an eligible image."""
-
-
 class EvaluationRecord(TypedDict):
     """The payload of a record of kind ``evaluation``."""
 
@@ -183,13 +167,6 @@ class EvaluationRecord(TypedDict):
     """Null when there was no fake-quantized network to compare with."""
     latency: LatencyFacts | None
     outcomes: Outcomes
-
-
-def image_indices(outcomes: Outcomes) -> NDArray[np.int64]:
-    """Indices within the split of the patched images: int64, N."""
-    if outcomes["indices"] is not None:
-        return np.asarray(outcomes["indices"], dtype=np.int64)
-    return np.arange(outcomes["n"], dtype=np.int64) + outcomes["first_index"]
 
 
 def check_evaluation(payload: Mapping[str, Any], *, where: str) -> EvaluationRecord:

@@ -122,7 +122,7 @@ def write_examples(
     ]
     payload = {
         "patch": patch_set.name,
-        "images": {"name": images.name, "split": images.split, "digest": images.digest},
+        "images": images.about,
         "items": items,
     }
     return write_record(folder, KIND, payload, provenance)

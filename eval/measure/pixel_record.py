@@ -17,7 +17,7 @@ class PixelModel(TypedDict):
     defense: str
     bit_width: int
     """32 is float."""
-    checkpoint_sha256: str
+    checkpoint_sha256: str | None
     engine: str
     """``torch``, or the engine that ran the exported model."""
     file_sha256: str | None

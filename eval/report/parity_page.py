@@ -70,8 +70,8 @@ def _facts(parity: Parity) -> Html:
         rows.append(("Predictions that flip", f"{len(parity.flips):,} of {parity.images:,}"))
     budget = parity.budget
     if budget is not None:
-        shares = f"{budget.code_flips:.2%} of a layer's codes, {budget.prediction_flips:.2%} of"
-        equal = ", equal logits" if budget.logits_equal else ""
+        shares = f"{budget.code_flips:.2%} of a layer's codes, {budget.flips:.2%} of"
+        equal = ", equal logits" if budget.logits == 0.0 else ""
         rows.append(("Budget", f"{shares} the predictions{equal}"))
     rows.append(("SHA-256 of the file", parity.model_sha256))
     return facts(rows)

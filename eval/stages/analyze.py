@@ -10,7 +10,7 @@ from typing import Any
 from deploy.core.errors import InputError
 from deploy.core.files import json_bytes, sha256_of_bytes
 from deploy.core.patch_set import PatchSet, read_patch_set
-from deploy.core.records import read_records, write_record
+from deploy.core.records import payloads_by_key, write_record
 from eval.measure.analyses import (
     feature_maps,
     gradient_alignment,
@@ -100,14 +100,11 @@ def analyse_run(
             f"there is no analysis {', '.join(unknown) or '(none given)'}; known are "
             f"{', '.join(ANALYSES)}"
         )
-    lacking = [bits for bits in settings.bit_widths if bits not in run.bit_widths]
-    if lacking:
-        raise InputError(
-            f"{run.path} has no {lacking[0]} bits; it has {', '.join(map(str, run.bit_widths))}"
-        )
+    run.chosen_bit_widths(settings.bit_widths)
     patch_sets = [read_patch_set(path) for path in patch_files_in(patch_files)]
     image_set = images_of_patches([run], patch_sets, data, split)
     network = run.load_network().to(torch_device(device))
+    there = {name: payloads_by_key(run.records, ANALYSES[name].kind) for name in names}
     found: list[tuple[str, AnalysisFacts]] = []
     title = f"analyses of {run.path.name}"
     with Progress(title, len(patch_sets) * len(names), shown=progress) as bar:
@@ -116,11 +113,11 @@ def analyse_run(
             for name in dict.fromkeys(names):
                 analysis = ANALYSES[name]
                 facts = _facts(run, image_set, sample, analysis, settings)
-                payload = _known(run.records, analysis.kind, facts["key"])
-                if payload is None:
-                    payload = {**facts, **analysis.analyse(network, sample, settings)}
-                    write_record(run.records, analysis.kind, payload, provenance)
-                found.append((analysis.kind, payload))  # type: ignore[arg-type]
+                known, key = there[name], facts["key"]
+                if key not in known:
+                    known[key] = {**facts, **analysis.analyse(network, sample, settings)}
+                    write_record(run.records, analysis.kind, known[key], provenance)
+                found.append((analysis.kind, known[key]))  # type: ignore[arg-type]
                 bar.advance()
     return found
 
@@ -157,13 +154,3 @@ def _facts(
         patch=patch,
         settings=settings.as_record(),
     )
-
-
-def _known(folder: Path, kind: str, key: str) -> dict[str, Any] | None:
-    if not folder.is_dir():
-        return None
-    for record in read_records(folder, kind):
-        if record["payload"].get("key") == key:
-            payload: dict[str, Any] = record["payload"]
-            return payload
-    return None

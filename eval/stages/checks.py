@@ -10,7 +10,7 @@ from typing import Any
 
 from deploy.core.errors import InputError
 from deploy.core.files import json_bytes, sha256_of_bytes
-from deploy.core.records import read_records, write_record
+from deploy.core.records import payloads_by_key, write_record
 from eval.attacks.predictions import SwitchableNetwork
 from eval.measure.checks.battery import run_battery
 from eval.measure.checks.battery_settings import BatterySettings
@@ -88,10 +88,8 @@ def run_checks(
         network = planted(settings.planted, network)
     others = {"source": source, "undefended": undefended}
     loaded = {name: _other(run, other) for name, other in others.items()}
-    known = {
-        record["payload"]["key"]: check_record(record["payload"])
-        for record in (read_records(run.records, KIND) if run.records.is_dir() else ())
-    }
+    there = payloads_by_key(run.records, KIND)
+    known = {key: check_record(payload) for key, payload in there.items()}
     records = []
     for bits in widths:
         attack = battery.as_record() | {

@@ -100,7 +100,6 @@ def drift_of_bundle(
                 bits=bundle.manifest.bit_width,
                 reference=IntegerReference(file),
                 engine=engine,
-                engine_name=engine.name,
                 float_patches=floats,
                 device_inputs=device_inputs,
                 advance=lambda stage: bar.advance(note=stage),

@@ -9,10 +9,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import onnx
+from onnx import TensorProto
 
+from export.graph import Graph, node_label, type_name
 from export.passes.rule import ContractError
-from export.reading import node_label
+
+_QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
+_UNSIGNED = (TensorProto.UINT8, TensorProto.UINT4, TensorProto.UINT2, TensorProto.UINT16)
 
 
 class Guarantee(ABC):
@@ -21,21 +26,24 @@ class Guarantee(ABC):
     name: str
 
     @abstractmethod
-    def broken_by(self, model: onnx.ModelProto) -> str | None:
+    def broken_by(self, graph: Graph) -> str | None:
         """The first thing that breaks the promise, as a sentence; None where it is kept."""
 
 
 class OnlyOperators(Guarantee):
-    """Every node is one of a list of operators; ``domain::Operator`` outside of ONNX's own."""
+    """Every node is one of a list of operators; ``domain::Operator`` outside of ONNX's own.
+
+    The targets list those that the file's numpy reference defines.
+    """
 
     name = "only operators of the target"
 
     def __init__(self, operators: Iterable[str]) -> None:
         self.operators = frozenset(operators)
 
-    def broken_by(self, model: onnx.ModelProto) -> str | None:
+    def broken_by(self, graph: Graph) -> str | None:
         """The first node of another operator; see :meth:`Guarantee.broken_by`."""
-        for node in model.graph.node:
+        for node in graph.nodes:
             standard = node.domain in ("", "ai.onnx")
             name = node.op_type if standard else f"{node.domain}::{node.op_type}"
             if name not in self.operators:
@@ -43,6 +51,73 @@ class OnlyOperators(Guarantee):
                     f"node {node_label(node)} is none of the operators of this target: "
                     f"{', '.join(sorted(self.operators))}"
                 )
+        return None
+
+
+class SymmetricInt8(Guarantee):
+    """Every tensor of codes is int8 with zero point 0, the image included; nothing is unsigned.
+
+    TensorRT takes a uint8 zero point for an int8 one, with a line in its log: codes above 127 would
+    saturate, and the network would still run. A QuantizeLinear without a zero point gives uint8 by
+    the standard's default, so one must be there.
+    """
+
+    name = "symmetric int8"
+
+    def broken_by(self, graph: Graph) -> str | None:
+        """The first unsigned or shifted tensor; see :meth:`Guarantee.broken_by`."""
+        model = graph.model
+        for value in (*graph.inputs, *graph.outputs, *model.graph.value_info):
+            kind = value.type.tensor_type.elem_type
+            if kind in _UNSIGNED:
+                return f"tensor {value.name!r} is {type_name(kind)}; this target knows int8 only"
+        for tensor in model.graph.initializer:
+            if tensor.data_type in _UNSIGNED:
+                return (
+                    f"stored tensor {tensor.name!r} is {type_name(tensor.data_type)}; this target "
+                    "reads unsigned codes as int8"
+                )
+        for node in graph.nodes:
+            for attribute in node.attribute:
+                if attribute.name in ("to", "output_dtype") and attribute.i in _UNSIGNED:
+                    return f"node {node_label(node)} gives {type_name(attribute.i)}"
+            if node.op_type in _QUANTIZERS:
+                zero = graph.constants.get(node.input[2]) if len(node.input) > 2 else None
+                if zero is None or zero.dtype != np.int8 or bool(zero.astype(np.int64).any()):
+                    found = "none" if zero is None else f"{zero.dtype} {zero.reshape(-1)[:1]}"
+                    return (
+                        f"node {node_label(node)} has the zero point {found}; it must be a stored "
+                        "int8 of 0"
+                    )
+        return None
+
+
+class QuantizedOperands(Guarantee):
+    """Every convolution, product, sum and pool reads dequantized codes, weights included.
+
+    What a compiler needs to run them on codes; a residual add with one float summand would be a
+    float add. Clamps stand before a QuantizeLinear, never on codes.
+    """
+
+    name = "quantized operands"
+    computing = ("Conv", "Gemm", "Add", "MaxPool", "GlobalAveragePool")
+
+    def broken_by(self, graph: Graph) -> str | None:
+        """The first float operand or clamp of codes; see :meth:`Guarantee.broken_by`."""
+        for node in graph.nodes:
+            # A third input is the bias of Conv and Gemm, which stays float32.
+            for name in node.input[:2] if node.op_type in self.computing else ():
+                maker = graph.producer(name)
+                if maker is None or maker.op_type != "DequantizeLinear":
+                    made = "stored or an input" if maker is None else f"made by {maker.op_type}"
+                    return (
+                        f"node {node_label(node)} reads {name!r}, which is {made}, not by "
+                        "DequantizeLinear"
+                    )
+            if node.op_type in ("Relu", "Clip"):
+                maker = graph.producer(node.input[0])
+                if maker is not None and maker.op_type == "QuantizeLinear":
+                    return f"node {node_label(node)} clamps codes; clamps here are on values"
         return None
 
 
@@ -54,8 +129,9 @@ def require_guarantees(
     Raises:
         ContractError: the first that is broken, and by which node. ``what`` names the file.
     """
+    graph = Graph(model)
     for guarantee in guarantees:
-        broken = guarantee.broken_by(model)
+        broken = guarantee.broken_by(graph)
         if broken is not None:
             raise ContractError(f"{what} breaks {guarantee.name!r}: {broken}")
     return tuple(guarantee.name for guarantee in guarantees)

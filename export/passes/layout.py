@@ -6,55 +6,60 @@ the batch and the other sides as the QONNX file's own shapes say.  What would mi
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import onnx
 
-from export.passes.qonnx_graph import attributes_of
-from export.passes.rule import Context, Emit, Place, Refusal, Rule
+from export.graph import attributes_of
+from export.passes.rule import Codes, Context, Refusal
+
+OPERATORS = ("Flatten", "Reshape", "Transpose", "Identity")
 
 
-class Layout(Rule):
-    """Flatten, Reshape or Transpose of codes → the same on uint8."""
+@dataclass(frozen=True, kw_only=True)
+class Move:
+    """One of :data:`OPERATORS` on codes, its attributes, and the shape of a Reshape."""
 
-    name = "layout"
-    place = Place.CODES
-    operators = ("Flatten", "Reshape", "Transpose", "Identity")
+    codes: Codes
+    operator: str
+    attributes: dict[str, Any] = field(default_factory=dict)
+    shape: tuple[int, ...] | None = None
 
-    def match(self, node: onnx.NodeProto, context: Context) -> Emit | Refusal:
-        """Match a node that moves codes without changing them; see :meth:`Rule.match`."""
-        if node.op_type not in self.operators:
-            return Refusal(f"{node.op_type} is none of {', '.join(self.operators)}")
-        attributes = attributes_of(node)
-        layer, codes = node.output[0], context.codes[node.input[0]]
-        builder = context.builder
-        inputs, settings = [codes.name], dict[str, Any]()
-        if node.op_type == "Flatten":
-            if attributes.get("axis", 1) != 1:
-                return Refusal(f"Flatten at axis {attributes['axis']} mixes images; expected 1")
-            settings = {"axis": 1}
-        elif node.op_type == "Transpose":
-            permutation = list(attributes.get("perm", []))
-            if not permutation or permutation[0] != 0:
-                return Refusal(f"the permutation {permutation or 'of all axes'} moves the batch")
-            settings = {"perm": permutation}
-        elif node.op_type == "Reshape":
-            before = context.source.shapes.get(node.input[0], ())
-            after = context.source.shapes.get(layer, ())
-            if not after or not before or before[0] != after[0] or 0 in after[1:]:
-                return Refusal(
-                    f"the file does not say that it keeps the batch: {list(before)} → {list(after)}"
-                )
-            inputs.append(builder.constant(np.array([0, *after[1:]], np.int64), f"{layer}.shape"))
 
-        def emit() -> None:
-            if node.op_type == "Identity":
-                context.codes[layer] = codes
-                return
-            name = builder.add(node.op_type, inputs, layer, **settings)
-            context.codes[layer] = replace(codes, name=name)
-            context.note(self, layer, f"{node.op_type} of codes")
+def layout(node: onnx.NodeProto, context: Context) -> Move:
+    """A node that moves codes without changing them."""
+    if node.op_type not in OPERATORS:
+        raise Refusal(f"{node.op_type} is none of {', '.join(OPERATORS)}")
+    attributes, shapes = attributes_of(node), context.source.shapes
+    move = Move(codes=context.codes[node.input[0]], operator=node.op_type)
+    if node.op_type == "Flatten":
+        if attributes.get("axis", 1) != 1:
+            raise Refusal(f"Flatten at axis {attributes['axis']} mixes images; expected 1")
+        return replace(move, attributes={"axis": 1})
+    if node.op_type == "Transpose":
+        permutation = list(attributes.get("perm", []))
+        if not permutation or permutation[0] != 0:
+            raise Refusal(f"the permutation {permutation or 'of all axes'} moves the batch")
+        return replace(move, attributes={"perm": permutation})
+    if node.op_type == "Reshape":
+        before, after = shapes.get(node.input[0], ()), shapes.get(node.output[0], ())
+        if not after or not before or before[0] != after[0] or 0 in after[1:]:
+            raise Refusal(
+                f"the file does not say that it keeps the batch: {list(before)} → {list(after)}"
+            )
+        return replace(move, shape=(0, *after[1:]))
+    return move
 
-        return emit
+
+def write_layout(found: Move, layer: str, context: Context) -> tuple[Codes, str]:
+    """The same on uint8; nothing for Identity."""
+    codes, builder, operator = found.codes, context.builder, found.operator
+    if operator == "Identity":
+        return codes, ""
+    inputs = [codes.name]
+    if found.shape is not None:
+        inputs.append(builder.constant(np.array(found.shape, np.int64), f"{layer}.shape"))
+    name = builder.add(operator, inputs, layer, **found.attributes)
+    return replace(codes, name=name), f"{operator} of codes"

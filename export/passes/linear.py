@@ -1,8 +1,10 @@
-"""The last layer: integer matrix product, float logits.
+"""The last layer: logits[c] = s_x s_w[c] * (sum (x - z_x) w[c] + B[c]).
 
-logits[c] = s_x s_w[c] * (sum (x - z_x) w[c] + B[c]) with B[c] = round(bias[c] / (s_x s_w[c])) in
-int32: QGemm without an output scale gives exactly this in float32.  It is the only place where a
-float leaves the integer graph.
+**All-integer**: B[c] = round(bias[c] / (s_x s_w[c])) in int32; QGemm without an output scale gives
+exactly this in float32.  It is the only place where a float leaves the integer graph.
+
+**Q/DQ**: Gemm on dequantized codes; weights are int8 codes behind one DequantizeLinear per class,
+the bias is float32.
 """
 
 from __future__ import annotations
@@ -13,14 +15,24 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from export.graph import attributes_of
 from export.graph_builder import MICROSOFT
-from export.passes.qonnx_graph import attributes_of
-from export.passes.rule import Codes, Context, Emit, Place, Refusal, Rule, byte, int32_bias, scalar
+from export.passes.quantizers import dequantized_weights
+from export.passes.rule import (
+    Codes,
+    Context,
+    Refusal,
+    Written,
+    byte,
+    int32_bias,
+    quantized_weights,
+    scalar,
+)
 from export.storage import stored_weights
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinearPattern:
+class Linear:
     """Gemm(codes, Quant(weights), bias?), taken apart.
 
     Attributes:
@@ -37,77 +49,61 @@ class LinearPattern:
     scale: NDArray[np.float32]
     bias: NDArray[np.float64]
 
+    @property
+    def grid(self) -> NDArray[np.float64]:
+        """The accumulator's step for each class."""
+        return float(self.x.scale) * self.scale.astype(np.float64)
 
-def linear_pattern(node: onnx.NodeProto, context: Context) -> LinearPattern | Refusal:
-    """Take apart the node that gives the logits, or say what it is not."""
-    source = context.source
+
+def linear(node: onnx.NodeProto, context: Context) -> Linear:
+    """Take apart the node that gives the logits."""
     attributes = attributes_of(node)
     if node.op_type != "Gemm":
-        return Refusal(f"the logits come from {node.op_type}, not from Gemm")
+        raise Refusal(f"the logits come from {node.op_type}, not from Gemm")
     if attributes.get("alpha", 1.0) != 1.0 or attributes.get("beta", 1.0) != 1.0:
-        return Refusal("Gemm with alpha or beta other than 1 is not supported")
+        raise Refusal("Gemm with alpha or beta other than 1 is not supported")
     if attributes.get("transA", 0):
-        return Refusal("Gemm with a transposed input is not supported")
-    x = context.codes.get(node.input[0])
-    if x is None:
-        return Refusal(f"its input {node.input[0]!r} has no integer codes")
-    weights = source.weight_codes(node.input[1])
-    if weights is None:
-        return Refusal(f"the weights {node.input[1]!r} are no quantized constant")
-    codes, quantizer = weights
-    if not attributes.get("transB", 0):
-        codes = np.ascontiguousarray(codes.T)
-    classes = codes.shape[0]
-    if quantizer.scale.size not in (1, classes):
-        return Refusal("its weight scales are not one or one per class")
-    bias = np.zeros(classes)
+        raise Refusal("Gemm with a transposed input is not supported")
+    x = context.codes_of(node.input[0], "its input")
+    weights, scale, bits = quantized_weights(
+        node.input[1], context, transposed=not attributes.get("transB", 0), what="class"
+    )
+    bias = np.zeros(1)
     if len(node.input) > 2 and node.input[2]:
-        stored = source.constant_values(node.input[2])
-        if stored is None or stored.size not in (1, classes):
-            return Refusal("its bias is no constant, or not one value per class")
-        bias = np.broadcast_to(stored.reshape(-1), (classes,))
-    scale = np.broadcast_to(quantizer.scale.reshape(-1), (classes,)).astype(np.float32)
-    return LinearPattern(x=x, weights=codes, weight_bits=quantizer.bits, scale=scale, bias=bias)
+        stored = context.source.constant_values(node.input[2])
+        if stored is None or stored.size not in (1, len(weights)):
+            raise Refusal("its bias is no constant, or not one value per class")
+        bias = stored.reshape(-1)
+    bias = np.broadcast_to(bias, (len(weights),))
+    return Linear(x=x, weights=weights, weight_bits=bits, scale=scale, bias=bias)
 
 
-def linear_bias(pattern: LinearPattern, layer: str) -> NDArray[np.int32]:
-    """The bias in steps of the accumulator; ``LoweringError`` where int32 is too small."""
-    grid = float(pattern.x.scale) * pattern.scale.astype(np.float64)
-    largest = np.abs(pattern.weights).sum(axis=1) * 255.0
-    return int32_bias(pattern.bias, grid, largest, layer)
+def write_integer_linear(found: Linear, layer: str, context: Context) -> Written:
+    """com.microsoft QGemm."""
+    builder, x, bits = context.builder, found.x, found.weight_bits
+    zero_points = np.zeros(len(found.weights), np.int8)
+    inputs = [
+        x.name,
+        scalar(builder, x.scale),
+        byte(builder, x.zero_point),
+        stored_weights(builder, found.weights, bits, f"{layer}.w", context.storage),
+        builder.constant(found.scale, f"{layer}.ws"),
+        builder.constant(zero_points, f"{layer}.z", shared=False),
+        builder.constant(int32_bias(found.bias, found.grid, found.weights, layer), f"{layer}.b"),
+    ]
+    builder.add("QGemm", inputs, layer, domain=MICROSOFT, transB=1)
+    return None, f"QGemm, {bits}-bit weights, float32 logits"
 
 
-class Linear(Rule):
-    """Gemm(codes, Quant(weights), bias) → com.microsoft QGemm."""
-
-    name = "linear"
-    place = Place.LOGITS
-
-    def match(self, node: onnx.NodeProto, context: Context) -> Emit | Refusal:
-        """Match the layer that gives the logits; see :meth:`Rule.match`."""
-        pattern = linear_pattern(node, context)
-        if isinstance(pattern, Refusal):
-            return pattern
-        found, layer = pattern, node.output[0]
-
-        def emit() -> None:
-            builder, x, bits = context.builder, found.x, found.weight_bits
-            zero_points = np.zeros(len(found.weights), np.int8)
-            builder.add(
-                "QGemm",
-                [
-                    x.name,
-                    scalar(builder, x.scale),
-                    byte(builder, x.zero_point),
-                    stored_weights(builder, found.weights, bits, f"{layer}.w", context.storage),
-                    builder.constant(found.scale, f"{layer}.ws"),
-                    builder.constant(zero_points, f"{layer}.z", shared=False),
-                    builder.constant(linear_bias(found, layer), f"{layer}.b"),
-                ],
-                layer,
-                domain=MICROSOFT,
-                transB=1,
-            )
-            context.note(self, layer, f"QGemm, {bits}-bit weights, float32 logits")
-
-        return emit
+def write_gemm(found: Linear, layer: str, context: Context) -> Written:
+    """Gemm on values."""
+    builder, bias = context.builder, found.bias
+    if context.dialect.bias_on_grid:
+        bias = int32_bias(bias, found.grid, found.weights, layer) * found.grid
+    inputs = [
+        found.x.name,
+        dequantized_weights(builder, found.weights, found.scale, layer),
+        builder.constant(bias.astype(np.float32), f"{layer}.b"),
+    ]
+    builder.add("Gemm", inputs, layer, transB=1)
+    return None, f"Gemm, {found.weight_bits}-bit weights as int8"

@@ -9,44 +9,41 @@ be, for padding must be smaller than the kernel.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import onnx
 
-from export.passes.qonnx_graph import attributes_of
-from export.passes.rule import Context, Emit, Place, Refusal, Rule
+from export.graph import attributes_of
+from export.passes.rule import Codes, Context, Refusal
+
+MaxPool = tuple[Codes, dict[str, Any]]
+"""The codes, and kernel, strides and padding."""
 
 
-class MaxPool(Rule):
-    """MaxPool(codes) → MaxPool on uint8."""
+def max_pool(node: onnx.NodeProto, context: Context) -> MaxPool:
+    """A two-dimensional MaxPool of codes."""
+    if node.op_type != "MaxPool":
+        raise Refusal(f"{node.op_type} is no MaxPool")
+    attributes = attributes_of(node)
+    kernel = list(attributes.get("kernel_shape", []))
+    strides = list(attributes.get("strides", [1] * len(kernel)))
+    pads = list(attributes.get("pads", [0] * 2 * len(kernel)))
+    if len(kernel) != 2:
+        raise Refusal(f"its kernel {kernel} has not two dimensions")
+    if attributes.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
+        raise Refusal("auto_pad is not supported; write the padding out")
+    if attributes.get("ceil_mode", 0) or set(attributes.get("dilations", [1])) != {1}:
+        raise Refusal("ceil_mode and dilations are not supported")
+    if len([name for name in node.output if name]) != 1:
+        raise Refusal("indices of the largest values are not supported")
+    if any(pad >= size for pad, size in zip(pads, kernel * 2, strict=True)):
+        raise Refusal(f"its padding {pads} is not smaller than its kernel {kernel}")
+    return context.codes[node.input[0]], {"kernel_shape": kernel, "strides": strides, "pads": pads}
 
-    name = "max-pool"
-    place = Place.CODES
 
-    def match(self, node: onnx.NodeProto, context: Context) -> Emit | Refusal:
-        """Match a two-dimensional MaxPool of codes; see :meth:`Rule.match`."""
-        if node.op_type != "MaxPool":
-            return Refusal(f"{node.op_type} is no MaxPool")
-        attributes = attributes_of(node)
-        kernel = list(attributes.get("kernel_shape", []))
-        strides = list(attributes.get("strides", [1] * len(kernel)))
-        pads = list(attributes.get("pads", [0] * 2 * len(kernel)))
-        if len(kernel) != 2:
-            return Refusal(f"its kernel {kernel} has not two dimensions")
-        if attributes.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
-            return Refusal("auto_pad is not supported; write the padding out")
-        if attributes.get("ceil_mode", 0) or set(attributes.get("dilations", [1])) != {1}:
-            return Refusal("ceil_mode and dilations are not supported")
-        if len([name for name in node.output if name]) != 1:
-            return Refusal("indices of the largest values are not supported")
-        if any(pad >= size for pad, size in zip(pads, kernel * 2, strict=True)):
-            return Refusal(f"its padding {pads} is not smaller than its kernel {kernel}")
-        layer, codes = node.output[0], context.codes[node.input[0]]
-
-        def emit() -> None:
-            name = context.builder.add(
-                "MaxPool", [codes.name], layer, kernel_shape=kernel, strides=strides, pads=pads
-            )
-            context.codes[layer] = replace(codes, name=name)
-            context.note(self, layer, f"MaxPool of codes {kernel[0]}×{kernel[1]}")
-
-        return emit
+def write_max_pool(found: MaxPool, layer: str, context: Context) -> tuple[Codes, str]:
+    """MaxPool on uint8."""
+    codes, settings = found
+    name = context.builder.add("MaxPool", [codes.name], layer, **settings)
+    height, width = settings["kernel_shape"]
+    return replace(codes, name=name), f"MaxPool of codes {height}×{width}"

@@ -1,19 +1,19 @@
-"""Reading a QONNX graph: producers, constants, quantizers."""
+"""A QONNX file as the passes read it: its graph, and the parameters of its quantizers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeGuard
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper
 
 from deploy.core.errors import InputError
+from export.graph import Graph, attributes_of, node_label
 from export.graph_builder import QONNX
-from export.reading import initializers, node_label, read_model
+from export.reading import read_model
 
 QUANT_DOMAINS = (QONNX, "onnx.brevitas", "finn.custom_op.general")
 
@@ -30,6 +30,11 @@ class Quantizer:
     signed: bool
     narrow: bool
 
+    @property
+    def step(self) -> np.float32:
+        """The scale of a quantizer that has one for the whole tensor."""
+        return np.float32(self.scale.item())
+
     def code_range(self) -> tuple[int, int]:
         """Smallest and largest code."""
         if self.signed:
@@ -37,30 +42,29 @@ class Quantizer:
         return 0, 2**self.bits - 1 - int(self.narrow)
 
 
-class QonnxGraph:
-    """One QONNX file, indexed."""
+class QonnxGraph(Graph):
+    """One QONNX file, indexed.
+
+    Attributes:
+        path: of the file.
+        image: name of its one input.
+        logits: name of its one output.
+
+    Raises:
+        InputError: the file is damaged, or has another number of inputs or outputs.
+    """
 
     def __init__(self, path: Path) -> None:
+        super().__init__(read_model(path))
         self.path = path
-        self.model = read_model(path)
-        self.graph = self.model.graph
-        self.constants: dict[str, NDArray[Any]] = dict(initializers(self.model))
-        self._producers = {out: node for node in self.graph.node for out in node.output}
-        self.shapes = {
-            info.name: tuple(d.dim_value for d in info.type.tensor_type.shape.dim)
-            for info in (*self.graph.value_info, *self.graph.input, *self.graph.output)
-        }
-
-    def producer(self, name: str) -> onnx.NodeProto | None:
-        """The node that makes tensor ``name``; None for inputs and constants."""
-        return self._producers.get(name)
-
-    def readers(self, name: str) -> list[onnx.NodeProto]:
-        """The nodes that read tensor ``name``, in order."""
-        return [node for node in self.graph.node if name in node.input]
+        for what, found in (("input", self.inputs), ("output", self.outputs)):
+            if len(found) != 1:
+                names = ", ".join(value.name for value in found) or "none"
+                raise InputError(f"{path}: expected one {what}, found {names}")
+        self.image, self.logits = self.inputs[0].name, self.outputs[0].name
 
     @staticmethod
-    def is_quant(node: onnx.NodeProto | None) -> bool:
+    def is_quant(node: onnx.NodeProto | None) -> TypeGuard[onnx.NodeProto]:
         """Whether ``node`` is a QONNX ``Quant`` (also under its older domains)."""
         return node is not None and node.op_type == "Quant" and node.domain in QUANT_DOMAINS
 
@@ -82,11 +86,7 @@ class QonnxGraph:
             raise InputError(f"{where}: its scale has values that are not finite and positive")
         if bool((zero_point != 0).any()):
             raise InputError(f"{where}: its zero point is not 0")
-        if (
-            bits.size != 1
-            or not float(bits.item()).is_integer()
-            or not 2 <= bits.item() <= most_bits
-        ):
+        if bits.size != 1 or bits.item() not in range(2, most_bits + 1):
             raise InputError(
                 f"{where}: its bit-width is {bits.tolist()}, expected one of 2 to {most_bits}"
             )
@@ -97,26 +97,13 @@ class QonnxGraph:
             narrow=bool(attributes.get("narrow", 0)),
         )
 
-    @property
-    def image(self) -> str:
-        """The name of the one input that is no constant (older exporters list constants too).
-
-        Raises:
-            InputError: there is none, or more than one.
-        """
-        inputs = [value.name for value in self.graph.input if value.name not in self.constants]
-        if len(inputs) != 1:
-            found = ", ".join(inputs) or "none"
-            raise InputError(f"{self.path}: expected one input, found {found}")
-        return inputs[0]
-
     def constant_values(self, name: str) -> NDArray[np.float64] | None:
         """A stored tensor, float64, also one behind a ``Quant`` (a bias has up to 32 bits); None if
         ``name`` is computed."""
         if name in self.constants:
             return self.constants[name].astype(np.float64)
         node = self.producer(name)
-        if node is None or not self.is_quant(node) or node.input[0] not in self.constants:
+        if not self.is_quant(node) or node.input[0] not in self.constants:
             return None
         quantizer = self.quantizer(node, most_bits=32)
         scale = quantizer.scale.astype(np.float64)
@@ -125,18 +112,12 @@ class QonnxGraph:
 
     def weight_codes(self, name: str) -> tuple[NDArray[np.int64], Quantizer] | None:
         """Integer codes, int64 of the tensor's shape, and quantizer of a quantized constant; None
-        if ``name`` is none."""
+        if ``name`` is not one."""
         node = self.producer(name)
-        if node is None or not self.is_quant(node) or node.input[0] not in self.constants:
+        if not self.is_quant(node) or node.input[0] not in self.constants:
             return None
         quantizer = self.quantizer(node)
-        low, high = quantizer.code_range()
         values = self.constants[node.input[0]].astype(np.float32)
         # float32 on purpose: the same division and rounding as in training.
-        codes = np.clip(np.rint(values / quantizer.scale), low, high)
+        codes = np.clip(np.rint(values / quantizer.scale), *quantizer.code_range())
         return codes.astype(np.int64), quantizer
-
-
-def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
-    """A node's attributes as plain values."""
-    return {a.name: helper.get_attribute_value(a) for a in node.attribute}

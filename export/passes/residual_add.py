@@ -1,95 +1,85 @@
 """The residual add: both summands and the sum share one scale, so integers add exactly.
 
-With a = S (x_a - z_a), b = S (x_b - z_b) and output scale S, zero point z_y:
+**All-integer.** With a = S (x_a - z_a), b = S (x_b - z_b) and output scale S, zero point z_y:
 code = clamp((x_a - z_a) + (x_b - z_b) + z_y, 0, 255): no rounding at all, and with z_y = 0 the
 clamp at 0 is the ReLU.  Unequal scales would round twice and tie (QLinearAdd then differs from
 exact arithmetic by one code on up to 6% of pairs), so they are refused.
+
+**Q/DQ.** Both summands come from a DequantizeLinear and the sum goes into a QuantizeLinear, so a
+compiler fuses Add, ReLU and the change of step into one operator on codes.  The signed dialect
+doubles the step in all three.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import numpy as np
 import onnx
 
 from export.graph_builder import MICROSOFT
 from export.passes.qonnx_graph import Quantizer
+from export.passes.quantizers import quantized
 from export.passes.rule import (
     Clamp,
     Codes,
     Context,
-    Emit,
     Refusal,
-    Rule,
+    Written,
     activation_quantizer,
     byte,
+    byte_codes,
     clamp_before,
-    clip_codes,
-    code_bounds,
+    clipped,
     scalar,
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResidualAddPattern:
+class ResidualAdd:
     """Quant(Relu|Clip?(Add(codes, codes))), taken apart."""
 
-    summands: tuple[Codes, Codes]
+    summands: tuple[Codes, ...]
     quantizer: Quantizer
     clamp: Clamp
 
 
-def residual_add_pattern(node: onnx.NodeProto, context: Context) -> ResidualAddPattern | Refusal:
-    """Take apart the sum before the quantizer ``node``, or say what it is not."""
-    source = context.source
-    clamped = clamp_before(node.input[0], source)
-    if isinstance(clamped, Refusal):
-        return clamped
-    add, clamp = clamped
+def residual_add(node: onnx.NodeProto, context: Context) -> ResidualAdd:
+    """Take apart the sum before the quantizer ``node``."""
+    add, clamp = clamp_before(node.input[0], context.source)
     if add is None or add.op_type != "Add":
-        return Refusal("no Add, optionally with Relu or Clip, stands before it")
-    a, b = (context.codes.get(name) for name in add.input)
-    if a is None or b is None:
-        name = add.input[0] if a is None else add.input[1]
-        return Refusal(f"the summand {name!r} has no integer codes (it is not quantized)")
+        raise Refusal("no Add, optionally with Relu or Clip, stands before it")
+    summands = tuple(context.codes_of(name, "the summand") for name in add.input)
     quantizer = activation_quantizer(node, context)
-    if isinstance(quantizer, Refusal):
-        return quantizer
-    return ResidualAddPattern(summands=(a, b), quantizer=quantizer, clamp=clamp)
+    return ResidualAdd(summands=summands, quantizer=quantizer, clamp=clamp)
 
 
-class ResidualAdd(Rule):
-    """Quant(Relu|Clip?(Add(codes, codes))) → com.microsoft QLinearAdd (Clip)."""
+def residual_add_at_one_scale(node: onnx.NodeProto, context: Context) -> ResidualAdd:
+    """The same, and nothing in it rounds."""
+    found = residual_add(node, context)
+    first, second = found.summands
+    scale = found.quantizer.step
+    if not first.scale == second.scale == scale:
+        raise Refusal(
+            f"its summands and its sum must share one scale, they have {first.scale}, "
+            f"{second.scale} and {scale}"
+        )
+    return found
 
-    name = "residual add"
 
-    def match(self, node: onnx.NodeProto, context: Context) -> Emit | Refusal:
-        """Match the sum of codes before a quantizer; see :meth:`Rule.match`."""
-        pattern = residual_add_pattern(node, context)
-        if isinstance(pattern, Refusal):
-            return pattern
-        quantizer, clamp, (first, second) = pattern.quantizer, pattern.clamp, pattern.summands
-        scale = np.float32(quantizer.scale.item())
-        if not first.scale == second.scale == scale:
-            return Refusal(
-                f"its summands and its sum must share one scale, they have {first.scale}, "
-                f"{second.scale} and {scale}"
-            )
-        layer = node.output[0]
+def write_integer_add(found: ResidualAdd, layer: str, context: Context) -> Written:
+    """com.microsoft QLinearAdd (Clip)."""
+    builder, out = context.builder, byte_codes(found.quantizer, found.clamp, layer)
+    inputs: list[str] = []
+    for codes in found.summands:
+        inputs += [codes.name, scalar(builder, out.scale), byte(builder, codes.zero_point)]
+    inputs += [scalar(builder, out.scale), byte(builder, out.zero_point)]
+    name = builder.add("QLinearAdd", inputs, out.name, domain=MICROSOFT)
+    codes = clipped(context, replace(out, name=name), layer)
+    return codes, f"QLinearAdd at one scale, codes {codes.low}…{codes.high}"
 
-        def emit() -> None:
-            builder = context.builder
-            zero_point, low, high = code_bounds(quantizer, clamp)
-            clipped = low > 0 or high < 255
-            inputs: list[str] = []
-            for codes in (first, second):
-                inputs += [codes.name, scalar(builder, scale), byte(builder, codes.zero_point)]
-            inputs += [scalar(builder, scale), byte(builder, zero_point)]
-            name = f"{layer}.wide" if clipped else layer
-            raw = builder.add("QLinearAdd", inputs, name, domain=MICROSOFT)
-            codes = Codes(name=raw, scale=scale, zero_point=zero_point, low=low, high=high)
-            context.codes[layer] = clip_codes(context, raw, codes, layer)
-            context.note(self, layer, f"QLinearAdd at one scale, codes {low}…{high}")
 
-        return emit
+def write_add(found: ResidualAdd, layer: str, context: Context) -> Written:
+    """Add, Q, DQ."""
+    total = context.builder.add("Add", [codes.name for codes in found.summands], f"{layer}.sum")
+    codes, text = quantized(total, found.quantizer, found.clamp, layer, context)
+    return codes, f"Add of two quantized tensors, {text}"

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from typing import Generic, TypeVar
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
 from deploy.core.errors import QadtrError
+from export.graph import attributes_of
 from export.graph_builder import GraphBuilder
-from export.passes.qonnx_graph import QonnxGraph, Quantizer, attributes_of
+from export.passes.qonnx_graph import QonnxGraph, Quantizer
 
 BYTE_HIGH = 255
 SIGNED_ZERO_POINT = 128
@@ -27,6 +28,10 @@ class LoweringError(QadtrError):
 
 class ContractError(LoweringError):
     """A pass did not keep what it promises: a fault of the pass, not of the network."""
+
+
+class Refusal(Exception):
+    """A rule does not match; the text is the reason, as half a sentence."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,38 +48,55 @@ class Codes:
     low: int
     high: int
 
+    @property
+    def fill_a_byte(self) -> bool:
+        """Whether uint8 itself saturates where the codes end."""
+        return self.low <= 0 and self.high >= BYTE_HIGH
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dialect:
+    """How a Q/DQ target wants its quantizers (:mod:`export.passes.quantizers`).
+
+    Attributes:
+        signed_only: every tensor of codes is int8, unsigned ones too.
+        bias_on_grid: biases are multiples of the accumulator's step, as in the all-integer graph;
+            otherwise they stay the values they are (int8 codes of a doubled step have a coarser
+            grid than the network was trained with, and float biases need none).
+        relu_before_requantizing: a Relu that changes nothing is written before a change of step of
+            unsigned codes (:mod:`export.passes.requantize`).
+    """
+
+    signed_only: bool
+    bias_on_grid: bool
+    relu_before_requantizing: bool
+
+
+STANDARD = Dialect(signed_only=False, bias_on_grid=True, relu_before_requantizing=True)
+SIGNED = Dialect(signed_only=True, bias_on_grid=False, relu_before_requantizing=False)
+
 
 @dataclass(kw_only=True)
 class Context:
-    """The QONNX graph being read, the integer graph being built, and the codes known so far.
+    """The QONNX graph being read, the graph being built, and the codes known so far.
 
     ``codes`` maps a QONNX tensor to the codes that stand for it; ``storage`` is "low-bit" (INT2 and
     INT4 initializers behind a Cast) or "int8"; ``tune`` is what the kernels are chosen for
-    (:mod:`export.passes.kernels`); ``code_range`` is what the target's types of codes can hold;
-    ``log`` gets a line per layer.
+    (:mod:`export.passes.kernels`); ``dialect`` is that of the quantizers in a Q/DQ graph.
     """
 
     source: QonnxGraph
     builder: GraphBuilder
     storage: str
     tune: str = "any"
-    code_range: tuple[int, int] = (0, BYTE_HIGH)
+    dialect: Dialect = STANDARD
     codes: dict[str, Codes] = field(default_factory=dict)
-    log: list[str] = field(default_factory=list)
 
-    def note(self, rule: Rule, layer: str, text: str) -> None:
-        """Say in the log what ``rule`` made of ``layer``."""
-        self.log.append(f"{layer}: {text} [{rule.name}]")
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """Why a rule does not match, as half a sentence."""
-
-    reason: str
-
-
-Emit = Callable[[], None]
+    def codes_of(self, tensor: str, what: str) -> Codes:
+        """The codes of a QONNX tensor; refuses where it has none. ``what`` names it."""
+        if tensor not in self.codes:
+            raise Refusal(f"{what} {tensor!r} has no integer codes")
+        return self.codes[tensor]
 
 
 class Place(Enum):
@@ -85,45 +107,51 @@ class Place(Enum):
     LOGITS = "the node that gives the logits"
 
 
-class Rule(ABC):
+Found = TypeVar("Found")
+Written = tuple[Codes | None, str]
+"""The codes that now stand for the layer (None: it gives the logits), and what was written, for the
+log (empty: nothing)."""
+
+
+@dataclass(frozen=True)
+class Rule(Generic[Found]):
     """One pass over the layers of one kind: a way to give a QONNX tensor its codes.
 
-    The driver asks the rules of a target in their order at every node of their ``place``. The
-    contract: :meth:`match` is what the rule requires of the layer, and changes nothing; what it
-    returns is applied at once; :meth:`ensures` is checked behind it.
+    The driver asks the rules of a target in their order at every node of their ``place``. What
+    :func:`match` found is written at once, and the codes that this gave are checked
+    (:func:`require_codes`).
+
+    Attributes:
+        name: for logs and errors.
+        match: takes the layer at a node (whose output wants codes, or is the logits) apart, and
+            changes nothing; raises :class:`Refusal` where the rule is not for this node.
+        write: adds the target's nodes for what was found, under the layer's name.
+        place: where the rule is asked.
     """
 
     name: str
+    match: Callable[[onnx.NodeProto, Context], Found]
+    write: Callable[[Found, str, Context], Written]
     place: Place = Place.QUANTIZER
 
-    @abstractmethod
-    def match(self, node: onnx.NodeProto, context: Context) -> Emit | Refusal:
-        """Look at ``node`` (whose output wants codes, or is the logits) without changing anything.
 
-        Returns a function that adds the target's nodes and registers the codes, or the reason why
-        this rule is not for this node.
-        """
+def require_codes(rule: str, layer: str, codes: Codes | None, code_range: tuple[int, int]) -> Codes:
+    """Check what every rule promises: the layer has codes that the target's types can hold.
 
-    def ensures(self, node: onnx.NodeProto, context: Context) -> None:
-        """Check what every rule promises: the layer has codes that the target's types can hold.
-
-        Raises:
-            ContractError: it has none, or others.
-        """
-        if self.place is Place.LOGITS:
-            return
-        layer = node.output[0]
-        codes = context.codes.get(layer)
-        if codes is None:
-            raise ContractError(f"{layer}: the rule {self.name!r} matched and gave no codes")
-        low, high = context.code_range
-        if not (low <= codes.low <= codes.high <= high and low <= codes.zero_point <= high):
-            raise ContractError(
-                f"{layer}: the rule {self.name!r} gave codes {codes.low}…{codes.high} with zero "
-                f"point {codes.zero_point}; the target holds {low}…{high}"
-            )
-        if not (np.isfinite(codes.scale) and codes.scale > 0):
-            raise ContractError(f"{layer}: the rule {self.name!r} gave the scale {codes.scale}")
+    Raises:
+        ContractError: it has none, or others.
+    """
+    if codes is None:
+        raise ContractError(f"{layer}: the rule {rule!r} matched and gave no codes")
+    low, high = code_range
+    if not (low <= codes.low <= codes.high <= high and low <= codes.zero_point <= high):
+        raise ContractError(
+            f"{layer}: the rule {rule!r} gave codes {codes.low}…{codes.high} with zero "
+            f"point {codes.zero_point}; the target holds {low}…{high}"
+        )
+    if not (np.isfinite(codes.scale) and codes.scale > 0):
+        raise ContractError(f"{layer}: the rule {rule!r} gave the scale {codes.scale}")
+    return codes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,8 +161,18 @@ class Clamp:
     low: float = -math.inf
     high: float = math.inf
 
+    def codes(self, low: int, high: int, step: np.float32) -> tuple[int, int]:
+        """The codes that are left of ``low`` … ``high``.
 
-def clamp_before(name: str, source: QonnxGraph) -> tuple[onnx.NodeProto | None, Clamp] | Refusal:
+        Rounding and division by a positive step are monotone, so clamping values to a … b before
+        the quantizer is clamping codes to round(a / s) … round(b / s) behind it, in float32 too.
+        """
+        ends = np.array([self.low, self.high], np.float32)
+        lowest, highest = np.clip(np.rint(ends / step), low, high)
+        return int(lowest), int(highest)
+
+
+def clamp_before(name: str, source: QonnxGraph) -> tuple[onnx.NodeProto | None, Clamp]:
     """The node that gives ``name`` and no clamp; or that before a Relu or Clip, and its clamp."""
     node = source.producer(name)
     if node is None or node.op_type not in ("Relu", "Clip") or node.domain not in ("", "ai.onnx"):
@@ -148,29 +186,15 @@ def clamp_before(name: str, source: QonnxGraph) -> tuple[onnx.NodeProto | None, 
         if bound:
             constant = source.constants.get(bound)
             if constant is None or constant.size != 1:
-                return Refusal("its Clip has a bound that is no constant scalar")
+                raise Refusal("its Clip has a bound that is no constant scalar")
             bounds[index] = constant.item()
     low, high = float(bounds[0]), float(bounds[1])
     if not low <= high:
-        return Refusal(f"its Clip has bounds {low} … {high}")
+        raise Refusal(f"its Clip has bounds {low} … {high}")
     return below, Clamp(low=low, high=high)
 
 
-def code_bounds(quantizer: Quantizer, clamp: Clamp = Clamp()) -> tuple[int, int, int]:
-    """Zero point, lowest and highest uint8 code of an activation quantizer behind a clamp.
-
-    Rounding and division by a positive scale are monotone, so clamping values to a … b before the
-    quantizer is clamping codes to round(a / s) … round(b / s) behind it, in float32 as well.
-    """
-    low, high = quantizer.code_range()
-    zero_point = SIGNED_ZERO_POINT if quantizer.signed else 0
-    scale = np.float32(quantizer.scale.item())
-    for_low = np.clip(np.rint(np.float32(clamp.low) / scale), low, high)
-    for_high = np.clip(np.rint(np.float32(clamp.high) / scale), low, high)
-    return zero_point, int(for_low) + zero_point, int(for_high) + zero_point
-
-
-def activation_quantizer(node: onnx.NodeProto, context: Context) -> Quantizer | Refusal:
+def activation_quantizer(node: onnx.NodeProto, context: Context) -> Quantizer:
     """The parameters of the activation quantizer ``node``, whose codes have one scale.
 
     Raises:
@@ -178,8 +202,34 @@ def activation_quantizer(node: onnx.NodeProto, context: Context) -> Quantizer | 
     """
     quantizer = context.source.quantizer(node)
     if quantizer.scale.size != 1:
-        return Refusal("activations must have one scale per tensor")
+        raise Refusal("activations must have one scale per tensor")
     return quantizer
+
+
+def byte_codes(quantizer: Quantizer, clamp: Clamp, layer: str) -> Codes:
+    """The uint8 codes of an activation quantizer behind a clamp.
+
+    They are named after the layer, or ``layer.wide`` where :func:`clipped` has to follow.
+    """
+    zero_point = SIGNED_ZERO_POINT if quantizer.signed else 0
+    low, high = clamp.codes(*quantizer.code_range(), quantizer.step)
+    codes = Codes(
+        name=layer,
+        scale=quantizer.step,
+        zero_point=zero_point,
+        low=low + zero_point,
+        high=high + zero_point,
+    )
+    return codes if codes.fill_a_byte else replace(codes, name=f"{layer}.wide")
+
+
+def clipped(context: Context, codes: Codes, layer: str) -> Codes:
+    """A uint8 Clip to the codes' range, left out where uint8 itself saturates."""
+    if codes.fill_a_byte:
+        return codes
+    builder = context.builder
+    inputs = [codes.name, byte(builder, codes.low), byte(builder, codes.high)]
+    return replace(codes, name=builder.add("Clip", inputs, layer))
 
 
 def scalar(builder: GraphBuilder, value: np.float32) -> str:
@@ -192,24 +242,35 @@ def byte(builder: GraphBuilder, value: int) -> str:
     return builder.constant(np.uint8(value), "b")
 
 
-def clip_codes(context: Context, name: str, codes: Codes, output: str) -> Codes:
-    """A uint8 Clip to the codes' range behind ``name``, left out where uint8 itself saturates."""
-    if codes.low <= 0 and codes.high >= BYTE_HIGH:
-        return codes
-    builder = context.builder
-    bounds = [byte(builder, codes.low), byte(builder, codes.high)]
-    return replace(codes, name=builder.add("Clip", [name, *bounds], output))
+def quantized_weights(
+    name: str, context: Context, *, transposed: bool = False, what: str
+) -> tuple[NDArray[np.int64], NDArray[np.float32], int]:
+    """Integer codes, outputs first, their scales, one per output, and bits of quantized weights.
+
+    ``transposed``: the file has the outputs last; ``what`` names what a scale may belong to.
+    """
+    found = context.source.weight_codes(name)
+    if found is None:
+        raise Refusal(f"the weights {name!r} are no quantized constant")
+    codes, quantizer = found
+    if transposed:
+        codes = np.ascontiguousarray(codes.T)
+    scale = quantizer.scale
+    if scale.size not in (1, len(codes)):
+        raise Refusal(f"its {scale.size} weight scales are not one or one per {what}")
+    return codes, np.broadcast_to(scale.reshape(-1), (len(codes),)), quantizer.bits
 
 
 def int32_bias(
-    bias: NDArray[np.float64], grid: NDArray[np.float64], largest: NDArray[np.float64], layer: str
+    bias: NDArray[np.float64], grid: NDArray[np.float64], weights: NDArray[np.int64], layer: str
 ) -> NDArray[np.int32]:
-    """round(bias / grid) as int32; ``largest`` bounds |accumulator| without the bias, per channel.
+    """round(bias / grid) as int32; ``weights`` are the codes that are summed, outputs first.
 
     Raises:
         LoweringError: bias and accumulator together may leave int32.
     """
     codes = np.rint(bias / grid)
+    largest = np.abs(weights).reshape(len(weights), -1).sum(axis=1) * float(BYTE_HIGH)
     over = np.abs(codes) + largest > 2.0**31 - 1
     if bool(over.any()):
         channel = int(np.argmax(over))

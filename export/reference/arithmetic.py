@@ -22,10 +22,13 @@ differ from ONNX Runtime's CPU kernels in about one value in a million.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, reduce
+from typing import Any, ClassVar
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from export.reference.errors import NotReproducible, UnsupportedGraph
@@ -74,15 +77,40 @@ def accumulator_type(bound: int, what: str) -> type[Any]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Convolution:
-    """``QLinearConv`` in two dimensions, on uint8 N×C×H×W.
+class _Weighted:
+    """A sum of products over integer weights, and the floating point type that holds it exactly.
 
     Attributes:
         what: the layer's name, for errors.
-        weight: integers O×(C/groups)×kh×kw, weight zero point already subtracted.
+        weight: integers, weight zero point already subtracted.
         bias: int64 [O], at scale ``sx · sw``.
+        x_zero_point: of the input.
+    """
+
+    what: str
+    weight: NDArray[np.int32]
+    bias: NDArray[np.int64]
+    x_zero_point: int
+    summed_axes: ClassVar[tuple[int, ...]]
+
+    @cached_property
+    def _dtype(self) -> type[Any]:
+        largest_code = max(self.x_zero_point, 255 - self.x_zero_point)
+        per_output = np.abs(self.weight.astype(np.int64)).sum(axis=self.summed_axes)
+        bound = int((per_output * largest_code + np.abs(self.bias)).max())
+        return accumulator_type(bound, self.what)
+
+    def __post_init__(self) -> None:
+        _ = self._dtype  # refuses, before the first image, what could overflow
+
+
+@dataclass(frozen=True, kw_only=True)
+class Convolution(_Weighted):
+    """``QLinearConv`` in two dimensions, on uint8 N×C×H×W; the padding has the input's zero point.
+
+    Attributes:
+        weight: O×(C/groups)×kh×kw.
         multiplier: float32 [O], ``(sx · sw) / sy``.
-        x_zero_point: of the input; the padding has this code.
         y_zero_point: of the output.
         strides: (down, right).
         dilations: (down, right).
@@ -90,23 +118,13 @@ class Convolution:
         groups: C for a depthwise convolution.
     """
 
-    what: str
-    weight: NDArray[np.int32]
-    bias: NDArray[np.int64]
     multiplier: Floats
-    x_zero_point: int
     y_zero_point: int
     strides: tuple[int, int]
     dilations: tuple[int, int]
     pads: tuple[int, int, int, int]
     groups: int
-    _dtype: type[Any] = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        largest_code = max(self.x_zero_point, 255 - self.x_zero_point)
-        per_output = np.abs(self.weight.astype(np.int64)).sum(axis=(1, 2, 3)) * largest_code
-        bound = int((per_output + np.abs(self.bias)).max())
-        object.__setattr__(self, "_dtype", accumulator_type(bound, self.what))
+    summed_axes = (1, 2, 3)
 
     def __call__(self, x: Codes) -> Codes:
         """Give the output codes, uint8 N×O×H'×W'."""
@@ -171,29 +189,16 @@ class Convolution:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dense:
+class Dense(_Weighted):
     """``QGemm`` with float32 output: uint8 N×K to float32 N×O.
 
     Attributes:
-        what: the layer's name, for errors.
-        weight: integers K×O, weight zero point already subtracted.
-        bias: int64 [O], at scale ``sx · sw``.
+        weight: K×O.
         scale: float32 [O], ``sx · sw``.
-        x_zero_point: of the input.
     """
 
-    what: str
-    weight: NDArray[np.int32]
-    bias: NDArray[np.int64]
     scale: Floats
-    x_zero_point: int
-    _dtype: type[Any] = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        largest_code = max(self.x_zero_point, 255 - self.x_zero_point)
-        per_output = np.abs(self.weight.astype(np.int64)).sum(axis=0) * largest_code
-        bound = int((per_output + np.abs(self.bias)).max())
-        object.__setattr__(self, "_dtype", accumulator_type(bound, self.what))
+    summed_axes = (0,)
 
     def __call__(self, x: Codes) -> Floats:
         """Give the logits, float32 N×O."""
@@ -282,20 +287,32 @@ def max_pool(
     Raises:
         UnsupportedGraph: the padded input is smaller than the kernel.
     """
+    return largest_of(windows(x, kernel, strides, pads, 0))
+
+
+def largest_of(taken: NDArray[Any]) -> NDArray[Any]:
+    """Give the largest value of each of :func:`windows`, N×C×H'×W'."""
+    places = np.ndindex(taken.shape[4:])
+    # One place of all windows after the other: eight times as quick as max over the last axes.
+    return reduce(np.maximum, (taken[..., i, j] for i, j in places))
+
+
+def windows(
+    x: NDArray[Any],
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    pads: Sequence[int],
+    fill: float,
+) -> NDArray[Any]:
+    """Give a view of all windows of N×C×H×W, N×C×H'×W'×kh×kw; ``pads`` (top, left, bottom, right).
+
+    Raises:
+        UnsupportedGraph: the padded input is smaller than the kernel.
+    """
     top, left, bottom, right = pads
-    padded = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)))
-    out_h = (padded.shape[2] - kernel[0]) // strides[0] + 1
-    out_w = (padded.shape[3] - kernel[1]) // strides[1] + 1
-    if min(out_h, out_w) < 1:
-        raise UnsupportedGraph(f"a padded input of {padded.shape} is smaller than {kernel}")
-    result: Codes = np.zeros((*x.shape[:2], out_h, out_w), np.uint8)
-    for i in range(kernel[0]):
-        for j in range(kernel[1]):
-            window = padded[
-                :,
-                :,
-                i : i + (out_h - 1) * strides[0] + 1 : strides[0],
-                j : j + (out_w - 1) * strides[1] + 1 : strides[1],
-            ]
-            np.maximum(result, window, out=result)
-    return result
+    edges = ((0, 0), (0, 0), (top, bottom), (left, right))
+    padded = np.pad(x, edges, constant_values=fill)
+    if padded.shape[2] < kernel[0] or padded.shape[3] < kernel[1]:
+        raise UnsupportedGraph(f"a padded input of {padded.shape} is smaller than {tuple(kernel)}")
+    every: NDArray[Any] = sliding_window_view(padded, tuple(kernel), axis=(2, 3))
+    return every[:, :, :: strides[0], :: strides[1]]

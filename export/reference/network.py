@@ -2,61 +2,42 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
 from deploy.core.errors import InputError, NothingToEvaluate
-from export.reading import (
-    graph_inputs,
-    initializers,
-    input_dims,
-    node_label,
-    read_model,
-    refusing_malformed,
-    type_name,
-)
+from export.graph import Graph, input_dims, node_label, type_name
+from export.reading import read_model, refusing_malformed
 from export.reference.errors import UnsupportedGraph
 from export.reference.operators import Function, fold_cast, prepare
 
-
-@dataclass(frozen=True, kw_only=True)
-class Layer:
-    """One computed node of the file.
-
-    Attributes:
-        name: the node's name, or its output's where it has none.
-        operator: such as ``QLinearConv``.
-        inputs: names of the computed tensors that it reads.
-        output: name of the tensor that it gives.
-    """
-
-    name: str
-    operator: str
-    inputs: tuple[str, ...]
-    output: str
+Code = TypeVar("Code", bound=np.integer)
+Batch = tuple[NDArray[np.float32], dict[str, NDArray[Code]]]
+"""Logits N×classes, and codes by the name of their tensor."""
 
 
-class IntegerReference:
-    """The numbers that a final integer ONNX file must give, computed with numpy alone.
+class Reference(ABC, Generic[Code]):
+    """The numbers that one file must give, computed with numpy alone.
 
     It reads the file itself, not what made it, and knows neither the lowering nor the engine.
 
     Args:
-        path: the ONNX file: one uint8 input N×C×H×W, one float32 output N×classes, and the
-            operators of :func:`~export.reference.operators.supported_operators`.
+        path: the ONNX file: one input of images N×C×H×W, one float32 output N×classes.
         batch_size: images computed at once; changes memory and speed, never the result.
 
     Raises:
         InputError: the file is missing, damaged or hostile.
         UnsupportedGraph: it has something that the reference does not define.
-        NotReproducible: it has an addition whose result the engine's rounding would decide.
     """
+
+    input_types: ClassVar[tuple[int, ...]]
 
     def __init__(self, path: Path | str, *, batch_size: int = 16) -> None:
         if batch_size < 1:
@@ -65,33 +46,47 @@ class IntegerReference:
         self.batch_size = batch_size
         model = read_model(self.path)
         with refusing_malformed(self.path):
-            self._steps = self._prepare(model)
+            graph = Graph(model)
+            if len(graph.inputs) != 1 or len(graph.outputs) != 1:
+                raise UnsupportedGraph(
+                    f"expected one input and one output, found inputs "
+                    f"{[i.name for i in graph.inputs]} and outputs "
+                    f"{[o.name for o in graph.outputs]}"
+                )
+            image = graph.inputs[0]
+            dims, self._type = input_dims(image), image.type.tensor_type.elem_type
+            if self._type not in self.input_types or len(dims) != 4:
+                wanted = " or ".join(map(type_name, self.input_types))
+                raise UnsupportedGraph(
+                    f"input {image.name!r} is {type_name(self._type)}{list(dims)}: expected "
+                    f"{wanted} of four dimensions, N×C×H×W. A file with a float input is no "
+                    "integer graph."
+                )
+            self._input, self._output = image.name, graph.outputs[0].name
+            self.input_shape: tuple[int | None, ...] = dims[1:]
+            self._prepare(graph)
 
-    @property
-    def layers(self) -> tuple[Layer, ...]:
-        """The computed nodes, in the file's order."""
-        return tuple(layer for layer, _ in self._steps)
+    @abstractmethod
+    def _prepare(self, graph: Graph) -> None:
+        """Check everything in the file, once."""
 
-    @property
-    def code_tensors(self) -> tuple[str, ...]:
-        """Names of the tensors that hold codes, in the file's order, without the input."""
-        return tuple(layer.output for layer, _ in self._steps if layer.output != self._output)
+    @abstractmethod
+    def _batch(self, images: NDArray[np.uint8]) -> Batch[Code]:
+        """Compute one batch of images uint8 N×C×H×W."""
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Give the logits, float32 N×classes, of images uint8 N×C×H×W."""
         return np.concatenate([logits for logits, _ in self.batches(images)])
 
-    def codes(self, images: NDArray[np.uint8]) -> dict[str, NDArray[np.uint8]]:
-        """Give the codes of every tensor between nodes, uint8, by tensor name.
+    def codes(self, images: NDArray[np.uint8]) -> dict[str, NDArray[Code]]:
+        """Give the codes of every tensor between nodes by its name.
 
         All are in memory at once (ResNet-20: about 0.7 MB an image); :meth:`batches` is for many.
         """
         parts = [codes for _, codes in self.batches(images)]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def batches(
-        self, images: NDArray[np.uint8]
-    ) -> Iterator[tuple[NDArray[np.float32], dict[str, NDArray[np.uint8]]]]:
+    def batches(self, images: NDArray[np.uint8]) -> Iterator[Batch[Code]]:
         """Give (logits, codes by tensor name) of each ``batch_size`` images in turn.
 
         Raises:
@@ -100,14 +95,9 @@ class IntegerReference:
         """
         self._check(images)
         for start in range(0, len(images), self.batch_size):
-            tensors: dict[str, NDArray[Any]] = {
-                self._input: images[start : start + self.batch_size]
-            }
-            for layer, function in self._steps:
-                with refusing_malformed(self.path):
-                    tensors[layer.output] = function(*(tensors[name] for name in layer.inputs))
-            del tensors[self._input]
-            yield tensors.pop(self._output), tensors
+            with refusing_malformed(self.path):
+                batch = self._batch(images[start : start + self.batch_size])
+            yield batch
 
     def _check(self, images: NDArray[np.uint8]) -> None:
         if images.dtype != np.uint8 or images.ndim != 4:
@@ -127,26 +117,56 @@ class IntegerReference:
         if not len(images):
             raise NothingToEvaluate("expected at least one image, got none")
 
-    def _prepare(self, model: onnx.ModelProto) -> list[tuple[Layer, Function]]:
-        inputs, outputs = graph_inputs(model), list(model.graph.output)
-        if len(inputs) != 1 or len(outputs) != 1:
-            raise UnsupportedGraph(
-                f"expected one input and one output, found inputs {[i.name for i in inputs]} and "
-                f"outputs {[o.name for o in outputs]}"
-            )
-        dims, kind = input_dims(inputs[0]), inputs[0].type.tensor_type.elem_type
-        if kind != onnx.TensorProto.UINT8 or len(dims) != 4:
-            raise UnsupportedGraph(
-                f"input {inputs[0].name!r} is {type_name(kind)}{list(dims)}: expected uint8 of "
-                "four dimensions, N×C×H×W. A file with a float input is no integer graph."
-            )
-        self._input, self._output = inputs[0].name, outputs[0].name
-        self.input_shape: tuple[int | None, ...] = dims[1:]
-        constants = initializers(model)
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """One computed node of the file.
+
+    Attributes:
+        name: the node's name, or its output's where it has none.
+        operator: such as ``QLinearConv``.
+        inputs: names of the computed tensors that it reads.
+        output: name of the tensor that it gives.
+    """
+
+    name: str
+    operator: str
+    inputs: tuple[str, ...]
+    output: str
+
+
+class IntegerReference(Reference[np.uint8]):
+    """The reference of an all-integer file: every step as the engine's kernels compute it.
+
+    Raises:
+        NotReproducible: the file has an addition whose result the engine's rounding would decide.
+    """
+
+    input_types = (onnx.TensorProto.UINT8,)
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The computed nodes, in the file's order."""
+        return tuple(layer for layer, _ in self._steps)
+
+    @property
+    def code_tensors(self) -> tuple[str, ...]:
+        """Names of the tensors that hold codes, in the file's order, without the input."""
+        return tuple(layer.output for layer, _ in self._steps if layer.output != self._output)
+
+    def _batch(self, images: NDArray[np.uint8]) -> Batch[np.uint8]:
+        tensors: dict[str, NDArray[Any]] = {self._input: images}
+        for layer, function in self._steps:
+            tensors[layer.output] = function(*(tensors[name] for name in layer.inputs))
+        del tensors[self._input]
+        return tensors.pop(self._output), tensors
+
+    def _prepare(self, graph: Graph) -> None:
+        constants = graph.constants
         computed = {self._input}
-        steps: list[tuple[Layer, Function]] = []
+        self._steps: list[tuple[Layer, Function]] = []
         logits: set[str] = set()
-        for node in model.graph.node:
+        for node in graph.nodes:
             if node.op_type == "Cast" and node.domain in ("", "ai.onnx"):
                 constants[node.output[0]] = fold_cast(node, constants)
                 continue
@@ -162,10 +182,9 @@ class IntegerReference:
             (logits if node.op_type == "QGemm" else computed).add(output)
             name = node.name or output
             layer = Layer(name=name, operator=node.op_type, inputs=reads, output=output)
-            steps.append((layer, function))
+            self._steps.append((layer, function))
         if logits != {self._output}:
             raise UnsupportedGraph(
                 f"output {self._output!r} must be the one float tensor, the logits of a QGemm; "
                 f"float tensors found: {sorted(logits) or 'none'}"
             )
-        return steps

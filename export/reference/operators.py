@@ -7,6 +7,7 @@ node's name, never ignored: a reference that guesses proves nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import ml_dtypes
@@ -14,7 +15,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from export.reading import node_label, type_name
+from export.graph import attributes_of, node_label, type_name
 from export.reference.arithmetic import (
     Codes,
     Convolution,
@@ -34,13 +35,129 @@ MICROSOFT = "com.microsoft"
 ALL_CODES = np.arange(256)
 
 
+@dataclass(frozen=True)
+class _Operands:
+    """A node with the stored tensors of its file; whatever is not as defined is refused."""
+
+    node: onnx.NodeProto
+    constants: Constants
+
+    @property
+    def what(self) -> str:
+        """What errors call the node."""
+        return f"node {node_label(self.node)}"
+
+    @property
+    def x(self) -> tuple[str]:
+        """The name of the tensor that it computes from."""
+        return (self.node.input[0],)
+
+    def has(self, index: int) -> bool:
+        """Whether an optional input is there."""
+        return index < len(self.node.input) and bool(self.node.input[index])
+
+    def refusal(self, text: str) -> UnsupportedGraph:
+        """The error that names the node."""
+        return UnsupportedGraph(f"{self.what}{text}")
+
+    def attributes(self, required: Mapping[str, Any] | None = None, **known: Any) -> dict[str, Any]:
+        """The attributes over their defaults ``known``; those of ``required`` have one value."""
+        wanted = dict(required or {})
+        found = {**wanted, **known}
+        for name, value in attributes_of(self.node).items():
+            if name not in found:
+                listed = ", ".join(sorted(found)) or "none"
+                raise self.refusal(
+                    f" has attribute {name!r}; the reference knows {listed} for {self.node.op_type}"
+                )
+            found[name] = value.decode() if isinstance(value, bytes) else value
+        for name, value in wanted.items():
+            self.require(name, found[name], value)
+        return found
+
+    def require(self, name: str, found: Any, wanted: Any) -> None:
+        """Refuse an attribute with another value than the one that is defined."""
+        if found != wanted:
+            raise self.refusal(f" has {name} = {found!r}; the reference defines {wanted!r} only")
+
+    def integers(self, name: str, value: Any, length: int, least: int = 0) -> tuple[int, ...]:
+        """An attribute of ``length`` integers, each ``least`` or more."""
+        values = tuple(int(one) for one in value)
+        if len(values) != length or min(values) < least:
+            raise self.refusal(
+                f": {name} must be {length} integers from {least} on (the reference defines two "
+                f"dimensions), not {list(values)}"
+            )
+        return values
+
+    def constant(self, index: int, what: str, dtype: type[np.generic]) -> NDArray[Any]:
+        """A stored input of this type."""
+        name = self.node.input[index] if index < len(self.node.input) else ""
+        value = self.constants.get(name)
+        if value is None or value.dtype != dtype:
+            found = "missing" if not name else "computed" if value is None else f"{value.dtype}"
+            raise self.refusal(
+                f": {what} (input {index}, {name!r}) must be a stored "
+                f"{np.dtype(dtype).name} tensor and is {found}"
+            )
+        return value
+
+    def scalar(self, index: int, what: str, dtype: type[np.generic]) -> Any:
+        """A stored input of one value."""
+        value = self.constant(index, what, dtype)
+        if value.size != 1:
+            raise self.refusal(f": {what} must be one value, not of shape {value.shape}")
+        return value.reshape(())[()]
+
+    def scale(self, index: int, whose: str) -> np.float32:
+        """A stored scale of one value."""
+        value = np.float32(self.scalar(index, f"the {whose} scale", np.float32))
+        if not (np.isfinite(value) and value > 0):
+            raise self.refusal(f": the {whose} scale must be positive and finite, not {value}")
+        return value
+
+    def zero_point(self, index: int, whose: str) -> int:
+        """A stored uint8 zero point of one value."""
+        return int(self.scalar(index, f"the {whose} zero point", np.uint8))
+
+    def per_output(
+        self, index: int, what: str, dtype: type[np.generic], outputs: int
+    ) -> NDArray[Any]:
+        """One stored value, or one for each output; zeros where the input is left out."""
+        if not self.has(index):
+            return np.zeros(outputs, dtype)
+        values = self.constant(index, what, dtype)
+        if values.size not in (1, outputs):
+            raise self.refusal(f": {what} must be 1 or {outputs} values, not {values.size}")
+        return np.broadcast_to(values.reshape(-1), (outputs,))
+
+    def weight_scales(self, index: int, outputs: int) -> NDArray[np.float32]:
+        """Stored scales of the weights, one for each output."""
+        self.constant(index, "the weight scale", np.float32)
+        scales = self.per_output(index, "the weight scale", np.float32, outputs)
+        return self.positive(scales, "the weight scale is")
+
+    def positive(self, scales: NDArray[np.float32], what: str) -> NDArray[np.float32]:
+        """Refuse what is not positive and finite: damaged scales, or a product of such."""
+        if not (np.isfinite(scales) & (scales > 0)).all():
+            raise self.refusal(f": {what} {scales.min()}…{scales.max()} in float32; it is damaged")
+        return scales
+
+    def weight(self, dims: str) -> NDArray[np.int32]:
+        """Input 3, the stored int8 weight, with the dimensions ``dims`` (such as ``O×C×kh×kw``)."""
+        weight = self.constant(3, "the weight", np.int8).astype(np.int32)
+        if weight.ndim != dims.count("×") + 1 or weight.size == 0:
+            raise self.refusal(f": the weight must be {dims}, not of shape {weight.shape}")
+        return weight
+
+
 def fold_cast(node: onnx.NodeProto, constants: Constants) -> NDArray[np.int8]:
     """Give a stored INT2, INT4 or INT8 tensor behind a ``Cast`` as int8.
 
     Raises:
         UnsupportedGraph: the input is not stored, or another pair of types.
     """
-    to = _attributes(node, to=None, saturate=1, round_mode="up")["to"]
+    to = _Operands(node, constants).attributes(to=None, saturate=1, round_mode="up")["to"]
     stored = constants.get(node.input[0])
     allowed = (ml_dtypes.int2, ml_dtypes.int4, np.int8)
     if stored is None or to != onnx.TensorProto.INT8 or stored.dtype not in allowed:
@@ -71,7 +188,7 @@ def prepare(node: onnx.NodeProto, constants: Constants) -> Prepared:
         raise UnsupportedGraph(
             f"node {node_label(node)} has {len(outputs)} outputs; the reference defines one"
         )
-    return builder(node, constants)
+    return builder(_Operands(node, constants))
 
 
 def supported_operators() -> tuple[str, ...]:
@@ -80,352 +197,175 @@ def supported_operators() -> tuple[str, ...]:
     return tuple(sorted(names | {"Cast"}))
 
 
-def _attributes(node: onnx.NodeProto, **known: Any) -> dict[str, Any]:
-    """Give the node's attributes over defaults; one that is not among them is refused."""
-    found = dict(known)
-    for attribute in node.attribute:
-        if attribute.name not in known:
-            raise UnsupportedGraph(
-                f"node {node_label(node)} has attribute {attribute.name!r}; the reference knows "
-                f"{', '.join(sorted(known)) or 'none'} for {node.op_type}"
-            )
-        value = onnx.helper.get_attribute_value(attribute)
-        found[attribute.name] = value.decode() if isinstance(value, bytes) else value
-    return found
-
-
-def _require(node: onnx.NodeProto, attributes: Mapping[str, Any], **required: Any) -> None:
-    for name, value in required.items():
-        if attributes[name] != value:
-            raise UnsupportedGraph(
-                f"node {node_label(node)} has {name} = {attributes[name]!r}; the reference "
-                f"defines {value!r} only"
-            )
-
-
-def _constant(
-    node: onnx.NodeProto, index: int, what: str, constants: Constants, dtype: type[np.generic]
-) -> NDArray[Any]:
-    name = node.input[index] if index < len(node.input) else ""
-    value = constants.get(name)
-    if value is None or value.dtype != dtype:
-        found = "missing" if not name else "computed" if value is None else f"{value.dtype}"
-        raise UnsupportedGraph(
-            f"node {node_label(node)}: {what} (input {index}, {name!r}) must be a stored "
-            f"{np.dtype(dtype).name} tensor and is {found}"
-        )
-    return value
-
-
-def _scalar(
-    node: onnx.NodeProto, index: int, what: str, constants: Constants, dtype: type[np.generic]
-) -> Any:
-    value = _constant(node, index, what, constants, dtype)
-    if value.size != 1:
-        raise UnsupportedGraph(
-            f"node {node_label(node)}: {what} must be one value, not of shape {value.shape}"
-        )
-    return value.reshape(())[()]
-
-
-def _scale(node: onnx.NodeProto, index: int, what: str, constants: Constants) -> np.float32:
-    value = np.float32(_scalar(node, index, what, constants, np.float32))
-    if not (np.isfinite(value) and value > 0):
-        raise UnsupportedGraph(
-            f"node {node_label(node)}: {what} must be positive and finite, not {value}"
-        )
-    return value
-
-
-def _zero_point(node: onnx.NodeProto, index: int, what: str, constants: Constants) -> int:
-    return int(_scalar(node, index, what, constants, np.uint8))
-
-
-def _weight_scales(
-    node: onnx.NodeProto, index: int, outputs: int, constants: Constants
-) -> NDArray[np.float32]:
-    scales = _constant(node, index, "the weight scale", constants, np.float32)
-    if scales.size not in (1, outputs) or not (np.isfinite(scales) & (scales > 0)).all():
-        raise UnsupportedGraph(
-            f"node {node_label(node)}: the weight scale must be 1 or {outputs} positive finite "
-            f"values, not {scales.size} of {scales.min()}…{scales.max()}"
-        )
-    return np.broadcast_to(scales.reshape(-1), (outputs,))
-
-
-def _weight_zero_points(
-    node: onnx.NodeProto, index: int, outputs: int, constants: Constants
-) -> NDArray[np.int32]:
-    if index >= len(node.input) or not node.input[index]:
-        return np.zeros(outputs, np.int32)
-    values = _constant(node, index, "the weight zero point", constants, np.int8)
-    if values.size not in (1, outputs):
-        raise UnsupportedGraph(
-            f"node {node_label(node)}: the weight zero point must be 1 or {outputs} values, not "
-            f"{values.size}"
-        )
-    return np.broadcast_to(values.reshape(-1).astype(np.int32), (outputs,))
-
-
-def _bias(
-    node: onnx.NodeProto, index: int, outputs: int, constants: Constants
-) -> NDArray[np.int64]:
-    if index >= len(node.input) or not node.input[index]:
-        return np.zeros(outputs, np.int64)
-    values = _constant(node, index, "the bias", constants, np.int32)
-    if values.size not in (1, outputs):
-        raise UnsupportedGraph(
-            f"node {node_label(node)}: the bias must be 1 or {outputs} values, not {values.size}"
-        )
-    return np.broadcast_to(values.reshape(-1).astype(np.int64), (outputs,))
-
-
-def _finite_multiplier(node: onnx.NodeProto, value: NDArray[np.float32]) -> NDArray[np.float32]:
-    if not (np.isfinite(value) & (value > 0)).all():
-        raise UnsupportedGraph(
-            f"node {node_label(node)}: the scales multiply to {value.min()}…{value.max()} in "
-            "float32: they are damaged"
-        )
-    return value
-
-
-def _pair(node: onnx.NodeProto, name: str, value: Any, length: int) -> tuple[int, ...]:
-    values = tuple(int(one) for one in value)
-    if len(values) != length or min(values) < 0:
-        raise UnsupportedGraph(
-            f"node {node_label(node)}: {name} must be {length} non-negative integers (the "
-            f"reference defines two dimensions), not {list(values)}"
-        )
-    return values
-
-
-def _convolution(node: onnx.NodeProto, constants: Constants) -> Prepared:
-    attributes = _attributes(
-        node,
-        auto_pad="NOTSET",
+def _convolution(node: _Operands) -> Prepared:
+    attributes = node.attributes(
+        {"auto_pad": "NOTSET"},
         dilations=(1, 1),
         group=1,
         kernel_shape=None,
         pads=(0, 0, 0, 0),
         strides=(1, 1),
     )
-    _require(node, attributes, auto_pad="NOTSET")
-    weight = _constant(node, 3, "the weight", constants, np.int8).astype(np.int32)
-    if weight.ndim != 4 or weight.size == 0:
-        raise UnsupportedGraph(
-            f"node {node_label(node)}: the weight must be O×C×kh×kw, not of shape {weight.shape}"
-        )
+    weight = node.weight("O×C×kh×kw")
     outputs, groups = weight.shape[0], int(attributes["group"])
     if groups < 1 or outputs % groups:
-        raise UnsupportedGraph(f"node {node_label(node)}: {outputs} outputs in {groups} groups")
+        raise node.refusal(f": {outputs} outputs in {groups} groups")
     if attributes["kernel_shape"] is not None:
-        _require(
-            node,
-            {"kernel_shape": list(attributes["kernel_shape"])},
-            kernel_shape=list(weight.shape[2:]),
-        )
-    weight -= _weight_zero_points(node, 5, outputs, constants)[:, None, None, None]
-    sx = _scale(node, 1, "the input scale", constants)
-    sw = _weight_scales(node, 4, outputs, constants)
-    sy = _scale(node, 6, "the output scale", constants)
-    sh, sw_right = _pair(node, "strides", attributes["strides"], 2)
-    dh, dw = _pair(node, "dilations", attributes["dilations"], 2)
-    if min(sh, sw_right, dh, dw) < 1:
-        raise UnsupportedGraph(f"node {node_label(node)}: strides and dilations start at 1")
-    top, left, bottom, right = _pair(node, "pads", attributes["pads"], 4)
+        node.require("kernel_shape", list(attributes["kernel_shape"]), list(weight.shape[2:]))
+    zero_points = node.per_output(5, "the weight zero point", np.int8, outputs)
+    sx, sw, sy = node.scale(1, "input"), node.weight_scales(4, outputs), node.scale(6, "output")
+    down, right = node.integers("strides", attributes["strides"], 2, least=1)
+    dh, dw = node.integers("dilations", attributes["dilations"], 2, least=1)
+    top, left, bottom, end = node.integers("pads", attributes["pads"], 4)
     layer = Convolution(
-        what=f"node {node_label(node)}",
-        weight=weight,
-        bias=_bias(node, 8, outputs, constants),
-        multiplier=_finite_multiplier(node, (sx * sw) / sy),
-        x_zero_point=_zero_point(node, 2, "the input zero point", constants),
-        y_zero_point=_zero_point(node, 7, "the output zero point", constants),
-        strides=(sh, sw_right),
+        what=node.what,
+        weight=weight - zero_points.astype(np.int32)[:, None, None, None],
+        bias=node.per_output(8, "the bias", np.int32, outputs).astype(np.int64),
+        multiplier=node.positive((sx * sw) / sy, "the scales multiply to"),
+        x_zero_point=node.zero_point(2, "input"),
+        y_zero_point=node.zero_point(7, "output"),
+        strides=(down, right),
         dilations=(dh, dw),
-        pads=(top, left, bottom, right),
+        pads=(top, left, bottom, end),
         groups=groups,
     )
-    return (node.input[0],), layer
+    return node.x, layer
 
 
-def _dense(node: onnx.NodeProto, constants: Constants) -> Prepared:
-    attributes = _attributes(node, alpha=1.0, transA=0, transB=0)
-    _require(node, attributes, alpha=1.0, transA=0)
-    if any(node.input[7:9]):
-        raise UnsupportedGraph(
-            f"node {node_label(node)} has an output scale; the reference defines QGemm with "
-            "float32 output only"
+def _dense(node: _Operands) -> Prepared:
+    attributes = node.attributes({"alpha": 1.0, "transA": 0}, transB=0)
+    if any(node.node.input[7:9]):
+        raise node.refusal(
+            " has an output scale; the reference defines QGemm with float32 output only"
         )
-    weight = _constant(node, 3, "the weight", constants, np.int8).astype(np.int32)
-    if weight.ndim != 2 or weight.size == 0:
-        raise UnsupportedGraph(
-            f"node {node_label(node)}: the weight must be a matrix, not of shape {weight.shape}"
-        )
+    weight = node.weight("K×O")
     if attributes["transB"]:
         weight = weight.T
     outputs = weight.shape[1]
-    sx = _scale(node, 1, "the input scale", constants)
+    zero_points = node.per_output(5, "the weight zero point", np.int8, outputs)
+    scale = node.scale(1, "input") * node.weight_scales(4, outputs)
     layer = Dense(
-        what=f"node {node_label(node)}",
-        weight=weight - _weight_zero_points(node, 5, outputs, constants)[None, :],
-        bias=_bias(node, 6, outputs, constants),
-        scale=_finite_multiplier(node, sx * _weight_scales(node, 4, outputs, constants)),
-        x_zero_point=_zero_point(node, 2, "the input zero point", constants),
+        what=node.what,
+        weight=weight - zero_points.astype(np.int32)[None, :],
+        bias=node.per_output(6, "the bias", np.int32, outputs).astype(np.int64),
+        scale=node.positive(scale, "the scales multiply to"),
+        x_zero_point=node.zero_point(2, "input"),
     )
-    return (node.input[0],), layer
+    return node.x, layer
 
 
-def _add(node: onnx.NodeProto, constants: Constants) -> Prepared:
-    _attributes(node)
-    scales = (
-        _scale(node, 1, "the first scale", constants),
-        _scale(node, 4, "the second scale", constants),
-        _scale(node, 6, "the output scale", constants),
-    )
-    zero_points = (
-        _zero_point(node, 2, "the first zero point", constants),
-        _zero_point(node, 5, "the second zero point", constants),
-        _zero_point(node, 7, "the output zero point", constants),
-    )
+def _add(node: _Operands) -> Prepared:
+    node.attributes()
     codes: list[NDArray[Any]] = []
     computed: list[str] = []
     for index in (0, 3):
-        if node.input[index] in constants:
-            one = _scalar(node, index, "a constant input", constants, np.uint8)
-            codes.append(np.array([int(one)]))
+        name = node.node.input[index]
+        if name in node.constants:
+            codes.append(np.array([int(node.scalar(index, "a constant input", np.uint8))]))
         else:
             codes.append(ALL_CODES)
-            computed.append(node.input[index])
+            computed.append(name)
     if not computed:
-        raise UnsupportedGraph(f"node {node_label(node)} adds two constants: fold it")
-    what = f"node {node_label(node)}"
+        raise node.refusal(" adds two constants: fold it")
     table = add_table(
-        what=what, scales=scales, zero_points=zero_points, a_codes=codes[0], b_codes=codes[1]
-    ).reshape(-1)
-
-    def requantization(x: Codes) -> Codes:
-        return table[x]
+        what=node.what,
+        scales=(node.scale(1, "first"), node.scale(4, "second"), node.scale(6, "output")),
+        zero_points=(
+            node.zero_point(2, "first"),
+            node.zero_point(5, "second"),
+            node.zero_point(7, "output"),
+        ),
+        a_codes=codes[0],
+        b_codes=codes[1],
+    )
+    table = table.reshape(-1)
 
     def addition(a: Codes, b: Codes) -> Codes:
         if a.shape != b.shape:
-            raise UnsupportedGraph(f"{what} adds {a.shape} and {b.shape}: broadcasting is refused")
+            raise node.refusal(f" adds {a.shape} and {b.shape}: broadcasting is refused")
         return table[a.astype(np.uint16) * np.uint16(256) + b]
 
-    return tuple(computed), requantization if len(computed) == 1 else addition
+    return tuple(computed), (lambda x: table[x]) if len(computed) == 1 else addition
 
 
-def _clip(node: onnx.NodeProto, constants: Constants) -> Prepared:
-    _attributes(node)
-    bounds = [0, 255]
-    for index, what in ((1, "the minimum"), (2, "the maximum")):
-        if index < len(node.input) and node.input[index]:
-            bounds[index - 1] = int(_scalar(node, index, what, constants, np.uint8))
-    low, high = (np.uint8(bound) for bound in bounds)
-    return (node.input[0],), lambda x: np.clip(x, low, high)
+def _clip(node: _Operands) -> Prepared:
+    node.attributes()
+    low = node.scalar(1, "the minimum", np.uint8) if node.has(1) else np.uint8(0)
+    high = node.scalar(2, "the maximum", np.uint8) if node.has(2) else np.uint8(255)
+    return node.x, lambda x: np.clip(x, low, high)
 
 
-def _max_pool(node: onnx.NodeProto, constants: Constants) -> Prepared:
-    attributes = _attributes(
-        node,
-        auto_pad="NOTSET",
-        ceil_mode=0,
+def _max_pool(node: _Operands) -> Prepared:
+    attributes = node.attributes(
+        {"auto_pad": "NOTSET", "ceil_mode": 0, "storage_order": 0},
         dilations=(1, 1),
         kernel_shape=None,
         pads=(0, 0, 0, 0),
-        storage_order=0,
         strides=(1, 1),
     )
-    dilations = tuple(attributes["dilations"])
-    _require(
-        node,
-        {**attributes, "dilations": dilations},
-        auto_pad="NOTSET",
-        ceil_mode=0,
-        dilations=(1, 1),
-        storage_order=0,
-    )
-    kh, kw = _pair(node, "kernel_shape", attributes["kernel_shape"] or (), 2)
-    sh, sw = _pair(node, "strides", attributes["strides"], 2)
-    top, left, bottom, right = _pair(node, "pads", attributes["pads"], 4)
-    if min(kh, kw, sh, sw) < 1:
-        raise UnsupportedGraph(f"node {node_label(node)}: kernel and strides start at 1")
-    return (node.input[0],), lambda x: max_pool(
-        x, kernel=(kh, kw), strides=(sh, sw), pads=(top, left, bottom, right)
+    node.require("dilations", tuple(attributes["dilations"]), (1, 1))
+    kh, kw = node.integers("kernel_shape", attributes["kernel_shape"] or (), 2, least=1)
+    down, right = node.integers("strides", attributes["strides"], 2, least=1)
+    top, left, bottom, end = node.integers("pads", attributes["pads"], 4)
+    return node.x, lambda x: max_pool(
+        x, kernel=(kh, kw), strides=(down, right), pads=(top, left, bottom, end)
     )
 
 
-def _global_average_pool(node: onnx.NodeProto, constants: Constants) -> Prepared:
-    positions = (1, 2) if _attributes(node, channels_last=0)["channels_last"] else (2, 3)
-    scales = (
-        _scale(node, 1, "the input scale", constants),
-        _scale(node, 3, "the output scale", constants),
-    )
-    zero_points = (
-        _zero_point(node, 2, "the input zero point", constants),
-        _zero_point(node, 4, "the output zero point", constants),
-    )
-    return (node.input[0],), lambda x: global_average_pool(
+def _global_average_pool(node: _Operands) -> Prepared:
+    positions = (1, 2) if node.attributes(channels_last=0)["channels_last"] else (2, 3)
+    scales = node.scale(1, "input"), node.scale(3, "output")
+    zero_points = node.zero_point(2, "input"), node.zero_point(4, "output")
+    return node.x, lambda x: global_average_pool(
         x, positions, scales=scales, zero_points=zero_points
     )
 
 
-def _flatten(node: onnx.NodeProto, constants: Constants) -> Prepared:
-    axis = int(_attributes(node, axis=1)["axis"])
-
-    def flatten(x: Codes) -> Codes:
-        first = int(np.prod(x.shape[:axis]))
-        return x.reshape(first, -1)
-
-    return (node.input[0],), flatten
+def _flatten(node: _Operands) -> Prepared:
+    axis = int(node.attributes(axis=1)["axis"])
+    return node.x, lambda x: x.reshape(int(np.prod(x.shape[:axis])), -1)
 
 
-def _pad(node: onnx.NodeProto, constants: Constants) -> Prepared:
-    _require(node, _attributes(node, mode="constant"), mode="constant")
-    if len(node.input) > 3 and node.input[3]:
-        raise UnsupportedGraph(f"Pad {node_label(node)} has axes; the reference defines none")
-    amounts = _constant(node, 1, "the amounts", constants, np.int64).reshape(2, -1)
+def _pad(node: _Operands) -> Prepared:
+    node.attributes({"mode": "constant"})
+    if node.has(3):
+        raise node.refusal(" has axes; the reference defines none")
+    amounts = node.constant(1, "the amounts", np.int64).reshape(2, -1)
     if amounts.min() < 0:
-        raise UnsupportedGraph(f"Pad {node_label(node)} cuts: its amounts are {amounts.tolist()}")
-    value = int(_scalar(node, 2, "the padding value", constants, np.uint8))
+        raise node.refusal(f" cuts: its amounts are {amounts.tolist()}")
+    value = int(node.scalar(2, "the padding value", np.uint8))
     widths = [(int(before), int(after)) for before, after in amounts.T]
-    return (node.input[0],), lambda x: np.pad(x, widths, constant_values=value)
+    return node.x, lambda x: np.pad(x, widths, constant_values=value)
 
 
-def _reshape(node: onnx.NodeProto, constants: Constants) -> Prepared:
-    attributes = _attributes(node, allowzero=0)
-    _require(node, attributes, allowzero=0)
-    shape = [int(n) for n in _constant(node, 1, "the shape", constants, np.int64).reshape(-1)]
-
-    def reshape(x: Codes) -> Codes:
-        wanted = [x.shape[i] if n == 0 else n for i, n in enumerate(shape)]
-        return x.reshape(wanted)
-
-    return (node.input[0],), reshape
+def _reshape(node: _Operands) -> Prepared:
+    node.attributes({"allowzero": 0})
+    shape = [int(n) for n in node.constant(1, "the shape", np.int64).reshape(-1)]
+    return node.x, lambda x: x.reshape([n or x.shape[i] for i, n in enumerate(shape)])
 
 
-def _transpose(node: onnx.NodeProto, constants: Constants) -> Prepared:
-    permutation = _attributes(node, perm=None)["perm"]
+def _transpose(node: _Operands) -> Prepared:
+    permutation = node.attributes(perm=None)["perm"]
     order = None if permutation is None else tuple(int(axis) for axis in permutation)
-    return (node.input[0],), lambda x: np.ascontiguousarray(np.transpose(x, order))
+    return node.x, lambda x: np.ascontiguousarray(np.transpose(x, order))
 
 
-def _space_to_depth(node: onnx.NodeProto, constants: Constants) -> Prepared:
-    side = int(_attributes(node, blocksize=1)["blocksize"])
+def _space_to_depth(node: _Operands) -> Prepared:
+    side = int(node.attributes(blocksize=1)["blocksize"])
     if side < 1:
-        raise UnsupportedGraph(f"node {node_label(node)}: a block has at least one position")
-    what = f"node {node_label(node)}"
+        raise node.refusal(": a block has at least one position")
 
     def blocks(x: Codes) -> Codes:
         if x.ndim != 4 or x.shape[2] % side or x.shape[3] % side:
-            raise UnsupportedGraph(f"{what}: {x.shape} does not split into blocks of {side}×{side}")
+            raise node.refusal(f": {x.shape} does not split into blocks of {side}×{side}")
         n, c, h, w = x.shape
         split = x.reshape(n, c, h // side, side, w // side, side)
         return split.transpose(0, 3, 5, 1, 2, 4).reshape(n, c * side**2, h // side, w // side)
 
-    return (node.input[0],), blocks
+    return node.x, blocks
 
 
-_BUILDERS: dict[tuple[str, str], Callable[[onnx.NodeProto, Constants], Prepared]] = {
+_BUILDERS: dict[tuple[str, str], Callable[[_Operands], Prepared]] = {
     ("", "Clip"): _clip,
     ("", "Flatten"): _flatten,
     ("", "MaxPool"): _max_pool,

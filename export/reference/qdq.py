@@ -9,18 +9,17 @@ a tie. That is why engines of such files have a budget (:mod:`export.budget`), a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import onnx
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from deploy.core.errors import InputError, NothingToEvaluate
-from export.reading import graph_inputs, initializers, input_dims, node_label, read_model, type_name
+from export.graph import Graph, attributes_of, node_label
+from export.reference.arithmetic import largest_of, windows
 from export.reference.errors import UnsupportedGraph
+from export.reference.network import Batch, Reference
 
 Values = NDArray[np.float64]
 Attributes = Mapping[str, Any]
@@ -29,77 +28,31 @@ _BYTE_OFFSET: dict[int, int] = {onnx.TensorProto.UINT8: 0, onnx.TensorProto.INT8
 """By the type of the input: what is taken from an image's byte to make it the input's code."""
 
 
-class QdqReference:
-    """The numbers that a Q/DQ file must give, computed with numpy alone.
+class QdqReference(Reference[np.int16]):
+    """The reference of a Q/DQ file; its codes have the names of their QuantizeLinear's outputs."""
 
-    Args:
-        path: the ONNX file: one input of images, uint8 bytes or int8 of byte - 128, one float32
-            output N×classes, and the operators of :func:`supported_qdq_operators`.
-        batch_size: images computed at once; changes memory and speed, never the result.
+    input_types = tuple(_BYTE_OFFSET)
 
-    Raises:
-        InputError: the file is missing, damaged or hostile.
-        UnsupportedGraph: it has something that the reference does not define.
-    """
-
-    def __init__(self, path: Path | str, *, batch_size: int = 16) -> None:
-        if batch_size < 1:
-            raise InputError(f"batch_size must be at least 1, not {batch_size}")
-        self.path, self.batch_size = Path(path), batch_size
-        model = read_model(self.path)
-        inputs, outputs = graph_inputs(model), list(model.graph.output)
-        if len(inputs) != 1 or len(outputs) != 1:
-            raise UnsupportedGraph(f"{self.path}: expected one input and one output")
-        kind, dims = inputs[0].type.tensor_type.elem_type, input_dims(inputs[0])
-        if kind not in _BYTE_OFFSET or len(dims) != 4:
-            raise UnsupportedGraph(
-                f"{self.path}: input {inputs[0].name!r} is {type_name(kind)}{list(dims)}: "
-                "expected images as uint8 or int8 N×C×H×W"
-            )
-        self._offset = _BYTE_OFFSET[kind]
-        self._input, self._output = inputs[0].name, outputs[0].name
-        self.input_shape = dims[1:]
-        self._constants = initializers(model)
-        self._nodes = list(model.graph.node)
-        for node in self._nodes:
+    def _prepare(self, graph: Graph) -> None:
+        self._graph = graph
+        for node in graph.nodes:
             if node.domain not in ("", "ai.onnx") or node.op_type not in _OPERATORS:
                 raise UnsupportedGraph(
-                    f"{self.path}: node {node_label(node)} of domain {node.domain!r} has no Q/DQ "
-                    f"reference. Defined are: {', '.join(supported_qdq_operators())}."
+                    f"node {node_label(node)} of domain {node.domain!r} has no Q/DQ reference. "
+                    f"Defined are: {', '.join(supported_qdq_operators())}."
                 )
 
-    def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Give the logits, float32 N×classes, of images uint8 N×C×H×W."""
-        return np.concatenate([logits for logits, _ in self.batches(images)])
-
-    def batches(
-        self, images: NDArray[np.uint8]
-    ) -> Iterator[tuple[NDArray[np.float32], dict[str, NDArray[np.int16]]]]:
-        """Give (logits, codes by the name of their QuantizeLinear's output) batch by batch.
-
-        Raises:
-            InputError: the images are not uint8 of the file's shape.
-            NothingToEvaluate: there are none.
-        """
-        wanted = [size for size in self.input_shape if size is not None]
-        if images.dtype != np.uint8 or images.ndim != 4 or list(images.shape[1:]) != wanted:
-            raise InputError(
-                f"{self.path} takes uint8 images of {'×'.join(map(str, wanted))}, got "
-                f"{images.dtype} of shape {images.shape}"
-            )
-        if not len(images):
-            raise NothingToEvaluate("expected at least one image, got none")
-        for start in range(0, len(images), self.batch_size):
-            batch = images[start : start + self.batch_size].astype(np.float64) - self._offset
-            tensors: dict[str, NDArray[Any]] = {**self._constants, self._input: batch}
-            codes: dict[str, NDArray[np.int16]] = {}
-            for node in self._nodes:
-                attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-                given = [tensors[name] if name else None for name in node.input]
-                tensors[node.output[0]] = _OPERATORS[node.op_type](attributes, *given)
-                if node.op_type == "QuantizeLinear":
-                    codes[node.output[0]] = tensors[node.output[0]].astype(np.int16)
-            yield tensors[self._output].astype(np.float32), codes
+    def _batch(self, images: NDArray[np.uint8]) -> Batch[np.int16]:
+        values = images.astype(np.float64) - _BYTE_OFFSET[self._type]
+        tensors: dict[str, NDArray[Any]] = {**self._graph.constants, self._input: values}
+        codes: dict[str, NDArray[np.int16]] = {}
+        for node in self._graph.nodes:
+            given = [tensors[name] if name else None for name in node.input]
+            made = _OPERATORS[node.op_type](attributes_of(node), *given)
+            tensors[node.output[0]] = made
+            if node.op_type == "QuantizeLinear":
+                codes[node.output[0]] = made.astype(np.int16)
+        return tensors[self._output].astype(np.float32), codes
 
 
 def supported_qdq_operators() -> tuple[str, ...]:
@@ -143,36 +96,26 @@ def _convolution(attributes: Attributes, x: Values, weight: Values, bias: Any = 
         raise UnsupportedGraph("Conv with auto_pad: the reference wants the padding written out")
     spread = attributes.get("dilations", [1, 1])
     reach = [(size - 1) * step + 1 for size, step in zip(kernel, spread, strict=True)]
-    windows = _windows(x, reach, strides, attributes.get("pads", [0, 0, 0, 0]), 0.0)
-    windows = windows[..., :: spread[0], :: spread[1]]
-    n, _, height, width = windows.shape[:4]
+    taken = windows(x, reach, strides, attributes.get("pads", [0, 0, 0, 0]), 0.0)
+    taken = taken[..., :: spread[0], :: spread[1]]
+    n, _, height, width = taken.shape[:4]
     outputs, depth = len(weight) // groups, weight.shape[1] * kernel[0] * kernel[1]
     parts = []
     for group in range(groups):
         channels = slice(group * weight.shape[1], (group + 1) * weight.shape[1])
-        columns = windows[:, channels].transpose(0, 2, 3, 1, 4, 5).reshape(-1, depth)
+        columns = taken[:, channels].transpose(0, 2, 3, 1, 4, 5).reshape(-1, depth)
         matrix = weight[group * outputs : (group + 1) * outputs].reshape(outputs, depth)
         parts.append((columns @ matrix.T).reshape(n, height, width, outputs))
     total = np.concatenate(parts, axis=3).transpose(0, 3, 1, 2)
     return total if bias is None else total + bias.astype(np.float64)[:, None, None]
 
 
-def _windows(x: Values, kernel: Any, strides: Any, pads: Any, fill: float) -> Values:
-    top, left, bottom, right = pads
-    edges = ((0, 0), (0, 0), (top, bottom), (left, right))
-    padded = np.pad(x, edges, constant_values=fill)
-    every: Values = sliding_window_view(padded, tuple(kernel), axis=(2, 3))
-    return every[:, :, :: strides[0], :: strides[1]]
-
-
 def _max_pool(attributes: Attributes, x: Values) -> Values:
     if attributes.get("ceil_mode", 0) or set(attributes.get("dilations", [1])) != {1}:
         raise UnsupportedGraph("MaxPool with ceil_mode or dilations: the reference has none")
     kernel = attributes["kernel_shape"]
-    windows = _windows(
-        x, kernel, attributes.get("strides", [1, 1]), attributes.get("pads", [0] * 4), -np.inf
-    )
-    return windows.max(axis=(4, 5))
+    strides, pads = attributes.get("strides", [1, 1]), attributes.get("pads", [0] * 4)
+    return largest_of(windows(x, kernel, strides, pads, -np.inf))
 
 
 def _gemm(attributes: Attributes, x: Values, weight: Values, bias: Any = None) -> Values:

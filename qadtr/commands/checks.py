@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     from eval.stages.checks import ChecksRunSettings, run_checks
     from qadtr.commands.shared import repository, settings_from
     from training.run_folder import RunFolder
-    from training.settings_reading import read_settings
+    from training.validated import read_settings
 
     given = settings_from(arguments.settings)
     battery = read_settings(

@@ -108,7 +108,7 @@ def _adaptive(arguments: argparse.Namespace, runs: Sequence[RunFolder]) -> int:
     from eval.report import adaptive_table
     from eval.stages.adaptive import AdaptiveRunSettings, run_adaptive
     from qadtr.commands.shared import repository, settings_from
-    from training.settings_reading import read_settings
+    from training.validated import read_settings
 
     attack = read_settings(
         AdaptiveSettings, settings_from(arguments.settings), "adaptive evaluation"

@@ -73,7 +73,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Export, and print a line per file."""
     from deploy.core.records import provenance
+    from export.budget import Overrides
     from export.export_run import ExportSettings, export_run
+    from export.target_proofs import TargetProof
     from qadtr.commands.shared import repository
     from training.data.subset import chosen_indices
     from training.run_folder import RunFolder
@@ -89,22 +91,25 @@ def run(arguments: argparse.Namespace) -> int:
             targets=tuple(arguments.target),
             storage=arguments.storage,
             tune=arguments.tune,
-            least_agreement=arguments.least_agreement,
-            code_flips=arguments.code_flips,
-            engine_logits=arguments.engine_logits,
-            engine_flips=arguments.engine_flips,
+            overrides=Overrides(
+                least_agreement=arguments.least_agreement,
+                code_flips=arguments.code_flips,
+                engine_logits=arguments.engine_logits,
+                engine_flips=arguments.engine_flips,
+            ),
         ),
         provenance(repository=repository(), seed=folder.seed),
     )
     for model in made:
-        print(f"{model.path}  {model.size_bytes / 1000:,.1f} kB")
+        lowered = model.lowered
+        print(f"{lowered.path}  {lowered.size_bytes / 1000:,.1f} kB")
         if arguments.explain:
             if model.exactness is not None:
                 print(f"  {model.exactness.summary()}")
-            for line in model.log:
+            for line in lowered.log:
                 print(f"  {line}")
-            for name in model.guarantees:
+            for name in lowered.guarantees:
                 print(f"  the whole graph: {name} [guarantee]")
-            if model.proof is not None:
+            if isinstance(model.proof, TargetProof):
                 print(indent(model.proof.summary(), "  "))
     return 0

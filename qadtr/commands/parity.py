@@ -46,8 +46,9 @@ def run(arguments: argparse.Namespace) -> int:
     from deploy.core.files import write_atomic
     from deploy.core.records import provenance
     from eval.report.parity_page import parity_page
-    from export.export_run import LEAST_AGREEMENT, ExportSettings
-    from export.parity_run import parity_of_run, proofs_of_run
+    from export.budget import Overrides
+    from export.parity_report import Parity
+    from export.parity_run import parity_of_run
     from qadtr.commands.shared import repository
     from training.data.subset import chosen_indices
     from training.run_folder import RunFolder
@@ -57,37 +58,26 @@ def run(arguments: argparse.Namespace) -> int:
     facts = provenance(
         repository=repository(),
         seed=folder.seed,
-        data={"name": split.name, "split": split.split, "digest": split.digest},
+        data=split.about,
     )
     images = split.images[chosen_indices(len(split), arguments.images)]
-    agreement = arguments.least_agreement
-    failed = False
-    if arguments.target != "onnxruntime":
-        if arguments.html is not None:
-            raise UsageError(
-                "--html draws layers, which only the target onnxruntime is compared by"
-            )
-        settings = ExportSettings(least_agreement=agreement)
-        for path, proof in proofs_of_run(
-            folder, arguments.target, arguments.bits, images, settings, facts
-        ):
+    if arguments.html is not None and arguments.target != "onnxruntime":
+        raise UsageError("--html draws layers, which only the target onnxruntime is compared by")
+    overrides = Overrides(
+        least_agreement=arguments.least_agreement, code_flips=arguments.code_flips
+    )
+    failed, drawn = False, []
+    for path, proof in parity_of_run(
+        folder, arguments.target, arguments.bits, images, overrides, facts
+    ):
+        if isinstance(proof, Parity):
+            print(f"{proof.model}: {proof.summary()}")
+            print(proof.table())
+            drawn.append(proof)
+        else:
             print(f"{path.name}: {'within its budget' if proof.ok else 'OVER ITS BUDGET'}")
             print(indent(proof.summary(), "  "))
-            failed = failed or not proof.ok
-        return 2 if failed else 0
-    drawn = []
-    for found in parity_of_run(
-        folder,
-        arguments.bits,
-        images,
-        LEAST_AGREEMENT if agreement is None else agreement,
-        arguments.code_flips,
-        facts,
-    ):
-        print(f"{found.model}: {found.summary()}")
-        print(found.table())
-        drawn.append(found)
-        failed = failed or not found.ok
+        failed = failed or not proof.ok
     if arguments.html is not None:
         write_atomic(arguments.html, parity_page(folder.path.name, drawn).encode())
         print(arguments.html)

@@ -117,7 +117,7 @@ def _supplied(arguments: argparse.Namespace) -> int:
     from eval.stages.supplied import supply_patches
     from qadtr.commands.shared import repository
     from training.run_folder import RunFolder
-    from training.settings_reading import read_settings
+    from training.validated import read_settings
 
     unfit = sorted(_only_attacks(arguments))
     if unfit:
@@ -163,7 +163,7 @@ def _only_attacks(arguments: argparse.Namespace) -> set[str]:
 
 
 def _print(path: Path, patch_set: PatchSet) -> None:
-    area = patch_set.provenance["area"]
+    area = patch_set.origin.area
     print(
         f"{path}: {patch_set.name}, {area['px']} px ({100 * area['share']:.1f}% of the image), "
         f"for {len(patch_set.image_indices)} images"

@@ -14,11 +14,12 @@ from onnx import numpy_helper
 
 from deploy.core.errors import InputError
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
+from export.budget import EQUAL, Overrides, default_budget
 from export.exactness import ExactnessError, odd_part, require_exact
-from export.export_run import budget_of
 from export.fake_quantized import FakeQuantized
 from export.lowering import lower
-from export.parity import DEFAULT_BUDGET, EXACT_BUDGET, Parity, check_parity
+from export.parity import check_parity
+from export.parity_report import Parity
 from export.qonnx_from_network import write_qonnx
 from training.checkpoint import load_network
 from training.config import config_from_dict
@@ -27,6 +28,7 @@ from training.exact import EXACT_LIMIT
 from training.loop import RunOptions, train
 from training.networks import Network, NetworkSpec, build_network
 
+DEFAULT_BUDGET = default_budget("onnxruntime", 8, exact=False).network
 BIT_WIDTHS = (8, 5, 4, 3, 2)
 SIZE = 16
 
@@ -66,7 +68,7 @@ def parity_of(network: Network, bits: int, images: NDArray[np.uint8], folder: Pa
         made.path,
         images,
         fake_quantized=FakeQuantized(network, bits),
-        budget=budget_of(network, 0.995, 0.05),
+        budget=default_budget("onnxruntime", bits, exact=network.spec.exact).network,
     )
 
 
@@ -77,7 +79,7 @@ def test_a_trained_exact_network_is_its_integer_file_byte_for_byte(
     images = digits.images[:64]
     parity = parity_of(trained, bits, images, tmp_path)
     assert parity.ok, parity.failures
-    assert parity.budget == EXACT_BUDGET
+    assert parity.budget == EQUAL
     compared = [layer for layer in parity.layers if layer.flips is not None]
     assert {"stem", "block1.first", "block1.shortcut", "block2", "pool"} <= {
         layer.tensor for layer in compared
@@ -121,7 +123,7 @@ def warmed(name: str, *, exact: bool, bits: int = 8, size: int = SIZE) -> Networ
                 module.bias.normal_(0.0, 0.3, generator=generator)
         for _ in range(3):
             network(torch.randint(0, 256, (8, 3, size, size), generator=generator).float())
-    return network.eval()
+    return network.for_evaluation()
 
 
 # 48 px leave 6 × 6 positions to the average of resnet8: even, and no power of two.
@@ -207,24 +209,7 @@ def test_a_budget_is_enforced_and_names_the_first_layer_over_it(
     assert any("layer 'block0.first' has" in failure for failure in parity.failures)
     table = parity.table().splitlines()
     assert sum("<- flips" in line for line in table) == 1
-    assert Parity.from_json(parity.to_json()) == parity
     with pytest.raises(InputError, match="needs the fake-quantized network"):
         check_parity(made, digits.images[:8], budget=DEFAULT_BUDGET)
     with pytest.raises(InputError, match="code flips is a share"):
-        budget_of(network, 0.995, 5.0)
-
-
-def test_reports_of_before_are_still_read(
-    trained: Network, digits: ImageSet, tmp_path: Path
-) -> None:
-    written = parity_of(trained, 8, digits.images[:16], tmp_path).to_json()
-    new = {"first_flip", "fake_logits_different", "largest_fake_logit_difference", "budget"}
-    old = {key: value for key, value in written.items() if key not in new} | {"format_version": 1}
-    old["layers"] = [
-        {k: v for k, v in layer.items() if k not in ("flips", "largest_flip")}
-        for layer in written["layers"]
-    ]
-    read = Parity.from_json(old)
-    assert read.fake_logits_different is None
-    assert read.layers[0].flips is None
-    assert "reference≠fake" in read.table()
+        Overrides(code_flips=5.0)

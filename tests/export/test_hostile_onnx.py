@@ -22,7 +22,7 @@ from deploy.core.errors import InputError, QadtrError
 from export.certificate import certify
 from export.graph_builder import QONNX
 from export.lowering import lower, lower_float
-from export.reference import IntegerReference
+from export.reference import IntegerReference, QdqReference
 from qadtr.__main__ import main
 from tests.export.integer_graphs import residual_graph
 from tests.export.onnx_mutations import damaged
@@ -41,6 +41,14 @@ def qonnx_model() -> onnx.ModelProto:
     return small_qonnx(np.random.default_rng(0))
 
 
+@cache
+def qdq_model() -> onnx.ModelProto:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "q.onnx"
+        path.write_bytes(qonnx_model().SerializeToString())
+        return onnx.load(lower(path, Path(folder) / "qcdq.onnx", target="qcdq").path)
+
+
 def reads(reader: str, path: Path) -> None:
     if reader == "lower":
         lower(path, path.parent / "lowered.onnx")
@@ -48,6 +56,8 @@ def reads(reader: str, path: Path) -> None:
         lower_float(path, path.parent / "lowered.onnx")
     elif reader == "reference":
         IntegerReference(path).run(IMAGES)
+    elif reader == "qdq reference":
+        QdqReference(path).run(IMAGES)
     else:
         certify(path, isolated=True)
 
@@ -294,6 +304,12 @@ def _either(reader: str, model: onnx.ModelProto) -> None:
 @given(data=st.data())
 def test_the_reference_reads_or_refuses_what_is_damaged(data: st.DataObject) -> None:
     _either("reference", data.draw(damaged(integer_model())))
+
+
+@settings(DAMAGED, max_examples=150)
+@given(data=st.data())
+def test_the_qdq_reference_reads_or_refuses_what_is_damaged(data: st.DataObject) -> None:
+    _either("qdq reference", data.draw(damaged(qdq_model())))
 
 
 @settings(DAMAGED, max_examples=80)

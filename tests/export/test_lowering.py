@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from deploy.core.errors import InputError
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
 from export.certificate import certify
+from export.fake_quantized import FakeQuantized
 from export.graph_builder import QONNX
 from export.lowering import lower, lower_float
 from export.parity import check_parity
@@ -21,7 +22,6 @@ from export.passes.rule import LoweringError
 from export.qonnx_execution import execute_qonnx
 from export.qonnx_from_network import write_qonnx
 from training.networks import Network, NetworkSpec, build_network
-from training.prediction import predict
 
 BIT_WIDTHS = (32, 8, 5, 4, 3, 2)
 
@@ -43,7 +43,7 @@ def network() -> Network:
             built.set_bit_width(bits)
             for _ in range(3):
                 built(torch.randint(0, 256, (32, 3, 32, 32), generator=generator).float())
-    return built.eval()
+    return built.for_evaluation()
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_lowered_graph_is_integer_and_equals_reference_and_training(
     _, path = exported(network, bits, tmp_path)
     certificate = certify(path, images[:4])
     assert certificate.ok, certificate.failures
-    parity = check_parity(path, images, fake_quantized_predictions=predict(network, images, bits))
+    parity = check_parity(path, images, fake_quantized=FakeQuantized(network, bits))
     assert parity.logits_different == 0
     assert parity.first_departure is None
     assert parity.agreement is not None

@@ -13,12 +13,12 @@ from onnx import numpy_helper
 
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
 from export.certificate import certify
+from export.fake_quantized import FakeQuantized
 from export.lowering import Lowered, lower, lower_float
 from export.parity import check_parity
 from export.qonnx_execution import execute_qonnx
 from export.qonnx_from_network import write_qonnx
 from training.networks import Network, NetworkSpec, build_network
-from training.prediction import predict
 
 CASES = [
     *((name, bits) for name in ("vgg11", "mobilenetv2") for bits in (8, 5, 4, 3, 2)),
@@ -43,7 +43,7 @@ def network(name: str, *bit_widths: int, **settings: Any) -> Network:
         for bits in bit_widths:
             built.set_bit_width(bits)
             built(torch.from_numpy(fields(8, seed=1)).float())
-    return built.eval()
+    return built.for_evaluation()
 
 
 def fields(count: int, seed: int = 0) -> np.ndarray:
@@ -64,9 +64,7 @@ def test_network_is_integer_and_equals_reference_and_training(
     made = lowered(built, bits, tmp_path)
     certificate = certify(made.path, images[:2])
     assert certificate.ok, certificate.failures
-    parity = check_parity(
-        made.path, images, fake_quantized_predictions=predict(built, images, bits)
-    )
+    parity = check_parity(made.path, images, fake_quantized=FakeQuantized(built, bits))
     assert sum(layer.values for layer in parity.layers) > 100_000
     assert parity.first_departure is None
     assert parity.logits_different == 0

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, Phase, assume, given, settings
 from onnx import helper, numpy_helper
 
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
-from export.budget import DepartureBudget, TargetBudget
+from export.budget import Budget, FileBudget
 from export.certificate import certify
 from export.lowering import lower
 from export.parity import check_parity
@@ -22,8 +22,8 @@ from export.qonnx_execution import execute_qonnx
 from export.target_proofs import REFERENCE, prove_qdq
 from tests.export.random_qonnx import small_networks, write_random
 
-_ANY = DepartureBudget(logits=None, flips=1.0)
-UNBOUNDED = TargetBudget(engine=_ANY, network=_ANY)
+_ANY = Budget(logits=None, flips=1.0)
+UNBOUNDED = FileBudget(engine=_ANY, network=_ANY)
 
 PADDED_POINT = "padded 1×1 convolution with a stride"
 """OpenVINO 2026.4.1 moves such a stride to the layer before and forgets the padding: it computes

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from deploy.core.errors import InputError
-from export.reading import initializers, read_model
+from export.graph import initializers
+from export.reading import read_model
 from tests.export.integer_graphs import residual_graph
 
 

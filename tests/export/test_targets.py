@@ -14,13 +14,11 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from deploy.core.errors import InputError, NothingToEvaluate
-from export.budget import EQUAL, DepartureBudget, TargetBudget, default_budget, departure
-from export.fake_quantized import network_logits
+from export.budget import EQUAL, Budget, FileBudget, default_budget, departure
 from export.lowering import lower
 from export.origin import origin_of, require_origin
 from export.passes.guarantee import require_guarantees
-from export.passes.qdq.dialect import STANDARD
-from export.passes.rule import ContractError
+from export.passes.rule import STANDARD, ContractError
 from export.qonnx_execution import execute_qonnx
 from export.qonnx_from_network import write_qonnx
 from export.reference.qdq import QdqReference
@@ -30,11 +28,11 @@ from export.target_proofs import (
     TargetProofError,
     prove_qdq,
     prove_qonnx,
-    require_proof,
 )
-from export.targets import TARGETS, TENSORRT, Target, _qdq_rules
+from export.targets import TARGETS, TENSORRT, Target
 from tests.export.test_network_lowering import fields, network
 from training.networks import Network
+from training.prediction import logits as logits_of
 
 CASES = [
     *((name, bits) for name in ("resnet8", "mobilenetv2") for bits in (8, 5, 4, 3, 2)),
@@ -45,14 +43,14 @@ CASES = [
 IMAGES = fields(3)
 
 
-def untrained(bits: int) -> TargetBudget:
+def untrained(bits: int) -> FileBudget:
     """Drawn weights make a chaotic network: one code that float32 moves at a rounding tie reaches
     the logits as several percent. Under 8 bits sums are shorter, and such codes are rare: measured
     0 in every case but one; at 8 bits up to 11% and one image of three in MobileNetV2."""
     logits, flips = (0.4, 0.67) if bits == 8 else (0.1, 0.34)
-    return TargetBudget(
-        engine=DepartureBudget(logits=logits, flips=flips),
-        network=DepartureBudget(logits=None, flips=1.0),
+    return FileBudget(
+        engine=Budget(logits=logits, flips=flips),
+        network=Budget(logits=None, flips=1.0),
     )
 
 
@@ -70,7 +68,7 @@ def made(built: Network, bits: int, folder: Path, target: str) -> Path:
 
 
 def proof_of(built: Network, bits: int, folder: Path, target: str) -> TargetProof:
-    logits = network_logits(built, bits, IMAGES)
+    logits = logits_of(built, IMAGES, bits)
     return prove_qdq(target, made(built, bits, folder, target), IMAGES, logits, untrained(bits))
 
 
@@ -138,9 +136,14 @@ def test_an_unsigned_zero_point_never_reaches_tensorrt(
         require_guarantees(TENSORRT.guarantees, model, "the file")
 
     # A pass that writes unsigned codes: the lowering itself refuses its work, and writes nothing.
-    wrong: Target = replace(TENSORRT, rules=_qdq_rules(STANDARD))
+    wrong: Target = replace(TENSORRT, dialect=STANDARD)
     monkeypatch.setitem(TARGETS, "tensorrt", wrong)
     with pytest.raises(ContractError, match=r"holds -128…127|symmetric int8"):
+        lower(tmp_path / "q.onnx", tmp_path / "wrong.onnx", target="tensorrt")
+    first = replace(TENSORRT.rules[0], write=lambda found, layer, context: (None, "nothing"))
+    wrong = replace(TENSORRT, rules=(first, *TENSORRT.rules[1:]))
+    monkeypatch.setitem(TARGETS, "tensorrt", wrong)
+    with pytest.raises(ContractError, match="'image codes' matched and gave no codes"):
         lower(tmp_path / "q.onnx", tmp_path / "wrong.onnx", target="tensorrt")
     assert not (tmp_path / "wrong.onnx").exists()
 
@@ -155,19 +158,19 @@ def test_a_planted_fault_is_over_the_budget(target: str, tmp_path: Path) -> None
     moved[0] += 9.0
     bias.CopyFrom(numpy_helper.from_array(moved, bias.name))
     onnx.save(model, path)
-    logits = network_logits(built, 4, IMAGES)
+    logits = logits_of(built, IMAGES, 4)
     # The file's own reference has the fault as well; the network has not.
     proof = prove_qdq(target, path, IMAGES, logits, default_budget(target, 4, exact=False))
     assert not proof.ok
     with pytest.raises(TargetProofError, match="than in the fake-quantized network"):
-        require_proof(proof)
+        proof.required()
 
 
 def test_qonnx_executes_and_is_the_same_after_the_cleanup_command(tmp_path: Path) -> None:
     built = drawn("resnet8", 2)
     path = write_qonnx(built, 2, tmp_path / "q.onnx")
-    budget = TargetBudget(engine=EQUAL, network=untrained(2).engine)
-    proof = prove_qonnx(path, IMAGES, network_logits(built, 2, IMAGES), budget)
+    budget = FileBudget(engine=EQUAL, network=untrained(2).engine)
+    proof = prove_qonnx(path, IMAGES, logits_of(built, IMAGES, 2), budget)
     assert proof.ok, proof.failures
     assert proof.departures[1].budget == EQUAL
     command = [sys.executable, "-c", "from qonnx.util.cleanup import main; main()"]
@@ -213,10 +216,10 @@ def test_a_file_names_its_checkpoint(tmp_path: Path) -> None:
 def test_departures_count_and_refuse() -> None:
     ours = np.array([[1.0, 2.0], [5.0, 4.0]], np.float32)
     theirs = np.array([[1.0, 3.0], [4.0, 8.0]], np.float32)
-    found = departure(("a", ours), ("b", theirs), DepartureBudget(logits=0.5, flips=0.5))
+    found = departure(("a", ours), ("b", theirs), Budget(logits=0.5, flips=0.5))
     assert (found.flips, found.largest_difference, found.largest_logit) == (1, 4.0, 8.0)
     assert found.failures == ()
-    tight = departure(("a", ours), ("b", theirs), DepartureBudget(logits=0.49, flips=0.49))
+    tight = departure(("a", ours), ("b", theirs), Budget(logits=0.49, flips=0.49))
     assert len(tight.failures) == 2
     assert departure(("a", ours), ("b", ours), EQUAL).failures == ()
     with pytest.raises(InputError, match="not of one network"):
@@ -226,4 +229,4 @@ def test_departures_count_and_refuse() -> None:
     with pytest.raises(InputError, match="NaN"):
         departure(("a", ours), ("b", theirs * np.nan), EQUAL)
     with pytest.raises(InputError, match="a budget has a share"):
-        DepartureBudget(logits=0.1, flips=1.5)
+        Budget(logits=0.1, flips=1.5)

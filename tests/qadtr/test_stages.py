@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from deploy.core.records import read_records
-from export.certificate import Certificate
 from qadtr.__main__ import main
 
 pytestmark = pytest.mark.slow
@@ -142,13 +141,11 @@ def test_parity_and_inspect(run: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert main(["inspect", str(run / "export" / "onnxruntime-4.onnx")]) == 0
     assert "QLinearConv" in capsys.readouterr().out
     assert main(["inspect", "--json", str(run / "export" / "onnxruntime-4.onnx")]) == 0
-    printed = Certificate.from_json(json.loads(capsys.readouterr().out))
-    stored = Certificate.from_json(
-        json.loads((run / "export" / "onnxruntime-4.certificate.json").read_text())
-    )
-    assert printed.ok and stored.ok
-    assert printed.model_sha256 == stored.model_sha256
-    assert printed.counts() == stored.counts()
+    printed = json.loads(capsys.readouterr().out)
+    stored = json.loads((run / "export" / "onnxruntime-4.certificate.json").read_text())
+    assert printed["ok"] is stored["ok"] is True
+    assert printed["model_sha256"] == stored["model_sha256"]
+    assert printed["counts"] == stored["counts"]
     # The float baseline is no integer graph, and says so.
     assert main(["inspect", str(run / "export" / "onnxruntime-32.onnx")]) == 2
     assert "NOT INTEGER" in capsys.readouterr().out

@@ -23,7 +23,7 @@ from training.networks import Network, NetworkSpec, build_network
 
 def network(name: str = "resnet8") -> Network:
     spec = NetworkSpec(name=name, classes=4, input_size=16, bit_widths=(32, 4))
-    return build_network(spec, torch.Generator().manual_seed(0)).eval()
+    return build_network(spec, torch.Generator().manual_seed(0)).for_evaluation()
 
 
 def saved(folder: Path) -> Path:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from deploy.core.errors import InputError
 from tests.training.small_run import small_config
 from training.config import TrainingConfig, load_config
 from training.data import ImageSet
@@ -33,6 +35,21 @@ ABLATION = {
 }
 SWITCHES = ("aqapa", "dbwt", "gir", "gir_penalty")
 ALONE = {f"-plain-{bits}bit": bits for bits in (8, 5, 4, 2)}
+BASE = """
+name = "x"
+seed = 1
+[data]
+kind = "digits"
+[network]
+name = "resnet8"
+bit_widths = [8, 4]
+[training]
+epochs = 1
+batch_size = 32
+[defense]
+name = "qadtr"
+sizes_px = [4]
+"""
 PATCH_SIZES = {"sizes_px", "personal_px", "size_px"}
 
 
@@ -54,6 +71,61 @@ def test_a_config_is_valid_and_named_like_its_file(path: Path) -> None:
     assert config.name == path.stem
     assert config.network.name in NETWORKS
     check_defense(config.defense)
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_a_config_writes_only_what_differs_from_what_it_extends(path: Path) -> None:
+    table = tomllib.loads(path.read_text())
+    if "extends" not in table:
+        assert path.stem in ("cifar10-resnet8", "imagenet-resnet18")
+        return
+    below = load_config(path.parent / table.pop("extends")).as_dict()
+    if table.get("defense", below["defense"]).get("name", "") not in ("", below["defense"]["name"]):
+        del below["defense"]
+
+    def repeated(above: Mapping[str, Any], below: Mapping[str, Any]) -> list[str]:
+        same = [key for key, value in above.items() if key in below and value == below[key]]
+        deeper = [key for key, value in above.items() if isinstance(value, dict) and key in below]
+        return same + [name for key in deeper for name in repeated(above[key], below[key])]
+
+    assert repeated(table, below) == []
+
+
+def test_a_config_is_laid_over_the_one_that_it_extends(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "base.toml").write_text(BASE)
+    middle = tmp_path / "sub" / "middle.toml"
+    middle.write_text('extends = "../base.toml"\nseed = 2\n[network]\nbit_widths = [8]\n')
+    top = tmp_path / "sub" / "top.toml"
+    top.write_text('extends = "middle.toml"\n[training]\nepochs = 3\n[defense]\nmove = 0.5\n')
+    config = load_config(top, {"training.epochs": 4})
+    assert (config.seed, config.network.bit_widths) == (2, (8,))
+    assert (config.training.epochs, config.training.batch_size) == (4.0, 32)
+    assert config.defense == {"name": "qadtr", "sizes_px": [4], "move": 0.5}
+    assert "extends" not in config.as_dict()
+    for defense, resolved_to in (
+        ('name = "pbat"', {"name": "pbat"}),
+        ('name = "qadtr"', {"name": "qadtr", "sizes_px": [4]}),
+    ):
+        top.write_text(f'extends = "middle.toml"\n[defense]\n{defense}\n')
+        assert load_config(top).defense == resolved_to
+
+
+@pytest.mark.parametrize(
+    ("extends", "message"),
+    [
+        ('"b.toml"', r"circle: .*a\.toml → .*b\.toml → .*a\.toml"),
+        ('"none.toml"', r"there is no config .*none\.toml, which .*a\.toml extends"),
+        ('"bad.toml"', r"bad\.toml, which .*a\.toml extends, cannot be read as TOML"),
+        ("3", "extends must be the path of a config; got 3"),
+    ],
+)
+def test_what_a_config_cannot_extend(tmp_path: Path, extends: str, message: str) -> None:
+    (tmp_path / "a.toml").write_text(f"extends = {extends}\n")
+    (tmp_path / "b.toml").write_text('extends = "a.toml"\n')
+    (tmp_path / "bad.toml").write_text("x = [")
+    with pytest.raises(InputError, match=message):
+        load_config(tmp_path / "a.toml")
 
 
 def test_no_config_is_outside_the_families_that_are_held_here() -> None:

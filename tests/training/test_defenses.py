@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import get_args
 
 import pytest
 import torch
@@ -10,8 +11,8 @@ import torch
 from deploy.core.errors import InputError
 from training.defenses import Batch, Defense, TrainingFacts, build_defense, check_defense
 from training.defenses.personal_pool import PersonalPool
-from training.defenses.schedule import SCHEDULES, scheduled_bit_width
-from training.defenses.universal_pool import UniversalPool
+from training.defenses.schedule import Schedule, scheduled_bit_width
+from training.defenses.universal_pool import Kind, UniversalPool
 from training.networks import Network, NetworkSpec, build_network
 
 BIT_WIDTHS = (32, 8, 4, 2)
@@ -39,8 +40,10 @@ def batch(count: int = 16) -> Batch:
     )
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
-def test_a_schedule_is_a_function_of_step_and_seed_and_uses_every_bit_width(schedule: str) -> None:
+@pytest.mark.parametrize("schedule", get_args(Schedule))
+def test_a_schedule_is_a_function_of_step_and_seed_and_uses_every_bit_width(
+    schedule: Schedule,
+) -> None:
     def drawn(seed: int) -> list[int]:
         return [
             scheduled_bit_width(schedule, BIT_WIDTHS, step, steps=400, seed=seed)
@@ -114,7 +117,7 @@ def test_a_universal_patch_learns_only_at_its_own_bit_width_and_uphill() -> None
         generator=torch.Generator().manual_seed(1),
         device=torch.device("cpu"),
     )
-    square = ("square", 4, "random")
+    square: Kind = ("square", 4, "random")
     before = pool.patches[square].clone()
     images = batch()
     rows = torch.arange(12)
@@ -173,10 +176,10 @@ def test_state_round_trips() -> None:
         ({"name": "qadtr", "universal_share": 0.8, "personal_share": 0.5}, "at most 1"),
         ({"name": "qadtr", "schedule": "spiral"}, "cycle, uniform, curriculum"),
         ({"name": "qat", "schedule": "spiral"}, "cycle, uniform, curriculum"),
-        ({"name": "qadtr", "step_size": "fast"}, "must be of type float"),
+        ({"name": "qadtr", "step_size": "fast"}, "step_size must be a number; got 'fast'"),
         ({"name": "qadtr", "shapes": ["star"]}, "square, circle"),
         ({"name": "qadtr", "targeted": 9}, "0 to per_bit_width"),
-        ({"name": "qadtr", "restart_below": 2.0}, "0 to 1"),
+        ({"name": "qadtr", "restart_below": 2.0}, "at least 0 and at most 1"),
         ({"name": "qadtr", "penalty_every": 0}, "at least 1"),
         ({"name": "qadtr", "gir_penalty": True, "aqapa": False}, "aqapa = true"),
     ],

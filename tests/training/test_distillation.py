@@ -119,7 +119,7 @@ def test_a_distilled_training_differs_only_where_there_is_a_teacher_and_resumes_
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"weight": 1.5}, "0 to 1"),
+        ({"weight": 1.5}, "at least 0 and at most 1; got 1.5"),
         ({"temperature": 0.0}, "above 0"),
         ({"teacher": "me"}, "next, widest"),
         ({"strength": 1.0}, "valid here are teacher, temperature, weight"),

@@ -15,6 +15,7 @@ from training.exact import (
     power_of_two_above,
 )
 from training.gradients import PowerOfTwo
+from training.network_spec import NetworkSettings
 from training.networks import Network, NetworkSpec, build_network
 from training.networks.layers import units_of
 from training.networks.units import PooledQuantizer
@@ -40,7 +41,7 @@ def network(name: str = "resnet8", images: int = 16) -> Network:
         for bits in BIT_WIDTHS:
             built.set_bit_width(bits)
             built(torch.randint(0, 256, (images, 3, 16, 16), generator=generator).float())
-    return built.eval()
+    return built.for_evaluation()
 
 
 def test_powers_of_two_are_exact_and_nearest_on_a_logarithmic_scale() -> None:
@@ -125,7 +126,7 @@ def test_a_large_bias_or_a_large_sum_widens_the_weight_step() -> None:
 
 
 def test_the_averages_scale_is_short_in_binary_and_has_no_half_or_only_exact_ones() -> None:
-    switch = BitWidthSwitch((8,), exact=True)
+    switch = BitWidthSwitch(NetworkSettings(name="any", bit_widths=(8,), exact=True))
     stream = LearnedScale(switch, stream=True)
     stream.requires_grad_(False)
     for positions in (1, 2, 4, 9, 16, 36, 49, 64, 100, 196):

@@ -30,7 +30,7 @@ def network(mixed: dict[int, dict[str, int]], name: str = "resnet8") -> Network:
         for bits in (8, 4):
             built.set_bit_width(bits)
             built(PIXELS)
-    return built.eval()
+    return built.for_evaluation()
 
 
 def block_of(network: Network, index: int) -> ResidualBlock:
@@ -140,16 +140,16 @@ def test_a_config_may_quote_layer_names_or_not(tmp_path: Path) -> None:
     path = tmp_path / "x.toml"
     path.write_text(text)
     config = load_config(path)
-    assert config.network.mixed_bits() == {4: {"block0.first": 8, "block1.second": 3, "block2": 2}}
+    assert config.network.mixed == {4: {"block0.first": 8, "block1.second": 3, "block2": 2}}
     for wrong, said in (
-        ("block2 = 2.5", "block2 must be a number of bits, got 2.5"),
-        ("block2 = true", "must be a number of bits, got True"),
+        ("block2 = 2.5", "network\\.mixed\\.4\\.block2 must be a whole number; got 2\\.5"),
+        ("block2 = true", "must be a whole number; got True"),
     ):
         path.write_text(text.replace("block2 = 2", wrong))
         with pytest.raises(InputError, match=said):
             load_config(path)
     path.write_text(text.replace("[network.mixed.4]", "[network.mixed.four]"))
-    with pytest.raises(InputError, match=r"such as \[network\.mixed\.4\]; got four"):
+    with pytest.raises(InputError, match=r"network\.mixed\.four must be a whole number"):
         load_config(path)
 
 
@@ -160,14 +160,16 @@ def test_a_checkpoint_keeps_both_settings_and_an_older_one_has_neither(tmp_path:
             name="resnet8", classes=4, input_size=16, bit_widths=(8, 4), exact=exact,
             mixed={4: {"block0.first": 6}},
         )  # fmt: skip
-        built = build_network(spec, torch.Generator().manual_seed(0)).eval()
+        built = build_network(spec, torch.Generator().manual_seed(0)).for_evaluation()
         save_checkpoint(path, built, {})
         loaded = load_network(path)
         assert loaded.spec == spec
         with built.at(4), loaded.at(4), torch.no_grad():
             assert torch.equal(built(PIXELS), loaded(PIXELS))
     spec = NetworkSpec(name="resnet8", classes=4, input_size=16, bit_widths=(8, 4))
-    save_checkpoint(path, build_network(spec, torch.Generator().manual_seed(0)).eval(), {})
+    save_checkpoint(
+        path, build_network(spec, torch.Generator().manual_seed(0)).for_evaluation(), {}
+    )
     sidecar = json.loads(path.with_suffix(".json").read_text())
     del sidecar["network"]["exact"], sidecar["network"]["mixed"]
     assert sidecar["sha256"] == sha256_of(path)

@@ -10,20 +10,18 @@ import pytest
 import torch
 
 from deploy.core.errors import InputError
+from export.fake_quantized import FakeQuantized
 from export.lowering import lower
 from export.parity import check_parity
 from export.qonnx_from_network import write_qonnx
 from tests.training.small_run import small_config
-from training.averaging import MovingAverage
-from training.checkpoint import load_network, persistent_tensors, read_tensors
+from training.checkpoint import RESUME, load_network, persistent_tensors, read_tensors, start_from
 from training.data import ImageSet
 from training.defenses import Batch
 from training.dry_run import dry_run
 from training.loop import RunOptions, TrainingRun, train
 from training.networks import build_network
-from training.prediction import predict
-from training.run_state import RESUME
-from training.warm_start import start_from
+from training.optimizer import MovingAverage
 
 SHORT = {"epochs": 0.16, "batch_size": 32, "learning_rate": 0.05}
 
@@ -37,17 +35,17 @@ def run(
 
 def test_the_average_is_that_of_its_formula() -> None:
     module = torch.nn.BatchNorm2d(2)
-    average = MovingAverage(module, 0.5)
+    average = MovingAverage(persistent_tensors(module), 0.5)
     with torch.no_grad():
         module.weight.fill_(3.0)
-    average.update(module, 0)
+    average.update(0)
     # At step 0 the decay is (1 + 0) / (10 + 0), not yet 0.5.
     torch.testing.assert_close(average.tensors["weight"], torch.full((2,), 0.1 + 0.9 * 3.0))
-    average.update(module, 1000)
+    average.update(1000)
     expected = 0.5 * (0.1 + 0.9 * 3.0) + 0.5 * 3.0
     torch.testing.assert_close(average.tensors["weight"], torch.full((2,), expected))
     module(torch.zeros(2, 2, 2, 2))
-    average.update(module, 1001)
+    average.update(1001)
     assert int(average.tensors["num_batches_tracked"]) == 1
 
 
@@ -198,7 +196,7 @@ def test_bfloat16_products_train_like_float32_and_leave_evaluation_as_it_is(
             network.train()
             in_training = network(pixels)
             assert in_training.dtype == torch.float32
-            network.eval()
+            network.for_evaluation()
             found = network(pixels)
             network.set_products(torch.float32)
             assert torch.equal(network(pixels), found)
@@ -231,9 +229,7 @@ def test_every_recipe_of_scales_trains_resumes_and_is_what_the_integer_engine_co
     images = small_holdout.images[:40]
     for bits in (4, 2):
         lowered = lower(write_qonnx(trained, bits, tmp_path / "q.onnx"), tmp_path / "i.onnx")
-        parity = check_parity(
-            lowered.path, images, fake_quantized_predictions=predict(trained, images, bits)
-        )
+        parity = check_parity(lowered.path, images, fake_quantized=FakeQuantized(trained, bits))
         assert parity.first_departure is None
         assert parity.agreement is not None
         assert parity.agreement >= 0.95
@@ -262,7 +258,7 @@ def test_bfloat16_products_resume_to_the_same_bytes(
         ({"accumulate": 3}, "must divide"),
         ({"accumulate": 32}, "at least 2 images"),
         ({"ema": 1.0}, "below 1"),
-        ({"warm_start": 3}, "must be of type str"),
+        ({"warm_start": 3}, "must be text; got 3"),
     ],
 )
 def test_wrong_options(change: dict[str, object], message: str) -> None:

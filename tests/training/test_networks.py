@@ -25,7 +25,7 @@ def warmed(name: str = "resnet8", seed: int = 0, images: int = 16) -> Network:
         for bits in BIT_WIDTHS:
             network.set_bit_width(bits)
             network(torch.randint(0, 256, (images, 3, 16, 16), generator=generator).float())
-    return network.eval()
+    return network.for_evaluation()
 
 
 def block_of(network: Network, index: int) -> ResidualBlock:
@@ -88,6 +88,23 @@ def test_first_and_last_layer_keep_eight_bits() -> None:
         assert weight_quantizer(block_of(network, 0).first.conv).codes_bits() == 2
 
 
+def test_switching_to_evaluation_changes_nothing_and_needs_stored_scales() -> None:
+    spec = NetworkSpec(name="resnet8", classes=10, input_size=16, bit_widths=(32, 4))
+    network = build_network(spec, torch.Generator().manual_seed(0))
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    network.eval()
+    assert all(torch.equal(tensor, before[n]) for n, tensor in network.state_dict().items())
+    pixels = torch.zeros(1, 3, 16, 16)
+    network(pixels)  # float has no scales
+    with network.at(4), pytest.raises(ValueError, match="for_evaluation"):
+        network(pixels)
+    assert network.for_evaluation() is network
+    assert not network.training
+    changed = [n for n, t in network.state_dict().items() if not torch.equal(t, before[n])]
+    assert changed
+    assert all(".scale_" in name for name in changed)
+
+
 def test_evaluation_uses_the_scales_stored_when_training_ended() -> None:
     network = warmed()
     pixels = torch.randint(0, 256, (2, 3, 16, 16)).float()
@@ -97,7 +114,7 @@ def test_evaluation_uses_the_scales_stored_when_training_ended() -> None:
         quantizer.get_buffer("scale_4").mul_(2.0)
         assert not torch.equal(network(pixels), before)
         network.train()
-        network.eval()
+        network.for_evaluation()
         assert torch.equal(network(pixels), before)
 
 

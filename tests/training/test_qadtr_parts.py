@@ -11,7 +11,7 @@ from tests.training.test_frozen import snapshot, started
 from training.defenses import build_defense
 from training.defenses.partner import gradient_agreement, patched_region
 from training.defenses.showing import Pose, drawn, turned
-from training.defenses.universal_pool import UniversalPool
+from training.defenses.universal_pool import Kind, UniversalPool
 from training.frozen import frozen_statistics, pixel_gradient
 
 
@@ -42,7 +42,8 @@ def test_a_targeted_patch_steps_towards_its_class_and_not_with_the_training_grad
         with frozen_statistics(network):
             return pixel_gradient(network, pixels, targets)
 
-    kind, rows = ("square", 4, "random"), torch.arange(16)
+    rows = torch.arange(16)
+    kind: Kind = ("square", 4, "random")
     before = own.patches[kind].clone()
     own.patch(images.pixels, rows, 4, generator(), labels=images.labels, improve=improve)
     moved = (own.patches[kind] != before).flatten(1).any(dim=1)
@@ -67,7 +68,7 @@ def test_turning_is_undone_by_turning_back() -> None:
 
 def test_a_turned_patch_learns_in_its_own_frame() -> None:
     own, images = pool(turn=True, bit_widths=(4,), per_bit_width=1), batch()
-    kind = ("square", 4, "random")
+    kind: Kind = ("square", 4, "random")
     own.patches[kind] = torch.full((1, 3, 4, 4), 100.0)
     own.patches[kind][:, :, 0, 0] = 200.0
     patched = own.patch(images.pixels, torch.arange(16), 4, generator())
@@ -119,7 +120,7 @@ def test_a_posed_patch_gets_the_gradient_that_autograd_gives_its_paste() -> None
 def test_a_posed_patch_learns_towards_the_pixels_that_show_it() -> None:
     pose = Pose(scales=(1.5, 1.5), degrees=0.0)
     own, images = pool(placements=("posed",), pose=pose, bit_widths=(4,), per_bit_width=1), batch()
-    kind = ("square", 4, "posed")
+    kind: Kind = ("square", 4, "posed")
     own.patches[kind] = torch.full((1, 3, 4, 4), 100.0)
     patched = own.patch(images.pixels, torch.arange(16), 4, generator())
     shown = (patched != images.pixels).any(dim=1)
@@ -163,7 +164,8 @@ def test_the_pool_s_files_are_patches_of_one_kind_each_with_targets_where_it_has
 
 def test_a_patch_that_never_wins_starts_again_and_others_stay() -> None:
     own, images = pool(restart_after=3, restart_below=0.45), batch()
-    kind, rows = ("square", 4, "random"), torch.arange(16)
+    rows = torch.arange(16)
+    kind: Kind = ("square", 4, "random")
     own.success[kind][0] = 1.0
     start = own.patches[kind].clone()
     for seed in range(8):

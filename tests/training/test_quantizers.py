@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -10,14 +12,13 @@ from brevitas.core.quant import IntQuant
 
 from deploy.core.errors import InputError
 from training.gradients import FakeQuantize, NoiseBank, NoisyGradient
+from training.network_spec import NetworkSettings
 from training.quantized_layers import quantized_convolution, weight_quantizer
 from training.quantizers import (
     BitWidthSwitch,
     LearnedScale,
     WeightQuantizer,
-    check_bit_widths,
 )
-from training.scale_recipes import scale_recipe
 from training.steps import gaussian_error, gaussian_step, residual_ratio
 
 
@@ -68,6 +69,10 @@ def test_values_and_gradients_are_those_of_brevitas(
         torch.testing.assert_close(my_scale, their_scale, rtol=1e-4, atol=1e-3)
 
 
+def switch_of(bit_widths: tuple[int, ...], **settings: Any) -> BitWidthSwitch:
+    return BitWidthSwitch(NetworkSettings(name="any", bit_widths=bit_widths, **settings))
+
+
 def test_the_step_minimises_the_error_and_matches_the_classical_table() -> None:
     # Max (1960), table II: uniform quantizers of 3 and 15 levels would lie beside 4 and 16.
     assert gaussian_step(3) == pytest.approx(1.2240, abs=1e-3)
@@ -96,7 +101,7 @@ def test_no_stream_code_is_halfway_between_two_branch_codes(bits: int) -> None:
 
 
 def test_a_channel_of_zeros_keeps_finite_weights() -> None:
-    switch = BitWidthSwitch((4,))
+    switch = switch_of((4,))
     quantizer = WeightQuantizer(switch, 2, fixed_bits=None)
     weight = torch.zeros(2, 3, 3, 3)
     weight[1] = 0.5
@@ -107,7 +112,7 @@ def test_a_channel_of_zeros_keeps_finite_weights() -> None:
 
 
 def test_the_layer_is_brevitas_and_switches_without_rebuilding() -> None:
-    switch = BitWidthSwitch((32, 4, 2))
+    switch = switch_of((32, 4, 2))
     layer = quantized_convolution(switch, 3, 5, kernel=3)
     distinct = {}
     for bits in (32, 4, 2):
@@ -119,14 +124,15 @@ def test_the_layer_is_brevitas_and_switches_without_rebuilding() -> None:
 
 def test_a_bit_width_that_is_not_there_names_those_that_are() -> None:
     with pytest.raises(InputError, match="it has 32, 4"):
-        BitWidthSwitch((4, 32)).set(8)
+        switch_of((4, 32)).set(8)
     for wrong in ((), (1,), (9,), (16, 4)):
         with pytest.raises(InputError, match="bit-widths must be"):
-            check_bit_widths(wrong)
+            switch_of(wrong)
+    assert switch_of((4, 32, 4)).spec.bit_widths == (32, 4)
 
 
 def test_learned_scales_start_from_the_first_batch_of_their_bit_width() -> None:
-    switch = BitWidthSwitch((8, 2))
+    switch = switch_of((8, 2))
     scale = LearnedScale(switch, stream=False).train()
     x = torch.randn(64, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     first = float(scale.fitted(x).detach())
@@ -136,7 +142,7 @@ def test_learned_scales_start_from_the_first_batch_of_their_bit_width() -> None:
 
 
 def test_activation_scales_from_statistics_follow_every_batch_without_a_gradient() -> None:
-    switch = BitWidthSwitch((8, 2), activation_scales="statistics")
+    switch = switch_of((8, 2), activation_scales="statistics")
     scale = LearnedScale(switch, stream=False).train()
     x = torch.randn(64, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     first = float(scale.fitted(x))
@@ -148,7 +154,7 @@ def test_activation_scales_from_statistics_follow_every_batch_without_a_gradient
 
 
 def test_learned_weight_scales_have_the_gradient_of_their_definition() -> None:
-    switch = BitWidthSwitch((4,), weight_scales="learned")
+    switch = switch_of((4,), weight_scales="learned")
     quantizer = WeightQuantizer(switch, 3, fixed_bits=None).train()
     weight = torch.randn(3, 2, 3, 3, generator=torch.Generator().manual_seed(0))
     # Some weights outside -7 … 7 steps, so that both parts of the gradient are there.
@@ -177,12 +183,6 @@ def test_learned_weight_scales_have_the_gradient_of_their_definition() -> None:
     quantizer.eval()
     quantizer.store(weight)
     assert torch.equal(quantizer(weight)[0], y)
-
-
-def test_recipes_have_names() -> None:
-    assert scale_recipe("learned") == "learned"
-    with pytest.raises(ValueError, match="is none of learned, statistics"):
-        scale_recipe("guessed")
 
 
 def test_gradient_noise_has_the_strength_asked_for_and_follows_its_seed() -> None:

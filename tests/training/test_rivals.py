@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 
@@ -10,8 +9,7 @@ from deploy.core.errors import InputError
 from tests.training.test_defenses import BIT_WIDTHS, batch, facts
 from tests.training.test_frozen import snapshot, started
 from training.defenses import Batch, build_defense
-from training.defenses.dwq import predict_at_random_precision
-from training.defenses.inner_attack import PatchAttack, outer_places, perturb
+from training.defenses.inner_attack import Moves, PatchAttack, outer_places, perturb
 from training.defenses.pbat import Pbat
 from training.frozen import frozen_statistics, image_losses
 from training.networks import Network, NetworkSpec, build_network
@@ -19,7 +17,7 @@ from training.networks import Network, NetworkSpec, build_network
 SIZE = (16, 16)
 
 
-def attack(steps: int = 3, moves: str = "none") -> PatchAttack:
+def attack(steps: int = 3, moves: Moves = "none") -> PatchAttack:
     return PatchAttack(image_size=SIZE, size_px=4, steps=steps, step_size=25.5, moves=moves)
 
 
@@ -49,7 +47,7 @@ def test_a_patch_that_fits_nowhere_outside_the_centre_is_refused() -> None:
 
 
 @pytest.mark.parametrize("moves", ["none", "random", "full"])
-def test_the_inner_attack_raises_the_loss_and_changes_one_box(moves: str) -> None:
+def test_the_inner_attack_raises_the_loss_and_changes_one_box(moves: Moves) -> None:
     network, images = started(), batch()
     network.set_bit_width(4)
     before = snapshot(network)
@@ -147,23 +145,6 @@ def test_dwq_draws_every_bit_width_and_attacks_the_whole_batch() -> None:
 def test_dwq_refuses_a_network_with_bit_widths_that_it_never_draws() -> None:
     with pytest.raises(InputError, match=r"set network\.bit_widths and defense\.bits"):
         build_defense({"name": "dwq"}, facts(bit_widths=BIT_WIDTHS))
-
-
-def test_random_precision_at_inference_is_drawn_per_batch() -> None:
-    network = started().eval()
-    images = batch().pixels.byte().numpy()
-    generator = torch.Generator().manual_seed(3)
-    classes, bits = predict_at_random_precision(network, images, (8, 4, 2), generator, batch_size=2)
-    assert len(set(bits.tolist())) > 1
-    assert np.array_equal(bits[::2], bits[1::2])
-    for width in set(bits.tolist()):
-        with network.at(width), torch.no_grad():
-            own = network(torch.from_numpy(images).float()).argmax(dim=1).numpy()
-        assert np.array_equal(classes[bits == width], own[bits == width])
-    with pytest.raises(InputError, match="at least one image"):
-        predict_at_random_precision(network, images[:0], (8,), generator)
-    with pytest.raises(InputError, match="it has 32, 8, 4, 2"):
-        predict_at_random_precision(network, images, (3,), generator)
 
 
 @pytest.mark.parametrize(

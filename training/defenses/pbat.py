@@ -7,24 +7,19 @@ step; the other half stays clean.  docs/rivals.md says what the paper fixes and 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import Literal
 
-import torch
 from torch import Tensor
 
-from deploy.core.errors import InputError
 from training.defenses.defense import Batch, TrainingFacts
-from training.defenses.inner_attack import MOVES, PatchAttack
-from training.defenses.schedule import SCHEDULES
-from training.defenses.scheduled import ScheduledDefense
-from training.frozen import frozen_statistics
+from training.defenses.inner_attack import Moves, PatchAttack
+from training.defenses.schedule import Schedule, ScheduledDefense
 from training.networks import Network
 from training.randomness import SETUP, generator_for
+from training.validated import AtLeast1, Positive, PositiveShare, validated
 
-KINDS = ("per-image", "universal")
 
-
-@dataclass(frozen=True, kw_only=True)
+@validated()
 class PbatSettings:
     """Settings of PBAT; the defaults are those of the paper's code (docs/rivals.md).
 
@@ -35,26 +30,13 @@ class PbatSettings:
     ``schedule``: as for every defense with shared weights.
     """
 
-    kind: str = "per-image"
-    share: float = 0.5
-    size_px: int = 8
-    inner_steps: int = 25
-    step_size: float = 25.5
-    location: str = "none"
-    schedule: str = "cycle"
-
-    def __post_init__(self) -> None:
-        for name, valid in (("kind", KINDS), ("location", MOVES), ("schedule", SCHEDULES)):
-            if getattr(self, name) not in valid:
-                raise InputError(
-                    f"defense.{name} must be one of {', '.join(valid)}; got {getattr(self, name)!r}"
-                )
-        if not 0.0 < self.share <= 1.0:
-            raise InputError(f"defense.share must be above 0 and at most 1; got {self.share}")
-        if self.size_px < 1 or self.inner_steps < 1 or self.step_size <= 0.0:
-            raise InputError(
-                "defense.size_px and inner_steps must be at least 1, step_size above 0"
-            )
+    kind: Literal["per-image", "universal"] = "per-image"
+    share: PositiveShare = 0.5
+    size_px: AtLeast1 = 8
+    inner_steps: AtLeast1 = 25
+    step_size: Positive = 25.5
+    location: Moves = "none"
+    schedule: Schedule = "cycle"
 
 
 class Pbat(ScheduledDefense):
@@ -75,22 +57,13 @@ class Pbat(ScheduledDefense):
 
     def prepare(self, step: int, batch: Batch, network: Network) -> Tensor:
         generator = generator_for(self.facts.seed, step, "attack")
-        count = batch.pixels.shape[0]
-        chosen = torch.randperm(count, generator=generator)[: round(count * self.settings.share)]
-        rows = chosen.to(batch.pixels.device)
         universal = self.settings.kind == "universal"
-        with frozen_statistics(network):
-            patched = self.attack.run(
-                network,
-                batch.pixels[rows],
-                batch.labels[rows],
-                generator,
-                start=self.universal if universal else None,
-            )
+        start = self.universal if universal else None
+        pixels, _, patches = self.attack.run_on_share(
+            network, batch, self.settings.share, generator, start=start
+        )
         if universal:
-            self.universal = patched.patches
-        pixels = batch.pixels.clone()
-        pixels[rows] = patched.pixels
+            self.universal = patches
         return pixels
 
     def state(self) -> dict[str, Tensor]:

@@ -17,28 +17,32 @@ First version; docs/qadt-r.md says what the paper's abstract fixes and what this
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
+from typing import Annotated
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from deploy.core.errors import InputError
 from training.defenses.defense import Batch, TrainingFacts
 from training.defenses.partner import drawn_partner, gradient_agreement, patched_region
 from training.defenses.personal_pool import PersonalPool
-from training.defenses.scheduled import ScheduledDefense, check_schedule
-from training.defenses.showing import LAWS, Pose
-from training.defenses.universal_pool import SHAPES, UniversalPool
+from training.defenses.schedule import Schedule, ScheduledDefense
+from training.defenses.showing import Law, Pose
+from training.defenses.universal_pool import Shape, UniversalPool
 from training.frozen import frozen_statistics, pixel_gradient
 from training.gradients import NoiseBank
 from training.networks import Network
 from training.randomness import SETUP, generator_for
+from training.validated import AtLeast0, AtLeast1, NotNegative, Positive, Share, validated
+
+_AtLeastOne = Field(min_length=1)
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated()
 class QadtrSettings:
     """Settings of QADT-R.
 
@@ -62,80 +66,46 @@ class QadtrSettings:
     aqapa: bool = True
     dbwt: bool = True
     gir: bool = True
-    schedule: str = "cycle"
-    universal_share: float = 0.125
-    personal_share: float = 0.375
-    sizes_px: tuple[int, ...] = (6, 8)
-    personal_px: int = 8
-    per_bit_width: int = 4
-    step_size: float = 25.0
-    move: float = 0.1
-    gir_noise: float = 0.1
+    schedule: Schedule = "cycle"
+    universal_share: Share = 0.125
+    personal_share: Share = 0.375
+    sizes_px: Annotated[tuple[AtLeast1, ...], _AtLeastOne] = (6, 8)
+    personal_px: AtLeast1 = 8
+    per_bit_width: AtLeast1 = 4
+    step_size: Positive = 25.0
+    move: Share = 0.1
+    gir_noise: NotNegative = 0.1
     gir_penalty: bool = False
-    penalty_weight: float = 0.5
-    penalty_every: int = 2
-    penalty_images: int = 16
-    penalty_margin_px: int = 2
-    shapes: tuple[str, ...] = ("square",)
-    targeted: int = 0
-    placements: tuple[str, ...] = ("random",)
-    pose_scales: tuple[float, ...] = (0.75, 1.25)
-    pose_degrees: float = 30.0
+    penalty_weight: NotNegative = 0.5
+    penalty_every: AtLeast1 = 2
+    penalty_images: AtLeast1 = 16
+    penalty_margin_px: AtLeast0 = 2
+    shapes: Annotated[tuple[Shape, ...], _AtLeastOne] = ("square",)
+    targeted: AtLeast0 = 0
+    placements: Annotated[tuple[Law, ...], _AtLeastOne] = ("random",)
+    pose_scales: tuple[Positive, Positive] = (0.75, 1.25)
+    pose_degrees: Annotated[float, Field(ge=0.0, le=180.0)] = 30.0
     turn: bool = False
-    restart_after: int = 0
-    restart_below: float = 0.1
+    restart_after: AtLeast0 = 0
+    restart_below: Share = 0.1
 
-    def __post_init__(self) -> None:
-        check_schedule(self.schedule)
-        shares = (self.universal_share, self.personal_share)
-        if min(shares) < 0.0 or sum(shares) > 1.0:
-            raise InputError(
-                "defense.universal_share and defense.personal_share must be at least 0 and "
-                f"together at most 1; got {shares[0]} and {shares[1]}"
+    @model_validator(mode="after")
+    def _fit_together(self) -> QadtrSettings:
+        if (both := self.universal_share + self.personal_share) > 1.0:
+            raise ValueError(f"universal_share + personal_share must be at most 1; got {both}")
+        if self.pose_scales[0] > self.pose_scales[1]:
+            raise ValueError(
+                f"pose_scales must have the smaller first; got {list(self.pose_scales)}"
             )
-        if not self.sizes_px or min(*self.sizes_px, self.personal_px, self.per_bit_width) < 1:
-            raise InputError("defense.sizes_px, personal_px and per_bit_width must be at least 1")
-        if self.step_size <= 0.0 or self.gir_noise < 0.0 or not 0.0 <= self.move <= 1.0:
-            raise InputError(
-                "defense.step_size must be above 0, gir_noise at least 0, move between 0 and 1"
-            )
-        if not self.shapes or not set(self.shapes) <= set(SHAPES):
-            raise InputError(
-                f"defense.shapes must be of {', '.join(SHAPES)}, at least one; "
-                f"got {list(self.shapes)}"
-            )
-        if not self.placements or not set(self.placements) <= set(LAWS):
-            raise InputError(
-                f"defense.placements must be of {', '.join(LAWS)}, at least one; "
-                f"got {list(self.placements)}"
-            )
-        ordered = len(self.pose_scales) == 2 and 0.0 < self.pose_scales[0] <= self.pose_scales[1]
-        if not ordered or not 0.0 <= self.pose_degrees <= 180.0:
-            raise InputError(
-                "defense.pose_scales must be two factors above 0, the smaller first, and "
-                f"pose_degrees 0 to 180; got {list(self.pose_scales)} and {self.pose_degrees}"
-            )
-        if not 0 <= self.targeted <= self.per_bit_width or self.restart_after < 0:
-            raise InputError(
-                "defense.targeted must be 0 to per_bit_width, restart_after at least 0; got "
-                f"{self.targeted} and {self.restart_after}"
-            )
-        if not 0.0 <= self.restart_below <= 1.0:
-            raise InputError(f"defense.restart_below must be 0 to 1; got {self.restart_below}")
-        if min(self.penalty_every, self.penalty_images) < 1 or self.penalty_margin_px < 0:
-            raise InputError(
-                "defense.penalty_every and penalty_images must be at least 1, "
-                "penalty_margin_px at least 0"
-            )
-        if self.penalty_weight < 0.0:
-            raise InputError(
-                f"defense.penalty_weight must be at least 0; got {self.penalty_weight}"
+        if self.targeted > self.per_bit_width:
+            raise ValueError(
+                f"targeted must be 0 to per_bit_width ({self.per_bit_width}); got {self.targeted}"
             )
         if self.gir_penalty and not self.aqapa:
-            raise InputError(
-                "defense.gir_penalty looks in and around the patches of A-QAPA: "
-                "set aqapa = true with it"
+            raise ValueError(
+                "gir_penalty looks in and around the patches of A-QAPA: set aqapa = true with it"
             )
+        return self
 
 
 class Qadtr(ScheduledDefense):
@@ -163,10 +133,7 @@ class Qadtr(ScheduledDefense):
             targeted=settings.targeted,
             classes=facts.classes,
             placements=settings.placements,
-            pose=Pose(
-                scales=(settings.pose_scales[0], settings.pose_scales[1]),
-                degrees=settings.pose_degrees,
-            ),
+            pose=Pose(scales=settings.pose_scales, degrees=settings.pose_degrees),
             turn=settings.turn,
             restart_after=settings.restart_after,
             restart_below=settings.restart_below,

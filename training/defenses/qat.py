@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from training.defenses.defense import TrainingFacts
-from training.defenses.scheduled import ScheduledDefense, check_schedule
+from training.defenses.schedule import Schedule, ScheduledDefense
+from training.validated import validated
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated()
 class QatSettings:
     """``schedule``: the order of the bit-widths, the same choices as QADT-R's DBWT has."""
 
-    schedule: str = "cycle"
-
-    def __post_init__(self) -> None:
-        check_schedule(self.schedule)
+    schedule: Schedule = "cycle"
 
 
 class PlainQat(ScheduledDefense):

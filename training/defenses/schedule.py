@@ -6,12 +6,14 @@ this project's.  Each is a pure function of (step, seed).
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 
-from deploy.core.errors import InputError
+from training.defenses.defense import Defense, TrainingFacts
 from training.randomness import seed_for
 
-SCHEDULES = ("cycle", "uniform", "curriculum", "sandwich")
+Schedule = Literal["cycle", "uniform", "curriculum", "sandwich"]
 """``cycle``: in turn, widest first. ``uniform``: drawn anew each step. ``curriculum``: drawn from
 the widest k of n, where k grows from 1 to n over the first half of the training. ``sandwich``: in
 turn the widest, the narrowest and one drawn from those between (Yu and Huang, ICCV 2019, have the
@@ -19,18 +21,12 @@ three within a step; here each is a step of its own, since a step has one bit-wi
 
 
 def scheduled_bit_width(
-    schedule: str, bit_widths: tuple[int, ...], step: int, *, steps: int, seed: int
+    schedule: Schedule, bit_widths: tuple[int, ...], step: int, *, steps: int, seed: int
 ) -> int:
-    """The bit-width of ``step`` (0-based) out of ``steps``.
-
-    Raises:
-        InputError: the schedule is none of :data:`SCHEDULES`.
-    """
+    """The bit-width of ``step`` (0-based) out of ``steps``."""
     count = len(bit_widths)
     if schedule == "cycle":
         return bit_widths[step % count]
-    if schedule not in SCHEDULES:
-        raise InputError(f"unknown schedule {schedule!r}; known are {', '.join(SCHEDULES)}")
     if schedule == "curriculum":
         count = min(count, 1 + int(2 * count * step / max(1, steps)))
     if schedule == "sandwich":
@@ -39,3 +35,21 @@ def scheduled_bit_width(
         bit_widths, count = bit_widths[1:-1], count - 2
     draw = np.random.default_rng(seed_for(seed, step, "schedule"))
     return bit_widths[int(draw.integers(count))]
+
+
+class ScheduledDefense(Defense):
+    """A defense whose bit-width follows a schedule; all but DWQ are."""
+
+    def __init__(self, schedule: Schedule, facts: TrainingFacts) -> None:
+        self.schedule = schedule
+        self.facts = facts
+
+    def bit_width(self, step: int) -> int:
+        """See :func:`scheduled_bit_width`."""
+        return scheduled_bit_width(
+            self.schedule,
+            self.facts.bit_widths,
+            step,
+            steps=self.facts.steps,
+            seed=self.facts.seed,
+        )

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ from torch import Tensor
 from training.patching import paste, patch_gradient, random_positions
 from training.warping import paste_warped
 
-LAWS = ("random", "corners", "posed")
+Law = Literal["random", "corners", "posed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +90,7 @@ class Showing:
 
 
 def drawn(
-    law: str,
+    law: Law,
     count: int,
     image_size: tuple[int, int],
     mask: Tensor,

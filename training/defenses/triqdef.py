@@ -16,10 +16,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pydantic import model_validator
 from torch import Tensor
 
 from deploy.core.errors import InputError
@@ -27,13 +27,14 @@ from training.agreement import edge_agreement, grey, orientation_agreement
 from training.defenses.defense import Batch, TrainingFacts
 from training.defenses.inner_attack import PatchAttack
 from training.defenses.partner import drawn_partner
-from training.defenses.scheduled import ScheduledDefense, check_schedule
+from training.defenses.schedule import Schedule, ScheduledDefense
 from training.frozen import frozen_statistics, image_losses
 from training.networks import Network
 from training.randomness import generator_for
+from training.validated import AtLeast1, NotNegative, Positive, PositiveShare, Share, validated
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated()
 class TriqdefSettings:
     """Settings of TriQDef.
 
@@ -44,33 +45,25 @@ class TriqdefSettings:
     (shares of the training).  ``schedule`` orders the bit-widths.
     """
 
-    share: float = 0.5
-    size_px: int = 8
-    inner_steps: int = 5
-    step_size: float = 25.5
-    feature_weight: float = 0.5
-    gradient_weight: float = 0.5
-    penalty_images: int = 32
-    curriculum_from: float = 0.1
-    curriculum_to: float = 0.5
-    schedule: str = "curriculum"
+    share: PositiveShare = 0.5
+    size_px: AtLeast1 = 8
+    inner_steps: AtLeast1 = 5
+    step_size: Positive = 25.5
+    feature_weight: NotNegative = 0.5
+    gradient_weight: NotNegative = 0.5
+    penalty_images: AtLeast1 = 32
+    curriculum_from: Share = 0.1
+    curriculum_to: Share = 0.5
+    schedule: Schedule = "curriculum"
 
-    def __post_init__(self) -> None:
-        check_schedule(self.schedule)
-        if not 0.0 < self.share <= 1.0:
-            raise InputError(f"defense.share must be above 0 and at most 1; got {self.share}")
-        if min(self.size_px, self.inner_steps, self.penalty_images) < 1 or self.step_size <= 0.0:
-            raise InputError(
-                "defense.size_px, inner_steps and penalty_images must be at least 1, "
-                "step_size above 0"
+    @model_validator(mode="after")
+    def _curriculum_in_order(self) -> TriqdefSettings:
+        if self.curriculum_from > self.curriculum_to:
+            raise ValueError(
+                "curriculum_from and curriculum_to must be in order; got "
+                f"{self.curriculum_from} and {self.curriculum_to}"
             )
-        if min(self.feature_weight, self.gradient_weight) < 0.0:
-            raise InputError("defense.feature_weight and gradient_weight must be at least 0")
-        if not 0.0 <= self.curriculum_from <= self.curriculum_to <= 1.0:
-            raise InputError(
-                "defense.curriculum_from and curriculum_to must be shares of the training, "
-                f"in order; got {self.curriculum_from} and {self.curriculum_to}"
-            )
+        return self
 
 
 class Triqdef(ScheduledDefense):
@@ -94,13 +87,9 @@ class Triqdef(ScheduledDefense):
 
     def prepare(self, step: int, batch: Batch, network: Network) -> Tensor:
         generator = generator_for(self.facts.seed, step, "attack")
-        count = batch.pixels.shape[0]
-        chosen = torch.randperm(count, generator=generator)[: round(count * self.settings.share)]
-        rows = self._patched = chosen.to(batch.pixels.device)
-        with frozen_statistics(network):
-            patched = self.attack.run(network, batch.pixels[rows], batch.labels[rows], generator)
-        pixels = batch.pixels.clone()
-        pixels[rows] = patched.pixels
+        pixels, self._patched, _ = self.attack.run_on_share(
+            network, batch, self.settings.share, generator
+        )
         return pixels
 
     def strength(self, step: int) -> float:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.defenses.showing import Pose, Showing, drawn
+from training.defenses.showing import Law, Pose, Showing, drawn
 from training.patching import circle_mask, square_mask, step_along_sign
 
 SUCCESS_MEMORY = 0.9
@@ -36,10 +37,11 @@ class Visit:
     learns: Tensor
 
 
-SHAPES: Mapping[str, Callable[[int], Tensor]] = {"square": square_mask, "circle": circle_mask}
+Shape = Literal["square", "circle"]
+SHAPES: Mapping[Shape, Callable[[int], Tensor]] = {"square": square_mask, "circle": circle_mask}
 """Masks by the name of the shape."""
 
-Kind = tuple[str, int, str]
+Kind = tuple[Shape, int, Law]
 """Shape, size in pixels, law of placement."""
 
 Improve = Callable[[Tensor, Tensor], Tensor]
@@ -68,10 +70,10 @@ class UniversalPool:
         step_size: float,
         generator: torch.Generator,
         device: torch.device,
-        shapes: tuple[str, ...] = ("square",),
+        shapes: tuple[Shape, ...] = ("square",),
         targeted: int = 0,
         classes: int = 0,
-        placements: tuple[str, ...] = ("random",),
+        placements: tuple[Law, ...] = ("random",),
         pose: Pose | None = None,
         turn: bool = False,
         restart_after: int = 0,

@@ -13,12 +13,14 @@ from types import MappingProxyType
 import torch
 from torch import nn
 
+from training.network_spec import NetworkSpec
 from training.networks.initialise import initialise
-from training.networks.network import Network, NetworkSpec
+from training.networks.network import Network
 from training.networks.units import ConvUnit, Head, MaxPool, ResidualBlock
 from training.quantizers import (
     STREAM_BITS,
     ActivationQuantizer,
+    BitWidthSwitch,
     LearnedScale,
     PixelQuantizer,
 )
@@ -48,7 +50,7 @@ DEPTHS: Mapping[int, Depth] = MappingProxyType(
 def imagenet_resnet(spec: NetworkSpec, generator: torch.Generator, *, depth: int) -> Network:
     """ResNet-``depth`` for images of ``spec.input_size`` (224 in the paper), freshly drawn."""
     plan = DEPTHS[depth]
-    switch = spec.switch()
+    switch = BitWidthSwitch(spec)
     pixels = PixelQuantizer(switch)
     stream = LearnedScale(switch, stream=True)
     stem = ConvUnit(

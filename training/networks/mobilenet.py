@@ -9,13 +9,15 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from training.network_spec import NetworkSpec
 from training.networks.initialise import initialise
 from training.networks.inverted_residual import InvertedResidual, StreamUnit
-from training.networks.network import Network, NetworkSpec
+from training.networks.network import Network
 from training.networks.units import ConvUnit, Head
 from training.quantizers import (
     STREAM_BITS,
     ActivationQuantizer,
+    BitWidthSwitch,
     LearnedScale,
     PixelQuantizer,
 )
@@ -36,7 +38,7 @@ expansion: a depthwise convolution and a projection to 16 channels)."""
 
 def mobilenet_v2(spec: NetworkSpec, generator: torch.Generator) -> Network:
     """MobileNetV2 at width 1 for ``spec.input_size`` (224 in the paper), weights freshly drawn."""
-    switch = spec.switch()
+    switch = BitWidthSwitch(spec)
     pixels = PixelQuantizer(switch)
     six = InvertedResidual.CEILING
 

@@ -2,48 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
 
+from training.network_spec import NetworkSpec
 from training.networks.units import ConvUnit, Head
 from training.quantized_layers import Convolution, quantized_activation
 from training.quantizers import FLOAT, BitWidthSwitch, PixelQuantizer, WeightQuantizer
-from training.scale_recipes import ScaleRecipe
-
-
-@dataclass(frozen=True, kw_only=True)
-class NetworkSpec:
-    """What is needed to build a network again: all of it is in the checkpoint's sidecar.
-
-    ``input_size`` is the side of the square RGB input in pixels; ``exact`` as in
-    :mod:`training.exact`; ``mixed`` gives layers a bit-width of their own: for a bit-width of the
-    network, the bits of each named layer (:mod:`training.networks.layers`).
-    ``activation_scales`` and ``weight_scales``: "learned" or "statistics"
-    (:class:`training.quantizers.LearnedScale`, :class:`training.quantizers.WeightQuantizer`).
-    """
-
-    name: str
-    classes: int
-    input_size: int
-    bit_widths: tuple[int, ...]
-    exact: bool = False
-    mixed: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
-    activation_scales: ScaleRecipe = "learned"
-    weight_scales: ScaleRecipe = "statistics"
-
-    def switch(self) -> BitWidthSwitch:
-        """A switch for a network of this specification."""
-        return BitWidthSwitch(
-            self.bit_widths,
-            exact=self.exact,
-            activation_scales=self.activation_scales,
-            weight_scales=self.weight_scales,
-        )
 
 
 class Network(nn.Module):
@@ -75,11 +44,13 @@ class Network(nn.Module):
         self.stem = stem
         self.blocks = nn.ModuleList(blocks)
         self.head = head
+        self.scales_stored = False
+        """Whether evaluation has weight scales: computed, or those of a checkpoint."""
 
     @property
     def bit_widths(self) -> tuple[int, ...]:
         """The bit-widths that the network has, widest first; 32 is float."""
-        return self.switch.bit_widths
+        return self.spec.bit_widths
 
     @property
     def bit_width(self) -> int:
@@ -100,11 +71,10 @@ class Network(nn.Module):
         finally:
             self.switch.set(before)
 
-    def train(self, mode: bool = True) -> Self:
-        """As in torch; leaving training also stores the weight scales of every bit-width."""
-        if self.training and not mode:
-            self.store_scales()
-        return super().train(mode)
+    def for_evaluation(self) -> Self:
+        """The network itself, after training: weight scales stored, in evaluation mode."""
+        self.store_scales()
+        return self.eval()
 
     def set_products(self, kind: torch.dtype) -> None:
         """Take the products of convolutions in ``kind`` (float32, bfloat16) while training."""
@@ -114,7 +84,7 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def store_scales(self) -> None:
-        """Compute and keep every layer's weight scales at every bit-width."""
+        """Compute and keep every layer's weight scales at every bit-width, for evaluation."""
         proxies = [layer for layer in self.modules() if hasattr(layer, "weight_quant")]
         for bits in self.bit_widths:
             with self.at(bits):
@@ -122,8 +92,11 @@ class Network(nn.Module):
                     quantizer = getattr(cast(Any, layer).weight_quant, "tensor_quant", None)
                     if isinstance(quantizer, WeightQuantizer):
                         quantizer.store(cast(Tensor, layer.weight))
+        self.scales_stored = True
 
     def forward(self, pixels: Tensor) -> Tensor:
+        if not (self.training or self.scales_stored) and self.switch.quantized:
+            raise ValueError("the weight scales were never stored; use for_evaluation()")
         x = self.quantize_pixels((pixels - 128.0) * (1.0 / 64.0))
         x = self.stem(x)
         for block in self.blocks:

@@ -9,10 +9,11 @@ from types import MappingProxyType
 import torch
 
 from deploy.core.errors import InputError
+from training.network_spec import NetworkSpec
 from training.networks.imagenet_resnet import imagenet_resnet
 from training.networks.layers import assign_bit_widths
 from training.networks.mobilenet import mobilenet_v2
-from training.networks.network import Network, NetworkSpec
+from training.networks.network import Network
 from training.networks.resnet import cifar_resnet
 from training.networks.vgg import vgg
 

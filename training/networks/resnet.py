@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import torch
 
+from training.network_spec import NetworkSpec
 from training.networks.initialise import initialise
-from training.networks.network import Network, NetworkSpec
+from training.networks.network import Network
 from training.networks.units import ConvUnit, Head, ResidualBlock
 from training.quantizers import (
     STREAM_BITS,
     ActivationQuantizer,
+    BitWidthSwitch,
     LearnedScale,
     PixelQuantizer,
 )
@@ -26,7 +28,7 @@ def cifar_resnet(spec: NetworkSpec, generator: torch.Generator, *, depth: int) -
     blocks_per_stage, rest = divmod(depth - 2, 6)
     if rest or blocks_per_stage < 1:
         raise ValueError(f"a CIFAR ResNet has depth 6 n + 2, got {depth}")
-    switch = spec.switch()
+    switch = BitWidthSwitch(spec)
     pixels = PixelQuantizer(switch)
     stream = LearnedScale(switch, stream=True)
     stem = ConvUnit(

@@ -76,7 +76,9 @@ class SwitchableBatchNorm2d(nn.Module):
     def __init__(self, switch: BitWidthSwitch, channels: int) -> None:
         super().__init__()
         self.switch = switch
-        self.norms = nn.ModuleDict({str(b): nn.BatchNorm2d(channels) for b in switch.bit_widths})
+        self.norms = nn.ModuleDict(
+            {str(b): nn.BatchNorm2d(channels) for b in switch.spec.bit_widths}
+        )
 
     def active(self) -> nn.BatchNorm2d:
         """The BatchNorm of the active bit-width."""
@@ -100,7 +102,7 @@ class SwitchableBatchNorm2d(nn.Module):
             return cast(Tensor, self.active()(x))
         gain, bias = self.gain_and_bias()
         if accumulator_scale is not None:
-            if self.switch.exact:
+            if self.switch.spec.exact:
                 return x + bias_on_grid(bias, accumulator_scale).view(1, -1, 1, 1)
             bias = bias_on_grid(bias, accumulator_scale * gain.abs())
         return torch.addcmul(bias.view(1, -1, 1, 1), x, gain.view(1, -1, 1, 1))
@@ -148,7 +150,7 @@ class ConvUnit(nn.Module):
         self.norm = SwitchableBatchNorm2d(switch, channels_out)
         self.output = output
         self.quantize = quantized_activation(output, signed=output.signed)
-        if switch.exact:
+        if switch.spec.exact:
             weight_quantizer(self.conv).folding = self.folding
 
     @torch.no_grad()
@@ -277,7 +279,7 @@ class PooledQuantizer(nn.Module):
     def value(self) -> Tensor:
         """The scale of the pooled codes, a float32 scalar."""
         n = self.positions
-        if self.switch.exact:
+        if self.switch.spec.exact:
             return self.stream.value() * (self.odd_part() / (self.odd_part() - 1 or 1))
         return self.stream.value() * ((n + 1) / n if n % 2 == 0 else 1.0)
 
@@ -320,7 +322,7 @@ class Head(nn.Module):
         self.quantize = quantized_activation(self.pooled_codes)
         self.linear = quantized_linear(switch, channels, classes)
         self.bias = nn.Parameter(torch.zeros(classes))
-        if switch.exact:
+        if switch.spec.exact:
             weight_quantizer(self.linear).folding = self.folding
 
     @torch.no_grad()

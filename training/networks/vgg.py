@@ -16,12 +16,14 @@ from types import MappingProxyType
 import torch
 from torch import nn
 
+from training.network_spec import NetworkSpec
 from training.networks.initialise import initialise
-from training.networks.network import Network, NetworkSpec
+from training.networks.network import Network
 from training.networks.units import ConvUnit, Head, MaxPool
 from training.quantizers import (
     STREAM_BITS,
     ActivationQuantizer,
+    BitWidthSwitch,
     LearnedScale,
     PixelQuantizer,
 )
@@ -40,7 +42,7 @@ WIDE = 4096
 
 def vgg(spec: NetworkSpec, generator: torch.Generator, *, depth: int, wide_layers: bool) -> Network:
     """VGG-``depth``-BN with freshly drawn weights; ``wide_layers``: with the paper's two."""
-    switch = spec.switch()
+    switch = BitWidthSwitch(spec)
     pixels = PixelQuantizer(switch)
 
     def codes(*, last: bool) -> ActivationQuantizer:

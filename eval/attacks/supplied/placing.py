@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from deploy.core.errors import InputError
+from deploy.core.patch_origin import PatchOrigin
 from deploy.core.patch_set import PatchSet
 from eval.attacks.judging import generator_for
 from eval.attacks.placement import PLACEMENTS, Placement, positions_for
@@ -129,15 +130,14 @@ def placed_patch_sets(
             positions=positions,
             image_indices=image_indices,
             target=target,
-            provenance={
-                "attack": None,
-                "supplied": {"file_sha256": supplied.sha256, "number": number},
-                "settings": settings.as_record(),
-                "seed": seed,
-            },
+            origin=PatchOrigin(
+                settings=settings.as_record(),
+                seed=seed,
+                more={"supplied": {"file_sha256": supplied.sha256, "number": number}},
+            ),
         )
         area = {"px": made.area_px, "share": made.area_share(*image_size)}
-        sets.append(replace(made, provenance={**made.provenance, "area": area}))
+        sets.append(replace(made, origin=replace(made.origin, area=area)))
     return sets
 
 

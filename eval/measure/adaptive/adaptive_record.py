@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypedDict, cast
 
 from deploy.core.errors import InputError
+from deploy.core.outcomes import Outcomes
 from deploy.core.share import Share
 from eval.attacks.adaptive.expectation import AtDraws
 from eval.attacks.adaptive.search import StageResult
-from eval.measure.evaluation_record import ImagesFacts, Outcomes
+from eval.measure.evaluation_record import ImagesFacts
 
 KIND = "adaptive"
 

@@ -21,7 +21,6 @@ from eval.attacks.predictions import SwitchableNetwork, predict
 from eval.measure.analyses.analysis_settings import AnalysisSettings, grid
 from eval.measure.analyses.means import Mean, mean_of
 from eval.measure.analyses.sample import Sample
-from eval.measure.patch_measures import share_of
 
 KIND = "patch-locations"
 
@@ -63,7 +62,7 @@ def analyse(
         NothingToEvaluate: no image counts.
         InputError: the patch is larger than the image.
     """
-    size = sample.patch_set.mask.shape
+    size = sample.patch_set.size_px
     tops, lefts = (
         grid(length, side, settings.stride_px)
         for length, side in zip(sample.image_size, size, strict=True)
@@ -88,9 +87,7 @@ def analyse(
             AtBits(
                 bit_width=bits,
                 n=n,
-                own_place=share_of(
-                    attack_success(clean, own, sample.labels, sample.patch_set.target)
-                ),
+                own_place=attack_success(clean, own, sample.labels, sample.patch_set.target).share,
                 successes=at.sum(axis=2).tolist(),
                 floor_successes=noisy.sum(axis=2).tolist(),
                 somewhere=share(int(at.any(axis=(0, 1)).sum()), n),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast, get_args
 
 from deploy.core.attack_checks import MARK, NOT_CHECKED, AttackVerdict
 from deploy.core.errors import InputError
-from deploy.core.records import read_records
+from deploy.core.records import read_records, records_so_far
 from eval.measure.evaluation_record import ImagesFacts, ModelFacts
 
 if TYPE_CHECKING:
@@ -191,8 +191,8 @@ def verdict_of_run(run: RunFolder, bit_width: int) -> AttackVerdict | None:
     Raises:
         InputError: a record is damaged or lacks a field.
     """
-    records = read_records(run.records, KIND) if run.records.is_dir() else []
-    return attack_checks_from_records(records).verdict_at(run.checkpoint_sha256, bit_width)
+    found = attack_checks_from_records(records_so_far(run.records, KIND))
+    return found.verdict_at(run.checkpoint_sha256, bit_width)
 
 
 def check_record(payload: Mapping[str, Any]) -> ChecksRecord:

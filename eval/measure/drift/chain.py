@@ -32,8 +32,8 @@ from deploy.core.files import read_npz
 from deploy.core.images import check_images
 from deploy.device.suite import Suite
 from eval.attacks.predictions import SwitchableNetwork, device_of, evaluation_mode, predict
-from eval.measure.evaluation import Predictor
 from eval.measure.patch_measures import Classes
+from eval.measure.subject import Predictor
 from export.reference import IntegerReference
 from training.patching import paste
 
@@ -150,7 +150,6 @@ def run_chain(
     bits: int,
     reference: IntegerReference,
     engine: Predictor,
-    engine_name: str = "engine",
     float_patches: Mapping[int, NDArray[np.float32]] | None = None,
     device_inputs: DeviceInputs | None = None,
     advance: Callable[[str], Any] = lambda stage: None,
@@ -163,7 +162,6 @@ def run_chain(
         bits: bit-width of the bundle.
         reference: of the bundle's model file.
         engine: that runs the same file.
-        engine_name: for the report.
         float_patches: by number, float32 P×3×h×w, as before rounding; patches that it lacks are
             bytes already.
         device_inputs: None for a device that feeds the image's bytes, as the validator does.
@@ -232,7 +230,7 @@ def run_chain(
     advance(EXPORT)
     ran = Stage(
         name=ENGINE,
-        how=f"the exported file in {engine_name}, here",
+        how=f"the exported file in {engine.name}, here",
         clean=engine.predict(device.clean),
         patched=tuple(engine.predict(images) for images in device.patched),
     )

@@ -37,7 +37,7 @@ from deploy.core.errors import InputError
 from deploy.core.files import read_bytes
 from deploy.engine import ENGINES
 from eval.attacks import attack_from_settings
-from eval.measure.model_facts import TORCH
+from eval.measure.subject import TORCH
 from eval.stages.patch import PatchRunSettings
 
 SPLITS = ("test", "holdout")

@@ -107,23 +107,23 @@ def test_beats_the_random_floor_inside_its_mask(
     noise = random_floor(made, np.random.default_rng(0))
     won = success(digit_network, made, held_out_digits)
     floor = success(digit_network, noise, held_out_digits)
-    assert won.interval.low > floor.interval.high
+    assert won.share["low"] > floor.share["high"]
     assert made.kind == attack.kind
     assert made.patch.dtype == np.uint8
     assert not made.patch[:, :, ~made.mask].any()
     # Sparse-RS paints with the corners of the colour cube.
     assert len(np.unique(made.patch[:, :, made.mask])) > (1 if "sparse" in case else 20)
     assert made.target == attack.settings.target
-    assert made.provenance["attack"] == attack.name
-    assert made.provenance["settings"] == attack.settings.as_record()
-    assert made.provenance["area"] == {"px": made.area_px, "share": made.area_px / 1024}
-    assert made.provenance["queries_per_image"] == attack.queries_per_image()
-    own = made.provenance["on_source"][0]["asr"]
+    assert made.origin.attack == attack.name
+    assert made.origin.settings == attack.settings.as_record()
+    assert made.origin.area == {"px": made.area_px, "share": made.area_px / 1024}
+    assert made.origin.more["queries_per_image"] == attack.queries_per_image()
+    own = made.origin.more["on_source"][0]["asr"]
     if made.kind == "per-image":  # judged on the very images and places
-        assert (own["k"], own["n"]) == (won.successes, won.n)
+        assert own == won.share
     else:  # other images and places: the intervals meet
-        assert own["low"] <= won.interval.high
-        assert own["high"] >= won.interval.low
+        assert own["low"] <= won.share["high"]
+        assert own["high"] >= won.share["low"]
 
 
 def test_places_follow_the_settings(make: Callable[..., PatchSet]) -> None:
@@ -176,7 +176,7 @@ def test_resumed_equals_uninterrupted(
     resumed = make(Lavan(settings), resume_from=resume)
     assert np.array_equal(resumed.patch, whole.patch)
     assert np.array_equal(resumed.positions, whole.positions)
-    assert resumed.provenance == whole.provenance
+    assert resumed.origin == whole.origin
     with pytest.raises(InputError, match="other settings, images, seed or network"):
         make(Lavan(settings), resume_from=resume, seed=1)
 
@@ -222,7 +222,7 @@ def test_a_running_optimization_is_resumed_in_its_middle(
     resumed = make(case, resume_from=resume)
     assert np.array_equal(resumed.patch, whole.patch)
     assert np.array_equal(resumed.positions, whole.positions)
-    assert resumed.provenance == whole.provenance
+    assert resumed.origin == whole.origin
 
 
 def test_more_restarts_never_lose(
@@ -233,7 +233,7 @@ def test_more_restarts_never_lose(
             digit_network,
             make(Lavan(LavanSettings(size_px=6, steps=6, restarts=restarts))),
             held_out_digits,
-        ).successes
+        ).share["k"]
         for restarts in (1, 3)
     ]
     assert wins[1] >= wins[0] > 0
@@ -245,7 +245,7 @@ def test_the_place_that_was_sought_is_worth_it(
     fixed = make(Lavan(LavanSettings(size_px=5, steps=12, placement="random")))
     sought = make(Location(LocationSettings(size_px=5, steps=12)))
     with_place, without = (
-        success(digit_network, made, held_out_digits).successes for made in (sought, fixed)
+        success(digit_network, made, held_out_digits).share["k"] for made in (sought, fixed)
     )
     assert with_place > without + 5
 
@@ -277,7 +277,7 @@ def test_the_base_class_clips_rounds_and_scores(make: Callable[..., PatchSet]) -
     assert shown.min() == 0
     assert shown.max() == 255
     assert np.mean(shown == 0) > 0.2
-    assert made.provenance["on_source"][0]["asr"]["value"] < 0.5
+    assert made.origin.more["on_source"][0]["asr"]["value"] < 0.5
 
 
 def test_the_network_is_left_as_it_was(digit_network: SwitchableNetwork, digits: ImageSet) -> None:

@@ -59,7 +59,7 @@ class Lab:
         with torch.no_grad():
             self.network.set_bit_width(BITS)
             self.network(torch.from_numpy(fields(32, seed=1)).float())
-            self.network.eval()
+            self.network.for_evaluation()
             # Classes in balance: an untrained network has a favourite.
             logits = self.network(torch.from_numpy(fields(200, seed=7)).float())
             self.network.head.bias.sub_(logits.mean(dim=0))
@@ -76,7 +76,6 @@ class Lab:
             mask=np.ones((14, 14), np.bool_),
             positions=rng.integers(0, 19, (N - 20, 2), dtype=np.int32),
             image_indices=np.arange(FIRST, FIRST + N - 20),
-            provenance={},
         )
         rows = np.arange(N - 20)
         facts = PatchFacts(
@@ -220,7 +219,7 @@ def test_an_engine_fault(lab: Lab) -> None:
         """The engine, with one class's logit a little too high."""
 
         def __init__(self, engine: OnnxRuntimeEngine) -> None:
-            self.engine = engine
+            self.engine, self.name = engine, engine.name
 
         def predict(self, images: Bytes, batch_size: int = 64) -> NDArray[np.int64]:
             batches = [images[i : i + batch_size] for i in range(0, len(images), batch_size)]

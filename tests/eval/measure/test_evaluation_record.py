@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from deploy.core.errors import InputError, NothingToEvaluate
+from deploy.core.outcomes import pack_bits
 from deploy.core.records import provenance, write_record
 from deploy.core.share import share
 from eval.measure.evaluation_record import (
@@ -18,7 +19,6 @@ from eval.measure.evaluation_record import (
     asr_over_common_set,
     check_evaluation,
     image_indices,
-    pack_bits,
     read_evaluations,
     unpack_bits,
 )

@@ -7,7 +7,8 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 from eval.report.parity_page import parity_page
-from export.parity_report import DEFAULT_BUDGET, LayerParity, Parity
+from export.budget import Budget
+from export.parity_report import LayerParity, Parity
 
 
 def layer(name: str, **changes: object) -> LayerParity:
@@ -29,7 +30,7 @@ def parity(**changes: object) -> Parity:
         logits_different=0, largest_logit_difference=0.0, predictions_different=0,
         predicted_classes=4, first_departure=None, flips=(3,), agreement=0.9, failures=(),
         first_flip="first", fake_logits_different=7, largest_fake_logit_difference=0.25,
-        budget=DEFAULT_BUDGET,
+        budget=Budget(logits=None, flips=0.005, code_flips=0.05),
     )  # fmt: skip
     return replace(plain, **changes)  # type: ignore[arg-type]
 

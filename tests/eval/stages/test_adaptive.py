@@ -25,7 +25,7 @@ from training.data import ImageSet
 from training.gradients import NoiseBank
 from training.networks import Network, NetworkSpec, build_network
 from training.patching import square_mask
-from training.settings_reading import read_settings
+from training.validated import read_settings
 
 SMALL = AdaptiveSettings(size_px=8, steps=12, batch_size=32)
 
@@ -51,7 +51,7 @@ def small_network() -> Network:
     for bits in spec.bit_widths:
         with network.at(bits):
             network(torch.rand(16, 3, 32, 32, generator=draw) * 255.0)
-    return network.eval()
+    return network.for_evaluation()
 
 
 def gradient(network: Network, pixels: Tensor) -> tuple[Tensor, Tensor]:

@@ -31,7 +31,7 @@ def warmed(name: str, bit_widths: tuple[int, ...] = BITS) -> Network:
         for bits in bit_widths:
             network.set_bit_width(bits)
             network(torch.randint(0, 256, (16, 3, 32, 32), generator=generator).float())
-    return network.eval()
+    return network.for_evaluation()
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,7 @@ _CLASSES = 9
 """Wrong classes that a resisting image is driven to."""
 
 
-class Subject:
+class AttackedNetwork:
     """A network at one bit-width and what is known of it so far.
 
     Attributes:

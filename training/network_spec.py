@@ -1,0 +1,89 @@
+"""What a network is, in one class from the config to the checkpoint and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import field
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Strict, model_validator
+
+from deploy.core.bit_widths import FLOAT as FLOAT
+from training.validated import AtLeast1, validated
+
+STREAM_BITS = 8
+"""Bit-width of the residual stream, of the first and last layer's weights, and of the pooled
+features, whatever the hidden layers' bit-width is."""
+
+ScaleRecipe = Literal["learned", "statistics"]
+"""Where a quantizer's scales come from: LSQ's gradient, or a statistic of what is quantized."""
+
+
+def _widest_first(bit_widths: tuple[int, ...]) -> tuple[int, ...]:
+    widths = tuple(sorted(set(bit_widths), reverse=True))
+    if not widths or any(b != FLOAT and not 2 <= b <= STREAM_BITS for b in widths):
+        raise ValueError(
+            f"bit-widths must be 32 (float) or 2 to {STREAM_BITS}, at least one of them; "
+            f"got {list(widths)}"
+        )
+    return widths
+
+
+def _dotted(layers: Any) -> Any:
+    """Bits by dotted layer name: TOML reads an unquoted ``block1.first`` as a table of a table."""
+    if not isinstance(layers, Mapping):
+        return layers
+    flat: dict[str, Any] = {}
+    for name, bits in layers.items():
+        inside = _dotted(bits)
+        table = isinstance(bits, Mapping)
+        flat |= {f"{name}.{k}": v for k, v in inside.items()} if table else {name: bits}
+    return flat
+
+
+@validated()
+class NetworkSettings:
+    """Which network, at which bit-widths (32: float): a config's ``[network]``.
+
+    ``exact``: the engine computes bit for bit what the fake-quantized network computes
+    (:mod:`training.exact`).  ``mixed``: for a bit-width of the network, the bits of layers that
+    have others then, by layer name (:mod:`training.networks.layers`).  ``activation_scales`` and
+    ``weight_scales``: a :data:`ScaleRecipe` (:class:`training.quantizers.LearnedScale`,
+    :class:`training.quantizers.WeightQuantizer`).
+    """
+
+    name: str
+    bit_widths: Annotated[tuple[int, ...], AfterValidator(_widest_first)] = (32, 8, 5, 4, 2)
+    exact: bool = False
+    mixed: Mapping[
+        # A table's keys are text.
+        Annotated[int, Strict(False)],
+        Annotated[Mapping[str, int], BeforeValidator(_dotted)],
+    ] = field(default_factory=dict)
+    activation_scales: ScaleRecipe = "learned"
+    weight_scales: ScaleRecipe = "statistics"
+
+    @model_validator(mode="after")
+    def _exact_has_power_of_two_scales(self) -> NetworkSettings:
+        if self.exact and self.weight_scales != "statistics":
+            raise ValueError(
+                'exact = true needs weight_scales = "statistics": an exact network\'s weight '
+                "scales are powers of two that its accumulator's bound decides"
+            )
+        return self
+
+
+@validated()
+class NetworkSpec(NetworkSettings):
+    """What is needed to build a network again: ``network`` of a checkpoint's sidecar.
+
+    ``input_size`` is the side of the square RGB input in pixels.
+    """
+
+    classes: AtLeast1
+    input_size: AtLeast1
+
+    @classmethod
+    def of(cls, settings: NetworkSettings, *, classes: int, input_size: int) -> NetworkSpec:
+        """The specification of the network that ``settings`` ask for, for these images."""
+        return cls(classes=classes, input_size=input_size, **vars(settings))

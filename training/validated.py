@@ -1,0 +1,194 @@
+"""Settings and records that are checked when they are made: one reader, one form of error.
+
+:func:`validated` makes a frozen dataclass whose fields pydantic checks, deeply and strictly, where
+it is constructed, replaced (:func:`dataclasses.replace`) or read from a table.  Every fault is a
+line of one error: the dotted key, what was expected, what came.  A rule that several fields share
+is a method under ``pydantic.model_validator(mode="after")`` that raises ``ValueError``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, TypeVar, cast, dataclass_transform
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from pydantic.dataclasses import dataclass as checked_dataclass
+from pydantic_core import ErrorDetails, PydanticSerializationError, to_json, to_jsonable_python
+from typing_extensions import is_typeddict
+
+from deploy.core.errors import InputError, QadtrError
+
+AtLeast0 = Annotated[int, Field(ge=0)]
+AtLeast1 = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0.0)]
+NotNegative = Annotated[float, Field(ge=0.0)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+"""0…1, both included."""
+PositiveShare = Annotated[float, Field(gt=0.0, le=1.0)]
+
+_T = TypeVar("_T")
+_CONFIG = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+_EXPECTED = {
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "none_required": "null",
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "dict_type": "a table",
+    "mapping_type": "a table",
+    "dataclass_type": "a table",
+    "too_short": "a list of at least {min_length}",
+    "too_long": "a list of at most {max_length}",
+    "literal_error": "one of {expected}",
+}
+"""What was expected, by pydantic's kind of fault; others are said in pydantic's own words."""
+_BOUNDS = {
+    "minimum": "at least",
+    "exclusiveMinimum": "above",
+    "maximum": "at most",
+    "exclusiveMaximum": "below",
+}
+"""By the words of JSON Schema."""
+
+
+@dataclass_transform(
+    frozen_default=True, kw_only_default=True, field_specifiers=(dataclasses.field,)
+)
+def validated(error: type[QadtrError] = InputError) -> Callable[[type[_T]], type[_T]]:
+    """A decorator: a frozen, keyword-only dataclass whose values are checked.
+
+    A whole number is taken for float, in a table a list for a tuple; nothing else is converted.
+    Unknown fields, NaN and infinity are refused.
+
+    Args:
+        error: what the constructor raises for what it refuses.
+    """
+
+    def decorate(cls: type[_T]) -> type[_T]:
+        made: Any = checked_dataclass(cls, frozen=True, kw_only=True, config=_CONFIG)
+        construct = made.__init__
+
+        @functools.wraps(construct)
+        def __init__(self: Any, **values: Any) -> None:
+            try:
+                construct(self, **values)
+            except ValidationError as fault:
+                raise error(_text(fault, made, cls.__name__)) from fault
+
+        made.__init__ = __init__
+        return made
+
+    return decorate
+
+
+def read_settings(
+    kind: type[_T], table: Mapping[str, Any], where: str, error: type[QadtrError] = InputError
+) -> _T:
+    """A ``kind`` (:func:`validated`) from the ``table`` of a TOML file, a JSON file or options.
+
+    Args:
+        where: names the table in errors.
+        error: what is raised.
+
+    Raises:
+        InputError: a line for each unknown or missing key, wrong type or value.
+    """
+    try:
+        # As JSON, where strictness lets a table be a dataclass and a list a tuple.
+        data = to_json(table, inf_nan_mode="constants")
+        return cast(_T, _adapter(cast(Any, kind)).validate_json(data))
+    except PydanticSerializationError as fault:
+        raise error(f"{where}: holds a value that no table can hold: {fault}") from fault
+    except ValidationError as fault:
+        raise error(_text(fault, kind, where)) from fault
+
+
+def checked(kind: Any, value: Any, where: str) -> Any:
+    """``value`` itself, if it is what JSON of the type ``kind`` holds, to the last key.
+
+    ``kind``: a TypedDict (of ``typing_extensions``, as pydantic needs it before Python 3.12), a
+    dataclass, or a type of these.
+
+    Raises:
+        InputError: as :func:`read_settings`.
+    """
+    read_settings(kind, value, where)
+    return value
+
+
+def as_json(value: Any) -> Any:
+    """Settings as JSON holds them: dictionaries with text for keys, lists, numbers, text."""
+    return to_jsonable_python(value)
+
+
+def json_schema(kind: Any) -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of what :func:`checked` takes for ``kind``."""
+    draft = "https://json-schema.org/draft/2020-12/schema"
+    return {"$schema": draft, **_adapter(kind).json_schema()}
+
+
+@functools.cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    own = is_typeddict(kind) or dataclasses.is_dataclass(kind)
+    if own and not hasattr(kind, "__pydantic_config__"):
+        with_config(_CONFIG)(kind)
+    return TypeAdapter(kind, config=None if own else _CONFIG)
+
+
+def _text(fault: ValidationError, kind: Any, where: str) -> str:
+    """A line for each fault."""
+    return "\n".join(f"{where}: {_line(one, kind)}" for one in fault.errors(include_url=False))
+
+
+def _line(fault: ErrorDetails, kind: Any) -> str:
+    what, about = fault["type"], fault.get("ctx", {})
+    place = tuple(step for step in fault["loc"] if step != "[key]")
+    key, there = _dotted(place), _at(json_schema(kind), place)
+    if what in ("missing", "missing_keyword_only_argument"):
+        return f"the key {key!r} is missing"
+    if what in ("extra_forbidden", "unexpected_keyword_argument"):
+        outer = _at(json_schema(kind), place[:-1])
+        valid = sorted({key for table in outer for key in table.get("properties", {})})
+        near = difflib.get_close_matches(str(place[-1]), valid, n=1)
+        guess = f" did you mean {near[0]!r}?" if near else ""
+        return f"unknown key {key!r};{guess} valid here are {', '.join(valid)}"
+    if what == "value_error":
+        return f"{key}: {about['error']}" if key else str(about["error"])
+    if what == "literal_error":
+        about = {"expected": about["expected"].replace(" or ", ", ").replace("'", "")}
+    bounds = [f"{words} {t[b]:g}" for t in there for b, words in _BOUNDS.items() if b in t]
+    if what.startswith(("greater_than", "less_than")) and bounds:
+        return f"{key} must be {' and '.join(bounds)}; got {fault['input']!r}"
+    if what in _EXPECTED:
+        return f"{key} must be {_EXPECTED[what].format(**about)}; got {fault['input']!r}".lstrip()
+    return f"{key}: {fault['msg']}; got {fault['input']!r}"
+
+
+def _dotted(place: Iterable[int | str]) -> str:
+    return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in place).removeprefix(".")
+
+
+def _at(schema: dict[str, Any], place: Iterable[int | str]) -> list[dict[str, Any]]:
+    """The parts of ``schema`` that hold for what is at ``place``."""
+    found = [schema]
+    for step in (*place, None):
+        tables = []
+        while found:
+            table = found.pop()
+            if "$ref" in table:
+                found.append(schema["$defs"][table["$ref"].rsplit("/", 1)[-1]])
+            found += table.get("anyOf", [])
+            tables.append(table)
+        if step is None:
+            return tables
+        for table in tables:
+            inside = (table.get("properties", {}).get(step), table.get("items"))
+            found += [t for t in (*inside, table.get("additionalProperties")) if t]
+    raise AssertionError("the last step is None")
