@@ -31,16 +31,16 @@ from benchmarks.records import ROOT, described, table_of
 from deploy.core.errors import InputError
 from deploy.core.files import read_json, write_atomic
 from deploy.core.records import read_records
+from deploy.core.table import Table
 from eval.measure.adaptive.adaptive_record import KIND as ADAPTIVE_KIND
 from eval.measure.checks.checks_record import KIND as CHECKS_KIND
 from eval.measure.defenses import TABLE
 from eval.measure.proofs import CERTIFICATE_KIND, PARITY_KIND
-from eval.report.adaptive import adaptive_table
+from eval.report import adaptive_table, text_table
 from eval.report.analysis_table import HEADER as ANALYSES
 from eval.report.analysis_table import analysed, analysis_rows
 from eval.report.attack_checks import all_checks_table
 from eval.report.defenses import defenses_markdown
-from eval.report.table import text_table
 from eval.stages.defenses import ROWS
 
 RESULTS = ROOT / "results"
@@ -309,8 +309,7 @@ def _block(text: str) -> str:
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return Table(columns=header, rows=rows).markdown()
 
 
 if __name__ == "__main__":

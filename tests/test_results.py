@@ -13,7 +13,7 @@ from deploy.core.records import read_records
 from eval.measure.checks.catalogue import CATALOGUE
 from eval.measure.checks.checks_record import KIND as CHECKS_KIND
 from eval.measure.checks.checks_record import ChecksRecord, tripped
-from eval.report import write_report
+from eval.stages.report import write_report
 from training.record_types import payloads
 from training.run_folder import RunFolder
 

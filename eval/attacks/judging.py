@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from deploy.core.bit_widths import bits_words
 from deploy.core.errors import NothingToEvaluate
 from deploy.core.pasting import paste
 from deploy.core.success import attack_success
@@ -119,7 +120,7 @@ def success_in_words(results: Sequence[Mapping[str, Any]]) -> str:
     parts = []
     for result in results:
         asr = result["asr"]
-        width = "float" if result["bit_width"] == 32 else f"{result['bit_width']} bits"
+        width = bits_words(result["bit_width"])
         if asr is None:
             parts.append(f"no image that counts at {width}")
         else:

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from deploy.core.bit_widths import bits_words
 from deploy.core.engine_protocol import Engine
 from deploy.core.latency import Latency, measure_latency
 from deploy.core.patch_set import PatchSet, read_patch_set
@@ -18,12 +19,12 @@ from deploy.core.records import read_records
 from deploy.engine import require_engine
 from eval.measure.evaluation import evaluate_model
 from eval.measure.evaluation_record import EvaluationRecord
+from eval.measure.examples import KIND as EXAMPLES_KIND
+from eval.measure.examples import Predict, write_examples
 from eval.measure.patch_images import images_of_patches, patch_files_in
 from eval.measure.patch_measures import common_set
 from eval.measure.subject import Subject, subjects_of
-from eval.report.examples import KIND as EXAMPLES_KIND
-from eval.report.examples import Predict, write_examples
-from eval.report.rows import bits_words, model_name
+from eval.report.words import model_name
 from training.data import ImageSet
 from training.run_folder import RunFolder
 from training.validated import AtLeast0, AtLeast1, BitWidths, validated

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from deploy.core.files import json_bytes, write_atomic
-from eval.measure import evaluation_record, pixel_record, proofs
+from eval.measure import evaluation_record, examples, pixel_record, proofs
 from eval.measure.adaptive import adaptive_record
 from eval.measure.checks import checks_record
 from eval.measure.drift import drift_record
-from eval.report import examples
 from eval.stages.analyze import ANALYSES
 from training.defenses import config_schema
 from training.record_types import record_form

@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     from deploy.core.records import provenance, read_records
     from eval.attacks.pixel.pixel_settings import PixelSettings
     from eval.measure.checks.checks_record import attack_checks_from_records
-    from eval.report.pixel_table import pixel_table
+    from eval.report.pixel import pixel_table
     from eval.stages.pixel import PixelRunSettings, attack_pixels
     from qadtr.commands.shared import repository
     from training.run_folder import RunFolder

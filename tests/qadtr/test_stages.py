@@ -116,7 +116,7 @@ def test_pixel_attacks_continue_and_are_not_made_twice(
     words += ["--epsilon", "16", "--bits", "32", "4", "--engine", "onnxruntime"]
     assert main([*words, "--batch-size", "6"]) == 0
     printed = capsys.readouterr().out
-    assert len(printed.splitlines()) == 5
+    assert len(printed.splitlines()) == 6
     records = read_records(run / "records", "pixel-attack")
     engines = {
         (r["payload"]["model"]["bit_width"], r["payload"]["model"]["engine"]) for r in records

@@ -196,7 +196,7 @@ def _on_ray(
 
 
 def checks_of_targets(plan: MatrixPlan) -> AttackChecks:
-    """The attack checks that stand among the records of the plan's targets.
+    """The attack checks among the records of the plan's targets.
 
     Raises:
         InputError: a record is damaged.

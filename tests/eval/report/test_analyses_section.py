@@ -16,10 +16,9 @@ from eval.measure.analyses.stored_map import store_map
 from eval.measure.checks.checks_record import attack_checks_from_records
 from eval.report.analyses import analyses_section
 from eval.report.analysis_table import HEADER, analysis_rows, analysis_table
-from eval.report.heat_maps import heat_maps
-from eval.report.map_images import coloured
-from eval.report.matrices import matrices_of
-from eval.report.pixel_curves import pixel_curves
+from eval.report.pictures import coloured
+from eval.report.pixel import pixel_curves
+from eval.report.transfer import heat_maps, matrices_of
 
 Record = dict[str, Any]
 

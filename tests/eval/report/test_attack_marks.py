@@ -19,9 +19,8 @@ from eval.report.analyses import analyses_section
 from eval.report.analysis_table import analysis_table
 from eval.report.attack_checks import all_checks_table
 from eval.report.defenses import defenses_markdown
-from eval.report.pixel_curves import pixel_curves
-from eval.report.pixel_table import pixel_table
-from eval.stages.matrix import matrix_text
+from eval.report.pixel import pixel_curves, pixel_table
+from eval.report.transfer import matrix_text
 from training.record_types import payloads
 
 Record = dict[str, Any]
@@ -228,9 +227,9 @@ def test_the_pixel_attacks(tripped: Record) -> None:
     checks = attack_checks_from_records([tripped])
     # At 8 bits of its own gradient; at 2 bits; at 8 bits by the gradient of 2 bits.
     lines = pixel_table([pixel(8, 8), pixel(2, 2), pixel(8, 2)], checks).splitlines()
-    assert [line.count(f"%{MARK}") for line in lines[1:4]] == [0, 2, 2]
-    assert lines[4] == LOWER_BOUND
-    assert len(pixel_table([pixel(8, 8)], checks).splitlines()) == 2
+    assert [line.count(f"%{MARK}") for line in lines[2:5]] == [0, 2, 2]
+    assert lines[-1] == LOWER_BOUND
+    assert len(pixel_table([pixel(8, 8)], checks).splitlines()) == 3
 
     made = [{"kind": "pixel-attack", "payload": pixel(bits, bits)} for bits in (8, 2)]
     chart = pixel_curves([*made, tripped])

@@ -18,8 +18,9 @@ from PIL import Image
 from deploy.core.errors import InputError, NothingToEvaluate
 from deploy.core.patch_set import PatchSet, write_patch_set
 from deploy.core.records import read_records, write_record
-from eval.report import Picture, render_report, text_table, write_examples, write_report
-from eval.report.pictures import png_bytes
+from eval.measure.examples import png_bytes, write_examples
+from eval.report import Picture, render_report, text_table
+from eval.stages.report import write_report
 from training.data.image_set import image_set
 
 Record = dict[str, Any]
@@ -163,7 +164,11 @@ def test_a_hardened_network_that_is_too_weak_is_no_evidence(evaluation: MakeReco
     )
     assert "is no evidence for the defense" in page.text
     assert "not comparable" in page.texts["span"]
-    assert [row.get("class") for row in page.all("tr")][-1] == "first aside"
+    assert [row.get("class") for row in page.all("tr")][-1] == "first"
+    assert [cell["class"] for cell in page.all("td") if "asr" in (cell.get("class") or "")] == [
+        "asr",
+        "asr aside",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ first of the patch set, never chosen by their outcome.
 from __future__ import annotations
 
 import base64
+import io
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,12 +15,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from typing_extensions import TypedDict
 
 from deploy.core.errors import InputError
 from deploy.core.patch_set import PatchSet
 from deploy.core.records import write_record
-from eval.report.pictures import png_bytes
 from training.data.image_set import ImageSet
 from training.record_types import Base64, Sha256, payloads
 from training.validated import AtLeast0
@@ -82,6 +83,23 @@ class ExamplesRecord(TypedDict):
     patch: str
     images: ExampleImages
     items: list[ExampleItem]
+
+
+def png_bytes(image: NDArray[np.uint8], mask: NDArray[np.bool_] | None = None) -> bytes:
+    """An image, uint8 3×H×W RGB, as a PNG file; transparent where `mask` (bool H×W) is False.
+
+    Raises:
+        InputError: another shape or type.
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[0] != 3:
+        raise InputError(f"Expected a picture as uint8 3×H×W, got {image.dtype} {image.shape}.")
+    pixels = image.transpose(1, 2, 0)
+    if mask is not None and not mask.all():
+        alpha = np.where(mask, 255, 0).astype(np.uint8)
+        pixels = np.concatenate([pixels, alpha[..., None]], axis=2)
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
 
 
 def write_examples(

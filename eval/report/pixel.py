@@ -1,16 +1,18 @@
-"""Accuracy against bit-width under pixel attacks: one chart for each network, attack and engine."""
+"""Accuracy against bit-width under pixel attacks: a table for the terminal, charts for the page."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from deploy.core.attack_checks import MARK
+from deploy.core.attack_checks import LOWER_BOUND, MARK
+from deploy.core.bit_widths import bits_label, bits_words
+from deploy.core.html import Html, tag
+from deploy.core.table import Table
 from eval.measure.checks.checks_record import AttackChecks, attack_checks_from_records
-from eval.measure.pixel_record import pixels_from_records
-from eval.report.html import Html, tag
+from eval.measure.pixel_record import PixelRecord, pixels_from_records
 from eval.report.line_chart import Axis, Point, baseline, drawn_series, line_chart
-from eval.report.rows import bits_label, bits_words, model_name
+from eval.report.words import images_words, name_of, percent, rate
 
 _ATTACK_NAMES = {
     "fgsm": "FGSM",
@@ -20,11 +22,54 @@ _ATTACK_NAMES = {
     "autoattack-deepfool": "AutoAttack, DeepFool for FAB",
 }
 
-
 _UPPER_BOUND = (
     f"{MARK}: a check of the attack tripped, so the accuracy is an upper bound of what an attacker "
     "leaves."
 )
+
+
+_COLUMNS = ("attack", "made at", "bits", "engine", "n", "clean", "attacked (95%)", "ASR (95%)")
+
+
+def pixel_table(records: Sequence[PixelRecord], checks: AttackChecks) -> str:
+    """The records as lines of text: accuracy against bit-width, clean and attacked.
+
+    A rate of a network whose attack checks tripped at the bit-width that the attack followed, or at
+    the one that was attacked, is marked.
+    """
+    marks = [
+        checks.mark_at(
+            record["model"]["checkpoint_sha256"],
+            *(record["model"]["bit_width"], record["made_at_bit_width"]),
+        )
+        for record in records
+    ]
+    return Table(
+        columns=[
+            "attack",
+            "made at",
+            "bits",
+            "engine",
+            "n",
+            "clean",
+            "attacked (95%)",
+            "ASR (95%)",
+        ],
+        rows=[
+            [
+                record["attack"],
+                str(record["made_at_bit_width"]),
+                str(record["model"]["bit_width"]),
+                record["model"]["engine"],
+                str(record["attacked"]),
+                percent(record["clean_accuracy"]["value"]),
+                *(rate(record[key], mark) for key in ("robust_accuracy", "asr")),
+            ]
+            for record, mark in zip(records, marks, strict=True)
+        ],
+        align="lrrlrrl",
+        notes=[LOWER_BOUND] if any(marks) else (),
+    ).text()
 
 
 def pixel_curves(records: Iterable[Mapping[str, Any]]) -> Html:
@@ -52,14 +97,13 @@ def _chart(found: Sequence[Mapping[str, Any]], checks: AttackChecks) -> Html | N
     if len(bit_widths) < 2:
         return None
     model, images = found[-1]["model"], found[-1]["images"]
-    name = model_name(model["network"], model["defense"])
+    name = name_of(model)
     clean = {payload["model"]["bit_width"]: payload["clean_accuracy"] for payload in found}
     lines = _lines(found, checks)
     marked = any(point.mark for points in lines.values() for point in points)
     return line_chart(
         f"{name} on {model['engine']}: accuracy under pixel attacks",
-        f"{images['name']}, {images['split']} split, {found[-1]['attacked']} images, untargeted, "
-        f"by {found[-1]['library']}",
+        f"{images_words(images, found[-1]['attacked'])}, untargeted, by {found[-1]['library']}",
         Axis(
             name="bit-width of weights and activations",
             words={bits: bits_label(bits) for bits in bit_widths},
