@@ -1,6 +1,7 @@
 # make demo    the whole line on scikit-learn's digits: train, patch, export, measure, report
 # make test    the tests
 # make lint    ruff, mypy --strict, the import rules
+# make schemas docs/schemas, from the types that check records and configs
 # make bench   ratios against peers, on this machine
 # make test-browser   the report in headless Chromium at two widths, light and dark
 # make test-rtx       TensorRT-RTX engines of this project's networks, built without a GPU
@@ -23,7 +24,7 @@ EXTRAS := train,export,cpu,eval,cluster,dev
 export OMP_NUM_THREADS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test test-hls4ml test-arm64 test-resume test-hostile test-browser test-rtx lint bench install
+.PHONY: demo test test-hls4ml test-arm64 test-resume test-hostile test-browser test-rtx lint bench schemas install
 .DELETE_ON_ERROR:
 
 install: $(STAMP)
@@ -39,6 +40,9 @@ $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	@touch $@
+
+schemas: $(STAMP)
+	$(BIN)/python -m benchmarks.schemas
 
 demo: $(STAMP)
 	$(BIN)/python -m qadtr demo

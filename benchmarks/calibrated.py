@@ -26,13 +26,7 @@ RIDGE = 1e-2
 
 @torch.no_grad()
 def calibrated_network(
-    name: str,
-    bits: int,
-    images: ImageSet,
-    *,
-    count: int,
-    batch: int,
-    seed: int = 0,
+    name: str, bits: int, images: ImageSet, *, count: int, batch: int
 ) -> Network:
     """A network of one bit-width, in evaluation mode.
 
@@ -42,7 +36,6 @@ def calibrated_network(
         images: with labels, not those that are measured; they give the input size.
         count: of them to use.
         batch: images at once.
-        seed: of the drawn weights.
     """
     spec = NetworkSpec(
         name=name,
@@ -50,52 +43,32 @@ def calibrated_network(
         input_size=images.images.shape[2],
         bit_widths=(bits,),
     )
-    network = build_network(spec, torch.Generator().manual_seed(seed))
-    return calibrate(network, images, count=count, batch=batch, seed=seed)
-
-
-@torch.no_grad()
-def calibrate(
-    network: Network, images: ImageSet, *, count: int, batch: int, seed: int = 0
-) -> Network:
-    """The network with statistics and scales of each of its bit-widths, and one linear layer, from
-    these images; in evaluation mode.
-
-    Args:
-        network: with its weights, in training mode; of the images' size and classes.
-        images, count, batch, seed: as of :func:`calibrated_network`; the seed is of the order.
-    """
+    network = build_network(spec, torch.Generator().manual_seed(0))
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.reset_running_stats()
             module.momentum = None  # the plain mean over all batches
-    chosen = chosen_indices(len(images), count)
     # In the order of the data set classes may stand together; a batch should hold many.
-    order = chosen[torch.randperm(count, generator=torch.Generator().manual_seed(seed)).numpy()]
-    batches = [order[start : start + batch] for start in range(0, count - batch + 1, batch)]
-    for bits in network.bit_widths:
-        with network.at(bits):
-            for indices in batches:
-                network(_pixels(images, indices.tolist()))
-    network.for_evaluation()
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(0)).numpy()
+    chosen = chosen_indices(len(images), count)[order][: count // batch * batch]
     features: list[Tensor] = []
-    hook = _last(network).linear.register_forward_pre_hook(
-        lambda _, inputs: features.append(_plain(inputs[0]))
-    )
-    for bits in network.bit_widths:
-        with network.at(bits):
-            for indices in batches:
-                network(_pixels(images, indices.tolist()))
+
+    def pass_all() -> None:
+        for start in range(0, len(chosen), batch):
+            pixels = torch.from_numpy(images.images[chosen[start : start + batch]]).float()
+            network(pixels.contiguous(memory_format=torch.channels_last))
+
+    with network.at(bits):
+        pass_all()
+        network.for_evaluation()
+        hook = _last(network).linear.register_forward_pre_hook(
+            lambda _, inputs: features.append(_plain(inputs[0]))
+        )
+        pass_all()
     hook.remove()
-    labels = torch.from_numpy(images.labels[[int(i) for part in batches for i in part]])
-    _fit(network, torch.cat(features).double(), labels.repeat(len(network.bit_widths)))
+    _fit(network, torch.cat(features).double(), torch.from_numpy(images.labels[chosen]))
     network.store_scales()
     return network
-
-
-def _pixels(images: ImageSet, indices: list[int]) -> Tensor:
-    pixels = torch.from_numpy(images.images[indices]).float()
-    return pixels.contiguous(memory_format=torch.channels_last)
 
 
 def _last(network: Network) -> LastLinear:

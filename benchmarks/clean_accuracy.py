@@ -12,7 +12,6 @@ not in the interval.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -22,9 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.records import ROOT, parser_of, report
 from deploy.core.errors import InputError, QadtrError
-from deploy.core.files import write_json
-from deploy.core.records import provenance
 from deploy.core.share import share
 from deploy.core.statistics import paired_difference
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
@@ -34,7 +32,6 @@ from training.data import ImageSet
 from training.quantizers import FLOAT
 from training.run_folder import RunFolder
 
-ROOT = Path(__file__).resolve().parents[1]
 RUNS = ROOT / "results" / "cifar10-resnet8-cpu"
 
 Right = Mapping[int, NDArray[np.bool_]]
@@ -43,18 +40,13 @@ Right = Mapping[int, NDArray[np.bool_]]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print; 0 whatever the figures are."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.clean_accuracy",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("clean_accuracy", __doc__)
     add = parser.add_argument
     add("--data", type=Path, required=True, help="as for qadtr train")
     add("--float", type=Path, default=RUNS / "source", help="run of the float network")
     add("--plain", type=Path, default=RUNS / "plain", help="run of plain QAT")
     add("--runs", type=Path, nargs="*", default=[RUNS / "qadtr"], help="runs of defenses")
     add("--split", default="test", choices=("test", "holdout"))
-    add("--json", type=Path, help="also write the record there")
     arguments = parser.parse_args(argv)
     try:
         record = _measured(
@@ -66,9 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except QadtrError as error:
         print(f"clean_accuracy: {error}", file=sys.stderr)
         return error.exit_code
-    print("\n".join(" | ".join(row) for row in (HEADER, *clean_rows(record))))
-    if arguments.json:
-        write_json(arguments.json, {**record, "provenance": provenance(repository=ROOT)})
+    report(record, arguments.json)
     return 0
 
 
@@ -132,35 +122,6 @@ def _row(
 def _difference(right: NDArray[np.bool_], other: NDArray[np.bool_]) -> dict[str, float]:
     value, interval = paired_difference(right, other)
     return {"value": value, "low": interval.low, "high": interval.high}
-
-
-HEADER = ["network", "bits", "accuracy", "minus float, points", "minus plain QAT, points"]
-
-
-def clean_rows(record: Mapping[str, Any]) -> list[list[str]]:
-    """The cells of the table, a row for each network and bit-width."""
-    return [
-        [
-            f"{record['network']} {row['run']}, {row['epochs']:g} epochs, seed {row['seed']}",
-            "float" if row["bits"] == FLOAT else str(row["bits"]),
-            _percent(row["accuracy"]),
-            _points(row["over_float"]),
-            _points(row["over_plain"]),
-        ]
-        for row in record["rows"]
-    ]
-
-
-def _percent(found: Mapping[str, float]) -> str:
-    value, low, high = (100 * found[key] for key in ("value", "low", "high"))
-    return f"{value:.2f}% ({low:.2f}–{high:.2f})"
-
-
-def _points(difference: Mapping[str, float] | None) -> str:
-    if difference is None:
-        return "–"
-    value, low, high = (100 * difference[key] for key in ("value", "low", "high"))
-    return f"{value:+.2f} ({low:+.2f} to {high:+.2f})"
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""The table of exported files from the records of ``benchmarks.export_table``."""
+"""The tables of exported files from the records of ``benchmarks.export_table``."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-KIND = "export"
+KIND, TARGET_KIND, BUILD_KIND = "export", "export-target", "engine-build"
+"""Kinds of record: all-integer files, the targets with a budget, engines built without a GPU."""
 
 HEADER = (
     "network",
@@ -18,50 +19,106 @@ HEADER = (
     "flips against fake quantization",
     "weights",
 )
+TARGET_HEADER = (
+    "network",
+    "bits",
+    "target",
+    "bytes",
+    "engine",
+    "nodes integer / float",
+    "largest difference from the file's reference",
+    "its flips",
+    "flips against fake quantization",
+    "weights",
+)
+BUILD_HEADER = (
+    "network",
+    "bits",
+    "convolutions",
+    "products",
+    "pools",
+    "tensors int8 / float32",
+    "bytes, ONNX → engine",
+)
+
+Payload = Mapping[str, Any]
 
 
 def export_rows(records: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """A row for each network, weights, target and bit-width: the newest record of it.
-
-    Args:
-        records: of :data:`KIND`, oldest first.
-    """
-    newest = newest_payloads(records)
-    # By input size, then by the size of the network's widest file.
-    size = {key[:4]: 0 for key in newest}
-    for key, payload in newest.items():
-        size[key[:4]] = max(size[key[:4]], payload["bytes"])
-    order = sorted(newest, key=lambda key: (key[0], size[key[:4]], *map(str, key[1:4]), key[4]))
-    return [_row(newest[key]) for key in order]
-
-
-def newest_payloads(
-    records: Sequence[Mapping[str, Any]],
-) -> dict[tuple[Any, ...], Mapping[str, Any]]:
-    """The last payload of each input size, network, weights, target and (negated) bit-width."""
-    newest: dict[tuple[Any, ...], Mapping[str, Any]] = {}
-    for record in records:
-        payload = record["payload"]
-        key = (payload["input_px"], payload["network"], payload["weights"], payload["target"])
-        newest[(*key, -payload["bits"])] = payload
-    return newest
-
-
-def _row(payload: Mapping[str, Any]) -> list[str]:
-    flips, images = payload["flips"], payload["flip_images"]
+    """A row for each network, weights and bit-width; records of :data:`KIND`, oldest first."""
     return [
-        f"{payload['network']} ({payload['input_px']} px)",
-        str(payload["bits"]),
-        payload["target"],
-        f"{payload['nodes_integer']} / {payload['nodes_float']}",
-        f"{payload['bytes']:,}",
-        _differ(payload),
-        f"{payload['parity_images']:,}",
-        f"{flips:,} of {images:,} ({flips / images:.2%})",
-        payload["weights"],
+        [
+            *_network(p),
+            p["target"],
+            f"{p['nodes_integer']} / {p['nodes_float']}",
+            f"{p['bytes']:,}",
+            ", ".join(
+                f"{p[f'{what}_different']:,} of {p[what]:,} {what}" for what in ("codes", "logits")
+            ),
+            f"{p['parity_images']:,}",
+            _flips(p["flips"], p["flip_images"]),
+            p["weights"],
+        ]
+        for p in _newest(records, "bytes")
     ]
 
 
-def _differ(payload: Mapping[str, Any]) -> str:
-    codes = f"{payload['codes_different']:,} of {payload['codes']:,} codes"
-    return f"{codes}, {payload['logits_different']:,} of {payload['logits']:,} logits"
+def target_rows(records: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """A row for each network, weights, target, bit-width and engine; of :data:`TARGET_KIND`."""
+    rows = []
+    for p in _newest(records):
+        for engine in p["engines"]:
+            nodes = f"{p['nodes_integer']} / {p['nodes_float']}"
+            own = engine["flips_of_reference"]
+            rows.append(
+                [
+                    *_network(p),
+                    p["target"],
+                    f"{p['bytes']:,}",
+                    engine["engine"],
+                    nodes if engine["engine"].startswith("openvino") else "—",
+                    f"{engine['largest_logit_difference'] / p['largest_logit']:.2%}",
+                    "—" if own is None else f"{own:,} of {p['reference_images']:,}",
+                    _flips(engine["flips"], p["flip_images"]),
+                    p["weights"],
+                ]
+            )
+    return rows
+
+
+def build_rows(records: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """A row for each network and bit-width; records of :data:`BUILD_KIND`, oldest first."""
+    return [
+        [
+            *_network(p),
+            f"{p['kinds']['convolution']} int8",
+            f"{p['kinds']['matrix product']} int8",
+            f"{p['kinds']['pool']} int8" if p["kinds"]["pool"] else "none",
+            f"{p['tensors'].get('int8', 0)} / {p['tensors'].get('float32', 0)}",
+            f"{p['onnx_bytes']:,} → {p['engine_bytes']:,}",
+        ]
+        for p in _newest(records, "onnx_bytes")
+    ]
+
+
+def _newest(records: Sequence[Mapping[str, Any]], size: str | None = None) -> list[Payload]:
+    """The last payload of each network, weights, target and bit-width: by input size, then by
+    ``size`` of the network's largest file, then by name; the widest first."""
+    newest: dict[tuple[Any, ...], Payload] = {}
+    largest: dict[tuple[Any, ...], int] = {}
+    for record in records:
+        p = record["payload"]
+        of = (p["network"], p.get("weights", ""), p.get("target", ""))
+        newest[(p["input_px"], *of, -p["bits"])] = p
+    for key, p in newest.items():
+        largest[key[:4]] = max(largest.get(key[:4], 0), p[size] if size else 0)
+    order = sorted(newest, key=lambda key: (key[0], largest[key[:4]], *key[1:]))
+    return [newest[key] for key in order]
+
+
+def _network(payload: Payload) -> list[str]:
+    return [f"{payload['network']} ({payload['input_px']} px)", str(payload["bits"])]
+
+
+def _flips(flips: int, images: int) -> str:
+    return f"{flips:,} of {images:,} ({flips / images:.2%})"

@@ -1,15 +1,22 @@
-"""What the export gives: network × bit-width → nodes, file size, parity and flips, as records.
+"""What the export gives: network × bit-width × target, as records for the results page.
 
-    python -m benchmarks.export_table --cifar10 DIR --imagenette DIR [--networks …] [--bits …]
+    python -m benchmarks.export_table --cifar10 DIR --imagenette DIR
+        [--targets …] [--networks …] [--bits …]
 
-One record in results/export for each network and bit-width, written as soon as it is there; what
-has a record already (of the same target, weights and number of images) is not made again, so that
-a killed run goes on where it was. `python -m benchmarks.results_page` makes the table of them.
+One record for each network, bit-width and target, written as soon as it is there; what has one
+already (of the same weights and number of images) is not made again, so that a killed run goes on
+where it was. `python -m benchmarks.results_page` makes the tables of them.
+
+``onnxruntime``   nodes that really ran, codes and logits against the integer reference, flips
+``qcdq``          OpenVINO and ONNX Runtime against the numpy reference of the same file
+``tensorrt``      ONNX Runtime against that reference (TensorRT itself needs a GPU)
+``qonnx``         the executor of the ``qonnx`` package against the fake-quantized network
+``tensorrt-rtx``  what the builder makes of the ``tensorrt`` file without a GPU; nothing is run
 
 ResNet-8 is trained (results/cifar10-resnet8-cpu). The other networks have drawn weights calibrated
 on real training images (benchmarks/calibrated.py), and their records say so. Flips are counted on
-test images: those of the engine against the fake-quantized network. Parity is exact and costs a
-numpy reference, so it may run on fewer images than the flips; both numbers are in the record.
+test images against the fake-quantized network. A numpy reference costs much, so it may see fewer
+images than the engine; both numbers are in the record.
 """
 
 from __future__ import annotations
@@ -18,35 +25,48 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+from numpy.typing import NDArray
 
 from benchmarks.calibrated import calibrated_network
-from benchmarks.export_rows import KIND
-from deploy.core.errors import InputError
+from benchmarks.export_rows import BUILD_KIND, KIND, TARGET_KIND
+from benchmarks.records import ROOT
+from deploy.core.engine_protocol import Engine
+from deploy.core.files import sha256_of
+from deploy.core.model_engine import run_all
 from deploy.core.records import provenance, read_records, write_record
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
+from deploy.openvino_engine import OpenVinoEngine
+from deploy.tensorrt.bindings import TENSORRT_RTX
+from deploy.tensorrt.builder import build_engine
+from deploy.tensorrt.options import BuildOptions
+from export.budget import Logits
 from export.certificate import certify
 from export.lowering import lower
 from export.parity import check_parity
+from export.passes.guarantee import QuantizedOperands
+from export.qonnx_execution import execute_qonnx
 from export.qonnx_from_network import write_qonnx
+from export.reference.qdq import QdqReference
+from export.signed_images import write_with_bytes
 from training.data import ImageSet, load_images
 from training.data.subset import chosen_indices
-from training.prediction import predict
+from training.prediction import logits
 from training.quantize import Network
 from training.run_folder import RunFolder
 
-ROOT = Path(__file__).resolve().parents[1]
-RECORDS = ROOT / "results" / "export"
 TRAINED = ROOT / "results" / "cifar10-resnet8-cpu"
 BIT_WIDTHS = (8, 5, 4, 3, 2)
 IMAGENETTE_PX = 224
-TARGET = "onnxruntime"
-"""The other targets have a table of their own: benchmarks.target_table."""
+OPENVINO_LAYERS = ("Convolution", "Eltwise", "FullyConnected", "MatMul", "Pooling", "Reduce")
+"""OpenVINO's names of what computes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +80,11 @@ class Case:
     calibration: int
     batch: int
     run: str | None = None
+
+    def of_at_most(self, images: int) -> Case:
+        """The same with so few images everywhere, for a trial."""
+        names = ("flips", "parity", "calibration", "batch")
+        return replace(self, **{name: min(getattr(self, name), images) for name in names})
 
     @property
     def weights(self) -> str:
@@ -78,9 +103,9 @@ def _cifar(network: str, run: str | None = None) -> Case:
     )  # fmt: skip
 
 
-def _imagenette(network: str, *, flips: int = 500, parity: int = 50) -> Case:
+def _imagenette(network: str, *, parity: int = 50) -> Case:
     return Case(
-        network=network, data="imagenette", flips=flips, parity=parity, calibration=128, batch=16
+        network=network, data="imagenette", flips=500, parity=parity, calibration=128, batch=16
     )
 
 
@@ -99,150 +124,293 @@ CASES: tuple[Case, ...] = (
 """Smallest first."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Make what is missing; 1 if a file is not integer or departs from the reference."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.export_table", description=__doc__)
-    add_arguments(parser, sorted({case.network for case in CASES}))
-    arguments = parser.parse_args(argv)
-    folders = {"cifar10": arguments.cifar10, "imagenette": arguments.imagenette}
-    arguments.records.mkdir(parents=True, exist_ok=True)
-    facts = provenance(repository=ROOT, seed=0)
-    good = True
-    for case in CASES:
-        if case.network in arguments.networks and folders[case.data] is not None:
-            good &= _run_case(case, arguments, folders[case.data], facts)
-    return 0 if good else 1
-
-
-def add_arguments(parser: argparse.ArgumentParser, networks: Sequence[str]) -> None:
-    """The images, what is measured on them, and where the records go."""
-    parser.add_argument("--cifar10", type=Path, help="folder that holds cifar-10-batches-py")
-    parser.add_argument("--imagenette", type=Path, help="folder of train/ and val/")
-    parser.add_argument("--networks", nargs="+", choices=networks, default=networks)
-    parser.add_argument("--bits", type=int, nargs="+", choices=BIT_WIDTHS, default=BIT_WIDTHS)
-    parser.add_argument("--images", type=int, help="at most so many, for a trial")
-    parser.add_argument("--records", type=Path, default=RECORDS, help="default: results/export")
-
-
-def _run_case(
-    case: Case, arguments: argparse.Namespace, folder: Path, facts: Mapping[str, Any]
-) -> bool:
-    flips, parity = (min(n, arguments.images or n) for n in (case.flips, case.parity))
-    done = {_key(record["payload"]) for record in read_records(arguments.records, KIND)}
-    missing = [
-        bits
-        for bits in bit_widths_of(case, arguments.bits)
-        if (case.network, bits, TARGET, case.weights, flips, parity) not in done
-    ]
-    if not missing:
-        return True
-    data = Data(case.data, folder)
-    good = True
-    for bits in missing:
-        print(f"{case.network} at {bits} bits ({case.weights}) …", flush=True)
-        start = time.perf_counter()
-        network = network_of(case, bits, data)
-        payload = _measure(case, network, bits, TARGET, data.test, flips, parity)
-        payload["seconds"] = round(time.perf_counter() - start, 1)
-        write_record(arguments.records, KIND, payload, {**facts, "data": data.facts})
-        good &= not payload["failures"] and not payload["codes_different"]
-        print(
-            f"  {payload['nodes_integer']} integer and {payload['nodes_float']} float nodes, "
-            f"{payload['bytes']:,} bytes, {payload['codes_different']} codes and "
-            f"{payload['logits_different']} logits differ, {payload['flips']} flips on {flips:,} "
-            f"images, {payload['seconds']} s",
-            flush=True,
-        )
-    return good
-
-
-def _key(payload: Mapping[str, Any]) -> tuple[Any, ...]:
-    names = ("network", "bits", "target", "weights", "flip_images", "parity_images")
-    return tuple(payload[name] for name in names)
-
-
-def bit_widths_of(case: Case, wanted: Sequence[int]) -> list[int]:
-    """Those of the wanted ones that the case has."""
-    if case.run is None:
-        return list(wanted)
-    trained = RunFolder.open(TRAINED / case.run).bit_widths
-    return [bits for bits in wanted if bits in trained]
-
-
 class Data:
     """The measured (test) and the calibrating (hold-out of training) images of one data set."""
 
     def __init__(self, name: str, folder: Path) -> None:
         kind, size = ("cifar10", None) if name == "cifar10" else ("folder", IMAGENETTE_PX)
-        self.test = load_images(kind, folder, "test", size=size)
-        self._calibrate: ImageSet | None = None
-        self._load = lambda: load_images(kind, folder, "holdout", size=size)
+        self._load = partial(load_images, kind, folder, size=size)
+        self.test: ImageSet = self._load("test")
         self.facts = {"name": name, "split": "test", "digest": self.test.digest}
 
-    @property
+    @cached_property
     def calibrate(self) -> ImageSet:
         """The images for calibration, loaded when they are asked for first."""
-        if self._calibrate is None:
-            self._calibrate = self._load()
-        return self._calibrate
+        return self._load("holdout")
 
 
-def network_of(case: Case, bits: int, data: Data) -> Network:
-    """The trained network of a case, or one calibrated at this bit-width."""
-    if case.run is not None:
-        return RunFolder.open(TRAINED / case.run).load_network()
-    return calibrated_network(
-        case.network, bits, data.calibrate, count=case.calibration, batch=case.batch
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A network at one bit-width, its QONNX file, and the images that it is measured on."""
+
+    case: Case
+    network: Network
+    bits: int
+    qonnx: Path
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+    @cached_property
+    def logits(self) -> Logits:
+        """Those of the fake-quantized network."""
+        return logits(self.network, self.images, self.bits, self.case.batch)
+
+    def lowered(self, target: str) -> Path:
+        """The file of a target, beside the QONNX file."""
+        return lower(self.qonnx, self.qonnx.with_name(f"{target}.onnx"), target=target).path
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Make what is missing; 1 if an integer file is not integer or departs from the reference."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.export_table",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    add = parser.add_argument
+    add("--cifar10", type=Path, help="folder that holds cifar-10-batches-py")
+    add("--imagenette", type=Path, help="folder of train/ and val/")
+    names = sorted({case.network for case in CASES})
+    add("--targets", nargs="+", choices=MEASURES, default=["onnxruntime"])
+    add("--networks", nargs="+", choices=names, default=names)
+    add("--bits", type=int, nargs="+", choices=BIT_WIDTHS, default=BIT_WIDTHS)
+    add("--images", type=int, help="at most so many of everything, for a trial")
+    add("--records", type=Path, default=ROOT / "results", help="default: results/")
+    arguments = parser.parse_args(argv)
+    folders = {"cifar10": arguments.cifar10, "imagenette": arguments.imagenette}
+    facts = provenance(repository=ROOT, seed=0)
+    good = True
+    most = arguments.images or max(case.flips for case in CASES)
+    for case in (case.of_at_most(most) for case in CASES):
+        folder = folders[case.data]
+        if case.network in arguments.networks and folder is not None:
+            for bits, targets in _missing(case, arguments).items():
+                good &= _measured(case, bits, targets, Data(case.data, folder), arguments, facts)
+    return 0 if good else 1
 
 
-def _measure(
+def _missing(case: Case, arguments: argparse.Namespace) -> dict[int, list[str]]:
+    """By bit-width the targets that have no record of this case yet."""
+    done = {
+        _identity(record["kind"], record["payload"])
+        for kind, name in FOLDERS.items()
+        if (arguments.records / name).is_dir()
+        for record in read_records(arguments.records / name, kind)
+    }
+    missing: dict[int, list[str]] = {}
+    for bits in arguments.bits:
+        if case.run is not None and bits not in RunFolder.open(TRAINED / case.run).bit_widths:
+            continue
+        for target in arguments.targets:
+            kind = MEASURES[target][0]
+            asked = {**_facts(case, bits, kind), "target": target, "flip_images": case.flips}
+            # The drawn resnet8 says nothing there that the trained ones do not, nor does a plan of
+            # the second trained one.
+            needless = kind != KIND and case.network == "resnet8" and case.run is None
+            needless |= kind == BUILD_KIND and case.run == "qadtr"
+            if not needless and _identity(kind, asked) not in done:
+                missing.setdefault(bits, []).append(target)
+    return missing
+
+
+def _identity(kind: str, payload: Mapping[str, Any]) -> tuple[Any, ...]:
+    what = (kind, payload["network"], payload["bits"], payload["trained"])
+    if kind == BUILD_KIND:  # nothing there depends on images or values of weights
+        return what
+    flips = payload.get("asked_images", payload["flip_images"])
+    return (*what, payload["weights"], payload["target"], flips)
+
+
+def _facts(case: Case, bits: int, kind: str) -> dict[str, Any]:
+    facts = {"network": case.network, "bits": bits, "trained": case.run is not None}
+    return facts if kind == BUILD_KIND else {**facts, "weights": case.weights}
+
+
+def _measured(
     case: Case,
-    network: Network,
     bits: int,
-    target: str,
-    test: ImageSet,
-    flips: int,
-    parity: int,
-) -> dict[str, Any]:
-    chosen = chosen_indices(len(test), min(flips, len(test)))
-    images, labels = test.images[chosen], test.labels[chosen]
-    if len(images) < flips:
-        raise InputError(f"{test.name} has {len(images)} test images, {flips} are wanted")
-    with tempfile.TemporaryDirectory() as folder:
-        qonnx = write_qonnx(network, bits, Path(folder) / "qonnx.onnx")
-        made = lower(qonnx, Path(folder) / f"{case.network}-{bits}.onnx", target=target)
-        certificate = certify(made.path, images[:2])
-        # The subset of a subset: spread over the classes like the whole.
-        few = images[chosen_indices(flips, parity)]
-        equal = check_parity(made.path, few, batch_size=min(case.batch, 16))
-        theirs = predict(network, images, bits, batch_size=case.batch)
-        with OnnxRuntimeEngine(made.path) as engine:
-            ours = engine.predict(images, batch_size=case.batch)
+    targets: Sequence[str],
+    data: Data,
+    arguments: argparse.Namespace,
+    facts: Mapping[str, Any],
+) -> bool:
+    chosen = chosen_indices(len(data.test), case.flips)
+    if case.run is None:
+        network = calibrated_network(
+            case.network, bits, data.calibrate, count=case.calibration, batch=case.batch
+        )
+    else:
+        network = RunFolder.open(TRAINED / case.run).load_network()
+    good = True
+    with tempfile.TemporaryDirectory() as name:
+        subject = Subject(
+            case=case,
+            network=network,
+            bits=bits,
+            qonnx=write_qonnx(network, bits, Path(name) / "qonnx.onnx"),
+            images=data.test.images[chosen],
+            labels=data.test.labels[chosen],
+        )
+        for target in targets:
+            kind, measure = MEASURES[target]
+            start = time.perf_counter()
+            payload = {
+                **_facts(case, bits, kind),
+                "input_px": int(subject.images.shape[2]),
+                **measure(subject, target),
+                "seconds": round(time.perf_counter() - start, 1),
+            }
+            records = arguments.records / FOLDERS[kind]
+            records.mkdir(parents=True, exist_ok=True)
+            write_record(records, kind, payload, {**facts, "data": data.facts})
+            good &= not payload.get("failures") and not payload.get("codes_different")
+            print(
+                f"{case.network} at {bits} bits, {target} ({case.weights}): {payload}", flush=True
+            )
+    return good
+
+
+def _all_integer(subject: Subject, target: str) -> dict[str, Any]:
+    path, images, batch = subject.lowered(target), subject.images, subject.case.batch
+    certificate = certify(path, images[:2])
+    # The subset of a subset: spread over the classes like the whole.
+    few = images[chosen_indices(len(images), subject.case.parity)]
+    equal = check_parity(path, few, batch_size=min(batch, 16))
+    with OnnxRuntimeEngine(path) as engine:
+        ours = engine.predict(images, batch_size=batch)
     return {
-        "network": case.network,
-        "input_px": int(images.shape[2]),
-        "bits": bits,
         "target": target,
-        "weights": case.weights,
-        "trained": case.run is not None,
-        "sha256": made.sha256,
-        "bytes": made.size_bytes,
+        "sha256": sha256_of(path),
+        "bytes": path.stat().st_size,
         "nodes_integer": sum(layer.integer for layer in certificate.layers),
         "nodes_float": sum(not layer.integer for layer in certificate.layers),
         "counts": certificate.counts(),
         "failures": [f"{one.layer}: {one.reason}" for one in certificate.failures],
-        "parity_images": parity,
+        "parity_images": len(few),
         "codes": sum(layer.values for layer in equal.layers),
         "codes_different": sum(layer.different for layer in equal.layers),
         "logits": equal.images * equal.classes,
         "logits_different": equal.logits_different,
         "first_departure": equal.first_departure,
-        "flip_images": flips,
-        "flips": int(np.count_nonzero(ours != theirs)),
+        "flip_images": len(images),
+        "flips": int(np.count_nonzero(ours != subject.logits.argmax(axis=1))),
         "predicted_classes": len(np.unique(ours)),
-        "accuracy": float((ours == labels).mean()),
+        "accuracy": float((ours == subject.labels).mean()),
     }
+
+
+def _qdq(subject: Subject, target: str) -> dict[str, Any]:
+    path, images = subject.lowered(target), subject.images
+    references = 500 if subject.case.data == "cifar10" else 20
+    few = chosen_indices(len(images), min(references, len(images)))
+    reference = QdqReference(path).run(images[few])
+    computing = [n for n in onnx.load(path).graph.node if n.op_type in QuantizedOperands.computing]
+    integer = total = None
+    engines: list[Engine] = []
+    if target == "qcdq":
+        engines.append(compiled := OpenVinoEngine(path))
+        kinds = [one for one in compiled.compiled_layers() if one.operator in OPENVINO_LAYERS]
+        integer, total = sum(one.precision in ("i8", "u8") for one in kinds), len(kinds)
+        engines.append(OnnxRuntimeEngine(path))
+    else:
+        engines.append(OnnxRuntimeEngine(write_with_bytes(path, path.with_name("bytes.onnx"))))
+    tried = []
+    for engine in engines:
+        with engine:
+            found = run_all(engine, images, subject.case.batch)
+        gap = np.abs(found[few].astype(np.float64) - reference)
+        tried.append(
+            {
+                "engine": engine.name,
+                "largest_logit_difference": float(gap.max()),
+                "flips_of_reference": _flips(found[few], reference),
+                "flips": _flips(found, subject.logits),
+            }
+        )
+    return {
+        "target": target,
+        "asked_images": len(images),
+        "bytes": path.stat().st_size,
+        "nodes_quantized": len(computing),
+        "nodes_integer": integer,
+        "nodes_float": None if integer is None or total is None else total - integer,
+        "reference_images": len(few),
+        "largest_logit": float(np.abs(reference).max()),
+        "reference_flips_of_network": _flips(reference, subject.logits[few]),
+        "flip_images": len(images),
+        "engines": tried,
+    }
+
+
+def _qonnx(subject: Subject, target: str) -> dict[str, Any]:
+    images = subject.images
+    few = chosen_indices(len(images), min(50 if images.shape[2] < 64 else 2, len(images)))
+    ours, theirs = execute_qonnx(subject.qonnx, images[few]), subject.logits[few]
+    gap = np.abs(ours.astype(np.float64) - theirs)
+    return {
+        "target": target,
+        "asked_images": len(images),
+        "bytes": subject.qonnx.stat().st_size,
+        "nodes_quantized": None,
+        "nodes_integer": None,
+        "nodes_float": None,
+        "reference_images": 0,
+        "largest_logit": float(np.abs(theirs).max()),
+        "reference_flips_of_network": None,
+        "flip_images": len(few),
+        "engines": [
+            {
+                "engine": "qonnx executor",
+                "largest_logit_difference": float(gap.max()),
+                "flips_of_reference": None,
+                "flips": _flips(ours, theirs),
+            }
+        ],
+    }
+
+
+def engine_build(subject: Subject, target: str) -> dict[str, Any]:
+    """Build the ``tensorrt`` file for the usual compute capabilities, and say what came out."""
+    del target
+    model = subject.lowered("tensorrt")
+    largest = 64 if subject.case.data == "cifar10" else 16
+    start = time.perf_counter()
+    facts = build_engine(
+        model,
+        model.with_suffix(".engine"),
+        TENSORRT_RTX,
+        BuildOptions(batch_sizes=(1, largest, largest)),
+    )
+    given = [kind for layer in facts["layers"] for kind in layer["outputs"]]
+    return {
+        "onnx_sha256": sha256_of(model),
+        "onnx_bytes": model.stat().st_size,
+        "engine_bytes": facts["engine"]["size_bytes"],
+        "builder": facts["builder"],
+        "options": facts["options"],
+        "kinds": facts["kinds"],
+        "layers": len(facts["layers"]),
+        "tensors": {kind: given.count(kind) for kind in sorted(set(given))},
+        "build_s": round(time.perf_counter() - start, 1),
+        "note": facts["note"],
+    }
+
+
+def _flips(ours: Logits, theirs: Logits) -> int:
+    return int(np.count_nonzero(ours.argmax(axis=1) != theirs.argmax(axis=1)))
+
+
+FOLDERS = {KIND: "export", TARGET_KIND: "export", BUILD_KIND: "engines"}
+"""Of results/, by the kind of record."""
+
+MEASURES: Mapping[str, tuple[str, Callable[[Subject, str], dict[str, Any]]]] = {
+    "onnxruntime": (KIND, _all_integer),
+    "qcdq": (TARGET_KIND, _qdq),
+    "tensorrt": (TARGET_KIND, _qdq),
+    "qonnx": (TARGET_KIND, _qonnx),
+    "tensorrt-rtx": (BUILD_KIND, engine_build),
+}
+"""By target the kind of its record, and what is measured."""
 
 
 if __name__ == "__main__":

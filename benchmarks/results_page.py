@@ -2,10 +2,10 @@
 
     python -m benchmarks.results_page [--check]
 
-``results/RUNS/RUN/records`` holds the records of `qadtr eval`, `export` and `parity`;
-``results/engines`` the records of `python -m benchmarks.engine_builds`;
-``results/benchmarks/*.json`` what the benchmarks wrote; ``results/export`` the records of
-`python -m benchmarks.export_table`.
+``results/RUNS/RUN/records`` holds the records of `qadtr eval`, `export` and `parity`, ``about.md``
+beside them what they do not say by themselves;
+``results/export`` and ``results/engines`` the records of `python -m benchmarks.export_table`;
+``results/benchmarks/*.json`` what the benchmarks wrote.
 """
 
 from __future__ import annotations
@@ -16,37 +16,40 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from benchmarks import target_rows
-from benchmarks.clean_accuracy import HEADER as CLEAN_HEADER
-from benchmarks.clean_accuracy import clean_rows
-from benchmarks.defense_rows import TABLE, markdown
-from benchmarks.defense_table import ROWS
-from benchmarks.engine_builds import HEADER as BUILD_HEADER
-from benchmarks.engine_builds import KIND as BUILD_KIND
-from benchmarks.engine_builds import build_rows
-from benchmarks.export_rows import HEADER, KIND, export_rows
-from benchmarks.patch_attacks_rows import patch_attacks_rows
-from benchmarks.supplied import ABOUT
-from benchmarks.supplied import GROUP as SUPPLIED
-from benchmarks.undefended import GROUP as UNDEFENDED
-from benchmarks.undefended import undefended_rows
+from benchmarks.export_rows import (
+    BUILD_HEADER,
+    BUILD_KIND,
+    HEADER,
+    KIND,
+    TARGET_HEADER,
+    TARGET_KIND,
+    build_rows,
+    export_rows,
+    target_rows,
+)
+from benchmarks.records import ROOT, described, table_of
 from deploy.core.errors import InputError
 from deploy.core.files import read_json, write_atomic
 from deploy.core.records import read_records
+from deploy.core.table import Table
 from eval.measure.adaptive.adaptive_record import KIND as ADAPTIVE_KIND
 from eval.measure.checks.checks_record import KIND as CHECKS_KIND
+from eval.measure.defenses import TABLE
 from eval.measure.proofs import CERTIFICATE_KIND, PARITY_KIND
-from eval.report.adaptive import adaptive_table
+from eval.report import adaptive_table, text_table
 from eval.report.analysis_table import HEADER as ANALYSES
 from eval.report.analysis_table import analysed, analysis_rows
 from eval.report.attack_checks import all_checks_table
-from eval.report.table import text_table
+from eval.report.defenses import defenses_markdown
+from eval.stages.defenses import ROWS
 
-ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"
 PAGE = ROOT / "docs" / "results.md"
 BENCHMARKS = "benchmarks"
 EXPORTS = "export"
+RECORDS = "records"
+ABOUT = "about.md"
+"""In a group's folder: what was done, where the records alone do not say it."""
 ENGINES = "engines"
 EVALUATION_KIND = "evaluation"
 
@@ -88,12 +91,7 @@ def results_page(folder: Path) -> str:
         ),
     ]
     for group in sorted(path for path in folder.iterdir() if path.is_dir()):
-        if group.name == UNDEFENDED:
-            parts += _of_undefended(group)
-        elif group.name == SUPPLIED:
-            records = read_records(group / "records")
-            parts += [f"## {group.name}", ABOUT, _block(text_table(records)), _provenance(records)]
-        elif group.name not in (BENCHMARKS, EXPORTS, ENGINES):
+        if group.name not in (BENCHMARKS, EXPORTS, ENGINES):
             parts += _of_runs(group)
     if (folder / EXPORTS).is_dir():
         parts += _of_exports(folder / EXPORTS)
@@ -106,19 +104,16 @@ def results_page(folder: Path) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _of_undefended(group: Path) -> list[str]:
-    records = read_records(group / "records")
-    return [f"## {group.name}", *undefended_rows(records), _provenance(records)]
-
-
 def _of_runs(group: Path) -> list[str]:
     records = {
-        run.name: read_records(run / "records")
-        for run in sorted(group.iterdir())
-        if (run / "records").is_dir()
+        run.name: read_records(run / RECORDS)
+        for run in (group, *sorted(group.iterdir()))
+        if (run / RECORDS).is_dir()
     }
     everything = [record for of_run in records.values() for record in of_run]
     parts = [f"## {group.name}"]
+    if (group / ABOUT).is_file():
+        parts.append((group / ABOUT).read_text(encoding="utf-8").strip())
     if (group / TABLE).is_file():
         return [*parts, *_of_defenses(group)]
     if any(record["kind"] == EVALUATION_KIND for record in everything):
@@ -198,14 +193,14 @@ def _of_defenses(group: Path) -> list[str]:
     epochs = ", ".join(f"{n:g}" for n in sorted({row["epochs"] for row in table["rows"]}))
     said = (
         f"{table['family']}; one budget for every row, {epochs} epochs, made by "
-        "`python -m benchmarks.defense_table`. "
+        "`qadtr defenses`. "
         "It says how the defenses stand to each other after that, not what each can reach. No rate "
         "is more than what these attacks achieved; where no check is named, none was run."
     )
     missing = [row for row in ROWS if row not in {there["row"] for there in table["rows"]}]
     if missing:
         said += f" Not in this table: {', '.join(missing)}."
-    return [said, markdown(table), _provenance([table])]
+    return [said, defenses_markdown(table), _provenance([table])]
 
 
 def _of_exports(folder: Path) -> list[str]:
@@ -241,13 +236,14 @@ def _of_engines(folder: Path) -> list[str]:
     return [
         "## Engines built, never run",
         (
-            f"Made by `python -m benchmarks.engine_builds` with {', '.join(builders)} on a machine "
-            "without a GPU: these plans were compiled, none of them has run on hardware. Every "
-            "convolution, matrix product and pool that the builder lists reads int8 codes and, "
-            "where it has weights, holds int8 ones; the ONNX file has as many convolutions and "
-            "products. Tensors are those that layers hand on: int8 codes, and float32 sums, "
-            "residual streams and logits. What is fused into elementwise kernels (additions, "
-            "clamps, the global pool) is not listed by kind ([engines](engines.md))."
+            "Made by `python -m benchmarks.export_table --targets tensorrt-rtx` with "
+            f"{', '.join(builders)} on a machine without a GPU: these plans were compiled, none of "
+            "them has run on hardware. Every convolution, matrix product and pool that the builder "
+            "lists reads int8 codes and, where it has weights, holds int8 ones; the ONNX file has "
+            "as many convolutions and products. Tensors are those that layers hand on: int8 "
+            "codes, and float32 sums, residual streams and logits. What is fused into elementwise "
+            "kernels (additions, clamps, the global pool) is not listed by kind "
+            "([engines](engines.md))."
         ),
         _table(BUILD_HEADER, build_rows(records)),
         _provenance(records),
@@ -255,180 +251,42 @@ def _of_engines(folder: Path) -> list[str]:
 
 
 def _of_targets(folder: Path) -> list[str]:
-    records = read_records(folder, target_rows.KIND)
+    records = read_records(folder, TARGET_KIND)
     if not records:
         return []
-    table = _table(target_rows.HEADER, target_rows.target_rows(records))
-    return ["### Targets with a budget", target_rows.ABOUT, table, _provenance(records)]
+    said = (
+        "On the same images and networks. Each engine is held to the numpy reference of the same "
+        "file (`qonnx`: to the fake-quantized network); differences are of logits, as a share of "
+        "the largest. Nodes are those of the graph that OpenVINO compiled; it puts sums into the "
+        "convolution before them. The `tensorrt` files ran in ONNX Runtime, which runs them in "
+        "float: what TensorRT makes of them is in [engines](engines.md), and no GPU was here."
+    )
+    table = _table(TARGET_HEADER, target_rows(records))
+    return ["### Targets with a budget", said, table, _provenance(records)]
 
 
 def _of_benchmarks(folder: Path) -> list[str]:
-    parts = ["## Benchmarks", "Measured side by side, in one run each."]
-    shown = {
-        "speed": _speed,
-        "sizes": _sizes,
-        "requantization": _requantization,
-        "training-step": _training_step,
-        "patch-attacks": patch_attacks_rows,
-        "evaluation": _evaluation,
-        "clean-accuracy": _clean_accuracy,
-        "validator": _validator,
-        "image-cache": _image_cache,
-    }
+    parts = [
+        "## Benchmarks",
+        (
+            "Measured side by side, in one run each. The benchmarks of sizes, requantization, "
+            "image cache, patch attacks and evaluation have answered their question: they are in "
+            "the history, at commit d6318f0."
+        ),
+    ]
     for path in sorted(folder.glob("*.json")):
-        record = read_json(path)
-        if not isinstance(record, dict) or record.get("benchmark") not in shown:
-            raise InputError(f"{path} is no record of {', '.join(shown)}")
-        parts += [f"### {path.stem}", shown[record["benchmark"]](record), _provenance([record])]
+        record: Any = read_json(path)
+        if not isinstance(record, dict) or "benchmark" not in record:
+            raise InputError(f"{path} is no record of a benchmark")
+        about = (folder / record["benchmark"]).with_suffix(".md").read_text(encoding="utf-8")
+        parts += [f"### {path.stem}", about.strip()]
+        if text := described(record):
+            parts.append(f"{text[0].upper()}{text[1:]}.")
+        header, *cells = table_of(record)
+        if header:
+            parts.append(_table(header, cells))
+        parts.append(_provenance([record]))
     return parts
-
-
-def _clean_accuracy(record: Mapping[str, Any]) -> str:
-    images = record["images"]
-    text = (
-        f"{images['n']:,} images of {images['name']}, {images['split']} split, engine "
-        f"{record['engine']}. Differences are over the same images, with Newcombe's paired 95% "
-        "interval; they are of these two networks, and how much another seed of the same training "
-        "differs is not in the interval."
-    )
-    return f"{text}\n\n{_table(CLEAN_HEADER, clean_rows(record))}"
-
-
-def _ratio(value: Mapping[str, float]) -> str:
-    return f"{value['median']:.2f} ({value['lower_quartile']:.2f}–{value['upper_quartile']:.2f})"
-
-
-def _speed(record: Mapping[str, Any]) -> str:
-    peers = {
-        "float": "× float ONNX",
-        "stock": "× stock QCDQ",
-        "static": "× quantize_static",
-        "openvino": "× OpenVINO int8",
-    }
-    header = ["threads", "batch", "bits", "images/s", *peers.values()]
-    header += ["in OpenVINO, × its quantize_static file", "undisturbed", "of peak"]
-    rows = [
-        [
-            str(row["threads"]),
-            str(row["batch"]),
-            _bits_and_tune(row),
-            f"{row['images_per_s']:,.0f}",
-            *(_ratio_and_steady(row["over"][peer]) for peer in peers),
-            _ratio_and_steady(row.get("in_openvino_over_static")),
-            f"{row['steady_rounds']} of {record['rounds']}",
-            f"{row['share_of_int8_peak']:.0%}",
-        ]
-        for row in record["rows"]
-    ]
-    text = (
-        f"{record['network']} at {record['size']} px; b-bit codes, int8 arithmetic. Ratios: median "
-        "and quartiles over all rounds, then the median over the undisturbed ones (those in which "
-        f"the core gave {record['steady_share']:.0%} of its best int8 rate before and after). "
-        "OpenVINO int8 is the faster of two files there: our `qcdq` file and the one that "
-        "`quantize_static` made; the column before the last two is between those."
-    )
-    if any(row.get("tune") == "amx" for row in record["rows"]):
-        text += " amx: our file as `qadtr export --tune amx` writes it."
-    return f"{text}\n\n{_table(header, rows)}"
-
-
-def _bits_and_tune(row: Mapping[str, Any]) -> str:
-    # Records of before have the file for any processor alone.
-    tune = row.get("tune", "any")
-    return str(row["bits"]) if tune == "any" else f"{row['bits']} {tune}"
-
-
-def _ratio_and_steady(value: Mapping[str, Any] | None) -> str:
-    if value is None:  # not measured when that record was made
-        return "–"
-    steady = value["steady_median"]
-    return f"{_ratio(value)}; {'–' if steady is None else f'{steady:.2f}'}"
-
-
-def _validator(record: Mapping[str, Any]) -> str:
-    text = (
-        f"ResNet-20, 4-bit codes, one thread, {record['images']:,} images × {record['patches']} "
-        "patches; start, memory and size against `import onnxruntime` alone."
-    )
-    rows = [[name, f"{value:,.3f}"] for name, value in record["figures"].items()]
-    return f"{text}\n\n{_table(['figure', 'value'], rows)}"
-
-
-def _image_cache(record: Mapping[str, Any]) -> str:
-    header = [
-        *("network", "px", "images", "batch", "held for images: memory", "disk"),
-        *("peak: disk / memory", "images/s: disk / memory", "start: memory", "disk"),
-    ]
-    rows = [
-        [
-            row["network"],
-            str(row["size"]),
-            f"{row['images']:,} ({_megabytes(row['image_bytes'])})",
-            str(row["batch"]),
-            *(_megabytes(row["bytes_for_images"][side]) for side in ("memory", "disk")),
-            f"{row['peak_disk_over_memory']:.2f} of {_megabytes(row['peak_bytes']['memory'])}",
-            _ratio(row["speed_disk_over_memory"]),
-            *(f"{row['read_s'][side]:,.2f} s" for side in ("memory", "disk")),
-        ]
-        for row in record["rows"]
-    ]
-    text = (
-        f"Plain QAT on {record['data']}, images mapped from disk (`--cache`) beside images held in "
-        "memory; the weights after all steps were equal. Memory is the anonymous pages of the "
-        f"process; speed: median and quartiles of {record['rounds']} rounds; start: until all "
-        "images are there, from a cache that had been made."
-    )
-    return f"{text}\n\n{_table(header, rows)}"
-
-
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:,.0f} MB"
-
-
-def _sizes(record: Mapping[str, Any]) -> str:
-    rows = [
-        [row["network"], str(row["bits"]), f"{row['bytes']:,}", f"{row['share_of_float']:.4f}"]
-        for row in record["rows"]
-    ]
-    return _table(["network", "bits", "bytes", "of the float file"], rows)
-
-
-def _requantization(record: Mapping[str, Any]) -> str:
-    rows = [
-        ["×".join(map(str, row["shape"])), row["way"], f"{row['ns_per_element']:.3f}"]
-        for row in record["rows"]
-    ]
-    return _table(["shape", "operators", "ns per element"], rows)
-
-
-def _training_step(record: Mapping[str, Any]) -> str:
-    header = ["row", "× plain QAT", "images/s", "forwards", "backwards"]
-    rows = [
-        [
-            row["row"],
-            _ratio(row["over_plain"]),
-            f"{row['images_per_s']:,.0f}",
-            f"{row['forwards']:.2f}",
-            f"{row['backwards']:.2f}",
-        ]
-        for row in record["rows"]
-    ]
-    bits = ", ".join(map(str, record["bit_widths"]))
-    text = (
-        f"A training step of {record['network']}, batch {record['batch']}, the bit-widths {bits} "
-        f"in turn, on {record['device']} with {record['threads']} thread(s); median and quartiles "
-        f"of {record['rounds']} rounds; forwards and backwards of the batch a step."
-    )
-    return f"{text}\n\n{_table(header, rows)}"
-
-
-def _evaluation(record: Mapping[str, Any]) -> str:
-    return (
-        f"`qadtr eval` of {record['network']}, {record['bits']}-bit codes, {record['threads']} "
-        f"thread, {record['images']:,} images × {record['patches']} patch sets, everything but the "
-        f"drift: {_ratio(record['whole_over_engine'])} times the bare engine on as many images; "
-        f"CPU time, median and quartiles of {record['rounds']} rounds."
-    )
 
 
 def _provenance(records: Sequence[Mapping[str, Any]]) -> str:
@@ -451,8 +309,7 @@ def _block(text: str) -> str:
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return Table(columns=header, rows=rows).markdown()
 
 
 if __name__ == "__main__":

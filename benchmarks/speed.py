@@ -18,7 +18,6 @@ Where the processor has AMX, each bit-width has a second row: our file laid out 
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import tempfile
 import time
@@ -33,13 +32,11 @@ import openvino
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from benchmarks.ratios import ratio
+from benchmarks.records import parser_of, ratio, report
 from benchmarks.speed_files import AMX, STATIC, Files, write_files
-from benchmarks.stock_networks import NETWORKS
-from deploy.core.files import write_json
 from deploy.core.host import host_facts
-from deploy.core.records import provenance
 from export.certificate import certify
+from training.networks import NETWORKS
 
 MATRIX = 1024
 """Side of the square matrices whose product gives the int8 peak."""
@@ -54,13 +51,6 @@ PAUSE_S = 0.1
 """Rest between two files where there are several threads: ONNX Runtime's workers spin for a while
 after a run, and would take a core from whatever comes next."""
 
-PEERS = {
-    "float": "float ONNX",
-    "stock": "stock QCDQ",
-    "static": "quantize_static",
-    "openvino": "OpenVINO int8",
-}
-
 TUNED = {"any": "ours", "amx": AMX}
 """Our two files of a bit-width: what they are laid out for, and the key of their file."""
 
@@ -69,14 +59,13 @@ Call = Callable[[], object]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print; 0 whatever the figures are."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
+    parser = parser_of("speed", __doc__)
     parser.add_argument("--network", default="resnet20", choices=sorted(NETWORKS))
     parser.add_argument("--size", type=int, default=32, help="height and width of the images")
     parser.add_argument("--bits", type=int, nargs="+", default=[8, 5, 4, 2])
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--json", type=Path, help="also write the record there")
     arguments = parser.parse_args(argv)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
@@ -85,28 +74,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         for threads in arguments.threads:
             for batch in arguments.batches:
                 rows += _measure(files, batch, threads, arguments.rounds)
-    print(_table(arguments.network, arguments.size, rows))
-    if arguments.json:
-        record = {
-            "benchmark": "speed",
-            "network": arguments.network,
-            "size": arguments.size,
-            "rounds": arguments.rounds,
-            "multiply_adds": files.macs,
-            "steady_share": STEADY,
-            "certificates": certificates,
-            "rows": rows,
-        }
-        root = Path(__file__).resolve().parents[1]
-        write_json(arguments.json, {**record, "provenance": provenance(repository=root)})
+    record = {
+        "benchmark": "speed",
+        "network": arguments.network,
+        "size": arguments.size,
+        "rounds": arguments.rounds,
+        "multiply_adds": files.macs,
+        "steady_share": STEADY,
+        "certificates": certificates,
+        "rows": rows,
+    }
+    report(record, arguments.json)
     return 0
 
 
 def _certificates(files: Files) -> dict[str, str]:
     """What each ONNX Runtime file really runs, so that no ratio is between unlike things unseen."""
     sample = np.zeros((1, 3, files.size, files.size), np.uint8)
-    every = {**files.in_onnxruntime, **files.stock(1)}
-    return {key: certify(path, sample).summary() for key, path in every.items() if key != "float"}
+    return {
+        key: certify(path, sample).summary()
+        for key, path in files.in_onnxruntime.items()
+        if key != "float"
+    }
 
 
 def _session(path: Path | bytes, threads: int) -> onnxruntime.InferenceSession:
@@ -186,7 +175,7 @@ def _measure(files: Files, batch: int, threads: int, rounds: int) -> list[dict[s
     shape = (batch, 3, files.size, files.size)
     images = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
     calls: dict[str, Call] = {}
-    for key, path in {**files.in_onnxruntime, **files.stock(batch)}.items():
+    for key, path in files.in_onnxruntime.items():
         calls[key] = _onnxruntime_call(path, images, threads)
     for key, path in files.in_openvino.items():
         calls[key] = _openvino_call(path, images, threads)
@@ -228,7 +217,7 @@ def _row(
     # OpenVINO has two files of the network: the faster of them is the peer.
     own, static = f"openvino-{bits}", f"openvino-{STATIC}"
     openvino = min((own, static), key=lambda key: statistics.median(taken[key]))
-    theirs = {"float": "float", "stock": f"stock-{bits}", "static": STATIC, "openvino": openvino}
+    theirs = {"float": "float", "static": STATIC, "openvino": openvino}
     peak = MATRIX**3 / best
     return {
         "threads": threads,
@@ -254,32 +243,6 @@ def _ratio(
     by_round = [a / b for a, b in zip(theirs, ours, strict=True)]
     undisturbed = statistics.median(by_round[i] for i in steady) if steady else None
     return {**ratio(theirs, ours), "steady_median": undisturbed}
-
-
-def _table(network: str, size: int, rows: Sequence[dict[str, Any]]) -> str:
-    lines = [
-        f"{network} at {size} px, ONNX Runtime {onnxruntime.__version__}",
-        "b-bit codes, int8 arithmetic",
-        "ratios: median (quartiles) over all rounds; undisturbed rounds",
-        f"{'threads':>7} {'batch':>5} {'bits':>4} {'for':>3} {'images/s':>9}"
-        + "".join(f"  {'× ' + title:>24}" for title in PEERS.values())
-        + f"  {'in OpenVINO × its static':>24}  steady  of peak",
-    ]
-    for row in rows:
-        cells = []
-        for found in (*row["over"].values(), row["in_openvino_over_static"]):
-            steady = found["steady_median"]
-            cells.append(
-                f"{found['median']:.2f} ({found['lower_quartile']:.2f}–"
-                f"{found['upper_quartile']:.2f}) {'–' if steady is None else f'{steady:.2f}'}"
-            )
-        lines.append(
-            f"{row['threads']:>7} {row['batch']:>5} {row['bits']:>4} {row['tune']:>3} "
-            f"{row['images_per_s']:>9.0f}"
-            + "".join(f"  {cell:>24}" for cell in cells)
-            + f"  {row['steady_rounds']:>6}  {row['share_of_int8_peak']:>6.0%}"
-        )
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

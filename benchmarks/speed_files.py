@@ -4,7 +4,6 @@
 ``float``             our float ONNX file (BatchNorm folded, no metadata), ONNX Runtime
 ``ours-B``            the all-integer file at B bits, ONNX Runtime
 ``amx-B``             the same laid out for AMX (``--tune amx``), where the processor has it
-``stock-B``           Brevitas' own layers and ``export_onnx_qcdq`` at B bits, ONNX Runtime
 ``static``            ``quantize_static`` of the float file, 8 bits, ONNX Runtime
 ``openvino-B``        our ``qcdq`` file at B bits, OpenVINO's int8 kernels
 ``openvino-static``   the file of ``static`` in OpenVINO
@@ -30,7 +29,6 @@ from onnxruntime.quantization import (
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from benchmarks.networks import multiply_adds, warmed_network
-from benchmarks.stock_networks import write_stock_qcdq
 from deploy.core.host import host_facts
 from export.lowering import lower, lower_float
 from export.qonnx_from_network import write_qonnx
@@ -61,19 +59,9 @@ class Files:
     in_onnxruntime: dict[str, Path]
     in_openvino: dict[str, Path]
 
-    def stock(self, batch: int) -> dict[str, Path]:
-        """The stock files, whose batch is fixed by Brevitas' export."""
-        found = {}
-        for bits in self.bit_widths:
-            path = self.folder / f"stock-{bits}-{batch}.onnx"
-            if not path.exists():
-                write_stock_qcdq(path, self.network, bits, batch, size=self.size)
-            found[f"stock-{bits}"] = path
-        return found
-
 
 def write_files(network: str, size: int, bit_widths: Sequence[int], folder: Path) -> Files:
-    """Export the network for every peer that has no fixed batch."""
+    """Export the network for every peer."""
     warmed = warmed_network(network, (32, *bit_widths), size=size)
     warmed.set_bit_width(32)
     macs = multiply_adds(warmed)

@@ -14,22 +14,20 @@ alone (an inner attack) counts as one too, and so does the second one of a doubl
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.records import parser_of, ratio, report
 from benchmarks.stock_quantizers import stock_quantizers
-from deploy.core.files import write_json
-from deploy.core.records import provenance
 from training.allocator import keep_freed_memory
 from training.config import config_from_dict
 from training.data import ImageSet
@@ -81,17 +79,12 @@ class Passes:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.training_step",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("training_step", __doc__)
     parser.add_argument("--network", default="resnet20")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rivals", action="store_true", help="PBAT, TriQDef and DWQ too (slow)")
-    parser.add_argument("--json", type=Path, help="also write the record there")
     arguments = parser.parse_args(argv)
     if arguments.rounds < 2:
         parser.error("--rounds must be at least 2, or there are no quartiles")
@@ -103,32 +96,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         rounds=arguments.rounds,
         device=arguments.device,
     )
-    where = f"{arguments.device}, {torch.get_num_threads()} thread(s)"
-    print(f"{arguments.network}, batch {arguments.batch}, {where}, {arguments.rounds} rounds")
-    print(f"{'':<40} {'× plain (quartiles)':>22} {'images/s':>9} {'forwards':>9} {'backwards':>9}")
-    for row in rows:
-        ratio = row["over_plain"]
-        quartiles = (
-            f"{ratio['median']:.2f} ({ratio['lower_quartile']:.2f}–{ratio['upper_quartile']:.2f})"
-        )
-        print(
-            f"{row['row']:<40} {quartiles:>22} {row['images_per_s']:>9.1f} "
-            f"{row['forwards']:>9.2f} {row['backwards']:>9.2f}"
-        )
-    if arguments.json:
-        root = Path(__file__).resolve().parents[1]
-        record = {
-            "benchmark": "training-step",
-            "network": arguments.network,
-            "batch": arguments.batch,
-            "bit_widths": list(BIT_WIDTHS),
-            "device": arguments.device,
-            "threads": torch.get_num_threads(),
-            "rounds": arguments.rounds,
-            "rows": rows,
-            "provenance": provenance(repository=root),
-        }
-        write_json(arguments.json, record)
+    record = {
+        "benchmark": "training-step",
+        "network": arguments.network,
+        "batch": arguments.batch,
+        "bit_widths": list(BIT_WIDTHS),
+        "device": arguments.device,
+        "threads": torch.get_num_threads(),
+        "rounds": arguments.rounds,
+        "rows": rows,
+    }
+    report(record, arguments.json)
     return 0
 
 
@@ -149,7 +127,7 @@ def measure(
         {
             "row": name,
             "defense": dict(rows[name].defense),
-            "over_plain": _ratio(seconds[name], seconds[BASE]),
+            "over_plain": ratio(seconds[name], seconds[BASE]),
             "images_per_s": STEPS * batch / median(seconds[name]),
             **passes_a_step(run, rows[name]),
         }
@@ -222,12 +200,6 @@ def _step(run: TrainingRun, row: Row) -> float:
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def _ratio(own: Sequence[float], base: Sequence[float]) -> dict[str, float]:
-    ratios = [a / b for a, b in zip(own, base, strict=True)]
-    lower, middle, upper = quantiles(ratios, n=4, method="inclusive")
-    return {"median": middle, "lower_quartile": lower, "upper_quartile": upper}
 
 
 def _images(count: int, size: int) -> ImageSet:

@@ -9,7 +9,6 @@ the time inside the engine. Cold start, memory and size: ``validate.pyz`` on a s
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import subprocess
 import sys
@@ -22,10 +21,11 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.exported import noise_patch_sets, warmed_model
+from benchmarks.networks import warmed_network
+from benchmarks.records import parser_of, report
 from deploy.bundle import BundleContents, BundleModel, BundlePatch, Thresholds, write_bundle
-from deploy.core.files import read_json, write_atomic, write_json
-from deploy.core.records import provenance
+from deploy.core.files import read_json, write_atomic
+from deploy.core.patch_set import PatchSet
 from deploy.device.bundle_reading import Bundle
 from deploy.device.figures import clean_figures, patch_figures
 from deploy.device.measuring import checks_of, measure
@@ -34,6 +34,8 @@ from deploy.device.suite import read_suite
 from deploy.device.thresholds import effective_thresholds
 from deploy.device.validation import profiled_kinds
 from deploy.validator_archive import validator_bytes
+from export.lowering import lower
+from export.qonnx_from_network import write_qonnx
 from export.reference import IntegerReference
 
 BITS = 4
@@ -62,24 +64,20 @@ class TimedEngine(OnnxRuntimeEngine):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print; 0 whatever the figures are."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.validator", description=__doc__)
+    parser = parser_of("validator", __doc__)
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--patches", type=int, default=10)
     parser.add_argument("--processes", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="also write the record there")
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        model = warmed_model("resnet20", BITS, folder)
+        network = warmed_network("resnet20", (BITS,))
+        qonnx = write_qonnx(network, BITS, folder / "qonnx.onnx")
+        model = lower(qonnx, folder / "model.onnx").path
         figures = _overhead(model, folder, arguments.images, arguments.patches)
         figures |= _start(model, folder, arguments.processes)
-    for key, value in figures.items():
-        print(f"{key:34} {value:.4g}")
-    if arguments.json:
-        root = Path(__file__).resolve().parents[1]
-        record = {"benchmark": "validator", "images": arguments.images, "figures": figures}
-        record["patches"] = arguments.patches
-        write_json(arguments.json, {**record, "provenance": provenance(repository=root)})
+    record = {"benchmark": "validator", "images": arguments.images, "patches": arguments.patches}
+    report({**record, "figures": figures}, arguments.json)
     return 0
 
 
@@ -89,7 +87,17 @@ def _write(model: Path, out: Path, images: int, patches: int) -> Path:
     with OnnxRuntimeEngine(model) as engine:
         labels = engine.predict(pixels)
     reference, golden = IntegerReference(model), pixels[:2]
-    sets = noise_patch_sets(images, patches, rng)
+    sets = [
+        PatchSet(
+            name=f"noise {number}",
+            kind="per-image" if number % 2 else "universal",
+            patch=rng.integers(0, 256, (images if number % 2 else 1, 3, 6, 6), dtype=np.uint8),
+            mask=np.ones((6, 6), np.bool_),
+            positions=rng.integers(0, 27, (images, 2)).astype(np.int32),
+            image_indices=np.arange(images, dtype=np.int64),
+        )
+        for number in range(patches)
+    ]
     contents = BundleContents(
         name="benchmark",
         bit_width=BITS,
@@ -113,10 +121,7 @@ def _write(model: Path, out: Path, images: int, patches: int) -> Path:
         golden_codes=reference.codes(golden),
         lab_engine="none",
         lab_clean=labels,
-        patches=[
-            BundlePatch(patch_set=one, lab=labels, attack="noise", placement="random")
-            for one in sets
-        ],
+        patches=[BundlePatch(patch_set=one, lab=labels) for one in sets],
         thresholds=Thresholds(max_asr=0.99, max_drift=1.0),
     )
     write_bundle(out, contents)

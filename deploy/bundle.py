@@ -20,6 +20,7 @@ from .core.attack_checks import AttackVerdict
 from .core.errors import InputError
 from .core.files import npz_bytes, read_bytes, sha256_of_bytes, write_atomic
 from .core.images import check_images
+from .core.patch_origin import TriedOn
 from .core.patch_set import PatchSet, patch_set_bytes
 from .core.stored_zip import write_stored_zip
 from .device.bundle_reading import Bundle, checksums_text
@@ -98,19 +99,11 @@ class BundlePatch:
     Attributes:
         patch_set: its ``image_indices`` count within the split of the images.
         lab: int64 M, classes that the lab's network gave with it.
-        attack: name of the attack.
-        placement: the law of the places, in one line.
-        source: what it was made on, None where that is not known.
-        seed: of the attack.
         gated: whether its ASR decides.
     """
 
     patch_set: PatchSet
     lab: NDArray[np.int64]
-    attack: str
-    placement: str
-    source: Mapping[str, Any] | None = None
-    seed: int | None = None
     gated: bool = True
 
 
@@ -155,7 +148,7 @@ class BundleContents:
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
     indices: NDArray[np.int64]
-    images_about: Mapping[str, str]
+    images_about: TriedOn
     golden_inputs: NDArray[np.uint8]
     golden_logits: NDArray[np.float32]
     golden_codes: Mapping[str, NDArray[np.uint8]]
@@ -291,7 +284,7 @@ def _manifest(contents: BundleContents, files: Mapping[str, bytes]) -> dict[str,
         "images": {
             "file": IMAGES,
             "n": len(contents.images),
-            **{key: contents.images_about[key] for key in ("name", "split", "digest")},
+            **contents.images_about,
         },
         "golden": {
             "file": GOLDEN,
@@ -351,16 +344,20 @@ def _patch_facts(number: int, patch: BundlePatch, contents: BundleContents) -> d
             "bundle's indices are not ascending"
         )
     rows = np.searchsorted(contents.indices, patch_set.image_indices)
+    made, source = patch_set.origin, None
+    if made.source is not None:
+        # The manifest has no place for a list of objects; the patch's own sidecar keeps it.
+        source = {key: value for key, value in made.source.items() if key != "members"}
     return {
         "name": patch_set.name,
         "file": _patch_path(number),
         "gated": patch.gated,
-        "attack": patch.attack,
+        "attack": made.attack or "not told",
         "kind": patch_set.kind,
-        "placement": patch.placement,
+        "placement": str(made.settings.get("placement", "explicit positions")),
         "target": patch_set.target,
-        "source": None if patch.source is None else dict(patch.source),
-        "seed": patch.seed,
+        "source": source,
+        "seed": made.seed,
         "pasted_sha256": pasted_sha256(patch_set, contents.images[rows[:PASTED_IMAGES]]),
     }
 

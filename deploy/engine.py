@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,6 +23,14 @@ ENGINES: Mapping[str, Callable[..., Engine]] = {
 }
 """The engines whose code is here, by the name that commands take."""
 
+DISTRIBUTIONS: Mapping[str, tuple[str, ...]] = {
+    "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
+    "openvino": ("openvino",),
+    "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
+    "tensorrt-rtx": ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-libs"),
+}
+"""The distributions of an engine's package, any of which states its version."""
+
 _TARGETS = {
     "onnxruntime-tensorrt": "tensorrt",
     "openvino": "qcdq",
@@ -32,6 +41,21 @@ _TARGETS = {
 def target_of(engine: str) -> str:
     """The target of ``qadtr export`` whose file an engine runs; most have the engine's own name."""
     return _TARGETS.get(engine, engine)
+
+
+def version_of(engine: str) -> str:
+    """Version of an engine's package, "unknown" where none of its distributions is installed.
+
+    Args:
+        engine: an open engine's own name, such as "onnxruntime-cpu"; or a distribution, "torch".
+    """
+    families = [name for name in DISTRIBUTIONS if f"{engine}-".startswith(f"{name}-")]
+    for distribution in DISTRIBUTIONS[max(families, key=len)] if families else (engine,):
+        try:
+            return importlib.metadata.version(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return "unknown"
 
 
 def require_engine(name: str) -> None:

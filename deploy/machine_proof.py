@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from .core.errors import InputError
-from .core.files import json_bytes, read_json
-from .core.json_schema import SchemaMismatch, check, load_schema
+from .core.files import json_bytes
 from .device.machine_proof import machine_entry
-from .device.report import FORMAT, FORMAT_VERSION, SCHEMA
+from .device.report import read_report
 
 EXIT_CODES_WITH_LOGITS = (0, 1, 3)
 """Of a validation that reached its verdict: a gate that failed says nothing against the logits."""
@@ -87,7 +86,7 @@ def machine_of_report(path: Path, lab: LabLogits) -> dict[str, Any]:
         InputError: no such report, a validation that did not reach its verdict, another model,
             golden data or images, or logits that differ in any bit.
     """
-    report = _read(path)
+    report = read_report(path)
     if report["exit_code"] not in EXIT_CODES_WITH_LOGITS:
         raise InputError(
             f"{path} is of a validation that broke off and proves nothing: {report['reason']}"
@@ -122,22 +121,6 @@ def machine_of_report(path: Path, lab: LabLogits) -> dict[str, Any]:
         golden_images=golden["n"],
         images=report["images_total"] if full else 0,
     )
-
-
-def _read(path: Path) -> dict[str, Any]:
-    raw = read_json(path)
-    if not isinstance(raw, dict) or raw.get("format") != FORMAT:
-        raise InputError(f"{path} is no report.json of the validator")
-    if raw.get("format_version") != FORMAT_VERSION:
-        raise InputError(
-            f"{path} has format version {str(raw.get('format_version'))[:40]!r}, this qadtr reads "
-            f"{FORMAT_VERSION}"
-        )
-    try:
-        check(raw, load_schema(SCHEMA, f"{__package__}.device"))
-    except SchemaMismatch as error:
-        raise InputError(f"{path}: {error}; validate again on the device") from error
-    return raw
 
 
 def _of(part: Mapping[str, Any] | None, key: str, path: Path) -> str:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from deploy.core.errors import QadtrError
+from deploy.core.table import Table
 from export.budget import Budget
 
 FORMAT_VERSION = 2
@@ -160,31 +161,18 @@ class Parity:
 
     def table(self) -> str:
         """Give a line for each layer: codes, engine against reference, reference against fake."""
-        rows = [("layer", "operator", "codes", "engine≠reference", "reference≠fake", "largest")]
+        rows = []
         for layer in self.layers:
-            compared = layer.flips is not None
+            flips = ["", ""]
+            if layer.flips is not None:
+                flips = [f"{layer.flips:,} ({layer.flip_share:.4%})", str(layer.largest_flip)]
+            departs = "<- departs" if layer.tensor == self.first_departure else ""
+            first = "<- flips" if layer.tensor == self.first_flip else ""
             rows.append(
-                (
-                    layer.tensor,
-                    layer.operator,
-                    f"{layer.values:,}",
-                    f"{layer.different:,}",
-                    f"{layer.flips:,} ({layer.flip_share:.4%})" if compared else "",
-                    str(layer.largest_flip) if compared else "",
-                )
+                [
+                    *(layer.tensor, layer.operator, f"{layer.values:,}", f"{layer.different:,}"),
+                    *(*flips, f"{departs}  {first}"),
+                ]
             )
-        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-        lines = []
-        for row in rows:
-            words = [row[0].ljust(widths[0]), row[1].ljust(widths[1])]
-            words += [word.rjust(width) for word, width in zip(row[2:], widths[2:], strict=True)]
-            marks = [
-                mark
-                for mark, name in (
-                    ("<- departs", self.first_departure),
-                    ("<- flips", self.first_flip),
-                )
-                if name == row[0] and row is not rows[0]
-            ]
-            lines.append("  ".join([*words, *marks]).rstrip())
-        return "\n".join(lines)
+        columns = ("layer", "operator", "codes", "engine≠reference", "reference≠fake", "largest")
+        return Table(columns=(*columns, ""), rows=rows, align="llrrrrl").text()

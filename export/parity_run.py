@@ -55,19 +55,13 @@ def parity_of_run(
         yield path, proof
 
 
-def _exported(run: RunFolder, bit_widths: Sequence[int] | None, target: str) -> list[int]:
+def _exported(run: RunFolder, bit_widths: Sequence[int] | None, target: str) -> tuple[int, ...]:
     """The integer bit-widths to check, each with a file of this very checkpoint."""
     integer = [bits for bits in run.bit_widths if bits != FLOAT]
-    exported = [bits for bits in integer if run.model_file(bits, target).is_file()]
-    wanted = exported if bit_widths is None else list(bit_widths)
-    missing = [bits for bits in wanted if bits not in exported]
-    if missing or not wanted:
-        named = missing or integer
-        raise InputError(
-            f"{run.path} has no exported integer model at {' '.join(map(str, named))} bits "
-            f"(exported: {', '.join(map(str, exported)) or 'none'}); make it with: "
-            f"{run.export_command(named, target)}"
-        )
+    there = [bits for bits in run.bit_widths_with_file(target) if bits != FLOAT]
+    wanted = run.exported(bit_widths or there or integer, target)
+    if FLOAT in wanted:
+        raise InputError("parity is of integer models, and 32 bits is the float baseline")
     for bits in wanted:
         require_origin(run.model_file(bits, target), run.checkpoint_sha256)
     return wanted

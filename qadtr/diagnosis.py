@@ -11,6 +11,7 @@ from typing import Literal
 
 from deploy.core.errors import EngineUnavailable
 from deploy.core.host import Host, host_facts
+from deploy.engine import DISTRIBUTIONS
 from deploy.onnxruntime_tensorrt_engine import PROVIDER
 from deploy.tensorrt.builder import NEVER_RUN
 from deploy.tensorrt.cuda import Device
@@ -41,14 +42,18 @@ EXTRA_OF_DISTRIBUTION: Mapping[str, str] = {
 ENGINE_MODULES: Mapping[str, tuple[str, tuple[str, ...], str]] = {
     "onnxruntime": (
         "onnxruntime",
-        ("onnxruntime", "onnxruntime-gpu"),
+        DISTRIBUTIONS["onnxruntime"],
         "integer kernels on the CPU",
     ),
-    "openvino": ("openvino", ("openvino",), "Q/DQ files of the target qcdq"),
-    "tensorrt": ("tensorrt", ("tensorrt",), "Q/DQ files of the target tensorrt, on a GPU"),
+    "openvino": ("openvino", DISTRIBUTIONS["openvino"], "Q/DQ files of the target qcdq"),
+    "tensorrt": (
+        "tensorrt",
+        DISTRIBUTIONS["tensorrt"],
+        "Q/DQ files of the target tensorrt, on a GPU",
+    ),
     "tensorrt-rtx": (
         "tensorrt_rtx_bindings",
-        ("tensorrt-rtx-cu13-bindings",),
+        DISTRIBUTIONS["tensorrt-rtx"],
         "builds such files ahead of time without a GPU, runs them on one",
     ),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,21 @@ def test_relative_links_lead_somewhere(document: Path) -> None:
         if "://" not in link and not (document.parent / link).exists()
     ]
     assert broken == []
+
+
+def test_the_changelog_names_what_the_wheel_holds_and_nothing_twice() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    shipped = project["tool"]["setuptools"]["packages"]["find"]["include"]
+    named = re.findall(r"python -m ([\w.]+)|`(\w+)/[\w/]+\.py", text)
+    assert named
+    packages = {(module or folder).split(".")[0] + "*" for module, folder in named}
+    assert packages <= set(shipped)
+    for version in re.split(r"(?m)^## ", text)[1:]:
+        headings = re.findall(r"(?m)^### .*$", version)
+        assert len(headings) == len(set(headings))
+        entries = re.split(r"(?m)^- ", version)[1:]
+        assert len(entries) == len(set(entries))
+    # An entry is a sentence: a line that begins with small letters continues one that goes on.
+    torn = re.findall(r"(?m)[.]\n  [a-z].*", re.sub(r"\([^)]*\)|`[^`]*`", "X", text))
+    assert torn == []

@@ -12,8 +12,9 @@ from deploy.core.errors import InputError
 from deploy.core.records import read_records
 from eval.measure.checks.catalogue import CATALOGUE
 from eval.measure.checks.checks_record import KIND as CHECKS_KIND
-from eval.measure.checks.checks_record import check_record, tripped
-from eval.report import write_report
+from eval.measure.checks.checks_record import ChecksRecord, tripped
+from eval.stages.report import write_report
+from training.record_types import payloads
 from training.run_folder import RunFolder
 
 
@@ -39,7 +40,7 @@ def test_the_report_of_the_committed_runs_has_every_section(tmp_path: Path) -> N
 def test_the_checks_of_a_real_adversarially_trained_network_trip_none() -> None:
     run = RunFolder.open(RESULTS / "cifar10-resnet8-cpu" / "pbat")
     assert run.defense == "pbat"
-    records = [check_record(r["payload"]) for r in read_records(run.records, CHECKS_KIND)]
+    records = payloads(read_records(run.records), CHECKS_KIND, ChecksRecord)
     whole = set()
     for record in records:
         assert record["model"]["checkpoint_sha256"] == run.checkpoint_sha256

@@ -8,10 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Strict, model_validator
 
+from deploy.core.bit_widths import FLOAT as FLOAT
 from training.validated import AtLeast1, validated
-
-FLOAT = 32
-"""The bit-width that means "not quantized"."""
 
 STREAM_BITS = 8
 """Bit-width of the residual stream, of the first and last layer's weights, and of the pooled

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from deploy.core.errors import InputError
+from deploy.core.patch_origin import PatchSource
 from deploy.engine import target_of
 from training.checkpoint import CHECKPOINT, load_network, read_sidecar, spec_of
 from training.data import ImageSet, load_images
@@ -118,17 +119,49 @@ class RunFolder:
         """The folder of the run's records."""
         return self.path / "records"
 
+    @property
+    def patches(self) -> Path:
+        """The folder of the patch sets made on the run."""
+        return self.path / "patches"
+
+    def about(self) -> PatchSource:
+        """The run as the source of patches, in the words of their sidecars."""
+        return PatchSource(
+            network=self.network_name,
+            defense=self.defense,
+            checkpoint_sha256=self.checkpoint_sha256,
+            seed=self.seed,
+        )
+
     def model_file(self, bits: int, engine: str = "onnxruntime") -> Path:
         """Where the file for an engine, or of a target, at one bit-width is, once it is made."""
         return self.path / "export" / f"{target_of(engine)}-{bits}.onnx"
 
-    def export_command(self, bit_widths: Sequence[int], engine: str = "onnxruntime") -> str:
-        """What to type to make these files; at no bit-width: all of them."""
-        words = ["qadtr export", str(self.path)]
-        if bit_widths:
-            words += ["--bits", *map(str, bit_widths)]
-        target = target_of(engine)
-        return " ".join(words if target == "onnxruntime" else [*words, "--target", target])
+    def exported(
+        self, wanted: Sequence[int] | None = None, engine: str = "onnxruntime"
+    ) -> tuple[int, ...]:
+        """``wanted``, or the bit-widths that have a file for the engine, or of the target.
+
+        Raises:
+            InputError: one that has no file, or there is none at all: with the command to make it.
+        """
+        there = self.bit_widths_with_file(engine)
+        chosen = there if wanted is None else tuple(wanted)
+        missing = [bits for bits in chosen if bits not in there]
+        if missing or not chosen:
+            named = " ".join(map(str, missing))
+            target = target_of(engine)
+            raise InputError(
+                f"{self.path} has no exported model{f' at {named} bits' if named else ''} "
+                f"(exported: {', '.join(map(str, there)) or 'none'}); make it with: "
+                f"qadtr export {self.path}{f' --bits {named}' if named else ''}"
+                f"{f' --target {target}' if target != 'onnxruntime' else ''}"
+            )
+        return chosen
+
+    def bit_widths_with_file(self, engine: str = "onnxruntime") -> tuple[int, ...]:
+        """Those that have a file for the engine, or of the target, widest first."""
+        return tuple(bits for bits in self.bit_widths if self.model_file(bits, engine).is_file())
 
     def load_network(self) -> Network:
         """The network in evaluation mode; errors as `training.checkpoint.load_network`."""

@@ -14,10 +14,11 @@ import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, TypeVar, cast, dataclass_transform
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from pydantic.dataclasses import dataclass as checked_dataclass
+from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import ErrorDetails, PydanticSerializationError, to_json, to_jsonable_python
-from typing_extensions import is_typeddict
+from typing_extensions import TypedDict, get_type_hints, is_typeddict
 
 from deploy.core.errors import InputError, QadtrError
 
@@ -28,6 +29,23 @@ NotNegative = Annotated[float, Field(ge=0.0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 """0…1, both included."""
 PositiveShare = Annotated[float, Field(gt=0.0, le=1.0)]
+
+
+def _different(values: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError(f"expected different numbers, got {list(values)}")
+    return values
+
+
+def _ordered(values: tuple[float, float]) -> tuple[float, float]:
+    if values[0] > values[1]:
+        raise ValueError(f"expected (low, high) with low ≤ high, got {list(values)}")
+    return values
+
+
+BitWidths = Annotated[tuple[AtLeast1, ...], Field(min_length=1), AfterValidator(_different)]
+"""One or more, 32 is float."""
+ScaleRange = Annotated[tuple[Positive, Positive], AfterValidator(_ordered)]
 
 _T = TypeVar("_T")
 _CONFIG = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
@@ -47,6 +65,7 @@ _EXPECTED = {
     "too_short": "a list of at least {min_length}",
     "too_long": "a list of at most {max_length}",
     "literal_error": "one of {expected}",
+    "string_pattern_mismatch": "text of the form {pattern}",
 }
 """What was expected, by pydantic's kind of fault; others are said in pydantic's own words."""
 _BOUNDS = {
@@ -86,6 +105,14 @@ def validated(error: type[QadtrError] = InputError) -> Callable[[type[_T]], type
         return made
 
     return decorate
+
+
+class Recorded:
+    """A base of validated settings that records and digests hold."""
+
+    def as_record(self) -> dict[str, Any]:
+        """All settings as JSON values."""
+        return cast(dict[str, Any], to_jsonable_python(dataclasses.asdict(cast(Any, self))))
 
 
 def read_settings(
@@ -131,15 +158,32 @@ def as_json(value: Any) -> Any:
 def json_schema(kind: Any) -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of what :func:`checked` takes for ``kind``."""
     draft = "https://json-schema.org/draft/2020-12/schema"
-    return {"$schema": draft, **_adapter(kind).json_schema()}
+    return {
+        "$schema": draft,
+        **_adapter(kind, documented=True).json_schema(schema_generator=_Untitled),
+    }
+
+
+class _Untitled(GenerateJsonSchema):
+    """Without titles that say the key again."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
 
 
 @functools.cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    own = is_typeddict(kind) or dataclasses.is_dataclass(kind)
-    if own and not hasattr(kind, "__pydantic_config__"):
-        with_config(_CONFIG)(kind)
-    return TypeAdapter(kind, config=None if own else _CONFIG)
+def _adapter(kind: Any, *, documented: bool = False) -> TypeAdapter[Any]:
+    """``documented``: descriptions from the docstrings of fields, whose source is read for that."""
+    config = ConfigDict(**_CONFIG, use_attribute_docstrings=documented)
+    if is_typeddict(kind):
+        # A copy has the config, so that ``kind`` takes another's where it is part of that.
+        fields = get_type_hints(kind, include_extras=True)
+        return TypeAdapter(with_config(config)(cast(Any, TypedDict)(kind.__name__, fields)))
+    if dataclasses.is_dataclass(kind):
+        if not hasattr(kind, "__pydantic_config__"):
+            with_config(config)(cast(Any, kind))
+        return TypeAdapter(kind)
+    return TypeAdapter(kind, config=config)
 
 
 def _text(fault: ValidationError, kind: Any, where: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -38,15 +38,7 @@ class Latency:
 
     def as_record(self) -> dict[str, Any]:
         """Return the figures as JSON values."""
-        return {
-            "p50_ms": self.p50_ms,
-            "p95_ms": self.p95_ms,
-            "p99_ms": self.p99_ms,
-            "images_per_s": self.images_per_s,
-            "batch_size": self.batch_size,
-            "threads": self.threads,
-            "repeats": self.repeats,
-        }
+        return asdict(self)
 
 
 def measure_latency(

@@ -6,12 +6,29 @@ either model. The form is that of the evaluation records.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InputError
+
+
+class Outcomes(TypedDict):
+    """One bit per patched image, in the order of the patch set: hex of numpy's ``packbits``."""
+
+    n: int
+    first_index: int
+    """Index within the split of the first patched image."""
+    indices: list[int] | None
+    """Indices within the split, when they are not ``first_index … first_index + n - 1``."""
+    clean_correct: str
+    patched_correct: str
+    eligible: str
+    """Correct without the patch and, for a targeted patch, not of the target's class."""
+    success: str
+    """The attack's success on an eligible image."""
 
 
 def pack_bits(flags: NDArray[np.bool_]) -> str:
@@ -41,7 +58,7 @@ def outcomes_record(
     patched_correct: NDArray[np.bool_],
     eligible: NDArray[np.bool_],
     success: NDArray[np.bool_],
-) -> dict[str, Any]:
+) -> Outcomes:
     """Return the outcomes of one patch as JSON values.
 
     Args:
@@ -52,13 +69,20 @@ def outcomes_record(
         success: bool N, the patch won (on an eligible image).
     """
     first = int(indices[0]) if len(indices) else 0
-    consecutive = bool((indices == np.arange(first, first + len(indices))).all())
-    return {
-        "n": len(indices),
-        "first_index": first,
-        "indices": None if consecutive else indices.tolist(),
-        "clean_correct": pack_bits(clean_correct),
-        "patched_correct": pack_bits(patched_correct),
-        "eligible": pack_bits(eligible),
-        "success": pack_bits(success),
-    }
+    consecutive = np.array_equal(indices, np.arange(first, first + len(indices)))
+    return Outcomes(
+        n=len(indices),
+        first_index=first,
+        indices=None if consecutive else indices.tolist(),
+        clean_correct=pack_bits(clean_correct),
+        patched_correct=pack_bits(patched_correct),
+        eligible=pack_bits(eligible),
+        success=pack_bits(success),
+    )
+
+
+def image_indices(outcomes: Outcomes | Mapping[str, Any]) -> NDArray[np.int64]:
+    """Indices within the split of the patched images: int64, N."""
+    if outcomes["indices"] is not None:
+        return np.asarray(outcomes["indices"], dtype=np.int64)
+    return np.arange(outcomes["n"], dtype=np.int64) + outcomes["first_index"]

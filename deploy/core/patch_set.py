@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -21,6 +20,7 @@ from .files import (
     write_atomic,
 )
 from .pasting import check_patch, paste
+from .patch_origin import PatchOrigin
 
 FORMAT_VERSION = 1
 """Of the pair of files; another version is refused."""
@@ -49,7 +49,7 @@ class PatchSet:
         positions: int32, N×2, (top, left) in pixels, one row per image.
         image_indices: int64, N: which images of the split the rows belong to, all different.
         target: the class that the patch is to cause; None where any wrong class will do.
-        provenance: how it was made (attack, source model, bit-width, seed, …), JSON values.
+        origin: how it was made.
 
     Raises:
         InputError: on construction, if the parts do not fit together.
@@ -62,7 +62,7 @@ class PatchSet:
     positions: NDArray[np.int32]
     image_indices: NDArray[np.int64]
     target: int | None = None
-    provenance: Mapping[str, Any] = field(default_factory=dict)
+    origin: PatchOrigin = field(default_factory=PatchOrigin)
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
@@ -148,7 +148,7 @@ def patch_set_bytes(patch_set: PatchSet) -> tuple[bytes, bytes]:
     """Return the bytes of NAME.npz and of NAME.json; equal for equal patch sets.
 
     Raises:
-        InputError: a provenance that JSON cannot hold.
+        InputError: an origin that JSON cannot hold.
     """
     data = npz_bytes({name: getattr(patch_set, name) for name in _ARRAYS})
     about = {
@@ -161,7 +161,7 @@ def patch_set_bytes(patch_set: PatchSet) -> tuple[bytes, bytes]:
         "area_px": patch_set.area_px,
         "size_px": list(patch_set.size_px),
         "images": len(patch_set.image_indices),
-        "provenance": dict(patch_set.provenance),
+        "provenance": patch_set.origin.to_json(),
     }
     return data, json_bytes(about)
 
@@ -172,7 +172,7 @@ def write_patch_set(path: Path, patch_set: PatchSet) -> None:
     A kill between the two leaves a pair whose hashes differ, which reading refuses.
 
     Raises:
-        InputError: not a ``.npz`` path, not writable, or a provenance that JSON cannot hold.
+        InputError: not a ``.npz`` path, not writable, or an origin that JSON cannot hold.
     """
     sidecar = _sidecar(path)
     data, about = patch_set_bytes(patch_set)
@@ -203,8 +203,6 @@ def read_patch_set(path: Path, *, max_bytes: int = 1 << 32) -> PatchSet:
     missing = sorted({"sha256", "name", "kind", "target", "provenance"} - meta.keys())
     if missing:
         raise InputError(f"{sidecar} lacks {', '.join(missing)}")
-    if not isinstance(meta["provenance"], dict):
-        raise InputError(f"{sidecar}: expected provenance as an object")
     digest = sha256_of(path)
     if digest != meta["sha256"]:
         raise InputError(
@@ -223,7 +221,7 @@ def read_patch_set(path: Path, *, max_bytes: int = 1 << 32) -> PatchSet:
             positions=arrays["positions"],
             image_indices=arrays["image_indices"],
             target=meta["target"],
-            provenance=meta["provenance"],
+            origin=PatchOrigin.from_json(meta["provenance"]),
         )
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
@@ -240,5 +238,5 @@ def random_floor(patch_set: PatchSet, rng: np.random.Generator) -> PatchSet:
         patch_set,
         name=f"{patch_set.name}-random-floor",
         patch=noise,
-        provenance={"attack": "random-floor", "floor_of": patch_set.name},
+        origin=PatchOrigin(attack="random-floor", more={"floor_of": patch_set.name}),
     )

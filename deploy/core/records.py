@@ -131,6 +131,11 @@ def read_records(directory: Path, kind: str | None = None) -> list[dict[str, Any
     return [record for record in records if kind is None or record["kind"] == kind]
 
 
+def records_so_far(directory: Path, kind: str) -> list[dict[str, Any]]:
+    """As :func:`read_records`, but none where there is no folder yet."""
+    return read_records(directory, kind) if Path(directory).is_dir() else []
+
+
 def read_record(path: Path) -> dict[str, Any]:
     """Return the record in one file; errors as :func:`read_records`."""
     record = read_json(path)

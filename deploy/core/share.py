@@ -1,8 +1,11 @@
-"""k of n with its interval: the one form that every record and table has."""
+"""k of n with its interval: the one form that every record, report and table has."""
 
 from __future__ import annotations
 
 from typing import TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
 
 from .statistics import wilson
 
@@ -30,3 +33,16 @@ def share(k: int, n: int) -> Share:
     """
     interval = wilson(k, n)
     return Share(n=n, k=k, value=k / n, low=interval.low, high=interval.high)
+
+
+def share_of(flags: NDArray[np.bool_]) -> Share:
+    """Return the share of flags (bool, N) that are set; errors as :func:`share`."""
+    return share(int(flags.sum()), len(flags))
+
+
+def share_in_words(found: Share | None, *, decimals: int = 1, mark: str = "") -> str:
+    """Return such as ``75.0%† [30.1%, 95.4%] of 4``; "none" where nothing counted."""
+    if found is None:
+        return "none"
+    value, low, high = (f"{found[key]:.{decimals}%}" for key in ("value", "low", "high"))
+    return f"{value}{mark} [{low}, {high}] of {found['n']}"

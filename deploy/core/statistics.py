@@ -223,6 +223,47 @@ def paired_difference(
     return difference, Interval(max(-1.0, difference - below), min(1.0, difference + above))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Paired:
+    """A paired comparison of two shares of the same images.
+
+    Attributes:
+        n: images.
+        only_old: how many had it in the old result alone.
+        only_new: in the new one alone.
+        difference: share of the new less that of the old.
+        interval: Newcombe's 95% interval of the difference.
+        p: McNemar's, exact and two-sided.
+        p_holm: to be corrected where there are several tests.
+    """
+
+    n: int
+    only_old: int
+    only_new: int
+    difference: float
+    interval: Interval
+    p: float
+    p_holm: float = 1.0
+
+    def as_record(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {**self.__dict__, "interval": [self.interval.low, self.interval.high]}
+
+
+def paired(old: NDArray[np.bool_], new: NDArray[np.bool_]) -> Paired:
+    """Compare two results, bool N, image by image; errors as :func:`paired_difference`."""
+    difference, interval = paired_difference(new, old)
+    only_old, only_new = int((old & ~new).sum()), int((new & ~old).sum())
+    return Paired(
+        n=len(old),
+        only_old=only_old,
+        only_new=only_new,
+        difference=difference,
+        interval=interval,
+        p=mcnemar_exact(only_old, only_new),
+    )
+
+
 def _add_in_quadrature(first: float, second: float, correlation: float) -> float:
     square = first * first - 2 * correlation * first * second + second * second
     return math.sqrt(max(0.0, square))

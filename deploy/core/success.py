@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InputError, NothingToEvaluate
-from .statistics import Interval, wilson
+from .share import Share, share_of
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -17,48 +17,14 @@ class AttackSuccess:
     """How often a patch won.
 
     Attributes:
-        n: images that count (the denominator).
-        successes: those on which the patch won.
-        asr: successes / n, 0…1.
-        interval: Wilson, 95%.
+        share: the ASR: of the images that count, those on which the patch won.
         eligible: bool, N: which images count.
         success: bool, N: on which of them the patch won; False where not eligible.
     """
 
-    n: int
-    successes: int
-    asr: float
-    interval: Interval
+    share: Share
     eligible: NDArray[np.bool_]
     success: NDArray[np.bool_]
-
-    def as_record(self) -> dict[str, Any]:
-        """Return the figures as JSON values: asr, n, successes and interval [low, high]."""
-        return {
-            "asr": self.asr,
-            "n": self.n,
-            "successes": self.successes,
-            "interval": [self.interval.low, self.interval.high],
-        }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Accuracy:
-    """A share of right predictions, 0…1, with Wilson's 95% interval."""
-
-    n: int
-    correct: int
-    accuracy: float
-    interval: Interval
-
-    def as_record(self) -> dict[str, Any]:
-        """Return the figures as JSON values: accuracy, n, correct and interval [low, high]."""
-        return {
-            "accuracy": self.accuracy,
-            "n": self.n,
-            "correct": self.correct,
-            "interval": [self.interval.low, self.interval.high],
-        }
 
 
 def attack_success(
@@ -122,28 +88,16 @@ def attack_success_over_all_images(
     return _rate(everything, _won(clean_predictions, patched_predictions, target))
 
 
-def clean_accuracy(
-    predictions: NDArray[np.integer[Any]], labels: NDArray[np.integer[Any]]
-) -> Accuracy:
-    """Return the accuracy without the patch.
+def accuracy(predictions: NDArray[np.integer[Any]], labels: NDArray[np.integer[Any]]) -> Share:
+    """Return the share of right predictions: clean or robust accuracy, or, where the labels are
+    another model's predictions, the agreement.
 
     Raises:
         InputError: not integer vectors of one length.
         NothingToEvaluate: there are no images.
     """
-    return _accuracy(predictions, labels)
-
-
-def robust_accuracy(
-    patched_predictions: NDArray[np.integer[Any]], labels: NDArray[np.integer[Any]]
-) -> Accuracy:
-    """Return the accuracy with the patch applied, over all images.
-
-    Raises:
-        InputError: not integer vectors of one length.
-        NothingToEvaluate: there are no images.
-    """
-    return _accuracy(patched_predictions, labels)
+    _check_classes(predictions=predictions, labels=labels)
+    return share_of(predictions == labels)
 
 
 def _won(
@@ -154,31 +108,13 @@ def _won(
 
 
 def _rate(eligible: NDArray[np.bool_], won: NDArray[np.bool_]) -> AttackSuccess:
-    n = int(eligible.sum())
-    if n == 0:
+    if not eligible.any():
         raise NothingToEvaluate(
             f"none of {len(eligible)} images counts for the attack success rate: each is "
             "misclassified without the patch, labelled as the target, or outside the common set"
         )
     success = eligible & won
-    successes = int(success.sum())
-    return AttackSuccess(
-        n=n,
-        successes=successes,
-        asr=successes / n,
-        interval=wilson(successes, n),
-        eligible=eligible,
-        success=success,
-    )
-
-
-def _accuracy(predictions: NDArray[np.integer[Any]], labels: NDArray[np.integer[Any]]) -> Accuracy:
-    _check_classes(predictions=predictions, labels=labels)
-    n = len(labels)
-    if n == 0:
-        raise NothingToEvaluate("the accuracy over no images does not exist")
-    correct = int((predictions == labels).sum())
-    return Accuracy(n=n, correct=correct, accuracy=correct / n, interval=wilson(correct, n))
+    return AttackSuccess(share=share_of(success[eligible]), eligible=eligible, success=success)
 
 
 def _check_classes(**vectors: NDArray[Any]) -> None:

@@ -12,6 +12,12 @@ def one_line(text: str) -> str:
     return printable(" ".join(text.split()))
 
 
+def in_markdown(text: str) -> str:
+    """Return one line of text that Markdown and HTML show as it is."""
+    plain = one_line(text).replace("&", "&amp;").replace("<", "&lt;")
+    return "".join(f"\\{one}" if one in "\\`*_[]|#~!" else one for one in plain)
+
+
 def printable(text: str) -> str:
     """Return text with "?" for each character that XML cannot hold."""
     return _NOT_XML.sub("?", text)

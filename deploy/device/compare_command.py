@@ -12,12 +12,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ..core.attack_checks import LOWER_BOUND, AttackVerdict
 from ..core.errors import QadtrError, UsageError
 from ..core.files import write_json
+from ..core.share import share_in_words
 from ..core.text import one_line
 from .comparison import VerdictOf, compare, read_outcomes
 
@@ -26,6 +28,8 @@ EXIT_BROKEN = 2
 EXIT_USAGE = 4
 _SHOWN = 12
 """Images that a line names."""
+
+_percent = partial(share_in_words, decimals=2)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -83,8 +87,8 @@ def comparison_lines(found: Mapping[str, Any]) -> list[str]:
         verdicts[on] = (old, new)
         changed = {True: "", False: " (another patch of that name)", None: ""}[row["same_patch"]]
         lines.append(
-            f"{row['patch']}{on}{changed}: ASR {_percent(row['asr_old'], old.mark)} -> "
-            f"{_percent(row['asr_new'], new.mark)}: {row['verdict']}"
+            f"{row['patch']}{on}{changed}: ASR {_percent(row['asr_old'], mark=old.mark)} -> "
+            f"{_percent(row['asr_new'], mark=new.mark)}: {row['verdict']}"
         )
         lines += _paired_line(row["paired"], "won by the patch")
         lines += _images(row, "newly_won", "newly won")
@@ -126,13 +130,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001 - one line in place of a traceback
         sys.stderr.write(f"compare: unexpected {type(error).__name__}: {one_line(str(error))}\n")
         return EXIT_BROKEN
-
-
-def _percent(share: Mapping[str, Any] | None, mark: str = "") -> str:
-    if share is None:
-        return "none"
-    low, high = share["interval"]
-    return f"{share['value']:.2%}{mark} [{low:.2%}, {high:.2%}] of {share['n']}"
 
 
 def _paired_line(paired: Mapping[str, Any] | None, what: str) -> list[str]:

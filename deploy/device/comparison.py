@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from ..core.attack_checks import AttackVerdict
 from ..core.errors import InputError, NothingToEvaluate
 from ..core.files import read_json
-from ..core.json_schema import SchemaMismatch, check, load_schema
-from ..core.outcomes import unpack_bits
+from ..core.outcomes import image_indices, unpack_bits
 from ..core.records import read_record, read_records
-from ..core.statistics import Interval, holm, mcnemar_exact, paired_difference, wilson
-from .report import FORMAT, FORMAT_VERSION, SCHEMA
+from ..core.share import Share, share_of
+from ..core.statistics import holm, paired
+from .report import is_report, read_report
 
 Flags = NDArray[np.bool_]
 EVALUATION = "evaluation"
@@ -44,6 +44,7 @@ class Outcome:
         images: name, split and digest.
         indices: int64 N, within the split.
         clean_correct: bool N, right without the patch.
+        patched_correct: bool N, right with it.
         eligible: bool N, counts for the ASR.
         success: bool N, the patch won.
         attacks: what the lab's checks of the attacks on this model found.
@@ -55,6 +56,7 @@ class Outcome:
     images: tuple[str, str, str]
     indices: NDArray[np.int64]
     clean_correct: Flags
+    patched_correct: Flags
     eligible: Flags
     success: Flags
     attacks: AttackVerdict = field(default_factory=AttackVerdict)
@@ -66,33 +68,6 @@ VerdictOf = Callable[[Path, Mapping[str, Any]], AttackVerdict]
 
 def _not_checked(folder: Path, model: Mapping[str, Any]) -> AttackVerdict:
     return AttackVerdict()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Paired:
-    """A paired comparison of two shares of the same images.
-
-    Attributes:
-        n: images.
-        only_old: how many had it in the old result alone.
-        only_new: in the new one alone.
-        difference: share of the new less that of the old.
-        interval: Newcombe's 95% interval of the difference.
-        p: McNemar's, exact and two-sided.
-        p_holm: corrected for all tests of the comparison.
-    """
-
-    n: int
-    only_old: int
-    only_new: int
-    difference: float
-    interval: Interval
-    p: float
-    p_holm: float = 1.0
-
-    def as_record(self) -> dict[str, Any]:
-        """Return it as JSON values."""
-        return {**self.__dict__, "interval": [self.interval.low, self.interval.high]}
 
 
 def read_outcomes(path: Path, verdict_of: VerdictOf = _not_checked) -> list[Outcome]:
@@ -114,8 +89,8 @@ def read_outcomes(path: Path, verdict_of: VerdictOf = _not_checked) -> list[Outc
         found = [_of_evaluation(payload, folder, verdict_of) for payload in payloads]
     else:
         raw = read_json(path)
-        if isinstance(raw, dict) and raw.get("format") == FORMAT:
-            found = _of_report(raw, path)
+        if is_report(raw):
+            found = _of_report(read_report(path), path)
         elif isinstance(raw, dict) and raw.get("kind") == EVALUATION:
             found = [_of_evaluation(read_record(path)["payload"], path.parent, verdict_of)]
         else:
@@ -180,7 +155,7 @@ def compare(
         row["verdict"] = _verdict(row["paired"], level, higher_is_worse=higher_is_worse)
     return {
         "format": "qadtr-comparison",
-        "format_version": 1,
+        "format_version": 2,
         "level": level,
         "patches": rows,
         "clean": clean,
@@ -214,11 +189,11 @@ def _patch_row(old: Outcome, new: Outcome) -> dict[str, Any]:
         "patch": old.patch,
         "same_patch": old.patch_sha256 == new.patch_sha256 if known else None,
         "images_in_common": len(indices),
-        "asr_old": _asr(old),
-        "asr_new": _asr(new),
+        "asr_old": _share(old.success[old.eligible]),
+        "asr_new": _share(new.success[new.eligible]),
         "attack_checks_old": old.attacks.as_record(),
         "attack_checks_new": new.attacks.as_record(),
-        "paired": None if not both.any() else _paired(won_old[both], won_new[both]).as_record(),
+        "paired": None if not both.any() else paired(won_old[both], won_new[both]).as_record(),
         **_list("newly_won", indices[won_new & ~won_old]),
         **_list("no_longer_won", indices[won_old & ~won_new]),
         **_list("count_no_longer", indices[old.eligible[at_old] & ~new.eligible[at_new]]),
@@ -245,7 +220,7 @@ def _clean_row(model: str, pairs: Sequence[tuple[Outcome, Outcome]]) -> dict[str
         "model": model,
         "accuracy_old": _share(first),
         "accuracy_new": _share(second),
-        "paired": _paired(first, second).as_record() if len(indices) else None,
+        "paired": paired(first, second).as_record() if len(indices) else None,
         **_list("newly_wrong", indices[first & ~second]),
         **_list("newly_right", indices[second & ~first]),
     }
@@ -263,41 +238,20 @@ def _common(
     return np.intersect1d(old.indices, new.indices, assume_unique=True, return_indices=True)
 
 
-def _paired(old: Flags, new: Flags) -> Paired:
-    difference, interval = paired_difference(new, old)
-    only_old, only_new = int((old & ~new).sum()), int((new & ~old).sum())
-    return Paired(
-        n=len(old),
-        only_old=only_old,
-        only_new=only_new,
-        difference=difference,
-        interval=interval,
-        p=mcnemar_exact(only_old, only_new),
-    )
-
-
-def _verdict(paired: Mapping[str, Any] | None, level: float, *, higher_is_worse: bool) -> str:
-    if paired is None:
+def _verdict(tested: Mapping[str, Any] | None, level: float, *, higher_is_worse: bool) -> str:
+    if tested is None:
         return "nothing to compare"
-    if paired["p_holm"] >= level:
+    if tested["p_holm"] >= level:
         return "not significant"
-    return "worse" if (paired["difference"] > 0) == higher_is_worse else "better"
+    return "worse" if (tested["difference"] > 0) == higher_is_worse else "better"
 
 
 def _is_worse(row: Mapping[str, Any]) -> bool:
     return bool(row["verdict"] == "worse")
 
 
-def _asr(one: Outcome) -> dict[str, Any] | None:
-    return _share(one.success[one.eligible])
-
-
-def _share(flags: Flags) -> dict[str, Any] | None:
-    if len(flags) == 0:
-        return None
-    k, n = int(flags.sum()), len(flags)
-    interval = wilson(k, n)
-    return {"value": k / n, "k": k, "n": n, "interval": [interval.low, interval.high]}
+def _share(flags: Flags) -> Share | None:
+    return share_of(flags) if len(flags) else None
 
 
 def _list(name: str, indices: NDArray[np.int64]) -> dict[str, Any]:
@@ -309,12 +263,6 @@ def _title(model: str, patch: str) -> str:
 
 
 def _of_report(raw: Mapping[str, Any], path: Path) -> list[Outcome]:
-    if raw.get("format_version") != FORMAT_VERSION:
-        raise InputError(f"{path} has a format version that this qadtr does not read")
-    try:
-        check(raw, load_schema(SCHEMA, __package__))
-    except SchemaMismatch as error:
-        raise InputError(f"{path} is no report of the validator: {error}") from error
     if not raw["patches"]:
         raise NothingToEvaluate(f"{path} has no patch that was measured: {raw['reason']}")
     facts = raw.get("images")
@@ -354,12 +302,7 @@ def _outcome(
     outcomes: Mapping[str, Any],
     attacks: AttackVerdict,
 ) -> Outcome:
-    n, given = outcomes["n"], outcomes["indices"]
-    indices = (
-        np.arange(outcomes["first_index"], outcomes["first_index"] + n, dtype=np.int64)
-        if given is None
-        else np.asarray(given, dtype=np.int64)
-    )
+    n, indices = outcomes["n"], image_indices(outcomes)
     if indices.shape != (n,) or len(np.unique(indices)) != n:
         raise InputError(f"{patch}: expected {n} different image indices")
     return Outcome(
@@ -368,8 +311,9 @@ def _outcome(
         patch_sha256=sha256,
         images=images,
         indices=indices,
-        clean_correct=unpack_bits(outcomes["clean_correct"], n),
-        eligible=unpack_bits(outcomes["eligible"], n),
-        success=unpack_bits(outcomes["success"], n),
         attacks=attacks,
+        **{
+            name: unpack_bits(outcomes[name], n)
+            for name in ("clean_correct", "patched_correct", "eligible", "success")
+        },
     )

@@ -9,8 +9,8 @@ import numpy as np
 
 from ..core.errors import NothingToEvaluate
 from ..core.outcomes import outcomes_record
-from ..core.statistics import mcnemar_exact, paired_difference
-from ..core.success import AttackSuccess, attack_success, clean_accuracy, robust_accuracy
+from ..core.statistics import paired
+from ..core.success import accuracy, attack_success
 from .measuring import UNSEEN, Measurement, seen, success_of
 from .suite import Suite
 
@@ -26,8 +26,8 @@ def clean_figures(measurement: Measurement, suite: Suite) -> dict[str, Any]:
     run = measurement.clean != UNSEEN
     labels, here, lab = suite.labels[run], measurement.clean[run], suite.lab_clean[run]
     return {
-        "here": clean_accuracy(here, labels).as_record(),
-        "lab": clean_accuracy(lab, labels).as_record(),
+        "here": accuracy(here, labels),
+        "lab": accuracy(lab, labels),
         "flips": int((here != lab).sum()),
         "logits_sha256": measurement.clean_logits_sha256,
     }
@@ -54,23 +54,21 @@ def patch_figures(measurement: Measurement, suite: Suite, number: int) -> dict[s
         if patch.facts.gated:
             raise
     with contextlib.suppress(NothingToEvaluate):
-        lab = attack_success(lab_clean, lab_patched, labels, target)
+        lab = attack_success(lab_clean, lab_patched, labels, target).share
     with contextlib.suppress(NothingToEvaluate):
         noise = measurement.floor[number][which]
-        floor = attack_success(clean, noise, labels, target)
-    paired = None
+        floor = attack_success(clean, noise, labels, target).share
+    with_lab = None
     with contextlib.suppress(NothingToEvaluate):
         both = lab_clean == labels
         common = attack_success(clean, patched, labels, target, also=both)
         on_lab = attack_success(lab_clean, lab_patched, labels, target, also=clean == labels)
-        counted = common.eligible
-        first, second = common.success[counted], on_lab.success[counted]
-        difference, interval = paired_difference(first, second)
-        paired = {
-            "difference": difference,
-            "interval": [interval.low, interval.high],
-            "n": len(first),
-            "mcnemar_p": mcnemar_exact(int((first & ~second).sum()), int((second & ~first).sum())),
+        found = paired(on_lab.success[common.eligible], common.success[common.eligible])
+        with_lab = {
+            "difference": found.difference,
+            "interval": [found.interval.low, found.interval.high],
+            "n": found.n,
+            "mcnemar_p": found.p,
         }
     nothing = np.zeros(len(rows), dtype=np.bool_)
     return {
@@ -82,13 +80,13 @@ def patch_figures(measurement: Measurement, suite: Suite, number: int) -> dict[s
         "area_px": patch.patch_set.area_px,
         "area_share": patch.patch_set.area_share(*suite.images.shape[2:]),
         "images": len(rows),
-        "asr": _record(here),
-        "asr_common": _record(common),
-        "random_floor": _record(floor),
-        "robust_accuracy": robust_accuracy(patched, labels).as_record() if len(rows) else None,
-        "lab_asr": _record(lab),
-        "drift": None if here is None or lab is None else here.asr - lab.asr,
-        "paired_with_lab": paired,
+        "asr": None if here is None else here.share,
+        "asr_common": None if common is None else common.share,
+        "random_floor": floor,
+        "robust_accuracy": accuracy(patched, labels) if len(rows) else None,
+        "lab_asr": lab,
+        "drift": None if here is None or lab is None else here.share["value"] - lab["value"],
+        "paired_with_lab": with_lab,
         "flips": np.sort(patch.patch_set.image_indices[which][patched != lab_patched])[
             :1000
         ].tolist(),
@@ -102,7 +100,3 @@ def patch_figures(measurement: Measurement, suite: Suite, number: int) -> dict[s
             success=nothing if here is None else here.success,
         ),
     }
-
-
-def _record(success: AttackSuccess | None) -> dict[str, Any] | None:
-    return None if success is None else success.as_record()

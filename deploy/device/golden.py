@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -35,13 +35,7 @@ class GoldenResult:
 
     def as_record(self) -> dict[str, Any]:
         """Return it as JSON values."""
-        return {
-            "n": self.n,
-            "tensors": self.tensors,
-            "largest_difference": self.largest_difference,
-            "flips": self.flips,
-            "logits_sha256": self.logits_sha256,
-        }
+        return asdict(self)
 
 
 def logits_bytes(logits: NDArray[np.float32]) -> bytes:

@@ -126,20 +126,20 @@ def checks_of(
     for number, patch in enumerate(suite.patches):
         if not patch.facts.gated:
             continue
-        here = success_of(measurement, suite, number)
+        here = success_of(measurement, suite, number).share
         max_asr, max_drift = thresholds["max_asr"].value, thresholds["max_drift"].value
         name = f"max_asr of {patch.facts.name}"
         if name in measurement.gates:
             checks.append(measurement.gates[name].check())
         elif max_asr is not None:
-            checks.append(share_at_most(name, max_asr, here.successes, here.n))
+            checks.append(share_at_most(name, max_asr, here["k"], here["n"]))
         if max_drift is not None:
             rows, which = seen(measurement, suite, number)
             lab = attack_success(
                 suite.lab_clean[rows], patch.lab[which], suite.labels[rows], patch.facts.target
-            )
+            ).share
             name = f"max_drift of {patch.facts.name}"
-            checks.append(drift_at_most(name, max_drift, here.asr, lab.asr, here.n))
+            checks.append(drift_at_most(name, max_drift, here["value"], lab["value"], here["n"]))
     if checks and thresholds["min_clean"].value is not None:
         if "min_clean" in measurement.gates:
             checks.append(measurement.gates["min_clean"].check())
@@ -222,6 +222,6 @@ def _decided(
             )
         except NothingToEvaluate:  # not yet
             continue
-        gate.look(success.successes, success.n)
+        gate.look(success.share["k"], success.share["n"])
     outcomes = {gate.outcome for gate in gates.values()}
     return Outcome.FAIL in outcomes or outcomes == {Outcome.PASS}

@@ -7,18 +7,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 from xml.etree import ElementTree
 
-from ..core.files import write_atomic, write_json
+from ..core.errors import InputError
+from ..core.files import read_json, write_atomic, write_json
+from ..core.json_schema import SchemaMismatch, check, load_schema
 from ..core.text import one_line, printable
 from .report_markdown import markdown_text
 from .report_sarif import sarif_log
 
 FORMAT = "qadtr-validation"
-FORMAT_VERSION = 1
-SCHEMA = "validation-report-1"
-"""Name of the published JSON Schema, ``schemas/validation-report-1.json`` beside this file."""
+FORMAT_VERSION = 2
+SCHEMA = "validation-report-2"
+"""Name of the published JSON Schema, ``schemas/validation-report-2.json`` beside this file."""
 
 OUTCOMES = {0: "pass", 1: "fail", 2: "error", 3: "undecided", 4: "error"}
 """What each exit code means."""
@@ -58,6 +60,48 @@ def empty_report(bundle: str) -> dict[str, Any]:
         "latency": None,
         "peak_memory_bytes": None,
     }
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """Return a ``report.json`` of the validator; one of version 1 is brought into today's form.
+
+    Raises:
+        InputError: another file, a damaged one, or one of a version that is not known.
+    """
+    raw = read_json(path)
+    if not is_report(raw):
+        raise InputError(f"{path} is no report.json of the validator")
+    version = raw.get("format_version")
+    if type(version) is not int or version not in (1, FORMAT_VERSION):
+        raise InputError(
+            f"{path} has format version {str(version)[:40]!r}, this qadtr reads 1 and "
+            f"{FORMAT_VERSION}"
+        )
+    report: dict[str, Any] = raw if version == FORMAT_VERSION else _from_version_1(raw)
+    try:
+        check(report, load_schema(SCHEMA, __package__))
+    except SchemaMismatch as error:
+        raise InputError(f"{path} is no whole report of the validator: {error}") from error
+    return report
+
+
+def is_report(raw: object) -> TypeGuard[dict[str, Any]]:
+    """Whether JSON values call themselves a report."""
+    return isinstance(raw, dict) and raw.get("format") == FORMAT
+
+
+def _from_version_1(value: Any) -> Any:
+    """Version 1 had two forms of a share, named after what it is a share of."""
+    if isinstance(value, list):
+        return [_from_version_1(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    for rate, k in (("asr", "successes"), ("accuracy", "correct")):
+        if value.keys() == {rate, "n", k, "interval"} and isinstance(value["interval"], list):
+            ends = dict(zip(("low", "high"), value["interval"], strict=False))
+            return {"n": value["n"], "k": value[k], "value": value[rate], **ends}
+    lifted = {key: _from_version_1(item) for key, item in value.items()}
+    return lifted | ({"format_version": FORMAT_VERSION} if is_report(value) else {})
 
 
 @contextmanager
@@ -113,12 +157,12 @@ def junit_xml(report: dict[str, Any]) -> bytes:
         if not entry["ok"]:
             _mark(case, "error", "broken", entry["error"])
         cases.append(case)
-    for check in report["checks"]:
-        case = _case("qadtr.gate", check["name"], 0.0)
-        if check["outcome"] == "fail":
-            _mark(case, "failure", "gate", check["reason"])
-        elif check["outcome"] == "undecided":
-            _mark(case, "error", "undecided", check["reason"])
+    for gate in report["checks"]:
+        case = _case("qadtr.gate", gate["name"], 0.0)
+        if gate["outcome"] == "fail":
+            _mark(case, "failure", "gate", gate["reason"])
+        elif gate["outcome"] == "undecided":
+            _mark(case, "error", "undecided", gate["reason"])
         cases.append(case)
     verdict = _case("qadtr", "verdict", 0.0)
     if report["exit_code"]:

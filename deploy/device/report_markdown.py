@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..core.attack_checks import LOWER_BOUND, AttackVerdict
-from ..core.text import one_line
+from ..core.table import Table
+from ..core.text import in_markdown
 
 
 def markdown_text(report: Mapping[str, Any]) -> str:
@@ -16,44 +17,18 @@ def markdown_text(report: Mapping[str, Any]) -> str:
     """
     bundle = report["bundle"]
     lines = [
-        f"## {report['outcome'].upper()}: {_safe(bundle['name'] or bundle['file'])}",
+        f"## {report['outcome'].upper()}: {in_markdown(bundle['name'] or bundle['file'])}",
         "",
-        f"Exit code {report['exit_code']}: {_safe(report['reason'])}",
+        f"Exit code {report['exit_code']}: {in_markdown(report['reason'])}",
         "",
         *_facts(report),
     ]
     if report["checks"]:
-        lines += _table(
-            ("gate", "outcome", "threshold", "observed", "97.5% bounds", "n"),
-            [
-                (
-                    check["name"],
-                    check["outcome"],
-                    f"{check['threshold']:.2%}",
-                    f"{check['observed']:.2%}",
-                    "" if check["bounds"] is None else _range(check["bounds"]),
-                    f"{check['n']}",
-                )
-                for check in report["checks"]
-            ],
-        )
+        lines += [_gates(report["checks"]).markdown(), ""]
     verdict = AttackVerdict.of(report.get("attack_checks"))
     if report["patches"]:
-        lines += _table(
-            ("patch", "ASR, 95% interval", "in the lab", "noise", "n", "flips to the lab"),
-            [
-                (
-                    patch["name"] + ("" if patch["gated"] else " (not gated)"),
-                    _asr(patch["asr"], verdict.mark),
-                    _asr(patch["lab_asr"], verdict.mark),
-                    _asr(patch["random_floor"]),
-                    "" if patch["asr"] is None else f"{patch['asr']['n']}",
-                    f"{patch['flips_n']}",
-                )
-                for patch in report["patches"]
-            ],
-        )
-        lines += [f"The lab's checks of its attacks on this model: {_safe(verdict.words)}."]
+        lines += [_patches(report["patches"], verdict.mark).markdown(), ""]
+        lines += [f"The lab's checks of its attacks on this model: {in_markdown(verdict.words)}."]
         lines += [*([LOWER_BOUND] if verdict.tripped else []), ""]
     search = report.get("search")
     if search is not None:
@@ -64,7 +39,9 @@ def markdown_text(report: Mapping[str, Any]) -> str:
             "",
         ]
     failed = [step for step in report["steps"] if not step["ok"]]
-    lines += [f"- step *{_safe(one['name'])}* failed: {_safe(one['error'])}" for one in failed]
+    lines += [
+        f"- step *{in_markdown(one['name'])}* failed: {in_markdown(one['error'])}" for one in failed
+    ]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -81,25 +58,47 @@ def _facts(report: Mapping[str, Any]) -> list[str]:
     if report["images_total"]:
         facts.append(f"{report['images_used']} of {report['images_total']} images")
     if report["clean"] is not None:
-        facts.append(f"clean accuracy {report['clean']['here']['accuracy']:.2%}")
+        facts.append(f"clean accuracy {report['clean']['here']['value']:.2%}")
     facts.append(bundle["authentication"])
-    return [" · ".join(_safe(fact) for fact in facts), ""]
+    return [" · ".join(in_markdown(fact) for fact in facts), ""]
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
-    written = [head, ("---",) * len(head), *(tuple(_safe(cell) for cell in row) for row in rows)]
-    return [*(f"| {' | '.join(row)} |" for row in written), ""]
+def _gates(checks: Sequence[Mapping[str, Any]]) -> Table:
+    return Table(
+        columns=("gate", "outcome", "threshold", "observed", "97.5% bounds", "n"),
+        rows=[
+            [
+                *(check["name"], check["outcome"]),
+                *(f"{check['threshold']:.2%}", f"{check['observed']:.2%}"),
+                "" if check["bounds"] is None else _range(check["bounds"]),
+                f"{check['n']}",
+            ]
+            for check in checks
+        ],
+    )
+
+
+def _patches(patches: Sequence[Mapping[str, Any]], mark: str) -> Table:
+    return Table(
+        columns=("patch", "ASR, 95% interval", "in the lab", "noise", "n", "flips to the lab"),
+        rows=[
+            [
+                patch["name"] + ("" if patch["gated"] else " (not gated)"),
+                *(_asr(patch["asr"], mark), _asr(patch["lab_asr"], mark)),
+                _asr(patch["random_floor"]),
+                "" if patch["asr"] is None else f"{patch['asr']['n']}",
+                f"{patch['flips_n']}",
+            ]
+            for patch in patches
+        ],
+    )
 
 
 def _asr(record: Mapping[str, Any] | None, mark: str = "") -> str:
-    return "" if record is None else f"{record['asr']:.2%}{mark} {_range(record['interval'])}"
+    if record is None:
+        return ""
+    return f"{record['value']:.2%}{mark} {_range((record['low'], record['high']))}"
 
 
-def _range(ends: list[float]) -> str:
+def _range(ends: Sequence[float]) -> str:
     return f"[{ends[0]:.2%}, {ends[1]:.2%}]"
-
-
-def _safe(text: str) -> str:
-    """Text that Markdown and HTML show as it is."""
-    plain = one_line(text).replace("&", "&amp;").replace("<", "&lt;")
-    return "".join(f"\\{one}" if one in "\\`*_[]|#~!" else one for one in plain)

@@ -17,9 +17,10 @@ from ..core.engine_protocol import Engine
 from ..core.errors import InputError, NothingToEvaluate, UsageError
 from ..core.model_engine import run_all
 from ..core.pasting import paste
+from ..core.patch_origin import PatchOrigin
 from ..core.patch_set import PatchSet
+from ..core.share import Share
 from ..core.sparse_rs import Location, SparseRsSettings, search_per_image
-from ..core.statistics import wilson
 from ..core.success import AttackSuccess, attack_success
 from .measuring import UNSEEN, Measurement, seen, shuffled
 from .suite import Suite
@@ -81,7 +82,7 @@ class SearchResult:
 
     success: AttackSuccess
     floor: AttackSuccess | None
-    transferred: tuple[str, AttackSuccess] | None
+    transferred: tuple[str, Share] | None
     queries: NDArray[np.int64]
     patch_set: PatchSet
     settings: SearchSettings
@@ -98,10 +99,10 @@ class SearchResult:
             "location": self.settings.location,
             "target": self.settings.target,
             "seed": self.settings.seed,
-            "asr": self.success.as_record(),
-            "random_floor": None if self.floor is None else self.floor.as_record(),
+            "asr": self.success.share,
+            "random_floor": None if self.floor is None else self.floor.share,
             "median_queries_of_wins": float(np.median(self.queries[won])) if won.any() else None,
-            "best_brought": None if best is None else {"name": best[0], "asr": best[1].as_record()},
+            "best_brought": None if best is None else {"name": best[0], "asr": best[1]},
             "won": np.sort(self.patch_set.image_indices[won])[:1000].tolist(),
         }
 
@@ -165,7 +166,9 @@ def search_on(
         positions=found.positions,
         image_indices=suite.indices[rows],
         target=settings.target,
-        provenance={"attack": "sparse-rs", "seed": settings.seed, "queries": settings.queries},
+        origin=PatchOrigin(
+            attack="sparse-rs", seed=settings.seed, more={"queries": settings.queries}
+        ),
     )
     # What counts is what the engine says of the bytes, not what the search noted on its way.
     clean = measurement.clean[rows]
@@ -198,8 +201,8 @@ def _size_of_first_gated(suite: Suite) -> int:
 
 def _best_brought(
     suite: Suite, measurement: Measurement, rows: NDArray[np.int64], target: int | None
-) -> tuple[str, AttackSuccess] | None:
-    best: tuple[str, AttackSuccess] | None = None
+) -> tuple[str, Share] | None:
+    best: tuple[str, Share] | None = None
     for number, patch in enumerate(suite.patches):
         own_rows, which = seen(measurement, suite, number)
         among = np.isin(own_rows, rows)
@@ -214,8 +217,8 @@ def _best_brought(
             )
         except NothingToEvaluate:
             continue
-        if best is None or success.asr > best[1].asr:
-            best = patch.facts.name, success
+        if best is None or success.share["value"] > best[1]["value"]:
+            best = patch.facts.name, success.share
     return best
 
 
@@ -223,8 +226,4 @@ def transfer_failed(result: SearchResult) -> bool:
     """Say whether the search wins clearly more often than any brought patch: intervals apart."""
     if result.transferred is None:
         return False
-    brought = result.transferred[1]
-    return (
-        wilson(result.success.successes, result.success.n).low
-        > wilson(brought.successes, brought.n).high
-    )
+    return result.success.share["low"] > result.transferred[1]["high"]

@@ -22,6 +22,7 @@ from ..core.host import host_facts, peak_memory_bytes
 from ..core.latency import measure_latency
 from ..core.model_engine import run_all
 from ..core.patch_set import write_patch_set
+from ..core.share import share_in_words
 from .bundle_reading import Bundle
 from .console import Console
 from .figures import clean_figures, patch_figures
@@ -310,15 +311,15 @@ def _measure(
     clean = report["clean"]
     console.say(f"images     {measured.images_used} of {total} used")
     console.say(
-        f"clean      {_percent(clean['here'], 'accuracy')} (lab "
-        f"{_percent(clean['lab'], 'accuracy')}), {clean['flips']} flips"
+        f"clean      {share_in_words(clean['here'])} (lab "
+        f"{share_in_words(clean['lab'])}), {clean['flips']} flips"
     )
     for patch in report["patches"]:
         console.say(
-            f"patch      {patch['name']}: ASR{verdict.mark} {_percent(patch['asr'], 'asr')} "
-            f"(lab {_percent(patch['lab_asr'], 'asr')}, common set "
-            f"{_percent(patch['asr_common'], 'asr')}, noise "
-            f"{_percent(patch['random_floor'], 'asr')}), {patch['flips_n']} flips"
+            f"patch      {patch['name']}: ASR{verdict.mark} {share_in_words(patch['asr'])} "
+            f"(lab {share_in_words(patch['lab_asr'])}, common set "
+            f"{share_in_words(patch['asr_common'])}, noise "
+            f"{share_in_words(patch['random_floor'])}), {patch['flips_n']} flips"
             f"{'' if patch['gated'] else ', not gated'}"
         )
     search = None
@@ -343,8 +344,8 @@ def _measure(
         checks = checks_of(measured, suite, thresholds)
         limit = None if settings.search is None else settings.search.max_asr
         if checks and search is not None and limit is not None:
-            won = search.success
-            checks.append(share_at_most("max_asr of the search", limit, won.successes, won.n))
+            won = search.success.share
+            checks.append(share_at_most("max_asr of the search", limit, won["k"], won["n"]))
         checks = [
             replace(check, reason=verdict.noted(check.name, check.reason)) for check in checks
         ]
@@ -384,11 +385,11 @@ def _search(
             write_patch_set(settings.search_out, found.patch_set)
     record = report["search"]
     best = record["best_brought"]
-    brought = "" if best is None else f", the best brought {_percent(best['asr'], 'asr')}"
+    brought = "" if best is None else f", the best brought {share_in_words(best['asr'])}"
     console.say(
         f"search     {record['size_px']} px, {record['queries']} queries an image, by "
-        f"{record['answers']}: ASR{verdict.mark} {_percent(record['asr'], 'asr')} (noise "
-        f"{_percent(record['random_floor'], 'asr')}{brought})"
+        f"{record['answers']}: ASR{verdict.mark} {share_in_words(record['asr'])} (noise "
+        f"{share_in_words(record['random_floor'])}{brought})"
     )
     if transfer_failed(found):
         console.say(
@@ -400,10 +401,3 @@ def _search(
 
 def _shown(threshold: float | None) -> str:
     return "none" if threshold is None else f"{threshold:g}"
-
-
-def _percent(record: Mapping[str, Any] | None, key: str) -> str:
-    if record is None:
-        return "none"
-    low, high = record["interval"]
-    return f"{record[key]:.1%} [{low:.1%}, {high:.1%}] of {record['n']}"

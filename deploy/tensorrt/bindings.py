@@ -106,11 +106,6 @@ class Bindings:
     log: Log
     logger: Any
 
-    @property
-    def major(self) -> int:
-        """The major version."""
-        return int(self.version.partition(".")[0])
-
 
 @functools.cache
 def load(flavour: Flavour) -> Bindings:

@@ -12,11 +12,10 @@ from eval.attacks.lavan import Lavan, LavanSettings
 from eval.attacks.location import Location, LocationSettings
 from eval.attacks.settings import AttackSettings, GradientSettings
 from eval.attacks.sparse_rs import SparseRs, SparseRsSettings
-from eval.attacks.texture import Texture, TextureSettings
 from training.validated import read_settings
 
 ATTACKS: dict[str, type[PatchAttack[Any]]] = {
-    attack.name: attack for attack in (Gap, Lavan, Location, SparseRs, Texture)
+    attack.name: attack for attack in (Gap, Lavan, Location, SparseRs)
 }
 """Every attack by its name."""
 
@@ -46,7 +45,5 @@ __all__ = [
     "PatchAttack",
     "SparseRs",
     "SparseRsSettings",
-    "Texture",
-    "TextureSettings",
     "attack_from_settings",
 ]

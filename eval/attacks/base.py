@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 from deploy.core.errors import InputError
 from deploy.core.files import json_bytes
 from deploy.core.images import check_images
+from deploy.core.patch_origin import PatchOrigin, PatchSource
 from deploy.core.patch_set import PatchSet
 from eval.attacks.found import Found
 from eval.attacks.judging import Judge, generator_for, success_in_words
@@ -46,8 +47,6 @@ class PatchAttack(ABC, Generic[S]):
     settings_type: ClassVar[type[AttackSettings]]
     needs_gradients: ClassVar[bool] = True
     """False: the attack only asks for logits or classes, so it also runs against an engine."""
-    needs_training_images: ClassVar[bool] = False
-    """True: ``run`` must be given ``training_images``."""
 
     def __init__(self, settings: S) -> None:
         self.settings = settings
@@ -70,8 +69,7 @@ class PatchAttack(ABC, Generic[S]):
         *,
         image_indices: NDArray[np.int64] | None = None,
         tried_on: NDArray[np.int64] | None = None,
-        training_images: NDArray[np.uint8] | None = None,
-        source: Mapping[str, Any] | None = None,
+        source: PatchSource | None = None,
         made_on: str | None = None,
         name: str | None = None,
         resume_from: Path | None = None,
@@ -88,9 +86,7 @@ class PatchAttack(ABC, Generic[S]):
             image_indices: per-image only: indices of ``images`` in their split (default 0…N−1).
             tried_on: universal only: indices of the images that the patch is to be pasted on
                 (default 0…N−1); their places are drawn after the optimization.
-            training_images: uint8 M×3×H×W, for an attack that cuts its content from them.
-            source: what the network is, see ``evaluation_record.SourceFacts``; the bit-widths are
-                added here.
+            source: what the network is; the bit-widths are added here.
             made_on: name of the split that ``images`` are from.
             name: of the patch set; default such as ``lavan-per-image-8px-centre-from-32bit``.
             resume_from: an npz file that keeps what is done so far after each restart of each
@@ -106,7 +102,11 @@ class PatchAttack(ABC, Generic[S]):
                 run.
         """
         labels = self._checked(images, labels, image_indices, tried_on)
-        self._check_means(network, images, training_images)
+        if self.needs_gradients and not getattr(network, "differentiable", True):
+            raise InputError(
+                f"{self.name} follows gradients, and an engine has none; make the patch on the "
+                "network, or use an attack that only asks for logits or classes."
+            )
         base_seed = int(torch.randint(2**62, (), generator=generator))
         mask = (circle_mask if self.settings.shape == "circle" else square_mask)(
             self.settings.size_px
@@ -116,12 +116,12 @@ class PatchAttack(ABC, Generic[S]):
             self._check_classes(network, images)
             found = Found.begin(
                 resume_from,
-                identity=self._identity(network, images, labels, training_images, base_seed),
+                identity=self._identity(network, images, labels, base_seed),
                 count=1 if self.kind == "universal" else len(images),
                 images=0 if self.kind == "universal" else len(images),
                 size_px=self.settings.size_px,
             )
-            ask = _Asked(network, images, labels, mask, training_images)
+            ask = _Asked(network, images, labels, mask)
             self._search(ask, base_seed, judge, found, progress)
             patch, positions, indices = found.patch, found.positions, image_indices
             if self.kind == "universal":
@@ -142,16 +142,15 @@ class PatchAttack(ABC, Generic[S]):
             positions=positions,
             image_indices=np.arange(len(images)) if indices is None else indices.astype(np.int64),
             target=self.settings.target,
-            provenance={
-                "attack": self.name,
-                "settings": self.settings.as_record(),
-                "seed": generator.initial_seed(),
-                "made_on": made_on,
-                "source": {**(source or {}), "bit_widths": list(self.settings.bit_widths)},
-                "on_source": on_source,
-                "area": {"px": int(mask.sum()), "share": float(mask.sum()) / images[0, 0].size},
-                "queries_per_image": self.queries_per_image(),
-            },
+            origin=PatchOrigin(
+                attack=self.name,
+                settings=self.settings.as_record(),
+                seed=generator.initial_seed(),
+                made_on=made_on,
+                source={**(source or {}), "bit_widths": list(self.settings.bit_widths)},
+                area={"px": int(mask.sum()), "share": float(mask.sum()) / images[0, 0].size},
+                more={"on_source": on_source, "queries_per_image": self.queries_per_image()},
+            ),
         )
 
     def queries_per_image(self) -> int | None:
@@ -214,7 +213,6 @@ class PatchAttack(ABC, Generic[S]):
             universal=universal,
             settings=self.settings,
             generator=draw,
-            training_images=ask.training_images,
             found=found,
         )
 
@@ -267,25 +265,6 @@ class PatchAttack(ABC, Generic[S]):
             )
         return labels.astype(np.int64)
 
-    def _check_means(
-        self,
-        network: SwitchableNetwork,
-        images: NDArray[np.uint8],
-        training_images: NDArray[np.uint8] | None,
-    ) -> None:
-        if self.needs_gradients and not getattr(network, "differentiable", True):
-            raise InputError(
-                f"{self.name} follows gradients, and an engine has none; make the patch on the "
-                "network, or use an attack that only asks for logits or classes."
-            )
-        if not self.needs_training_images:
-            return
-        if training_images is None:
-            raise InputError(
-                f"{self.name} cuts its content from training images: give training_images."
-            )
-        check_images(training_images, expected_shape=images.shape[1:])
-
     def _check_classes(self, network: SwitchableNetwork, images: NDArray[np.uint8]) -> None:
         for bits in self.settings.bit_widths:
             classes = logits(network, images[:1], bits).shape[1]
@@ -300,15 +279,12 @@ class PatchAttack(ABC, Generic[S]):
         network: SwitchableNetwork,
         images: NDArray[np.uint8],
         labels: NDArray[np.int64],
-        training_images: NDArray[np.uint8] | None,
         base_seed: int,
     ) -> str:
         """Digest of everything that the optimization depends on."""
         digest = hashlib.sha256()
         digest.update(json_bytes([self.name, self.settings.as_record(), base_seed]))
-        for array in (images, labels, training_images):
-            if array is None:
-                continue
+        for array in (images, labels):
             digest.update(str(array.shape).encode() + np.ascontiguousarray(array).tobytes())
         for key, value in sorted(network.state_dict().items()):
             digest.update(key.encode())
@@ -325,7 +301,6 @@ class _Asked:
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
     mask: Tensor
-    training_images: NDArray[np.uint8] | None
 
 
 def _as_bytes(patch: Tensor, mask: Tensor) -> NDArray[np.uint8]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
@@ -13,12 +12,13 @@ from torch import Tensor
 from eval.attacks.base import PatchAttack
 from eval.attacks.gradient import sign_ascent
 from eval.attacks.problem import Crafted, Problem
-from eval.attacks.settings import GradientSettings
+from eval.attacks.settings import Degrees, GradientSettings
 from training.patching import paste
+from training.validated import AtLeast1, ScaleRange, validated
 from training.warping import paste_warped
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated()
 class GapSettings(GradientSettings):
     """As ``GradientSettings``, and the expectation over transformations.
 
@@ -31,15 +31,9 @@ class GapSettings(GradientSettings):
     at the places that it lists.
     """
 
-    steps: int = 1000
-    scale_range: tuple[float, float] = (1.0, 1.0)
-    rotation_degrees: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        ordered = len(self.scale_range) == 2 and 0 < self.scale_range[0] <= self.scale_range[1]
-        self._require("scale_range", ordered, "(low, high) with 0 < low ≤ high")
-        self._require("rotation_degrees", 0 <= self.rotation_degrees <= 180, "in 0…180")
+    steps: AtLeast1 = 1000
+    scale_range: ScaleRange = (1.0, 1.0)
+    rotation_degrees: Degrees = 0.0
 
 
 class Gap(PatchAttack[GapSettings]):

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from deploy.core.bit_widths import bits_words
 from deploy.core.errors import NothingToEvaluate
 from deploy.core.pasting import paste
-from deploy.core.share import share
 from deploy.core.success import attack_success
 from eval.attacks.losses import attack_loss
 from eval.attacks.placement import positions_for
@@ -94,7 +94,7 @@ class Judge:
             clean, patched = (predict(self._network, shown, bits) for shown in (images, pasted))
             try:
                 won = attack_success(clean, patched, labels, self._settings.target)
-                results.append({"bit_width": bits, "asr": share(won.successes, won.n)})
+                results.append({"bit_width": bits, "asr": won.share})
             except NothingToEvaluate:
                 results.append({"bit_width": bits, "asr": None})
         return results
@@ -120,7 +120,7 @@ def success_in_words(results: Sequence[Mapping[str, Any]]) -> str:
     parts = []
     for result in results:
         asr = result["asr"]
-        width = "float" if result["bit_width"] == 32 else f"{result['bit_width']} bits"
+        width = bits_words(result["bit_width"])
         if asr is None:
             parts.append(f"no image that counts at {width}")
         else:

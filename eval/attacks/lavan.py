@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from torch import Tensor
@@ -14,9 +13,10 @@ from eval.attacks.placement import Placement
 from eval.attacks.problem import Crafted, Problem
 from eval.attacks.settings import GradientSettings
 from training.patching import paste
+from training.validated import AtLeast0, validated
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated()
 class LavanSettings(GradientSettings):
     """As ``GradientSettings``, and for how many images a patch is.
 
@@ -30,11 +30,7 @@ class LavanSettings(GradientSettings):
 
     kind: Literal["per-image", "universal"] = "per-image"
     placement: Placement = "centre"
-    shift_px: int = 2
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._require("kind", self.kind in ("per-image", "universal"), "per-image or universal")
+    shift_px: AtLeast0 = 2
 
 
 class Lavan(PatchAttack[LavanSettings]):

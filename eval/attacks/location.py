@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -12,16 +11,15 @@ from torch import Tensor
 from eval.attacks.base import PatchAttack
 from eval.attacks.gradient import Ascent, as_pixels, patch_gradient
 from eval.attacks.losses import attack_loss
-from eval.attacks.placement import Placement
 from eval.attacks.problem import Crafted, Problem
 from eval.attacks.settings import GradientSettings
 from training.patching import paste
+from training.validated import AtLeast0, AtLeast1, validated
 
 Moves = Literal["random", "full"]
-MOVES: tuple[Moves, ...] = get_args(Moves)
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated()
 class LocationSettings(GradientSettings):
     """As ``GradientSettings``, and how the place is sought; ``placement`` must be random.
 
@@ -34,20 +32,12 @@ class LocationSettings(GradientSettings):
         move_every: steps between two trials.
     """
 
-    placement: Placement = "random"
-    shift_px: int = 2
-    first_places: int = 8
-    stride_px: int = 2
+    placement: Literal["random"] = "random"
+    shift_px: AtLeast0 = 2
+    first_places: AtLeast1 = 8
+    stride_px: AtLeast1 = 2
     moves: Moves = "random"
-    move_every: int = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._require("placement", self.placement == "random", "random: the attack seeks the place")
-        for name in ("first_places", "stride_px", "move_every"):
-            value = getattr(self, name)
-            self._require(name, isinstance(value, int) and value >= 1, "at least 1")
-        self._require("moves", self.moves in MOVES, f"one of {', '.join(MOVES)}")
+    move_every: AtLeast1 = 1
 
 
 class Location(PatchAttack[LocationSettings]):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 Loss = Literal["margin", "cross-entropy", "target-over-source"]
-LOSSES: tuple[Loss, ...] = get_args(Loss)
 
 
 def attack_loss(loss: Loss, logits: Tensor, labels: Tensor, target: int | None) -> Tensor:

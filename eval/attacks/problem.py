@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from eval.attacks.found import Found
@@ -29,7 +27,6 @@ class Problem:
         universal: whether one patch is wanted for all images.
         settings: the attack's.
         generator: the only source of randomness (a CPU generator).
-        training_images: uint8 M×3×H×W, for attacks that cut their content from them; else None.
         found: keeps the state of a long optimization, see ``Ascent``; None keeps nothing.
     """
 
@@ -42,7 +39,6 @@ class Problem:
     universal: bool
     settings: AttackSettings
     generator: torch.Generator
-    training_images: NDArray[np.uint8] | None = None
     found: Found | None = None
 
     def fresh_positions(self, count: int) -> Tensor:

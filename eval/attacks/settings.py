@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Annotated, Literal
 
-from deploy.core.errors import InputError
-from eval.attacks.losses import LOSSES, Loss
-from eval.attacks.placement import PLACEMENTS, Placement
+from pydantic import Field, model_validator
+
+from eval.attacks.losses import Loss
+from eval.attacks.placement import Placement
+from training.validated import AtLeast0, AtLeast1, BitWidths, Positive, Recorded, validated
 
 Shape = Literal["square", "circle"]
 Start = Literal["random", "grey"]
+Momentum = Annotated[float, Field(ge=0.0, lt=1.0)]
+Degrees = Annotated[float, Field(ge=0.0, le=180.0)]
 
 
-@dataclass(frozen=True, kw_only=True)
-class AttackSettings:
+@validated()
+class AttackSettings(Recorded):
     """What every patch attack is told.
 
     Attributes:
@@ -34,45 +37,19 @@ class AttackSettings:
         InputError: a value outside its range.
     """
 
-    size_px: int = 8
+    size_px: AtLeast1 = 8
     shape: Shape = "square"
     placement: Placement = "random"
-    margin_px: int = 0
-    target: int | None = None
-    bit_widths: tuple[int, ...] = (32,)
-    steps: int = 100
-    restarts: int = 1
+    margin_px: AtLeast0 = 0
+    target: AtLeast0 | None = None
+    bit_widths: BitWidths = (32,)
+    steps: AtLeast1 = 100
+    restarts: AtLeast1 = 1
     start: Start = "random"
-    batch_size: int = 128
-
-    def __post_init__(self) -> None:
-        for name in ("size_px", "steps", "restarts", "batch_size"):
-            self._require(name, _whole(getattr(self, name), 1), "a whole number of at least 1")
-        self._require("margin_px", _whole(self.margin_px, 0), "a whole number of at least 0")
-        self._require("shape", self.shape in ("square", "circle"), "square or circle")
-        self._require("start", self.start in ("random", "grey"), "random or grey")
-        self._require("placement", self.placement in PLACEMENTS, f"one of {', '.join(PLACEMENTS)}")
-        target_is_class = self.target is None or _whole(self.target, 0)
-        self._require("target", target_is_class, "a class index or None")
-        distinct = len(set(self.bit_widths)) == len(self.bit_widths) > 0
-        whole = all(_whole(bits, 1) for bits in self.bit_widths)
-        self._require("bit_widths", distinct and whole, "one or more different bit-widths")
-
-    def as_record(self) -> dict[str, Any]:
-        """All settings as JSON values."""
-        return {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in asdict(self).items()
-        }
-
-    def _require(self, name: str, holds: bool, expected: str) -> None:
-        if not holds:
-            raise InputError(
-                f"{type(self).__name__}: {name} must be {expected}, got {getattr(self, name)!r}."
-            )
+    batch_size: AtLeast1 = 128
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated()
 class GradientSettings(AttackSettings):
     """What an attack by signed gradient steps is told besides.
 
@@ -93,23 +70,14 @@ class GradientSettings(AttackSettings):
     adversarial attacks with momentum" (CVPR 2018).
     """
 
-    step_size: float = 16.0
-    momentum: float = 0.9
+    step_size: Positive = 16.0
+    momentum: Momentum = 0.9
     loss: Loss = "margin"
     confidence: float | None = None
-    shift_px: int = 0
+    shift_px: AtLeast0 = 0
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._require("step_size", self.step_size > 0, "over 0")
-        self._require("momentum", 0 <= self.momentum < 1, "in [0, 1)")
-        self._require("loss", self.loss in LOSSES, f"one of {', '.join(LOSSES)}")
-        self._require("shift_px", _whole(self.shift_px, 0), "a whole number of at least 0")
-        margin_loss = self.loss != "cross-entropy"
-        self._require(
-            "confidence", self.confidence is None or margin_loss, "None with cross-entropy"
-        )
-
-
-def _whole(value: object, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+    @model_validator(mode="after")
+    def _confidence_is_a_margin(self) -> GradientSettings:
+        if self.confidence is not None and self.loss == "cross-entropy":
+            raise ValueError("confidence must be left out where loss is cross-entropy")
+        return self

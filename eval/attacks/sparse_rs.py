@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import model_validator
 
 from deploy.core.sparse_rs import SparseRsSettings as SearchSettings
 from deploy.core.sparse_rs import search_per_image, search_universal
@@ -16,11 +16,13 @@ from eval.attacks.base import PatchAttack
 from eval.attacks.placement import Placement
 from eval.attacks.predictions import logits, predict
 from eval.attacks.problem import Crafted, Problem
-from eval.attacks.querying import ANSWERS, Answers
 from eval.attacks.settings import AttackSettings
+from training.validated import AtLeast1, PositiveShare, validated
+
+Answers = Literal["scores", "labels"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated()
 class SparseRsSettings(AttackSettings):
     """As ``AttackSettings``; ``steps`` are the queries for each image.
 
@@ -34,17 +36,15 @@ class SparseRsSettings(AttackSettings):
 
     kind: Literal["per-image", "universal"] = "per-image"
     placement: Placement = "random"
-    steps: int = 1000
+    steps: AtLeast1 = 1000
     answers: Answers = "scores"
-    initial_area: float = 0.4
+    initial_area: PositiveShare = 0.4
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._require("kind", self.kind in ("per-image", "universal"), "per-image or universal")
-        self._require("answers", self.answers in ANSWERS, f"one of {', '.join(ANSWERS)}")
-        self._require("initial_area", 0.0 < self.initial_area <= 1.0, "over 0 and at most 1")
-        one = self.answers == "scores" or len(self.bit_widths) == 1
-        self._require("bit_widths", one, "a single one where the source reveals labels")
+    @model_validator(mode="after")
+    def _labels_come_from_one_model(self) -> SparseRsSettings:
+        if self.answers == "labels" and len(self.bit_widths) > 1:
+            raise ValueError("bit_widths must be a single one where answers are labels")
+        return self
 
 
 class SparseRs(PatchAttack[SparseRsSettings]):

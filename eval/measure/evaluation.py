@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,14 +20,13 @@ from deploy.core.files import json_bytes, sha256_of_bytes
 from deploy.core.latency import Latency
 from deploy.core.patch_set import PatchSet, random_floor
 from deploy.core.records import write_record
-from deploy.core.success import clean_accuracy
+from deploy.core.success import accuracy
 from eval.attacks.predictions import SwitchableNetwork, predict
 from eval.measure.evaluation_record import (
     KIND,
     EvaluationRecord,
     LatencyFacts,
     ModelFacts,
-    read_evaluations,
 )
 from eval.measure.images_facts import images_facts
 from eval.measure.patch_measures import (
@@ -37,30 +36,11 @@ from eval.measure.patch_measures import (
     evaluate_patch,
     patch_facts,
     patch_set_digest,
-    share_of,
 )
+from eval.measure.subject import Predictor
 from training.data import ImageSet
 from training.progress import Progress
-
-
-class Predictor(Protocol):
-    """Anything that classifies uint8 images: an engine, or ``NetworkPredictor``."""
-
-    def predict(self, images: NDArray[np.uint8], batch_size: int = 64) -> Classes:
-        """Classes, int64 N, of uint8 images N×3×H×W."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class NetworkPredictor:
-    """A torch network at one bit-width in the place of an engine (engine name ``torch``)."""
-
-    network: SwitchableNetwork
-    bit_width: int
-
-    def predict(self, images: NDArray[np.uint8], batch_size: int = 64) -> Classes:
-        """Classes, int64 N, of uint8 images N×3×H×W."""
-        return predict(self.network, images, self.bit_width, batch_size=batch_size)
+from training.record_types import payloads_by_key
 
 
 def evaluate_model(
@@ -115,9 +95,7 @@ def evaluate_model(
         )
     for patch_set in patch_sets:
         _check_indices(patch_set, images)
-    known = (
-        {record["key"]: record for record in read_evaluations(records)} if records.is_dir() else {}
-    )
+    known = payloads_by_key(records, KIND, EvaluationRecord)
     keys = [
         _key(model, patch_set, images, common, floor_seed, drifted=network is not None)
         for patch_set in patch_sets
@@ -207,29 +185,11 @@ def _evaluate(
         model=model,
         patch=patch_facts(patch_set, (images.images.shape[2], images.images.shape[3])),
         images=images_facts(images),
-        clean_accuracy=share_of(clean_accuracy(engine_clean, images.labels)),
-        clean_accuracy_patched_images=measures["clean_accuracy_patched_images"],
-        robust_accuracy=measures["robust_accuracy"],
-        asr=measures["asr"],
-        asr_common=measures["asr_common"],
+        clean_accuracy=accuracy(engine_clean, images.labels),
         common_set_of=None if common is None else list(common.models),
-        asr_all_images=measures["asr_all_images"],
-        floor=measures["floor"],
         drift=drifted,
-        latency=None if latency is None else _latency_facts(latency),
-        outcomes=measures["outcomes"],
-    )
-
-
-def _latency_facts(latency: Latency) -> LatencyFacts:
-    return LatencyFacts(
-        p50_ms=latency.p50_ms,
-        p95_ms=latency.p95_ms,
-        p99_ms=latency.p99_ms,
-        images_per_s=latency.images_per_s,
-        batch_size=latency.batch_size,
-        threads=latency.threads,
-        repeats=latency.repeats,
+        latency=None if latency is None else cast(LatencyFacts, latency.as_record()),
+        **measures,
     )
 
 

@@ -2,7 +2,7 @@
 
 This module is the schema that ``eval.measure.evaluation`` writes and the report reads. A record is
 plain JSON; every share carries n, k and its 95% Wilson interval; a value that was not measured is
-null, never 0. ``read_evaluations`` refuses a file that lacks a field.
+null, never 0. ``read_evaluations`` refuses what is not as it says.
 
 Which images an attack won on is kept as packed bits (``outcomes``), so that any later comparison of
 records (a common set, a paired test) needs no second run of the models.
@@ -10,18 +10,22 @@ records (a common set, a paired test) needs no second run of the models.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypedDict, cast
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from deploy.core.errors import InputError
-from deploy.core.outcomes import pack_bits as pack_bits
+from deploy.core.outcomes import image_indices as image_indices
 from deploy.core.outcomes import unpack_bits as unpack_bits
 from deploy.core.records import read_records
-from deploy.core.share import Share, share
+from deploy.core.share import share
+from training.record_types import Fraction, Sha256, Share, Size, payloads
+from training.record_types import Outcomes as Outcomes
+from training.validated import AtLeast0, AtLeast1, Positive
 
 KIND = "evaluation"
 
@@ -31,8 +35,8 @@ class SourceFacts(TypedDict):
 
     network: str | None
     defense: str | None
-    checkpoint_sha256: str | None
-    bit_widths: list[int] | None
+    checkpoint_sha256: Sha256 | None
+    bit_widths: list[AtLeast1] | None
     """More than one: the patch was made on all of them at once. 32 is float."""
     seed: int | None
     """The seed of the network's training."""
@@ -47,18 +51,18 @@ class PatchFacts(TypedDict):
     kind: Literal["universal", "per-image"]
     shape: str | None
     """``square`` or ``circle``."""
-    size_px: list[int]
-    """[height, width] of the patch's box."""
-    area_px: int
+    size_px: Size
+    """Of the patch's box."""
+    area_px: AtLeast1
     """Pixels under the mask."""
-    area_share: float
-    """Of the image's area, 0…1."""
+    area_share: Fraction
+    """Of the image's area."""
     placement: str | None
     """``random``, ``centre``, ``top-left``, … or ``fixed``."""
-    target: int | None
+    target: AtLeast0 | None
     """Class index; null for an untargeted patch."""
-    steps: int | None
-    restarts: int | None
+    steps: AtLeast1 | None
+    restarts: AtLeast1 | None
     seed: int | None
     """The seed of the attack's generator."""
     made_on: str | None
@@ -66,8 +70,22 @@ class PatchFacts(TypedDict):
     settings: dict[str, Any]
     """All settings of the attack, resolved."""
     source: SourceFacts
-    sha256: str
+    sha256: Sha256
     """Of the patch set's content."""
+
+
+class Counts(TypedDict):
+    """Nodes that an engine ran, by what they computed in."""
+
+    integer: AtLeast0
+    float: AtLeast0
+
+
+class CertificateSummary(TypedDict):
+    """Whether the engine ran the file in integers, and what it ran, by kind of operator."""
+
+    ok: bool
+    counts: dict[str, Counts]
 
 
 class ModelFacts(TypedDict):
@@ -77,17 +95,17 @@ class ModelFacts(TypedDict):
     """Architecture, such as ``resnet8``."""
     defense: str
     """``plain``, ``qadtr``, …."""
-    bit_width: int
+    bit_width: AtLeast1
     """32 is float."""
-    checkpoint_sha256: str | None
+    checkpoint_sha256: Sha256 | None
     file: str | None
     """Name of the model file, without its folder; null when the network itself ran in torch."""
-    file_sha256: str | None
-    file_size_bytes: int | None
+    file_sha256: Sha256 | None
+    file_size_bytes: AtLeast1 | None
     engine: str
     """``onnxruntime``, … or ``torch`` for the fake-quantized network itself."""
     engine_version: str
-    certificate: dict[str, Any] | None
+    certificate: CertificateSummary | None
     """Summary of the integer certificate: what the engine really ran."""
 
 
@@ -96,11 +114,11 @@ class ImagesFacts(TypedDict):
 
     name: str
     split: str
-    digest: str
+    digest: Sha256
     """SHA-256 of the data set's image bytes, as its loader gives it."""
-    n: int
+    n: AtLeast1
     """Images of the split that clean accuracy was measured on."""
-    classes: list[str]
+    classes: Annotated[list[str], Field(min_length=1)]
 
 
 class FloorFacts(TypedDict):
@@ -120,44 +138,28 @@ class DriftFacts(TypedDict):
     clean_agreement: Share
     """Same top-1, of all clean images."""
     patched_agreement: Share
-    clean_flips: list[int]
+    clean_flips: list[AtLeast0]
     """Indices within the split of the clean images whose top-1 differs."""
-    patched_flips: list[int]
+    patched_flips: list[AtLeast0]
 
 
 class LatencyFacts(TypedDict):
     """Timings of the engine on this machine; compare within one run only."""
 
-    p50_ms: float
-    p95_ms: float
-    p99_ms: float
-    images_per_s: float
-    batch_size: int
-    threads: int
-    repeats: int
+    p50_ms: Positive
+    p95_ms: Positive
+    p99_ms: Positive
+    images_per_s: Positive
+    batch_size: AtLeast1
+    threads: AtLeast1
+    repeats: AtLeast1
     """Batches that were timed."""
-
-
-class Outcomes(TypedDict):
-    """One bit per patched image, in the order of the patch set: hex of numpy's ``packbits``."""
-
-    n: int
-    first_index: int
-    """Index within the split of the first patched image."""
-    indices: list[int] | None
-    """Indices within the split, when they are not ``first_index … first_index + n - 1``."""
-    clean_correct: str
-    patched_correct: str
-    eligible: str
-    """Correct without the patch and, for a targeted patch, not of the target's class."""
-    success: str
-    """The attack's success on an eligible image."""
 
 
 class EvaluationRecord(TypedDict):
     """The payload of a record of kind ``evaluation``."""
 
-    key: str
+    key: Sha256
     """Digest of everything the result depends on; an evaluation with the same key is not redone."""
     model: ModelFacts
     patch: PatchFacts
@@ -185,38 +187,13 @@ class EvaluationRecord(TypedDict):
     outcomes: Outcomes
 
 
-def image_indices(outcomes: Outcomes) -> NDArray[np.int64]:
-    """Indices within the split of the patched images: int64, N."""
-    if outcomes["indices"] is not None:
-        return np.asarray(outcomes["indices"], dtype=np.int64)
-    return np.arange(outcomes["n"], dtype=np.int64) + outcomes["first_index"]
-
-
-def check_evaluation(payload: Mapping[str, Any], *, where: str) -> EvaluationRecord:
-    """The payload as a record, after a look at its fields.
-
-    Raises:
-        InputError: a field is missing, with its name and ``where`` it was looked for.
-    """
-    _check_fields(payload, EvaluationRecord, where)
-    for field, facts in _PARTS.items():
-        part = payload[field]
-        if part is None and field in _OPTIONAL:
-            continue
-        _check_fields(part, facts, f"{where}, {field}")
-    return cast(EvaluationRecord, payload)
-
-
 def read_evaluations(folder: Path) -> list[EvaluationRecord]:
     """All evaluation records of a folder, checked.
 
     Raises:
-        InputError: a file is damaged, of an unknown version, or lacks a field.
+        InputError: a file is damaged, of an unknown version, or not as the schema says.
     """
-    return [
-        check_evaluation(record["payload"], where=f"an evaluation record in {folder}")
-        for record in read_records(folder, KIND)
-    ]
+    return payloads(read_records(folder), KIND, EvaluationRecord)
 
 
 def asr_over_common_set(records: Sequence[EvaluationRecord]) -> list[Share | None]:
@@ -253,32 +230,3 @@ def asr_over_common_set(records: Sequence[EvaluationRecord]) -> list[Share | Non
         return [None] * len(records)
     won = [unpack_bits(record["outcomes"]["success"], len(indices)) for record in records]
     return [share(int((flags & common).sum()), n) for flags in won]
-
-
-_PARTS: dict[str, Any] = {
-    "model": ModelFacts,
-    "patch": PatchFacts,
-    "images": ImagesFacts,
-    "clean_accuracy": Share,
-    "clean_accuracy_patched_images": Share,
-    "robust_accuracy": Share,
-    "asr": Share,
-    "asr_common": Share,
-    "asr_all_images": Share,
-    "floor": FloorFacts,
-    "drift": DriftFacts,
-    "latency": LatencyFacts,
-    "outcomes": Outcomes,
-}
-_OPTIONAL = ("asr_common", "drift", "latency")
-
-
-def _check_fields(value: object, schema: Any, where: str) -> None:
-    if not isinstance(value, Mapping):
-        raise InputError(f"Expected an object in {where}, got {type(value).__name__}.")
-    missing = sorted(set(schema.__annotations__) - set(value))
-    if missing:
-        raise InputError(
-            f"Missing in {where}: {', '.join(missing)}. It was written by another version; "
-            "evaluate again, or read it with the version that wrote it."
-        )

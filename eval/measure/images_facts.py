@@ -8,10 +8,4 @@ from training.data import ImageSet
 
 def images_facts(images: ImageSet) -> ImagesFacts:
     """The facts of one split."""
-    return ImagesFacts(
-        name=images.name,
-        split=images.split,
-        digest=images.digest,
-        n=len(images),
-        classes=list(images.classes),
-    )
+    return ImagesFacts(**images.about, n=len(images), classes=list(images.classes))

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from deploy.core.errors import InputError, NothingToEvaluate
 from deploy.core.patch_set import PatchSet
-from eval.attacks.origin import TRIED_ON
 from training.data import ImageSet
 from training.run_folder import RunFolder
 
@@ -56,7 +55,7 @@ def images_of_patches(
             raise InputError(
                 f"{run.path} was trained on other data than {first.path}; take them apart"
             )
-    facts = [patch_set.provenance.get(TRIED_ON) for patch_set in patch_sets]
+    facts = [patch_set.origin.tried_on for patch_set in patch_sets]
     splits = {fact["split"] for fact in facts if fact is not None} or {split}
     if len(splits) > 1:
         raise InputError(

@@ -4,30 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import TypedDict
 
 from deploy.core.errors import NothingToEvaluate
 from deploy.core.files import npz_bytes, sha256_of_bytes
+from deploy.core.outcomes import Outcomes, outcomes_record
 from deploy.core.patch_set import PatchSet
 from deploy.core.share import Share
 from deploy.core.success import (
-    Accuracy,
-    AttackSuccess,
+    accuracy,
     attack_success,
     attack_success_over_all_images,
-    clean_accuracy,
-    robust_accuracy,
 )
 from eval.measure.evaluation_record import (
     DriftFacts,
     FloorFacts,
-    Outcomes,
     PatchFacts,
     SourceFacts,
-    pack_bits,
 )
 
 Classes = NDArray[np.int64]
@@ -95,15 +91,19 @@ def evaluate_patch(
     """
     success = attack_success(clean, patched, labels, target)
     return PatchMeasures(
-        clean_accuracy_patched_images=share_of(clean_accuracy(clean, labels)),
-        robust_accuracy=share_of(robust_accuracy(patched, labels)),
-        asr=share_of(success),
+        clean_accuracy_patched_images=accuracy(clean, labels),
+        robust_accuracy=accuracy(patched, labels),
+        asr=success.share,
         asr_common=_common_share(clean, patched, labels, target, common),
-        asr_all_images=share_of(attack_success_over_all_images(clean, patched, target)),
-        floor=FloorFacts(
-            asr=share_of(attack_success(clean, floor, labels, target)), seed=floor_seed
+        asr_all_images=attack_success_over_all_images(clean, patched, target).share,
+        floor=FloorFacts(asr=attack_success(clean, floor, labels, target).share, seed=floor_seed),
+        outcomes=outcomes_record(
+            image_indices,
+            clean_correct=clean == labels,
+            patched_correct=patched == labels,
+            eligible=success.eligible,
+            success=success.success,
         ),
-        outcomes=outcomes_of(success, clean == labels, patched == labels, image_indices),
     )
 
 
@@ -129,32 +129,30 @@ def drift(
         NothingToEvaluate: no image counts for one of the two ASRs.
     """
     own = labels[image_indices]
-    on_engine = attack_success(engine_clean[image_indices], engine_patched, own, target)
-    on_network = attack_success(network_clean[image_indices], network_patched, own, target)
+    on_engine = attack_success(engine_clean[image_indices], engine_patched, own, target).share
+    on_network = attack_success(network_clean[image_indices], network_patched, own, target).share
     return DriftFacts(
-        asr_points=100.0 * (on_engine.asr - on_network.asr),
-        fake_quantized_asr=share_of(on_network),
-        fake_quantized_clean=share_of(clean_accuracy(network_clean, labels)),
-        # An agreement is an accuracy with the network's classes as the labels.
-        clean_agreement=share_of(clean_accuracy(engine_clean, network_clean)),
-        patched_agreement=share_of(clean_accuracy(engine_patched, network_patched)),
+        asr_points=100.0 * (on_engine["value"] - on_network["value"]),
+        fake_quantized_asr=on_network,
+        fake_quantized_clean=accuracy(network_clean, labels),
+        clean_agreement=accuracy(engine_clean, network_clean),
+        patched_agreement=accuracy(engine_patched, network_patched),
         clean_flips=np.flatnonzero(engine_clean != network_clean).tolist(),
         patched_flips=image_indices[engine_patched != network_patched].tolist(),
     )
 
 
 def patch_facts(patch_set: PatchSet, image_size: tuple[int, int]) -> PatchFacts:
-    """What a record says about a patch set; what its provenance does not tell is null.
+    """What a record says about a patch set; what its origin does not say is null.
 
     Args:
         image_size: (H, W), for the share of the area.
     """
-    made = patch_set.provenance
-    settings = made.get("settings") or {}
-    source = made.get("source") or {}
+    made = patch_set.origin
+    settings, source = made.settings, made.source or {}
     return PatchFacts(
         name=patch_set.name,
-        attack=made.get("attack"),
+        attack=made.attack,
         kind=patch_set.kind,
         shape=settings.get("shape"),
         size_px=list(patch_set.size_px),
@@ -164,8 +162,8 @@ def patch_facts(patch_set: PatchSet, image_size: tuple[int, int]) -> PatchFacts:
         target=patch_set.target,
         steps=settings.get("steps"),
         restarts=settings.get("restarts"),
-        seed=made.get("seed"),
-        made_on=made.get("made_on"),
+        seed=made.seed,
+        made_on=made.made_on,
         settings=dict(settings),
         source=SourceFacts(
             network=source.get("network"),
@@ -184,16 +182,6 @@ def patch_set_digest(patch_set: PatchSet) -> str:
     return sha256_of_bytes(npz_bytes({name: getattr(patch_set, name) for name in names}))
 
 
-def share_of(result: Accuracy | AttackSuccess) -> Share:
-    """The record's form of an accuracy or a success rate."""
-    if isinstance(result, Accuracy):
-        k, value = result.correct, result.accuracy
-    else:
-        k, value = result.successes, result.asr
-    interval = result.interval
-    return Share(n=result.n, k=k, value=value, low=interval.low, high=interval.high)
-
-
 def _common_share(
     clean: Classes,
     patched: Classes,
@@ -204,26 +192,6 @@ def _common_share(
     if common is None:
         return None
     try:
-        return share_of(attack_success(clean, patched, labels, target, also=common))
+        return attack_success(clean, patched, labels, target, also=common).share
     except NothingToEvaluate:
         return None
-
-
-def outcomes_of(
-    success: AttackSuccess,
-    clean_correct: NDArray[np.bool_],
-    patched_correct: NDArray[np.bool_],
-    indices: NDArray[np.int64],
-) -> Outcomes:
-    """What happened to each image, as a record keeps it; all arrays N, in the patch set's order."""
-    first = int(indices[0])
-    in_a_row = np.array_equal(indices, np.arange(first, first + len(indices)))
-    return Outcomes(
-        n=len(indices),
-        first_index=first,
-        indices=None if in_a_row else indices.tolist(),
-        clean_correct=pack_bits(clean_correct),
-        patched_correct=pack_bits(patched_correct),
-        eligible=pack_bits(success.eligible),
-        success=pack_bits(success.success),
-    )

@@ -6,131 +6,107 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from deploy.core.attack_checks import LOWER_BOUND
+from deploy.core.bit_widths import bits_label
 from deploy.core.errors import NothingToEvaluate
+from deploy.core.html import Html
+from deploy.core.share import Share
+from deploy.core.table import Table
 from eval.measure.adaptive.adaptive_record import AdaptiveRecord, adaptive_from_records
 from eval.measure.checks.checks_record import AttackChecks, attack_checks_from_records, verdict
-from eval.report.html import Html, join, tag
-from eval.report.numbers import MISSING, interval, percent
-from eval.report.rows import bits_label, model_name
-from eval.report.scrolled_table import scrolled_table
+from eval.report.words import MISSING, images_words, name_of, percent, rate
 
-HEADER = (
-    "network",
-    "bits",
-    "clean",
-    "ASR, fake-quantized (95%), n",
-    "ASR, engine (95%), n",
-    "strongest single stage",
-    "attack checks",
-)
+_LAWS = ("fixed", "worst", "random")
+_WORST = "worst of …: per image the bit-width at which the attack wins, of the images right at all."
 
 
-def adaptive_rows(records: Iterable[Mapping[str, Any]]) -> list[list[str]]:
-    """One row for each adaptive evaluation, in the words of :data:`HEADER`; the newest of each."""
-    records = list(records)
+def adaptive_table(records: Iterable[Mapping[str, Any]]) -> str:
+    """The newest adaptive evaluation of each network, bit-width and seed, as text.
+
+    Raises:
+        NothingToEvaluate: there is no adaptive evaluation.
+    """
+    table = _table(list(records))
+    if not table.rows:
+        raise NothingToEvaluate(
+            "There is no adaptive evaluation; run `qadtr eval RUN --adaptive` first."
+        )
+    return table.text()
+
+
+def adaptive_section(records: Sequence[Mapping[str, Any]]) -> Html:
+    """The same as a table of the page; nothing where there is no adaptive evaluation."""
+    table = _table(records)
+    if not table.rows:
+        return Html("")
+    return table.html(about="What an attacker who knows each network achieves")
+
+
+def _table(records: Sequence[Mapping[str, Any]]) -> Table:
     checks = attack_checks_from_records(records)
+    found = adaptive_from_records(records)
     newest: dict[tuple[object, ...], AdaptiveRecord] = {}
-    for record in adaptive_from_records(records):
+    for record in found:
         model, patch = record["model"], record["patch"]
         key = (
             *(model["checkpoint_sha256"], record["law"], *model["bit_widths"], record["seed"]),
             *(patch["size_px"], patch["placement"], record["images"]["digest"]),
         )
         newest[key] = record
-    laws = ("fixed", "worst", "random")
-    ordered = sorted(
-        newest.values(),
-        key=lambda r: (
-            *(r["model"]["network"], r["model"]["defense"] == "qadtr", r["model"]["defense"]),
-            *(laws.index(r["law"]), -max(r["model"]["bit_widths"])),
-        ),
-    )
-    return [_row(record, checks) for record in ordered]
-
-
-def adaptive_table(records: Iterable[Mapping[str, Any]]) -> str:
-    """The rows as text.
-
-    Raises:
-        NothingToEvaluate: there is no adaptive evaluation.
-    """
-    records = list(records)
-    rows = adaptive_rows(records)
-    if not rows:
-        raise NothingToEvaluate(
-            "There is no adaptive evaluation; run `qadtr eval RUN --adaptive` first."
-        )
-    widths = [max(len(row[i]) for row in [list(HEADER), *rows]) for i in range(len(HEADER))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in [list(HEADER), *rows]
-    ]
-    return "\n".join([lines[0], "─" * max(map(len, lines)), *lines[1:], "", *explained(records)])
-
-
-def explained(records: Iterable[Mapping[str, Any]]) -> list[str]:
-    """What the table's words mean, in lines."""
-    found = adaptive_from_records(records)
     patches = dict.fromkeys(
-        f"{r['patch']['size_px']}×{r['patch']['size_px']} px, {100 * r['patch']['area_share']:.1f}%"
-        f" of the image, placed {r['patch']['placement']}, per image; {r['images']['name']}, "
-        f"{r['images']['split']} split, {r['outcomes']['n']} images"
+        f"{r['patch']['size_px']}×{r['patch']['size_px']} px, {percent(r['patch']['area_share'])}"
+        f" of the image, placed {r['patch']['placement']}, per image; "
+        f"{images_words(r['images'], r['outcomes']['n'])}"
         for r in found
     )
-    return [
-        *patches,
-        "worst of …: per image the bit-width at which the attack wins, of the images right at all.",
-        "random of …: a bit-width drawn for each answer; K draws a step in the attack.",
-        LOWER_BOUND,
-    ]
+    return Table(
+        columns=(
+            *("network", "bits", "clean", "ASR, fake-quantized (95%), n", "ASR, engine (95%), n"),
+            *("strongest single stage", "attack checks"),
+        ),
+        rows=[_row(record, checks) for record in sorted(newest.values(), key=_order)],
+        notes=[
+            *patches,
+            _WORST,
+            "random of …: a bit-width drawn for each answer; K draws a step in the attack.",
+            LOWER_BOUND,
+        ],
+    )
 
 
-def adaptive_section(records: Iterable[Mapping[str, Any]]) -> Html:
-    """The same as a table of the page; nothing where there is no adaptive evaluation."""
-    records = list(records)
-    rows = adaptive_rows(records)
-    if not rows:
-        return Html("")
-    head = tag("tr", [tag("th", words, scope="col") for words in HEADER])
-    body = [
-        tag("tr", tag("th", row[0], scope="row"), [tag("td", cell) for cell in row[1:]])
-        for row in rows
-    ]
-    return join(
-        scrolled_table(head, body, about="What an attacker who knows each network achieves"),
-        [tag("p", line, class_="soft small") for line in explained(records)],
+def _order(record: AdaptiveRecord) -> tuple[object, ...]:
+    model = record["model"]
+    return (
+        *(model["network"], model["defense"] == "qadtr", model["defense"]),
+        *(_LAWS.index(record["law"]), -max(model["bit_widths"])),
     )
 
 
 def _row(record: AdaptiveRecord, checks: AttackChecks) -> list[str]:
-    model = record["model"]
+    model, law, engine = record["model"], record["law"], record["on_engine"]
     widths = model["bit_widths"]
-    law = record["law"]
-    bits = bits_label(widths[0])
-    if law != "fixed":
-        bits = f"{law} of {', '.join(map(bits_label, widths))}"
+    bits = ", ".join(map(bits_label, widths))
     mark = checks.mark_at(model["checkpoint_sha256"], *widths)
-    asr, engine = record["asr"], record["on_engine"]
-    stage = max(record["stages"], key=lambda s: s["won"], default=None)
-    strongest = (
-        MISSING if stage is None else f"{stage['stage']}: {stage['won']} of {stage['attacked']}"
-    )
-    if record["draws"]:
-        strongest = f"K = {record['draws'][-1]['draws']}" + (
-            "" if record["draws_enough"] else " (still moving)"
-        )
     return [
-        model_name(model["network"], model["defense"]),
-        bits,
+        name_of(model),
+        bits if law == "fixed" else f"{law} of {bits}",
         percent(record["clean_accuracy"]["value"]),
-        f"{percent(asr['value'])}{mark} ({interval(asr)}), {asr['n']}",
-        MISSING
-        if engine is None
-        else f"{percent(engine['asr']['value'])}{mark} ({interval(engine['asr'])}), "
-        f"{engine['asr']['n']}",
-        strongest,
+        _counted(record["asr"], mark),
+        MISSING if engine is None else _counted(engine["asr"], mark),
+        _strongest(record),
         _verdict(checks, model["checkpoint_sha256"], widths),
     ]
+
+
+def _counted(share: Share, mark: str) -> str:
+    return f"{rate(share, mark)}, {share['n']}"
+
+
+def _strongest(record: AdaptiveRecord) -> str:
+    if record["draws"]:
+        moving = "" if record["draws_enough"] else " (still moving)"
+        return f"K = {record['draws'][-1]['draws']}{moving}"
+    stage = max(record["stages"], key=lambda s: s["won"], default=None)
+    return MISSING if stage is None else f"{stage['stage']}: {stage['won']} of {stage['attacked']}"
 
 
 def _verdict(checks: AttackChecks, checkpoint: str, widths: Sequence[int]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from deploy.core.html import Html, join, tag
 from eval.measure.analyses import (
     feature_maps,
     gradient_alignment,
@@ -16,12 +17,17 @@ from eval.measure.analyses import (
 )
 from eval.measure.analyses.analysis_record import analyses_from_records
 from eval.measure.checks.checks_record import AttackChecks, attack_checks_from_records
-from eval.report.gradient_views import gradient_views
-from eval.report.html import Html, join, tag
-from eval.report.layer_views import feature_views, gradient_map_views, visibility_views
-from eval.report.numbers import percent
-from eval.report.place_views import MARKS, location_views, occlusion_views
-from eval.report.rows import PLAIN, model_name
+from eval.report.analysis_views import (
+    MARKS,
+    feature_views,
+    gradient_map_views,
+    gradient_views,
+    location_views,
+    occlusion_views,
+    visibility_views,
+)
+from eval.report.document import small
+from eval.report.words import images_words, model_order, name_of, percent
 
 View = Callable[[Mapping[str, Any], str], Html]
 
@@ -39,14 +45,10 @@ def analyses_section(records: Iterable[Mapping[str, Any]]) -> Html:
         payloads = sorted(analyses_from_records(records, one.kind, one.part), key=_order)
         if payloads:
             shown = [
-                join(
-                    _about(payload),
-                    one.view({**payload, MARKS: _marks(payload, checks)}, _name(payload)),
-                )
-                for payload in payloads
+                join(_about(p), one.view({**p, MARKS: _marks(p, checks)}, name_of(p["model"])))
+                for p in payloads
             ]
-            explained = tag("p", one.explained, class_="soft small")
-            parts.append(join(tag("h3", one.title), explained, shown))
+            parts.append(join(tag("h3", one.title), small(one.explained), shown))
     if not parts:
         return Html("")
     first = tag(
@@ -141,7 +143,7 @@ def _marks(payload: Mapping[str, Any], checks: AttackChecks) -> dict[int, str]:
 
 def _about(payload: Mapping[str, Any]) -> Html:
     images, patch = payload["images"], payload["patch"]
-    words = f"{images['name']}, {images['split']} split, {payload['analysed']} images"
+    words = images_words(images, payload["analysed"])
     if patch is not None:
         height, width = patch["size_px"]
         words += (
@@ -149,18 +151,10 @@ def _about(payload: Mapping[str, Any]) -> Html:
         )
     if images["split"] != "test":
         words += "; not final: settings may have been chosen on these images"
-    return tag("p", tag("strong", _name(payload)), f": {words}.", class_="small")
-
-
-def _name(payload: Mapping[str, Any]) -> str:
-    return model_name(payload["model"]["network"], payload["model"]["defense"])
+    return tag("p", tag("strong", name_of(payload["model"])), f": {words}.", class_="small")
 
 
 def _order(payload: Mapping[str, Any]) -> tuple[object, ...]:
-    model, patch = payload["model"], payload["patch"]
-    return (
-        model["network"],
-        model["defense"] not in PLAIN,
-        model["defense"],
-        "" if patch is None else patch["name"],
-    )
+    patch = payload["patch"]
+    network, plain, defense, _ = model_order(payload["model"])
+    return network, plain, defense, "" if patch is None else patch["name"]

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from deploy.core.attack_checks import LOWER_BOUND, MARK
+from deploy.core.bit_widths import bits_label
 from deploy.core.errors import NothingToEvaluate
+from deploy.core.table import Table
 from eval.measure.analyses import feature_maps as features
 from eval.measure.analyses import gradient_alignment as alignment
-from eval.measure.analyses import occlusion, patch_locations, patch_visibility
+from eval.measure.analyses import occlusion
+from eval.measure.analyses import patch_locations as locations
+from eval.measure.analyses import patch_visibility as visibility
 from eval.measure.analyses.analysis_record import analyses_from_records
 from eval.measure.analyses.means import Mean
 from eval.measure.checks.checks_record import attack_checks_from_records
-from eval.report.numbers import MISSING, interval, percent
-from eval.report.rows import PLAIN, bits_label, model_name
+from eval.report.words import MISSING, PLAIN, images_words, mean, name_of, percent, rate
 
 HEADER = (
     "network",
@@ -29,16 +32,11 @@ HEADER = (
     "largest drop of the logit by a grey square",
 )
 
-KINDS = (
-    alignment.KIND,
-    features.KIND,
-    occlusion.KIND,
-    patch_locations.KIND,
-    patch_visibility.KIND,
-)
+KINDS = tuple(one.KIND for one in (alignment, features, occlusion, locations, visibility))
 """Kinds of record that the rows are made of."""
 
-Row = dict[str, str]
+_Figure = tuple[Mapping[str, Any], int, int, str]
+"""Payload, bit-width, column of :data:`HEADER`, and what stands there."""
 
 
 def analysis_rows(records: Iterable[Mapping[str, Any]]) -> list[list[str]]:
@@ -48,68 +46,56 @@ def analysis_rows(records: Iterable[Mapping[str, Any]]) -> list[list[str]]:
         InputError: a record lacks a field.
     """
     records = list(records)
+    rows: dict[tuple[Any, ...], dict[int, str]] = {}
+    without_patch: list[tuple[tuple[Any, ...], int, str]] = []
+    for payload, bits, column, words in _figures(records):
+        model, patch = payload["model"], payload["patch"]
+        key = (model["defense"] not in PLAIN, name_of(model), -bits, model["checkpoint_sha256"])
+        if patch is None:
+            without_patch.append((key, column, words))
+        else:
+            rows.setdefault((*key, patch["sha256"]), {})[column] = words
+    for key, column, words in without_patch:
+        # The same figure stands in the network's row of every patch.
+        for same in [row for row in rows if row[:-1] == key] or [(*key, "")]:
+            rows.setdefault(same, {})[column] = words
+    return [
+        [key[1], bits_label(-key[2]), *(rows[key].get(i, MISSING) for i in range(2, len(HEADER)))]
+        for key in sorted(rows)
+    ]
+
+
+def _figures(records: Sequence[Mapping[str, Any]]) -> Iterator[_Figure]:
     checks = attack_checks_from_records(records)
-    rows: dict[tuple[str, str, int], Row] = {}
-    defended = {
-        record["payload"]["model"]["checkpoint_sha256"]
-        for record in records
-        if record["kind"] in KINDS and record["payload"]["model"]["defense"] not in PLAIN
-    }
-
-    def row_of(payload: Mapping[str, Any], bits: int) -> Row:
-        model = payload["model"]
-        key = (model["checkpoint_sha256"], payload["patch"]["sha256"], bits)
-        name = model_name(model["network"], model["defense"])
-        return rows.setdefault(key, {HEADER[0]: name, HEADER[1]: bits_label(bits)})
-
     for payload in analyses_from_records(records, alignment.KIND, alignment.GradientAlignment):
         widest = max(payload["model"]["bit_widths"])
         for pair in payload["pairs"]:
-            if pair["on"] == "patched" and pair["bit_widths"][0] == widest:
-                place = {"image": HEADER[2], "inside": HEADER[3]}.get(pair["region"])
-                if place is not None:
-                    cosine = mean_words(pair["measures"]["cosine"])
-                    row_of(payload, pair["bit_widths"][1])[place] = cosine
-    for payload in analyses_from_records(
-        records, patch_locations.KIND, patch_locations.PatchLocations
-    ):
+            column = {"image": 2, "inside": 3}.get(pair["region"])
+            of_patched = pair["on"] == "patched" and pair["bit_widths"][0] == widest
+            if of_patched and column is not None:
+                yield payload, pair["bit_widths"][1], column, mean(pair["measures"]["cosine"])
+    for payload in analyses_from_records(records, locations.KIND, locations.PatchLocations):
         for at in payload["bits"]:
-            mark = checks.mark_at(payload["model"]["checkpoint_sha256"], at["bit_width"])
-            row_of(payload, at["bit_width"]).update(
-                {
-                    HEADER[4]: share_words(at["own_place"], mark),
-                    HEADER[5]: share_words(at["over_places"], mark),
-                    HEADER[6]: f"{share_words(at['somewhere'], mark)}; "
-                    f"{percent(at['floor_somewhere']['value'])}",
-                }
-            )
-    for payload in analyses_from_records(
-        records, patch_visibility.KIND, patch_visibility.PatchVisibility
-    ):
+            bits = at["bit_width"]
+            mark = checks.mark_at(payload["model"]["checkpoint_sha256"], bits)
+            noise = percent(at["floor_somewhere"]["value"])
+            yield payload, bits, 4, rate(at["own_place"], mark)
+            yield payload, bits, 5, rate(at["over_places"], mark)
+            yield payload, bits, 6, f"{rate(at['somewhere'], mark)}; {noise}"
+    for payload in analyses_from_records(records, visibility.KIND, visibility.PatchVisibility):
         for at in payload["bits"]:
-            with_it, without = at["saliency"]["patched"], at["saliency"]["clean"]
-            words = f"{share_words(with_it)}; {share_words(without)}"
-            row_of(payload, at["bit_width"])[HEADER[7]] = words
+            words = "; ".join(rate(at["saliency"][which]) for which in ("patched", "clean"))
+            yield payload, at["bit_width"], 7, words
     for payload in analyses_from_records(records, features.KIND, features.FeatureMaps):
+        changes: dict[int, list[str]] = {}
         for unit in payload["units"]:
-            row, change = row_of(payload, unit["bit_width"]), unit["change"]
-            shown = MISSING if change is None else f"{change['value']:.2f}"
-            row[HEADER[8]] = ", ".join(filter(None, (row.get(HEADER[8]), shown)))
+            shown = MISSING if unit["change"] is None else f"{unit['change']['value']:.2f}"
+            changes.setdefault(unit["bit_width"], []).append(shown)
+        for bits, found in changes.items():
+            yield payload, bits, 8, ", ".join(found)
     for payload in analyses_from_records(records, occlusion.KIND, occlusion.Occlusion):
-        sha = payload["model"]["checkpoint_sha256"]
         for at in payload["bits"]:
-            # No patch is in it: the same figure stands in the network's row of every patch.
-            same = [
-                row for (of, _, bits), row in rows.items() if (of, bits) == (sha, at["bit_width"])
-            ]
-            for row in same or [row_of({**payload, "patch": {"sha256": ""}}, at["bit_width"])]:
-                row[HEADER[9]] = _largest(at)
-    order = [
-        (sha in defended, row[HEADER[0]], -bits, patch, row)
-        for (sha, patch, bits), row in rows.items()
-    ]
-    ordered = [row for *_, row in sorted(order, key=lambda entry: entry[:4])]
-    return [[row.get(name, MISSING) for name in HEADER] for row in ordered]
+            yield payload, at["bit_width"], 9, _largest(at)
 
 
 def analysis_table(records: Iterable[Mapping[str, Any]]) -> str:
@@ -121,18 +107,15 @@ def analysis_table(records: Iterable[Mapping[str, Any]]) -> str:
     rows = analysis_rows(records)
     if not rows:
         raise NothingToEvaluate("There are no figures of analyses; run `qadtr analyze RUN` first.")
-    width = max(map(len, HEADER))
-    lines: list[str] = []
-    for name, bits, *values in rows:
-        lines += ["", f"{name}, {bits}{' bits' if bits.isdigit() else ''}"]
-        lines += [
-            f"  {what.ljust(width)}  {value}"
-            for what, value in zip(HEADER[2:], values, strict=True)
-            if value != MISSING
-        ]
-    if any(MARK in value for row in rows for value in row):
-        lines += ["", LOWER_BOUND]
-    return "\n".join(lines[1:])
+    figures = [
+        (f"{name}, {bits}{' bits' if bits.isdigit() else ''}", what, value)
+        for name, bits, *values in rows
+        for what, value in zip(HEADER[2:], values, strict=True)
+        if value != MISSING
+    ]
+    marked = any(MARK in value for *_, value in figures)
+    notes = [LOWER_BOUND] if marked else ()
+    return Table(columns=("", "", ""), rows=figures, notes=notes, grouped=True).text()
 
 
 def analysed(records: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -142,25 +125,10 @@ def analysed(records: Iterable[Mapping[str, Any]]) -> list[str]:
         if record["kind"] in KINDS and record["payload"]["patch"] is not None:
             images, patch = record["payload"]["images"], record["payload"]["patch"]
             found[
-                f"{record['payload']['analysed']} images of {images['name']}, {images['split']} "
-                f"split; {patch['name']}, {percent(patch['area_share'])} of the image"
+                f"{record['payload']['analysed']} images of {images_words(images)}; "
+                f"{patch['name']}, {percent(patch['area_share'])} of the image"
             ] = None
     return list(found)
-
-
-def mean_words(mean: Mean | None) -> str:
-    """A mean with its interval: "0.31 (0.28–0.34)"."""
-    if mean is None:
-        return MISSING
-    value, low, high = (round(mean[key], 2) + 0.0 for key in ("value", "low", "high"))
-    # A proper minus sign, as elsewhere; no minus before a 0.
-    return f"{value:.2f} ({low:.2f}–{high:.2f})".replace("-", "−")
-
-
-def share_words(value: Any, mark: str = "") -> str:
-    """A share or a mean of shares in per cent, with a mark and its interval:
-    "31.2%† (28.0–34.5)"."""
-    return MISSING if value is None else f"{percent(value['value'])}{mark} ({interval(value)})"
 
 
 def _largest(at: Mapping[str, Any]) -> str:
@@ -168,4 +136,4 @@ def _largest(at: Mapping[str, Any]) -> str:
         [value for row in at[name] for value in row] for name in ("drop", "low", "high")
     )
     place = drop.index(max(drop))
-    return mean_words(Mean(n=at["n"], value=drop[place], low=low[place], high=high[place]))
+    return mean(Mean(n=at["n"], value=drop[place], low=low[place], high=high[place]))

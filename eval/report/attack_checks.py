@@ -6,7 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from deploy.core.attack_checks import LOWER_BOUND, MARK
+from deploy.core.bit_widths import bits_label
 from deploy.core.errors import NothingToEvaluate
+from deploy.core.html import Html, join, tag
+from deploy.core.table import Cell, Table
 from eval.measure.checks.catalogue import CATALOGUE
 from eval.measure.checks.checks_record import (
     AttackChecks,
@@ -14,10 +17,8 @@ from eval.measure.checks.checks_record import (
     ChecksRecord,
     attack_checks_from_records,
 )
-from eval.report.html import Html, join, tag
-from eval.report.numbers import MISSING
-from eval.report.rows import bits_label, model_name
-from eval.report.scrolled_table import scrolled_table
+from eval.report.document import small, verdict
+from eval.report.words import MISSING, images_words, name_of
 
 _TAGS = {"passed": "good", "tripped": "bad", "undecided": "warn", "not run": "warn"}
 
@@ -31,7 +32,7 @@ def checks_table(records: Sequence[ChecksRecord]) -> str:
     """
     if not records:
         raise NothingToEvaluate("There are no attack checks; run `qadtr checks RUN` first.")
-    return "\n\n".join(_block(group) for group in _groups(records))
+    return "\n\n".join(_table(group).text() for group in _groups(records))
 
 
 def all_checks_table(records: Iterable[Mapping[str, Any]]) -> str:
@@ -49,14 +50,18 @@ def checks_section(checks: AttackChecks) -> Html:
     found = _all(checks)
     if not found:
         return Html("")
-    explained = tag(
-        "p",
+    explained = (
         "Whether the attacks on each network can be believed: each check, its threshold and its "
-        f"source are in docs/checks.md. {LOWER_BOUND}",
-        class_="soft small",
+        f"source are in docs/checks.md. {LOWER_BOUND}"
     )
     # What each check asks stands in the first table; the others have the same rows.
-    return join(explained, [_html(group, explain=i == 0) for i, group in enumerate(_groups(found))])
+    tables = [
+        _table(group, explain=i == 0, notes=False).html(
+            about=f"Attack checks: {_title(group)}", kind="checks"
+        )
+        for i, group in enumerate(_groups(found))
+    ]
+    return join(small(explained), tables)
 
 
 def _all(checks: AttackChecks) -> list[ChecksRecord]:
@@ -79,83 +84,58 @@ def _groups(records: Sequence[ChecksRecord]) -> list[list[ChecksRecord]]:
 
 
 def _title(group: Sequence[ChecksRecord]) -> str:
-    model, images = group[0]["model"], group[0]["images"]
-    name = model_name(model["network"], model["defense"])
+    model = group[0]["model"]
     behind = "" if model["planted"] is None else f" behind the planted fake {model['planted']}"
     counts = ", ".join(dict.fromkeys(str(record["checked_images"]) for record in group))
-    return f"{name}{behind}, {images['name']}, {images['split']} split, {counts} images"
+    return f"{name_of(model)}{behind}, {images_words(group[0]['images'])}, {counts} images"
 
 
-def _by_name(record: ChecksRecord) -> dict[str, CheckResult]:
-    return {check["name"]: check for check in record["checks"]}
+def _table(group: Sequence[ChecksRecord], *, explain: bool = False, notes: bool = True) -> Table:
+    """A row for each check, a column for each bit-width.
 
-
-def _names(group: Sequence[ChecksRecord]) -> list[str]:
-    present = dict.fromkeys(check["name"] for record in group for check in record["checks"])
-    return [*(n for n in CATALOGUE if n in present), *(n for n in present if n not in CATALOGUE)]
-
-
-def _status(record: ChecksRecord, name: str) -> str:
-    check = _by_name(record).get(name)
-    return MISSING if check is None else check["status"]
-
-
-def _shown(status: str) -> str:
-    return f"{MARK} TRIPPED" if status == "tripped" else status
-
-
-def _block(group: Sequence[ChecksRecord]) -> str:
-    names = _names(group)
-    rows = [["", *(bits_label(record["model"]["bit_width"]) for record in group)]]
-    rows += [[name, *(_shown(_status(record, name)) for record in group)] for name in names]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
+    Args:
+        group: the records of one network.
+        explain: say under its name what a check asks.
+        notes: name below the table what tripped or was undecided.
+    """
+    found = {
+        bits_label(record["model"]["bit_width"]): {one["name"]: one for one in record["checks"]}
+        for record in group
+    }
+    present = dict.fromkeys(name for checks in found.values() for name in checks)
+    names = [*(n for n in CATALOGUE if n in present), *(n for n in present if n not in CATALOGUE)]
+    doubtful = [
+        f"{bits}, {name} {_shown(checks[name])}: {checks[name]['measured']}"
+        for bits, checks in found.items()
+        for name in names
+        if name in checks and checks[name]["status"] in ("tripped", "undecided")
     ]
-    return "\n".join([_title(group), "", *lines, *_details(group, names)])
-
-
-def _details(group: Sequence[ChecksRecord], names: Sequence[str]) -> list[str]:
-    lines = []
-    for record in group:
-        bits = bits_label(record["model"]["bit_width"])
-        for name in names:
-            check = _by_name(record).get(name)
-            if check is not None and check["status"] in ("tripped", "undecided"):
-                lines.append(f"{bits}, {name} {_shown(check['status'])}: {check['measured']}")
-    return ["", *lines] if lines else []
-
-
-def _html(group: Sequence[ChecksRecord], *, explain: bool) -> Html:
-    head = tag(
-        "tr",
-        tag("th", "check", scope="col"),
-        [tag("th", bits_label(r["model"]["bit_width"]), scope="col") for r in group],
+    return Table(
+        title=_title(group),
+        columns=["check", *found],
+        rows=[
+            [
+                _named(name, explain=explain),
+                *(_cell(checks.get(name)) for checks in found.values()),
+            ]
+            for name in names
+        ],
+        notes=doubtful if notes else (),
     )
-    rows = [
-        tag(
-            "tr",
-            tag("th", name, tag("small", _asks(name)) if explain else "", scope="row"),
-            [_cell(_by_name(record).get(name)) for record in group],
-        )
-        for name in _names(group)
-    ]
-    title = _title(group)
-    return scrolled_table(head, rows, about=f"Attack checks: {title}", caption=title, kind="checks")
 
 
-def _asks(name: str) -> str:
-    check = CATALOGUE.get(name)
-    return "" if check is None else f"{check.title}. Trips when {check.trips}."
+def _named(name: str, *, explain: bool) -> Cell:
+    check = CATALOGUE.get(name) if explain else None
+    asks = tag("small", "" if check is None else f"{check.title}. Trips when {check.trips}.")
+    return Cell(name, html=[name, asks] if explain else None)
 
 
-def _cell(check: CheckResult | None) -> Html:
+def _cell(check: CheckResult | None) -> Cell:
     if check is None:
-        return tag("td", MISSING)
-    status = check["status"]
-    return tag(
-        "td",
-        tag("span", _shown(status), class_=f"tag {_TAGS[status]}"),
-        tag("small", check["measured"]),
-    )
+        return Cell(MISSING)
+    tagged = verdict(_shown(check), _TAGS[check["status"]])
+    return Cell(_shown(check), html=[tagged, tag("small", check["measured"])])
+
+
+def _shown(check: CheckResult) -> str:
+    return f"{MARK} TRIPPED" if check["status"] == "tripped" else check["status"]

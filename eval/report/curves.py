@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from deploy.core.attack_checks import LOWER_BOUND
+from deploy.core.bit_widths import bits_label, bits_words
+from deploy.core.html import Html, tag
 from deploy.core.share import Share
-from eval.report.html import Html, tag
 from eval.report.line_chart import Axis, Point, Series, baseline, drawn_series, line_chart
-from eval.report.rows import FLOAT_BITS, Cell, PatchColumn, ResultTable, Row, bits_label
+from eval.report.rows import PatchColumn, PatchResult, ResultTable, Row
 
 
 def curves(table: ResultTable) -> Html:
     """All charts of a table; nothing where no patch was tried at two bit-widths or in two sizes."""
-    engines = list(dict.fromkeys(row.model["engine"] for row in table.rows))
+    engines = table.engines
     on = {e: [row for row in table.rows if row.model["engine"] == e] for e in engines}
     charts = [_over_bit_width(c, e, on[e]) for c in table.columns for e in engines]
     charts += [_over_size(c, e, on[e]) for c in _families(table.columns) for e in engines]
@@ -30,7 +31,7 @@ def _over_bit_width(column: PatchColumn, engine: str, rows: Sequence[Row]) -> Ht
         name="bit-width of weights and activations",
         words={bits: bits_label(bits) for bits in bit_widths},
     )
-    spoken = {b: f"{bits_label(b)} {'' if b == FLOAT_BITS else 'bits '}" for b in bit_widths}
+    spoken = {bits: f"{bits_words(bits)} " for bits in bit_widths}
     points = [(row.label, row.model["bit_width"], row.cells[column.key]) for row in tried]
     return _chart(f"{column.title} on {engine}", column.detail, axis, spoken, points)
 
@@ -80,7 +81,7 @@ def _chart(
     detail: str,
     axis: Axis,
     spoken: Mapping[int, str],
-    points: Sequence[tuple[str, int, Cell]],
+    points: Sequence[tuple[str, int, PatchResult]],
 ) -> Html:
     over = "bit-width" if "bit-width" in axis.name else "size"
     about = f"Attack success rate over {over}: {title}"
@@ -88,21 +89,12 @@ def _chart(
     return line_chart(title, detail, axis, _series(points), about=about, spoken=spoken, note=note)
 
 
-def _series(points: Sequence[tuple[str, int, Cell]]) -> list[Series]:
+def _series(points: Sequence[tuple[str, int, PatchResult]]) -> list[Series]:
     """A line for each label of ``points`` (label, x, cell), and the floor."""
-    labels = list(dict.fromkeys(label for label, _, _ in points))
-    series = [
-        drawn_series(
-            i,
-            label,
-            [
-                Point(x=x, share=cell.asr, mark=cell.mark)
-                for name, x, cell in points
-                if name == label
-            ],
-        )
-        for i, label in enumerate(labels)
-    ]
+    lines: dict[str, list[Point]] = {}
+    for label, x, cell in points:
+        lines.setdefault(label, []).append(Point(x=x, share=cell.asr, mark=cell.mark))
+    series = [drawn_series(i, *line) for i, line in enumerate(lines.items())]
     # One floor a chart, the highest at each x: what an attack must beat on every model.
     floors: dict[int, Share] = {}
     for _, x, cell in points:

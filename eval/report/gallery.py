@@ -3,10 +3,64 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from eval.report.examples import Example
-from eval.report.html import Html, join, tag
-from eval.report.pictures import Picture, image_tag
+import numpy as np
+
+from deploy.core.html import Html, join, tag
+from deploy.core.patch_set import PatchSet
+from deploy.core.table import Cell, Table
+from eval.measure.examples import Example, png_bytes
+from eval.report.document import captioned, soft
+from eval.report.pictures import image_tag
+
+PER_IMAGE_SHOWN = 6
+"""Of a per-image patch set, so many patches are shown: the first ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """One figure of the gallery.
+
+    Attributes:
+        pngs: PNG files, shown side by side.
+        alts: for each the text for those who do not see it.
+        title: what it is, in a few words.
+        detail: the rest.
+    """
+
+    pngs: tuple[bytes, ...]
+    alts: tuple[str, ...]
+    title: str
+    detail: str = ""
+
+
+def patch_picture(patch_set: PatchSet) -> Picture:
+    """The figure of a patch set."""
+    shown = patch_set.patch[:PER_IMAGE_SHOWN]
+    height, width = patch_set.size_px
+    masks = np.broadcast_to(patch_set.mask, (len(patch_set.patch), height, width))
+    detail = f"{patch_set.kind}, {height}×{width} px, {patch_set.area_px} px under the mask"
+    if patch_set.kind == "per-image":
+        detail += f"; the first {len(shown)} of {len(patch_set.patch)} patches, one an image"
+        alts = tuple(
+            f"Patch {patch_set.name} for image {index}"
+            for index in patch_set.image_indices[: len(shown)]
+        )
+    elif len(patch_set.patch) > 1:
+        detail += f"; one patch, as it lies on the first {len(shown)} of {len(patch_set.patch)}"
+        alts = tuple(
+            f"Patch {patch_set.name} as it lies on image {index}"
+            for index in patch_set.image_indices[: len(shown)]
+        )
+    else:
+        alts = (f"Patch {patch_set.name}, the same for every image",)
+    return Picture(
+        pngs=tuple(png_bytes(patch, mask) for patch, mask in zip(shown, masks, strict=False)),
+        alts=alts,
+        title=patch_set.name,
+        detail=detail,
+    )
 
 
 def gallery(pictures: Sequence[Picture], examples: Sequence[Example]) -> Html:
@@ -18,7 +72,7 @@ def gallery(pictures: Sequence[Picture], examples: Sequence[Example]) -> Html:
     if examples:
         parts += [
             tag("h3", "Images without and with a patch"),
-            tag("p", "The first images of each patch set, not chosen by outcome.", class_="soft"),
+            soft("The first images of each patch set, not chosen by outcome."),
             tag("div", [_example(e) for e in examples], class_="gallery"),
         ]
     return join(parts)
@@ -26,42 +80,31 @@ def gallery(pictures: Sequence[Picture], examples: Sequence[Example]) -> Html:
 
 def _figure(picture: Picture) -> Html:
     images = [image_tag(p, alt) for p, alt in zip(picture.pngs, picture.alts, strict=True)]
-    return tag(
-        "figure",
-        tag("figcaption", tag("strong", picture.title), tag("br"), _soft(picture.detail)),
-        tag("div", images, class_="images"),
-    )
+    return captioned(picture.title, picture.detail, tag("div", images, class_="images"))
 
 
 def _example(example: Example) -> Html:
     what = f"image {example.index}: {example.label}"
-    rows = [
-        tag(
-            "tr",
-            tag("th", said.model, scope="row"),
-            _answer(said.clean, example.label),
-            _answer(said.patched, example.label),
-        )
-        for said in example.predictions
-    ]
-    head = tag("tr", [tag("th", text, scope="col") for text in ("model", "without", "with")])
-    return tag(
-        "figure",
-        tag("figcaption", tag("strong", what), tag("br"), _soft(f"patch {example.patch_name}")),
+    said = Table(
+        columns=("model", "without", "with"),
+        rows=[
+            [one.model, *(_answer(word, example.label) for word in (one.clean, one.patched))]
+            for one in example.predictions
+        ],
+    )
+    return captioned(
+        what,
+        f"patch {example.patch_name}",
         tag(
             "div",
             image_tag(example.clean_png, f"Without the patch: {what}"),
             image_tag(example.patched_png, f"With the patch {example.patch_name}: {what}"),
             class_="images",
         ),
-        tag("table", tag("thead", head), tag("tbody", rows)),
+        said.html(frame=""),
     )
 
 
-def _answer(said: str, truth: str) -> Html:
+def _answer(said: str, truth: str) -> Cell:
     # Not by colour alone: a wrong answer is marked by a sign, too.
-    return tag("td", said) if said == truth else tag("td", f"✗ {said}", class_="fooled")
-
-
-def _soft(text: str) -> Html:
-    return tag("span", text, class_="soft small")
+    return Cell(said) if said == truth else Cell(f"✗ {said}", kind="fooled")

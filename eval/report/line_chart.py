@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from deploy.core.html import Html, join, tag
 from eval.measure.analyses.means import Mean
-from eval.report.html import Html, join, tag
-from eval.report.numbers import interval, percent
+from eval.report.document import captioned, small
+from eval.report.svg import drawing, label
+from eval.report.words import interval, percent
 
 _WIDTH, _HEIGHT = 480.0, 280.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48.0, 12.0, 10.0, 42.0
@@ -48,6 +50,12 @@ class Series:
     marker: str
     points: tuple[Point, ...]
     dashed: bool = False
+
+    @property
+    def stroke(self) -> dict[str, str | None]:
+        """Attributes of its line."""
+        dash = "5 4" if self.dashed else None
+        return {"stroke": self.colour, "stroke_width": "1.8", "stroke_dasharray": dash}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,22 +113,11 @@ def line_chart(
         spoken: how each x is read aloud, with a space behind it.
         note: what the marks of its points mean.
     """
-    svg = tag(
-        "svg",
-        tag("title", about),
-        tag("desc", _described(series, spoken)),
-        _axes(axis),
-        [_drawn(one, i, len(series), axis) for i, one in enumerate(series)],
-        viewBox=f"0 0 {_WIDTH:.0f} {_HEIGHT:.0f}",
-        role="img",
-    )
-    return tag(
-        "figure",
-        tag("figcaption", tag("strong", title), tag("br"), soft(detail)),
-        svg,
-        tag("ul", [_legend(one) for one in series], class_="legend"),
-        tag("p", note, class_="soft small") if note else "",
-    )
+    lines = [_drawn(one, i, len(series), axis) for i, one in enumerate(series)]
+    spoken_lines = _described(series, spoken)
+    svg = drawing(about, spoken_lines, _axes(axis), lines, width=_WIDTH, height=_HEIGHT)
+    legend = tag("ul", [_legend(one) for one in series], class_="legend")
+    return captioned(title, detail, svg, legend, small(note) if note else "")
 
 
 def _described(series: Sequence[Series], spoken: Mapping[int, str]) -> str:
@@ -145,18 +142,14 @@ def _axes(axis: Axis) -> Html:
     for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
         y = _y(tick)
         parts.append(tag("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=y, y2=y, class_="grid"))
-        parts.append(_text(f"{100 * tick:.0f}%", _LEFT - 6, y + 4, "end"))
+        parts.append(label(f"{100 * tick:.0f}%", _LEFT - 6, y + 4, "end"))
     for value, words in axis.words.items():
-        parts.append(_text(words, axis.place(value), _HEIGHT - _BOTTOM + 18, "middle"))
+        parts.append(label(words, axis.place(value), _HEIGHT - _BOTTOM + 18, "middle"))
     bottom = _y(0.0)
     parts.append(tag("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=bottom, y2=bottom, class_="axis"))
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
-    parts.append(_text(axis.name, middle, _HEIGHT - 6, "middle"))
+    parts.append(label(axis.name, middle, _HEIGHT - 6, "middle"))
     return join(parts)
-
-
-def _text(text: str, x: float, y: float, anchor: str) -> Html:
-    return tag("text", text, x=x, y=y, text_anchor=anchor, class_="soft", aria_hidden="true")
 
 
 def _drawn(series: Series, index: int, count: int, axis: Axis) -> Html:
@@ -177,22 +170,11 @@ def _drawn(series: Series, index: int, count: int, axis: Axis) -> Html:
             ),
             _whisker(x, point.share, series.colour),
             _marker(series.marker, x, _y(point.share["value"]), series.colour),
-            _text(point.mark, x + 5, _y(point.share["value"]) - 5, "start") if point.mark else "",
+            label(point.mark, x + 5, _y(point.share["value"]) - 5, "start") if point.mark else "",
         )
         for x, point in places
     ]
-    return tag(
-        "g",
-        tag(
-            "path",
-            d=line,
-            fill="none",
-            stroke=series.colour,
-            stroke_width="1.8",
-            stroke_dasharray="5 4" if series.dashed else None,
-        ),
-        marks,
-    )
+    return tag("g", tag("path", d=line, fill="none", **series.stroke), marks)
 
 
 def _whisker(x: float, share: Mean, colour: str) -> Html:
@@ -217,26 +199,7 @@ def _marker(kind: str, x: float, y: float, colour: str) -> Html:
 
 
 def _legend(series: Series) -> Html:
-    dash = "5 4" if series.dashed else None
-    icon = tag(
-        "svg",
-        tag(
-            "line",
-            x1="0",
-            x2="26",
-            y1="6",
-            y2="6",
-            stroke=series.colour,
-            stroke_width="1.8",
-            stroke_dasharray=dash,
-        ),
-        _marker(series.marker, 13.0, 6.0, series.colour),
-        viewBox="0 0 26 12",
-        aria_hidden="true",
-    )
+    line = tag("line", x1="0", x2="26", y1="6", y2="6", **series.stroke)
+    marker = _marker(series.marker, 13.0, 6.0, series.colour)
+    icon = tag("svg", line, marker, viewBox="0 0 26 12", aria_hidden="true")
     return tag("li", icon, series.name)
-
-
-def soft(text: str) -> Html:
-    """A second line, small and grey."""
-    return tag("span", text, class_="soft small")

@@ -10,9 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from eval.report.document import document
-from eval.report.html import Html, join, tag
-from eval.report.scrolled_table import scrolled_table
+from deploy.core.html import Html, tag
+from deploy.core.table import Cell, Table
+from eval.report.document import Section, document, facts, note, verdict
+from eval.report.svg import drawing, label
+from eval.report.words import MISSING
 from export.parity_report import LayerParity, Parity
 
 _WIDTH, _ROW, _LEFT, _RIGHT, _TOP, _BOTTOM = 640.0, 22.0, 170.0, 80.0, 8.0, 34.0
@@ -29,22 +31,7 @@ def parity_page(name: str, found: Sequence[Parity]) -> str:
     """
     title = f"Parity of {name}"
     sections = [_section(parity, f"model-{index}") for index, parity in enumerate(found)]
-    links = [
-        tag("li", tag("a", parity.model, href=f"#model-{index}"))
-        for index, parity in enumerate(found)
-    ]
-    return document(
-        title,
-        tag("a", "To the models", href="#main", class_="skip"),
-        tag(
-            "header",
-            tag("h1", title),
-            tag("p", _INTRODUCTION, class_="soft"),
-            tag("nav", tag("ul", links), aria_label="Models"),
-            class_="page",
-        ),
-        tag("main", sections, id="main"),
-    )
+    return document(title, _INTRODUCTION, sections, skip="To the models", links="Models")
 
 
 _INTRODUCTION = (
@@ -54,25 +41,12 @@ _INTRODUCTION = (
 )
 
 
-def _section(parity: Parity, key: str) -> Html:
-    failures = [tag("p", failure, class_="note") for failure in parity.failures]
-    return tag(
-        "section",
-        tag("h2", parity.model, " ", _verdict(parity), id=f"{key}-title"),
-        failures,
-        _facts(parity),
-        _chart(parity),
-        _table(parity),
-        id=key,
-        aria_labelledby=f"{key}-title",
-    )
-
-
-def _verdict(parity: Parity) -> Html:
-    return (
-        tag("span", "parity", class_="tag good")
-        if parity.ok
-        else tag("span", "no parity", class_="tag bad")
+def _section(parity: Parity, key: str) -> Section:
+    return Section(
+        key=key,
+        title=parity.model,
+        verdict=verdict("parity", "good") if parity.ok else verdict("no parity", "bad"),
+        body=[*map(note, parity.failures), _facts(parity), _chart(parity), _table(parity)],
     )
 
 
@@ -84,36 +58,23 @@ def _facts(parity: Parity) -> Html:
     rows = [
         ("Engine", parity.engine),
         ("Images", f"{parity.images:,}"),
-        (
-            "Engine against reference",
-            codes + logits,
-        ),
+        ("Engine against reference", codes + logits),
         ("First departure", parity.first_departure or "none"),
     ]
     if parity.fake_logits_different is not None:
         largest = parity.largest_fake_logit_difference or 0.0
-        rows += [
-            ("First flip", parity.first_flip or "none"),
-            (
-                "Logits that differ from fake quantization",
-                f"{parity.fake_logits_different:,}, by at most {largest:.6g}",
-            ),
-        ]
+        words = f"{parity.fake_logits_different:,}, by at most {largest:.6g}"
+        rows.append(("First flip", parity.first_flip or "none"))
+        rows.append(("Logits that differ from fake quantization", words))
     if parity.flips is not None:
         rows.append(("Predictions that flip", f"{len(parity.flips):,} of {parity.images:,}"))
-    if parity.budget is not None:
-        budget = parity.budget
-        rows.append(
-            (
-                "Budget",
-                f"{budget.code_flips:.2%} of a layer's codes, {budget.flips:.2%} of "
-                f"the predictions" + (", equal logits" if budget.logits == 0.0 else ""),
-            )
-        )
+    budget = parity.budget
+    if budget is not None:
+        shares = f"{budget.code_flips:.2%} of a layer's codes, {budget.flips:.2%} of"
+        equal = ", equal logits" if budget.logits == 0.0 else ""
+        rows.append(("Budget", f"{shares} the predictions{equal}"))
     rows.append(("SHA-256 of the file", parity.model_sha256))
-    return tag(
-        "dl", [join(tag("dt", what), tag("dd", text)) for what, text in rows], class_="facts"
-    )
+    return facts(rows)
 
 
 def _compared(parity: Parity) -> list[LayerParity]:
@@ -138,97 +99,62 @@ def _chart(parity: Parity) -> Html:
     for decade in range(_DECADES + 1):
         x = _LEFT + (_WIDTH - _LEFT - _RIGHT) * decade / _DECADES
         parts.append(tag("line", x1=x, x2=x, y1=_TOP, y2=bottom, class_="grid"))
-        power = decade - _DECADES
-        label = {0: "100%", -1: "10%", -2: "1%", -4: "0.01%", -6: "0.0001%"}.get(power)
-        if label:
-            parts.append(
-                tag("text", label, x=x, y=bottom + 18, text_anchor="middle", class_="soft")
-            )
+        words = {0: "100%", -1: "10%", -2: "1%", -4: "0.01%", -6: "0.0001%"}
+        if decade - _DECADES in words:
+            parts.append(label(words[decade - _DECADES], x, bottom + 18, "middle"))
     for index, layer in enumerate(layers):
         y = _TOP + _ROW * index
-        parts.append(tag("text", layer.tensor, x=_LEFT - 8, y=y + 15, text_anchor="end"))
         flips, departs = layer.flip_share, layer.different / layer.values
-        for share, colour, offset in ((flips, "--series-0", 3.0), (departs, "--bad", 11.0)):
-            parts.append(
-                tag(
-                    "rect",
-                    x=_LEFT,
-                    y=y + offset,
-                    width=_along(share),
-                    height=8.0,
-                    style=f"fill: var({colour})",
-                )
-            )
-        text = f"{flips:.4%}" if layer.flips else "0"
-        x = _LEFT + max(_along(flips), _along(departs)) + 6
-        parts.append(tag("text", text, x=x, y=y + 15, class_="soft"))
-    told = ", ".join(f"{layer.tensor} {layer.flip_share:.4%}" for layer in layers)
-    return tag(
-        "figure",
-        tag(
-            "figcaption",
-            "Share of each layer's codes: flips against fake quantization (upper bar), departures "
-            "of the engine from the reference (lower bar, where there are any); logarithmic",
-        ),
-        tag(
-            "svg",
-            tag("title", f"Flips by layer, {parity.model}"),
-            tag("desc", told),
-            parts,
-            viewBox=f"0 0 {_WIDTH:.0f} {height:.0f}",
-            role="img",
-        ),
+        end = _LEFT + max(_along(flips), _along(departs)) + 6
+        parts += [
+            label(layer.tensor, _LEFT - 8, y + 15, "end", None),
+            _bar(flips, y + 3.0, "--series-0"),
+            _bar(departs, y + 11.0, "--bad"),
+            label(f"{flips:.4%}" if layer.flips else "0", end, y + 15, "start"),
+        ]
+    described = ", ".join(f"{layer.tensor} {layer.flip_share:.4%}" for layer in layers)
+    about = f"Flips by layer, {parity.model}"
+    caption = (
+        "Share of each layer's codes: flips against fake quantization (upper bar), departures "
+        "of the engine from the reference (lower bar, where there are any); logarithmic"
     )
+    svg = drawing(about, described, parts, width=_WIDTH, height=height)
+    return tag("figure", tag("figcaption", caption), svg)
+
+
+def _bar(share: float, y: float, colour: str) -> Html:
+    style = f"fill: var({colour})"
+    return tag("rect", x=_LEFT, y=y, width=_along(share), height=8.0, style=style)
 
 
 def _table(parity: Parity) -> Html:
-    heads = (
-        "Layer",
-        "Operator",
-        "Codes",
-        "Engine ≠ reference",
-        "Largest",
-        "Reference ≠ fake",
-        "Share",
-        "Largest",
-    )
-    rows = []
-    for layer in parity.layers:
-        compared = layer.flips is not None
-        cells = (
-            f"{layer.values:,}",
-            f"{layer.different:,}",
-            str(layer.largest_difference),
-            f"{layer.flips:,}" if compared else "–",
-            f"{layer.flip_share:.4%}" if compared else "–",
-            str(layer.largest_flip) if compared else "–",
-        )
-        marks = [
-            tag("span", text, class_="tag bad" if text == "departs first" else "tag warn")
-            for text, name in (
-                ("departs first", parity.first_departure),
-                ("flips first", parity.first_flip),
-            )
-            if name is not None and name in (layer.tensor, layer.name)
-        ]
-        rows.append(
-            tag(
-                "tr",
-                tag("th", layer.tensor, " ", marks, scope="row"),
-                tag("td", layer.operator),
-                [tag("td", cell, class_="number") for cell in cells],
-            )
-        )
-    head = tag(
-        "tr",
-        [
-            tag("th", words, scope="col", class_="number" if i > 1 else None)
-            for i, words in enumerate(heads)
+    return Table(
+        title="Every tensor of codes, in the file's order; – where not compared",
+        columns=(
+            *("Layer", "Operator", "Codes", "Engine ≠ reference", "Largest"),
+            *("Reference ≠ fake", "Share", "Largest"),
+        ),
+        rows=[
+            [
+                _marked(parity, layer),
+                layer.operator,
+                f"{layer.values:,}",
+                f"{layer.different:,}",
+                str(layer.largest_difference),
+                *(
+                    [MISSING] * 3
+                    if layer.flips is None
+                    else [f"{layer.flips:,}", f"{layer.flip_share:.4%}", str(layer.largest_flip)]
+                ),
+            ]
+            for layer in parity.layers
         ],
-    )
-    return scrolled_table(
-        head,
-        rows,
-        about=f"Layers of {parity.model}",
-        caption="Every tensor of codes, in the file's order; – where not compared",
-    )
+        align="llr",
+    ).html(about=f"Layers of {parity.model}")
+
+
+def _marked(parity: Parity, layer: LayerParity) -> Cell:
+    named = (layer.tensor, layer.name)
+    departs = verdict("departs first", "bad") if parity.first_departure in named else ""
+    flips = verdict("flips first", "warn") if parity.first_flip in named else ""
+    return Cell(layer.tensor, html=[layer.tensor, " ", departs, flips])

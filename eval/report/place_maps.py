@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from eval.report.html import Html, join, tag
-from eval.report.line_chart import soft
+from deploy.core.html import Html, join, tag
+from eval.report.document import captioned
+from eval.report.svg import drawing, label
 
 _CELL_PX = 34.0
 _LEFT_PX, _TOP_PX = 26.0, 18.0
@@ -56,18 +57,11 @@ def place_map(
         for column, left in enumerate(lefts_px)
         for place in [places[row][column]]
     ]
-    svg = tag(
-        "svg",
-        tag("title", about),
-        tag("desc", _described(tops_px, lefts_px, places)),
-        [_edge(left, _x(i), _TOP_PX - 6, "middle") for i, left in enumerate(lefts_px)],
-        [_edge(top, _LEFT_PX - 5, _y(i) + 4, "end") for i, top in enumerate(tops_px)],
-        squares,
-        viewBox=f"0 0 {width:.0f} {height:.0f}",
-        role="img",
-        class_="places",
-    )
-    return tag("figure", tag("figcaption", tag("strong", title), tag("br"), soft(detail)), svg)
+    edges = [label(str(one), _x(i), _TOP_PX - 6, "middle") for i, one in enumerate(lefts_px)]
+    edges += [label(str(one), _LEFT_PX - 5, _y(i) + 4, "end") for i, one in enumerate(tops_px)]
+    described = _described(tops_px, lefts_px, places)
+    svg = drawing(about, described, edges, squares, width=width, height=height, kind="places")
+    return captioned(title, detail, svg)
 
 
 def _x(column: int) -> float:
@@ -76,10 +70,6 @@ def _x(column: int) -> float:
 
 def _y(row: int) -> float:
     return _TOP_PX + (row + 0.5) * _CELL_PX
-
-
-def _edge(pixels: int, x: float, y: float, anchor: str) -> Html:
-    return tag("text", str(pixels), x=x, y=y, text_anchor=anchor, class_="soft", aria_hidden="true")
 
 
 def _square(place: Place, row: int, column: int, where: str, columns: int) -> Html:
@@ -94,16 +84,8 @@ def _square(place: Place, row: int, column: int, where: str, columns: int) -> Ht
         class_="place",
         style=f"fill:color-mix(in srgb, {colour} {100 * share:.0f}%, var(--ground))",
     )
-    text = Html("")
-    if columns <= _MOST_WRITTEN:
-        text = tag(
-            "text",
-            place.written,
-            x=_x(column),
-            y=_y(row) + 4,
-            text_anchor="middle",
-            aria_hidden="true",
-        )
+    shown = place.written if columns <= _MOST_WRITTEN else ""
+    text = label(shown, _x(column), _y(row) + 4, "middle", None) if shown else ""
     return tag("g", tag("title", f"{where}: {place.spoken}"), join(rect, text))
 
 

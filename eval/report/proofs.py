@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from deploy.core.bit_widths import FLOAT, bits_words
+from deploy.core.html import Html, join, tag
+from deploy.core.table import Table
 from eval.measure.evaluation_record import ModelFacts
 from eval.measure.proofs import OF_CERTIFICATE_LAYER, OF_PARITY_LAYER, Proofs
-from eval.report.html import Html, join, tag
-from eval.report.rows import FLOAT_BITS, bits_words, model_name
-from eval.report.scrolled_table import scrolled_table
+from eval.report.document import verdict
+from eval.report.words import name_of
 
 
 def proof_lines(proofs: Proofs, model: ModelFacts) -> Html:
     """The two verdicts on a model, one line each, for the main table."""
-    if model["bit_width"] == FLOAT_BITS:
+    if model["bit_width"] == FLOAT:
         return tag("small", "float: nothing to certify")
     digest = model["file_sha256"] or ""
     certificate, parity = proofs.certificates.get(digest), proofs.parities.get(digest)
@@ -35,8 +37,7 @@ def proof_section(proofs: Proofs, models: Iterable[ModelFacts]) -> Html:
         models: those that were evaluated: they tell which network a file is.
     """
     names = {
-        model["file_sha256"]: f"{model_name(model['network'], model['defense'])}, "
-        f"{bits_words(model['bit_width'])}"
+        model["file_sha256"]: f"{name_of(model)}, {bits_words(model['bit_width'])}"
         for model in models
     }
     digests = dict.fromkeys([*proofs.certificates, *proofs.parities])
@@ -65,9 +66,7 @@ def _of_file(proofs: Proofs, digest: str, name: str | None) -> Html:
 
 
 def _verdict(found: Mapping[str, Any], good: str, bad: str) -> Html:
-    return tag(
-        "span", good if found["ok"] else bad, class_=f"tag {'good' if found['ok'] else 'bad'}"
-    )
+    return verdict(good, "good") if found["ok"] else verdict(bad, "bad")
 
 
 def _counted(certificate: Mapping[str, Any]) -> Html:
@@ -120,9 +119,10 @@ def _failures(texts: Iterable[str]) -> Html:
 
 
 def _layers(title: str, fields: tuple[str, ...], layers: list[Mapping[str, Any]]) -> Html:
-    head = tag("tr", [tag("th", field.replace("_", " "), scope="col") for field in fields])
-    rows = [tag("tr", [tag("td", _cell(layer[field])) for field in fields]) for layer in layers]
-    table = scrolled_table(head, rows, about=title, kind="small")
+    table = Table(
+        columns=[field.replace("_", " ") for field in fields],
+        rows=[[_cell(layer[field]) for field in fields] for layer in layers],
+    ).html(about=title, kind="small")
     return tag("details", tag("summary", f"{title}: {len(layers)}"), table)
 
 

@@ -6,7 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eval.report.html import Html, join, tag
+from deploy.core.html import Html, join, tag
+from eval.report.document import facts
 from eval.report.rows import ResultTable
 
 
@@ -18,17 +19,10 @@ def provenance_section(records: Sequence[Mapping[str, Any]], tables: Sequence[Re
         key = json.dumps([origin.get(k) for k in _SAME], sort_keys=True, default=str)
         groups.setdefault(key, []).append(record)
     digests = [
-        join(
-            tag("dt", f"{table.images_name}, {table.split}"),
-            tag("dd", tag("code", f"SHA-256 {table.digest}")),
-        )
+        (f"{table.images_name}, {table.split}", tag("code", f"SHA-256 {table.digest}"))
         for table in tables
     ]
-    return join(
-        [_origin(group) for group in groups.values()],
-        tag("h3", "Images"),
-        tag("dl", digests, class_="facts"),
-    )
+    return join([_origin(group) for group in groups.values()], tag("h3", "Images"), facts(digests))
 
 
 _SAME = ("commit", "dirty", "python", "packages", "host")
@@ -44,7 +38,7 @@ def _origin(group: Sequence[Mapping[str, Any]]) -> Html:
     commit = origin.get("commit")
     state = {True: " with uncommitted changes", False: "", None: ""}[origin.get("dirty")]
     packages = origin.get("packages") or {}
-    facts = [
+    found = [
         ("Records", f"{len(group)}, {dates[0]} to {dates[-1]}"),
         ("Commit", f"{commit}{state}" if commit else "unknown: not run from a checkout"),
         ("Seeds", ", ".join(seeds)),
@@ -52,14 +46,13 @@ def _origin(group: Sequence[Mapping[str, Any]]) -> Html:
         ("Python", str(origin.get("python", "unknown"))),
         ("Packages", ", ".join(f"{name} {version}" for name, version in packages.items())),
     ]
-    entries = [join(tag("dt", name), tag("dd", text)) for name, text in facts]
     configs = {
         json.dumps(record["provenance"]["config"], indent=2, sort_keys=True, ensure_ascii=False)
         for record in group
         if record["provenance"].get("config")
     }
     return join(
-        tag("dl", entries, class_="facts"),
+        facts(found),
         _folded("Commands", "\n".join(command for command in commands if command)),
         [_folded("Configuration", config) for config in sorted(configs)],
     )

@@ -1,15 +1,20 @@
-"""The main table of the page."""
+"""The main table: as text for the terminal, and for the page."""
 
 from __future__ import annotations
 
-from deploy.core.attack_checks import MARK
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from deploy.core.attack_checks import LOWER_BOUND, MARK
+from deploy.core.bit_widths import bits_words
+from deploy.core.html import Child, Html, join, tag
+from deploy.core.table import Cell, Table
+from eval.measure.checks.checks_record import AttackChecks, attack_checks_from_records
 from eval.measure.proofs import Proofs
-from eval.report.html import Html, join, tag
-from eval.report.numbers import MISSING, interval, latency, percent, points, size, size_ratio
+from eval.report.document import facts, verdict
 from eval.report.proofs import proof_lines
-from eval.report.rows import Cell, ResultTable, Row
-from eval.report.scrolled_table import scrolled_table
-from eval.report.summary import above_floor
+from eval.report.rows import PatchResult, ResultTable, Row, tables_from_records
+from eval.report.words import MISSING, interval, latency, percent, points, rate, size, size_ratio
 
 _TERMS = {
     "Attack success rate (ASR)": (
@@ -41,54 +46,137 @@ _TERMS = {
 }
 
 
-def result_section(table: ResultTable, proofs: Proofs) -> Html:
-    """One table of results, in a region that scrolls by keyboard where it is too wide."""
-    engines = list(dict.fromkeys(_engine(row) for row in table.rows))
-    ways = list(dict.fromkeys(_timed(row) for row in table.rows if row.latency is not None))
-    caption = f"{table.images_name}, {table.split} split, {table.n:,} images."
-    if len(engines) == 1:
-        caption += f" Engine: {engines[0]}."
-    if len(ways) == 1:
-        caption += f" Latency: median and 95th percentile, {ways[0]}."
-    columns = [
-        tag("th", column.title, tag("small", column.detail), scope="col")
-        for column in table.columns
+def text_table(records: Iterable[Mapping[str, Any]]) -> str:
+    """All evaluation records as text, one table for each set of images.
+
+    Per patch: the attack success rate with its 95% interval, then the rate of a random patch of the
+    same size. A rate of a model whose attack checks tripped is marked, and what tripped is named
+    below the table.
+
+    Raises:
+        InputError: a record lacks a field.
+        NothingToEvaluate: there is no evaluation record.
+    """
+    records = list(records)
+    checks = attack_checks_from_records(records)
+    return "\n\n".join(
+        _for_terminal(table, checks).text() for table in tables_from_records(records)
+    )
+
+
+def _for_terminal(table: ResultTable, checks: AttackChecks) -> Table:
+    letters = [_letter(i) for i in range(len(table.columns))]
+    several = len(table.engines) > 1
+    columns = ["network", "bits", "clean"]
+    for letter in letters:
+        columns += [f"{letter}: ASR (95%)", "noise"]
+    columns += ["size", "of float", "latency", "engine" if several else "", ""]
+    rows = [[*_plain_cells(row, table, several)] for row in table.rows]
+    shown = [i for i in range(len(columns)) if any(row[i] for row in rows)]
+    into = any(column.facts["target"] is not None for column in table.columns)
+    explained = (
+        f"ASR: of the images right without the patch{_counts(table)}, the share that it turns "
+        f"wrong{' (into its target)' if into else ''}."
+    )
+    marked = [
+        f"* not comparable: {row.label}, {bits_words(row.model['bit_width'])}: clean "
+        f"accuracy {row.points_under_plain:.1f} points under plain QAT (at most 2)."
+        for row in table.rows
+        if row.comparability == "not comparable"
     ]
-    head = tag(
-        "tr",
-        tag("th", "Network", scope="col"),
-        tag("th", "Bits", scope="col", class_="number"),
-        tag("th", "Engine", scope="col") if len(engines) > 1 else "",
-        tag("th", "Clean accuracy", scope="col", class_="number"),
-        columns,
-        tag("th", "File", scope="col", class_="number"),
-        tag("th", "Latency", scope="col", class_="number"),
-        tag("th", "Certificate, parity", scope="col"),
+    legend = [
+        f"{letter}: {column.title} px, {column.detail}"
+        for letter, column in zip(letters, table.columns, strict=True)
+    ]
+    noise = "noise: the same with random pixels as the patch."
+    return Table(
+        title=f"{table.images_name}, {table.split} split, {table.n:,} images"
+        + ("" if several else f", engine {table.engines[0]}"),
+        columns=[columns[i] for i in shown],
+        rows=[[row[i] for i in shown] for row in rows],
+        align="lr",
+        grouped=True,
+        notes=[*legend, explained, noise, *marked, *_checked(table, checks)],
     )
-    body = []
-    previous = None
+
+
+def _counts(table: ResultTable) -> str:
+    n = sorted(cell.asr["n"] for row in table.rows for cell in row.cells.values())
+    if not n:
+        return ""
+    return f" (n = {n[0]:,})" if n[0] == n[-1] else f" (n = {n[0]:,} to {n[-1]:,})"
+
+
+def _plain_cells(row: Row, table: ResultTable, several_engines: bool) -> Iterable[str]:
+    yield from (row.label, row.bits_label, percent(row.clean["value"]))
+    for column in table.columns:
+        cell = row.cells.get(column.key)
+        yield MISSING if cell is None else rate(cell.asr, cell.mark)
+        yield MISSING if cell is None else percent(cell.floor["value"])
+    yield from (size(row.model["file_size_bytes"]), size_ratio(row.size_ratio))
+    yield latency(row.latency)
+    yield row.model["engine"] if several_engines else ""
+    yield "*" if row.comparability == "not comparable" else ""
+
+
+def _checked(table: ResultTable, checks: AttackChecks) -> list[str]:
+    """A line for each row on its attack checks; nothing where no row was checked."""
+    if all(checks.of(row.model) is None for row in table.rows):
+        return []
+    said: dict[tuple[str, str], dict[str, None]] = {}
     for row in table.rows:
-        cells = [
-            tag("th", row.label, _marks(row), scope="row"),
-            tag("td", row.bits_label, class_="number"),
-            tag("td", _engine(row)) if len(engines) > 1 else "",
-            _clean(row),
-            [_cell(row.cells.get(column.key)) for column in table.columns],
-            _file(row),
-            _latency(row, say_how=len(ways) > 1),
-            tag("td", proof_lines(proofs, row.model)),
-        ]
-        classes = ["first"] if row.label != previous else []
-        classes += ["aside"] if row.comparability == "not comparable" else []
-        body.append(tag("tr", cells, class_=" ".join(classes) or None))
-        previous = row.label
-    return scrolled_table(
-        head,
-        body,
-        about=f"Results on {table.images_name}, {table.split} split",
-        caption=caption,
-        frame="scroll wide",
-    )
+        words = f"{checks.mark(row.model)} {checks.words(row.model)}".strip()
+        said.setdefault((row.label, words), {})[row.bits_label] = None
+    return [
+        "",
+        f"Attack checks (docs/checks.md). {LOWER_BOUND}",
+        *(
+            f"{label}, {', '.join(widths)}{'' if [*widths] == ['float'] else ' bits'}: {words}"
+            for (label, words), widths in said.items()
+        ),
+    ]
+
+
+def _letter(index: int) -> str:
+    """The name of a column: A to Z, then A1 and on."""
+    turn, place = divmod(index, 26)
+    return chr(ord("A") + place) + (str(turn) if turn else "")
+
+
+def result_section(table: ResultTable, proofs: Proofs) -> Html:
+    """One table of results for the page."""
+    engines = list(dict.fromkeys(map(_engine, table.rows)))
+    ways = list(dict.fromkeys(_timed(row) for row in table.rows if row.latency is not None))
+    title = f"{table.images_name}, {table.split} split, {table.n:,} images."
+    if len(engines) == 1:
+        title += f" Engine: {engines[0]}."
+    if len(ways) == 1:
+        title += f" Latency: median and 95th percentile, {ways[0]}."
+    several = len(engines) > 1
+    columns: list[Cell | str] = ["Network", "Bits", *(["Engine"] if several else [])]
+    columns += ["Clean accuracy", *(_two_lines(c.title, c.detail) for c in table.columns)]
+    return Table(
+        title=title,
+        columns=[*columns, "File", "Latency", "Certificate, parity"],
+        rows=[
+            [
+                Cell(row.label, html=join(row.label, _marks(row))),
+                row.bits_label,
+                *([_engine(row)] if several else []),
+                _clean(row),
+                *(_cell(row, row.cells.get(column.key)) for column in table.columns),
+                _two_lines(
+                    size(row.model["file_size_bytes"]),
+                    f"{size_ratio(row.size_ratio)} of float" if row.size_ratio else "",
+                ),
+                _latency(row, say_how=len(ways) > 1),
+                Cell("", html=proof_lines(proofs, row.model)),
+            ]
+            for row in table.rows
+        ],
+        align="lr" + "l" * several + "r" + "l" * len(table.columns) + "rrl",
+        grouped=True,
+    ).html(about=f"Results on {table.images_name}, {table.split} split", frame="scroll wide")
 
 
 def _engine(row: Row) -> str:
@@ -102,66 +190,53 @@ def _timed(row: Row) -> str:
     return f"batch {facts['batch_size']} on {threads}"
 
 
-def _marks(row: Row) -> Html:
+def _two_lines(first: str, *others: str) -> Cell:
+    return Cell(first, html=[first, *(tag("small", text) for text in others if text)])
+
+
+def _marks(row: Row) -> Child:
     if row.comparability == "not comparable":
-        return tag("small", tag("span", "not comparable", class_="tag bad"))
+        return tag("small", verdict("not comparable", "bad"))
     if row.comparability == "no baseline":
-        return tag("small", tag("span", "no plain row beside it", class_="tag warn"))
-    return Html("")
+        return tag("small", verdict("no plain row beside it", "warn"))
+    return ""
 
 
-def _clean(row: Row) -> Html:
+def _clean(row: Row) -> Cell:
     under = row.points_under_plain
-    return tag(
-        "td",
+    return _two_lines(
         percent(row.clean["value"]),
-        tag("small", f"{interval(row.clean)} · n {row.clean['n']:,}"),
-        tag("small", f"{points(-under)} points to plain") if under is not None else "",
-        class_="number",
+        f"{interval(row.clean)} · n {row.clean['n']:,}",
+        "" if under is None else f"{points(-under)} points to plain",
     )
 
 
-def _cell(cell: Cell | None) -> Html:
+def _cell(row: Row, cell: PatchResult | None) -> Cell:
     if cell is None:
-        return tag("td", MISSING, class_="asr")
-    value = cell.asr["value"]
-    return tag(
-        "td",
-        tag("strong", percent(value), cell.mark),
-        "" if above_floor(cell) else join(" ", tag("span", "overlaps noise", class_="tag")),
-        tag("span", class_="bar", style=f"--share:{100 * value:.1f}%", aria_hidden="true"),
+        return Cell(MISSING, kind="asr")
+    bar = f"--share:{100 * cell.asr['value']:.1f}%"
+    drift = cell.drift_points
+    parts: list[Child] = [
+        tag("strong", cell.rate),
+        "" if cell.above_floor else join(" ", verdict("overlaps noise", "")),
+        tag("span", class_="bar", style=bar, aria_hidden="true"),
         tag("small", f"{interval(cell.asr)} · n {cell.asr['n']:,}"),
         tag("small", f"noise {percent(cell.floor['value'])} ({interval(cell.floor)})"),
-        ""
-        if cell.drift_points is None
-        else tag("small", f"drift {points(cell.drift_points)} points"),
-        class_="asr",
-    )
+        "" if drift is None else tag("small", f"drift {points(drift)} points"),
+    ]
+    aside = row.comparability == "not comparable"
+    return Cell(cell.rate, html=parts, kind="asr aside" if aside else "asr")
 
 
-def _file(row: Row) -> Html:
-    return tag(
-        "td",
-        size(row.model["file_size_bytes"]),
-        tag("small", f"{size_ratio(row.size_ratio)} of float") if row.size_ratio else "",
-        class_="number",
-    )
-
-
-def _latency(row: Row, *, say_how: bool) -> Html:
-    facts = row.latency
-    if facts is None:
-        return tag("td", MISSING, class_="number")
-    return tag(
-        "td",
-        latency(facts),
-        tag("small", f"p95 {facts['p95_ms']:.2f} ms"),
-        tag("small", _timed(row)) if say_how else "",
-        class_="number",
+def _latency(row: Row, *, say_how: bool) -> Cell:
+    found = row.latency
+    if found is None:
+        return Cell(MISSING)
+    return _two_lines(
+        latency(found), f"p95 {found['p95_ms']:.2f} ms", _timed(row) if say_how else ""
     )
 
 
 def reading_aid() -> Html:
     """The words of the table, for those who meet them first."""
-    terms = [join(tag("dt", name), tag("dd", text)) for name, text in _TERMS.items()]
-    return join(tag("h3", "How to read the table"), tag("dl", terms, class_="facts"))
+    return join(tag("h3", "How to read the table"), facts(list(_TERMS.items())))

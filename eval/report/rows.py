@@ -9,10 +9,11 @@ comparable: a network that gave up accuracy resists patches for the wrong reason
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
+from deploy.core.bit_widths import FLOAT, bits_label, bits_words
 from deploy.core.errors import NothingToEvaluate
 from deploy.core.share import Share
 from eval.measure.checks.checks_record import AttackChecks, attack_checks_from_records
@@ -22,15 +23,13 @@ from eval.measure.evaluation_record import (
     LatencyFacts,
     ModelFacts,
     PatchFacts,
-    check_evaluation,
 )
+from eval.report.words import PLAIN, model_name, model_order, name_of, percent
+from training.record_types import payloads
 
-PLAIN = ("qat", "plain")
-"""Names of plain quantization-aware training, the baseline of every comparison."""
+SAME = ("network", "bit_width", "engine")
+"""What a defended network and the plain one that it is compared with have in common."""
 
-_DEFENSE_NAMES = {"qat": "plain QAT", "plain": "plain QAT", "qadtr": "QADT-R"}
-
-FLOAT_BITS = 32
 MOST_POINTS_UNDER_PLAIN = Fraction(2, 100)
 
 Comparability = Literal["baseline", "comparable", "not comparable", "no baseline"]
@@ -64,18 +63,46 @@ class PatchColumn:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
-    """What one patch did to one model; ``mark`` stands beside every rate: a check of the attacks on
-    this model tripped (``eval.measure.checks.checks_record.MARK``), or nothing."""
+class PatchResult:
+    """What one patch did to one model.
+
+    Attributes:
+        asr: with n and its interval.
+        floor: that of the random patch.
+        drift_points: None where the fake-quantized network was not asked.
+        whitebox: whether the patch was made on the very weights that it is tried on.
+        mark: stands beside every rate: a check of the attacks on this model tripped, or nothing.
+        common: the ASR over the images that all models of a matrix get right; None outside of one.
+    """
 
     asr: Share
     floor: Share
-    robust_accuracy: Share
     drift_points: float | None
-    agreement: Share | None
     whitebox: bool
-    asr_common: Share | None
-    mark: str = ""
+    mark: str
+    common: Share | None = None
+
+    @classmethod
+    def of(cls, evaluation: EvaluationRecord, checks: AttackChecks) -> Self:
+        """From the evaluation, and the checks of the attacks on its model."""
+        drift = evaluation["drift"]
+        return cls(
+            asr=evaluation["asr"],
+            floor=evaluation["floor"]["asr"],
+            drift_points=None if drift is None else drift["asr_points"],
+            whitebox=_is_whitebox(evaluation),
+            mark=checks.mark(evaluation["model"]),
+        )
+
+    @property
+    def rate(self) -> str:
+        """The ASR in per cent, with its mark."""
+        return f"{percent(self.asr['value'])}{self.mark}"
+
+    @property
+    def above_floor(self) -> bool:
+        """Whether the interval of the ASR lies above that of the random patch."""
+        return self.asr["low"] > self.floor["high"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +124,7 @@ class Row:
     label: str
     model: ModelFacts
     clean: Share
-    cells: Mapping[str, Cell]
+    cells: Mapping[str, PatchResult]
     latency: LatencyFacts | None
     size_ratio: float | None
     comparability: Comparability
@@ -106,12 +133,17 @@ class Row:
     @property
     def is_float(self) -> bool:
         """Whether this is the network without quantization."""
-        return self.model["bit_width"] == FLOAT_BITS
+        return self.model["bit_width"] == FLOAT
 
     @property
     def bits_label(self) -> str:
         """ "float" for 32, else the number."""
         return bits_label(self.model["bit_width"])
+
+    @property
+    def at(self) -> str:
+        """Bit-width and engine, such as "2 bits, onnxruntime"."""
+        return f"{bits_words(self.model['bit_width'])}, {self.model['engine']}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,15 +158,10 @@ class ResultTable:
     columns: tuple[PatchColumn, ...]
     rows: tuple[Row, ...]
 
-
-def bits_label(bit_width: int) -> str:
-    """ "float" for 32, else the number as text."""
-    return "float" if bit_width == FLOAT_BITS else str(bit_width)
-
-
-def bits_words(bit_width: int) -> str:
-    """ "float" for 32, else such as "4 bits"."""
-    return "float" if bit_width == FLOAT_BITS else f"{bit_width} bits"
+    @property
+    def engines(self) -> list[str]:
+        """Names of the engines, each once."""
+        return list(dict.fromkeys(row.model["engine"] for row in self.rows))
 
 
 def tables_from_records(records: Iterable[Mapping[str, Any]]) -> tuple[ResultTable, ...]:
@@ -147,11 +174,7 @@ def tables_from_records(records: Iterable[Mapping[str, Any]]) -> tuple[ResultTab
     """
     records = list(records)
     checks = attack_checks_from_records(records)
-    evaluations = [
-        check_evaluation(record["payload"], where="an evaluation record")
-        for record in records
-        if record["kind"] == KIND
-    ]
+    evaluations = payloads(records, KIND, EvaluationRecord)
     if not evaluations:
         raise NothingToEvaluate(
             "There is no evaluation record to report; run `qadtr eval` on this run first."
@@ -165,31 +188,15 @@ def tables_from_records(records: Iterable[Mapping[str, Any]]) -> tuple[ResultTab
     return tuple(_table(group, checks) for group in groups.values())
 
 
-@dataclass
-class _Draft:
-    model: ModelFacts
-    clean: Share
-    cells: dict[str, Cell] = field(default_factory=dict)
-    latency: LatencyFacts | None = None
-
-
 def _table(evaluations: Sequence[EvaluationRecord], checks: AttackChecks) -> ResultTable:
-    columns: dict[str, PatchColumn] = {}
-    drafts: dict[tuple[object, ...], _Draft] = {}
+    of_row: dict[tuple[object, ...], list[EvaluationRecord]] = {}
     for evaluation in evaluations:
-        model = evaluation["model"]
-        column = _column(evaluation)
-        columns[column.key] = column
-        draft = drafts.setdefault(
-            _row_key(model), _Draft(model=model, clean=evaluation["clean_accuracy"])
-        )
-        draft.model = model
-        draft.clean = evaluation["clean_accuracy"]
-        draft.latency = evaluation["latency"] or draft.latency
-        draft.cells[column.key] = _cell(evaluation, checks.mark(model))
-    ordered = sorted(drafts.values(), key=lambda draft: _order(draft.model))
-    labels = _labels([draft.model for draft in ordered])
+        of_row.setdefault(_order(evaluation["model"]), []).append(evaluation)
+    ordered = [of_row[key] for key in sorted(of_row)]
+    newest = [found[-1] for found in ordered]
+    labels = _labels([one["model"] for one in newest])
     images = evaluations[-1]["images"]
+    columns = {column.key: column for column in map(_column, evaluations)}
     return ResultTable(
         images_name=images["name"],
         split=images["split"],
@@ -198,7 +205,7 @@ def _table(evaluations: Sequence[EvaluationRecord], checks: AttackChecks) -> Res
         classes=tuple(images["classes"]),
         columns=_told_apart(columns.values()),
         rows=tuple(
-            _row(draft, label, ordered) for draft, label in zip(ordered, labels, strict=True)
+            _row(found, label, newest, checks) for found, label in zip(ordered, labels, strict=True)
         ),
     )
 
@@ -215,123 +222,93 @@ def _told_apart(columns: Iterable[PatchColumn]) -> tuple[PatchColumn, ...]:
     )
 
 
-def _row(draft: _Draft, label: str, all_drafts: Sequence[_Draft]) -> Row:
-    comparability, under = _comparability(draft, all_drafts)
+def _row(
+    found: Sequence[EvaluationRecord],
+    label: str,
+    newest: Sequence[EvaluationRecord],
+    checks: AttackChecks,
+) -> Row:
+    """The row of one model, from its evaluations and the newest of each other model."""
+    comparability, under = _comparability(found[-1], newest)
     return Row(
         label=label,
-        model=draft.model,
-        clean=draft.clean,
-        cells=draft.cells,
-        latency=draft.latency,
-        size_ratio=_size_ratio(draft, all_drafts),
+        model=found[-1]["model"],
+        clean=found[-1]["clean_accuracy"],
+        cells={_column(one).key: PatchResult.of(one, checks) for one in found},
+        latency=next((one["latency"] for one in reversed(found) if one["latency"]), None),
+        size_ratio=_size_ratio(found[-1]["model"], [one["model"] for one in newest]),
         comparability=comparability,
         points_under_plain=under,
     )
 
 
 def _comparability(
-    draft: _Draft, all_drafts: Sequence[_Draft]
+    one: EvaluationRecord, newest: Sequence[EvaluationRecord]
 ) -> tuple[Comparability, float | None]:
-    model = draft.model
-    if model["defense"] in PLAIN:
+    if one["model"]["defense"] in PLAIN:
         return "baseline", None
+    same = keys(one["model"], *SAME)
     plain = [
         other
-        for other in all_drafts
-        if other.model["defense"] in PLAIN
-        and other.model["network"] == model["network"]
-        and other.model["bit_width"] == model["bit_width"]
-        and other.model["engine"] == model["engine"]
+        for other in newest
+        if other["model"]["defense"] in PLAIN and keys(other["model"], *SAME) == same
     ]
     # A float network trained as a source of patches is no quantization-aware one: where there is
     # a network of several bit-widths, that is the baseline at 32 bits too.
-    quantized = {
-        other.model["checkpoint_sha256"]
-        for other in all_drafts
-        if other.model["bit_width"] != FLOAT_BITS
-    }
-    plain = [p for p in plain if p.model["checkpoint_sha256"] in quantized] or plain
+    models = [other["model"] for other in newest]
+    quantized = {m["checkpoint_sha256"] for m in models if m["bit_width"] != FLOAT}
+    plain = [p for p in plain if p["model"]["checkpoint_sha256"] in quantized] or plain
     if not plain:
         return "no baseline", None
     # Several plain networks: the best of them is what the defense must be held against.
-    best = max(Fraction(other.clean["k"], other.clean["n"]) for other in plain)
-    under = best - Fraction(draft.clean["k"], draft.clean["n"])
+    own, *others = (
+        Fraction(e["clean_accuracy"]["k"], e["clean_accuracy"]["n"]) for e in (one, *plain)
+    )
+    under = max(others) - own
     verdict: Comparability = "comparable" if under <= MOST_POINTS_UNDER_PLAIN else "not comparable"
     return verdict, float(100 * under)
 
 
-def _size_ratio(draft: _Draft, all_drafts: Sequence[_Draft]) -> float | None:
-    size = draft.model["file_size_bytes"]
-    if size is None or draft.model["bit_width"] == FLOAT_BITS:
+def _size_ratio(model: ModelFacts, models: Sequence[ModelFacts]) -> float | None:
+    size, same = model["file_size_bytes"], keys(model, "network", "defense", "checkpoint_sha256")
+    if size is None or model["bit_width"] == FLOAT:
         return None
-    for other in all_drafts:
-        float_size = other.model["file_size_bytes"]
+    for other in models:
+        float_size = other["file_size_bytes"]
         if (
-            other.model["bit_width"] == FLOAT_BITS
+            other["bit_width"] == FLOAT
             and float_size is not None
-            and other.model["network"] == draft.model["network"]
-            and other.model["defense"] == draft.model["defense"]
-            and other.model["checkpoint_sha256"] == draft.model["checkpoint_sha256"]
+            and keys(other, "network", "defense", "checkpoint_sha256") == same
         ):
             return float_size / size
     return None
 
 
-def _row_key(model: ModelFacts) -> tuple[object, ...]:
-    return (
-        model["network"],
-        model["defense"],
-        model["bit_width"],
-        model["engine"],
-        model["checkpoint_sha256"],
-        model["file_sha256"],
-    )
+def keys(model: Mapping[str, Any], *names: str) -> list[object]:
+    """Some of the facts of a model, to compare it by."""
+    return [model[name] for name in names]
 
 
-def _order(model: ModelFacts) -> tuple[object, ...]:
-    return (
-        model["network"],
-        model["defense"] not in PLAIN,
-        model["defense"],
-        model["checkpoint_sha256"] or "",
-        -model["bit_width"],
-        model["engine"],
-        model["file_sha256"] or "",
-    )
-
-
-def model_name(network: str, defense: str | None) -> str:
-    """Network and defense as tables print them, such as "resnet8 plain QAT"."""
-    return network if defense is None else f"{network} {_DEFENSE_NAMES.get(defense, defense)}"
+def _order(model: ModelFacts) -> tuple[Any, ...]:
+    """What sorts models, and tells one from another."""
+    last = (-model["bit_width"], model["engine"], model["file_sha256"] or "")
+    return (*model_order(model), *last)
 
 
 def _labels(models: Sequence[ModelFacts]) -> list[str]:
-    names = [model_name(model["network"], model["defense"]) for model in models]
     checkpoints: dict[str, set[str | None]] = {}
-    for name, model in zip(names, models, strict=True):
-        checkpoints.setdefault(name, set()).add(model["checkpoint_sha256"])
+    for model in models:
+        checkpoints.setdefault(name_of(model), set()).add(model["checkpoint_sha256"])
+    several = {name for name, found in checkpoints.items() if len(found) > 1}
     return [
-        f"{name} #{(model['checkpoint_sha256'] or '?')[:6]}" if len(checkpoints[name]) > 1 else name
-        for name, model in zip(names, models, strict=True)
+        f"{name_of(model)} #{(model['checkpoint_sha256'] or '?')[:6]}"
+        if name_of(model) in several
+        else name_of(model)
+        for model in models
     ]
 
 
-def _cell(evaluation: EvaluationRecord, mark: str) -> Cell:
-    drift = evaluation["drift"]
-    return Cell(
-        asr=evaluation["asr"],
-        floor=evaluation["floor"]["asr"],
-        robust_accuracy=evaluation["robust_accuracy"],
-        drift_points=None if drift is None else drift["asr_points"],
-        agreement=None if drift is None else drift["clean_agreement"],
-        whitebox=_is_whitebox(evaluation),
-        asr_common=evaluation["asr_common"],
-        mark=mark,
-    )
-
-
 def _is_whitebox(evaluation: EvaluationRecord) -> bool:
-    """Whether the patch was made on the very weights that it is tried on."""
     source = evaluation["patch"]["source"]["checkpoint_sha256"]
     return source is not None and source == evaluation["model"]["checkpoint_sha256"]
 
@@ -377,7 +354,7 @@ def _source(patch: PatchFacts) -> str:
         words.insert(0, "undefended")
     if source["bit_widths"]:
         widths = "/".join(bits_label(bits) for bits in source["bit_widths"])
-        words.append(widths if source["bit_widths"] == [FLOAT_BITS] else f"{widths} bits")
+        words.append(widths if source["bit_widths"] == [FLOAT] else f"{widths} bits")
     if source["seed"] is not None:
         words.append(f"seed {source['seed']}")
     return "made on " + " ".join(words)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from deploy.core.attack_checks import LOWER_BOUND
+from deploy.core.bit_widths import bits_words
+from deploy.core.html import Html, join, tag
 from deploy.core.share import Share
 from eval.measure.adaptive.adaptive_record import AdaptiveRecord
 from eval.measure.proofs import Proofs
-from eval.report.html import Html, join, tag
-from eval.report.numbers import interval, percent, points, size_ratio
-from eval.report.rows import PLAIN, Cell, PatchColumn, ResultTable, Row, bits_words
+from eval.report.document import note, small
+from eval.report.rows import SAME, PatchColumn, PatchResult, ResultTable, Row, keys
+from eval.report.words import PLAIN, interval, percent, points, size_ratio
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +23,10 @@ class _Case:
     plain: Row
     defended: Row | None
     column: PatchColumn
+
+    def of(self, row: Row) -> PatchResult:
+        """What the patch did to one of the two."""
+        return row.cells[self.column.key]
 
 
 def summary(
@@ -39,13 +45,14 @@ def summary(
     if case is None:
         parts.append(_without_baseline(table))
     else:
-        parts += [_tiles(case, table, proofs, adaptive), *_sentences(case, table, adaptive)]
+        known = None if case.defended is None else _knowing(case.defended, table, adaptive)
+        parts += [_tiles(case, known, table, proofs), *_sentences(case, known, table)]
     parts += _proofs(table, proofs)
     if any(cell.mark for row in table.rows for cell in row.cells.values()):
-        parts.append(_note(f"{LOWER_BOUND} Which one is told under “Attack checks”."))
+        parts.append(note(f"{LOWER_BOUND} Which one is told under “Attack checks”."))
     if table.split != "test":
         parts.append(
-            _note(
+            note(
                 f"These figures are from the {table.split} split, on which settings may have been "
                 "chosen: they are no final results."
             )
@@ -64,9 +71,7 @@ def _case(table: ResultTable) -> _Case | None:
             for row in table.rows
             if row.comparability in ("comparable", "not comparable")
             and row.cells
-            and all(
-                row.model[key] == plain.model[key] for key in ("network", "bit_width", "engine")
-            )
+            and keys(row.model, *SAME) == keys(plain.model, *SAME)
         ]
         # White-box patches differ from model to model, so they make no pair.
         columns = [c for c in table.columns if c.key in plain.cells]
@@ -92,48 +97,29 @@ def _case(table: ResultTable) -> _Case | None:
     )
 
 
-def _tiles(
-    case: _Case, table: ResultTable, proofs: Proofs, adaptive: Sequence[AdaptiveRecord]
-) -> Html:
-    where = _at(case.plain)
-    plain = case.plain.cells[case.column.key]
-    tiles = [_tile(_rate(plain), f"fooled, plain, {where}", interval(plain.asr))]
-    if case.defended is not None:
-        cell = case.defended.cells[case.column.key]
-        tiles.append(_tile(_rate(cell), f"fooled, hardened, {where}", interval(cell.asr)))
-        known = _knowing(case.defended, table, adaptive)
+def _tiles(case: _Case, known: _Knowing | None, table: ResultTable, proofs: Proofs) -> Html:
+    where, plain, defended = case.plain.at, case.of(case.plain), case.defended
+    tiles = [(plain.rate, f"fooled, plain, {where}", interval(plain.asr))]
+    if defended is not None:
+        cell, under = case.of(defended), defended.points_under_plain
+        tiles.append((cell.rate, f"fooled, hardened, {where}", interval(cell.asr)))
         if known is not None:
-            tiles.append(
-                _tile(
-                    known.rate,
-                    f"fooled, hardened, by one who knows it, {bits_words(known.bit_width)}",
-                    interval(known.asr),
-                )
-            )
-        under = case.defended.points_under_plain
+            who = f"fooled, hardened, by one who knows it, {bits_words(known.bit_width)}"
+            tiles.append((known.rate, who, interval(known.asr)))
         if under is not None:
-            verdict = (
-                "points of clean accuracy; too far apart to compare"
-                if case.defended.comparability == "not comparable"
-                else "points of clean accuracy, hardened against plain"
-            )
-            tiles.append(_tile(points(-under), verdict, percent(case.defended.clean["value"])))
+            apart = defended.comparability == "not comparable"
+            how = "; too far apart to compare" if apart else ", hardened against plain"
+            words = f"points of clean accuracy{how}"
+            tiles.append((points(-under), words, percent(defended.clean["value"])))
     if case.plain.size_ratio is not None:
-        tiles.append(
-            _tile(size_ratio(case.plain.size_ratio), f"of the float file's size, {where}", "")
-        )
+        tiles.append((size_ratio(case.plain.size_ratio), f"of the float file's size, {where}", ""))
     certified = [proofs.certified(row.model) for row in _quantized(table)]
-    known_of = [integer for integer in certified if integer is not None]
-    if known_of:
-        without = len(certified) - len(known_of)
-        tiles.append(
-            _tile(
-                f"{sum(known_of)} of {len(known_of)}",
-                "certified models run all-integer",
-                f"{without} more without a certificate" if without else "every quantized model",
-            )
-        )
-    return tag("ul", tiles, class_="tiles")
+    found = [integer for integer in certified if integer is not None]
+    if found:
+        without = len(certified) - len(found)
+        rest = f"{without} more without a certificate" if without else "every quantized model"
+        tiles.append((f"{sum(found)} of {len(found)}", "certified models run all-integer", rest))
+    return tag("ul", [_tile(*words) for words in tiles], class_="tiles")
 
 
 def _tile(value: str, what: str, detail: str) -> Html:
@@ -141,54 +127,40 @@ def _tile(value: str, what: str, detail: str) -> Html:
         "li",
         tag("span", value, class_="value"),
         tag("span", what, class_="what"),
-        tag("span", detail, class_="soft small") if detail else "",
+        small(detail, "span") if detail else "",
     )
 
 
-def _sentences(case: _Case, table: ResultTable, adaptive: Sequence[AdaptiveRecord]) -> list[Html]:
-    classes = table.classes
-    plain, column = case.plain.cells[case.column.key], case.column
+def _sentences(case: _Case, known: _Knowing | None, table: ResultTable) -> Iterator[Html]:
+    plain, column, defended = case.of(case.plain), case.column, case.defended
     target = column.facts["target"]
-    does = f"makes {case.plain.label} wrong on"
+    does = "wrong"
     if target is not None:
-        named = classes[target] if target < len(classes) else target
-        does = f"makes {case.plain.label} answer “{named}” on"
-    parts = [
-        tag(
-            "p",
-            f"The patch that harms most ({column.title}; {column.detail}) {does} "
-            f"{_rate(plain)} of the images that it "
-            f"otherwise gets right ({_at(case.plain)}; 95% interval {interval(plain.asr)}). "
-            f"Random pixels in its place: {percent(plain.floor['value'])}. "
-            + (
-                ""
-                if above_floor(plain)
-                else "The intervals of the two overlap: more than noise is not shown."
-            ),
-        )
-    ]
-    if case.defended is None:
-        parts.append(tag("p", "No hardened network was measured beside it."))
-        return parts
-    cell = case.defended.cells[column.key]
-    parts.append(
-        tag(
-            "p",
-            f"On the hardened network ({case.defended.label}) the same patch succeeds on "
-            f"{_rate(cell)} ({interval(cell.asr)}). " + _difference(plain.asr, cell.asr),
-        )
+        does = f"answer “{table.classes[target] if target < len(table.classes) else target}”"
+    said = (
+        f"The patch that harms most ({column.title}; {column.detail}) makes {case.plain.label} "
+        f"{does} on {plain.rate} of the images that it otherwise gets right ({case.plain.at}; "
+        f"95% interval {interval(plain.asr)}). "
+        f"Random pixels in its place: {percent(plain.floor['value'])}. "
     )
-    parts.append(_note(_knowing_attacker(_knowing(case.defended, table, adaptive))))
-    under = case.defended.points_under_plain
-    if case.defended.comparability == "not comparable" and under is not None:
-        parts.append(
-            _note(
-                f"The hardened network's clean accuracy is {under:.1f} points under the plain one: "
-                "more than the 2 points up to which rows are compared. Its attack success rate "
-                "is shown, but is no evidence for the defense."
-            )
+    overlap = "The intervals of the two overlap: more than noise is not shown."
+    yield tag("p", said, "" if plain.above_floor else overlap)
+    if defended is None:
+        yield tag("p", "No hardened network was measured beside it.")
+        return
+    cell, under = case.of(defended), defended.points_under_plain
+    yield tag(
+        "p",
+        f"On the hardened network ({defended.label}) the same patch succeeds on "
+        f"{cell.rate} ({interval(cell.asr)}). {_difference(plain.asr, cell.asr)}",
+    )
+    yield note(_knowing_attacker(known))
+    if defended.comparability == "not comparable" and under is not None:
+        yield note(
+            f"The hardened network's clean accuracy is {under:.1f} points under the plain one: "
+            "more than the 2 points up to which rows are compared. Its attack success rate "
+            "is shown, but is no evidence for the defense."
         )
-    return parts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,7 +185,7 @@ def _knowing(
     another bit-width where none was tried at its own."""
     checkpoint = defended.model["checkpoint_sha256"]
     found = [
-        _Knowing(asr=cell.asr, bit_width=row.model["bit_width"], where=_at(row), mark=cell.mark)
+        _Knowing(asr=cell.asr, bit_width=row.model["bit_width"], where=row.at, mark=cell.mark)
         for row in table.rows
         if row.model["checkpoint_sha256"] == checkpoint
         for cell in row.cells.values()
@@ -226,11 +198,8 @@ def _knowing(
             bits = model["bit_widths"][0]
             where = f"{bits_words(bits)}, fake-quantized"
             marks = {known.mark for known in found if known.bit_width == bits}
-            found.append(
-                _Knowing(
-                    asr=record["asr"], bit_width=bits, where=where, mark=max(marks, default="")
-                )
-            )
+            mark = max(marks, default="")
+            found.append(_Knowing(asr=record["asr"], bit_width=bits, where=where, mark=mark))
     own = [known for known in found if known.bit_width == defended.model["bit_width"]]
     return max(own or found, key=lambda known: known.asr["value"], default=None)
 
@@ -258,17 +227,14 @@ def _difference(plain: Share, defended: Share) -> str:
 
 
 def _proofs(table: ResultTable, proofs: Proofs) -> list[Html]:
-    quantized = _quantized(table)
-    if not quantized:
-        return []
-    sentences = []
+    quantized, sentences = _quantized(table), []
     compared = [proofs.parity_ok(row.model) for row in quantized]
     known = [ok for ok in compared if ok is not None]
-    all_compared = len(known) == len(compared)
     if known:
+        rest = "" if len(known) == len(compared) else ", the others were not compared"
         sentences.append(
             f"{sum(known)} of {len(known)} integer models give exactly the codes and logits of the "
-            f"numpy reference{'' if all_compared else ', the others were not compared'}."
+            f"numpy reference{rest}."
         )
     drifts = [
         abs(cell.drift_points)
@@ -288,38 +254,13 @@ def _quantized(table: ResultTable) -> list[Row]:
     return [row for row in table.rows if not row.is_float and row.model["file_sha256"] is not None]
 
 
-def _rate(cell: Cell) -> str:
-    return f"{percent(cell.asr['value'])}{cell.mark}"
-
-
-def above_floor(cell: Cell) -> bool:
-    """Whether the interval of the ASR lies above that of the random patch."""
-    return cell.asr["low"] > cell.floor["high"]
-
-
 def _without_baseline(table: ResultTable) -> Html:
-    worst = max(
-        (
-            (row, c, row.cells[c.key])
-            for row in table.rows
-            for c in table.columns
-            if c.key in row.cells
-        ),
-        key=lambda found: found[2].asr["value"],
-    )
-    row, column, cell = worst
+    tried = [(row, c) for row in table.rows for c in table.columns if c.key in row.cells]
+    row, column = max(tried, key=lambda pair: pair[0].cells[pair[1].key].asr["value"])
+    cell = row.cells[column.key]
     return tag(
         "p",
-        f"The highest attack success rate: {column.title} against {row.label} ({_at(row)}), "
-        f"{_rate(cell)} ({interval(cell.asr)}). No plain network with a transferred "
+        f"The highest attack success rate: {column.title} against {row.label} ({row.at}), "
+        f"{cell.rate} ({interval(cell.asr)}). No plain network with a transferred "
         "patch is among the records, so nothing is compared.",
     )
-
-
-def _at(row: Row) -> str:
-    bits = "float" if row.is_float else f"{row.model['bit_width']} bits"
-    return f"{bits}, {row.model['engine']}"
-
-
-def _note(text: str) -> Html:
-    return tag("p", text, class_="note")

@@ -14,10 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.core.patch_set import PatchSet
-from deploy.core.records import read_records
+from deploy.core.records import records_so_far
 from eval.attacks.adaptive.adaptive_settings import AdaptiveSettings
-from eval.attacks.origin import TRIED_ON
-from eval.measure.adaptive.adaptive_record import AdaptiveRecord, adaptive_from_records
+from eval.measure.adaptive.adaptive_record import KIND, AdaptiveRecord, adaptive_from_records
 from eval.measure.adaptive.laws import at_fixed, at_random, at_worst
 from eval.measure.adaptive.task import AdaptiveRunSettings, Task, begin
 from training.quantizers import FLOAT
@@ -49,7 +48,7 @@ def run_adaptive(
         NothingToEvaluate: the network has no image right at some bit-width.
     """
     widths = run.chosen_bit_widths(settings.bit_widths)
-    there = adaptive_from_records(read_records(run.records)) if run.records.is_dir() else []
+    there = adaptive_from_records(records_so_far(run.records, KIND))
     known = {record["key"]: record for record in there}
     task = begin(run, data, attack, settings, provenance, known)
     transferred = _fitting(task, known_patches)
@@ -71,7 +70,7 @@ def _fitting(task: Task, patch_sets: Sequence[PatchSet]) -> dict[str, NDArray[np
     """The contents of those that are for these very images and places, by name."""
     fitting = {}
     for patch_set in patch_sets:
-        facts = patch_set.provenance.get(TRIED_ON) or {}
+        tried_on = patch_set.origin.tried_on
         places = dict(
             zip(patch_set.image_indices.tolist(), range(len(patch_set.positions)), strict=True)
         )
@@ -79,7 +78,8 @@ def _fitting(task: Task, patch_sets: Sequence[PatchSet]) -> dict[str, NDArray[np
             patch_set.kind != "per-image"
             or patch_set.patch.shape[2:] != (task.attack.size_px,) * 2
             or not patch_set.mask.all()
-            or facts.get("digest") != task.images.digest
+            or tried_on is None
+            or tried_on["digest"] != task.images.digest
             or any(index not in places for index in task.indices.tolist())
         ):
             continue

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from deploy.core.errors import InputError
 from deploy.core.files import json_bytes, sha256_of_bytes
 from deploy.core.patch_set import PatchSet, read_patch_set
-from deploy.core.records import read_records, write_record
+from deploy.core.records import write_record
 from eval.measure.analyses import (
     feature_maps,
     gradient_alignment,
@@ -19,7 +20,7 @@ from eval.measure.analyses import (
     patch_locations,
     patch_visibility,
 )
-from eval.measure.analyses.analysis_record import AnalysedModel, AnalysisFacts
+from eval.measure.analyses.analysis_record import AnalysedModel, AnalysisFacts, form_of
 from eval.measure.analyses.analysis_settings import AnalysisSettings
 from eval.measure.analyses.sample import Sample, draw_sample
 from eval.measure.images_facts import images_facts
@@ -28,6 +29,7 @@ from eval.measure.patch_measures import patch_facts
 from training.data import ImageSet
 from training.devices import torch_device
 from training.progress import Progress
+from training.record_types import payloads_by_key
 from training.run_folder import RunFolder
 
 
@@ -37,22 +39,30 @@ class Analysis:
 
     Attributes:
         kind: of its record.
+        form: the TypedDict of its payload.
         analyse: from network, sample and settings to its part of the payload.
         of_patches: False where only the images without patches are looked at.
     """
 
     kind: str
+    form: Any
     analyse: Callable[[Any, Sample, AnalysisSettings], Mapping[str, Any]]
     of_patches: bool = True
 
+    @classmethod
+    def of(cls, module: ModuleType, part: type, *, of_patches: bool = True) -> Analysis:
+        """The analysis of a module of ``eval.measure.analyses``, whose own part is ``part``."""
+        form, analyse = form_of(part), module.analyse
+        return cls(kind=module.KIND, form=form, analyse=analyse, of_patches=of_patches)
+
 
 ANALYSES: Mapping[str, Analysis] = {
-    "gradients": Analysis(kind=gradient_alignment.KIND, analyse=gradient_alignment.analyse),
-    "gradient-maps": Analysis(kind=gradient_maps.KIND, analyse=gradient_maps.analyse),
-    "locations": Analysis(kind=patch_locations.KIND, analyse=patch_locations.analyse),
-    "occlusion": Analysis(kind=occlusion.KIND, analyse=occlusion.analyse, of_patches=False),
-    "visibility": Analysis(kind=patch_visibility.KIND, analyse=patch_visibility.analyse),
-    "features": Analysis(kind=feature_maps.KIND, analyse=feature_maps.analyse),
+    "gradients": Analysis.of(gradient_alignment, gradient_alignment.GradientAlignment),
+    "gradient-maps": Analysis.of(gradient_maps, gradient_maps.GradientMaps),
+    "locations": Analysis.of(patch_locations, patch_locations.PatchLocations),
+    "occlusion": Analysis.of(occlusion, occlusion.Occlusion, of_patches=False),
+    "visibility": Analysis.of(patch_visibility, patch_visibility.PatchVisibility),
+    "features": Analysis.of(feature_maps, feature_maps.FeatureMaps),
 }
 
 
@@ -100,14 +110,15 @@ def analyse_run(
             f"there is no analysis {', '.join(unknown) or '(none given)'}; known are "
             f"{', '.join(ANALYSES)}"
         )
-    lacking = [bits for bits in settings.bit_widths if bits not in run.bit_widths]
-    if lacking:
-        raise InputError(
-            f"{run.path} has no {lacking[0]} bits; it has {', '.join(map(str, run.bit_widths))}"
-        )
+    run.chosen_bit_widths(settings.bit_widths)
     patch_sets = [read_patch_set(path) for path in patch_files_in(patch_files)]
     image_set = images_of_patches([run], patch_sets, data, split)
     network = run.load_network().to(torch_device(device))
+    there = {
+        name: payloads_by_key(run.records, one.kind, one.form)
+        for name, one in ANALYSES.items()
+        if name in names
+    }
     found: list[tuple[str, AnalysisFacts]] = []
     title = f"analyses of {run.path.name}"
     with Progress(title, len(patch_sets) * len(names), shown=progress) as bar:
@@ -116,11 +127,11 @@ def analyse_run(
             for name in dict.fromkeys(names):
                 analysis = ANALYSES[name]
                 facts = _facts(run, image_set, sample, analysis, settings)
-                payload = _known(run.records, analysis.kind, facts["key"])
-                if payload is None:
-                    payload = {**facts, **analysis.analyse(network, sample, settings)}
-                    write_record(run.records, analysis.kind, payload, provenance)
-                found.append((analysis.kind, payload))  # type: ignore[arg-type]
+                known, key = there[name], facts["key"]
+                if key not in known:
+                    known[key] = {**facts, **analysis.analyse(network, sample, settings)}
+                    write_record(run.records, analysis.kind, known[key], provenance)
+                found.append((analysis.kind, known[key]))
                 bar.advance()
     return found
 
@@ -157,13 +168,3 @@ def _facts(
         patch=patch,
         settings=settings.as_record(),
     )
-
-
-def _known(folder: Path, kind: str, key: str) -> dict[str, Any] | None:
-    if not folder.is_dir():
-        return None
-    for record in read_records(folder, kind):
-        if record["payload"].get("key") == key:
-            payload: dict[str, Any] = record["payload"]
-            return payload
-    return None

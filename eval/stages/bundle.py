@@ -12,7 +12,6 @@ import logging
 import math
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +26,12 @@ from deploy.core.patch_set import PatchSet, read_patch_set
 from deploy.device.golden import check_logits, logits_bytes
 from deploy.device.machine_proof import machine_entry
 from deploy.device.manifest import ModelFacts
-from deploy.device.onnxruntime_engine import OnnxRuntimeEngine, onnxruntime_version
+from deploy.device.onnxruntime_engine import onnxruntime_version
 from deploy.device.validation import profiled_kinds
-from deploy.engine import open_engine, require_engine
 from deploy.machine_proof import DeviceReports
 from eval.measure.checks.checks_record import verdict_of_run
 from eval.measure.patch_images import images_of_patches, patch_files_in
+from eval.measure.subject import Subject, subjects_of
 from export.origin import require_origin
 from export.reference import IntegerReference
 from export.reference.qdq import QdqReference
@@ -41,6 +40,7 @@ from training.prediction import predict
 from training.quantize import Network
 from training.quantizers import FLOAT
 from training.run_folder import RunFolder
+from training.validated import AtLeast0, AtLeast1, validated
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ PROFILED_IMAGES = 8
 BATCH_IMAGES = 64
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated(UsageError)
 class BundleSettings:
     """How to bundle.
 
@@ -70,9 +70,9 @@ class BundleSettings:
     thresholds: Thresholds
     engines: tuple[str, ...] = ()
     gated: tuple[str, ...] | None = None
-    golden_images: int = 8
+    golden_images: AtLeast1 = 8
     split: str = "test"
-    floor_seed: int = 0
+    floor_seed: AtLeast0 = 0
     as_folder: bool = False
     signing_key: Path | None = None
     device_reports: tuple[Path, ...] = ()
@@ -104,18 +104,12 @@ def bundle_run(
             for other images, two patch sets have one name, an engine does not give its reference's
             logits, or a device report is of another bundle or of a device with other logits.
         NothingToEvaluate: there is no patch file.
-        UsageError: 32 bits, no golden image, or a gated patch that is not there.
+        UsageError: 32 bits, or a gated patch that is not there.
     """
     if settings.bits == FLOAT:
         raise UsageError("a bundle holds an integer model; 32 bits is the float baseline")
-    if settings.golden_images < 1:
-        raise UsageError(f"expected 1 golden image or more, got {settings.golden_images}")
-    model = run.model_file(settings.bits)
-    if not model.is_file():
-        raise InputError(
-            f"{run.path} has no exported model at {settings.bits} bits; make it with: "
-            f"{run.export_command([settings.bits])}"
-        )
+    (subject,) = subjects_of(run, ENGINE, [settings.bits])
+    model = subject.model_file
     require_origin(model, run.checkpoint_sha256)
     patch_sets = _patch_sets(patch_files_in(patch_files))
     gated = _gated(patch_sets, settings.gated)
@@ -128,7 +122,7 @@ def bundle_run(
     golden = images[np.linspace(0, len(images) - 1, count).astype(np.int64)]
     reference = IntegerReference(model)
     logits = reference.run(golden)
-    _require_equal(model, golden, logits)
+    _require_equal(subject, golden, logits)
     network = run.load_network()
     contents = BundleContents(
         name=f"{run.path.resolve().name}, {run.network_name}",
@@ -143,7 +137,9 @@ def bundle_run(
                     "kinds": profiled_kinds(model, images[:PROFILED_IMAGES]),
                 },
                 logits_identical_on=(platform.machine(),),
-                device_reports=_device_reports(settings.device_reports, model, images, len(golden)),
+                device_reports=_device_reports(
+                    settings.device_reports, subject, images, len(golden)
+                ),
             ),
             **{
                 engine: _further_model(run, settings.bits, engine, golden)
@@ -154,14 +150,14 @@ def bundle_run(
         images=images,
         labels=split.labels[indices],
         indices=indices,
-        images_about={"name": split.name, "split": split.split, "digest": split.digest},
+        images_about=split.about,
         golden_inputs=golden,
         golden_logits=logits,
         golden_codes=reference.codes(golden),
         lab_engine="fake-quantized network",
         lab_clean=predict(network, images, settings.bits),
         patches=[
-            _patch(one, images[np.searchsorted(indices, one.image_indices)], network, settings, on)
+            BundlePatch(patch_set=one, lab=_lab(network, one, images, indices, settings), gated=on)
             for one, on in zip(patch_sets, gated, strict=True)
         ],
         thresholds=settings.thresholds,
@@ -194,13 +190,8 @@ def _further_model(
     run: RunFolder, bits: int, engine: str, golden: NDArray[np.uint8]
 ) -> BundleModel:
     """The file for another engine than ONNX Runtime's, with its own reference and budget."""
-    require_engine(engine)
-    file = run.model_file(bits, engine)
-    if not file.is_file():
-        raise InputError(
-            f"there is no {file} for the engine {engine}; make it with: "
-            f"{run.export_command([bits], engine)}"
-        )
+    (subject,) = subjects_of(run, engine, [bits])
+    file = subject.model_file
     require_origin(file, run.checkpoint_sha256)
     difference, flip_share = recorded_budget(file)
     model = BundleModel(
@@ -219,46 +210,33 @@ def _further_model(
         logits_identical_on=(),
     )
     try:
-        with open_engine(engine, file) as opened:
+        with subject.open_engine() as opened:
             check_logits(opened, golden, model.golden_logits, facts, tensors=0)
     except EngineUnavailable as error:
         logger.warning("%s was not run here, its budget is untried: %s", engine, error)
     return model
 
 
-def _patch(
+def _lab(
+    network: Network,
     patch_set: PatchSet,
     images: NDArray[np.uint8],
-    network: Network,
+    indices: NDArray[np.int64],
     settings: BundleSettings,
-    gated: bool,
-) -> BundlePatch:
+) -> NDArray[np.int64]:
     logger.info("%s: what the fake-quantized network predicts", patch_set.name)
-    about = patch_set.provenance
-    attack_settings = about.get("settings")
-    placement = "explicit positions"
-    if isinstance(attack_settings, Mapping) and "placement" in attack_settings:
-        placement = str(attack_settings["placement"])
-    source, seed = about.get("source"), about.get("seed")
-    return BundlePatch(
-        patch_set=patch_set,
-        lab=predict(network, patch_set.paste_on(images), settings.bits),
-        attack=str(about.get("attack") or "not told"),
-        placement=placement,
-        source=source if isinstance(source, Mapping) else None,
-        seed=seed if isinstance(seed, int) else None,
-        gated=gated,
-    )
+    own = images[np.searchsorted(indices, patch_set.image_indices)]
+    return predict(network, patch_set.paste_on(own), settings.bits)
 
 
 def _device_reports(
-    reports: tuple[Path, ...], model: Path, images: NDArray[np.uint8], golden_images: int
+    reports: tuple[Path, ...], subject: Subject, images: NDArray[np.uint8], golden_images: int
 ) -> DeviceReports | None:
     """With what the lab's engine gives for all images, which the devices must have given too."""
     if not reports:
         return None
     digest = hashlib.sha256()
-    with OnnxRuntimeEngine(model) as engine:
+    with subject.open_engine() as engine:
         for start in range(0, len(images), BATCH_IMAGES):
             digest.update(logits_bytes(run_all(engine, images[start : start + BATCH_IMAGES])))
         name = engine.name
@@ -275,12 +253,14 @@ def _device_reports(
     )
 
 
-def _require_equal(model: Path, golden: NDArray[np.uint8], logits: NDArray[np.float32]) -> None:
-    with OnnxRuntimeEngine(model) as engine:
+def _require_equal(
+    subject: Subject, golden: NDArray[np.uint8], logits: NDArray[np.float32]
+) -> None:
+    with subject.open_engine() as engine:
         if not np.array_equal(run_all(engine, golden), logits):
             raise InputError(
-                f"{model} in {engine.name} does not give the integer reference's logits here; "
-                "see: qadtr parity"
+                f"{subject.file} in {engine.name} does not give the integer reference's logits "
+                "here; see: qadtr parity"
             )
 
 

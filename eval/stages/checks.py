@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pydantic import model_validator
+
 from deploy.core.errors import InputError
 from deploy.core.files import json_bytes, sha256_of_bytes
-from deploy.core.records import read_records, write_record
+from deploy.core.records import write_record
 from eval.attacks.predictions import SwitchableNetwork
 from eval.measure.checks.battery import run_battery
 from eval.measure.checks.battery_settings import BatterySettings
 from eval.measure.checks.catalogue import CATALOGUE
-from eval.measure.checks.checks_record import KIND, CheckedModel, ChecksRecord, check_record
+from eval.measure.checks.checks_record import KIND, CheckedModel, ChecksRecord
 from eval.measure.fakes import planted
 from eval.measure.images_facts import images_facts
 from training.data import ImageSet
 from training.data.subset import chosen_indices
 from training.progress import Progress
+from training.record_types import payloads_by_key
 from training.run_folder import RunFolder
+from training.validated import BitWidths, validated
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated()
 class ChecksRunSettings:
     """What is checked.
 
@@ -40,17 +43,19 @@ class ChecksRunSettings:
         InputError: ``only`` names no check, or one that is not in the catalogue.
     """
 
-    bit_widths: tuple[int, ...] | None = None
+    bit_widths: BitWidths | None = None
     split: str = "test"
     planted: str | None = None
     only: tuple[str, ...] | None = None
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _only_known_checks(self) -> ChecksRunSettings:
         unknown = sorted(set(self.only or ()) - set(CATALOGUE))
         if unknown or self.only == ():
-            raise InputError(
-                f"There is no check {', '.join(unknown) or 'named'}; known: {', '.join(CATALOGUE)}."
+            raise ValueError(
+                f"there is no check {', '.join(unknown) or 'named'}; known: {', '.join(CATALOGUE)}"
             )
+        return self
 
 
 def run_checks(
@@ -88,10 +93,7 @@ def run_checks(
         network = planted(settings.planted, network)
     others = {"source": source, "undefended": undefended}
     loaded = {name: _other(run, other) for name, other in others.items()}
-    known = {
-        record["payload"]["key"]: check_record(record["payload"])
-        for record in (read_records(run.records, KIND) if run.records.is_dir() else ())
-    }
+    known = payloads_by_key(run.records, KIND, ChecksRecord)
     records = []
     for bits in widths:
         attack = battery.as_record() | {

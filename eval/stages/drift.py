@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,10 @@ from eval.measure.drift.drift_record import KIND
 from export.reference import IntegerReference
 from training.progress import Progress
 from training.run_folder import RunFolder
+from training.validated import AtLeast1, validated
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated()
 class DriftSettings:
     """How to attribute.
 
@@ -37,7 +37,7 @@ class DriftSettings:
     """
 
     engine: str = "onnxruntime"
-    threads: int = 1
+    threads: AtLeast1 = 1
     float_patches: Path | None = None
     device_inputs: Path | None = None
     device_report: Path | None = None
@@ -100,7 +100,6 @@ def drift_of_bundle(
                 bits=bundle.manifest.bit_width,
                 reference=IntegerReference(file),
                 engine=engine,
-                engine_name=engine.name,
                 float_patches=floats,
                 device_inputs=device_inputs,
                 advance=lambda stage: bar.advance(note=stage),

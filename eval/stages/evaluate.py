@@ -8,32 +8,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deploy.core.bit_widths import bits_words
 from deploy.core.engine_protocol import Engine
-from deploy.core.errors import InputError
 from deploy.core.latency import Latency, measure_latency
 from deploy.core.patch_set import PatchSet, read_patch_set
 from deploy.core.records import read_records
-from deploy.engine import open_engine, require_engine
+from deploy.engine import require_engine
 from eval.measure.evaluation import evaluate_model
 from eval.measure.evaluation_record import EvaluationRecord
-from eval.measure.model_facts import model_facts
+from eval.measure.examples import KIND as EXAMPLES_KIND
+from eval.measure.examples import Predict, write_examples
 from eval.measure.patch_images import images_of_patches, patch_files_in
 from eval.measure.patch_measures import common_set
-from eval.report.examples import KIND as EXAMPLES_KIND
-from eval.report.examples import write_examples
-from eval.report.rows import FLOAT_BITS, model_name
+from eval.measure.subject import Subject, subjects_of
+from eval.report.words import model_name
 from training.data import ImageSet
 from training.run_folder import RunFolder
+from training.validated import AtLeast0, AtLeast1, BitWidths, validated
 
 EXAMPLES = 4
 """Images of each patch set that the report shows."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated()
 class EvaluationSettings:
     """How to evaluate.
 
@@ -49,23 +49,15 @@ class EvaluationSettings:
         floor_seed: of the random patches.
     """
 
-    bit_widths: tuple[int, ...] | None = None
+    bit_widths: BitWidths | None = None
     engine: str = "onnxruntime"
-    threads: int = 1
-    batch_size: int = 64
-    latency_batch_size: int = 1
-    latency_repeats: int = 200
+    threads: AtLeast1 = 1
+    batch_size: AtLeast1 = 64
+    latency_batch_size: AtLeast1 = 1
+    latency_repeats: AtLeast0 = 200
     drift: bool = True
     split: str = "test"
-    floor_seed: int = 0
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Model:
-    run: RunFolder
-    bit_width: int
-    file: Path
-    name: str
+    floor_seed: AtLeast0 = 0
 
 
 def evaluate_runs(
@@ -93,46 +85,58 @@ def evaluate_runs(
         NothingToEvaluate: no patch file, or no image that counts for an ASR.
         EngineUnavailable: the engine is not here.
     """
-    require_engine(settings.engine)
+    require_engine(settings.engine)  # before the patches and images are read
     patch_sets = [read_patch_set(path) for path in patch_files_in(patch_files)]
     images = images_of_patches(runs, patch_sets, data, settings.split)
-    models = [model for run in runs for model in _models(run, settings, runs)]
+    subjects = {run: subjects_of(run, settings.engine, settings.bit_widths) for run in runs}
     records: list[EvaluationRecord] = []
     with ExitStack() as stack:
         engines = {
-            model: stack.enter_context(
-                open_engine(settings.engine, model.file, threads=settings.threads)
-            )
-            for model in models
+            subject: stack.enter_context(subject.open_engine(threads=settings.threads))
+            for own in subjects.values()
+            for subject in own
         }
         clean = {
-            model: engine.predict(images.images, settings.batch_size)
-            for model, engine in engines.items()
+            subject: engine.predict(images.images, settings.batch_size)
+            for subject, engine in engines.items()
         }
         common = common_set(
-            {model.name: classes for model, classes in clean.items()}, images.labels
+            {_name(subject, alone=len(runs) == 1): classes for subject, classes in clean.items()},
+            images.labels,
         )
-        for run in runs:
-            own = {model: engine for model, engine in engines.items() if model.run is run}
+        for run, own in subjects.items():
             network = run.load_network() if settings.drift else None
-            for model, engine in own.items():
+            for subject in own:
+                engine = engines[subject]
                 records += evaluate_model(
                     engine,
                     images,
                     patch_sets,
-                    model=model_facts(model.run, model.bit_width, model.file, engine.name),
+                    model=subject.facts(engine.name),
                     records=run.records,
                     provenance=provenance,
                     network=network,
-                    clean=clean[model],
+                    clean=clean[subject],
                     common=common,
                     latency=_latency(engine, images, settings),
                     floor_seed=settings.floor_seed,
                     batch_size=settings.batch_size,
                 )
+            shown = {
+                # The network too: a report may show the examples of several runs.
+                f"{model_name(run.network_name, run.defense)}, {bits_words(subject.bit_width)}": (
+                    engines[subject].predict
+                )
+                for subject in own
+            }
             for patch_set in patch_sets:
-                _show_examples(run, own, images, patch_set, provenance)
+                _show_examples(run.records, shown, images, patch_set, provenance)
     return records
+
+
+def _name(subject: Subject, *, alone: bool) -> str:
+    words = bits_words(subject.bit_width)
+    return words if alone else f"{subject.name}, {words}"
 
 
 def _latency(engine: Engine, images: ImageSet, settings: EvaluationSettings) -> Latency | None:
@@ -146,58 +150,21 @@ def _latency(engine: Engine, images: ImageSet, settings: EvaluationSettings) -> 
     )
 
 
-def _models(
-    run: RunFolder, settings: EvaluationSettings, runs: Sequence[RunFolder]
-) -> list[_Model]:
-    engine, bit_widths = settings.engine, settings.bit_widths
-    wanted = run.bit_widths if bit_widths is None else bit_widths
-    exported = [bits for bits in run.bit_widths if run.model_file(bits, engine).is_file()]
-    if bit_widths is None:
-        wanted = tuple(exported)
-    missing = [bits for bits in wanted if bits not in exported]
-    if missing or not wanted:
-        there = ", ".join(map(str, exported)) or "none"
-        named = " ".join(map(str, missing))
-        raise InputError(
-            f"{run.path} has no exported model{f' at {named} bits' if named else ''} (exported: "
-            f"{there}); make it with: {run.export_command(missing, engine)}"
-        )
-    alone = len(runs) == 1
-    return [
-        _Model(
-            run=run,
-            bit_width=bits,
-            file=run.model_file(bits, engine),
-            name=_words(bits) if alone else f"{run.path.name}, {_words(bits)}",
-        )
-        for bits in wanted
-    ]
-
-
-def _words(bits: int) -> str:
-    return "float" if bits == FLOAT_BITS else f"{bits} bits"
-
-
 def _show_examples(
-    run: RunFolder,
-    engines: Mapping[_Model, Engine],
+    folder: Path,
+    models: Mapping[str, Predict],
     images: ImageSet,
     patch_set: PatchSet,
     provenance: Mapping[str, Any],
 ) -> None:
-    # The network too, not the bit-width alone: a report may show the examples of several runs.
-    network = model_name(run.network_name, run.defense)
-    models = {
-        f"{network}, {_words(model.bit_width)}": engine.predict for model, engine in engines.items()
-    }
-    for record in read_records(run.records, EXAMPLES_KIND):
+    for record in read_records(folder, EXAMPLES_KIND):
         payload = record["payload"]
         shown = {said["model"] for item in payload["items"] for said in item["predictions"]}
         same_images = payload["images"]["digest"] == images.digest
         if payload["patch"] == patch_set.name and same_images and shown == set(models):
             return
     write_examples(
-        run.records,
+        folder,
         images=images,
         patch_set=patch_set,
         models=models,

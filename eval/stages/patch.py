@@ -12,27 +12,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from deploy.core.errors import InputError
-from deploy.core.files import json_bytes, sha256_of, sha256_of_bytes
+from deploy.core.files import json_bytes, sha256_of_bytes
+from deploy.core.patch_origin import PatchSource
 from deploy.core.patch_set import PatchSet, write_patch_set
-from deploy.engine import open_engine, require_engine
 from eval.attacks import PatchAttack
-from eval.attacks.engine_network import EngineNetwork
 from eval.attacks.ensemble import Ensemble
-from eval.attacks.origin import PATCHES, TRIED_ON
 from eval.attacks.predictions import SwitchableNetwork
+from eval.measure.subject import subjects_of
 from training.data.subset import chosen_indices
 from training.devices import torch_device
 from training.run_folder import RunFolder
+from training.validated import AtLeast0, AtLeast1, validated
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated()
 class PatchRunSettings:
     """What a patch run is told besides the attack's own settings.
 
@@ -50,12 +50,12 @@ class PatchRunSettings:
     """
 
     split: str = "test"
-    images: int | None = None
-    made_from: int | None = None
-    seed: int = 0
+    images: AtLeast1 | None = None
+    made_from: AtLeast1 | None = None
+    seed: AtLeast0 = 0
     device: str = "cpu"
     engine: str | None = None
-    threads: int = 1
+    threads: AtLeast1 = 1
 
 
 def make_patches(
@@ -95,42 +95,29 @@ def make_patches(
     indices = chosen_indices(len(tried_on), settings.images)
     generator = torch.Generator().manual_seed(settings.seed)
     about = _about(source, beside, settings)
-    facts = {"name": tried_on.name, "split": tried_on.split, "digest": tried_on.digest}
-    asked = json_bytes([attack.name, attack.settings.as_record(), asdict(settings), facts, about])
-    short = sha256_of_bytes(asked)[:8]
-    folder = source.path / PATCHES if out is None else out.parent
+    asked = [attack.name, attack.settings.as_record(), asdict(settings), tried_on.about, about]
+    short = sha256_of_bytes(json_bytes(asked))[:8]
+    folder = source.patches if out is None else out.parent
     unfinished = folder / f".{attack.name}-{short}.unfinished.npz"
-    resume: dict[str, Any] = {"source": about, "resume_from": unfinished}
+    chosen, own = tried_on, indices
+    asked_more: dict[str, Any] = {"image_indices": indices}
+    if attack.kind == "universal":
+        chosen = source.images(data, "train")
+        own = chosen_indices(len(chosen), settings.made_from)
+        asked_more = {"tried_on": indices}
     with _opened(source, attack, beside, settings) as network:
-        if attack.kind == "universal":
-            training = source.images(data, "train")
-            own = chosen_indices(len(training), settings.made_from)
-            made = attack.run(
-                network,
-                training.images[own],
-                training.labels[own],
-                generator,
-                tried_on=indices,
-                made_on="train",
-                **resume,
-            )
-        else:
-            cut_from = None
-            if attack.needs_training_images:
-                cut_from = source.images(data, "train").images
-            made = attack.run(
-                network,
-                tried_on.images[indices],
-                tried_on.labels[indices],
-                generator,
-                image_indices=indices,
-                training_images=cut_from,
-                made_on=settings.split,
-                **resume,
-            )
-    patch_set = replace(
-        made, provenance={**made.provenance, TRIED_ON: facts, "run": dict(provenance)}
-    )
+        made = attack.run(
+            network,
+            chosen.images[own],
+            chosen.labels[own],
+            generator,
+            made_on=chosen.split,
+            source=about,
+            resume_from=unfinished,
+            **asked_more,
+        )
+    origin = replace(made.origin, tried_on=tried_on.about, run=provenance)
+    patch_set = replace(made, origin=origin)
     path = folder / f"{made.name}-{short}.npz" if out is None else out
     write_patch_set(path, patch_set)
     unfinished.unlink(missing_ok=True)
@@ -139,28 +126,18 @@ def make_patches(
 
 def _about(
     source: RunFolder, beside: Sequence[RunFolder], settings: PatchRunSettings
-) -> dict[str, Any]:
-    """What the patch's sidecar says about its source; see ``evaluation_record.SourceFacts``."""
+) -> PatchSource:
     runs = [source, *beside]
-    of_each = [
-        {
-            "network": run.network_name,
-            "defense": run.defense,
-            "checkpoint_sha256": run.checkpoint_sha256,
-            "seed": run.seed,
-        }
-        for run in runs
-    ]
-    about: dict[str, Any] = dict(of_each[0])
+    about = source.about()
     if beside:
         # No single checkpoint made it: the members tell.
-        about = {
-            "network": " + ".join(run.network_name for run in runs),
-            "defense": " + ".join(run.defense for run in runs),
-            "checkpoint_sha256": None,
-            "seed": None,
-            "members": of_each,
-        }
+        about = PatchSource(
+            network=" + ".join(run.network_name for run in runs),
+            defense=" + ".join(run.defense for run in runs),
+            checkpoint_sha256=None,
+            seed=None,
+            members=[dict(run.about()) for run in runs],
+        )
     if settings.engine is not None:
         about["engine"] = settings.engine
     return about
@@ -183,16 +160,11 @@ def _opened(
         networks = [run.load_network().to(device) for run in (source, *beside)]
         yield Ensemble(networks) if beside else networks[0]
         return
-    require_engine(settings.engine)
     widths = attack.settings.bit_widths
     if beside or len(widths) != 1:
         raise InputError(
             "an attack on an engine has one source at one bit-width; give one --bits, no --with"
         )
-    file = source.model_file(widths[0], settings.engine)
-    if not file.is_file():
-        raise InputError(
-            f"there is no {file}; make it with: {source.export_command(widths, settings.engine)}"
-        )
-    with open_engine(settings.engine, file, threads=settings.threads) as engine:
-        yield EngineNetwork(engine, widths[0], sha256_of(file))
+    (subject,) = subjects_of(source, settings.engine, widths)
+    with subject.as_network(threads=settings.threads) as network:
+        yield network

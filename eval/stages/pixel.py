@@ -7,9 +7,7 @@ it made: by the network itself and, where asked, by the exported model in its en
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +16,24 @@ from numpy.typing import NDArray
 
 from deploy.core.errors import InputError
 from deploy.core.files import json_bytes, read_npz, sha256_of, sha256_of_bytes, write_npz
-from deploy.core.records import read_records, write_record
-from deploy.core.success import attack_success, clean_accuracy, robust_accuracy
-from deploy.engine import open_engine
+from deploy.core.records import write_record
+from deploy.core.success import accuracy, attack_success
 from eval.attacks.pixel.library import LIBRARY, perturbed
 from eval.attacks.pixel.pixel_settings import PixelSettings
 from eval.attacks.predictions import SwitchableNetwork
-from eval.measure.evaluation import NetworkPredictor, Predictor
 from eval.measure.images_facts import images_facts
-from eval.measure.model_facts import TORCH
-from eval.measure.patch_measures import share_of
 from eval.measure.pixel_record import KIND, PixelModel, PixelRecord
+from eval.measure.subject import TORCH, Predictor, Subject, subjects_of
 from training.data import ImageSet
 from training.data.subset import chosen_indices
 from training.devices import torch_device
 from training.progress import Progress
+from training.record_types import payloads_by_key
 from training.run_folder import RunFolder
+from training.validated import AtLeast1, BitWidths, validated
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated()
 class PixelRunSettings:
     """What a run is told besides the attack.
 
@@ -49,9 +46,9 @@ class PixelRunSettings:
         device: of the network.
     """
 
-    bit_widths: tuple[int, ...] | None = None
-    made_at: int | None = None
-    images: int | None = None
+    bit_widths: BitWidths | None = None
+    made_at: AtLeast1 | None = None
+    images: AtLeast1 | None = None
     split: str = "test"
     engine: str | None = None
     device: str = "cpu"
@@ -80,6 +77,7 @@ def attack_pixels(
     indices = chosen_indices(len(images), settings.images)
     chosen, labels = images.images[indices], images.labels[indices]
     network = run.load_network().to(torch_device(settings.device))
+    known = payloads_by_key(run.records, KIND, PixelRecord)
     records: list[PixelRecord] = []
     for bits in settings.bit_widths or run.bit_widths:
         made_at = settings.made_at or bits
@@ -93,16 +91,16 @@ def attack_pixels(
         ]
         made = sha256_of_bytes(json_bytes(facts))
         for name in [TORCH] if settings.engine is None else [TORCH, settings.engine]:
-            model = _model(run, bits, name)
+            (subject,) = subjects_of(run, name, [bits])
+            model = _model(subject)
             key = sha256_of_bytes(json_bytes([made, dict(model)]))
-            known = _known(run.records, key)
-            if known is not None:
-                records.append(known)
+            if key in known:
+                records.append(known[key])
                 continue
             found = _made(
                 run, network, made_at, chosen, labels, attack, made, len(images.classes), progress
             )
-            with _predictor(run, network, bits, name) as predictor:
+            with subject.open(network=network) as predictor:
                 record = _record(
                     key, model, predictor, images, chosen, labels, found, attack, made_at
                 )
@@ -112,44 +110,15 @@ def attack_pixels(
     return records
 
 
-def _known(folder: Path, key: str) -> PixelRecord | None:
-    if not folder.is_dir():
-        return None
-    for record in read_records(folder, KIND):
-        if record["payload"].get("key") == key:
-            found: PixelRecord = record["payload"]
-            return found
-    return None
-
-
-def _model(run: RunFolder, bits: int, engine: str) -> PixelModel:
-    digest = None
-    if engine != TORCH:
-        file = run.model_file(bits, engine)
-        if not file.is_file():
-            raise InputError(
-                f"there is no {file}; make it with: {run.export_command([bits], engine)}"
-            )
-        digest = sha256_of(file)
+def _model(subject: Subject) -> PixelModel:
     return PixelModel(
-        network=run.network_name,
-        defense=run.defense,
-        bit_width=bits,
-        checkpoint_sha256=run.checkpoint_sha256,
-        engine=engine,
-        file_sha256=digest,
+        network=subject.network,
+        defense=subject.defense,
+        bit_width=subject.bit_width,
+        checkpoint_sha256=subject.checkpoint_sha256,
+        engine=subject.engine,
+        file_sha256=None if subject.file is None else sha256_of(subject.file),
     )
-
-
-@contextmanager
-def _predictor(
-    run: RunFolder, network: SwitchableNetwork, bits: int, engine: str
-) -> Iterator[Predictor]:
-    if engine == TORCH:
-        yield NetworkPredictor(network=network, bit_width=bits)
-        return
-    with open_engine(engine, run.model_file(bits, engine)) as opened:
-        yield opened
 
 
 def _resume_file(run: RunFolder, made: str) -> Path:
@@ -219,9 +188,9 @@ def _record(
         made_at_bit_width=made_at,
         images=images_facts(images),
         attacked=len(chosen),
-        clean_accuracy=share_of(clean_accuracy(clean, labels)),
-        robust_accuracy=share_of(robust_accuracy(attacked, labels)),
-        asr=share_of(attack_success(clean, attacked, labels)),
+        clean_accuracy=accuracy(clean, labels),
+        robust_accuracy=accuracy(attacked, labels),
+        asr=attack_success(clean, attacked, labels).share,
         largest_change=int(np.abs(change).max()),
         mean_l2=float(np.sqrt((change**2).sum(axis=(1, 2, 3))).mean()),
     )

@@ -9,7 +9,6 @@ from typing import Any
 
 from deploy.core.files import json_bytes, sha256_of_bytes
 from deploy.core.patch_set import PatchSet, write_patch_set
-from eval.attacks.origin import PATCHES, TRIED_ON
 from eval.attacks.supplied.placing import PlacingSettings, placed_patch_sets
 from eval.attacks.supplied.reading import read_supplied
 from eval.stages.patch import PatchRunSettings
@@ -54,13 +53,12 @@ def supply_patches(
         classes=len(run.classes),
         seed=settings.seed,
     )
-    facts = {"name": images.name, "split": images.split, "digest": images.digest}
-    asked = [supplied.sha256, placing.as_record(), settings.images, settings.seed, facts]
+    asked = [supplied.sha256, placing.as_record(), settings.images, settings.seed, images.about]
     short = sha256_of_bytes(json_bytes(asked))[:8]
     written = []
     for one in made:
-        about = {**one.provenance, TRIED_ON: facts, "run": dict(provenance)}
-        path = (folder or run.path / PATCHES) / f"{one.name}-{short}.npz"
-        write_patch_set(path, replace(one, provenance=about))
+        origin = replace(one.origin, tried_on=images.about, run=provenance)
+        path = (folder or run.patches) / f"{one.name}-{short}.npz"
+        write_patch_set(path, replace(one, origin=origin))
         written.append((path, one))
     return written

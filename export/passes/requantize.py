@@ -7,7 +7,7 @@ negative.  The next convolution reads that zero point, and pads with it.  Signed
 without a change of scale, take a uint8 Clip.
 
 A single-input QLinearConcat does the same by table lookup at a multiple of the price
-(python -m benchmarks.requantization), a DequantizeLinear → QuantizeLinear pair through float32
+(results/benchmarks/requantization.json), a DequantizeLinear → QuantizeLinear pair through float32
 memory.
 
 Engines evaluate that formula in different orders in float32, with or without fused multiply-add.

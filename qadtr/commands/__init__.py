@@ -15,6 +15,7 @@ COMMANDS: tuple[str, ...] = (
     "analyze",
     "checks",
     "matrix",
+    "defenses",
     "report",
     "bundle",
     "validator",

@@ -81,7 +81,6 @@ def run(arguments: argparse.Namespace) -> int:
     from deploy.bundle import Thresholds
     from deploy.core.errors import UsageError
     from deploy.core.records import provenance
-    from eval.attacks.origin import PATCHES
     from eval.stages.bundle import BundleSettings, bundle_run
     from qadtr.commands.shared import repository
     from training.run_folder import RunFolder
@@ -93,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
     folder = RunFolder.open(arguments.run, arguments.cache)
     digest = bundle_run(
         folder,
-        arguments.patches or [folder.path / PATCHES],
+        arguments.patches or [folder.patches],
         arguments.data,
         arguments.out,
         BundleSettings(

@@ -45,8 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     from deploy.core.errors import UsageError
     from deploy.core.files import write_atomic
     from deploy.core.records import provenance
-    from eval.report.drift_page import drift_page
-    from eval.report.drift_table import drift_table
+    from eval.report.drift import drift_page, drift_table
     from eval.stages.drift import DriftSettings, drift_of_bundle
     from qadtr.commands.shared import repository
     from training.run_folder import RunFolder

@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the layers and the verdict; 2 when something runs in float."""
     from deploy.core.errors import UsageError
+    from deploy.core.table import Table
     from export.certificate import certify
 
     for option in ("size", "threads"):
@@ -56,14 +57,19 @@ def run(arguments: argparse.Namespace) -> int:
         dims = "×".join("N" if dim is None else str(dim) for dim in one.shape)
         word = "output" if one in certificate.outputs else "input"
         print(f"{word:<6} {one.name} {one.type} {dims}")
-    for layer in certificate.layers:
-        mark = " " if layer.integer else "!"
-        types = f"{', '.join(layer.input_types)} → {', '.join(layer.output_types)}"
-        provider = layer.provider.removesuffix("ExecutionProvider")
-        print(
-            f"{mark} {layer.time_share:6.1%}  {provider:<4} {layer.operator:<36} {types:<28} "
-            f"{layer.layer}"
-        )
+    rows = [
+        [
+            "" if layer.integer else "!",
+            f"{layer.time_share:.1%}",
+            layer.provider.removesuffix("ExecutionProvider"),
+            layer.operator,
+            f"{', '.join(layer.input_types)} → {', '.join(layer.output_types)}",
+            layer.layer,
+        ]
+        for layer in certificate.layers
+    ]
+    columns = ("", "time", "in", "operator", "types", "layer")
+    print(Table(columns=columns, rows=rows, align="lrl").text())
     print(certificate.summary())
     return 0 if certificate.ok else 2
 

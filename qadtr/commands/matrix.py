@@ -28,7 +28,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Do what is not done yet and print the matrix."""
     from deploy.core.errors import UsageError
     from deploy.core.records import provenance
-    from eval.stages.matrix import checks_of_targets, matrix_text, read_plan, run_matrix
+    from eval.report.transfer import matrix_text
+    from eval.stages.matrix import checks_of_targets, read_plan, run_matrix
     from eval.stages.matrix.running import Running
     from qadtr.commands.shared import repository
 

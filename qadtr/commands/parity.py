@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     facts = provenance(
         repository=repository(),
         seed=folder.seed,
-        data={"name": split.name, "split": split.split, "digest": split.digest},
+        data=split.about,
     )
     images = split.images[chosen_indices(len(split), arguments.images)]
     if arguments.html is not None and arguments.target != "onnxruntime":

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_cache(parser)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
-        "--attack", help="gap (universal), lavan, location; without gradients sparse-rs, texture"
+        "--attack", help="gap (universal), lavan, location; without gradients sparse-rs"
     )
     what.add_argument(
         "--supplied",
@@ -163,7 +163,7 @@ def _only_attacks(arguments: argparse.Namespace) -> set[str]:
 
 
 def _print(path: Path, patch_set: PatchSet) -> None:
-    area = patch_set.provenance["area"]
+    area = patch_set.origin.area
     print(
         f"{path}: {patch_set.name}, {area['px']} px ({100 * area['share']:.1f}% of the image), "
         f"for {len(patch_set.image_indices)} images"

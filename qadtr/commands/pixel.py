@@ -7,7 +7,7 @@ from pathlib import Path
 
 from qadtr.commands.shared import add_cache, add_data
 
-HELP = "measure a network under pixel attacks (FGSM, PGD, MI-FGSM, C&W, AutoAttack)"
+HELP = "measure a network under pixel attacks (FGSM, PGD, MI-FGSM, C&W, AutoAttack with DeepFool)"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,7 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data(parser)
     add_cache(parser)
     parser.add_argument(
-        "--attack", default="pgd", help="fgsm, pgd (default), mi-fgsm, cw, autoattack"
+        "--attack",
+        default="pgd",
+        help="fgsm, pgd (default), mi-fgsm, cw, autoattack-deepfool (DeepFool in place of FAB)",
     )
     parser.add_argument("--bits", type=int, nargs="+", help="bit-widths (default: all it has)")
     parser.add_argument(
@@ -31,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=20, help="of the attack (default: 20)")
     parser.add_argument("--restarts", type=int, default=1, help="random starts (default: 1)")
     parser.add_argument(
-        "--queries", type=int, default=1000, help="of autoattack's Square (default: 1000)"
+        "--queries", type=int, default=1000, help="of autoattack-deepfool's Square (default: 1000)"
     )
     parser.add_argument("--images", type=int, metavar="N", help="how many images (default: all)")
     parser.add_argument(
@@ -50,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     from deploy.core.records import provenance, read_records
     from eval.attacks.pixel.pixel_settings import PixelSettings
     from eval.measure.checks.checks_record import attack_checks_from_records
-    from eval.report.pixel_table import pixel_table
+    from eval.report.pixel import pixel_table
     from eval.stages.pixel import PixelRunSettings, attack_pixels
     from qadtr.commands.shared import repository
     from training.run_folder import RunFolder

@@ -20,14 +20,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the page and print where it is, after the table if asked for."""
-    from deploy.core.records import read_records
-    from eval.report import text_table, write_report
+    from eval.report import text_table
+    from eval.stages.report import records_of, write_report
 
     out: Path = arguments.out or arguments.runs[-1] / "report.html"
     written = write_report(arguments.runs, out, title=arguments.title)
     if arguments.table:
-        folders = [run / "records" for run in arguments.runs if (run / "records").is_dir()]
-        print(text_table(record for folder in folders for record in read_records(folder)))
+        print(text_table(record for run in arguments.runs for record in records_of(run)))
         print()
     print(written)
     return 0

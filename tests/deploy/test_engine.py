@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.metadata
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from deploy.core.engine_protocol import Engine
 from deploy.core.errors import EngineUnavailable, InputError, QadtrError, UsageError
-from deploy.engine import ENGINES, open_engine
+from deploy.engine import ENGINES, open_engine, version_of
 
 
 def test_onnxruntime_opens_by_name(integer_onnx: Path, images: np.ndarray) -> None:
@@ -52,3 +53,29 @@ def test_exit_codes() -> None:
     expected = {"InputError": 2, "EngineUnavailable": 2, "NothingToEvaluate": 3, "UsageError": 4}
     assert {name: codes[name] for name in expected} == expected
     assert QadtrError.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("engine", "distribution"),
+    [
+        ("tensorrt-rtx", "tensorrt-rtx-cu13-bindings"),
+        ("tensorrt-rtx", "tensorrt-rtx-cu13-libs"),
+        ("tensorrt", "tensorrt-cu12"),
+    ],
+)
+def test_a_version_is_that_of_the_distribution_that_brings_the_engine(
+    engine: str, distribution: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert version_of(engine) == "unknown"
+    facts = tmp_path / f"{distribution.replace('-', '_')}-7.8.dist-info" / "METADATA"
+    facts.parent.mkdir()
+    facts.write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 7.8\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert version_of(engine) == "7.8"
+
+
+def test_versions_of_engines_that_are_here() -> None:
+    assert version_of("onnxruntime-cpu") == importlib.metadata.version("onnxruntime")
+    assert version_of("openvino-cpu") == importlib.metadata.version("openvino")
+    assert version_of("torch") == importlib.metadata.version("torch")
+    assert version_of("no-such-engine") == "unknown"

@@ -35,7 +35,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def report() -> dict[str, Any]:
     found: dict[str, Any] = json.loads(Path("report.json").read_text())
-    jsonschema.validate(found, load_schema("validation-report-1", "deploy.device"))
+    jsonschema.validate(found, load_schema("validation-report-2", "deploy.device"))
     return found
 
 

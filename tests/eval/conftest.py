@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -82,11 +83,11 @@ def other_digit_network(digits: ImageSet) -> DigitNetwork:
 
 
 def _checks(
-    *statuses: str, bits: int = 2, sha: str = "q" * 64, planted: str | None = None
+    *statuses: str, bits: int = 2, sha: str = "e" * 64, planted: str | None = None
 ) -> dict[str, Any]:
     names = ("gradient-reaches-patch", "randomness", "doubled-steps", "transfer")
     payload = {
-        "key": f"{sha}{bits}{statuses}{planted}",
+        "key": sha256(f"{sha}{bits}{statuses}{planted}".encode()).hexdigest(),
         "model": {
             "network": "resnet8",
             "defense": "qadtr",
@@ -94,7 +95,13 @@ def _checks(
             "checkpoint_sha256": sha,
             "planted": planted,
         },
-        "images": {"name": "cifar10", "split": "test", "digest": "d", "n": 100, "classes": []},
+        "images": {
+            "name": "cifar10",
+            "split": "test",
+            "digest": "d" * 64,
+            "n": 100,
+            "classes": ["cat"],
+        },
         "checked_images": 64,
         "attack": {"steps": 100},
         "checks": [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from deploy.core.records import read_records
@@ -57,6 +58,18 @@ def test_every_analysis_is_one_record_with_n_and_split(
     assert "ASR at its own place" in printed
 
 
+def test_turned_and_scaled_supplied_patches_are_analysed(trained: Path, tmp_path: Path) -> None:
+    run = _bare(trained, tmp_path / "run")
+    file = tmp_path / "bright.npz"
+    np.savez(file, patches=np.full((1, 3, 6, 6), 200, np.uint8))
+    turned = ["--set", "rotation_degrees=20.0", "--set", "scale_range=[0.8, 1.0]"]
+    assert main(["patch", str(run), "--supplied", str(file), *turned, "--images", "40"]) == 0
+    assert main(["analyze", str(run), "--patches", str(run / "patches"), *LESS]) == 0
+    records = read_records(run / "records")
+    assert {record["kind"] for record in records} == {a.kind for a in ANALYSES.values()}
+    assert {record["payload"]["analysed"] for record in records} == {24}
+
+
 def test_the_report_has_a_section_of_them(analysed: Path) -> None:
     section = analyses_section(read_records(analysed / "records"))
     for title in ("Where a patch wins", "Gradient maps", "Patch visibility", "Feature maps"):
@@ -77,7 +90,7 @@ def test_one_analysis_alone(trained: Path, analysed: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["--bits", "3"], 2, "has no 3 bits; it has 32, 4"),
+        (["--bits", "3"], 2, "has no bit-width 3; it has 32, 4"),
         (["--images", "41"], 2, "expected 1 to 40 images, got 41"),
         (["--stride", "0"], 2, "stride_px must be at least 1"),
         (["--occluder", "99", "--what", "occlusion"], 2, "does not fit"),

@@ -61,6 +61,7 @@ def test_from_a_run_to_a_verdict(
 
     with_attack_checks(run, words, tmp_path, capsys)
     with_openvino(run, words, tmp_path)
+    with_patches_of_two_networks(run, words, tmp_path)
     capsys.readouterr()
     for more, code, said in (
         (["--engines", "openvino"], 2, "--target qcdq"),
@@ -76,6 +77,19 @@ def test_from_a_run_to_a_verdict(
     assert "qadtr export" in capsys.readouterr().err
     assert main(["bundle", str(run), "--bits", "32", "--out", str(tmp_path / "other")]) == 4
     assert not (tmp_path / "other").exists()
+
+
+def with_patches_of_two_networks(run: Path, words: list[str], folder: Path) -> None:
+    """The manifest names them in one line; its schema has no place for a list of members."""
+    file = folder / "both.npz"
+    patch = ["patch", str(run), "--with", str(run), "--attack", "lavan", "--size", "6"]
+    assert main([*patch, "--steps", "2", "--images", "20", "--out", str(file)]) == 0
+    out = folder / "both.qbundle"
+    assert main([*words, "--patches", str(file), "--out", str(out)]) == 0
+    with Bundle(out) as bundle:
+        (facts,) = bundle.manifest.patches
+    assert facts.source is not None
+    assert (facts.source["network"], facts.source["seed"]) == ("resnet8 + resnet8", None)
 
 
 def with_attack_checks(

@@ -12,11 +12,12 @@ from deploy.core.records import read_records
 from eval.measure.checks.catalogue import CATALOGUE
 from eval.measure.checks.checks_record import (
     KIND,
+    ChecksRecord,
     attack_checks_from_records,
-    check_record,
     tripped,
 )
 from qadtr.__main__ import main
+from training.record_types import payloads
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +39,7 @@ def test_each_bit_width_gets_a_record_and_none_twice(
     before = first.read_bytes()
     assert main(words) == 0
     assert first.read_bytes() == before
-    records = [check_record(r["payload"]) for r in read_records(run / "records", KIND)]
+    records = payloads(read_records(run / "records"), KIND, ChecksRecord)
     assert {record["model"]["bit_width"] for record in records} == {32, 4}
     for record in records:
         assert [check["name"] for check in record["checks"]] == list(CATALOGUE)
@@ -62,7 +63,7 @@ def test_one_check_alone_leaves_the_others_to_other_records(
 ) -> None:
     words = ["checks", str(run), *BUDGET, "--bits", "4"]
     assert main([*words, "--only", "doubled-steps", "--images", "30"]) == 0
-    (record,) = (check_record(r["payload"]) for r in read_records(run / "records", KIND))
+    (record,) = payloads(read_records(run / "records"), KIND, ChecksRecord)
     assert record["checked_images"] == 30
     asked = [check["name"] for check in record["checks"] if check["status"] != "not run"]
     assert asked == ["doubled-steps"]
@@ -88,7 +89,7 @@ def test_a_planted_fake_is_found_and_says_nothing_of_the_network(
     printed = capsys.readouterr().out
     assert "behind the planted fake gradient-killer" in printed
     assert f"{MARK} TRIPPED" in printed
-    (record,) = (check_record(r["payload"]) for r in read_records(run / "records", KIND))
+    (record,) = payloads(read_records(run / "records"), KIND, ChecksRecord)
     assert record["model"]["planted"] == "gradient-killer"
     assert {"gradient-reaches-patch", "zero-gradients"} <= set(tripped(record))
     statuses = {check["name"]: check["status"] for check in record["checks"]}
@@ -103,7 +104,7 @@ def test_a_planted_fake_is_found_and_says_nothing_of_the_network(
         (["--set", "size_px=40"], "does not fit images of 32 px"),
         (["--images", "100000"], "expected 1 to"),
         (["--plant", "magic"], "gradient-killer"),
-        (["--only", "doubled"], "There is no check doubled; known: gradient-reaches-patch"),
+        (["--only", "doubled"], "there is no check doubled; known: gradient-reaches-patch"),
         (["--source", "nowhere"], "there is no run folder nowhere"),
     ],
 )

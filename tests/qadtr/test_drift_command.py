@@ -17,8 +17,9 @@ from deploy.device.bundle_reading import Bundle
 from deploy.device.command import main as validate
 from deploy.device.suite import read_suite
 from eval.measure.drift.chain import pasted
-from eval.measure.drift.drift_record import KIND
+from eval.measure.drift.drift_record import KIND, DriftRecord
 from qadtr.__main__ import main
+from training.record_types import payloads
 
 pytestmark = pytest.mark.slow
 
@@ -44,7 +45,7 @@ def test_no_drift_then_a_devices_own(
     said = capsys.readouterr().out
     assert "rounding" in said
     assert "in the record" not in said
-    (plain,) = [record["payload"] for record in read_records(run / "records", KIND)]
+    (plain,) = payloads(read_records(run / "records"), KIND, DriftRecord)
     assert [step["name"] for step in plain["steps"]] == [
         "rounding",
         "preprocessing",
@@ -74,7 +75,7 @@ def test_no_drift_then_a_devices_own(
     page = tmp_path / "drift.html"
     assert main([*words, "--device-report", str(report), "--html", str(page)]) == 0
     assert "images flipped by: " in capsys.readouterr().out
-    records = [record["payload"] for record in read_records(run / "records", KIND)]
+    records = payloads(read_records(run / "records"), KIND, DriftRecord)
     (mended,) = [one for one in records if one["steps"][-1]["flips_n"]]
     assert mended["steps"][-1]["name"] == "device"
     first = told["first_index"]

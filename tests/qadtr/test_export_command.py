@@ -14,9 +14,18 @@ import pytest
 
 from deploy.core.files import sha256_of
 from deploy.core.records import read_records
+from eval.measure.proofs import (
+    CERTIFICATE_KIND,
+    PARITY_KIND,
+    TARGET_PROOF_KIND,
+    CertificateRecord,
+    ParityRecord,
+    TargetProofRecord,
+)
 from export.origin import origin_of
 from export.reading import read_model
 from qadtr.__main__ import main
+from training.record_types import payloads
 from training.run_folder import RunFolder
 
 pytestmark = pytest.mark.slow
@@ -35,8 +44,11 @@ def run(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_each_file_has_its_proof_and_its_budget_beside_it(run: Path) -> None:
-    records = read_records(run / "records", "target-proof")
-    proved = {record["payload"]["model_sha256"] for record in records}
+    written = read_records(run / "records")
+    proofs = payloads(written, TARGET_PROOF_KIND, TargetProofRecord)
+    proved = {proof["model_sha256"] for proof in proofs}
+    assert payloads(written, CERTIFICATE_KIND, CertificateRecord)[0]["format_version"] == 2
+    assert payloads(written, PARITY_KIND, ParityRecord)[0]["format_version"] == 2
     for target in TARGETS:
         for bits in (32, 4):
             path = run / "export" / f"{target}-{bits}.onnx"

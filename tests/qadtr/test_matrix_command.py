@@ -10,10 +10,10 @@ import pytest
 
 from deploy.core.errors import InputError, UsageError
 from deploy.core.records import read_records
-from eval.report import write_report
 from eval.stages.matrix import read_plan
 from eval.stages.matrix.jobs import jobs_of
 from eval.stages.matrix.running import Running
+from eval.stages.report import write_report
 from qadtr.__main__ import main
 
 PLAN = """
@@ -167,18 +167,26 @@ def test_an_error_in_a_worker_is_its_own(
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("seed = 3", "sead = 3", "sead; known: attack, images"),
+        (
+            "seed = 3",
+            "sead = 3",
+            "did you mean 'seed'? valid here are attack, images",
+        ),
         ("seed = 3", "seed = -1", "seed must be"),
         ("images = 40", "images = true", "images must be"),
-        ("images = 40", 'split = "train"', "unknown split"),
+        ("images = 40", 'split = "train"', "split must be one of test, holdout; got 'train'"),
         ('name = "lavan"', 'name = "magic"', "Unknown attack 'magic'"),
         ("steps = 4", "stepz = 4", "unknown key 'stepz'"),
         ("steps = 4", "bit_widths = [4]", "in [[source]]"),
         ('"torch"]', '"tpu"]', "unknown engine tpu"),
         ('engine = ["onnxruntime", "torch"]', "bits = [5]", "no exported model at 5 bits"),
         ("bits = [32, [4, 32]]", "bits = [2]", "has no bit-width 2"),
-        ("[[target]]", "[[targets]]", "targets"),
-        ("[[source]]\nrun", "[[source]]\nfolder", "folder; known: bits, run"),
+        ("[[target]]", "[[targets]]", "did you mean 'target'"),
+        (
+            "[[source]]\nrun",
+            "[[source]]\nfolder",
+            "'source[0].folder'; valid here are bits, run",
+        ),
         ("images = 40", "images = ", "no TOML"),
     ],
 )
@@ -195,7 +203,7 @@ def test_plans_that_are_refused(plan: Path, old: str, new: str, said: str) -> No
     ("values", "said"),
     [
         ({"stage": "none"}, "all, patches, evaluate"),
-        ({"workers": 0}, "1 worker or more"),
+        ({"workers": 0}, "workers must be at least 1; got 0"),
         ({"shard": (3, 2), "stage": "patches"}, "1/4"),
         ({"shard": (1, 2)}, "--stage patches"),
     ],

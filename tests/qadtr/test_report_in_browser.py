@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from eval.report import write_report
+from eval.stages.report import write_report
 from qadtr.__main__ import main
 
 pytestmark = pytest.mark.browser

@@ -99,10 +99,9 @@ def test_supplied_patches_are_placed_and_evaluated_in_the_engine(
 
 def test_gradient_free_patches_on_the_engine(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     patch = ["patch", str(run), "--steps", "4", "--images", "12", "--size", "9"]
-    for attack in ("sparse-rs", "texture"):
-        words = [*patch, "--attack", attack, "--engine", "onnxruntime", "--bits", "4"]
-        assert main(words) == 0
-        assert "81 px (7.9% of the image)" in capsys.readouterr().out
+    words = [*patch, "--attack", "sparse-rs", "--engine", "onnxruntime", "--bits", "4"]
+    assert main(words) == 0
+    assert "81 px (7.9% of the image)" in capsys.readouterr().out
     sidecars = [json.loads(path.read_text()) for path in (run / "patches").glob("*.json")]
     assert {sidecar["provenance"]["source"]["engine"] for sidecar in sidecars} == {"onnxruntime"}
     words = [*patch, "--attack", "lavan", "--engine", "onnxruntime", "--bits", "4"]
@@ -117,7 +116,7 @@ def test_pixel_attacks_continue_and_are_not_made_twice(
     words += ["--epsilon", "16", "--bits", "32", "4", "--engine", "onnxruntime"]
     assert main([*words, "--batch-size", "6"]) == 0
     printed = capsys.readouterr().out
-    assert len(printed.splitlines()) == 5
+    assert len(printed.splitlines()) == 6
     records = read_records(run / "records", "pixel-attack")
     engines = {
         (r["payload"]["model"]["bit_width"], r["payload"]["model"]["engine"]) for r in records

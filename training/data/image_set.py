@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.core.errors import InputError
+from deploy.core.patch_origin import TriedOn
 
 Split = Literal["train", "holdout", "test"]
 SPLITS: tuple[str, ...] = get_args(Split)
@@ -39,6 +40,11 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def about(self) -> TriedOn:
+        """Name, split and digest, as files that depend on the images say them."""
+        return TriedOn(name=self.name, split=self.split, digest=self.digest)
 
 
 def image_set(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
-from deploy.core.errors import InputError
+from pydantic import Field
+
 from eval.attacks.adaptive.straight_through import Variant
 from eval.attacks.losses import Loss
-from eval.attacks.placement import PLACEMENTS, Placement
+from eval.attacks.placement import Placement
+from eval.attacks.settings import Momentum
+from training.validated import AtLeast1, NotNegative, Positive, Recorded, validated
 
 Start = Literal["random", "grey", "transferred"]
 
@@ -37,8 +40,8 @@ class Stage:
         return f"{self.variant} {self.loss} from {self.start}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class AdaptiveSettings:
+@validated()
+class AdaptiveSettings(Recorded):
     """How the network is attacked by someone who knows it.
 
     Attributes:
@@ -58,41 +61,17 @@ class AdaptiveSettings:
         InputError: a value outside its range.
     """
 
-    size_px: int = 8
+    size_px: AtLeast1 = 8
     placement: Placement = "centre"
-    steps: int = 100
-    step_size: float = 24.0
-    momentum: float = 0.8
-    confidence: float = 0.25
-    restarts: int = 1
-    batch_size: int = 64
-    most_draws: int = 16
-    asr_points: float = 1.0
-    scoring_draws: int = 5
-
-    def __post_init__(self) -> None:
-        for name in (
-            *("size_px", "steps", "restarts", "batch_size"),
-            *("most_draws", "scoring_draws"),
-        ):
-            value = getattr(self, name)
-            whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-            self._require(name, whole, "a whole number of at least 1")
-        self._require("placement", self.placement in PLACEMENTS, f"one of {', '.join(PLACEMENTS)}")
-        self._require("step_size", 1.0 <= self.step_size <= 255.0, "in 1…255")
-        self._require("momentum", 0.0 <= self.momentum < 1.0, "in [0, 1)")
-        self._require("confidence", self.confidence >= 0.0, "at least 0")
-        self._require("asr_points", self.asr_points > 0.0, "over 0")
-
-    def as_record(self) -> dict[str, Any]:
-        """All settings as JSON values."""
-        return asdict(self)
-
-    def _require(self, name: str, holds: bool, expected: str) -> None:
-        if not holds:
-            raise InputError(
-                f"The adaptive evaluation's {name} must be {expected}, got {getattr(self, name)!r}."
-            )
+    steps: AtLeast1 = 100
+    step_size: Annotated[float, Field(ge=1.0, le=255.0)] = 24.0
+    momentum: Momentum = 0.8
+    confidence: NotNegative = 0.25
+    restarts: AtLeast1 = 1
+    batch_size: AtLeast1 = 64
+    most_draws: AtLeast1 = 16
+    asr_points: Positive = 1.0
+    scoring_draws: AtLeast1 = 5
 
 
 def cascade(variants: tuple[Variant, ...]) -> tuple[Stage, ...]:

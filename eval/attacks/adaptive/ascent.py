@@ -34,26 +34,28 @@ from eval.attacks.adaptive.straight_through import Variant, attacked
 from eval.attacks.adaptive.victim import Victim, pixel_gradient
 from eval.attacks.losses import Loss, attack_loss, class_over_label
 from eval.attacks.predictions import evaluation_mode, logits
+from eval.attacks.settings import Momentum
 from training.patching import paste, patch_gradient
 from training.quantizers import FLOAT
+from training.validated import AtLeast0, AtLeast1, NotNegative, Positive, validated
 
 LAST_STEP_SHARE = 0.1
 """Of the first step's size."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated()
 class AscentSettings:
     """How one ascent goes; ``step_size`` in pixel values, ``confidence`` in logits of margin."""
 
     variant: Variant = "clipped"
     loss: Loss = "margin"
-    steps: int = 100
-    step_size: float = 24.0
-    momentum: float = 0.8
-    draws: int = 1
-    confidence: float = 0.25
-    batch_size: int = 64
-    target: int | None = None
+    steps: AtLeast1 = 100
+    step_size: Positive = 24.0
+    momentum: Momentum = 0.8
+    draws: AtLeast1 = 1
+    confidence: NotNegative = 0.25
+    batch_size: AtLeast1 = 64
+    target: AtLeast0 | None = None
     stop_at_success: bool = True
 
 

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypedDict
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from typing_extensions import TypedDict
 
 from deploy.core.pasting import paste
-from deploy.core.share import Share, share
+from deploy.core.share import share
 from eval.attacks.adaptive.adaptive_settings import AdaptiveSettings
 from eval.attacks.adaptive.search import Attacked, Searched
 from eval.attacks.adaptive.victim import Victim
+from training.record_types import Share
+from training.validated import AtLeast1
 
 
 class AtDraws(TypedDict):
     """The attack with K draws a step: ASR over fresh draws, ``asr["n"]`` image-draws."""
 
-    draws: int
+    draws: AtLeast1
     asr: Share
 
 

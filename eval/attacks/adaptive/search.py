@@ -10,12 +10,13 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from deploy.core.errors import InputError
 from deploy.core.files import json_bytes, read_npz, write_npz
@@ -29,15 +30,16 @@ from eval.attacks.losses import attack_loss
 from eval.attacks.predictions import logits
 from training.patching import square_mask
 from training.progress import Progress
+from training.validated import AtLeast0
 
 
 class StageResult(TypedDict):
     """What one stage added."""
 
     stage: str
-    attacked: int
+    attacked: AtLeast0
     """Images that had resisted until then."""
-    won: int
+    won: AtLeast0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

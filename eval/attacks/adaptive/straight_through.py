@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, get_args
+from typing import Literal
 
 from deploy.core.errors import InputError
 from eval.attacks.predictions import SwitchableNetwork
 from training.quantizers import FLOAT, STRAIGHT_THROUGH, BitWidthSwitch
 
 Variant = Literal["clipped", "rectified", "identity", "shadow"]
-VARIANTS: tuple[Variant, ...] = get_args(Variant)
 """``clipped``, ``rectified``, ``identity``: see ``training.quantizers.STRAIGHT_THROUGH``; in
 ``shadow`` the logits are the quantized network's and their derivative that of its float mode."""
 

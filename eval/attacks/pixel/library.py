@@ -2,9 +2,9 @@
 
 ART works with torch alone (its patch attacks need torchvision, these do not). The gradient goes
 through the fake-quantized network: rounding passes it straight through, clipping stops it, as in
-training. ART's ``AutoAttack`` is APGD on cross-entropy, APGD on the difference-of-logits ratio,
-DeepFool in the place of the paper's FAB, and Square; each is tried on the images that the ones
-before left.
+training. ``autoattack-deepfool`` is ART's ``AutoAttack``: APGD on cross-entropy, APGD on the
+difference-of-logits ratio, DeepFool in the place of the paper's FAB, and Square; each is tried on
+the images that the ones before left.
 
 ART draws from numpy's global generator, which :func:`perturbed` seeds and puts back.
 """

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import Field
 from torch import Tensor
 
 from deploy.core.errors import InputError
+from deploy.core.patch_origin import PatchOrigin
 from deploy.core.patch_set import PatchSet
 from eval.attacks.judging import generator_for
-from eval.attacks.placement import PLACEMENTS, Placement, positions_for
+from eval.attacks.placement import Placement, positions_for
+from eval.attacks.settings import Degrees
 from eval.attacks.supplied.reading import Supplied
+from training.validated import AtLeast0, AtLeast1, Recorded, ScaleRange, validated
 from training.warping import paste_warped
 
 
-@dataclass(frozen=True, kw_only=True)
-class PlacingSettings:
+@validated()
+class PlacingSettings(Recorded):
     """How a supplied patch is put on images.
 
     Attributes:
@@ -41,39 +45,23 @@ class PlacingSettings:
         InputError: a value outside its range.
     """
 
-    size_px: int | None = None
+    size_px: AtLeast1 | None = None
     placement: Placement = "random"
-    margin_px: int = 0
-    rotation_degrees: float = 0.0
-    scale_range: tuple[float, float] = (1.0, 1.0)
-    translation: float | None = None
-    target: int | None = None
+    margin_px: AtLeast0 = 0
+    rotation_degrees: Degrees = 0.0
+    scale_range: ScaleRange = (1.0, 1.0)
+    translation: Annotated[float, Field(ge=0.0, lt=0.5)] | None = None
+    target: AtLeast0 | None = None
     targeted: bool = True
-
-    def __post_init__(self) -> None:
-        low, high = self.scale_range if len(self.scale_range) == 2 else (0.0, 0.0)
-        checks = {
-            "size_px": (self.size_px is None or self.size_px >= 1, "at least 1"),
-            "placement": (self.placement in PLACEMENTS, f"one of {', '.join(PLACEMENTS)}"),
-            "margin_px": (self.margin_px >= 0, "0 or more"),
-            "rotation_degrees": (0 <= self.rotation_degrees <= 180, "in 0…180"),
-            "scale_range": (0 < low <= high, "(low, high) with 0 < low ≤ high"),
-            "target": (self.target is None or self.target >= 0, "a class index"),
-            "translation": (self.translation is None or 0 <= self.translation < 0.5, "in [0, 0.5)"),
-        }
-        for name, (holds, expected) in checks.items():
-            if not holds:
-                raise InputError(f"{name} must be {expected}, got {getattr(self, name)!r}.")
 
     @property
     def affine(self) -> bool:
         """Whether each image shows the patch turned or scaled in its own way."""
-        return self.rotation_degrees > 0 or tuple(self.scale_range) != (1.0, 1.0)
+        return self.rotation_degrees > 0 or self.scale_range != (1.0, 1.0)
 
     def as_record(self) -> dict[str, Any]:
         """All settings as JSON values, and ``placement`` in the words of a table."""
-        record = asdict(self)
-        record["scale_range"] = list(self.scale_range)
+        record = super().as_record()
         if self.translation is not None:
             record["placement"] = f"within {100 * self.translation:g}% of the centre"
         if self.affine:
@@ -129,15 +117,14 @@ def placed_patch_sets(
             positions=positions,
             image_indices=image_indices,
             target=target,
-            provenance={
-                "attack": None,
-                "supplied": {"file_sha256": supplied.sha256, "number": number},
-                "settings": settings.as_record(),
-                "seed": seed,
-            },
+            origin=PatchOrigin(
+                settings=settings.as_record(),
+                seed=seed,
+                more={"supplied": {"file_sha256": supplied.sha256, "number": number}},
+            ),
         )
         area = {"px": made.area_px, "share": made.area_share(*image_size)}
-        sets.append(replace(made, provenance={**made.provenance, "area": area}))
+        sets.append(replace(made, origin=replace(made.origin, area=area)))
     return sets
 
 
@@ -155,7 +142,7 @@ def _targets(supplied: Supplied, settings: PlacingSettings, classes: int) -> tup
 
 
 def _resized(
-    patch: NDArray[np.uint8], mask: NDArray[np.bool_], size_px: int | None
+    patch: NDArray[np.uint8], mask: NDArray[np.bool_], size_px: AtLeast1 | None
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     height, width = mask.shape
     if size_px is None or size_px == max(height, width):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, TypedDict, cast
+from typing import Any, Literal
 
-from deploy.core.errors import InputError
-from deploy.core.share import Share
+from typing_extensions import TypedDict
+
 from eval.attacks.adaptive.expectation import AtDraws
 from eval.attacks.adaptive.search import StageResult
-from eval.measure.evaluation_record import ImagesFacts, Outcomes
+from eval.measure.evaluation_record import ImagesFacts
+from training.record_types import Fraction, Outcomes, Sha256, Share, payloads
+from training.validated import AtLeast1
 
 KIND = "adaptive"
 
@@ -23,8 +25,8 @@ class AttackedModel(TypedDict):
 
     network: str
     defense: str
-    checkpoint_sha256: str
-    bit_widths: list[int]
+    checkpoint_sha256: Sha256
+    bit_widths: list[AtLeast1]
     """One where the law is fixed. 32 is float."""
 
 
@@ -32,11 +34,11 @@ class AttackedPatch(TypedDict):
     """What was pasted."""
 
     kind: Literal["per-image"]
-    size_px: int
-    area_px: int
-    area_share: float
+    size_px: AtLeast1
+    area_px: AtLeast1
+    area_share: Fraction
     placement: str
-    sha256: list[str]
+    sha256: list[Sha256]
     """Digest of each patch set, in the order of the bit-widths."""
 
 
@@ -45,14 +47,14 @@ class OnEngine(TypedDict):
 
     engine: str
     engine_version: str
-    file_sha256: list[str | None]
+    file_sha256: list[Sha256 | None]
     asr: Share
 
 
 class AdaptiveRecord(TypedDict):
     """The payload of a record of kind ``adaptive``."""
 
-    key: str
+    key: Sha256
     """Digest of everything the result depends on."""
     model: AttackedModel
     law: Law
@@ -81,17 +83,6 @@ def adaptive_from_records(records: Iterable[Mapping[str, Any]]) -> list[Adaptive
     """The adaptive evaluations among ``records``, oldest first.
 
     Raises:
-        InputError: one lacks a field.
+        InputError: one is not as the schema says.
     """
-    found = []
-    for record in records:
-        if record["kind"] != KIND:
-            continue
-        missing = sorted(set(AdaptiveRecord.__annotations__) - set(record["payload"]))
-        if missing:
-            raise InputError(
-                f"A record of kind {KIND!r} lacks {', '.join(missing)}: it was written by another "
-                "version; attack again, or read it with the version that wrote it."
-            )
-        found.append(cast(AdaptiveRecord, record["payload"]))
-    return found
+    return payloads(records, KIND, AdaptiveRecord)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 import torch
+from typing_extensions import TypedDict
 
 from deploy.core.files import json_bytes, sha256_of_bytes
+from deploy.core.outcomes import Outcomes, outcomes_record, unpack_bits
 from deploy.core.patch_set import PatchSet
 from deploy.core.share import Share, share
-from deploy.core.success import attack_success, clean_accuracy
+from deploy.core.success import accuracy, attack_success
 from eval.attacks.adaptive.straight_through import attacked
 from eval.attacks.adaptive.victim import Victim, found_random
 from eval.attacks.judging import generator_for
@@ -23,10 +25,10 @@ from eval.measure.adaptive.adaptive_record import (
     OnEngine,
 )
 from eval.measure.adaptive.task import Task, Transferred
-from eval.measure.evaluation_record import EvaluationRecord, ImagesFacts, Outcomes, unpack_bits
+from eval.measure.evaluation_record import EvaluationRecord, ImagesFacts
 from eval.measure.images_facts import images_facts
-from eval.measure.model_facts import TORCH
-from eval.measure.patch_measures import Classes, outcomes_of, patch_set_digest, share_of
+from eval.measure.patch_measures import Classes, patch_set_digest
+from eval.measure.subject import TORCH
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -151,7 +153,13 @@ def at_worst(task: Task, made: Sequence[AtBitWidth]) -> AdaptiveRecord:
             randomness=None,
             draws=[],
             draws_enough=True,
-            outcomes=outcomes_of(success, clean, patched, task.indices),
+            outcomes=outcomes_record(
+                task.indices,
+                clean_correct=clean,
+                patched_correct=patched,
+                eligible=success.eligible,
+                success=success.success,
+            ),
         )
     )
 
@@ -167,9 +175,15 @@ def _scored(task: Task, victim: Victim, patches: PatchSet, draw: torch.Generator
         patch=task.patch([patch_set_digest(patches)]),
         settings=task.attack.as_record(),
         seed=task.settings.seed,
-        clean_accuracy=share_of(clean_accuracy(clean, task.labels)),
-        asr=share_of(success),
-        outcomes=outcomes_of(success, clean == task.labels, patched == task.labels, task.indices),
+        clean_accuracy=accuracy(clean, task.labels),
+        asr=success.share,
+        outcomes=outcomes_record(
+            task.indices,
+            clean_correct=clean == task.labels,
+            patched_correct=patched == task.labels,
+            eligible=success.eligible,
+            success=success.success,
+        ),
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -14,25 +13,25 @@ from numpy.typing import NDArray
 
 from deploy.core.errors import NothingToEvaluate
 from deploy.core.files import json_bytes, sha256_of_bytes
+from deploy.core.patch_origin import PatchOrigin
 from deploy.core.patch_set import PatchSet, read_patch_set, write_patch_set
 from deploy.core.records import write_record
-from deploy.engine import open_engine
 from eval.attacks.adaptive.adaptive_settings import AdaptiveSettings
 from eval.attacks.adaptive.expectation import AtDraws, raise_draws
 from eval.attacks.adaptive.search import Attacked, Searched, search
 from eval.attacks.adaptive.victim import Victim
 from eval.attacks.judging import generator_for
-from eval.attacks.origin import PATCHES, TRIED_ON
 from eval.attacks.placement import positions_for
 from eval.measure.adaptive.adaptive_record import KIND, AdaptiveRecord, AttackedModel, AttackedPatch
-from eval.measure.evaluation import NetworkPredictor, evaluate_model
+from eval.measure.evaluation import evaluate_model
 from eval.measure.evaluation_record import EvaluationRecord
-from eval.measure.model_facts import TORCH, model_facts
 from eval.measure.patch_measures import patch_set_digest
+from eval.measure.subject import TORCH, subjects_of
 from training.data import ImageSet
 from training.data.subset import chosen_indices
 from training.quantize import Network
 from training.run_folder import RunFolder
+from training.validated import AtLeast0, AtLeast1, BitWidths, validated
 
 ATTACK = "adaptive"
 """Name of the attack in patch files and evaluation records."""
@@ -41,7 +40,7 @@ Transferred = Mapping[str, NDArray[np.uint8]]
 """Patches made elsewhere for the same images, uint8 N×3×h×w, by name."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated()
 class AdaptiveRunSettings:
     """Which images and bit-widths.
 
@@ -55,10 +54,10 @@ class AdaptiveRunSettings:
             integer ones of ``bit_widths``.
     """
 
-    bit_widths: tuple[int, ...] | None = None
+    bit_widths: BitWidths | None = None
     split: str = "test"
-    images: int | None = 500
-    seed: int = 0
+    images: AtLeast1 | None = 500
+    seed: AtLeast0 = 0
     engine: str = "onnxruntime"
     random_precision: bool = False
 
@@ -129,7 +128,7 @@ class Task:
             images=self.chosen[rows], labels=self.labels[rows], positions=self.positions[rows]
         )
         key = self.key(name, transferred)
-        folder = self.run.path / PATCHES
+        folder = self.run.patches
         title = f"adaptive, {self.run.network_name} {name}"
 
         def run(draws: int) -> Searched:
@@ -164,25 +163,15 @@ class Task:
             mask=np.ones((attack.size_px, attack.size_px), np.bool_),
             positions=self.positions.astype(np.int32),
             image_indices=self.indices,
-            provenance={
-                "attack": ATTACK,
-                "settings": {**attack.as_record(), "shape": "square"},
-                "seed": self.settings.seed,
-                "made_on": self.settings.split,
-                "source": {
-                    "network": run.network_name,
-                    "defense": run.defense,
-                    "checkpoint_sha256": run.checkpoint_sha256,
-                    "seed": run.seed,
-                    "bit_widths": list(widths),
-                },
-                TRIED_ON: {
-                    "name": self.images.name,
-                    "split": self.images.split,
-                    "digest": self.images.digest,
-                },
-                "run": dict(self.provenance),
-            },
+            origin=PatchOrigin(
+                attack=ATTACK,
+                settings={**attack.as_record(), "shape": "square"},
+                seed=self.settings.seed,
+                made_on=self.settings.split,
+                source={**run.about(), "bit_widths": list(widths)},
+                tried_on=self.images.about,
+                run=self.provenance,
+            ),
         )
         write_patch_set(self._file(widths, patch_set_digest(patch_set)), patch_set)
         return patch_set
@@ -200,23 +189,20 @@ class Task:
         return f"{ATTACK}-per-image-{attack.size_px}px-{attack.placement}-from-{bits}bit"
 
     def _file(self, widths: tuple[int, ...], digest: str) -> Path:
-        return self.run.path / PATCHES / f"{self._name(widths)}-{digest[:8]}.npz"
+        return self.run.patches / f"{self._name(widths)}-{digest[:8]}.npz"
 
     def evaluate(self, patch_set: PatchSet, bits: int) -> EvaluationRecord:
         """The patches on the exported model, where there is one, else on the network itself."""
-        run, settings = self.run, self.settings
-        file = run.model_file(bits, settings.engine)
-        exported = file.is_file()
-        opened = open_engine(settings.engine, file) if exported else nullcontext()
-        with opened as engine:
-            name = TORCH if engine is None else engine.name
-            model = model_facts(run, bits, file if exported else None, name)
-            predictor = NetworkPredictor(network=self.network, bit_width=bits)
+        run, engine = self.run, self.settings.engine
+        if bits not in run.bit_widths_with_file(engine):
+            engine = TORCH
+        (subject,) = subjects_of(run, engine, [bits])
+        with subject.open(network=self.network) as opened:
             (record,) = evaluate_model(
-                predictor if engine is None else engine,
+                opened,
                 self.images,
                 [patch_set],
-                model=model,
+                model=subject.facts(opened.name),
                 records=run.records,
                 provenance=self.provenance,
             )

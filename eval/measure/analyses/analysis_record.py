@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
-from typing import Any, TypedDict
+from typing import Any, cast, get_type_hints
 
-from deploy.core.errors import InputError
+from typing_extensions import TypedDict
+
 from eval.measure.evaluation_record import ImagesFacts, PatchFacts
+from training.record_types import Sha256, payloads
+from training.validated import AtLeast1
 
 
 class AnalysedModel(TypedDict):
@@ -14,23 +18,31 @@ class AnalysedModel(TypedDict):
 
     network: str
     defense: str
-    checkpoint_sha256: str
-    bit_widths: list[int]
+    checkpoint_sha256: Sha256
+    bit_widths: list[AtLeast1]
     """Those looked at, widest first; 32 is float."""
 
 
 class AnalysisFacts(TypedDict):
     """The part of the payload that all analyses share."""
 
-    key: str
+    key: Sha256
     """Digest of all that the result depends on; it is not made again."""
     model: AnalysedModel
     images: ImagesFacts
-    analysed: int
+    analysed: AtLeast1
     """Images of the split that were looked at."""
     patch: PatchFacts | None
     """Null for an analysis of images without patches."""
     settings: dict[str, Any]
+
+
+@functools.cache
+def form_of(part: type) -> Any:
+    """The TypedDict of a payload: what all analyses share, and an analysis' own ``part``."""
+    fields = {**get_type_hints(AnalysisFacts, include_extras=True)}
+    fields |= get_type_hints(part, include_extras=True)
+    return cast(Any, TypedDict)(part.__name__, fields)
 
 
 def analyses_from_records(
@@ -44,20 +56,10 @@ def analyses_from_records(
         part: the TypedDict of its own part.
 
     Raises:
-        InputError: one lacks a field.
+        InputError: one is not as the schema says.
     """
     newest: dict[tuple[object, ...], dict[str, Any]] = {}
-    for record in records:
-        if record["kind"] != kind:
-            continue
-        payload: dict[str, Any] = record["payload"]
-        fields = {*AnalysisFacts.__annotations__, *part.__annotations__}
-        missing = sorted(fields - set(payload))
-        if missing:
-            raise InputError(
-                f"A record of kind {kind!r} lacks {', '.join(missing)}: it was written by another "
-                "version; analyse again, or read it with the version that wrote it."
-            )
+    for payload in payloads(records, kind, form_of(part)):
         patch = payload["patch"]
         newest[
             payload["model"]["checkpoint_sha256"],

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
-
 from deploy.core.errors import InputError
+from training.validated import AtLeast1, BitWidths, Recorded, validated
 
 
-@dataclass(frozen=True, kw_only=True)
-class AnalysisSettings:
+@validated()
+class AnalysisSettings(Recorded):
     """Settings of all analyses; each reads its own.
 
     Attributes:
@@ -24,25 +22,12 @@ class AnalysisSettings:
         InputError: a value outside its range.
     """
 
-    bit_widths: tuple[int, ...]
-    stride_px: int = 4
-    occluder_px: int = 8
-    shown: int = 1
-    batch_size: int = 100
+    bit_widths: BitWidths
+    stride_px: AtLeast1 = 4
+    occluder_px: AtLeast1 = 8
+    shown: AtLeast1 = 1
+    batch_size: AtLeast1 = 100
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not self.bit_widths or len(set(self.bit_widths)) != len(self.bit_widths):
-            raise InputError(
-                f"analysis: expected different bit-widths, got {list(self.bit_widths)}"
-            )
-        for name in ("stride_px", "occluder_px", "shown", "batch_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"analysis: {name} must be at least 1, got {getattr(self, name)}")
-
-    def as_record(self) -> dict[str, Any]:
-        """All settings as JSON values."""
-        return {**asdict(self), "bit_widths": list(self.bit_widths)}
 
 
 def grid(length_px: int, size_px: int, stride_px: int) -> list[int]:

@@ -15,12 +15,13 @@ the patch, so that their shades can be compared.
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from eval.measure.analyses.activations import activations, convolutions_of
 from eval.measure.analyses.analysis_settings import AnalysisSettings
@@ -29,6 +30,7 @@ from eval.measure.analyses.sample import Sample
 from eval.measure.analyses.stored_map import StoredMap, store_map
 from training.agreement import direction
 from training.quantize import Network
+from training.validated import AtLeast0, AtLeast1
 
 KIND = "feature-maps"
 UNITS = 3
@@ -39,7 +41,7 @@ class AtBits(TypedDict):
     """One convolution unit at one bit-width; a mean is null where every output is zero."""
 
     layer: str
-    bit_width: int
+    bit_width: AtLeast1
     change: Mean | None
     clean_to_widest: Mean | None
     patched_to_widest: Mean | None
@@ -48,10 +50,10 @@ class AtBits(TypedDict):
 class MapsOfUnit(TypedDict):
     """One image in one unit; maps in the order of the payload's bit-widths."""
 
-    index: int
+    index: AtLeast0
     """Of the image within the split."""
     layer: str
-    channel: int
+    channel: AtLeast0
     """The one that ``most_changed`` shows."""
     mean: dict[str, list[StoredMap]]
     """``clean`` and ``patched``."""

@@ -23,10 +23,11 @@ neither gradient has an edge in R, there is no IoU: that mean has a smaller n.
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from eval.attacks.predictions import SwitchableNetwork
 from eval.measure.analyses.analysis_settings import AnalysisSettings
@@ -34,11 +35,11 @@ from eval.measure.analyses.input_gradients import input_gradients
 from eval.measure.analyses.means import Mean, mean_where
 from eval.measure.analyses.sample import Sample
 from training.agreement import EDGE, direction, grey, orientation_agreement, sobel
+from training.validated import AtLeast0, AtLeast1
 
 KIND = "gradient-alignment"
 
 Region = Literal["image", "inside", "outside"]
-REGIONS: tuple[Region, ...] = ("image", "inside", "outside")
 On = Literal["clean", "patched"]
 MEASURES = ("cosine", "mse", "relative_mse", "edge_iou", "hog_cosine")
 AT_CHANCE = ("cosine", "edge_iou", "hog_cosine")
@@ -49,10 +50,10 @@ SMALLEST = torch.finfo(torch.float64).tiny
 class Pair(TypedDict):
     """Two bit-widths on one kind of images in one region; a mean is null where no image has it."""
 
-    bit_widths: list[int]
+    bit_widths: list[AtLeast1]
     on: On
     region: Region
-    zero_gradients: int
+    zero_gradients: AtLeast0
     """Images left out: the gradient of one of the two is zero all over the region."""
     measures: dict[str, Mean | None]
     """By the names of :data:`MEASURES`."""

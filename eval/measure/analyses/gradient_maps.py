@@ -8,13 +8,14 @@ sizes; ``high`` tells the size.
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing_extensions import TypedDict
 
 from eval.attacks.predictions import SwitchableNetwork
 from eval.measure.analyses.analysis_settings import AnalysisSettings
 from eval.measure.analyses.input_gradients import input_gradients
 from eval.measure.analyses.sample import Sample
 from eval.measure.analyses.stored_map import StoredMap, store_map
+from training.validated import AtLeast0
 
 KIND = "gradient-maps"
 
@@ -22,7 +23,7 @@ KIND = "gradient-maps"
 class MapsOfImage(TypedDict):
     """The maps of one image, in the order of the payload's bit-widths."""
 
-    index: int
+    index: AtLeast0
     """Within the split."""
     clean: list[StoredMap]
     patched: list[StoredMap]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import TypedDict
 
 from deploy.core.errors import InputError, NothingToEvaluate
+from training.validated import AtLeast1
 
 RESAMPLES = 2000
 """Of the bootstrap; its seed is fixed, so that equal values give equal intervals."""
@@ -16,7 +18,7 @@ RESAMPLES = 2000
 class Mean(TypedDict):
     """The mean over n images with its 95% percentile-bootstrap interval over the images."""
 
-    n: int
+    n: AtLeast1
     value: float
     low: float
     high: float

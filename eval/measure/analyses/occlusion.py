@@ -8,16 +8,16 @@ the images that the network has right without it. Negative: covering the place h
 
 from __future__ import annotations
 
-from typing import TypedDict
-
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import TypedDict
 
 from deploy.core.errors import NothingToEvaluate
 from eval.attacks.predictions import SwitchableNetwork, logits
 from eval.measure.analyses.analysis_settings import AnalysisSettings, grid
 from eval.measure.analyses.means import means_of
 from eval.measure.analyses.sample import Sample
+from training.validated import AtLeast0, AtLeast1
 
 KIND = "occlusion"
 GREY = 128
@@ -27,24 +27,24 @@ GREY = 128
 class AtBits(TypedDict):
     """One bit-width; grids are lists of rows (top edges) of columns (left edges)."""
 
-    bit_width: int
-    n: int
+    bit_width: AtLeast1
+    n: AtLeast1
     """Images that count: right without the square."""
     drop: list[list[float]]
     """Mean drop of the true class's logit, in logits."""
     low: list[list[float]]
     """Lower bound of the mean's 95% bootstrap interval."""
     high: list[list[float]]
-    lost: list[list[int]]
+    lost: list[list[AtLeast0]]
     """Of n, images that are wrong with the square there."""
 
 
 class Occlusion(TypedDict):
     """The analysis' own part of the payload."""
 
-    grey: int
-    tops_px: list[int]
-    lefts_px: list[int]
+    grey: AtLeast0
+    tops_px: list[AtLeast0]
+    lefts_px: list[AtLeast0]
     bits: list[AtBits]
 
 

@@ -9,19 +9,20 @@ of the same size at the same places.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import TypedDict
 
 from deploy.core.patch_set import random_floor
-from deploy.core.share import Share, share
+from deploy.core.share import share
 from deploy.core.success import attack_success
 from eval.attacks.predictions import SwitchableNetwork, predict
 from eval.measure.analyses.analysis_settings import AnalysisSettings, grid
 from eval.measure.analyses.means import Mean, mean_of
 from eval.measure.analyses.sample import Sample
-from eval.measure.patch_measures import share_of
+from training.record_types import Share
+from training.validated import AtLeast0, AtLeast1
 
 KIND = "patch-locations"
 
@@ -29,14 +30,14 @@ KIND = "patch-locations"
 class AtBits(TypedDict):
     """One bit-width; grids are lists of rows (top edges) of columns (left edges)."""
 
-    bit_width: int
-    n: int
+    bit_width: AtLeast1
+    n: AtLeast1
     """Images that count, at every place."""
     own_place: Share
     """Where each patch was made for."""
-    successes: list[list[int]]
+    successes: list[list[AtLeast0]]
     """Of n, at each place."""
-    floor_successes: list[list[int]]
+    floor_successes: list[list[AtLeast0]]
     """Of n: noise of the same size at each place."""
     somewhere: Share
     """Images on which the patch wins at one place of the grid or more."""
@@ -49,8 +50,8 @@ class AtBits(TypedDict):
 class PatchLocations(TypedDict):
     """The analysis' own part of the payload."""
 
-    tops_px: list[int]
-    lefts_px: list[int]
+    tops_px: list[AtLeast0]
+    lefts_px: list[AtLeast0]
     bits: list[AtBits]
 
 
@@ -63,7 +64,7 @@ def analyse(
         NothingToEvaluate: no image counts.
         InputError: the patch is larger than the image.
     """
-    size = sample.patch_set.mask.shape
+    size = sample.patch_set.size_px
     tops, lefts = (
         grid(length, side, settings.stride_px)
         for length, side in zip(sample.image_size, size, strict=True)
@@ -88,9 +89,7 @@ def analyse(
             AtBits(
                 bit_width=bits,
                 n=n,
-                own_place=share_of(
-                    attack_success(clean, own, sample.labels, sample.patch_set.target)
-                ),
+                own_place=attack_success(clean, own, sample.labels, sample.patch_set.target).share,
                 successes=at.sum(axis=2).tolist(),
                 floor_successes=noisy.sum(axis=2).tolist(),
                 somewhere=share(int(at.any(axis=(0, 1)).sum()), n),

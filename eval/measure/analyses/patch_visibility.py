@@ -18,11 +18,10 @@ An image whose output is zero everywhere has no share; it is left out, n tells.
 
 from __future__ import annotations
 
-from typing import TypedDict
-
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from eval.measure.analyses.activations import activations, convolutions_of
 from eval.measure.analyses.analysis_settings import AnalysisSettings
@@ -31,6 +30,8 @@ from eval.measure.analyses.means import Mean, mean_of, mean_where
 from eval.measure.analyses.sample import Sample
 from eval.measure.analyses.seen_region import seen_regions, under_region
 from training.quantize import Network
+from training.record_types import Size
+from training.validated import AtLeast1
 
 KIND = "patch-visibility"
 
@@ -47,8 +48,8 @@ class Layer(TypedDict):
     """One convolution unit."""
 
     layer: str
-    size_px: list[int]
-    """[h, w] of its output."""
+    size_px: Size
+    """Of its output."""
     seen: Shares
     under: Shares
     change: Mean | None
@@ -57,7 +58,7 @@ class Layer(TypedDict):
 class AtBits(TypedDict):
     """One bit-width."""
 
-    bit_width: int
+    bit_width: AtLeast1
     layers: list[Layer]
     saliency: Shares
 

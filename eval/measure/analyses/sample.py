@@ -68,9 +68,11 @@ def draw_sample(images: ImageSet, patch_set: PatchSet, count: int | None) -> Sam
         )
     rows = chosen_indices(len(patch_set.image_indices), count)
     indices = patch_set.image_indices[rows]
+    # A patch that each image shows turned or scaled in its own way is universal and one of many.
     own = replace(
         patch_set,
-        patch=patch_set.patch if patch_set.kind == "universal" else patch_set.patch[rows],
+        patch=patch_set.patch if len(patch_set.patch) == 1 else patch_set.patch[rows],
+        mask=patch_set.mask if patch_set.mask.ndim == 2 else patch_set.mask[rows],
         positions=patch_set.positions[rows],
         image_indices=indices,
     )
@@ -86,9 +88,10 @@ def draw_sample(images: ImageSet, patch_set: PatchSet, count: int | None) -> Sam
 
 def covered(patch_set: PatchSet, image_size: tuple[int, int]) -> NDArray[np.bool_]:
     """Where each image's patch lies: bool N×H×W."""
-    rows, columns = np.nonzero(patch_set.mask)
-    region = np.zeros((len(patch_set.positions), *image_size), dtype=np.bool_)
-    every = np.arange(len(region))[:, None]
-    tops, lefts = patch_set.positions[:, :1], patch_set.positions[:, 1:]
-    region[every, tops + rows, lefts + columns] = True
+    count = len(patch_set.positions)
+    masks = np.broadcast_to(patch_set.mask, (count, *patch_set.size_px))
+    which, rows, columns = np.nonzero(masks)
+    tops, lefts = patch_set.positions[which].T
+    region = np.zeros((count, *image_size), dtype=np.bool_)
+    region[which, tops + rows, lefts + columns] = True
     return region

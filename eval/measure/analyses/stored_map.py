@@ -6,13 +6,15 @@ import base64
 import binascii
 import io
 from collections.abc import Mapping
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from typing_extensions import TypedDict
 
 from deploy.core.errors import InputError
+from training.record_types import Base64
 
 LARGEST_PX = 64
 """Longest side of a stored map; larger ones are averaged down by a whole factor."""
@@ -21,7 +23,7 @@ LARGEST_PX = 64
 class StoredMap(TypedDict):
     """A map h×w in 256 steps: value = low + code / 255 · (high − low)."""
 
-    png: str
+    png: Base64
     """Base64 of an 8-bit grey PNG of the codes."""
     low: float
     high: float

@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from eval.attacks.predictions import SwitchableNetwork
 from eval.measure.checks import comparisons, passes, reach
+from eval.measure.checks.attacked_network import AttackedNetwork
 from eval.measure.checks.battery_settings import BatterySettings
 from eval.measure.checks.checks_record import CheckResult
 from eval.measure.checks.results import result
-from eval.measure.checks.subject import Subject
 
-Check = Callable[[Subject], CheckResult]
+Check = Callable[[AttackedNetwork], CheckResult]
 
 
 def run_battery(
@@ -41,11 +41,11 @@ def run_battery(
     Raises:
         NothingToEvaluate: the network has none of the images right.
     """
-    subject = Subject(network, bits, images, labels, settings)
+    attacked = AttackedNetwork(network, bits, images, labels, settings)
     results = []
     for name, check in _checks(source, undefended).items():
         asked = only is None or name in only
-        results.append(check(subject) if asked else result(name, "not run", "not asked for"))
+        results.append(check(attacked) if asked else result(name, "not run", "not asked for"))
         done(name)
     return results
 
@@ -62,11 +62,11 @@ def _checks(
         "doubled-steps": comparisons.doubled_steps,
         "random-patch": comparisons.random_patch,
         "gradient-free": comparisons.gradient_free,
-        "transfer": lambda subject: comparisons.transfer(subject, source),
+        "transfer": lambda attacked: comparisons.transfer(attacked, source),
         "area": comparisons.area,
         "full-image": reach.full_image,
         "loss-surface": passes.loss_surface,
         "bytes": reach.bytes_kept,
-        "undefended": lambda subject: reach.undefended(subject, undefended),
-        "planted-fakes": lambda subject: reach.planted_fakes(subject, undefended),
+        "undefended": lambda attacked: reach.undefended(attacked, undefended),
+        "planted-fakes": lambda attacked: reach.planted_fakes(attacked, undefended),
     }

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated
 
-from deploy.core.errors import InputError
+from pydantic import Field
+
+from training.validated import AtLeast0, AtLeast1, Recorded, validated
+
+_AtLeast2 = Annotated[int, Field(ge=2)]
 
 
-@dataclass(frozen=True, kw_only=True)
-class BatterySettings:
+@validated()
+class BatterySettings(Recorded):
     """How the checks attack.
 
     Attributes:
@@ -24,22 +27,9 @@ class BatterySettings:
         InputError: a value under its least.
     """
 
-    images: int = 100
-    size_px: int = 8
-    steps: int = 100
-    queries: int = 300
-    batch_size: int = 64
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, least in (
-            *(("images", 8), ("size_px", 2), ("steps", 2)),
-            *(("queries", 10), ("batch_size", 1), ("seed", 0)),
-        ):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise InputError(f"The checks' {name} must be at least {least}, got {value!r}.")
-
-    def as_record(self) -> dict[str, Any]:
-        """All settings as JSON values."""
-        return asdict(self)
+    images: Annotated[int, Field(ge=8)] = 100
+    size_px: _AtLeast2 = 8
+    steps: _AtLeast2 = 100
+    queries: Annotated[int, Field(ge=10)] = 300
+    batch_size: AtLeast1 = 64
+    seed: AtLeast0 = 0

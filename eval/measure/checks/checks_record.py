@@ -11,12 +11,15 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal
+
+from typing_extensions import TypedDict
 
 from deploy.core.attack_checks import MARK, NOT_CHECKED, AttackVerdict
-from deploy.core.errors import InputError
-from deploy.core.records import read_records
+from deploy.core.records import read_records, records_so_far
 from eval.measure.evaluation_record import ImagesFacts, ModelFacts
+from training.record_types import Sha256, payloads
+from training.validated import AtLeast1
 
 if TYPE_CHECKING:
     from training.run_folder import RunFolder
@@ -24,7 +27,6 @@ if TYPE_CHECKING:
 KIND = "attack-checks"
 
 Status = Literal["passed", "tripped", "undecided", "not run"]
-STATUSES: tuple[Status, ...] = get_args(Status)
 
 
 class CheckedModel(TypedDict):
@@ -32,9 +34,9 @@ class CheckedModel(TypedDict):
 
     network: str
     defense: str
-    bit_width: int
+    bit_width: AtLeast1
     """32 is float."""
-    checkpoint_sha256: str | None
+    checkpoint_sha256: Sha256 | None
     planted: str | None
     """Name of the fake defense that was put around the network on purpose; null for none."""
 
@@ -54,11 +56,11 @@ class CheckResult(TypedDict):
 class ChecksRecord(TypedDict):
     """The payload of a record of kind ``attack-checks``."""
 
-    key: str
+    key: Sha256
     """Digest of everything the result depends on; checks with the same key are not run again."""
     model: CheckedModel
     images: ImagesFacts
-    checked_images: int
+    checked_images: AtLeast1
     """How many of the images the attacks of the checks were run on."""
     attack: dict[str, Any]
     """All settings of the attacks, and under ``source`` and ``undefended`` the SHA-256 of the
@@ -132,14 +134,11 @@ def attack_checks_from_records(records: Iterable[Mapping[str, Any]]) -> AttackCh
     """The verdicts among ``records`` (oldest first); records of other kinds are passed over.
 
     Raises:
-        InputError: a checks record lacks a field.
+        InputError: a checks record is not as the schema says.
     """
     found: dict[tuple[str | None, int], list[ChecksRecord]] = {}
     planted: list[ChecksRecord] = []
-    for record in records:
-        if record["kind"] != KIND:
-            continue
-        checked = check_record(record["payload"])
+    for checked in payloads(records, KIND, ChecksRecord):
         model = checked["model"]
         if model["planted"] is not None:
             planted.append(checked)
@@ -179,7 +178,7 @@ def verdict_beside(folder: Path, model: Mapping[str, Any]) -> AttackVerdict:
     """The verdict on a model from the checks among the records of a folder; not checked if none.
 
     Raises:
-        InputError: a record is damaged or lacks a field.
+        InputError: a record is damaged, or not as the schema says.
     """
     found = attack_checks_from_records(read_records(folder, KIND))
     return found.verdict_at(model["checkpoint_sha256"], model["bit_width"]) or AttackVerdict()
@@ -189,38 +188,10 @@ def verdict_of_run(run: RunFolder, bit_width: int) -> AttackVerdict | None:
     """The verdict on a run's network; None where nobody looked.
 
     Raises:
-        InputError: a record is damaged or lacks a field.
+        InputError: a record is damaged, or not as the schema says.
     """
-    records = read_records(run.records, KIND) if run.records.is_dir() else []
-    return attack_checks_from_records(records).verdict_at(run.checkpoint_sha256, bit_width)
-
-
-def check_record(payload: Mapping[str, Any]) -> ChecksRecord:
-    """The payload as a record, after a look at its fields.
-
-    Raises:
-        InputError: a field is missing, or a status is none of those there are.
-    """
-    _require(payload, ChecksRecord)
-    _require(payload["model"], CheckedModel)
-    for check in payload["checks"]:
-        _require(check, CheckResult)
-        if check["status"] not in STATUSES:
-            raise InputError(
-                f"A record of kind {KIND!r} has the status {check['status']!r}; known: "
-                f"{', '.join(STATUSES)}."
-            )
-    return cast(ChecksRecord, payload)
-
-
-def _require(value: object, schema: Any) -> None:
-    fields = set(schema.__annotations__)
-    missing = sorted(fields - set(value)) if isinstance(value, Mapping) else sorted(fields)
-    if missing:
-        raise InputError(
-            f"A record of kind {KIND!r} lacks {', '.join(missing)}: it was written by another "
-            "version; check again, or read it with the version that wrote it."
-        )
+    found = attack_checks_from_records(records_so_far(run.records, KIND))
+    return found.verdict_at(run.checkpoint_sha256, bit_width)
 
 
 def _named(record: ChecksRecord, status: Status) -> tuple[str, ...]:

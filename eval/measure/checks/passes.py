@@ -7,23 +7,24 @@ from typing import Any
 import numpy as np
 import torch
 
+from deploy.core.share import share_of
 from deploy.core.statistics import paired_difference
 from eval.attacks.adaptive.victim import found_random
 from eval.attacks.predictions import logits
+from eval.measure.checks.attacked_network import AttackedNetwork
 from eval.measure.checks.checks_record import CheckResult
-from eval.measure.checks.results import percent, result, share_of_flags, status
-from eval.measure.checks.subject import Subject
+from eval.measure.checks.results import percent, result, status
 
 
-def gradient_reaches_patch(subject: Subject) -> CheckResult:
+def gradient_reaches_patch(attacked: AttackedNetwork) -> CheckResult:
     """The loss after a step of 4 pixel values along the sign, against random signs."""
-    start = subject.start(subject.settings.size_px)
-    before, gradient = subject.loss_and_gradient(start, "margin")
-    signs = torch.randint(0, 2, gradient.shape, generator=subject.draw("signs")) * 2.0 - 1.0
+    start = attacked.start(attacked.settings.size_px)
+    before, gradient = attacked.loss_and_gradient(start, "margin")
+    signs = torch.randint(0, 2, gradient.shape, generator=attacked.draw("signs")) * 2.0 - 1.0
     rises = []
     for direction in (gradient.sign(), signs):
         moved = (start.float() + 4.0 * direction).clamp(0.0, 255.0)
-        after, _ = subject.loss_and_gradient(moved, "margin")
+        after, _ = attacked.loss_and_gradient(moved, "margin")
         rises.append((after > before).numpy())
     along, by_chance = rises
     lead, interval = paired_difference(along, by_chance)
@@ -32,21 +33,21 @@ def gradient_reaches_patch(subject: Subject) -> CheckResult:
         status(tripped=lead <= 0.0, passed=interval.low > 0.0),
         f"the loss rises on {percent(along)} of the images along the gradient, "
         f"{percent(by_chance)} at random",
-        along=share_of_flags(along),
-        random=share_of_flags(by_chance),
+        along=share_of(along),
+        random=share_of(by_chance),
     )
 
 
-def zero_gradients(subject: Subject) -> CheckResult:
+def zero_gradients(attacked: AttackedNetwork) -> CheckResult:
     """NaN and zero gradients in the patch, under both losses."""
-    start = subject.start(subject.settings.size_px)
+    start = attacked.start(attacked.settings.size_px)
     figures: dict[str, Any] = {}
     broken, least, most = False, 0.0, 0.0
     for loss in ("margin", "cross-entropy"):
-        _, gradient = subject.loss_and_gradient(start, loss)
+        _, gradient = attacked.loss_and_gradient(start, loss)
         nan = (~torch.isfinite(gradient)).flatten(1).any(dim=1).numpy()
         zero = (gradient == 0).flatten(1).all(dim=1).numpy()
-        figures[loss] = {"nan": share_of_flags(nan), "zero": share_of_flags(zero)}
+        figures[loss] = {"nan": share_of(nan), "zero": share_of(zero)}
         broken |= bool(nan.any())
         least = max(least, figures[loss]["zero"]["low"])
         most = max(most, figures[loss]["zero"]["high"])
@@ -58,9 +59,9 @@ def zero_gradients(subject: Subject) -> CheckResult:
     return result("zero-gradients", verdict, said, **figures)
 
 
-def gives_logits(subject: Subject) -> CheckResult:
+def gives_logits(attacked: AttackedNetwork) -> CheckResult:
     """Whether the outputs are a distribution."""
-    found = logits(subject.network, subject.images, subject.bits)
+    found = logits(attacked.network, attacked.images, attacked.bits)
     sums = np.abs(found.sum(axis=1) - 1.0).max()
     distribution = bool(found.min() >= 0.0 and found.max() <= 1.0 and sums < 1e-3)
     return result(
@@ -72,9 +73,9 @@ def gives_logits(subject: Subject) -> CheckResult:
     )
 
 
-def randomness(subject: Subject) -> CheckResult:
+def randomness(attacked: AttackedNetwork) -> CheckResult:
     """Two passes over the same images."""
-    found = found_random(subject.network, subject.pixels[:32].float(), subject.bits)
+    found = found_random(attacked.network, attacked.pixels[:32].float(), attacked.bits)
     names = [name for name in ("logits", "gradients") if getattr(found, name)]
     return result(
         "randomness",
@@ -85,12 +86,12 @@ def randomness(subject: Subject) -> CheckResult:
     )
 
 
-def loss_surface(subject: Subject) -> CheckResult:
+def loss_surface(attacked: AttackedNetwork) -> CheckResult:
     """The cosine of the patch's gradients at two points two pixel values apart."""
-    start = subject.start(subject.settings.size_px).float()
-    shift = torch.randint(0, 2, start.shape, generator=subject.draw("shift")) * 4.0 - 2.0
+    start = attacked.start(attacked.settings.size_px).float()
+    shift = torch.randint(0, 2, start.shape, generator=attacked.draw("shift")) * 4.0 - 2.0
     one, other = (
-        subject.loss_and_gradient(patch, "margin")[1].flatten(1)
+        attacked.loss_and_gradient(patch, "margin")[1].flatten(1)
         for patch in (start, (start + shift).clamp(0.0, 255.0))
     )
     cosine = float(torch.nan_to_num(torch.cosine_similarity(one, other, dim=1)).mean())

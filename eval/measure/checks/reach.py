@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from deploy.core.errors import InputError
+from deploy.core.share import share_of
 from deploy.core.statistics import paired_difference
 from eval.attacks.predictions import SwitchableNetwork, logits
+from eval.measure.checks.attacked_network import AttackedNetwork
 from eval.measure.checks.checks_record import CheckResult
-from eval.measure.checks.results import percent, result, share_of_flags, status
-from eval.measure.checks.subject import Subject
+from eval.measure.checks.results import percent, result, status
 from eval.measure.fakes import FAKES, planted
 from training.quantizers import FLOAT
 
@@ -22,51 +23,51 @@ BROKEN = 0.9
 """Least ASR on a network that is known to have no defense."""
 
 
-def full_image(subject: Subject) -> CheckResult:
+def full_image(attacked: AttackedNetwork) -> CheckResult:
     """A patch that hides the image, from random pixels and from grey.
 
     Pixels that are random all over are one class to a network that has met many such patches while
     it was trained, too far inside it for any gradient: there a second start is fair.
     """
-    size = min(subject.images.shape[2:])
-    grey = torch.full((len(subject.images), 3, size, size), 128, dtype=torch.uint8)
-    from_grey = subject.ascend(subject.victim, size, subject.settings.steps, grey)
-    won = subject.won(size_px=size) | (from_grey.margin.numpy() > 0)
-    rate = share_of_flags(won)
+    size = min(attacked.images.shape[2:])
+    grey = torch.full((len(attacked.images), 3, size, size), 128, dtype=torch.uint8)
+    from_grey = attacked.ascend(attacked.victim, size, attacked.settings.steps, grey)
+    won = attacked.won(size_px=size) | (from_grey.margin.numpy() > 0)
+    rate = share_of(won)
     verdict = status(tripped=rate["high"] < 0.99, passed=rate["value"] >= 0.99)
     return result("full-image", verdict, percent(won), asr=rate)
 
 
-def bytes_kept(subject: Subject) -> CheckResult:
+def bytes_kept(attacked: AttackedNetwork) -> CheckResult:
     """Claimed successes again, from PNG files that are read back."""
-    claimed = subject.won()
-    pasted = subject.pasted(subject.patches())
+    claimed = attacked.won()
+    pasted = attacked.pasted(attacked.patches())
     read = np.stack([_png_and_back(image) for image in pasted])
     same = bool(np.array_equal(read, pasted))
-    again = logits(subject.network, read, subject.bits).argmax(axis=1) != subject.labels
+    again = logits(attacked.network, read, attacked.bits).argmax(axis=1) != attacked.labels
     _, interval = paired_difference(claimed, again)
     lost = float(claimed.mean() - again.mean())
     return result(
         "bytes",
         status(tripped=not same or interval.low > 0.01, passed=same and lost < 0.01),
         f"{percent(claimed)} as the attack saw it, {percent(again)} from files",
-        claimed=share_of_flags(claimed),
-        again=share_of_flags(again),
+        claimed=share_of(claimed),
+        again=share_of(again),
     )
 
 
-def undefended(subject: Subject, network: SwitchableNetwork | None) -> CheckResult:
+def undefended(attacked: AttackedNetwork, network: SwitchableNetwork | None) -> CheckResult:
     """This attack on a network without a defense, at this bit-width if it has it, else in float."""
     if network is None:
         return result("undefended", "not run", "no undefended network was given (--undefended)")
-    bits = _bits_of(network, subject.bits)
-    won = Subject(network, bits, subject.images, subject.labels, subject.settings).won()
-    rate = share_of_flags(won)
+    bits = _bits_of(network, attacked.bits)
+    won = AttackedNetwork(network, bits, attacked.images, attacked.labels, attacked.settings).won()
+    rate = share_of(won)
     verdict = status(tripped=rate["high"] < BROKEN, passed=rate["value"] >= BROKEN)
     return result("undefended", verdict, f"{percent(won)} there", asr=rate, bit_width=bits)
 
 
-def planted_fakes(subject: Subject, network: SwitchableNetwork | None) -> CheckResult:
+def planted_fakes(attacked: AttackedNetwork, network: SwitchableNetwork | None) -> CheckResult:
     """The undefended network behind each fake, attacked by someone who knows the fake.
 
     The gradient is that of the network behind it. Success is judged on the fake's own answers: on
@@ -75,20 +76,20 @@ def planted_fakes(subject: Subject, network: SwitchableNetwork | None) -> CheckR
     """
     if network is None:
         return result("planted-fakes", "not run", "no undefended network was given (--undefended)")
-    bits = _bits_of(network, subject.bits)
+    bits = _bits_of(network, attacked.bits)
     rates = {}
     for name in sorted(FAKES):
         fake = planted(name, network)
-        behind = Subject(
+        behind = AttackedNetwork(
             fake,
             bits,
-            subject.images,
-            subject.labels,
-            subject.settings,
+            attacked.images,
+            attacked.labels,
+            attacked.settings,
             stand_in=network,
-            noise=_noise(fake, subject.images[:32], bits),
+            noise=_noise(fake, attacked.images[:32], bits),
         )
-        rates[name] = share_of_flags(behind.rescored(behind.patches()))
+        rates[name] = share_of(behind.rescored(behind.patches()))
     return result(
         "planted-fakes",
         status(

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.core.share import Share, share
 from eval.measure.checks.checks_record import CheckResult, Status
 
 Flags = NDArray[np.bool_]
@@ -26,11 +25,6 @@ def status(*, tripped: bool, passed: bool) -> Status:
 def result(name: str, verdict: Status, measured: str, **figures: Any) -> CheckResult:
     """One check's part of the record; ``figures`` are JSON values."""
     return CheckResult(name=name, status=verdict, measured=measured, figures=figures)
-
-
-def share_of_flags(flags: Flags) -> Share:
-    """How many are set, with the interval."""
-    return share(int(flags.sum()), len(flags))
 
 
 def percent(flags: Flags) -> str:

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.core.errors import InputError, NothingToEvaluate
-from deploy.core.share import share
-from deploy.core.statistics import holm, mcnemar_exact, paired_difference
+from deploy.core.share import share_of
+from deploy.core.statistics import holm, paired
 from deploy.core.success import attack_success
 from eval.measure.drift.drift_record import Flip, StageFacts, StepFacts, StepPair
 from eval.measure.patch_measures import Classes
@@ -95,8 +95,8 @@ def stage_facts(stage: StageOutcome) -> StageFacts:
     return StageFacts(
         name=stage.name,
         how=stage.how,
-        clean_accuracy=share(int(stage.clean_correct.sum()), len(stage.clean_correct)),
-        asr=share(int(stage.success.sum()), int(stage.eligible.sum())),
+        clean_accuracy=share_of(stage.clean_correct),
+        asr=share_of(stage.success[stage.eligible]),
     )
 
 
@@ -126,7 +126,7 @@ def steps_between(
 def _step(
     before: StageOutcome, after: StageOutcome, indices: NDArray[np.int64], labels: Classes
 ) -> StepFacts:
-    rates = [int(one.success.sum()) / int(one.eligible.sum()) for one in (before, after)]
+    rates = [share_of(one.success[one.eligible])["value"] for one in (before, after)]
     clean_flips, patched_flips = _flipped(before, after)
     either = np.flatnonzero(clean_flips | patched_flips)
     either = either[np.argsort(indices[either], kind="stable")]
@@ -157,19 +157,16 @@ def _pair(before: StageOutcome, after: StageOutcome) -> StepPair | None:
     both = before.eligible & after.eligible
     if not both.any():
         return None
-    first, second = after.success[both], before.success[both]
-    difference, interval = paired_difference(first, second)
-    only_after, only_before = int((first & ~second).sum()), int((second & ~first).sum())
-    p = mcnemar_exact(only_before, only_after)
+    found = paired(before.success[both], after.success[both])
     return StepPair(
-        n=int(both.sum()),
-        only_before=only_before,
-        only_after=only_after,
-        points=100.0 * difference,
-        low_points=100.0 * interval.low,
-        high_points=100.0 * interval.high,
-        p=p,
-        p_holm=p,
+        n=found.n,
+        only_before=found.only_old,
+        only_after=found.only_new,
+        points=100.0 * found.difference,
+        low_points=100.0 * found.interval.low,
+        high_points=100.0 * found.interval.high,
+        p=found.p,
+        p_holm=found.p,
     )
 
 

@@ -125,7 +125,7 @@ def attribute(
             attack=patch.facts.attack,
             kind=patch.facts.kind,
             target=patch.facts.target,
-            size_px=list(patch.patch_set.mask.shape),
+            size_px=list(patch.patch_set.size_px),
             pasted_sha256=patch.facts.pasted_sha256,
         ),
         images=ImagesFacts(

@@ -32,8 +32,8 @@ from deploy.core.files import read_npz
 from deploy.core.images import check_images
 from deploy.device.suite import Suite
 from eval.attacks.predictions import SwitchableNetwork, device_of, evaluation_mode, predict
-from eval.measure.evaluation import Predictor
 from eval.measure.patch_measures import Classes
+from eval.measure.subject import Predictor
 from export.reference import IntegerReference
 from training.patching import paste
 
@@ -104,14 +104,6 @@ class DeviceInputs:
                 raise InputError(f"{path}: {name} has {len(arrays[name])} images, not {count}")
         return cls(clean=arrays["clean"], patched=tuple(arrays[name] for name in names))
 
-    @classmethod
-    def through(cls, preprocessing: Callable[[Bytes], Bytes], suite: Suite) -> Self:
-        """What a preprocessing, bytes to bytes, makes of the suite's clean and patched images."""
-        return cls(
-            clean=preprocessing(suite.images),
-            patched=tuple(preprocessing(pasted(suite, i)) for i in range(len(suite.patches))),
-        )
-
 
 def read_float_patches(path: Path, suite: Suite) -> dict[int, NDArray[np.float32]]:
     """Read patches as they were before they became bytes, by their number in the suite.
@@ -150,7 +142,6 @@ def run_chain(
     bits: int,
     reference: IntegerReference,
     engine: Predictor,
-    engine_name: str = "engine",
     float_patches: Mapping[int, NDArray[np.float32]] | None = None,
     device_inputs: DeviceInputs | None = None,
     advance: Callable[[str], Any] = lambda stage: None,
@@ -163,7 +154,6 @@ def run_chain(
         bits: bit-width of the bundle.
         reference: of the bundle's model file.
         engine: that runs the same file.
-        engine_name: for the report.
         float_patches: by number, float32 P×3×h×w, as before rounding; patches that it lacks are
             bytes already.
         device_inputs: None for a device that feeds the image's bytes, as the validator does.
@@ -232,7 +222,7 @@ def run_chain(
     advance(EXPORT)
     ran = Stage(
         name=ENGINE,
-        how=f"the exported file in {engine_name}, here",
+        how=f"the exported file in {engine.name}, here",
         clean=engine.predict(device.clean),
         patched=tuple(engine.predict(images) for images in device.patched),
     )

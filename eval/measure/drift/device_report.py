@@ -11,11 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.core.errors import InputError
-from deploy.core.files import read_json
-from deploy.core.outcomes import unpack_bits
 from deploy.device.bundle_reading import Bundle
 from deploy.device.comparison import Outcome, read_outcomes
-from deploy.device.report import FORMAT
+from deploy.device.report import read_report
 from eval.measure.drift.attribution import StageOutcome
 
 DEVICE = "device"
@@ -27,7 +25,6 @@ class DeviceReport:
     """A device's report of the bundle."""
 
     outcomes: Mapping[str, Outcome]
-    patched_correct: Mapping[str, NDArray[np.bool_]]
     facts: dict[str, Any]
 
     @classmethod
@@ -39,23 +36,15 @@ class DeviceReport:
         """
         if path is None:
             return None
-        raw = read_json(path)
-        if not isinstance(raw, dict) or raw.get("format") != FORMAT:
-            raise InputError(f"{path} is no report.json of the validator")
-        found = read_outcomes(path)  # checked against its schema there
+        raw, found = read_report(path), read_outcomes(path)
         if raw["bundle"]["manifest_sha256"] != bundle.manifest_sha256:
             raise InputError(
                 f"{path} is the report of another bundle "
                 f"({str(raw['bundle']['manifest_sha256'])[:16]}) than {bundle.path.name} "
                 f"({bundle.manifest_sha256[:16]}); validate this one on the device"
             )
-        correct = {
-            one["name"]: unpack_bits(one["outcomes"]["patched_correct"], one["outcomes"]["n"])
-            for one in raw["patches"]
-        }
         return cls(
             outcomes={one.patch: one for one in found},
-            patched_correct=correct,
             facts={"host": raw["host"], "engine": raw["engine"], "date": raw["date"]},
         )
 
@@ -74,7 +63,7 @@ class DeviceReport:
             clean=None,
             patched=None,
             clean_correct=told.clean_correct,
-            patched_correct=self.patched_correct[told.patch],
+            patched_correct=told.patched_correct,
             eligible=told.eligible,
             success=told.success,
         )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import Any
 
-from deploy.core.share import Share
+from typing_extensions import TypedDict
+
 from eval.measure.evaluation_record import ImagesFacts
+from training.record_types import Fraction, Sha256, Share, Size
+from training.validated import AtLeast0, AtLeast1
 
 KIND = "drift"
 
@@ -24,34 +27,34 @@ class StageFacts(TypedDict):
 class StepPair(TypedDict):
     """A step's paired comparison, over the images that count at both of its ends."""
 
-    n: int
-    only_before: int
+    n: AtLeast1
+    only_before: AtLeast0
     """Images that the patch won on before the step alone."""
-    only_after: int
+    only_after: AtLeast0
     points: float
     """Difference of the two shares, in percentage points."""
     low_points: float
     """Newcombe's 95% interval."""
     high_points: float
-    p: float
+    p: Fraction
     """McNemar's, exact and two-sided."""
-    p_holm: float
+    p_holm: Fraction
     """Corrected for the steps of the chain."""
 
 
 class Flip(TypedDict):
     """An image whose prediction a step changed."""
 
-    index: int
+    index: AtLeast0
     """Within the split."""
-    label: int
+    label: AtLeast0
     clean_flipped: bool
     patched_flipped: bool
-    clean_before: int | None
+    clean_before: AtLeast0 | None
     """Class; null where a device's report tells right or wrong alone."""
-    clean_after: int | None
-    patched_before: int | None
-    patched_after: int | None
+    clean_after: AtLeast0 | None
+    patched_before: AtLeast0 | None
+    patched_after: AtLeast0 | None
     won_before: bool | None
     """Null where the image did not count for the ASR."""
     won_after: bool | None
@@ -66,11 +69,11 @@ class StepFacts(TypedDict):
     """ASR after it minus ASR before it, in percentage points; the steps sum to the drift."""
     paired: StepPair | None
     """Null where no image counts at both ends."""
-    inputs_changed: int | None
+    inputs_changed: AtLeast0 | None
     """Images, clean and patched together, with other bytes; null where the step changes none."""
-    clean_flips_n: int
-    patched_flips_n: int
-    flips_n: int
+    clean_flips_n: AtLeast0
+    patched_flips_n: AtLeast0
+    flips_n: AtLeast0
     """Images with either."""
     flips: list[Flip]
     """The first 1,000, by index."""
@@ -81,13 +84,13 @@ class DriftModel(TypedDict):
 
     network: str
     defense: str
-    bit_width: int
-    checkpoint_sha256: str
-    file_sha256: str
+    bit_width: AtLeast1
+    checkpoint_sha256: Sha256
+    file_sha256: Sha256
     engine: str
     bundle: str
     """Name of its file."""
-    manifest_sha256: str
+    manifest_sha256: Sha256
 
 
 class DriftPatch(TypedDict):
@@ -96,9 +99,9 @@ class DriftPatch(TypedDict):
     name: str
     attack: str
     kind: str
-    target: int | None
-    size_px: list[int]
-    pasted_sha256: str
+    target: AtLeast0 | None
+    size_px: Size
+    pasted_sha256: Sha256
 
 
 class DriftRecord(TypedDict):
@@ -107,7 +110,7 @@ class DriftRecord(TypedDict):
     model: DriftModel
     patch: DriftPatch
     images: ImagesFacts
-    lab_changed: int
+    lab_changed: AtLeast0
     """Predictions, clean and patched, that the network gives here and the bundle has otherwise."""
     device: dict[str, Any] | None
     """Host and engine of the device's report, where there is one."""

@@ -1,7 +1,6 @@
 """The transfer matrix: patches of many sources against many targets on many engines."""
 
-from eval.report.matrix_table import checks_of_targets, matrix_text
 from eval.stages.matrix.plan import MatrixPlan, read_plan
-from eval.stages.matrix.running import run_matrix
+from eval.stages.matrix.running import checks_of_targets, run_matrix
 
-__all__ = ["MatrixPlan", "checks_of_targets", "matrix_text", "read_plan", "run_matrix"]
+__all__ = ["MatrixPlan", "checks_of_targets", "read_plan", "run_matrix"]

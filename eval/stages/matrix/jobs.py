@@ -6,7 +6,7 @@ on the job alone, not on who does it, when, or beside whom. A job that is done a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,10 @@ import torch
 from deploy.core.errors import InputError
 from deploy.core.files import json_bytes, sha256_of_bytes
 from deploy.core.patch_set import read_patch_set
-from deploy.engine import open_engine
 from eval.attacks import attack_from_settings
-from eval.measure.evaluation import NetworkPredictor, evaluate_model
-from eval.measure.model_facts import TORCH, model_facts
+from eval.measure.evaluation import evaluate_model
 from eval.measure.patch_images import images_of_patches
+from eval.measure.subject import subjects_of
 from eval.stages.matrix.plan import MatrixPlan
 from eval.stages.patch import PatchRunSettings, make_patches
 from training.run_folder import RunFolder
@@ -107,24 +106,13 @@ class EvaluationJob:
         patch_sets = [read_patch_set(path) for path in self.patches]
         run = RunFolder.open(self.run, self.cache)
         images = images_of_patches([run], patch_sets, data, "test")
-        if self.engine == TORCH:
+        (subject,) = subjects_of(run, self.engine, [self.bits])
+        with subject.open(threads=self.threads) as opened:
             evaluate_model(
-                NetworkPredictor(network=run.load_network(), bit_width=self.bits),
+                opened,
                 images,
                 patch_sets,
-                model=model_facts(run, self.bits, None, TORCH),
-                records=self.records,
-                provenance=provenance,
-                progress=False,
-            )
-            return
-        file = run.model_file(self.bits, self.engine)
-        with open_engine(self.engine, file, threads=self.threads) as engine:
-            evaluate_model(
-                engine,
-                images,
-                patch_sets,
-                model=model_facts(run, self.bits, file, engine.name),
+                model=subject.facts(opened.name),
                 records=self.records,
                 provenance=provenance,
                 progress=False,
@@ -153,7 +141,7 @@ def jobs_of(plan: MatrixPlan, out: Path, cache: Path | None = None) -> Jobs:
     patches = []
     for item in plan.patches:
         run = runs[item.run]
-        _require_bits(run, item.settings["bit_widths"])
+        run.chosen_bit_widths(item.settings["bit_widths"])
         attack = attack_from_settings(item.attack, item.settings)
         asked = [
             run.checkpoint_sha256,
@@ -178,10 +166,10 @@ def jobs_of(plan: MatrixPlan, out: Path, cache: Path | None = None) -> Jobs:
     for target in plan.targets:
         run = runs[target.run]
         for engine in target.engines:
-            for bits in _bits_for(run, target.bits, engine):
-                evaluations[(target.run, bits, engine)] = EvaluationJob(
+            for subject in subjects_of(run, engine, target.bits):
+                evaluations[(target.run, subject.bit_width, engine)] = EvaluationJob(
                     run=target.run,
-                    bits=bits,
+                    bits=subject.bit_width,
                     engine=engine,
                     patches=files,
                     records=out / RECORDS,
@@ -204,29 +192,3 @@ def do_job(job: Job, data: Path | None, provenance: Mapping[str, Any], threads: 
         torch.set_num_threads(threads)
     job.do(data, provenance)
     return job.title
-
-
-def _require_bits(run: RunFolder, wanted: Sequence[int]) -> None:
-    lacking = [bits for bits in wanted if bits not in run.bit_widths]
-    if lacking:
-        raise InputError(
-            f"{run.path} has no bit-width {', '.join(map(str, lacking))}; it has "
-            f"{', '.join(map(str, run.bit_widths))}"
-        )
-
-
-def _bits_for(run: RunFolder, wanted: tuple[int, ...] | None, engine: str) -> tuple[int, ...]:
-    if engine == TORCH:
-        _require_bits(run, wanted or ())
-        return run.bit_widths if wanted is None else wanted
-    exported = tuple(bits for bits in run.bit_widths if run.model_file(bits, engine).is_file())
-    chosen = exported if wanted is None else wanted
-    missing = [bits for bits in chosen if bits not in exported]
-    if missing or not chosen:
-        there = ", ".join(map(str, exported)) or "none"
-        asked = f" at {', '.join(map(str, missing))} bits" if missing else ""
-        raise InputError(
-            f"{run.path} has no exported model{asked} (exported: {there}); make it with: "
-            f"{run.export_command(missing, engine)}"
-        )
-    return chosen

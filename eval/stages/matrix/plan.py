@@ -31,22 +31,57 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
 
 from deploy.core.errors import InputError
 from deploy.core.files import read_bytes
 from deploy.engine import ENGINES
 from eval.attacks import attack_from_settings
-from eval.measure.model_facts import TORCH
+from eval.measure.subject import TORCH
 from eval.stages.patch import PatchRunSettings
+from training.validated import AtLeast0, AtLeast1, read_settings, validated
 
-SPLITS = ("test", "holdout")
 _VARIED = ("size_px", "placement")
-_KEYS = {
-    "plan": {"split", "images", "made_from", "seed", "source", "attack", "target"},
-    "source": {"run", "bits"},
-    "target": {"run", "bits", "engine"},
-}
+
+
+def _listed(value: object) -> Sequence[Any]:
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+_OneOrMore = (Field(min_length=1), BeforeValidator(_listed))
+_Bits = Annotated[tuple[AtLeast1, ...], *_OneOrMore]
+
+
+@validated()
+class _Source:
+    """A ``[[source]]``; each entry of ``bits`` is attacked at once."""
+
+    run: str
+    bits: Annotated[tuple[_Bits, ...], *_OneOrMore] = ((32,),)
+
+
+@validated()
+class _Target:
+    """A ``[[target]]``; ``bits`` None stands for all that are exported."""
+
+    run: str
+    bits: _Bits | None = None
+    engine: Annotated[tuple[str, ...], *_OneOrMore] = ("onnxruntime",)
+
+
+@validated()
+class _Plan:
+    """The whole file."""
+
+    split: Literal["test", "holdout"] = "test"
+    images: AtLeast1 | None = None
+    made_from: AtLeast1 | None = None
+    seed: AtLeast0 = 0
+    source: Annotated[tuple[_Source, ...], Field(min_length=1)]
+    attack: Annotated[tuple[Mapping[str, Any], ...], Field(min_length=1)]
+    target: Annotated[tuple[_Target, ...], Field(min_length=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,101 +129,44 @@ def read_plan(path: Path) -> MatrixPlan:
         values = tomllib.loads(read_bytes(path).decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is no TOML file: {error}") from error
+    plan = read_settings(_Plan, values, str(path))
     try:
-        return plan_from_mapping(values)
+        return MatrixPlan(
+            patches=tuple(
+                patch
+                for source, attack in product(plan.source, plan.attack)
+                for patch in _patches(source, attack)
+            ),
+            targets=tuple(_target(one) for one in plan.target),
+            settings=PatchRunSettings(
+                split=plan.split, images=plan.images, made_from=plan.made_from, seed=plan.seed
+            ),
+        )
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 
 
-def plan_from_mapping(values: Mapping[str, Any]) -> MatrixPlan:
-    """A plan from the keys of its file; errors as :func:`read_plan`."""
-    _known("plan", values)
-    split = values.get("split", "test")
-    if split not in SPLITS:
-        raise InputError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
-    sources = _tables(values, "source")
-    attacks = _tables(values, "attack")
-    return MatrixPlan(
-        patches=tuple(
-            patch
-            for source, attack in product(sources, attacks)
-            for patch in _patches(source, attack)
-        ),
-        targets=tuple(_target(table) for table in _tables(values, "target")),
-        settings=PatchRunSettings(
-            split=split,
-            images=_count(values, "images"),
-            made_from=_count(values, "made_from"),
-            seed=_whole("seed", values.get("seed", 0), least=0),
-        ),
-    )
-
-
-def _patches(source: Mapping[str, Any], attack: Mapping[str, Any]) -> list[PatchPlan]:
-    _known("source", source)
+def _patches(source: _Source, attack: Mapping[str, Any]) -> list[PatchPlan]:
     if "name" not in attack:
         raise InputError('an [[attack]] has no name, such as "lavan"')
     rest = {key: value for key, value in attack.items() if key != "name"}
     if "bit_widths" in rest:
-        raise InputError("the bit-widths of an attack stand in [[source]], as bits")
+        raise InputError("the bit-widths of an attack are listed in [[source]], as bits")
     fixed = {key: value for key, value in rest.items() if key not in _VARIED}
     varied = {key: _listed(rest[key]) for key in _VARIED if key in rest}
     patches = []
-    for bits in _listed(source.get("bits", [32])):
+    for bits in source.bits:
         for combination in product(*varied.values()):
-            settings = {**fixed, **dict(zip(varied, combination, strict=True))}
-            settings["bit_widths"] = tuple(_listed(bits))
+            settings = {**fixed, **dict(zip(varied, combination, strict=True)), "bit_widths": bits}
             # Refuses an unknown attack or setting now, not hours later.
             made = attack_from_settings(str(attack["name"]), settings)
-            patches.append(
-                PatchPlan(run=_run(source, "source"), attack=made.name, settings=settings)
-            )
+            patches.append(PatchPlan(run=Path(source.run), attack=made.name, settings=settings))
     return patches
 
 
-def _target(table: Mapping[str, Any]) -> TargetPlan:
-    _known("target", table)
-    engines = tuple(str(name) for name in _listed(table.get("engine", "onnxruntime")))
-    unknown = [name for name in engines if name not in ENGINES and name != TORCH]
-    if unknown or not engines:
-        known = ", ".join([*sorted(ENGINES), TORCH])
-        raise InputError(f"unknown engine {', '.join(unknown) or 'list, empty'}; known: {known}")
-    bits = None
-    if "bits" in table:
-        bits = tuple(_whole("bits", value, least=1) for value in _listed(table["bits"]))
-    return TargetPlan(run=_run(table, "target"), bits=bits, engines=engines)
-
-
-def _known(what: str, table: Mapping[str, Any]) -> None:
-    unknown = sorted(set(table) - _KEYS[what])
+def _target(table: _Target) -> TargetPlan:
+    unknown = [name for name in table.engine if name not in ENGINES and name != TORCH]
     if unknown:
-        raise InputError(
-            f"a {what} has no {', '.join(unknown)}; known: {', '.join(sorted(_KEYS[what]))}"
-        )
-
-
-def _tables(values: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
-    tables = values.get(name)
-    if not isinstance(tables, list) or not tables or not all(isinstance(t, dict) for t in tables):
-        raise InputError(f"expected one or more [[{name}]] tables")
-    return tables
-
-
-def _run(table: Mapping[str, Any], what: str) -> Path:
-    if not isinstance(table.get("run"), str):
-        raise InputError(f"a [[{what}]] has no run, the path of a run folder")
-    return Path(table["run"])
-
-
-def _listed(value: object) -> Sequence[Any]:
-    return value if isinstance(value, list) else [value]
-
-
-def _count(values: Mapping[str, Any], name: str) -> int | None:
-    return None if name not in values else _whole(name, values[name], least=1)
-
-
-def _whole(name: str, value: object, *, least: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise InputError(f"{name} must be a whole number of at least {least}, got {value!r}")
-    return value
+        known = ", ".join([*sorted(ENGINES), TORCH])
+        raise InputError(f"unknown engine {', '.join(unknown)}; known: {known}")
+    return TargetPlan(run=Path(table.run), bits=table.bits, engines=table.engine)

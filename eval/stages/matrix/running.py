@@ -12,19 +12,22 @@ import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import model_validator
 
 from deploy.core.errors import EngineUnavailable, UsageError
+from deploy.core.records import read_records
+from eval.measure.checks.checks_record import AttackChecks, attack_checks_from_records
 from eval.measure.evaluation_record import EvaluationRecord, read_evaluations
 from eval.stages.matrix.jobs import RECORDS, Job, do_job, jobs_of
 from eval.stages.matrix.plan import MatrixPlan
 from training.progress import Progress
+from training.validated import AtLeast1, validated
 
-STAGES = ("all", "patches", "evaluate")
 THREADS = 1
 """Of torch and the engine inside each job, however it is run."""
 
@@ -32,7 +35,7 @@ Runner = Callable[[Sequence[Job]], Iterator[str]]
 """Does jobs in any order and gives the title of each as it is done."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated(UsageError)
 class Running:
     """How to run a matrix.
 
@@ -47,24 +50,22 @@ class Running:
         UsageError: a value outside its range.
     """
 
-    stage: str = "all"
-    shard: tuple[int, int] = (1, 1)
-    workers: int = 1
+    stage: Literal["all", "patches", "evaluate"] = "all"
+    shard: tuple[AtLeast1, AtLeast1] = (1, 1)
+    workers: AtLeast1 = 1
     ray: str | None = None
 
-    def __post_init__(self) -> None:
-        if self.stage not in STAGES:
-            raise UsageError(f"unknown stage {self.stage!r}; known: {', '.join(STAGES)}")
-        if self.workers < 1:
-            raise UsageError(f"expected 1 worker or more, got {self.workers}")
+    @model_validator(mode="after")
+    def _every_shard_finds_its_patches(self) -> Running:
         index, count = self.shard
-        if not 1 <= index <= count:
-            raise UsageError(f"expected a shard such as 1/4 … 4/4, got {index}/{count}")
+        if index > count:
+            raise ValueError(f"expected a shard such as 1/4 … 4/4, got {index}/{count}")
         if self.stage == "all" and count > 1:
-            raise UsageError(
+            raise ValueError(
                 "evaluation needs the patches of every shard: with --shard, first --stage patches "
                 "in all shards, then --stage evaluate"
             )
+        return self
 
 
 def run_matrix(
@@ -192,3 +193,14 @@ def _on_ray(
                 ray.cancel(reference)
             # The error that the job raised, as it would be raised here.
             raise (error.cause if isinstance(error.cause, Exception) else error) from error
+
+
+def checks_of_targets(plan: MatrixPlan) -> AttackChecks:
+    """The attack checks among the records of the plan's targets.
+
+    Raises:
+        InputError: a record is damaged.
+    """
+    folders = dict.fromkeys(target.run / RECORDS for target in plan.targets)
+    found = [record for folder in folders if folder.is_dir() for record in read_records(folder)]
+    return attack_checks_from_records(found)

@@ -70,7 +70,7 @@ def reports(folder: Path) -> dict[str, Any]:
     """The report, once all its forms fit their schemas."""
     place = folder / REPORTS
     report: dict[str, Any] = json.loads((place / "report.json").read_text())
-    jsonschema.validate(report, load_schema("validation-report-1", "deploy.device"))
+    jsonschema.validate(report, load_schema("validation-report-2", "deploy.device"))
     jsonschema.validate(json.loads((place / "gate.sarif").read_text()), SARIF)
     check_junit((place / "junit.xml").read_bytes())
     title = {0: "PASS", 1: "FAIL", 2: "ERROR", 3: "UNDECIDED"}[report["exit_code"]]

@@ -10,6 +10,7 @@ import pytest
 
 from deploy.core.errors import InputError
 from deploy.core.pasting import paste
+from deploy.core.patch_origin import PatchOrigin
 from deploy.core.patch_set import PatchSet, random_floor, read_patch_set, write_patch_set
 
 
@@ -25,7 +26,9 @@ def _patch_set(kind: str, count: int = 23, **changes: Any) -> PatchSet:
         "positions": rng.integers(0, 7, size=(count, 2), dtype=np.int32),
         "image_indices": np.arange(count, dtype=np.int64) * 3,
         "target": 4,
-        "provenance": {"attack": "lavan", "source": "abc", "bit_width": 32, "seed": 1},
+        "origin": PatchOrigin(
+            attack="lavan", source={"network": "abc", "bit_widths": [32]}, seed=1
+        ),
     }
     return PatchSet(**settings | changes)
 
@@ -36,7 +39,7 @@ def test_what_is_written_comes_back(tmp_path: Path, kind: str, images: np.ndarra
     path = tmp_path / "patches" / "lavan.npz"
     write_patch_set(path, patch_set)
     back = read_patch_set(path)
-    for name in ("name", "kind", "target", "provenance"):
+    for name in ("name", "kind", "target", "origin"):
         assert getattr(back, name) == getattr(patch_set, name)
     for name in ("patch", "mask", "positions", "image_indices"):
         np.testing.assert_array_equal(getattr(back, name), getattr(patch_set, name))
@@ -100,7 +103,7 @@ def test_random_floor_has_the_same_geometry_and_other_bytes() -> None:
     assert len({patch.tobytes() for patch in floor.patch}) == 23  # each image its own noise
     assert (floor.mask is patch_set.mask) and (floor.positions is patch_set.positions)
     assert (floor.kind, floor.target) == ("per-image", 4)
-    assert floor.provenance["floor_of"] == "lavan-8x8"
+    assert floor.origin.more["floor_of"] == "lavan-8x8"
     large = replace(
         patch_set,
         kind="universal",
@@ -157,6 +160,6 @@ def test_damaged_and_missing_files(tmp_path: Path) -> None:
         read_patch_set(path)
     with pytest.raises(InputError, match=r"\.npz file"):
         write_patch_set(tmp_path / "lavan.png", _patch_set("per-image"))
-    nan = _patch_set("per-image", provenance={"x": float("nan")})
+    nan = _patch_set("per-image", origin=PatchOrigin(more={"x": float("nan")}))
     with pytest.raises(InputError):
         write_patch_set(tmp_path / "nan.npz", nan)

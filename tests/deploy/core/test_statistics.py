@@ -9,7 +9,13 @@ import pytest
 from scipy import stats
 
 from deploy.core.errors import InputError, NothingToEvaluate
-from deploy.core.statistics import clopper_pearson, mcnemar_exact, paired_difference, wilson
+from deploy.core.statistics import (
+    clopper_pearson,
+    mcnemar_exact,
+    paired,
+    paired_difference,
+    wilson,
+)
 
 COUNTS = [(0, 1), (1, 1), (0, 17), (17, 17), (3, 17), (50, 100), (2_500, 5_000), (4_999, 5_000)]
 COUNTS += [(1, 50_000), (25_000, 50_000), (49_999, 50_000)]
@@ -104,6 +110,15 @@ def test_paired_difference_by_hand() -> None:
     phi = (20 * 15 - 12 * 3 - 25) / math.sqrt(32 * 18 * 23 * 27)
     low, up = 0.64 - one.low, two.high - 0.46
     assert interval.low == pytest.approx(0.18 - math.sqrt(low**2 - 2 * phi * low * up + up**2))
+
+
+def test_a_pair_is_counted_from_the_old_to_the_new() -> None:
+    old, new = np.arange(10) < 2, np.arange(10) >= 1
+    found = paired(old, new)
+    assert (found.n, found.only_old, found.only_new) == (10, 1, 8)
+    assert (found.difference, found.interval) == paired_difference(new, old)
+    assert found.p == mcnemar_exact(1, 8)
+    assert found.as_record()["interval"] == [found.interval.low, found.interval.high]
 
 
 def test_paired_difference_has_a_width_without_differences() -> None:

@@ -18,6 +18,7 @@ from deploy.bundle import (
     bundle_files,
 )
 from deploy.core.files import json_bytes, sha256_of_bytes
+from deploy.core.patch_origin import PatchOrigin
 from deploy.core.patch_set import PatchSet
 from deploy.core.stored_zip import write_stored_zip
 from deploy.device.bundle_reading import checksums_text
@@ -38,7 +39,7 @@ def patch_set(name: str, size_px: int, fill: int) -> PatchSet:
         mask=np.ones((size_px, size_px), np.bool_),
         positions=np.zeros((N, 2), np.int32),
         image_indices=np.arange(N, dtype=np.int64),
-        provenance={"attack": "constant", "seed": 1},
+        origin=PatchOrigin(attack="constant", settings={"placement": "corner"}, seed=1),
     )
 
 
@@ -79,10 +80,8 @@ def contents(tmp_path_factory: pytest.TempPathFactory) -> BundleContents:
         lab_engine="onnxruntime-cpu",
         lab_clean=labels,
         patches=[
-            BundlePatch(patch_set=quiet, lab=patched[0], attack="constant", placement="corner"),
-            BundlePatch(
-                patch_set=loud, lab=patched[1], attack="constant", placement="all", gated=False
-            ),
+            BundlePatch(patch_set=quiet, lab=patched[0]),
+            BundlePatch(patch_set=loud, lab=patched[1], gated=False),
         ],
         thresholds=Thresholds(max_asr=0.5, max_drift=0.01, min_clean=0.5),
         provenance={"seed": 5},

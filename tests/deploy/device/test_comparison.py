@@ -23,6 +23,7 @@ from deploy.core.stored_zip import write_stored_zip
 from deploy.device.command import main as validate
 from deploy.device.compare_command import main
 from deploy.device.comparison import Outcome, compare, read_outcomes
+from deploy.device.report import read_report
 from deploy.validator_archive import validator_bytes
 from qadtr.__main__ import main as qadtr
 from tests.deploy.device.conftest import rehashed
@@ -41,6 +42,7 @@ def outcome(won: Sequence[int], **changes: Any) -> Outcome:
         "images": IMAGES,
         "indices": np.arange(100, 100 + N),
         "clean_correct": everything,
+        "patched_correct": ~success,
         "eligible": everything,
         "success": success,
     }
@@ -129,6 +131,43 @@ def test_reports_as_commands(bundle: Path, capsys: pytest.CaptureFixture[str]) -
     assert json.loads(Path("c.json").read_text())["worse"] == ["ASR of quiet"]
     assert qadtr(["compare", "old.json", "new.json", "--fail-on-worse"]) == 1
     assert qadtr(["compare", "new.json", "old.json", "--fail-on-worse"]) == 0
+
+
+VERSION_1 = Path(__file__).parent / "validation-report-1.json"
+"""Written by the validator when shares had other names, of the bundle of these tests."""
+
+
+def test_a_report_of_version_1_is_read_as_todays(
+    bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--search", "--queries", "60", "--search-size", "5", "--search-images", "40"]
+    assert validate([str(bundle), *options]) == 0
+    old, new = read_report(VERSION_1), read_report(Path("report.json"))
+    assert (old["format_version"], new["format_version"]) == (2, 2)
+    for part in ("clean", "patches", "search", "checks"):
+        assert old[part] == new[part]
+    capsys.readouterr()
+    assert main([str(VERSION_1), "report.json", "--fail-on-worse"]) == 0
+    assert "ASR 1.67% [0.65%, 4.21%] of 240 -> 1.67% [0.65%, 4.21%] of 240" in (
+        capsys.readouterr().out
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"format_version": 3}, "format version '3', this qadtr reads 1 and 2"),
+        ({"format_version": True}, "format version 'True'"),
+        ({"search": {"asr": 1}}, "no whole report"),
+        ({"clean": {"here": {"accuracy": 1, "n": 1, "correct": 1, "interval": [1]}}}, "no whole"),
+        ({"format": "other"}, "no report.json"),
+    ],
+)
+def test_a_report_that_is_refused(change: dict[str, Any], words: str, tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    write_json(path, {**json.loads(VERSION_1.read_text()), **change})
+    with pytest.raises(InputError, match=words):
+        read_report(path)
 
 
 def test_the_archive_compares_where_numpy_is_alone(bundle: Path) -> None:

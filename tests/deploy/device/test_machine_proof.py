@@ -144,7 +144,7 @@ def test_a_bundle_names_the_machines_of_its_reports(
         ({"golden": None}, "does not tell file_sha256"),
         ({"host": None}, "does not tell emulated"),
         ({"format": "other"}, "no report.json"),
-        ({"format_version": 2}, "format version '2'"),
+        ({"format_version": 3}, "format version '3'"),
         ({"quick": 1}, "quick: expected boolean"),
         ({"host__machine": 7}, "host.machine: expected string"),
     ],

@@ -39,7 +39,7 @@ def validated(bundle: Path, *words: str) -> tuple[int, dict[str, Any], dict[str,
     sarif = json.loads(Path("gate.sarif").read_text())
     jsonschema.validate(sarif, SARIF, format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER)
     report = json.loads(Path("report.json").read_text())
-    jsonschema.validate(report, load_schema("validation-report-1", "deploy.device"))
+    jsonschema.validate(report, load_schema("validation-report-2", "deploy.device"))
     check_junit(Path("junit.xml").read_bytes())
     return code, report, sarif, Path("summary.md").read_text()
 

@@ -35,9 +35,9 @@ SUITE = "images/images.npz"
 
 def report() -> dict[str, Any]:
     found = json.loads(Path("report.json").read_text())
-    check(found, load_schema("validation-report-1", "deploy.device"))
+    check(found, load_schema("validation-report-2", "deploy.device"))
     jsonschema = pytest.importorskip("jsonschema")
-    jsonschema.validate(found, load_schema("validation-report-1", "deploy.device"))
+    jsonschema.validate(found, load_schema("validation-report-2", "deploy.device"))
     return dict(found)
 
 
@@ -75,7 +75,7 @@ def test_0_pass(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert found["golden"]["tensors"] == 9
     assert found["images_used"] == found["images_total"] == 240
     quiet, loud = found["patches"]
-    assert quiet["asr"]["asr"] < 0.1 < 0.5 < loud["asr"]["asr"]
+    assert quiet["asr"]["value"] < 0.1 < 0.5 < loud["asr"]["value"]
     assert (quiet["drift"], quiet["flips_n"]) == (0.0, 0)
     assert quiet["asr_common"] == quiet["asr"]
     assert set(junit().values()) == {"ok"}
@@ -410,7 +410,7 @@ def test_killed_at_any_moment_a_report_is_the_old_or_the_whole_new_one(
 ) -> None:
     folder, environment = elsewhere
     delays = random.Random(8)
-    schema = load_schema("validation-report-1", "deploy.device")
+    schema = load_schema("validation-report-2", "deploy.device")
     for _ in range(12):
         process = subprocess.Popen([sys.executable, "-c", WRITES], cwd=folder, env=environment)
         deadline = time.monotonic() + 60
@@ -450,4 +450,4 @@ def test_a_validation_killed_on_its_way_leaves_the_old_report(
         process.wait()
         found = json.loads((folder / "report.json").read_text())
         if found != "old":
-            check(found, load_schema("validation-report-1", "deploy.device"))
+            check(found, load_schema("validation-report-2", "deploy.device"))

@@ -1,6 +1,6 @@
 """A patch that the Adversarial Robustness Toolbox made: its count of successes and ours.
 
-Its class in torch needs torchvision (`benchmarks.patch_attacks` has it); the one in numpy not.
+Its class in torch needs torchvision; the one in numpy does not.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def test_both_count_the_same_successes_image_for_image(
     clean, patched = (predict(digit_network, some, 32) for some in (images, shown))
     for targeted, counted in theirs.items():
         ours = attack_success(clean, patched, labels, TARGET if targeted else None)
-        assert 0.2 < ours.asr <= 1.0
+        assert 0.2 < ours.share["value"] <= 1.0
         # ART counts every image; the ASR those that count, see deploy.core.success.
         np.testing.assert_array_equal(counted & ours.eligible, ours.success)
 
@@ -114,6 +114,6 @@ def test_the_same_patch_supplied_to_us_is_pasted_as_art_pastes_it(
     as_bytes = np.rint(theirs * 255.0).astype(np.uint8)
     np.testing.assert_array_equal(pasted[:, :, ~soft], as_bytes[:, :, ~soft])
     clean, own, art = (predict(digit_network, some, 32) for some in (images, pasted, as_bytes))
-    rates = [attack_success(clean, shown, labels, TARGET).asr for shown in (own, art)]
+    rates = [attack_success(clean, shown, labels, TARGET).share["value"] for shown in (own, art)]
     # The soft edge is all that is between them.
     assert abs(rates[0] - rates[1]) < 0.1

@@ -1,4 +1,4 @@
-"""Sources beside a single network: ensembles, engines, and a library of textures."""
+"""Sources beside a single network: ensembles and engines."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 
 from deploy.core.errors import InputError
 from deploy.core.success import attack_success
-from eval.attacks import Lavan, LavanSettings, Texture, TextureSettings
+from eval.attacks import Lavan, LavanSettings, SparseRs, SparseRsSettings
 from eval.attacks.engine_network import EngineNetwork
 from eval.attacks.ensemble import Ensemble
 from eval.attacks.predictions import SwitchableNetwork, logits, predict
-from eval.attacks.textures import texture_library
 from training.data import ImageSet
 
 SHA = "ab" * 32
@@ -56,19 +55,18 @@ class FixedBatchEngine:
 
 
 def test_an_engine_is_attacked_through_its_bytes(
-    digit_network: SwitchableNetwork, digits: ImageSet, held_out_digits: ImageSet
+    digit_network: SwitchableNetwork, held_out_digits: ImageSet
 ) -> None:
     engine = FixedBatchEngine(digit_network)
     source = EngineNetwork(engine, 4, SHA)
     images, labels = held_out_digits.images[:60], held_out_digits.labels[:60]
-    settings = TextureSettings(size_px=10, steps=40, bit_widths=(4,))
+    settings = SparseRsSettings(size_px=10, steps=40, bit_widths=(4,))
     made, on_network = (
-        Texture(settings).run(
+        SparseRs(settings).run(
             network,
             images,
             labels,
             torch.Generator().manual_seed(0),
-            training_images=digits.images,
             progress=False,
         )
         for network in (source, digit_network)
@@ -76,11 +74,11 @@ def test_an_engine_is_attacked_through_its_bytes(
     # The same answers give the same patches: an engine is nothing but another source of logits.
     assert np.array_equal(made.patch, on_network.patch)
     assert np.array_equal(made.positions, on_network.positions)
-    assert engine.images >= 40 * 60
+    assert engine.images > 60
     won = attack_success(
         engine.predict(images), engine.predict(made.paste_on(images)), labels, None
     )
-    assert won.asr > 0.1
+    assert won.share["value"] > 0.1
 
 
 def test_what_an_engine_cannot_do_is_said(
@@ -91,11 +89,7 @@ def test_what_an_engine_cannot_do_is_said(
     with pytest.raises(InputError, match="follows gradients, and an engine has none"):
         Lavan(LavanSettings(bit_widths=(4,))).run(source, images, labels, torch.Generator())
     with pytest.raises(InputError, match="runs a 4-bit model"):
-        Texture(TextureSettings()).run(
-            source, images, labels, torch.Generator(), training_images=images
-        )
-    with pytest.raises(InputError, match="give training_images"):
-        Texture(TextureSettings()).run(digit_network, images, labels, torch.Generator())
+        SparseRs(SparseRsSettings()).run(source, images, labels, torch.Generator())
 
 
 def test_an_ensemble_is_the_mean_of_its_members(
@@ -123,7 +117,9 @@ def test_a_patch_against_an_ensemble_wins_on_both(
             source, images, labels, torch.Generator().manual_seed(0), progress=False
         )
         clean = predict(target, images, 32)
-        return attack_success(clean, predict(target, made.paste_on(images), 32), labels).asr
+        return attack_success(clean, predict(target, made.paste_on(images), 32), labels).share[
+            "value"
+        ]
 
     both = Ensemble([digit_network, other_digit_network])
     for member, other in (
@@ -131,27 +127,3 @@ def test_a_patch_against_an_ensemble_wins_on_both(
         (other_digit_network, digit_network),
     ):
         assert won(both, member) > won(other, member)
-
-
-@pytest.mark.parametrize("source", ["images", "noise", "both"])
-def test_a_library_is_made_of_what_was_asked(source: str, digits: ImageSet) -> None:
-    images = digits.images[:50]
-    library = texture_library(
-        images,
-        count=11,
-        size_px=6,
-        source=source,  # type: ignore[arg-type]
-        generator=torch.Generator().manual_seed(0),
-    )
-    assert library.shape == (11, 3, 12, 12)
-    assert library.dtype == torch.uint8
-    # A digit's cut-out is grey: its channels agree. Coloured noise does not.
-    grey = [bool((texture == texture[:1]).all()) for texture in library]
-    assert sum(grey) == {"images": 11, "noise": 0, "both": 6}[source]
-
-
-def test_a_texture_is_never_larger_than_the_image(digits: ImageSet) -> None:
-    library = texture_library(
-        digits.images[:5], count=4, size_px=30, source="both", generator=torch.Generator()
-    )
-    assert library.shape[2:] == (32, 32)

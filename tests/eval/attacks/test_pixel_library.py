@@ -24,7 +24,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "pgd": {"steps": 8},
     "mi-fgsm": {"steps": 8},
     "cw": {"steps": 6},
-    "autoattack": {"steps": 8, "queries": 40},
+    "autoattack-deepfool": {"steps": 8, "queries": 40},
 }
 
 
@@ -132,10 +132,11 @@ def test_autoattack_agrees_on_our_wrapper_and_on_the_bare_module(
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"attack": "patch"}, "attack must be one of fgsm, pgd, mi-fgsm, cw, autoattack"),
-        ({"epsilon": 0.0}, "epsilon must be over 0"),
-        ({"step_size": 9.0}, "step_size must be in"),
-        ({"steps": 0}, "steps must be a whole number"),
+        ({"attack": "patch"}, "attack must be one of fgsm, pgd, mi-fgsm, cw, autoattack-deepfool"),
+        ({"attack": "autoattack"}, "autoattack-deepfool; got 'autoattack'"),
+        ({"epsilon": 0.0}, "epsilon must be above 0"),
+        ({"step_size": 9.0}, "step_size must be at most epsilon, 8; got 9"),
+        ({"steps": 0}, "steps must be at least 1"),
     ],
 )
 def test_settings_out_of_range_are_refused(values: dict[str, Any], message: str) -> None:

@@ -79,7 +79,6 @@ class Lab:
             mask=np.ones((14, 14), np.bool_),
             positions=rng.integers(0, 19, (N - 20, 2), dtype=np.int32),
             image_indices=np.arange(FIRST, FIRST + N - 20),
-            provenance={},
         )
         rows = np.arange(N - 20)
         facts = PatchFacts(
@@ -164,6 +163,13 @@ def test_without_a_fault_no_step_changes_anything(lab: Lab) -> None:
     assert [step["inputs_changed"] for step in steps.values()] == [0, 0, None, None]
 
 
+def fed_through(preprocessing: Callable[[Bytes], Bytes], suite: Suite) -> DeviceInputs:
+    return DeviceInputs(
+        clean=preprocessing(suite.images),
+        patched=tuple(preprocessing(pasted(suite, i)) for i in range(len(suite.patches))),
+    )
+
+
 @pytest.mark.parametrize(
     "fault",
     [
@@ -174,7 +180,7 @@ def test_without_a_fault_no_step_changes_anything(lab: Lab) -> None:
     ids=["blue first", "channels last", "inverted"],
 )
 def test_a_preprocessing_fault(lab: Lab, fault: Callable[[Bytes], Bytes]) -> None:
-    stages = lab.chain(device_inputs=DeviceInputs.through(fault, lab.suite))
+    stages = lab.chain(device_inputs=fed_through(fault, lab.suite))
     steps = lab.steps(stages)
     found_in(steps, "preprocessing")
     patch = lab.suite.patches[0]
@@ -223,7 +229,7 @@ def test_an_engine_fault(lab: Lab) -> None:
         """The engine, with one class's logit a little too high."""
 
         def __init__(self, engine: OnnxRuntimeEngine) -> None:
-            self.engine = engine
+            self.engine, self.name = engine, engine.name
 
         def predict(self, images: Bytes, batch_size: int = 64) -> NDArray[np.int64]:
             batches = [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
@@ -238,14 +244,12 @@ def test_two_faults_are_told_apart(lab: Lab, tmp_path: Path) -> None:
     def blue_first(images: Bytes) -> Bytes:
         return np.ascontiguousarray(images[:, ::-1])
 
-    alone = lab.steps(lab.chain(device_inputs=DeviceInputs.through(blue_first, lab.suite)))
+    alone = lab.steps(lab.chain(device_inputs=fed_through(blue_first, lab.suite)))
     kept = lab.suite.patches[0].patch_set.patch
     floats = kept.astype(np.float32)
     floats[kept < 90] += 256.0
     both = lab.steps(
-        lab.chain(
-            device_inputs=DeviceInputs.through(blue_first, lab.suite), float_patches={0: floats}
-        )
+        lab.chain(device_inputs=fed_through(blue_first, lab.suite), float_patches={0: floats})
     )
     assert both["preprocessing"] == alone["preprocessing"] | {
         "paired": both["preprocessing"]["paired"]  # corrected for another family of tests

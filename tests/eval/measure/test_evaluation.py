@@ -19,7 +19,7 @@ from deploy.core.records import provenance
 from deploy.core.share import share
 from eval.attacks import Lavan, LavanSettings
 from eval.attacks.predictions import SwitchableNetwork, predict
-from eval.measure.evaluation import NetworkPredictor, evaluate_model
+from eval.measure.evaluation import evaluate_model
 from eval.measure.evaluation_record import (
     EvaluationRecord,
     ModelFacts,
@@ -29,6 +29,7 @@ from eval.measure.evaluation_record import (
     unpack_bits,
 )
 from eval.measure.patch_measures import common_set, drift, evaluate_patch, patch_set_digest
+from eval.measure.subject import TORCH, NetworkPredictor
 from training.data import ImageSet
 
 LABELS = np.array([0, 1, 2, 0, 1, 2])
@@ -118,6 +119,8 @@ def test_drift_names_the_flips() -> None:
 
 class Counting:
     """An engine that counts the images it is asked for; ``wrong`` images get another class."""
+
+    name = TORCH
 
     def __init__(self, network: SwitchableNetwork, bits: int, wrong: int = 0) -> None:
         self.predictor = NetworkPredictor(network=network, bit_width=bits)

@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 
 from deploy.core.errors import InputError, NothingToEvaluate
+from deploy.core.outcomes import pack_bits
 from deploy.core.records import provenance, write_record
 from deploy.core.share import share
 from eval.measure.evaluation_record import (
     KIND,
     EvaluationRecord,
     asr_over_common_set,
-    check_evaluation,
     image_indices,
-    pack_bits,
     read_evaluations,
     unpack_bits,
 )
+from training.record_types import payload_of
 
 
 def _record(correct: str = "1111", success: str = "0110", name: str = "resnet8") -> dict[str, Any]:
@@ -34,7 +34,7 @@ def _record(correct: str = "1111", success: str = "0110", name: str = "resnet8")
         "bit_width": 2,
         "checkpoint_sha256": None,
         "file": "onnxruntime-2.onnx",
-        "file_sha256": "00",
+        "file_sha256": "0" * 64,
         "file_size_bytes": 123,
         "engine": "onnxruntime",
         "engine_version": "1.31.1",
@@ -62,13 +62,13 @@ def _record(correct: str = "1111", success: str = "0110", name: str = "resnet8")
             "bit_widths": [32],
             "seed": 1,
         },
-        "sha256": "11",
+        "sha256": "1" * 64,
     }
     return {
-        "key": "k",
+        "key": "2" * 64,
         "model": model,
         "patch": patch,
-        "images": {"name": "digits", "split": "test", "digest": "d", "n": 9, "classes": ["0"]},
+        "images": {"name": "digits", "split": "test", "digest": "d" * 64, "n": 9, "classes": ["0"]},
         "clean_accuracy": share(8, 9),
         "clean_accuracy_patched_images": share(4, 4),
         "robust_accuracy": share(2, 4),
@@ -92,7 +92,7 @@ def _record(correct: str = "1111", success: str = "0110", name: str = "resnet8")
 
 
 def _checked(**arguments: str) -> EvaluationRecord:
-    return check_evaluation(_record(**arguments), where="the test")
+    return payload_of({"kind": KIND, "payload": _record(**arguments)}, EvaluationRecord)
 
 
 def test_share_has_an_interval_and_no_value_for_nothing() -> None:
@@ -128,8 +128,8 @@ def test_a_record_comes_back_from_its_file(tmp_path: Path) -> None:
 def test_a_missing_field_is_named(part: str | None, field: str) -> None:
     record = copy.deepcopy(_record())
     del (record if part is None else record[part])[field]
-    with pytest.raises(InputError, match=f"Missing in .*: {field}"):
-        check_evaluation(record, where="a file")
+    with pytest.raises(InputError, match=rf"the key '.*{field}' is missing"):
+        payload_of({"kind": KIND, "payload": record}, EvaluationRecord)
 
 
 def test_common_set_is_what_all_models_have_right() -> None:

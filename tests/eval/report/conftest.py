@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -11,6 +13,12 @@ from deploy.core.share import share
 
 Record = dict[str, Any]
 MakeRecord = Callable[..., Record]
+
+
+def digest_of(text: str) -> str:
+    """The text itself where it is a SHA-256, else its SHA-256."""
+    return text if re.fullmatch("[0-9a-f]{64}", text) else sha256(text.encode()).hexdigest()
+
 
 PROVENANCE: Record = {
     "commit": "0123abc" * 5,
@@ -53,17 +61,17 @@ def _evaluation(
     drift: float | None = 0.2,
 ) -> Record:
     sizes = {32: 310_000, 8: 90_000, 4: 50_000, 2: 30_000}
-    checkpoint = checkpoint if checkpoint is not None else (defense * 64)[:64]
+    checkpoint = checkpoint if checkpoint is not None else digest_of(defense)
     file = f"{engine}-{bits}.onnx"
     payload: Record = {
-        "key": f"{network}{defense}{bits}{engine}{patch}",
+        "key": digest_of(f"{network}{defense}{bits}{engine}{patch}"),
         "model": {
             "network": network,
             "defense": defense,
             "bit_width": bits,
-            "checkpoint_sha256": checkpoint,
+            "checkpoint_sha256": digest_of(checkpoint),
             "file": file,
-            "file_sha256": f"{defense}-{bits}-{engine}",
+            "file_sha256": digest_of(f"{defense}-{bits}-{engine}"),
             "file_size_bytes": sizes[bits] if size_bytes is None else size_bytes,
             "engine": engine,
             "engine_version": "1.31.1",
@@ -87,11 +95,11 @@ def _evaluation(
             "source": {
                 "network": network,
                 "defense": "qat",
-                "checkpoint_sha256": source_checkpoint,
+                "checkpoint_sha256": digest_of(source_checkpoint),
                 "bit_widths": [32],
                 "seed": 2,
             },
-            "sha256": patch,
+            "sha256": digest_of(patch),
         },
         "images": {
             "name": "cifar10",
@@ -159,7 +167,7 @@ def _certificate(digest: str, *, ok: bool = True) -> Record:
             "ok": ok,
             "counts": {"convolution": {"integer": 9, "float": 0 if ok else 1}},
             "model": f"{digest}.onnx",
-            "model_sha256": digest,
+            "model_sha256": digest_of(digest),
             "engine": "onnxruntime-cpu",
             "threads": 1,
             "images": 4,
@@ -189,8 +197,8 @@ def _parity(digest: str, *, ok: bool = True, agreement: float | None = 0.998) ->
             "format_version": 1,
             "ok": ok,
             "model": f"{digest}.onnx",
-            "model_sha256": digest,
-            "reference_sha256": digest,
+            "model_sha256": digest_of(digest),
+            "reference_sha256": digest_of(digest),
             "engine": "onnxruntime-cpu",
             "images": 1000,
             "classes": 3,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -15,30 +16,53 @@ from eval.measure.analyses.stored_map import store_map
 from eval.measure.checks.checks_record import attack_checks_from_records
 from eval.report.analyses import analyses_section
 from eval.report.analysis_table import HEADER, analysis_rows, analysis_table
-from eval.report.heat_maps import heat_maps
-from eval.report.map_images import coloured
-from eval.report.matrices import matrices_of
-from eval.report.pixel_curves import pixel_curves
+from eval.report.pictures import coloured
+from eval.report.pixel import pixel_curves
+from eval.report.transfer import heat_maps, matrices_of
 
 Record = dict[str, Any]
 
 
 def payload(**own: Any) -> Record:
     return {
-        "key": "k",
+        "key": "0" * 64,
         "model": {
             "network": "resnet8",
             "defense": "qadtr",
             "checkpoint_sha256": "c" * 64,
             "bit_widths": [32, 2],
         },
-        "images": {"name": "cifar10", "split": "test", "digest": "d", "n": 100, "classes": []},
+        "images": {
+            "name": "cifar10",
+            "split": "test",
+            "digest": "d" * 64,
+            "n": 100,
+            "classes": ["cat"],
+        },
         "analysed": 50,
         "patch": {
             "name": "lavan <8>",
-            "sha256": "p" * 64,
+            "attack": "lavan",
+            "kind": "per-image",
+            "shape": "square",
             "size_px": [8, 8],
+            "area_px": 64,
             "area_share": 0.0625,
+            "placement": "centre",
+            "target": None,
+            "steps": 100,
+            "restarts": 1,
+            "seed": 0,
+            "made_on": "test",
+            "settings": {},
+            "source": {
+                "network": "resnet8",
+                "defense": "qat",
+                "checkpoint_sha256": "f" * 64,
+                "bit_widths": [32],
+                "seed": 1,
+            },
+            "sha256": "a" * 64,
         },
         "settings": {"occluder_px": 8},
         **own,
@@ -126,7 +150,7 @@ def test_without_analyses_there_is_no_section() -> None:
 
 def test_a_record_of_another_version_is_refused() -> None:
     broken = {k: v for k, v in LOCATIONS["payload"].items() if k != "tops_px"}
-    with pytest.raises(InputError, match="lacks tops_px"):
+    with pytest.raises(InputError, match="the key 'tops_px' is missing"):
         analyses_section([{**LOCATIONS, "payload": broken}])
 
 
@@ -174,12 +198,12 @@ def pixel(bits: int, robust: int, made_at: int) -> Record:
         "kind": "pixel-attack",
         "provenance": {},
         "payload": {
-            "key": f"{bits}{made_at}",
+            "key": sha256(f"{bits}{made_at}".encode()).hexdigest(),
             "model": {
                 "network": "resnet8",
                 "defense": "qat",
                 "bit_width": bits,
-                "checkpoint_sha256": "c",
+                "checkpoint_sha256": "c" * 64,
                 "engine": "torch",
                 "file_sha256": None,
             },
@@ -189,7 +213,13 @@ def pixel(bits: int, robust: int, made_at: int) -> Record:
             "settings": {},
             "library": "art 1",
             "made_at_bit_width": made_at,
-            "images": {"name": "cifar10", "split": "test", "digest": "d", "n": 9, "classes": []},
+            "images": {
+                "name": "cifar10",
+                "split": "test",
+                "digest": "d" * 64,
+                "n": 9,
+                "classes": ["cat"],
+            },
             "attacked": 100,
             "clean_accuracy": share(80, 100),
             "robust_accuracy": share(robust, 100),

@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 from typing import Any
 
 import pytest
 
-from benchmarks.defense_rows import markdown
 from deploy.core.attack_checks import LOWER_BOUND, MARK
 from deploy.core.share import share
 from eval.measure.checks.checks_record import attack_checks_from_records
-from eval.measure.evaluation_record import check_evaluation
+from eval.measure.evaluation_record import KIND, EvaluationRecord
 from eval.measure.pixel_record import PixelRecord
 from eval.report import adaptive_table, render_report, text_table
 from eval.report.analyses import analyses_section
 from eval.report.analysis_table import analysis_table
 from eval.report.attack_checks import all_checks_table
-from eval.report.pixel_curves import pixel_curves
-from eval.report.pixel_table import pixel_table
-from eval.stages.matrix import matrix_text
+from eval.report.defenses import defenses_markdown
+from eval.report.pixel import pixel_curves, pixel_table
+from eval.report.transfer import matrix_text
+from training.record_types import payloads
 
 Record = dict[str, Any]
 MakeRecord = Callable[..., Record]
 
-PLAIN, DEFENDED = ("qat" * 64)[:64], ("qadtr" * 64)[:64]
+PLAIN, DEFENDED = (sha256(name).hexdigest() for name in (b"qat", b"qadtr"))
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def with_sources_apart(records: Sequence[Record]) -> list[Record]:
 
 def adaptive(law: str, widths: list[int], checkpoint: str = DEFENDED) -> Record:
     payload = {
-        "key": f"{law}{widths}",
+        "key": sha256(f"{law}{widths}".encode()).hexdigest(),
         "model": {
             "network": "resnet8",
             "defense": "qadtr",
@@ -76,7 +77,13 @@ def adaptive(law: str, widths: list[int], checkpoint: str = DEFENDED) -> Record:
             "bit_widths": widths,
         },
         "law": law,
-        "images": {"name": "cifar10", "split": "test", "digest": "d", "n": 100, "classes": []},
+        "images": {
+            "name": "cifar10",
+            "split": "test",
+            "digest": "d" * 64,
+            "n": 100,
+            "classes": ["cat"],
+        },
         "patch": {
             "kind": "per-image",
             "size_px": 8,
@@ -99,14 +106,19 @@ def adaptive(law: str, widths: list[int], checkpoint: str = DEFENDED) -> Record:
         "randomness": None,
         "draws": [],
         "draws_enough": True,
-        "outcomes": {"n": 100},
+        "outcomes": {
+            "n": 8,
+            "first_index": 0,
+            "indices": None,
+            **dict.fromkeys(("clean_correct", "patched_correct", "eligible", "success"), "ff"),
+        },
     }
     return {"format_version": 1, "kind": "adaptive", "payload": payload, "provenance": {}}
 
 
 def pixel(bits: int, made_at: int) -> PixelRecord:
     return PixelRecord(
-        key=f"{bits}{made_at}",
+        key=sha256(f"{bits}{made_at}".encode()).hexdigest(),
         model={
             "network": "resnet8",
             "defense": "qadtr",
@@ -121,7 +133,13 @@ def pixel(bits: int, made_at: int) -> PixelRecord:
         settings={},
         library="art 1",
         made_at_bit_width=made_at,
-        images={"name": "cifar10", "split": "test", "digest": "d", "n": 100, "classes": []},
+        images={
+            "name": "cifar10",
+            "split": "test",
+            "digest": "d" * 64,
+            "n": 100,
+            "classes": ["cat"],
+        },
         attacked=100,
         clean_accuracy=share(80, 100),
         robust_accuracy=share(30, 100),
@@ -175,7 +193,7 @@ def test_the_heat_maps_and_the_matrix_of_the_terminal(
     assert all(cell.count(f"%{MARK}") == 2 for cell in marked)  # its ASR, and that in common
     assert LOWER_BOUND in found
 
-    evaluations = [check_evaluation(record["payload"], where="here") for record in records]
+    evaluations = payloads(records, KIND, EvaluationRecord)
     lines = matrix_text(evaluations, attack_checks_from_records([tripped])).splitlines()
     assert ["QADT-R" in line for line in lines if f"%{MARK}" in line] == [True, True]
     assert lines[-1] == LOWER_BOUND
@@ -209,9 +227,9 @@ def test_the_pixel_attacks(tripped: Record) -> None:
     checks = attack_checks_from_records([tripped])
     # At 8 bits of its own gradient; at 2 bits; at 8 bits by the gradient of 2 bits.
     lines = pixel_table([pixel(8, 8), pixel(2, 2), pixel(8, 2)], checks).splitlines()
-    assert [line.count(f"%{MARK}") for line in lines[1:4]] == [0, 2, 2]
-    assert lines[4] == LOWER_BOUND
-    assert len(pixel_table([pixel(8, 8)], checks).splitlines()) == 2
+    assert [line.count(f"%{MARK}") for line in lines[2:5]] == [0, 2, 2]
+    assert lines[-1] == LOWER_BOUND
+    assert len(pixel_table([pixel(8, 8)], checks).splitlines()) == 3
 
     made = [{"kind": "pixel-attack", "payload": pixel(bits, bits)} for bits in (8, 2)]
     chart = pixel_curves([*made, tripped])
@@ -224,16 +242,45 @@ def test_the_pixel_attacks(tripped: Record) -> None:
 def test_the_maps_and_figures_of_the_analyses(tripped: Record) -> None:
     rate = share(30, 60)
     payload = {
-        "key": "k",
+        "key": "0" * 64,
         "model": {
             "network": "resnet8",
             "defense": "qadtr",
             "checkpoint_sha256": DEFENDED,
             "bit_widths": [8, 2],
         },
-        "images": {"name": "cifar10", "split": "test", "digest": "d", "n": 100, "classes": []},
+        "images": {
+            "name": "cifar10",
+            "split": "test",
+            "digest": "d" * 64,
+            "n": 100,
+            "classes": ["cat"],
+        },
         "analysed": 60,
-        "patch": {"name": "p", "size_px": [8, 8], "area_share": 0.0625, "sha256": "a" * 64},
+        "patch": {
+            "name": "p",
+            "attack": "lavan",
+            "kind": "per-image",
+            "shape": "square",
+            "size_px": [8, 8],
+            "area_px": 64,
+            "area_share": 0.0625,
+            "placement": "centre",
+            "target": None,
+            "steps": 100,
+            "restarts": 1,
+            "seed": 0,
+            "made_on": "test",
+            "settings": {},
+            "source": {
+                "network": "resnet8",
+                "defense": "qat",
+                "checkpoint_sha256": "f" * 64,
+                "bit_widths": [32],
+                "seed": 1,
+            },
+            "sha256": "a" * 64,
+        },
         "settings": {},
         "tops_px": [0],
         "lefts_px": [0],
@@ -245,7 +292,7 @@ def test_the_maps_and_figures_of_the_analyses(tripped: Record) -> None:
                 "successes": [[30]],
                 "floor_successes": [[3]],
                 "somewhere": rate,
-                "over_places": rate,
+                "over_places": {"n": 60, "value": 0.5, "low": 0.4, "high": 0.6},
                 "floor_somewhere": share(6, 60),
             }
             for bits in (8, 2)
@@ -285,7 +332,7 @@ def test_the_table_of_the_defenses() -> None:
             {**cell, "row": "full", "tripped_checks": ["transfer"], "seen_size": False},
         ],
     }
-    text = markdown(table)
+    text = defenses_markdown(table)
     lines = {line.split(" ")[1]: line for line in text.splitlines() if line.startswith("| ")}
     assert MARK not in lines["plain"]
     assert f"25.0{MARK} (" in lines["full"]

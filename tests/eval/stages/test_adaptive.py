@@ -299,7 +299,7 @@ def test_random_precision_draws_for_each_image(
     [
         ({"stepz": 3}, "valid here are asr_points"),
         ({"steps": 0}, "at least 1"),
-        ({"momentum": 1.0}, "in \\[0, 1\\)"),
+        ({"momentum": 1.0}, "at least 0 and below 1"),
         ({"placement": "moon"}, "centre"),
     ],
 )

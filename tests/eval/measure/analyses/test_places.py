@@ -95,8 +95,8 @@ def test_the_grid_ends_at_the_edge() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"bit_widths": ()}, "different bit-widths"),
-        ({"bit_widths": (4, 4)}, "different bit-widths"),
+        ({"bit_widths": ()}, "bit_widths must be a list of at least 1"),
+        ({"bit_widths": (4, 4)}, "bit_widths: expected different numbers"),
         ({"bit_widths": (4,), "stride_px": 0}, "stride_px must be at least 1"),
     ],
 )

@@ -1,0 +1,171 @@
+"""The network that is checked, at one bit-width, with the images it has right and its attacks.
+
+All attacks here are per image, on the same images, at the same places, so that any two of them can
+be compared image by image.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from deploy.core.errors import NothingToEvaluate
+from deploy.core.pasting import paste
+from eval.attacks.adaptive.ascent import Ascended, AscentSettings, ascend, likeliest_wrong
+from eval.attacks.adaptive.straight_through import attacked as attacking
+from eval.attacks.adaptive.victim import Victim, pixel_gradient
+from eval.attacks.judging import generator_for
+from eval.attacks.losses import Loss, attack_loss
+from eval.attacks.placement import positions_for
+from eval.attacks.predictions import SwitchableNetwork, evaluation_mode, logits
+from eval.measure.checks.battery_settings import BatterySettings
+from eval.measure.checks.results import Flags
+from training.patching import paste as paste_torch
+from training.patching import patch_gradient, square_mask
+
+_DRAWS = 4
+"""K of the expectation where randomness is known."""
+
+_CLASSES = 9
+"""Wrong classes that a resisting image is driven to."""
+
+
+class AttackedNetwork:
+    """A network at one bit-width and what is known of it so far.
+
+    Attributes:
+        images, labels: those that it has right, uint8 N×3×H×W and int64 N.
+        pixels, classes: the same as tensors.
+
+    Raises:
+        NothingToEvaluate: it has none of the given images right.
+    """
+
+    def __init__(
+        self,
+        network: SwitchableNetwork,
+        bits: int,
+        images: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+        settings: BatterySettings,
+        *,
+        stand_in: SwitchableNetwork | None = None,
+        noise: float = 0.0,
+    ) -> None:
+        """``stand_in`` as for a :class:`Victim`; ``noise``: standard deviation that randomness
+        gives a margin, over which the attack then averages and behind which it goes on."""
+        self.network, self.bits, self.settings = network, bits, settings
+        right = logits(network, images, bits).argmax(axis=1) == labels
+        if not right.any():
+            raise NothingToEvaluate(
+                f"at {bits} bits the network has none of {len(images)} images right: there is "
+                "nothing to attack"
+            )
+        self.images, self.labels = images[right], labels[right]
+        self.pixels = torch.from_numpy(self.images)
+        self.classes = torch.from_numpy(self.labels)
+        self.victim = Victim(network=network, bit_widths=(bits,), stand_in=stand_in)
+        self._noise = noise
+        self._attacks: dict[tuple[int, int], tuple[Flags, NDArray[np.uint8]]] = {}
+
+    def won(self, *, size_px: int | None = None, steps: int | None = None) -> Flags:
+        """What the white-box attack claims, bool N, made once for each size and number of steps."""
+        return self._attack(size_px or self.settings.size_px, steps or self.settings.steps)[0]
+
+    def patches(self) -> NDArray[np.uint8]:
+        """What the white-box attack with the settings' size and steps pastes, uint8 N×3×h×w."""
+        return self._attack(self.settings.size_px, self.settings.steps)[1]
+
+    def _attack(self, size: int, steps: int) -> tuple[Flags, NDArray[np.uint8]]:
+        if (size, steps) not in self._attacks:
+            found = self.ascend(self.victim, size, steps)
+            self._attacks[size, steps] = (found.margin.numpy() > 0, found.patch.numpy())
+        return self._attacks[size, steps]
+
+    def ascend(
+        self, victim: Victim, size_px: int, steps: int, start: Tensor | None = None
+    ) -> Ascended:
+        """The attack on any network, for these images; random pixels are its start, or ``start``,
+        uint8 N×3×h×w.
+
+        What resists is then driven to each wrong class in turn (at most :data:`_CLASSES`), unless
+        the attack is one step.
+        """
+        begin = self.start(size_px) if start is None else start
+        rows = torch.arange(len(self.images))
+        best = self._ascended(victim, rows, begin, steps, None)
+        if steps == 1:
+            return best
+        wrong = likeliest_wrong(victim, self.pixels, self.classes, self.draw("classes"))
+        for rank in range(min(_CLASSES, wrong.shape[1])):
+            rows = ((best.wins < 1.0) | (best.margin <= 0)).nonzero()[:, 0]
+            if not len(rows):
+                break
+            found = self._ascended(victim, rows, begin[rows], steps, wrong[rows, rank])
+            best.keep_better(rows, found)
+        return best
+
+    def _ascended(
+        self, victim: Victim, rows: Tensor, start: Tensor, steps: int, toward: Tensor | None
+    ) -> Ascended:
+        size_px = start.shape[2]
+        return ascend(
+            victim,
+            self.pixels[rows],
+            self.classes[rows],
+            square_mask(size_px),
+            self.positions(size_px)[rows],
+            start,
+            AscentSettings(
+                steps=steps,
+                batch_size=self.settings.batch_size,
+                draws=_DRAWS if self._noise else 1,
+                confidence=AscentSettings.confidence + 3.0 * self._noise,
+            ),
+            self.draw("attack"),
+            toward=toward,
+        )
+
+    def loss_and_gradient(self, patch: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
+        """Per image: loss N and gradient of the patch N×3×h×w, as they come."""
+        mask, places = square_mask(patch.shape[2]), self.positions(patch.shape[2])
+        pasted = paste_torch(self.pixels.float(), patch.float(), mask, places)
+        seen = pasted.requires_grad_()
+        with (
+            evaluation_mode(self.network),
+            attacking(self.network, "clipped"),
+            self.network.at(self.bits),
+        ):
+            found = attack_loss(loss, self.network(seen), self.classes, None)
+            gradient = pixel_gradient(found.sum(), seen)
+        return found.detach(), patch_gradient(gradient, mask, places)
+
+    def start(self, size_px: int) -> Tensor:
+        """Random pixels, uint8 N×3×h×w, the same at every call."""
+        shape = (len(self.images), 3, size_px, size_px)
+        return torch.randint(0, 256, shape, generator=self.draw(f"{size_px}"), dtype=torch.uint8)
+
+    def positions(self, size_px: int) -> Tensor:
+        """Where a patch of that side goes, int64 N×2."""
+        height, width = self.images.shape[2:]
+        return positions_for(
+            "centre", len(self.images), (height, width), (size_px, size_px), self.draw("places")
+        )
+
+    def pasted(self, patch: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The images with a patch each, uint8 N×3×H×W."""
+        size = patch.shape[2]
+        places = self.positions(size).numpy().astype(np.int32)
+        return paste(self.images, patch, np.ones((size, size), np.bool_), places)
+
+    def rescored(self, patch: NDArray[np.uint8]) -> Flags:
+        """Whether each image's patch wins, bool N, as the network answers now."""
+        found = logits(self.network, self.pasted(patch), self.bits)
+        flags: Flags = found.argmax(axis=1) != self.labels
+        return flags
+
+    def draw(self, purpose: str) -> torch.Generator:
+        """The generator of one purpose, at its beginning."""
+        return generator_for(self.settings.seed, purpose)

@@ -1,0 +1,232 @@
+"""Transfer matrices from evaluation records, as text and as heat maps.
+
+One matrix is one attack (kind, size, place, target) on one set of images: sources are its rows,
+targets its columns. Beside each ASR stands that over the common set: the images that every target
+of the matrix classifies correctly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from deploy.core.attack_checks import LOWER_BOUND
+from deploy.core.bit_widths import bits_label
+from deploy.core.errors import NothingToEvaluate
+from deploy.core.html import Html, join, tag
+from deploy.core.table import Cell, Table
+from eval.measure.checks.checks_record import AttackChecks
+from eval.measure.evaluation_record import EvaluationRecord, asr_over_common_set
+from eval.report.document import small
+from eval.report.rows import PatchResult
+from eval.report.words import (
+    MISSING,
+    PLAIN,
+    images_words,
+    interval,
+    model_name,
+    model_order,
+    name_of,
+    percent,
+    rate,
+)
+
+LEAST = 2
+"""Sources and targets of a matrix that is worth a map; a single row stands in the main table."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matrix:
+    """All cells of one attack.
+
+    Attributes:
+        title: the attack.
+        images: the data set, split and count.
+        sources: names of the rows.
+        targets: names of the columns.
+        cells: by (source, target).
+    """
+
+    title: str
+    images: str
+    sources: tuple[str, ...]
+    targets: tuple[str, ...]
+    cells: Mapping[tuple[str, str], PatchResult]
+
+    @property
+    def transfers(self) -> bool:
+        """Whether a patch of one source was tried on several targets, and a target had several."""
+        tried = [sum((s, t) in self.cells for t in self.targets) for s in self.sources]
+        had = [sum((s, t) in self.cells for s in self.sources) for t in self.targets]
+        return max(tried, default=0) >= LEAST and max(had, default=0) >= LEAST
+
+
+def matrix_text(records: Sequence[EvaluationRecord], checks: AttackChecks) -> str:
+    """Every matrix as text: a line for each source and target; a rate of a target whose attack
+    checks tripped is marked.
+
+    Raises:
+        NothingToEvaluate: there is no record.
+    """
+    if not records:
+        raise NothingToEvaluate("there is no evaluation record in the matrix's folder yet")
+    matrices = matrices_of(records, checks)
+    return "\n\n".join(_lines(matrix).text() for matrix in matrices) or "one cell only"
+
+
+def _lines(matrix: Matrix) -> Table:
+    there = [(s, t) for s in matrix.sources for t in matrix.targets if (s, t) in matrix.cells]
+    return Table(
+        title=f"{matrix.title}; {matrix.images}",
+        columns=("source", "target", "ASR (95%)", "n", "common set", "noise"),
+        rows=[
+            [
+                source,
+                target + (" *" if cell.whitebox else ""),
+                rate(cell.asr, cell.mark),
+                str(cell.asr["n"]),
+                _of_common(cell),
+                percent(cell.floor["value"]),
+            ]
+            for source, target in there
+            for cell in [matrix.cells[source, target]]
+        ],
+        align="llr",
+        notes=["* source and target share their weights", *_lower_bound([matrix])],
+    )
+
+
+def heat_maps(matrices: Sequence[Matrix]) -> Html:
+    """One map for each matrix with several sources and targets; nothing where there is none."""
+    shown = [matrix for matrix in matrices if matrix.transfers]
+    if not shown:
+        return Html("")
+    explained = (
+        "A row is the network that a patch was made on, a column one that it was tried on. Large: "
+        "ASR over the images that this target gets right; below it the 95% interval, then the "
+        "ASR over the common set, the images that every target of the map gets right. A frame "
+        "marks a patch made on the target's own weights (white-box)."
+    )
+    maps = [_map(m).html(about=f"Transfer matrix: {m.title}", kind="heat") for m in shown]
+    return join(small(" ".join([explained, *_lower_bound(shown)])), maps)
+
+
+def _of_common(cell: PatchResult) -> str:
+    common = cell.common
+    if common is None:
+        return MISSING
+    return f"{percent(common['value'])}{cell.mark} of {common['n']:,}"
+
+
+def _lower_bound(matrices: Sequence[Matrix]) -> list[str]:
+    marked = any(cell.mark for matrix in matrices for cell in matrix.cells.values())
+    return [LOWER_BOUND] if marked else []
+
+
+def _map(matrix: Matrix) -> Table:
+    return Table(
+        title=f"{matrix.title}; {matrix.images}",
+        columns=["made on ↓ tried on →", *matrix.targets],
+        rows=[
+            [source, *(_cell(matrix.cells.get((source, target))) for target in matrix.targets)]
+            for source in matrix.sources
+        ],
+    )
+
+
+def _cell(cell: PatchResult | None) -> Cell:
+    if cell is None:
+        return Cell(MISSING)
+    return Cell(
+        rate(cell.asr, cell.mark),
+        html=[
+            tag("strong", cell.rate),
+            tag("small", f"{interval(cell.asr)} · n {cell.asr['n']:,}"),
+            tag("small", MISSING if cell.common is None else f"common {_of_common(cell)}"),
+            tag("small", f"noise {percent(cell.floor['value'])}"),
+        ],
+        kind="own" if cell.whitebox else None,
+        style=f"--share:{100 * cell.asr['value']:.1f}%",
+    )
+
+
+def matrices_of(records: Iterable[EvaluationRecord], checks: AttackChecks) -> tuple[Matrix, ...]:
+    """Every matrix that the records hold with two cells or more; a newer record replaces an older
+    one of the same cell.
+
+    Raises:
+        InputError: records of one attack that are for different images.
+    """
+    groups: dict[tuple[str, ...], dict[tuple[str, str], EvaluationRecord]] = {}
+    for record in records:
+        cell = (_source(record), _target(record))
+        groups.setdefault(_attack(record), {})[cell] = record
+    return tuple(_matrix(key, cells, checks) for key, cells in groups.items() if len(cells) > 1)
+
+
+def _matrix(
+    key: tuple[str, ...],
+    found: dict[tuple[str, str], EvaluationRecord],
+    checks: AttackChecks,
+) -> Matrix:
+    title, images = key[0], key[1]
+    # The common set needs the same images and target behind every cell; both are in the key.
+    common = dict(zip(found, asr_over_common_set(list(found.values())), strict=True))
+    by_target = sorted(found.values(), key=_target_order)
+    by_source = sorted(found.values(), key=_source_order)
+    return Matrix(
+        title=title,
+        images=images,
+        sources=tuple(dict.fromkeys(_source(record) for record in by_source)),
+        targets=tuple(dict.fromkeys(_target(record) for record in by_target)),
+        cells={
+            cell: replace(PatchResult.of(record, checks), common=common[cell])
+            for cell, record in found.items()
+        },
+    )
+
+
+def _attack(record: EvaluationRecord) -> tuple[str, ...]:
+    patch, images = record["patch"], record["images"]
+    height, width = patch["size_px"]
+    target = "untargeted" if patch["target"] is None else f"target {patch['target']}"
+    words = [
+        f"{patch['attack'] or patch['name']} {patch['kind']} {height}×{width} px",
+        f"{percent(patch['area_share'])} of the image",
+        target,
+        f"placed {patch['placement'] or 'as supplied'}",
+    ]
+    about = f"{images_words(images)}, {record['outcomes']['n']} patched images"
+    # What is not said in words, but must not be mixed in one matrix.
+    outcomes = record["outcomes"]
+    which = f"{outcomes['first_index']} {outcomes['indices']}"
+    return ", ".join(words), about, images["digest"], which
+
+
+def _source(record: EvaluationRecord) -> str:
+    source = record["patch"]["source"]
+    if source["network"] is None:
+        return f"supplied: {record['patch']['name']}"
+    undefended = source["defense"] in PLAIN
+    name = model_name(source["network"], None if undefended else source["defense"])
+    seed = "" if source["seed"] is None else f" seed {source['seed']}"
+    bits = "/".join(bits_label(bits) for bits in source["bit_widths"] or [])
+    return f"{name}{seed}, {bits}" if bits else f"{name}{seed}"
+
+
+def _target(record: EvaluationRecord) -> str:
+    model = record["model"]
+    checkpoint = (model["checkpoint_sha256"] or "?")[:4]
+    return f"{name_of(model)} #{checkpoint}, {bits_label(model['bit_width'])}, {model['engine']}"
+
+
+def _target_order(record: EvaluationRecord) -> tuple[object, ...]:
+    model = record["model"]
+    return (*model_order(model), model["engine"], -model["bit_width"])
+
+
+def _source_order(record: EvaluationRecord) -> tuple[object, ...]:
+    source = record["patch"]["source"]
+    widths = source["bit_widths"] or []
+    named = (source[key] or "" for key in ("network", "defense", "checkpoint_sha256"))
+    return (*named, len(widths), [-bits for bits in widths])

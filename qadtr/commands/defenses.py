@@ -1,0 +1,122 @@
+"""`qadtr defenses`: several defenses with one budget and the same patches, and one table."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qadtr.commands.shared import add_data, add_settings, repository, settings_from
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from training.dry_run import DryRun
+
+HELP = "train, export, attack and compare several defenses; one table, resumable"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The configs, the budget of each row, the patches, and where all of it goes."""
+    add_data(parser)
+    add = parser.add_argument
+    add(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder of the runs, patches and the table; the same line continues in it",
+    )
+    add(
+        "--configs",
+        type=Path,
+        default=(repository() or Path()) / "configs",
+        metavar="DIR",
+        help="of the files FAMILY-ROW.toml and FAMILY-source.toml (default: configs/)",
+    )
+    add("--family", default="cifar10-resnet8", help="default: cifar10-resnet8")
+    add("--rows", nargs="+", metavar="ROW", help="default: plain pbat dwq triqdef … full")
+    add("--reference", default="full", help="row that differences are to (default: full)")
+    add("--source", type=Path, metavar="RUN", help="a finished float run, in place of training one")
+    add(
+        "--warm-start",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="float checkpoint that every row (not the source) starts from, for fewer epochs",
+    )
+    add("--epochs", type=float, help="the same for every row (default: the configs')")
+    add(
+        "--sizes",
+        type=int,
+        nargs="+",
+        default=[6, 8],
+        metavar="PX",
+        help="sides of the patches (default: 6 8)",
+    )
+    add(
+        "--split",
+        default="test",
+        choices=("test", "holdout"),
+        help="choose settings on holdout; test images are for the final table (default: test)",
+    )
+    add("--images", type=int, default=2000, help="of a transfer cell (default: 2000)")
+    add("--made-from", type=int, default=5000, help="training images of a universal patch")
+    add("--steps", type=int, default=100, help="of the transferred patches (default: 100)")
+    add("--own-images", type=int, default=2000, help="of a white-box cell; 0: no such column")
+    add("--own-steps", type=int, default=100, help="of the white-box patches (default: 100)")
+    add_settings(parser, "training.batch_size=64 (of every training)")
+    add("--device", default="cpu", help="torch device, such as cuda")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--plan", action="store_true", help="time ten steps of each row, and stop")
+    only.add_argument("--table", action="store_true", help="only print what there is")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do what is missing and print the table as Markdown; 1 if a row failed."""
+    from eval.report.defenses import defenses_markdown
+    from eval.stages.defenses import ROWS, SOURCE, Defenses, DefensesSettings
+
+    settings = DefensesSettings(
+        configs=arguments.configs,
+        family=arguments.family,
+        rows=tuple(arguments.rows or ROWS),
+        reference=arguments.reference,
+        source=arguments.source,
+        warm_start=arguments.warm_start,
+        epochs=arguments.epochs,
+        settings=settings_from(arguments.settings),
+        sizes_px=tuple(arguments.sizes),
+        split=arguments.split,
+        images=arguments.images,
+        made_from=arguments.made_from,
+        steps=arguments.steps,
+        own_images=arguments.own_images,
+        own_steps=arguments.own_steps,
+        device=arguments.device,
+    )
+    for row in (*settings.rows, SOURCE):  # refused now, not hours later
+        settings.config(row)
+    defenses = Defenses(
+        settings=settings, data=arguments.data, out=arguments.out, repository=repository()
+    )
+    if arguments.plan:
+        print(_costs(defenses.costs()))
+        return 0
+    failed = {} if arguments.table else defenses.make()
+    print(defenses_markdown(defenses.table(failed)))
+    return 1 if failed else 0
+
+
+def _costs(costs: Mapping[str, DryRun]) -> str:
+    """Images/s of each row, and the time of its training."""
+    lines = [f"{'row':<14} {'images/s':>9} {'× plain':>8} {'steps':>8} {'minutes':>8}"]
+    plain = costs.get("plain")
+    for row, cost in costs.items():
+        times = "–" if plain is None else f"{plain.images_per_s / cost.images_per_s:.2f}"
+        lines.append(
+            f"{row:<14} {cost.images_per_s:>9.1f} {times:>8} {cost.steps:>8} "
+            f"{cost.seconds / 60:>8.1f}"
+        )
+    hours = sum(cost.seconds for cost in costs.values()) / 3600
+    lines.append(f"training of all rows: {hours:.1f} h; patches and evaluation come on top")
+    return "\n".join(lines)

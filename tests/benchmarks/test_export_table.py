@@ -1,0 +1,75 @@
+"""Records of each target, made by the command on few images, and the rows that they become."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.export_rows import (
+    BUILD_HEADER,
+    BUILD_KIND,
+    HEADER,
+    KIND,
+    TARGET_HEADER,
+    TARGET_KIND,
+    build_rows,
+    export_rows,
+    target_rows,
+)
+from benchmarks.export_table import CASES, Subject, engine_build, main
+from deploy.core.records import read_records
+from export.qonnx_from_network import write_qonnx
+from tests.export.test_network_lowering import network
+from tests.training.data.test_data_cifar10 import write_official
+
+
+def test_every_target_becomes_a_record_and_is_not_made_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_official(tmp_path)
+    words = ["--cifar10", str(tmp_path), "--records", str(tmp_path / "results"), "--images", "8"]
+    words += ["--networks", "resnet8", "--bits", "4"]
+    words += ["--targets", "onnxruntime", "qcdq", "tensorrt", "qonnx"]
+    assert main(words) == 0
+    folder = tmp_path / "results" / "export"
+    integer, others = read_records(folder, KIND), read_records(folder, TARGET_KIND)
+    assert len(capsys.readouterr().out.splitlines()) == len(integer) + len(others)
+    rows = export_rows(integer)
+    assert len(rows) == 3  # two trained networks, and the drawn one
+    assert {len(row) for row in rows} == {len(HEADER)}
+    assert {row[5].split()[0] for row in rows} == {"0"}
+    rows = target_rows(others)
+    assert {len(row) for row in rows} == {len(TARGET_HEADER)}
+    assert {(row[2], row[4].split("-")[0]) for row in rows} >= {
+        ("qcdq", "openvino"),
+        ("qcdq", "onnxruntime"),
+        ("tensorrt", "onnxruntime"),
+        ("qonnx", "qonnx executor"),
+    }
+    assert main(words) == 0
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.rtx
+def test_a_build_is_a_row_of_the_table(tmp_path: Path) -> None:
+    case = next(case for case in CASES if case.network == "resnet8")
+    subject = Subject(
+        case=case,
+        network=network("resnet8", 4),
+        bits=4,
+        qonnx=write_qonnx(network("resnet8", 4), 4, tmp_path / "qonnx.onnx"),
+        images=np.zeros((2, 3, 32, 32), np.uint8),
+        labels=np.zeros(2, np.int64),
+    )
+    payload: dict[str, Any] = {"network": "resnet8", "input_px": 32, "bits": 4, "trained": True}
+    payload |= engine_build(subject, "tensorrt-rtx")
+    assert payload["kinds"] == {"convolution": 9, "matrix product": 1, "pool": 0}
+    assert payload["tensors"]["int8"] >= 8 and "never run on hardware" in payload["note"]
+    older = {"kind": BUILD_KIND, "payload": {**payload, "engine_bytes": 1}}
+    (row,) = build_rows([older, {"kind": BUILD_KIND, "payload": payload}])
+    assert len(row) == len(BUILD_HEADER)
+    assert row[:3] == ["resnet8 (32 px)", "4", "9 int8"]
+    assert row[-1] == f"{payload['onnx_bytes']:,} → {payload['engine_bytes']:,}"
