@@ -20,12 +20,10 @@ import torch
 
 from benchmarks.calibrated import calibrate
 from deploy.core.records import provenance
-from training.checkpoint import save_checkpoint
+from training.checkpoint import CHECKPOINT, save_checkpoint, start_from
 from training.data import load_images
 from training.networks import NETWORKS, NetworkSpec, build_network
 from training.prediction import predict
-from training.run_folder import CHECKPOINT
-from training.warm_start import start_from
 
 DEFENSE = "calibrated"
 ROOT = Path(__file__).resolve().parents[1]

@@ -38,14 +38,14 @@ from deploy.core.errors import InputError, QadtrError
 from deploy.core.files import write_json
 from deploy.core.records import provenance
 from training.allocator import keep_freed_memory
+from training.checkpoint import CHECKPOINT, RESUME
 from training.config import TrainingConfig, config_from_dict, load_config
 from training.data import load_images
 from training.defenses import resolved
 from training.dry_run import dry_run
-from training.loop import CHECKPOINT, RunOptions
+from training.loop import RunOptions
 from training.quantizers import FLOAT
 from training.run_folder import RunFolder
-from training.run_state import RESUME
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,19 +35,19 @@ from benchmarks.export_table import (
 )
 from benchmarks.target_rows import KIND
 from deploy.core.engine_protocol import Engine
+from deploy.core.model_engine import run_all
 from deploy.core.records import provenance, read_records, write_record
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
 from deploy.openvino_engine import OpenVinoEngine
-from export.budget import Logits, logits_in_batches
-from export.fake_quantized import network_logits
+from export.budget import Logits
 from export.lowering import lower
-from export.parity_probe import run_batch
 from export.passes.qdq.guarantees import QuantizedOperands
 from export.qonnx_execution import execute_qonnx
 from export.qonnx_from_network import write_qonnx
 from export.reference.qdq import QdqReference
 from export.signed_images import write_with_bytes
 from training.data.subset import chosen_indices
+from training.prediction import logits
 
 NETWORKS = ("resnet8", "resnet20", "vgg11", "mobilenetv2", "resnet18")
 BIT_WIDTHS = (8, 5, 4, 2)
@@ -116,7 +115,7 @@ def _measured(
     images = data.test.images[chosen_indices(len(data.test), flips)]
     sample = _Sample(
         images=images,
-        network=logits_in_batches(partial(network_logits, network, bits), images, case.batch),
+        network=logits(network, images, bits, case.batch),
         batch=case.batch,
         references=500 if case.data == "cifar10" else 20,
     )
@@ -170,8 +169,8 @@ def _qdq(target: str, path: Path, sample: _Sample) -> dict[str, Any]:
             engines.insert(0, compiled)
         for engine in engines:
             with engine:
-                logits = logits_in_batches(partial(run_batch, engine), sample.images, sample.batch)
-            found["engines"].append(_engine(engine.name, logits, few, reference, sample))
+                given = run_all(engine, sample.images, sample.batch)
+            found["engines"].append(_engine(engine.name, given, few, reference, sample))
     return found
 
 

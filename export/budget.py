@@ -7,7 +7,6 @@ lands on the other side of a rounding tie now and then, and one code grows on it
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -180,10 +179,3 @@ def departure(
         flips=int(np.count_nonzero(ours.argmax(axis=1) != theirs.argmax(axis=1))),
         budget=budget,
     )
-
-
-def logits_in_batches(
-    run: Callable[[NDArray[np.uint8]], Logits], images: NDArray[np.uint8], step: int
-) -> Logits:
-    """The logits of images uint8 N×3×H×W, ``step`` at a time."""
-    return np.concatenate([run(images[i : i + step]) for i in range(0, len(images), step)])

@@ -27,12 +27,11 @@ from export.budget import (
     Logits,
     TargetBudget,
     default_budget,
-    logits_in_batches,
 )
 from export.certificate import Certificate, certify, require_integer
 from export.exactness import Exactness, require_exact
 from export.explanation import explain_qonnx
-from export.fake_quantized import FakeQuantized, network_logits
+from export.fake_quantized import FakeQuantized
 from export.lowering import Lowered, lower, lower_float
 from export.parity import (
     DEFAULT_BUDGET,
@@ -54,6 +53,7 @@ from export.target_proofs import (
 )
 from export.targets import NAMES, ONNXRUNTIME, QONNX_TARGET
 from training.networks import Network
+from training.prediction import logits
 from training.quantizers import FLOAT
 from training.run_folder import RunFolder
 
@@ -176,9 +176,7 @@ class _Job:
     def logits(self) -> Logits:
         """What the network itself gives for the images, computed once for all targets."""
         if self._logits is None:
-            self._logits = logits_in_batches(
-                lambda batch: network_logits(self.network, self.bits, batch), self.images, BATCH
-            )
+            self._logits = logits(self.network, self.images, self.bits, BATCH)
         return self._logits
 
     def export(self, target: str, provenance: Mapping[str, Any]) -> ExportedModel:

@@ -14,6 +14,7 @@ from training.networks import Network
 from training.networks.inverted_residual import InvertedResidual, StreamUnit
 from training.networks.layers import part_name, units_of
 from training.networks.units import ResidualBlock
+from training.prediction import logits as logits_of
 from training.quantizers import FLOAT, STREAM_BITS
 
 Batch = tuple[NDArray[np.float32], dict[str, NDArray[np.int16]]]
@@ -60,21 +61,11 @@ class FakeQuantized:
             for name, (module, scale) in self._places.items()
         ]
         try:
-            logits = network_logits(self.network, self.bits, images)
+            logits = logits_of(self.network, images, self.bits, len(images))
         finally:
             for hook in hooks:
                 hook.remove()
         return logits, codes
-
-
-@torch.no_grad()
-def network_logits(network: Network, bits: int, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Logits, float32 N×classes, of one batch, uint8 N×3×H×W, in evaluation at one bit-width."""
-    with network.at(bits):
-        device = next(network.parameters()).device
-        pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device).float()
-        pixels = pixels.contiguous(memory_format=torch.channels_last)
-        return cast(NDArray[np.float32], network(pixels).cpu().numpy())
 
 
 def _places(network: Network) -> dict[str, tuple[nn.Module, Tensor]]:

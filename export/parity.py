@@ -20,11 +20,12 @@ from deploy.core.engine_protocol import Engine
 from deploy.core.errors import InputError, NothingToEvaluate
 from deploy.core.files import sha256_of
 from deploy.core.images import check_images
+from deploy.core.model_engine import run_all
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
 from export.code_facts import code_facts, constants_of
 from export.fake_quantized import Batch
 from export.flips import FlipTally, over_budget
-from export.parity_probe import run_batch, write_probe
+from export.parity_probe import write_probe
 from export.parity_report import (
     DEFAULT_BUDGET,
     EXACT_BUDGET,
@@ -114,8 +115,8 @@ def check_parity(
             for start in range(0, len(images), step):
                 batch = images[start : start + step]
                 reference_logits, reference_codes = next(stream)
-                tally.add_logits(run_batch(engine, batch), reference_logits)
-                wide = run_batch(probed, batch)
+                tally.add_logits(run_all(engine, batch), reference_logits)
+                wide = run_all(probed, batch)
                 tally.probe_departs |= not np.array_equal(
                     wide[:, : engine.classes], tally.engine_logits[-1]
                 )

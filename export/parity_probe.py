@@ -8,21 +8,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from deploy.core.engine_protocol import Engine
 from deploy.core.errors import InputError
 from deploy.core.files import write_atomic
 from export.reading import graph_inputs, input_dims, read_model
 from export.reference import IntegerReference
-
-
-def run_batch(engine: Engine, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """The logits, float32 N×classes, of one batch, uint8 N×3×H×W; a file with a fixed batch size
-    gets its last batch filled up with zeros."""
-    missing = (engine.batch_size or len(batch)) - len(batch)
-    if missing:
-        filling = np.zeros((missing, *batch.shape[1:]), np.uint8)
-        return engine.run(np.concatenate([batch, filling]))[: len(batch)]
-    return engine.run(batch)
 
 
 def write_probe(

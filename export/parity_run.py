@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,13 @@ from numpy.typing import NDArray
 
 from deploy.core.errors import InputError, NothingToEvaluate
 from deploy.core.records import write_record
-from export.budget import logits_in_batches
 from export.export_run import ExportSettings, budget_of, target_budget_of
-from export.fake_quantized import FakeQuantized, network_logits
+from export.fake_quantized import FakeQuantized
 from export.origin import require_origin
 from export.parity import Parity, check_parity
 from export.target_proofs import BATCH, TargetProof, prove_qdq, prove_qonnx
 from export.targets import ONNXRUNTIME, QONNX_TARGET
+from training.prediction import logits
 from training.quantizers import FLOAT
 from training.run_folder import RunFolder
 
@@ -91,11 +90,11 @@ def proofs_of_run(
     for bits in wanted:
         path = run.model_file(bits, target)
         budget = target_budget_of(network, bits, target, settings)
-        logits = logits_in_batches(partial(network_logits, network, bits), images, BATCH)
+        given = logits(network, images, bits, BATCH)
         if target == QONNX_TARGET:
-            proof = prove_qonnx(path, images, logits, budget)
+            proof = prove_qonnx(path, images, given, budget)
         else:
-            proof = prove_qdq(target, path, images, logits, budget)
+            proof = prove_qdq(target, path, images, given, budget)
         facts = {"checkpoint_sha256": run.checkpoint_sha256, "bit_width": bits}
         write_record(run.records, "target-proof", {**proof.to_json(), **facts}, provenance)
         yield path, proof

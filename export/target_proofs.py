@@ -19,7 +19,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from numpy.typing import NDArray
 from deploy.core.engine_protocol import Engine
 from deploy.core.errors import QadtrError
 from deploy.core.files import sha256_of
+from deploy.core.model_engine import run_all
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
 from deploy.openvino_engine import OpenVinoEngine
 from export.budget import (
@@ -39,9 +39,7 @@ from export.budget import (
     Logits,
     TargetBudget,
     departure,
-    logits_in_batches,
 )
-from export.parity_probe import run_batch
 from export.qonnx_execution import clean_qonnx, execute_qonnx
 from export.reading import graph_inputs, read_model
 from export.reference.qdq import QdqReference
@@ -215,7 +213,5 @@ def _in_engines(
             path = write_with_bytes(path, Path(folder) / "bytes.onnx")
         for open_engine in engines:
             with open_engine(path) as engine:
-                step = engine.batch_size or BATCH
-                logits = logits_in_batches(partial(run_batch, engine), images, step)
-                found.append((engine.name, logits))
+                found.append((engine.name, run_all(engine, images, BATCH)))
     return found

@@ -7,7 +7,10 @@ config, the history and the provenance.  Nothing in either is executed when it i
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +21,20 @@ from torch import Tensor, nn
 
 from deploy.core.errors import InputError
 from deploy.core.files import read_json, sha256_of, sha256_of_bytes, write_atomic, write_json
+from training.network_spec import FLOAT
 from training.networks import Network, NetworkSpec, build_network
 from training.validated import as_json, read_settings
 
+CHECKPOINT = "checkpoint.safetensors"
+"""Name of a run's checkpoint in its folder."""
+
+RESUME = Path("resume") / "state.safetensors"
+"""What a run continues from, in its folder: tensors, step and history in one atomic file."""
+
 FORMAT = "qadtr-checkpoint"
 FORMAT_VERSION = 1
+
+_NORM = re.compile(r"(?P<before>.*\bnorms\.)(?P<bits>\d+)(?P<after>\..*)")
 
 
 def persistent_tensors(module: nn.Module) -> dict[str, Tensor]:
@@ -153,3 +165,90 @@ def load_network(path: Path) -> Network:
     load_tensors(network, tensors, str(path))
     network.scales_stored = True
     return network.eval()
+
+
+@torch.no_grad()
+def start_from(network: Network, checkpoint: Path) -> None:
+    """Copy the weights of ``checkpoint`` (.safetensors with its sidecar) into ``network``.
+
+    Convolutions, linear layer and biases are taken as they are.  A BatchNorm takes that of the
+    same bit-width, or the float one where the other network has not that bit-width.  Activation
+    scales are taken for shared bit-widths; the others are set from the first batch, as ever.  The
+    image size may be another one: a network trained on small images is a cheap start for large
+    ones, where its layers fit.
+
+    Raises:
+        InputError: no such checkpoint, a damaged one, or one of another architecture or number of
+            classes; one without the needed BatchNorm, or with layers of other shapes.
+    """
+    held, spec = spec_of(read_sidecar(checkpoint), checkpoint), network.spec
+    if (held.name, held.classes) != (spec.name, spec.classes):
+        raise InputError(
+            f"training.warm_start: {checkpoint} holds {held.name!r} with {held.classes} classes, "
+            f"this run needs {spec.name!r} with {spec.classes}; train a float network of the same "
+            "name and classes first"
+        )
+    tensors, _ = read_tensors(checkpoint)
+    for name, own in persistent_tensors(network).items():
+        source = tensors.get(name)
+        norm = _NORM.fullmatch(name)
+        if source is None and norm:
+            source = tensors.get(f"{norm['before']}{FLOAT}{norm['after']}")
+        if source is None and re.search(r"(scale|ready)_\d+$", name):
+            continue
+        if source is None or source.shape != own.shape:
+            raise InputError(
+                f"training.warm_start: {checkpoint} has nothing that fits {name}; it needs a "
+                f"network trained at 32 bits or at all of {', '.join(map(str, spec.bit_widths))}"
+            )
+        own.copy_(source)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunState:
+    """A run after ``step`` steps.
+
+    Attributes:
+        run: digest of the run's configuration and images.
+        step: steps taken.
+        history: a row per epoch.
+        tensors: by the part's name, a dot, and the tensor's own name in that part.
+    """
+
+    run: str
+    step: int
+    history: list[dict[str, Any]]
+    tensors: dict[str, Tensor]
+
+    def of(self, part: str) -> dict[str, Tensor]:
+        """The tensors of one part by their own names."""
+        start = f"{part}."
+        return {n.removeprefix(start): t for n, t in self.tensors.items() if n.startswith(start)}
+
+    def write(self, folder: Path) -> None:
+        """Write it into the run's folder: the old state stays whole until the new one is."""
+        metadata = {"run": self.run, "step": str(self.step), "history": json.dumps(self.history)}
+        write_atomic(folder / RESUME, tensor_bytes(self.tensors, metadata))
+
+
+def read_run_state(folder: Path, run: str) -> RunState:
+    """The state in the run's folder.
+
+    Raises:
+        InputError: there is none, it is damaged, or it belongs to another run.
+    """
+    path = folder / RESUME
+    if not path.is_file():
+        raise InputError(f"nothing to resume: there is no {path}; train without --resume")
+    tensors, metadata = read_tensors(path)
+    if metadata.get("run") != run:
+        raise InputError(
+            f"{path} belongs to a run with another config, other images or another number of "
+            "processes; train without --resume, or as it was started"
+        )
+    return RunState(
+        run=run,
+        step=int(metadata["step"]),
+        history=json.loads(metadata["history"]),
+        tensors=tensors,
+    )

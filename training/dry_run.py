@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.checkpoint import persistent_tensors
 from training.config import TrainingConfig
 from training.data import ImageSet
 from training.loop import RunOptions, TrainingRun
@@ -102,13 +101,12 @@ def dry_run(
         run.network.set_products(torch.float32 if as_set else torch.bfloat16)
         other = _timed(run, count)[1]
         ratio = other / seconds if as_set else seconds / other
-    network = persistent_tensors(run.network)
     return DryRun(
         config=run.config.as_dict(),
         images=len(training_set),
         parameters=sum(p.numel() for p in run.parameters.values()),
-        network_bytes=_bytes(network),
-        state_bytes=_bytes(run.state()) - _bytes(network),
+        network_bytes=_bytes(run.tensors),
+        state_bytes=_bytes(run.state()) - _bytes(run.tensors),
         peak_bytes=_peak(run.device),
         steps=run.steps,
         timed_steps=timed,

@@ -20,26 +20,31 @@ from torch.nn import functional as F
 
 from deploy.core.errors import InputError, QadtrError
 from deploy.core.files import json_bytes, sha256_of, sha256_of_bytes, write_npz
-from training.averaging import MovingAverage
 from training.batches import Batches
-from training.checkpoint import load_tensors, persistent_tensors, save_checkpoint, tensor_bytes
+from training.checkpoint import (
+    CHECKPOINT,
+    RESUME,
+    RunState,
+    load_tensors,
+    persistent_tensors,
+    read_run_state,
+    save_checkpoint,
+    start_from,
+    tensor_bytes,
+)
 from training.config import TrainingConfig
 from training.data import ImageSet
 from training.defenses import Defense, TrainingFacts, build_defense, resolved
 from training.distillation import distilled, teacher_logits, teacher_of
 from training.networks import NetworkSpec, build_network
-from training.optimizer import learning_rate, optimizer_of
+from training.optimizer import MovingAverage, learning_rate, optimizer_of
 from training.prediction import predict
 from training.randomness import SETUP, generator_for
 from training.ranks import Ranks, check_batch
 from training.run_log import RunLog
-from training.run_state import RESUME, RunState, read_run_state
-from training.running_means import RunningMeans
-from training.warm_start import start_from
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINT = "checkpoint.safetensors"
 POOL = "pool"
 """Folder of the patches that the defense made, to attack other networks with."""
 
@@ -50,10 +55,12 @@ class TrainingDiverged(QadtrError):
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """How to run, as opposed to what: none of these changes the result.
+    """How to run, as opposed to what to train.
 
-    ``resume`` continues from the run's last saved state; ``save_every`` steps lie between two
-    saved states; ``stop_after`` ends the run early at that step, as an interruption would.
+    ``resume`` continues from the run's last saved state and ``save_every`` steps lie between two
+    saved states; neither these nor ``progress`` (shown or not) change a byte of the checkpoint.
+    Another ``device`` rounds otherwise, so its weights differ; ``stop_after`` ends the run at that
+    step without a checkpoint, as an interruption would.
     """
 
     resume: bool = False
@@ -123,10 +130,11 @@ class TrainingRun:
         # By itself: torch's stubs know no memory format beside a device.
         cast(Any, self.network).to(memory_format=torch.channels_last)
         self.parameters = dict(self.network.named_parameters())
+        self.tensors = persistent_tensors(self.network)
         if settings.warm_start is not None:
             start_from(self.network, Path(settings.warm_start))
         self.optimizer = optimizer_of(self.parameters, settings)
-        self.average = MovingAverage(self.network, settings.ema) if settings.ema > 0.0 else None
+        self.average = MovingAverage(self.tensors, settings.ema) if settings.ema > 0.0 else None
         self.defense: Defense = build_defense(
             config.defense,
             TrainingFacts(
@@ -157,7 +165,7 @@ class TrainingRun:
             logger.info("stopped at step %d of %d; --resume continues", self.step, self.steps)
             return self.run_dir / RESUME
         if self.average is not None:
-            self.average.put_into(self.network)
+            load_tensors(self.network, self.average.tensors, "the moving average")
         self.network.for_evaluation()
         path = self.run_dir / CHECKPOINT
         if not self.ranks.first:
@@ -193,7 +201,6 @@ class TrainingRun:
     def _steps(self) -> None:
         self.network.train()
         last = min(self.steps, self.options.stop_after or self.steps)
-        tracked = RunningMeans()
         with RunLog(
             self.run_dir,
             self.config.name,
@@ -203,11 +210,13 @@ class TrainingRun:
             progress=self.options.progress,
         ) as log:
             while self.step < last:
-                tracked.add(*self.one_step(), self.config.training.batch_size)
-                log.step()
+                log.step(*self.one_step(), self.config.training.batch_size)
                 if self.step % self.steps_per_epoch == 0 or self.step == last:
-                    self._end_of_epoch(tracked, log)
-                    tracked = RunningMeans()
+                    if self.ranks.count > 1:
+                        self.ranks.require_same(
+                            tensor_bytes(self.state(), {}), "weights or patches"
+                        )
+                    log.epoch(self.history, self.step, self.step / self.steps_per_epoch)
                 if self.step % self.options.save_every == 0 or self.step == last:
                     self._save()
 
@@ -246,7 +255,7 @@ class TrainingRun:
         nn.utils.clip_grad_norm_(self.parameters.values(), settings.gradient_clip)
         self.optimizer.step()
         if self.average is not None:
-            self.average.update(network, self.step)
+            self.average.update(self.step)
         self.step += 1
         return value, float((logits.argmax(dim=1) == batch.labels).float().mean())
 
@@ -259,7 +268,7 @@ class TrainingRun:
         # What a forward pass sets: running statistics, and a scale at the first visit of its mode.
         statistics = [
             tensor
-            for name, tensor in persistent_tensors(self.network).items()
+            for name, tensor in self.tensors.items()
             if tensor.is_floating_point()
             and (name not in self.parameters or "scale_" in name.rsplit(".", 1)[-1])
         ]
@@ -308,16 +317,9 @@ class TrainingRun:
                 f"(bit-width {self.network.bit_width}); lower training.learning_rate"
             )
 
-    def _end_of_epoch(self, tracked: RunningMeans, log: RunLog) -> None:
-        if self.ranks.count > 1:
-            self.ranks.require_same(tensor_bytes(self.state(), {}), "weights or patches")
-        row = {"step": self.step, "epoch": round(self.step / self.steps_per_epoch, 3)}
-        self.history.append(row | tracked.summary())
-        log.epoch(self.history)
-
     def state(self) -> dict[str, Tensor]:
         """Every tensor that the run continues from."""
-        tensors = {f"network.{n}": t for n, t in persistent_tensors(self.network).items()}
+        tensors = {f"network.{n}": t for n, t in self.tensors.items()}
         for name, parameter in self.parameters.items():
             momentum = self.optimizer.state[parameter].get("momentum_buffer")
             if momentum is not None:

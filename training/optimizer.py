@@ -1,4 +1,4 @@
-"""The optimizer of a training and its learning rate at each step."""
+"""The optimizer of a training, its learning rate at each step, and the average of its weights."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from training.config import OptimizerSettings
 
@@ -35,3 +35,39 @@ def learning_rate(
     warmup = settings.warmup_epochs * steps_per_epoch
     rate = settings.learning_rate * min(1.0, (step + 1) / max(1.0, warmup))
     return rate * 0.5 * (1.0 + math.cos(math.pi * step / steps))
+
+
+class MovingAverage:
+    """avg ← d · avg + (1 - d) · tensor after each step, with d = min(decay, (1 + t) / (10 + t)).
+
+    ``network``: the live tensors by name.  All floating ones are averaged (parameters and BatchNorm
+    statistics alike); flags and counters are taken as they are.  The smaller decay of the first
+    steps t keeps the random start out of the average.  An activation scale is set from a batch in
+    the middle of training, at the first visit of its bit-width: an average from before is dropped
+    then.
+    """
+
+    def __init__(self, network: Mapping[str, Tensor], decay: float) -> None:
+        self.network, self.decay = network, decay
+        self.tensors = {name: tensor.detach().clone() for name, tensor in network.items()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take in the network's tensors after ``step`` (0-based)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        fresh = {
+            name.replace("ready_", "scale_")
+            for name, tensor in self.network.items()
+            if tensor.dtype == torch.bool and not torch.equal(tensor, self.tensors[name])
+        }
+        for name, tensor in self.network.items():
+            average = self.tensors[name]
+            if tensor.is_floating_point() and name not in fresh:
+                average.lerp_(tensor, 1.0 - decay)
+            else:
+                average.copy_(tensor)
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take back :attr:`tensors` as they were saved."""
+        for name, average in self.tensors.items():
+            average.copy_(tensors[name])

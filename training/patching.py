@@ -15,6 +15,8 @@ a test holds the two together.
 
 from __future__ import annotations
 
+from typing import overload
+
 import torch
 from torch import Tensor
 
@@ -127,39 +129,53 @@ def patch_gradient(
     )
 
 
-def step_along_sign(patch: Tensor, gradient: Tensor, step_size: float) -> Tensor:
-    """``clamp(patch + step_size · sign(gradient), 0, 255)``; shapes P×3×h×w, a new tensor.
-
-    A positive ``step_size`` (in pixel values, 0…255) raises the loss whose gradient is given, a
-    negative one lowers it. Where the gradient is zero the pixel stays.
-    """
-    return torch.add(patch.detach(), gradient.sign(), alpha=step_size).clamp_(PIXEL_LOW, PIXEL_HIGH)
-
-
-def signed_step(
+def step_along_sign(
     patch: Tensor,
     gradient: Tensor,
-    step_size: float,
+    step_size: float | Tensor,
     *,
-    mask: Tensor,
-    positions: Tensor,
-    owners: Tensor | None = None,
+    velocity: Tensor | None = None,
+    momentum: float = 0.0,
 ) -> Tensor:
-    """One white-box step of the patch along the sign of its gradient.
+    """One step of signed ascent: ``clamp(patch + step_size · sign(direction), 0, 255)``, new.
+
+    The direction is the gradient or, with a velocity v, MI-FGSM's accumulated one, which is set to
+
+        v ← momentum · v + gradient / mean|gradient|    (the mean over each patch)
+
+    Where the direction is zero (as outside of a patch's mask) the pixel stays.
 
     Args:
-        patch: float, P×3×h×w, values 0…255.
-        gradient: float, N×3×H×W, the loss's gradient with respect to the *pasted* images.
-        step_size: in pixel values; positive raises the loss, negative lowers it.
+        patch: float P×3×h×w, values 0…255.
+        gradient: float P×3×h×w, of the loss at the patch.
+        step_size: in pixel values; positive raises the loss, negative lowers it; a number, or float
+            P×1×1×1 for one of each patch.
+        velocity: float P×3×h×w, changed in place; zeros before the first step.
+        momentum: share of the old velocity that is kept.
 
-    Returns the new patch, P×3×h×w, clamped to 0…255, detached; pixels outside the mask stay.
-
-    References: Goodfellow et al., "Explaining and harnessing adversarial examples" (ICLR 2015), the
-    sign step; Rao, Stutz, Schiele, "Adversarial training against location-optimized adversarial
-    patches" (ECCV-W 2020), the same inside a patch.
+    References: Goodfellow et al., "Explaining and harnessing adversarial examples" (ICLR 2015);
+    Dong et al., "Boosting adversarial attacks with momentum" (CVPR 2018); Rao, Stutz, Schiele,
+    "Adversarial training against location-optimized adversarial patches" (ECCV-W 2020), the step
+    inside a patch.
     """
-    own = patch_gradient(gradient, mask, positions, patches=patch.shape[0], owners=owners)
-    return step_along_sign(patch, own, step_size)
+    if velocity is not None:
+        # A vanished gradient (no image counts any more) leaves the direction as it is.
+        scale = gradient.abs().mean(dim=(1, 2, 3), keepdim=True).clamp_min(1e-30)
+        gradient = velocity.mul_(momentum).add_(gradient / scale)
+    return (patch.detach() + step_size * gradient.sign()).clamp_(PIXEL_LOW, PIXEL_HIGH)
+
+
+LAST_STEP_SHARE = 0.1
+"""Of the first step's size, where steps fall."""
+
+
+@overload
+def falling_step_size(first: float, done: int, steps: int) -> float: ...
+@overload
+def falling_step_size(first: float, done: Tensor, steps: int) -> Tensor: ...
+def falling_step_size(first: float, done: int | Tensor, steps: int) -> float | Tensor:
+    """The size of the step after ``done`` of ``steps``: linearly from ``first`` to a tenth."""
+    return first * (1.0 - (1.0 - LAST_STEP_SHARE) * (done / max(steps - 1, 1)))
 
 
 def _covered(

@@ -1,4 +1,4 @@
-"""Predictions of the (fake-quantized) network on bytes."""
+"""What the (fake-quantized) network gives for bytes, batch by batch: the one home of it."""
 
 from __future__ import annotations
 
@@ -10,15 +10,28 @@ from training.networks import Network
 
 
 @torch.no_grad()
+def logits(
+    network: Network, images: NDArray[np.uint8], bits: int, batch_size: int = 125
+) -> NDArray[np.float32]:
+    """Logits, float32 N×classes, of images uint8 N×3×H×W, ``batch_size`` at a time.
+
+    Args:
+        network: in evaluation mode.
+        bits: the bit-width.
+    """
+    device = next(network.parameters()).device
+    found = []
+    with network.at(bits):
+        for start in range(0, len(images), batch_size):
+            pixels = torch.tensor(images[start : start + batch_size]).to(device).float()
+            found.append(
+                network(pixels.contiguous(memory_format=torch.channels_last)).cpu().numpy()
+            )
+    return np.concatenate(found)
+
+
 def predict(
     network: Network, images: NDArray[np.uint8], bits: int, batch_size: int = 125
 ) -> NDArray[np.int64]:
-    """Predicted classes, int64 (N,), of the (fake-quantized) network at ``bits``."""
-    device = next(network.parameters()).device
-    predicted = []
-    with network.at(bits):
-        for start in range(0, len(images), batch_size):
-            pixels = torch.tensor(images[start : start + batch_size]).to(device)
-            logits = network(pixels.float().contiguous(memory_format=torch.channels_last))
-            predicted.append(logits.argmax(dim=1).cpu().numpy())
-    return np.concatenate(predicted).astype(np.int64)
+    """Predicted classes, int64 (N,); as :func:`logits`."""
+    return np.asarray(logits(network, images, bits, batch_size).argmax(axis=1), np.int64)

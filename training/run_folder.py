@@ -18,11 +18,9 @@ from typing import Any, Self
 from deploy.core.errors import InputError
 from deploy.core.patch_origin import PatchSource
 from deploy.engine import target_of
-from training.checkpoint import load_network, read_sidecar, spec_of
+from training.checkpoint import CHECKPOINT, load_network, read_sidecar, spec_of
 from training.data import ImageSet, load_images
 from training.networks import Network, NetworkSpec
-
-CHECKPOINT = "checkpoint.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

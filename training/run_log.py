@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -42,6 +42,9 @@ class RunLog:
         progress: bool,
     ) -> None:
         self._folder, self._steps = folder, steps
+        self._loss = self._accuracy = 0.0
+        self._counted = self._images = 0
+        self._started = time.monotonic()
         self._bar = Progress(title, steps, done=done, shown=progress and first, unit="step")
         self._note = ""
         self._writer = None
@@ -61,15 +64,30 @@ class RunLog:
         if self._writer is not None:
             self._writer.close()
 
-    def step(self) -> None:
-        """One more step was taken."""
+    def step(self, loss: float, accuracy: float, images: int) -> None:
+        """One more step was taken, of so many images."""
+        self._loss += loss
+        self._accuracy += accuracy
+        self._counted += 1
+        self._images += images
         self._bar.advance(note=self._note)
 
-    def epoch(self, history: Sequence[dict[str, Any]]) -> None:
-        """The last row of ``history``, a row an epoch, is new."""
+    def epoch(self, history: list[dict[str, Any]], step: int, epoch: float) -> None:
+        """Add a row to ``history``, the means of the steps since the last one, and write it."""
+        now = time.monotonic()
+        row = {
+            "step": step,
+            "epoch": round(epoch, 3),
+            "loss": self._loss / self._counted,
+            "accuracy": self._accuracy / self._counted,
+            "images_per_s": self._images / max(1e-9, now - self._started),
+        }
+        history.append(row)
+        self._loss = self._accuracy = 0.0
+        self._counted = self._images = 0
+        self._started = now
         if self._writer is None:
             return
-        row = history[-1]
         data = "".join(json.dumps(r) + "\n" for r in history)
         write_atomic(self._folder / LOG, data.encode())
         for name in ("loss", "accuracy", "images_per_s"):

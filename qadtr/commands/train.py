@@ -42,6 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     from deploy.core.errors import UsageError
     from deploy.core.records import provenance
     from qadtr.commands.shared import repository
+    from training.checkpoint import CHECKPOINT, RESUME
     from training.config import load_config
     from training.data import load_images
     from training.defenses import resolved
@@ -49,8 +50,6 @@ def run(arguments: argparse.Namespace) -> int:
     from training.dry_run import dry_run
     from training.loop import RunOptions, train
     from training.ranks import join, leave
-    from training.run_folder import CHECKPOINT
-    from training.run_state import RESUME
 
     if arguments.save_every < 1:
         raise UsageError(f"--save-every must be at least 1, got {arguments.save_every}")

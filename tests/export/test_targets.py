@@ -15,7 +15,6 @@ from onnx import TensorProto, numpy_helper
 
 from deploy.core.errors import InputError, NothingToEvaluate
 from export.budget import EQUAL, DepartureBudget, TargetBudget, default_budget, departure
-from export.fake_quantized import network_logits
 from export.lowering import lower
 from export.origin import origin_of, require_origin
 from export.passes.guarantee import require_guarantees
@@ -35,6 +34,7 @@ from export.target_proofs import (
 from export.targets import TARGETS, TENSORRT, Target, _qdq_rules
 from tests.export.test_network_lowering import fields, network
 from training.networks import Network
+from training.prediction import logits as logits_of
 
 CASES = [
     *((name, bits) for name in ("resnet8", "mobilenetv2") for bits in (8, 5, 4, 3, 2)),
@@ -70,7 +70,7 @@ def made(built: Network, bits: int, folder: Path, target: str) -> Path:
 
 
 def proof_of(built: Network, bits: int, folder: Path, target: str) -> TargetProof:
-    logits = network_logits(built, bits, IMAGES)
+    logits = logits_of(built, IMAGES, bits)
     return prove_qdq(target, made(built, bits, folder, target), IMAGES, logits, untrained(bits))
 
 
@@ -155,7 +155,7 @@ def test_a_planted_fault_is_over_the_budget(target: str, tmp_path: Path) -> None
     moved[0] += 9.0
     bias.CopyFrom(numpy_helper.from_array(moved, bias.name))
     onnx.save(model, path)
-    logits = network_logits(built, 4, IMAGES)
+    logits = logits_of(built, IMAGES, 4)
     # The file's own reference has the fault as well; the network has not.
     proof = prove_qdq(target, path, IMAGES, logits, default_budget(target, 4, exact=False))
     assert not proof.ok
@@ -167,7 +167,7 @@ def test_qonnx_executes_and_is_the_same_after_the_cleanup_command(tmp_path: Path
     built = drawn("resnet8", 2)
     path = write_qonnx(built, 2, tmp_path / "q.onnx")
     budget = TargetBudget(engine=EQUAL, network=untrained(2).engine)
-    proof = prove_qonnx(path, IMAGES, network_logits(built, 2, IMAGES), budget)
+    proof = prove_qonnx(path, IMAGES, logits_of(built, IMAGES, 2), budget)
     assert proof.ok, proof.failures
     assert proof.departures[1].budget == EQUAL
     command = [sys.executable, "-c", "from qonnx.util.cleanup import main; main()"]

@@ -92,9 +92,13 @@ def test_a_run_is_not_replaced_unasked(
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["--set", "training.epoch=3"], 2, "unknown key 'epoch'; valid here are accumulate"),
+        (
+            ["--set", "training.epoch=3"],
+            2,
+            "unknown key 'training.epoch'; did you mean 'epochs'?",
+        ),
         (["--set", "optimizer.name=adam"], 2, "unknown key 'optimizer'"),
-        (["--set", "training.epochs=soon"], 2, "training: epochs must be of type float"),
+        (["--set", "training.epochs=soon"], 2, "training.epochs must be a number; got"),
         (["--set", "defense.name=magic"], 2, "defense.name must be one of qat, pbat"),
         (["--set", "defense.gir_nois=1"], 2, "unknown key 'gir_nois'"),
         (["--set", "network.name=resnet9"], 2, "resnet20"),

@@ -18,11 +18,11 @@ from deploy.core.files import json_bytes
 from deploy.core.records import read_records
 from qadtr.__main__ import main
 from training.batches import Batches
+from training.checkpoint import CHECKPOINT, RESUME
 from training.config import load_config
 from training.data import load_images
-from training.loop import CHECKPOINT, RunOptions, train
+from training.loop import RunOptions, train
 from training.run_folder import RunFolder
-from training.run_state import RESUME
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """

@@ -16,12 +16,11 @@ import torch
 
 from deploy.core.errors import InputError
 from tests.training.small_run import small_config
-from training.checkpoint import load_network, read_sidecar, read_tensors
+from training.checkpoint import CHECKPOINT, RESUME, load_network, read_sidecar, read_tensors
 from training.data import ImageSet
-from training.loop import CHECKPOINT, RunOptions, TrainingDiverged, train
+from training.loop import RunOptions, TrainingDiverged, train
 from training.networks import Network, NetworkSpec, build_network
 from training.prediction import predict
-from training.run_state import RESUME
 
 
 def run(
@@ -56,6 +55,24 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(
     assert not (parts / CHECKPOINT).exists()
     resumed = run(parts, small_digits, small_holdout, RunOptions(resume=True), **changes)
     assert resumed.read_bytes() == whole.read_bytes()
+
+
+def test_saving_often_and_showing_progress_change_no_byte_and_a_stop_leaves_no_checkpoint(
+    small_digits: ImageSet, small_holdout: ImageSet, tmp_path: Path
+) -> None:
+    config = small_config(training={"epochs": 0.1, "batch_size": 32, "learning_rate": 0.05})
+    written = []
+    for name, options in (
+        ("quiet", RunOptions(progress=False)),
+        ("shown", RunOptions(progress=True, save_every=1)),
+    ):
+        path = train(config, small_digits, small_holdout, tmp_path / name, options, dict)
+        written.append(path.read_bytes())
+    assert written[0] == written[1]
+    stopped = tmp_path / "stopped"
+    options = RunOptions(progress=False, stop_after=1)
+    train(config, small_digits, small_holdout, stopped, options, dict)
+    assert not (stopped / CHECKPOINT).exists()
 
 
 def test_training_learns_at_every_bit_width(

@@ -14,16 +14,14 @@ from export.lowering import lower
 from export.parity import check_parity
 from export.qonnx_from_network import write_qonnx
 from tests.training.small_run import small_config
-from training.averaging import MovingAverage
-from training.checkpoint import load_network, persistent_tensors, read_tensors
+from training.checkpoint import RESUME, load_network, persistent_tensors, read_tensors, start_from
 from training.data import ImageSet
 from training.defenses import Batch
 from training.dry_run import dry_run
 from training.loop import RunOptions, TrainingRun, train
 from training.networks import build_network
+from training.optimizer import MovingAverage
 from training.prediction import predict
-from training.run_state import RESUME
-from training.warm_start import start_from
 
 SHORT = {"epochs": 0.16, "batch_size": 32, "learning_rate": 0.05}
 
@@ -37,17 +35,17 @@ def run(
 
 def test_the_average_is_that_of_its_formula() -> None:
     module = torch.nn.BatchNorm2d(2)
-    average = MovingAverage(module, 0.5)
+    average = MovingAverage(persistent_tensors(module), 0.5)
     with torch.no_grad():
         module.weight.fill_(3.0)
-    average.update(module, 0)
+    average.update(0)
     # At step 0 the decay is (1 + 0) / (10 + 0), not yet 0.5.
     torch.testing.assert_close(average.tensors["weight"], torch.full((2,), 0.1 + 0.9 * 3.0))
-    average.update(module, 1000)
+    average.update(1000)
     expected = 0.5 * (0.1 + 0.9 * 3.0) + 0.5 * 3.0
     torch.testing.assert_close(average.tensors["weight"], torch.full((2,), expected))
     module(torch.zeros(2, 2, 2, 2))
-    average.update(module, 1001)
+    average.update(1001)
     assert int(average.tensors["num_batches_tracked"]) == 1
 
 

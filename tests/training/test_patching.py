@@ -10,11 +10,12 @@ from deploy.core import pasting
 from deploy.core.errors import InputError
 from training.patching import (
     circle_mask,
+    falling_step_size,
     paste,
     patch_gradient,
     random_positions,
-    signed_step,
     square_mask,
+    step_along_sign,
 )
 
 SIZE = (32, 24)
@@ -78,16 +79,19 @@ def test_owners_share_a_pool_of_patches() -> None:
     torch.testing.assert_close(gathered, pool.grad)
 
 
-def test_signed_step_moves_by_the_step_inside_mask_and_range() -> None:
+def test_a_step_moves_by_its_size_inside_mask_and_range() -> None:
     mask = circle_mask(6)
     _, patch, positions = _case(5, mask)
     patch[0] = 254.0
-    gradient = torch.ones(5, 3, *SIZE)
-    raised = signed_step(patch, gradient, 4.0, mask=mask, positions=positions)
+    gradient = patch_gradient(torch.ones(5, 3, *SIZE), mask, positions)
+    raised = step_along_sign(patch, gradient, 4.0)
     assert torch.equal(raised[:, :, mask], (patch[:, :, mask] + 4.0).clamp(max=255.0))
     assert torch.equal(raised[:, :, ~mask], patch[:, :, ~mask])
-    lowered = signed_step(patch, gradient, -300.0, mask=mask, positions=positions)
+    lowered = step_along_sign(patch, gradient, -300.0)
     assert not lowered[:, :, mask].any()
+    sizes = torch.arange(5.0).view(5, 1, 1, 1)
+    each = step_along_sign(patch, gradient, sizes)
+    assert torch.equal(each[2], step_along_sign(patch, gradient, 2.0)[2])
 
 
 def test_universal_step_follows_the_sum_over_images() -> None:
@@ -95,8 +99,27 @@ def test_universal_step_follows_the_sum_over_images() -> None:
     _, patch, positions = _case(1, mask)
     patch[:] = 100.0
     gradient = torch.tensor([1.0, 1.0, -5.0, 1.0, 1.0])[:, None, None, None].expand(5, 3, *SIZE)
-    stepped = signed_step(patch, gradient, 2.0, mask=mask, positions=positions)
-    assert torch.equal(stepped, torch.full_like(patch, 98.0))
+    own = patch_gradient(gradient, mask, positions, patches=1)
+    assert torch.equal(step_along_sign(patch, own, 2.0), torch.full_like(patch, 98.0))
+
+
+def test_momentum_keeps_the_direction_that_gradients_agree_on() -> None:
+    patch, velocity = torch.full((1, 3, 2, 2), 100.0), torch.zeros(1, 3, 2, 2)
+    first = step_along_sign(patch, torch.full_like(patch, 8.0), 1.0, velocity=velocity)
+    assert torch.equal(first, patch + 1.0)
+    assert torch.equal(velocity, torch.ones_like(patch))
+    against = torch.full_like(patch, -0.5)
+    second = step_along_sign(first, against, 1.0, velocity=velocity, momentum=2.0)
+    assert torch.equal(second, patch + 2.0)
+    third = step_along_sign(second, torch.zeros_like(patch), 1.0, velocity=velocity, momentum=0.5)
+    assert torch.equal(third, patch + 3.0)
+
+
+def test_a_falling_step_ends_at_a_tenth() -> None:
+    sizes = [falling_step_size(20.0, done, 3) for done in range(3)]
+    assert sizes == pytest.approx([20.0, 11.0, 2.0])
+    assert falling_step_size(20.0, torch.tensor([0, 2]), 3).tolist() == pytest.approx([20.0, 2.0])
+    assert falling_step_size(20.0, 0, 1) == 20.0
 
 
 def test_random_positions_reach_every_place_and_repeat_with_the_seed() -> None:

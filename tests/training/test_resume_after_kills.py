@@ -12,9 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from training.checkpoint import read_tensors
-from training.loop import CHECKPOINT
-from training.run_state import RESUME
+from training.checkpoint import CHECKPOINT, RESUME, read_tensors
 
 KILLS = 20
 STEPS_BETWEEN = (1, 12)

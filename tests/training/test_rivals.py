@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 
@@ -10,7 +9,6 @@ from deploy.core.errors import InputError
 from tests.training.test_defenses import BIT_WIDTHS, batch, facts
 from tests.training.test_frozen import snapshot, started
 from training.defenses import Batch, build_defense
-from training.defenses.dwq import predict_at_random_precision
 from training.defenses.inner_attack import Moves, PatchAttack, outer_places, perturb
 from training.defenses.pbat import Pbat
 from training.frozen import frozen_statistics, image_losses
@@ -147,23 +145,6 @@ def test_dwq_draws_every_bit_width_and_attacks_the_whole_batch() -> None:
 def test_dwq_refuses_a_network_with_bit_widths_that_it_never_draws() -> None:
     with pytest.raises(InputError, match=r"set network\.bit_widths and defense\.bits"):
         build_defense({"name": "dwq"}, facts(bit_widths=BIT_WIDTHS))
-
-
-def test_random_precision_at_inference_is_drawn_per_batch() -> None:
-    network = started().for_evaluation()
-    images = batch().pixels.byte().numpy()
-    generator = torch.Generator().manual_seed(3)
-    classes, bits = predict_at_random_precision(network, images, (8, 4, 2), generator, batch_size=2)
-    assert len(set(bits.tolist())) > 1
-    assert np.array_equal(bits[::2], bits[1::2])
-    for width in set(bits.tolist()):
-        with network.at(width), torch.no_grad():
-            own = network(torch.from_numpy(images).float()).argmax(dim=1).numpy()
-        assert np.array_equal(classes[bits == width], own[bits == width])
-    with pytest.raises(InputError, match="at least one image"):
-        predict_at_random_precision(network, images[:0], (8,), generator)
-    with pytest.raises(InputError, match="it has 32, 8, 4, 2"):
-        predict_at_random_precision(network, images, (3,), generator)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Which images stand for all, where not all are used: decided by their number alone."""
+"""Which images are used where not all are: decided by their places in the data set alone."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from deploy.core.errors import InputError
 def chosen_indices(available: int, count: int | None) -> NDArray[np.int64]:
     """Indices of `count` of `available` images, int64, ascending; None takes all.
 
-    A pure function, the same everywhere; the smaller of two counts is a subset of the larger.
-    Folders list their images class by class, so taking the first would take one class.
+    A pure function of the two numbers: of one `available`, the smaller of two counts is a subset of
+    the larger; what the images show has no part in it, and a data set with one image more may give
+    other ones.  Folders list their images class by class, so taking the first would take one class.
 
     Raises:
         InputError: `count` is under 1 or over `available`.

@@ -14,7 +14,7 @@ from training.defenses.pbat import Pbat, PbatSettings
 from training.defenses.qadtr import Qadtr, QadtrSettings
 from training.defenses.qat import PlainQat, QatSettings
 from training.defenses.triqdef import Triqdef, TriqdefSettings
-from training.validated import read_settings
+from training.validated import as_json, json_schema, read_settings
 
 __all__ = [
     "DEFENSES",
@@ -23,6 +23,7 @@ __all__ = [
     "TrainingFacts",
     "build_defense",
     "check_defense",
+    "config_schema",
     "resolved",
 ]
 
@@ -52,7 +53,7 @@ def resolved(config: TrainingConfig) -> TrainingConfig:
     Raises:
         InputError: as :func:`check_defense`.
     """
-    settings = dataclasses.asdict(check_defense(config.defense))
+    settings = as_json(check_defense(config.defense))
     return dataclasses.replace(config, defense={"name": config.defense["name"], **settings})
 
 
@@ -62,3 +63,17 @@ def build_defense(table: Mapping[str, Any], facts: TrainingFacts) -> Defense:
     defense = DEFENSES[str(table["name"])][1](settings, facts)
     assert isinstance(defense, Defense)
     return defense
+
+
+def config_schema() -> dict[str, Any]:
+    """The JSON Schema of a resolved config, every defense's settings in it; docs/schemas/."""
+    schema = json_schema(TrainingConfig)
+    defenses = []
+    for name, (settings, _) in DEFENSES.items():
+        own = json_schema(settings)
+        del own["$schema"]
+        own["properties"]["name"] = {"const": name}
+        own["required"] = ["name"]
+        defenses.append(own)
+    schema["properties"]["defense"] = {"oneOf": defenses, "default": {"name": "qat"}}
+    return schema

@@ -1,8 +1,8 @@
 """DWQ: double-win quantization (Fu et al., ICML 2021): random precision while training and after.
 
 Each step draws one bit-width; the adversarial batch is made and the update is taken at that same
-precision, with a BatchNorm for each.  At inference a bit-width is drawn for every batch, so an
-attacker does not know the precision that will be used: :func:`predict_at_random_precision`.
+precision, with a BatchNorm for each.  At inference a bit-width is drawn for every answer, so an
+attacker does not know the precision that will be used (:mod:`eval.adaptive` attacks that).
 docs/rivals.md says what the paper fixes and what is chosen.
 """
 
@@ -10,9 +10,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from deploy.core.errors import InputError
@@ -86,35 +83,3 @@ class Dwq(Defense):
                 step_size=settings.step_size,
                 generator=generator,
             )
-
-
-@torch.no_grad()
-def predict_at_random_precision(
-    network: Network,
-    images: NDArray[np.uint8],
-    bit_widths: tuple[int, ...],
-    generator: torch.Generator,
-    *,
-    batch_size: int = 125,
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Classes and the bit-width each was computed at, int64 (N,) both: DWQ's own inference.
-
-    A bit-width is drawn from ``bit_widths`` by ``generator`` for each batch of ``images`` (uint8
-    N×3×H×W).  It is a setting of the evaluation: nothing of it is in a checkpoint or an exported
-    file, and an attacker who averages over the draw is the one to report.
-
-    Raises:
-        InputError: no images, no bit-width, or one that the network does not have.
-    """
-    if len(images) == 0 or not bit_widths:
-        raise InputError("random precision needs at least one image and one bit-width")
-    device = next(network.parameters()).device
-    predicted, drawn = [], []
-    for start in range(0, len(images), batch_size):
-        bits = bit_widths[int(torch.randint(len(bit_widths), (), generator=generator))]
-        pixels = torch.tensor(images[start : start + batch_size]).to(device).float()
-        with network.at(bits):
-            classes = network(pixels).argmax(dim=1).cpu().numpy()
-        predicted.append(classes)
-        drawn.append(np.full(len(classes), bits, np.int64))
-    return np.concatenate(predicted).astype(np.int64), np.concatenate(drawn)

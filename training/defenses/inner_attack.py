@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from deploy.core.errors import InputError
-from training.frozen import image_losses, pixel_gradient
+from training.defenses.defense import Batch
+from training.frozen import frozen_statistics, image_losses, pixel_gradient
 from training.networks import Network
-from training.patching import paste, signed_step, square_mask
+from training.patching import paste, patch_gradient, square_mask, step_along_sign
 
 CENTRE_SHARE = 10 / 32
 """Side of the centre box that patches keep out of, as a share of the image's shorter side."""
@@ -115,15 +116,38 @@ class PatchAttack:
         for _ in range(self.steps):
             pasted = paste(pixels, patches, self.mask, positions)
             gradient = pixel_gradient(network, pasted, labels)
-            patches = signed_step(
-                patches, gradient, self.step_size, mask=self.mask, positions=positions
-            )
+            own = patch_gradient(gradient, self.mask, positions, patches=len(patches))
+            patches = step_along_sign(patches, own, self.step_size)
             if self.moves != "none":
                 positions = self._moved(network, pixels, labels, patches, positions, generator)
         # What is trained on is what an image can hold: whole pixel values.
         patches = patches.round()
         pasted = paste(pixels, patches, self.mask, positions)
         return Patched(pixels=pasted, patches=patches, positions=positions)
+
+    def run_on_share(
+        self,
+        network: Network,
+        batch: Batch,
+        share: float,
+        generator: torch.Generator,
+        *,
+        start: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As :meth:`run`, on a drawn ``share`` of the batch, inside frozen statistics.
+
+        Returns the batch's pixels N×3×H×W, the patched rows, int64 (n,), and the patches.
+        """
+        count = batch.pixels.shape[0]
+        chosen = torch.randperm(count, generator=generator)[: round(count * share)]
+        rows = chosen.to(batch.pixels.device)
+        with frozen_statistics(network):
+            patched = self.run(
+                network, batch.pixels[rows], batch.labels[rows], generator, start=start
+            )
+        pixels = batch.pixels.clone()
+        pixels[rows] = patched.pixels
+        return pixels, rows, patched.patches
 
     @torch.no_grad()
     def _moved(
@@ -192,7 +216,6 @@ def perturb(
     attacked = (pixels + noise).clamp(0.0, 255.0)
     for _ in range(steps):
         gradient = pixel_gradient(network, attacked, labels)
-        attacked = torch.add(attacked, gradient.sign(), alpha=step_size)
-        attacked = torch.minimum(torch.maximum(attacked, low), high)
+        attacked = step_along_sign(attacked, gradient, step_size).clamp(low, high)
     # Rounding towards the image keeps a fractional radius.
     return pixels + torch.trunc(attacked - pixels)

@@ -9,13 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from training.defenses.defense import Batch, TrainingFacts
 from training.defenses.inner_attack import Moves, PatchAttack
 from training.defenses.schedule import Schedule, ScheduledDefense
-from training.frozen import frozen_statistics
 from training.networks import Network
 from training.randomness import SETUP, generator_for
 from training.validated import AtLeast1, Positive, PositiveShare, validated
@@ -59,22 +57,13 @@ class Pbat(ScheduledDefense):
 
     def prepare(self, step: int, batch: Batch, network: Network) -> Tensor:
         generator = generator_for(self.facts.seed, step, "attack")
-        count = batch.pixels.shape[0]
-        chosen = torch.randperm(count, generator=generator)[: round(count * self.settings.share)]
-        rows = chosen.to(batch.pixels.device)
         universal = self.settings.kind == "universal"
-        with frozen_statistics(network):
-            patched = self.attack.run(
-                network,
-                batch.pixels[rows],
-                batch.labels[rows],
-                generator,
-                start=self.universal if universal else None,
-            )
+        start = self.universal if universal else None
+        pixels, _, patches = self.attack.run_on_share(
+            network, batch, self.settings.share, generator, start=start
+        )
         if universal:
-            self.universal = patched.patches
-        pixels = batch.pixels.clone()
-        pixels[rows] = patched.pixels
+            self.universal = patches
         return pixels
 
     def state(self) -> dict[str, Tensor]:

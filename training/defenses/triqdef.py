@@ -87,13 +87,9 @@ class Triqdef(ScheduledDefense):
 
     def prepare(self, step: int, batch: Batch, network: Network) -> Tensor:
         generator = generator_for(self.facts.seed, step, "attack")
-        count = batch.pixels.shape[0]
-        chosen = torch.randperm(count, generator=generator)[: round(count * self.settings.share)]
-        rows = self._patched = chosen.to(batch.pixels.device)
-        with frozen_statistics(network):
-            patched = self.attack.run(network, batch.pixels[rows], batch.labels[rows], generator)
-        pixels = batch.pixels.clone()
-        pixels[rows] = patched.pixels
+        pixels, self._patched, _ = self.attack.run_on_share(
+            network, batch, self.settings.share, generator
+        )
         return pixels
 
     def strength(self, step: int) -> float:
