@@ -100,14 +100,13 @@ def proofs_of_run(
         yield path, proof
 
 
-def _exported(run: RunFolder, bit_widths: Sequence[int] | None, target: str) -> list[int]:
+def _exported(run: RunFolder, bit_widths: Sequence[int] | None, target: str) -> tuple[int, ...]:
     """The integer bit-widths to check, each with a file of this very checkpoint."""
-    wanted = [bits for bits in run.exported(bit_widths, target) if bits != FLOAT]
-    if not wanted or FLOAT in (bit_widths or ()):
-        raise InputError(
-            f"{run.path}: parity is of exported integer models, and 32 bits is the float baseline; "
-            f"make others with: qadtr export {run.path}"
-        )
+    integer = [bits for bits in run.bit_widths if bits != FLOAT]
+    there = [bits for bits in run.bit_widths_with_file(target) if bits != FLOAT]
+    wanted = run.exported(bit_widths or there or integer, target)
+    if FLOAT in wanted:
+        raise InputError("parity is of integer models, and 32 bits is the float baseline")
     for bits in wanted:
         require_origin(run.model_file(bits, target), run.checkpoint_sha256)
     return wanted

@@ -145,8 +145,9 @@ class RunFolder:
             InputError: one that has no file, or there is none at all: with the command to make it.
         """
         there = self.bit_widths_with_file(engine)
-        missing = [bits for bits in wanted or () if bits not in there]
-        if missing or not there:
+        chosen = there if wanted is None else tuple(wanted)
+        missing = [bits for bits in chosen if bits not in there]
+        if missing or not chosen:
             named = " ".join(map(str, missing))
             target = target_of(engine)
             raise InputError(
@@ -155,7 +156,7 @@ class RunFolder:
                 f"qadtr export {self.path}{f' --bits {named}' if named else ''}"
                 f"{f' --target {target}' if target != 'onnxruntime' else ''}"
             )
-        return there if wanted is None else tuple(wanted)
+        return chosen
 
     def bit_widths_with_file(self, engine: str = "onnxruntime") -> tuple[int, ...]:
         """Those that have a file for the engine, or of the target, widest first."""

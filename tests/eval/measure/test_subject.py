@@ -79,6 +79,7 @@ def test_which_bit_widths_are_exported(tmp_path: Path) -> None:
         ("onnxruntime", [4, 8], "at 4 bits (exported: 8); make it with: qadtr export RUN --bits 4"),
         ("openvino", None, "exported model (exported: none); make it with: qadtr export RUN "),
         ("openvino", [4], "qadtr export RUN --bits 4 --target qcdq"),
+        ("onnxruntime", [], "has no exported model (exported: 8); make it with: qadtr export RUN"),
         (TORCH, [5], "has no bit-width 5; it has 32, 8, 4"),
     ],
 )
