@@ -48,7 +48,7 @@ def multiply_adds(network: Network) -> int:
         for module in network.modules()
         if isinstance(module, nn.Conv2d | nn.Linear)
     ]
-    size = network.spec.input_size
+    size = network.spec.image_size[0]
     network(torch.zeros(1, 3, size, size))
     for hook in hooks:
         hook.remove()

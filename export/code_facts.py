@@ -7,6 +7,7 @@ what no rule narrows is a byte.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from export.graph import graph_inputs, initializers, node_label
+from export.graph import Wiring, graph_inputs, initializers, node_label
 from export.reference.errors import UnsupportedGraph
 from export.reference.operators import fold_cast
 
@@ -41,7 +42,7 @@ def constants_of(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
     """Every stored tensor by name, weights behind a Cast as the int8 that they become."""
     constants: dict[str, NDArray[Any]] = dict(initializers(model))
     for node in model.graph.node:
-        if node.op_type == "Cast":
+        if node.op_type == "Cast" and node.input[0] in constants:
             constants[node.output[0]] = fold_cast(node, constants)
     return constants
 
@@ -58,11 +59,15 @@ def code_facts(model: onnx.ModelProto, constants: dict[str, NDArray[Any]]) -> di
     """
     image = graph_inputs(model)[0].name
     facts = {image: CodeFacts(scale=PIXEL_SCALE, zero_point=PIXEL_ZERO_POINT)}
+    wiring = Wiring(model.graph.node)
     for node in model.graph.node:
         if node.op_type in ("Cast", "QGemm"):
             continue
         try:
-            facts[node.output[0]] = _facts(node, facts, constants)
+            if node.op_type == "Gather":
+                facts[node.output[0]] = _of_table(node, wiring, constants)
+            else:
+                facts[node.output[0]] = _facts(node, facts, constants)
         except (KeyError, IndexError, ValueError) as error:
             raise UnsupportedGraph(
                 f"node {node_label(node)}: the range of its codes is unknown ({error}); only files "
@@ -88,6 +93,12 @@ def _facts(
         case "QLinearGlobalAveragePool":
             out = CodeFacts(scale=number(3), zero_point=int(number(4)))
             return _through(facts[node.input[0]], out)
+        case "QLinearMul":
+            return CodeFacts(scale=number(6), zero_point=int(number(7)))
+        case "Concat":
+            parts = [facts[name] for name in node.input]
+            low, high = min(one.low for one in parts), max(one.high for one in parts)
+            return replace(parts[0], low=low, high=high)
         case "Clip":
             x = facts[node.input[0]]
             low, high = int(number(1)), int(number(2))
@@ -95,9 +106,41 @@ def _facts(
         case "Pad":
             x, value = facts[node.input[0]], int(number(2))
             return replace(x, low=min(x.low, value), high=max(x.high, value))
-        case "MaxPool" | "Transpose" | "Flatten" | "Reshape" | "SpaceToDepth":
+        case "MaxPool" | "Transpose" | "Flatten" | "Reshape" | "SpaceToDepth" | "Slice" | "Resize":
             return facts[node.input[0]]
     raise ValueError(f"no rule for {node.op_type}")
+
+
+_READ_AT: Mapping[str, tuple[tuple[int, int, int], ...]] = {
+    "QLinearConv": ((0, 1, 2),),
+    "QGemm": ((0, 1, 2),),
+    "QLinearGlobalAveragePool": ((0, 1, 2),),
+    "QLinearAdd": ((0, 1, 2), (3, 4, 5)),
+    "QLinearMul": ((0, 1, 2), (3, 4, 5)),
+}
+"""Where an operator reads codes, their scale and their zero point."""
+
+
+def _of_table(
+    node: onnx.NodeProto, wiring: Wiring[onnx.NodeProto], constants: dict[str, NDArray[Any]]
+) -> CodeFacts:
+    """A table says no scale: the first that reads its codes, moved or not, does."""
+    table = constants[node.input[0]]
+    waiting, seen = [node.output[0]], set[str]()
+    while waiting:
+        name = waiting.pop(0)
+        for reader in wiring.readers(name):
+            for at, scale, zero in _READ_AT.get(reader.op_type, ()):
+                if reader.input[at] == name:
+                    return CodeFacts(
+                        scale=float(constants[reader.input[scale]].item()),
+                        zero_point=int(constants[reader.input[zero]].item()),
+                        low=int(table.min()),
+                        high=int(table.max()),
+                    )
+            waiting += [out for out in reader.output if out not in seen]
+            seen.update(reader.output)
+    raise ValueError("nothing that reads the table says its scale")
 
 
 def _through(x: CodeFacts, out: CodeFacts) -> CodeFacts:

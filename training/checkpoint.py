@@ -25,8 +25,9 @@ from torch import Tensor, nn
 from deploy.core.errors import InputError
 from deploy.core.files import read_json, sha256_of, sha256_of_bytes, write_atomic, write_json
 from training.network_spec import FLOAT, NetworkSpec
+from training.networks.registry import float_network
 from training.quantize import Network, Plan
-from training.quantize.build import planned_network
+from training.quantize.build import planned
 from training.validated import as_json, read_settings
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -195,7 +196,8 @@ def load_network(path: Path) -> Network:
     sidecar = read_sidecar(path)
     spec = spec_of(sidecar, path)
     if sidecar["format_version"] == 1:
-        plan = planned_network(spec, torch.Generator().manual_seed(0)).plan
+        module = float_network(spec.name, classes=spec.classes, image_size=spec.image_size)
+        plan = planned(module, spec).plan
     else:
         plan = Plan.from_json(sidecar.get("plan"), f"{path.with_suffix('.json')}: plan")
     network = Network(spec, plan)

@@ -31,10 +31,11 @@ from training.validated import (
 
 @validated()
 class DataSettings:
-    """What is trained on. ``kind``: cifar10, folder or digits; ``size``: side in pixels;
-    ``augment``: crop-flip, crop (both with 4 px of grey padding) or none."""
+    """What is trained on. ``kind``: cifar10, folder, digits or npz; ``size``: side in pixels (the
+    images of npz files have their own); ``augment``: crop-flip, crop (both with 4 px of grey
+    padding) or none."""
 
-    kind: Literal["cifar10", "folder", "digits"]
+    kind: Literal["cifar10", "folder", "digits", "npz"]
     size: Annotated[int, Field(ge=8)] = 32
     augment: Literal["crop-flip", "crop", "none"] = "crop-flip"
 
@@ -47,7 +48,8 @@ class OptimizerSettings:
     only (not on BatchNorm, biases and quantizer scales).
 
     ``ema``: decay of the moving average of the weights that the checkpoint gets (0: the weights
-    themselves).  ``warm_start``: the checkpoint (.safetensors) of a float network to start from.
+    themselves).  ``warm_start``: the checkpoint (.safetensors) of a float network to start from;
+    ``weights``: the safetensors of the float module itself, by its own names.
     ``accumulate``: a step's ``batch_size`` images go through the network in that many parts, for
     less memory; BatchNorm then sees one part at a time.
     ``autocast``: "bf16" takes the products of convolutions in bfloat16, quicker where the processor
@@ -64,6 +66,7 @@ class OptimizerSettings:
     gradient_clip: Positive = 5.0
     ema: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     warm_start: str | None = None
+    weights: str | None = None
     accumulate: AtLeast1 = 1
     autocast: Literal["off", "bf16"] = "off"
 

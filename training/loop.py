@@ -122,9 +122,13 @@ class TrainingRun:
         spec = NetworkSpec.of(
             config.network,
             classes=len(training_set.classes),
-            input_size=int(training_set.images.shape[2]),
+            image_size=(training_set.images.shape[2], training_set.images.shape[3]),
         )
-        network = build_network(spec, generator_for(config.seed, SETUP, "weights"))
+        network = build_network(
+            spec,
+            generator_for(config.seed, SETUP, "weights"),
+            weights=None if settings.weights is None else Path(settings.weights),
+        )
         self.network = network.to(self.device)
         if settings.autocast == "bf16":
             self.network.set_products(torch.bfloat16)

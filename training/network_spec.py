@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Strict, model_validator
 
 from deploy.core.bit_widths import FLOAT as FLOAT
-from training.validated import AtLeast1, validated
+from training.validated import AtLeast1, Positive, validated
 
 STREAM_BITS = 8
 """Bit-width of the residual stream, of the first and last layer's weights, and of the pooled
@@ -47,9 +47,14 @@ class NetworkSettings:
 
     ``exact``: the engine computes bit for bit what the fake-quantized network computes
     (:mod:`training.exact`).  ``mixed``: for a bit-width of the network, the bits of layers that
-    have others then, by layer name (:mod:`training.networks.layers`).  ``activation_scales`` and
+    have others then, by layer name (:mod:`training.quantize.mixed`).  ``activation_scales`` and
     ``weight_scales``: a :data:`ScaleRecipe` (:class:`training.quantizers.LearnedScale`,
     :class:`training.quantizers.WeightQuantizer`).
+
+    ``name`` is one of the project's networks, or ``package.module:callable`` that gives a float
+    ``nn.Module`` (:func:`training.networks.registry.float_network`).  ``mean`` and ``std``: of each
+    channel, 0…1: the float network takes (byte / 255 - mean) / std; without them
+    (byte - 128) / 64.  ``wide``: patterns (``head.*``) of layers that keep 8 bits.
     """
 
     name: str
@@ -62,6 +67,9 @@ class NetworkSettings:
     ] = field(default_factory=dict)
     activation_scales: ScaleRecipe = "learned"
     weight_scales: ScaleRecipe = "statistics"
+    mean: tuple[float, ...] | None = None
+    std: tuple[Positive, ...] | None = None
+    wide: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _exact_has_power_of_two_scales(self) -> NetworkSettings:
@@ -72,18 +80,34 @@ class NetworkSettings:
             )
         return self
 
+    @model_validator(mode="after")
+    def _mean_and_std_belong_together(self) -> NetworkSettings:
+        if len(self.mean or ()) != len(self.std or ()):
+            raise ValueError("mean and std go together, one number of each for a channel")
+        return self
+
 
 @validated()
 class NetworkSpec(NetworkSettings):
     """What is needed to build a network again: ``network`` of a checkpoint's sidecar.
 
-    ``input_size`` is the side of the square RGB input in pixels.
+    ``input_size`` is the side of the square RGB input in pixels, or its (height, width).
     """
 
     classes: AtLeast1
-    input_size: AtLeast1
+    input_size: AtLeast1 | tuple[AtLeast1, AtLeast1]
 
     @classmethod
-    def of(cls, settings: NetworkSettings, *, classes: int, input_size: int) -> NetworkSpec:
+    def of(
+        cls, settings: NetworkSettings, *, classes: int, image_size: tuple[int, int]
+    ) -> NetworkSpec:
         """The specification of the network that ``settings`` ask for, for these images."""
-        return cls(classes=classes, input_size=input_size, **vars(settings))
+        height, width = image_size
+        size = height if height == width else (height, width)
+        return cls(classes=classes, input_size=size, **vars(settings))
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) of the input in pixels."""
+        size = self.input_size
+        return (size, size) if isinstance(size, int) else size

@@ -18,8 +18,8 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="DIR",
         help=(
-            "folder of the images: cifar-10-batches-py or its .tar.gz in it, or "
-            "SPLIT/CLASS/IMAGE; not needed for digits"
+            "folder of the images: cifar-10-batches-py or its .tar.gz in it, train.npz and "
+            "test.npz, or SPLIT/CLASS/IMAGE; not needed for digits"
         ),
     )
 

@@ -133,7 +133,7 @@ def test_a_warm_start_takes_the_float_weights_to_every_bit_width(
     assert math.isfinite(warm.one_step()[0])
 
     spec = warm.network.spec
-    larger = build_network(replace(spec, input_size=2 * spec.input_size), torch.Generator())
+    larger = build_network(replace(spec, input_size=2 * spec.image_size[0]), torch.Generator())
     start_from(larger, source)  # trained on smaller images
     started = persistent_tensors(larger)["stem.conv.weight"]
     assert torch.equal(started, given["stem.conv.weight"])

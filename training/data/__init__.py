@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from deploy.core.errors import InputError
+from training.data.arrays import images_from_arrays, read_arrays, write_arrays
 from training.data.cifar10 import SIZE_PX, read_cifar10
 from training.data.digits import DEFAULT_PX, read_digits
 from training.data.folder import read_folder
 from training.data.image_set import SPLITS, ImageSet, Split
 
-KINDS: tuple[str, ...] = ("cifar10", "folder", "digits")
+KINDS: tuple[str, ...] = ("cifar10", "folder", "digits", "npz")
 
 
 def load_images(
@@ -27,11 +28,13 @@ def load_images(
     on which settings are chosen; "test" is for final tables only.
 
     Args:
-        kind: "cifar10", "folder" (SPLIT/CLASS/IMAGE) or "digits" (comes with scikit-learn).
+        kind: "cifar10", "folder" (SPLIT/CLASS/IMAGE), "digits" (comes with scikit-learn) or "npz"
+            (:mod:`training.data.arrays`).
         root: the data folder; None for "digits" only.
         split: "train", "holdout" or "test".
         size: side of the images in px: any for "folder" (resize and centre cut; None leaves them
-            as they are), a multiple of 8 for "digits" (None: 32), 32 or None for "cifar10".
+            as they are), a multiple of 8 for "digits" (None: 32), 32 or None for "cifar10"; not
+            looked at for "npz".
         cache: for "folder" alone: folder that keeps the decoded images on disk, for a data set
             that is larger than the memory (:mod:`training.data.cache`).
 
@@ -55,6 +58,8 @@ def load_images(
         return read_digits(split, size_px=DEFAULT_PX if size is None else size)
     if root is None:
         raise InputError(f"The data set {kind!r} needs a folder: give one with --data DIR.")
+    if kind == "npz":
+        return read_arrays(root, split)
     if kind == "folder":
         return read_folder(root, split, size_px=size, cache=cache)
     if size not in (None, SIZE_PX):
@@ -65,4 +70,12 @@ def load_images(
     return read_cifar10(root, split)
 
 
-__all__ = ["KINDS", "SPLITS", "ImageSet", "Split", "load_images"]
+__all__ = [
+    "KINDS",
+    "SPLITS",
+    "ImageSet",
+    "Split",
+    "images_from_arrays",
+    "load_images",
+    "write_arrays",
+]

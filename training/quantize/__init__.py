@@ -2,60 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
-from deploy.core.errors import InputError
+from training.network_spec import NetworkSpec, ScaleRecipe
 from training.quantize.graph import Refusal, Refused
 from training.quantize.network import Network
 from training.quantize.plan import Plan
-from training.quantize.planning import Normalization, Planned, plan_of
+from training.quantize.planning import normalization_of, plan_of
 from training.quantize.trace import trace
 
-__all__ = ["Plan", "Network", "Refusal", "Refused", "plan_module"]
+__all__ = ["Network", "Plan", "Refusal", "Refused", "quantize"]
 
 
-def plan_module(
+def quantize(
     module: nn.Module,
     example: Tensor,
     *,
+    bits: Sequence[int] = (32, 8, 5, 4, 2),
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     wide: Sequence[str] = (),
-) -> Planned:
-    """Trace and plan a float module.
+    mixed: Mapping[int, Mapping[str, int]] | None = None,
+    exact: bool = False,
+    activation_scales: ScaleRecipe = "learned",
+    weight_scales: ScaleRecipe = "statistics",
+    name: str | None = None,
+) -> Network:
+    """A network of codes from any traceable float classifier, with its weights.
+
+    It has scales after training, or after :func:`training.quantize.calibration.calibrate`.
 
     Args:
         module: a classifier of images, in any mode; it is left as it is.
         example: float32 N×C×H×W, what the module takes; the values do not matter.
+        bits: bit-widths, 2 to 8 and 32 (float).
         mean: of each channel, 0…1: the module takes (byte / 255 - mean) / std. None, with ``std``:
             it takes (byte - 128) / 64.
         std: of each channel, above 0.
         wide: patterns (``head.*``) of layers whose weights and codes keep 8 bits at every
             bit-width.
+        mixed: for a bit-width, the bits of layers that have others then, by layer name.
+        exact: scales are powers of two, and torch computes bit for bit what integers do.
+        activation_scales: "learned" or from "statistics".
+        weight_scales: likewise.
+        name: of the network in files and tables; None: that of the module's class.
+
+    Returns:
+        An ordinary ``nn.Module`` that takes float32 pixel values 0…255, N×C×H×W, in training mode.
 
     Raises:
         Refused: operations that cannot be taken, all of them.
         InputError: as :func:`training.quantize.trace.trace`; mean without std, or of other
-            channels than the example has; a pattern that no layer fits.
+            channels than the example has; bit-widths or layers that there are not.
+
+    Example:
+        >>> module = nn.Sequential(
+        ...     nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
+        ...     nn.Flatten(), nn.Linear(8, 10))
+        >>> network = quantize(module, torch.zeros(1, 3, 32, 32), bits=(32, 8, 4))
+        >>> network(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
     """
-    normalization = _normalization(mean, std, example.shape[1] if example.dim() == 4 else 0)
-    graph = trace(module, example)
-    return plan_of(graph, normalization=normalization, wide=wide)
-
-
-def _normalization(
-    mean: Sequence[float] | None, std: Sequence[float] | None, channels: int
-) -> Normalization | None:
-    if mean is None and std is None:
-        return None
-    if mean is None or std is None:
-        given, other = ("mean", "std") if std is None else ("std", "mean")
-        raise InputError(f"{given} was given without {other}; give both, or neither")
-    if len(mean) != channels or len(std) != channels or min(std) <= 0:
-        raise InputError(
-            f"expected {channels} means and {channels} standard deviations above 0, got "
-            f"{list(mean)} and {list(std)}"
-        )
-    return Normalization(mean=tuple(map(float, mean)), std=tuple(map(float, std)))
+    channels = example.shape[1] if isinstance(example, Tensor) and example.dim() == 4 else 0
+    normalization = normalization_of(mean, std, channels=channels)
+    found = plan_of(trace(module, example), normalization=normalization, wide=tuple(wide))
+    _, height, width = found.plan.input_shape
+    spec = NetworkSpec(
+        name=type(module).__name__.lower() if name is None else name,
+        bit_widths=tuple(bits),
+        exact=exact,
+        mixed=dict(mixed or {}),
+        activation_scales=activation_scales,
+        weight_scales=weight_scales,
+        mean=None if mean is None else tuple(mean),
+        std=None if std is None else tuple(std),
+        wide=tuple(wide),
+        classes=found.plan.classes,
+        input_size=height if height == width else (height, width),
+    )
+    network = Network(spec, found.plan)
+    network.load_float(found.tensors)
+    return network

@@ -1,35 +1,95 @@
-"""The project's networks by name, quantized: with freshly drawn weights, or for a checkpoint."""
+"""Networks by name, quantized: with freshly drawn weights, given ones, or for a checkpoint."""
 
 from __future__ import annotations
 
-import torch
+from pathlib import Path
 
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from deploy.core.errors import InputError
 from training.network_spec import NetworkSpec
 from training.networks.initialise import initialise
-from training.networks.registry import float_network
+from training.networks.registry import NETWORKS, float_network
 from training.quantize.network import Network
-from training.quantize.planning import Planned, plan_of
+from training.quantize.planning import Normalization, Planned, normalization_of, plan_of
 from training.quantize.trace import trace
 
 
-def planned_network(spec: NetworkSpec, generator: torch.Generator) -> Planned:
-    """The plan of a network by name, and freshly drawn weights.
+def planned(module: nn.Module, spec: NetworkSpec) -> Planned:
+    """The plan of a float module as ``spec`` asks for it.
 
     Raises:
-        InputError: an unknown network; names the known ones.
+        Refused, InputError: as :func:`training.quantize.trace.trace`; a number of classes or
+            channels that ``spec`` has not.
     """
-    module = float_network(spec.name, classes=spec.classes, size=spec.input_size)
-    initialise(module, generator)
-    return plan_of(trace(module, torch.zeros(1, 3, spec.input_size, spec.input_size)))
+    example = torch.zeros(1, 3, *spec.image_size)
+    normalization: Normalization | None = normalization_of(spec.mean, spec.std, channels=3)
+    found = plan_of(trace(module, example), normalization=normalization, wide=spec.wide)
+    if found.plan.classes != spec.classes:
+        raise InputError(
+            f"the network {spec.name} gives {found.plan.classes} logits, the images have "
+            f"{spec.classes} classes"
+        )
+    return found
 
 
-def build_network(spec: NetworkSpec, generator: torch.Generator) -> Network:
-    """A network by name with freshly drawn weights.
+def build_network(
+    spec: NetworkSpec, generator: torch.Generator, *, weights: Path | None = None
+) -> Network:
+    """The network that ``spec`` names, with freshly drawn weights or given ones.
+
+    Args:
+        spec: of the network.
+        generator: draws the weights of the project's own networks; another module keeps those
+            that it was made with.
+        weights: safetensors with the float module's ``state_dict``.
 
     Raises:
-        InputError: an unknown network, or layer in ``spec.mixed``; names the known ones.
+        InputError: an unknown network, or layer in ``spec.mixed``, weights that do not fit the
+            module; as :func:`planned`.
     """
-    planned = planned_network(spec, generator)
-    network = Network(spec, planned.plan)
-    network.load_float(planned.tensors)
+    module = float_network(spec.name, classes=spec.classes, image_size=spec.image_size)
+    if spec.name in NETWORKS:
+        initialise(module, generator)
+    if weights is not None:
+        load_weights(module, weights)
+    found = planned(module, spec)
+    network = Network(spec, found.plan)
+    network.load_float(found.tensors)
     return network
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Copy the ``state_dict`` in a safetensors file into a float module.
+
+    Raises:
+        InputError: the file is missing or damaged, or of another module; names what differs.
+    """
+    if not path.is_file():
+        raise InputError(f"there is no file {path}; save one with safetensors.torch.save_file")
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"{path} is damaged or no safetensors file: {error}") from error
+    own = module.state_dict()
+    counters = {name for name in own if name.endswith("num_batches_tracked")}
+    missing = sorted(set(own) - set(tensors) - counters)
+    unknown = sorted(set(tensors) - set(own))
+    shapes = sorted(
+        name for name in set(own) & set(tensors) if own[name].shape != tensors[name].shape
+    )
+    for what, names in (("lacks", missing), ("has the unknown", unknown)):
+        if names:
+            raise InputError(
+                f"{path} is of another network: it {what} {names[0]!r} ({len(names)} in all)"
+            )
+    if shapes:
+        name = shapes[0]
+        raise InputError(
+            f"{path} is of another network: {name} has the shape {tuple(tensors[name].shape)}, "
+            f"expected {tuple(own[name].shape)}"
+        )
+    module.load_state_dict(tensors, strict=False)

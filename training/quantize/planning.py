@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deploy.core.errors import InputError
 from training.quantize.graph import MOVERS, FloatGraph, Operation, Refusal, Refused
 from training.quantize.plan import GATE_SCALE, IMAGE_SCALE, Codes, Plan, Step
 from training.quantize.pointwise import evaluate, rectifier
@@ -59,6 +60,27 @@ class Planned:
 
     plan: Plan
     tensors: Mapping[str, Mapping[str, Tensor]]
+
+
+def normalization_of(
+    mean: Sequence[float] | None, std: Sequence[float] | None, *, channels: int
+) -> Normalization | None:
+    """What mean and std of an image of ``channels`` say; None for None.
+
+    Raises:
+        InputError: one without the other, or of another number of channels; a std of 0 or less.
+    """
+    if mean is None and std is None:
+        return None
+    if mean is None or std is None:
+        given, other = ("mean", "std") if std is None else ("std", "mean")
+        raise InputError(f"{given} was given without {other}; give both, or neither")
+    if len(mean) != channels or len(std) != channels or min(std) <= 0:
+        raise InputError(
+            f"expected {channels} means and {channels} standard deviations above 0, got "
+            f"{list(mean)} and {list(std)}"
+        )
+    return Normalization(mean=tuple(map(float, mean)), std=tuple(map(float, std)))
 
 
 def plan_of(
@@ -380,6 +402,12 @@ class _Planner:
         """The gate of each product, by the product's name."""
 
     def plan(self) -> Planned:
+        names = [one.name for one in self.operations if one.kind in ("convolution", "linear")]
+        for pattern in self.wide_patterns:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise InputError(
+                    f"wide: no layer fits the pattern {pattern!r}; layers are {', '.join(names)}"
+                )
         self._find_gates()
         self._tie()
         signed = self._signs()
