@@ -49,7 +49,7 @@ class NetworkSettings:
 
     ``exact``: the engine computes bit for bit what the fake-quantized network computes
     (:mod:`training.exact`).  ``mixed``: for a bit-width of the network, the bits of layers that
-    have others then, by layer name (:mod:`training.networks.layers`).  ``activation_scales`` and
+    have others then, by layer name (:mod:`training.quantize.mixed`).  ``activation_scales`` and
     ``weight_scales``: a :data:`ScaleRecipe` (:class:`training.quantizers.LearnedScale`,
     :class:`training.quantizers.WeightQuantizer`).
     """

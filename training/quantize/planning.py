@@ -490,23 +490,27 @@ class _Planner:
         """Whether a tensor keeps 8 bits at every bit-width, by name."""
         wide_groups: set[str] = set()
         for one in self.operations:
-            if one.kind in ("add", "concat", "gate"):
-                touched = (*one.inputs, one.name)
-            elif one.kind in ("unary", "average pool", "linear") or (
-                one.kind == "convolution" and one.attributes.get("map")
+            meets = one.kind in ("add", "concat", "gate")
+            layer = one.kind == "convolution"
+            touched: list[str] = []
+            if (
+                meets
+                or one.kind in ("unary", "average pool", "linear")
+                or (layer and one.attributes.get("map"))
             ):
-                touched = one.inputs
-            elif one.kind == "image":
-                touched = (one.name,)
-            else:
-                touched = ()
-            if one.kind in ("convolution", "unary") and any(
-                fnmatchcase(one.name, pattern) for pattern in self.wide_patterns
+                touched += one.inputs
+            if (
+                meets
+                or one.kind in ("image", "average pool")
+                or (layer and not one.attributes.get("rectified"))
+                or len(self.readers[one.name]) > 1
+                or (
+                    one.kind in ("convolution", "unary")
+                    and any(fnmatchcase(one.name, pattern) for pattern in self.wide_patterns)
+                )
             ):
-                touched = (*touched, one.name)
+                touched.append(one.name)
             wide_groups.update(self.scales.find(self.tied.find(name)) for name in touched)
-            if one.kind == "average pool":
-                wide_groups.add(self.scales.find(self.tied.find(one.name)))
         return {
             one.name: self.scales.find(self.tied.find(one.name)) in wide_groups
             for one in self.operations
