@@ -6,8 +6,8 @@ training, export, attacks and bundles need nothing of the code that the float ne
 Every step gives one tensor of codes.  A tensor's codes have the bit-width b of the network
 ("switched"), or 8 bits at every b ("wide").  Wide are the image, whatever meets in a sum or a
 concatenation (a *stream*: one scale for all that meet), what is read at more than one place or by a
-function, a gate, an average or the last layer, and what a convolution gives without a rectifier.  A convolution of switched weights that reads a wide tensor reads it
-requantized to b bits.
+function, a gate, an average or the last layer, and what a convolution gives without a rectifier.
+A convolution of switched weights that reads a wide tensor reads it requantized to b bits.
 """
 
 from __future__ import annotations
