@@ -211,6 +211,8 @@ class Network(nn.Module):
             if isinstance(layer.norm, Bias):
                 if "bias" in own:
                     layer.norm.bias.copy_(own["bias"])
+                if layer.norm.gain is not None:
+                    layer.norm.gain.copy_(own["gain"])
                 continue
             for one in layer.norm.norms.values():
                 norm = cast(nn.BatchNorm2d, one)
@@ -330,7 +332,10 @@ class Network(nn.Module):
 
 
 def _key(name: str) -> str:
-    return name.replace(".", "/")
+    """A step's name as a module's; a dictionary of modules has methods that no module may be called
+    like."""
+    key = name.replace(".", "/")
+    return f"{key}/" if hasattr(nn.ModuleDict, key) or key == "training" else key
 
 
 def _last_use(plan: Plan) -> dict[int, tuple[str, ...]]:
@@ -348,8 +353,9 @@ def _last_use(plan: Plan) -> dict[int, tuple[str, ...]]:
 def _require_exact(plan: Plan) -> None:
     """Refuse what has scales that are no powers of two."""
     for step in plan.steps:
-        if step.kind in ("gate", "table"):
+        kind = "free normalization" if step.attributes.get("weights") == "map" else step.kind
+        if kind in ("gate", "table", "free normalization"):
             raise InputError(
-                f"network.exact = true: {step.name} is a {step.kind}, whose scale is no power of "
-                "two; train without exact"
+                f"network.exact = true: {step.name} is a {kind}, whose scale is no power of two; "
+                "train without exact"
             )
