@@ -19,6 +19,15 @@ from export.reference.errors import UnsupportedGraph
 from export.reference.operators import fold_cast
 
 BYTE = (0, 255)
+_MOVERS = ("Flatten", "MaxPool", "Reshape", "Resize", "Slice", "SpaceToDepth", "Transpose")
+_SCALED = {
+    "QGemm": (0,),
+    "QLinearAdd": (0, 3),
+    "QLinearConv": (0,),
+    "QLinearGlobalAveragePool": (0,),
+    "QLinearMul": (0, 3),
+}
+"""Which inputs are codes, each before its scale and zero point."""
 PIXEL_SCALE, PIXEL_ZERO_POINT = 2.0**-6, 128
 
 
@@ -41,7 +50,7 @@ def constants_of(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
     """Every stored tensor by name, weights behind a Cast as the int8 that they become."""
     constants: dict[str, NDArray[Any]] = dict(initializers(model))
     for node in model.graph.node:
-        if node.op_type == "Cast":
+        if node.op_type == "Cast" and node.input[0] in constants:
             constants[node.output[0]] = fold_cast(node, constants)
     return constants
 
@@ -62,7 +71,10 @@ def code_facts(model: onnx.ModelProto, constants: dict[str, NDArray[Any]]) -> di
         if node.op_type in ("Cast", "QGemm"):
             continue
         try:
-            facts[node.output[0]] = _facts(node, facts, constants)
+            if node.op_type == "Gather":
+                facts[node.output[0]] = _of_table(node, model, constants)
+            else:
+                facts[node.output[0]] = _facts(node, facts, constants)
         except (KeyError, IndexError, ValueError) as error:
             raise UnsupportedGraph(
                 f"node {node_label(node)}: the range of its codes is unknown ({error}); only files "
@@ -78,7 +90,7 @@ def _facts(
         return float(constants[node.input[index]].item())
 
     match node.op_type:
-        case "QLinearConv":
+        case "QLinearConv" | "QLinearMul":
             return CodeFacts(scale=number(6), zero_point=int(number(7)))
         case "QLinearAdd":
             out = CodeFacts(scale=number(6), zero_point=int(number(7)))
@@ -95,9 +107,32 @@ def _facts(
         case "Pad":
             x, value = facts[node.input[0]], int(number(2))
             return replace(x, low=min(x.low, value), high=max(x.high, value))
-        case "MaxPool" | "Transpose" | "Flatten" | "Reshape" | "SpaceToDepth":
+        case "Concat":
+            parts = [facts[name] for name in node.input]
+            low, high = min(part.low for part in parts), max(part.high for part in parts)
+            return replace(parts[0], low=low, high=high)
+        case _ if node.op_type in _MOVERS:
             return facts[node.input[0]]
     raise ValueError(f"no rule for {node.op_type}")
+
+
+def _of_table(
+    node: onnx.NodeProto, model: onnx.ModelProto, constants: dict[str, NDArray[Any]]
+) -> CodeFacts:
+    """The facts of what a table gives: the codes in it, with the scale that a reader takes."""
+    table = constants[node.input[0]]
+    names = [node.output[0]]
+    while names:
+        name = names.pop()
+        for reader in model.graph.node:
+            for place in (index for index, read in enumerate(reader.input) if read == name):
+                if reader.op_type in (*_MOVERS, "Clip", "Concat", "Pad"):
+                    names.append(reader.output[0])
+                elif place in _SCALED.get(reader.op_type, ()):
+                    scale, zero_point = (constants[reader.input[place + i]].item() for i in (1, 2))
+                    ends = {"low": int(table.min()), "high": int(table.max())}
+                    return CodeFacts(scale=float(scale), zero_point=int(zero_point), **ends)
+    raise ValueError("nothing that has a scale reads the table")
 
 
 def _through(x: CodeFacts, out: CodeFacts) -> CodeFacts:

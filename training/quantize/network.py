@@ -14,6 +14,7 @@ from deploy.core.errors import InputError
 from training.exact import Folding
 from training.network_spec import NetworkSpec
 from training.quantize.layers import (
+    MAP_CODE,
     Add,
     AveragePool,
     Bias,
@@ -47,16 +48,27 @@ from training.quantizers import (
 
 
 class LastLinear(nn.Module):
-    """8-bit codes → 8-bit linear layer → float logits."""
+    """8-bit codes → 8-bit linear layer → float logits.
+
+    With ``identity`` the layer is there for networks that end otherwise, and starts as 1.
+    """
 
     def __init__(
-        self, switch: BitWidthSwitch, source: ScaleSource, features: int, classes: int
+        self,
+        switch: BitWidthSwitch,
+        source: ScaleSource,
+        features: int,
+        classes: int,
+        *,
+        identity: bool,
     ) -> None:
         super().__init__()
         self.switch = switch
         self._source = (source,)
         self.linear = quantized_linear(switch, features, classes)
         self.bias = nn.Parameter(torch.zeros(classes))
+        if identity:
+            weight_quantizer(self.linear).fixed_scale = 1.0 / MAP_CODE
         if switch.spec.exact:
             weight_quantizer(self.linear).folding = self.folding
 
@@ -150,7 +162,10 @@ class Network(nn.Module):
         layer: nn.Module | None = None
         if step.kind == "linear":
             found = step.attributes
-            return LastLinear(switch, sources[0], found["features"], found["classes"])
+            identity = found.get("identity", False)
+            return LastLinear(
+                switch, sources[0], found["features"], found["classes"], identity=identity
+            )
         assert codes is not None
         match step.kind:
             case "pixels":

@@ -81,7 +81,7 @@ class Step:
             convolution: kernel, channels (in, out), weights (:data:`Weights`), norm (bool; else a
             bias alone), rectified, ceiling
             add: rectified, ceiling; table: expression; pad: value, what the border holds
-            linear: features, classes
+            linear: features, classes, identity (bool: it is there to end the network)
     """
 
     name: str

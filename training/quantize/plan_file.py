@@ -82,6 +82,7 @@ class _Pad(TypedDict):
 class _Linear(TypedDict):
     features: AtLeast1
     classes: AtLeast1
+    identity: NotRequired[bool]
 
 
 _ATTRIBUTES: Mapping[StepKind, Any] = {

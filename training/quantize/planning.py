@@ -200,6 +200,7 @@ def _with_linear_end(operations: list[Operation]) -> list[Operation]:
         kind="linear",
         inputs=(last.name,),
         shape=(classes,),
+        attributes={"identity": True},
         tensors={"weight": torch.eye(classes)},
     )
     return [*operations, end]
@@ -577,6 +578,7 @@ class _Planner:
                         shape=one.shape,
                         codes=None,
                         attributes={
+                            **one.attributes,
                             "features": one.tensors["weight"].shape[1],
                             "classes": one.shape[0],
                         },
