@@ -49,6 +49,8 @@ _PLURALS = {
     "matrix product": "matrix products",
     "addition": "additions",
     "pool": "pools",
+    "gate": "gates",
+    "function": "functions",
 }
 
 
@@ -107,7 +109,7 @@ class Certificate:
 
     @property
     def ok(self) -> bool:
-        """Whether every convolution, product, addition and pool ran in integers."""
+        """Whether everything between images and logits ran in integers."""
         return not self.failures
 
     def required(self) -> Certificate:
@@ -135,6 +137,8 @@ class Certificate:
         parts = []
         for kind, count in self.counts().items():
             total = count["integer"] + count["float"]
+            if not total and kind in ("gate", "function"):
+                continue  # few networks have any
             word = kind if total == 1 else _PLURALS[kind]
             parts.append(f"{count['integer']} of {total} {word} integer")
         parts.append(f"{len(self.requantizations)} requantizations in integers")

@@ -7,7 +7,6 @@ what no rule narrows is a byte.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,11 +14,20 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from export.graph import Wiring, graph_inputs, initializers, node_label
+from export.graph import graph_inputs, initializers, node_label
 from export.reference.errors import UnsupportedGraph
 from export.reference.operators import fold_cast
 
 BYTE = (0, 255)
+_MOVERS = ("Flatten", "MaxPool", "Reshape", "Resize", "Slice", "SpaceToDepth", "Transpose")
+_SCALED = {
+    "QGemm": (0,),
+    "QLinearAdd": (0, 3),
+    "QLinearConv": (0,),
+    "QLinearGlobalAveragePool": (0,),
+    "QLinearMul": (0, 3),
+}
+"""Which inputs are codes, each before its scale and zero point."""
 PIXEL_SCALE, PIXEL_ZERO_POINT = 2.0**-6, 128
 
 
@@ -59,13 +67,12 @@ def code_facts(model: onnx.ModelProto, constants: dict[str, NDArray[Any]]) -> di
     """
     image = graph_inputs(model)[0].name
     facts = {image: CodeFacts(scale=PIXEL_SCALE, zero_point=PIXEL_ZERO_POINT)}
-    wiring = Wiring(model.graph.node)
     for node in model.graph.node:
         if node.op_type in ("Cast", "QGemm"):
             continue
         try:
             if node.op_type == "Gather":
-                facts[node.output[0]] = _of_table(node, wiring, constants)
+                facts[node.output[0]] = _of_table(node, model, constants)
             else:
                 facts[node.output[0]] = _facts(node, facts, constants)
         except (KeyError, IndexError, ValueError) as error:
@@ -83,7 +90,7 @@ def _facts(
         return float(constants[node.input[index]].item())
 
     match node.op_type:
-        case "QLinearConv":
+        case "QLinearConv" | "QLinearMul":
             return CodeFacts(scale=number(6), zero_point=int(number(7)))
         case "QLinearAdd":
             out = CodeFacts(scale=number(6), zero_point=int(number(7)))
@@ -93,12 +100,6 @@ def _facts(
         case "QLinearGlobalAveragePool":
             out = CodeFacts(scale=number(3), zero_point=int(number(4)))
             return _through(facts[node.input[0]], out)
-        case "QLinearMul":
-            return CodeFacts(scale=number(6), zero_point=int(number(7)))
-        case "Concat":
-            parts = [facts[name] for name in node.input]
-            low, high = min(one.low for one in parts), max(one.high for one in parts)
-            return replace(parts[0], low=low, high=high)
         case "Clip":
             x = facts[node.input[0]]
             low, high = int(number(1)), int(number(2))
@@ -106,41 +107,32 @@ def _facts(
         case "Pad":
             x, value = facts[node.input[0]], int(number(2))
             return replace(x, low=min(x.low, value), high=max(x.high, value))
-        case "MaxPool" | "Transpose" | "Flatten" | "Reshape" | "SpaceToDepth" | "Slice" | "Resize":
+        case "Concat":
+            parts = [facts[name] for name in node.input]
+            low, high = min(part.low for part in parts), max(part.high for part in parts)
+            return replace(parts[0], low=low, high=high)
+        case _ if node.op_type in _MOVERS:
             return facts[node.input[0]]
     raise ValueError(f"no rule for {node.op_type}")
 
 
-_READ_AT: Mapping[str, tuple[tuple[int, int, int], ...]] = {
-    "QLinearConv": ((0, 1, 2),),
-    "QGemm": ((0, 1, 2),),
-    "QLinearGlobalAveragePool": ((0, 1, 2),),
-    "QLinearAdd": ((0, 1, 2), (3, 4, 5)),
-    "QLinearMul": ((0, 1, 2), (3, 4, 5)),
-}
-"""Where an operator reads codes, their scale and their zero point."""
-
-
 def _of_table(
-    node: onnx.NodeProto, wiring: Wiring[onnx.NodeProto], constants: dict[str, NDArray[Any]]
+    node: onnx.NodeProto, model: onnx.ModelProto, constants: dict[str, NDArray[Any]]
 ) -> CodeFacts:
-    """A table says no scale: the first that reads its codes, moved or not, does."""
+    """The facts of what a table gives: the codes in it, with the scale that a reader takes."""
     table = constants[node.input[0]]
-    waiting, seen = [node.output[0]], set[str]()
-    while waiting:
-        name = waiting.pop(0)
-        for reader in wiring.readers(name):
-            for at, scale, zero in _READ_AT.get(reader.op_type, ()):
-                if reader.input[at] == name:
-                    return CodeFacts(
-                        scale=float(constants[reader.input[scale]].item()),
-                        zero_point=int(constants[reader.input[zero]].item()),
-                        low=int(table.min()),
-                        high=int(table.max()),
-                    )
-            waiting += [out for out in reader.output if out not in seen]
-            seen.update(reader.output)
-    raise ValueError("nothing that reads the table says its scale")
+    names = [node.output[0]]
+    while names:
+        name = names.pop()
+        for reader in model.graph.node:
+            for place in (index for index, read in enumerate(reader.input) if read == name):
+                if reader.op_type in (*_MOVERS, "Clip", "Concat", "Pad"):
+                    names.append(reader.output[0])
+                elif place in _SCALED.get(reader.op_type, ()):
+                    scale, zero_point = (constants[reader.input[place + i]].item() for i in (1, 2))
+                    ends = {"low": int(table.min()), "high": int(table.max())}
+                    return CodeFacts(scale=float(scale), zero_point=int(zero_point), **ends)
+    raise ValueError("nothing that has a scale reads the table")
 
 
 def _through(x: CodeFacts, out: CodeFacts) -> CodeFacts:

@@ -183,7 +183,7 @@ class _Writer:
         weight = self.map_weight(step) if layer.conv is None else self.weight(layer.conv, name)
         operands = [inputs[0], weight]
         exact = self.quantized and self.network.switch.spec.exact
-        alone = isinstance(layer.norm, Bias)
+        alone = isinstance(layer.norm, Bias) and layer.norm.gain is None
         if alone or exact:
             operands.append(builder.constant(self.bias(layer), f"{name}.bias"))
         x = builder.add(
@@ -213,14 +213,14 @@ class _Writer:
     def norm(layer: PlannedConvolution) -> tuple[Any, Any, Any, Any, float]:
         """Gain, bias, mean, variance and epsilon."""
         scale = layer.accumulator_scale()
-        assert not isinstance(layer.norm, Bias)
-        if scale is None:
+        if scale is None and not isinstance(layer.norm, Bias):
             norm = layer.norm.active()
             assert norm.running_mean is not None and norm.running_var is not None
             mean, variance = _numpy(norm.running_mean), _numpy(norm.running_var)
             return _numpy(norm.weight), _numpy(norm.bias), mean, variance, norm.eps
         gain, bias = layer.norm.gain_and_bias()
-        bias = bias_on_grid(bias, scale * gain.abs())
+        if scale is not None:
+            bias = bias_on_grid(bias, scale * gain.abs())
         mean, variance = np.zeros(len(bias), np.float32), np.ones(len(bias), np.float32)
         return _numpy(gain), _numpy(bias), mean, variance, 0.0
 

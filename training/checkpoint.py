@@ -26,8 +26,9 @@ from deploy.core.errors import InputError
 from deploy.core.files import read_json, sha256_of, sha256_of_bytes, write_atomic, write_json
 from training.network_spec import FLOAT, NetworkSpec
 from training.networks.registry import float_network
-from training.quantize import Network, Plan
+from training.quantize import Network
 from training.quantize.build import planned
+from training.quantize.plan_file import read_plan
 from training.validated import as_json, read_settings
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -199,7 +200,12 @@ def load_network(path: Path) -> Network:
         module = float_network(spec.name, classes=spec.classes, image_size=spec.image_size)
         plan = planned(module, spec).plan
     else:
-        plan = Plan.from_json(sidecar.get("plan"), f"{path.with_suffix('.json')}: plan")
+        plan = read_plan(sidecar.get("plan"), f"{path.with_suffix('.json')}: plan")
+    if plan.classes != spec.classes:
+        raise InputError(
+            f"{path.with_suffix('.json')} is damaged: its network has {spec.classes} classes, its "
+            f"plan {plan.classes}"
+        )
     network = Network(spec, plan)
     load_tensors(network, tensors_of(path, sidecar), str(path))
     network.scales_stored = True

@@ -13,7 +13,8 @@ from training.quantize import Network
 def pixels_of(network: Network, images: NDArray[np.uint8]) -> Tensor:
     """Images uint8 N×C×H×W as a network takes them: float32, channels last, on its device."""
     device = next(network.parameters()).device
-    pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device).float()
+    # A copy: torch warns of arrays that cannot be written, as those of a cache cannot.
+    pixels = torch.from_numpy(np.array(images)).to(device).float()
     return pixels.contiguous(memory_format=torch.channels_last)
 
 

@@ -307,6 +307,8 @@ class WeightQuantizer(nn.Module, OwnBits):
     the scales, and from then on, on whatever machine, the stored ones are used.
 
     ``fixed_bits`` pins the bit-width of the codes (first and last layer) at every quantized mode.
+    ``fixed_scale``, where it is set, is the scale whatever the weights are: a statistic of an
+    identity would clip it.
 
     With learned weight scales the statistic is only where a channel's scale starts; it is then a
     parameter of its bit-width with LSQ's gradient, and clipped weights have none.
@@ -325,6 +327,7 @@ class WeightQuantizer(nn.Module, OwnBits):
         self.own_bits = {}
         self._ready: set[int] = set()
         self.folding: Callable[[], Folding] | None = None
+        self.fixed_scale: float | None = None
         for mode in switch.spec.bit_widths:
             if mode != FLOAT:
                 self._reserve(mode if switch.spec.exact else fixed_bits or mode)
@@ -372,6 +375,8 @@ class WeightQuantizer(nn.Module, OwnBits):
         what the latter are divided by in training."""
         mean = weight.detach().abs().flatten(1).mean(dim=1)
         scale = mean * weight_step(self.codes_bits())
+        if self.fixed_scale is not None:
+            scale = torch.full_like(scale, self.fixed_scale)
         if not self.switch.spec.exact:
             return scale.clamp_min(SMALLEST_SCALE), scale.new_ones(())
         folding = self._folding()

@@ -37,6 +37,27 @@ KINDS: Mapping[str, tuple[str, ...]] = {
         "QLinearReduceMean",
         "ReduceMean",
     ),
+    "gate": ("Mul", "QLinearMul"),
+    "function": (
+        "BiasGelu",
+        "Elu",
+        "Erf",
+        "Exp",
+        "FastGelu",
+        "Gelu",
+        "HardSigmoid",
+        "HardSwish",
+        "LeakyRelu",
+        "Mish",
+        "PRelu",
+        "QLinearLeakyRelu",
+        "QLinearSigmoid",
+        "QuickGelu",
+        "Sigmoid",
+        "Softplus",
+        "Sqrt",
+        "Tanh",
+    ),
 }
 """ONNX Runtime's operators without their domains; each kind has integer and float members."""
 

@@ -14,7 +14,7 @@ from ..core.operator_kinds import KIND_OF, KINDS
 _SUFFIX = "_kernel_time"
 _CPU = "CPUExecutionProvider"
 _BOTH_INPUTS = frozenset(
-    {"Add", "Sub", "Sum", "MatMul", "FusedMatMul", "MatMulInteger", "MatMulIntegerToFloat"}
+    {"Add", "Mul", "Sub", "Sum", "MatMul", "FusedMatMul", "MatMulInteger", "MatMulIntegerToFloat"}
 )
 """Operators whose second input is a tensor of the images too, at its plain place."""
 
@@ -29,8 +29,7 @@ def kinds_that_ran(profile: Path) -> dict[str, int]:
         profile: the JSON that ONNX Runtime wrote; a node that ran more than once counts once.
 
     Raises:
-        InputError: no such profile, a float convolution, matrix product, addition or pool, or
-            another provider.
+        InputError: no such profile, a node of these kinds in float, or another provider.
     """
     events = read_json(profile)
     if not isinstance(events, list):
@@ -80,7 +79,9 @@ def check_against_certificate(ran: Mapping[str, int], certified: Mapping[str, An
         InputError: another number of integer nodes of a kind.
     """
     expected = dict(certified["kinds"])
-    if dict(ran) != expected:
+    # Certificates from before gates and functions were counted do not name them.
+    ran = {k: n for k, n in ran.items() if k in expected or k not in ("gate", "function")}
+    if ran != expected:
         wanted = ", ".join(f"{count} × {kind}" for kind, count in sorted(expected.items()))
         came = ", ".join(f"{count} × {kind}" for kind, count in sorted(ran.items()))
         raise InputError(

@@ -14,6 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 from deploy.core.errors import InputError
 from deploy.core.files import read_json, write_json
 from deploy.core.json_schema import SchemaMismatch, check, load_schema
+from deploy.device.onnxruntime_profile import ProfiledRun, profile_onnx
+from deploy.device.profile_check import check_against_certificate, kinds_that_ran
 from export.certificate import (
     Certificate,
     CertificateError,
@@ -45,7 +47,10 @@ def test_an_integer_file_is_certified(bits: int, images: NDArray[np.uint8], tmp_
         "matrix product": {"integer": 1, "float": 0},
         "addition": {"integer": 1, "float": 0},
         "pool": {"integer": 2, "float": 0},
+        "gate": {"integer": 0, "float": 0},
+        "function": {"integer": 0, "float": 0},
     }
+    assert "gates" not in certificate.summary()
     assert "3 of 3 convolutions integer" in certificate.summary()
     assert certificate.requantizations == ("block_codes",)
     assert certificate.float_requantizations == ()
@@ -178,6 +183,74 @@ FLOAT_CONVOLUTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "initializer as input": ({"weight_is_input": True, "between": "Clip"}, "also a graph input"),
     "INT4 weights": ({"weight": ml_dtypes.int4}, "int4"),
 }
+
+
+FUNCTIONS = ("Sigmoid", "Tanh", "LeakyRelu", "HardSigmoid", "Elu", "Softplus", "Erf", "Exp", "Gelu")
+
+
+def float_layer(operator: str) -> onnx.ModelProto:
+    """The integer graph with DequantizeLinear → ``operator`` → QuantizeLinear before its end."""
+    model = residual_graph(np.random.default_rng(0)).model()
+    model.graph.initializer.extend(
+        numpy_helper.from_array(np.asarray(value), name)
+        for name, value in {"step": np.float32(0.01), "none": np.uint8(0)}.items()
+    )
+    index, flatten = next(
+        (i, node) for i, node in enumerate(model.graph.node) if node.name == "flatten"
+    )
+    flatten.input[0] = "codes"
+    operands = ["real", "real"] if operator == "Mul" else ["real"]
+    nodes = [
+        helper.make_node("DequantizeLinear", ["pool.out", "step", "none"], ["real"], name="dq"),
+        helper.make_node(operator, operands, ["value"], name="inserted"),
+        helper.make_node("QuantizeLinear", ["value", "step", "none"], ["codes"], name="q"),
+    ]
+    for node in reversed(nodes):
+        model.graph.node.insert(index, node)
+    return model
+
+
+@pytest.mark.parametrize("operator", ["Mul", *FUNCTIONS])
+def test_a_float_gate_or_function_fails_the_certificate_and_the_device(
+    operator: str, images: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    path = save(float_layer(operator), tmp_path / "model.onnx")
+    # As written: optimized, the engine has integer kernels for some.
+    certificate = certify(path, images, optimize=False)
+    kind = "gate" if operator == "Mul" else "function"
+    assert certificate.counts()[kind] == {"integer": 0, "float": 1}
+    assert f"0 of 1 {kind} integer" in certificate.summary()
+    assert f"{operator} ran in float" in reasons(certificate, "inserted")
+    with pytest.raises(CertificateError, match=f"inserted: {operator} ran in float"):
+        certificate.required()
+    check(certificate.to_json(), load_schema("certificate-2", "export"))
+    feeds = {"images": images}
+    profile_onnx(
+        path,
+        feeds,
+        settings=ProfiledRun(threads=1, runs=1, optimize=False),
+        profile_to=tmp_path / "profile.json",
+        optimized_to=tmp_path / "optimized.onnx",
+    )
+    with pytest.raises(InputError, match=rf"ran in float: inserted \({operator} of float"):
+        kinds_that_ran(tmp_path / "profile.json")
+
+
+def test_certificates_from_before_gates_were_counted_are_read(
+    images: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    path = residual_graph(np.random.default_rng(0)).save(tmp_path / "model.onnx")
+    old = certify(path, images).to_json()
+    del old["counts"]["gate"], old["counts"]["function"]
+    check(old, load_schema("certificate-2", "export"))
+    certified = {"engine": "e", "machine": "m", "kinds": {"convolution": 3, "pool": 2}}
+    check_against_certificate({"convolution": 3, "pool": 2, "gate": 1, "function": 0}, certified)
+    for ran in ({"convolution": 2, "pool": 2}, {"convolution": 3, "pool": 2, "addition": 1}):
+        with pytest.raises(InputError, match="another graph"):
+            check_against_certificate(ran, certified)
+    certified["kinds"] = {"convolution": 3, "pool": 2, "gate": 2}
+    with pytest.raises(InputError, match="another graph"):
+        check_against_certificate({"convolution": 3, "pool": 2, "gate": 1}, certified)
 
 
 @pytest.mark.parametrize("case", FLOAT_CONVOLUTIONS)

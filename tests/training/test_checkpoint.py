@@ -106,10 +106,13 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"format": "other"}, "no sidecar"),
-        ({"format_version": 99}, "reads version 1"),
+        ({"format_version": 99}, "reads versions 1 and 2"),
         ({"network": {"name": "resnet8"}}, "spec is damaged"),
         (
-            {"network": {"name": "x", "classes": 4, "input_size": 16, "bit_widths": [4]}},
+            {
+                "format_version": 1,
+                "network": {"name": "x", "classes": 4, "input_size": 16, "bit_widths": [4]},
+            },
             "known are",
         ),
         (

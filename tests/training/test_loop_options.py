@@ -60,7 +60,7 @@ def test_the_checkpoint_holds_the_average_and_resumes_to_the_same_bytes(
     assert resumed.read_bytes() == whole.read_bytes()
     state, _ = read_tensors(parts / RESUME)
     network = persistent_tensors(load_network(whole))
-    name = "stem.conv.weight"
+    name = "layers.stem.conv.weight"
     assert torch.equal(network[name], state[f"average.{name}"])
     assert not torch.equal(network[name], state[f"network.{name}"])
 
@@ -121,10 +121,10 @@ def test_a_warm_start_takes_the_float_weights_to_every_bit_width(
     config = small_config(training={**SHORT, "warm_start": str(source)})
     warm = TrainingRun(config, small_digits, small_holdout, tmp_path, RunOptions())
     own, given = persistent_tensors(warm.network), read_tensors(source)[0]
-    assert torch.equal(own["stem.conv.weight"], given["stem.conv.weight"])
+    assert torch.equal(own["layers.stem.conv.weight"], given["layers.stem.conv.weight"])
     for bits in (32, 8, 2):
-        name = f"stem.norm.norms.{bits}.running_mean"
-        assert torch.equal(own[name], given["stem.norm.norms.32.running_mean"])
+        name = f"layers.stem.norm.norms.{bits}.running_mean"
+        assert torch.equal(own[name], given["layers.stem.norm.norms.32.running_mean"])
     cold = TrainingRun(
         small_config(training=SHORT), small_digits, small_holdout, tmp_path, RunOptions()
     )
@@ -135,8 +135,8 @@ def test_a_warm_start_takes_the_float_weights_to_every_bit_width(
     spec = warm.network.spec
     larger = build_network(replace(spec, input_size=2 * spec.image_size[0]), torch.Generator())
     start_from(larger, source)  # trained on smaller images
-    started = persistent_tensors(larger)["stem.conv.weight"]
-    assert torch.equal(started, given["stem.conv.weight"])
+    started = persistent_tensors(larger)["layers.stem.conv.weight"]
+    assert torch.equal(started, given["layers.stem.conv.weight"])
 
     other = {"name": "resnet20", "bit_widths": [8]}
     wrong = small_config(network=other, training={**SHORT, "warm_start": str(source)})

@@ -82,7 +82,9 @@ def test_the_quantizers_backward_can_be_differentiated(pass_clipped: bool) -> No
         assert float(exact[i]) == pytest.approx(float(difference), abs=1e-7)
 
 
-@pytest.mark.parametrize(("bits", "name"), [(32, "stem.conv.weight"), (4, "head.bias")])
+@pytest.mark.parametrize(
+    ("bits", "name"), [(32, "layers.stem.conv.weight"), (4, "layers.linear.bias")]
+)
 def test_the_gradient_of_an_agreement_is_that_of_finite_differences(bits: int, name: str) -> None:
     # At 4 bits only what lies behind the last rounding is smooth; in float, every weight is.
     images = batch(4)
@@ -133,7 +135,7 @@ def test_the_penalty_moves_weights_that_lower_it_and_nothing_else() -> None:
     first.backward()
     moved = {n: p for n, p in network.named_parameters() if p.grad is not None}
     assert all(bool(torch.isfinite(p.grad).all()) for p in moved.values() if p.grad is not None)
-    assert "stem.conv.weight" in moved
+    assert "layers.stem.conv.weight" in moved
     assert not any("scale_" in name for name in moved)
 
 

@@ -22,7 +22,7 @@ from training.quantize.layers import code_range
 from training.quantize.network import Network
 from training.quantize.norms import SwitchableBatchNorm2d
 from training.quantize.plan import GATE_SCALE, IMAGE_SCALE, Codes
-from training.quantizers import FLOAT, SMALLEST_SCALE, LearnedScale
+from training.quantizers import FLOAT, SMALLEST_SCALE, LearnedScale, WeightQuantizer
 
 SAMPLES = 20_000
 """Values of each tensor, over all images, that its scale is fitted to."""
@@ -120,20 +120,29 @@ def estimate_norms(
     with network.at(bits), _estimating(network):
         for pixels in _batches(network, images, batch_size):
             network(pixels)
+    network.store_scales()  # those of an exact network have the gain of BatchNorm in them
 
 
 @contextmanager
 def _estimating(network: Network) -> Iterator[None]:
     norms = [m for m in network.modules() if isinstance(m, SwitchableBatchNorm2d)]
     inner = [norm.active() for norm in norms]
+    # An exact network's weights have the gain in them, except in training.
+    weights = [m for m in network.modules() if isinstance(m, WeightQuantizer)]
+    weights = weights if network.switch.spec.exact else []
     before: Mapping[nn.BatchNorm2d, float | None] = {one: one.momentum for one in inner}
     try:
         for norm, one in zip(norms, inner, strict=True):
             norm.training = one.training = True
             one.momentum = None
-            one.reset_running_stats()
+            # The first batch then replaces the statistics; until it does, they are as they were.
+            cast(Tensor, one.num_batches_tracked).zero_()
+        for quantizer in weights:
+            quantizer.training = True
         yield
     finally:
+        for quantizer in weights:
+            quantizer.training = False
         for norm, one in zip(norms, inner, strict=True):
             norm.training = one.training = False
             one.momentum = before[one]

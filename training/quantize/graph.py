@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+import numpy as np
 from torch import Tensor
 
 from deploy.core.errors import InputError
+from training.quantize.pointwise import evaluate
 
 Kind = Literal[
     "image",
@@ -32,6 +34,8 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 MOVERS: tuple[Kind, ...] = ("max pool", "slice", "reshape", "transpose", "upsample", "pad")
 """Operations that choose or move numbers: codes go through them as they are."""
 
+_GRID = np.concatenate([np.linspace(-64.0, 64.0, 4097), [-1e3, 1e3]])
+
 
 @dataclass(frozen=True, kw_only=True)
 class Operation:
@@ -47,6 +51,7 @@ class Operation:
             convolution: stride, dilation (2 each), padding (top, left, bottom, right), groups
             unary: expression (:mod:`training.quantize.pointwise`)
             average pool: kernel, stride, padding; max pool: the same
+            norm: epsilon; fixed, where it is a gain and a bias and has no statistics
             slice: start, stop of the channels
             reshape: shape, without the batch; transpose: order, of all dimensions
             upsample: factor (2); pad: amounts (top, left, bottom, right)
@@ -68,13 +73,34 @@ class FloatGraph:
 
     operations: tuple[Operation, ...]
 
-    def readers(self) -> dict[str, list[Operation]]:
-        """The operations that read each output, by its name."""
-        found: dict[str, list[Operation]] = {one.name: [] for one in self.operations}
-        for one in self.operations:
-            for name in dict.fromkeys(one.inputs):
-                found[name].append(one)
-        return found
+
+def value_range(name: str, by_name: Mapping[str, Operation]) -> tuple[float, float]:
+    """Least and largest value that an operation's output can have, as far as that is known."""
+    one = by_name[name]
+    if one.kind in MOVERS or one.kind == "average pool":
+        low, high = value_range(one.inputs[0], by_name)
+        return (
+            (min(low, 0.0), max(high, 0.0)) if one.kind in ("pad", "average pool") else (low, high)
+        )
+    if one.kind == "unary":
+        low, high = value_range(one.inputs[0], by_name)
+        values = evaluate(one.attributes["expression"], np.clip(_GRID, low, high))
+        return float(values.min()), float(values.max())
+    if one.kind in ("convolution", "add") and one.attributes.get("rectified"):
+        ceiling = one.attributes.get("ceiling")
+        return 0.0, np.inf if ceiling is None else float(ceiling)
+    if one.kind in ("add", "concat", "gate"):
+        ranges = [value_range(source, by_name) for source in one.inputs]
+        least = 0.0 if all(low >= 0.0 for low, _ in ranges) else -np.inf
+        most = max(high for _, high in ranges) if one.kind == "concat" else np.inf
+        return least, most
+    return -np.inf, np.inf
+
+
+def is_gate(name: str, by_name: Mapping[str, Operation]) -> bool:
+    """Whether an operation's output is known to be in 0…1."""
+    low, high = value_range(name, by_name)
+    return low >= 0.0 and high <= 1.0
 
 
 @dataclass(frozen=True, kw_only=True)

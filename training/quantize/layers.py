@@ -112,23 +112,28 @@ class FixedQuantizer(nn.Module):
 
 
 class Bias(nn.Module):
-    """A bias alone, in the place of a normalization: at every bit-width the same."""
+    """A bias, with ``gain`` a gain too, in the place of a normalization: at every bit-width the
+    same, with no statistics that training or calibration would move."""
 
-    def __init__(self, switch: BitWidthSwitch, channels: int) -> None:
+    def __init__(self, switch: BitWidthSwitch, channels: int, *, gain: bool = False) -> None:
         super().__init__()
         self.switch = switch
         self.bias = nn.Parameter(torch.zeros(channels))
+        self.gain = nn.Parameter(torch.ones(channels)) if gain else None
 
     def gain_and_bias(self) -> tuple[Tensor, Tensor]:
-        """Ones and the bias, float32 (C,)."""
-        return torch.ones_like(self.bias), self.bias
+        """The gain, ones where there is none, and the bias, float32 (C,)."""
+        return torch.ones_like(self.bias) if self.gain is None else self.gain, self.bias
 
     def forward(self, x: Tensor, accumulator_scale: Tensor | None) -> Tensor:
-        """``x`` N×C×H×W plus the bias, on the grid of the accumulator where there is one."""
-        bias = self.gain_and_bias()[1]
+        """``x`` N×C×H×W times the gain plus the bias, on the grid of the accumulator where there is
+        one."""
+        gain, bias = self.gain_and_bias()
         if accumulator_scale is not None:
-            bias = bias_on_grid(bias, accumulator_scale)
-        return x + bias.view(1, -1, 1, 1)
+            bias = bias_on_grid(bias, accumulator_scale * gain.abs())
+        if self.gain is None:
+            return x + bias.view(1, -1, 1, 1)
+        return torch.addcmul(bias.view(1, -1, 1, 1), x, gain.view(1, -1, 1, 1))
 
 
 class PlannedConvolution(nn.Module):
@@ -182,7 +187,7 @@ class PlannedConvolution(nn.Module):
             for one in self.norm.norms.values():
                 cast(nn.BatchNorm2d, one).eps = float(found["epsilon"])
         else:
-            self.norm = Bias(switch, channels_out)
+            self.norm = Bias(switch, channels_out, gain=self.weights == "map")
         self.output = output
         self.quantize = quantized_activation(output, signed=self.signed)
 

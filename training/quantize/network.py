@@ -14,6 +14,7 @@ from deploy.core.errors import InputError
 from training.exact import Folding
 from training.network_spec import NetworkSpec
 from training.quantize.layers import (
+    MAP_CODE,
     Add,
     AveragePool,
     Bias,
@@ -47,16 +48,27 @@ from training.quantizers import (
 
 
 class LastLinear(nn.Module):
-    """8-bit codes → 8-bit linear layer → float logits."""
+    """8-bit codes → 8-bit linear layer → float logits.
+
+    With ``identity`` the layer is there for networks that end otherwise, and starts as 1.
+    """
 
     def __init__(
-        self, switch: BitWidthSwitch, source: ScaleSource, features: int, classes: int
+        self,
+        switch: BitWidthSwitch,
+        source: ScaleSource,
+        features: int,
+        classes: int,
+        *,
+        identity: bool,
     ) -> None:
         super().__init__()
         self.switch = switch
         self._source = (source,)
         self.linear = quantized_linear(switch, features, classes)
         self.bias = nn.Parameter(torch.zeros(classes))
+        if identity:
+            weight_quantizer(self.linear).fixed_scale = 1.0 / MAP_CODE
         if switch.spec.exact:
             weight_quantizer(self.linear).folding = self.folding
 
@@ -150,7 +162,10 @@ class Network(nn.Module):
         layer: nn.Module | None = None
         if step.kind == "linear":
             found = step.attributes
-            return LastLinear(switch, sources[0], found["features"], found["classes"])
+            identity = found.get("identity", False)
+            return LastLinear(
+                switch, sources[0], found["features"], found["classes"], identity=identity
+            )
         assert codes is not None
         match step.kind:
             case "pixels":
@@ -211,6 +226,8 @@ class Network(nn.Module):
             if isinstance(layer.norm, Bias):
                 if "bias" in own:
                     layer.norm.bias.copy_(own["bias"])
+                if layer.norm.gain is not None:
+                    layer.norm.gain.copy_(own["gain"])
                 continue
             for one in layer.norm.norms.values():
                 norm = cast(nn.BatchNorm2d, one)
@@ -330,7 +347,10 @@ class Network(nn.Module):
 
 
 def _key(name: str) -> str:
-    return name.replace(".", "/")
+    """A step's name as a module's; a dictionary of modules has methods that no module may be called
+    like."""
+    key = name.replace(".", "/")
+    return f"{key}/" if hasattr(nn.ModuleDict, key) or key == "training" else key
 
 
 def _last_use(plan: Plan) -> dict[int, tuple[str, ...]]:
@@ -348,8 +368,9 @@ def _last_use(plan: Plan) -> dict[int, tuple[str, ...]]:
 def _require_exact(plan: Plan) -> None:
     """Refuse what has scales that are no powers of two."""
     for step in plan.steps:
-        if step.kind in ("gate", "table"):
+        kind = "free normalization" if step.attributes.get("weights") == "map" else step.kind
+        if kind in ("gate", "table", "free normalization"):
             raise InputError(
-                f"network.exact = true: {step.name} is a {step.kind}, whose scale is no power of "
-                "two; train without exact"
+                f"network.exact = true: {step.name} is a {kind}, whose scale is no power of two; "
+                "train without exact"
             )

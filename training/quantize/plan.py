@@ -5,9 +5,9 @@ training, export, attacks and bundles need nothing of the code that the float ne
 
 Every step gives one tensor of codes.  A tensor's codes have the bit-width b of the network
 ("switched"), or 8 bits at every b ("wide").  Wide are the image, whatever meets in a sum or a
-concatenation (a *stream*: one scale for all that meet), and what is read by a function, a gate, an
-average or the last layer.  A convolution of switched weights that reads a wide tensor reads it
-requantized to b bits.
+concatenation (a *stream*: one scale for all that meet), what is read at more than one place or by a
+function, a gate, an average or the last layer, and what a convolution gives without a rectifier.
+A convolution of switched weights that reads a wide tensor reads it requantized to b bits.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from deploy.core.errors import InputError
-from training.quantize.pointwise import check as check_expression
+from pydantic import Field
+
+from training.validated import AtLeast0, AtLeast1, validated
 
 StepKind = Literal[
     "pixels",
@@ -47,7 +48,7 @@ IMAGE_SCALE, GATE_SCALE = "image", "gate"
 with a gate is never halfway between two codes."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated()
 class Codes:
     """What a tensor's codes are.
 
@@ -62,10 +63,10 @@ class Codes:
     scale: str
     signed: bool
     wide: bool
-    pooled: int = 0
+    pooled: AtLeast0 = 0
 
 
-@dataclass(frozen=True, kw_only=True)
+@validated()
 class Step:
     """One step of the forward pass.
 
@@ -80,13 +81,13 @@ class Step:
             convolution: kernel, channels (in, out), weights (:data:`Weights`), norm (bool; else a
             bias alone), rectified, ceiling
             add: rectified, ceiling; table: expression; pad: value, what the border holds
-            linear: features, classes
+            linear: features, classes, identity (bool: it is there to end the network)
     """
 
     name: str
     kind: StepKind
     inputs: tuple[str, ...]
-    shape: tuple[int, ...]
+    shape: Annotated[tuple[AtLeast1, ...], Field(min_length=1)]
     codes: Codes | None
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
@@ -125,7 +126,7 @@ class Plan:
         return tuple(one for one in self.steps if name in one.inputs)
 
     def to_json(self) -> list[dict[str, Any]]:
-        """The plan as JSON values."""
+        """The plan as JSON values, which :func:`training.quantize.plan_file.read_plan` takes."""
         return [
             {
                 "name": one.name,
@@ -137,56 +138,3 @@ class Plan:
             }
             for one in self.steps
         ]
-
-    @classmethod
-    def from_json(cls, value: Any, where: str) -> Self:
-        """The plan of a file, checked.
-
-        Raises:
-            InputError: it is no plan; says at which step and why.
-        """
-        if not isinstance(value, list) or not value:
-            raise InputError(f"{where}: expected a list of steps, got {type(value).__name__}")
-        steps: list[Step] = []
-        known: dict[str, Step] = {}
-        for index, entry in enumerate(value):
-            at = f"{where}: step {index}"
-            step = _read_step(entry, at)
-            missing = [name for name in step.inputs if name not in known]
-            if step.name in known or missing:
-                wrong = f"reads {missing[0]!r} before it is made" if missing else "is there twice"
-                raise InputError(f"{at}: {step.name!r} {wrong}")
-            known[step.name] = step
-            steps.append(step)
-        if steps[0].kind != "pixels" or steps[-1].kind != "linear":
-            raise InputError(f"{where}: expected pixels as the first step and linear as the last")
-        return cls(steps=tuple(steps))
-
-
-def _read_step(entry: Any, at: str) -> Step:
-    wanted = {"name", "kind", "inputs", "shape", "codes", "attributes"}
-    if not isinstance(entry, dict) or set(entry) != wanted:
-        raise InputError(f"{at}: expected an object with {', '.join(sorted(wanted))}")
-    if entry["kind"] not in STEP_KINDS:
-        raise InputError(f"{at}: unknown kind {entry['kind']!r}; known: {', '.join(STEP_KINDS)}")
-    if not isinstance(entry["name"], str) or not isinstance(entry["attributes"], dict):
-        raise InputError(f"{at}: expected a name and attributes")
-    for key, kind in (("inputs", str), ("shape", int)):
-        if not isinstance(entry[key], list) or not all(isinstance(x, kind) for x in entry[key]):
-            raise InputError(f"{at}: expected {key} as a list of {kind.__name__}")
-    codes = entry["codes"]
-    if codes is not None:
-        types = {"scale": str, "signed": bool, "wide": bool, "pooled": int}
-        if not isinstance(codes, dict) or {k: type(v) for k, v in codes.items()} != types:
-            raise InputError(f"{at}: expected codes with {', '.join(types)}")
-        codes = Codes(**codes)
-    if entry["kind"] == "table":
-        check_expression(entry["attributes"].get("expression"), at)
-    return Step(
-        name=entry["name"],
-        kind=entry["kind"],
-        inputs=tuple(entry["inputs"]),
-        shape=tuple(entry["shape"]),
-        codes=codes,
-        attributes=entry["attributes"],
-    )

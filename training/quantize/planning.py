@@ -16,24 +16,29 @@ Then widths, signs and scales follow from who reads what (:mod:`training.quantiz
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from deploy.core.errors import InputError
-from training.quantize.graph import MOVERS, FloatGraph, Operation, Refusal, Refused
+from training.quantize.graph import (
+    MOVERS,
+    FloatGraph,
+    Operation,
+    Refusal,
+    Refused,
+    is_gate,
+    value_range,
+)
 from training.quantize.plan import GATE_SCALE, IMAGE_SCALE, Codes, Plan, Step
-from training.quantize.pointwise import evaluate, rectifier
+from training.quantize.pointwise import rectifier
 
 GREY = 128.0
 """The byte that is 0 where no mean is given: the network then sees (byte - 128) / 64."""
-
-_GRID = np.concatenate([np.linspace(-64.0, 64.0, 4097), [-1e3, 1e3]])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,12 +100,17 @@ def plan_of(
 
     Raises:
         Refused: what no codes can be planned for, all of it.
+        InputError: a pattern that no layer fits; names the layers.
     """
     operations = _without_vectors(list(graph.operations))
     operations = _with_linear_end(operations)
     operations = _norms_folded(operations)
     operations = _rectifiers_folded(operations)
     operations = _image_folded(operations, normalization)
+    layers = [one.name for one in operations if one.kind in ("convolution", "unary", "linear")]
+    for pattern in wide:
+        if not any(fnmatchcase(name, pattern) for name in layers):
+            raise InputError(f"wide: no layer fits {pattern!r}; there are {', '.join(layers)}")
     return _Planner(operations, tuple(wide)).plan()
 
 
@@ -114,6 +124,15 @@ def _readers(operations: Iterable[Operation]) -> dict[str, list[Operation]]:
         for name in dict.fromkeys(one.inputs):
             found.setdefault(name, []).append(one)
     return found
+
+
+def _unique(name: str, taken: Collection[str]) -> str:
+    """The name, numbered where it is taken."""
+    number, unique = 1, name
+    while unique in taken:
+        number += 1
+        unique = f"{name}_{number}"
+    return unique
 
 
 def _renamed(one: Operation, names: Mapping[str, str]) -> Operation:
@@ -198,10 +217,11 @@ def _with_linear_end(operations: list[Operation]) -> list[Operation]:
             )
             return [*operations[:-1], end]
     end = Operation(
-        name="logits",
+        name=_unique("logits", [one.name for one in operations]),
         kind="linear",
         inputs=(last.name,),
         shape=(classes,),
+        attributes={"identity": True},
         tensors={"weight": torch.eye(classes)},
     )
     return [*operations, end]
@@ -218,14 +238,18 @@ def _norms_folded(operations: list[Operation]) -> list[Operation]:
             found.append(one)
             continue
         before = by_name[original.inputs[0]]
-        if before.kind == "convolution" and len(readers[before.name]) == 1:
-            place = next(i for i, other in enumerate(found) if other.name == before.name)
+        fixed = one.attributes.get("fixed", False)
+        # What goes before may itself have gone into what is before it.
+        into = names.get(before.name, before.name)
+        place = next((i for i, other in enumerate(found) if other.name == into), None)
+        if len(readers[before.name]) == 1 and place is not None:
             conv = found[place]
-            if "gain" not in conv.tensors:
-                found[place] = _with_norm(conv, one)
-                names[original.name] = before.name
+            if conv.kind == "convolution" and (fixed or "gain" not in conv.tensors):
+                found[place] = _with_affine(conv, one) if fixed else _with_norm(conv, one)
+                names[original.name] = into
                 continue
-        found.append(_with_norm(_map(one.name, one.inputs[0], one.shape), one))
+        alone = _map(one.name, one.inputs[0], one.shape)
+        found.append(_with_affine(alone, one) if fixed else _with_norm(alone, one))
     return found
 
 
@@ -243,14 +267,17 @@ def _map(name: str, source: str, shape: tuple[int, ...]) -> Operation:
             "groups": shape[0],
             "map": True,
         },
-        tensors={"weight": torch.ones(shape[0], 1, 1, 1)},
+        tensors={
+            "weight": torch.ones(shape[0], 1, 1, 1),
+            "gain": torch.ones(shape[0]),
+            "bias": torch.zeros(shape[0]),
+        },
     )
 
 
 def _with_norm(conv: Operation, norm: Operation) -> Operation:
     tensors = {**conv.tensors, **norm.tensors}
     bias = conv.tensors.get("bias")
-    tensors["bias"] = norm.tensors["bias"]
     if bias is not None:
         tensors["mean"] = norm.tensors["mean"] - bias
     return replace(
@@ -258,6 +285,18 @@ def _with_norm(conv: Operation, norm: Operation) -> Operation:
         attributes={**conv.attributes, "epsilon": norm.attributes["epsilon"]},
         tensors=tensors,
     )
+
+
+def _with_affine(conv: Operation, affine: Operation) -> Operation:
+    """The convolution followed by a gain and a bias for each channel."""
+    gain, offset = affine.tensors["gain"], affine.tensors["bias"]
+    tensors = dict(conv.tensors)
+    if "gain" in tensors:
+        tensors["gain"] = tensors["gain"] * gain
+    else:
+        tensors["weight"] = tensors["weight"] * gain.view(-1, 1, 1, 1)
+    tensors["bias"] = tensors.get("bias", torch.zeros_like(gain)) * gain + offset
+    return replace(conv, tensors=tensors)
 
 
 def _rectifiers_folded(operations: list[Operation]) -> list[Operation]:
@@ -289,17 +328,34 @@ def _image_folded(
 ) -> list[Operation]:
     """Normalization of the image in the layers that read it; padding by its byte, explicitly."""
     image = operations[0]
+    channels = image.shape[0]
+    moved = {image.name}
+    moved.update(one.name for one in operations if one.kind in MOVERS and one.inputs[0] in moved)
+    meets = any(
+        one.kind in ("add", "concat", "gate") and moved.intersection(one.inputs)
+        for one in operations
+    )
     if normalization is None:
-        return operations
-    gain, offset = normalization.gain_and_offset()
-    value = (normalization.padding_byte() - GREY) / 64.0
-    plain = [one for one in operations if image.name in one.inputs and one.kind != "convolution"]
-    source = image.name
+        if not meets:
+            return operations
+        gain, offset, byte = torch.ones(channels), torch.zeros(channels), GREY
+    else:
+        gain, offset = normalization.gain_and_offset()
+        byte = normalization.padding_byte()
+    value = (byte - GREY) / 64.0
+    source, names = image.name, [one.name for one in operations]
     found = [image]
+    plain = meets or any(
+        image.name in one.inputs and (one.kind != "convolution" or one.attributes.get("map"))
+        for one in operations
+    )
     if plain:
-        # Something other than a convolution reads the image: normalize it once, for everybody.
-        found.append(_scaled_input(_map("normalized", image.name, image.shape), gain, offset))
-        source = "normalized"
+        # Something other than a convolution reads the image: normalize it once, for everybody,
+        # with a scale of its own.
+        source = _unique(f"{image.name}.normalized", names)
+        affine = {"gain": gain.float(), "bias": offset.float()}
+        own = _map(source, image.name, image.shape)
+        found.append(replace(own, tensors={**own.tensors, **affine}))
     padded: dict[tuple[int, ...], str] = {}
     for one in operations[1:]:
         if image.name not in one.inputs:
@@ -314,9 +370,7 @@ def _image_folded(
             if pads not in padded:
                 _, height, width = image.shape
                 shape = (image.shape[0], height + pads[0] + pads[2], width + pads[1] + pads[3])
-                padded[pads] = (
-                    f"{image.name}.pad" if not padded else f"{image.name}.pad_{len(padded)}"
-                )
+                padded[pads] = _unique(f"{image.name}.pad", [*names, *padded.values()])
                 found.append(
                     Operation(
                         name=padded[pads],
@@ -346,18 +400,6 @@ def _scaled_input(conv: Operation, gain: Tensor, offset: Tensor) -> Operation:
         factor, added = own[None, :, None, None], shift[None, :, None, None]
     extra = (weight * added).sum(dim=(1, 2, 3))
     tensors = dict(conv.tensors)
-    attributes = dict(conv.attributes)
-    if attributes.pop("map", False):
-        # Weights of a map are 1: the factor goes into its normalization.
-        tensors |= {
-            "gain": gain.float(),
-            "bias": offset.float(),
-            "mean": torch.zeros(len(gain)),
-            "variance": torch.ones(len(gain)),
-        }
-        return replace(
-            conv, tensors=tensors, attributes={**attributes, "map": True, "epsilon": 0.0}
-        )
     tensors["weight"] = (weight * factor).float()
     if "mean" in tensors:
         tensors["mean"] = (tensors["mean"].double() - extra).float()
@@ -410,6 +452,7 @@ class _Planner:
                 )
         self._find_gates()
         self._tie()
+        self._refuse_gates_that_meet()
         signed = self._signs()
         wide = self._widths()
         if self.refusals:
@@ -427,44 +470,34 @@ class _Planner:
             source = self.by_name[source.inputs[0]]
         return source.kind == "image"
 
-    def _range(self, name: str) -> tuple[float, float]:
-        """Least and largest value that a tensor can have, as far as that is known."""
-        one = self.by_name[name]
-        if one.kind in MOVERS or one.kind == "average pool":
-            return self._range(one.inputs[0])
-        if one.kind == "unary":
-            low, high = self._range(one.inputs[0])
-            values = evaluate(one.attributes["expression"], np.clip(_GRID, low, high))
-            return float(values.min()), float(values.max())
-        if one.kind in ("convolution", "add") and one.attributes.get("rectified"):
-            ceiling = one.attributes.get("ceiling")
-            return 0.0, np.inf if ceiling is None else float(ceiling)
-        if one.kind in ("add", "concat", "gate"):
-            lows = [self._range(source)[0] for source in one.inputs]
-            return (0.0 if min(lows) >= 0.0 else -np.inf), np.inf
-        return -np.inf, np.inf
-
     def _find_gates(self) -> None:
         for one in self.operations:
             if one.kind != "gate":
                 continue
             first, second = one.inputs
-            ranges = [self._range(name) for name in (first, second)]
-            fits = [low >= 0.0 and high <= 1.0 for low, high in ranges]
+            fits = [is_gate(name, self.by_name) for name in (first, second)]
             # Where both are gates, the smaller map gates the larger.
             if all(fits):
                 fits[0] = self.by_name[first].shape != one.shape
-            if not any(fits):
-                self.refusals.append(
-                    Refusal(
-                        path=one.name,
-                        operation="mul",
-                        reason="neither factor is known to lie in 0 … 1",
-                        cure="a gate is a sigmoid or hard sigmoid of something",
-                    )
-                )
-                continue
             self.gates[one.name] = second if fits[1] else first
+
+    def _refuse_gates_that_meet(self) -> None:
+        """A gate's scale is constant; what shares it must be in 0…1 as well."""
+        for product, gate in self.gates.items():
+            group = self.scales.find(self.tied.find(gate))
+            for one in self.operations[:-1]:
+                same = self.scales.find(self.tied.find(one.name)) == group
+                if same and not is_gate(one.name, self.by_name):
+                    self.refusals.append(
+                        Refusal(
+                            path=product,
+                            operation="mul",
+                            reason=f"its gate shares a scale with {one.name}, in a sum or a "
+                            "concatenation",
+                            cure="let nothing but products read the gate",
+                        )
+                    )
+                    break
 
     def _tie(self) -> None:
         for one in self.operations:
@@ -489,7 +522,7 @@ class _Planner:
                 case "convolution":
                     signed[one.name] = not one.attributes.get("rectified", False)
                 case "unary":
-                    signed[one.name] = self._range(one.name)[0] < 0.0
+                    signed[one.name] = value_range(one.name, self.by_name)[0] < 0.0
                 case "add":
                     rectified = one.attributes.get("rectified", False)
                     signed[one.name] = not rectified and any(signed[n] for n in one.inputs)
@@ -518,23 +551,27 @@ class _Planner:
         """Whether a tensor keeps 8 bits at every bit-width, by name."""
         wide_groups: set[str] = set()
         for one in self.operations:
-            if one.kind in ("add", "concat", "gate"):
-                touched = (*one.inputs, one.name)
-            elif one.kind in ("unary", "average pool", "linear") or (
-                one.kind == "convolution" and one.attributes.get("map")
+            meets = one.kind in ("add", "concat", "gate")
+            layer = one.kind == "convolution"
+            touched: list[str] = []
+            if (
+                meets
+                or one.kind in ("unary", "average pool", "linear")
+                or (layer and one.attributes.get("map"))
             ):
-                touched = one.inputs
-            elif one.kind == "image":
-                touched = (one.name,)
-            else:
-                touched = ()
-            if one.kind in ("convolution", "unary") and any(
-                fnmatchcase(one.name, pattern) for pattern in self.wide_patterns
+                touched += one.inputs
+            if (
+                meets
+                or one.kind in ("image", "average pool")
+                or (layer and not one.attributes.get("rectified"))
+                or len(self.readers[one.name]) > 1
+                or (
+                    one.kind in ("convolution", "unary")
+                    and any(fnmatchcase(one.name, pattern) for pattern in self.wide_patterns)
+                )
             ):
-                touched = (*touched, one.name)
+                touched.append(one.name)
             wide_groups.update(self.scales.find(self.tied.find(name)) for name in touched)
-            if one.kind == "average pool":
-                wide_groups.add(self.scales.find(self.tied.find(one.name)))
         return {
             one.name: self.scales.find(self.tied.find(one.name)) in wide_groups
             for one in self.operations
@@ -568,6 +605,7 @@ class _Planner:
                         shape=one.shape,
                         codes=None,
                         attributes={
+                            **one.attributes,
                             "features": one.tensors["weight"].shape[1],
                             "classes": one.shape[0],
                         },
@@ -638,9 +676,7 @@ class _Planner:
         source = one.inputs[0]
         if source not in entries:
             parent, dot, _ = one.name.rpartition(".")
-            name = f"{parent}.enter" if dot else f"{one.name}.enter"
-            if name in taken:
-                name = f"{source}.enter"
+            name = _unique(f"{parent if dot else one.name}.enter", taken)
             taken.add(name)
             entries[source] = name
             codes[name] = replace(codes[source], wide=False)

@@ -78,8 +78,13 @@ _TORCH: Mapping[str, Callable[..., Any]] = MappingProxyType(
     }
 )
 
-FUNCTIONS = tuple(_NUMPY)
-"""The names that an expression may hold; each is in both arithmetics, a test says."""
+_OPERANDS = dict.fromkeys(("add", "sub", "mul", "div", "leaky", "elu"), 2) | {"clamp": 3}
+
+FUNCTIONS: Mapping[str, int] = MappingProxyType({name: _OPERANDS.get(name, 1) for name in _NUMPY})
+"""The names that an expression may hold, each in both arithmetics, and how many operands each has.
+Those of leaky, elu and clamp after the first are numbers; a bound of clamp may be None."""
+
+MOST_NESTED = 64
 
 
 def evaluate(expression: Expression, x: NDArray[np.float64] | np.float64) -> NDArray[np.float64]:
@@ -102,20 +107,46 @@ def substitute(expression: Expression, inner: Expression) -> Expression:
     return expression
 
 
-def check(expression: object, where: str) -> Expression:
+def check(expression: object, where: str, depth: int = 0) -> Expression:
     """An expression that came from a file.
 
     Raises:
-        InputError: it is none, or names a function that is not in :data:`FUNCTIONS`.
+        InputError: it is none, names a function that is not in :data:`FUNCTIONS`, gives one another
+            number of operands, or is nested more than :data:`MOST_NESTED` deep.
     """
-    if isinstance(expression, list) and expression and expression[0] in _NUMPY:
-        return [expression[0], *(check(part, where) for part in expression[1:])]
-    if expression == X or (isinstance(expression, int | float) and math.isfinite(expression)):
-        return cast(Expression, expression)
+    match expression:
+        case [str(name), first, *rest] if (
+            FUNCTIONS.get(name) == 1 + len(rest) and depth < MOST_NESTED
+        ):
+            check(first, where, depth + 1)
+            for part in rest:
+                if name == "clamp" and part is None and rest != [None, None]:
+                    continue
+                if name in ("clamp", "leaky", "elu") and not _is_number(part):
+                    break
+                check(part, where, depth + 1)
+            else:
+                return cast(Expression, expression)
+        case _ if expression == X or _is_number(expression):
+            return cast(Expression, expression)
+    operands = ", ".join(f"{name} of {count}" for name, count in FUNCTIONS.items())
     raise InputError(
-        f"{where}: expected an expression of x, numbers and {', '.join(FUNCTIONS)}; "
-        f"got {expression!r}"
+        f"{where}: expected an expression of x, numbers and functions ({operands}), nested at most "
+        f"{MOST_NESTED} deep; got {str(expression)[:200]}"
     )
+
+
+def _is_number(value: object) -> bool:
+    plain = isinstance(value, int | float) and not isinstance(value, bool)
+    return plain and math.isfinite(cast(float, value))
+
+
+def in_float32(expression: Expression) -> Expression:
+    """The expression with every number rounded to float32, as a file's constants are: a table of
+    the network and one of its file then come from the same numbers."""
+    if isinstance(expression, list):
+        return [expression[0], *(None if e is None else in_float32(e) for e in expression[1:])]
+    return float(np.float32(expression)) if _is_number(expression) else expression
 
 
 def rectifier(expression: Expression) -> tuple[float | None] | None:

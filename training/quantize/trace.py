@@ -21,10 +21,11 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from deploy.core.errors import InputError
-from training.quantize.graph import FloatGraph, Kind, Operation, Refusal, Refused
-from training.quantize.pointwise import Expression, X, substitute
+from training.quantize.graph import FloatGraph, Kind, Operation, Refusal, Refused, is_gate
+from training.quantize.pointwise import Expression, X, in_float32, substitute
 
 IMAGE = "pixels"
+REFUSED = "refused operation"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +176,9 @@ class _Tracer:
         """What stands for the output of something refused, so that the rest can be looked at."""
         if isinstance(value, tuple | list):
             return tuple(self._opaque(one) for one in value)
-        return Traced(root=self._add("refused", "image", (), value))
+        if not isinstance(value, Tensor):
+            return value
+        return Traced(root=self._add(REFUSED, "image", (), value))
 
     def _callable(self, node: fx.Node) -> Callable[..., Any]:
         if node.op == "call_module":
@@ -252,7 +255,7 @@ class _Tracer:
         if key not in self.unary:
             name = f"{tensor.root}.{_words(tensor.expression)}"
             self.unary[key] = self._add(
-                name, "unary", [tensor.root], value, {"expression": tensor.expression}
+                name, "unary", [tensor.root], value, {"expression": in_float32(tensor.expression)}
             )
         return self.unary[key]
 
@@ -277,9 +280,21 @@ class _Call:
         root = next(one for one in self.tracer.operations if one.name == x.root)
         return self.tracer._materialized(x, torch.empty(1, *root.shape))
 
+    @staticmethod
+    def refused(name: str) -> bool:
+        """Whether the operation stands for one that was refused."""
+        return name.startswith(REFUSED)
+
     def shape(self, name: str) -> tuple[int, ...]:
         """Of an operation's output, without the batch."""
         return next(one.shape for one in self.tracer.operations if one.name == name)
+
+    def map_shape(self, name: str) -> tuple[int, int, int]:
+        """Channels, height and width of an operation's output."""
+        shape = self.shape(name)
+        if len(shape) != 3:
+            raise Untakeable(f"it reads N×{'×'.join(map(str, shape))}", "give it N×C×H×W")
+        return shape[0], shape[1], shape[2]
 
     def add(
         self,
@@ -409,8 +424,8 @@ def _norm_module(call: _Call, module: Any, x: Any) -> Traced:
 
 def _binary(name: str) -> Callable[..., Traced]:
     def take(call: _Call, a: Any, b: Any, **keywords: Any) -> Traced:
-        if keywords.get("alpha", 1) != 1:
-            raise Untakeable("it has an alpha", "multiply beforehand")
+        if any(value not in (None, 1) for value in keywords.values()):
+            raise Untakeable(f"it has {', '.join(keywords)}", "call it with two operands alone")
         constant = [_number(one) for one in (a, b)]
         if constant[1] is not None:
             return call.pointwise([name, X, constant[1]], a)
@@ -445,7 +460,8 @@ def _channel_affine(call: _Call, name: str, a: Any, b: Any) -> Traced:
     source = call.tensor(x)
     shape = call.shape(source)
     flat = stored.detach().float().reshape(-1)
-    fits = len(shape) == 3 and stored.numel() == shape[0] and max(stored.shape) == shape[0]
+    # Broadcasting aligns the last dimensions, so the channels are the third from the end.
+    fits = len(shape) == 3 and stored.dim() >= 3 and stored.numel() == stored.shape[-3] == shape[0]
     if name not in ("add", "sub", "mul") or not fits or (name == "sub" and x is b):
         raise Untakeable(
             f"{name} with a stored tensor of shape {tuple(stored.shape)}",
@@ -458,7 +474,7 @@ def _channel_affine(call: _Call, name: str, a: Any, b: Any) -> Traced:
         "mean": zeros,
         "variance": ones,
     }
-    return call.add("norm", [source], {"epsilon": 0.0}, tensors)
+    return call.add("norm", [source], {"epsilon": 0.0, "fixed": True}, tensors)
 
 
 def _number(value: Any) -> float | None:
@@ -482,6 +498,11 @@ def _sum(call: _Call, terms: Sequence[Any]) -> Traced:
 
 def _gate(call: _Call, a: Traced, b: Traced) -> Traced:
     names = [call.tensor(a, "a factor"), call.tensor(b, "a factor")]
+    by_name = {one.name: one for one in call.tracer.operations}
+    if not any(call.refused(name) or is_gate(name, by_name) for name in names):
+        raise Untakeable(
+            "neither factor is known to be in 0…1", "a gate is a sigmoid or hard sigmoid"
+        )
     shapes = [call.shape(name) for name in names]
     if len(shapes[0]) != 3 or len(shapes[1]) != 3 or shapes[0][0] != shapes[1][0]:
         raise Untakeable(
@@ -513,15 +534,33 @@ def _getitem(call: _Call, x: Any, index: Any) -> Any:
     if isinstance(x, tuple | list):
         return x[index]
     source = call.tensor(x)
-    channels = call.shape(source)[0]
-    whole = slice(None)
-    indices = index if isinstance(index, tuple) else (index,)
-    own = indices[1] if len(indices) > 1 else whole
-    plain = all(one == whole or one is Ellipsis for i, one in enumerate(indices) if i != 1)
-    if not plain or not isinstance(own, slice) or own.step not in (None, 1):
-        raise Untakeable(f"it takes {index!r}", "only channels can be sliced, x[:, a:b]")
-    start, stop, _ = own.indices(channels)
-    return call.add("slice", [source], {"start": start, "stop": stop})
+    shape = call.shape(source)
+    indices = list(index) if isinstance(index, tuple) else [index]
+    if Ellipsis in indices:
+        place = indices.index(Ellipsis)
+        missing = len(shape) + 2 - len(indices)
+        indices[place : place + 1] = [slice(None)] * missing
+    indices += [slice(None)] * (len(shape) + 1 - len(indices))
+    if all(isinstance(one, slice) for one in indices) and indices[0] == slice(None):
+        spans = [one.indices(size) for one, size in zip(indices[1:], shape, strict=True)]
+        (start, stop, step), *rest = spans
+        if step == 1 and all(
+            (a, b) == (0, n) for (a, b, _), n in zip(rest, shape[1:], strict=True)
+        ):
+            if (start, stop) != (0, shape[0]):
+                value = torch.empty(1, stop - start, *shape[1:])
+                source = call.add(
+                    "slice", [source], {"start": start, "stop": stop}, value=value
+                ).root
+            strides = [step for _, _, step in rest]
+            if strides in ([], [1, 1]):
+                return Traced(root=source)
+            if len(strides) == 2:  # every n-th row and column: the largest of windows of one
+                window = {"kernel": [1, 1], "stride": strides, "padding": [0, 0, 0, 0]}
+                return call.add("max pool", [source], window)
+    raise Untakeable(
+        f"it takes {index!r}", "channels can be sliced, x[:, a:b], and rows and columns strided"
+    )
 
 
 def _reshape(call: _Call, x: Any, *_shape: Any, **_keywords: Any) -> Traced:
@@ -567,11 +606,12 @@ def _max_pool(
 def _window(
     call: _Call, source: str, kernel: Any, stride: Any, padding: Any, ceil_mode: bool
 ) -> dict[str, list[int]]:
+    call.map_shape(source)
     sides = _pair(kernel)
     steps = sides if stride is None or stride == [] else _pair(stride)
     pads = _pair(padding) * 2
     if ceil_mode:  # the same windows, with what hangs over written as padding
-        _, height, width = call.shape(source)
+        _, height, width = call.map_shape(source)
         for axis, size in enumerate((height, width)):
             windows = call.value.shape[2 + axis]
             reach = (windows - 1) * steps[axis] + sides[axis]
@@ -601,7 +641,7 @@ def _average_pool(
 
 
 def _global_average(call: _Call, source: str) -> Traced:
-    _, height, width = call.shape(source)
+    _, height, width = call.map_shape(source)
     attributes = {"kernel": [height, width], "stride": [1, 1], "padding": [0, 0, 0, 0]}
     value = torch.empty(1, call.shape(source)[0], 1, 1)
     return call.add("average pool", [source], attributes, value=value)
@@ -609,7 +649,7 @@ def _global_average(call: _Call, source: str) -> Traced:
 
 def _adaptive_average_pool(call: _Call, x: Any, output_size: Any) -> Traced:
     source = call.tensor(x)
-    _, height, width = call.shape(source)
+    _, height, width = call.map_shape(source)
     wanted = [
         s if n is None else int(n)
         for n, s in zip(
@@ -635,7 +675,7 @@ def _adaptive_average_pool(call: _Call, x: Any, output_size: Any) -> Traced:
 
 def _adaptive_max_pool(call: _Call, x: Any, output_size: Any) -> Traced:
     source = call.tensor(x)
-    _, height, width = call.shape(source)
+    _, height, width = call.map_shape(source)
     if _pair(output_size) != [1, 1]:
         raise Untakeable("its output is not 1×1", "use nn.MaxPool2d")
     attributes = {"kernel": [height, width], "stride": [1, 1], "padding": [0, 0, 0, 0]}
@@ -662,6 +702,7 @@ def _interpolate(
     **_more: Any,
 ) -> Traced:
     source = call.tensor(x)
+    call.map_shape(source)
     factors = [call.value.shape[2 + axis] / call.shape(source)[1 + axis] for axis in (0, 1)]
     if mode != "nearest" or any(f != int(f) or f < 1 for f in factors):
         raise Untakeable(
@@ -680,8 +721,7 @@ def _pad(
         raise Untakeable(f"it pads {list(pad)} with mode {mode!r}", "pad with zeros, mode constant")
     left, right, top, bottom, front, back = amounts
     source = call.tensor(x)
-    if len(call.shape(source)) != 3:
-        raise Untakeable("it pads something that is no N×C×H×W", "pad images")
+    call.map_shape(source)
     return call.add(
         "pad", [source], {"amounts": [top, left, bottom, right], "channels": [front, back]}
     )
@@ -706,6 +746,8 @@ def _prelu(call: _Call, x: Any, weight: Tensor) -> Traced:
 
 def _clamp(call: _Call, x: Any, min: Any = None, max: Any = None, **more: Any) -> Traced:
     bounds = [None if b is None else _number(b) for b in (min, max)]
+    if any(b is None and given is not None for b, given in zip(bounds, (min, max), strict=True)):
+        raise Untakeable("its bounds are tensors", "clamp to numbers")
     return call.pointwise(["clamp", X, *bounds], x)
 
 
@@ -743,6 +785,14 @@ _MISH: Expression = ["mul", X, ["tanh", ["softplus", X]]]
 _HARD_SWISH: Expression = ["mul", X, _HARD_SIGMOID]
 
 
+def _softplus(call: _Call, x: Any, beta: float = 1.0, threshold: float = 20.0) -> Traced:
+    if threshold < 20.0:
+        raise Untakeable(f"its threshold is {threshold}", "leave it at 20")
+    if beta == 1.0:
+        return call.pointwise(["softplus", X], x)
+    return call.pointwise(["div", ["softplus", ["mul", X, float(beta)]], float(beta)], x)
+
+
 def _gelu(call: _Call, x: Any, approximate: str = "none") -> Traced:
     return call.pointwise(_GELU if approximate == "none" else _GELU_TANH, x)
 
@@ -765,7 +815,7 @@ _MODULES: Mapping[type[nn.Module], Callable[..., Any]] = MappingProxyType(
         nn.Mish: lambda call, m, x: call.pointwise(_MISH, x),
         nn.GELU: lambda call, m, x: _gelu(call, x, m.approximate),
         nn.Tanh: lambda call, m, x: call.pointwise(["tanh", X], x),
-        nn.Softplus: lambda call, m, x: call.pointwise(["softplus", X], x),
+        nn.Softplus: lambda call, m, x: _softplus(call, x, m.beta, m.threshold),
         nn.Identity: _dropout,
         nn.Dropout: lambda call, m, x: x,
         nn.Dropout2d: lambda call, m, x: x,
@@ -795,7 +845,7 @@ _MODULES: Mapping[type[nn.Module], Callable[..., Any]] = MappingProxyType(
 
 def _channel_shuffle(call: _Call, x: Any, groups: int) -> Traced:
     source = call.tensor(x)
-    channels, height, width = call.shape(source)
+    channels, height, width = call.map_shape(source)
     split = [groups, channels // groups, height, width]
     first = call.add("reshape", [source], {"shape": split}, value=torch.empty(1, *split))
     swapped = [split[1], split[0], height, width]
@@ -833,7 +883,7 @@ _FUNCTIONS: Mapping[str, Callable[..., Any]] = MappingProxyType(
         "mish": _unary(_MISH),
         "gelu": _gelu,
         "tanh": _unary(["tanh", X]),
-        "softplus": _unary(["softplus", X]),
+        "softplus": _softplus,
         "exp": _unary(["exp", X]),
         "abs": _unary(["abs", X]),
         "sqrt": _unary(["sqrt", X]),
