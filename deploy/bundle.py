@@ -20,6 +20,7 @@ from .core.attack_checks import AttackVerdict
 from .core.errors import InputError
 from .core.files import npz_bytes, read_bytes, sha256_of_bytes, write_atomic
 from .core.images import check_images
+from .core.model_contents import require_contents, target_of
 from .core.patch_set import PatchSet, patch_set_bytes
 from .core.stored_zip import write_stored_zip
 from .device.bundle_reading import Bundle, checksums_text
@@ -39,7 +40,7 @@ from .device.manifest import (
 )
 from .device.signature import sign
 from .device.suite import pasted_sha256
-from .engine import target_of
+from .device.thresholds import default_min_clean
 from .machine_proof import DeviceReports, LabLogits, architectures, machine_proof
 from .validator_archive import validator_bytes
 
@@ -116,7 +117,11 @@ class BundlePatch:
 
 @dataclass(frozen=True, kw_only=True)
 class Thresholds:
-    """What the device must reach, shares of 0 to 1; None asks for nothing."""
+    """What the device must reach, shares of 0 to 1.
+
+    None asks for nothing as a drift, and as a clean accuracy for nearly the lab's own:
+    :func:`deploy.device.thresholds.default_min_clean`.
+    """
 
     max_asr: float
     max_drift: float | None = 0.02
@@ -246,6 +251,7 @@ def _data_files(contents: BundleContents) -> dict[str, bytes]:
     }
     for engine, model in contents.models.items():
         path, data = _model_path(engine, contents.bit_width, model), read_bytes(model.path)
+        require_contents(data, engine, str(model.path))
         if files.setdefault(path, data) != data:
             raise InputError(
                 f"{engine} runs the target {target_of(engine)}, and so does another "
@@ -302,7 +308,7 @@ def _manifest(contents: BundleContents, files: Mapping[str, bytes]) -> dict[str,
         "patches": [
             _patch_facts(number, patch, contents) for number, patch in enumerate(contents.patches)
         ],
-        "thresholds": asdict(contents.thresholds),
+        "thresholds": _thresholds(contents),
         "random_floor_seed": contents.random_floor_seed,
         **(
             {}
@@ -311,6 +317,13 @@ def _manifest(contents: BundleContents, files: Mapping[str, bytes]) -> dict[str,
         ),
         "provenance": dict(contents.provenance),
     }
+
+
+def _thresholds(contents: BundleContents) -> dict[str, float | None]:
+    found = asdict(contents.thresholds)
+    if found["min_clean"] is None:
+        found["min_clean"] = default_min_clean(contents.lab_clean, contents.labels)
+    return found
 
 
 def _model_facts(

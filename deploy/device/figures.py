@@ -11,6 +11,7 @@ from ..core.errors import NothingToEvaluate
 from ..core.outcomes import outcomes_record
 from ..core.statistics import mcnemar_exact, paired_difference
 from ..core.success import attack_success, clean_accuracy, robust_accuracy
+from .evidence import classes_facts
 from .measuring import UNSEEN, Measurement, seen, success_of
 from .suite import Suite
 
@@ -29,6 +30,7 @@ def clean_figures(measurement: Measurement, suite: Suite) -> dict[str, Any]:
         "here": clean_accuracy(here, labels),
         "lab": clean_accuracy(lab, labels),
         "flips": int((here != lab).sum()),
+        "classes": classes_facts(here, labels),
         "logits_sha256": measurement.clean_logits_sha256,
     }
 
@@ -82,6 +84,14 @@ def patch_figures(measurement: Measurement, suite: Suite, number: int) -> dict[s
         "area_px": patch.patch_set.area_px,
         "area_share": patch.patch_set.area_share(*suite.images.shape[2:]),
         "images": len(rows),
+        "distinct_images": int(suite.distinct[rows].sum()),
+        "changed_px": {
+            "median": float(np.median(measurement.changed[number][which])),
+            "least": int(measurement.changed[number][which].min()),
+            "unchanged_images": int((measurement.changed[number][which] == 0).sum()),
+        }
+        if len(rows)
+        else None,
         "asr": None if here is None else here.share,
         "asr_common": None if common is None else common.share,
         "random_floor": floor,

@@ -14,6 +14,9 @@ from ..core.files import sha256_of_bytes
 from ..core.model_engine import run_all
 from .manifest import ModelFacts
 
+BATCH_SIZES = (1, 2, 64)
+"""Images a call, in which the golden images must give what they give all together."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class GoldenResult:
@@ -87,6 +90,41 @@ def check_logits(
             "the lab measured"
         )
     return result
+
+
+def check_independence(
+    engine: Engine, inputs: NDArray[np.uint8], golden: NDArray[np.float32], model: ModelFacts
+) -> None:
+    """Hold single images, pairs and batches of 64, forwards and backwards, against the budget.
+
+    So the logits of an image depend neither on its neighbours nor on their number, their order and
+    the calls before. It takes 400 images at most: the first 64 golden ones, and 64 to fill up.
+
+    Args:
+        engine: open; one of a fixed batch size is run with that.
+        inputs: uint8 G×3×H×W, that gave the golden logits all together.
+        golden: float32 G×C.
+        model: with the budget.
+
+    Raises:
+        InputError: beyond the budget.
+    """
+    most = max(BATCH_SIZES)
+    forwards = np.arange(min(len(inputs), most))
+    for size in BATCH_SIZES if engine.batch_size is None else (engine.batch_size,):
+        for order in (forwards, forwards[::-1]):
+            rows = np.resize(order, max(len(order), size))
+            logits = run_all(engine, inputs[rows], size)
+            largest = float(np.abs(logits.astype(np.float64) - golden[rows]).max())
+            flipped = rows[logits.argmax(axis=1) != golden[rows].argmax(axis=1)]
+            flips = len(np.unique(flipped))
+            if largest > model.max_logit_difference or flips > model.max_flips:
+                raise InputError(
+                    f"{engine.name} gives other logits in batches of {size} in another order: "
+                    f"largest difference {largest:g} (allowed {model.max_logit_difference:g}), "
+                    f"{flips} flips (allowed {model.max_flips}): what it says of an image depends "
+                    "on its neighbours or on the call"
+                )
 
 
 def check_codes(found: dict[str, NDArray[np.uint8]], golden: dict[str, NDArray[np.uint8]]) -> None:

@@ -15,6 +15,7 @@ from ..core.images import INPUT_SCALE, INPUT_ZERO_POINT, check_images
 from ..core.pasting import paste
 from ..core.patch_set import PatchSet, read_patch_set
 from .bundle_reading import Bundle
+from .evidence import distinct_images
 from .manifest import GOLDEN_LOGITS, PASTED_IMAGES, ModelFacts, PatchFacts
 
 Classes = NDArray[np.int64]
@@ -56,6 +57,9 @@ class Suite:
         labels: int64 N.
         lab_clean: int64 N, classes that the lab's network gave without a patch.
         patches: in the manifest's order.
+        classes: their names.
+        distinct: bool N, False for an image that looks like an earlier one.
+        manifest_sha256: of the bundle.
     """
 
     images: NDArray[np.uint8]
@@ -63,6 +67,9 @@ class Suite:
     labels: Classes
     lab_clean: Classes
     patches: tuple[SuitePatch, ...]
+    classes: tuple[str, ...]
+    distinct: NDArray[np.bool_]
+    manifest_sha256: str
 
 
 def paste_some(
@@ -146,6 +153,9 @@ def read_suite(bundle: Bundle) -> Suite:
         labels=labels,
         lab_clean=_classes(lab["clean"], count, classes, "clean"),
         patches=tuple(patches),
+        classes=manifest.classes,
+        distinct=distinct_images(images),
+        manifest_sha256=bundle.manifest_sha256,
     )
 
 

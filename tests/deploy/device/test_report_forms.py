@@ -65,6 +65,7 @@ def test_a_pass(bundle: Path) -> None:
         ("max_asr", "pass", "none"),
         ("max_drift", "pass", "none"),
         ("min_clean", "pass", "none"),
+        ("classes", "pass", "none"),
     ]
     (run,) = sarif["runs"]
     assert run["invocations"][0]["executionSuccessful"] is True

@@ -64,6 +64,7 @@ def test_0_pass(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert found["outcome"] == "pass"
     assert [one["name"] for one in found["steps"]] == [
         "signature and hashes",
+        "model files",
         "host and engine",
         "preprocessing",
         "golden codes",
@@ -215,7 +216,7 @@ def test_2_interrupted(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (lambda m: m["preprocessing"].update(height_px=9), "(3, 9, 8)"),
         (lambda m: m["patches"][0].update(pasted_sha256="0" * 64), "pasting"),
         (lambda m: m["golden"].update(tensors=m["golden"]["tensors"][::-1]), "the tensor"),
-        (lambda m: m.update(models={"tensorrt": m["models"]["onnxruntime"]}), "has some for"),
+        (lambda m: m.update(models={"abacus": m["models"]["onnxruntime"]}), "has some for"),
     ],
 )
 def test_2_what_the_device_does_not_reproduce(
