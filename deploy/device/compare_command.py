@@ -3,8 +3,8 @@
 There it is ``PYTHONPATH=validate.pyz python -m qadtr_device.compare_command OLD NEW``.
 
 Exit codes: 0 compared (with ``--fail-on-worse``: and nothing is significantly worse) · 1 with
-``--fail-on-worse``, something is · 2 a broken file, or results of different images · 3 nothing in
-common · 4 usage.
+``--fail-on-worse``, something is, or is not measured as before · 2 a broken file, or results of
+different images · 3 nothing in common · 4 usage.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fail-on-worse",
         action="store_true",
-        help="exit 1 where an ASR is significantly higher, or the clean accuracy lower",
+        help="exit 1 where an ASR is significantly higher or the clean accuracy lower, and where "
+        "the new result lacks a patch or images of the old one, or has others in their place",
     )
 
 
@@ -75,7 +76,8 @@ def run(arguments: argparse.Namespace, *verdict_of: VerdictOf) -> int:
         write_json(arguments.json, found)
     for line in comparison_lines(found):
         sys.stdout.write(f"{line}\n")
-    return EXIT_WORSE if arguments.fail_on_worse and found["worse"] else 0
+    failed = found["worse"] or found["not_measured"]
+    return EXIT_WORSE if arguments.fail_on_worse and failed else 0
 
 
 def comparison_lines(found: Mapping[str, Any]) -> list[str]:
@@ -111,6 +113,7 @@ def comparison_lines(found: Mapping[str, Any]) -> list[str]:
         lines.append(f"attack checks{on}: old one {old.words} -> new one {new.words}")
     if any(one.mark for both in verdicts.values() for one in both):
         lines.append(LOWER_BOUND)
+    lines += [f"not measured as before: {line}" for line in found["not_measured"]]
     worse = ", ".join(found["worse"]) or "nothing"
     lines.append(f"significantly worse at {found['level']:g} (McNemar, Holm): {worse}")
     return [
