@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from .core.attack_checks import AttackVerdict
 from .core.errors import InputError
-from .core.files import npz_bytes, read_bytes, sha256_of_bytes, write_atomic
+from .core.files import npz_bytes, read_bytes, same_place, sha256_of_bytes, write_atomic
 from .core.images import check_images
 from .core.model_contents import require_contents, target_of
 from .core.patch_set import PatchSet, patch_set_bytes
@@ -42,12 +42,12 @@ from .device.signature import sign
 from .device.suite import pasted_sha256
 from .device.thresholds import default_min_clean
 from .machine_proof import DeviceReports, LabLogits, architectures, machine_proof
-from .validator_archive import validator_bytes
+from .validator_archive import REFUSE_OLD_PYTHONS, validator_bytes
 
 IMAGES = "images/images.npz"
 GOLDEN = "golden/golden.npz"
 
-MAIN = '''"""Validate this bundle with the validator that it carries.
+MAIN = f'''"""Validate this bundle with the validator that it carries.
 
 A gate that must be trusted uses a validate.pyz that was obtained apart from the bundle.
 """
@@ -57,12 +57,12 @@ import subprocess
 import sys
 import tempfile
 
-bundle = os.path.dirname(os.path.abspath(__file__))
+{REFUSE_OLD_PYTHONS}bundle = os.path.dirname(os.path.abspath(__file__))
 with tempfile.TemporaryDirectory() as folder:
     validator = os.path.join(folder, "validate.pyz")
     with open(validator, "wb") as out:
         out.write(__loader__.get_data(os.path.join(bundle, "validate.pyz")))
-    done = subprocess.run([sys.executable, validator, bundle, *sys.argv[1:]])
+    done = subprocess.run([sys.executable, validator, bundle] + sys.argv[1:])
 code = done.returncode
 sys.exit(code if code in (0, 1, 2, 3, 4) else 2)
 '''
@@ -192,6 +192,10 @@ def write_bundle(
         InputError: parts that do not fit together, or a place that is not writable.
         EngineUnavailable: a signature is wanted and the package cryptography is not installed.
     """
+    inputs = [signing_key, *(model.path for model in contents.models.values())]
+    taken = [one for one in inputs if one is not None and same_place(out, one)]
+    if taken:
+        raise InputError(f"{out} is what the bundle is made of: name a place of its own")
     files = bundle_files(contents, signing_key=signing_key)
     if as_folder:
         _write_folder(out, files)

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 from ..core.attack_checks import LOWER_BOUND, AttackVerdict
 from ..core.errors import QadtrError, UsageError
-from ..core.files import write_json
+from ..core.files import STDOUT, json_bytes, same_place, write_to
 from ..core.share import share_in_words
 from ..core.text import one_line
 from .comparison import VerdictOf, compare, read_outcomes
@@ -46,7 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="report.json, evaluation record, run folder or folder of records",
     )
     parser.add_argument("new", type=Path, metavar="NEW", help="likewise, of the same images")
-    parser.add_argument("--json", type=Path, metavar="F", help="also write the comparison there")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        metavar="F",
+        help="also write the comparison there; - is standard output",
+    )
     parser.add_argument(
         "--level",
         type=float,
@@ -70,12 +75,16 @@ def run(arguments: argparse.Namespace, *verdict_of: VerdictOf) -> int:
     """
     if not 0.0 < arguments.level < 1.0:
         raise UsageError(f"--level expects a number between 0 and 1, got {arguments.level}")
+    for given in (arguments.old, arguments.new):
+        if arguments.json is not None and same_place(arguments.json, given):
+            raise UsageError(f"--json {arguments.json.name} is an input: name a place of its own")
     old, new = (read_outcomes(path, *verdict_of) for path in (arguments.old, arguments.new))
     found = compare(old, new, level=arguments.level)
     if arguments.json is not None:
-        write_json(arguments.json, found)
+        write_to(arguments.json, json_bytes(found))
+    out = sys.stderr if arguments.json == STDOUT else sys.stdout
     for line in comparison_lines(found):
-        sys.stdout.write(f"{line}\n")
+        out.write(f"{line}\n")
     failed = found["worse"] or found["not_measured"]
     return EXIT_WORSE if arguments.fail_on_worse and failed else 0
 

@@ -49,6 +49,8 @@ from .thresholds import Threshold, default_min_clean, effective_thresholds
 
 ONNXRUNTIME = "onnxruntime"
 PROFILED_IMAGES = 8
+MOST_THREADS = 1024
+"""More only takes the engine's memory and time to start them."""
 
 EngineOpener = Callable[..., Engine]
 """Called with the model's path and ``threads=``."""
@@ -103,8 +105,8 @@ def validate(
     report = empty_report(Path(path).name or str(path))
     known = {ONNXRUNTIME: OnnxRuntimeEngine} if engines is None else engines
     try:
-        if settings.threads < 1:
-            raise UsageError(f"--threads must be at least 1, got {settings.threads}")
+        if not 1 <= settings.threads <= MOST_THREADS:
+            raise UsageError(f"--threads must be 1 to {MOST_THREADS}, got {settings.threads}")
         if settings.engine not in known:
             raise UsageError(
                 f"there is no engine {settings.engine!r} here; available: {', '.join(known)}"

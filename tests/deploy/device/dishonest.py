@@ -318,12 +318,10 @@ def tensors_left_out(files: Files, rng: np.random.Generator, folder: Path) -> st
 
 
 def _patch(files: Files, number: int) -> PatchSet:
-    about = json.loads(files[f"patches/patch-{number:03d}.json"])
-    return PatchSet(
-        name=about["name"],
-        kind=about["kind"],
-        **arrays_of(files[f"patches/patch-{number:03d}.npz"]),
-    )
+    path = f"patches/patch-{number:03d}"
+    about = json.loads(files[f"{path}.json"])
+    facts: dict[str, Any] = dict(arrays_of(files[f"{path}.npz"]))
+    return PatchSet(name=about["name"], kind=about["kind"], **facts)
 
 
 def _suite(files: Files, rows: NDArray[np.int64], images: NDArray[np.uint8] | None = None) -> None:
