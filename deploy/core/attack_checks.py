@@ -55,6 +55,6 @@ class AttackVerdict:
 
     def noted(self, gate: str, reason: str) -> str:
         """The reason of a gate, which says so where its rate is a lower bound."""
-        if not self.tripped or gate == "min_clean":
+        if not self.tripped or gate in ("min_clean", "classes predicted"):
             return reason
         return f"{reason} ({MARK} a lower bound: tripped {', '.join(self.tripped)})"
