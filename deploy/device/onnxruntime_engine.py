@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -296,8 +295,6 @@ def _common_options(ort: Any, threads: int) -> Any:
 
 
 def _onnxruntime() -> Any:
-    # Its wheels write an identifier and look up a collector about a minute into a run.
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime  # here, so that the rest of the package works without it
     except ImportError as error:

@@ -41,7 +41,7 @@ from tests.deploy.device.test_report_forms import SARIF, check_junit
 
 jsonschema: Any = pytest.importorskip("jsonschema")
 REPORTS = "qadtr-reports"
-HERE = {"python": sys.executable, "install": "false"}
+HERE: dict[str, Any] = {"python": sys.executable, "install": "false"}
 """The packages that this environment has; one test below installs them."""
 
 PINS = dict(
@@ -284,7 +284,7 @@ def test_a_pushed_variable_changes_nothing_of_the_gate(folder: Path, validator: 
     pushed = {name: values.get(name, "") for name in (*values, *NAMES_OF_THE_TEMPLATE)}
     pushed |= {f"QADTR_{name.upper()}": value for name, value in pushed.items()}
     pushed["PYTHONPATH"] = str(folder)
-    given = {**HERE, "validator": str(validator), "max_asr": "0.0001"}
+    given: dict[str, Any] = {**HERE, "validator": str(validator), "max_asr": "0.0001"}
     done = run_gitlab(folder, pushed=pushed, bundle="model.qbundle", **given)
     assert done.code == 1, done.log
     assert reports(folder)["thresholds"]["max_asr"] == {"value": 0.0001, "from": "command line"}

@@ -257,3 +257,18 @@ def test_streams_that_nobody_reads_do_not_change_the_verdict(
 def _close_both() -> None:
     os.close(1)
     os.close(2)
+
+
+def test_the_engines_telemetry_is_off_before_its_import(
+    process: Callable[..., tuple[subprocess.Popen[bytes], Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    running, scratch = process("--quick", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert running.wait(timeout=60) == 0
+    assert list(scratch.iterdir()) == []  # it would leave its identifier's files there
+    told = "import os, sys, {0}; print(os.environ.get('ORT_DISABLE_TELEMETRY'))"
+    for name in ("qadtr", "export", "deploy.core", "deploy.device.onnxruntime_engine"):
+        done = subprocess.run(
+            [sys.executable, "-c", told.format(name)], capture_output=True, text=True, check=True
+        )
+        assert done.stdout == "1\n", name
