@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,6 @@ class Suite:
         lab_clean: int64 N, classes that the lab's network gave without a patch.
         patches: in the manifest's order.
         classes: their names.
-        distinct: bool N, False for an image that looks like an earlier one.
         manifest_sha256: of the bundle.
     """
 
@@ -68,8 +68,12 @@ class Suite:
     lab_clean: Classes
     patches: tuple[SuitePatch, ...]
     classes: tuple[str, ...]
-    distinct: NDArray[np.bool_]
     manifest_sha256: str
+
+    @cached_property
+    def distinct(self) -> NDArray[np.bool_]:
+        """bool N, False for an image that looks like an earlier one."""
+        return distinct_images(self.images)
 
 
 def paste_some(
@@ -154,7 +158,6 @@ def read_suite(bundle: Bundle) -> Suite:
         lab_clean=_classes(lab["clean"], count, classes, "clean"),
         patches=tuple(patches),
         classes=manifest.classes,
-        distinct=distinct_images(images),
         manifest_sha256=bundle.manifest_sha256,
     )
 
