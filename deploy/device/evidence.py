@@ -29,6 +29,9 @@ _NEIGHBOURS = 1000
 """Images of the most similar brightness that each one is compared with, so that the cost grows in
 proportion to their number."""
 
+CLASSES = "classes predicted"
+"""Name of the check that the network tells classes apart."""
+
 LEAST_SHARE = 0.5
 """Of the images that a patch is for, those that must count, but for the target's own class."""
 
@@ -154,7 +157,7 @@ def classes_check(
         outcome = Outcome.UNDECIDED
         said = f"{said}: a network that says nearly one class to everything resists nothing"
     return Check(
-        name="classes predicted",
+        name=CLASSES,
         outcome=outcome,
         threshold=LEAST_VARIETY,
         observed=observed,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from ..core.errors import NothingToEvaluate
 from ..core.outcomes import outcomes_record
 from ..core.statistics import mcnemar_exact, paired_difference
 from ..core.success import attack_success, clean_accuracy, robust_accuracy
+from ..core.text import one_line
 from .evidence import classes_facts
 from .measuring import UNSEEN, Measurement, seen, success_of
 from .suite import Suite
@@ -111,4 +113,27 @@ def patch_figures(measurement: Measurement, suite: Suite, number: int) -> dict[s
             eligible=nothing if here is None else here.eligible,
             success=nothing if here is None else here.success,
         ),
+    }
+
+
+def changed_in_words(pixels: Mapping[str, Any] | None) -> str:
+    """Return ``changed_px`` of a patch's figures in a few words."""
+    if pixels is None:
+        return "on no image"
+    unchanged = pixels["unchanged_images"]
+    return f"changes {pixels['median']:g} px (median), nothing on {unchanged} images"
+
+
+def weaker_than_noise(patches: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return what is said of each gated patch that noise of its size beats, by its check's name.
+
+    Args:
+        patches: figures, from :func:`patch_figures`.
+    """
+    return {
+        f"max_asr of {patch['name']}": f"; noise of its size wins more often than "
+        f"{one_line(patch['name'])}: {floor['value']:.1%}"
+        for patch in patches
+        if patch["gated"] and (floor := patch["random_floor"]) and (here := patch["asr"])
+        if floor["value"] > here["value"]
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,6 +126,34 @@ def check_independence(
                     f"{flips} flips (allowed {model.max_flips}): what it says of an image depends "
                     "on its neighbours or on the call"
                 )
+
+
+def require_exact(
+    model: ModelFacts, codes: Mapping[str, NDArray[np.uint8]], tensors: Sequence[str]
+) -> None:
+    """Check that a model of the exact engine has no budget, and golden codes of all its tensors.
+
+    Args:
+        model: of ONNX Runtime's CPU, which computes the codes exactly.
+        codes: the golden ones, by tensor name.
+        tensors: those of the file that hold codes.
+
+    Raises:
+        InputError: a budget, a tensor without golden codes, or codes of no tensor.
+    """
+    if model.max_logit_difference or model.max_flips:
+        raise InputError(
+            f"the manifest allows {model.file} a difference of logits of "
+            f"{model.max_logit_difference:g} and {model.max_flips} flips; expected 0 and 0, its "
+            "engine computes the codes exactly: make the bundle again"
+        )
+    missing, unknown = sorted(set(tensors) - codes.keys()), sorted(codes.keys() - set(tensors))
+    if missing or unknown:
+        raise InputError(
+            f"expected golden codes of all {len(tensors)} tensors of codes of {model.file}, got "
+            f"{len(codes)}: missing {', '.join(missing[:3]) or 'none'}, unknown "
+            f"{', '.join(unknown[:3]) or 'none'}; make the bundle again"
+        )
 
 
 def check_codes(found: dict[str, NDArray[np.uint8]], golden: dict[str, NDArray[np.uint8]]) -> None:

@@ -6,7 +6,7 @@ Everything fails closed: the report says "error" until the last step has said so
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,12 @@ from ..core.onnx_operators import OnnxFile
 from ..core.patch_set import write_patch_set
 from ..core.scratch import Scratch
 from ..core.share import share_in_words
-from ..core.text import one_line
 from .bundle_reading import Bundle
 from .console import Console
-from .figures import clean_figures, patch_figures
+from .evidence import CLASSES
+from .figures import changed_in_words, clean_figures, patch_figures, weaker_than_noise
 from .gate import exit_code_of, share_at_most
-from .golden import check_codes, check_independence, check_logits, logits_bytes
+from .golden import check_codes, check_independence, check_logits, logits_bytes, require_exact
 from .machine_proof import check_proved_logits, proof_line
 from .manifest import ModelFacts
 from .measuring import Measurement, checks_of, measure
@@ -244,20 +244,7 @@ def _check_golden(
         inputs, logits, codes = read_golden(bundle, model)
         compared = 0
         if settings.engine == ONNXRUNTIME:
-            if model.max_logit_difference or model.max_flips:
-                raise InputError(
-                    f"the manifest allows {ONNXRUNTIME} a difference of logits of "
-                    f"{model.max_logit_difference:g} and {model.max_flips} flips; expected 0 and "
-                    "0, it computes the codes exactly: make the bundle again"
-                )
-            wanted = set(code_tensors(contents, INPUT_NAME, OUTPUT_NAME))
-            if codes.keys() != wanted:
-                missing, unknown = sorted(wanted - codes.keys()), sorted(codes.keys() - wanted)
-                raise InputError(
-                    f"expected golden codes of all {len(wanted)} tensors of codes of "
-                    f"{model.file}, got {len(codes)}: missing {', '.join(missing[:3]) or 'none'}, "
-                    f"unknown {', '.join(unknown[:3]) or 'none'}; make the bundle again"
-                )
+            require_exact(model, codes, code_tensors(contents, INPUT_NAME, OUTPUT_NAME))
             found = codes_from_onnxruntime(file, inputs, list(codes), threads=settings.threads)
             check_codes(found, codes)
             compared = len(codes)
@@ -365,7 +352,7 @@ def _measure(
             f"(lab {share_in_words(patch['lab_asr'])}, common set "
             f"{share_in_words(patch['asr_common'])}, noise "
             f"{share_in_words(patch['random_floor'])}), {patch['flips_n']} flips, "
-            f"{_changed(patch['changed_px'])}"
+            f"{changed_in_words(patch['changed_px'])}"
             f"{'' if patch['gated'] else ', not gated'}"
         )
     search = None
@@ -392,7 +379,7 @@ def _measure(
         if checks and search is not None and limit is not None:
             won = search.success.share
             checks.append(share_at_most("max_asr of the search", limit, won["k"], won["n"]))
-        weaker = _weaker_than_noise(report["patches"])
+        weaker = weaker_than_noise(report["patches"])
         checks = [
             replace(
                 check,
@@ -405,31 +392,14 @@ def _measure(
     for check in checks:
         console.say(f"gate       {check.name}: {check.outcome.value}: {check.reason}")
     deciding = [check for check in checks if check.outcome.value != "pass"]
-    passed = f"all {len(checks)} gates passed; {checks[-1].reason}"
+    classes = next(check.reason for check in checks if check.name == CLASSES)
+    passed = f"all {len(checks)} gates passed; {classes}"
     conclude(
         report,
         code,
         "; ".join(f"{check.name}: {check.reason}" for check in deciding)
         or verdict.noted("all", passed + "".join(weaker.values())),
     )
-
-
-def _weaker_than_noise(patches: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """By the name of its check, what is said of a gated patch that noise of its size beats."""
-    return {
-        f"max_asr of {patch['name']}": f"; noise of its size wins more often than "
-        f"{one_line(patch['name'])}: {floor['value']:.1%}"
-        for patch in patches
-        if patch["gated"] and (floor := patch["random_floor"]) and (here := patch["asr"])
-        if floor["value"] > here["value"]
-    }
-
-
-def _changed(pixels: Mapping[str, Any] | None) -> str:
-    if pixels is None:
-        return "on no image"
-    unchanged = pixels["unchanged_images"]
-    return f"changes {pixels['median']:g} px (median), nothing on {unchanged} images"
 
 
 def _search(

@@ -26,7 +26,9 @@ from deploy.core.stored_zip import stored_zip_bytes, write_stored_zip
 from deploy.device import command
 from deploy.device.bundle_reading import Bundle
 from deploy.device.command import main
+from deploy.device.measuring import shuffled
 from deploy.device.profile_check import kinds_that_ran
+from deploy.device.suite import read_suite
 from deploy.validator_archive import validator_bytes
 from tests.deploy.device.conftest import rehashed
 
@@ -436,3 +438,67 @@ def test_a_validation_killed_on_its_way_leaves_the_old_report(
         found = json.loads((folder / "report.json").read_text())
         if found != "old":
             check(found, load_schema("validation-report-2", "deploy.device"))
+
+
+def test_the_verdict_says_what_it_rests_on(
+    files: dict[str, bytes], bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["thresholds"]["min_clean"] = None  # as bundles of before have it
+
+    write_stored_zip(bundle, rehashed(files, change))
+    words = ["--search", "--queries", "20", "--search-images", "30", "--max-search-asr", "1"]
+    assert main([str(bundle), *words]) in (0, 3)
+    said = capsys.readouterr().out
+    assert "threshold  min_clean 0.9342 (from the lab; the manifest's is none)" in said
+    assert "240 of 240 used, 240 of 240 distinct" in said
+    assert "changes 1 px (median), nothing on 1 images" in said
+    assert "gate       classes predicted: pass: 5 classes predicted, 5 labelled" in said
+    assert main([str(bundle)]) == 0
+    verdict = capsys.readouterr().out.splitlines()[-1]
+    assert "all 4 gates passed; 5 classes predicted" in verdict
+    assert "noise of its size wins more often than quiet: 2.9%" in verdict
+    found = report()
+    assert found["thresholds"]["min_clean"] == {"value": 0.9342, "from": "lab"}
+    assert found["clean"]["classes"]["predicted"] == 5
+    assert found["patches"][0]["changed_px"] == {
+        "median": 1.0,
+        "least": 0,
+        "unchanged_images": 1,
+    }
+
+
+def test_the_order_of_a_quick_run_is_another_for_another_bundle(
+    files: dict[str, bytes], bundle: Path
+) -> None:
+    orders = []
+    for seed in (5, 6):
+        changes = {"seed": seed}
+        write_stored_zip(bundle, rehashed(files, lambda m: m["provenance"].update(changes)))  # noqa: B023
+        with Bundle(bundle) as opened:
+            orders.append(shuffled(read_suite(opened)).tolist())
+        assert sorted(orders[-1]) == list(range(240))
+    assert orders[0] != orders[1]
+
+
+def test_a_folder_that_changes_while_it_is_validated_changes_nothing(
+    files: dict[str, bytes], save_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save_folder(files)
+    reading = Bundle._check_envelope
+
+    def then_exchanged(self: Bundle, *given: Any) -> None:
+        """After the manifest was read, before the files are."""
+        reading(self, *given)
+        (folder / "patches/patch-000.npz").write_bytes(files["patches/patch-001.npz"])
+
+    with Bundle(folder) as opened:
+        for path in [one for one in folder.rglob("*") if one.is_file()]:
+            path.write_bytes(b"gone")
+        assert opened.file(SUITE).read_bytes() == files[SUITE]
+        assert read_suite(opened).images.shape == (240, 3, 8, 8)
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    monkeypatch.setattr(Bundle, "_check_envelope", then_exchanged)
+    with pytest.raises(InputError, match=r"changed or exchanged|grew"):
+        Bundle(folder)
