@@ -14,7 +14,6 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from ..core.errors import InputError
 from ..core.files import parse_json
@@ -46,21 +45,8 @@ class EngineLayer:
     def kind(self) -> str | None:
         """ "convolution", "matrix product" or "pool"; None for anything else."""
         operator = self.operator.lower()
-        for kind, words in _KINDS.items():
-            if any(word in operator for word in words):
-                return kind
-        return None
-
-    def as_record(self) -> dict[str, Any]:
-        """It as JSON values."""
-        return {
-            "name": self.name,
-            "operator": self.operator,
-            "inputs": list(self.inputs),
-            "weights": list(self.weights),
-            "outputs": list(self.outputs),
-            "nodes": list(self.nodes),
-        }
+        found = (kind for kind, words in _KINDS.items() if any(one in operator for one in words))
+        return next(found, None)
 
 
 _KINDS: Mapping[str, tuple[str, ...]] = {
@@ -71,19 +57,11 @@ _KINDS: Mapping[str, tuple[str, ...]] = {
 """Words in TensorRT's types of layers; Cask, Myelin and others each have their own types."""
 
 _TYPES = {
-    "int8": INT8,
-    "float": "float32",
-    "fp32": "float32",
-    "half": "float16",
-    "fp16": "float16",
-    "bfloat16": "bfloat16",
+    **{name: name for name in (INT8, "int32", "int64", "uint8", "int4", "bool", "bfloat16")},
+    **dict.fromkeys(("float", "fp32"), "float32"),
+    **dict.fromkeys(("half", "fp16"), "float16"),
     "bf16": "bfloat16",
     "fp8": "float8",
-    "int32": "int32",
-    "int64": "int64",
-    "uint8": "uint8",
-    "int4": "int4",
-    "bool": "bool",
 }
 _WORD = re.compile(r"[A-Za-z]+\d*")
 
