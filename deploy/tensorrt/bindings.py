@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..core.errors import EngineUnavailable
+from ..core.text import one_line
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ class Log:
         """Keep or pass on one message. ``severity`` is TensorRT's, 0 the gravest."""
         level = int(severity)
         if level <= 1:
-            self.errors.append(" ".join(text.split()))
+            self.errors.append(one_line(text))
         elif level == 2:
             logger.warning("%s", text)
         elif text.startswith(_LAYERS):
@@ -129,7 +130,7 @@ def load(flavour: Flavour) -> Bindings:
     except (ImportError, OSError, AttributeError) as error:
         raise EngineUnavailable(
             f"the engine {flavour.name!r} needs the package {flavour.package} "
-            f"({' '.join(str(error).split())}); install it: {flavour.install}"
+            f"({one_line(str(error))}); install it: {flavour.install}"
         ) from error
     if version.partition(".")[0] not in map(str, flavour.majors):
         raise EngineUnavailable(
@@ -140,9 +141,6 @@ def load(flavour: Flavour) -> Bindings:
 
     class Logger(api.ILogger):  # type: ignore[misc]
         """Hands every message on."""
-
-        def __init__(self) -> None:
-            api.ILogger.__init__(self)
 
         def log(self, severity: Any, text: str) -> None:
             log.take(severity, text)

@@ -18,7 +18,7 @@ from .cuda import Device
 from .engine_file import write_engine_file
 from .layers import EngineLayer, layers_from_json, layers_from_text, require_integer
 from .onnx_file import IMAGES, check_symmetric_int8
-from .options import CURRENT, HARDWARE, BuildOptions
+from .options import COMPUTE_CAPABILITIES, HARDWARE, BuildOptions
 
 NEVER_RUN = (
     "never run on hardware: no GPU has been at hand; what is known is that the builder takes the "
@@ -166,8 +166,12 @@ def _configure(config: Any, options: BuildOptions, bindings: Bindings) -> None:
     if options.optimization_level is not None:
         config.builder_optimization_level = options.optimization_level
     if bindings.flavour.rtx:
-        wanted = options.capabilities()
-        known = _capabilities(api)
+        wanted = options.compute_capabilities or COMPUTE_CAPABILITIES
+        known = {  # members are such as SM86
+            f"{name[2:-1]}.{name[-1]}" if name.startswith("SM") else name.lower(): value
+            for name, value in api.ComputeCapability.__members__.items()
+            if name != "NONE"
+        }
         unknown = [one for one in wanted if one not in known]
         if unknown:
             raise UsageError(
@@ -193,17 +197,6 @@ def _configure(config: Any, options: BuildOptions, bindings: Bindings) -> None:
                 f"{path} is no timing cache of TensorRT {bindings.version} for this GPU: "
                 f"{bindings.log.last_errors()}; remove it or name another"
             )
-
-
-def _capabilities(api: Any) -> dict[str, Any]:
-    """The compute capabilities that this TensorRT-RTX can be told, by "8.6" or "current"."""
-    known = {}
-    for name, value in api.ComputeCapability.__members__.items():
-        if name.startswith("SM"):
-            known[f"{name[2:-1]}.{name[-1]}"] = value
-        elif name == "CURRENT":
-            known[CURRENT] = value
-    return known
 
 
 def _write_timing_cache(config: Any, options: BuildOptions) -> str | None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_uint, c_ulonglong, c_void_p
 from typing import Any
 
@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import EngineUnavailable, InputError
+from ..core.text import one_line
 
 LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 
@@ -194,11 +195,8 @@ class Device:
     def close(self) -> None:
         """Free everything, the latest first; again is no error."""
         while self._undo:
-            undo = self._undo.pop()
-            try:
-                undo()
-            except CudaError:  # a lost GPU frees nothing; the rest is still to be tried
-                continue
+            with suppress(CudaError):  # a lost GPU frees nothing; the rest is still to be tried
+                self._undo.pop()()
 
 
 def _driver() -> Any:
@@ -206,6 +204,6 @@ def _driver() -> Any:
         return ctypes.CDLL(LIBRARY)
     except OSError as error:
         raise EngineUnavailable(
-            f"no CUDA driver here ({' '.join(str(error).split())}): running a TensorRT engine "
+            f"no CUDA driver here ({one_line(str(error))}): running a TensorRT engine "
             "needs an NVIDIA GPU and its driver; building one with TensorRT-RTX needs neither"
         ) from error

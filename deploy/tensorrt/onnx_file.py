@@ -89,10 +89,10 @@ def check_symmetric_int8(data: bytes, where: str) -> OnnxFacts:
 
 
 class _Message:
-    """The fields of a message, by number; whatever a file gives twice is merged or the last goes.
+    """The fields of a message, by number.
 
-    Protocol Buffers merges messages that are written one after the other: the fields of a message
-    that is given twice are those of the joined bytes.
+    As Protocol Buffers has it, of a value that is given twice the last one goes, and a message that
+    is given twice is that of the joined bytes.
     """
 
     def __init__(self, view: memoryview) -> None:
@@ -170,7 +170,8 @@ class _Graph:
     def interface(self) -> tuple[int | None, tuple[int, int, int], int]:
         """Batch size, shape of the images and classes, as :class:`OnnxFacts` has them."""
         given = [value for value in self.inputs if value[0] not in self.stored]
-        if [value[:2] for value in (*given, *self.outputs)] == [(IMAGES, _INT8), (LOGITS, _FLOAT)]:
+        kinds = [[value[:2] for value in values] for values in (given, self.outputs)]
+        if kinds == [[(IMAGES, _INT8)], [(LOGITS, _FLOAT)]]:
             shape, logits = given[0][2], self.outputs[0][2]
             fixed = len(shape) == 4 and shape[1] == CHANNELS and all(shape[1:])
             if fixed and len(logits) == 2 and logits[1]:
