@@ -64,10 +64,7 @@ def machine_proof(given: DeviceReports, lab: LabLogits) -> dict[str, Any]:
     """
     machines = [dict(given.lab), *(machine_of_report(path, lab) for path in given.reports)]
     once = {json_bytes(machine): machine for machine in machines}
-    return {
-        "logits_sha256": given.logits_sha256,
-        "machines": [machine for _, machine in sorted(once.items())],
-    }
+    return {"logits_sha256": given.logits_sha256, "machines": [once[key] for key in sorted(once)]}
 
 
 def architectures(machines: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -76,11 +73,7 @@ def architectures(machines: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def machine_of_report(path: Path, lab: LabLogits) -> dict[str, Any]:
-    """Return the machine that a ``report.json`` proves to give the lab's logits.
-
-    Args:
-        path: written by the validator on the device.
-        lab: what the report must be of.
+    """Return the machine that a device's ``report.json`` proves to give the lab's logits.
 
     Raises:
         InputError: no such report, a validation that did not reach its verdict, another model,
