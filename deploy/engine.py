@@ -13,13 +13,14 @@ from .core.errors import EngineUnavailable, UsageError
 from .device.onnxruntime_engine import OnnxRuntimeEngine
 from .onnxruntime_tensorrt_engine import OnnxRuntimeTensorRtEngine
 from .openvino_engine import OpenVinoEngine
-from .tensorrt.engine import OPENERS
+from .tensorrt.engine import TensorRtEngine, TensorRtRtxEngine
 
 ENGINES: Mapping[str, Callable[..., Engine]] = {
     "onnxruntime": OnnxRuntimeEngine,
     "onnxruntime-tensorrt": OnnxRuntimeTensorRtEngine,
     "openvino": OpenVinoEngine,
-    **OPENERS,
+    "tensorrt": TensorRtEngine,
+    "tensorrt-rtx": TensorRtRtxEngine,
 }
 """The engines whose code is here, by the name that commands take."""
 
@@ -31,11 +32,7 @@ DISTRIBUTIONS: Mapping[str, tuple[str, ...]] = {
 }
 """The distributions of an engine's package, any of which states its version."""
 
-_TARGETS = {
-    "onnxruntime-tensorrt": "tensorrt",
-    "openvino": "qcdq",
-    "tensorrt-rtx": "tensorrt",
-}
+_TARGETS = {"onnxruntime-tensorrt": "tensorrt", "openvino": "qcdq", "tensorrt-rtx": "tensorrt"}
 
 
 def target_of(engine: str) -> str:

@@ -53,8 +53,6 @@ TENSORRT_RTX = Flavour(
 )
 FLAVOURS = {flavour.name: flavour for flavour in (TENSORRT, TENSORRT_RTX)}
 
-_LAYERS = "Layers:"
-
 
 class Log:
     """What TensorRT said since :meth:`clear`.
@@ -66,13 +64,12 @@ class Log:
     """
 
     def __init__(self) -> None:
-        self.errors: list[str] = []
-        self.layers: str | None = None
+        self.clear()
 
     def clear(self) -> None:
         """Forget all of it."""
-        self.errors.clear()
-        self.layers = None
+        self.errors: list[str] = []
+        self.layers: str | None = None
 
     def take(self, severity: Any, text: str) -> None:
         """Keep or pass on one message. ``severity`` is TensorRT's, 0 the gravest."""
@@ -81,7 +78,7 @@ class Log:
             self.errors.append(one_line(text))
         elif level == 2:
             logger.warning("%s", text)
-        elif text.startswith(_LAYERS):
+        elif text.startswith("Layers:"):
             self.layers = text
 
     def last_errors(self) -> str:

@@ -7,7 +7,7 @@ opened, and so does a validation's report.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -114,7 +114,7 @@ class TensorRtEngine(ModelEngine):
 
     def _check_interface(self) -> None:
         engine, types = self._engine, self._bindings.api.DataType
-        names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+        names = map(engine.get_tensor_name, range(engine.num_io_tensors))
         expected = {IMAGES: types.INT8, LOGITS: types.FLOAT}
         found = {name: engine.get_tensor_dtype(name) for name in names}
         if found != expected:
@@ -200,10 +200,3 @@ def _runtime(bindings: Bindings, lean_runtime: Path | None, compatible: bool) ->
     if loaded is None:
         raise InputError(f"{lean_runtime} does not load: {bindings.log.last_errors()}")
     return loaded
-
-
-OPENERS: Mapping[str, Callable[..., TensorRtEngine]] = {
-    TENSORRT.name: TensorRtEngine,
-    TENSORRT_RTX.name: TensorRtRtxEngine,
-}
-"""The engines of this folder, by name."""

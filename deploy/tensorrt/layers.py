@@ -164,16 +164,12 @@ def _type(told: str) -> str:
 def require_integer(
     layers: Sequence[EngineLayer], operators: Mapping[str, int], what: str
 ) -> dict[str, int]:
-    """Return how many layers of each kind run on int8 codes: all of them.
+    """Return how many ``layers`` of each kind run on int8 codes: all of them.
 
     Each convolution and product must read int8 and hold int8 weights, each pool read and give
-    int8, and there must be as many convolutions and products as the ONNX file has: one that the
-    plan hides in a larger layer is not known to be an integer one.
-
-    Args:
-        layers: of the plan.
-        operators: of the ONNX file, by name.
-        what: the engine, for errors.
+    int8, and there must be as many convolutions and products as the ONNX file has ``operators``:
+    one that the plan hides in a larger layer is not known to be an integer one. Errors call the
+    engine ``what``.
 
     Raises:
         InputError: one that is not integer, by name and types; or hidden ones.
@@ -181,13 +177,12 @@ def require_integer(
     counts: Counter[str] = Counter()
     in_float: list[str] = []
     for layer in layers:
-        kind = layer.kind
-        if kind is None:
+        if layer.kind is None:
             continue
-        counts[kind] += 1
+        counts[layer.kind] += 1
         # A product may take its weights as a second input.
-        other = layer.outputs[:1] if kind == "pool" else layer.weights[:1] or layer.inputs[1:2]
-        told = layer.inputs[:1] + other
+        stored = layer.weights[:1] or layer.inputs[1:2]
+        told = layer.inputs[:1] + (layer.outputs[:1] if layer.kind == "pool" else stored)
         if told != (INT8, INT8):
             in_float.append(f"{layer.name} ({layer.operator} of {', '.join(told) or 'nothing'})")
     if in_float:
