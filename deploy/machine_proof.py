@@ -22,13 +22,11 @@ EXIT_CODES_WITH_LOGITS = (0, 1, 3)
 
 @dataclass(frozen=True, kw_only=True)
 class LabLogits:
-    """What a device must have run, and what it must have given.
+    """What a device must have run, and what it must have given; logits little-endian float32.
 
     Attributes:
         engine: the bundle's name of the model, such as "onnxruntime".
-        model_sha256: of the model's file.
         golden_file_sha256: of the golden inputs, logits and codes.
-        golden_logits_sha256: of the golden logits, little-endian float32.
         images_file_sha256: of the images, labels and indices.
         logits_sha256: of the logits of all images, in the lab.
     """

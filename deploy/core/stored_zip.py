@@ -98,8 +98,7 @@ def read_members(stream: BinaryIO, size: int, *, max_name: int = 256) -> list[Me
         raise ValueError(f"{size} bytes are no archive of this form")
     stream.seek(size - _END.size)
     end = stream.read(_END.size)
-    fields = _END.unpack(end)
-    count, directory_size, directory_offset = fields[4], fields[5], fields[6]
+    count, directory_size, directory_offset = _END.unpack(end)[4:7]
     if end != _end_record(count, directory_size, directory_offset):
         raise ValueError("it does not end as an archive of this form ends")
     if count > MAX_MEMBERS or directory_size > count * (_ENTRY.size + max_name):

@@ -53,9 +53,7 @@ def attack_success(
         NothingToEvaluate: no image is eligible.
     """
     _check_classes(
-        clean_predictions=clean_predictions,
-        patched_predictions=patched_predictions,
-        labels=labels,
+        clean_predictions=clean_predictions, patched_predictions=patched_predictions, labels=labels
     )
     eligible = clean_predictions == labels
     if target is not None:
