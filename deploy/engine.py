@@ -14,13 +14,14 @@ from .core.model_contents import target_of as target_of
 from .device.onnxruntime_engine import OnnxRuntimeEngine
 from .onnxruntime_tensorrt_engine import OnnxRuntimeTensorRtEngine
 from .openvino_engine import OpenVinoEngine
-from .tensorrt.engine import OPENERS
+from .tensorrt.engine import TensorRtEngine, TensorRtRtxEngine
 
 ENGINES: Mapping[str, Callable[..., Engine]] = {
     "onnxruntime": OnnxRuntimeEngine,
     "onnxruntime-tensorrt": OnnxRuntimeTensorRtEngine,
     "openvino": OpenVinoEngine,
-    **OPENERS,
+    "tensorrt": TensorRtEngine,
+    "tensorrt-rtx": TensorRtRtxEngine,
 }
 """The engines whose code is here, by the name that commands take."""
 
