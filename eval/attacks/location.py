@@ -16,8 +16,6 @@ from eval.attacks.settings import GradientSettings
 from training.patching import paste
 from training.validated import AtLeast0, AtLeast1, validated
 
-Moves = Literal["random", "full"]
-
 
 @validated()
 class LocationSettings(GradientSettings):
@@ -36,7 +34,7 @@ class LocationSettings(GradientSettings):
     shift_px: AtLeast0 = 2
     first_places: AtLeast1 = 8
     stride_px: AtLeast1 = 2
-    moves: Moves = "random"
+    moves: Literal["random", "full"] = "random"
     move_every: AtLeast1 = 1
 
 

@@ -44,34 +44,27 @@ def raise_draws(
     Returns:
         The strongest search, the ASR at each K, and whether it stood still.
     """
+
+    def scored(draws: int, found: Searched) -> AtDraws:
+        won = fresh_success(victim, attacked, found.patch, settings.scoring_draws, generator)
+        return AtDraws(draws=draws, asr=share(int(won.sum()), won.size))
+
     draws, curve = 1, list[AtDraws]()
     best = run(draws)
     if not victim.random:
         return best, curve, True
-    curve.append(AtDraws(draws=1, asr=_fresh(victim, attacked, best, settings, generator)))
+    curve.append(scored(draws, best))
     while draws < settings.most_draws:
         draws *= 2
         found = run(draws)
-        asr = _fresh(victim, attacked, found, settings, generator)
-        before = max(point["asr"]["value"] for point in curve)
-        still = abs(asr["value"] - curve[-1]["asr"]["value"]) * 100.0 < settings.asr_points
-        curve.append(AtDraws(draws=draws, asr=asr))
-        if asr["value"] >= before:
+        before = [point["asr"]["value"] for point in curve]
+        curve.append(scored(draws, found))
+        value = curve[-1]["asr"]["value"]
+        if value >= max(before):
             best = found
-        if still:
+        if abs(value - before[-1]) * 100.0 < settings.asr_points:
             return best, curve, True
     return best, curve, False
-
-
-def _fresh(
-    victim: Victim,
-    attacked: Attacked,
-    found: Searched,
-    settings: AdaptiveSettings,
-    generator: torch.Generator,
-) -> Share:
-    won = fresh_success(victim, attacked, found.patch, settings.scoring_draws, generator)
-    return share(int(won.sum()), won.size)
 
 
 def fresh_success(
