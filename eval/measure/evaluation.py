@@ -27,8 +27,8 @@ from eval.measure.evaluation_record import (
     EvaluationRecord,
     LatencyFacts,
     ModelFacts,
+    images_facts,
 )
-from eval.measure.images_facts import images_facts
 from eval.measure.patch_measures import (
     Classes,
     CommonSet,

@@ -23,7 +23,7 @@ from eval.measure.analyses import (
 from eval.measure.analyses.analysis_record import AnalysedModel, AnalysisFacts, form_of
 from eval.measure.analyses.analysis_settings import AnalysisSettings
 from eval.measure.analyses.sample import Sample, draw_sample
-from eval.measure.images_facts import images_facts
+from eval.measure.evaluation_record import images_facts
 from eval.measure.patch_images import images_of_patches, patch_files_in
 from eval.measure.patch_measures import patch_facts
 from training.data import ImageSet

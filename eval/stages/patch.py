@@ -22,7 +22,7 @@ from deploy.core.errors import InputError
 from deploy.core.files import json_bytes, sha256_of_bytes
 from deploy.core.patch_origin import PatchSource
 from deploy.core.patch_set import PatchSet, write_patch_set
-from eval.attacks import PatchAttack
+from eval.attacks.base import PatchAttack
 from eval.attacks.ensemble import Ensemble
 from eval.attacks.predictions import SwitchableNetwork
 from eval.measure.subject import subjects_of

@@ -21,7 +21,7 @@ from deploy.core.success import accuracy, attack_success
 from eval.attacks.pixel.library import LIBRARY, perturbed
 from eval.attacks.pixel.pixel_settings import PixelSettings
 from eval.attacks.predictions import SwitchableNetwork
-from eval.measure.images_facts import images_facts
+from eval.measure.evaluation_record import images_facts
 from eval.measure.pixel_record import KIND, PixelModel, PixelRecord
 from eval.measure.subject import TORCH, Predictor, Subject, subjects_of
 from training.data import ImageSet

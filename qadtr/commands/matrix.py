@@ -29,8 +29,8 @@ def run(arguments: argparse.Namespace) -> int:
     from deploy.core.errors import UsageError
     from deploy.core.records import provenance
     from eval.report.transfer import matrix_text
-    from eval.stages.matrix import checks_of_targets, read_plan, run_matrix
-    from eval.stages.matrix.running import Running
+    from eval.stages.matrix.plan import read_plan
+    from eval.stages.matrix.running import Running, checks_of_targets, run_matrix
     from qadtr.commands.shared import repository
 
     index, slash, count = arguments.shard.partition("/")

@@ -25,8 +25,7 @@ from eval.measure.adaptive.adaptive_record import (
     OnEngine,
 )
 from eval.measure.adaptive.task import Task, Transferred
-from eval.measure.evaluation_record import EvaluationRecord, ImagesFacts
-from eval.measure.images_facts import images_facts
+from eval.measure.evaluation_record import EvaluationRecord, ImagesFacts, images_facts
 from eval.measure.patch_measures import Classes, patch_set_digest
 from eval.measure.subject import TORCH
 

@@ -9,10 +9,8 @@ from numpy.typing import NDArray
 
 from eval.attacks.predictions import SwitchableNetwork
 from eval.measure.checks import comparisons, passes, reach
-from eval.measure.checks.attacked_network import AttackedNetwork
-from eval.measure.checks.battery_settings import BatterySettings
-from eval.measure.checks.checks_record import CheckResult
-from eval.measure.checks.results import result
+from eval.measure.checks.attacked_network import AttackedNetwork, BatterySettings
+from eval.measure.checks.checks_record import CheckResult, result
 
 Check = Callable[[AttackedNetwork], CheckResult]
 

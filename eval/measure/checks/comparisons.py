@@ -10,8 +10,7 @@ from deploy.core.statistics import paired_difference
 from eval.attacks.adaptive.victim import Victim
 from eval.attacks.predictions import SwitchableNetwork, evaluation_mode, logits
 from eval.measure.checks.attacked_network import AttackedNetwork
-from eval.measure.checks.checks_record import CheckResult
-from eval.measure.checks.results import ALWAYS, Flags, percent, result, status
+from eval.measure.checks.checks_record import ALWAYS, CheckResult, Flags, percent, result, status
 from training.quantizers import FLOAT
 
 

@@ -12,8 +12,7 @@ from deploy.core.statistics import paired_difference
 from eval.attacks.adaptive.victim import found_random
 from eval.attacks.predictions import logits
 from eval.measure.checks.attacked_network import AttackedNetwork
-from eval.measure.checks.checks_record import CheckResult
-from eval.measure.checks.results import percent, result, status
+from eval.measure.checks.checks_record import CheckResult, percent, result, status
 
 
 def gradient_reaches_patch(attacked: AttackedNetwork) -> CheckResult:

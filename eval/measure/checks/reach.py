@@ -14,8 +14,7 @@ from deploy.core.share import share_of
 from deploy.core.statistics import paired_difference
 from eval.attacks.predictions import SwitchableNetwork, logits
 from eval.measure.checks.attacked_network import AttackedNetwork
-from eval.measure.checks.checks_record import CheckResult
-from eval.measure.checks.results import percent, result, status
+from eval.measure.checks.checks_record import CheckResult, percent, result, status
 from eval.measure.fakes import FAKES, planted
 from training.quantizers import FLOAT
 
