@@ -49,7 +49,7 @@ def render_report(
     checks = attack_checks_from_records(records)
     results = join([result_section(table, proofs) for table in tables], reading_aid())
     transfer = heat_maps(matrices_of(evaluations, checks))
-    examples = gallery(tuple(pictures), read_examples(records))
+    examples = gallery(list(pictures), read_examples(records))
     ran = proof_section(proofs, (evaluation["model"] for evaluation in evaluations))
     # One that has nothing to show is left out.
     sections = (

@@ -13,7 +13,7 @@ from deploy.device.bundle_reading import Bundle
 from deploy.device.suite import check_preprocessing, read_suite
 from deploy.engine import open_engine
 from eval.measure.checks.checks_record import verdict_of_run
-from eval.measure.drift.bundle_drift import Attribution, BundleDrift, attribute
+from eval.measure.drift.bundle_drift import BundleDrift, attribute
 from eval.measure.drift.chain import DeviceInputs, read_float_patches, run_chain
 from eval.measure.drift.device_report import DeviceReport
 from eval.measure.drift.drift_record import KIND
@@ -78,16 +78,11 @@ def drift_of_bundle(
             )
         suite = read_suite(bundle)
         report = DeviceReport.read(settings.device_report, bundle)
-        floats = (
-            {}
-            if settings.float_patches is None
-            else read_float_patches(settings.float_patches, suite)
-        )
-        device_inputs = (
-            None
-            if settings.device_inputs is None
-            else DeviceInputs.read(settings.device_inputs, suite)
-        )
+        floats, device_inputs = {}, None
+        if settings.float_patches is not None:
+            floats = read_float_patches(settings.float_patches, suite)
+        if settings.device_inputs is not None:
+            device_inputs = DeviceInputs.read(settings.device_inputs, suite)
         facts = models[settings.engine]
         file = bundle.file(facts.file)
         with (
@@ -108,7 +103,7 @@ def drift_of_bundle(
         for number in range(len(suite.patches)):
             record = attribute(suite, stages, number, bundle, run, settings.engine, report)
             write_record(run.records, KIND, record, provenance)
-            found.append(Attribution(record=record, number=number))
+            found.append(record)
         return BundleDrift(
             found=tuple(found),
             suite=suite,

@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
         ),
         provenance(repository=repository(), seed=folder.seed),
     )
-    print("\n\n".join(drift_table(one.record, drift.attacks) for one in drift.found))
+    print("\n\n".join(drift_table(one, drift.attacks) for one in drift.found))
     if arguments.html is not None:
         write_atomic(arguments.html, drift_page(drift).encode("utf-8"))
         print(f"\n{arguments.html}")

@@ -20,30 +20,17 @@ from training.run_folder import RunFolder
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Attribution:
-    """One record, and the images that its flips are of.
-
-    Attributes:
-        record: as it was written.
-        number: of the patch in the suite.
-    """
-
-    record: DriftRecord
-    number: int
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
 class BundleDrift:
     """What was found of a bundle.
 
     Attributes:
-        found: one for each patch.
+        found: a record for each patch of the suite, in its order.
         suite: the bundle's images and patches.
         device_inputs: what the device fed, where it was told.
         attacks: what the checks of the attacks on this network found.
     """
 
-    found: tuple[Attribution, ...]
+    found: tuple[DriftRecord, ...]
     suite: Suite
     device_inputs: DeviceInputs | None
     attacks: AttackVerdict
@@ -58,8 +45,6 @@ def outcomes_at(
     """What one patch did at each stage.
 
     Args:
-        suite: of the chain.
-        stages: from ``run_chain``.
         number: of the patch.
         which: int64 K, entries of the patch's images to look at; None takes all.
 
