@@ -38,23 +38,12 @@ def pixel_table(records: Sequence[PixelRecord], checks: AttackChecks) -> str:
     the one that was attacked, is marked.
     """
     marks = [
-        checks.mark_at(
-            record["model"]["checkpoint_sha256"],
-            *(record["model"]["bit_width"], record["made_at_bit_width"]),
-        )
+        checks.mark_at(m["checkpoint_sha256"], m["bit_width"], record["made_at_bit_width"])
         for record in records
+        for m in [record["model"]]
     ]
     return Table(
-        columns=[
-            "attack",
-            "made at",
-            "bits",
-            "engine",
-            "n",
-            "clean",
-            "attacked (95%)",
-            "ASR (95%)",
-        ],
+        columns=_COLUMNS,
         rows=[
             [
                 record["attack"],

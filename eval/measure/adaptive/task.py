@@ -253,9 +253,8 @@ def begin(
     images = run.images(data, settings.split)
     indices = chosen_indices(len(images), settings.images)
     size = (attack.size_px, attack.size_px)
-    height, width = images.images.shape[2:]
     draw = generator_for(settings.seed, "places")
-    positions = positions_for(attack.placement, len(indices), (height, width), size, draw)
+    positions = positions_for(attack.placement, len(indices), images.images.shape[2:], size, draw)
     network = run.load_network()
     cast(Any, network).to(memory_format=torch.channels_last)
     network.requires_grad_(False)
