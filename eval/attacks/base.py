@@ -97,7 +97,6 @@ class PatchAttack(ABC, Generic[S]):
                 batch, and by gradients twice a minute within; an interrupted run that is started
                 again with it gives the same bytes. It stays behind; delete it when the patch set
                 is written.
-            progress: show a progress bar, or log lines where there is no terminal.
 
         Raises:
             InputError: images and labels that do not belong together, a target that is no class,

@@ -28,7 +28,6 @@ class EngineNetwork:
 
         Args:
             engine: open; whoever opened it closes it.
-            bits: the bit-width of its model.
             file_sha256: of the model file; a resumed attack must meet the same one.
         """
         self._engine = engine

@@ -10,6 +10,7 @@ from torch import Tensor
 from eval.attacks.found import Found
 from eval.attacks.predictions import SwitchableNetwork
 from eval.attacks.settings import AttackSettings
+from training.patching import paste
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,10 @@ class Problem:
     def fresh_positions(self, count: int) -> Tensor:
         """Places for ``count`` images drawn by the settings' law: int64 count×2."""
         return self.settings.positions(count, self.images.shape[2:], self.generator)
+
+    def paste(self, pixels: Tensor, patch: Tensor, positions: Tensor) -> Tensor:
+        """As ``training.patching.paste``, with this mask."""
+        return paste(pixels, patch, self.mask, positions)
 
 
 @dataclass(frozen=True, kw_only=True)

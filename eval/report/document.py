@@ -40,13 +40,8 @@ def document(
     """A whole HTML page with the project's style.
 
     Args:
-        title: of the page and its first heading.
-        below: the line below it.
-        sections: the rest.
         skip: words of the link to the first section for those who read by keyboard; without them
             the page has no links to its sections either.
-        links: name of the list of links.
-        footer: below the sections.
     """
     head = tag(
         "head",

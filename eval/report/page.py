@@ -36,8 +36,6 @@ def render_report(
         records: as `deploy.core.records.read_records` gives them, oldest first. Read are the
             kinds evaluation, adaptive, attack-checks, certificate, parity, pixel-attack, examples
             and those of `eval.measure.analyses`; others are passed over.
-        title: heading.
-        pictures: further figures for the gallery (patches).
 
     Raises:
         InputError: a record lacks a field.

@@ -26,7 +26,6 @@ def parity_page(name: str, found: Sequence[Parity]) -> str:
     """The page as text.
 
     Args:
-        name: of the run, for the heading.
         found: what :func:`export.parity.check_parity` gave, one for each file.
     """
     title = f"Parity of {name}"

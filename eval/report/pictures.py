@@ -34,8 +34,6 @@ def map_table(
     """Pictures in a table that scrolls by itself.
 
     Args:
-        caption: above the table.
-        columns: heading of each column.
         rows: heading of each row with its stored maps, one a column.
         about: what the maps show, for the texts of those who do not see them.
 

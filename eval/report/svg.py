@@ -8,16 +8,7 @@ from deploy.core.html import Child, Html, tag
 def drawing(
     about: str, described: str, *parts: Child, width: float, height: float, kind: str | None = None
 ) -> Html:
-    """A drawing of that many units.
-
-    Args:
-        about: its title, read aloud first.
-        described: what it shows, in words.
-        parts: elements.
-        width: of the view.
-        height: of the view.
-        kind: its class.
-    """
+    """A drawing of that many units; ``about`` and ``described`` are read aloud in its place."""
     return tag(
         "svg",
         *(tag("title", about), tag("desc", described), *parts),

@@ -55,11 +55,7 @@ def drift_of_bundle(
     """Split a bundle's drift into steps; one record for each patch, in the run's ``records``.
 
     Args:
-        path: the bundle.
         run: whose checkpoint the bundle's model was exported from.
-        settings: how.
-        provenance: from ``deploy.core.records.provenance``.
-        progress: show a bar, or log lines where there is no terminal.
 
     Raises:
         InputError: the bundle is damaged or of another checkpoint, a given file is of other images
@@ -89,7 +85,7 @@ def drift_of_bundle(
             open_engine(settings.engine, file, threads=settings.threads) as engine,
             Progress("drift", 5, shown=progress) as bar,
         ):
-            stages = run_chain(
+            chain = run_chain(
                 suite,
                 network=run.load_network(),
                 bits=bundle.manifest.bit_width,
@@ -97,8 +93,11 @@ def drift_of_bundle(
                 engine=engine,
                 float_patches=floats,
                 device_inputs=device_inputs,
-                advance=lambda stage: bar.advance(note=stage),
             )
+            stages = []
+            for stage in chain:
+                stages.append(stage)
+                bar.advance(note=stage.name)
         found = []
         for number in range(len(suite.patches)):
             record = attribute(suite, stages, number, bundle, run, settings.engine, report)

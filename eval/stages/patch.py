@@ -73,11 +73,6 @@ def make_patches(
     An interrupted attack continues when it is started again with the same arguments.
 
     Args:
-        source: the run of the source network.
-        attack: with its settings.
-        data: the data folder of the source's kind.
-        settings: which images, and the seed.
-        provenance: from ``deploy.core.records.provenance``; stands in the sidecar.
         out: the npz file; default ``SOURCE/patches/NAME-HASH.npz``, where HASH is of everything
             asked for, so that two attacks never share a file.
         beside: runs of other networks, of the same classes and image size: the patch is made

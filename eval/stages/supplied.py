@@ -30,10 +30,7 @@ def supply_patches(
     Args:
         run: whose images they are placed on; its network is not asked.
         file: a PNG or npz, see ``eval.attacks.supplied.reading``.
-        data: the data folder of the run's kind.
-        placing: where and how.
         settings: split, number of images and seed; the rest does not matter here.
-        provenance: from ``deploy.core.records.provenance``; stands in the sidecar.
         folder: of the patch sets; default ``RUN/patches``.
 
     Returns:

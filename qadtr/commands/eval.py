@@ -104,9 +104,10 @@ def _adaptive(arguments: argparse.Namespace, runs: Sequence[RunFolder]) -> int:
     from deploy.core.patch_set import read_patch_set
     from deploy.core.records import provenance, read_records
     from eval.attacks.adaptive.adaptive_settings import AdaptiveSettings
+    from eval.measure.adaptive.task import AdaptiveRunSettings
     from eval.measure.patch_images import patch_files_in
     from eval.report.adaptive import adaptive_table
-    from eval.stages.adaptive import AdaptiveRunSettings, run_adaptive
+    from eval.stages.adaptive import run_adaptive
     from qadtr.commands.shared import repository, settings_from
     from training.validated import read_settings
 

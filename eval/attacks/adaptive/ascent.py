@@ -52,7 +52,6 @@ class AscentSettings:
     draws: AtLeast1 = 1
     confidence: NotNegative = 0.25
     batch_size: AtLeast1 = 64
-    stop_at_success: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,9 +131,7 @@ def ascend(
             shown = Ascended(patch=patch[active].to(torch.uint8), margin=margin, wins=wins)
             best.keep_better(active, shown)
             certain = (wins >= 1.0) & (margin > settings.confidence)
-            finished = done[active] >= settings.steps
-            if settings.stop_at_success:
-                finished |= certain
+            finished = certain | (done[active] >= settings.steps)
             going = active[~finished]
             stepped(int(finished.sum()))
             if len(going):

@@ -68,13 +68,8 @@ def perturbed(
     byte; for a whole ``epsilon`` that stays in the ball.
 
     Args:
-        network: the source; left as it was.
-        bits: of the source.
         images: uint8 N×3×H×W.
         labels: int64 N.
-        settings: which attack.
-        classes: number of logits.
-        seed: of the library's random draws.
 
     Raises:
         InputError: the library is not installed, or it left the ball.

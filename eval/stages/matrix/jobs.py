@@ -38,7 +38,6 @@ class PatchJob:
 
     Attributes:
         plan: source and attack.
-        settings: which images, and the seed.
         out: the npz file.
         cache: folder of decoded images, for a folder of images.
     """
