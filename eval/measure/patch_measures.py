@@ -32,12 +32,7 @@ Classes = NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CommonSet:
-    """The images that every compared model classifies correctly.
-
-    Attributes:
-        models: names of the models.
-        member: bool, one flag for each image of the split.
-    """
+    """The images of a split that every compared model classifies correctly; ``member``: bool N."""
 
     models: tuple[str, ...]
     member: NDArray[np.bool_]

@@ -13,14 +13,7 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """One section of a page.
-
-    Attributes:
-        key: its id.
-        title: its heading, and its name among the links.
-        body: what is below the heading.
-        verdict: beside the heading.
-    """
+    """One section of a page; ``key`` is its id, ``verdict`` is beside its heading."""
 
     key: str
     title: str

@@ -9,7 +9,7 @@ from deploy.core.bit_widths import bits_label, bits_words
 from deploy.core.html import Html, join, tag
 from eval.measure.analyses.means import Mean
 from eval.report.document import captioned, small
-from eval.report.svg import drawing, label
+from eval.report.pictures import drawing, label
 from eval.report.words import interval, percent
 
 _WIDTH, _HEIGHT = 480.0, 280.0

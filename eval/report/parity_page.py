@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from deploy.core.html import Html, tag
 from deploy.core.table import Cell, Table
 from eval.report.document import Section, document, facts, note, verdict
-from eval.report.svg import drawing, label
+from eval.report.pictures import drawing, label
 from eval.report.words import MISSING
 from export.parity_report import LayerParity, Parity
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from deploy.core.html import Html, join, tag
 from eval.report.document import captioned
-from eval.report.svg import drawing, label
+from eval.report.pictures import drawing, label
 
 _CELL_PX = 34.0
 _LEFT_PX, _TOP_PX = 26.0, 18.0

@@ -113,8 +113,7 @@ def _supplied(arguments: argparse.Namespace) -> int:
     from deploy.core.errors import UsageError
     from deploy.core.records import provenance
     from eval.attacks.supplied.placing import PlacingSettings
-    from eval.stages.patch import PatchRunSettings
-    from eval.stages.supplied import supply_patches
+    from eval.stages.patch import PatchRunSettings, supply_patches
     from qadtr.commands.shared import repository
     from training.run_folder import RunFolder
     from training.validated import read_settings

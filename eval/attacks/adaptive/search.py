@@ -1,13 +1,14 @@
 """The cascade of ascents against one victim, kept in a file so that it can be resumed.
 
 Each stage attacks only the images that no earlier one has won; per image the best patch of all is
-kept, so the result is the worst case over variants, losses, starts and restarts.
+kept, so the result is the worst case over variants, losses, starts and restarts. Against a network
+with randomness K, the draws a step, is raised until the result stands still.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from typing_extensions import TypedDict
 
 from deploy.core.files import json_bytes, write_npz
 from deploy.core.pasting import paste
+from deploy.core.share import share
 from eval.attacks.adaptive.adaptive_settings import AdaptiveSettings, Stage, cascade
 from eval.attacks.adaptive.ascent import Ascended, AscentSettings, ascend, likeliest_wrong
 from eval.attacks.adaptive.straight_through import variants_of
@@ -30,7 +32,8 @@ from eval.attacks.losses import attack_loss
 from eval.attacks.predictions import digest_state, logits
 from training.patching import square_mask
 from training.progress import Progress
-from training.validated import AtLeast0
+from training.record_types import Share
+from training.validated import AtLeast0, AtLeast1
 
 
 class StageResult(TypedDict):
@@ -40,6 +43,13 @@ class StageResult(TypedDict):
     attacked: AtLeast0
     """Images that had resisted until then."""
     won: AtLeast0
+
+
+class AtDraws(TypedDict):
+    """The attack with K draws a step: ASR over fresh draws, ``asr["n"]`` image-draws."""
+
+    draws: AtLeast1
+    asr: Share
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -141,6 +151,61 @@ def search(
             bar.advance(len(attacked.images) - len(rows), f"{stage.name}: {won:.1%} won")
             state.stage_done()
     return Searched(patch=state.best.patch.numpy(), won=state.won(), stages=state.results)
+
+
+def raise_draws(
+    run: Callable[[int], Searched],
+    victim: Victim,
+    attacked: Attacked,
+    settings: AdaptiveSettings,
+    generator: torch.Generator,
+) -> tuple[Searched, list[AtDraws], bool]:
+    """Attack with K = 1, 2, 4, … until the ASR over fresh draws moves by less than the settings'
+    points, or K is the largest.
+
+    A network without randomness is attacked with K = 1.
+
+    Args:
+        run: the attack with K draws a step.
+        generator: of the fresh draws; not that of the attack.
+
+    Returns:
+        The strongest search, the ASR at each K, and whether it stood still.
+    """
+
+    def scored(draws: int, found: Searched) -> AtDraws:
+        won = fresh_success(victim, attacked, found.patch, settings.scoring_draws, generator)
+        return AtDraws(draws=draws, asr=share(int(won.sum()), won.size))
+
+    draws, curve = 1, list[AtDraws]()
+    best = run(draws)
+    if not victim.random:
+        return best, curve, True
+    curve.append(scored(draws, best))
+    while draws < settings.most_draws:
+        draws *= 2
+        found = run(draws)
+        before = [point["asr"]["value"] for point in curve]
+        curve.append(scored(draws, found))
+        value = curve[-1]["asr"]["value"]
+        if value >= max(before):
+            best = found
+        if abs(value - before[-1]) * 100.0 < settings.asr_points:
+            return best, curve, True
+    return best, curve, False
+
+
+def fresh_success(
+    victim: Victim,
+    attacked: Attacked,
+    patch: NDArray[np.uint8],
+    draws: int,
+    generator: torch.Generator,
+) -> NDArray[np.bool_]:
+    """Whether each image's patch wins, bool draws×N, on draws that the attack has not seen."""
+    mask = np.ones(patch.shape[2:], np.bool_)
+    pasted = paste(attacked.images, patch, mask, attacked.positions.astype(np.int32))
+    return np.stack([victim.predict(pasted, generator) != attacked.labels for _ in range(draws)])
 
 
 def _toward(victim: Victim, some: Attacked, stage: Stage, draw: torch.Generator) -> Tensor | None:

@@ -21,14 +21,7 @@ from training.run_folder import RunFolder
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BundleDrift:
-    """What was found of a bundle.
-
-    Attributes:
-        found: a record for each patch of the suite, in its order.
-        suite: the bundle's images and patches.
-        device_inputs: what the device fed, where it was told.
-        attacks: what the checks of the attacks on this network found.
-    """
+    """What was found of a bundle: a record for each patch of its suite, in that order."""
 
     found: tuple[DriftRecord, ...]
     suite: Suite

@@ -34,13 +34,7 @@ there are."""
 
 @dataclass(frozen=True, kw_only=True)
 class PatchJob:
-    """Make one patch set.
-
-    Attributes:
-        plan: source and attack.
-        out: the npz file.
-        cache: folder of decoded images, for a folder of images.
-    """
+    """Make one patch set, the npz file ``out``; ``cache``: folder of decoded images."""
 
     plan: PatchPlan
     settings: PatchRunSettings
@@ -64,16 +58,8 @@ class PatchJob:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationJob:
-    """Try the patch sets of the matrix on one model.
-
-    Attributes:
-        run: folder of the target.
-        bits: its bit-width.
-        engine: a name of ``deploy.engine.ENGINES``, or ``torch``.
-        patches: npz files.
-        records: the folder of the records.
-        cache: as above.
-    """
+    """Try the patch sets of the matrix, npz files, on one model: a target's run folder at one
+    bit-width in one of ``deploy.engine.ENGINES``, or in ``torch``."""
 
     run: Path
     bits: int

@@ -15,8 +15,7 @@ from deploy.core.errors import InputError
 from deploy.core.pasting import paste
 from eval.attacks.adaptive.adaptive_settings import AdaptiveSettings, cascade
 from eval.attacks.adaptive.ascent import AscentSettings, ascend, likeliest_wrong
-from eval.attacks.adaptive.expectation import fresh_success, raise_draws
-from eval.attacks.adaptive.search import Attacked, Searched, search
+from eval.attacks.adaptive.search import Attacked, Searched, fresh_success, raise_draws, search
 from eval.attacks.adaptive.straight_through import attacked, variants_of
 from eval.attacks.adaptive.victim import Victim, found_random
 from eval.attacks.predictions import logits, predict
