@@ -45,13 +45,8 @@ class Found:
     def begin(
         cls, path: Path | None, *, identity: str, count: int, images: int, size_px: int
     ) -> Self:
-        """Nothing found yet, or what the file at ``path`` holds.
-
-        Args:
-            identity: digest of everything that the search depends on.
-            count: P.
-            images: rows of ``positions``.
-            size_px: h = w.
+        """Nothing found yet for ``count`` patches and the places of ``images``, or what the file at
+        ``path`` holds; ``identity``: digest of everything that the search depends on.
 
         Raises:
             InputError: the file is damaged or belongs to another search.
@@ -73,15 +68,8 @@ class Found:
         wins: NDArray[np.float64],
         margins: NDArray[np.float64],
     ) -> None:
-        """Replace the rows that the new patches beat: more wins, or as many at a larger margin.
-
-        Args:
-            rows: the n patches that were tried again.
-            patch: uint8 n×3×h×w.
-            positions: int32 n×2, (top, left); None keeps the old ones.
-            wins: float n, images won.
-            margins: float n, in logits.
-        """
+        """Replace the rows that the new patches beat: more wins, or as many at a larger margin;
+        arrays as the attributes, of these rows alone. Positions None keeps the old ones."""
         equal = wins == self.wins[rows]
         better = (wins > self.wins[rows]) | (equal & (margins > self.margins[rows]))
         self.patch[rows][better] = patch[better]

@@ -35,7 +35,7 @@ def map_table(
 
     Args:
         rows: heading of each row with its stored maps, one a column.
-        about: what the maps show, for the texts of those who do not see them.
+        about: what the maps show, for those who do not see them.
 
     Raises:
         InputError: a map is damaged.

@@ -13,9 +13,8 @@ from deploy.device.bundle_reading import Bundle
 from deploy.device.suite import check_preprocessing, read_suite
 from deploy.engine import open_engine
 from eval.measure.checks.checks_record import verdict_of_run
-from eval.measure.drift.bundle_drift import BundleDrift, attribute
+from eval.measure.drift.bundle_drift import BundleDrift, DeviceReport, attribute
 from eval.measure.drift.chain import DeviceInputs, read_float_patches, run_chain
-from eval.measure.drift.device_report import DeviceReport
 from eval.measure.drift.drift_record import KIND
 from export.reference import IntegerReference
 from training.progress import Progress

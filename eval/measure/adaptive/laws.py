@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -47,14 +47,14 @@ def at_fixed(task: Task, bits: int, transferred: Transferred) -> AtBitWidth:
     randomness = found_random(task.network, some, bits)
     with attacked(task.network, "clipped"):
         left = found_random(task.network, some, bits)
-    victim = Victim(network=task.network, bit_widths=(bits,), noisy=left.logits or left.gradients)
+    victim = Victim(network=task.network, bit_widths=(bits,), noisy=any(left.values()))
     found = task.search(victim, name, transferred)
     patches = task.write_patches(found.searched.patch, (bits,))
     evaluation = task.evaluate(patches, bits)
     if known is None:
         known = task.keep(
             _scored(task, victim, name, found, patches)
-            | {"randomness": asdict(randomness), "on_engine": _on_engine([evaluation])}
+            | {"randomness": randomness, "on_engine": _on_engine([evaluation])}
         )
     return AtBitWidth(record=known, patches=patches, evaluation=evaluation)
 

@@ -143,13 +143,12 @@ def gives_logits(attacked: AttackedNetwork) -> CheckResult:
 def randomness(attacked: AttackedNetwork) -> CheckResult:
     """Two passes over the same images."""
     found = found_random(attacked.network, attacked.pixels[:32].float(), attacked.bits)
-    names = [name for name in ("logits", "gradients") if getattr(found, name)]
+    names = [name for name, differs in found.items() if differs]
     return result(
         "randomness",
         "tripped" if names else "passed",
         f"two passes differ in {' and '.join(names)}" if names else "two passes are the same",
-        logits=found.logits,
-        gradients=found.gradients,
+        **found,
     )
 
 
