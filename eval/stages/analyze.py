@@ -74,7 +74,6 @@ def analyse_run(
     images: int | None = None,
     split: str = "test",
     device: str = "cpu",
-    progress: bool = True,
 ) -> list[tuple[str, AnalysisFacts]]:
     """Analyse a run's network under each patch file; records go to its ``records`` folder.
 
@@ -111,7 +110,7 @@ def analyse_run(
     }
     found: list[tuple[str, AnalysisFacts]] = []
     title = f"analyses of {run.path.name}"
-    with Progress(title, len(patch_sets) * len(names), shown=progress) as bar:
+    with Progress(title, len(patch_sets) * len(names)) as bar:
         for patch_set in patch_sets:
             sample = draw_sample(image_set, patch_set, images)
             for name in dict.fromkeys(names):

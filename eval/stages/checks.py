@@ -67,7 +67,6 @@ def run_checks(
     *,
     source: RunFolder | None = None,
     undefended: RunFolder | None = None,
-    progress: bool = True,
 ) -> list[ChecksRecord]:
     """Check the run's network; one record for each bit-width, in its ``records`` folder.
 
@@ -112,7 +111,7 @@ def run_checks(
         key = sha256_of_bytes(json_bytes(about))
         if key not in known:
             title = f"checks, {run.path.name} at {bits} bits"
-            with Progress(title, len(CATALOGUE), shown=progress) as bar:
+            with Progress(title, len(CATALOGUE)) as bar:
                 results = run_battery(
                     network,
                     bits,

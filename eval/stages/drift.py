@@ -48,8 +48,6 @@ def drift_of_bundle(
     run: RunFolder,
     settings: DriftSettings,
     provenance: Mapping[str, Any],
-    *,
-    progress: bool = True,
 ) -> BundleDrift:
     """Split a bundle's drift into steps; one record for each patch, in the run's ``records``.
 
@@ -82,7 +80,7 @@ def drift_of_bundle(
         file = bundle.file(facts.file)
         with (
             open_engine(settings.engine, file, threads=settings.threads) as engine,
-            Progress("drift", 5, shown=progress) as bar,
+            Progress("drift", 5) as bar,
         ):
             chain = run_chain(
                 suite,

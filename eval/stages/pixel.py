@@ -59,8 +59,6 @@ def attack_pixels(
     data: Path | None,
     settings: PixelRunSettings,
     provenance: Mapping[str, Any],
-    *,
-    progress: bool = True,
 ) -> list[PixelRecord]:
     """Attack a run's network; one record for each bit-width and engine, in its ``records`` folder.
 
@@ -99,9 +97,7 @@ def attack_pixels(
                 records.append(known[key])
                 continue
             count = len(images.classes)
-            found = _made(
-                unfinished, network, made_at, chosen, labels, attack, count, progress=progress
-            )
+            found = _made(unfinished, network, made_at, chosen, labels, attack, count)
             with subject.open(network=network) as predictor:
                 clean, attacked = predictor.predict(chosen), predictor.predict(found)
             change = found.astype(np.float64) - chosen.astype(np.float64)
@@ -137,8 +133,6 @@ def _made(
     labels: NDArray[np.int64],
     attack: PixelSettings,
     classes: int,
-    *,
-    progress: bool,
 ) -> NDArray[np.uint8]:
     """The attacked images, uint8 N×3×H×W; what an earlier call finished is at ``path``."""
     done = np.zeros((0, *images.shape[1:]), dtype=np.uint8)
@@ -146,7 +140,7 @@ def _made(
         done = read_npz(path)["images"]
         if done.dtype != np.uint8 or done.shape[1:] != images.shape[1:]:
             raise InputError(f"{path} is no resume file of a pixel attack; remove it")
-    with Progress(f"{attack.attack} at {bits} bits", len(images), shown=progress) as bar:
+    with Progress(f"{attack.attack} at {bits} bits", len(images)) as bar:
         bar.advance(len(done))
         while len(done) < len(images):
             some = slice(len(done), len(done) + attack.batch_size)
