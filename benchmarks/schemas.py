@@ -1,23 +1,29 @@
-"""Write docs/schemas: the JSON Schemas of the records of commands and of these benchmarks.
+"""Writes docs/schemas/: the JSON Schema of every file that is checked by its type.
 
-python -m benchmarks.schemas [FOLDER]
+Run: ``python -m benchmarks.schemas`` (``make schemas``)
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from typing_extensions import TypedDict
 
+from deploy.core.files import json_bytes, write_atomic
+from eval.measure import evaluation_record, examples, pixel_record, proofs
+from eval.measure.adaptive import adaptive_record
+from eval.measure.checks import checks_record
+from eval.measure.drift import drift_record
 from eval.measure.evaluation_record import Counts
-from eval.stages.schemas import FORMS, write_schemas
-from training.record_types import Fraction, Sha256
-from training.validated import AtLeast0, AtLeast1, NotNegative
+from eval.stages.analyze import ANALYSES
+from training.defenses import config_schema
+from training.record_types import Fraction, Sha256, record_form
+from training.validated import AtLeast0, AtLeast1, NotNegative, json_schema
 
-FOLDER = Path(__file__).resolve().parents[1] / "docs" / "schemas"
+FOLDER = Path(__file__).parents[1] / "docs" / "schemas"
 
 
 class ExportedNetwork(TypedDict):
@@ -106,14 +112,43 @@ class EngineBuildRecord(TypedDict):
     note: str
 
 
-ALL_FORMS: Mapping[str, Any] = {
-    **FORMS,
+FORMS: Mapping[str, Any] = {
+    evaluation_record.KIND: evaluation_record.EvaluationRecord,
+    adaptive_record.KIND: adaptive_record.AdaptiveRecord,
+    checks_record.KIND: checks_record.ChecksRecord,
+    pixel_record.KIND: pixel_record.PixelRecord,
+    drift_record.KIND: drift_record.DriftRecord,
+    **{one.kind: one.form for one in ANALYSES.values()},
+    examples.KIND: examples.ExamplesRecord,
+    proofs.CERTIFICATE_KIND: proofs.CertificateRecord,
+    proofs.PARITY_KIND: proofs.ParityRecord,
+    proofs.TARGET_PROOF_KIND: proofs.TargetProofRecord,
     "export": ExportRecord,
     "export-target": ExportTargetRecord,
     "engine-build": EngineBuildRecord,
 }
-"""The payload's type of every kind of record in ``results/``, and of those that commands write."""
+"""The payload's type of every kind of record that commands write, or that is in ``results/``."""
+
+
+def record_schema(kind: str) -> dict[str, Any]:
+    """Of a whole record file."""
+    return json_schema(record_form(kind, FORMS[kind]))
+
+
+SCHEMAS: Mapping[str, Callable[[], dict[str, Any]]] = {
+    "config": config_schema,
+    **{f"record-{kind}": partial(record_schema, kind) for kind in FORMS},
+}
+"""What makes a schema, by the name of its file."""
+
+
+def main() -> int:
+    """Write them all."""
+    for name, make in SCHEMAS.items():
+        write_atomic(FOLDER / f"{name}.json", json_bytes(make()))
+        print(FOLDER / f"{name}.json")
+    return 0
 
 
 if __name__ == "__main__":
-    write_schemas(Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER, ALL_FORMS)
+    raise SystemExit(main())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from .engine_protocol import Engine
 from .errors import InputError, UsageError
 from .images import check_images
+
+if TYPE_CHECKING:
+    from typing import Self  # from Python 3.11
 
 
 class ModelEngine(ABC):

@@ -97,6 +97,8 @@ class Lab:
             labels=clean,
             lab_clean=clean,
             patches=(SuitePatch(facts=facts, patch_set=patch_set, rows=rows, lab=lab),),
+            classes=tuple(f"class {number}" for number in range(10)),
+            manifest_sha256="0" * 64,
         )
 
     def chain(self, *, file: Path | None = None, engine: Any = None, **more: Any) -> list[Stage]:

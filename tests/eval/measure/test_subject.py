@@ -14,6 +14,7 @@ from deploy.core.records import write_record
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
 from eval.attacks.predictions import SwitchableNetwork, predict
 from eval.measure.subject import TORCH, Subject, subjects_of
+from export.certificate import certify
 from tests.export.integer_graphs import balance, random_images, residual_graph
 from training.data import ImageSet
 from training.run_folder import RunFolder
@@ -48,9 +49,10 @@ def test_a_file_that_is_of_no_run(tmp_path: Path) -> None:
     with subject.as_network() as network, network.at(8):
         found = network(torch.from_numpy(images).float()).argmax(dim=1)
     assert np.array_equal(found.numpy(), expected)
-    certificate = {"model_sha256": sha256_of(file), "ok": True, "counts": {}, "layers": []}
-    write_record(subject.records, "certificate", certificate, {})
-    assert subject.facts("onnxruntime-cpu")["certificate"] == {"ok": True, "counts": {}}
+    certificate = certify(file, images)
+    write_record(subject.records, "certificate", certificate.to_json(), {})
+    expected_facts = {"ok": certificate.ok, "counts": certificate.counts()}
+    assert subject.facts("onnxruntime-cpu")["certificate"] == expected_facts
 
 
 def run_folder(path: Path, *files: str) -> RunFolder:
@@ -58,7 +60,7 @@ def run_folder(path: Path, *files: str) -> RunFolder:
     for name in files:
         (path / "export").mkdir(exist_ok=True)
         (path / "export" / name).touch()
-    facts = {"name": "digits-cnn", "bit_widths": [32, 8, 4]}
+    facts = {"name": "resnet8", "bit_widths": [32, 8, 4], "classes": 10, "input_size": 8}
     config = {"defense": {"name": "qat"}, "seed": 0}
     return RunFolder(path=path, sidecar={"network": facts, "config": config, "sha256": "0" * 64})
 
