@@ -104,13 +104,15 @@ class Lab:
     def chain(self, *, file: Path | None = None, engine: Any = None, **more: Any) -> list[Stage]:
         path = self.file if file is None else file
         with OnnxRuntimeEngine(path) as real:
-            return run_chain(
-                self.suite,
-                network=self.network,
-                bits=BITS,
-                reference=IntegerReference(path),
-                engine=real if engine is None else engine(real),
-                **more,
+            return list(
+                run_chain(
+                    self.suite,
+                    network=self.network,
+                    bits=BITS,
+                    reference=IntegerReference(path),
+                    engine=real if engine is None else engine(real),
+                    **more,
+                )
             )
 
     def steps(self, stages: list[Stage]) -> dict[str, StepFacts]:
