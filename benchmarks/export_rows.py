@@ -2,103 +2,96 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from deploy.core.table import Table
 
 KIND, TARGET_KIND, BUILD_KIND = "export", "export-target", "engine-build"
 """Kinds of record: all-integer files, the targets with a budget, engines built without a GPU."""
 
-HEADER = (
-    "network",
-    "bits",
-    "target",
-    "nodes integer / float",
-    "bytes",
-    "differ from the reference",
-    "on images",
-    "flips against fake quantization",
-    "weights",
-)
-TARGET_HEADER = (
-    "network",
-    "bits",
-    "target",
-    "bytes",
-    "engine",
-    "nodes integer / float",
-    "largest difference from the file's reference",
-    "its flips",
-    "flips against fake quantization",
-    "weights",
-)
-BUILD_HEADER = (
-    "network",
-    "bits",
-    "convolutions",
-    "products",
-    "pools",
-    "tensors int8 / float32",
-    "bytes, ONNX → engine",
-)
-
 Payload = Mapping[str, Any]
+Columns = Mapping[str, Callable[[Payload], str]]
+"""What a cell says of a payload, by the heading of its column."""
 
 
-def export_rows(records: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+def _nodes(p: Payload) -> str:
+    return f"{p['nodes_integer']} / {p['nodes_float']}"
+
+
+def _flips(p: Payload) -> str:
+    return f"{p['flips']:,} of {p['flip_images']:,} ({p['flips'] / p['flip_images']:.2%})"
+
+
+def _different(p: Payload) -> str:
+    both = ("codes", "logits")
+    return ", ".join(f"{p[f'{what}_different']:,} of {p[what]:,} {what}" for what in both)
+
+
+def _flips_of_reference(p: Payload) -> str:
+    own = p["flips_of_reference"]
+    return "—" if own is None else f"{own:,} of {p['reference_images']:,}"
+
+
+_NETWORK: Columns = {
+    "network": lambda p: f"{p['network']} ({p['input_px']} px)",
+    "bits": lambda p: str(p["bits"]),
+}
+_FILES: Columns = {
+    **_NETWORK,
+    "target": lambda p: p["target"],
+    "nodes integer / float": _nodes,
+    "bytes": lambda p: f"{p['bytes']:,}",
+    "differ from the reference": _different,
+    "on images": lambda p: f"{p['parity_images']:,}",
+    "flips against fake quantization": _flips,
+    "weights": lambda p: p["weights"],
+}
+_TARGETS: Columns = {
+    **_NETWORK,
+    "target": lambda p: p["target"],
+    "bytes": lambda p: f"{p['bytes']:,}",
+    "engine": lambda p: p["engine"],
+    "nodes integer / float": lambda p: _nodes(p) if p["engine"].startswith("openvino") else "—",
+    "largest difference from the file's reference": lambda p: (
+        f"{p['largest_logit_difference'] / p['largest_logit']:.2%}"
+    ),
+    "its flips": _flips_of_reference,
+    "flips against fake quantization": _flips,
+    "weights": lambda p: p["weights"],
+}
+_BUILDS: Columns = {
+    **_NETWORK,
+    "convolutions": lambda p: f"{p['kinds']['convolution']} int8",
+    "products": lambda p: f"{p['kinds']['matrix product']} int8",
+    "pools": lambda p: f"{p['kinds']['pool']} int8" if p["kinds"]["pool"] else "none",
+    "tensors int8 / float32": lambda p: " / ".join(
+        str(p["tensors"].get(kind, 0)) for kind in ("int8", "float32")
+    ),
+    "bytes, ONNX → engine": lambda p: f"{p['onnx_bytes']:,} → {p['engine_bytes']:,}",
+}
+
+
+def files_table(records: Sequence[Mapping[str, Any]]) -> Table:
     """A row for each network, weights and bit-width; records of :data:`KIND`, oldest first."""
-    return [
-        [
-            *_network(p),
-            p["target"],
-            f"{p['nodes_integer']} / {p['nodes_float']}",
-            f"{p['bytes']:,}",
-            ", ".join(
-                f"{p[f'{what}_different']:,} of {p[what]:,} {what}" for what in ("codes", "logits")
-            ),
-            f"{p['parity_images']:,}",
-            _flips(p["flips"], p["flip_images"]),
-            p["weights"],
-        ]
-        for p in _newest(records, "bytes")
-    ]
+    return table_of(_FILES, _newest(records, "bytes"))
 
 
-def target_rows(records: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+def targets_table(records: Sequence[Mapping[str, Any]]) -> Table:
     """A row for each network, weights, target, bit-width and engine; of :data:`TARGET_KIND`."""
-    rows = []
-    for p in _newest(records):
-        for engine in p["engines"]:
-            nodes = f"{p['nodes_integer']} / {p['nodes_float']}"
-            own = engine["flips_of_reference"]
-            rows.append(
-                [
-                    *_network(p),
-                    p["target"],
-                    f"{p['bytes']:,}",
-                    engine["engine"],
-                    nodes if engine["engine"].startswith("openvino") else "—",
-                    f"{engine['largest_logit_difference'] / p['largest_logit']:.2%}",
-                    "—" if own is None else f"{own:,} of {p['reference_images']:,}",
-                    _flips(engine["flips"], p["flip_images"]),
-                    p["weights"],
-                ]
-            )
-    return rows
+    rows = [{**p, **engine} for p in _newest(records) for engine in p["engines"]]
+    return table_of(_TARGETS, rows)
 
 
-def build_rows(records: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+def builds_table(records: Sequence[Mapping[str, Any]]) -> Table:
     """A row for each network and bit-width; records of :data:`BUILD_KIND`, oldest first."""
-    return [
-        [
-            *_network(p),
-            f"{p['kinds']['convolution']} int8",
-            f"{p['kinds']['matrix product']} int8",
-            f"{p['kinds']['pool']} int8" if p["kinds"]["pool"] else "none",
-            f"{p['tensors'].get('int8', 0)} / {p['tensors'].get('float32', 0)}",
-            f"{p['onnx_bytes']:,} → {p['engine_bytes']:,}",
-        ]
-        for p in _newest(records, "onnx_bytes")
-    ]
+    return table_of(_BUILDS, _newest(records, "onnx_bytes"))
+
+
+def table_of(columns: Columns, payloads: Sequence[Payload]) -> Table:
+    """A row for each payload."""
+    rows = [[cell(payload) for cell in columns.values()] for payload in payloads]
+    return Table(columns=tuple(columns), rows=rows)
 
 
 def _newest(records: Sequence[Mapping[str, Any]], size: str | None = None) -> list[Payload]:
@@ -114,11 +107,3 @@ def _newest(records: Sequence[Mapping[str, Any]], size: str | None = None) -> li
         largest[key[:4]] = max(largest.get(key[:4], 0), p[size] if size else 0)
     order = sorted(newest, key=lambda key: (key[0], largest[key[:4]], *key[1:]))
     return [newest[key] for key in order]
-
-
-def _network(payload: Payload) -> list[str]:
-    return [f"{payload['network']} ({payload['input_px']} px)", str(payload["bits"])]
-
-
-def _flips(flips: int, images: int) -> str:
-    return f"{flips:,} of {images:,} ({flips / images:.2%})"

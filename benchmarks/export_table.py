@@ -37,17 +37,17 @@ from numpy.typing import NDArray
 
 from benchmarks.calibrated import calibrated_network
 from benchmarks.export_rows import BUILD_KIND, KIND, TARGET_KIND
-from benchmarks.records import ROOT
+from benchmarks.records import ROOT, parser_of
 from deploy.core.engine_protocol import Engine
 from deploy.core.files import sha256_of
 from deploy.core.model_engine import run_all
-from deploy.core.records import provenance, read_records, write_record
+from deploy.core.records import provenance, records_so_far, write_record
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
 from deploy.openvino_engine import OpenVinoEngine
 from deploy.tensorrt.bindings import TENSORRT_RTX
 from deploy.tensorrt.builder import build_engine
 from deploy.tensorrt.options import BuildOptions
-from export.budget import Logits
+from export.budget import EQUAL, Logits, departure
 from export.certificate import certify
 from export.lowering import lower
 from export.parity import check_parity
@@ -162,11 +162,7 @@ class Subject:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Make what is missing; 1 if an integer file is not integer or departs from the reference."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.export_table",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("export_table", __doc__, json=False)
     add = parser.add_argument
     add("--cifar10", type=Path, help="folder that holds cifar-10-batches-py")
     add("--imagenette", type=Path, help="folder of train/ and val/")
@@ -194,8 +190,7 @@ def _missing(case: Case, arguments: argparse.Namespace) -> dict[int, list[str]]:
     done = {
         _identity(record["kind"], record["payload"])
         for kind, name in FOLDERS.items()
-        if (arguments.records / name).is_dir()
-        for record in read_records(arguments.records / name, kind)
+        for record in records_so_far(arguments.records / name, kind)
     }
     missing: dict[int, list[str]] = {}
     for bits in arguments.bits:
@@ -318,12 +313,12 @@ def _qdq(subject: Subject, target: str) -> dict[str, Any]:
     for engine in engines:
         with engine:
             found = run_all(engine, images, subject.case.batch)
-        gap = np.abs(found[few].astype(np.float64) - reference)
+        own = departure((engine.name, found[few]), ("reference", reference), EQUAL)
         tried.append(
             {
                 "engine": engine.name,
-                "largest_logit_difference": float(gap.max()),
-                "flips_of_reference": _flips(found[few], reference),
+                "largest_logit_difference": own.largest_difference,
+                "flips_of_reference": own.flips,
                 "flips": _flips(found, subject.logits),
             }
         )
@@ -345,8 +340,8 @@ def _qdq(subject: Subject, target: str) -> dict[str, Any]:
 def _qonnx(subject: Subject, target: str) -> dict[str, Any]:
     images = subject.images
     few = chosen_indices(len(images), min(50 if images.shape[2] < 64 else 2, len(images)))
-    ours, theirs = execute_qonnx(subject.qonnx, images[few]), subject.logits[few]
-    gap = np.abs(ours.astype(np.float64) - theirs)
+    ours = ("qonnx executor", execute_qonnx(subject.qonnx, images[few]))
+    own = departure(ours, ("network", subject.logits[few]), EQUAL)
     return {
         "target": target,
         "asked_images": len(images),
@@ -355,15 +350,15 @@ def _qonnx(subject: Subject, target: str) -> dict[str, Any]:
         "nodes_integer": None,
         "nodes_float": None,
         "reference_images": 0,
-        "largest_logit": float(np.abs(theirs).max()),
+        "largest_logit": own.largest_logit,
         "reference_flips_of_network": None,
         "flip_images": len(few),
         "engines": [
             {
-                "engine": "qonnx executor",
-                "largest_logit_difference": float(gap.max()),
+                "engine": own.computed,
+                "largest_logit_difference": own.largest_difference,
                 "flips_of_reference": None,
-                "flips": _flips(ours, theirs),
+                "flips": own.flips,
             }
         ],
     }

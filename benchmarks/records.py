@@ -25,14 +25,15 @@ FIRST = ("network", "run", "row", "way", "placement", "threads", "batch", "bits"
 """Columns that say what a row is of."""
 
 
-def parser_of(name: str, text: str | None) -> argparse.ArgumentParser:
-    """The parser of `python -m benchmarks.NAME`, with ``--json``."""
+def parser_of(name: str, text: str | None, *, json: bool = True) -> argparse.ArgumentParser:
+    """The parser of `python -m benchmarks.NAME`, with ``--json`` if wanted."""
     parser = argparse.ArgumentParser(
         prog=f"python -m benchmarks.{name}",
         description=text,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--json", type=Path, help="also write the record there")
+    if json:
+        parser.add_argument("--json", type=Path, help="also write the record there")
     return parser
 
 
@@ -49,7 +50,7 @@ def ratio(theirs: Sequence[float], ours: Sequence[float]) -> dict[str, float]:
 
 def report(record: Mapping[str, Any], path: Path | None) -> None:
     """Print the record, and write it with its provenance where a path is given."""
-    rows = table_of(record)
+    rows = cells_of(record)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     print(described(record))
     for row in rows:
@@ -65,7 +66,7 @@ def described(record: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {text}" for name, text in _cells(record).items())
 
 
-def table_of(record: Mapping[str, Any]) -> list[list[str]]:
+def cells_of(record: Mapping[str, Any]) -> list[list[str]]:
     """The rows of a record as cells, the headings first; empty where a row lacks the figure."""
     rows = [_cells(row) for row in record.get("rows", [record.get("figures", {})])]
     there = dict.fromkeys(name for row in rows for name in row)

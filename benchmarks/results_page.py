@@ -12,35 +12,36 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from benchmarks.export_rows import (
-    BUILD_HEADER,
     BUILD_KIND,
-    HEADER,
     KIND,
-    TARGET_HEADER,
     TARGET_KIND,
-    build_rows,
-    export_rows,
-    target_rows,
+    Columns,
+    Payload,
+    builds_table,
+    files_table,
+    table_of,
+    targets_table,
 )
-from benchmarks.records import ROOT, described, table_of
+from benchmarks.records import ROOT, cells_of, described
 from deploy.core.errors import InputError
 from deploy.core.files import read_json, write_atomic
-from deploy.core.records import read_records
+from deploy.core.records import read_records, records_so_far
 from deploy.core.table import Table
 from eval.measure.adaptive.adaptive_record import KIND as ADAPTIVE_KIND
 from eval.measure.checks.checks_record import KIND as CHECKS_KIND
 from eval.measure.defenses import TABLE
 from eval.measure.proofs import CERTIFICATE_KIND, PARITY_KIND
-from eval.report import adaptive_table, text_table
+from eval.report.adaptive import adaptive_table
 from eval.report.analysis_table import HEADER as ANALYSES
 from eval.report.analysis_table import analysed, analysis_rows
 from eval.report.attack_checks import all_checks_table
 from eval.report.defenses import defenses_markdown
+from eval.report.results import text_table
 from eval.stages.defenses import ROWS
 
 RESULTS = ROOT / "results"
@@ -52,6 +53,13 @@ ABOUT = "about.md"
 """In a group's folder: what was done, where the records alone do not say it."""
 ENGINES = "engines"
 EVALUATION_KIND = "evaluation"
+
+SECTIONS: Mapping[str, tuple[str, Callable[[Sequence[Payload]], Table]]] = {
+    f"{EXPORTS}/files.md": (KIND, files_table),
+    f"{EXPORTS}/targets.md": (TARGET_KIND, targets_table),
+    f"{ENGINES}/about.md": (BUILD_KIND, builds_table),
+}
+"""Heading and text of results/, the kind of the records beside it, and their table."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -93,10 +101,10 @@ def results_page(folder: Path) -> str:
     for group in sorted(path for path in folder.iterdir() if path.is_dir()):
         if group.name not in (BENCHMARKS, EXPORTS, ENGINES):
             parts += _of_runs(group)
-    if (folder / EXPORTS).is_dir():
-        parts += _of_exports(folder / EXPORTS)
-    if (folder / ENGINES).is_dir():
-        parts += _of_engines(folder / ENGINES)
+    for about, (kind, table) in SECTIONS.items():
+        if records := records_so_far((folder / about).parent, kind):
+            said = _said((folder / about).read_text(encoding="utf-8").strip(), records)
+            parts += [said, table(records).markdown(), _provenance(records)]
     if (folder / BENCHMARKS).is_dir():
         parts += _of_benchmarks(folder / BENCHMARKS)
     if len(parts) == 2:
@@ -116,12 +124,13 @@ def _of_runs(group: Path) -> list[str]:
         parts.append((group / ABOUT).read_text(encoding="utf-8").strip())
     if (group / TABLE).is_file():
         return [*parts, *_of_defenses(group)]
-    if any(record["kind"] == EVALUATION_KIND for record in everything):
+    kinds = {record["kind"] for record in everything}
+    if EVALUATION_KIND in kinds:
         parts.append(_block(text_table(everything)))
-    if any(record["kind"] == ADAPTIVE_KIND for record in everything):
+    if ADAPTIVE_KIND in kinds:
         parts.append("An attacker who has the network and knows its defense (docs/checks.md).")
         parts.append(_block(adaptive_table(everything)))
-    if any(record["kind"] == CHECKS_KIND for record in everything):
+    if CHECKS_KIND in kinds:
         parts.append("Whether the attacks can be believed (docs/checks.md).")
         parts.append(_block(all_checks_table(everything)))
     found = analysis_rows(everything)
@@ -131,23 +140,13 @@ def _of_runs(group: Path) -> list[str]:
             f"[analyses](analyses.md): {'; '.join(analysed(everything))}. Means over images, "
             "95% intervals."
         )
-        parts.append(_table(ANALYSES, found))
-    rows = [
-        [run, str(p["bit_width"]), f"{p['images']:,}", _different(p), _agreement(p)]
-        for run, of_run in records.items()
-        for p in _newest(of_run, PARITY_KIND)
-    ]
-    if rows:
-        header = ["run", "bits", "images", "codes and logits that differ", "top-1 as in training"]
-        parts += ["Parity: ONNX Runtime CPU against the integer reference.", _table(header, rows)]
-    rows = [
-        [run, str(p["bit_width"]), "yes" if p["ok"] else "NO", _counts(p), _requantized(p)]
-        for run, of_run in records.items()
-        for p in _newest(of_run, CERTIFICATE_KIND)
-    ]
-    if rows:
-        header = ["run", "bits", "integer", "integer of all layers", "requantizations"]
-        parts += ["Certificate: what ONNX Runtime really ran.", _table(header, rows)]
+        parts.append(Table(columns=ANALYSES, rows=found).markdown())
+    for kind, (said, columns) in PROOFS.items():
+        newest = [
+            {**p, "run": run} for run, of_run in records.items() for p in _newest(of_run, kind)
+        ]
+        if newest:
+            parts += [said, table_of(columns, newest).markdown()]
     return [*parts, _provenance(everything)]
 
 
@@ -170,10 +169,6 @@ def _different(parity: Mapping[str, Any]) -> str:
     return f"{wrong:,} of {codes:,} and {parity['logits_different']:,} of {logits:,}"
 
 
-def _agreement(parity: Mapping[str, Any]) -> str:
-    return "not asked" if parity["agreement"] is None else f"{parity['agreement']:.2%}"
-
-
 def _counts(certificate: Mapping[str, Any]) -> str:
     return ", ".join(
         f"{kind} {count['integer']} of {count['integer'] + count['float']}"
@@ -185,6 +180,33 @@ def _counts(certificate: Mapping[str, Any]) -> str:
 def _requantized(certificate: Mapping[str, Any]) -> str:
     pairs = len(certificate["float_requantizations"])
     return f"{len(certificate['requantizations'])} in integers, {pairs} through float"
+
+
+PROOFS: Mapping[str, tuple[str, Columns]] = {
+    PARITY_KIND: (
+        "Parity: ONNX Runtime CPU against the integer reference.",
+        {
+            "run": lambda p: p["run"],
+            "bits": lambda p: str(p["bit_width"]),
+            "images": lambda p: f"{p['images']:,}",
+            "codes and logits that differ": _different,
+            "top-1 as in training": lambda p: (
+                "not asked" if p["agreement"] is None else f"{p['agreement']:.2%}"
+            ),
+        },
+    ),
+    CERTIFICATE_KIND: (
+        "Certificate: what ONNX Runtime really ran.",
+        {
+            "run": lambda p: p["run"],
+            "bits": lambda p: str(p["bit_width"]),
+            "integer": lambda p: "yes" if p["ok"] else "NO",
+            "integer of all layers": _counts,
+            "requantizations": _requantized,
+        },
+    ),
+}
+"""What is said of each kind of proof, and the columns of its table."""
 
 
 def _of_defenses(group: Path) -> list[str]:
@@ -203,66 +225,11 @@ def _of_defenses(group: Path) -> list[str]:
     return [said, defenses_markdown(table), _provenance([table])]
 
 
-def _of_exports(folder: Path) -> list[str]:
-    records = read_records(folder, KIND)
-    if not records:
-        return []
-    return [
-        "## Exported files",
-        (
-            "Made by `python -m benchmarks.export_table`. Nodes are those that ONNX Runtime's CPU "
-            "provider really ran. The engine is compared with the integer reference code by code "
-            "and logit by logit; flips are images whose class differs between the engine and the "
-            "fake-quantized network. Images are test images: CIFAR-10's (JPEG copy) at 32 px, "
-            "Imagenette's at 224 px. Networks whose weights are drawn have no trained weights "
-            "here, and their flip counts say little: one code that float32 rounding moves in an "
-            "early layer grows from layer to layer of a deep network that was never trained, so "
-            "that the deepest of them flip most. Only the trained rows measure what a user meets."
-        ),
-        _table(HEADER, export_rows(records)),
-        _provenance(records),
-        *_of_targets(folder),
-    ]
-
-
-def _of_engines(folder: Path) -> list[str]:
-    records = read_records(folder, BUILD_KIND)
-    if not records:
-        return []
-    builders = {
-        f"{one['name']} {one['version']}": None
-        for one in (record["payload"]["builder"] for record in records)
-    }
-    return [
-        "## Engines built, never run",
-        (
-            "Made by `python -m benchmarks.export_table --targets tensorrt-rtx` with "
-            f"{', '.join(builders)} on a machine without a GPU: these plans were compiled, none of "
-            "them has run on hardware. Every convolution, matrix product and pool that the builder "
-            "lists reads int8 codes and, where it has weights, holds int8 ones; the ONNX file has "
-            "as many convolutions and products. Tensors are those that layers hand on: int8 "
-            "codes, and float32 sums, residual streams and logits. What is fused into elementwise "
-            "kernels (additions, clamps, the global pool) is not listed by kind "
-            "([engines](engines.md))."
-        ),
-        _table(BUILD_HEADER, build_rows(records)),
-        _provenance(records),
-    ]
-
-
-def _of_targets(folder: Path) -> list[str]:
-    records = read_records(folder, TARGET_KIND)
-    if not records:
-        return []
-    said = (
-        "On the same images and networks. Each engine is held to the numpy reference of the same "
-        "file (`qonnx`: to the fake-quantized network); differences are of logits, as a share of "
-        "the largest. Nodes are those of the graph that OpenVINO compiled; it puts sums into the "
-        "convolution before them. The `tensorrt` files ran in ONNX Runtime, which runs them in "
-        "float: what TensorRT makes of them is in [engines](engines.md), and no GPU was here."
-    )
-    table = _table(TARGET_HEADER, target_rows(records))
-    return ["### Targets with a budget", said, table, _provenance(records)]
+def _said(text: str, records: Sequence[Mapping[str, Any]]) -> str:
+    """The text, with the builders that the records name in it."""
+    built = (record["payload"].get("builder") for record in records)
+    names = dict.fromkeys(f"{one['name']} {one['version']}" for one in built if one)
+    return text.format(builders=", ".join(names))
 
 
 def _of_benchmarks(folder: Path) -> list[str]:
@@ -282,9 +249,9 @@ def _of_benchmarks(folder: Path) -> list[str]:
         parts += [f"### {path.stem}", about.strip()]
         if text := described(record):
             parts.append(f"{text[0].upper()}{text[1:]}.")
-        header, *cells = table_of(record)
+        header, *cells = cells_of(record)
         if header:
-            parts.append(_table(header, cells))
+            parts.append(Table(columns=header, rows=cells).markdown())
         parts.append(_provenance([record]))
     return parts
 
@@ -306,10 +273,6 @@ def _provenance(records: Sequence[Mapping[str, Any]]) -> str:
 
 def _block(text: str) -> str:
     return f"```text\n{text}\n```"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return Table(columns=header, rows=rows).markdown()
 
 
 if __name__ == "__main__":

@@ -42,8 +42,6 @@ class Files:
     """The files of one network.
 
     Attributes:
-        folder: where they lie.
-        network: name in the registry.
         size: H and W of the images.
         bit_widths: of the integer files.
         macs: multiply-adds of one image.
@@ -51,8 +49,6 @@ class Files:
         in_openvino: by key.
     """
 
-    folder: Path
-    network: str
     size: int
     bit_widths: tuple[int, ...]
     macs: int
@@ -81,8 +77,6 @@ def write_files(network: str, size: int, bit_widths: Sequence[int], folder: Path
     in_onnxruntime[STATIC] = write_static(in_onnxruntime["float"], folder / "static.onnx", size)
     in_openvino[f"openvino-{STATIC}"] = in_onnxruntime[STATIC]
     return Files(
-        folder=folder,
-        network=network,
         size=size,
         bit_widths=tuple(bit_widths),
         macs=macs,

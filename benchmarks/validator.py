@@ -16,7 +16,6 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,10 +48,6 @@ class TimedEngine(OnnxRuntimeEngine):
     """ONNX Runtime with a clock around every call."""
 
     seconds: float = 0.0
-
-    def __enter__(self) -> Self:
-        super().__enter__()
-        return self
 
     def run(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """As the engine."""

@@ -39,32 +39,23 @@ EXTRA_OF_DISTRIBUTION: Mapping[str, str] = {
     "ray": "cluster",
 }
 
-ENGINE_MODULES: Mapping[str, tuple[str, tuple[str, ...], str]] = {
-    "onnxruntime": (
-        "onnxruntime",
-        DISTRIBUTIONS["onnxruntime"],
-        "integer kernels on the CPU",
-    ),
-    "openvino": ("openvino", DISTRIBUTIONS["openvino"], "Q/DQ files of the target qcdq"),
-    "tensorrt": (
-        "tensorrt",
-        DISTRIBUTIONS["tensorrt"],
-        "Q/DQ files of the target tensorrt, on a GPU",
-    ),
+ENGINE_MODULES: Mapping[str, tuple[str, str]] = {
+    "onnxruntime": ("onnxruntime", "integer kernels on the CPU"),
+    "openvino": ("openvino", "Q/DQ files of the target qcdq"),
+    "tensorrt": ("tensorrt", "Q/DQ files of the target tensorrt, on a GPU"),
     "tensorrt-rtx": (
         "tensorrt_rtx_bindings",
-        DISTRIBUTIONS["tensorrt-rtx"],
         "builds such files ahead of time without a GPU, runs them on one",
     ),
 }
-"""What each engine imports, the distributions that bring it, and what it is for."""
-
-_ENGINE_DISTRIBUTIONS = [name for _, names, _ in ENGINE_MODULES.values() for name in names]
+"""What each engine imports, and what it is for."""
 
 ARM64 = ("aarch64", "arm64")
 
+Level = Literal["ok", "note", "problem"]
 
-@dataclass(frozen=True, kw_only=True)
+
+@dataclass(frozen=True)
 class Finding:
     """One line of the report.
 
@@ -74,7 +65,7 @@ class Finding:
         text: what was found and, for a problem, how to mend it.
     """
 
-    level: Literal["ok", "note", "problem"]
+    level: Level
     subject: str
     text: str
 
@@ -87,7 +78,9 @@ def diagnose() -> list[Finding]:
         *package_findings(versions),
         onnxruntime_finding(versions),
         provider_finding(versions),
-        *engine_findings(installed_versions(_ENGINE_DISTRIBUTIONS)),
+        *engine_findings(
+            installed_versions(name for engine in ENGINE_MODULES for name in DISTRIBUTIONS[engine])
+        ),
         gpu_finding(),
         processor_finding(host_facts()),
         *session_findings(host_facts()),
@@ -110,12 +103,9 @@ def python_finding(version: tuple[int, ...]) -> Finding:
     text = ".".join(map(str, version))
     if version < MINIMUM_PYTHON:
         wanted = ".".join(map(str, MINIMUM_PYTHON))
-        return Finding(
-            level="problem",
-            subject="python",
-            text=f"{text} is older than {wanted}: make a new environment with Python {wanted}",
-        )
-    return Finding(level="ok", subject="python", text=text)
+        text += f" is older than {wanted}: make a new environment with Python {wanted}"
+        return Finding("problem", "python", text)
+    return Finding("ok", "python", text)
 
 
 def package_findings(versions: Mapping[str, str]) -> list[Finding]:
@@ -130,8 +120,7 @@ def package_findings(versions: Mapping[str, str]) -> list[Finding]:
             remedy = f"not installed: {', '.join(missing)} (pip install 'qadtr[{extra}]')"
             text = f"{text}; {remedy}" if text else remedy
         # An extra that is not there is no fault: a device needs `cpu` alone.
-        level: Literal["ok", "note"] = "note" if missing else "ok"
-        findings.append(Finding(level=level, subject=f"extra {extra}", text=text))
+        findings.append(Finding("note" if missing else "ok", f"extra {extra}", text))
     return findings
 
 
@@ -140,61 +129,51 @@ def onnxruntime_finding(versions: Mapping[str, str]) -> Finding:
     subject = "onnxruntime"
     both = [name for name in ("onnxruntime", "onnxruntime-gpu") if name in versions]
     if not both:
-        return Finding(
-            level="note",
-            subject=subject,
-            text="not installed: models cannot be run here (pip install 'qadtr[cpu]')",
-        )
+        text = "not installed: models cannot be run here (pip install 'qadtr[cpu]')"
+        return Finding("note", subject, text)
     if len(both) == 2:
         return Finding(
-            level="problem",
-            subject=subject,
-            text=(
-                "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's "
-                "files. Uninstall both, then install the one you want: "
-                "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime"
-                f"=={versions['onnxruntime']} (or onnxruntime-gpu=={versions['onnxruntime-gpu']}, "
-                "in an environment without the `export` extra, since qonnx brings onnxruntime)"
-            ),
+            "problem",
+            subject,
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's "
+            "files. Uninstall both, then install the one you want: "
+            "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime"
+            f"=={versions['onnxruntime']} (or onnxruntime-gpu=={versions['onnxruntime-gpu']}, "
+            "in an environment without the `export` extra, since qonnx brings onnxruntime)",
         )
     if both == ["onnxruntime-gpu"] and "qonnx" in versions:
         return Finding(
-            level="problem",
-            subject=subject,
-            text=(
-                "qonnx is installed beside onnxruntime-gpu: the next pip install will bring "
-                "onnxruntime and overwrite it. Keep the extras `export` and `gpu` in two "
-                "environments"
-            ),
+            "problem",
+            subject,
+            "qonnx is installed beside onnxruntime-gpu: the next pip install will bring "
+            "onnxruntime and overwrite it. Keep the extras `export` and `gpu` in two environments",
         )
-    return Finding(level="ok", subject=subject, text=f"{both[0]} {versions[both[0]]}, alone")
+    return Finding("ok", subject, f"{both[0]} {versions[both[0]]}, alone")
 
 
 def provider_finding(versions: Mapping[str, str]) -> Finding:
     """The execution providers that the installed onnxruntime offers."""
     subject = "providers"
     if not {"onnxruntime", "onnxruntime-gpu"} & set(versions):
-        return Finding(level="note", subject=subject, text="none: onnxruntime is not installed")
+        return Finding("note", subject, "none: onnxruntime is not installed")
     try:
         # By name: `deploy.device.onnxruntime_engine` alone may import the engine itself.
         runtime = importlib.import_module("onnxruntime")
         providers = list(runtime.get_available_providers())
     except (ImportError, AttributeError) as error:
         return Finding(
-            level="problem",
-            subject=subject,
-            text=(
-                f"onnxruntime does not import ({error}): its files are damaged, as after "
-                "uninstalling one of two overlapping distributions. "
-                "pip install --force-reinstall --no-deps onnxruntime mends it"
-            ),
+            "problem",
+            subject,
+            f"onnxruntime does not import ({error}): its files are damaged, as after "
+            "uninstalling one of two overlapping distributions. "
+            "pip install --force-reinstall --no-deps onnxruntime mends it",
         )
     text = ", ".join(name.removesuffix("ExecutionProvider") for name in providers)
     if "CUDAExecutionProvider" in providers:
         text += "; CUDA has no integer convolution and is refused for integer inference"
     if PROVIDER not in providers:
         text += "; no TensorRT, so no engine onnxruntime-tensorrt"
-    return Finding(level="ok", subject=subject, text=text)
+    return Finding("ok", subject, text)
 
 
 def processor_finding(host: Host) -> Finding:
@@ -202,7 +181,7 @@ def processor_finding(host: Host) -> Finding:
     sets = host.instruction_sets
     known = "instruction sets unknown" if sets is None else ", ".join(sets) or "none known"
     text = f"{host.cpu_model or host.machine} ({host.machine}), {host.cores} cores: {known}"
-    level: Literal["ok", "note"] = "ok"
+    level: Level = "ok"
     if host.u8s8_saturates:
         level = "note"
         text += (
@@ -218,7 +197,7 @@ def processor_finding(host: Host) -> Finding:
             "; AMX: qadtr export --tune amx lays wide convolutions out for it (the same codes; "
             "python -m benchmarks.speed times both files here)"
         )
-    return Finding(level=level, subject="processor", text=text)
+    return Finding(level, "processor", text)
 
 
 def session_findings(host: Host) -> list[Finding]:
@@ -238,17 +217,16 @@ def session_findings(host: Host) -> list[Finding]:
         "deterministic": "on: the same bytes on every run",
         "x64quantprecision": exact,
     }
-    return [
-        Finding(level="ok", subject=f"option {name}", text=text) for name, text in options.items()
-    ]
+    return [Finding("ok", f"option {name}", text) for name, text in options.items()]
 
 
 def engine_findings(versions: Mapping[str, str]) -> list[Finding]:
     """Which engines load here, by really importing what they need."""
     findings = []
-    for engine, (module, distributions, use) in ENGINE_MODULES.items():
+    for engine, (module, use) in ENGINE_MODULES.items():
+        distributions = DISTRIBUTIONS[engine]
         there = [f"{name} {versions[name]}" for name in distributions if name in versions]
-        level: Literal["ok", "note", "problem"] = "ok"
+        level: Level = "ok"
         if not there:
             level, text = "note", f"not installed: {' or '.join(distributions)} ({use})"
         else:
@@ -258,7 +236,7 @@ def engine_findings(versions: Mapping[str, str]) -> list[Finding]:
             except (ImportError, OSError) as error:
                 reason = " ".join(str(error).split())
                 level, text = "problem", f"{there[0]} is installed but does not load: {reason}"
-        findings.append(Finding(level=level, subject=f"engine {engine}", text=text))
+        findings.append(Finding(level, f"engine {engine}", text))
     return findings
 
 
@@ -267,9 +245,9 @@ def gpu_finding() -> Finding:
     try:
         device = Device()
     except EngineUnavailable as error:
-        return Finding(level="note", subject="gpu", text=str(error))
+        return Finding("note", "gpu", str(error))
     try:
         text = f"{device.name}, compute capability {device.compute_capability}"
     finally:
         device.close()
-    return Finding(level="note", subject="gpu", text=f"{text}; TensorRT's engines: {NEVER_RUN}")
+    return Finding("note", "gpu", f"{text}; TensorRT's engines: {NEVER_RUN}")

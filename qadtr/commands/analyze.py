@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from qadtr.commands.shared import add_cache, add_data
+from qadtr.commands import shared
 
 HELP = "look into a network under a patch: gradients, places, features, as records for the report"
 WHAT = ("gradients", "gradient-maps", "locations", "occlusion", "visibility", "features")
@@ -14,8 +14,7 @@ WHAT = ("gradients", "gradient-maps", "locations", "occlusion", "visibility", "f
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The network, the patches, the images, and what to look at."""
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder of the network")
-    add_data(parser)
-    add_cache(parser)
+    shared.add_images(parser)
     parser.add_argument(
         "--patches",
         type=Path,
@@ -27,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--what", nargs="+", default=WHAT, choices=WHAT, help="analyses (default: all)"
     )
-    parser.add_argument("--bits", type=int, nargs="+", help="bit-widths (default: all it has)")
+    shared.add_bits(parser)
     parser.add_argument(
         "--images", type=int, metavar="N", help="how many of each patch file's (default: all)"
     )
@@ -40,12 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--show", type=int, default=1, help="images whose maps are kept (default: 1)"
     )
-    parser.add_argument(
-        "--split",
-        default="test",
-        choices=("test", "holdout"),
-        help="for patches that do not say what they were made for (default: test)",
-    )
+    shared.add_split(parser)
     parser.add_argument("--batch-size", type=int, default=100, help="images at once (default: 100)")
     parser.add_argument("--seed", type=int, default=0, help="of the random patches (default: 0)")
     parser.add_argument("--device", default="cpu", help="torch device, such as cuda")
@@ -53,22 +47,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Analyse, write the records and print their figures."""
-    from deploy.core.records import provenance, read_records
+    from deploy.core.records import read_records
     from eval.measure.analyses.analysis_settings import AnalysisSettings
     from eval.measure.checks.checks_record import KIND as CHECKS_KIND
     from eval.report.analysis_table import analysis_rows, analysis_table
     from eval.stages.analyze import analyse_run
-    from qadtr.commands.shared import repository
     from training.run_folder import RunFolder
 
     folder = RunFolder.open(arguments.run, arguments.cache)
-    settings = AnalysisSettings(
-        bit_widths=tuple(sorted(arguments.bits or folder.bit_widths, reverse=True)),
+    settings = shared.settings_of(
+        AnalysisSettings,
+        arguments,
+        bit_widths=tuple(sorted(arguments.bit_widths or folder.bit_widths, reverse=True)),
         stride_px=arguments.stride,
         occluder_px=arguments.occluder,
         shown=arguments.show,
-        batch_size=arguments.batch_size,
-        seed=arguments.seed,
     )
     found = analyse_run(
         folder,
@@ -76,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.data,
         arguments.what,
         settings,
-        provenance(repository=repository(), seed=arguments.seed, config=settings.as_record()),
+        shared.provenance(seed=arguments.seed, config=settings.as_record()),
         images=arguments.images,
         split=arguments.split,
         device=arguments.device,

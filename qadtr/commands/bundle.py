@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from qadtr.commands.shared import add_cache, add_data
+from qadtr.commands import shared
 
 HELP = "pack an exported model, patches, images and thresholds for the device"
 
@@ -21,8 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATCHES",
         help="patch files (.npz) or folders of them (default: RUN/patches)",
     )
-    add_data(parser)
-    add_cache(parser)
+    shared.add_images(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the bundle")
     parser.add_argument(
         "--engines",
@@ -32,12 +31,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="further engines whose exported files go along, each with its budget: openvino (the "
         "qcdq file), tensorrt, tensorrt-rtx (the tensorrt file)",
     )
-    parser.add_argument("--folder", action="store_true", help="write a folder in place of one file")
     parser.add_argument(
-        "--sign", type=Path, metavar="KEY", help="Ed25519 private key, PEM (needs cryptography)"
+        "--folder",
+        action="store_true",
+        dest="as_folder",
+        help="write a folder in place of one file",
     )
     parser.add_argument(
-        "--gate", nargs="+", metavar="NAME", help="patch sets that decide (default: all)"
+        "--sign",
+        type=Path,
+        metavar="KEY",
+        dest="signing_key",
+        help="Ed25519 private key, PEM (needs cryptography)",
+    )
+    parser.add_argument(
+        "--gate",
+        nargs="+",
+        metavar="NAME",
+        dest="gated",
+        help="patch sets that decide (default: all)",
     )
     parser.add_argument(
         "--max-asr",
@@ -54,7 +66,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="largest difference to the fake-quantized network's rate (default: 0.02)",
     )
     parser.add_argument(
-        "--min-clean", type=float, metavar="X", help="the clean accuracy must be over X"
+        "--min-clean",
+        type=float,
+        metavar="X",
+        help="the clean accuracy must be over X (default: 5 points under the lower 95% bound of "
+        "what the network has in the lab on these images)",
     )
     parser.add_argument(
         "--golden", type=int, default=8, metavar="N", help="golden images, at most (default: 8)"
@@ -65,24 +81,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="REPORT",
+        dest="device_reports",
         help="report.json of a device that validated this bundle: names it among the machines on "
         "which the logits are proved identical (may be given again)",
     )
-    parser.add_argument(
-        "--split",
-        default="test",
-        choices=("test", "holdout"),
-        help="for patches that do not say what they were made for (default: test)",
-    )
+    shared.add_split(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the bundle and print what names it."""
     from deploy.bundle import Thresholds
     from deploy.core.errors import UsageError
-    from deploy.core.records import provenance
+    from deploy.device.bundle_reading import Bundle
     from eval.stages.bundle import BundleSettings, bundle_run
-    from qadtr.commands.shared import repository
     from training.run_folder import RunFolder
 
     for name in ("max_asr", "max_drift", "min_clean"):
@@ -95,27 +106,19 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.patches or [folder.patches],
         arguments.data,
         arguments.out,
-        BundleSettings(
-            bits=arguments.bits,
-            engines=tuple(arguments.engines),
-            thresholds=Thresholds(
-                max_asr=arguments.max_asr,
-                max_drift=arguments.max_drift,
-                min_clean=arguments.min_clean,
-            ),
-            gated=None if arguments.gate is None else tuple(arguments.gate),
+        shared.settings_of(
+            BundleSettings,
+            arguments,
+            thresholds=shared.settings_of(Thresholds, arguments),
             golden_images=arguments.golden,
-            split=arguments.split,
-            as_folder=arguments.folder,
-            signing_key=arguments.sign,
-            device_reports=tuple(arguments.device_report),
         ),
-        provenance(repository=repository(), seed=folder.seed),
+        shared.provenance(seed=folder.seed),
     )
-    clean = "" if arguments.min_clean is None else f", clean accuracy over {arguments.min_clean:g}"
+    with Bundle(arguments.out) as bundle:
+        clean = bundle.manifest.thresholds["min_clean"]
     print(f"{arguments.out}  manifest {digest[:16]}")
     print(
-        f"gate: ASR under {arguments.max_asr:g}, drift at most {arguments.max_drift:g}{clean}; "
-        f"on the device: python validate.pyz {arguments.out.name}"
+        f"gate: ASR under {arguments.max_asr:g}, drift at most {arguments.max_drift:g}, clean "
+        f"accuracy over {clean:g}; on the device: python validate.pyz {arguments.out.name}"
     )
     return 0

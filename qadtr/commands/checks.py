@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from qadtr.commands.shared import add_cache, add_data, add_settings
+from qadtr.commands import shared
 
 HELP = "check that attack success on a network can be believed; see docs/checks.md"
 
@@ -13,9 +13,8 @@ HELP = "check that attack success on a network can be believed; see docs/checks.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The networks, what they are held against, and the budget."""
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders")
-    add_data(parser)
-    add_cache(parser)
-    parser.add_argument("--bits", type=int, nargs="+", help="bit-widths (default: all it has)")
+    shared.add_images(parser)
+    shared.add_bits(parser)
     parser.add_argument(
         "--source",
         type=Path,
@@ -28,9 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--images", type=int, default=100, help="how many are attacked (default: 100)"
     )
-    parser.add_argument(
-        "--split", default="test", choices=("test", "holdout"), help="default: test"
-    )
+    shared.add_split(parser, "default: test")
     parser.add_argument("--seed", type=int, default=0, help="of the attacks (default: 0)")
     parser.add_argument(
         "--only",
@@ -41,22 +38,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--plant",
         metavar="FAKE",
+        dest="planted",
         help="put a fake defense around the network, which the checks must find",
     )
-    add_settings(parser, "steps=200")
+    shared.add_settings(parser, "steps=200")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Check, and print the verdicts. A tripped check is a finding, not a failure: the code is 0."""
-    from deploy.core.records import provenance
-    from eval.measure.checks.battery_settings import BatterySettings
-    from eval.report import checks_table
+    from eval.measure.checks.attacked_network import BatterySettings
+    from eval.report.attack_checks import checks_table
     from eval.stages.checks import ChecksRunSettings, run_checks
-    from qadtr.commands.shared import repository, settings_from
     from training.run_folder import RunFolder
     from training.validated import read_settings
 
-    given = settings_from(arguments.settings)
+    given = shared.settings_from(arguments.settings)
     battery = read_settings(
         BatterySettings, {"images": arguments.images, "seed": arguments.seed, **given}, "checks"
     )
@@ -71,13 +67,8 @@ def run(arguments: argparse.Namespace) -> int:
             run,
             arguments.data,
             battery,
-            ChecksRunSettings(
-                bit_widths=None if arguments.bits is None else tuple(arguments.bits),
-                split=arguments.split,
-                planted=arguments.plant,
-                only=None if arguments.only is None else tuple(arguments.only),
-            ),
-            provenance(repository=repository(), seed=arguments.seed, config=battery.as_record()),
+            shared.settings_of(ChecksRunSettings, arguments),
+            shared.provenance(seed=arguments.seed, config=battery.as_record()),
             source=source,
             undefended=undefended,
         )

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qadtr.commands.shared import add_data, add_settings, repository, settings_from
+from qadtr.commands import shared
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,7 +18,7 @@ HELP = "train, export, attack and compare several defenses; one table, resumable
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The configs, the budget of each row, the patches, and where all of it goes."""
-    add_data(parser)
+    shared.add_data(parser)
     add = parser.add_argument
     add(
         "--out",
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--configs",
         type=Path,
-        default=(repository() or Path()) / "configs",
+        default=(shared.repository() or Path()) / "configs",
         metavar="DIR",
         help="of the files FAMILY-ROW.toml and FAMILY-source.toml (default: configs/)",
     )
@@ -53,18 +53,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PX",
         help="sides of the patches (default: 6 8)",
     )
-    add(
-        "--split",
-        default="test",
-        choices=("test", "holdout"),
-        help="choose settings on holdout; test images are for the final table (default: test)",
+    shared.add_split(
+        parser, "choose settings on holdout; test images are for the final table (default: test)"
     )
     add("--images", type=int, default=2000, help="of a transfer cell (default: 2000)")
     add("--made-from", type=int, default=5000, help="training images of a universal patch")
     add("--steps", type=int, default=100, help="of the transferred patches (default: 100)")
     add("--own-images", type=int, default=2000, help="of a white-box cell; 0: no such column")
     add("--own-steps", type=int, default=100, help="of the white-box patches (default: 100)")
-    add_settings(parser, "training.batch_size=64 (of every training)")
+    shared.add_settings(parser, "training.batch_size=64 (of every training)")
     add("--device", default="cpu", help="torch device, such as cuda")
     only = parser.add_mutually_exclusive_group()
     only.add_argument("--plan", action="store_true", help="time ten steps of each row, and stop")
@@ -76,28 +73,17 @@ def run(arguments: argparse.Namespace) -> int:
     from eval.report.defenses import defenses_markdown
     from eval.stages.defenses import ROWS, SOURCE, Defenses, DefensesSettings
 
-    settings = DefensesSettings(
-        configs=arguments.configs,
-        family=arguments.family,
+    settings = shared.settings_of(
+        DefensesSettings,
+        arguments,
         rows=tuple(arguments.rows or ROWS),
-        reference=arguments.reference,
-        source=arguments.source,
-        warm_start=arguments.warm_start,
-        epochs=arguments.epochs,
-        settings=settings_from(arguments.settings),
+        settings=shared.settings_from(arguments.settings),
         sizes_px=tuple(arguments.sizes),
-        split=arguments.split,
-        images=arguments.images,
-        made_from=arguments.made_from,
-        steps=arguments.steps,
-        own_images=arguments.own_images,
-        own_steps=arguments.own_steps,
-        device=arguments.device,
     )
     for row in (*settings.rows, SOURCE):  # refused now, not hours later
         settings.config(row)
     defenses = Defenses(
-        settings=settings, data=arguments.data, out=arguments.out, repository=repository()
+        settings=settings, data=arguments.data, out=arguments.out, repository=shared.repository()
     )
     if arguments.plan:
         print(_costs(defenses.costs()))

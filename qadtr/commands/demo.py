@@ -13,7 +13,7 @@ import shutil
 import time
 from pathlib import Path
 
-from qadtr.commands.shared import RUNS
+from qadtr.commands import shared
 
 HELP = "run everything on scikit-learn's digits: train, export, patch, eval, report"
 
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         type=Path,
-        default=RUNS / "demo",
+        default=shared.RUNS / "demo",
         metavar="DIR",
         help="folder of the three runs and the report; an earlier demo there is replaced "
         "(default: runs/demo)",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from qadtr.commands import shared
+
 HELP = "split a bundle's drift into rounding, preprocessing, export, engine and device"
 
 
@@ -44,10 +46,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the steps of each patch."""
     from deploy.core.errors import UsageError
     from deploy.core.files import write_atomic
-    from deploy.core.records import provenance
     from eval.report.drift import drift_page, drift_table
     from eval.stages.drift import DriftSettings, drift_of_bundle
-    from qadtr.commands.shared import repository
     from training.run_folder import RunFolder
 
     if arguments.threads < 1:
@@ -56,17 +56,10 @@ def run(arguments: argparse.Namespace) -> int:
     drift = drift_of_bundle(
         arguments.bundle,
         folder,
-        DriftSettings(
-            engine=arguments.engine,
-            threads=arguments.threads,
-            float_patches=arguments.float_patches,
-            device_inputs=arguments.device_inputs,
-            device_report=arguments.device_report,
-            public_key=arguments.require_signature,
-        ),
-        provenance(repository=repository(), seed=folder.seed),
+        shared.settings_of(DriftSettings, arguments, public_key=arguments.require_signature),
+        shared.provenance(seed=folder.seed),
     )
-    print("\n\n".join(drift_table(one.record, drift.attacks) for one in drift.found))
+    print("\n\n".join(drift_table(one, drift.attacks) for one in drift.found))
     if arguments.html is not None:
         write_atomic(arguments.html, drift_page(drift).encode("utf-8"))
         print(f"\n{arguments.html}")

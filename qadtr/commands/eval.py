@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qadtr.commands.shared import add_cache, add_data, add_settings
+from qadtr.commands import shared
 
 if TYPE_CHECKING:
     from training.run_folder import RunFolder
@@ -31,18 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATCHES",
         help="patch files (.npz) or folders of them; with --adaptive, where to start from besides",
     )
-    add_data(parser)
-    add_cache(parser)
-    parser.add_argument("--bits", type=int, nargs="+", help="bit-widths (default: all exported)")
+    shared.add_images(parser)
+    shared.add_bits(parser, "all exported")
     parser.add_argument("--engine", default="onnxruntime", help="default: onnxruntime")
     parser.add_argument("--threads", type=int, default=1, help="of the engine (default: 1)")
     parser.add_argument("--batch-size", type=int, default=64, help="images a call (default: 64)")
-    parser.add_argument(
-        "--split",
-        default="test",
-        choices=("test", "holdout"),
-        help="for patches that do not say what they were made for (default: test)",
-    )
+    shared.add_split(parser)
     parser.add_argument(
         "--adaptive",
         action="store_true",
@@ -57,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="adaptive: also with a bit-width drawn for each answer, as DWQ infers",
     )
-    add_settings(parser, "steps=200 (adaptive)")
+    shared.add_settings(parser, "steps=200 (adaptive)")
     parser.add_argument("--no-latency", action="store_true", help="take no times")
     parser.add_argument(
         "--no-drift", action="store_true", help="do not ask the fake-quantized network"
@@ -67,10 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate, and print the table of what was measured."""
     from deploy.core.errors import UsageError
-    from deploy.core.records import provenance, read_records
-    from eval.report import text_table
+    from deploy.core.records import read_records
+    from eval.report.results import text_table
     from eval.stages.evaluate import EvaluationSettings, evaluate_runs
-    from qadtr.commands.shared import repository
     from training.run_folder import RunFolder
 
     for name in ("threads", "batch_size"):
@@ -85,16 +78,13 @@ def run(arguments: argparse.Namespace) -> int:
         runs,
         arguments.patches,
         arguments.data,
-        EvaluationSettings(
-            bit_widths=None if arguments.bits is None else tuple(arguments.bits),
-            engine=arguments.engine,
-            threads=arguments.threads,
-            batch_size=arguments.batch_size,
+        shared.settings_of(
+            EvaluationSettings,
+            arguments,
             latency_repeats=0 if arguments.no_latency else 200,
             drift=not arguments.no_drift,
-            split=arguments.split,
         ),
-        provenance(repository=repository()),
+        shared.provenance(),
     )
     print(text_table(record for run in runs for record in read_records(run.records)))
     return 0
@@ -102,16 +92,16 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _adaptive(arguments: argparse.Namespace, runs: Sequence[RunFolder]) -> int:
     from deploy.core.patch_set import read_patch_set
-    from deploy.core.records import provenance, read_records
+    from deploy.core.records import read_records
     from eval.attacks.adaptive.adaptive_settings import AdaptiveSettings
+    from eval.measure.adaptive.task import AdaptiveRunSettings
     from eval.measure.patch_images import patch_files_in
-    from eval.report import adaptive_table
-    from eval.stages.adaptive import AdaptiveRunSettings, run_adaptive
-    from qadtr.commands.shared import repository, settings_from
+    from eval.report.adaptive import adaptive_table
+    from eval.stages.adaptive import run_adaptive
     from training.validated import read_settings
 
     attack = read_settings(
-        AdaptiveSettings, settings_from(arguments.settings), "adaptive evaluation"
+        AdaptiveSettings, shared.settings_from(arguments.settings), "adaptive evaluation"
     )
     files = patch_files_in(arguments.patches) if arguments.patches else []
     known = [read_patch_set(path) for path in files]
@@ -120,15 +110,8 @@ def _adaptive(arguments: argparse.Namespace, runs: Sequence[RunFolder]) -> int:
             run,
             arguments.data,
             attack,
-            AdaptiveRunSettings(
-                bit_widths=None if arguments.bits is None else tuple(arguments.bits),
-                split=arguments.split,
-                images=arguments.images,
-                seed=arguments.seed,
-                engine=arguments.engine,
-                random_precision=arguments.random_precision,
-            ),
-            provenance(repository=repository(), seed=arguments.seed, config=attack.as_record()),
+            shared.settings_of(AdaptiveRunSettings, arguments),
+            shared.provenance(seed=arguments.seed, config=attack.as_record()),
             known,
         )
     print(adaptive_table(record for run in runs for record in read_records(run.records)))

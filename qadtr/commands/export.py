@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from textwrap import indent
 
-from qadtr.commands.shared import add_cache, add_code_flips, add_data
+from qadtr.commands import shared
 
 HELP = "export a run to integer model files, with certificate and parity"
 
@@ -14,8 +14,7 @@ HELP = "export a run to integer model files, with certificate and parity"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The run, the bit-widths, and the images that parity is checked on."""
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
-    add_data(parser)
-    add_cache(parser)
+    shared.add_images(parser)
     parser.add_argument(
         "--bits", type=int, nargs="+", help="bit-widths; 32 is the float baseline (default: all)"
     )
@@ -64,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="for tensorrt and qcdq: share of the images that may have another class in an engine "
         "than in the file's reference (default: 0.02 and 0.01)",
     )
-    add_code_flips(parser)
+    shared.add_code_flips(parser)
     parser.add_argument(
         "--explain", action="store_true", help="print what each lowering rule made of each layer"
     )
@@ -72,11 +71,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Export, and print a line per file."""
-    from deploy.core.records import provenance
     from export.budget import Overrides
     from export.export_run import ExportSettings, export_run
     from export.target_proofs import TargetProof
-    from qadtr.commands.shared import repository
     from training.data.subset import chosen_indices
     from training.run_folder import RunFolder
 
@@ -87,18 +84,13 @@ def run(arguments: argparse.Namespace) -> int:
         folder,
         arguments.bits,
         holdout[chosen],
-        ExportSettings(
+        shared.settings_of(
+            ExportSettings,
+            arguments,
             targets=tuple(arguments.target),
-            storage=arguments.storage,
-            tune=arguments.tune,
-            overrides=Overrides(
-                least_agreement=arguments.least_agreement,
-                code_flips=arguments.code_flips,
-                engine_logits=arguments.engine_logits,
-                engine_flips=arguments.engine_flips,
-            ),
+            overrides=shared.settings_of(Overrides, arguments),
         ),
-        provenance(repository=repository(), seed=folder.seed),
+        shared.provenance(seed=folder.seed),
     )
     for model in made:
         lowered = model.lowered

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from qadtr.commands.shared import RUNS, add_cache, add_data
+from qadtr.commands import shared
 
 HELP = "make the transfer matrix of a plan: sources × attacks against targets × engines"
 
@@ -13,8 +13,7 @@ HELP = "make the transfer matrix of a plan: sources × attacks against targets �
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The plan, where it is written, and who does the work."""
     parser.add_argument("plan", type=Path, metavar="PLAN.toml", help="see docs/matrix.md")
-    add_data(parser)
-    add_cache(parser)
+    shared.add_images(parser)
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="default: runs/NAME of the plan's file"
     )
@@ -27,29 +26,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Do what is not done yet and print the matrix."""
     from deploy.core.errors import UsageError
-    from deploy.core.records import provenance
     from eval.report.transfer import matrix_text
-    from eval.stages.matrix import checks_of_targets, read_plan, run_matrix
-    from eval.stages.matrix.running import Running
-    from qadtr.commands.shared import repository
+    from eval.stages.matrix.plan import read_plan
+    from eval.stages.matrix.running import Running, checks_of_targets, run_matrix
 
     index, slash, count = arguments.shard.partition("/")
     if not (slash and index.isdecimal() and count.isdecimal()):
         raise UsageError(f"--shard expects I/N, such as 2/4, got {arguments.shard!r}")
-    running = Running(
-        stage=arguments.stage,
-        shard=(int(index), int(count)),
-        workers=arguments.workers,
-        ray=arguments.ray,
-    )
+    running = shared.settings_of(Running, arguments, shard=(int(index), int(count)))
     plan = read_plan(arguments.plan)
-    out: Path = arguments.out or RUNS / arguments.plan.stem
+    out: Path = arguments.out or shared.RUNS / arguments.plan.stem
     records = run_matrix(
         plan,
         arguments.data,
         out,
         running,
-        provenance(repository=repository(), seed=plan.settings.seed),
+        shared.provenance(seed=plan.settings.seed),
         arguments.cache,
     )
     if running.stage != "patches":

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from textwrap import indent
 
-from qadtr.commands.shared import add_cache, add_code_flips, add_data
+from qadtr.commands import shared
 
 HELP = "compare exported models with reference and fake quantization, layer by layer"
 
@@ -14,9 +14,8 @@ HELP = "compare exported models with reference and fake quantization, layer by l
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The run, the bit-widths, and the images."""
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder with exported models")
-    add_data(parser)
-    add_cache(parser)
-    parser.add_argument("--bits", type=int, nargs="+", help="bit-widths (default: all exported)")
+    shared.add_images(parser)
+    shared.add_bits(parser, "all exported")
     parser.add_argument(
         "--split", default="holdout", choices=("holdout", "test"), help="default: holdout"
     )
@@ -34,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="share of the images that must keep the fake-quantized network's class "
         "(default: that of qadtr export)",
     )
-    add_code_flips(parser)
+    shared.add_code_flips(parser)
     parser.add_argument(
         "--html", type=Path, metavar="FILE", help="also draw it: one page, no other file needed"
     )
@@ -44,31 +43,23 @@ def run(arguments: argparse.Namespace) -> int:
     """Print what was found of each file, layer by layer; 2 when one of them is no parity."""
     from deploy.core.errors import UsageError
     from deploy.core.files import write_atomic
-    from deploy.core.records import provenance
     from eval.report.parity_page import parity_page
     from export.budget import Overrides
     from export.parity_report import Parity
     from export.parity_run import parity_of_run
-    from qadtr.commands.shared import repository
     from training.data.subset import chosen_indices
     from training.run_folder import RunFolder
 
     folder = RunFolder.open(arguments.run, arguments.cache)
     split = folder.images(arguments.data, arguments.split)
-    facts = provenance(
-        repository=repository(),
-        seed=folder.seed,
-        data=split.about,
-    )
+    facts = shared.provenance(seed=folder.seed, data=split.about)
     images = split.images[chosen_indices(len(split), arguments.images)]
     if arguments.html is not None and arguments.target != "onnxruntime":
         raise UsageError("--html draws layers, which only the target onnxruntime is compared by")
-    overrides = Overrides(
-        least_agreement=arguments.least_agreement, code_flips=arguments.code_flips
-    )
+    overrides = shared.settings_of(Overrides, arguments)
     failed, drawn = False, []
     for path, proof in parity_of_run(
-        folder, arguments.target, arguments.bits, images, overrides, facts
+        folder, arguments.target, arguments.bit_widths, images, overrides, facts
     ):
         if isinstance(proof, Parity):
             print(f"{proof.model}: {proof.summary()}")

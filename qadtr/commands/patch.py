@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qadtr.commands.shared import add_cache, add_data, add_settings, settings_from
+from qadtr.commands import shared
 
 if TYPE_CHECKING:
     from deploy.core.patch_set import PatchSet
@@ -17,8 +17,7 @@ HELP = "make adversarial patches on a trained network, or place those of a file"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The source, the attack, and which images it is tried on."""
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder of the source network")
-    add_data(parser)
-    add_cache(parser)
+    shared.add_images(parser)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
         "--attack", help="gap (universal), lavan, location; without gradients sparse-rs"
@@ -52,11 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "without gradients",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the attack (default: 0)")
-    parser.add_argument(
-        "--split",
-        default="test",
-        choices=("test", "holdout"),
-        help="images that the patch is tried on; choose settings on holdout (default: test)",
+    shared.add_split(
+        parser, "images that the patch is tried on; choose settings on holdout (default: test)"
     )
     parser.add_argument("--images", type=int, metavar="N", help="how many of them (default: all)")
     parser.add_argument(
@@ -72,15 +68,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.npz",
         help="default: a file in RUN/patches/; with --supplied a folder",
     )
-    add_settings(parser, "momentum=0.9")
+    shared.add_settings(parser, "momentum=0.9")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Make the patches and print where they are."""
-    from deploy.core.records import provenance
     from eval.attacks import attack_from_settings
     from eval.stages.patch import PatchRunSettings, make_patches
-    from qadtr.commands.shared import repository
     from training.run_folder import RunFolder
 
     if arguments.supplied is not None:
@@ -91,17 +85,8 @@ def run(arguments: argparse.Namespace) -> int:
         source,
         attack,
         arguments.data,
-        PatchRunSettings(
-            split=arguments.split,
-            images=arguments.images,
-            made_from=arguments.made_from,
-            seed=arguments.seed,
-            device=arguments.device,
-            engine=arguments.engine,
-        ),
-        provenance(
-            repository=repository(), seed=arguments.seed, config=attack.settings.as_record()
-        ),
+        shared.settings_of(PatchRunSettings, arguments),
+        shared.provenance(seed=arguments.seed, config=attack.settings.as_record()),
         arguments.out,
         beside=[RunFolder.open(run) for run in arguments.beside],
     )
@@ -111,11 +96,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _supplied(arguments: argparse.Namespace) -> int:
     from deploy.core.errors import UsageError
-    from deploy.core.records import provenance
     from eval.attacks.supplied.placing import PlacingSettings
-    from eval.stages.patch import PatchRunSettings
-    from eval.stages.supplied import supply_patches
-    from qadtr.commands.shared import repository
+    from eval.stages.patch import PatchRunSettings, supply_patches
     from training.run_folder import RunFolder
     from training.validated import read_settings
 
@@ -128,8 +110,8 @@ def _supplied(arguments: argparse.Namespace) -> int:
         arguments.supplied,
         arguments.data,
         placing,
-        PatchRunSettings(split=arguments.split, images=arguments.images, seed=arguments.seed),
-        provenance(repository=repository(), seed=arguments.seed, config=placing.as_record()),
+        shared.settings_of(PatchRunSettings, arguments),
+        shared.provenance(seed=arguments.seed, config=placing.as_record()),
         arguments.out,
     )
     for path, patch_set in written:
@@ -151,7 +133,7 @@ def _given(arguments: argparse.Namespace, options: tuple[str, ...]) -> dict[str,
         for name, value in values.items()
         if value is not None
     }
-    return {**given, **settings_from(arguments.settings)}
+    return {**given, **shared.settings_from(arguments.settings)}
 
 
 def _only_attacks(arguments: argparse.Namespace) -> set[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from qadtr.commands.shared import add_cache, add_data
+from qadtr.commands import shared
 
 HELP = "measure a network under pixel attacks (FGSM, PGD, MI-FGSM, C&W, AutoAttack with DeepFool)"
 
@@ -13,14 +13,13 @@ HELP = "measure a network under pixel attacks (FGSM, PGD, MI-FGSM, C&W, AutoAtta
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The network, the attack and the images."""
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder of the network")
-    add_data(parser)
-    add_cache(parser)
+    shared.add_images(parser)
     parser.add_argument(
         "--attack",
         default="pgd",
         help="fgsm, pgd (default), mi-fgsm, cw, autoattack-deepfool (DeepFool in place of FAB)",
     )
-    parser.add_argument("--bits", type=int, nargs="+", help="bit-widths (default: all it has)")
+    shared.add_bits(parser)
     parser.add_argument(
         "--made-at",
         type=int,
@@ -36,9 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--queries", type=int, default=1000, help="of autoattack-deepfool's Square (default: 1000)"
     )
     parser.add_argument("--images", type=int, metavar="N", help="how many images (default: all)")
-    parser.add_argument(
-        "--split", default="test", choices=("test", "holdout"), help="default: test"
-    )
+    shared.add_split(parser, "default: test")
     parser.add_argument("--batch-size", type=int, default=100, help="images at once (default: 100)")
     parser.add_argument("--seed", type=int, default=0, help="of the random starts (default: 0)")
     parser.add_argument(
@@ -49,37 +46,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Attack, write the records and print them as a table."""
-    from deploy.core.records import provenance, read_records
+    from deploy.core.records import read_records
     from eval.attacks.pixel.pixel_settings import PixelSettings
     from eval.measure.checks.checks_record import attack_checks_from_records
     from eval.report.pixel import pixel_table
     from eval.stages.pixel import PixelRunSettings, attack_pixels
-    from qadtr.commands.shared import repository
     from training.run_folder import RunFolder
 
-    attack = PixelSettings(
-        attack=arguments.attack,
-        epsilon=arguments.epsilon,
-        steps=arguments.steps,
-        restarts=arguments.restarts,
-        queries=arguments.queries,
-        batch_size=arguments.batch_size,
-        seed=arguments.seed,
-    )
+    attack = shared.settings_of(PixelSettings, arguments)
     run = RunFolder.open(arguments.run, arguments.cache)
     records = attack_pixels(
         run,
         attack,
         arguments.data,
-        PixelRunSettings(
-            bit_widths=None if arguments.bits is None else tuple(arguments.bits),
-            made_at=arguments.made_at,
-            images=arguments.images,
-            split=arguments.split,
-            engine=arguments.engine,
-            device=arguments.device,
-        ),
-        provenance(repository=repository(), seed=arguments.seed, config=attack.as_record()),
+        shared.settings_of(PixelRunSettings, arguments),
+        shared.provenance(seed=arguments.seed, config=attack.as_record()),
     )
     checks = attack_checks_from_records(read_records(run.records))
     print(pixel_table(records, checks))

@@ -1,14 +1,17 @@
-"""What several subcommands share: the data folder, settings from words, the repository."""
+"""What several subcommands share: options, the settings that they give, and the provenance."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 RUNS = Path("runs")
+
+_T = TypeVar("_T")
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
@@ -36,8 +39,9 @@ def add_code_flips(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_cache(parser: argparse.ArgumentParser) -> None:
-    """`--cache DIR`: decoded images on disk, for data of the kind "folder"."""
+def add_images(parser: argparse.ArgumentParser) -> None:
+    """`--data DIR` and `--cache DIR`: decoded images on disk, for data of the kind "folder"."""
+    add_data(parser)
     parser.add_argument(
         "--cache",
         type=Path,
@@ -47,6 +51,26 @@ def add_cache(parser: argparse.ArgumentParser) -> None:
             "images that are larger than the memory (default: decode them into memory)"
         ),
     )
+
+
+def add_bits(parser: argparse.ArgumentParser, default: str = "all it has") -> None:
+    """`--bits`, any number of bit-widths."""
+    parser.add_argument(
+        "--bits",
+        type=int,
+        nargs="+",
+        dest="bit_widths",
+        metavar="BITS",
+        help=f"bit-widths (default: {default})",
+    )
+
+
+def add_split(
+    parser: argparse.ArgumentParser,
+    about: str = "for patches that do not say what they were made for (default: test)",
+) -> None:
+    """`--split`: test images, or those held out of the training set."""
+    parser.add_argument("--split", default="test", choices=("test", "holdout"), help=about)
 
 
 def add_settings(parser: argparse.ArgumentParser, example: str) -> None:
@@ -59,6 +83,14 @@ def add_settings(parser: argparse.ArgumentParser, example: str) -> None:
         dest="settings",
         help=f"a setting to change, such as {example}; VALUE as in TOML",
     )
+
+
+def settings_of(kind: Callable[..., _T], arguments: argparse.Namespace, **others: Any) -> _T:
+    """The settings class ``kind`` with the options that are named as its fields are, and
+    ``others``; a list is taken as a tuple."""
+    names = {field.name for field in dataclasses.fields(kind)} & vars(arguments).keys()  # type: ignore[arg-type]
+    given = {name: getattr(arguments, name) for name in names}
+    return kind(**{n: tuple(v) if isinstance(v, list) else v for n, v in given.items()} | others)
 
 
 def settings_from(words: Sequence[str]) -> dict[str, Any]:
@@ -79,6 +111,13 @@ def settings_from(words: Sequence[str]) -> dict[str, Any]:
         except tomllib.TOMLDecodeError:
             settings[key.strip()] = text
     return settings
+
+
+def provenance(**facts: Any) -> dict[str, Any]:
+    """What `deploy.core.records.provenance` says of ``facts``, with the commit of this checkout."""
+    from deploy.core import records
+
+    return records.provenance(repository=repository(), **facts)
 
 
 def repository() -> Path | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from qadtr.commands.shared import RUNS, add_cache, add_data, add_settings, settings_from
+from qadtr.commands import shared
 
 HELP = "train a network with or without a defense"
 
@@ -13,8 +13,7 @@ HELP = "train a network with or without a defense"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The config, the images, where the run goes, and how to continue one."""
     parser.add_argument("config", type=Path, metavar="CONFIG", help="a TOML file, as in configs/")
-    add_data(parser)
-    add_cache(parser)
+    shared.add_images(parser)
     parser.add_argument(
         "--out", type=Path, metavar="RUN", help="run folder (default: runs/ and the config's name)"
     )
@@ -34,14 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="STEPS",
         help="steps between two states to resume from (default: 500)",
     )
-    add_settings(parser, "training.epochs=2")
+    shared.add_settings(parser, "training.epochs=2")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Train, or continue, and print where the checkpoint is."""
     from deploy.core.errors import UsageError
-    from deploy.core.records import provenance
-    from qadtr.commands.shared import repository
     from training.checkpoint import CHECKPOINT, RESUME
     from training.config import load_config
     from training.data import load_images
@@ -53,8 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.save_every < 1:
         raise UsageError(f"--save-every must be at least 1, got {arguments.save_every}")
-    config = resolved(load_config(arguments.config, settings_from(arguments.settings)))
-    folder: Path = arguments.out or RUNS / config.name
+    config = resolved(load_config(arguments.config, shared.settings_from(arguments.settings)))
+    folder: Path = arguments.out or shared.RUNS / config.name
     state, checkpoint = folder / RESUME, folder / CHECKPOINT
     anyhow = arguments.resume or arguments.overwrite or arguments.dry_run
     if not anyhow and (state.exists() or checkpoint.exists()):
@@ -70,11 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
     ranks = join(arguments.device)
     device = ranks.device(arguments.device)
     torch_device(device)
-    options = RunOptions(
-        resume=arguments.resume,
-        save_every=arguments.save_every,
-        device=device,
-    )
+    options = shared.settings_of(RunOptions, arguments, device=device)
     if arguments.dry_run:
         print(dry_run(config, training_set, holdout, options).text())
         return 0
@@ -84,8 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
         holdout,
         folder,
         options,
-        lambda: provenance(
-            repository=repository(),
+        lambda: shared.provenance(
             seed=config.seed,
             config=config.as_dict(),
             data={"name": training_set.name, "digest": training_set.digest},

@@ -9,15 +9,12 @@ import numpy as np
 import pytest
 
 from benchmarks.export_rows import (
-    BUILD_HEADER,
     BUILD_KIND,
-    HEADER,
     KIND,
-    TARGET_HEADER,
     TARGET_KIND,
-    build_rows,
-    export_rows,
-    target_rows,
+    builds_table,
+    files_table,
+    targets_table,
 )
 from benchmarks.export_table import CASES, Subject, engine_build, main
 from deploy.core.records import read_records
@@ -37,13 +34,12 @@ def test_every_target_becomes_a_record_and_is_not_made_again(
     folder = tmp_path / "results" / "export"
     integer, others = read_records(folder, KIND), read_records(folder, TARGET_KIND)
     assert len(capsys.readouterr().out.splitlines()) == len(integer) + len(others)
-    rows = export_rows(integer)
-    assert len(rows) == 3  # two trained networks, and the drawn one
-    assert {len(row) for row in rows} == {len(HEADER)}
-    assert {row[5].split()[0] for row in rows} == {"0"}
-    rows = target_rows(others)
-    assert {len(row) for row in rows} == {len(TARGET_HEADER)}
-    assert {(row[2], row[4].split("-")[0]) for row in rows} >= {
+    table = files_table(integer)
+    assert len(table.rows) == 3  # two trained networks, and the drawn one
+    assert table.columns[5] == "differ from the reference"
+    assert {str(row[5]).split()[0] for row in table.rows} == {"0"}
+    table = targets_table(others)
+    assert {(row[2], str(row[4]).split("-")[0]) for row in table.rows} >= {
         ("qcdq", "openvino"),
         ("qcdq", "onnxruntime"),
         ("tensorrt", "onnxruntime"),
@@ -69,7 +65,6 @@ def test_a_build_is_a_row_of_the_table(tmp_path: Path) -> None:
     assert payload["kinds"] == {"convolution": 9, "matrix product": 1, "pool": 0}
     assert payload["tensors"]["int8"] >= 8 and "never run on hardware" in payload["note"]
     older = {"kind": BUILD_KIND, "payload": {**payload, "engine_bytes": 1}}
-    (row,) = build_rows([older, {"kind": BUILD_KIND, "payload": payload}])
-    assert len(row) == len(BUILD_HEADER)
-    assert row[:3] == ["resnet8 (32 px)", "4", "9 int8"]
+    (row,) = builds_table([older, {"kind": BUILD_KIND, "payload": payload}]).rows
+    assert list(row[:3]) == ["resnet8 (32 px)", "4", "9 int8"]
     assert row[-1] == f"{payload['onnx_bytes']:,} → {payload['engine_bytes']:,}"

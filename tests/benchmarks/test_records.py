@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.records import described, ratio, report, table_of
+from benchmarks.records import cells_of, described, ratio, report
 from deploy.core.files import read_json
 from deploy.core.share import share
 
@@ -30,7 +30,7 @@ def test_a_record_is_a_table_and_a_file(tmp_path: Path, capsys: pytest.CaptureFi
         ],
     }
     assert described(record) == "rounds 12"
-    assert table_of(record) == [
+    assert cells_of(record) == [
         ["bits", "accuracy", "over float", "points"],
         ["8", "50.0% (40.4–59.6), n 100", "1.50 (1.25–2.00)", ""],
         ["4", "", "1.50 (1.25–2.00); 1.75", "-1.23 (-2.00 to +0.10)"],
@@ -45,7 +45,7 @@ def test_a_record_is_a_table_and_a_file(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_a_record_of_figures_is_one_row() -> None:
-    assert table_of({"figures": {"first line": 1.62, "bytes": 12345}}) == [
+    assert cells_of({"figures": {"first line": 1.62, "bytes": 12345}}) == [
         ["first line", "bytes"],
         ["1.62", "12,345"],
     ]

@@ -117,9 +117,9 @@ def test_a_gpu_is_looked_for_as_the_engines_do_it(monkeypatch: pytest.MonkeyPatc
 
 
 def test_an_engine_that_does_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = {"broken": ("no_such_module_at_all", ("broken-package",), "nothing")}
+    broken = {"openvino": ("no_such_module_at_all", "nothing")}
     monkeypatch.setattr("qadtr.diagnosis.ENGINE_MODULES", broken)
-    (finding,) = engine_findings({"broken-package": "1.0"})
+    (finding,) = engine_findings({"openvino": "1.0"})
     assert finding.level == "problem"
     assert "does not load: No module named" in finding.text
 

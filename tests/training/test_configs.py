@@ -128,6 +128,28 @@ def test_what_a_config_cannot_extend(tmp_path: Path, extends: str, message: str)
         load_config(tmp_path / "a.toml")
 
 
+@pytest.mark.parametrize(("share", "least"), [(0.125, 12), (0.5, 3), (0.375, 4), (1.0, 2)])
+def test_a_batch_too_small_for_two_universal_patches_is_refused(
+    small_digits: ImageSet, small_holdout: ImageSet, tmp_path: Path, share: float, least: int
+) -> None:
+    def config(batch_size: int, **defense: object) -> TrainingConfig:
+        own = {"name": "qadtr", "sizes_px": [4], "personal_px": 4, "personal_share": 0.0}
+        return small_config(
+            defense={**own, "universal_share": share, **defense},
+            training={"epochs": 1.0, "batch_size": batch_size},
+        )
+
+    run = TrainingRun(config(least), small_digits, small_holdout, tmp_path, RunOptions())
+    run.network.train()
+    run.one_step()
+    for small in range(2, least):
+        message = rf"training\.batch_size must be at least {least}, .* got {small}$"
+        with pytest.raises(InputError, match=message):
+            resolved(config(small))
+        resolved(config(small, aqapa=False))
+        resolved(config(small, universal_share=0.0))
+
+
 def test_no_config_is_outside_the_families_that_are_held_here() -> None:
     expected = {family + part for family in FAMILIES for part in (*DEFENSES, "-source")}
     expected |= {family + part for family in ABLATED for part in (*ABLATION, *ALONE)}

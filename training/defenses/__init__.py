@@ -51,10 +51,13 @@ def resolved(config: TrainingConfig) -> TrainingConfig:
     trained even where a later version has other defaults.
 
     Raises:
-        InputError: as :func:`check_defense`.
+        InputError: as :func:`check_defense`, or the batch is too small for the defense.
     """
-    settings = as_json(check_defense(config.defense))
-    return dataclasses.replace(config, defense={"name": config.defense["name"], **settings})
+    settings = check_defense(config.defense)
+    if isinstance(settings, QadtrSettings):
+        settings.require_batch_size(config.training.batch_size)
+    written_out = {"name": config.defense["name"], **as_json(settings)}
+    return dataclasses.replace(config, defense=written_out)
 
 
 def build_defense(table: Mapping[str, Any], facts: TrainingFacts) -> Defense:

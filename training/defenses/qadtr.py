@@ -16,6 +16,7 @@ First version; docs/qadt-r.md says what the paper's abstract fixes and what this
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import partial
 from typing import Annotated
@@ -106,6 +107,24 @@ class QadtrSettings:
                 "gir_penalty looks in and around the patches of A-QAPA: set aqapa = true with it"
             )
         return self
+
+    def require_batch_size(self, batch_size: int) -> None:
+        """Refuse a batch that has no room for two universal patches, one of them at home at the
+        step's bit-width, one of any.
+
+        Raises:
+            InputError: ``training.batch_size`` is too small; the message has the least one.
+        """
+        share = self.universal_share if self.aqapa else 0.0
+        if share == 0.0 or round(batch_size * share) >= 2:
+            return
+        least = math.floor(1.5 / share)
+        while round(least * share) < 2:
+            least += 1
+        raise InputError(
+            f"training.batch_size must be at least {least}, so that A-QAPA can show two universal "
+            f"patches a step (defense.universal_share is {share:g}; 0 shows none); got {batch_size}"
+        )
 
 
 class Qadtr(ScheduledDefense):
