@@ -444,12 +444,6 @@ class _Planner:
         """The gate of each product, by the product's name."""
 
     def plan(self) -> Planned:
-        names = [one.name for one in self.operations if one.kind in ("convolution", "linear")]
-        for pattern in self.wide_patterns:
-            if not any(fnmatchcase(name, pattern) for name in names):
-                raise InputError(
-                    f"wide: no layer fits the pattern {pattern!r}; layers are {', '.join(names)}"
-                )
         self._find_gates()
         self._tie()
         self._refuse_gates_that_meet()
