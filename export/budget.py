@@ -55,12 +55,8 @@ FLOAT_BUDGET = Budget(logits=1e-3, flips=0.005)
 
 @dataclass(frozen=True, kw_only=True)
 class FileBudget:
-    """What one target's file may differ by.
-
-    Attributes:
-        engine: an engine from the file's own reference.
-        network: the file's reference from the fake-quantized network.
-    """
+    """What one target's file may differ by: an ``engine`` from the file's own reference, and that
+    reference from the fake-quantized ``network``."""
 
     engine: Budget
     network: Budget
@@ -143,17 +139,9 @@ def default_budget(target: str, bits: int, *, exact: bool) -> FileBudget:
 
 @dataclass(frozen=True, kw_only=True)
 class Departure:
-    """How far one computation was from another on the same images.
-
-    Attributes:
-        computed: what was looked at, such as ``openvino-cpu``.
-        held_to: what it should have given.
-        images: how many.
-        largest_logit: largest |logit| of what it is held to.
-        largest_difference: of one logit, absolute.
-        flips: images with another class.
-        budget: what was allowed.
-    """
+    """How far what was ``computed``, such as ``openvino-cpu``, was from what it is ``held_to`` on
+    the same images: the largest |logit| of the latter, the largest difference of one logit,
+    absolute, the images with another class, and what was allowed."""
 
     computed: str
     held_to: str

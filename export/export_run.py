@@ -65,8 +65,6 @@ class ExportedModel:
     """One exported file, and what was proved of it.
 
     Attributes:
-        target: its target.
-        bits: its bit-width.
         lowered: the file, what each rule did to each layer, and the guarantees of its graph.
         proof: parity for integers in ONNX Runtime, a comparison within budgets for all else.
         certificate: of integers in ONNX Runtime.

@@ -21,10 +21,8 @@ def write_sidecar(model: Path, facts: Mapping[str, Any]) -> None:
 
 
 def recorded_budget(model: Path) -> tuple[float, float]:
-    """How far an engine of a model file may be from the file's reference, as its export enforced.
-
-    Returns:
-        The largest difference of a logit, absolute, and the share of images with another class.
+    """How far an engine of a model file may be from the file's reference, as its export enforced:
+    the largest difference of a logit, absolute, and the share of images with another class.
 
     Raises:
         InputError: there is no sidecar, it is of another file, or no engine ran the file.
