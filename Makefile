@@ -7,7 +7,9 @@
 # make test-rtx       TensorRT-RTX engines of this project's networks, built without a GPU
 # make test-arm64     the validator on an emulated arm64 machine: equal codes, logits and verdicts (Debian, root)
 # make test-hls4ml    the operators at which hls4ml stops reading our QONNX file (an environment of its own)
-# make test-hostile   2,000 hostile bundles more than `make test` has, 100 of them as processes
+# make test-hostile   2,000 hostile bundles more than `make test` has, 100 of them as processes, and 200
+#              by a lab that signs what must not ship
+# make test-python310   the validator in Python 3.10, in an environment of its own
 # make test-resume   a training killed at twenty random moments, byte for byte the unbroken one
 #
 # Each builds .venv first, when it is missing or older than the two files that say what belongs in it.
@@ -24,7 +26,7 @@ EXTRAS := train,export,cpu,eval,cluster,dev
 export OMP_NUM_THREADS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test test-hls4ml test-arm64 test-resume test-hostile test-browser test-rtx lint bench schemas install
+.PHONY: demo test test-python310 test-hls4ml test-arm64 test-resume test-hostile test-browser test-rtx lint bench schemas install
 .DELETE_ON_ERROR:
 
 install: $(STAMP)
@@ -79,6 +81,12 @@ test-hls4ml: $(STAMP)
 	$(PYTHON) -m venv .venv-hls4ml
 	.venv-hls4ml/bin/python -m pip install --quiet 'hls4ml[onnx]==1.3.0' qonnx==1.0.0
 	HLS4ML_PYTHON=.venv-hls4ml/bin/python $(BIN)/python -m pytest -q -m hls4ml
+
+# What Ubuntu 22.04 and JetPack 6 have; onnxruntime 1.23.2 is the last for it.
+test-python310: $(STAMP)
+	python3.10 -m venv .venv-python310
+	.venv-python310/bin/python -m pip install --quiet numpy onnxruntime
+	PYTHON_3_10=.venv-python310/bin/python $(BIN)/python -m pytest -q tests/deploy/test_relocatable.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -36,11 +36,12 @@ from eval.measure.adaptive.adaptive_record import KIND as ADAPTIVE_KIND
 from eval.measure.checks.checks_record import KIND as CHECKS_KIND
 from eval.measure.defenses import TABLE
 from eval.measure.proofs import CERTIFICATE_KIND, PARITY_KIND
-from eval.report import adaptive_table, text_table
+from eval.report.adaptive import adaptive_table
 from eval.report.analysis_table import HEADER as ANALYSES
 from eval.report.analysis_table import analysed, analysis_rows
 from eval.report.attack_checks import all_checks_table
 from eval.report.defenses import defenses_markdown
+from eval.report.results import text_table
 from eval.stages.defenses import ROWS
 
 RESULTS = ROOT / "results"

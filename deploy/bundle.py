@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from .core.attack_checks import AttackVerdict
 from .core.errors import InputError
-from .core.files import npz_bytes, read_bytes, sha256_of_bytes, write_atomic
+from .core.files import npz_bytes, read_bytes, same_place, sha256_of_bytes, write_atomic
 from .core.images import check_images
+from .core.model_contents import require_contents, target_of
 from .core.patch_origin import TriedOn
 from .core.patch_set import PatchSet, patch_set_bytes
 from .core.stored_zip import write_stored_zip
@@ -40,14 +41,14 @@ from .device.manifest import (
 )
 from .device.signature import sign
 from .device.suite import pasted_sha256
-from .engine import target_of
+from .device.thresholds import default_min_clean
 from .machine_proof import DeviceReports, LabLogits, architectures, machine_proof
-from .validator_archive import validator_bytes
+from .validator_archive import REFUSE_OLD_PYTHONS, validator_bytes
 
 IMAGES = "images/images.npz"
 GOLDEN = "golden/golden.npz"
 
-MAIN = '''"""Validate this bundle with the validator that it carries.
+MAIN = f'''"""Validate this bundle with the validator that it carries.
 
 A gate that must be trusted uses a validate.pyz that was obtained apart from the bundle.
 """
@@ -57,12 +58,12 @@ import subprocess
 import sys
 import tempfile
 
-bundle = os.path.dirname(os.path.abspath(__file__))
+{REFUSE_OLD_PYTHONS}bundle = os.path.dirname(os.path.abspath(__file__))
 with tempfile.TemporaryDirectory() as folder:
     validator = os.path.join(folder, "validate.pyz")
     with open(validator, "wb") as out:
         out.write(__loader__.get_data(os.path.join(bundle, "validate.pyz")))
-    done = subprocess.run([sys.executable, validator, bundle, *sys.argv[1:]])
+    done = subprocess.run([sys.executable, validator, bundle] + sys.argv[1:])
 code = done.returncode
 sys.exit(code if code in (0, 1, 2, 3, 4) else 2)
 '''
@@ -109,7 +110,11 @@ class BundlePatch:
 
 @dataclass(frozen=True, kw_only=True)
 class Thresholds:
-    """What the device must reach, shares of 0 to 1; None asks for nothing."""
+    """What the device must reach, shares of 0 to 1.
+
+    None asks for nothing as a drift, and as a clean accuracy for nearly the lab's own:
+    :func:`deploy.device.thresholds.default_min_clean`.
+    """
 
     max_asr: float
     max_drift: float | None = 0.02
@@ -180,6 +185,10 @@ def write_bundle(
         InputError: parts that do not fit together, or a place that is not writable.
         EngineUnavailable: a signature is wanted and the package cryptography is not installed.
     """
+    inputs = [signing_key, *(model.path for model in contents.models.values())]
+    taken = [one for one in inputs if one is not None and same_place(out, one)]
+    if taken:
+        raise InputError(f"{out} is what the bundle is made of: name a place of its own")
     files = bundle_files(contents, signing_key=signing_key)
     if as_folder:
         _write_folder(out, files)
@@ -239,6 +248,7 @@ def _data_files(contents: BundleContents) -> dict[str, bytes]:
     }
     for engine, model in contents.models.items():
         path, data = _model_path(engine, contents.bit_width, model), read_bytes(model.path)
+        require_contents(data, engine, str(model.path))
         if files.setdefault(path, data) != data:
             raise InputError(
                 f"{engine} runs the target {target_of(engine)}, and so does another "
@@ -295,7 +305,7 @@ def _manifest(contents: BundleContents, files: Mapping[str, bytes]) -> dict[str,
         "patches": [
             _patch_facts(number, patch, contents) for number, patch in enumerate(contents.patches)
         ],
-        "thresholds": asdict(contents.thresholds),
+        "thresholds": _thresholds(contents),
         "random_floor_seed": contents.random_floor_seed,
         **(
             {}
@@ -304,6 +314,13 @@ def _manifest(contents: BundleContents, files: Mapping[str, bytes]) -> dict[str,
         ),
         "provenance": dict(contents.provenance),
     }
+
+
+def _thresholds(contents: BundleContents) -> dict[str, float | None]:
+    found = asdict(contents.thresholds)
+    if found["min_clean"] is None:
+        found["min_clean"] = default_min_clean(contents.lab_clean, contents.labels)
+    return found
 
 
 def _model_facts(

@@ -10,16 +10,18 @@ from typing import Any
 
 from .core.engine_protocol import Engine
 from .core.errors import EngineUnavailable, UsageError
+from .core.model_contents import target_of as target_of
 from .device.onnxruntime_engine import OnnxRuntimeEngine
 from .onnxruntime_tensorrt_engine import OnnxRuntimeTensorRtEngine
 from .openvino_engine import OpenVinoEngine
-from .tensorrt.engine import OPENERS
+from .tensorrt.engine import TensorRtEngine, TensorRtRtxEngine
 
 ENGINES: Mapping[str, Callable[..., Engine]] = {
     "onnxruntime": OnnxRuntimeEngine,
     "onnxruntime-tensorrt": OnnxRuntimeTensorRtEngine,
     "openvino": OpenVinoEngine,
-    **OPENERS,
+    "tensorrt": TensorRtEngine,
+    "tensorrt-rtx": TensorRtRtxEngine,
 }
 """The engines whose code is here, by the name that commands take."""
 
@@ -30,17 +32,6 @@ DISTRIBUTIONS: Mapping[str, tuple[str, ...]] = {
     "tensorrt-rtx": ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-libs"),
 }
 """The distributions of an engine's package, any of which states its version."""
-
-_TARGETS = {
-    "onnxruntime-tensorrt": "tensorrt",
-    "openvino": "qcdq",
-    "tensorrt-rtx": "tensorrt",
-}
-
-
-def target_of(engine: str) -> str:
-    """The target of ``qadtr export`` whose file an engine runs; most have the engine's own name."""
-    return _TARGETS.get(engine, engine)
 
 
 def version_of(engine: str) -> str:

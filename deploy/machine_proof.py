@@ -22,13 +22,11 @@ EXIT_CODES_WITH_LOGITS = (0, 1, 3)
 
 @dataclass(frozen=True, kw_only=True)
 class LabLogits:
-    """What a device must have run, and what it must have given.
+    """What a device must have run, and what it must have given; logits little-endian float32.
 
     Attributes:
         engine: the bundle's name of the model, such as "onnxruntime".
-        model_sha256: of the model's file.
         golden_file_sha256: of the golden inputs, logits and codes.
-        golden_logits_sha256: of the golden logits, little-endian float32.
         images_file_sha256: of the images, labels and indices.
         logits_sha256: of the logits of all images, in the lab.
     """
@@ -64,10 +62,7 @@ def machine_proof(given: DeviceReports, lab: LabLogits) -> dict[str, Any]:
     """
     machines = [dict(given.lab), *(machine_of_report(path, lab) for path in given.reports)]
     once = {json_bytes(machine): machine for machine in machines}
-    return {
-        "logits_sha256": given.logits_sha256,
-        "machines": [machine for _, machine in sorted(once.items())],
-    }
+    return {"logits_sha256": given.logits_sha256, "machines": [once[key] for key in sorted(once)]}
 
 
 def architectures(machines: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -76,11 +71,7 @@ def architectures(machines: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def machine_of_report(path: Path, lab: LabLogits) -> dict[str, Any]:
-    """Return the machine that a ``report.json`` proves to give the lab's logits.
-
-    Args:
-        path: written by the validator on the device.
-        lab: what the report must be of.
+    """Return the machine that a device's ``report.json`` proves to give the lab's logits.
 
     Raises:
         InputError: no such report, a validation that did not reach its verdict, another model,

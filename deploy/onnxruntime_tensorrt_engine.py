@@ -34,9 +34,7 @@ class OnnxRuntimeTensorRtEngine(OnnxRuntimeEngine):
         model: the ``.onnx`` file.
         threads: for the host.
 
-    Attributes:
-        name: "onnxruntime-tensorrt"; the others as :class:`OnnxRuntimeEngine` has them.
-        note: what a reader of results must know.
+    Attributes are those of :class:`OnnxRuntimeEngine`, and ``note``.
 
     Raises:
         EngineUnavailable: onnxruntime or the provider is not here, or does not load.
@@ -91,9 +89,7 @@ class OnnxRuntimeTensorRtEngine(OnnxRuntimeEngine):
 def require_only(provider: str, profile: Path) -> int:
     """Return how many nodes a profiled run had, all of them in one provider.
 
-    Args:
-        provider: ONNX Runtime's name of it.
-        profile: the JSON that ONNX Runtime wrote.
+    ``profile`` is the JSON that ONNX Runtime wrote, ``provider`` its name of one.
 
     Raises:
         InputError: no such profile.

@@ -10,9 +10,8 @@ float32 unless integers are asked for, and says so.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,27 +21,20 @@ from .core.files import read_bytes, sha256_of_bytes
 from .core.host import host_facts
 from .core.images import CHANNELS
 from .core.model_engine import ModelEngine
+from .core.text import one_line
 
 logger = logging.getLogger(__name__)
 
 INPUT_NAME, OUTPUT_NAME = "images", "logits"
 
 
-@dataclass(frozen=True, kw_only=True)
-class CompiledLayer:
-    """One node of the graph that OpenVINO compiled.
-
-    Attributes:
-        layer: names of the file's nodes that went into it, as OpenVINO tells them.
-        operator: OpenVINO's name of what it does, such as ``Convolution``.
-        precision: in which it computes, such as ``u8``, ``i8`` or ``f32``.
-        kernel: the implementation, such as ``jit_avx2_I8``.
+class CompiledLayer(NamedTuple):
+    """One node of the compiled graph: what it does, such as ``Convolution``, and in which type it
+    computes, such as ``u8``, ``i8`` or ``f32``; both in OpenVINO's words.
     """
 
-    layer: str
     operator: str
     precision: str
-    kernel: str
 
 
 class OpenVinoEngine(ModelEngine):
@@ -54,12 +46,7 @@ class OpenVinoEngine(ModelEngine):
         integers: whether Q/DQ pairs become integer kernels; None: unless this processor's
             saturate.
 
-    Attributes:
-        name: "openvino-cpu".
-        input_shape: (3, H, W) of the images.
-        batch_size: N where the file fixes it, else None.
-        classes: C.
-        threads: as given.
+    Attributes, beside those of :class:`.core.engine_protocol.Engine`:
         model_sha256: of the bytes that were loaded.
         integers: whether integer kernels were asked of the compiler.
 
@@ -83,7 +70,13 @@ class OpenVinoEngine(ModelEngine):
             )  # fmt: skip
         data = read_bytes(self._model)
         self.model_sha256 = sha256_of_bytes(data)
-        ov = _openvino()
+        try:
+            import openvino as ov  # here, so that the rest of the package works without it
+        except ImportError as error:
+            raise EngineUnavailable(
+                f"the engine 'openvino' needs the package openvino ({error}); "
+                "install it: pip install 'qadtr[openvino]'"
+            ) from error
         settings = {
             "INFERENCE_NUM_THREADS": threads,
             "INFERENCE_PRECISION_HINT": "f32",
@@ -96,7 +89,7 @@ class OpenVinoEngine(ModelEngine):
         # openvino raises RuntimeError and its own classes, which have no documented base.
         except Exception as error:
             raise InputError(
-                f"OpenVINO {ov.__version__} does not load {self._model}: {_one_line(error)}"
+                f"OpenVINO {ov.__version__} does not load {self._model}: {one_line(str(error))}"
             ) from error
         self._read_interface()
         self._request: Any = self._compiled.create_infer_request()
@@ -124,22 +117,15 @@ class OpenVinoEngine(ModelEngine):
         self.batch_size: int | None = sides[0] or None
         self.classes: int = classes
 
-    def compiled_layers(self) -> tuple[CompiledLayer, ...]:
+    def compiled_layers(self) -> list[CompiledLayer]:
         """What the compiled graph runs, in its order; stored values left out."""
         layers = []
         for node in self._compiled.get_runtime_model().get_ordered_ops():
             facts = {key: str(value.astype(str)) for key, value in node.get_rt_info().items()}
-            if facts.get("layerType") == "Const":
-                continue
-            layers.append(
-                CompiledLayer(
-                    layer=facts.get("originalLayersNames", ""),
-                    operator=facts.get("layerType", ""),
-                    precision=facts.get("runtimePrecision", ""),
-                    kernel=facts.get("primitiveType", ""),
-                )
-            )
-        return tuple(layers)
+            layer = CompiledLayer(facts.get("layerType", ""), facts.get("runtimePrecision", ""))
+            if layer.operator != "Const":
+                layers.append(layer)
+        return layers
 
     def close(self) -> None:
         """Free the compiled model; again is no error."""
@@ -153,21 +139,7 @@ class OpenVinoEngine(ModelEngine):
         try:
             found = self._request.infer({INPUT_NAME: np.ascontiguousarray(batch)})
         except Exception as error:  # see __init__
-            raise InputError(f"OpenVINO failed to run {self._model}: {_one_line(error)}") from error
+            reason = one_line(str(error))
+            raise InputError(f"OpenVINO failed to run {self._model}: {reason}") from error
         logits: NDArray[np.float32] = next(iter(found.values())).copy()
         return logits
-
-
-def _openvino() -> Any:
-    try:
-        import openvino  # here, so that the rest of the package works without it
-    except ImportError as error:
-        raise EngineUnavailable(
-            f"the engine 'openvino' needs the package openvino ({error}); "
-            "install it: pip install 'qadtr[openvino]'"
-        ) from error
-    return openvino
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

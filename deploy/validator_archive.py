@@ -11,11 +11,20 @@ PACKAGE = "qadtr_device"
 
 FOLDERS = ("core", "device")
 
+REFUSE_OLD_PYTHONS = """\
+if sys.version_info < (3, 10):
+    found = "%d.%d" % sys.version_info[:2]
+    sys.stderr.write("validate: needs Python 3.10 or newer, this is " + found + "\\n")
+    sys.exit(2)
+"""
+"""Stands in files that every Python since 2.7 must be able to read."""
+
 _MAIN = f'''"""Run the validator."""
 
 import runpy
+import sys
 
-runpy.run_module("{PACKAGE}.device", run_name="__main__", alter_sys=False)
+{REFUSE_OLD_PYTHONS}runpy.run_module("{PACKAGE}.device", run_name="__main__", alter_sys=False)
 '''
 
 _COMPARE = f'''"""``python -m {PACKAGE}.compare_command``: the comparison under its short name."""

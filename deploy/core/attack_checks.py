@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from typing import Self  # from Python 3.11
 
 MARK = "†"
 """Stands beside every attack success rate of a model with a tripped check."""
@@ -52,6 +55,6 @@ class AttackVerdict:
 
     def noted(self, gate: str, reason: str) -> str:
         """The reason of a gate, which says so where its rate is a lower bound."""
-        if not self.tripped or gate == "min_clean":
+        if not self.tripped or gate in ("min_clean", "classes predicted"):
             return reason
         return f"{reason} ({MARK} a lower bound: tripped {', '.join(self.tripped)})"

@@ -8,7 +8,10 @@ import json
 import math
 import os
 import secrets
+import stat
+import sys
 import zipfile
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,12 @@ from numpy.typing import NDArray
 
 from .errors import InputError
 
+STDOUT = Path("-")
+"""What an output is called that goes to standard output."""
+
 _HASH_CHUNK_BYTES = 1 << 20
+_NAMED = 5
+_MOST_DIGITS = 400
 _ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
@@ -26,12 +34,18 @@ def write_atomic(path: Path, data: bytes) -> None:
     """Write ``data`` to ``path`` so that a reader sees the old file or the whole new one.
 
     Missing parent folders are made. A killed process can leave a hidden ``.NAME.*.tmp`` beside
-    the file, never a half-written ``path``.
+    the file, never a half-written ``path``. A link stays and its target is written; a device or a
+    pipe is written to, never replaced.
 
     Raises:
         InputError: the file cannot be written there.
     """
     path = Path(path)
+    if is_stream(path):
+        _write_through(path, data)
+        return
+    if path.is_symlink():
+        path = Path(os.path.realpath(path))
     # Not with_name, which has no word for a path without a name, such as ".".
     temporary = path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
     try:
@@ -51,6 +65,57 @@ def write_atomic(path: Path, data: bytes) -> None:
         # strerror: the whole text would name the temporary file.
         reason = error.strerror or error
         raise InputError(f"cannot write {path}: {reason}; choose a writable place") from error
+
+
+def write_to(path: Path, data: bytes) -> None:
+    """Write as :func:`write_atomic`, to standard output where the path is ``-``.
+
+    Raises:
+        InputError: the place is not writable.
+    """
+    if path != STDOUT:
+        write_atomic(path, data)
+        return
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.flush()
+    except (OSError, ValueError, AttributeError) as error:  # broken, closed, not there
+        raise InputError(f"cannot write to standard output: {error}") from error
+
+
+def same_place(first: Path, second: Path) -> bool:
+    """Whether writing to the first writes over the second; a device takes what many write."""
+    if STDOUT in (first, second):
+        return first == second
+    if is_stream(first):
+        return False
+    try:
+        return first.samefile(second)
+    except OSError:  # one is not there yet
+        return first.resolve() == second.resolve()
+
+
+def is_stream(path: Path) -> bool:
+    """Whether a path is a device, a pipe or a socket, or names an open file of this process."""
+    if str(path).startswith(("/dev/fd/", "/dev/std", "/proc/")):
+        return True
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def _write_through(path: Path, data: bytes) -> None:
+    try:
+        # Not blocking while it is opened: a pipe without a reader is an error, not a wait.
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK)
+        os.set_blocking(descriptor, True)
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(data)
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"cannot write to {path}: {reason}; choose another place") from error
 
 
 def _check_keys(obj: object) -> None:
@@ -114,6 +179,13 @@ def _finite_float(text: str) -> float:
     return value
 
 
+def _short_integer(text: str) -> int:
+    # Reading n digits takes time in proportion to n².
+    if len(text) > _MOST_DIGITS:
+        raise ValueError(f"a number of {len(text)} digits")
+    return int(text)
+
+
 def _refuse_constant(text: str) -> float:
     raise ValueError(f"{text} is not JSON")
 
@@ -121,9 +193,10 @@ def _refuse_constant(text: str) -> float:
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = sorted({key for key in keys if keys.count(key) > 1})
-        raise ValueError(f"keys given twice: {', '.join(twice)}")
+        counts = Counter(key for key, _ in pairs)
+        twice = sorted(key for key, count in counts.items() if count > 1)
+        more = "" if len(twice) <= _NAMED else f" and {len(twice) - _NAMED} more"
+        raise ValueError(f"keys given twice: {', '.join(twice[:_NAMED])}{more}")
     return result
 
 
@@ -153,6 +226,7 @@ def parse_json(data: bytes, where: str) -> object:
             data.decode("utf-8"),
             parse_constant=_refuse_constant,
             parse_float=_finite_float,
+            parse_int=_short_integer,
             object_pairs_hook=_unique_keys,
         )
     except (ValueError, RecursionError) as error:

@@ -6,10 +6,8 @@ import os
 import platform
 import re
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-
-_CPUINFO = Path("/proc/cpuinfo")
 
 # Those that decide which integer kernels an engine picks; x86 first, then Arm.
 INSTRUCTION_SETS = (
@@ -31,12 +29,7 @@ _ARM64 = ("aarch64", "arm64")
 _KERNELS = {"cpuid level": "x86", "cpu implementer": "arm"}
 
 # Place in the auxiliary vector and bit of each, from the Linux kernel's uapi/asm/hwcap.h for arm64.
-_ARM64_CAPABILITIES = {
-    "asimd": (16, 1),
-    "asimddp": (16, 20),
-    "sve": (16, 22),
-    "i8mm": (26, 13),
-}
+_ARM64_CAPABILITIES = {"asimd": (16, 1), "asimddp": (16, 20), "sve": (16, 22), "i8mm": (26, 13)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,14 +72,7 @@ class Host:
     def as_record(self) -> dict[str, object]:
         """Return the facts as JSON values."""
         sets = self.instruction_sets
-        return {
-            "machine": self.machine,
-            "system": self.system,
-            "cpu_model": self.cpu_model,
-            "cores": self.cores,
-            "instruction_sets": None if sets is None else list(sets),
-            "emulated": self.emulated,
-        }
+        return {**asdict(self), "instruction_sets": None if sets is None else list(sets)}
 
 
 def host_from_cpuinfo(cpuinfo: str | None, *, machine: str, system: str, cores: int) -> Host:
@@ -124,7 +110,7 @@ def host_from_cpuinfo(cpuinfo: str | None, *, machine: str, system: str, cores: 
 def host_facts() -> Host:
     """Return this machine's facts; what the system does not tell is None."""
     try:
-        cpuinfo: str | None = _CPUINFO.read_text(encoding="utf-8", errors="replace")
+        cpuinfo: str | None = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
         cpuinfo = None
     host = host_from_cpuinfo(

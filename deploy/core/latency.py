@@ -19,9 +19,8 @@ class Latency:
     """Times of whole batches, as the caller sees them.
 
     Attributes:
-        p50_ms: median time of a batch, in milliseconds.
-        p95_ms: 95th percentile.
-        p99_ms: 99th percentile; with fewer than 100 repeats hardly more than the slowest.
+        p50_ms: median time of a batch, in milliseconds; the others are its percentiles too.
+        p99_ms: with fewer than 100 repeats hardly more than the slowest.
         images_per_s: all images over the time of all batches.
         batch_size: images in a batch.
         threads: of the engine.

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +12,9 @@ from numpy.typing import NDArray
 from .engine_protocol import Engine
 from .errors import InputError, UsageError
 from .images import check_images
+
+if TYPE_CHECKING:
+    from typing import Self  # from Python 3.11
 
 
 class ModelEngine(ABC):
@@ -44,12 +46,7 @@ class ModelEngine(ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.close()
 
     def run(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:

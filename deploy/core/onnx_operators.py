@@ -1,10 +1,9 @@
-"""The operators that an ONNX file names, read without the onnx package.
+"""What an ONNX file holds, read without the onnx package: nodes, and what lies outside its bytes.
 
 A device has onnxruntime but not onnx, and onnxruntime does not tell what is in a file. Only the
-wire format of Protocol Buffers is read, and of it the few fields on the way to ``op_type``:
-ModelProto.graph = 7, GraphProto.node = 1, NodeProto.op_type = 4, NodeProto.domain = 7;
-and ModelProto.opset_import = 8, OperatorSetIdProto.domain = 1, which stand behind the graph: a
-file cut there can still load elsewhere.
+wire format of Protocol Buffers is read, and of it the fields on the way to operators and tensors:
+those of the main graph, of the graphs and tensors in attributes, of functions and of training
+information. A message that stands twice is merged by Protocol Buffers, so every occurrence counts.
 
 What an exported file names is not what an engine runs: the certificate is about that.
 
@@ -14,46 +13,97 @@ Reference: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
-from .protobuf import fields, message, text
+from . import protobuf
+from .protobuf import message, text
 
-_GRAPH, _NODE, _OP_TYPE, _DOMAIN = 7, 1, 4, 7
-_OPSET_IMPORT, _OPSET_DOMAIN = 8, 1
+# Numbers of fields, by message.
+_MODEL_GRAPH, _MODEL_OPSETS, _MODEL_TRAINING, _MODEL_FUNCTIONS = 7, 8, 20, 25
+_OPSET_DOMAIN = 1
+_GRAPH_NODE, _GRAPH_TENSOR, _GRAPH_SPARSE = 1, 5, 15
+_NODE_INPUT, _NODE_OUTPUT, _NODE_OPERATOR, _NODE_ATTRIBUTE, _NODE_DOMAIN = 1, 2, 4, 5, 7
+_ATTRIBUTE_NAME, _ATTRIBUTE_INT = 1, 3
+_ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS, _ATTRIBUTE_SPARSE = (5, 10), (6, 11), (22, 23)
+_FUNCTION_NODE, _FUNCTION_ATTRIBUTE = 7, 11
+_TRAINING_GRAPHS = (1, 2)
+_SPARSE_TENSORS = (1, 2)
+_TENSOR_NAME, _TENSOR_ENTRIES, _TENSOR_LOCATION = 8, 13, 14
+
+_MOST_FIELDS = 4_000_000
+_MOST_DEPTH = 16
+_ORT_FORMAT = b"ORTM"
 
 _INTEGER_OPERATORS = frozenset(
     {"QuantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger", "QGemm"}
 )
 
 
-def operators_of(model: bytes) -> Counter[str]:
-    """Return how often the main graph of an ONNX file names each operator.
+@dataclass(frozen=True, kw_only=True)
+class OnnxNode:
+    """A node of the main graph.
 
-    Operators outside the standard domain carry theirs: "com.microsoft.QLinearAdd".
+    Attributes:
+        operator: its name, with its domain where that is not the standard one:
+            "com.microsoft.QLinearAdd".
+        inputs: names of tensors.
+        outputs: names of tensors.
+        cast_to: the element type that its attribute ``to`` names; None without one.
+    """
+
+    operator: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    cast_to: int | None
+
+
+@dataclass(kw_only=True)
+class OnnxFile:
+    """What is in a file.
+
+    Attributes:
+        nodes: of the main graph, in the file's order.
+        inner: places of nodes beside the main graph, such as "a graph in an attribute of If".
+        outside: names of tensors whose data lie outside the file.
+        domains: of the operator sets that it imports, "" the standard one.
+    """
+
+    nodes: list[OnnxNode] = field(default_factory=list)
+    inner: list[str] = field(default_factory=list)
+    outside: list[str] = field(default_factory=list)
+    domains: set[str] = field(default_factory=set)
+
+    @property
+    def operators(self) -> Counter[str]:
+        """How often the main graph names each operator."""
+        return Counter(node.operator for node in self.nodes)
+
+    def computed_from(self, tensor: str) -> list[OnnxNode]:
+        """The nodes of the main graph that depend on a tensor."""
+        known, found = {tensor}, []
+        for node in self.nodes:
+            if known.intersection(node.inputs):
+                known.update(node.outputs)
+                found.append(node)
+        return found
+
+
+def read_onnx(model: bytes) -> OnnxFile:
+    """Return what an ONNX file holds.
 
     Raises:
-        ValueError: the bytes are no ONNX file, end early, or use a domain that they do not import.
+        ValueError: the bytes are no ONNX file, end early, nest graphs too deeply, have more fields
+            than any file of use, or use a domain that they do not import.
     """
-    operators: Counter[str] = Counter()
-    graphs: list[memoryview] = []
-    imported: set[str] = set()
-    for number, value in fields(memoryview(model)):
-        if number == _GRAPH:
-            graphs.append(message(value))
-        elif number == _OPSET_IMPORT:
-            imported.add(_domain(message(value), _OPSET_DOMAIN))
-    if not graphs:
-        raise ValueError("it holds no graph")
-    for graph in graphs:
-        for number, node in fields(graph):
-            if number == _NODE:
-                operators[_operator(message(node))] += 1
-    if not operators:
-        raise ValueError("its graph has no nodes")
-    missing = sorted({name.rpartition(".")[0] for name in operators} - imported)
-    if missing:
-        named = ", ".join(repr(domain) for domain in missing)
-        raise ValueError(f"it imports no operator set of the domain {named}")
-    return operators
+    if model[4:8] == _ORT_FORMAT:
+        raise ValueError("it is of ONNX Runtime's own format")  # which would be tried first
+    return _Reader().read(memoryview(model))
+
+
+def operators_of(model: bytes) -> Counter[str]:
+    """Return how often the main graph of an ONNX file names each operator; errors as there."""
+    return read_onnx(model).operators
 
 
 def asks_for_integers(operators: Counter[str]) -> bool:
@@ -62,20 +112,130 @@ def asks_for_integers(operators: Counter[str]) -> bool:
     return any(name in _INTEGER_OPERATORS or name.startswith("QLinear") for name in names)
 
 
-def _operator(node: memoryview) -> str:
-    name = ""
-    for number, value in fields(node):
-        if number == _OP_TYPE:
-            name = text(value)
-    if not name or "." in name:
-        raise ValueError("a node has no operator")
-    domain = _domain(node, _DOMAIN)
-    return f"{domain}.{name}" if domain else name
+class _Reader:
+    def __init__(self) -> None:
+        self.found = OnnxFile()
+        self._left = _MOST_FIELDS
+
+    def read(self, model: memoryview) -> OnnxFile:
+        graphs = 0
+        for number, value in self._fields(model):
+            if number == _MODEL_GRAPH:
+                graphs += 1
+                self._graph(message(value), "", 0)
+            elif number == _MODEL_OPSETS:
+                self.found.domains.add(self._domain(message(value), _OPSET_DOMAIN))
+            elif number == _MODEL_FUNCTIONS:
+                self.found.inner.append("a function")
+                for part, item in self._fields(message(value)):
+                    if part == _FUNCTION_NODE:
+                        self._node(message(item), "a function", 1)
+                    elif part == _FUNCTION_ATTRIBUTE:
+                        self._attribute(message(item), "a function", 1)
+            elif number == _MODEL_TRAINING:
+                for part, item in self._fields(message(value)):
+                    if part in _TRAINING_GRAPHS:
+                        self._graph(message(item), "training information", 1)
+        if not graphs:
+            raise ValueError("it holds no graph")
+        if not self.found.nodes:
+            raise ValueError("its graph has no nodes")
+        used = {name.rpartition(".")[0] for name in self.found.operators}
+        missing = ", ".join(repr(domain) for domain in sorted(used - self.found.domains))
+        if missing:
+            raise ValueError(f"it imports no operator set of the domain {missing}")
+        return self.found
+
+    def _fields(self, view: memoryview) -> Iterator[tuple[int, int | memoryview | None]]:
+        for item in protobuf.fields(view):
+            self._left -= 1
+            if self._left < 0:
+                raise ValueError(f"it has more than {_MOST_FIELDS} fields")
+            yield item
+
+    def _graph(self, graph: memoryview, place: str, depth: int) -> None:
+        if depth > _MOST_DEPTH:
+            raise ValueError(f"its graphs are nested more than {_MOST_DEPTH} deep")
+        if place:
+            self.found.inner.append(place)
+        for number, value in self._fields(graph):
+            if number == _GRAPH_NODE:
+                self._node(message(value), place, depth)
+            elif number == _GRAPH_TENSOR:
+                self._tensor(message(value))
+            elif number == _GRAPH_SPARSE:
+                self._sparse(message(value))
+
+    def _node(self, node: memoryview, place: str, depth: int) -> None:
+        inputs: list[str] = []
+        outputs: list[str] = []
+        attributes: list[memoryview] = []
+        operator = domain = ""
+        for number, value in self._fields(node):
+            if number == _NODE_INPUT:
+                inputs.append(text(value))
+            elif number == _NODE_OUTPUT:
+                outputs.append(text(value))
+            elif number == _NODE_OPERATOR:
+                operator = text(value)
+            elif number == _NODE_DOMAIN:
+                domain = _standard(text(value))
+            elif number == _NODE_ATTRIBUTE:
+                attributes.append(message(value))
+        if not operator or "." in operator:
+            raise ValueError("a node has no operator")
+        name = f"{domain}.{operator}" if domain else operator
+        casts = [self._attribute(one, f"an attribute of {name}", depth) for one in attributes]
+        if not place:
+            self.found.nodes.append(
+                OnnxNode(
+                    operator=name,
+                    inputs=tuple(inputs),
+                    outputs=tuple(outputs),
+                    cast_to=next((one for one in casts if one is not None), None),
+                )
+            )
+
+    def _attribute(self, attribute: memoryview, place: str, depth: int) -> int | None:
+        """Look into it, and return its number where it is ``to``."""
+        name, whole = "", None
+        for number, value in self._fields(attribute):
+            if number == _ATTRIBUTE_NAME:
+                name = text(value)
+            elif number == _ATTRIBUTE_INT:
+                whole = protobuf.number(value)
+            elif number in _ATTRIBUTE_TENSORS:
+                self._tensor(message(value))
+            elif number in _ATTRIBUTE_SPARSE:
+                self._sparse(message(value))
+            elif number in _ATTRIBUTE_GRAPHS:
+                self._graph(message(value), f"a graph in {place}", depth + 1)
+        return whole if name == "to" else None
+
+    def _sparse(self, tensor: memoryview) -> None:
+        for number, value in self._fields(tensor):
+            if number in _SPARSE_TENSORS:
+                self._tensor(message(value))
+
+    def _tensor(self, tensor: memoryview) -> None:
+        name, outside = "without a name", False
+        for number, value in self._fields(tensor):
+            if number == _TENSOR_NAME:
+                name = text(value)
+            elif number == _TENSOR_ENTRIES:
+                outside = True
+            elif number == _TENSOR_LOCATION:
+                outside |= protobuf.number(value) != 0
+        if outside:
+            self.found.outside.append(name)
+
+    def _domain(self, owner: memoryview, number: int) -> str:
+        domain = ""
+        for found, value in self._fields(owner):
+            if found == number:
+                domain = text(value)
+        return _standard(domain)
 
 
-def _domain(owner: memoryview, field: int) -> str:
-    domain = ""
-    for number, value in fields(owner):
-        if number == field:
-            domain = text(value)
+def _standard(domain: str) -> str:
     return "" if domain == "ai.onnx" else domain  # two names of the standard domain

@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,7 @@ def provenance(
     facts: dict[str, Any] = {
         "commit": commit,
         "dirty": dirty,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "seed": seed,
         "config": None if config is None else dict(config),
         "command": [_without_folder(word) for word in (sys.argv if argv is None else argv)],

@@ -153,13 +153,9 @@ def search_per_image(
                 lambda done, before=done_before: progress(before + done, total),  # type: ignore[misc]
             )
         )
-    return SparseRsFound(
-        patch=np.concatenate([part.patch for part in parts]),
-        positions=np.concatenate([part.positions for part in parts]),
-        won=np.concatenate([part.won for part in parts]),
-        queries=np.concatenate([part.queries for part in parts]),
-        loss=np.concatenate([part.loss for part in parts]),
-    )
+    names = SparseRsFound.__annotations__
+    joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    return SparseRsFound(**joined)
 
 
 def search_universal(
@@ -178,27 +174,15 @@ def search_universal(
     A query of ``settings.queries`` asks about all images. The search follows the mean loss, an
     image that is won counting 0; the patch that won most images is returned.
 
-    Args:
-        query: the model.
-        images: uint8 N×3×H×W.
-        labels: integers N, the true classes.
-        settings: how; a random location draws the places once.
-        rng: the only randomness.
-        positions: integers N×2; needed where the location is fixed.
-        mask: bool size_px×size_px; all of the box where None.
-        progress: told after each query how many of all queries are done.
-
-    Raises:
-        InputError: images, labels, positions or answers that do not fit.
-        UsageError: a fixed location without positions.
+    Arguments and errors as :func:`search_per_image`; a random location draws the places once, and
+    ``progress`` is told of ``settings.queries``.
     """
     mask, starts = _checked(images, labels, settings, positions, mask)
     places = (
         _draw_places(len(images), images.shape[2:], settings, rng) if starts is None else starts
     )
     patch = _starting_patches(1, settings.size_px, rng)
-    best: tuple[int, float, SparseRsFound] | None = None
-    accepted = math.inf
+    best, accepted = (-1, 0.0), math.inf
     for asked in range(settings.queries):
         candidate = patch if asked == 0 else _with_square(patch, asked, settings, rng)
         loss, won = _judge(query, paste(images, candidate, mask, places), labels, settings.target)
@@ -206,29 +190,24 @@ def search_universal(
         if mean <= accepted:
             patch, accepted = candidate, mean
         wins = int(won.sum())
-        if best is None or (wins, -mean) > (best[0], -best[1]):
+        if (wins, -mean) > best:
+            best = wins, -mean
+            queries = np.full(len(images), asked + 1, np.int64)
             found = SparseRsFound(
                 patch=candidate * mask,
                 positions=places.astype(np.int32),
                 won=won,
-                queries=np.full(len(images), asked + 1, np.int64),
+                queries=queries,
                 loss=loss,
             )
-            best = wins, mean, found
         progress(asked + 1, settings.queries)
         if wins == len(images):
             break
-    assert best is not None
-    return best[2]
+    return found
 
 
 def area_share(asked: int, settings: SparseRsSettings) -> float:
-    """Return the share of the patch, 0…1, that the square of this query covers.
-
-    Args:
-        asked: queries asked so far.
-        settings: of the search.
-    """
+    """Return the share of the patch, 0…1, that the square covers after ``asked`` queries."""
     at = asked * _SCHEDULE_QUERIES / settings.queries
     return settings.initial_area * 0.5 ** sum(at > step for step in _HALVINGS)
 

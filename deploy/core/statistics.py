@@ -36,10 +36,6 @@ def _check(successes: int, trials: int, confidence: float) -> None:
         raise NothingToEvaluate("a share of 0 trials does not exist")
     if not 0 <= successes <= trials:
         raise InputError(f"expected 0 to {trials} successes, got {successes}")
-    _check_confidence(confidence)
-
-
-def _check_confidence(confidence: float) -> None:
     if not 0.0 < confidence < 1.0:
         raise InputError(f"expected a confidence between 0 and 1, got {confidence}")
 
@@ -147,14 +143,9 @@ def beta_cdf(x: float, a: int, b: int) -> float:
 
 
 def mcnemar_exact(only_first: int, only_second: int) -> float:
-    """Return the two-sided exact p of McNemar's test.
+    """Return McNemar's two-sided exact p, 0…1; 1.0 where the two never differ.
 
-    Args:
-        only_first: images on which the first alone succeeded.
-        only_second: images on which the second alone succeeded.
-
-    Returns:
-        0…1; 1.0 where the two never differ.
+    Each argument counts the images on which that one alone succeeded.
 
     Raises:
         InputError: a negative count.
@@ -193,15 +184,19 @@ def paired_difference(
         confidence: of the interval, two-sided.
 
     Returns:
-        share of ``first`` minus share of ``second``, and its interval within [-1, 1]. Unlike
-        Wald's, the interval has a width where no image differs.
+        first minus second, and its interval within [-1, 1]; unlike Wald's, it always has a width.
 
     Raises:
         NothingToEvaluate: N is 0.
         InputError: not boolean vectors of one length, confidence outside (0, 1).
     """
-    _check_pair(first, second)
-    _check_confidence(confidence)
+    for array in (first, second):
+        if not isinstance(array, np.ndarray) or array.dtype != np.bool_ or array.ndim != 1:
+            raise InputError("expected two boolean vectors, one entry per image")
+    if first.shape != second.shape:
+        raise InputError(f"expected vectors of one length, got {len(first)} and {len(second)}")
+    if len(first) == 0:
+        raise NothingToEvaluate("expected at least one pair, got none")
     n = len(first)
     both = int((first & second).sum())
     only_first = int((first & ~second).sum())
@@ -211,10 +206,8 @@ def paired_difference(
     share_1, share_2 = total_1 / n, total_2 / n
     wilson_1, wilson_2 = wilson(total_1, n, confidence), wilson(total_2, n, confidence)
     cross = both * neither - only_first * only_second
-    if cross > 0:  # Newcombe's continuity correction of the correlation, for positive ones only
-        corrected = max(cross - n / 2, 0.0)
-    else:
-        corrected = float(cross)
+    # Newcombe's continuity correction of the correlation, for positive ones only.
+    corrected = max(cross - n / 2, 0.0) if cross > 0 else float(cross)
     product = total_1 * (n - total_1) * total_2 * (n - total_2)
     correlation = corrected / math.sqrt(product) if product else 0.0
     difference = (only_first - only_second) / n
@@ -267,13 +260,3 @@ def paired(old: NDArray[np.bool_], new: NDArray[np.bool_]) -> Paired:
 def _add_in_quadrature(first: float, second: float, correlation: float) -> float:
     square = first * first - 2 * correlation * first * second + second * second
     return math.sqrt(max(0.0, square))
-
-
-def _check_pair(first: NDArray[Any], second: NDArray[Any]) -> None:
-    for array in (first, second):
-        if not isinstance(array, np.ndarray) or array.dtype != np.bool_ or array.ndim != 1:
-            raise InputError("expected two boolean vectors, one entry per image")
-    if first.shape != second.shape:
-        raise InputError(f"expected vectors of one length, got {len(first)} and {len(second)}")
-    if len(first) == 0:
-        raise NothingToEvaluate("expected at least one pair, got none")

@@ -25,8 +25,7 @@ MAX_MEMBERS = 4096
 MAX_ARCHIVE_BYTES = (1 << 32) - 1
 """Beyond these the format needs its 64-bit extension, which is not written or read here."""
 
-_LOCAL = struct.Struct("<4s5H3I2H")
-_CENTRAL = struct.Struct("<4s6H3I5H2I")
+_LOCAL, _ENTRY = struct.Struct("<4s5H3I2H"), struct.Struct("<4s6H3I5H2I")
 _END = struct.Struct("<4s4H2IH")
 _VERSION = 20
 _MADE_BY_UNIX = 3 << 8 | _VERSION
@@ -45,32 +44,11 @@ class Member:
     crc: int
 
 
-def _local_header(name: bytes, crc: int, size: int) -> bytes:
-    head = _LOCAL.pack(b"PK\x03\x04", _VERSION, 0, 0, _TIME, _DATE, crc, size, size, len(name), 0)
-    return head + name
-
-
-def _central_header(name: bytes, crc: int, size: int, offset: int) -> bytes:
-    head = _CENTRAL.pack(
-        b"PK\x01\x02",
-        _MADE_BY_UNIX,
-        _VERSION,
-        0,
-        0,
-        _TIME,
-        _DATE,
-        crc,
-        size,
-        size,
-        len(name),
-        0,
-        0,
-        0,
-        0,
-        _ATTRIBUTES,
-        offset,
-    )
-    return head + name
+def _headers(name: bytes, crc: int, size: int, offset: int) -> tuple[bytes, bytes]:
+    """What is before a file's bytes, at ``offset``, and its entry in the directory."""
+    common = (_VERSION, 0, 0, _TIME, _DATE, crc, size, size, len(name), 0)
+    entry = _ENTRY.pack(b"PK\x01\x02", _MADE_BY_UNIX, *common, 0, 0, 0, _ATTRIBUTES, offset)
+    return _LOCAL.pack(b"PK\x03\x04", *common) + name, entry + name
 
 
 def _end_record(count: int, size: int, offset: int) -> bytes:
@@ -86,20 +64,17 @@ def stored_zip_bytes(files: Mapping[str, bytes]) -> bytes:
     if len(files) > MAX_MEMBERS:
         raise InputError(f"at most {MAX_MEMBERS} files fit a zip bundle, got {len(files)}")
     parts: list[bytes] = []
-    central: list[bytes] = []
+    directory = bytearray()
     offset = 0
-    for name in sorted(files):
-        data = files[name]
+    for name, data in sorted(files.items()):
         if not name.isascii() or not 0 < len(name) < 1 << 16:
             raise InputError(f"{name!r} cannot name a file in an archive: use ASCII")
         if offset + len(data) > MAX_ARCHIVE_BYTES - (1 << 20):
             raise InputError("the files are 4 GiB or more: write a folder instead of one file")
-        encoded, crc = name.encode("ascii"), zlib.crc32(data)
-        header = _local_header(encoded, crc, len(data))
-        central.append(_central_header(encoded, crc, len(data), offset))
+        header, entry = _headers(name.encode("ascii"), zlib.crc32(data), len(data), offset)
         parts += [header, data]
+        directory += entry
         offset += len(header) + len(data)
-    directory = b"".join(central)
     return b"".join([*parts, directory, _end_record(len(files), len(directory), offset)])
 
 
@@ -123,11 +98,10 @@ def read_members(stream: BinaryIO, size: int, *, max_name: int = 256) -> list[Me
         raise ValueError(f"{size} bytes are no archive of this form")
     stream.seek(size - _END.size)
     end = stream.read(_END.size)
-    fields = _END.unpack(end)
-    count, directory_size, directory_offset = fields[4], fields[5], fields[6]
+    count, directory_size, directory_offset = _END.unpack(end)[4:7]
     if end != _end_record(count, directory_size, directory_offset):
         raise ValueError("it does not end as an archive of this form ends")
-    if count > MAX_MEMBERS or directory_size > count * (_CENTRAL.size + max_name):
+    if count > MAX_MEMBERS or directory_size > count * (_ENTRY.size + max_name):
         raise ValueError(f"its directory is too large ({count} files, {directory_size} bytes)")
     if directory_offset + directory_size + _END.size != size:
         raise ValueError("bytes stand before, behind or inside its directory")
@@ -135,8 +109,7 @@ def read_members(stream: BinaryIO, size: int, *, max_name: int = 256) -> list[Me
     members = _read_directory(stream.read(directory_size), count)
     expected = 0
     for member in members:
-        name = member.name.encode("ascii")
-        header = _local_header(name, member.crc, member.size)
+        header = _headers(member.name.encode("ascii"), member.crc, member.size, expected)[0]
         stream.seek(expected)
         if member.offset != expected + len(header) or stream.read(len(header)) != header:
             raise ValueError(f"the header of {member.name!r} is not what it must be")
@@ -150,28 +123,21 @@ def _read_directory(directory: bytes, count: int) -> list[Member]:
     members: list[Member] = []
     position = 0
     for _ in range(count):
-        if position + _CENTRAL.size > len(directory):
+        if position + _ENTRY.size > len(directory):
             raise ValueError("its directory ends early")
-        fields = _CENTRAL.unpack_from(directory, position)
+        fields = _ENTRY.unpack_from(directory, position)
         crc, size, length, offset = fields[7], fields[8], fields[10], fields[16]
-        start = position + _CENTRAL.size
-        name = directory[start : start + length]
-        position = start + length
-        if not name.isascii():
+        start, position = position, position + _ENTRY.size + length
+        encoded = directory[start + _ENTRY.size : position]
+        if not encoded.isascii():
             raise ValueError("a file name is not ASCII")
-        if directory[start - _CENTRAL.size : position] != _central_header(name, crc, size, offset):
+        name = encoded.decode("ascii")
+        header, entry = _headers(encoded, crc, size, offset)
+        if directory[start:position] != entry:
             raise ValueError(
-                f"the entry of {name.decode('ascii')!r} is compressed, linked, encrypted, dated "
-                "or damaged"
+                f"the entry of {name!r} is compressed, linked, encrypted, dated or damaged"
             )
-        members.append(
-            Member(
-                name=name.decode("ascii"),
-                offset=offset + _LOCAL.size + length,
-                size=size,
-                crc=crc,
-            )
-        )
+        members.append(Member(name=name, offset=offset + len(header), size=size, crc=crc))
     if position != len(directory):
         raise ValueError("its directory holds more than its files")
     names = [member.name for member in members]

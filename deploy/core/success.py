@@ -53,9 +53,7 @@ def attack_success(
         NothingToEvaluate: no image is eligible.
     """
     _check_classes(
-        clean_predictions=clean_predictions,
-        patched_predictions=patched_predictions,
-        labels=labels,
+        clean_predictions=clean_predictions, patched_predictions=patched_predictions, labels=labels
     )
     eligible = clean_predictions == labels
     if target is not None:
@@ -121,15 +119,10 @@ def _check_classes(**vectors: NDArray[Any]) -> None:
     lengths = set()
     for name, vector in vectors.items():
         if not isinstance(vector, np.ndarray) or vector.dtype.kind not in "iu" or vector.ndim != 1:
-            came = (
-                f"{vector.dtype} {vector.shape}"
-                if isinstance(vector, np.ndarray)
-                else type(vector).__name__
-            )
+            is_array = isinstance(vector, np.ndarray)
+            came = f"{vector.dtype} {vector.shape}" if is_array else type(vector).__name__
             raise InputError(f"expected {name} as a vector of integer classes, got {came}")
         lengths.add(len(vector))
     if len(lengths) > 1:
-        raise InputError(
-            "expected vectors of one length, got "
-            + ", ".join(f"{name}: {len(vector)}" for name, vector in vectors.items())
-        )
+        came = ", ".join(f"{name}: {len(vector)}" for name, vector in vectors.items())
+        raise InputError(f"expected vectors of one length, got {came}")

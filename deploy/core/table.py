@@ -96,16 +96,14 @@ class Table:
             frame: classes of the frame; with "" the table has none.
         """
         head = [
-            _element("th", cell, self._class(i), scope="col") if _text(cell) else tag("td")
+            _element("th", cell, self._class(i), "col") if _text(cell) else tag("td")
             for i, cell in enumerate(self.columns)
         ]
         body = [
             tag(
                 "tr",
                 [
-                    _element("td", cell, self._class(j))
-                    if j
-                    else _element("th", cell, self._class(j), scope="row")
+                    _element("td" if j else "th", cell, self._class(j), None if j else "row")
                     for j, cell in enumerate(row)
                 ],
                 class_="first" if self.grouped and self._first_of_group(i) else None,
@@ -138,7 +136,7 @@ def _text(cell: Cell | str) -> str:
     return cell.text if isinstance(cell, Cell) else cell
 
 
-def _element(name: str, cell: Cell | str, kind: str | None, scope: str | None = None) -> Html:
+def _element(name: str, cell: Cell | str, kind: str | None, scope: str | None) -> Html:
     if isinstance(cell, str):
         return tag(name, cell, scope=scope, class_=kind)
     content = cell.text if cell.html is None else cell.html

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import re
 
-_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_UNSAFE = re.compile(
+    "[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"  # XML cannot hold them
+    "|[\x7f-\x9f]"  # control characters: a terminal obeys some
+    "|[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]"  # they turn the order of what is shown
+)
 
 
 def one_line(text: str) -> str:
@@ -19,5 +23,5 @@ def in_markdown(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Return text with "?" for each character that XML cannot hold."""
-    return _NOT_XML.sub("?", text)
+    """Return text with "?" for each character that XML cannot hold, or that hides what is there."""
+    return _UNSAFE.sub("?", text)

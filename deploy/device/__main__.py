@@ -2,11 +2,11 @@
 
 import sys
 
-NEEDED = (3, 11)
+NEEDED = (3, 10)
 
 
 def start() -> int:
-    """Run the command; a device without Python 3.11 or numpy gets one line and exit code 2."""
+    """Run the command; a device without Python 3.10 or numpy gets one line and exit code 2."""
     if sys.version_info < NEEDED:
         sys.stderr.write(f"validate: needs Python {NEEDED[0]}.{NEEDED[1]} or newer\n")
         return 2

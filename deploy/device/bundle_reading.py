@@ -1,8 +1,9 @@
 """Open a bundle, a folder or one file, and believe nothing in it before it is checked.
 
-A bundle that is one file is an archive of the strict form of :mod:`stored_zip`; it is unpacked
-into a folder of its own. After that both kinds are read alike. No path leaves the folder, links
-and other special files are refused, and so is every file that the manifest does not list.
+A bundle is an archive of the strict form of :mod:`stored_zip`, or a folder. Either is copied into
+a private folder, and each file is hashed while it is copied: what is used later is what was hashed,
+whoever changes the bundle meanwhile. No path leaves the folder, links and other special files are
+refused, and so is every file that the manifest does not list.
 """
 
 from __future__ import annotations
@@ -10,15 +11,16 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, BinaryIO
 
 from ..core.errors import InputError
 from ..core.files import sha256_of_bytes
-from ..core.stored_zip import MAX_MEMBERS, Member, copy_member, read_members
+from ..core.scratch import Scratch
+from ..core.stored_zip import MAX_MEMBERS, copy_member, read_members
 from .manifest import (
     CHECKSUMS,
     ENVELOPE,
@@ -30,6 +32,9 @@ from .manifest import (
     parse_manifest,
 )
 from .signature import SIGNATURE_BYTES, require_signature
+
+if TYPE_CHECKING:
+    from typing import Self  # from Python 3.11
 
 MAX_BUNDLE_BYTES = 1 << 34
 _MAX_DEPTH = 5
@@ -58,7 +63,7 @@ class Bundle:
 
     Attributes:
         path: as given.
-        folder: where the files lie; of a file, a temporary folder.
+        folder: a temporary one, where the checked copies of the files lie.
         manifest: checked.
         manifest_sha256: of its bytes: names this very bundle.
         authentication: "signed by KEYFILE", or "unauthenticated".
@@ -71,7 +76,7 @@ class Bundle:
 
     def __init__(self, path: Path, *, public_key: Path | None = None) -> None:
         self.path = Path(path)
-        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        self._scratch: Scratch | None = None
         try:
             self._open(public_key)
         except FileNotFoundError as error:
@@ -93,46 +98,48 @@ class Bundle:
     def _open(self, public_key: Path | None) -> None:
         status = self.path.stat()
         if stat.S_ISDIR(status.st_mode):
-            self.folder = self.path
-            found = _files_in(self.folder)
-            small = {
-                name: _read_bounded(self.folder / name, limit)
-                for name, limit in _SMALL.items()
-                if name in found
-            }
-            self._check_envelope(small, public_key)
-            self._check_listing(found)
-            for name, facts in self.manifest.files.items():
-                _check_file(self.folder / name, name, facts)
+            sizes = _files_in(self.path)
+            self._copy(
+                sizes, {name: partial(_copy_file, self.path / name) for name in sizes}, public_key
+            )
         elif stat.S_ISREG(status.st_mode):
-            self._open_archive(status.st_size, public_key)
+            with self.path.open("rb") as stream:
+                members = {one.name: one for one in read_members(stream, status.st_size)}
+                self._copy(
+                    {name: member.size for name, member in members.items()},
+                    {name: partial(copy_member, stream, one) for name, one in members.items()},
+                    public_key,
+                )
         else:
             raise ValueError("it is neither a folder nor a file")
 
-    def _open_archive(self, size: int, public_key: Path | None) -> None:
-        self._scratch = tempfile.TemporaryDirectory(prefix="qadtr-bundle-")
-        self.folder = Path(self._scratch.name)
-        with self.path.open("rb") as stream:
-            members = {member.name: member for member in read_members(stream, size)}
-            small: dict[str, bytes] = {}
-            for name, limit in _SMALL.items():
-                if name in members:
-                    if members[name].size > limit:
-                        raise ValueError(f"{name} has more than {limit} bytes")
-                    stream.seek(members[name].offset)
-                    small[name] = stream.read(members[name].size)
-            self._check_envelope(small, public_key)
-            # The manifest's paths are safe, and from here on the members are exactly these.
-            self._check_listing({name: member.size for name, member in members.items()})
-            for name, facts in self.manifest.files.items():
-                self._unpack(stream, members[name], facts)
-
-    def _unpack(self, stream: object, member: Member, facts: FileFacts) -> None:
-        target = self.folder / member.name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with target.open("xb") as out:
-            copy_member(stream, member, out)  # type: ignore[arg-type]
-        _check_file(target, member.name, facts)
+    def _copy(
+        self,
+        sizes: Mapping[str, int],
+        copiers: Mapping[str, Callable[[BinaryIO], None]],
+        public_key: Path | None,
+    ) -> None:
+        """Check sizes and names, then copy; each copier writes its file and is called once."""
+        small: dict[str, bytes] = {}
+        for name, limit in _SMALL.items():
+            if name in copiers:
+                if sizes[name] > limit:
+                    raise ValueError(f"{name} has more than {limit} bytes")
+                kept = _Hashing(limit)
+                copiers[name](kept)  # type: ignore[arg-type]
+                small[name] = bytes(kept.data)
+        self._check_envelope(small, public_key)
+        # The manifest's paths are safe, and from here on the files are exactly these.
+        self._check_listing(sizes)
+        self._scratch = Scratch()
+        self.folder = self._scratch.folder
+        for name, facts in self.manifest.files.items():
+            target = self.folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("xb") as out:
+                copied = _Hashing(facts.size_bytes, out)
+                copiers[name](copied)  # type: ignore[arg-type]
+            _require_facts(copied, name, facts)
 
     def _check_envelope(self, small: Mapping[str, bytes], public_key: Path | None) -> None:
         for name in (MANIFEST, CHECKSUMS):
@@ -186,7 +193,25 @@ class Bundle:
         """Remove what was unpacked; again is no error."""
         scratch, self._scratch = self._scratch, None
         if scratch is not None:
-            scratch.cleanup()
+            scratch.close()
+
+
+class _Hashing:
+    """Takes what a copier writes, at most so many bytes, and hashes it on its way."""
+
+    def __init__(self, limit: int, out: BinaryIO | None = None) -> None:
+        self.data = bytearray()
+        self.digest = hashlib.sha256()
+        self.left = limit
+        self._write = self.data.extend if out is None else out.write
+
+    def write(self, data: bytes) -> None:
+        """Take some more."""
+        self.left -= len(data)
+        if self.left < 0:
+            raise ValueError("a file grew while it was read")
+        self.digest.update(data)
+        self._write(data)
 
 
 def _files_in(folder: Path) -> dict[str, int]:
@@ -221,23 +246,22 @@ def _files_in(folder: Path) -> dict[str, int]:
     return found
 
 
-def _read_bounded(path: Path, limit: int) -> bytes:
-    with path.open("rb") as stream:
-        data = stream.read(limit + 1)
-    if len(data) > limit:
-        raise ValueError(f"{path.name} has more than {limit} bytes")
-    return data
-
-
-def _check_file(path: Path, name: str, facts: FileFacts) -> None:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
+def _copy_file(path: Path, target: BinaryIO) -> None:
+    # Not blocking: a pipe that took the file's place must not be waited for.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError(f"{path.name!r} is no file any more")
         while chunk := stream.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    if digest.hexdigest() != facts.sha256:
+            target.write(chunk)
+
+
+def _require_facts(copied: _Hashing, name: str, facts: FileFacts) -> None:
+    found = copied.digest.hexdigest()
+    if copied.left or found != facts.sha256:
         raise ValueError(
-            f"{name} has SHA-256 {digest.hexdigest()[:16]}…, its manifest says "
-            f"{facts.sha256[:16]}…: it was changed or exchanged"
+            f"{name} has SHA-256 {found[:16]}…, its manifest says {facts.sha256[:16]}…: it was "
+            "changed or exchanged"
         )
 
 

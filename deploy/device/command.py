@@ -7,16 +7,18 @@ Exit codes: 0 pass · 1 a gate failed · 2 broken bundle or engine, and anything
 from __future__ import annotations
 
 import argparse
-import os
+import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
 from ..core.errors import QadtrError, UsageError
+from ..core.files import STDOUT, same_place
 from ..core.text import one_line
 from .console import Console
-from .report import conclude, write_report
+from .report import ReportPlaces, empty_report, void_reports, write_report
 from .search import SearchSettings
 from .validation import ONNXRUNTIME, EngineOpener, ValidationSettings, validate
 
@@ -31,6 +33,17 @@ class _Parser(argparse.ArgumentParser):
         self.exit(EXIT_USAGE, f"{self.prog}: {one_line(message)}; see {self.prog} --help\n")
 
 
+def _count(text: str) -> int:
+    """A number of things, which fits 32 bits."""
+    value = int(text)
+    if not 0 <= value < 1 << 31:
+        raise ValueError
+    return value
+
+
+_count.__name__ = "count"  # argparse shows it
+
+
 def build_parser(engines: Sequence[str] | None = None) -> argparse.ArgumentParser:
     """Return the parser; it has ``--engine`` where names of engines are given."""
     parser = _Parser(
@@ -42,9 +55,13 @@ def build_parser(engines: Sequence[str] | None = None) -> argparse.ArgumentParse
         ),
     )
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder or file")
-    parser.add_argument("--threads", type=int, default=1, metavar="N", help="default: 1")
+    parser.add_argument("--threads", type=_count, default=1, metavar="N", help="default: 1")
     parser.add_argument(
-        "--json", type=Path, default=Path("report.json"), metavar="F", help="default: report.json"
+        "--json",
+        type=Path,
+        default=Path("report.json"),
+        metavar="F",
+        help="default: report.json; - is standard output",
     )
     parser.add_argument(
         "--junit", type=Path, default=Path("junit.xml"), metavar="F", help="default: junit.xml"
@@ -103,11 +120,11 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
         "search", "look for patches against this very engine (Sparse-RS); no gradient is needed"
     )
     group.add_argument("--search", action="store_true", help="search, beside the bundle's patches")
-    group.add_argument("--queries", type=int, metavar="N", help="per image (default: 1000)")
+    group.add_argument("--queries", type=_count, metavar="N", help="per image (default: 1000)")
     group.add_argument(
-        "--search-size", type=int, metavar="PX", help="side (default: the first gated patch's)"
+        "--search-size", type=_count, metavar="PX", help="side (default: the first gated patch's)"
     )
-    group.add_argument("--search-images", type=int, metavar="N", help="at most (default: 100)")
+    group.add_argument("--search-images", type=_count, metavar="N", help="at most (default: 100)")
     group.add_argument(
         "--search-answers",
         choices=("logits", "classes"),
@@ -118,8 +135,8 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
         choices=("random", "fixed"),
         help="search for the place too, or keep the centre (default: random)",
     )
-    group.add_argument("--search-target", type=int, metavar="CLASS", help="class to cause")
-    group.add_argument("--seed", type=int, metavar="N", help="default: 0")
+    group.add_argument("--search-target", type=_count, metavar="CLASS", help="class to cause")
+    group.add_argument("--seed", type=_count, metavar="N", help="default: 0")
     group.add_argument(
         "--max-search-asr",
         type=float,
@@ -154,23 +171,52 @@ def main(
     console = Console()
     try:
         arguments = build_parser(None if engines is None else tuple(engines)).parse_args(argv)
-        return _run(arguments, console, engines)
-    except KeyboardInterrupt:
-        return _stop(console, "interrupted: nothing is decided", EXIT_BROKEN)
-    except BrokenPipeError:
-        # The reader of our output has gone; keep Python from complaining, and from exit code 120.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_BROKEN
+        if STDOUT in _outputs(arguments).values():
+            console = Console(sys.stderr)  # standard output is the report's
+        with _signals_interrupt():
+            return _run(arguments, console, engines)
+    except KeyboardInterrupt as error:
+        how = f" by {error}" if str(error) else ""
+        return _stop(console, f"interrupted{how}: nothing is decided", EXIT_BROKEN)
     except QadtrError as error:
         return _stop(console, str(error), error.exit_code)
     except Exception as error:  # noqa: BLE001 - one line in place of a traceback; fails closed
         return _stop(console, f"unexpected {type(error).__name__}: {error}", EXIT_BROKEN)
 
 
+@contextmanager
+def _signals_interrupt() -> Iterator[None]:
+    """SIGTERM and SIGHUP as Ctrl-C: what is open is closed, and copies are removed."""
+
+    def interrupt(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)  # the second one kills
+        raise KeyboardInterrupt(signal.Signals(number).name)
+
+    caught = []
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        with suppress(ValueError):  # not the main thread: whoever started it handles signals
+            if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, interrupt)
+                caught.append(number)
+    try:
+        yield
+    finally:
+        for number in caught:
+            signal.signal(number, signal.SIG_DFL)
+
+
 def _run(
     arguments: argparse.Namespace, console: Console, engines: Mapping[str, EngineOpener] | None
 ) -> int:
     _check_places(arguments)
+    places = ReportPlaces(
+        json=arguments.json,
+        junit=arguments.junit,
+        sarif=arguments.sarif,
+        markdown=arguments.markdown,
+    )
+    void_reports(empty_report(arguments.bundle.name), places)
     settings = ValidationSettings(
         threads=arguments.threads,
         quick=arguments.quick,
@@ -186,17 +232,8 @@ def _run(
         search_out=arguments.search_out,
     )
     report = validate(arguments.bundle, settings, console, engines=engines)
-    try:
-        write_report(
-            report,
-            arguments.json,
-            arguments.junit,
-            sarif_path=arguments.sarif,
-            markdown_path=arguments.markdown,
-        )
-    except QadtrError as error:
-        # A verdict that nobody can read later is none.
-        conclude(report, EXIT_BROKEN, str(error))
+    with suppress(QadtrError):  # then the report says that it is no verdict
+        write_report(report, places)
     verdict = f"{report['outcome'].upper()} (exit code {report['exit_code']}): {report['reason']}"
     if report["exit_code"] in (2, 4):
         console.complain(f"validate: {verdict}")
@@ -205,25 +242,46 @@ def _run(
     return int(report["exit_code"])
 
 
+def _outputs(arguments: argparse.Namespace) -> dict[str, Path]:
+    """What is written, by option; the JSON that belongs to a patch set, too."""
+    names = ("json", "junit", "sarif", "markdown", "search_out")
+    found = {name: getattr(arguments, name) for name in names}
+    outputs = {
+        f"--{name.replace('_', '-')}": path for name, path in found.items() if path is not None
+    }
+    if arguments.search_out is not None:
+        outputs["the JSON of --search-out"] = arguments.search_out.with_suffix(".json")
+    return outputs
+
+
 def _check_places(arguments: argparse.Namespace) -> None:
-    """A report inside the bundle's folder would be a file that the manifest does not list."""
-    if not arguments.bundle.is_dir():
-        return
-    folder = arguments.bundle.resolve()
-    for option in ("json", "junit", "sarif", "markdown", "search_out"):
-        if getattr(arguments, option) is None:
-            continue
-        place = getattr(arguments, option).resolve()
-        if folder in place.parents:
+    """No output may name an input, the validator, another output, or a place in the bundle.
+
+    A report inside the bundle's folder would be a file that the manifest does not list.
+
+    Raises:
+        UsageError: one does.
+    """
+    inputs = {
+        "the bundle": arguments.bundle,
+        "--require-signature": arguments.require_signature,
+        "--engine-file": arguments.engine_file,
+        "the validator": Path(sys.argv[0]) if sys.argv and sys.argv[0] else None,
+    }
+    taken = {what: path for what, path in inputs.items() if path is not None}
+    bundle = arguments.bundle.resolve()
+    for option, path in _outputs(arguments).items():
+        other = next((what for what, one in taken.items() if same_place(path, one)), None)
+        if other is not None:
+            raise UsageError(f"{option} {path.name} is {other}: name a place of its own")
+        if arguments.bundle.is_dir() and path != STDOUT and bundle in path.resolve().parents:
             raise UsageError(
-                f"--{option.replace('_', '-')} {place.name} would lie inside the bundle, which "
-                "would then be another bundle: name a place outside of it"
+                f"{option} {path.name} would lie inside the bundle, which would then be another "
+                "bundle: name a place outside of it"
             )
+        taken[option] = path
 
 
 def _stop(console: Console, message: str, code: int) -> int:
-    try:
-        console.complain(f"validate: {one_line(message)}")
-    except (OSError, ValueError):  # nobody listens
-        return EXIT_BROKEN
+    console.complain(f"validate: {one_line(message)}")
     return code

@@ -3,8 +3,8 @@
 There it is ``PYTHONPATH=validate.pyz python -m qadtr_device.compare_command OLD NEW``.
 
 Exit codes: 0 compared (with ``--fail-on-worse``: and nothing is significantly worse) · 1 with
-``--fail-on-worse``, something is · 2 a broken file, or results of different images · 3 nothing in
-common · 4 usage.
+``--fail-on-worse``, something is, or is not measured as before · 2 a broken file, or results of
+different images · 3 nothing in common · 4 usage.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 from ..core.attack_checks import LOWER_BOUND, AttackVerdict
 from ..core.errors import QadtrError, UsageError
-from ..core.files import write_json
+from ..core.files import STDOUT, json_bytes, same_place, write_to
 from ..core.share import share_in_words
 from ..core.text import one_line
 from .comparison import VerdictOf, compare, read_outcomes
@@ -46,7 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="report.json, evaluation record, run folder or folder of records",
     )
     parser.add_argument("new", type=Path, metavar="NEW", help="likewise, of the same images")
-    parser.add_argument("--json", type=Path, metavar="F", help="also write the comparison there")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        metavar="F",
+        help="also write the comparison there; - is standard output",
+    )
     parser.add_argument(
         "--level",
         type=float,
@@ -57,7 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fail-on-worse",
         action="store_true",
-        help="exit 1 where an ASR is significantly higher, or the clean accuracy lower",
+        help="exit 1 where an ASR is significantly higher or the clean accuracy lower, and where "
+        "the new result lacks a patch or images of the old one, or has others in their place",
     )
 
 
@@ -69,13 +75,18 @@ def run(arguments: argparse.Namespace, *verdict_of: VerdictOf) -> int:
     """
     if not 0.0 < arguments.level < 1.0:
         raise UsageError(f"--level expects a number between 0 and 1, got {arguments.level}")
+    for given in (arguments.old, arguments.new):
+        if arguments.json is not None and same_place(arguments.json, given):
+            raise UsageError(f"--json {arguments.json.name} is an input: name a place of its own")
     old, new = (read_outcomes(path, *verdict_of) for path in (arguments.old, arguments.new))
     found = compare(old, new, level=arguments.level)
     if arguments.json is not None:
-        write_json(arguments.json, found)
+        write_to(arguments.json, json_bytes(found))
+    out = sys.stderr if arguments.json == STDOUT else sys.stdout
     for line in comparison_lines(found):
-        sys.stdout.write(f"{line}\n")
-    return EXIT_WORSE if arguments.fail_on_worse and found["worse"] else 0
+        out.write(f"{line}\n")
+    failed = found["worse"] or found["not_measured"]
+    return EXIT_WORSE if arguments.fail_on_worse and failed else 0
 
 
 def comparison_lines(found: Mapping[str, Any]) -> list[str]:
@@ -111,6 +122,7 @@ def comparison_lines(found: Mapping[str, Any]) -> list[str]:
         lines.append(f"attack checks{on}: old one {old.words} -> new one {new.words}")
     if any(one.mark for both in verdicts.values() for one in both):
         lines.append(LOWER_BOUND)
+    lines += [f"not measured as before: {line}" for line in found["not_measured"]]
     worse = ", ".join(found["worse"]) or "nothing"
     lines.append(f"significantly worse at {found['level']:g} (McNemar, Holm): {worse}")
     return [

@@ -11,7 +11,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,10 @@ class Outcome:
         model: what tells models in one file apart; empty in a validation report, which has one.
         patch: its name.
         patch_sha256: of the patch, or of what it makes of the first images; None where not told.
+        patch_file_sha256: of the patch's whole file; None in records and older reports.
         images: name, split and digest.
+        images_sha256: of the file of images and labels; None where not told.
+        quick: whether no more images were run than the thresholds needed.
         indices: int64 N, within the split.
         clean_correct: bool N, right without the patch.
         patched_correct: bool N, right with it.
@@ -60,6 +63,9 @@ class Outcome:
     eligible: Flags
     success: Flags
     attacks: AttackVerdict = field(default_factory=AttackVerdict)
+    patch_file_sha256: str | None = None
+    images_sha256: str | None = None
+    quick: bool = False
 
 
 VerdictOf = Callable[[Path, Mapping[str, Any]], AttackVerdict]
@@ -124,7 +130,8 @@ def compare(
     Returns:
         ``patches`` (each with ``asr``, its paired test over images that count in both, lists of
         changed images, and ``verdict``), ``clean`` (likewise, by model), what is in one only,
-        and ``worse``: names of what is significantly worse.
+        ``worse``: names of what is significantly worse, and ``not_measured``: what the old result
+        measured and the new one does not, or not with the same patch on the same images.
 
     Raises:
         InputError: the results are of different images, or a level out of range.
@@ -161,6 +168,7 @@ def compare(
         "clean": clean,
         "only_in_old": sorted(_title(*key) for key in before.keys() - after.keys()),
         "only_in_new": sorted(_title(*key) for key in after.keys() - before.keys()),
+        "not_measured": _not_measured(before, after),
         "worse": [
             *(f"ASR of {_title(row['model'], row['patch'])}" for row in rows if _is_worse(row)),
             *(f"clean accuracy {row['model']}".strip() for row in clean if _is_worse(row)),
@@ -168,13 +176,42 @@ def compare(
     }
 
 
+def _not_measured(
+    before: Mapping[tuple[str, str], Outcome], after: Mapping[tuple[str, str], Outcome]
+) -> list[str]:
+    """A result is no better for a patch that it leaves out, weakens, or tries on fewer images."""
+    found = []
+    for key, old in before.items():
+        title, new = _title(*key), after.get(key)
+        if new is None:
+            found.append(f"{title} is not in the new result")
+            continue
+        if not _same_patch(old, new) and old.patch_sha256 is not None:
+            found.append(f"{title} is another patch in the new result, or one that is not told")
+        if old.images_sha256 is not None and old.images_sha256 != new.images_sha256:
+            found.append(f"{title} was tried on other images or labels, or some that are not told")
+        left = len(np.setdiff1d(old.indices, new.indices))
+        # A quick run of the same patch and images stopped where it had decided.
+        if left and not (new.quick and old.images_sha256 is not None):
+            found.append(f"{title} was not tried on {left} of the old {len(old.indices)} images")
+    return found
+
+
+def _same_patch(old: Outcome, new: Outcome) -> bool | None:
+    if old.patch_file_sha256 is not None and new.patch_file_sha256 is not None:
+        return old.patch_file_sha256 == new.patch_file_sha256
+    if old.patch_sha256 is not None and new.patch_sha256 is not None:
+        return old.patch_sha256 == new.patch_sha256
+    return None
+
+
 def _named_alike(
     old: Sequence[Outcome], new: Sequence[Outcome]
 ) -> tuple[list[Outcome], list[Outcome]]:
     if len({one.model for one in old}) == 1 and len({one.model for one in new}) == 1:
         return (
-            [Outcome(**{**one.__dict__, "model": ""}) for one in old],
-            [Outcome(**{**one.__dict__, "model": ""}) for one in new],
+            [replace(one, model="") for one in old],
+            [replace(one, model="") for one in new],
         )
     return list(old), list(new)
 
@@ -183,11 +220,10 @@ def _patch_row(old: Outcome, new: Outcome) -> dict[str, Any]:
     indices, at_old, at_new = _common(old, new)
     both = old.eligible[at_old] & new.eligible[at_new]
     won_old, won_new = old.success[at_old] & both, new.success[at_new] & both
-    known = old.patch_sha256 is not None and new.patch_sha256 is not None
     return {
         "model": old.model,
         "patch": old.patch,
-        "same_patch": old.patch_sha256 == new.patch_sha256 if known else None,
+        "same_patch": _same_patch(old, new),
         "images_in_common": len(indices),
         "asr_old": _share(old.success[old.eligible]),
         "asr_new": _share(new.success[new.eligible]),
@@ -274,7 +310,14 @@ def _of_report(raw: Mapping[str, Any], path: Path) -> list[Outcome]:
     images = facts["name"], facts["split"], facts["digest"]
     verdict = AttackVerdict.of(raw.get("attack_checks"))
     return [
-        _outcome("", patch["name"], patch.get("pasted_sha256"), images, patch["outcomes"], verdict)
+        replace(
+            _outcome(
+                "", patch["name"], patch.get("pasted_sha256"), images, patch["outcomes"], verdict
+            ),
+            patch_file_sha256=patch.get("file_sha256"),
+            images_sha256=facts.get("file_sha256"),
+            quick=raw["quick"],
+        )
         for patch in raw["patches"]
     ]
 
@@ -311,9 +354,9 @@ def _outcome(
         patch_sha256=sha256,
         images=images,
         indices=indices,
+        clean_correct=unpack_bits(outcomes["clean_correct"], n),
+        patched_correct=unpack_bits(outcomes["patched_correct"], n),
+        eligible=unpack_bits(outcomes["eligible"], n),
+        success=unpack_bits(outcomes["success"], n),
         attacks=attacks,
-        **{
-            name: unpack_bits(outcomes[name], n)
-            for name in ("clean_correct", "patched_correct", "eligible", "success")
-        },
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from typing import TextIO
@@ -15,13 +16,16 @@ class Console:
     """Lines on ``out``; progress on ``err``, as a bar where that is a terminal.
 
     Elsewhere, progress is a line every 15 seconds, so that a log stays short. Characters that the
-    stream cannot show are replaced, so that a device without UTF-8 does not fail for a "×".
+    stream cannot show are replaced, so that a device without UTF-8 does not fail for a "×". A
+    stream that is closed, or that nobody reads any more, changes nothing: the verdict is the exit
+    code and the report.
     """
 
     def __init__(self, out: TextIO | None = None, err: TextIO | None = None) -> None:
-        self._out = sys.stdout if out is None else out
-        self._err = sys.stderr if err is None else err
-        self._bar = self._err.isatty()
+        # Either is None where the process was started without it.
+        self._out: TextIO | None = sys.stdout if out is None else out
+        self._err: TextIO | None = sys.stderr if err is None else err
+        self._bar = self._err is not None and not self._err.closed and self._err.isatty()
         self._drawn = False
         self._last = -_SECONDS_BETWEEN_LINES
 
@@ -56,7 +60,24 @@ class Console:
             self._drawn = False
 
 
-def _write(stream: TextIO, text: str) -> None:
+def _write(stream: TextIO | None, text: str) -> None:
+    if stream is None:
+        return
     encoding = getattr(stream, "encoding", None) or "utf-8"
-    stream.write(text.encode(encoding, "replace").decode(encoding))
-    stream.flush()
+    try:
+        stream.write(text.encode(encoding, "replace").decode(encoding))
+        stream.flush()
+    except ValueError:  # closed
+        pass
+    except OSError:  # nobody reads it, or its disk is full
+        _silence(stream)
+
+
+def _silence(stream: TextIO) -> None:
+    """Lead the stream nowhere, so that Python's last flush does not fail: that is exit code 120."""
+    try:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+    except (OSError, ValueError):  # it has no file
+        pass

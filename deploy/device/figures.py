@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ from ..core.errors import NothingToEvaluate
 from ..core.outcomes import outcomes_record
 from ..core.statistics import paired
 from ..core.success import accuracy, attack_success
+from ..core.text import one_line
+from .evidence import classes_facts
 from .measuring import UNSEEN, Measurement, seen, success_of
 from .suite import Suite
 
@@ -29,6 +32,7 @@ def clean_figures(measurement: Measurement, suite: Suite) -> dict[str, Any]:
         "here": accuracy(here, labels),
         "lab": accuracy(lab, labels),
         "flips": int((here != lab).sum()),
+        "classes": classes_facts(here, labels),
         "logits_sha256": measurement.clean_logits_sha256,
     }
 
@@ -80,6 +84,14 @@ def patch_figures(measurement: Measurement, suite: Suite, number: int) -> dict[s
         "area_px": patch.patch_set.area_px,
         "area_share": patch.patch_set.area_share(*suite.images.shape[2:]),
         "images": len(rows),
+        "distinct_images": int(suite.distinct[rows].sum()),
+        "changed_px": {
+            "median": float(np.median(measurement.changed[number][which])),
+            "least": int(measurement.changed[number][which].min()),
+            "unchanged_images": int((measurement.changed[number][which] == 0).sum()),
+        }
+        if len(rows)
+        else None,
         "asr": None if here is None else here.share,
         "asr_common": None if common is None else common.share,
         "random_floor": floor,
@@ -99,4 +111,27 @@ def patch_figures(measurement: Measurement, suite: Suite, number: int) -> dict[s
             eligible=nothing if here is None else here.eligible,
             success=nothing if here is None else here.success,
         ),
+    }
+
+
+def changed_in_words(pixels: Mapping[str, Any] | None) -> str:
+    """Return ``changed_px`` of a patch's figures in a few words."""
+    if pixels is None:
+        return "on no image"
+    unchanged = pixels["unchanged_images"]
+    return f"changes {pixels['median']:g} px (median), nothing on {unchanged} images"
+
+
+def weaker_than_noise(patches: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return what is said of each gated patch that noise of its size beats, by its check's name.
+
+    Args:
+        patches: figures, from :func:`patch_figures`.
+    """
+    return {
+        f"max_asr of {patch['name']}": f"; noise of its size wins more often than "
+        f"{one_line(patch['name'])}: {floor['value']:.1%}"
+        for patch in patches
+        if patch["gated"] and (floor := patch["random_floor"]) and (here := patch["asr"])
+        if floor["value"] > here["value"]
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,6 +14,9 @@ from ..core.errors import InputError
 from ..core.files import sha256_of_bytes
 from ..core.model_engine import run_all
 from .manifest import ModelFacts
+
+BATCH_SIZES = (1, 2, 64)
+"""Images a call, in which the golden images must give what they give all together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +85,69 @@ def check_logits(
             "the lab measured"
         )
     return result
+
+
+def check_independence(
+    engine: Engine, inputs: NDArray[np.uint8], golden: NDArray[np.float32], model: ModelFacts
+) -> None:
+    """Hold single images, pairs and batches of 64, forwards and backwards, against the budget.
+
+    So the logits of an image depend neither on its neighbours nor on their number, their order and
+    the calls before. It takes 400 images at most: the first 64 golden ones, and 64 to fill up.
+
+    Args:
+        engine: open; one of a fixed batch size is run with that.
+        inputs: uint8 G×3×H×W, that gave the golden logits all together.
+        golden: float32 G×C.
+        model: with the budget.
+
+    Raises:
+        InputError: beyond the budget.
+    """
+    most = max(BATCH_SIZES)
+    forwards = np.arange(min(len(inputs), most))
+    for size in BATCH_SIZES if engine.batch_size is None else (engine.batch_size,):
+        for order in (forwards, forwards[::-1]):
+            rows = np.resize(order, max(len(order), size))
+            logits = run_all(engine, inputs[rows], size)
+            largest = float(np.abs(logits.astype(np.float64) - golden[rows]).max())
+            flipped = rows[logits.argmax(axis=1) != golden[rows].argmax(axis=1)]
+            flips = len(np.unique(flipped))
+            if largest > model.max_logit_difference or flips > model.max_flips:
+                raise InputError(
+                    f"{engine.name} gives other logits in batches of {size} in another order: "
+                    f"largest difference {largest:g} (allowed {model.max_logit_difference:g}), "
+                    f"{flips} flips (allowed {model.max_flips}): what it says of an image depends "
+                    "on its neighbours or on the call"
+                )
+
+
+def require_exact(
+    model: ModelFacts, codes: Mapping[str, NDArray[np.uint8]], tensors: Sequence[str]
+) -> None:
+    """Check that a model of the exact engine has no budget, and golden codes of all its tensors.
+
+    Args:
+        model: of ONNX Runtime's CPU, which computes the codes exactly.
+        codes: the golden ones, by tensor name.
+        tensors: those of the file that hold codes.
+
+    Raises:
+        InputError: a budget, a tensor without golden codes, or codes of no tensor.
+    """
+    if model.max_logit_difference or model.max_flips:
+        raise InputError(
+            f"the manifest allows {model.file} a difference of logits of "
+            f"{model.max_logit_difference:g} and {model.max_flips} flips; expected 0 and 0, its "
+            "engine computes the codes exactly: make the bundle again"
+        )
+    missing, unknown = sorted(set(tensors) - codes.keys()), sorted(codes.keys() - set(tensors))
+    if missing or unknown:
+        raise InputError(
+            f"expected golden codes of all {len(tensors)} tensors of codes of {model.file}, got "
+            f"{len(codes)}: missing {', '.join(missing[:3]) or 'none'}, unknown "
+            f"{', '.join(unknown[:3]) or 'none'}; make the bundle again"
+        )
 
 
 def check_codes(found: dict[str, NDArray[np.uint8]], golden: dict[str, NDArray[np.uint8]]) -> None:

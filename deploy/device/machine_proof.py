@@ -26,8 +26,8 @@ def machine_entry(
         host: from ``Host.as_record``, or a report's.
         engine: such as "onnxruntime-cpu".
         engine_version: None where it is not told.
-        golden_images: golden images whose logits were equal, 1 or more.
-        images: images of the bundle whose logits were equal too; 0 where not all were run.
+        golden_images: whose logits were equal, 1 or more.
+        images: of the bundle, whose logits were equal too; 0 where not all were run.
     """
     return {
         **{key: host[key] for key in _HOST},
@@ -39,12 +39,8 @@ def machine_entry(
 
 
 def proof_line(model: ModelFacts, host: Host, *, equal_here: bool) -> str:
-    """Return one line: where the logits were proved identical, and what this machine gave.
-
-    Args:
-        model: of the manifest.
-        host: this machine.
-        equal_here: whether the golden logits are equal bit for bit here.
+    """Return one line: where the logits were proved identical, and whether the golden ones are
+    ``equal_here``, bit for bit, on this ``host``.
     """
     proof = model.machine_proof
     machines = [] if proof is None else proof["machines"]

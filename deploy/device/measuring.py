@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..core.engine_protocol import Engine
-from ..core.errors import NothingToEvaluate
 from ..core.model_engine import run_all
 from ..core.patch_set import random_floor
 from ..core.success import AttackSuccess, attack_success
+from .evidence import LEAST_SHARE, Counted, changed_pixels, classes_check
 from .gate import Check, Outcome, drift_at_most, share_at_least, share_at_most
 from .golden import logits_bytes
 from .sequential import SequentialGate
 from .suite import Classes, Suite, SuitePatch, paste_some
-from .thresholds import Threshold
+from .thresholds import COMMAND_LINE, Threshold
 
 UNSEEN = -1
 """Stands for the class of an image that was not run."""
@@ -32,6 +32,7 @@ class Measurement:
         clean: int64 N, without a patch; UNSEEN where the image was not run.
         patched: for each patch int64 M, with it.
         floor: for each patch int64 M, with noise of its size in its places.
+        changed: for each patch int64 M, pixels that it visibly changes.
         gates: of a quick run, by the name of the check; empty for a full one.
         clean_logits_sha256: of the logits without a patch, all images in the suite's order; None
             for a quick run.
@@ -40,6 +41,7 @@ class Measurement:
     clean: Classes
     patched: tuple[Classes, ...]
     floor: tuple[Classes, ...]
+    changed: tuple[Classes, ...]
     gates: Mapping[str, SequentialGate]
     clean_logits_sha256: str | None
 
@@ -75,16 +77,24 @@ def measure(
         InputError: the engine fails or a patch does not fit.
     """
     count = len(suite.images)
-    order = shuffled(count) if quick else np.arange(count, dtype=np.int64)
+    order = shuffled(suite) if quick else np.arange(count, dtype=np.int64)
     clean = np.full(count, UNSEEN, dtype=np.int64)
     patched = tuple(np.full(len(patch.rows), UNSEEN, dtype=np.int64) for patch in suite.patches)
-    floor = tuple(values.copy() for values in patched)
+    floor, changed = (tuple(values.copy() for values in patched) for _ in range(2))
     noise = [
         random_floor(patch.patch_set, np.random.default_rng([floor_seed, number]))
         for number, patch in enumerate(suite.patches)
     ]
     entry_of = [_entries(patch, count) for patch in suite.patches]
     gates = _gates(suite, thresholds) if quick else {}
+    found = Measurement(
+        clean=clean,
+        patched=patched,
+        floor=floor,
+        changed=changed,
+        gates=gates,
+        clean_logits_sha256=None,
+    )
     digest = hashlib.sha256()
     for start in range(0, count, batch_size):
         rows = order[start : start + batch_size]
@@ -95,23 +105,17 @@ def measure(
             which = entry_of[number][rows]
             which = which[which != UNSEEN]
             if len(which):
-                patched[number][which] = engine.predict(
-                    patch.paste(suite.images, which), batch_size
-                )
                 own = suite.images[patch.rows[which]]
+                pasted = patch.paste(suite.images, which)
+                patched[number][which] = engine.predict(pasted, batch_size)
+                changed[number][which] = changed_pixels(own, pasted)
                 floor[number][which] = engine.predict(
                     paste_some(noise[number], own, which), batch_size
                 )
         progress(min(start + batch_size, count), count)
-        if gates and _decided(gates, suite, clean, patched):
+        if gates and _decided(found, suite, thresholds):
             break
-    return Measurement(
-        clean=clean,
-        patched=patched,
-        floor=floor,
-        gates=gates,
-        clean_logits_sha256=None if quick else digest.hexdigest(),
-    )
+    return replace(found, clean_logits_sha256=None if quick else digest.hexdigest())
 
 
 def checks_of(
@@ -126,29 +130,68 @@ def checks_of(
     for number, patch in enumerate(suite.patches):
         if not patch.facts.gated:
             continue
-        here = success_of(measurement, suite, number).share
         max_asr, max_drift = thresholds["max_asr"].value, thresholds["max_drift"].value
-        name = f"max_asr of {patch.facts.name}"
-        if name in measurement.gates:
-            checks.append(measurement.gates[name].check())
-        elif max_asr is not None:
-            checks.append(share_at_most(name, max_asr, here["k"], here["n"]))
+        if max_asr is not None:
+            name = f"max_asr of {patch.facts.name}"
+            these = counted(measurement, suite, number, thresholds)
+            these.require_any(name)
+            if name in measurement.gates:
+                check = measurement.gates[name].check()
+            else:
+                check = share_at_most(name, max_asr, these.k, these.n)
+            checks.append(these.held(check))
         if max_drift is not None:
+            here = success_of(measurement, suite, number).share
             rows, which = seen(measurement, suite, number)
             lab = attack_success(
                 suite.lab_clean[rows], patch.lab[which], suite.labels[rows], patch.facts.target
             ).share
             name = f"max_drift of {patch.facts.name}"
             checks.append(drift_at_most(name, max_drift, here["value"], lab["value"], here["n"]))
-    if checks and thresholds["min_clean"].value is not None:
+    min_clean = thresholds["min_clean"].value
+    if checks and min_clean is not None:
         if "min_clean" in measurement.gates:
             checks.append(measurement.gates["min_clean"].check())
         else:
-            right = int((measurement.clean == suite.labels).sum())
-            checks.append(
-                share_at_least("min_clean", thresholds["min_clean"].value, right, len(suite.labels))
-            )
+            checks.append(share_at_least("min_clean", min_clean, *_right(measurement, suite)))
+    if checks:
+        run = measurement.clean != UNSEEN
+        checks.append(classes_check(measurement.clean[run], suite.labels[run], suite.classes))
     return checks
+
+
+def counted(
+    measurement: Measurement, suite: Suite, number: int, thresholds: Mapping[str, Threshold]
+) -> Counted:
+    """Return how much of what was run so far counts for one patch's gate."""
+    patch = suite.patches[number]
+    rows, which = seen(measurement, suite, number)
+    clean, labels = measurement.clean[rows], suite.labels[rows]
+    eligible, patched = clean == labels, measurement.patched[number][which]
+    won = patched != clean
+    needed, min_clean = LEAST_SHARE, thresholds["min_clean"]
+    if min_clean.origin == COMMAND_LINE and min_clean.value is not None:
+        needed = min(needed, min_clean.value)  # whoever asks for the gate expects no more
+    if patch.facts.target is not None:
+        eligible &= labels != patch.facts.target
+        won &= patched == patch.facts.target
+        needed *= 1 - 1 / len(suite.classes)
+    unchanged, repeated = measurement.changed[number][which] == 0, ~suite.distinct[rows]
+    counts = eligible & ~unchanged & ~repeated
+    return Counted(
+        k=int((won & counts).sum()),
+        n=int(counts.sum()),
+        images=len(rows),
+        repeated=int(repeated.sum()),
+        unchanged=int(unchanged.sum()),
+        needed=needed,
+    )
+
+
+def _right(measurement: Measurement, suite: Suite) -> tuple[int, int]:
+    """Of the distinct images that were run, those that are right without a patch, and all."""
+    run = (measurement.clean != UNSEEN) & suite.distinct
+    return int((measurement.clean == suite.labels)[run].sum()), int(run.sum())
 
 
 def seen(
@@ -174,11 +217,15 @@ def success_of(measurement: Measurement, suite: Suite, number: int) -> AttackSuc
     )
 
 
-def shuffled(count: int) -> NDArray[np.int64]:
-    """Return 0…count-1, int64 (count,), in an order that is the same everywhere and knows nothing
-    of the images."""
-    ranks = [hashlib.sha256(f"qadtr quick {index}".encode()).digest() for index in range(count)]
-    return np.array(sorted(range(count), key=ranks.__getitem__), dtype=np.int64)
+def shuffled(suite: Suite) -> NDArray[np.int64]:
+    """Return the suite's rows, int64 (count,), in an order that is the same everywhere.
+
+    It follows from the bundle's hash and each image's bytes: who makes a bundle cannot sort its
+    images for an order that is known before.
+    """
+    key = bytes.fromhex(suite.manifest_sha256)
+    ranks = [hashlib.sha256(key + image.tobytes()).digest() for image in suite.images]
+    return np.array(sorted(range(len(ranks)), key=ranks.__getitem__), dtype=np.int64)
 
 
 def _entries(patch: SuitePatch, count: int) -> NDArray[np.int64]:
@@ -200,28 +247,16 @@ def _gates(suite: Suite, thresholds: Mapping[str, Threshold]) -> dict[str, Seque
     return gates
 
 
-def _decided(
-    gates: Mapping[str, SequentialGate],
-    suite: Suite,
-    clean: Classes,
-    patched: tuple[Classes, ...],
-) -> bool:
+def _decided(found: Measurement, suite: Suite, thresholds: Mapping[str, Threshold]) -> bool:
     """Show every gate the counts so far; True when all passed or one failed."""
+    gates, enough = found.gates, True
     if "min_clean" in gates:
-        run = clean != UNSEEN
-        gates["min_clean"].look(int((clean == suite.labels).sum()), int(run.sum()))
+        gates["min_clean"].look(*_right(found, suite))
     for number, patch in enumerate(suite.patches):
         gate = gates.get(f"max_asr of {patch.facts.name}")
-        if gate is None:
-            continue
-        which = np.flatnonzero(patched[number] != UNSEEN)
-        rows = patch.rows[which]
-        try:
-            success = attack_success(
-                clean[rows], patched[number][which], suite.labels[rows], patch.facts.target
-            )
-        except NothingToEvaluate:  # not yet
-            continue
-        gate.look(success.share["k"], success.share["n"])
+        if gate is not None:
+            these = counted(found, suite, number, thresholds)
+            gate.look(these.k, these.n)
+            enough &= these.enough
     outcomes = {gate.outcome for gate in gates.values()}
-    return Outcome.FAIL in outcomes or outcomes == {Outcome.PASS}
+    return Outcome.FAIL in outcomes or (enough and outcomes == {Outcome.PASS})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -15,8 +14,10 @@ from ..core.errors import EngineUnavailable, InputError, UsageError
 from ..core.files import read_bytes, sha256_of_bytes, write_atomic
 from ..core.host import host_facts
 from ..core.images import CHANNELS
+from ..core.model_contents import read_model_contents
 from ..core.model_engine import ModelEngine
-from ..core.onnx_operators import asks_for_integers, operators_of
+from ..core.onnx_operators import asks_for_integers
+from ..core.scratch import Scratch
 from .onnx_outputs import with_outputs
 
 logger = logging.getLogger(__name__)
@@ -102,27 +103,20 @@ class OnnxRuntimeEngine(ModelEngine):
         self._session: _Session | None = None
         self._model = Path(model)
         self._profile_to = None if profile_to is None else Path(profile_to)
-        self._scratch = tempfile.TemporaryDirectory(prefix="qadtr-")
+        self._scratch = Scratch()
         self.threads = threads
         self.name = f"onnxruntime-{provider}"
         try:
             self._open(provider, optimized_to, optimize)
         except BaseException:
             self._session = None
-            self._scratch.cleanup()
+            self._scratch.close()
             raise
 
     def _open(self, provider: str, optimized_to: Path | None, optimize: bool) -> None:
         data = read_bytes(self._model)
         self.model_sha256 = sha256_of_bytes(data)
-        try:
-            operators = operators_of(data)
-        except ValueError as error:
-            raise InputError(
-                f"{self._model} ({len(data)} bytes) is no readable ONNX file: {error}; "
-                "export or copy it again"
-            ) from error
-        self.integer = asks_for_integers(operators)
+        self.integer = asks_for_integers(read_model_contents(data, str(self._model)).operators)
         if self.integer and provider == "cuda":
             raise InputError(
                 f"{self._model} asks for integer inference, which ONNX Runtime's CUDA provider "
@@ -139,7 +133,7 @@ class OnnxRuntimeEngine(ModelEngine):
         # On by need only: it exchanges int8 weights for uint8 ones, which costs time.
         self.x64_quant_precision = provider == "cpu" and host_facts().u8s8_saturates
         options = self._options(ort, optimize)
-        optimized = Path(self._scratch.name) / "optimized.onnx"
+        optimized = self._scratch.folder / "optimized.onnx"
         if optimized_to is not None:
             options.optimized_model_filepath = str(optimized)
         try:
@@ -184,7 +178,7 @@ class OnnxRuntimeEngine(ModelEngine):
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         if self._profile_to is not None:
             options.enable_profiling = True
-            options.profile_file_prefix = str(Path(self._scratch.name) / "profile")
+            options.profile_file_prefix = str(self._scratch.folder / "profile")
         return options
 
     def _read_interface(self, session: _Session) -> None:
@@ -228,7 +222,7 @@ class OnnxRuntimeEngine(ModelEngine):
             if self._profile_to is not None:
                 write_atomic(self._profile_to, Path(session.end_profiling()).read_bytes())
         finally:
-            self._scratch.cleanup()
+            self._scratch.close()
 
     @property
     def _is_open(self) -> bool:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeGuard
 from xml.etree import ElementTree
 
-from ..core.errors import InputError
-from ..core.files import read_json, write_atomic, write_json
+from ..core.errors import InputError, QadtrError
+from ..core.files import STDOUT, is_stream, json_bytes, read_json, write_to
 from ..core.json_schema import SchemaMismatch, check, load_schema
 from ..core.text import one_line, printable
 from .report_markdown import markdown_text
@@ -31,13 +32,13 @@ def empty_report(bundle: str) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "outcome": "error",
         "exit_code": 2,
         "reason": "the validation did not end",
         "images": None,
         "bundle": {
-            "file": bundle,
+            "file": printable(bundle),
             "name": None,
             "bit_width": None,
             "manifest_sha256": None,
@@ -125,25 +126,62 @@ def conclude(report: dict[str, Any], exit_code: int, reason: str) -> None:
     report.update(exit_code=exit_code, outcome=OUTCOMES[exit_code], reason=one_line(reason))
 
 
-def write_report(
-    report: dict[str, Any],
-    json_path: Path,
-    junit_path: Path,
-    *,
-    sarif_path: Path | None = None,
-    markdown_path: Path | None = None,
-) -> None:
-    """Write the forms, each atomically: a reader sees the old file or the whole new one.
+@dataclass(frozen=True, kw_only=True)
+class ReportPlaces:
+    """Where the forms of a report go; ``-`` is standard output, None leaves a form out."""
+
+    json: Path | None
+    junit: Path | None
+    sarif: Path | None = None
+    markdown: Path | None = None
+
+    def forms(self, report: dict[str, Any]) -> list[tuple[Path, bytes]]:
+        """Each place with its bytes, JSON last."""
+        every = (
+            (self.junit, junit_xml),
+            (self.sarif, lambda told: json_bytes(sarif_log(told))),
+            (self.markdown, lambda told: markdown_text(told).encode("utf-8")),
+            (self.json, json_bytes),
+        )
+        return [(place, form(report)) for place, form in every if place is not None]
+
+
+def void_reports(report: dict[str, Any], places: ReportPlaces) -> None:
+    """Write a report in which nothing has happened, so that no earlier one is taken for this one's.
+
+    Pipes, devices and standard output are left for the verdict.
 
     Raises:
         InputError: a place is not writable.
     """
-    write_atomic(junit_path, junit_xml(report))
-    if sarif_path is not None:
-        write_json(sarif_path, sarif_log(report))
-    if markdown_path is not None:
-        write_atomic(markdown_path, markdown_text(report).encode("utf-8"))
-    write_json(json_path, report)
+    for place, data in places.forms(report):
+        if place != STDOUT and not is_stream(place):
+            write_to(place, data)
+
+
+def write_report(report: dict[str, Any], places: ReportPlaces) -> None:
+    """Write the forms, each atomically: a reader sees the old file or the whole new one.
+
+    Where one cannot be written, the verdict is an error, in all that can be written, and what
+    cannot is removed: none says "pass".
+
+    Raises:
+        InputError: a place is not writable; the report says so too.
+    """
+    try:
+        for place, data in places.forms(report):
+            write_to(place, data)
+    except QadtrError as error:
+        conclude(report, 2, f"{error}; the gates came to: {report['outcome']}")
+        for place, data in places.forms(report):
+            try:
+                if place != STDOUT:
+                    write_to(place, data)
+            except QadtrError:
+                if not is_stream(place):
+                    with suppress(OSError):
+                        place.unlink(missing_ok=True)
+        raise
 
 
 def junit_xml(report: dict[str, Any]) -> bytes:

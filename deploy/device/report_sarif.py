@@ -20,6 +20,7 @@ _RULES = {
     "max_asr": "The attack success rate of a gated patch must be under its threshold.",
     "max_drift": "The attack success rate may depart from the lab's by so much at most.",
     "min_clean": "The clean accuracy must be over its threshold.",
+    "classes": "The network must tell the classes of the suite apart.",
     "broken": "Every step of the validation must be possible, and reproduce what the lab had.",
 }
 

@@ -136,7 +136,7 @@ def search_on(
     counts = (measurement.clean != UNSEEN) & (measurement.clean == suite.labels)
     if settings.target is not None:
         counts &= suite.labels != settings.target
-    order = shuffled(len(suite.images))
+    order = shuffled(suite)
     rows = np.sort(order[counts[order]][: settings.images])
     if len(rows) == 0:
         raise NothingToEvaluate("the search has no image: the engine has none right that counts")

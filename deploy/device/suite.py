@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ..core.images import INPUT_SCALE, INPUT_ZERO_POINT, check_images
 from ..core.pasting import paste
 from ..core.patch_set import PatchSet, read_patch_set
 from .bundle_reading import Bundle
+from .evidence import distinct_images
 from .manifest import GOLDEN_LOGITS, PASTED_IMAGES, ModelFacts, PatchFacts
 
 Classes = NDArray[np.int64]
@@ -56,6 +58,8 @@ class Suite:
         labels: int64 N.
         lab_clean: int64 N, classes that the lab's network gave without a patch.
         patches: in the manifest's order.
+        classes: their names.
+        manifest_sha256: of the bundle.
     """
 
     images: NDArray[np.uint8]
@@ -63,6 +67,13 @@ class Suite:
     labels: Classes
     lab_clean: Classes
     patches: tuple[SuitePatch, ...]
+    classes: tuple[str, ...]
+    manifest_sha256: str
+
+    @cached_property
+    def distinct(self) -> NDArray[np.bool_]:
+        """bool N, False for an image that looks like an earlier one."""
+        return distinct_images(self.images)
 
 
 def paste_some(
@@ -146,6 +157,8 @@ def read_suite(bundle: Bundle) -> Suite:
         labels=labels,
         lab_clean=_classes(lab["clean"], count, classes, "clean"),
         patches=tuple(patches),
+        classes=manifest.classes,
+        manifest_sha256=bundle.manifest_sha256,
     )
 
 

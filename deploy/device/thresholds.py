@@ -6,14 +6,38 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..core.errors import UsageError
+from ..core.share import share_of
 
 NAMES = ("max_asr", "max_drift", "min_clean")
+COMMAND_LINE = "command line"
+
+CLEAN_MARGIN = 0.05
+"""How far under the lab's clean accuracy, its lower bound, the default of ``min_clean`` lies."""
+
+
+def default_min_clean(lab: NDArray[np.int64], labels: NDArray[np.int64]) -> float:
+    """Return the least clean accuracy, 0…1, where nobody names one: what the lab had, or nearly.
+
+    It is the lower end of Wilson's 95% interval of the lab's accuracy on the bundle's images, less
+    5 points, so that a device that computes the same passes with as few as twenty images.
+
+    Args:
+        lab: int64 N, classes that the lab's network gave.
+        labels: int64 N.
+
+    Raises:
+        NothingToEvaluate: N is 0.
+    """
+    return round(max(0.0, share_of(lab == labels)["low"] - CLEAN_MARGIN), 4)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Threshold:
-    """A share, 0…1, or None where nothing is asked for; and "manifest" or "command line"."""
+    """A share, 0…1, or None where nothing is asked for; and "manifest", "command line" or "lab"."""
 
     value: float | None
     origin: str
@@ -39,5 +63,5 @@ def effective_thresholds(
             continue
         if not 0.0 <= given <= 1.0:  # NaN is outside too
             raise UsageError(f"--{name.replace('_', '-')} expects a share of 0 to 1, got {given}")
-        found[name] = Threshold(value=given, origin="command line")
+        found[name] = Threshold(value=given, origin=COMMAND_LINE)
     return found

@@ -6,7 +6,6 @@ Everything fails closed: the report says "error" until the last step has said so
 from __future__ import annotations
 
 import platform
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,26 +19,38 @@ from ..core.errors import InputError, QadtrError, UsageError
 from ..core.files import sha256_of_bytes
 from ..core.host import host_facts, peak_memory_bytes
 from ..core.latency import measure_latency
+from ..core.model_contents import code_tensors, require_contents
 from ..core.model_engine import run_all
+from ..core.onnx_operators import OnnxFile
 from ..core.patch_set import write_patch_set
+from ..core.scratch import Scratch
 from ..core.share import share_in_words
 from .bundle_reading import Bundle
 from .console import Console
-from .figures import clean_figures, patch_figures
+from .evidence import CLASSES
+from .figures import changed_in_words, clean_figures, patch_figures, weaker_than_noise
 from .gate import exit_code_of, share_at_most
-from .golden import check_codes, check_logits, logits_bytes
+from .golden import check_codes, check_independence, check_logits, logits_bytes, require_exact
 from .machine_proof import check_proved_logits, proof_line
 from .manifest import ModelFacts
 from .measuring import Measurement, checks_of, measure
-from .onnxruntime_engine import OnnxRuntimeEngine, codes_from_onnxruntime, onnxruntime_version
+from .onnxruntime_engine import (
+    INPUT_NAME,
+    OUTPUT_NAME,
+    OnnxRuntimeEngine,
+    codes_from_onnxruntime,
+    onnxruntime_version,
+)
 from .profile_check import check_against_certificate, kinds_that_ran
 from .report import conclude, empty_report, step
 from .search import SearchResult, SearchSettings, search_on, transfer_failed
 from .suite import Suite, check_preprocessing, read_golden, read_suite
-from .thresholds import Threshold, effective_thresholds
+from .thresholds import Threshold, default_min_clean, effective_thresholds
 
 ONNXRUNTIME = "onnxruntime"
 PROFILED_IMAGES = 8
+MOST_THREADS = 1024
+"""More only takes the engine's memory and time to start them."""
 
 EngineOpener = Callable[..., Engine]
 """Called with the model's path and ``threads=``."""
@@ -94,8 +105,8 @@ def validate(
     report = empty_report(Path(path).name or str(path))
     known = {ONNXRUNTIME: OnnxRuntimeEngine} if engines is None else engines
     try:
-        if settings.threads < 1:
-            raise UsageError(f"--threads must be at least 1, got {settings.threads}")
+        if not 1 <= settings.threads <= MOST_THREADS:
+            raise UsageError(f"--threads must be 1 to {MOST_THREADS}, got {settings.threads}")
         if settings.engine not in known:
             raise UsageError(
                 f"there is no engine {settings.engine!r} here; available: {', '.join(known)}"
@@ -121,11 +132,11 @@ def _validate(
     with bundle:
         _describe(bundle, report, console)
         thresholds = effective_thresholds(bundle.manifest.thresholds, settings.thresholds)
-        report["thresholds"] = {name: one.as_record() for name, one in thresholds.items()}
-        for name, one in thresholds.items():
-            own = bundle.manifest.thresholds[name]
-            over = "" if one.origin == "manifest" else f"; the manifest's is {_shown(own)}"
-            console.say(f"threshold  {name} {_shown(one.value)} (from the {one.origin}{over})")
+        with step(report, "model files"):
+            contents = {
+                engine: require_contents(bundle.file(one.file).read_bytes(), engine, one.file)
+                for engine, one in bundle.manifest.models.items()
+            }
         with step(report, "host and engine"):
             model = _model(bundle, settings)
             file = bundle.file(model.file)
@@ -150,7 +161,17 @@ def _validate(
                         f"{len(bundle.manifest.classes)}"
                     )
                 suite = read_suite(bundle)
-            _check_golden(bundle, model, file, engine, settings, report, console)
+            if thresholds["min_clean"].value is None:
+                least = default_min_clean(suite.lab_clean, suite.labels)
+                thresholds["min_clean"] = Threshold(value=least, origin="lab")
+            report["thresholds"] = {name: one.as_record() for name, one in thresholds.items()}
+            for name, one in thresholds.items():
+                own = bundle.manifest.thresholds[name]
+                over = "" if one.origin == "manifest" else f"; the manifest's is {_shown(own)}"
+                console.say(f"threshold  {name} {_shown(one.value)} (from the {one.origin}{over})")
+            _check_golden(
+                bundle, model, contents[settings.engine], file, engine, settings, report, console
+            )
             _check_certificate(model, file, engine, suite, settings, report, console)
             _measure(bundle, suite, engine, thresholds, settings, report, console)
 
@@ -212,6 +233,7 @@ def _describe_engine(
 def _check_golden(
     bundle: Bundle,
     model: ModelFacts,
+    contents: OnnxFile,
     file: Path,
     engine: Engine,
     settings: ValidationSettings,
@@ -222,12 +244,12 @@ def _check_golden(
         inputs, logits, codes = read_golden(bundle, model)
         compared = 0
         if settings.engine == ONNXRUNTIME:
-            if not codes:
-                raise InputError("the bundle has no golden codes")
+            require_exact(model, codes, code_tensors(contents, INPUT_NAME, OUTPUT_NAME))
             found = codes_from_onnxruntime(file, inputs, list(codes), threads=settings.threads)
             check_codes(found, codes)
             compared = len(codes)
         result = check_logits(engine, inputs, logits, model, tensors=compared)
+        check_independence(engine, inputs, logits, model)
         golden_file = bundle.manifest.files[bundle.manifest.golden["file"]]
         report["golden"] = result.as_record() | {"file_sha256": golden_file.sha256}
     console.say(
@@ -276,11 +298,14 @@ def profiled_kinds(file: Path, images: Any, *, threads: int = 1) -> dict[str, in
     Raises:
         InputError: one of them ran in float.
     """
-    with tempfile.TemporaryDirectory(prefix="qadtr-profile-") as folder:
-        profile = Path(folder) / "profile.json"
+    scratch = Scratch()
+    try:
+        profile = scratch.folder / "profile.json"
         with OnnxRuntimeEngine(file, threads=threads, profile_to=profile) as engine:
             run_all(engine, images)
         return kinds_that_ran(profile)
+    finally:
+        scratch.close()
 
 
 def _measure(
@@ -306,10 +331,17 @@ def _measure(
         )
         report.update(images_used=measured.images_used, images_total=total)
         report["clean"] = clean_figures(measured, suite)
-        report["patches"] = [patch_figures(measured, suite, i) for i in range(len(suite.patches))]
+        report["patches"] = [
+            patch_figures(measured, suite, number)
+            | {"file_sha256": bundle.manifest.files[patch.facts.file].sha256}
+            for number, patch in enumerate(suite.patches)
+        ]
         check_proved_logits(_model(bundle, settings), measured.clean_logits_sha256)
     clean = report["clean"]
-    console.say(f"images     {measured.images_used} of {total} used")
+    distinct = int(suite.distinct.sum())
+    console.say(
+        f"images     {measured.images_used} of {total} used, {distinct} of {total} distinct"
+    )
     console.say(
         f"clean      {share_in_words(clean['here'])} (lab "
         f"{share_in_words(clean['lab'])}), {clean['flips']} flips"
@@ -319,7 +351,8 @@ def _measure(
             f"patch      {patch['name']}: ASR{verdict.mark} {share_in_words(patch['asr'])} "
             f"(lab {share_in_words(patch['lab_asr'])}, common set "
             f"{share_in_words(patch['asr_common'])}, noise "
-            f"{share_in_words(patch['random_floor'])}), {patch['flips_n']} flips"
+            f"{share_in_words(patch['random_floor'])}), {patch['flips_n']} flips, "
+            f"{changed_in_words(patch['changed_px'])}"
             f"{'' if patch['gated'] else ', not gated'}"
         )
     search = None
@@ -346,19 +379,26 @@ def _measure(
         if checks and search is not None and limit is not None:
             won = search.success.share
             checks.append(share_at_most("max_asr of the search", limit, won["k"], won["n"]))
+        weaker = weaker_than_noise(report["patches"])
         checks = [
-            replace(check, reason=verdict.noted(check.name, check.reason)) for check in checks
+            replace(
+                check,
+                reason=verdict.noted(check.name, check.reason) + weaker.get(check.name, ""),
+            )
+            for check in checks
         ]
         code = exit_code_of(checks)
     report["checks"] = [check.as_record() for check in checks]
     for check in checks:
         console.say(f"gate       {check.name}: {check.outcome.value}: {check.reason}")
     deciding = [check for check in checks if check.outcome.value != "pass"]
+    classes = next(check.reason for check in checks if check.name == CLASSES)
+    passed = f"all {len(checks)} gates passed; {classes}"
     conclude(
         report,
         code,
         "; ".join(f"{check.name}: {check.reason}" for check in deciding)
-        or verdict.noted("all", f"all {len(checks)} gates passed"),
+        or verdict.noted("all", passed + "".join(weaker.values())),
     )
 
 

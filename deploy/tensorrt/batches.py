@@ -31,8 +31,6 @@ class BatchRunner:
         prepare: makes what runs one size of batch.
         image_shape: (3, H, W).
         classes: logits per image.
-        least: smallest batch.
-        largest: largest batch.
         graphs: False queues each step anew, for engines that make graphs of their own.
     """
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..core.errors import EngineUnavailable
+from ..core.text import one_line
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +53,6 @@ TENSORRT_RTX = Flavour(
 )
 FLAVOURS = {flavour.name: flavour for flavour in (TENSORRT, TENSORRT_RTX)}
 
-_LAYERS = "Layers:"
-
 
 class Log:
     """What TensorRT said since :meth:`clear`.
@@ -65,22 +64,21 @@ class Log:
     """
 
     def __init__(self) -> None:
-        self.errors: list[str] = []
-        self.layers: str | None = None
+        self.clear()
 
     def clear(self) -> None:
         """Forget all of it."""
-        self.errors.clear()
-        self.layers = None
+        self.errors: list[str] = []
+        self.layers: str | None = None
 
     def take(self, severity: Any, text: str) -> None:
         """Keep or pass on one message. ``severity`` is TensorRT's, 0 the gravest."""
         level = int(severity)
         if level <= 1:
-            self.errors.append(" ".join(text.split()))
+            self.errors.append(one_line(text))
         elif level == 2:
             logger.warning("%s", text)
-        elif text.startswith(_LAYERS):
+        elif text.startswith("Layers:"):
             self.layers = text
 
     def last_errors(self) -> str:
@@ -129,7 +127,7 @@ def load(flavour: Flavour) -> Bindings:
     except (ImportError, OSError, AttributeError) as error:
         raise EngineUnavailable(
             f"the engine {flavour.name!r} needs the package {flavour.package} "
-            f"({' '.join(str(error).split())}); install it: {flavour.install}"
+            f"({one_line(str(error))}); install it: {flavour.install}"
         ) from error
     if version.partition(".")[0] not in map(str, flavour.majors):
         raise EngineUnavailable(
@@ -140,9 +138,6 @@ def load(flavour: Flavour) -> Bindings:
 
     class Logger(api.ILogger):  # type: ignore[misc]
         """Hands every message on."""
-
-        def __init__(self) -> None:
-            api.ILogger.__init__(self)
 
         def log(self, severity: Any, text: str) -> None:
             log.take(severity, text)

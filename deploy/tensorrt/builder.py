@@ -6,8 +6,8 @@ device. TensorRT times kernels on the GPU that is in the machine.
 
 from __future__ import annotations
 
-import logging
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,41 +17,14 @@ from .bindings import Bindings, Flavour, load
 from .cuda import Device
 from .engine_file import write_engine_file
 from .layers import EngineLayer, layers_from_json, layers_from_text, require_integer
-from .onnx_file import IMAGES, OnnxFacts, check_symmetric_int8
-from .options import CURRENT, HARDWARE, BuildOptions
-
-logger = logging.getLogger(__name__)
+from .onnx_file import IMAGES, check_symmetric_int8
+from .options import COMPUTE_CAPABILITIES, HARDWARE, BuildOptions
 
 NEVER_RUN = (
     "never run on hardware: no GPU has been at hand; what is known is that the builder takes the "
     "file and what its layers compute in"
 )
 """Said wherever these engines are used, until a record in results/ shows a run."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """A serialised engine and what is known of it.
-
-    Attributes:
-        data: its bytes.
-        onnx: what the ONNX file says of itself.
-        batch_sizes: least, usual and largest, as built.
-        layers: as TensorRT lists them.
-        layers_from: "builder" or "inspector".
-        kinds: layers of each kind, all integer.
-        timing_cache_sha256: of the cache as written back; None without one.
-        built_on: name and compute capability of the GPU; None without one.
-    """
-
-    data: bytes
-    onnx: OnnxFacts
-    batch_sizes: tuple[int, int, int]
-    layers: tuple[EngineLayer, ...]
-    layers_from: str
-    kinds: dict[str, int]
-    timing_cache_sha256: str | None
-    built_on: dict[str, str] | None
 
 
 def build_engine(
@@ -63,7 +36,7 @@ def build_engine(
         model: the ONNX file.
         out: the engine file; its sidecar is written beside it.
         flavour: TensorRT or TensorRT-RTX.
-        options: how; the defaults where None.
+        options: how; by default :class:`BuildOptions` without arguments.
 
     Raises:
         EngineUnavailable: the package, or for TensorRT the GPU, is not here.
@@ -71,54 +44,33 @@ def build_engine(
             the compiler refuses it, or a layer of the plan is not integer.
         UsageError: an option that this product does not have.
     """
-    options = BuildOptions() if options is None else options
-    bindings, plan = build_plan(read_bytes(model), str(model), flavour, options)
-    return write_engine_file(
-        out,
-        plan.data,
-        {
-            "onnx_sha256": plan.onnx.sha256,
-            "builder": {"name": flavour.name, "version": bindings.version},
-            "options": options.as_record(flavour),
-            "built_on": plan.built_on,
-            "timing_cache_sha256": plan.timing_cache_sha256,
-            "input_shape": list(plan.onnx.input_shape),
-            "batch_sizes": list(plan.batch_sizes),
-            "classes": plan.onnx.classes,
-            "kinds": plan.kinds,
-            "layers": [layer.as_record() for layer in plan.layers],
-            "layers_from": plan.layers_from,
-            "note": NEVER_RUN,
-        },
-    )
+    plan, facts = build_plan(read_bytes(model), str(model), flavour, options or BuildOptions())
+    return write_engine_file(out, plan, facts)
 
 
 def build_plan(
     data: bytes, where: str, flavour: Flavour, options: BuildOptions
-) -> tuple[Bindings, Plan]:
-    """Build a plan in memory; arguments and errors as :func:`build_engine`.
+) -> tuple[bytes, dict[str, Any]]:
+    """Build the bytes ``data`` of an ONNX file called ``where``, as :func:`build_engine`.
 
-    Args:
-        data: bytes of the ONNX file.
-        where: its name, for errors.
-        flavour: TensorRT or TensorRT-RTX.
-        options: how.
+    Returns:
+        The serialised engine and what its sidecar says of it.
     """
     options.check_for(flavour)
     onnx = check_symmetric_int8(data, where)
     bindings = load(flavour)
-    built_on = None if flavour.rtx else _gpu()
+    built_on = None
+    if not flavour.rtx:
+        with closing(Device()) as gpu:
+            built_on = {"name": gpu.name, "compute_capability": gpu.compute_capability}
     bindings.log.clear()
-    batch_sizes = options.batch_sizes
-    if onnx.batch_size is not None:
-        batch_sizes = (onnx.batch_size,) * 3
+    batch_sizes = options.batch_sizes if onnx.batch_size is None else (onnx.batch_size,) * 3
     builder = _builder(bindings)
     network = _parsed(builder, data, where, bindings)
     config = builder.create_builder_config()
     _configure(config, options, bindings)
-    shape = onnx.input_shape
     profile = builder.create_optimization_profile()
-    profile.set_shape(IMAGES, *((size, *shape) for size in batch_sizes))
+    profile.set_shape(IMAGES, *((size, *onnx.input_shape) for size in batch_sizes))
     config.add_optimization_profile(profile)
     serialised = builder.build_serialized_network(network, config)
     if serialised is None:
@@ -136,16 +88,21 @@ def build_plan(
         layers, layers_from = layers_from_text(bindings.log.layers), "builder"
     else:
         layers, layers_from = inspected(deserialised(plan, where, bindings), bindings), "inspector"
-    return bindings, Plan(
-        data=plan,
-        onnx=onnx,
-        batch_sizes=batch_sizes,
-        layers=layers,
-        layers_from=layers_from,
-        kinds=require_integer(layers, onnx.operators, f"the plan of {where}"),
-        timing_cache_sha256=_write_timing_cache(config, options),
-        built_on=built_on,
-    )
+    kinds = require_integer(layers, onnx.operators, f"the plan of {where}")
+    return plan, {
+        "onnx_sha256": onnx.sha256,
+        "builder": {"name": flavour.name, "version": bindings.version},
+        "options": options.as_record(flavour),
+        "built_on": built_on,
+        "timing_cache_sha256": _write_timing_cache(config, options),
+        "input_shape": list(onnx.input_shape),
+        "batch_sizes": list(batch_sizes),
+        "classes": onnx.classes,
+        "kinds": kinds,
+        "layers": [asdict(layer) for layer in layers],
+        "layers_from": layers_from,
+        "note": NEVER_RUN,
+    }
 
 
 def deserialised(plan: bytes, where: str, bindings: Bindings, runtime: Any = None) -> Any:
@@ -175,14 +132,6 @@ def inspected(engine: Any, bindings: Bindings) -> tuple[EngineLayer, ...]:
     return layers_from_json(
         inspector.get_engine_information(bindings.api.LayerInformationFormat.JSON)
     )
-
-
-def _gpu() -> dict[str, str]:
-    device = Device()
-    try:
-        return {"name": device.name, "compute_capability": device.compute_capability}
-    finally:
-        device.close()
 
 
 def _builder(bindings: Bindings) -> Any:
@@ -217,8 +166,12 @@ def _configure(config: Any, options: BuildOptions, bindings: Bindings) -> None:
     if options.optimization_level is not None:
         config.builder_optimization_level = options.optimization_level
     if bindings.flavour.rtx:
-        wanted = options.capabilities()
-        known = _capabilities(api)
+        wanted = options.compute_capabilities or COMPUTE_CAPABILITIES
+        known = {  # members are such as SM86
+            f"{name[2:-1]}.{name[-1]}" if name.startswith("SM") else name.lower(): value
+            for name, value in api.ComputeCapability.__members__.items()
+            if name != "NONE"
+        }
         unknown = [one for one in wanted if one not in known]
         if unknown:
             raise UsageError(
@@ -244,17 +197,6 @@ def _configure(config: Any, options: BuildOptions, bindings: Bindings) -> None:
                 f"{path} is no timing cache of TensorRT {bindings.version} for this GPU: "
                 f"{bindings.log.last_errors()}; remove it or name another"
             )
-
-
-def _capabilities(api: Any) -> dict[str, Any]:
-    """The compute capabilities that this TensorRT-RTX can be told, by "8.6" or "current"."""
-    known = {}
-    for name, value in api.ComputeCapability.__members__.items():
-        if name.startswith("SM"):
-            known[f"{name[2:-1]}.{name[-1]}"] = value
-        elif name == "CURRENT":
-            known[CURRENT] = value
-    return known
 
 
 def _write_timing_cache(config: Any, options: BuildOptions) -> str | None:

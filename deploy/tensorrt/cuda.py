@@ -12,14 +12,15 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_uint, c_ulonglong, c_void_p
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import EngineUnavailable, InputError
+from ..core.text import one_line
 
 LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 
@@ -59,19 +60,13 @@ class CudaError(InputError):
     """A call of the CUDA driver failed; the text names the call and the driver's reason."""
 
 
-class PinnedBuffer:
-    """Host memory that the GPU copies from and to without a detour.
-
-    Attributes:
-        address: of its first byte.
-        data: uint8, the bytes themselves; not to be used after :meth:`Device.close`.
+class PinnedBuffer(NamedTuple):
+    """Host memory that the GPU copies from and to without a detour: the address of its first byte,
+    and its bytes (uint8), which are not to be used after :meth:`Device.close`.
     """
 
-    def __init__(self, address: int, size_bytes: int) -> None:
-        self.address = address
-        self.data: NDArray[np.uint8] = np.ctypeslib.as_array(
-            (ctypes.c_uint8 * size_bytes).from_address(address)
-        )
+    address: int
+    data: NDArray[np.uint8]
 
 
 class Device:
@@ -145,7 +140,9 @@ class Device:
         address = c_void_p()
         self._call("cuMemAllocHost_v2", byref(address), size_bytes)
         self._undo.append(lambda: self._call("cuMemFreeHost", address))
-        return PinnedBuffer(int(address.value or 0), size_bytes)
+        place = int(address.value or 0)
+        memory = (ctypes.c_uint8 * size_bytes).from_address(place)
+        return PinnedBuffer(place, np.ctypeslib.as_array(memory))
 
     def memory(self, size_bytes: int) -> int:
         """Allocate memory of the GPU and return its address."""
@@ -194,11 +191,8 @@ class Device:
     def close(self) -> None:
         """Free everything, the latest first; again is no error."""
         while self._undo:
-            undo = self._undo.pop()
-            try:
-                undo()
-            except CudaError:  # a lost GPU frees nothing; the rest is still to be tried
-                continue
+            with suppress(CudaError):  # a lost GPU frees nothing; the rest is still to be tried
+                self._undo.pop()()
 
 
 def _driver() -> Any:
@@ -206,6 +200,6 @@ def _driver() -> Any:
         return ctypes.CDLL(LIBRARY)
     except OSError as error:
         raise EngineUnavailable(
-            f"no CUDA driver here ({' '.join(str(error).split())}): running a TensorRT engine "
+            f"no CUDA driver here ({one_line(str(error))}): running a TensorRT engine "
             "needs an NVIDIA GPU and its driver; building one with TensorRT-RTX needs neither"
         ) from error

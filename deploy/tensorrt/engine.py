@@ -7,7 +7,7 @@ opened, and so does a validation's report.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,7 +23,7 @@ from .bindings import TENSORRT, TENSORRT_RTX, Bindings, Flavour, load
 from .builder import NEVER_RUN, build_plan, deserialised, inspected
 from .cuda import Device
 from .engine_file import read_engine_file
-from .layers import EngineLayer, require_integer
+from .layers import require_integer
 from .onnx_file import IMAGES, LOGITS, OnnxFacts, check_symmetric_int8
 from .options import CURRENT, BuildOptions
 
@@ -41,14 +41,7 @@ class TensorRtEngine(ModelEngine):
         gpu: which one.
         lean_runtime: the library of the lean runtime that a version-compatible engine runs in.
 
-    Attributes:
-        name: "tensorrt".
-        version: of the package.
-        note: what a reader of results must know.
-        input_shape: (3, H, W) of the images.
-        batch_size: N where the file fixes it, else None.
-        classes: C.
-        threads: as given.
+    Attributes, beside those of :class:`..core.engine_protocol.Engine`:
         model_sha256: of the ONNX file.
         gpu: the GPU's name and compute capability.
         layers: of the engine, as the inspector lists them.
@@ -80,6 +73,10 @@ class TensorRtEngine(ModelEngine):
         onnx = check_symmetric_int8(data, str(self._model))
         self._bindings = load(self.flavour)
         self._device = Device(gpu)
+        self.version, self.model_sha256 = self._bindings.version, onnx.sha256
+        self.gpu = f"{self._device.name}, compute capability {self._device.compute_capability}"
+        self.input_shape, self.classes = onnx.input_shape, onnx.classes
+        self.batch_size = onnx.batch_size
         try:
             self._open(data, onnx, engine_file, lean_runtime)
         except BaseException:
@@ -88,45 +85,36 @@ class TensorRtEngine(ModelEngine):
         logger.warning("%s: %s", self.name, self.note)
 
     def _open(
-        self,
-        data: bytes,
-        onnx: OnnxFacts,
-        engine_file: Path | None,
-        lean_runtime: Path | None,
+        self, data: bytes, onnx: OnnxFacts, engine_file: Path | None, lean_runtime: Path | None
     ) -> None:
         bindings = self._bindings
-        self.version, self.model_sha256 = bindings.version, onnx.sha256
-        self.gpu = f"{self._device.name}, compute capability {self._device.compute_capability}"
-        self.input_shape, self.classes = onnx.input_shape, onnx.classes
-        self.batch_size = onnx.batch_size
+        facts: Mapping[str, Any]
         if engine_file is None:
             options = BuildOptions(compute_capabilities=(CURRENT,) if self.flavour.rtx else None)
-            plan = build_plan(data, str(self._model), self.flavour, options)[1]
-            serialised, sizes, compatible = plan.data, plan.batch_sizes, False
+            plan, facts = build_plan(data, str(self._model), self.flavour, options)
         else:
-            found = read_engine_file(Path(engine_file), onnx_sha256=onnx.sha256, bindings=bindings)
-            serialised = found.plan
-            least, usual, largest = found.facts["batch_sizes"]
-            sizes = (least, usual, largest)
-            compatible = found.facts["options"].get("version_compatible", False)
-        self._runtime = _runtime(bindings, lean_runtime if compatible else None, compatible)
-        self._engine = deserialised(serialised, str(self._model), bindings, self._runtime)
+            plan, facts = read_engine_file(
+                Path(engine_file), onnx_sha256=onnx.sha256, bindings=bindings
+            )
+        compatible = facts["options"].get("version_compatible", False)
+        self._runtime = _runtime(bindings, lean_runtime, compatible)
+        self._engine = deserialised(plan, str(self._model), bindings, self._runtime)
         self._check_interface()
-        self.layers: tuple[EngineLayer, ...] = inspected(self._engine, bindings)
+        self.layers = inspected(self._engine, bindings)
         self._kinds = require_integer(self.layers, onnx.operators, f"the engine of {self._model}")
         self._runner = BatchRunner(
             self._device,
             self._prepare,
             image_shape=self.input_shape,
             classes=self.classes,
-            least=sizes[0],
-            largest=sizes[2],
+            least=facts["batch_sizes"][0],
+            largest=facts["batch_sizes"][2],
             graphs=not self.flavour.rtx,
         )
 
     def _check_interface(self) -> None:
         engine, types = self._engine, self._bindings.api.DataType
-        names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+        names = map(engine.get_tensor_name, range(engine.num_io_tensors))
         expected = {IMAGES: types.INT8, LOGITS: types.FLOAT}
         found = {name: engine.get_tensor_dtype(name) for name in names}
         if found != expected:
@@ -141,13 +129,12 @@ class TensorRtEngine(ModelEngine):
 
     def _prepare(self, size: int, codes: int, logits: int, stream: int) -> Enqueue:
         context = self._context()
-        settled = (
+        if not (
             context is not None
             and context.set_input_shape(IMAGES, (size, *self.input_shape))
             and context.set_tensor_address(IMAGES, codes)
             and context.set_tensor_address(LOGITS, logits)
-        )
-        if not settled:
+        ):
             raise InputError(
                 f"{self.name} cannot run {self._model} in batches of {size}: "
                 f"{self._bindings.log.last_errors()}"
@@ -213,10 +200,3 @@ def _runtime(bindings: Bindings, lean_runtime: Path | None, compatible: bool) ->
     if loaded is None:
         raise InputError(f"{lean_runtime} does not load: {bindings.log.last_errors()}")
     return loaded
-
-
-OPENERS: Mapping[str, Callable[..., TensorRtEngine]] = {
-    TENSORRT.name: TensorRtEngine,
-    TENSORRT_RTX.name: TensorRtRtxEngine,
-}
-"""The engines of this folder, by name."""

@@ -8,33 +8,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..core.errors import InputError
 from ..core.files import json_bytes, read_bytes, read_json, sha256_of_bytes, write_atomic
-from ..core.json_schema import SchemaMismatch, check
+from ..core.json_schema import SchemaMismatch, check, load_schema
 from .bindings import Bindings
 
 FORMAT = "qadtr-tensorrt-engine"
 FORMAT_VERSION = 1
 """Of a sidecar; another version is refused."""
-
-_SCHEMA = Path(__file__).parent / "schemas" / "tensorrt-engine-1.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineFile:
-    """An engine that was read and fits.
-
-    Attributes:
-        plan: the serialised engine.
-        facts: its sidecar, as the schema says.
-    """
-
-    plan: bytes
-    facts: Mapping[str, Any]
 
 
 def sidecar_of(engine: Path) -> Path:
@@ -64,13 +48,18 @@ def write_engine_file(out: Path, plan: bytes, facts: Mapping[str, Any]) -> dict[
     return whole
 
 
-def read_engine_file(engine: Path, *, onnx_sha256: str, bindings: Bindings) -> EngineFile:
+def read_engine_file(
+    engine: Path, *, onnx_sha256: str, bindings: Bindings
+) -> tuple[bytes, Mapping[str, Any]]:
     """Read an engine that was built from a given ONNX file for the package that is here.
 
     Args:
         engine: the file; its sidecar lies beside it.
         onnx_sha256: of the ONNX file that it must have been built from.
         bindings: the package that is going to run it.
+
+    Returns:
+        The serialised engine, and its sidecar as the schema says.
 
     Raises:
         InputError: the engine or its sidecar is missing, damaged or of another format version;
@@ -101,22 +90,17 @@ def read_engine_file(engine: Path, *, onnx_sha256: str, bindings: Bindings) -> E
             f"{engine} was built from another ONNX file ({facts['onnx_sha256'][:16]}…) than the "
             f"model that is asked for ({onnx_sha256[:16]}…); build it again from that"
         )
-    _check_builder(engine, facts, bindings)
-    return EngineFile(plan=plan, facts=facts)
-
-
-def _check_builder(engine: Path, facts: Mapping[str, Any], bindings: Bindings) -> None:
     builder, here = facts["builder"], bindings.flavour.name
     if builder["name"] != here:
         raise InputError(f"{engine} was built by {builder['name']}, it does not run in {here}")
-    if builder["version"] == bindings.version:
-        return
-    may_differ = facts["options"].get("version_compatible", False)
-    if not may_differ or _numbers(builder["version"]) > _numbers(bindings.version):
+    older = _numbers(builder["version"]) <= _numbers(bindings.version)
+    may_differ = older and facts["options"].get("version_compatible", False)
+    if builder["version"] != bindings.version and not may_differ:
         raise InputError(
             f"{engine} was built by {here} {builder['version']}, {bindings.version} is installed; "
             "build it again here, or install that version"
         )
+    return plan, facts
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -125,6 +109,6 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 def _check_schema(facts: Mapping[str, Any], where: str) -> None:
     try:
-        check(facts, json.loads(_SCHEMA.read_text(encoding="utf-8")))
+        check(facts, load_schema("tensorrt-engine-1", __package__))
     except SchemaMismatch as error:
         raise InputError(f"{where}: {error}; build the engine again") from error

@@ -14,7 +14,6 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from ..core.errors import InputError
 from ..core.files import parse_json
@@ -46,21 +45,8 @@ class EngineLayer:
     def kind(self) -> str | None:
         """ "convolution", "matrix product" or "pool"; None for anything else."""
         operator = self.operator.lower()
-        for kind, words in _KINDS.items():
-            if any(word in operator for word in words):
-                return kind
-        return None
-
-    def as_record(self) -> dict[str, Any]:
-        """It as JSON values."""
-        return {
-            "name": self.name,
-            "operator": self.operator,
-            "inputs": list(self.inputs),
-            "weights": list(self.weights),
-            "outputs": list(self.outputs),
-            "nodes": list(self.nodes),
-        }
+        found = (kind for kind, words in _KINDS.items() if any(one in operator for one in words))
+        return next(found, None)
 
 
 _KINDS: Mapping[str, tuple[str, ...]] = {
@@ -71,19 +57,11 @@ _KINDS: Mapping[str, tuple[str, ...]] = {
 """Words in TensorRT's types of layers; Cask, Myelin and others each have their own types."""
 
 _TYPES = {
-    "int8": INT8,
-    "float": "float32",
-    "fp32": "float32",
-    "half": "float16",
-    "fp16": "float16",
-    "bfloat16": "bfloat16",
+    **{name: name for name in (INT8, "int32", "int64", "uint8", "int4", "bool", "bfloat16")},
+    **dict.fromkeys(("float", "fp32"), "float32"),
+    **dict.fromkeys(("half", "fp16"), "float16"),
     "bf16": "bfloat16",
     "fp8": "float8",
-    "int32": "int32",
-    "int64": "int64",
-    "uint8": "uint8",
-    "int4": "int4",
-    "bool": "bool",
 }
 _WORD = re.compile(r"[A-Za-z]+\d*")
 
@@ -186,16 +164,12 @@ def _type(told: str) -> str:
 def require_integer(
     layers: Sequence[EngineLayer], operators: Mapping[str, int], what: str
 ) -> dict[str, int]:
-    """Return how many layers of each kind run on int8 codes: all of them.
+    """Return how many ``layers`` of each kind run on int8 codes: all of them.
 
     Each convolution and product must read int8 and hold int8 weights, each pool read and give
-    int8, and there must be as many convolutions and products as the ONNX file has: one that the
-    plan hides in a larger layer is not known to be an integer one.
-
-    Args:
-        layers: of the plan.
-        operators: of the ONNX file, by name.
-        what: the engine, for errors.
+    int8, and there must be as many convolutions and products as the ONNX file has ``operators``:
+    one that the plan hides in a larger layer is not known to be an integer one. Errors call the
+    engine ``what``.
 
     Raises:
         InputError: one that is not integer, by name and types; or hidden ones.
@@ -203,13 +177,12 @@ def require_integer(
     counts: Counter[str] = Counter()
     in_float: list[str] = []
     for layer in layers:
-        kind = layer.kind
-        if kind is None:
+        if layer.kind is None:
             continue
-        counts[kind] += 1
+        counts[layer.kind] += 1
         # A product may take its weights as a second input.
-        other = layer.outputs[:1] if kind == "pool" else layer.weights[:1] or layer.inputs[1:2]
-        told = layer.inputs[:1] + other
+        stored = layer.weights[:1] or layer.inputs[1:2]
+        told = layer.inputs[:1] + (layer.outputs[:1] if layer.kind == "pool" else stored)
         if told != (INT8, INT8):
             in_float.append(f"{layer.name} ({layer.operator} of {', '.join(told) or 'nothing'})")
     if in_float:

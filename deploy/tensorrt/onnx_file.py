@@ -17,14 +17,13 @@ Reference: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..core.errors import InputError
 from ..core.files import sha256_of_bytes
 from ..core.images import CHANNELS
 from ..core.onnx_operators import operators_of
-from ..core.protobuf import fields, message, number, text, varint
+from ..core.protobuf import fields, message, number, text
 
 IMAGES, LOGITS = "images", "logits"
 
@@ -89,170 +88,119 @@ def check_symmetric_int8(data: bytes, where: str) -> OnnxFacts:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Stored:
-    """An initializer: its type, its int8 values where it has that type, and where they lie."""
+class _Message:
+    """The fields of a message, by number.
 
-    kind: int
-    values: bytes
-    external: bool
+    As Protocol Buffers has it, of a value that is given twice the last one goes, and a message that
+    is given twice is that of the joined bytes.
+    """
+
+    def __init__(self, view: memoryview) -> None:
+        self._fields: dict[int, list[int | memoryview | None]] = {}
+        for field, value in fields(view):
+            self._fields.setdefault(field, []).append(value)
+
+    def __contains__(self, field: int) -> bool:
+        return field in self._fields
+
+    def values(self, field: int) -> list[int | memoryview | None]:
+        return self._fields.get(field, [])
+
+    def text(self, field: int) -> str:
+        return text(self.values(field)[-1]) if field in self else ""
+
+    def number(self, field: int) -> int:
+        return number(self.values(field)[-1]) if field in self else 0
+
+    def one(self, field: int) -> _Message:
+        return _Message(memoryview(b"".join(map(message, self.values(field)))))
+
+    def each(self, field: int) -> list[_Message]:
+        return [_Message(message(value)) for value in self.values(field)]
 
 
 class _Graph:
-    """The parts of a file's main graph that the checks need."""
+    """The main graph of a file, as far as the checks need it."""
 
     def __init__(self, data: bytes) -> None:
-        self.functions = False
-        self.nodes: list[memoryview] = []
-        self.stored: dict[str, _Stored] = {}
-        self.inputs: list[memoryview] = []
-        self.outputs: list[memoryview] = []
-        self.values: list[memoryview] = []
-        lists = {1: self.nodes, 11: self.inputs, 12: self.outputs, 13: self.values}
-        for field, value in fields(memoryview(data)):
-            self.functions |= field == 25
-            if field != 7:
-                continue
-            for part, content in fields(message(value)):
-                if part == 5:
-                    name, stored = _tensor(message(content))
-                    self.stored[name] = stored
-                elif part in lists:
-                    lists[part].append(message(content))
+        model = _Message(memoryview(data))
+        graph = model.one(7)
+        self.functions = 25 in model
+        self.nodes = graph.each(1)
+        self.stored = {tensor.text(8): tensor for tensor in graph.each(5)}
+        self.inputs, self.outputs, self.values = (
+            [_value_info(value) for value in graph.each(field)] for field in (11, 12, 13)
+        )
 
     def problem(self) -> str | None:
         """The first thing that TensorRT would misread, as a sentence; None where there is none."""
         if self.functions:
             return "it defines functions, whose nodes are not looked into"
         for name, stored in self.stored.items():
-            if stored.external:
+            if _is_external(stored):
                 return f"the stored tensor {name!r} lies in another file"
-            if stored.kind in _UNSIGNED:
-                return f"the stored tensor {name!r} is {_UNSIGNED[stored.kind]}"
-        for value in (*self.inputs, *self.outputs, *self.values):
-            name, kind, _ = _value_info(value)
+            if stored.number(2) in _UNSIGNED:
+                return f"the stored tensor {name!r} is {_UNSIGNED[stored.number(2)]}"
+        for name, kind, _ in (*self.inputs, *self.outputs, *self.values):
             if kind in _UNSIGNED:
                 return f"the tensor {name!r} is {_UNSIGNED[kind]}"
-        problems = (self._node_problem(node) for node in self.nodes)
-        return next((problem for problem in problems if problem is not None), None)
+        return next(filter(None, map(self._node_problem, self.nodes)), None)
 
-    def _node_problem(self, node: memoryview) -> str | None:
-        inputs, name, operator = [], "", ""
-        for field, value in fields(node):
-            if field == 1:
-                inputs.append(text(value))
-            elif field == 3:
-                name = text(value)
-            elif field == 4:
-                operator = text(value)
-            elif field == 5:
-                kind = _attribute_problem(message(value))
-                if kind is not None:
-                    return f"a node {operator or name!r} {kind}"
+    def _node_problem(self, node: _Message) -> str | None:
+        name, operator = node.text(3), node.text(4)
+        problem = next(filter(None, map(_attribute_problem, node.each(5))), None)
+        if problem is not None:
+            return f"a node {operator or name!r} {problem}"
         if operator not in _QUANTIZERS:
             return None
         label = f"{operator} {name!r}"
+        inputs = [text(value) for value in node.values(1)]
         if len(inputs) < 3 or not inputs[2]:
             return f"{label} has no zero point, which means uint8 by ONNX's default"
         zero = self.stored.get(inputs[2])
-        if zero is None or zero.kind != _INT8:
+        if zero is None or zero.number(2) != _INT8:
             return f"the zero point of {label} is not a stored int8"
-        if not zero.values or any(zero.values):
+        codes = [byte for raw in zero.values(9) for byte in message(raw)]
+        for value in zero.values(5):  # one by one or packed; in either form only a 0 has no bits
+            codes += value if isinstance(value, memoryview) else [number(value)]
+        if not codes or any(codes):
             return f"the zero point of {label} is not 0"
         return None
 
     def interface(self) -> tuple[int | None, tuple[int, int, int], int]:
         """Batch size, shape of the images and classes, as :class:`OnnxFacts` has them."""
-        inputs = [one for one in map(_value_info, self.inputs) if one[0] not in self.stored]
-        outputs = [_value_info(one) for one in self.outputs]
-        if [(name, kind) for name, kind, _ in inputs] == [(IMAGES, _INT8)] and [
-            (name, kind) for name, kind, _ in outputs
-        ] == [(LOGITS, _FLOAT)]:
-            shape, logits = inputs[0][2], outputs[0][2]
+        given = [value for value in self.inputs if value[0] not in self.stored]
+        kinds = [[value[:2] for value in values] for values in (given, self.outputs)]
+        if kinds == [[(IMAGES, _INT8)], [(LOGITS, _FLOAT)]]:
+            shape, logits = given[0][2], self.outputs[0][2]
             fixed = len(shape) == 4 and shape[1] == CHANNELS and all(shape[1:])
             if fixed and len(logits) == 2 and logits[1]:
                 return shape[0] or None, (shape[1], shape[2], shape[3]), logits[1]
-        found = ", ".join(f"{name!r} {dims}" for name, _, dims in (*inputs, *outputs))
+        found = ", ".join(f"{name!r} {dims}" for name, _, dims in (*given, *self.outputs))
         raise ValueError(
             f"its inputs and outputs are {found or 'none'}; expected '{IMAGES}' int8 N×3×H×W and "
             f"'{LOGITS}' float32 N×C with numbers for H, W and C"
         )
 
 
-def _tensor(tensor: memoryview) -> tuple[str, _Stored]:
-    name, kind, raw, external = "", 0, b"", False
-    listed = bytearray()
-    for field, value in fields(tensor):
-        if field == 2:
-            kind = number(value)
-        elif field == 8:
-            name = text(value)
-        elif field == 9:
-            raw = bytes(message(value)[:_ZERO_POINTS])
-        elif field == 13 or (field == 14 and value != 0):
-            external = True
-        elif field == 5:  # int32_data, packed or one by one; only whether all are 0 matters
-            packed = _packed(value) if isinstance(value, memoryview) else (number(value),)
-            for one, _ in zip(packed, range(_ZERO_POINTS), strict=False):
-                listed.append(1 if one else 0)
-    return name, _Stored(kind=kind, values=raw or bytes(listed), external=external)
+def _is_external(tensor: _Message) -> bool:
+    return 13 in tensor or tensor.number(14) != 0
 
 
-_ZERO_POINTS = 1 << 16
-"""Values, at most, that are read of a stored tensor: no layer has more output channels."""
+def _attribute_problem(attribute: _Message) -> str | None:
+    if attribute.text(1) in _TYPE_ATTRIBUTES and attribute.number(3) in _UNSIGNED:
+        return f"gives {_UNSIGNED[attribute.number(3)]}"
+    if 6 in attribute or 11 in attribute:
+        return "has a subgraph, which is not looked into"
+    tensor = attribute.one(5)
+    if _is_external(tensor):
+        return "holds a tensor that lies in another file"
+    if tensor.number(2) in _UNSIGNED:
+        return f"holds a tensor of {_UNSIGNED[tensor.number(2)]}"
+    return None
 
 
-def _packed(values: memoryview) -> Iterator[int]:
-    position = 0
-    while position < len(values):
-        value, position = varint(values, position)
-        yield value
-
-
-def _attribute_problem(attribute: memoryview) -> str | None:
-    name, problem, kind = "", None, 0
-    for field, value in fields(attribute):
-        if field == 1:
-            name = text(value)
-        elif field == 3:
-            kind = number(value)
-        elif field == 5:
-            stored = _tensor(message(value))[1]
-            if stored.external:
-                problem = "holds a tensor that lies in another file"
-            elif stored.kind in _UNSIGNED:
-                problem = f"holds a tensor of {_UNSIGNED[stored.kind]}"
-        elif field in (6, 11):
-            problem = "has a subgraph, which is not looked into"
-    if name in _TYPE_ATTRIBUTES and kind in _UNSIGNED:
-        return f"gives {_UNSIGNED[kind]}"
-    return problem
-
-
-def _value_info(value: memoryview) -> tuple[str, int, list[int]]:
+def _value_info(value: _Message) -> tuple[str, int, list[int]]:
     """Name, element type (0: not told) and dimensions (0: not a number) of a tensor."""
-    name, kind, dims = "", 0, []
-    for field, content in fields(value):
-        if field == 1:
-            name = text(content)
-        elif field == 2:
-            for of_type, tensor in fields(message(content)):
-                if of_type != 1:
-                    continue
-                for part, inner in fields(message(tensor)):
-                    if part == 1:
-                        kind = number(inner)
-                    elif part == 2:
-                        dims = [
-                            _dimension(message(dim))
-                            for of, dim in fields(message(inner))
-                            if of == 1
-                        ]
-    return name, kind, dims
-
-
-def _dimension(dim: memoryview) -> int:
-    for field, value in fields(dim):
-        if field == 1:
-            return number(value)
-    return 0
+    tensor = value.one(2).one(1)
+    return value.text(1), tensor.number(1), [dim.number(1) for dim in tensor.one(2).each(1)]

@@ -72,37 +72,28 @@ class BuildOptions:
         Raises:
             UsageError: it is named, with the reason.
         """
+        refused: tuple[str, ...] = ("compute_capabilities",)
+        reason = "TensorRT times kernels on the GPU that is in the machine and builds for that"
         if flavour.rtx:
-            refused = {
-                "hardware": self.hardware != "this-gpu",
-                "version_compatible": self.version_compatible,
-                "timing_cache": self.timing_cache is not None,
-            }
+            refused = ("hardware", "version_compatible", "timing_cache")
             reason = (
                 "TensorRT-RTX builds for the compute capabilities that it is told, compiles the "
                 "kernels on the device, and times none while it builds"
             )
-        else:
-            refused = {"compute_capabilities": self.compute_capabilities is not None}
-            reason = "TensorRT times kernels on the GPU that is in the machine and builds for that"
-        for name, given in refused.items():
-            if given:
+        for name in refused:
+            if getattr(self, name) != getattr(BuildOptions, name):
                 raise UsageError(f"{flavour.name} has no option {name}: {reason}")
 
     def as_record(self, flavour: Flavour) -> dict[str, Any]:
         """The options that this product has, as JSON values; no path of this machine."""
-        record: dict[str, Any] = {
-            "batch_sizes": list(self.batch_sizes),
-            "optimization_level": self.optimization_level,
+        own: dict[str, Any] = {
+            "hardware": self.hardware,
+            "version_compatible": self.version_compatible,
         }
         if flavour.rtx:
-            record["compute_capabilities"] = list(self.capabilities())
-        else:
-            record["hardware"] = self.hardware
-            record["version_compatible"] = self.version_compatible
-        return record
-
-    def capabilities(self) -> tuple[str, ...]:
-        """The compute capabilities that TensorRT-RTX builds for."""
-        wanted = self.compute_capabilities
-        return COMPUTE_CAPABILITIES if wanted is None else wanted
+            own = {"compute_capabilities": list(self.compute_capabilities or COMPUTE_CAPABILITIES)}
+        return {
+            "batch_sizes": list(self.batch_sizes),
+            "optimization_level": self.optimization_level,
+            **own,
+        }

@@ -7,11 +7,10 @@ from typing import Any
 
 from deploy.core.errors import InputError
 from eval.attacks.base import PatchAttack
-from eval.attacks.gap import Gap, GapSettings
-from eval.attacks.lavan import Lavan, LavanSettings
-from eval.attacks.location import Location, LocationSettings
-from eval.attacks.settings import AttackSettings, GradientSettings
-from eval.attacks.sparse_rs import SparseRs, SparseRsSettings
+from eval.attacks.gap import Gap
+from eval.attacks.lavan import Lavan
+from eval.attacks.location import Location
+from eval.attacks.sparse_rs import SparseRs
 from training.validated import read_settings
 
 ATTACKS: dict[str, type[PatchAttack[Any]]] = {
@@ -30,20 +29,3 @@ def attack_from_settings(name: str, values: Mapping[str, Any]) -> PatchAttack[An
         raise InputError(f"Unknown attack {name!r}; known: {', '.join(sorted(ATTACKS))}.")
     attack = ATTACKS[name]
     return attack(read_settings(attack.settings_type, values, f"attack {name}"))
-
-
-__all__ = [
-    "ATTACKS",
-    "AttackSettings",
-    "Gap",
-    "GapSettings",
-    "GradientSettings",
-    "Lavan",
-    "LavanSettings",
-    "Location",
-    "LocationSettings",
-    "PatchAttack",
-    "SparseRs",
-    "SparseRsSettings",
-    "attack_from_settings",
-]

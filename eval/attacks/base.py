@@ -7,7 +7,6 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Generic, Literal, TypeVar
 
@@ -23,8 +22,13 @@ from deploy.core.patch_origin import PatchOrigin, PatchSource
 from deploy.core.patch_set import PatchSet
 from eval.attacks.found import Found
 from eval.attacks.judging import Judge, generator_for, success_in_words
-from eval.attacks.placement import positions_for
-from eval.attacks.predictions import SwitchableNetwork, device_of, evaluation_mode, logits
+from eval.attacks.predictions import (
+    SwitchableNetwork,
+    device_of,
+    digest_state,
+    evaluation_mode,
+    logits,
+)
 from eval.attacks.problem import Crafted, Problem
 from eval.attacks.settings import AttackSettings
 from training.patching import circle_mask, square_mask
@@ -93,7 +97,6 @@ class PatchAttack(ABC, Generic[S]):
                 batch, and by gradients twice a minute within; an interrupted run that is started
                 again with it gives the same bytes. It stays behind; delete it when the patch set
                 is written.
-            progress: show a progress bar, or log lines where there is no terminal.
 
         Raises:
             InputError: images and labels that do not belong together, a target that is no class,
@@ -108,39 +111,38 @@ class PatchAttack(ABC, Generic[S]):
                 "network, or use an attack that only asks for logits or classes."
             )
         base_seed = int(torch.randint(2**62, (), generator=generator))
-        mask = (circle_mask if self.settings.shape == "circle" else square_mask)(
-            self.settings.size_px
-        )
-        judge = Judge(network, self.settings, mask.numpy(), generator_for(base_seed, "judge"))
+        shape = circle_mask if self.settings.shape == "circle" else square_mask
+        mask = shape(self.settings.size_px).numpy()
+        judge = Judge(network, self.settings, mask, generator_for(base_seed, "judge"))
+        universal = self.kind == "universal"
         with evaluation_mode(network), _without_parameter_gradients(network):
             self._check_classes(network, images)
             found = Found.begin(
                 resume_from,
                 identity=self._identity(network, images, labels, base_seed),
-                count=1 if self.kind == "universal" else len(images),
-                images=0 if self.kind == "universal" else len(images),
+                count=1 if universal else len(images),
+                images=0 if universal else len(images),
                 size_px=self.settings.size_px,
             )
-            ask = _Asked(network, images, labels, mask)
-            self._search(ask, base_seed, judge, found, progress)
-            patch, positions, indices = found.patch, found.positions, image_indices
-            if self.kind == "universal":
-                indices = np.arange(len(images)) if tried_on is None else tried_on
-                positions = self._positions(
-                    len(indices), images.shape[2:], generator_for(base_seed, "tried on")
-                )
-            on_source = judge.success(
-                images, labels, patch, None if self.kind == "universal" else positions
-            )
+            self._search(judge, images, labels, base_seed, found, progress)
+            positions = None if universal else found.positions
+            on_source = judge.success(images, labels, found.patch, positions)
+        indices = tried_on if universal else image_indices
+        if indices is None:
+            indices = np.arange(len(images))
+        if positions is None:
+            draw = generator_for(base_seed, "tried on")
+            places = self.settings.positions(len(indices), images.shape[2:], draw)
+            positions = places.numpy().astype(np.int32)
         name = name or self._default_name()
         logger.info("%s: %s", name, success_in_words(on_source))
         return PatchSet(
             name=name,
             kind=self.kind,
-            patch=patch,
-            mask=mask.numpy(),
+            patch=found.patch,
+            mask=mask,
             positions=positions,
-            image_indices=np.arange(len(images)) if indices is None else indices.astype(np.int64),
+            image_indices=indices.astype(np.int64),
             target=self.settings.target,
             origin=PatchOrigin(
                 attack=self.name,
@@ -160,11 +162,16 @@ class PatchAttack(ABC, Generic[S]):
     # ------------------------------------------------------------------ the search
 
     def _search(
-        self, ask: _Asked, base_seed: int, judge: Judge, found: Found, progress: bool
+        self,
+        judge: Judge,
+        images: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+        base_seed: int,
+        found: Found,
+        progress: bool,
     ) -> None:
         """Every restart of every batch; the best of each goes into ``found``."""
         universal = self.kind == "universal"
-        images, labels, mask = ask.images, ask.labels, ask.mask
         size = len(images) if universal else self.settings.batch_size
         units = [
             (first, restart)
@@ -178,9 +185,9 @@ class PatchAttack(ABC, Generic[S]):
                 chosen = slice(first, first + size)
                 # A generator of its own for each unit: a resumed run draws what a whole one does.
                 draw = generator_for(base_seed, f"{first} {restart}")
-                problem = self._problem(ask, chosen, draw, found)
+                problem = self._problem(judge, images[chosen], labels[chosen], draw, found)
                 crafted = self.optimize(problem, bar.advance)
-                patch = _as_bytes(crafted.patch, mask)
+                patch = _as_bytes(crafted.patch, judge.mask)
                 places = problem.positions if crafted.positions is None else crafted.positions
                 positions = places.cpu().numpy().astype(np.int32)
                 if universal:
@@ -193,21 +200,27 @@ class PatchAttack(ABC, Generic[S]):
                     found.keep_better(chosen, patch, positions, wins, margins)
                 found.unit_done()
 
-    def _problem(self, ask: _Asked, chosen: slice, draw: torch.Generator, found: Found) -> Problem:
-        images, labels, mask = ask.images[chosen], ask.labels[chosen], ask.mask
-        device = device_of(ask.network)
+    def _problem(
+        self,
+        judge: Judge,
+        images: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+        draw: torch.Generator,
+        found: Found,
+    ) -> Problem:
+        device = device_of(judge.network)
         universal = self.kind == "universal"
-        shape = (1 if universal else len(images), 3, *mask.shape)
+        shape = (1 if universal else len(images), 3, *judge.mask.shape)
         if self.settings.start == "random":
             start = torch.rand(shape, generator=draw) * 255.0
         else:
             start = torch.full(shape, 128.0)
-        positions = torch.from_numpy(self._positions(len(images), images.shape[2:], draw)).long()
+        positions = self.settings.positions(len(images), images.shape[2:], draw)
         return Problem(
-            network=ask.network,
+            network=judge.network,
             images=torch.from_numpy(images).to(device),
             labels=torch.from_numpy(labels).to(device),
-            mask=mask.to(device),
+            mask=torch.from_numpy(judge.mask).to(device),
             start=start.to(device),
             positions=positions.to(device),
             universal=universal,
@@ -217,20 +230,6 @@ class PatchAttack(ABC, Generic[S]):
         )
 
     # ------------------------------------------------------------------ small parts
-
-    def _positions(
-        self, count: int, image_size: tuple[int, ...], draw: torch.Generator
-    ) -> NDArray[np.int32]:
-        side = self.settings.size_px
-        places = positions_for(
-            self.settings.placement,
-            count,
-            (image_size[0], image_size[1]),
-            (side, side),
-            draw,
-            margin_px=self.settings.margin_px,
-        )
-        return places.numpy().astype(np.int32)
 
     def _default_name(self) -> str:
         settings = self.settings
@@ -282,33 +281,19 @@ class PatchAttack(ABC, Generic[S]):
         base_seed: int,
     ) -> str:
         """Digest of everything that the optimization depends on."""
-        digest = hashlib.sha256()
-        digest.update(json_bytes([self.name, self.settings.as_record(), base_seed]))
+        digest = hashlib.sha256(json_bytes([self.name, self.settings.as_record(), base_seed]))
         for array in (images, labels):
             digest.update(str(array.shape).encode() + np.ascontiguousarray(array).tobytes())
-        for key, value in sorted(network.state_dict().items()):
-            digest.update(key.encode())
-            if isinstance(value, Tensor):
-                digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        digest_state(digest, network)
         return digest.hexdigest()
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """What ``run`` was given, checked."""
-
-    network: SwitchableNetwork
-    images: NDArray[np.uint8]
-    labels: NDArray[np.int64]
-    mask: Tensor
-
-
-def _as_bytes(patch: Tensor, mask: Tensor) -> NDArray[np.uint8]:
+def _as_bytes(patch: Tensor, mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """Clip to 0…255, round half to even, and zero what the mask does not show."""
     patch = patch.detach().cpu()
     if not bool(torch.isfinite(patch).all()):
         raise InputError("The attack found a patch with NaN or infinite values; check the network.")
-    shown = patch.clamp(0.0, 255.0).round() * mask.cpu()
+    shown = patch.clamp(0.0, 255.0).round() * torch.from_numpy(mask)
     result: NDArray[np.uint8] = shown.to(torch.uint8).numpy()
     return result
 

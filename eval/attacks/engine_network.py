@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Self
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from deploy.core.engine_protocol import Engine
 from deploy.core.errors import InputError
+from deploy.core.model_engine import run_all
 
 
 class EngineNetwork:
@@ -28,7 +28,6 @@ class EngineNetwork:
 
         Args:
             engine: open; whoever opened it closes it.
-            bits: the bit-width of its model.
             file_sha256: of the model file; a resumed attack must meet the same one.
         """
         self._engine = engine
@@ -39,16 +38,7 @@ class EngineNetwork:
     def __call__(self, pixels: Tensor, /) -> Tensor:
         """Logits, float32 N×C, of pixel values 0…255, N×3×H×W."""
         images = pixels.detach().round().clamp(0, 255).to(torch.uint8).cpu().contiguous().numpy()
-        size = self._engine.batch_size or len(images)
-        found = []
-        for first in range(0, len(images), size):
-            batch = images[first : first + size]
-            count = len(batch)
-            if count < size:
-                filling = np.zeros((size - count, *batch.shape[1:]), dtype=np.uint8)
-                batch = np.concatenate([batch, filling])
-            found.append(self._engine.run(batch)[:count])
-        return torch.from_numpy(np.concatenate(found))
+        return torch.from_numpy(run_all(self._engine, images))
 
     @contextmanager
     def at(self, bits: int) -> Iterator[Self]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,7 +26,7 @@ class Found:
         unfinished: state of the optimization that was interrupted, by name; empty if none was.
     """
 
-    def __init__(self, path: Path | None, identity: str, arrays: dict[str, NDArray[np.generic]]):
+    def __init__(self, path: Path | None, identity: str, arrays: dict[str, NDArray[Any]]):
         self._path = path
         self._identity = identity
         self.patch: NDArray[np.uint8] = arrays["patch"].astype(np.uint8)
@@ -45,36 +45,20 @@ class Found:
     def begin(
         cls, path: Path | None, *, identity: str, count: int, images: int, size_px: int
     ) -> Self:
-        """Nothing found yet, or what the file at ``path`` holds.
-
-        Args:
-            identity: digest of everything that the search depends on.
-            count: P.
-            images: rows of ``positions``.
-            size_px: h = w.
+        """Nothing found yet for ``count`` patches and the places of ``images``, or what the file at
+        ``path`` holds; ``identity``: digest of everything that the search depends on.
 
         Raises:
             InputError: the file is damaged or belongs to another search.
         """
-        if path is not None and path.exists():
-            arrays = read_npz(path)
-            of_units = {name for name in arrays if not name.startswith(_UNFINISHED)}
-            if of_units != {*_ARRAYS, "identity"}:
-                raise InputError(f"{path} is no resume file of an attack; remove it to start anew.")
-            if arrays["identity"].tobytes().decode("ascii", "replace") != identity:
-                raise InputError(
-                    f"{path} belongs to an attack with other settings, images, seed or network; "
-                    "give another path, or remove it to start anew."
-                )
-            return cls(path, identity, arrays)
-        nothing: dict[str, NDArray[np.generic]] = {
+        nothing: dict[str, NDArray[Any]] = {
             "patch": np.zeros((count, 3, size_px, size_px), dtype=np.uint8),
             "positions": np.zeros((images, 2), dtype=np.int32),
             "wins": np.full(count, -1.0),
             "margins": np.full(count, -np.inf),
             "units_done": np.array(0, dtype=np.int64),
         }
-        return cls(path, identity, nothing)
+        return cls(path, identity, read_resumed(path, identity, nothing) or nothing)
 
     def keep_better(
         self,
@@ -84,15 +68,8 @@ class Found:
         wins: NDArray[np.float64],
         margins: NDArray[np.float64],
     ) -> None:
-        """Replace the rows that the new patches beat: more wins, or as many at a larger margin.
-
-        Args:
-            rows: the n patches that were tried again.
-            patch: uint8 n×3×h×w.
-            positions: int32 n×2, (top, left); None keeps the old ones.
-            wins: float n, images won.
-            margins: float n, in logits.
-        """
+        """Replace the rows that the new patches beat: more wins, or as many at a larger margin;
+        arrays as the attributes, of these rows alone. Positions None keeps the old ones."""
         equal = wins == self.wins[rows]
         better = (wins > self.wins[rows]) | (equal & (margins > self.margins[rows]))
         self.patch[rows][better] = patch[better]
@@ -120,7 +97,7 @@ class Found:
         write_npz(
             self._path,
             {
-                "identity": np.frombuffer(self._identity.encode("ascii"), dtype=np.uint8),
+                "identity": as_array(self._identity),
                 "patch": self.patch,
                 "positions": self.positions,
                 "wins": self.wins,
@@ -135,4 +112,29 @@ SECONDS_BETWEEN_SAVES = 30.0
 """Of an optimization that is not finished; when it is saved changes no result."""
 
 _UNFINISHED = "unfinished_"
-_ARRAYS = ("patch", "positions", "wins", "margins", "units_done")
+
+
+def read_resumed(
+    path: Path | None, identity: str, fields: Iterable[str]
+) -> dict[str, NDArray[Any]] | None:
+    """The arrays of a resume file: ``fields``, and what was unfinished; None where no file is.
+
+    Raises:
+        InputError: it is damaged, no resume file, or of another attack than ``identity``.
+    """
+    if path is None or not path.exists():
+        return None
+    arrays = read_npz(path)
+    if {name for name in arrays if not name.startswith(_UNFINISHED)} != {*fields, "identity"}:
+        raise InputError(f"{path} is no resume file of an attack; remove it to start anew.")
+    if arrays["identity"].tobytes().decode("ascii", "replace") != identity:
+        raise InputError(
+            f"{path} belongs to an attack with other settings, images, seed or network; "
+            "give another path, or remove it to start anew."
+        )
+    return arrays
+
+
+def as_array(text: str) -> NDArray[np.uint8]:
+    """Text as an npz file holds it: its bytes."""
+    return np.frombuffer(text.encode(), dtype=np.uint8)

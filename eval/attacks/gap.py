@@ -13,7 +13,6 @@ from eval.attacks.base import PatchAttack
 from eval.attacks.gradient import sign_ascent
 from eval.attacks.problem import Crafted, Problem
 from eval.attacks.settings import Degrees, GradientSettings
-from training.patching import paste
 from training.validated import AtLeast1, ScaleRange, validated
 from training.warping import paste_warped
 
@@ -64,7 +63,7 @@ class Gap(PatchAttack[GapSettings]):
 
         def apply(pixels: Tensor, patch: Tensor, positions: Tensor) -> Tensor:
             if upright:
-                return paste(pixels, patch, problem.mask, positions)
+                return problem.paste(pixels, patch, positions)
             drawn = torch.rand(2, pixels.shape[0], generator=problem.generator)
             return paste_warped(
                 pixels,

@@ -23,10 +23,7 @@ from torch.nn import functional
 from eval.attacks.losses import attack_loss
 from eval.attacks.problem import Problem
 from eval.attacks.settings import GradientSettings
-from training.patching import step_along_sign
-
-_LAST_STEP_SHARE = 0.1
-"""Of the first step's size; see ``GradientSettings.step_size``."""
+from training.patching import falling_step_size, step_along_sign
 
 Applied = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(pixels N×3×H×W, patch P×3×h×w, positions N×2) → pasted N×3×H×W, differentiable in the patch."""
@@ -73,7 +70,7 @@ class Ascent:
         if not kept:
             return self._problem.start
         start = self._problem.start
-        self._velocity = torch.from_numpy(kept["velocity"]).to(start)
+        self._velocity = torch.tensor(kept["velocity"]).to(start)  # a copy: steps change it
         self.done = int(kept["done"])
         self._problem.generator.set_state(torch.from_numpy(kept["generator"]))
         more = {} if more is None else more
@@ -86,13 +83,11 @@ class Ascent:
     def step(self, patch: Tensor, gradient: Tensor) -> Tensor:
         """The patch, P×3×h×w, after one more step along its gradient of the same shape."""
         settings = self._settings
-        scale = gradient.abs().mean(dim=(1, 2, 3), keepdim=True)
-        # A vanished gradient (every image past the confidence) leaves the velocity as it is.
-        self._velocity = settings.momentum * self._velocity + gradient / scale.clamp_min(1e-30)
-        share = self.done / max(settings.steps - 1, 1)
-        size = settings.step_size * (1.0 - (1.0 - _LAST_STEP_SHARE) * share)
+        size = falling_step_size(settings.step_size, self.done, settings.steps)
         self.done += 1
-        return step_along_sign(patch, self._velocity, size)
+        return step_along_sign(
+            patch, gradient, size, velocity=self._velocity, momentum=settings.momentum
+        )
 
     def keep(self, patch: Tensor, **more: Tensor) -> None:
         """Keep where the ascent is, now and then, so that it can be resumed behind this step."""

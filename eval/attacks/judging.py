@@ -15,7 +15,6 @@ from deploy.core.errors import NothingToEvaluate
 from deploy.core.pasting import paste
 from deploy.core.success import attack_success
 from eval.attacks.losses import attack_loss
-from eval.attacks.placement import positions_for
 from eval.attacks.predictions import SwitchableNetwork, logits, predict
 from eval.attacks.settings import AttackSettings
 
@@ -45,9 +44,9 @@ class Judge:
         mask: NDArray[np.bool_],
         draw: torch.Generator,
     ) -> None:
-        self._network = network
+        self.network = network
         self._settings = settings
-        self._mask = mask
+        self.mask = mask
         self._choosing_seed, self._final_seed = torch.randint(2**62, (2,), generator=draw).tolist()
 
     def per_image(
@@ -58,10 +57,10 @@ class Judge:
         positions: NDArray[np.int32],
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Share of the source bit-widths fooled, and mean margin in logits: float64 N each."""
-        pasted = paste(images, patch, self._mask, positions)
+        pasted = paste(images, patch, self.mask, positions)
         margins = []
         for bits in self._settings.bit_widths:
-            found = torch.from_numpy(logits(self._network, pasted, bits))
+            found = torch.from_numpy(logits(self.network, pasted, bits))
             wanted = attack_loss("margin", found, torch.from_numpy(labels), self._settings.target)
             margins.append(wanted.double().numpy())
         stacked = np.stack(margins)
@@ -88,10 +87,10 @@ class Judge:
         """
         if positions is None:
             images, labels, positions = self._drawn(images, labels, self._final_seed)
-        pasted = paste(images, patch, self._mask, positions)
+        pasted = paste(images, patch, self.mask, positions)
         results: list[dict[str, Any]] = []
         for bits in self._settings.bit_widths:
-            clean, patched = (predict(self._network, shown, bits) for shown in (images, pasted))
+            clean, patched = (predict(self.network, shown, bits) for shown in (images, pasted))
             try:
                 won = attack_success(clean, patched, labels, self._settings.target)
                 results.append({"bit_width": bits, "asr": won.share})
@@ -104,14 +103,7 @@ class Judge:
     ) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int32]]:
         draw = torch.Generator().manual_seed(seed)
         some = torch.randperm(len(images), generator=draw)[:_JUDGED_IMAGES].numpy()
-        places = positions_for(
-            self._settings.placement,
-            len(some),
-            (images.shape[2], images.shape[3]),
-            (self._mask.shape[0], self._mask.shape[1]),
-            draw,
-            margin_px=self._settings.margin_px,
-        )
+        places = self._settings.positions(len(some), images.shape[2:], draw)
         return images[some], labels[some], places.numpy().astype(np.int32)
 
 

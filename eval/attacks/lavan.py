@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ClassVar, Literal
 
-from torch import Tensor
-
 from eval.attacks.base import PatchAttack
 from eval.attacks.gradient import sign_ascent
 from eval.attacks.placement import Placement
 from eval.attacks.problem import Crafted, Problem
 from eval.attacks.settings import GradientSettings
-from training.patching import paste
 from training.validated import AtLeast0, validated
 
 
@@ -55,8 +52,4 @@ class Lavan(PatchAttack[LavanSettings]):
 
     def optimize(self, problem: Problem, stepped: Callable[[], None]) -> Crafted:
         """Signed ascent at the problem's places."""
-
-        def apply(pixels: Tensor, patch: Tensor, positions: Tensor) -> Tensor:
-            return paste(pixels, patch, problem.mask, positions)
-
-        return Crafted(patch=sign_ascent(problem, self.settings, apply, stepped))
+        return Crafted(patch=sign_ascent(problem, self.settings, problem.paste, stepped))

@@ -13,10 +13,7 @@ from eval.attacks.gradient import Ascent, as_pixels, patch_gradient
 from eval.attacks.losses import attack_loss
 from eval.attacks.problem import Crafted, Problem
 from eval.attacks.settings import GradientSettings
-from training.patching import paste
 from training.validated import AtLeast0, AtLeast1, validated
-
-Moves = Literal["random", "full"]
 
 
 @validated()
@@ -36,7 +33,7 @@ class LocationSettings(GradientSettings):
     shift_px: AtLeast0 = 2
     first_places: AtLeast1 = 8
     stride_px: AtLeast1 = 2
-    moves: Moves = "random"
+    moves: Literal["random", "full"] = "random"
     move_every: AtLeast1 = 1
 
 
@@ -71,13 +68,10 @@ class Location(PatchAttack[LocationSettings]):
         if ascent.done == 0:
             positions = self._first(problem, pixels, patch)
 
-        def apply(shown: Tensor, content: Tensor, places: Tensor) -> Tensor:
-            return paste(shown, content, problem.mask, places)
-
         while ascent.done < settings.steps:
             step = ascent.done
             gradient = patch_gradient(
-                problem, settings, apply, patch, pixels, problem.labels, positions
+                problem, settings, problem.paste, patch, pixels, problem.labels, positions
             )
             patch = ascent.step(patch, gradient)
             # Content fits its place only after a step there: no move behind the last one.
@@ -115,7 +109,7 @@ class Location(PatchAttack[LocationSettings]):
         """Of several places for each image that of the highest loss; the first one of equals."""
         losses = []
         for places in trials:
-            pasted = paste(pixels, patch, problem.mask, places)
+            pasted = problem.paste(pixels, patch, places)
             total = torch.zeros(len(pixels), device=pixels.device)
             for bits in self.settings.bit_widths:
                 with problem.network.at(bits):

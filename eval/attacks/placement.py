@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
@@ -17,13 +18,13 @@ PLACEMENTS: tuple[Placement, ...] = get_args(Placement)
 def positions_for(
     placement: Placement,
     count: int,
-    image_size: tuple[int, int],
-    patch_size: tuple[int, int],
+    image_size: Sequence[int],
+    patch_size: Sequence[int],
     generator: torch.Generator,
     *,
     margin_px: int = 0,
 ) -> Tensor:
-    """Positions, int64 count×2 (top, left) on the CPU.
+    """Positions, int64 count×2 (top, left) on the CPU; sizes are (height, width) in pixels.
 
     Args:
         margin_px: distance of a corner placement from the image's edges, in pixels; the other
@@ -40,7 +41,8 @@ def positions_for(
             f"not fit into an image of {image_size[0]}×{image_size[1]} px."
         )
     if placement == "random":
-        return random_positions(count, image_size, patch_size, generator)
+        (height, width), (rows, columns) = image_size, patch_size
+        return random_positions(count, (height, width), (rows, columns), generator)
     if placement == "centre":
         place = [free[0] // 2, free[1] // 2]
     else:

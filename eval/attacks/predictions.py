@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
@@ -48,6 +49,14 @@ def device_of(network: SwitchableNetwork) -> torch.device:
     """The device of the network's first parameter; the CPU for one without parameters."""
     parameter = next(iter(network.parameters()), None)
     return torch.device("cpu") if parameter is None else parameter.device
+
+
+def digest_state(digest: hashlib._Hash, network: SwitchableNetwork) -> None:
+    """Add names and values of the network's state to a digest."""
+    for key, value in sorted(network.state_dict().items()):
+        digest.update(key.encode())
+        if isinstance(value, Tensor):
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
 
 
 @contextmanager

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from eval.attacks.found import Found
-from eval.attacks.placement import positions_for
 from eval.attacks.predictions import SwitchableNetwork
 from eval.attacks.settings import AttackSettings
+from training.patching import paste
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,15 +43,11 @@ class Problem:
 
     def fresh_positions(self, count: int) -> Tensor:
         """Places for ``count`` images drawn by the settings' law: int64 count×2."""
-        height, width = self.images.shape[2:]
-        return positions_for(
-            self.settings.placement,
-            count,
-            (height, width),
-            (self.mask.shape[0], self.mask.shape[1]),
-            self.generator,
-            margin_px=self.settings.margin_px,
-        )
+        return self.settings.positions(count, self.images.shape[2:], self.generator)
+
+    def paste(self, pixels: Tensor, patch: Tensor, positions: Tensor) -> Tensor:
+        """As ``training.patching.paste``, with this mask."""
+        return paste(pixels, patch, self.mask, positions)
 
 
 @dataclass(frozen=True, kw_only=True)

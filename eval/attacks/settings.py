@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
+import torch
 from pydantic import Field, model_validator
+from torch import Tensor
 
 from eval.attacks.losses import Loss
-from eval.attacks.placement import Placement
+from eval.attacks.placement import Placement, positions_for
 from training.validated import AtLeast0, AtLeast1, BitWidths, Positive, Recorded, validated
 
 Shape = Literal["square", "circle"]
@@ -32,9 +35,6 @@ class AttackSettings(Recorded):
             the best for each image).
         start: content at the start: uniform noise, or grey (128).
         batch_size: images per step.
-
-    Raises:
-        InputError: a value outside its range.
     """
 
     size_px: AtLeast1 = 8
@@ -47,6 +47,14 @@ class AttackSettings(Recorded):
     restarts: AtLeast1 = 1
     start: Start = "random"
     batch_size: AtLeast1 = 128
+
+    def positions(
+        self, count: int, image_size: Sequence[int], generator: torch.Generator
+    ) -> Tensor:
+        """Places for ``count`` images of (H, W) pixels: int64 count×2, as ``positions_for``."""
+        box = (self.size_px, self.size_px)
+        margin = self.margin_px
+        return positions_for(self.placement, count, image_size, box, generator, margin_px=margin)
 
 
 @validated()

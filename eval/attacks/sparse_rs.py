@@ -19,8 +19,6 @@ from eval.attacks.problem import Crafted, Problem
 from eval.attacks.settings import AttackSettings
 from training.validated import AtLeast1, PositiveShare, validated
 
-Answers = Literal["scores", "labels"]
-
 
 @validated()
 class SparseRsSettings(AttackSettings):
@@ -37,7 +35,7 @@ class SparseRsSettings(AttackSettings):
     kind: Literal["per-image", "universal"] = "per-image"
     placement: Placement = "random"
     steps: AtLeast1 = 1000
-    answers: Answers = "scores"
+    answers: Literal["scores", "labels"] = "scores"
     initial_area: PositiveShare = 0.4
 
     @model_validator(mode="after")

@@ -10,17 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.core.errors import InputError, NothingToEvaluate
+from deploy.core.outcomes import image_indices, unpack_bits
 from deploy.core.patch_set import read_patch_set
 from deploy.core.records import read_records
 from deploy.core.statistics import paired_difference
 from eval.measure.checks.checks_record import KIND as CHECKS_KIND
 from eval.measure.checks.checks_record import attack_checks_from_records
-from eval.measure.evaluation_record import (
-    EvaluationRecord,
-    image_indices,
-    read_evaluations,
-    unpack_bits,
-)
+from eval.measure.evaluation_record import EvaluationRecord, read_evaluations
 from eval.measure.patch_measures import patch_set_digest
 from training.run_folder import RunFolder
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,11 +23,13 @@ from deploy.core.success import accuracy
 from eval.attacks.predictions import SwitchableNetwork, predict
 from eval.measure.evaluation_record import (
     KIND,
+    DriftFacts,
     EvaluationRecord,
     LatencyFacts,
     ModelFacts,
+    images_facts,
 )
-from eval.measure.images_facts import images_facts
+from eval.measure.patch_images import require_images
 from eval.measure.patch_measures import (
     Classes,
     CommonSet,
@@ -66,19 +67,14 @@ def evaluate_model(
     part of that: it is kept as first measured.)
 
     Args:
-        engine: the model, open.
         images: the split that the patch sets' ``image_indices`` count in.
-        patch_sets: to try.
         model: what ``engine`` runs; ``model["bit_width"]`` is the one that ``network`` is asked at.
         records: folder of the records, made if missing.
-        provenance: from ``deploy.core.records.provenance``.
         network: the fake-quantized network, for the drift; None leaves the drift null.
         clean: int64 N, the engine's classes of all images, where they are known; None asks it.
         common: the common set, for ``asr_common``; None leaves it null.
         latency: of the engine, measured by the caller; None leaves it null.
-        floor_seed: of the random patches.
         batch_size: images per call of the engine and the network.
-        progress: show a bar, or log lines where there is no terminal.
 
     Returns:
         The records in the order of ``patch_sets``.
@@ -94,7 +90,7 @@ def evaluate_model(
             f"{images.name}, {images.split}."
         )
     for patch_set in patch_sets:
-        _check_indices(patch_set, images)
+        require_images(patch_set, images)
     known = payloads_by_key(records, KIND, EvaluationRecord)
     keys = [
         _key(model, patch_set, images, common, floor_seed, drifted=network is not None)
@@ -103,103 +99,73 @@ def evaluate_model(
     todo = [key for key in keys if key not in known]
     if not todo:
         return [known[key] for key in keys]
-    title = f"{model['network']} {model['bit_width']} bit, {model['engine']}"
+    bits = model["bit_width"]
+
+    def ask(images: NDArray[np.uint8], known: Classes | None = None) -> _Both:
+        """Classes in the engine, unless they are known, and of the network, if there is one."""
+        on_engine = engine.predict(images, batch_size) if known is None else known
+        if network is None:
+            return on_engine, None
+        return on_engine, predict(network, images, bits, batch_size=batch_size)
+
+    title = f"{model['network']} {bits} bit, {model['engine']}"
     with Progress(title, len(todo), shown=progress) as bar:
-        both = _Both(engine, network, model["bit_width"], batch_size)
-        without = both.predict(images.images, clean)
+        without = ask(images.images, clean)
         for key, patch_set in zip(keys, patch_sets, strict=True):
             if key in known:
                 continue
-            known[key] = _evaluate(
-                both, without, images, patch_set, key, model, common, latency, floor_seed
-            )
+            own = images.images[patch_set.image_indices]
+            noise = random_floor(patch_set, np.random.default_rng(floor_seed))
+            patched = ask(patch_set.paste_on(own))
+            floor = engine.predict(noise.paste_on(own), batch_size)
+            try:
+                known[key] = EvaluationRecord(
+                    key=key,
+                    model=model,
+                    patch=patch_facts(patch_set, images.images.shape[2:]),
+                    images=images_facts(images),
+                    clean_accuracy=accuracy(without[0], images.labels),
+                    common_set_of=None if common is None else list(common.models),
+                    drift=_drift(without, patched, images, patch_set),
+                    latency=None if latency is None else cast(LatencyFacts, latency.as_record()),
+                    **evaluate_patch(
+                        clean=without[0][patch_set.image_indices],
+                        patched=patched[0],
+                        floor=floor,
+                        floor_seed=floor_seed,
+                        labels=images.labels[patch_set.image_indices],
+                        image_indices=patch_set.image_indices,
+                        target=patch_set.target,
+                        common=None if common is None else common.member[patch_set.image_indices],
+                    ),
+                )
+            except NothingToEvaluate as error:
+                raise NothingToEvaluate(
+                    f"{model['network']} at {bits} bits, {patch_set.name}: {error}"
+                ) from error
             write_record(records, KIND, known[key], provenance)
             bar.advance(note=f"{patch_set.name} ASR {known[key]['asr']['value']:.1%}")
     return [known[key] for key in keys]
 
 
-@dataclass(frozen=True)
-class _Both:
-    """The engine and, where there is one, the network that it came from."""
-
-    engine: Predictor
-    network: SwitchableNetwork | None
-    bit_width: int
-    batch_size: int
-
-    def predict(
-        self, images: NDArray[np.uint8], known: Classes | None = None
-    ) -> tuple[Classes, Classes | None]:
-        """Classes of both; those of the engine are not asked for where they are known."""
-        on_engine = self.engine.predict(images, self.batch_size) if known is None else known
-        if self.network is None:
-            return on_engine, None
-        return on_engine, predict(self.network, images, self.bit_width, batch_size=self.batch_size)
+_Both = tuple[Classes, Classes | None]
+"""What the engine predicts, and the network that it came from, where there is one."""
 
 
-def _evaluate(
-    both: _Both,
-    clean: tuple[Classes, Classes | None],
-    images: ImageSet,
-    patch_set: PatchSet,
-    key: str,
-    model: ModelFacts,
-    common: CommonSet | None,
-    latency: Latency | None,
-    floor_seed: int,
-) -> EvaluationRecord:
-    indices = patch_set.image_indices
-    chosen = images.images[indices]
-    engine_clean, network_clean = clean
-    engine_patched, network_patched = both.predict(patch_set.paste_on(chosen))
-    noise = random_floor(patch_set, np.random.default_rng(floor_seed))
-    floor = both.engine.predict(noise.paste_on(chosen), both.batch_size)
-    try:
-        measures = evaluate_patch(
-            clean=engine_clean[indices],
-            patched=engine_patched,
-            floor=floor,
-            floor_seed=floor_seed,
-            labels=images.labels[indices],
-            image_indices=indices,
-            target=patch_set.target,
-            common=None if common is None else common.member[indices],
-        )
-        drifted = None
-        if network_clean is not None and network_patched is not None:
-            drifted = drift(
-                engine_clean=engine_clean,
-                engine_patched=engine_patched,
-                network_clean=network_clean,
-                network_patched=network_patched,
-                labels=images.labels,
-                image_indices=indices,
-                target=patch_set.target,
-            )
-    except NothingToEvaluate as error:
-        raise NothingToEvaluate(
-            f"{model['network']} at {model['bit_width']} bits, {patch_set.name}: {error}"
-        ) from error
-    return EvaluationRecord(
-        key=key,
-        model=model,
-        patch=patch_facts(patch_set, (images.images.shape[2], images.images.shape[3])),
-        images=images_facts(images),
-        clean_accuracy=accuracy(engine_clean, images.labels),
-        common_set_of=None if common is None else list(common.models),
-        drift=drifted,
-        latency=None if latency is None else cast(LatencyFacts, latency.as_record()),
-        **measures,
+def _drift(
+    clean: _Both, patched: _Both, images: ImageSet, patch_set: PatchSet
+) -> DriftFacts | None:
+    if clean[1] is None or patched[1] is None:
+        return None
+    return drift(
+        engine_clean=clean[0],
+        engine_patched=patched[0],
+        network_clean=clean[1],
+        network_patched=patched[1],
+        labels=images.labels,
+        image_indices=patch_set.image_indices,
+        target=patch_set.target,
     )
-
-
-def _check_indices(patch_set: PatchSet, images: ImageSet) -> None:
-    highest = int(patch_set.image_indices.max())
-    if highest >= len(images):
-        raise InputError(
-            f"{patch_set.name} is for image {highest}, but {images.name}, {images.split} has "
-            f"{len(images)} images; evaluate it on the split that it was made for."
-        )
 
 
 def _key(

@@ -19,12 +19,11 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from deploy.core.errors import InputError
-from deploy.core.outcomes import image_indices as image_indices
-from deploy.core.outcomes import unpack_bits as unpack_bits
+from deploy.core.outcomes import image_indices, unpack_bits
 from deploy.core.records import read_records
 from deploy.core.share import share
-from training.record_types import Fraction, Sha256, Share, Size, payloads
-from training.record_types import Outcomes as Outcomes
+from training.data import ImageSet
+from training.record_types import Fraction, Outcomes, Sha256, Share, Size, payloads
 from training.validated import AtLeast0, AtLeast1, Positive
 
 KIND = "evaluation"
@@ -119,6 +118,11 @@ class ImagesFacts(TypedDict):
     n: AtLeast1
     """Images of the split that clean accuracy was measured on."""
     classes: Annotated[list[str], Field(min_length=1)]
+
+
+def images_facts(images: ImageSet) -> ImagesFacts:
+    """The facts of one split."""
+    return ImagesFacts(**images.about, n=len(images), classes=list(images.classes))
 
 
 class FloorFacts(TypedDict):

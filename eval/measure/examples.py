@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,33 +20,13 @@ from typing_extensions import TypedDict
 from deploy.core.errors import InputError
 from deploy.core.patch_set import PatchSet
 from deploy.core.records import write_record
+from eval.measure.patch_images import require_images
 from training.data.image_set import ImageSet
 from training.record_types import Base64, Sha256, payloads
 from training.validated import AtLeast0
 
 KIND = "examples"
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.int64]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prediction:
-    """What one model says without and with the patch (class names)."""
-
-    model: str
-    clean: str
-    patched: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Example:
-    """One image: PNG without and with the patch, its true class, and the predictions."""
-
-    patch_name: str
-    index: int
-    label: str
-    clean_png: bytes
-    patched_png: bytes
-    predictions: tuple[Prediction, ...]
 
 
 class PredictionOfModel(TypedDict):
@@ -111,57 +90,41 @@ def write_examples(
     provenance: Mapping[str, Any],
     count: int = 6,
 ) -> Path:
-    """Write the record of the first `count` images of a patch set.
+    """Write the record of the first `count` images of a patch set, and return its path.
 
     Args:
-        folder: the run's records.
-        images: the split that the patch set belongs to.
-        patch_set: what to paste.
         models: by the name that the gallery prints, a function from uint8 N×3×H×W to classes N
             (an engine's `predict`, for instance).
-        provenance: from `deploy.core.records.provenance`.
-        count: images to show, at least 1.
-
-    Returns:
-        The record's path.
 
     Raises:
         InputError: the patch set is for other images, or a model answers with something else.
     """
     if count < 1 or not models:
         raise InputError("Expected at least one image and one model to show examples of.")
-    last = int(patch_set.image_indices.max())
-    if last >= len(images):
-        raise InputError(
-            f"{patch_set.name} is for image {last}, but {images.name} ({images.split}) has "
-            f"{len(images)} images."
-        )
+    require_images(patch_set, images)
+    own = images.images[patch_set.image_indices]
     indices = patch_set.image_indices[:count]
-    clean = images.images[indices]
+    clean = own[:count]
     # Pasted as one set, so that every patch lands on its own image.
-    patched = patch_set.paste_on(images.images[patch_set.image_indices])[: len(indices)]
+    patched = patch_set.paste_on(own)[:count]
     said = {
         name: (_classes(predict(clean), name, images), _classes(predict(patched), name, images))
         for name, predict in models.items()
     }
     items = [
-        {
-            "index": int(index),
-            "label": images.classes[int(images.labels[index])],
-            "clean_png": base64.b64encode(png_bytes(clean[i])).decode("ascii"),
-            "patched_png": base64.b64encode(png_bytes(patched[i])).decode("ascii"),
-            "predictions": [
-                {"model": name, "clean": before[i], "patched": after[i]}
+        ExampleItem(
+            index=int(index),
+            label=images.classes[int(images.labels[index])],
+            clean_png=base64.b64encode(png_bytes(clean[i])).decode("ascii"),
+            patched_png=base64.b64encode(png_bytes(patched[i])).decode("ascii"),
+            predictions=[
+                PredictionOfModel(model=name, clean=before[i], patched=after[i])
                 for name, (before, after) in said.items()
             ],
-        }
+        )
         for i, index in enumerate(indices)
     ]
-    payload = {
-        "patch": patch_set.name,
-        "images": images.about,
-        "items": items,
-    }
+    payload = {"patch": patch_set.name, "images": images.about, "items": items}
     return write_record(folder, KIND, payload, provenance)
 
 
@@ -175,33 +138,18 @@ def _classes(predictions: NDArray[np.int64], model: str, images: ImageSet) -> li
     return [images.classes[value] for value in values]
 
 
-def read_examples(records: Iterable[Mapping[str, Any]]) -> tuple[Example, ...]:
-    """The examples among `records`, in their order; the same picture of several records is one
-    example, with what all their models say.
+def read_examples(records: Iterable[Mapping[str, Any]]) -> list[tuple[str, ExampleItem]]:
+    """The examples among `records`, in their order, each with the name of its patch; the same
+    picture of several records is one example, with what all their models say.
 
     Raises:
         InputError: a record is not as the schema says.
     """
-    found = payloads(records, KIND, ExamplesRecord)
-    return _merged(_example(one["patch"], item) for one in found for item in one["items"])
-
-
-def _merged(examples: Iterable[Example]) -> tuple[Example, ...]:
-    found: dict[tuple[object, ...], Example] = {}
-    for one in examples:
-        key = (one.patch_name, one.index, one.label, one.clean_png, one.patched_png)
-        before = found[key].predictions if key in found else ()
-        said = dict.fromkeys((*before, *one.predictions))
-        found[key] = replace(one, predictions=tuple(said))
-    return tuple(found.values())
-
-
-def _example(patch_name: str, item: ExampleItem) -> Example:
-    return Example(
-        patch_name=patch_name,
-        index=item["index"],
-        label=item["label"],
-        clean_png=base64.b64decode(item["clean_png"]),
-        patched_png=base64.b64decode(item["patched_png"]),
-        predictions=tuple(Prediction(**one) for one in item["predictions"]),
-    )
+    found: dict[tuple[object, ...], tuple[str, ExampleItem]] = {}
+    for one in payloads(records, KIND, ExamplesRecord):
+        for item in one["items"]:
+            pictures = item["clean_png"], item["patched_png"]
+            key = (one["patch"], item["index"], item["label"], *pictures)
+            _, kept = found.setdefault(key, (one["patch"], {**item, "predictions": []}))
+            kept["predictions"] += [p for p in item["predictions"] if p not in kept["predictions"]]
+    return list(found.values())

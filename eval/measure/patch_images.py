@@ -32,6 +32,16 @@ def patch_files_in(places: Sequence[Path]) -> list[Path]:
     return files
 
 
+def require_images(patch_set: PatchSet, images: ImageSet) -> None:
+    """Nothing, if a split has all the images that a patch set is for; else InputError."""
+    highest = int(patch_set.image_indices.max())
+    if highest >= len(images):
+        raise InputError(
+            f"{patch_set.name} is for image {highest}, but {images.name}, {images.split} has "
+            f"{len(images)} images; use it on the split that it was made for"
+        )
+
+
 def images_of_patches(
     runs: Sequence[RunFolder], patch_sets: Sequence[PatchSet], data: Path | None, split: str
 ) -> ImageSet:
@@ -39,18 +49,15 @@ def images_of_patches(
 
     Args:
         runs: at least one, all of the same data.
-        patch_sets: as read.
-        data: the data folder.
         split: for patch sets that do not tell theirs.
 
     Raises:
         InputError: runs of different data, patches for different splits or for other images.
     """
     first = runs[0]
-    for run in runs[1:]:
-        same = [run.sidecar["config"]["data"][key] for key in ("kind", "size")] == [
-            first.sidecar["config"]["data"][key] for key in ("kind", "size")
-        ]
+    of_first, *others = (run.sidecar["config"]["data"] for run in runs)
+    for run, own in zip(runs[1:], others, strict=True):
+        same = all(own[key] == of_first[key] for key in ("kind", "size"))
         if not same or run.classes != first.classes:
             raise InputError(
                 f"{run.path} was trained on other data than {first.path}; take them apart"

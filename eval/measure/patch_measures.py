@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,12 +32,7 @@ Classes = NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CommonSet:
-    """The images that every compared model classifies correctly.
-
-    Attributes:
-        models: names of the models.
-        member: bool, one flag for each image of the split.
-    """
+    """The images of a split that every compared model classifies correctly; ``member``: bool N."""
 
     models: tuple[str, ...]
     member: NDArray[np.bool_]
@@ -76,13 +72,9 @@ def evaluate_patch(
     """What a patch set did to one model, from predictions on the images of that set.
 
     Args:
-        clean: int64 N, classes without the patch.
-        patched: int64 N, with the patch.
-        floor: int64 N, with random noise of the same size in the same places.
-        floor_seed: that the noise was drawn with.
-        labels: int64 N.
+        clean, patched, floor, labels: int64 N, classes without the patch, with it, with random
+            noise of the same size in the same places, and the true ones.
         image_indices: int64 N, indices of the images within their split.
-        target: class of a targeted patch.
         common: bool N, the images that all compared models have right.
 
     Raises:
@@ -90,11 +82,15 @@ def evaluate_patch(
         InputError: arrays of different lengths.
     """
     success = attack_success(clean, patched, labels, target)
+    asr_common = None
+    if common is not None:
+        with suppress(NothingToEvaluate):
+            asr_common = attack_success(clean, patched, labels, target, also=common).share
     return PatchMeasures(
         clean_accuracy_patched_images=accuracy(clean, labels),
         robust_accuracy=accuracy(patched, labels),
         asr=success.share,
-        asr_common=_common_share(clean, patched, labels, target, common),
+        asr_common=asr_common,
         asr_all_images=attack_success_over_all_images(clean, patched, target).share,
         floor=FloorFacts(asr=attack_success(clean, floor, labels, target).share, seed=floor_seed),
         outcomes=outcomes_record(
@@ -142,12 +138,9 @@ def drift(
     )
 
 
-def patch_facts(patch_set: PatchSet, image_size: tuple[int, int]) -> PatchFacts:
-    """What a record says about a patch set; what its origin does not say is null.
-
-    Args:
-        image_size: (H, W), for the share of the area.
-    """
+def patch_facts(patch_set: PatchSet, image_size: Sequence[int]) -> PatchFacts:
+    """What a record says about a patch set on images of (H, W) pixels; what its origin does not say
+    is null."""
     made = patch_set.origin
     settings, source = made.settings, made.source or {}
     return PatchFacts(
@@ -157,7 +150,7 @@ def patch_facts(patch_set: PatchSet, image_size: tuple[int, int]) -> PatchFacts:
         shape=settings.get("shape"),
         size_px=list(patch_set.size_px),
         area_px=patch_set.area_px,
-        area_share=patch_set.area_share(*image_size),
+        area_share=patch_set.area_share(image_size[0], image_size[1]),
         placement=settings.get("placement"),
         target=patch_set.target,
         steps=settings.get("steps"),
@@ -180,18 +173,3 @@ def patch_set_digest(patch_set: PatchSet) -> str:
     """SHA-256 of the patch set's arrays, the same as of its npz file."""
     names = ("patch", "mask", "positions", "image_indices")
     return sha256_of_bytes(npz_bytes({name: getattr(patch_set, name) for name in names}))
-
-
-def _common_share(
-    clean: Classes,
-    patched: Classes,
-    labels: Classes,
-    target: int | None,
-    common: NDArray[np.bool_] | None,
-) -> Share | None:
-    if common is None:
-        return None
-    try:
-        return attack_success(clean, patched, labels, target, also=common).share
-    except NothingToEvaluate:
-        return None

@@ -89,7 +89,6 @@ class Subject:
         """The engine, or the network in its place, until the context ends.
 
         Args:
-            threads: of the engine.
             network: what ``load_network`` would give, where the caller has it.
 
         Raises:
@@ -115,9 +114,6 @@ class Subject:
 
     def facts(self, engine: str) -> ModelFacts:
         """What a record says of the model.
-
-        Args:
-            engine: the open engine's own name.
 
         Raises:
             InputError: the file or a certificate cannot be read.
@@ -151,7 +147,6 @@ def subjects_of(
     """A run's models in an engine.
 
     Args:
-        run: of the models.
         engine: a name of ``deploy.engine.ENGINES``, or :data:`TORCH`.
         bit_widths: None takes all that are exported for the engine, or all of the network.
 

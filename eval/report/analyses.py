@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from deploy.core.html import Html, join, tag
 from eval.measure.analyses import (
@@ -59,8 +58,7 @@ def analyses_section(records: Iterable[Mapping[str, Any]]) -> Html:
     return join(first, parts)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Kind:
+class _Kind(NamedTuple):
     """How the records of one kind are shown."""
 
     title: str
@@ -72,65 +70,53 @@ class _Kind:
 
 _KINDS = (
     _Kind(
-        title="Where a patch wins",
-        explained=(
-            "Every patch moved to each place of a grid; rows and columns are its upper and left "
-            "edge in pixels. Images that are right without it, the same ones at every place."
-        ),
-        kind=patch_locations.KIND,
-        part=patch_locations.PatchLocations,
-        view=location_views,
+        "Where a patch wins",
+        "Every patch moved to each place of a grid; rows and columns are its upper and left "
+        "edge in pixels. Images that are right without it, the same ones at every place.",
+        patch_locations.KIND,
+        patch_locations.PatchLocations,
+        location_views,
     ),
     _Kind(
-        title="Where a network looks",
-        explained=(
-            "Mean drop of the true class's logit when a grey square covers a place (Zeiler and "
-            "Fergus 2014), over the images that are right without it. Cold: covering it helps."
-        ),
-        kind=occlusion.KIND,
-        part=occlusion.Occlusion,
-        view=occlusion_views,
+        "Where a network looks",
+        "Mean drop of the true class's logit when a grey square covers a place (Zeiler and "
+        "Fergus 2014), over the images that are right without it. Cold: covering it helps.",
+        occlusion.KIND,
+        occlusion.Occlusion,
+        occlusion_views,
     ),
     _Kind(
-        title="Gradient alignment between bit-widths",
-        explained=(
-            "How alike the gradients of an image's cross-entropy at its pixels are at two "
-            "bit-widths: 1 is the same direction, 0 orthogonal. A small cosine says that an attack "
-            "at one bit-width steps past the other, not that the other cannot be attacked. Beside "
-            "it the same measure between two different images."
-        ),
-        kind=gradient_alignment.KIND,
-        part=gradient_alignment.GradientAlignment,
-        view=gradient_views,
+        "Gradient alignment between bit-widths",
+        "How alike the gradients of an image's cross-entropy at its pixels are at two "
+        "bit-widths: 1 is the same direction, 0 orthogonal. A small cosine says that an attack "
+        "at one bit-width steps past the other, not that the other cannot be attacked. Beside "
+        "it the same measure between two different images.",
+        gradient_alignment.KIND,
+        gradient_alignment.GradientAlignment,
+        gradient_views,
     ),
     _Kind(
-        title="Gradient maps",
-        explained=(
-            "The gradient's magnitude at each pixel: the first images, not chosen by outcome."
-        ),
-        kind=gradient_maps.KIND,
-        part=gradient_maps.GradientMaps,
-        view=gradient_map_views,
+        "Gradient maps",
+        "The gradient's magnitude at each pixel: the first images, not chosen by outcome.",
+        gradient_maps.KIND,
+        gradient_maps.GradientMaps,
+        gradient_map_views,
     ),
     _Kind(
-        title="Patch visibility",
-        explained=(
-            "Share of a layer's activation energy that belongs to the patch, and of the saliency "
-            "of the predicted logit. Above the grey lines, the patch weighs more than its area."
-        ),
-        kind=patch_visibility.KIND,
-        part=patch_visibility.PatchVisibility,
-        view=visibility_views,
+        "Patch visibility",
+        "Share of a layer's activation energy that belongs to the patch, and of the saliency "
+        "of the predicted logit. Above the grey lines, the patch weighs more than its area.",
+        patch_visibility.KIND,
+        patch_visibility.PatchVisibility,
+        visibility_views,
     ),
     _Kind(
-        title="Feature maps",
-        explained=(
-            "The first three convolutions, without and with the patch. The change is that of the "
-            "output, in units of its length."
-        ),
-        kind=feature_maps.KIND,
-        part=feature_maps.FeatureMaps,
-        view=feature_views,
+        "Feature maps",
+        "The first three convolutions, without and with the patch. The change is that of the "
+        "output, in units of its length.",
+        feature_maps.KIND,
+        feature_maps.FeatureMaps,
+        feature_views,
     ),
 )
 

@@ -186,8 +186,11 @@ def visibility_views(payload: Mapping[str, Any], name: str) -> Html:
     """Charts of the activation share, and the saliency inside the patch."""
     bits = payload["bits"]
     layers = [layer["layer"] for layer in bits[0]["layers"]]
-    axis = Axis(name="convolution", words={i: str(i + 1) for i in range(len(layers))})
-    spoken = {i: f"{layer} " for i, layer in enumerate(layers)}
+    axis = Axis(
+        name="convolution",
+        words={i: str(i + 1) for i in range(len(layers))},
+        spoken={i: f"{layer} " for i, layer in enumerate(layers)},
+    )
     named = ", ".join(f"{i + 1} {layer}" for i, layer in enumerate(layers))
     charts = []
     for key, words in (
@@ -213,7 +216,6 @@ def visibility_views(payload: Mapping[str, Any], name: str) -> Html:
                 axis,
                 [*lines, area],
                 about=f"{name}: share of each layer's activation energy {words}",
-                spoken=spoken,
             )
         )
     table = Table(

@@ -94,7 +94,6 @@ def _table(group: Sequence[ChecksRecord], *, explain: bool = False, notes: bool 
     """A row for each check, a column for each bit-width.
 
     Args:
-        group: the records of one network.
         explain: say under its name what a check asks.
         notes: name below the table what tripped or was undecided.
     """

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from deploy.core.attack_checks import LOWER_BOUND
-from deploy.core.bit_widths import bits_label, bits_words
 from deploy.core.html import Html, tag
 from deploy.core.share import Share
-from eval.report.line_chart import Axis, Point, Series, baseline, drawn_series, line_chart
+from eval.report.line_chart import (
+    Axis,
+    Point,
+    Series,
+    baseline,
+    bit_width_axis,
+    drawn_series,
+    line_chart,
+)
 from eval.report.rows import PatchColumn, PatchResult, ResultTable, Row
 
 
@@ -24,16 +31,11 @@ def curves(table: ResultTable) -> Html:
 
 def _over_bit_width(column: PatchColumn, engine: str, rows: Sequence[Row]) -> Html | None:
     tried = [row for row in rows if column.key in row.cells]
-    bit_widths = sorted({row.model["bit_width"] for row in tried})
+    bit_widths = {row.model["bit_width"] for row in tried}
     if len(bit_widths) < 2:
         return None
-    axis = Axis(
-        name="bit-width of weights and activations",
-        words={bits: bits_label(bits) for bits in bit_widths},
-    )
-    spoken = {bits: f"{bits_words(bits)} " for bits in bit_widths}
     points = [(row.label, row.model["bit_width"], row.cells[column.key]) for row in tried]
-    return _chart(f"{column.title} on {engine}", column.detail, axis, spoken, points)
+    return _chart(f"{column.title} on {engine}", column.detail, bit_width_axis(bit_widths), points)
 
 
 def _families(columns: Sequence[PatchColumn]) -> list[list[PatchColumn]]:
@@ -63,30 +65,29 @@ def _over_size(family: Sequence[PatchColumn], engine: str, rows: Sequence[Row]) 
     if not narrowest:
         return None
     sides = {_side(column): f"{_side(column)} px" for column in family}
-    axis = Axis(name="side of the patch", words=sides)
+    spoken = {side: f"{words} " for side, words in sides.items()}
+    axis = Axis(name="side of the patch", words=sides, spoken=spoken)
     points = [
         (f"{row.label}, {row.bits_label}", _side(column), row.cells[column.key])
         for row in narrowest.values()
         for column in family
     ]
-    spoken = {side: f"{words} " for side, words in sides.items()}
     first = family[0]
     attack = first.title.rsplit(" ", 1)[0]
     detail = first.detail.split("), ", 1)[-1]
-    return _chart(f"{attack}, by size, on {engine}", detail, axis, spoken, points)
+    return _chart(f"{attack}, by size, on {engine}", detail, axis, points)
 
 
 def _chart(
     title: str,
     detail: str,
     axis: Axis,
-    spoken: Mapping[int, str],
     points: Sequence[tuple[str, int, PatchResult]],
 ) -> Html:
     over = "bit-width" if "bit-width" in axis.name else "size"
     about = f"Attack success rate over {over}: {title}"
     note = LOWER_BOUND if any(cell.mark for _, _, cell in points) else ""
-    return line_chart(title, detail, axis, _series(points), about=about, spoken=spoken, note=note)
+    return line_chart(title, detail, axis, _series(points), about=about, note=note)
 
 
 def _series(points: Sequence[tuple[str, int, PatchResult]]) -> list[Series]:

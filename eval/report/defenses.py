@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from deploy.core.attack_checks import LOWER_BOUND, MARK
+from eval.report.words import interval
 
 _TITLES = {
     "transfer": "patches of an undefended float network of another seed",
@@ -14,11 +15,8 @@ _TITLES = {
 
 
 def defenses_markdown(table: Mapping[str, Any]) -> str:
-    """One part for each origin and bit-width, a line for each row.
-
-    Args:
-        table: of ``eval.measure.defenses.table_from_runs``, or its file.
-    """
+    """One part for each origin and bit-width of ``eval.measure.defenses.table_from_runs``, a line
+    for each row."""
     cells = {(c["row"], c["origin"], c["column"], c["bits"]): c for c in table["cells"]}
     first = table["cells"][0]
     said = (
@@ -70,5 +68,4 @@ def _shown(cell: Mapping[str, Any] | None) -> str:
 
 
 def _interval(share: Mapping[str, Any], mark: str = "") -> str:
-    low, value, high = (100.0 * share[key] for key in ("low", "value", "high"))
-    return f"{value:.1f}{mark} ({low:.1f}–{high:.1f})"
+    return f"{100 * share['value']:.1f}{mark} ({interval(share)})"

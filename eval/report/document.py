@@ -13,14 +13,7 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """One section of a page.
-
-    Attributes:
-        key: its id.
-        title: its heading, and its name among the links.
-        body: what is below the heading.
-        verdict: beside the heading.
-    """
+    """One section of a page; ``key`` is its id, ``verdict`` is beside its heading."""
 
     key: str
     title: str
@@ -40,13 +33,8 @@ def document(
     """A whole HTML page with the project's style.
 
     Args:
-        title: of the page and its first heading.
-        below: the line below it.
-        sections: the rest.
         skip: words of the link to the first section for those who read by keyboard; without them
             the page has no links to its sections either.
-        links: name of the list of links.
-        footer: below the sections.
     """
     head = tag(
         "head",

@@ -9,7 +9,7 @@ import numpy as np
 from deploy.core.attack_checks import LOWER_BOUND, AttackVerdict
 from deploy.core.html import Html, join, tag
 from deploy.core.table import Table
-from eval.measure.drift.bundle_drift import Attribution, BundleDrift
+from eval.measure.drift.bundle_drift import BundleDrift
 from eval.measure.drift.chain import pasted
 from eval.measure.drift.drift_record import DriftRecord, Flip, StepFacts
 from eval.measure.examples import png_bytes
@@ -130,24 +130,25 @@ _INTRODUCTION = (
 
 def drift_page(drift: BundleDrift) -> str:
     """The page as text; no other file, no network and no script are needed."""
-    title = f"Drift of {drift.found[0].record['model']['bundle']}"
-    return document(title, _INTRODUCTION, [_section(drift, one) for one in drift.found])
+    title = f"Drift of {drift.found[0]['model']['bundle']}"
+    sections = [_section(drift, *one) for one in enumerate(drift.found)]
+    return document(title, _INTRODUCTION, sections)
 
 
-def _section(drift: BundleDrift, one: Attribution) -> Section:
-    record = one.record
+def _section(drift: BundleDrift, number: int, record: DriftRecord) -> Section:
+    classes = record["images"]["classes"]
     body = join(
         tag("pre", drift_table(record, drift.attacks)),
         tag("ul", [tag("li", f"{s['name']}: {s['how']}") for s in record["stages"]]),
-        [_figures(drift, one, step) for step in record["steps"] if step["flips"]],
+        [_figures(drift, number, step, classes) for step in record["steps"] if step["flips"]],
     )
-    return Section(key=f"patch-{one.number}", title=record["patch"]["name"], body=body)
+    return Section(key=f"patch-{number}", title=record["patch"]["name"], body=body)
 
 
-def _figures(drift: BundleDrift, one: Attribution, step: StepFacts) -> Html:
-    patch = drift.suite.patches[one.number]
-    by_lab = pasted(drift.suite, one.number)
-    fed = None if drift.device_inputs is None else drift.device_inputs.patched[one.number]
+def _figures(drift: BundleDrift, number: int, step: StepFacts, classes: Sequence[str]) -> Html:
+    patch = drift.suite.patches[number]
+    by_lab = pasted(drift.suite, number)
+    fed = None if drift.device_inputs is None else drift.device_inputs.patched[number]
     entry = {int(index): i for i, index in enumerate(patch.patch_set.image_indices)}
     figures = []
     for flip in step["flips"][:SHOWN]:
@@ -158,12 +159,11 @@ def _figures(drift: BundleDrift, one: Attribution, step: StepFacts) -> Html:
         ]
         if fed is not None and not np.array_equal(fed[row], by_lab[row]):
             images.append(("as the device fed it", fed[row]))
-        words = flip_words(flip, one.record["images"]["classes"])
         figures.append(
             tag(
                 "figure",
                 [image_tag(png_bytes(i), f"Image {flip['index']}, {what}") for what, i in images],
-                tag("figcaption", words),
+                tag("figcaption", flip_words(flip, classes)),
             )
         )
     more = step["flips_n"] - len(figures)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64decode
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ import numpy as np
 from deploy.core.html import Html, join, tag
 from deploy.core.patch_set import PatchSet
 from deploy.core.table import Cell, Table
-from eval.measure.examples import Example, png_bytes
+from eval.measure.examples import ExampleItem, png_bytes
 from eval.report.document import captioned, soft
 from eval.report.pictures import image_tag
 
@@ -63,8 +64,9 @@ def patch_picture(patch_set: PatchSet) -> Picture:
     )
 
 
-def gallery(pictures: Sequence[Picture], examples: Sequence[Example]) -> Html:
-    """Both kinds of figures under a heading each; nothing where there are none."""
+def gallery(pictures: Sequence[Picture], examples: Sequence[tuple[str, ExampleItem]]) -> Html:
+    """Both kinds of figures under a heading each, examples with the name of their patch; nothing
+    where there are none."""
     parts: list[Html] = []
     if pictures:
         figures = [_figure(picture) for picture in pictures]
@@ -73,7 +75,7 @@ def gallery(pictures: Sequence[Picture], examples: Sequence[Example]) -> Html:
         parts += [
             tag("h3", "Images without and with a patch"),
             soft("The first images of each patch set, not chosen by outcome."),
-            tag("div", [_example(e) for e in examples], class_="gallery"),
+            tag("div", [_example(*one) for one in examples], class_="gallery"),
         ]
     return join(parts)
 
@@ -83,22 +85,23 @@ def _figure(picture: Picture) -> Html:
     return captioned(picture.title, picture.detail, tag("div", images, class_="images"))
 
 
-def _example(example: Example) -> Html:
-    what = f"image {example.index}: {example.label}"
+def _example(patch: str, example: ExampleItem) -> Html:
+    label = example["label"]
+    what = f"image {example['index']}: {label}"
     said = Table(
         columns=("model", "without", "with"),
         rows=[
-            [one.model, *(_answer(word, example.label) for word in (one.clean, one.patched))]
-            for one in example.predictions
+            [one["model"], *(_answer(word, label) for word in (one["clean"], one["patched"]))]
+            for one in example["predictions"]
         ],
     )
     return captioned(
         what,
-        f"patch {example.patch_name}",
+        f"patch {patch}",
         tag(
             "div",
-            image_tag(example.clean_png, f"Without the patch: {what}"),
-            image_tag(example.patched_png, f"With the patch {example.patch_name}: {what}"),
+            image_tag(b64decode(example["clean_png"]), f"Without the patch: {what}"),
+            image_tag(b64decode(example["patched_png"]), f"With the patch {patch}: {what}"),
             class_="images",
         ),
         said.html(frame=""),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from deploy.core.bit_widths import bits_label, bits_words
 from deploy.core.html import Html, join, tag
 from eval.measure.analyses.means import Mean
 from eval.report.document import captioned, small
-from eval.report.svg import drawing, label
+from eval.report.pictures import drawing, label
 from eval.report.words import interval, percent
 
 _WIDTH, _HEIGHT = 480.0, 280.0
@@ -60,10 +61,12 @@ class Series:
 
 @dataclass(frozen=True, kw_only=True)
 class Axis:
-    """What lies along x: its name, and the words for each value, in order."""
+    """What lies along x: its name, and the words for each value, in order, as they are written
+    and as they are read aloud, with a space at the end."""
 
     name: str
     words: Mapping[int, str]
+    spoken: Mapping[int, str]
 
     @property
     def step(self) -> float:
@@ -73,6 +76,16 @@ class Axis:
     def place(self, value: int) -> float:
         """x of a value, in pixels."""
         return _LEFT + (list(self.words).index(value) + 0.5) * self.step
+
+
+def bit_width_axis(bit_widths: Iterable[int]) -> Axis:
+    """The bit-widths, narrowest first."""
+    widths = sorted(bit_widths)
+    return Axis(
+        name="bit-width of weights and activations",
+        words={bits: bits_label(bits) for bits in widths},
+        spoken={bits: f"{bits_words(bits)} " for bits in widths},
+    )
 
 
 def drawn_series(index: int, name: str, points: Sequence[Point]) -> Series:
@@ -99,23 +112,18 @@ def line_chart(
     series: Sequence[Series],
     *,
     about: str,
-    spoken: Mapping[int, str],
     note: str = "",
 ) -> Html:
     """The chart as a figure with caption and legend.
 
     Args:
-        title: of the caption.
-        detail: its second line.
-        axis: what is along x.
-        series: the lines.
         about: the SVG's own title, read aloud first.
-        spoken: how each x is read aloud, with a space behind it.
         note: what the marks of its points mean.
     """
     lines = [_drawn(one, i, len(series), axis) for i, one in enumerate(series)]
-    spoken_lines = _described(series, spoken)
-    svg = drawing(about, spoken_lines, _axes(axis), lines, width=_WIDTH, height=_HEIGHT)
+    svg = drawing(
+        about, _described(series, axis.spoken), _axes(axis), lines, width=_WIDTH, height=_HEIGHT
+    )
     legend = tag("ul", [_legend(one) for one in series], class_="legend")
     return captioned(title, detail, svg, legend, small(note) if note else "")
 

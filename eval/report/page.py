@@ -36,8 +36,6 @@ def render_report(
         records: as `deploy.core.records.read_records` gives them, oldest first. Read are the
             kinds evaluation, adaptive, attack-checks, certificate, parity, pixel-attack, examples
             and those of `eval.measure.analyses`; others are passed over.
-        title: heading.
-        pictures: further figures for the gallery (patches).
 
     Raises:
         InputError: a record lacks a field.
@@ -49,7 +47,7 @@ def render_report(
     checks = attack_checks_from_records(records)
     results = join([result_section(table, proofs) for table in tables], reading_aid())
     transfer = heat_maps(matrices_of(evaluations, checks))
-    examples = gallery(tuple(pictures), read_examples(records))
+    examples = gallery(list(pictures), read_examples(records))
     ran = proof_section(proofs, (evaluation["model"] for evaluation in evaluations))
     # One that has nothing to show is left out.
     sections = (

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from deploy.core.html import Html, tag
 from deploy.core.table import Cell, Table
 from eval.report.document import Section, document, facts, note, verdict
-from eval.report.svg import drawing, label
+from eval.report.pictures import drawing, label
 from eval.report.words import MISSING
 from export.parity_report import LayerParity, Parity
 
@@ -26,7 +26,6 @@ def parity_page(name: str, found: Sequence[Parity]) -> str:
     """The page as text.
 
     Args:
-        name: of the run, for the heading.
         found: what :func:`export.parity.check_parity` gave, one for each file.
     """
     title = f"Parity of {name}"

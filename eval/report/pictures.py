@@ -1,4 +1,4 @@
-"""Images and maps inside the page: PNG as data URIs, so that the report is one file."""
+"""Pictures inside the page, so that the report is one file: PNG as data URIs, and inline SVG."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from deploy.core.html import Html, tag
+from deploy.core.html import Child, Html, tag
 from deploy.core.table import Cell, Table
 from eval.measure.analyses.stored_map import map_codes
 
@@ -34,10 +34,8 @@ def map_table(
     """Pictures in a table that scrolls by itself.
 
     Args:
-        caption: above the table.
-        columns: heading of each column.
         rows: heading of each row with its stored maps, one a column.
-        about: what the maps show, for the texts of those who do not see them.
+        about: what the maps show, for those who do not see them.
 
     Raises:
         InputError: a map is damaged.
@@ -71,3 +69,21 @@ def coloured(stored: Mapping[str, Any]) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
+
+
+def drawing(
+    about: str, described: str, *parts: Child, width: float, height: float, kind: str | None = None
+) -> Html:
+    """A drawing of that many units; ``about`` and ``described`` are read aloud in its place."""
+    return tag(
+        "svg",
+        *(tag("title", about), tag("desc", described), *parts),
+        viewBox=f"0 0 {width:.0f} {height:.0f}",
+        role="img",
+        class_=kind,
+    )
+
+
+def label(text: str, x: float, y: float, anchor: str, kind: str | None = "soft") -> Html:
+    """Text that the description says too; ``anchor``: which part of it is at x."""
+    return tag("text", text, x=x, y=y, text_anchor=anchor, class_=kind, aria_hidden="true")

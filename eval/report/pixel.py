@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from deploy.core.attack_checks import LOWER_BOUND, MARK
-from deploy.core.bit_widths import bits_label, bits_words
+from deploy.core.bit_widths import bits_words
 from deploy.core.html import Html, tag
 from deploy.core.table import Table
 from eval.measure.checks.checks_record import AttackChecks, attack_checks_from_records
 from eval.measure.pixel_record import PixelRecord, pixels_from_records
-from eval.report.line_chart import Axis, Point, baseline, drawn_series, line_chart
+from eval.report.line_chart import Point, baseline, bit_width_axis, drawn_series, line_chart
 from eval.report.words import images_words, name_of, percent, rate
 
 _ATTACK_NAMES = {
@@ -38,23 +38,12 @@ def pixel_table(records: Sequence[PixelRecord], checks: AttackChecks) -> str:
     the one that was attacked, is marked.
     """
     marks = [
-        checks.mark_at(
-            record["model"]["checkpoint_sha256"],
-            *(record["model"]["bit_width"], record["made_at_bit_width"]),
-        )
+        checks.mark_at(m["checkpoint_sha256"], m["bit_width"], record["made_at_bit_width"])
         for record in records
+        for m in [record["model"]]
     ]
     return Table(
-        columns=[
-            "attack",
-            "made at",
-            "bits",
-            "engine",
-            "n",
-            "clean",
-            "attacked (95%)",
-            "ASR (95%)",
-        ],
+        columns=_COLUMNS,
         rows=[
             [
                 record["attack"],
@@ -93,27 +82,22 @@ def pixel_curves(records: Iterable[Mapping[str, Any]]) -> Html:
 
 
 def _chart(found: Sequence[Mapping[str, Any]], checks: AttackChecks) -> Html | None:
-    bit_widths = sorted({payload["model"]["bit_width"] for payload in found})
-    if len(bit_widths) < 2:
+    clean = {payload["model"]["bit_width"]: payload["clean_accuracy"] for payload in found}
+    if len(clean) < 2:
         return None
     model, images = found[-1]["model"], found[-1]["images"]
     name = name_of(model)
-    clean = {payload["model"]["bit_width"]: payload["clean_accuracy"] for payload in found}
     lines = _lines(found, checks)
     marked = any(point.mark for points in lines.values() for point in points)
     return line_chart(
         f"{name} on {model['engine']}: accuracy under pixel attacks",
         f"{images_words(images, found[-1]['attacked'])}, untargeted, by {found[-1]['library']}",
-        Axis(
-            name="bit-width of weights and activations",
-            words={bits: bits_label(bits) for bits in bit_widths},
-        ),
+        bit_width_axis(clean),
         [
             *(drawn_series(i, *line) for i, line in enumerate(lines.items())),
             baseline("without an attack", [Point(x=b, share=clean[b]) for b in sorted(clean)]),
         ],
         about=f"{name}: accuracy against bit-width under pixel attacks",
-        spoken={bits: f"{bits_words(bits)} " for bits in bit_widths},
         note=_UPPER_BOUND if marked else "",
     )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from deploy.core.html import Html, join, tag
 from eval.report.document import captioned
-from eval.report.svg import drawing, label
+from eval.report.pictures import drawing, label
 
 _CELL_PX = 34.0
 _LEFT_PX, _TOP_PX = 26.0, 18.0
@@ -42,24 +42,22 @@ def place_map(
     """One map as a figure.
 
     Args:
-        title: of the caption.
-        detail: its second line.
         tops_px: upper edge of each row, in pixels of the image.
         lefts_px: left edge of each column.
-        places: rows of columns.
         about: the SVG's own title; its description is made of the largest and least place.
     """
     width = _LEFT_PX + _CELL_PX * len(lefts_px)
     height = _TOP_PX + _CELL_PX * len(tops_px)
-    squares = [
-        _square(place, row, column, f"top {top} px, left {left} px", len(lefts_px))
-        for row, top in enumerate(tops_px)
-        for column, left in enumerate(lefts_px)
-        for place in [places[row][column]]
+    found = [
+        (place, i, j, f"top {top} px, left {left} px")
+        for i, (top, row) in enumerate(zip(tops_px, places, strict=True))
+        for j, (left, place) in enumerate(zip(lefts_px, row, strict=True))
     ]
+    squares = [_square(*one, written=len(lefts_px) <= _MOST_WRITTEN) for one in found]
     edges = [label(str(one), _x(i), _TOP_PX - 6, "middle") for i, one in enumerate(lefts_px)]
     edges += [label(str(one), _LEFT_PX - 5, _y(i) + 4, "end") for i, one in enumerate(tops_px)]
-    described = _described(tops_px, lefts_px, places)
+    ordered = sorted((place.shade, f"{where}, {place.spoken}") for place, _, _, where in found)
+    described = f"Largest: {ordered[-1][1]}. Least: {ordered[0][1]}."
     svg = drawing(about, described, edges, squares, width=width, height=height, kind="places")
     return captioned(title, detail, svg)
 
@@ -72,7 +70,7 @@ def _y(row: int) -> float:
     return _TOP_PX + (row + 0.5) * _CELL_PX
 
 
-def _square(place: Place, row: int, column: int, where: str, columns: int) -> Html:
+def _square(place: Place, row: int, column: int, where: str, *, written: bool) -> Html:
     colour = "var(--heat)" if place.shade >= 0 else "var(--cool)"
     share = min(abs(place.shade), 1.0)
     rect = tag(
@@ -84,18 +82,6 @@ def _square(place: Place, row: int, column: int, where: str, columns: int) -> Ht
         class_="place",
         style=f"fill:color-mix(in srgb, {colour} {100 * share:.0f}%, var(--ground))",
     )
-    shown = place.written if columns <= _MOST_WRITTEN else ""
+    shown = written and place.written
     text = label(shown, _x(column), _y(row) + 4, "middle", None) if shown else ""
     return tag("g", tag("title", f"{where}: {place.spoken}"), join(rect, text))
-
-
-def _described(
-    tops_px: Sequence[int], lefts_px: Sequence[int], places: Sequence[Sequence[Place]]
-) -> str:
-    """The largest and the least place in words."""
-    found = [
-        (places[i][j].shade, f"top {top} px, left {left} px, {places[i][j].spoken}")
-        for i, top in enumerate(tops_px)
-        for j, left in enumerate(lefts_px)
-    ]
-    return f"Largest: {max(found)[1]}. Least: {min(found)[1]}."

@@ -47,13 +47,11 @@ _ATTACK_NAMES = {
 
 @dataclass(frozen=True, kw_only=True)
 class PatchColumn:
-    """One patch, as a column.
+    """One patch, as a column; ``key`` tells columns apart.
 
     Attributes:
-        key: what tells columns apart.
         title: attack, kind and size, such as "LaVAN per-image 6×6".
         detail: area, target, place and the model it was made on, in words.
-        facts: the record's own facts of it.
     """
 
     key: str
@@ -112,7 +110,6 @@ class Row:
     Attributes:
         label: network and defense, with the start of the checkpoint's hash where two models would
             otherwise read the same.
-        model: the record's facts of the model.
         clean: clean accuracy over all images given.
         cells: by the key of the column; a patch that was not tried has none.
         latency: None where it was not measured.

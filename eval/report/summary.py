@@ -35,8 +35,6 @@ def summary(
     """Tiles and sentences, computed from the tables; nothing is said that was not measured.
 
     Args:
-        tables: at least one.
-        proofs: certificates and parity of the models.
         adaptive: what attackers who know a network achieve, oldest first.
     """
     table = max(tables, key=lambda t: (t.split == "test", len(t.rows)))

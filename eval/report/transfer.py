@@ -37,15 +37,7 @@ LEAST = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Matrix:
-    """All cells of one attack.
-
-    Attributes:
-        title: the attack.
-        images: the data set, split and count.
-        sources: names of the rows.
-        targets: names of the columns.
-        cells: by (source, target).
-    """
+    """All cells of one attack, by the names of source (row) and target (column)."""
 
     title: str
     images: str

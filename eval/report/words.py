@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import Any
 
 from eval.measure.analyses.means import Mean
 from eval.measure.evaluation_record import LatencyFacts
@@ -16,20 +16,13 @@ PLAIN = ("qat", "plain")
 _DEFENSES = {"qat": "plain QAT", "plain": "plain QAT", "qadtr": "QADT-R"}
 
 
-class Bounds(TypedDict):
-    """What a share, and a mean of shares, both have: the bounds of their interval."""
-
-    low: float
-    high: float
-
-
 def percent(value: float) -> str:
     """A fraction 0…1 as per cent with one decimal: "46.2%"."""
     return f"{100 * value:.1f}%"
 
 
-def interval(share: Bounds) -> str:
-    """The 95% interval in per cent: "43.1–49.3"."""
+def interval(share: Any) -> str:
+    """The 95% interval of a share, or a mean of shares, in per cent: "43.1–49.3"."""
     return f"{100 * share['low']:.1f}–{100 * share['high']:.1f}"
 
 

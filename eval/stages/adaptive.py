@@ -22,8 +22,6 @@ from eval.measure.adaptive.task import AdaptiveRunSettings, Task, begin
 from training.quantizers import FLOAT
 from training.run_folder import RunFolder
 
-__all__ = ["AdaptiveRunSettings", "run_adaptive"]
-
 
 def run_adaptive(
     run: RunFolder,

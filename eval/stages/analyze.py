@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -23,7 +23,7 @@ from eval.measure.analyses import (
 from eval.measure.analyses.analysis_record import AnalysedModel, AnalysisFacts, form_of
 from eval.measure.analyses.analysis_settings import AnalysisSettings
 from eval.measure.analyses.sample import Sample, draw_sample
-from eval.measure.images_facts import images_facts
+from eval.measure.evaluation_record import images_facts
 from eval.measure.patch_images import images_of_patches, patch_files_in
 from eval.measure.patch_measures import patch_facts
 from training.data import ImageSet
@@ -33,36 +33,33 @@ from training.record_types import payloads_by_key
 from training.run_folder import RunFolder
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Analysis:
-    """One analysis by its name on the command line.
+    """One analysis: its module in ``eval.measure.analyses``, and the TypedDict of its own part of
+    the payload; ``of_patches`` False: only the images without patches are looked at."""
 
-    Attributes:
-        kind: of its record.
-        form: the TypedDict of its payload.
-        analyse: from network, sample and settings to its part of the payload.
-        of_patches: False where only the images without patches are looked at.
-    """
-
-    kind: str
-    form: Any
-    analyse: Callable[[Any, Sample, AnalysisSettings], Mapping[str, Any]]
+    module: ModuleType
+    part: type
     of_patches: bool = True
 
-    @classmethod
-    def of(cls, module: ModuleType, part: type, *, of_patches: bool = True) -> Analysis:
-        """The analysis of a module of ``eval.measure.analyses``, whose own part is ``part``."""
-        form, analyse = form_of(part), module.analyse
-        return cls(kind=module.KIND, form=form, analyse=analyse, of_patches=of_patches)
+    @property
+    def kind(self) -> str:
+        """Of its record."""
+        return str(self.module.KIND)
+
+    @property
+    def form(self) -> Any:
+        """The TypedDict of its payload."""
+        return form_of(self.part)
 
 
 ANALYSES: Mapping[str, Analysis] = {
-    "gradients": Analysis.of(gradient_alignment, gradient_alignment.GradientAlignment),
-    "gradient-maps": Analysis.of(gradient_maps, gradient_maps.GradientMaps),
-    "locations": Analysis.of(patch_locations, patch_locations.PatchLocations),
-    "occlusion": Analysis.of(occlusion, occlusion.Occlusion, of_patches=False),
-    "visibility": Analysis.of(patch_visibility, patch_visibility.PatchVisibility),
-    "features": Analysis.of(feature_maps, feature_maps.FeatureMaps),
+    "gradients": Analysis(gradient_alignment, gradient_alignment.GradientAlignment),
+    "gradient-maps": Analysis(gradient_maps, gradient_maps.GradientMaps),
+    "locations": Analysis(patch_locations, patch_locations.PatchLocations),
+    "occlusion": Analysis(occlusion, occlusion.Occlusion, of_patches=False),
+    "visibility": Analysis(patch_visibility, patch_visibility.PatchVisibility),
+    "features": Analysis(feature_maps, feature_maps.FeatureMaps),
 }
 
 
@@ -77,23 +74,15 @@ def analyse_run(
     images: int | None = None,
     split: str = "test",
     device: str = "cpu",
-    progress: bool = True,
 ) -> list[tuple[str, AnalysisFacts]]:
     """Analyse a run's network under each patch file; records go to its ``records`` folder.
 
     Records that exist are not made again.
 
     Args:
-        run: of the network.
         patch_files: npz files, or folders of them.
-        data: the data folder.
-        names: of :data:`ANALYSES`.
-        settings: bit-widths of the network, grid, batch size.
-        provenance: from ``deploy.core.records.provenance``.
         images: how many of each patch set's; None takes all.
         split: for patch sets that do not tell theirs.
-        device: torch device of the network.
-        progress: show a progress bar.
 
     Returns:
         (kind, payload) of each record, in the order asked for.
@@ -121,7 +110,7 @@ def analyse_run(
     }
     found: list[tuple[str, AnalysisFacts]] = []
     title = f"analyses of {run.path.name}"
-    with Progress(title, len(patch_sets) * len(names), shown=progress) as bar:
+    with Progress(title, len(patch_sets) * len(names)) as bar:
         for patch_set in patch_sets:
             sample = draw_sample(image_set, patch_set, images)
             for name in dict.fromkeys(names):
@@ -129,7 +118,7 @@ def analyse_run(
                 facts = _facts(run, image_set, sample, analysis, settings)
                 known, key = there[name], facts["key"]
                 if key not in known:
-                    known[key] = {**facts, **analysis.analyse(network, sample, settings)}
+                    known[key] = {**facts, **analysis.module.analyse(network, sample, settings)}
                     write_record(run.records, analysis.kind, known[key], provenance)
                 found.append((analysis.kind, known[key]))
                 bar.advance()
@@ -152,13 +141,8 @@ def _facts(
     )
     patch = None if own is None else patch_facts(own, sample.image_size)
     asked = [
-        analysis.kind,
-        run.checkpoint_sha256,
-        settings.as_record(),
-        None if patch is None else patch["sha256"],
-        images.digest,
-        images.split,
-        sample.patch_set.image_indices.tolist(),
+        *(analysis.kind, run.checkpoint_sha256, settings.as_record(), patch and patch["sha256"]),
+        *(images.digest, images.split, sample.patch_set.image_indices.tolist()),
     ]
     return AnalysisFacts(
         key=sha256_of_bytes(json_bytes(asked)),

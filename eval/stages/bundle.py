@@ -91,12 +91,7 @@ def bundle_run(
     The images are those that the patch sets are for, all together.
 
     Args:
-        run: with the exported model.
         patch_files: npz files, or folders of them.
-        data: the data folder.
-        out: the file or folder to write.
-        settings: how.
-        provenance: from ``deploy.core.records.provenance``.
 
     Raises:
         EngineUnavailable: there is no further engine of that name.

@@ -13,12 +13,12 @@ from deploy.core.errors import InputError
 from deploy.core.files import json_bytes, sha256_of_bytes
 from deploy.core.records import write_record
 from eval.attacks.predictions import SwitchableNetwork
+from eval.measure.checks.attacked_network import BatterySettings
 from eval.measure.checks.battery import run_battery
-from eval.measure.checks.battery_settings import BatterySettings
 from eval.measure.checks.catalogue import CATALOGUE
 from eval.measure.checks.checks_record import KIND, CheckedModel, ChecksRecord
+from eval.measure.evaluation_record import images_facts
 from eval.measure.fakes import planted
-from eval.measure.images_facts import images_facts
 from training.data import ImageSet
 from training.data.subset import chosen_indices
 from training.progress import Progress
@@ -67,7 +67,6 @@ def run_checks(
     *,
     source: RunFolder | None = None,
     undefended: RunFolder | None = None,
-    progress: bool = True,
 ) -> list[ChecksRecord]:
     """Check the run's network; one record for each bit-width, in its ``records`` folder.
 
@@ -112,7 +111,7 @@ def run_checks(
         key = sha256_of_bytes(json_bytes(about))
         if key not in known:
             title = f"checks, {run.path.name} at {bits} bits"
-            with Progress(title, len(CATALOGUE), shown=progress) as bar:
+            with Progress(title, len(CATALOGUE)) as bar:
                 results = run_battery(
                     network,
                     bits,

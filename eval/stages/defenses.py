@@ -124,7 +124,6 @@ class Defenses:
 
     Attributes:
         settings: what the table is made of.
-        data: the data folder.
         out: folder of the runs, the patches and the table.
         repository: the checkout that the code runs from, for the records.
     """

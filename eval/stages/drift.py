@@ -13,9 +13,8 @@ from deploy.device.bundle_reading import Bundle
 from deploy.device.suite import check_preprocessing, read_suite
 from deploy.engine import open_engine
 from eval.measure.checks.checks_record import verdict_of_run
-from eval.measure.drift.bundle_drift import Attribution, BundleDrift, attribute
+from eval.measure.drift.bundle_drift import BundleDrift, DeviceReport, attribute
 from eval.measure.drift.chain import DeviceInputs, read_float_patches, run_chain
-from eval.measure.drift.device_report import DeviceReport
 from eval.measure.drift.drift_record import KIND
 from export.reference import IntegerReference
 from training.progress import Progress
@@ -49,17 +48,11 @@ def drift_of_bundle(
     run: RunFolder,
     settings: DriftSettings,
     provenance: Mapping[str, Any],
-    *,
-    progress: bool = True,
 ) -> BundleDrift:
     """Split a bundle's drift into steps; one record for each patch, in the run's ``records``.
 
     Args:
-        path: the bundle.
         run: whose checkpoint the bundle's model was exported from.
-        settings: how.
-        provenance: from ``deploy.core.records.provenance``.
-        progress: show a bar, or log lines where there is no terminal.
 
     Raises:
         InputError: the bundle is damaged or of another checkpoint, a given file is of other images
@@ -78,23 +71,18 @@ def drift_of_bundle(
             )
         suite = read_suite(bundle)
         report = DeviceReport.read(settings.device_report, bundle)
-        floats = (
-            {}
-            if settings.float_patches is None
-            else read_float_patches(settings.float_patches, suite)
-        )
-        device_inputs = (
-            None
-            if settings.device_inputs is None
-            else DeviceInputs.read(settings.device_inputs, suite)
-        )
+        floats, device_inputs = {}, None
+        if settings.float_patches is not None:
+            floats = read_float_patches(settings.float_patches, suite)
+        if settings.device_inputs is not None:
+            device_inputs = DeviceInputs.read(settings.device_inputs, suite)
         facts = models[settings.engine]
         file = bundle.file(facts.file)
         with (
             open_engine(settings.engine, file, threads=settings.threads) as engine,
-            Progress("drift", 5, shown=progress) as bar,
+            Progress("drift", 5) as bar,
         ):
-            stages = run_chain(
+            chain = run_chain(
                 suite,
                 network=run.load_network(),
                 bits=bundle.manifest.bit_width,
@@ -102,13 +90,16 @@ def drift_of_bundle(
                 engine=engine,
                 float_patches=floats,
                 device_inputs=device_inputs,
-                advance=lambda stage: bar.advance(note=stage),
             )
+            stages = []
+            for stage in chain:
+                stages.append(stage)
+                bar.advance(note=stage.name)
         found = []
         for number in range(len(suite.patches)):
             record = attribute(suite, stages, number, bundle, run, settings.engine, report)
             write_record(run.records, KIND, record, provenance)
-            found.append(Attribution(record=record, number=number))
+            found.append(record)
         return BundleDrift(
             found=tuple(found),
             suite=suite,

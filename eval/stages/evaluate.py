@@ -75,9 +75,6 @@ def evaluate_runs(
     Args:
         runs: at least one, all of the same data.
         patch_files: npz files, or folders of them.
-        data: the data folder.
-        settings: bit-widths, engine, threads.
-        provenance: from ``deploy.core.records.provenance``.
 
     Raises:
         InputError: a model that is not exported, a patch file that is damaged or was made for

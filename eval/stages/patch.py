@@ -5,7 +5,8 @@ training split and tried on other images. Which images of the split those are do
 attack or its seed, so all patches of one count share them.
 
 The source is one network; or several at once, where a substitute stands for the target; or, for an
-attack that needs no gradient, an exported model in its engine.
+attack that needs no gradient, an exported model in its engine. Supplied patches, somebody else's
+files, are placed on the images of a run.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ from deploy.core.errors import InputError
 from deploy.core.files import json_bytes, sha256_of_bytes
 from deploy.core.patch_origin import PatchSource
 from deploy.core.patch_set import PatchSet, write_patch_set
-from eval.attacks import PatchAttack
+from eval.attacks.base import PatchAttack
 from eval.attacks.ensemble import Ensemble
 from eval.attacks.predictions import SwitchableNetwork
+from eval.attacks.supplied.placing import PlacingSettings, placed_patch_sets
+from eval.attacks.supplied.reading import read_supplied
 from eval.measure.subject import subjects_of
 from training.data.subset import chosen_indices
 from training.devices import torch_device
@@ -73,11 +76,6 @@ def make_patches(
     An interrupted attack continues when it is started again with the same arguments.
 
     Args:
-        source: the run of the source network.
-        attack: with its settings.
-        data: the data folder of the source's kind.
-        settings: which images, and the seed.
-        provenance: from ``deploy.core.records.provenance``; stands in the sidecar.
         out: the npz file; default ``SOURCE/patches/NAME-HASH.npz``, where HASH is of everything
             asked for, so that two attacks never share a file.
         beside: runs of other networks, of the same classes and image size: the patch is made
@@ -168,3 +166,48 @@ def _opened(
     (subject,) = subjects_of(source, settings.engine, widths)
     with subject.as_network(threads=settings.threads) as network:
         yield network
+
+
+def supply_patches(
+    run: RunFolder,
+    file: Path,
+    data: Path | None,
+    placing: PlacingSettings,
+    settings: PatchRunSettings,
+    provenance: Mapping[str, Any],
+    folder: Path | None = None,
+) -> list[tuple[Path, PatchSet]]:
+    """Place the patches of a file on the images of a run and write a patch set for each.
+
+    Args:
+        run: whose images they are placed on; its network is not asked.
+        file: a PNG or npz, see ``eval.attacks.supplied.reading``.
+        settings: split, number of images and seed; the rest does not matter here.
+        folder: of the patch sets; default ``RUN/patches``.
+
+    Returns:
+        Paths of the npz files with their patch sets, in the order of the file.
+
+    Raises:
+        InputError: a damaged file, a target that is no class of the run, a patch that does not fit,
+            or more images than there are.
+    """
+    supplied = read_supplied(file)
+    images = run.images(data, settings.split)
+    made = placed_patch_sets(
+        supplied,
+        placing,
+        chosen_indices(len(images), settings.images),
+        (images.images.shape[2], images.images.shape[3]),
+        classes=len(run.classes),
+        seed=settings.seed,
+    )
+    asked = [supplied.sha256, placing.as_record(), settings.images, settings.seed, images.about]
+    short = sha256_of_bytes(json_bytes(asked))[:8]
+    written = []
+    for one in made:
+        origin = replace(one.origin, tried_on=images.about, run=provenance)
+        path = (folder or run.patches) / f"{one.name}-{short}.npz"
+        write_patch_set(path, replace(one, origin=origin))
+        written.append((path, one))
+    return written

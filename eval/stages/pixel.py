@@ -21,10 +21,9 @@ from deploy.core.success import accuracy, attack_success
 from eval.attacks.pixel.library import LIBRARY, perturbed
 from eval.attacks.pixel.pixel_settings import PixelSettings
 from eval.attacks.predictions import SwitchableNetwork
-from eval.measure.images_facts import images_facts
+from eval.measure.evaluation_record import images_facts
 from eval.measure.pixel_record import KIND, PixelModel, PixelRecord
-from eval.measure.subject import TORCH, Predictor, Subject, subjects_of
-from training.data import ImageSet
+from eval.measure.subject import TORCH, subjects_of
 from training.data.subset import chosen_indices
 from training.devices import torch_device
 from training.progress import Progress
@@ -60,8 +59,6 @@ def attack_pixels(
     data: Path | None,
     settings: PixelRunSettings,
     provenance: Mapping[str, Any],
-    *,
-    progress: bool = True,
 ) -> list[PixelRecord]:
     """Attack a run's network; one record for each bit-width and engine, in its ``records`` folder.
 
@@ -81,69 +78,69 @@ def attack_pixels(
     records: list[PixelRecord] = []
     for bits in settings.bit_widths or run.bit_widths:
         made_at = settings.made_at or bits
-        facts = [
-            run.checkpoint_sha256,
-            attack.as_record(),
-            made_at,
-            images.digest,
-            images.split,
-            len(indices),
-        ]
+        facts = [run.checkpoint_sha256, attack.as_record(), made_at]
+        facts += [images.digest, images.split, len(indices)]
         made = sha256_of_bytes(json_bytes(facts))
+        unfinished = run.path / f".pixel-{made[:16]}.unfinished.npz"
         for name in [TORCH] if settings.engine is None else [TORCH, settings.engine]:
             (subject,) = subjects_of(run, name, [bits])
-            model = _model(subject)
+            model = PixelModel(
+                network=subject.network,
+                defense=subject.defense,
+                bit_width=subject.bit_width,
+                checkpoint_sha256=subject.checkpoint_sha256,
+                engine=subject.engine,
+                file_sha256=None if subject.file is None else sha256_of(subject.file),
+            )
             key = sha256_of_bytes(json_bytes([made, dict(model)]))
             if key in known:
                 records.append(known[key])
                 continue
-            found = _made(
-                run, network, made_at, chosen, labels, attack, made, len(images.classes), progress
-            )
+            count = len(images.classes)
+            found = _made(unfinished, network, made_at, chosen, labels, attack, count)
             with subject.open(network=network) as predictor:
-                record = _record(
-                    key, model, predictor, images, chosen, labels, found, attack, made_at
-                )
+                clean, attacked = predictor.predict(chosen), predictor.predict(found)
+            change = found.astype(np.float64) - chosen.astype(np.float64)
+            in_ball = attack.attack != "cw"
+            record = PixelRecord(
+                key=key,
+                model=model,
+                attack=attack.attack,
+                norm="Linf" if in_ball else "L2",
+                epsilon=attack.epsilon if in_ball else None,
+                settings=attack.as_record(),
+                library=f"{LIBRARY} {importlib.metadata.version(LIBRARY)}",
+                made_at_bit_width=made_at,
+                images=images_facts(images),
+                attacked=len(chosen),
+                clean_accuracy=accuracy(clean, labels),
+                robust_accuracy=accuracy(attacked, labels),
+                asr=attack_success(clean, attacked, labels).share,
+                largest_change=int(np.abs(change).max()),
+                mean_l2=float(np.sqrt((change**2).sum(axis=(1, 2, 3))).mean()),
+            )
             write_record(run.records, KIND, record, provenance)
             records.append(record)
-        _resume_file(run, made).unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
     return records
 
 
-def _model(subject: Subject) -> PixelModel:
-    return PixelModel(
-        network=subject.network,
-        defense=subject.defense,
-        bit_width=subject.bit_width,
-        checkpoint_sha256=subject.checkpoint_sha256,
-        engine=subject.engine,
-        file_sha256=None if subject.file is None else sha256_of(subject.file),
-    )
-
-
-def _resume_file(run: RunFolder, made: str) -> Path:
-    return run.path / f".pixel-{made[:16]}.unfinished.npz"
-
-
 def _made(
-    run: RunFolder,
+    path: Path,
     network: SwitchableNetwork,
     bits: int,
     images: NDArray[np.uint8],
     labels: NDArray[np.int64],
     attack: PixelSettings,
-    made: str,
     classes: int,
-    progress: bool,
 ) -> NDArray[np.uint8]:
-    """The attacked images, uint8 N×3×H×W; what an earlier call finished is read."""
-    path = _resume_file(run, made)
+    """The attacked images, uint8 N×3×H×W; what an earlier call finished is at ``path``."""
     done = np.zeros((0, *images.shape[1:]), dtype=np.uint8)
     if path.exists():
         done = read_npz(path)["images"]
         if done.dtype != np.uint8 or done.shape[1:] != images.shape[1:]:
             raise InputError(f"{path} is no resume file of a pixel attack; remove it")
-    with Progress(f"{attack.attack} at {bits} bits", len(images), shown=progress) as bar:
+    with Progress(f"{attack.attack} at {bits} bits", len(images)) as bar:
         bar.advance(len(done))
         while len(done) < len(images):
             some = slice(len(done), len(done) + attack.batch_size)
@@ -161,36 +158,3 @@ def _made(
             write_npz(path, {"images": done})
             bar.advance(len(found))
     return done
-
-
-def _record(
-    key: str,
-    model: PixelModel,
-    predictor: Predictor,
-    images: ImageSet,
-    chosen: NDArray[np.uint8],
-    labels: NDArray[np.int64],
-    found: NDArray[np.uint8],
-    attack: PixelSettings,
-    made_at: int,
-) -> PixelRecord:
-    clean, attacked = predictor.predict(chosen), predictor.predict(found)
-    change = found.astype(np.float64) - chosen.astype(np.float64)
-    in_ball = attack.attack != "cw"
-    return PixelRecord(
-        key=key,
-        model=model,
-        attack=attack.attack,
-        norm="Linf" if in_ball else "L2",
-        epsilon=attack.epsilon if in_ball else None,
-        settings=attack.as_record(),
-        library=f"{LIBRARY} {importlib.metadata.version(LIBRARY)}",
-        made_at_bit_width=made_at,
-        images=images_facts(images),
-        attacked=len(chosen),
-        clean_accuracy=accuracy(clean, labels),
-        robust_accuracy=accuracy(attacked, labels),
-        asr=attack_success(clean, attacked, labels).share,
-        largest_change=int(np.abs(change).max()),
-        mean_l2=float(np.sqrt((change**2).sum(axis=(1, 2, 3))).mean()),
-    )

@@ -10,7 +10,8 @@ from deploy.core.errors import InputError
 from deploy.core.files import write_atomic
 from deploy.core.patch_set import read_patch_set
 from deploy.core.records import read_records
-from eval.report import Picture, patch_picture, render_report
+from eval.report.gallery import Picture, patch_picture
+from eval.report.page import render_report
 
 
 def write_report(

@@ -46,8 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Check, and print the verdicts. A tripped check is a finding, not a failure: the code is 0."""
-    from eval.measure.checks.battery_settings import BatterySettings
-    from eval.report import checks_table
+    from eval.measure.checks.attacked_network import BatterySettings
+    from eval.report.attack_checks import checks_table
     from eval.stages.checks import ChecksRunSettings, run_checks
     from training.run_folder import RunFolder
     from training.validated import read_settings

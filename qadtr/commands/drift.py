@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
         shared.settings_of(DriftSettings, arguments, public_key=arguments.require_signature),
         shared.provenance(seed=folder.seed),
     )
-    print("\n\n".join(drift_table(one.record, drift.attacks) for one in drift.found))
+    print("\n\n".join(drift_table(one, drift.attacks) for one in drift.found))
     if arguments.html is not None:
         write_atomic(arguments.html, drift_page(drift).encode("utf-8"))
         print(f"\n{arguments.html}")

@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Evaluate, and print the table of what was measured."""
     from deploy.core.errors import UsageError
     from deploy.core.records import read_records
-    from eval.report import text_table
+    from eval.report.results import text_table
     from eval.stages.evaluate import EvaluationSettings, evaluate_runs
     from training.run_folder import RunFolder
 
@@ -94,9 +94,10 @@ def _adaptive(arguments: argparse.Namespace, runs: Sequence[RunFolder]) -> int:
     from deploy.core.patch_set import read_patch_set
     from deploy.core.records import read_records
     from eval.attacks.adaptive.adaptive_settings import AdaptiveSettings
+    from eval.measure.adaptive.task import AdaptiveRunSettings
     from eval.measure.patch_images import patch_files_in
-    from eval.report import adaptive_table
-    from eval.stages.adaptive import AdaptiveRunSettings, run_adaptive
+    from eval.report.adaptive import adaptive_table
+    from eval.stages.adaptive import run_adaptive
     from training.validated import read_settings
 
     attack = read_settings(

@@ -27,8 +27,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Do what is not done yet and print the matrix."""
     from deploy.core.errors import UsageError
     from eval.report.transfer import matrix_text
-    from eval.stages.matrix import checks_of_targets, read_plan, run_matrix
-    from eval.stages.matrix.running import Running
+    from eval.stages.matrix.plan import read_plan
+    from eval.stages.matrix.running import Running, checks_of_targets, run_matrix
 
     index, slash, count = arguments.shard.partition("/")
     if not (slash and index.isdecimal() and count.isdecimal()):

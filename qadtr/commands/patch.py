@@ -97,8 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _supplied(arguments: argparse.Namespace) -> int:
     from deploy.core.errors import UsageError
     from eval.attacks.supplied.placing import PlacingSettings
-    from eval.stages.patch import PatchRunSettings
-    from eval.stages.supplied import supply_patches
+    from eval.stages.patch import PatchRunSettings, supply_patches
     from training.run_folder import RunFolder
     from training.validated import read_settings
 

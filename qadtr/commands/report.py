@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the page and print where it is, after the table if asked for."""
-    from eval.report import text_table
+    from eval.report.results import text_table
     from eval.stages.report import records_of, write_report
 
     out: Path = arguments.out or arguments.runs[-1] / "report.html"

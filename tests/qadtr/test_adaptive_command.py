@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from deploy.core.outcomes import unpack_bits
 from deploy.core.records import read_records
 from eval.measure.adaptive.adaptive_record import KIND, adaptive_from_records
-from eval.measure.evaluation_record import unpack_bits
 from qadtr.__main__ import main
 
 pytestmark = pytest.mark.slow

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from deploy.core.files import read_json
+from deploy.core.outcomes import unpack_bits
 from deploy.core.statistics import paired_difference
 from eval.measure.defenses import TABLE
-from eval.measure.evaluation_record import EvaluationRecord, read_evaluations, unpack_bits
+from eval.measure.evaluation_record import EvaluationRecord, read_evaluations
 from eval.report.defenses import defenses_markdown
 from qadtr.__main__ import main
 from training.run_folder import RunFolder

@@ -10,8 +10,8 @@ import pytest
 
 from deploy.core.errors import InputError, UsageError
 from deploy.core.records import read_records
-from eval.stages.matrix import read_plan
 from eval.stages.matrix.jobs import jobs_of
+from eval.stages.matrix.plan import read_plan
 from eval.stages.matrix.running import Running
 from eval.stages.report import write_report
 from qadtr.__main__ import main

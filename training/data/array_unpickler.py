@@ -14,6 +14,9 @@ from __future__ import annotations
 import io
 import math
 import pickle
+import struct
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +26,8 @@ from deploy.core.errors import InputError
 _ELEMENTS = ("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8")
 # What the class object `numpy.ndarray` becomes: text, so that no operation of a pickle does harm.
 _NDARRAY = "numpy.ndarray"
+_MOST_AXES = 8
+_LONGEST_AXIS = 1 << 40
 
 
 class _Refused(pickle.UnpicklingError):
@@ -37,7 +42,7 @@ class _Element:
     def __init__(self, code: object, align: object = False, copy: object = True) -> None:
         text = code.decode("ascii") if isinstance(code, bytes) else code
         if text not in _ELEMENTS:
-            raise _Refused(f"an array of {text!r}; expected one of {', '.join(_ELEMENTS)}")
+            raise _Refused(f"an array of {_shown(text)}; expected one of {', '.join(_ELEMENTS)}")
         self.code = "<" + str(text)
 
     def __setstate__(self, state: object) -> None:
@@ -45,7 +50,7 @@ class _Element:
             raise _Refused("an array type whose state is malformed")
         order = state[1].decode("ascii") if isinstance(state[1], bytes) else state[1]
         if order not in ("|", "<", ">"):
-            raise _Refused(f"an array type of byte order {order!r}")
+            raise _Refused(f"an array type of byte order {_shown(order)}")
         self.code = (">" if order == ">" else "<") + self.code[1:]
 
 
@@ -77,13 +82,22 @@ class _BufferArray(_Array):
         raise _Refused("an array with a second state")
 
 
+def _shown(value: object) -> str:
+    # Never the repr of what may be nested without end.
+    return repr(value[:20]) if isinstance(value, str) else f"a {type(value).__name__}"
+
+
 def _built(data: object, element: object, shape: object, order: object) -> NDArray[np.generic]:
     if not isinstance(data, bytes | bytearray) or not isinstance(element, _Element):
         raise _Refused("an array without plain bytes")
-    if not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape):
+    if (
+        not isinstance(shape, tuple)
+        or len(shape) > _MOST_AXES
+        or not all(type(n) is int and 0 <= n < _LONGEST_AXIS for n in shape)
+    ):
         raise _Refused("an array without a plain shape")
     if order not in ("C", "F"):
-        raise _Refused(f"an array of memory order {order!r}")
+        raise _Refused(f"an array of memory order {_shown(order)}")
     dtype = np.dtype(element.code)
     if math.prod(shape) * dtype.itemsize != len(data):
         raise _Refused(f"an array of shape {shape} with {len(data)} bytes of data")
@@ -101,11 +115,46 @@ _STAND_INS: dict[tuple[str, str], object] = {
 }
 
 
+_KNOWN: dict[int, Any] = pickle._Unpickler.dispatch
+
+
+def _load_bytearray8(unpickler: Any) -> None:
+    (size,) = struct.unpack("<Q", unpickler.read(8))
+    data = unpickler.read(size)
+    if len(data) != size:
+        raise pickle.UnpicklingError("a bytearray ends early")
+    unpickler.append(bytearray(data))
+
+
+def _with_text(unpickler: Any, keys: Sequence[object], operation: bytes) -> None:
+    for key in keys:
+        if not isinstance(key, bytes | str):
+            raise _Refused(f"a {type(key).__name__} as a key")
+    _KNOWN[operation[0]](unpickler)
+
+
+def _refuse_set(unpickler: Any) -> None:
+    raise _Refused("a set")
+
+
 class _ArrayUnpickler(pickle._Unpickler):
     """The Python one: the one in C answers a damaged memo index by touching gigabytes.
 
-    With it, too, nothing but `find_class` reaches a name.
+    With it, too, nothing but `find_class` reaches a name. What is allocated is in the file: a size
+    that the file names is never believed. Only text is hashed: a tuple that holds another one
+    twice, and so on, takes time that doubles with each.
     """
+
+    dispatch: ClassVar[dict[int, Any]] = {
+        **_KNOWN,
+        pickle.BYTEARRAY8[0]: _load_bytearray8,
+        pickle.SETITEM[0]: lambda self: _with_text(self, self.stack[-2:-1], pickle.SETITEM),
+        pickle.SETITEMS[0]: lambda self: _with_text(self, self.stack[::2], pickle.SETITEMS),
+        pickle.DICT[0]: lambda self: _with_text(self, self.stack[::2], pickle.DICT),
+        **dict.fromkeys(
+            (pickle.EMPTY_SET[0], pickle.ADDITEMS[0], pickle.FROZENSET[0]), _refuse_set
+        ),
+    }
 
     def find_class(self, module: str, name: str) -> object:
         try:
@@ -144,8 +193,6 @@ def arrays_from_pickle(data: bytes, *, source: str) -> dict[str, object]:
         )
     plain: dict[str, object] = {}
     for key, value in content.items():
-        if not isinstance(key, bytes | str):
-            raise InputError(f"{source}: expected text as keys, got a {type(key).__name__}.")
         name = key.decode("latin1") if isinstance(key, bytes) else key
         # A stand-in that was never given its data has no array.
         plain[name] = getattr(value, "array", None) if isinstance(value, _Array) else value

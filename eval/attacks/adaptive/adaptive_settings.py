@@ -56,9 +56,6 @@ class AdaptiveSettings(Recorded):
         most_draws: largest K of the expectation over randomness.
         asr_points: K is doubled until the ASR moves by less than this many points.
         scoring_draws: fresh draws that a random network is scored on, for the curve over K.
-
-    Raises:
-        InputError: a value outside its range.
     """
 
     size_px: AtLeast1 = 8

@@ -35,12 +35,9 @@ from eval.attacks.adaptive.victim import Victim, pixel_gradient
 from eval.attacks.losses import Loss, attack_loss, class_over_label
 from eval.attacks.predictions import evaluation_mode, logits
 from eval.attacks.settings import Momentum
-from training.patching import paste, patch_gradient
+from training.patching import falling_step_size, paste, patch_gradient, step_along_sign
 from training.quantizers import FLOAT
-from training.validated import AtLeast0, AtLeast1, NotNegative, Positive, validated
-
-LAST_STEP_SHARE = 0.1
-"""Of the first step's size."""
+from training.validated import AtLeast1, NotNegative, Positive, validated
 
 
 @validated()
@@ -55,8 +52,6 @@ class AscentSettings:
     draws: AtLeast1 = 1
     confidence: NotNegative = 0.25
     batch_size: AtLeast1 = 64
-    target: AtLeast0 | None = None
-    stop_at_success: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +95,7 @@ def ascend(
         generator: of the victim's randomness.
         stepped: called with the number of images that are finished since the last call.
         toward: int64 N, the class that each image is driven to in the place of ``settings.loss``;
-            what wins stays what ``settings.target`` says.
+            any wrong class wins.
     """
     count = len(images)
     patch = start.float() * mask
@@ -136,19 +131,20 @@ def ascend(
             shown = Ascended(patch=patch[active].to(torch.uint8), margin=margin, wins=wins)
             best.keep_better(active, shown)
             certain = (wins >= 1.0) & (margin > settings.confidence)
-            finished = done[active] >= settings.steps
-            if settings.stop_at_success:
-                finished |= certain
+            finished = certain | (done[active] >= settings.steps)
             going = active[~finished]
             stepped(int(finished.sum()))
             if len(going):
-                own = gradient[~finished]
-                scale = own.abs().mean(dim=(1, 2, 3), keepdim=True).clamp_min(1e-30)
-                velocity[going] = settings.momentum * velocity[going] + own / scale
-                share = done[going] / max(settings.steps - 1, 1)
-                size = settings.step_size * (1.0 - (1.0 - LAST_STEP_SHARE) * share)
-                size = size.round().clamp_min(1.0)[:, None, None, None]
-                patch[going] = (patch[going] + size * velocity[going].sign()).clamp(0.0, 255.0)
+                own = velocity[going]
+                size = falling_step_size(settings.step_size, done[going], settings.steps)
+                patch[going] = step_along_sign(
+                    patch[going],
+                    gradient[~finished],
+                    size.round().clamp_min(1.0)[:, None, None, None],
+                    velocity=own,
+                    momentum=settings.momentum,
+                )
+                velocity[going] = own
                 done[going] += 1
             active = going
 
@@ -175,10 +171,10 @@ def _step(
         seen = pasted.detach().requires_grad_(with_gradient)
         with victim.drawn(generator) as bits, torch.set_grad_enabled(with_gradient):
             answered, followed = _answers(victim, seen, bits, settings.variant)
-            margins.append(attack_loss("margin", answered.detach(), labels, settings.target))
+            margins.append(attack_loss("margin", answered.detach(), labels, None))
             if with_gradient:
                 if toward is None:
-                    loss = attack_loss(settings.loss, followed, labels, settings.target)
+                    loss = attack_loss(settings.loss, followed, labels, None)
                 else:
                     loss = class_over_label(followed, labels, toward)
                 total += torch.nan_to_num(pixel_gradient(loss.sum(), seen))

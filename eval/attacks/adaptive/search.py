@@ -1,13 +1,14 @@
 """The cascade of ascents against one victim, kept in a file so that it can be resumed.
 
 Each stage attacks only the images that no earlier one has won; per image the best patch of all is
-kept, so the result is the worst case over variants, losses, starts and restarts.
+kept, so the result is the worst case over variants, losses, starts and restarts. Against a network
+with randomness K, the draws a step, is raised until the result stands still.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,19 +19,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import TypedDict
 
-from deploy.core.errors import InputError
-from deploy.core.files import json_bytes, read_npz, write_npz
+from deploy.core.files import json_bytes, write_npz
 from deploy.core.pasting import paste
+from deploy.core.share import share
 from eval.attacks.adaptive.adaptive_settings import AdaptiveSettings, Stage, cascade
 from eval.attacks.adaptive.ascent import Ascended, AscentSettings, ascend, likeliest_wrong
 from eval.attacks.adaptive.straight_through import variants_of
 from eval.attacks.adaptive.victim import Victim
+from eval.attacks.found import as_array, read_resumed
 from eval.attacks.judging import generator_for
 from eval.attacks.losses import attack_loss
-from eval.attacks.predictions import logits
+from eval.attacks.predictions import digest_state, logits
 from training.patching import square_mask
 from training.progress import Progress
-from training.validated import AtLeast0
+from training.record_types import Share
+from training.validated import AtLeast0, AtLeast1
 
 
 class StageResult(TypedDict):
@@ -42,6 +45,13 @@ class StageResult(TypedDict):
     won: AtLeast0
 
 
+class AtDraws(TypedDict):
+    """The attack with K draws a step: ASR over fresh draws, ``asr["n"]`` image-draws."""
+
+    draws: AtLeast1
+    asr: Share
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Attacked:
     """The images of one attack, all right without a patch: uint8 N×3×H×W, int64 N, int64 N×2."""
@@ -49,6 +59,12 @@ class Attacked:
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
     positions: NDArray[np.int64]
+
+    def of(self, rows: NDArray[np.int64]) -> Attacked:
+        """Some of them."""
+        return Attacked(
+            images=self.images[rows], labels=self.labels[rows], positions=self.positions[rows]
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -89,27 +105,31 @@ def search(
     stages = cascade(variants_of(victim.network, bits)) * settings.restarts
     given = dict(transferred or {})
     identity = _identity(victim, attacked, settings, stages, given, seed, draws)
-    state = _State.begin(resume_from, identity, len(attacked.images), settings.size_px)
-    mask = square_mask(settings.size_px)
+    state = _State(resume_from, identity, len(attacked.images), settings.size_px, victim.random)
     if state.stages_done == 0:
         for name, patch in given.items():
-            _try_as_it_is(victim, attacked, patch, mask, state, name, seed, draws)
+            rows = state.resisting()
+            if len(rows):
+                draw = generator_for(seed, f"{name} as it is")
+                found = _as_it_is(victim, attacked.of(rows), patch[rows], draws, draw)
+                state.keep_better(rows, found, f"{name} as it is")
     with Progress(title, len(stages) * len(attacked.images), shown=progress) as bar:
         bar.advance(state.stages_done * len(attacked.images))
         for number, stage in enumerate(stages):
             if number < state.stages_done:
                 continue
-            rows = np.flatnonzero(~state.won(victim.random))
+            rows = state.resisting()
+            some = attacked.of(rows)
             draw = generator_for(seed, f"{bits} {draws} {number}")
-            toward = _toward(victim, attacked, stage, rows, draw)
+            toward = _toward(victim, some, stage, draw)
             if len(rows) and (stage.toward is None or toward is not None):
                 found = ascend(
                     victim,
-                    torch.from_numpy(attacked.images[rows]),
-                    torch.from_numpy(attacked.labels[rows]),
-                    mask,
-                    torch.from_numpy(attacked.positions[rows]),
-                    _start(stage, state, rows, draw),
+                    torch.from_numpy(some.images),
+                    torch.from_numpy(some.labels),
+                    square_mask(settings.size_px),
+                    torch.from_numpy(some.positions),
+                    _start(stage, state.best, rows, draw),
                     AscentSettings(
                         variant=stage.variant,
                         loss=stage.loss,
@@ -124,109 +144,138 @@ def search(
                     bar.advance,
                     toward=toward,
                 )
-                state.keep_better(rows, found, stage.name, victim.random)
+                state.keep_better(rows, found, stage.name)
             else:
                 rows = rows[:0]
-            bar.advance(
-                len(attacked.images) - len(rows),
-                f"{stage.name}: {state.won(victim.random).mean():.1%} won",
-            )
+            won = state.won().mean()
+            bar.advance(len(attacked.images) - len(rows), f"{stage.name}: {won:.1%} won")
             state.stage_done()
-    return Searched(patch=state.patch, won=state.won(victim.random), stages=state.results)
+    return Searched(patch=state.best.patch.numpy(), won=state.won(), stages=state.results)
 
 
-def _toward(
+def raise_draws(
+    run: Callable[[int], Searched],
     victim: Victim,
     attacked: Attacked,
-    stage: Stage,
-    rows: NDArray[np.int64],
-    draw: torch.Generator,
-) -> Tensor | None:
+    settings: AdaptiveSettings,
+    generator: torch.Generator,
+) -> tuple[Searched, list[AtDraws], bool]:
+    """Attack with K = 1, 2, 4, … until the ASR over fresh draws moves by less than the settings'
+    points, or K is the largest.
+
+    A network without randomness is attacked with K = 1.
+
+    Args:
+        run: the attack with K draws a step.
+        generator: of the fresh draws; not that of the attack.
+
+    Returns:
+        The strongest search, the ASR at each K, and whether it stood still.
+    """
+
+    def scored(draws: int, found: Searched) -> AtDraws:
+        won = fresh_success(victim, attacked, found.patch, settings.scoring_draws, generator)
+        return AtDraws(draws=draws, asr=share(int(won.sum()), won.size))
+
+    draws, curve = 1, list[AtDraws]()
+    best = run(draws)
+    if not victim.random:
+        return best, curve, True
+    curve.append(scored(draws, best))
+    while draws < settings.most_draws:
+        draws *= 2
+        found = run(draws)
+        before = [point["asr"]["value"] for point in curve]
+        curve.append(scored(draws, found))
+        value = curve[-1]["asr"]["value"]
+        if value >= max(before):
+            best = found
+        if abs(value - before[-1]) * 100.0 < settings.asr_points:
+            return best, curve, True
+    return best, curve, False
+
+
+def fresh_success(
+    victim: Victim,
+    attacked: Attacked,
+    patch: NDArray[np.uint8],
+    draws: int,
+    generator: torch.Generator,
+) -> NDArray[np.bool_]:
+    """Whether each image's patch wins, bool draws×N, on draws that the attack has not seen."""
+    mask = np.ones(patch.shape[2:], np.bool_)
+    pasted = paste(attacked.images, patch, mask, attacked.positions.astype(np.int32))
+    return np.stack([victim.predict(pasted, generator) != attacked.labels for _ in range(draws)])
+
+
+def _toward(victim: Victim, some: Attacked, stage: Stage, draw: torch.Generator) -> Tensor | None:
     """The class that each image is driven to, int64; None: none, or there are too few classes."""
-    if stage.toward is None or not len(rows):
+    if stage.toward is None or not len(some.images):
         return None
-    images, labels = attacked.images[rows], attacked.labels[rows]
-    wrong = likeliest_wrong(victim, torch.from_numpy(images), torch.from_numpy(labels), draw)
+    images, labels = torch.from_numpy(some.images), torch.from_numpy(some.labels)
+    wrong = likeliest_wrong(victim, images, labels, draw)
     return wrong[:, stage.toward - 1] if stage.toward <= wrong.shape[1] else None
 
 
-def _start(stage: Stage, state: _State, rows: NDArray[np.int64], draw: torch.Generator) -> Tensor:
-    shape = (len(rows), *state.patch.shape[1:])
+def _start(stage: Stage, best: Ascended, rows: NDArray[np.int64], draw: torch.Generator) -> Tensor:
+    shape = (len(rows), *best.patch.shape[1:])
     if stage.start == "grey":
         return torch.full(shape, 128, dtype=torch.uint8)
     random = torch.randint(0, 256, shape, generator=draw, dtype=torch.uint8)
     if stage.start == "random":
         return random
-    known = torch.from_numpy(np.isfinite(state.margin[rows]))[:, None, None, None]
-    return torch.where(known, torch.from_numpy(state.patch[rows]), random)
+    known = best.margin[rows].isfinite()[:, None, None, None]
+    return torch.where(known, best.patch[rows], random)
 
 
-def _try_as_it_is(
+def _as_it_is(
     victim: Victim,
     attacked: Attacked,
     patch: NDArray[np.uint8],
-    mask: Tensor,
-    state: _State,
-    name: str,
-    seed: int,
     draws: int,
-) -> None:
-    rows = np.flatnonzero(~state.won(victim.random))
-    if not len(rows):
-        return
-    pasted = paste(
-        attacked.images[rows], patch[rows], mask.numpy(), attacked.positions[rows].astype(np.int32)
-    )
-    labels = torch.from_numpy(attacked.labels[rows])
-    draw = generator_for(seed, f"{name} as it is")
+    draw: torch.Generator,
+) -> Ascended:
+    """What patches made elsewhere, uint8 N×3×h×w, do to the images that they were made for."""
+    mask = np.ones(patch.shape[2:], np.bool_)
+    pasted = paste(attacked.images, patch, mask, attacked.positions.astype(np.int32))
+    labels = torch.from_numpy(attacked.labels)
     margins = []
     for _ in range(draws):
         with victim.drawn(draw) as bits:
             found = torch.from_numpy(logits(victim.network, pasted, bits))
         margins.append(attack_loss("margin", found, labels, None))
     stacked = torch.stack(margins)
-    result = Ascended(
-        patch=torch.from_numpy(patch[rows]),
+    return Ascended(
+        patch=torch.from_numpy(patch),
         margin=stacked.mean(dim=0),
         wins=(stacked > 0).float().mean(dim=0),
     )
-    state.keep_better(rows, result, f"{name} as it is", victim.random)
 
 
 class _State:
     """Best patches so far and the stages that are done, in a file where there is one."""
 
-    def __init__(self, path: Path | None, identity: str, arrays: Mapping[str, Any]) -> None:
-        self._path = path
-        self._identity = identity
-        self.patch: NDArray[np.uint8] = arrays["patch"]
-        self.margin: NDArray[np.float32] = arrays["margin"]
-        self.wins: NDArray[np.float32] = arrays["wins"]
-        self.stages_done = int(arrays["stages_done"])
-        self._names = bytes(arrays["names"]).decode().split("\n") if arrays["names"].size else []
-        self._counts: list[list[int]] = arrays["counts"].tolist()
-
-    @classmethod
-    def begin(cls, path: Path | None, identity: str, count: int, size_px: int) -> _State:
-        if path is not None and path.exists():
-            arrays = read_npz(path)
-            if set(arrays) != {*_FIELDS, "identity"}:
-                raise InputError(f"{path} is no resume file of a search; remove it to start anew.")
-            if arrays["identity"].tobytes().decode("ascii", "replace") != identity:
-                raise InputError(
-                    f"{path} belongs to a search with other settings, images, seed or network; "
-                    "remove it to start anew."
-                )
-            return cls(path, identity, arrays)
-        nothing = {
+    def __init__(
+        self, path: Path | None, identity: str, count: int, size_px: int, random: bool
+    ) -> None:
+        nothing: dict[str, NDArray[Any]] = {
             "patch": np.zeros((count, 3, size_px, size_px), np.uint8),
             "margin": np.full(count, -np.inf, np.float32),
             "wins": np.zeros(count, np.float32),
             "stages_done": np.array(0),
-            "names": np.zeros(0, np.uint8),
+            "names": as_array(""),
             "counts": np.zeros((0, 2), np.int64),
         }
-        return cls(path, identity, nothing)
+        arrays = read_resumed(path, identity, nothing) or nothing
+        self._path, self._identity, self._random = path, identity, random
+        self.best = Ascended(
+            patch=torch.tensor(arrays["patch"]),
+            margin=torch.tensor(arrays["margin"]),
+            wins=torch.tensor(arrays["wins"]),
+        )
+        self.stages_done = int(arrays["stages_done"])
+        self._names = bytes(arrays["names"]).decode().split("\n") if arrays["names"].size else []
+        self._counts: list[list[int]] = arrays["counts"].tolist()
 
     @property
     def results(self) -> list[StageResult]:
@@ -235,41 +284,33 @@ class _State:
             for name, (attacked, won) in zip(self._names, self._counts, strict=True)
         ]
 
-    def won(self, random: bool) -> NDArray[np.bool_]:
+    def won(self) -> NDArray[np.bool_]:
         """What needs no further stage; a random victim must lose in every draw for that."""
-        return (self.wins >= 1.0) if random else (self.margin > 0)
+        return ((self.best.wins >= 1.0) if self._random else (self.best.margin > 0)).numpy()
 
-    def keep_better(
-        self, rows: NDArray[np.int64], found: Ascended, name: str, random: bool
-    ) -> None:
-        before = self.won(random)[rows]
-        margin, wins = found.margin.numpy(), found.wins.numpy()
-        better = (wins > self.wins[rows]) | (
-            (wins == self.wins[rows]) & (margin > self.margin[rows])
-        )
-        chosen = rows[better]
-        self.patch[chosen] = found.patch.numpy()[better]
-        self.margin[chosen], self.wins[chosen] = margin[better], wins[better]
+    def resisting(self) -> NDArray[np.int64]:
+        return np.flatnonzero(~self.won())
+
+    def keep_better(self, rows: NDArray[np.int64], found: Ascended, name: str) -> None:
+        """``rows`` resisted until now."""
+        self.best.keep_better(torch.from_numpy(rows), found)
         self._names.append(name)
-        self._counts.append([len(rows), int((self.won(random)[rows] & ~before).sum())])
+        self._counts.append([len(rows), int(self.won()[rows].sum())])
 
     def stage_done(self) -> None:
         self.stages_done += 1
         if self._path is None:
             return
         arrays: dict[str, NDArray[Any]] = {
-            "patch": self.patch,
-            "margin": self.margin,
-            "wins": self.wins,
+            "patch": self.best.patch.numpy(),
+            "margin": self.best.margin.numpy(),
+            "wins": self.best.wins.numpy(),
             "stages_done": np.array(self.stages_done),
-            "names": np.frombuffer("\n".join(self._names).encode(), np.uint8),
+            "names": as_array("\n".join(self._names)),
             "counts": np.array(self._counts, np.int64).reshape(-1, 2),
-            "identity": np.frombuffer(self._identity.encode("ascii"), np.uint8),
+            "identity": as_array(self._identity),
         }
         write_npz(self._path, arrays)
-
-
-_FIELDS = ("patch", "margin", "wins", "stages_done", "names", "counts")
 
 
 def _identity(
@@ -281,15 +322,11 @@ def _identity(
     seed: int,
     draws: int,
 ) -> str:
-    digest = hashlib.sha256()
     names = [asdict(stage) for stage in stages]
     about = [settings.as_record(), list(victim.bit_widths), victim.noisy, seed, draws, names]
-    digest.update(json_bytes([*about, sorted(transferred)]))
+    digest = hashlib.sha256(json_bytes([*about, sorted(transferred)]))
     arrays = [attacked.images, attacked.labels, attacked.positions, *transferred.values()]
     for array in arrays:
         digest.update(np.ascontiguousarray(array).tobytes())
-    for key, value in sorted(victim.network.state_dict().items()):
-        digest.update(key.encode())
-        if isinstance(value, Tensor):
-            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    digest_state(digest, victim.network)
     return digest.hexdigest()

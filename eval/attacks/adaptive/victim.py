@@ -71,16 +71,9 @@ class Victim:
         return classes
 
 
-@dataclass(frozen=True, kw_only=True)
-class Randomness:
-    """Whether the same images gave the same answers: in logits, and in gradients at the pixels."""
-
-    logits: bool
-    gradients: bool
-
-
-def found_random(network: SwitchableNetwork, pixels: Tensor, bits: int) -> Randomness:
-    """Ask the network twice for logits and gradients of float pixels N×3×H×W and compare bits."""
+def found_random(network: SwitchableNetwork, pixels: Tensor, bits: int) -> dict[str, bool]:
+    """Whether the network, asked twice about the same float pixels N×3×H×W, differs in a bit of its
+    ``logits``, or of its ``gradients`` at the pixels."""
     answers, gradients = [], []
     with evaluation_mode(network), network.at(bits):
         for _ in range(2):
@@ -88,10 +81,10 @@ def found_random(network: SwitchableNetwork, pixels: Tensor, bits: int) -> Rando
             found = network(seen)
             answers.append(found.detach())
             gradients.append(pixel_gradient(found.square().sum(), seen))
-    return Randomness(
-        logits=not torch.equal(*answers),
-        gradients=not torch.equal(*(torch.nan_to_num(gradient) for gradient in gradients)),
-    )
+    return {
+        "logits": not torch.equal(*answers),
+        "gradients": not torch.equal(*(torch.nan_to_num(gradient) for gradient in gradients)),
+    }
 
 
 def pixel_gradient(loss: Tensor, pixels: Tensor) -> Tensor:

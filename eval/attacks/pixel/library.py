@@ -68,13 +68,8 @@ def perturbed(
     byte; for a whole ``epsilon`` that stays in the ball.
 
     Args:
-        network: the source; left as it was.
-        bits: of the source.
         images: uint8 N×3×H×W.
         labels: int64 N.
-        settings: which attack.
-        classes: number of logits.
-        seed: of the library's random draws.
 
     Raises:
         InputError: the library is not installed, or it left the ball.
@@ -139,69 +134,41 @@ def _attack(classifier: Any, settings: PixelSettings) -> Any:
     from art.attacks import evasion
 
     radius = settings.epsilon / _WHITE
-    ball = {"norm": np.inf, "eps": radius}
     step = radius / 4 if settings.step_size is None else settings.step_size / _WHITE
-    size = settings.batch_size
+    size = {"batch_size": settings.batch_size}
+    ball = {"norm": np.inf, "eps": radius, **size}
+    steps = {"max_iter": settings.steps, "verbose": False}
     if settings.attack == "fgsm":
-        return evasion.FastGradientMethod(classifier, eps_step=radius, batch_size=size, **ball)
+        return evasion.FastGradientMethod(classifier, eps_step=radius, **ball)
     if settings.attack == "pgd":
         return evasion.ProjectedGradientDescent(
-            classifier,
-            eps_step=step,
-            max_iter=settings.steps,
-            num_random_init=settings.restarts,
-            batch_size=size,
-            verbose=False,
-            **ball,
+            classifier, eps_step=step, num_random_init=settings.restarts, **steps, **ball
         )
     if settings.attack == "mi-fgsm":
         return evasion.MomentumIterativeMethod(
-            classifier,
-            eps_step=step,
-            decay=1.0,
-            max_iter=settings.steps,
-            batch_size=size,
-            verbose=False,
-            **ball,
+            classifier, eps_step=step, decay=1.0, **steps, **ball
         )
     if settings.attack == "cw":
-        return evasion.CarliniL2Method(
-            classifier,
-            max_iter=settings.steps,
-            # From 1 instead of 0.01, which takes five searches to get anywhere; the confidence
-            # carries the least change over the rounding to bytes.
-            initial_const=1.0,
-            binary_search_steps=3,
-            confidence=0.5,
-            batch_size=size,
-            verbose=False,
-        )
+        # From 1 instead of 0.01, which takes five searches to get anywhere; the confidence
+        # carries the least change over the rounding to bytes.
+        const = {"initial_const": 1.0, "binary_search_steps": 3, "confidence": 0.5}
+        return evasion.CarliniL2Method(classifier, **const, **steps, **size)
     ascents = [
         evasion.AutoProjectedGradientDescent(
             classifier,
             eps_step=radius / 2,
-            max_iter=settings.steps,
             nb_random_init=settings.restarts,
-            batch_size=size,
             loss_type=loss,
-            verbose=False,
+            **steps,
             **ball,
         )
         for loss in ("cross_entropy", "difference_logits_ratio")
     ]
     others = [
-        evasion.DeepFool(classifier, max_iter=settings.steps, batch_size=size, verbose=False),
-        evasion.SquareAttack(
-            classifier, max_iter=settings.queries, batch_size=size, verbose=False, **ball
-        ),
+        evasion.DeepFool(classifier, **steps, **size),
+        evasion.SquareAttack(classifier, max_iter=settings.queries, verbose=False, **ball),
     ]
-    return evasion.AutoAttack(
-        classifier,
-        eps_step=radius / 2,
-        batch_size=size,
-        attacks=ascents + others,
-        **ball,
-    )
+    return evasion.AutoAttack(classifier, eps_step=radius / 2, attacks=ascents + others, **ball)
 
 
 @contextmanager

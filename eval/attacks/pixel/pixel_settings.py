@@ -32,9 +32,6 @@ class PixelSettings(Recorded):
     References: Goodfellow et al. (ICLR 2015), FGSM; Madry et al. (ICLR 2018), PGD; Dong et al.
     (CVPR 2018), MI-FGSM; Carlini and Wagner (S&P 2017); Croce and Hein (ICML 2020), AutoAttack;
     Moosavi-Dezfooli et al. (CVPR 2016), DeepFool.
-
-    Raises:
-        InputError: a value outside its range.
     """
 
     attack: PixelAttack = "pgd"

@@ -40,9 +40,6 @@ class PlacingSettings(Recorded):
         targeted: False ignores the targets that the file names: any wrong class is a success.
 
     ImageNet-Patch's own example turns by ±45°, scales by 0.5 to 1 and shifts by ±0.2.
-
-    Raises:
-        InputError: a value outside its range.
     """
 
     size_px: AtLeast1 | None = None

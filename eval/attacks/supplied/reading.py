@@ -32,6 +32,7 @@ from deploy.core.files import read_npz, sha256_of
 OPAQUE = 128
 """Of a PNG's alpha, 0…255: from here on a pixel covers the image. Pasting does not blend."""
 
+_DAMAGED = (UnidentifiedImageError, struct.error, zlib.error, Image.DecompressionBombError)
 _ARRAYS = {"patches", "targets", "mask"}
 
 
@@ -82,9 +83,7 @@ def _from_png(path: Path) -> _Parts:
             if opened.mode.startswith(("I", "F")):
                 raise InputError(f"{path}: has 16 bits a channel; expected an 8-bit PNG")
             pixels = np.asarray(opened.convert("RGBA"), np.uint8)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, struct.error) as error:
-        raise InputError(f"{path}: not a readable PNG ({error})") from error
-    except (zlib.error, Image.DecompressionBombError) as error:
+    except (*_DAMAGED, OSError, SyntaxError, ValueError) as error:
         raise InputError(f"{path}: not a readable PNG ({error})") from error
     colour = np.ascontiguousarray(pixels[..., :3].transpose(2, 0, 1))
     return colour[None], pixels[None, ..., 3] >= OPAQUE, None

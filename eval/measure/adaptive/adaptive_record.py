@@ -7,8 +7,7 @@ from typing import Any, Literal
 
 from typing_extensions import TypedDict
 
-from eval.attacks.adaptive.expectation import AtDraws
-from eval.attacks.adaptive.search import StageResult
+from eval.attacks.adaptive.search import AtDraws, StageResult
 from eval.measure.evaluation_record import ImagesFacts
 from training.record_types import Fraction, Outcomes, Sha256, Share, payloads
 from training.validated import AtLeast1

@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from typing_extensions import TypedDict
 
 from deploy.core.files import json_bytes, sha256_of_bytes
-from deploy.core.outcomes import Outcomes, outcomes_record, unpack_bits
+from deploy.core.outcomes import outcomes_record, unpack_bits
 from deploy.core.patch_set import PatchSet
-from deploy.core.share import Share, share
+from deploy.core.share import share
 from deploy.core.success import accuracy, attack_success
 from eval.attacks.adaptive.straight_through import attacked
 from eval.attacks.adaptive.victim import Victim, found_random
 from eval.attacks.judging import generator_for
-from eval.measure.adaptive.adaptive_record import (
-    AdaptiveRecord,
-    AttackedModel,
-    AttackedPatch,
-    OnEngine,
-)
-from eval.measure.adaptive.task import Task, Transferred
-from eval.measure.evaluation_record import EvaluationRecord, ImagesFacts
-from eval.measure.images_facts import images_facts
+from eval.measure.adaptive.adaptive_record import AdaptiveRecord, OnEngine
+from eval.measure.adaptive.task import Found, Task, Transferred
+from eval.measure.evaluation_record import EvaluationRecord, images_facts
 from eval.measure.patch_measures import Classes, patch_set_digest
 from eval.measure.subject import TORCH
 
@@ -40,19 +33,6 @@ class AtBitWidth:
     evaluation: EvaluationRecord
 
 
-class _Scored(TypedDict):
-    """The part of a record that answers decide."""
-
-    model: AttackedModel
-    images: ImagesFacts
-    patch: AttackedPatch
-    settings: dict[str, Any]
-    seed: int
-    clean_accuracy: Share
-    asr: Share
-    outcomes: Outcomes
-
-
 def at_fixed(task: Task, bits: int, transferred: Transferred) -> AtBitWidth:
     """The network at one bit-width, which the attacker knows.
 
@@ -60,33 +40,21 @@ def at_fixed(task: Task, bits: int, transferred: Transferred) -> AtBitWidth:
     """
     name = f"{bits} bits"
     known = task.known.get(task.key(name, transferred))
-    if known is not None:
-        patches = task.written_patches(known)
-        if patches is not None:
-            return AtBitWidth(
-                record=known, patches=patches, evaluation=task.evaluate(patches, bits)
-            )
+    patches = None if known is None else task.written_patches(known)
+    if known is not None and patches is not None:
+        return AtBitWidth(record=known, patches=patches, evaluation=task.evaluate(patches, bits))
     some = torch.from_numpy(task.chosen[:32]).float()
     randomness = found_random(task.network, some, bits)
     with attacked(task.network, "clipped"):
         left = found_random(task.network, some, bits)
-    victim = Victim(network=task.network, bit_widths=(bits,), noisy=left.logits or left.gradients)
+    victim = Victim(network=task.network, bit_widths=(bits,), noisy=any(left.values()))
     found = task.search(victim, name, transferred)
     patches = task.write_patches(found.searched.patch, (bits,))
     evaluation = task.evaluate(patches, bits)
     if known is None:
-        draw = generator_for(task.settings.seed, f"scored {name}")
         known = task.keep(
-            AdaptiveRecord(
-                key=found.key,
-                law="fixed",
-                on_engine=_on_engine([evaluation]),
-                stages=found.searched.stages,
-                randomness=asdict(randomness),
-                draws=found.draws,
-                draws_enough=found.draws_enough,
-                **_scored(task, victim, patches, draw),
-            )
+            _scored(task, victim, name, found, patches)
+            | {"randomness": randomness, "on_engine": _on_engine([evaluation])}
         )
     return AtBitWidth(record=known, patches=patches, evaluation=evaluation)
 
@@ -100,19 +68,7 @@ def at_random(task: Task, widths: tuple[int, ...], transferred: Transferred) -> 
     victim = Victim(network=task.network, bit_widths=widths)
     found = task.search(victim, name, transferred)
     patches = task.write_patches(found.searched.patch, widths)
-    draw = generator_for(task.settings.seed, f"scored {name}")
-    return task.keep(
-        AdaptiveRecord(
-            key=key,
-            law="random",
-            on_engine=None,
-            stages=found.searched.stages,
-            randomness={"logits": True, "gradients": True},
-            draws=found.draws,
-            draws_enough=found.draws_enough,
-            **_scored(task, victim, patches, draw),
-        )
-    )
+    return task.keep(_scored(task, victim, name, found, patches))
 
 
 def at_worst(task: Task, made: Sequence[AtBitWidth]) -> AdaptiveRecord:
@@ -164,19 +120,30 @@ def at_worst(task: Task, made: Sequence[AtBitWidth]) -> AdaptiveRecord:
     )
 
 
-def _scored(task: Task, victim: Victim, patches: PatchSet, draw: torch.Generator) -> _Scored:
-    """The answers with and without the patch, each a fresh one."""
+def _scored(
+    task: Task, victim: Victim, name: str, found: Found, patches: PatchSet
+) -> AdaptiveRecord:
+    """What was found, on answers with and without the patch, each a fresh one."""
+    draw = generator_for(task.settings.seed, f"scored {name}")
     clean: Classes = victim.predict(task.chosen, draw)
     patched: Classes = victim.predict(patches.paste_on(task.chosen), draw)
     success = attack_success(clean, patched, task.labels)
-    return _Scored(
+    several = len(victim.bit_widths) > 1
+    return AdaptiveRecord(
+        key=found.key,
         model=task.model(victim.bit_widths),
+        law="random" if several else "fixed",
         images=images_facts(task.images),
         patch=task.patch([patch_set_digest(patches)]),
         settings=task.attack.as_record(),
         seed=task.settings.seed,
         clean_accuracy=accuracy(clean, task.labels),
         asr=success.share,
+        on_engine=None,
+        stages=found.searched.stages,
+        randomness={"logits": several, "gradients": several},
+        draws=found.draws,
+        draws_enough=found.draws_enough,
         outcomes=outcomes_record(
             task.indices,
             clean_correct=clean == task.labels,

@@ -17,8 +17,7 @@ from deploy.core.patch_origin import PatchOrigin
 from deploy.core.patch_set import PatchSet, read_patch_set, write_patch_set
 from deploy.core.records import write_record
 from eval.attacks.adaptive.adaptive_settings import AdaptiveSettings
-from eval.attacks.adaptive.expectation import AtDraws, raise_draws
-from eval.attacks.adaptive.search import Attacked, Searched, search
+from eval.attacks.adaptive.search import AtDraws, Attacked, Searched, raise_draws, search
 from eval.attacks.adaptive.victim import Victim
 from eval.attacks.judging import generator_for
 from eval.attacks.placement import positions_for
@@ -253,9 +252,8 @@ def begin(
     images = run.images(data, settings.split)
     indices = chosen_indices(len(images), settings.images)
     size = (attack.size_px, attack.size_px)
-    height, width = images.images.shape[2:]
     draw = generator_for(settings.seed, "places")
-    positions = positions_for(attack.placement, len(indices), (height, width), size, draw)
+    positions = positions_for(attack.placement, len(indices), images.images.shape[2:], size, draw)
     network = run.load_network()
     cast(Any, network).to(memory_format=torch.channels_last)
     network.requires_grad_(False)

@@ -50,11 +50,6 @@ def analyses_from_records(
 ) -> list[dict[str, Any]]:
     """The payloads of one kind, the newest of each network, patch and set of images, oldest first.
 
-    Args:
-        records: as ``deploy.core.records.read_records`` gives them, oldest first.
-        kind: of the analysis.
-        part: the TypedDict of its own part.
-
     Raises:
         InputError: one is not as the schema says.
     """

@@ -15,11 +15,7 @@ class AnalysisSettings(Recorded):
         stride_px: of the grid of places, in pixels.
         occluder_px: side of the grey square that covers a place, in pixels.
         shown: images whose maps are stored; the first of the sample, never chosen by outcome.
-        batch_size: images at once.
         seed: of the random patches.
-
-    Raises:
-        InputError: a value outside its range.
     """
 
     bit_widths: BitWidths

@@ -101,7 +101,6 @@ def agreements(a: Tensor, b: Tensor, region: Tensor) -> dict[str, Tensor]:
 
     Args:
         a: gradients float32 N×3×H×W.
-        b: as ``a``.
         region: bool N×H×W.
     """
     within = region[:, None].to(torch.float64)
@@ -125,7 +124,6 @@ def edge_iou(a: Tensor, b: Tensor, region: Tensor) -> Tensor:
 
     Args:
         a: maps, float N×H×W.
-        b: as ``a``.
         region: bool N×H×W.
     """
     ours, theirs = _edges(a) & region, _edges(b) & region

@@ -42,12 +42,8 @@ def input_gradients(
     zero where nothing reaches the pixels. Units: of the value, per pixel value (0…255).
 
     Args:
-        network: any.
         images: uint8 N×3×H×W.
         labels: int64 N.
-        bits: the bit-width.
-        of: what is differentiated.
-        batch_size: images at once.
     """
     device = device_of(network)
     found = []

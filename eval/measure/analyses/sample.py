@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.core.errors import InputError
 from deploy.core.pasting import paste
 from deploy.core.patch_set import PatchSet
+from eval.measure.patch_images import require_images
 from training.data import ImageSet
 from training.data.subset import chosen_indices
 
@@ -51,21 +51,13 @@ class Sample:
 
 
 def draw_sample(images: ImageSet, patch_set: PatchSet, count: int | None) -> Sample:
-    """The first ``count`` images, in an order that their number alone decides, of a patch set.
-
-    Args:
-        images: the split that the patch set is for.
-        patch_set: with its images' indices.
-        count: None takes all.
+    """The first ``count`` images (None: all), in an order that their number alone decides, of a
+    patch set.
 
     Raises:
         InputError: more images than the set has, or the set names images that are not there.
     """
-    if int(patch_set.image_indices.max()) >= len(images):
-        raise InputError(
-            f"{patch_set.name} is for image {int(patch_set.image_indices.max())}, but "
-            f"{images.name} ({images.split}) has {len(images)} images"
-        )
+    require_images(patch_set, images)
     rows = chosen_indices(len(patch_set.image_indices), count)
     indices = patch_set.image_indices[rows]
     # A patch that each image shows turned or scaled in its own way is universal and one of many.

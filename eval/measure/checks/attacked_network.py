@@ -6,9 +6,12 @@ be compared image by image.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor
 
 from deploy.core.errors import NothingToEvaluate
@@ -20,16 +23,40 @@ from eval.attacks.judging import generator_for
 from eval.attacks.losses import Loss, attack_loss
 from eval.attacks.placement import positions_for
 from eval.attacks.predictions import SwitchableNetwork, evaluation_mode, logits
-from eval.measure.checks.battery_settings import BatterySettings
-from eval.measure.checks.results import Flags
+from eval.measure.checks.checks_record import Flags
 from training.patching import paste as paste_torch
 from training.patching import patch_gradient, square_mask
+from training.validated import AtLeast0, AtLeast1, Recorded, validated
 
 _DRAWS = 4
 """K of the expectation where randomness is known."""
 
 _CLASSES = 9
 """Wrong classes that a resisting image is driven to."""
+
+
+_AtLeast2 = Annotated[int, Field(ge=2)]
+
+
+@validated()
+class BatterySettings(Recorded):
+    """How the checks attack.
+
+    Attributes:
+        images: how many are attacked.
+        size_px: side of the patch; half of it and twice it are tried too.
+        steps: of the white-box attack; doubled in one check.
+        queries: of the gradient-free attack, per image.
+        batch_size: images a step.
+        seed: of all starts.
+    """
+
+    images: Annotated[int, Field(ge=8)] = 100
+    size_px: _AtLeast2 = 8
+    steps: _AtLeast2 = 100
+    queries: Annotated[int, Field(ge=10)] = 300
+    batch_size: AtLeast1 = 64
+    seed: AtLeast0 = 0
 
 
 class AttackedNetwork:
@@ -149,10 +176,8 @@ class AttackedNetwork:
 
     def positions(self, size_px: int) -> Tensor:
         """Where a patch of that side goes, int64 N×2."""
-        height, width = self.images.shape[2:]
-        return positions_for(
-            "centre", len(self.images), (height, width), (size_px, size_px), self.draw("places")
-        )
+        count, size = len(self.images), self.images.shape[2:]
+        return positions_for("centre", count, size, (size_px, size_px), self.draw("places"))
 
     def pasted(self, patch: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The images with a patch each, uint8 N×3×H×W."""

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from typing_extensions import TypedDict
 
 from deploy.core.attack_checks import MARK, NOT_CHECKED, AttackVerdict
@@ -27,6 +29,10 @@ if TYPE_CHECKING:
 KIND = "attack-checks"
 
 Status = Literal["passed", "tripped", "undecided", "not run"]
+Flags = NDArray[np.bool_]
+
+ALWAYS = 0.95
+"""An attack that wins on this share cannot be asked to be much weaker than another."""
 
 
 class CheckedModel(TypedDict):
@@ -51,6 +57,23 @@ class CheckResult(TypedDict):
     """In words, with its figures."""
     figures: dict[str, Any]
     """The same as numbers: shares with n and interval, or plain values."""
+
+
+def status(*, tripped: bool, passed: bool) -> Status:
+    """The verdict; undecided where the images are too few for either."""
+    if tripped:
+        return "tripped"
+    return "passed" if passed else "undecided"
+
+
+def result(name: str, verdict: Status, measured: str, **figures: Any) -> CheckResult:
+    """One check's part of the record; ``figures`` are JSON values."""
+    return CheckResult(name=name, status=verdict, measured=measured, figures=figures)
+
+
+def percent(flags: Flags) -> str:
+    """The share that is set, such as "12.5%"."""
+    return f"{100 * flags.mean():.1f}%"
 
 
 class ChecksRecord(TypedDict):

@@ -18,10 +18,10 @@ are those: nothing runs twice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -38,13 +38,6 @@ from export.reference import IntegerReference
 from training.patching import paste
 
 Bytes = NDArray[np.uint8]
-LAB, ROUNDING, PREPROCESSING, EXPORT, ENGINE = (
-    "lab",
-    "rounding",
-    "preprocessing",
-    "export",
-    "engine",
-)
 _BATCH = 250
 
 
@@ -144,20 +137,15 @@ def run_chain(
     engine: Predictor,
     float_patches: Mapping[int, NDArray[np.float32]] | None = None,
     device_inputs: DeviceInputs | None = None,
-    advance: Callable[[str], Any] = lambda stage: None,
-) -> list[Stage]:
-    """Return the five stages.
+) -> Iterator[Stage]:
+    """Yield the five stages, each as it is done.
 
     Args:
-        suite: images and patches of a bundle.
-        network: the lab's, asked at ``bits``.
-        bits: bit-width of the bundle.
-        reference: of the bundle's model file.
-        engine: that runs the same file.
+        network: the lab's, asked at ``bits``, the bundle's bit-width.
+        reference, engine: of the bundle's model file.
         float_patches: by number, float32 P×3×h×w, as before rounding; patches that it lacks are
             bytes already.
         device_inputs: None for a device that feeds the image's bytes, as the validator does.
-        advance: told the name of each stage as it is done.
     """
     numbers = range(len(suite.patches))
     floats = float_patches or {}
@@ -168,10 +156,13 @@ def run_chain(
     def ask(images: Bytes) -> Classes:
         return predict(network, images, bits)
 
+    def refer(images: Bytes) -> Classes:
+        return np.asarray(reference.run(images).argmax(axis=1), np.int64)
+
     clean = ask(suite.images)
     bytes_patched = [ask(images) for images in by_lab]
-    lab = Stage(
-        name=LAB,
+    yield Stage(
+        name="lab",
         how=f"fake-quantized network at {bits} bits, the patch "
         + ("as floats" if floats else "as the bytes that it is kept in"),
         clean=clean,
@@ -182,21 +173,19 @@ def run_chain(
             for number in numbers
         ),
     )
-    advance(LAB)
     nothing = np.zeros(len(suite.images), np.bool_)
-    rounding = Stage(
-        name=ROUNDING,
+    yield Stage(
+        name="rounding",
         how="the same, the patched image in bytes",
         clean=clean,
         patched=tuple(bytes_patched),
         clean_changed=nothing,
         patched_changed=tuple(_rounded(suite, number, floats.get(number)) for number in numbers),
     )
-    advance(ROUNDING)
     clean_changed = _differ(fed.clean, device.clean)
     changed = tuple(_differ(*both) for both in zip(fed.patched, device.patched, strict=True))
-    preprocessing = Stage(
-        name=PREPROCESSING,
+    yield Stage(
+        name="preprocessing",
         how="the same, on the bytes that the device fed its engine"
         if device_inputs is not None
         else "the same: the bytes are the engine's input, there is nothing to preprocess",
@@ -208,26 +197,18 @@ def run_chain(
         clean_changed=clean_changed,
         patched_changed=changed,
     )
-    advance(PREPROCESSING)
-
-    def refer(images: Bytes) -> Classes:
-        return np.asarray(reference.run(images).argmax(axis=1), np.int64)
-
-    export = Stage(
-        name=EXPORT,
+    yield Stage(
+        name="export",
         how="integer reference of the exported file",
         clean=refer(device.clean),
         patched=tuple(refer(images) for images in device.patched),
     )
-    advance(EXPORT)
-    ran = Stage(
-        name=ENGINE,
+    yield Stage(
+        name="engine",
         how=f"the exported file in {engine.name}, here",
         clean=engine.predict(device.clean),
         patched=tuple(engine.predict(images) for images in device.patched),
     )
-    advance(ENGINE)
-    return [lab, rounding, preprocessing, export, ran]
 
 
 def _ask_floats(

@@ -20,30 +20,23 @@ from eval.attacks import attack_from_settings
 from eval.measure.evaluation import evaluate_model
 from eval.measure.patch_images import images_of_patches
 from eval.measure.subject import subjects_of
-from eval.stages.matrix.plan import MatrixPlan
+from eval.stages.matrix.plan import MatrixPlan, PatchPlan
 from eval.stages.patch import PatchRunSettings, make_patches
 from training.run_folder import RunFolder
 
 PATCHES, RECORDS = "patches", "records"
 """Folders inside the matrix's folder; `qadtr report` reads both."""
 
+THREADS = 1
+"""Of torch and the engine inside each job: sums, and so patches, are the same however many workers
+there are."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PatchJob:
-    """Make one patch set.
+    """Make one patch set, the npz file ``out``; ``cache``: folder of decoded images."""
 
-    Attributes:
-        run: folder of the source.
-        attack: its name.
-        values: its settings.
-        settings: which images, and the seed.
-        out: the npz file.
-        cache: folder of decoded images, for a folder of images.
-    """
-
-    run: Path
-    attack: str
-    values: Mapping[str, Any]
+    plan: PatchPlan
     settings: PatchRunSettings
     out: Path
     cache: Path | None = None
@@ -58,31 +51,21 @@ class PatchJob:
         if self.out.is_file() and self.out.with_suffix(".json").is_file():
             read_patch_set(self.out)
             return
-        attack = attack_from_settings(self.attack, self.values)
-        run = RunFolder.open(self.run, self.cache)
+        attack = attack_from_settings(self.plan.attack, self.plan.settings)
+        run = RunFolder.open(self.plan.run, self.cache)
         make_patches(run, attack, data, self.settings, provenance, self.out)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationJob:
-    """Try the patch sets of the matrix on one model.
-
-    Attributes:
-        run: folder of the target.
-        bits: its bit-width.
-        engine: a name of ``deploy.engine.ENGINES``, or ``torch``.
-        patches: npz files.
-        records: the folder of the records.
-        threads: of the engine.
-        cache: as above.
-    """
+    """Try the patch sets of the matrix, npz files, on one model: a target's run folder at one
+    bit-width in one of ``deploy.engine.ENGINES``, or in ``torch``."""
 
     run: Path
     bits: int
     engine: str
     patches: tuple[Path, ...]
     records: Path
-    threads: int = 1
     cache: Path | None = None
 
     @property
@@ -107,7 +90,7 @@ class EvaluationJob:
         run = RunFolder.open(self.run, self.cache)
         images = images_of_patches([run], patch_sets, data, "test")
         (subject,) = subjects_of(run, self.engine, [self.bits])
-        with subject.open(threads=self.threads) as opened:
+        with subject.open(threads=THREADS) as opened:
             evaluate_model(
                 opened,
                 images,
@@ -138,57 +121,33 @@ def jobs_of(plan: MatrixPlan, out: Path, cache: Path | None = None) -> Jobs:
     """
     folders = [*(item.run for item in plan.patches), *(item.run for item in plan.targets)]
     runs = {path: RunFolder.open(path) for path in dict.fromkeys(folders)}
-    patches = []
+    patches: dict[Path, PatchJob] = {}
     for item in plan.patches:
         run = runs[item.run]
         run.chosen_bit_widths(item.settings["bit_widths"])
         attack = attack_from_settings(item.attack, item.settings)
-        asked = [
-            run.checkpoint_sha256,
-            attack.name,
-            attack.settings.as_record(),
-            asdict(plan.settings),
-        ]
-        name = f"{attack.name}-{sha256_of_bytes(json_bytes(asked))[:12]}.npz"
-        patches.append(
-            PatchJob(
-                run=item.run,
-                attack=item.attack,
-                values=item.settings,
-                settings=plan.settings,
-                out=out / PATCHES / name,
-                cache=cache,
-            )
-        )
-    files = tuple(dict.fromkeys(job.out for job in patches))
-    unique = {job.out: job for job in patches}
+        about = [attack.name, attack.settings.as_record(), asdict(plan.settings)]
+        digest = sha256_of_bytes(json_bytes([run.checkpoint_sha256, *about]))
+        path = out / PATCHES / f"{attack.name}-{digest[:12]}.npz"
+        patches[path] = PatchJob(plan=item, settings=plan.settings, out=path, cache=cache)
     evaluations: dict[tuple[Path, int, str], EvaluationJob] = {}
     for target in plan.targets:
         run = runs[target.run]
-        for engine in target.engines:
+        for engine in target.engine:
             for subject in subjects_of(run, engine, target.bits):
                 evaluations[(target.run, subject.bit_width, engine)] = EvaluationJob(
                     run=target.run,
                     bits=subject.bit_width,
                     engine=engine,
-                    patches=files,
+                    patches=tuple(patches),
                     records=out / RECORDS,
                     cache=cache,
                 )
-    return Jobs(patches=tuple(unique.values()), evaluations=tuple(evaluations.values()))
+    return Jobs(patches=tuple(patches.values()), evaluations=tuple(evaluations.values()))
 
 
-def do_job(job: Job, data: Path | None, provenance: Mapping[str, Any], threads: int | None) -> str:
-    """Do a job in this process and return its title; what a worker calls.
-
-    Args:
-        job: the job.
-        data: folder of the images.
-        provenance: of the records.
-        threads: for torch; None leaves the process's own. One thread for every worker makes sums,
-            and so patches, the same however many workers there are.
-    """
-    if threads is not None:
-        torch.set_num_threads(threads)
+def do_job(job: Job, data: Path | None, provenance: Mapping[str, Any]) -> str:
+    """Do a job in this process and return its title; what a worker calls."""
+    torch.set_num_threads(THREADS)
     job.do(data, provenance)
     return job.title

@@ -58,15 +58,15 @@ _Bits = Annotated[tuple[AtLeast1, ...], *_OneOrMore]
 class _Source:
     """A ``[[source]]``; each entry of ``bits`` is attacked at once."""
 
-    run: str
+    run: Path
     bits: Annotated[tuple[_Bits, ...], *_OneOrMore] = ((32,),)
 
 
 @validated()
-class _Target:
-    """A ``[[target]]``; ``bits`` None stands for all that are exported."""
+class Target:
+    """A ``[[target]]`` to try patches on; ``bits`` None stands for all that are exported."""
 
-    run: str
+    run: Path
     bits: _Bits | None = None
     engine: Annotated[tuple[str, ...], *_OneOrMore] = ("onnxruntime",)
 
@@ -81,7 +81,7 @@ class _Plan:
     seed: AtLeast0 = 0
     source: Annotated[tuple[_Source, ...], Field(min_length=1)]
     attack: Annotated[tuple[Mapping[str, Any], ...], Field(min_length=1)]
-    target: Annotated[tuple[_Target, ...], Field(min_length=1)]
+    target: Annotated[tuple[Target, ...], Field(min_length=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,15 +91,6 @@ class PatchPlan:
     run: Path
     attack: str
     settings: Mapping[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TargetPlan:
-    """One model to try patches on; ``bits`` None stands for all that are exported."""
-
-    run: Path
-    bits: tuple[int, ...] | None
-    engines: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +105,7 @@ class MatrixPlan:
     """
 
     patches: tuple[PatchPlan, ...]
-    targets: tuple[TargetPlan, ...]
+    targets: tuple[Target, ...]
     settings: PatchRunSettings
 
 
@@ -130,6 +121,11 @@ def read_plan(path: Path) -> MatrixPlan:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is no TOML file: {error}") from error
     plan = read_settings(_Plan, values, str(path))
+    named = [name for target in plan.target for name in target.engine]
+    unknown = [name for name in named if name not in ENGINES and name != TORCH]
+    if unknown:
+        known = ", ".join([*sorted(ENGINES), TORCH])
+        raise InputError(f"{path}: unknown engine {', '.join(unknown)}; known: {known}")
     try:
         return MatrixPlan(
             patches=tuple(
@@ -137,7 +133,7 @@ def read_plan(path: Path) -> MatrixPlan:
                 for source, attack in product(plan.source, plan.attack)
                 for patch in _patches(source, attack)
             ),
-            targets=tuple(_target(one) for one in plan.target),
+            targets=plan.target,
             settings=PatchRunSettings(
                 split=plan.split, images=plan.images, made_from=plan.made_from, seed=plan.seed
             ),
@@ -160,13 +156,5 @@ def _patches(source: _Source, attack: Mapping[str, Any]) -> list[PatchPlan]:
             settings = {**fixed, **dict(zip(varied, combination, strict=True)), "bit_widths": bits}
             # Refuses an unknown attack or setting now, not hours later.
             made = attack_from_settings(str(attack["name"]), settings)
-            patches.append(PatchPlan(run=Path(source.run), attack=made.name, settings=settings))
+            patches.append(PatchPlan(run=source.run, attack=made.name, settings=settings))
     return patches
-
-
-def _target(table: _Target) -> TargetPlan:
-    unknown = [name for name in table.engine if name not in ENGINES and name != TORCH]
-    if unknown:
-        known = ", ".join([*sorted(ENGINES), TORCH])
-        raise InputError(f"unknown engine {', '.join(unknown)}; known: {known}")
-    return TargetPlan(run=Path(table.run), bits=table.bits, engines=table.engine)

@@ -12,7 +12,6 @@ import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,9 +26,6 @@ from eval.stages.matrix.jobs import RECORDS, Job, do_job, jobs_of
 from eval.stages.matrix.plan import MatrixPlan
 from training.progress import Progress
 from training.validated import AtLeast1, validated
-
-THREADS = 1
-"""Of torch and the engine inside each job, however it is run."""
 
 Runner = Callable[[Sequence[Job]], Iterator[str]]
 """Does jobs in any order and gives the title of each as it is done."""
@@ -79,11 +75,7 @@ def run_matrix(
     """Do what is not done yet, and return all records in the folder.
 
     Args:
-        plan: what the matrix is of.
-        data: folder of the images.
         out: the matrix's folder: patches/, records/.
-        running: where and how.
-        provenance: from ``deploy.core.records.provenance``.
         cache: folder of decoded images; None: they are decoded into memory.
 
     Raises:
@@ -95,8 +87,7 @@ def run_matrix(
     if running.stage in ("all", "patches"):
         stages.append(("patches", jobs.patches))
     if running.stage in ("all", "evaluate"):
-        evaluations = [replace(job, threads=THREADS) for job in jobs.evaluations]
-        stages.append(("evaluations", evaluations))
+        stages.append(("evaluations", jobs.evaluations))
     index, count = running.shard
     with _runner(running, data, provenance) as do_all:
         for name, all_jobs in stages:
@@ -125,7 +116,7 @@ def _here(jobs: Sequence[Job], data: Path | None, provenance: Mapping[str, Any])
     before = torch.get_num_threads()
     try:
         for job in jobs:
-            yield do_job(job, data, provenance, THREADS)
+            yield do_job(job, data, provenance)
     finally:
         torch.set_num_threads(before)
 
@@ -136,7 +127,7 @@ def _in_pool(
     data: Path | None,
     provenance: Mapping[str, Any],
 ) -> Iterator[str]:
-    futures = [pool.submit(do_job, job, data, provenance, THREADS) for job in jobs]
+    futures = [pool.submit(do_job, job, data, provenance) for job in jobs]
     try:
         for future in as_completed(futures):
             yield future.result()
@@ -183,7 +174,7 @@ def _on_ray(
     ray: Any, jobs: Sequence[Job], data: Path | None, provenance: Mapping[str, Any]
 ) -> Iterator[str]:
     remote = ray.remote(num_cpus=1, max_retries=2)(do_job)
-    waiting = [remote.remote(job, data, dict(provenance), THREADS) for job in jobs]
+    waiting = [remote.remote(job, data, dict(provenance)) for job in jobs]
     while waiting:
         done, waiting = ray.wait(waiting, num_returns=1)
         try:

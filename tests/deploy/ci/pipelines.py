@@ -100,11 +100,19 @@ def run_action(folder: Path, **given: str) -> Finished:
     return Finished(code=code, log=log, outputs=outputs, summary=summary)
 
 
+class InputRefused(ValueError):
+    """GitLab does not create the pipeline: an input does not match its ``regex``."""
+
+
 def gitlab_job(**given: str) -> tuple[str, dict[str, Any]]:
     """Return name and definition of the template's job, its inputs put in as GitLab does."""
     spec, template = yaml.safe_load_all(GITLAB.read_text())
     inputs = {name: _text(about.get("default")) for name, about in spec["spec"]["inputs"].items()}
     inputs |= _named(given, inputs)
+    for name, about in spec["spec"]["inputs"].items():
+        form = about.get("regex", "").replace(r"\z", r"\Z")  # as Python spells the end of the text
+        if not re.search(form, inputs[name]):
+            raise InputRefused(f"{name}: {inputs[name]!r} does not match {about['regex']}")
 
     def filled(node: Any) -> Any:
         if isinstance(node, str):
@@ -119,13 +127,17 @@ def gitlab_job(**given: str) -> tuple[str, dict[str, Any]]:
     return name, job
 
 
-def run_gitlab(folder: Path, **given: str) -> Finished:
-    """Execute the ``script:`` of the template's job in a folder."""
+def run_gitlab(folder: Path, *, pushed: Mapping[str, str] | None = None, **given: Any) -> Finished:
+    """Execute the ``script:`` of the template's job in a folder.
+
+    ``pushed`` are variables of the pipeline, which override those of the job.
+    """
     _, job = gitlab_job(**given)
     # The runner hands the lines to one `eval` at the end of a pipe.
     lines = "\n".join(job["script"])
+    environment = clean_environment(folder) | job.get("variables", {}) | dict(pushed or {})
     script = f"set -eo pipefail\n: | eval {shlex.quote(lines)}\nexit 0\n"
-    code, log = bash(script, folder, clean_environment(folder) | job["variables"])
+    code, log = bash(script, folder, environment)
     return Finished(code=code, log=log, outputs={}, summary="")
 
 

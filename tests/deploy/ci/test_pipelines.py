@@ -29,6 +29,7 @@ from tests.deploy.ci.pipelines import (
     GITLAB_INPUT,
     ROOT,
     Finished,
+    InputRefused,
     bash,
     clean_environment,
     gitlab_job,
@@ -40,7 +41,7 @@ from tests.deploy.device.test_report_forms import SARIF, check_junit
 
 jsonschema: Any = pytest.importorskip("jsonschema")
 REPORTS = "qadtr-reports"
-HERE = {"python": sys.executable, "install": "false"}
+HERE: dict[str, Any] = {"python": sys.executable, "install": "false"}
 """The packages that this environment has; one test below installs them."""
 
 PINS = dict(
@@ -260,12 +261,58 @@ def test_the_commands_of_the_page(validator: Path, folder: Path) -> None:
 
 
 def test_no_input_is_expanded_into_a_script() -> None:
+    """In GitHub none; in GitLab between single quotes, where no single quote is admitted."""
     action = yaml.safe_load(ACTION.read_text())
     for step in action["runs"]["steps"]:
         assert "${{" not in step.get("run", "")
-    _, template = yaml.safe_load_all(GITLAB.read_text())
+    spec, template = yaml.safe_load_all(GITLAB.read_text())
     (job,) = template.values()
-    assert all("$[[" not in line for line in job["script"])
+    assert "variables" not in job  # whoever may push variables overrides them
+    script = re.sub(r"#.*", "", "\n".join(job["script"]))
+    for name in GITLAB_INPUT.findall(script):
+        about = spec["spec"]["inputs"][name]
+        assert about.get("type") in ("boolean", "number") or about["regex"] == r"\A[^']*\z", name
+    assert "$[[" not in re.sub(r"'[^']*'", "", script)
+
+
+NAMES_OF_THE_TEMPLATE = re.findall(r"^ +(\w+)=", GITLAB.read_text(), re.MULTILINE)
+
+
+def test_a_pushed_variable_changes_nothing_of_the_gate(folder: Path, validator: Path) -> None:
+    (folder / "liar.py").write_text("raise SystemExit(0)\n")
+    values = {"max_asr": "1", "min_clean": "0", "python": "true", "validator": "liar.py"}
+    pushed = {name: values.get(name, "") for name in (*values, *NAMES_OF_THE_TEMPLATE)}
+    pushed |= {f"QADTR_{name.upper()}": value for name, value in pushed.items()}
+    pushed["PYTHONPATH"] = str(folder)
+    given: dict[str, Any] = {**HERE, "validator": str(validator), "max_asr": "0.0001"}
+    done = run_gitlab(folder, pushed=pushed, bundle="model.qbundle", **given)
+    assert done.code == 1, done.log
+    assert reports(folder)["thresholds"]["max_asr"] == {"value": 0.0001, "from": "command line"}
+
+
+HIJACKED = ("venv", "pip", "secrets", "qadtr_device", "qadtr", "deploy", "numpy", "onnxruntime")
+
+
+def test_no_module_of_the_checkout_is_run(
+    folder: Path,
+    pipeline: Pipeline,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is judged cannot judge itself, and a name that Python or pip looks for is no program."""
+    for name in (*HIJACKED, "json", "argparse", "sitecustomize", "usercustomize"):
+        (folder / f"{name}.py").write_text("import os; os.write(1, b'HIJACKED'); os._exit(0)\n")
+    made = ["--json", str(folder / "baseline.json"), "--junit", str(folder / "b.xml")]
+    assert validate([str(folder / "model.qbundle"), *made]) == 0
+    wheels(tmp_path_factory.mktemp("wheels"), monkeypatch)
+    for more in ({}, {"install": "true"}):
+        given = {"bundle": "model.qbundle", "baseline": "baseline.json", **more}
+        done = pipeline(folder, **given, max_asr="0.0001")
+        assert done.code == 1, done.log
+        assert "HIJACKED" not in done.log
+        assert (folder / REPORTS / "comparison.json").is_file()
+        done = pipeline(folder, **given)
+        assert done.code == 0, done.log
 
 
 def test_every_input_is_used_and_every_name_is_an_input() -> None:
@@ -278,7 +325,7 @@ def test_every_input_is_used_and_every_name_is_an_input() -> None:
     assert set(GITLAB_INPUT.findall(GITLAB.read_text())) == set(spec["spec"]["inputs"])
 
 
-@pytest.mark.parametrize("name", ["a b$(touch pwned)'\"`touch pwned`;touch pwned.qbundle", "-q"])
+@pytest.mark.parametrize("name", ['a b$(touch pwned)"`touch pwned`;touch pwned\n.qbundle', "-q"])
 def test_a_name_is_a_name(
     name: str, files: dict[str, bytes], tmp_path: Path, pipeline: Pipeline
 ) -> None:
@@ -287,6 +334,15 @@ def test_a_name_is_a_name(
     assert done.code == 0, done.log
     assert not list(tmp_path.rglob("*pwned"))
     assert reports(tmp_path)["bundle"]["file"] == name
+
+
+def test_a_single_quote_ends_no_text(files: dict[str, bytes], tmp_path: Path) -> None:
+    name = "a';touch pwned;'.qbundle"
+    write_stored_zip(tmp_path / name, files)
+    assert run_action(tmp_path, bundle=name, **HERE).code == 0
+    with pytest.raises(InputRefused, match="bundle"):
+        run_gitlab(tmp_path, bundle=name, validator="validate.pyz", **HERE)
+    assert not list(tmp_path.rglob("*pwned"))
 
 
 def test_what_a_bundle_prints_is_no_command_of_the_runner(
@@ -353,15 +409,19 @@ def repacked(name: str, folder: Path) -> None:
         wheel.writestr(record, "".join([*rows, f"{record},,\n"]))
 
 
+def wheels(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the pipelines install, in a folder that is pip's only index."""
+    for name in ("numpy", "onnxruntime", "flatbuffers", "packaging", "protobuf"):
+        repacked(name, folder)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+
+
 def test_the_packages_are_installed_from_the_configured_index(
     folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wheels = tmp_path_factory.mktemp("wheels")
-    for name in ("numpy", "onnxruntime", "flatbuffers", "packaging", "protobuf"):
-        repacked(name, wheels)
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(wheels))
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    wheels(tmp_path_factory.mktemp("wheels"), monkeypatch)
     done = run_action(folder, bundle="model.qbundle", python=sys.executable)
     assert done.code == 0, done.log
     environment = folder / "runner temp" / "qadtr-gate"

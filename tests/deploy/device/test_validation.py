@@ -26,7 +26,9 @@ from deploy.core.stored_zip import stored_zip_bytes, write_stored_zip
 from deploy.device import command
 from deploy.device.bundle_reading import Bundle
 from deploy.device.command import main
+from deploy.device.measuring import shuffled
 from deploy.device.profile_check import kinds_that_ran
+from deploy.device.suite import read_suite
 from deploy.validator_archive import validator_bytes
 from tests.deploy.device.conftest import rehashed
 
@@ -64,6 +66,7 @@ def test_0_pass(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert found["outcome"] == "pass"
     assert [one["name"] for one in found["steps"]] == [
         "signature and hashes",
+        "model files",
         "host and engine",
         "preprocessing",
         "golden codes",
@@ -203,7 +206,8 @@ def test_2_interrupted(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("deploy.device.validation.measure", stop)
     assert main([str(bundle)]) == 2
-    assert not Path("report.json").exists()
+    assert (report()["outcome"], report()["reason"]) == ("error", "the validation did not end")
+    assert set(junit().values()) == {"error"}
 
 
 @pytest.mark.parametrize(
@@ -215,7 +219,7 @@ def test_2_interrupted(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (lambda m: m["preprocessing"].update(height_px=9), "(3, 9, 8)"),
         (lambda m: m["patches"][0].update(pasted_sha256="0" * 64), "pasting"),
         (lambda m: m["golden"].update(tensors=m["golden"]["tensors"][::-1]), "the tensor"),
-        (lambda m: m.update(models={"tensorrt": m["models"]["onnxruntime"]}), "has some for"),
+        (lambda m: m.update(models={"abacus": m["models"]["onnxruntime"]}), "has some for"),
     ],
 )
 def test_2_what_the_device_does_not_reproduce(
@@ -374,33 +378,16 @@ def test_2_a_missing_package_is_named(
     assert missing in done.stderr
 
 
-def test_a_closed_pipe_is_no_pass(bundle: Path, elsewhere: tuple[Path, dict[str, str]]) -> None:
-    folder, environment = elsewhere
-    read, write = os.pipe()
-    os.close(read)
-    done = subprocess.run(
-        [sys.executable, "validate.pyz", str(bundle)],
-        cwd=folder,
-        env=environment,
-        stdout=write,
-        stderr=subprocess.PIPE,
-        check=False,
-    )
-    os.close(write)
-    assert done.returncode == 2
-    assert b"Traceback" not in done.stderr
-
-
 WRITES = """
 import sys
 sys.path.insert(0, "validate.pyz")
 from pathlib import Path
-from qadtr_device.device.report import conclude, empty_report, write_report
+from qadtr_device.device.report import ReportPlaces, conclude, empty_report, write_report
 number = 0
 while True:
     report = empty_report("x" * 100_000)
     conclude(report, 0, str(number))
-    write_report(report, Path("report.json"), Path("junit.xml"))
+    write_report(report, ReportPlaces(json=Path("report.json"), junit=Path("junit.xml")))
     number += 1
 """
 
@@ -451,3 +438,67 @@ def test_a_validation_killed_on_its_way_leaves_the_old_report(
         found = json.loads((folder / "report.json").read_text())
         if found != "old":
             check(found, load_schema("validation-report-2", "deploy.device"))
+
+
+def test_the_verdict_says_what_it_rests_on(
+    files: dict[str, bytes], bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["thresholds"]["min_clean"] = None  # as bundles of before have it
+
+    write_stored_zip(bundle, rehashed(files, change))
+    words = ["--search", "--queries", "20", "--search-images", "30", "--max-search-asr", "1"]
+    assert main([str(bundle), *words]) in (0, 3)
+    said = capsys.readouterr().out
+    assert "threshold  min_clean 0.9342 (from the lab; the manifest's is none)" in said
+    assert "240 of 240 used, 240 of 240 distinct" in said
+    assert "changes 1 px (median), nothing on 1 images" in said
+    assert "gate       classes predicted: pass: 5 classes predicted, 5 labelled" in said
+    assert main([str(bundle)]) == 0
+    verdict = capsys.readouterr().out.splitlines()[-1]
+    assert "all 4 gates passed; 5 classes predicted" in verdict
+    assert "noise of its size wins more often than quiet: 2.9%" in verdict
+    found = report()
+    assert found["thresholds"]["min_clean"] == {"value": 0.9342, "from": "lab"}
+    assert found["clean"]["classes"]["predicted"] == 5
+    assert found["patches"][0]["changed_px"] == {
+        "median": 1.0,
+        "least": 0,
+        "unchanged_images": 1,
+    }
+
+
+def test_the_order_of_a_quick_run_is_another_for_another_bundle(
+    files: dict[str, bytes], bundle: Path
+) -> None:
+    orders = []
+    for seed in (5, 6):
+        changes = {"seed": seed}
+        write_stored_zip(bundle, rehashed(files, lambda m: m["provenance"].update(changes)))  # noqa: B023
+        with Bundle(bundle) as opened:
+            orders.append(shuffled(read_suite(opened)).tolist())
+        assert sorted(orders[-1]) == list(range(240))
+    assert orders[0] != orders[1]
+
+
+def test_a_folder_that_changes_while_it_is_validated_changes_nothing(
+    files: dict[str, bytes], save_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save_folder(files)
+    reading = Bundle._check_envelope
+
+    def then_exchanged(self: Bundle, *given: Any) -> None:
+        """After the manifest was read, before the files are."""
+        reading(self, *given)
+        (folder / "patches/patch-000.npz").write_bytes(files["patches/patch-001.npz"])
+
+    with Bundle(folder) as opened:
+        for path in [one for one in folder.rglob("*") if one.is_file()]:
+            path.write_bytes(b"gone")
+        assert opened.file(SUITE).read_bytes() == files[SUITE]
+        assert read_suite(opened).images.shape == (240, 3, 8, 8)
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    monkeypatch.setattr(Bundle, "_check_envelope", then_exchanged)
+    with pytest.raises(InputError, match=r"changed or exchanged|grew"):
+        Bundle(folder)

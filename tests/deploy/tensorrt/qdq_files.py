@@ -54,6 +54,10 @@ def shifted_zero_point_in_int32_data(model: onnx.ModelProto) -> None:
     _stored(model, name).CopyFrom(helper.make_tensor(name, TensorProto.INT8, [], [3]))
 
 
+def empty_zero_point(model: onnx.ModelProto) -> None:
+    _stored(model, _named(model, "QuantizeLinear").input[2]).raw_data = b""
+
+
 def one_shifted_channel(model: onnx.ModelProto) -> None:
     for node in model.graph.node:
         if node.op_type == "DequantizeLinear":
@@ -126,6 +130,7 @@ BROKEN: dict[Change, str] = {
     uint8_zero_point: "is uint8",
     shifted_zero_point: "is not 0",
     shifted_zero_point_in_int32_data: "is not 0",
+    empty_zero_point: "is not 0",
     one_shifted_channel: "is not 0",
     no_zero_point: "no zero point",
     computed_zero_point: "tensor of uint8",

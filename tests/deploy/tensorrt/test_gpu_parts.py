@@ -19,11 +19,9 @@ from deploy.tensorrt import cuda
 from deploy.tensorrt import engine as engine_module
 from deploy.tensorrt.batches import BatchRunner, Enqueue
 from deploy.tensorrt.bindings import TENSORRT, Bindings, Log
-from deploy.tensorrt.builder import Plan
 from deploy.tensorrt.cuda import CudaError, Device
 from deploy.tensorrt.engine import TensorRtEngine
 from deploy.tensorrt.layers import EngineLayer
-from deploy.tensorrt.onnx_file import check_symmetric_int8
 from tests.deploy.tensorrt.host_driver import HostDriver
 from tests.deploy.tensorrt.qdq_files import changed, exported, uint8_zero_point
 
@@ -185,26 +183,17 @@ def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         EngineLayer(name=name, operator=operator, **layer)
         for name, operator in (("a", "CaskConvolution"), ("b", "CaskConvolution"), ("c", "gemm"))
     )
-    plan = Plan(
-        data=b"a plan",
-        onnx=check_symmetric_int8(exported(tmp_path).read_bytes(), "m"),
-        batch_sizes=(1, 16, 16),
-        layers=layers,
-        layers_from="inspector",
-        kinds={},
-        timing_cache_sha256=None,
-        built_on=None,
-    )
+    facts = {"batch_sizes": [1, 16, 16], "options": {"version_compatible": False}}
     for name, value in {
         "load": lambda flavour: bindings,
         "Device": lambda gpu: Device(gpu, library=driver),
-        "build_plan": lambda *_: (bindings, plan),
+        "build_plan": lambda *_: (b"a plan", facts),
         "deserialised": lambda *_: fake,
         "inspected": lambda *_: layers,
     }.items():
         monkeypatch.setattr(engine_module, name, value)
     return SimpleNamespace(
-        model=tmp_path / "tensorrt-4.onnx", driver=driver, contexts=contexts, fake=fake, log=log
+        model=exported(tmp_path), driver=driver, contexts=contexts, fake=fake, log=log
     )
 
 

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from deploy.core.errors import InputError
 from deploy.core.success import attack_success
-from eval.attacks import Lavan, LavanSettings, SparseRs, SparseRsSettings
 from eval.attacks.engine_network import EngineNetwork
 from eval.attacks.ensemble import Ensemble
+from eval.attacks.lavan import Lavan, LavanSettings
 from eval.attacks.predictions import SwitchableNetwork, logits, predict
+from eval.attacks.sparse_rs import SparseRs, SparseRsSettings
 from training.data import ImageSet
 
 SHA = "ab" * 32

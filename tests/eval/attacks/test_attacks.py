@@ -13,19 +13,13 @@ import torch
 from deploy.core.errors import InputError
 from deploy.core.patch_set import PatchSet, random_floor, read_patch_set, write_patch_set
 from deploy.core.success import AttackSuccess, attack_success
-from eval.attacks import (
-    Gap,
-    GapSettings,
-    Lavan,
-    LavanSettings,
-    Location,
-    LocationSettings,
-    PatchAttack,
-    SparseRs,
-    SparseRsSettings,
-)
+from eval.attacks.base import PatchAttack
+from eval.attacks.gap import Gap, GapSettings
+from eval.attacks.lavan import Lavan, LavanSettings
+from eval.attacks.location import Location, LocationSettings
 from eval.attacks.predictions import SwitchableNetwork, predict
 from eval.attacks.problem import Crafted, Problem
+from eval.attacks.sparse_rs import SparseRs, SparseRsSettings
 from training.data import ImageSet
 
 # name → attack; per-image ones are made on 120 test images, universal ones on the training images

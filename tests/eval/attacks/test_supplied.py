@@ -12,7 +12,7 @@ from PIL import Image
 
 from deploy.core.errors import InputError
 from deploy.core.success import attack_success
-from eval.attacks import Lavan, LavanSettings
+from eval.attacks.lavan import Lavan, LavanSettings
 from eval.attacks.predictions import SwitchableNetwork, predict
 from eval.attacks.supplied.placing import PlacingSettings, placed_patch_sets
 from eval.attacks.supplied.reading import read_supplied

@@ -97,18 +97,22 @@ class Lab:
             labels=clean,
             lab_clean=clean,
             patches=(SuitePatch(facts=facts, patch_set=patch_set, rows=rows, lab=lab),),
+            classes=tuple(f"class {number}" for number in range(10)),
+            manifest_sha256="0" * 64,
         )
 
     def chain(self, *, file: Path | None = None, engine: Any = None, **more: Any) -> list[Stage]:
         path = self.file if file is None else file
         with OnnxRuntimeEngine(path) as real:
-            return run_chain(
-                self.suite,
-                network=self.network,
-                bits=BITS,
-                reference=IntegerReference(path),
-                engine=real if engine is None else engine(real),
-                **more,
+            return list(
+                run_chain(
+                    self.suite,
+                    network=self.network,
+                    bits=BITS,
+                    reference=IntegerReference(path),
+                    engine=real if engine is None else engine(real),
+                    **more,
+                )
             )
 
     def steps(self, stages: list[Stage]) -> dict[str, StepFacts]:

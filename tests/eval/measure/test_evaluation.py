@@ -14,19 +14,18 @@ from numpy.typing import NDArray
 
 from deploy.core.errors import InputError, NothingToEvaluate
 from deploy.core.latency import Latency
+from deploy.core.outcomes import image_indices, unpack_bits
 from deploy.core.patch_set import PatchSet, write_patch_set
 from deploy.core.records import provenance
 from deploy.core.share import share
-from eval.attacks import Lavan, LavanSettings
+from eval.attacks.lavan import Lavan, LavanSettings
 from eval.attacks.predictions import SwitchableNetwork, predict
 from eval.measure.evaluation import evaluate_model
 from eval.measure.evaluation_record import (
     EvaluationRecord,
     ModelFacts,
     asr_over_common_set,
-    image_indices,
     read_evaluations,
-    unpack_bits,
 )
 from eval.measure.patch_measures import common_set, drift, evaluate_patch, patch_set_digest
 from eval.measure.subject import TORCH, NetworkPredictor

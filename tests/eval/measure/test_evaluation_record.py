@@ -10,16 +10,14 @@ import numpy as np
 import pytest
 
 from deploy.core.errors import InputError, NothingToEvaluate
-from deploy.core.outcomes import pack_bits
+from deploy.core.outcomes import image_indices, pack_bits, unpack_bits
 from deploy.core.records import provenance, write_record
 from deploy.core.share import share
 from eval.measure.evaluation_record import (
     KIND,
     EvaluationRecord,
     asr_over_common_set,
-    image_indices,
     read_evaluations,
-    unpack_bits,
 )
 from training.record_types import payload_of
 

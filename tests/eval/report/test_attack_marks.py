@@ -14,12 +14,14 @@ from deploy.core.share import share
 from eval.measure.checks.checks_record import attack_checks_from_records
 from eval.measure.evaluation_record import KIND, EvaluationRecord
 from eval.measure.pixel_record import PixelRecord
-from eval.report import adaptive_table, render_report, text_table
+from eval.report.adaptive import adaptive_table
 from eval.report.analyses import analyses_section
 from eval.report.analysis_table import analysis_table
 from eval.report.attack_checks import all_checks_table
 from eval.report.defenses import defenses_markdown
+from eval.report.page import render_report
 from eval.report.pixel import pixel_curves, pixel_table
+from eval.report.results import text_table
 from eval.report.transfer import matrix_text
 from training.record_types import payloads
 

@@ -19,7 +19,9 @@ from deploy.core.errors import InputError, NothingToEvaluate
 from deploy.core.patch_set import PatchSet, write_patch_set
 from deploy.core.records import read_records, write_record
 from eval.measure.examples import png_bytes, write_examples
-from eval.report import Picture, render_report, text_table
+from eval.report.gallery import Picture
+from eval.report.page import render_report
+from eval.report.results import text_table
 from eval.stages.report import write_report
 from training.data.image_set import image_set
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from eval.report import text_table
+from eval.report.results import text_table
 
 Record = dict[str, Any]
 MakeRecord = Callable[..., Record]

@@ -15,8 +15,7 @@ from deploy.core.errors import InputError
 from deploy.core.pasting import paste
 from eval.attacks.adaptive.adaptive_settings import AdaptiveSettings, cascade
 from eval.attacks.adaptive.ascent import AscentSettings, ascend, likeliest_wrong
-from eval.attacks.adaptive.expectation import fresh_success, raise_draws
-from eval.attacks.adaptive.search import Attacked, Searched, search
+from eval.attacks.adaptive.search import Attacked, Searched, fresh_success, raise_draws, search
 from eval.attacks.adaptive.straight_through import attacked, variants_of
 from eval.attacks.adaptive.victim import Victim, found_random
 from eval.attacks.predictions import logits, predict
@@ -135,7 +134,7 @@ def test_noise_in_the_gradient_alone_is_randomness_too(
 ) -> None:
     pixels = torch.from_numpy(right.images[:8]).float()
     found = found_random(NoisyGradients(digit_network).eval(), pixels, 32)
-    assert (found.logits, found.gradients) == (False, True)
+    assert (found["logits"], found["gradients"]) == (False, True)
 
 
 def test_what_the_ascent_says_it_won_is_won_on_bytes(
@@ -179,7 +178,7 @@ def test_an_ascent_towards_a_class_raises_that_class(
 
     start = torch.full((24, 3, 8, 8), 128, dtype=torch.uint8)
     places = torch.from_numpy(right.positions[:24])
-    settings = AscentSettings(steps=15, batch_size=24, stop_at_success=False)
+    settings = AscentSettings(steps=15, batch_size=24, confidence=1e6)
     reached = {}
     for rank in (0, 8):
         found = ascend(
@@ -252,9 +251,9 @@ class Noisy(nn.Module):
 def test_randomness_is_found(digit_network: DigitNetwork, right: Attacked) -> None:
     pixels = torch.from_numpy(right.images[:8]).float()
     still = found_random(digit_network, pixels, 32)
-    assert (still.logits, still.gradients) == (False, False)
+    assert (still["logits"], still["gradients"]) == (False, False)
     noisy = found_random(Noisy(digit_network, 1.0).eval(), pixels, 32)
-    assert noisy.logits
+    assert noisy["logits"]
 
 
 def test_draws_are_raised_until_the_rate_stands_still(

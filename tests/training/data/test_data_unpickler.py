@@ -161,5 +161,30 @@ def test_a_huge_memo_index_takes_no_memory() -> None:
 def test_not_a_dictionary() -> None:
     with pytest.raises(InputError, match="expected a pickled dictionary, got a list"):
         arrays_from_pickle(pickle.dumps([1]), source="x")
-    with pytest.raises(InputError, match="expected text as keys, got a int"):
+    with pytest.raises(InputError, match="holds a int as a key"):
         arrays_from_pickle(pickle.dumps({1: 2}), source="x")
+
+
+def nested(levels: int) -> bytes:
+    """A tuple that holds the one below twice, and so on; on the stack, and as memo ``levels``."""
+    steps = b"".join(b"h%ch%c\x86q%c0" % (i, i, i + 1) for i in range(levels))
+    return b")q\x000" + steps
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x80\x02}" + nested(40) + b"h\x28K\x01s.",  # as a key
+        b"\x80\x02}" + nested(40) + b"(h\x28K\x01u.",
+        b"\x80\x02" + nested(40) + b"(h\x28K\x01d.",
+        b"\x80\x04\x8f" + nested(40) + b"(h\x28\x90.",  # in a set
+        b"\x80\x04" + nested(40) + b"(h\x28\x91.",
+        b"\x80\x02cnumpy\ndtype\n" + nested(40) + b"h\x28\x85R.",  # as a type: shown in the error
+        b"\x80\x05\x96" + (1 << 40).to_bytes(8, "little") + b"x.",  # a terabyte of one byte
+        b"\x80\x04\x8e" + (1 << 40).to_bytes(8, "little") + b"x.",
+    ],
+)
+def test_what_a_few_bytes_ask_for_is_refused_before_it_is_done(data: bytes) -> None:
+    """Each would take a terabyte, or 2⁴⁰ steps."""
+    with pytest.raises(InputError):
+        arrays_from_pickle(data, source="x")

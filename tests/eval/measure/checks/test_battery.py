@@ -7,8 +7,8 @@ import pytest
 
 from deploy.core.errors import InputError
 from eval.attacks.predictions import SwitchableNetwork, predict
+from eval.measure.checks.attacked_network import BatterySettings
 from eval.measure.checks.battery import run_battery
-from eval.measure.checks.battery_settings import BatterySettings
 from eval.measure.checks.catalogue import CATALOGUE
 from eval.measure.fakes import FAKES, planted
 from tests.eval.conftest import DigitNetwork
