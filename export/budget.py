@@ -118,18 +118,14 @@ def default_budget(target: str, bits: int, *, exact: bool) -> FileBudget:
     """
     match target:
         case "onnxruntime":
-            network = Budget(logits=None, flips=0.005, code_flips=0.05)
-            engine = EQUAL
+            engine, network = EQUAL, Budget(logits=None, flips=0.005, code_flips=0.05)
         case "qonnx":
-            network = Budget(logits=0.05, flips=0.005)
-            engine = EQUAL
+            engine, network = EQUAL, Budget(logits=0.05, flips=0.005)
         case "qcdq":
-            network = Budget(logits=0.05, flips=0.005)
-            engine = Budget(logits=0.05, flips=0.01)
+            engine, network = Budget(logits=0.05, flips=0.01), Budget(logits=0.05, flips=0.005)
         case "tensorrt":
             flips = 0.05 if bits >= 5 else 0.08 if bits == 4 else 0.2
-            network = Budget(logits=None, flips=flips)
-            engine = Budget(logits=0.1, flips=0.02)
+            engine, network = Budget(logits=0.1, flips=0.02), Budget(logits=None, flips=flips)
         case _:
             raise InputError(f"the target {target!r} has no budget")
     if exact and target != "tensorrt":

@@ -111,6 +111,7 @@ def read_engine_graph(optimized: Path, profile: Path, *, file_nodes: set[str]) -
         depends = any(name in types for name in node.input) or _has_graph(node)
         if depends:
             types.update(zip(outputs, kernel.output_types, strict=True))
+        fused = (one.s.decode() for one in node.attribute if one.name == "activation")
         domain = "" if node.domain in ("", "ai.onnx") else f"{node.domain}."
         base = _RENAMED.sub("", node.name)
         nodes.append(
@@ -123,7 +124,7 @@ def read_engine_graph(optimized: Path, profile: Path, *, file_nodes: set[str]) -
                 output_types=kernel.output_types,
                 provider=kernel.provider,
                 time_us=min(kernel.times_us),
-                activation=_activation(node),
+                activation=next(fused, ""),
                 depends_on_images=depends,
             )
         )
@@ -153,10 +154,6 @@ def node_names_made_unique(model: onnx.ModelProto) -> bool:
             changed = True
         seen.add(node.name)
     return changed
-
-
-def _activation(node: onnx.NodeProto) -> str:
-    return next((one.s.decode() for one in node.attribute if one.name == "activation"), "")
 
 
 def _has_graph(node: onnx.NodeProto) -> bool:

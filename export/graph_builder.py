@@ -80,13 +80,11 @@ class GraphBuilder:
         outputs: Sequence[onnx.ValueInfoProto],
         opset: int,
         ir_version: int,
-        values: Sequence[onnx.ValueInfoProto] = (),
         domains: Sequence[str] = (),
     ) -> onnx.ModelProto:
         """The model; ``domains`` are the further operator sets, each at version 1."""
-        graph = helper.make_graph(
-            self._nodes, name, list(inputs), list(outputs), self._initializers, value_info=values
-        )
+        ends = (list(inputs), list(outputs))
+        graph = helper.make_graph(self._nodes, name, *ends, self._initializers)
         opsets = [helper.make_opsetid("", opset), *(helper.make_opsetid(d, 1) for d in domains)]
         return helper.make_model(
             graph, opset_imports=opsets, ir_version=ir_version, producer_name=PRODUCER

@@ -95,9 +95,7 @@ def _place(root: Path) -> Path | None:
             f"Data folder {root} does not exist. Expected a folder with {FOLDER}/, {ARCHIVE}, or "
             "train/CLASS/IMAGE and test/CLASS/IMAGE; `qadtr data cifar10` downloads the archive."
         )
-    if root.is_file():
-        return root
-    if any((root / name).is_file() for name in _TRAIN_FILES + _TEST_FILES):
+    if root.is_file() or any((root / name).is_file() for name in _TRAIN_FILES + _TEST_FILES):
         return root
     if (root / FOLDER).is_dir():
         return root / FOLDER
