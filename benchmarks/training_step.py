@@ -32,6 +32,7 @@ from training.allocator import keep_freed_memory
 from training.config import config_from_dict
 from training.data import ImageSet
 from training.data.image_set import image_set
+from training.devices import wait_for
 from training.loop import RunOptions, TrainingRun
 from training.quantize import Network
 
@@ -190,16 +191,11 @@ def started(
 
 def _step(run: TrainingRun, row: Row) -> float:
     with stock_quantizers() if row.stock else nullcontext():
-        _wait(run.device)
+        wait_for(run.device)
         start = time.perf_counter()
         run.one_step()
-        _wait(run.device)
+        wait_for(run.device)
         return time.perf_counter() - start
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _images(count: int, size: int) -> ImageSet:

@@ -55,12 +55,8 @@ FLOAT_BUDGET = Budget(logits=1e-3, flips=0.005)
 
 @dataclass(frozen=True, kw_only=True)
 class FileBudget:
-    """What one target's file may differ by.
-
-    Attributes:
-        engine: an engine from the file's own reference.
-        network: the file's reference from the fake-quantized network.
-    """
+    """What one target's file may differ by: an ``engine`` from the file's own reference, and that
+    reference from the fake-quantized ``network``."""
 
     engine: Budget
     network: Budget
@@ -122,18 +118,14 @@ def default_budget(target: str, bits: int, *, exact: bool) -> FileBudget:
     """
     match target:
         case "onnxruntime":
-            network = Budget(logits=None, flips=0.005, code_flips=0.05)
-            engine = EQUAL
+            engine, network = EQUAL, Budget(logits=None, flips=0.005, code_flips=0.05)
         case "qonnx":
-            network = Budget(logits=0.05, flips=0.005)
-            engine = EQUAL
+            engine, network = EQUAL, Budget(logits=0.05, flips=0.005)
         case "qcdq":
-            network = Budget(logits=0.05, flips=0.005)
-            engine = Budget(logits=0.05, flips=0.01)
+            engine, network = Budget(logits=0.05, flips=0.01), Budget(logits=0.05, flips=0.005)
         case "tensorrt":
             flips = 0.05 if bits >= 5 else 0.08 if bits == 4 else 0.2
-            network = Budget(logits=None, flips=flips)
-            engine = Budget(logits=0.1, flips=0.02)
+            engine, network = Budget(logits=0.1, flips=0.02), Budget(logits=None, flips=flips)
         case _:
             raise InputError(f"the target {target!r} has no budget")
     if exact and target != "tensorrt":
@@ -143,17 +135,9 @@ def default_budget(target: str, bits: int, *, exact: bool) -> FileBudget:
 
 @dataclass(frozen=True, kw_only=True)
 class Departure:
-    """How far one computation was from another on the same images.
-
-    Attributes:
-        computed: what was looked at, such as ``openvino-cpu``.
-        held_to: what it should have given.
-        images: how many.
-        largest_logit: largest |logit| of what it is held to.
-        largest_difference: of one logit, absolute.
-        flips: images with another class.
-        budget: what was allowed.
-    """
+    """How far what was ``computed``, such as ``openvino-cpu``, was from what it is ``held_to`` on
+    the same images: the largest |logit| of the latter, the largest difference of one logit,
+    absolute, the images with another class, and what was allowed."""
 
     computed: str
     held_to: str

@@ -26,7 +26,7 @@ from deploy.core.files import sha256_of, write_atomic
 from deploy.core.operator_kinds import KINDS
 from deploy.device.onnxruntime_engine import onnxruntime_version
 from deploy.device.onnxruntime_profile import ENGINE, ProfiledRun, profile_onnx
-from export.engine_graph import EngineGraph, node_names_made_unique, read_engine_graph
+from export.engine_graph import node_names_made_unique, read_engine_graph
 from export.graph import graph_inputs, input_dims, type_name
 from export.layer_runs import (
     Failure,
@@ -60,13 +60,8 @@ class CertificateError(QadtrError):
 
 @dataclass(frozen=True, kw_only=True)
 class TensorFacts:
-    """An input or output of the file.
-
-    Attributes:
-        name: as in the file.
-        type: ONNX's name of the element type, such as ``uint8`` or ``float``.
-        shape: None for a dimension that the file leaves open.
-    """
+    """An input or output of the file; ``type`` is ONNX's name of the element type, such as
+    ``uint8``, a dimension that the file leaves open is None."""
 
     name: str
     type: str
@@ -78,13 +73,8 @@ class Certificate:
     """What :func:`certify` found.
 
     Attributes:
-        model: the file's name.
-        model_sha256: of its bytes.
+        model: the file's name; ``model_sha256`` is of its bytes.
         engine: such as ``onnxruntime-cpu``.
-        engine_version: such as ``1.31.1``.
-        threads: as set.
-        inputs: of the file.
-        outputs: of the file.
         fed: the shape that each input was given in the profiled runs, by name.
         layers: in the order of the engine's graph.
         requantizations: layers that only change the scale: ``QLinearAdd`` with a constant and
@@ -113,11 +103,7 @@ class Certificate:
         return not self.failures
 
     def required(self) -> Certificate:
-        """Give this back if everything in it is integer.
-
-        Raises:
-            CertificateError: with the layers that are not, and why.
-        """
+        """This, or a CertificateError with the layers that are not integer, and why."""
         if not self.ok:
             raise CertificateError(f"{self.model} is {self.summary()}")
         return self
@@ -196,11 +182,9 @@ def certify(
         else feeds_of_images(read, sample)
     )
     inputs = tuple(map(_facts, graph_inputs(read)))
-    outputs = tuple(map(_facts, read.graph.output))
-    changed = node_names_made_unique(read)
     with tempfile.TemporaryDirectory(prefix="qadtr-certificate-") as folder:
         loaded = path
-        if changed:  # the profile knows nodes by name
+        if node_names_made_unique(read):  # the profile knows nodes by name
             loaded = Path(folder) / path.name
             write_atomic(loaded, _bytes_of(read, path))
         optimized, profile = Path(folder) / "optimized.onnx", Path(folder) / "profile.json"
@@ -222,11 +206,13 @@ def certify(
         engine_version=onnxruntime_version(),
         threads=threads,
         inputs=inputs,
-        outputs=outputs,
+        outputs=tuple(map(_facts, read.graph.output)),
         fed={name: array.shape for name, array in feeds.items()},
         layers=layers,
         requantizations=requantizations(graph),
-        float_requantizations=_pairs(graph),
+        float_requantizations=tuple(
+            f"{a.layer} → {b.layer}" for a, b in float_requantizations(graph)
+        ),
         failures=tuple(failures_of(graph, layers, {one.name: one.type for one in inputs})),
     )
 
@@ -238,10 +224,6 @@ def _refuse_qonnx(model: onnx.ModelProto, path: Path) -> None:
             f"{path} is a QONNX file: no engine runs its Quant nodes ({quant.domain}); lower it "
             "with export.lowering.lower and look at the file that this gives"
         )
-
-
-def _pairs(graph: EngineGraph) -> tuple[str, ...]:
-    return tuple(f"{a.layer} → {b.layer}" for a, b in float_requantizations(graph))
 
 
 def _facts(value: onnx.ValueInfoProto) -> TensorFacts:

@@ -56,11 +56,8 @@ def constants_of(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
 
 
 def code_facts(model: onnx.ModelProto, constants: dict[str, NDArray[Any]]) -> dict[str, CodeFacts]:
-    """The facts of the image and of each tensor of codes, by name.
-
-    Args:
-        model: an all-integer file for ONNX Runtime.
-        constants: of :func:`constants_of`.
+    """The facts of the image and of each tensor of codes of an all-integer file for ONNX Runtime,
+    by name; ``constants`` of :func:`constants_of`.
 
     Raises:
         UnsupportedGraph: an operator or a layout that no integer file of this project has.

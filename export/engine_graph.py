@@ -31,9 +31,7 @@ class RanNode:
         name: in the optimized graph.
         layer: the file's node that it comes from, or ``name`` where the engine added it.
         operator: such as ``QLinearConv``; with the domain in front where it is not ONNX's own.
-        input: names of all its inputs, empty for one left out.
-        output: names of its outputs.
-        output_types: element type of each, from the profile.
+        output_types: element type of each output, from the profile.
         provider: such as ``CPUExecutionProvider``.
         time_us: of the quickest run, so that a busy machine blurs it least.
         activation: float activation that the engine fused into it, such as ``Relu``; else empty.
@@ -90,12 +88,8 @@ class _Kernel:
 
 
 def read_engine_graph(optimized: Path, profile: Path, *, file_nodes: set[str]) -> EngineGraph:
-    """Join a saved optimized graph with the profile of the same session.
-
-    Args:
-        optimized: ONNX file that the engine saved.
-        profile: its JSON profile.
-        file_nodes: names of the nodes in the file that was loaded.
+    """Join a saved optimized graph (ONNX) with the profile (JSON) of the same session;
+    ``file_nodes`` are the names of the nodes in the file that was loaded.
 
     Raises:
         InputError: one of the files is not what the engine writes.
@@ -117,6 +111,7 @@ def read_engine_graph(optimized: Path, profile: Path, *, file_nodes: set[str]) -
         depends = any(name in types for name in node.input) or _has_graph(node)
         if depends:
             types.update(zip(outputs, kernel.output_types, strict=True))
+        fused = (one.s.decode() for one in node.attribute if one.name == "activation")
         domain = "" if node.domain in ("", "ai.onnx") else f"{node.domain}."
         base = _RENAMED.sub("", node.name)
         nodes.append(
@@ -129,7 +124,7 @@ def read_engine_graph(optimized: Path, profile: Path, *, file_nodes: set[str]) -
                 output_types=kernel.output_types,
                 provider=kernel.provider,
                 time_us=min(kernel.times_us),
-                activation=_activation(node),
+                activation=next(fused, ""),
                 depends_on_images=depends,
             )
         )
@@ -159,10 +154,6 @@ def node_names_made_unique(model: onnx.ModelProto) -> bool:
             changed = True
         seen.add(node.name)
     return changed
-
-
-def _activation(node: onnx.NodeProto) -> str:
-    return next((one.s.decode() for one in node.attribute if one.name == "activation"), "")
 
 
 def _has_graph(node: onnx.NodeProto) -> bool:

@@ -27,9 +27,9 @@ from export.certificate import Certificate, certify
 from export.exactness import Exactness, require_exact
 from export.explanation import explain_qonnx
 from export.lowering import Lowered, lower, lower_float
+from export.origin import write_sidecar
 from export.proving import Proof, Prover, record_proof
 from export.qonnx_from_network import write_qonnx
-from export.sidecar import write_sidecar
 from export.target_proofs import TargetProof
 from export.targets import NAMES, ONNXRUNTIME, QONNX_TARGET
 from training.quantizers import FLOAT
@@ -65,8 +65,6 @@ class ExportedModel:
     """One exported file, and what was proved of it.
 
     Attributes:
-        target: its target.
-        bits: its bit-width.
         lowered: the file, what each rule did to each layer, and the guarantees of its graph.
         proof: parity for integers in ONNX Runtime, a comparison within budgets for all else.
         certificate: of integers in ONNX Runtime.

@@ -33,10 +33,11 @@ RULES = (
 """The rules by the name that certificates give; docs/networks.md has what each means."""
 
 _WEIGHTED = {"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "ConvTranspose"}
+_FLOATS = ("float", "double", "bfloat")
 _LAYOUT = {"Flatten", "Reshape", "Squeeze", "Unsqueeze", "Transpose"}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Reason:
     """A rule of :data:`RULES` that stopped a layer, and how, in words."""
 
@@ -51,7 +52,7 @@ def why_float(node: RanNode, graph: EngineGraph) -> list[Reason]:
         *_weight_reasons(node, graph),
         *_output_reasons(node, graph),
     ]
-    none = Reason(rule="no-pattern", text="the engine found no integer kernel for this pattern")
+    none = Reason("no-pattern", "the engine found no integer kernel for this pattern")
     return list(dict.fromkeys(reasons)) or [none]
 
 
@@ -59,8 +60,8 @@ def why_computed_again(node: RanNode, graph: EngineGraph) -> Reason:
     """Give the reason why stored parameters are computed anew on every run."""
     if any(_origins(name, graph) & graph.overridable for name in node.input if name):
         text = "an initializer that is also a graph input does not fold"
-        return Reason(rule="overridable-initializer", text=text)
-    return Reason(rule="no-pattern", text="no integer kernel took them in")
+        return Reason("overridable-initializer", text)
+    return Reason("no-pattern", "no integer kernel took them in")
 
 
 def bare(operator: str) -> str:
@@ -70,38 +71,32 @@ def bare(operator: str) -> str:
 
 def _input_reasons(node: RanNode, graph: EngineGraph) -> Iterator[Reason]:
     for name in (name for name in node.input if name in graph.types):
-        producer = graph.producer(name)
+        producer, kind = graph.producer(name), graph.types[name]
         if producer is None:
-            if graph.types[name].startswith(("float", "double", "bfloat")):
-                text = f"its input {name!r} is the graph's {graph.types[name]} input"
-                yield Reason(rule="float-input", text=text)
+            if kind.startswith(_FLOATS):
+                yield Reason("float-input", f"its input {name!r} is the graph's {kind} input")
         elif bare(producer.operator) == "DequantizeLinear":
             source = graph.types.get(producer.input[0], "")
             if source.startswith("int8"):
                 text = "its input has signed activations (int8; uint8 is needed)"
-                yield Reason(rule="signed-activations", text=text)
+                yield Reason("signed-activations", text)
             elif source not in ("uint8", ""):
-                text = f"its input is dequantized from {source}"
-                yield Reason(rule="other-activations", text=text)
-        elif graph.types[name].startswith(("float", "double", "bfloat")):
+                yield Reason("other-activations", f"its input is dequantized from {source}")
+        elif kind.startswith(_FLOATS):
             yield _no_quantizer_before(producer, graph)
 
 
 def _no_quantizer_before(producer: RanNode, graph: EngineGraph) -> Reason:
     if bare(producer.operator) in _LAYOUT and _dequantized_before(producer, graph):
         return Reason(
-            rule="flatten-without-quantizer",
-            text=(
-                f"{producer.operator} {producer.layer!r} stands between DequantizeLinear and it "
-                "(a QuantizeLinear and DequantizeLinear behind it are needed)"
-            ),
+            "flatten-without-quantizer",
+            f"{producer.operator} {producer.layer!r} stands between DequantizeLinear and it "
+            "(a QuantizeLinear and DequantizeLinear behind it are needed)",
         )
     return Reason(
-        rule="no-quantizer-before",
-        text=(
-            f"its input comes from {producer.operator} {producer.layer!r} in float (no "
-            "QuantizeLinear and DequantizeLinear in between)"
-        ),
+        "no-quantizer-before",
+        f"its input comes from {producer.operator} {producer.layer!r} in float (no "
+        "QuantizeLinear and DequantizeLinear in between)",
     )
 
 
@@ -122,21 +117,17 @@ def _weight_reasons(node: RanNode, graph: EngineGraph) -> Iterator[Reason]:
         return
     origins = {origin for name in node.input[1:] if name for origin in _origins(name, graph)}
     if origins & graph.overridable:
-        yield Reason(
-            rule="overridable-initializer",
-            text=(
-                "its weights come from an initializer that is also a graph input, so that nothing "
-                "folds"
-            ),
+        text = (
+            "its weights come from an initializer that is also a graph input, so that nothing folds"
         )
+        yield Reason("overridable-initializer", text)
     low = {graph.stored.get(origin) for origin in origins} & {"int4", "uint4", "int2", "uint2"}
     for kind in sorted(map(str, low)):
         text = f"its weights come from {kind}, which has no kernel behind DequantizeLinear"
-        yield Reason(rule="low-bit-weights", text=text)
-    if graph.stored.get(node.input[1], "").startswith(("float", "double", "bfloat")):
+        yield Reason("low-bit-weights", text)
+    if (stored := graph.stored.get(node.input[1], "")).startswith(_FLOATS):
         # The engine folds DequantizeLinear of stored weights too, so this says nothing of the file.
-        text = f"its weights reach it as {graph.stored[node.input[1]]}"
-        yield Reason(rule="float-weights", text=text)
+        yield Reason("float-weights", f"its weights reach it as {stored}")
 
 
 def _origins(tensor: str, graph: EngineGraph) -> set[str]:
@@ -159,20 +150,16 @@ def _origins(tensor: str, graph: EngineGraph) -> set[str]:
 def _output_reasons(node: RanNode, graph: EngineGraph) -> Iterator[Reason]:
     if node.activation:
         text = f"a float {node.activation} stands between it and QuantizeLinear"
-        yield Reason(rule="float-clip", text=text)
-    for name in node.output:
-        for reader in graph.readers(name):
-            operator = bare(reader.operator)
-            if operator == "QuantizeLinear":
-                if graph.types.get(reader.output[0]) == "int8":
-                    text = "its output is quantized to int8 (uint8 is needed)"
-                    yield Reason(rule="signed-output", text=text)
-            elif operator in ("Clip", "Relu"):
-                text = f"a float {operator} {reader.layer!r} stands between it and QuantizeLinear"
-                yield Reason(rule="float-clip", text=text)
-            else:
-                text = (
-                    f"no QuantizeLinear behind it: {operator} {reader.layer!r} reads its output "
-                    "in float"
-                )
-                yield Reason(rule="no-quantizer-behind", text=text)
+        yield Reason("float-clip", text)
+    for reader in (reader for name in node.output for reader in graph.readers(name)):
+        operator = bare(reader.operator)
+        named = f"{operator} {reader.layer!r}"
+        if operator == "QuantizeLinear":
+            if graph.types.get(reader.output[0]) == "int8":
+                yield Reason("signed-output", "its output is quantized to int8 (uint8 is needed)")
+        elif operator in ("Clip", "Relu"):
+            text = f"a float {named} stands between it and QuantizeLinear"
+            yield Reason("float-clip", text)
+        else:
+            text = f"no QuantizeLinear behind it: {named} reads its output in float"
+            yield Reason("no-quantizer-behind", text)

@@ -28,7 +28,8 @@ class GraphBuilder:
         self._initializers: list[onnx.TensorProto] = []
         self._names: set[str] = set()
 
-    def _fresh(self, hint: str) -> str:
+    def reserve(self, hint: str) -> str:
+        """A name that nothing else gets: ``hint``, with a number behind it where it is taken."""
         name, number = hint, 1
         while name in self._names:
             number += 1
@@ -47,7 +48,7 @@ class GraphBuilder:
         key = (str(value.dtype), value.shape, value.tobytes())
         if shared and key in self._constants:
             return self._constants[key]
-        name = self._fresh(hint)
+        name = self.reserve(hint)
         self._initializers.append(numpy_helper.from_array(value, name))
         if shared:
             self._constants[key] = name
@@ -63,17 +64,13 @@ class GraphBuilder:
         **attributes: Any,
     ) -> str:
         """Append a node with one output; the output's name, made unique, is also the node's."""
-        name = self._fresh(output)
+        name = self.reserve(output)
         node = helper.make_node(operator, list(inputs), [name], name=name, domain=domain)
         node.attribute.extend(
             helper.make_attribute(key, value) for key, value in sorted(attributes.items())
         )
         self._nodes.append(node)
         return name
-
-    def reserve(self, name: str) -> str:
-        """Keep ``name`` for a graph input."""
-        return self._fresh(name)
 
     def model(
         self,
@@ -83,13 +80,11 @@ class GraphBuilder:
         outputs: Sequence[onnx.ValueInfoProto],
         opset: int,
         ir_version: int,
-        values: Sequence[onnx.ValueInfoProto] = (),
         domains: Sequence[str] = (),
     ) -> onnx.ModelProto:
         """The model; ``domains`` are the further operator sets, each at version 1."""
-        graph = helper.make_graph(
-            self._nodes, name, list(inputs), list(outputs), self._initializers, value_info=values
-        )
+        ends = (list(inputs), list(outputs))
+        graph = helper.make_graph(self._nodes, name, *ends, self._initializers)
         opsets = [helper.make_opsetid("", opset), *(helper.make_opsetid(d, 1) for d in domains)]
         return helper.make_model(
             graph, opset_imports=opsets, ir_version=ir_version, producer_name=PRODUCER

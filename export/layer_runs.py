@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -19,16 +18,12 @@ INTEGERS = {
 
 @dataclass(frozen=True, kw_only=True)
 class LayerRun:
-    """One node that the engine ran.
+    """One node that the engine ran; names and types as :class:`export.engine_graph.RanNode`.
 
     Attributes:
-        layer: the file's node that it comes from (the engine's own name for what it added).
-        operator: the kernel that ran; with its domain where that is not ONNX's.
         kind: one of ``KINDS``, ``requantization``, ``parameter`` (computes stored values anew on
             every run) or ``other``.
         input_types: of the inputs that depend on the images.
-        output_types: of the outputs.
-        provider: such as ``CPUExecutionProvider``.
         time_share: of the time in kernels, 0…1.
         integer: whether all those types are integers (logits may be float).
     """
@@ -43,16 +38,10 @@ class LayerRun:
     integer: bool
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Failure:
-    """A layer that breaks the promise, and why.
-
-    Attributes:
-        layer: its name; ``graph`` where no single layer does.
-        reason: in words.
-        rules: names of the rules (``export.float_reasons.RULES``) that stopped it, most telling
-            first.
-    """
+    """A layer that breaks the promise (``graph`` where no single one does), why in words, and the
+    rules (``export.float_reasons.RULES``) that stopped it, most telling first."""
 
     layer: str
     reason: str
@@ -121,66 +110,41 @@ def failures_of(
 ) -> list[Failure]:
     """Give every node that is not integer where it should be, with the rule that stopped it.
 
-    Args:
-        graph: what ran.
-        layers: of the same graph.
-        input_types: element type of each input of the file, by name.
+    ``layers`` are those of the graph, ``input_types`` the element types of the file's inputs.
     """
-    failures = [
-        Failure(
-            layer=name,
-            reason="graph and profile disagree here: what ran is not proven",
-            rules=("not-proven",),
-        )
-        for name in graph.unproven
-    ]
-    failures += [
-        Failure(
-            layer=name,
-            reason=f"the input is {kind}; an integer graph takes integers, such as image bytes",
-            rules=("float-input",),
-        )
-        for name, kind in input_types.items()
-        if kind not in INTEGERS
-    ]
-    kinds = Counter(layer.kind for layer in layers)
-    if not kinds["convolution"] + kinds["matrix product"]:
-        failures.append(
-            Failure(
-                layer="graph",
-                reason="it has no convolution and no matrix product",
-                rules=("no-layers",),
-            )
-        )
+    unproven = "graph and profile disagree here: what ran is not proven"
+    failures = [Failure(name, unproven, ("not-proven",)) for name in graph.unproven]
+    for name, kind in input_types.items():
+        if kind not in INTEGERS:
+            text = f"the input is {kind}; an integer graph takes integers, such as image bytes"
+            failures.append(Failure(name, text, ("float-input",)))
+    if not {"convolution", "matrix product"} & {layer.kind for layer in layers}:
+        text = "it has no convolution and no matrix product"
+        failures.append(Failure("graph", text, ("no-layers",)))
     paired = {node.name for node, _ in float_requantizations(graph)}
     for node, layer in zip(graph.nodes, layers, strict=True):
-        reasons = _reasons(node, layer, graph, paired=node.name in paired)
-        failures += [
-            Failure(layer=layer.layer, reason=text, rules=tuple(rules)) for text, rules in reasons
-        ]
+        failures += _failures(node, layer, graph, paired=node.name in paired)
     return failures
 
 
-def _reasons(
+def _failures(
     node: RanNode, layer: LayerRun, graph: EngineGraph, *, paired: bool
-) -> Iterator[tuple[str, list[str]]]:
+) -> Iterator[Failure]:
     floats = [
         name
         for name, kind in zip(node.output, node.output_types, strict=True)
         if kind not in INTEGERS and name not in graph.outputs
     ]
     if layer.provider != PROVIDERS["cpu"]:
-        yield f"ran on {layer.provider}", ["another-provider"]
+        yield Failure(layer.layer, f"ran on {layer.provider}", ("another-provider",))
     if layer.kind in KINDS and not layer.integer:
         why = why_float(node, graph)
-        text = "; ".join(one.text for one in why)
-        yield f"{layer.operator} ran in float: {text}", list(dict.fromkeys(w.rule for w in why))
+        text = f"{layer.operator} ran in float: {'; '.join(one.text for one in why)}"
+        yield Failure(layer.layer, text, tuple(dict.fromkeys(one.rule for one in why)))
     elif floats and layer.kind == "parameter":
         again = why_computed_again(node, graph)
-        yield (
-            f"{layer.operator} computes stored parameters in float on every run: {again.text}",
-            [again.rule],
-        )
+        text = f"{layer.operator} computes stored parameters in float on every run: {again.text}"
+        yield Failure(layer.layer, text, (again.rule,))
     elif floats and not paired:
-        listed = ", ".join(map(repr, floats))
-        yield f"{layer.operator} gives a float tensor, {listed}", ["float-tensor"]
+        text = f"{layer.operator} gives a float tensor, {', '.join(map(repr, floats))}"
+        yield Failure(layer.layer, text, ("float-tensor",))

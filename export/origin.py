@@ -1,20 +1,25 @@
-"""The checkpoint that a model file follows from, by its SHA-256, named in the file itself.
+"""Where an exported model file comes from: its checkpoint in the file, all else in the sidecar.
 
-It stands in ``ModelProto.doc_string``, which every runtime ignores and ONNX Runtime shows as the
-model's description (docs/decisions/model-origin.md). Everything else about where a file comes from
-is in the sidecar.
+The checkpoint's SHA-256 is in ``ModelProto.doc_string``, which every runtime ignores and ONNX
+Runtime shows as the model's description (docs/decisions/model-origin.md). The JSON beside the file
+says what was proved of it and what it may do.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import onnx
 
 from deploy.core.errors import InputError
+from deploy.core.files import read_json, sha256_of, write_json
 from export.reading import read_model
 
+SIDECAR_FORMAT = "qadtr-export"
+SIDECAR_FORMAT_VERSION = 1
 _FORM = re.compile(r"checkpoint sha256:([0-9a-f]{64})")
 
 
@@ -48,3 +53,34 @@ def require_origin(path: Path, checkpoint_sha256: str) -> None:
             f"{path} follows from the checkpoint {named[:16]}…, the run has "
             f"{checkpoint_sha256[:16]}…: it was trained again since; export it again"
         )
+
+
+def write_sidecar(model: Path, facts: Mapping[str, Any]) -> None:
+    """Write the sidecar of a model file atomically."""
+    form = {"format": SIDECAR_FORMAT, "format_version": SIDECAR_FORMAT_VERSION}
+    write_json(model.with_suffix(".json"), {**form, **facts})
+
+
+def recorded_budget(model: Path) -> tuple[float, float]:
+    """How far an engine of a model file may be from the file's reference, as its export enforced:
+    the largest difference of a logit, absolute, and the share of images with another class.
+
+    Raises:
+        InputError: there is no sidecar, it is of another file, or no engine ran the file.
+    """
+    path = model.with_suffix(".json")
+    facts = read_json(path)
+    wanted = (SIDECAR_FORMAT, SIDECAR_FORMAT_VERSION, sha256_of(model))
+    keys = ("format", "format_version", "sha256")
+    if not isinstance(facts, dict) or tuple(map(facts.get, keys)) != wanted:
+        raise InputError(f"{path} is not the sidecar of {model}; export it again")
+    budget: Any = facts.get("budget")
+    try:
+        found = (float(budget["max_logit_difference"]), float(budget["max_flip_share"]))
+    except (TypeError, KeyError, ValueError) as error:
+        raise InputError(
+            f"{path} states no budget: no engine ran {model.name} when it was exported"
+        ) from error
+    if not (0.0 <= found[0] < float("inf") and 0.0 <= found[1] <= 1.0):
+        raise InputError(f"{path} states the budget {found}, which is none; export it again")
+    return found

@@ -18,18 +18,19 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from deploy.core.engine_protocol import Engine
 from deploy.core.errors import InputError, NothingToEvaluate
-from deploy.core.files import sha256_of
+from deploy.core.files import sha256_of, write_atomic
 from deploy.core.images import check_images
 from deploy.core.model_engine import run_all
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
 from export.budget import Budget, Logits
 from export.code_facts import CodeFacts, code_facts, constants_of
 from export.fake_quantized import Batch
-from export.parity_probe import write_probe
+from export.graph import fresh_name, graph_inputs, input_dims
 from export.parity_report import LayerParity, Parity
 from export.reading import read_model
 from export.reference import IntegerReference, Layer
@@ -83,7 +84,7 @@ def check_parity(
     tally = _Tally(truth)
     with tempfile.TemporaryDirectory(prefix="qadtr-parity-") as folder:
         probe = Path(folder) / "probe.onnx"
-        widths = write_probe(model, probe, truth, images[:1])
+        widths = _write_probe(model, probe, truth, images[:1])
         with open_engine(model) as engine, open_engine(probe) as probed:
             truth.batch_size = step = engine.batch_size or batch_size
             ends = np.cumsum([engine.classes, *widths.values()])[:-1]
@@ -100,6 +101,50 @@ def check_parity(
                     tally.add_fake(*fake_quantized(batch), codes)
                 logger.debug("parity: %d of %d images", start + len(batch), len(images))
             return tally.result(model, engine.name, budget)
+
+
+def _write_probe(
+    path: Path, probe: Path, truth: IntegerReference, sample: NDArray[np.uint8]
+) -> dict[str, int]:
+    """Write a copy of the model whose one output is [logits | all codes], and give the widths.
+
+    Each tensor of codes is cast to float32, which holds 0…255 exactly, and flattened. One float
+    output is what every engine of the protocol can give, so that no engine needs a side door. The
+    widths, values of an image by tensor name in the order of the columns, follow from ``sample``.
+    """
+    model = read_model(path)
+    made = {name for node in model.graph.node for name in node.output}
+    absent = [name for name in truth.code_tensors if name not in made]
+    if absent:
+        raise InputError(
+            f"{path} does not give the tensors {', '.join(absent[:5])} that the reference "
+            f"{truth.path} has: the files are not of one network"
+        )
+    logits, codes = next(truth.batches(sample))
+    widths = {name: codes[name].size for name in truth.code_tensors}
+    parts = [fresh_name("parity/logits", made)]
+    old = model.graph.output[0].name
+    for node in model.graph.node:
+        for index, name in enumerate(node.output):
+            if name == old:
+                node.output[index] = parts[0]
+    for index, name in enumerate(widths):
+        number = fresh_name(f"parity/number{index}", made)
+        flat = fresh_name(f"parity/flat{index}", made)
+        model.graph.node.append(
+            onnx.helper.make_node("Cast", [name], [number], to=onnx.TensorProto.FLOAT)
+        )
+        model.graph.node.append(onnx.helper.make_node("Flatten", [number], [flat], axis=1))
+        parts.append(flat)
+    model.graph.node.append(onnx.helper.make_node("Concat", parts, [old], axis=1))
+    batch = input_dims(graph_inputs(model)[0])[0]
+    total = logits.shape[1] + sum(widths.values())
+    del model.graph.output[:]
+    model.graph.output.append(
+        onnx.helper.make_tensor_value_info(old, onnx.TensorProto.FLOAT, [batch or "N", total])
+    )
+    write_atomic(probe, model.SerializeToString())
+    return widths
 
 
 @dataclass

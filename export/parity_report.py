@@ -22,12 +22,8 @@ class LayerParity:
     """One tensor of codes, engine against reference, over all images.
 
     Attributes:
-        name: the node that gives it.
-        operator: that node's operator.
-        tensor: the tensor's name.
-        values: codes compared.
-        different: codes that differ.
-        largest_difference: in codes.
+        name: the node that gives it, and its ``operator``; ``tensor`` is what it gives.
+        values: codes compared; ``different`` of them differ, by ``largest_difference`` at most.
         distinct_codes: different codes that the engine gave.
         flips: codes of the reference that differ from the fake-quantized network's; None where it
             was not run, or has no such tensor (codes before a Clip, or rearranged).
@@ -55,12 +51,9 @@ class Parity:
     """What :func:`check_parity` found.
 
     Attributes:
-        model: the engine's file name.
-        model_sha256: of its bytes.
+        model: the engine's file name; ``model_sha256`` is of its bytes.
         reference_sha256: of the file that the reference read (usually the same).
         engine: such as ``onnxruntime-cpu``.
-        images: how many.
-        classes: logits per image.
         layers: every tensor between nodes, in the file's order.
         logits_different: logits that are not equal, out of ``images · classes``.
         largest_logit_difference: absolute.
@@ -109,11 +102,7 @@ class Parity:
         return not self.failures
 
     def required(self) -> Parity:
-        """Give this back if it is parity.
-
-        Raises:
-            ParityError: with all failures.
-        """
+        """This, or a ParityError with all failures."""
         if not self.ok:
             raise ParityError(f"{self.model}: " + "; ".join(self.failures))
         return self

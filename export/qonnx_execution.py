@@ -55,11 +55,8 @@ def clean_qonnx(path: Path, out: Path) -> Path:
 
 
 def execute_qonnx(path: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Logits of a QONNX file in the ``qonnx`` executor, float32 N×classes; one image at a time.
-
-    Args:
-        path: a file of :func:`export.qonnx_from_network.write_qonnx` (batch 1).
-        images: uint8 N×3×H×W.
+    """Logits of a QONNX file (batch 1) in the ``qonnx`` executor, float32 N×classes, for images
+    uint8 N×3×H×W, one at a time.
 
     Raises:
         InputError: the file is damaged.

@@ -37,7 +37,6 @@ def noise_for(
     uint8 is uniform over all bytes, float in −1…1; other integers are 0, since they may be indices.
 
     Args:
-        model: as read.
         open_size: length of a dimension that the file leaves open (the first one: ``BATCH``; the
             second of four: 3, the channels of an image).
         shapes: of inputs, by name, in place of what the file says.
@@ -57,11 +56,7 @@ def noise_for(
 
 
 def feeds_of_images(model: onnx.ModelProto, images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
-    """Give images as the only input of a classifier, in its type and in its batch size.
-
-    Args:
-        model: with one input N×3×H×W, or with open dimensions.
-        images: uint8 N×3×H×W.
+    """Give images, uint8 N×3×H×W, as the only input of a classifier, in its type and batch size.
 
     Raises:
         InputError: the model takes something else.

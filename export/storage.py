@@ -25,15 +25,8 @@ def stored_weights(
     """The name of an int8 tensor with the values ``codes``, stored in the narrowest type that has
     at least ``bits`` bits and holds them all ("low-bit"), or as int8.
 
-    Args:
-        builder: of the graph that it is added to.
-        codes: integer weights of any shape, -128 … 127.
-        bits: of their quantizer.
-        name: of the stored tensor.
-        storage: one of :data:`STORAGES`.
-
     Raises:
-        InputError: codes that do not fit int8.
+        InputError: codes outside -128 … 127, which do not fit int8.
     """
     if codes.min(initial=0) < -128 or codes.max(initial=0) > 127:
         raise InputError(f"{name}: weight codes {codes.min()}…{codes.max()} do not fit int8")

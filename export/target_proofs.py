@@ -32,14 +32,7 @@ from deploy.core.files import sha256_of
 from deploy.core.model_engine import run_all
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
 from deploy.openvino_engine import OpenVinoEngine
-from export.budget import (
-    EQUAL,
-    Budget,
-    Departure,
-    FileBudget,
-    Logits,
-    departure,
-)
+from export.budget import EQUAL, Budget, Departure, FileBudget, Logits, departure
 from export.graph import graph_inputs
 from export.qonnx_execution import clean_qonnx, execute_qonnx
 from export.reading import read_model
@@ -61,19 +54,13 @@ class TargetProofError(QadtrError):
 
 @dataclass(frozen=True, kw_only=True)
 class TargetProof:
-    """What was found of one file.
-
-    Attributes:
-        target: its target.
-        model_sha256: of its bytes.
-        checks: names of what was checked besides, each passed.
-        departures: engines and references, compared.
-    """
+    """What was found of one file: engines and references compared (``departures``), and the names
+    of what was checked besides and passed."""
 
     target: str
     model_sha256: str
-    checks: tuple[str, ...]
     departures: tuple[Departure, ...]
+    checks: tuple[str, ...] = ()
 
     record_kind: ClassVar[str] = "target-proof"
 
@@ -88,11 +75,7 @@ class TargetProof:
         return not self.failures
 
     def required(self) -> TargetProof:
-        """Give this back if everything is within its budget.
-
-        Raises:
-            TargetProofError: with all failures.
-        """
+        """This, or a TargetProofError with all failures."""
         if not self.ok:
             raise TargetProofError(f"{self.target}: " + "; ".join(self.failures))
         return self
@@ -139,14 +122,8 @@ ENGINES: Mapping[str, tuple[OpenEngine, ...]] = {
 def prove_qdq(
     target: str, path: Path, images: NDArray[np.uint8], network: Logits, budget: FileBudget
 ) -> TargetProof:
-    """Prove a Q/DQ file.
-
-    Args:
-        target: "tensorrt" or "qcdq".
-        path: the file.
-        images: uint8 N×3×H×W.
-        network: float32 N×classes, what the fake-quantized network gives for them.
-        budget: what is allowed.
+    """Prove a Q/DQ file of the target "tensorrt" or "qcdq" on ``images``, uint8 N×3×H×W, for which
+    the fake-quantized network gives the logits ``network``, float32 N×classes.
 
     Raises:
         EngineUnavailable: an engine is not installed.
@@ -184,7 +161,6 @@ def prove_qonnx(
     return TargetProof(
         target="qonnx",
         model_sha256=sha256_of(path),
-        checks=(),
         departures=(
             departure((executor, ours), (NETWORK, held_to), budget.network),
             departure(("the file after qonnx-cleanup", cleaned), (executor, ours), EQUAL),
@@ -200,7 +176,6 @@ def prove_float(
     return TargetProof(
         target=target,
         model_sha256=sha256_of(path),
-        checks=(),
         departures=(departure(ran, (FLOAT_NETWORK, network), budget),),
     )
 

@@ -40,7 +40,6 @@ class Target:
     """What one kind of runtime is given.
 
     Attributes:
-        name: as ``--target`` takes it.
         rules: the passes over layers; at each node, those of its place are asked in this order.
         dialect: of the quantizers that they write, in a Q/DQ file.
         guarantees: checked on the finished graph, in this order.

@@ -103,23 +103,18 @@ def _report(error: Exception, *, debug: bool) -> int:
 
     if debug:
         traceback.print_exception(error)
+    code, hint = EXIT_UNEXPECTED, "" if debug else " (--debug shows where)"
     if isinstance(error, QadtrError):
-        print(f"qadtr: {_one_line(str(error))}", file=sys.stderr)
-        return error.exit_code
-    hint = "" if debug else " (--debug shows where)"
-    if isinstance(error, OSError) and error.strerror is not None:
+        code, text = error.exit_code, _one_line(str(error))
+    elif isinstance(error, OSError) and error.strerror is not None:
         # A file that only the library below us touched: a full disk, a folder without rights.
         place = "" if error.filename is None else f"{error.filename}: "
-        print(
-            f"qadtr: {place}{_one_line(error.strerror)}; check the path, its rights and the space "
-            f"on its disk{hint}",
-            file=sys.stderr,
-        )
-        return EXIT_UNEXPECTED
-    print(
-        f"qadtr: unexpected {type(error).__name__}: {_one_line(str(error))}{hint}", file=sys.stderr
-    )
-    return EXIT_UNEXPECTED
+        reason = _one_line(error.strerror)
+        text = f"{place}{reason}; check the path, its rights and the space on its disk{hint}"
+    else:
+        text = f"unexpected {type(error).__name__}: {_one_line(str(error))}{hint}"
+    print(f"qadtr: {text}", file=sys.stderr)
+    return code
 
 
 def _one_line(text: str) -> str:

@@ -22,3 +22,9 @@ def torch_device(name: str) -> torch.device:
             f"torch has no device {name!r} here; available: {', '.join(here)}"
         ) from error
     return device
+
+
+def wait_for(device: torch.device) -> None:
+    """Until ``device`` has done what it was given, for a time that is taken."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

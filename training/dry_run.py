@@ -15,6 +15,7 @@ from torch import Tensor
 
 from training.config import TrainingConfig
 from training.data import ImageSet
+from training.devices import wait_for
 from training.loop import RunOptions, TrainingRun
 
 STEPS = 10
@@ -124,10 +125,10 @@ def _timed(run: TrainingRun, count: int) -> tuple[int, float, set[int]]:
     """Take ``count`` steps; of the second half, which is timed, the steps, seconds, bit-widths."""
     warm, seconds, widths = count // 2, 0.0, set()
     for index in range(count):
-        _wait(run.device)
+        wait_for(run.device)
         start = time.perf_counter()
         run.one_step()
-        _wait(run.device)
+        wait_for(run.device)
         if index >= warm:
             seconds += time.perf_counter() - start
             widths.add(run.network.bit_width)
@@ -140,11 +141,6 @@ def _bytes(tensors: dict[str, Tensor]) -> int:
 
 def _megabytes(count: int) -> str:
     return f"{count / 2**20:.1f} MiB"
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _peak(device: torch.device) -> int:

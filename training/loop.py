@@ -292,9 +292,7 @@ class TrainingRun:
         self, pixels: Tensor, labels: Tensor, taught: Tensor | None = None
     ) -> tuple[float, Tensor]:
         """Forward and backward of the batch, in one part or several; loss and detached logits.
-
-        ``taught``: the logits of the teacher, where there is one.
-        """
+        ``taught``: the logits of the teacher, where there is one."""
         settings = self.config.training
         parts = settings.accumulate
         size = len(labels) // parts
@@ -335,11 +333,11 @@ class TrainingRun:
         return tensors
 
     def _save(self) -> None:
-        if not self.ranks.first:
-            return
-        RunState(run=self.digest, step=self.step, history=self.history, tensors=self.state()).write(
-            self.run_dir
-        )
+        if self.ranks.first:
+            state = self.state()
+            RunState(run=self.digest, step=self.step, history=self.history, tensors=state).write(
+                self.run_dir
+            )
 
     def _resume(self) -> None:
         found = read_run_state(self.run_dir, self.digest)

@@ -15,12 +15,14 @@ a test holds the two together.
 
 from __future__ import annotations
 
-from typing import overload
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from deploy.core.errors import InputError
+
+_Number = TypeVar("_Number", float, Tensor)
 
 PIXEL_LOW = 0.0
 PIXEL_HIGH = 255.0
@@ -46,17 +48,15 @@ def random_positions(
     patch_size: tuple[int, int],
     generator: torch.Generator,
 ) -> Tensor:
-    """Positions drawn uniformly over every place where the whole box fits.
-
-    Returns int64, count×2, on the generator's device.
+    """Positions, int64 count×2 on the generator's device, drawn uniformly over every place where
+    the whole box fits.
 
     Raises:
         InputError: the patch is larger than the image.
     """
-    limits = _free_places(image_size, patch_size)
     columns = [
         torch.randint(0, limit, (count,), generator=generator, device=generator.device)
-        for limit in limits
+        for limit in _free_places(image_size, patch_size)
     ]
     return torch.stack(columns, dim=1)
 
@@ -169,11 +169,7 @@ LAST_STEP_SHARE = 0.1
 """Of the first step's size, where steps fall."""
 
 
-@overload
-def falling_step_size(first: float, done: int, steps: int) -> float: ...
-@overload
-def falling_step_size(first: float, done: Tensor, steps: int) -> Tensor: ...
-def falling_step_size(first: float, done: int | Tensor, steps: int) -> float | Tensor:
+def falling_step_size(first: float, done: _Number, steps: int) -> _Number:
     """The size of the step after ``done`` of ``steps``: linearly from ``first`` to a tenth."""
     return first * (1.0 - (1.0 - LAST_STEP_SHARE) * (done / max(steps - 1, 1)))
 

@@ -52,11 +52,8 @@ class Ranks:
 
     def device(self, asked: str) -> str:
         """The torch device of this rank: "cuda" becomes this machine's next one in turn."""
-        return (
-            f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-            if self.count > 1 and asked == "cuda"
-            else asked
-        )
+        in_turn = self.count > 1 and asked == "cuda"
+        return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if in_turn else asked
 
     def slice_of(self, size: int) -> slice:
         """This rank's part of a batch of ``size``, which :func:`check_batch` found divisible."""
@@ -125,10 +122,8 @@ class Ranks:
 
 
 def join(device: str) -> Ranks:
-    """The ranks that ``torchrun`` started, or a process by itself where it did not.
-
-    Args:
-        device: a torch device; on "cuda" the ranks talk by NCCL, else by gloo.
+    """The ranks that ``torchrun`` started, or a process by itself where it did not; on the device
+    "cuda" they talk by NCCL, else by gloo.
 
     Raises:
         InputError: the variables of ``torchrun`` are incomplete.

@@ -6,7 +6,6 @@ import json
 import logging
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from torch.utils.tensorboard import SummaryWriter
@@ -20,26 +19,14 @@ _log = logging.getLogger(__name__)
 
 
 class RunLog:
-    """The course of one training, from where it was begun or resumed.
+    """The course of one training of ``steps``, ``done`` of which were taken before.
 
-    Args:
-        folder: the run's folder.
-        title: of the bar.
-        done: steps already taken.
-        steps: of the whole training.
-        first: whether this process writes; others are silent.
-        progress: show a bar, or log lines between the epochs where there is no terminal.
+    ``title`` is the bar's; only the ``first`` process writes, the others are silent; ``progress``
+    shows a bar, or log lines between the epochs where there is no terminal.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        title: str,
-        *,
-        done: int,
-        steps: int,
-        first: bool,
-        progress: bool,
+        self, folder: Path, title: str, *, done: int, steps: int, first: bool, progress: bool
     ) -> None:
         self._folder, self._steps = folder, steps
         self._loss = self._accuracy = 0.0
@@ -47,19 +34,13 @@ class RunLog:
         self._started = time.monotonic()
         self._bar = Progress(title, steps, done=done, shown=progress and first, unit="step")
         self._note = ""
-        self._writer = None
-        if first:
-            self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=done)
+        tensorboard = str(folder / "tensorboard")
+        self._writer = SummaryWriter(tensorboard, purge_step=done) if first else None
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._bar.close()
         if self._writer is not None:
             self._writer.close()

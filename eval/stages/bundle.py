@@ -32,10 +32,9 @@ from deploy.machine_proof import DeviceReports
 from eval.measure.checks.checks_record import verdict_of_run
 from eval.measure.patch_images import images_of_patches, patch_files_in
 from eval.measure.subject import Subject, subjects_of
-from export.origin import require_origin
+from export.origin import recorded_budget, require_origin
 from export.reference import IntegerReference
 from export.reference.qdq import QdqReference
-from export.sidecar import recorded_budget
 from training.prediction import predict
 from training.quantize import Network
 from training.quantizers import FLOAT

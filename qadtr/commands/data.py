@@ -21,15 +21,8 @@ def run(arguments: argparse.Namespace) -> int:
     from training.progress import Progress
 
     root: Path = arguments.directory
-    counted = 0
     with Progress(f"{CIFAR10.filename} (bytes)", CIFAR10.size_bytes) as progress:
-
-        def show(done: int, total: int) -> None:
-            nonlocal counted
-            progress.advance(done - counted)
-            counted = done
-
-        archive = download(CIFAR10, root, progress=show)
+        archive = download(CIFAR10, root, progress=progress.advance)
     images = load_images("cifar10", root, "train")
     print(f"{archive}: read {len(images):,} training images of {len(images.classes)} classes")
     print(f"use it with --data {root}")

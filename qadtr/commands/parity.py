@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     from eval.report.parity_page import parity_page
     from export.budget import Overrides
     from export.parity_report import Parity
-    from export.parity_run import parity_of_run
+    from export.proving import parity_of_run
     from training.data.subset import chosen_indices
     from training.run_folder import RunFolder
 

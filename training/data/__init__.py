@@ -38,9 +38,6 @@ def load_images(
         cache: for "folder" alone: folder that keeps the decoded images on disk, for a data set
             that is larger than the memory (:mod:`training.data.cache`).
 
-    Returns:
-        The images and labels, checked.
-
     Raises:
         InputError: an unknown kind or split, or anything missing or damaged; the message says
             what was expected, what was found and how to mend it.

@@ -166,13 +166,8 @@ class _ArrayUnpickler(pickle._Unpickler):
 def arrays_from_pickle(data: bytes, *, source: str) -> dict[str, object]:
     """Read a pickled dictionary of numpy arrays, lists, numbers and text.
 
-    Args:
-        data: the file's bytes (any pickle protocol, Python 2 pickles too).
-        source: the file's name for messages.
-
-    Returns:
-        The dictionary with text keys; its arrays are integer `ndarray`s (read-only), text inside
-        its values may be `bytes` or `str`, as the file has it.
+    ``data`` is the file (any pickle protocol, Python 2 too), ``source`` its name for messages. Keys
+    come as text, arrays as read-only integer `ndarray`s, text in values as the file has it.
 
     Raises:
         InputError: the file is truncated, is no pickle, names anything but a numpy array of

@@ -29,46 +29,36 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import PIL
-from numpy.typing import NDArray
 
 from deploy.core.errors import InputError
 from deploy.core.files import json_bytes, read_json, sha256_of_bytes, write_json
 from training.data.image_file import DECODING, read_image
-from training.data.image_set import ImageDigest, ImageSet
+from training.data.image_set import ImageDigest, ImageSet, digest_of
 from training.data.listing import Listing
 from training.progress import Progress
 
 FORMAT = "qadtr-image-cache"
 FORMAT_VERSION = 1
 SECONDS_BETWEEN_STATES = 30.0
-_HASHED_AT_ONCE = 256
 
 _log = logging.getLogger(__name__)
 
 
 def cached_images(listing: Listing, size_px: int | None, folder: Path) -> ImageSet:
-    """The images of ``listing``, mapped from ``folder``; decoded into it where they are not there.
-
-    Args:
-        listing: the files of a split.
-        size_px: as :func:`training.data.image_file.read_image`.
-        folder: the cache; made where it is not there.
-
-    Returns:
-        The set that would be read without a cache, with read-only images.
+    """The images of ``listing``, mapped read-only from ``folder``, the cache; decoded into it where
+    they are not there.  ``size_px`` as :func:`training.data.image_file.read_image`.
 
     Raises:
         InputError: a file is no readable image or has another size than the first one; the cache
             holds other images under this name, cannot be written, or its disk is too small.
     """
-    entry = _Entry(listing=listing, size_px=size_px, folder=folder)
+    entry = _Entry(listing, size_px, folder)
     found = None
     try:
         found = entry.found()
@@ -87,34 +77,16 @@ class _DamagedError(InputError):
     """What the cache holds is not what its sidecar says."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class _Entry:
     """The files of one split at one size."""
 
-    listing: Listing
-    size_px: int | None
-    folder: Path
-
-    @cached_property
-    def stem(self) -> str:
-        size = "as-it-is" if self.size_px is None else f"{self.size_px}px"
-        return f"{self.listing.name}-{self.listing.split}-{size}"
-
-    @property
-    def images(self) -> Path:
-        return self.folder / f"{self.stem}.npy"
-
-    @property
-    def sidecar(self) -> Path:
-        return self.folder / f"{self.stem}.json"
-
-    @property
-    def partial(self) -> Path:
-        return self.folder / f".{self.stem}.partial.npy"
-
-    @property
-    def state(self) -> Path:
-        return self.folder / f".{self.stem}.partial.json"
+    def __init__(self, listing: Listing, size_px: int | None, folder: Path) -> None:
+        self.listing, self.size_px, self.folder = listing, size_px, folder
+        size = "as-it-is" if size_px is None else f"{size_px}px"
+        stem = f"{listing.name}-{listing.split}-{size}"
+        self.images, self.sidecar = folder / f"{stem}.npy", folder / f"{stem}.json"
+        self.partial, self.state = folder / f".{stem}.partial.npy", folder / f".{stem}.partial.json"
+        self.lock = folder / f".{stem}.lock"
 
     @cached_property
     def wanted(self) -> dict[str, Any]:
@@ -161,7 +133,7 @@ class _Entry:
             raise _DamagedError(f"{self.sidecar} has other labels")
         if facts.get("stamp") != _stamp(told):
             _log.info("%s was copied or changed: reading it whole to compare digests", self.images)
-            if _digest_of(images, self.listing.labels) != facts.get("digest"):
+            if digest_of(images, self.listing.labels) != facts.get("digest"):
                 raise _DamagedError(f"{self.images} has not the digest that its sidecar names")
             self._note(facts | {"stamp": _stamp(told)})
         return ImageSet(
@@ -195,7 +167,7 @@ class _Entry:
         """Alone among the processes that make this entry; released by the kernel at a kill."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with (self.folder / f".{self.stem}.lock").open("a") as stream:
+            with self.lock.open("a") as stream:
                 try:
                     fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
@@ -302,13 +274,6 @@ def _on_disk(file: BinaryIO) -> None:
 
 def _stamp(found: os.stat_result) -> dict[str, int]:
     return {"bytes": found.st_size, "mtime_ns": found.st_mtime_ns}
-
-
-def _digest_of(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> str:
-    digest = ImageDigest(images.shape)
-    for start in range(0, len(images), _HASHED_AT_ONCE):
-        digest.add(images[start : start + _HASHED_AT_ONCE])
-    return digest.of_set(labels)
 
 
 def _signed(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -48,7 +48,7 @@ _ROW_BYTES = 3 * SIZE_PX * SIZE_PX
 
 
 def read_cifar10(root: Path, split: str) -> ImageSet:
-    """Read one split of CIFAR-10.
+    """Read one split of CIFAR-10: uint8 N×3×32×32 RGB, labels in the official order of classes.
 
     Args:
         root: a folder that holds `cifar-10-batches-py/`, or `cifar-10-python.tar.gz`, or
@@ -56,9 +56,6 @@ def read_cifar10(root: Path, split: str) -> ImageSet:
             this order); or that batches folder or archive itself.
         split: "train" (without the hold-out), "holdout" (10% of the official training set, the
             same images from the batches and from the archive, in any order), or "test".
-
-    Returns:
-        uint8 N×3×32×32 RGB with labels in the official order of classes.
 
     Raises:
         InputError: nothing of the above is there, or a file is missing, truncated, of a wrong
@@ -98,9 +95,7 @@ def _place(root: Path) -> Path | None:
             f"Data folder {root} does not exist. Expected a folder with {FOLDER}/, {ARCHIVE}, or "
             "train/CLASS/IMAGE and test/CLASS/IMAGE; `qadtr data cifar10` downloads the archive."
         )
-    if root.is_file():
-        return root
-    if any((root / name).is_file() for name in _TRAIN_FILES + _TEST_FILES):
+    if root.is_file() or any((root / name).is_file() for name in _TRAIN_FILES + _TEST_FILES):
         return root
     if (root / FOLDER).is_dir():
         return root / FOLDER

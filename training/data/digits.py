@@ -23,14 +23,8 @@ _GREY_LEVELS = 16
 
 
 def read_digits(split: str, *, size_px: int = DEFAULT_PX) -> ImageSet:
-    """Read one split of the digits, enlarged to RGB.
-
-    Args:
-        split: "train" (without the hold-out), "holdout" or "test".
-        size_px: side of the images; a multiple of 8.
-
-    Returns:
-        uint8 N×3×size×size, the three channels equal; 1,797 images over the three splits.
+    """One split, "train" (without the hold-out), "holdout" or "test", of the 1,797 digits: uint8
+    N×3×size×size, the three channels equal.  ``size_px``: a multiple of 8.
 
     Raises:
         InputError: `size_px` is no multiple of 8, or scikit-learn is not installed.

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.core.errors import InputError
+from deploy.core.files import sha256_of
 
 _log = logging.getLogger(__name__)
 _BLOCK_BYTES = 1 << 20
@@ -21,14 +22,8 @@ _BLOCK_BYTES = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Archive:
-    """A file on the network and what it must be.
-
-    Attributes:
-        filename: its name on disk.
-        url: where it is, http or https.
-        sha256: its SHA-256 (hex).
-        size_bytes: its exact length.
-    """
+    """A file on the network (``url``, http or https) and what it must be: its name on disk, its
+    SHA-256 (hex) and its exact length."""
 
     filename: str
     url: str
@@ -50,29 +45,24 @@ def download(
     archive: Archive,
     root: Path,
     *,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int], object] | None = None,
     timeout_s: float = 60.0,
 ) -> Path:
-    """Download an archive into `root`, unless it is there already.
+    """Download an archive into the folder `root`, unless it is there already; returns its path.
 
     The bytes go to a temporary file in `root` that takes the final name after its length and
     SHA-256 have been checked: a killed or failed download leaves no file of that name.
 
     Args:
-        archive: what to fetch.
-        root: folder to put it in; made if missing.
-        progress: called with (bytes so far, bytes in all) after each block.
+        progress: called with the bytes of each block.
         timeout_s: seconds without an answer after which to give up.
-
-    Returns:
-        The path of the checked file.
 
     Raises:
         InputError: no network, another file than expected, or `root` cannot be written.
     """
     path = root / archive.filename
     if path.exists():
-        if not path.is_file() or _sha256_of(path) != archive.sha256:
+        if not path.is_file() or sha256_of(path) != archive.sha256:
             raise InputError(
                 f"{path} exists but is not the official file (its SHA-256 is not "
                 f"{archive.sha256}). Move it away to download it again."
@@ -114,7 +104,7 @@ def download(
 def _fetch(
     archive: Archive,
     write: Callable[[bytes], int],
-    progress: Callable[[int, int], None] | None,
+    progress: Callable[[int], object] | None,
     timeout_s: float,
 ) -> str:
     """Pass the bytes to `write`; return their SHA-256. Stops as soon as there are too many."""
@@ -130,18 +120,10 @@ def _fetch(
             write(block)
             digest.update(block)
             if progress is not None:
-                progress(done, archive.size_bytes)
+                progress(len(block))
     if done != archive.size_bytes:
         raise InputError(
             f"{archive.url}: expected {archive.size_bytes:,} bytes, got "
             f"{'more' if done > archive.size_bytes else f'{done:,}'}. Nothing was kept; try again."
         )
-    return digest.hexdigest()
-
-
-def _sha256_of(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            digest.update(block)
     return digest.hexdigest()

@@ -6,13 +6,12 @@ import logging
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from deploy.core.errors import InputError
 from training.data.cache import cached_images
 from training.data.image_file import read_image
 from training.data.image_set import ImageSet, image_set
-from training.data.listing import Listing, list_folder
+from training.data.listing import list_folder
 
 _log = logging.getLogger(__name__)
 
@@ -25,25 +24,17 @@ def read_folder(
     name: str | None = None,
     cache: Path | None = None,
 ) -> ImageSet:
-    """Read `ROOT/SPLIT/CLASS/IMAGE`.
+    """Read `ROOT/SPLIT/CLASS/IMAGE`: uint8 N×3×H×W RGB.
 
     The hold-out is 10% of each class of `train/`, chosen by the path of the image in it, so that
-    it is the same at every size. Images come in a fixed order that mixes the classes (by the hash
-    of their path): any first part of them is a fair sample.
+    it is the same at every size.
 
     Args:
-        root: folder with `train/` and `test/` (`val/` is taken where there is no `test/`).
-        split: "train" (without the hold-out), "holdout" or "test".
-        size_px: side of the square that every image is brought to: its shorter side is resized to
-            it (Pillow's BILINEAR, antialiased), then the centre is cut out. None: the images must
-            all have one size already, and not a pixel is changed.
-        name: name of the data set; the name of `root` if None.
-        cache: folder that keeps the decoded images on disk (:mod:`training.data.cache`), so that
-            no process holds them; made where it is not there. None: they are held in memory.
-
-    Returns:
-        uint8 N×3×H×W RGB, the same bytes and digest with a cache and without; read-only with one.
-        Grey and palette files become RGB; an alpha channel is dropped.
+        root: as :func:`training.data.listing.list_folder`; so are `split` and `name`.
+        size_px: as :func:`training.data.image_file.read_image`; with None the images must all have
+            one size already.
+        cache: folder that keeps the decoded images on disk (:mod:`training.data.cache`); None:
+            they are held in memory. Bytes and digest are the same.
 
     Raises:
         InputError: a folder is missing or empty, a file is no readable image, the sizes differ
@@ -55,18 +46,8 @@ def read_folder(
     if cache is not None:
         return cached_images(listing, size_px, cache)
     _log.info("reading %d images of %s", len(listing.files), listing.folder)
-    return image_set(
-        _in_memory(listing, size_px),
-        listing.labels,
-        listing.classes,
-        name=listing.name,
-        split=split,
-    )
-
-
-def _in_memory(listing: Listing, size_px: int | None) -> NDArray[np.uint8]:
     first = read_image(listing.folder / listing.files[0], size_px)
     images = np.empty((len(listing.files), *first.shape), np.uint8)
     for number, image in enumerate(listing.decoded(size_px)):
         images[number] = image
-    return images
+    return image_set(images, listing.labels, listing.classes, name=listing.name, split=split)

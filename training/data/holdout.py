@@ -14,7 +14,7 @@ from deploy.core.errors import InputError
 def held_out(
     labels: NDArray[np.int64], keys: Sequence[bytes], *, share: float, purpose: str
 ) -> NDArray[np.bool_]:
-    """Choose a fixed, stratified share of a data set.
+    """Choose a fixed, stratified share of a data set: bool N, True for the held-out images.
 
     In each class the images with the smallest SHA-256 of (purpose, key) are chosen, so the choice
     depends neither on the order of the images nor on a random generator of some library version.
@@ -27,9 +27,6 @@ def held_out(
         share: share of each class to hold out, 0 < share < 1; rounded to whole images, and at
             least one image stays on each side.
         purpose: seed of the choice: another word makes another choice.
-
-    Returns:
-        bool N, True for the held-out images.
 
     Raises:
         InputError: a class that occurs has fewer than two images, so it cannot be split.

@@ -14,6 +14,7 @@ from deploy.core.patch_origin import TriedOn
 
 Split = Literal["train", "holdout", "test"]
 SPLITS: tuple[str, ...] = get_args(Split)
+_HASHED_AT_ONCE = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,14 +56,8 @@ def image_set(
     name: str,
     split: str,
 ) -> ImageSet:
-    """Check arrays against each other and put them into an `ImageSet`.
-
-    Args:
-        images: uint8 N×3×H×W with N ≥ 1.
-        labels: int64 N in 0…len(classes)−1.
-        classes: at least two distinct names.
-        name: name of the data set.
-        split: name of the split.
+    """Check arrays against each other and put them into an `ImageSet`: images uint8 N×3×H×W with
+    N ≥ 1, labels int64 N in 0…len(classes)−1, at least two distinct classes.
 
     Raises:
         InputError: no images, a wrong shape or type, or a label that has no class.
@@ -95,7 +90,7 @@ def image_set(
         classes=classes,
         name=name,
         split=split,
-        digest=_digest(images, labels),
+        digest=digest_of(images, labels),
     )
 
 
@@ -120,9 +115,11 @@ class ImageDigest:
         return whole.hexdigest()
 
 
-def _digest(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> str:
+def digest_of(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> str:
+    """`ImageSet.digest` of uint8 N×3×H×W, read in parts where they lie on disk, and int64 N."""
     digest = ImageDigest(images.shape)
-    digest.add(images)
+    for start in range(0, len(images), _HASHED_AT_ONCE):
+        digest.add(images[start : start + _HASHED_AT_ONCE])
     return digest.of_set(labels)
 
 

@@ -98,7 +98,8 @@ def has_split_folders(root: Path) -> bool:
 
 
 def list_folder(root: Path, split: str, name: str | None = None) -> Listing:
-    """The files of `ROOT/SPLIT/CLASS/IMAGE`, in an order that mixes the classes.
+    """The files of `ROOT/SPLIT/CLASS/IMAGE`, in a fixed order that mixes the classes (by the hash
+    of the path): any first part of them is a fair sample.
 
     Args:
         root: folder with `train/` and `test/` (`val/` is taken where there is no `test/`).

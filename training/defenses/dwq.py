@@ -13,9 +13,9 @@ from typing import Literal
 from torch import Tensor
 
 from deploy.core.errors import InputError
-from training.defenses.defense import Batch, Defense, TrainingFacts
+from training.defenses.defense import Batch, TrainingFacts
 from training.defenses.inner_attack import PatchAttack, perturb
-from training.defenses.schedule import scheduled_bit_width
+from training.defenses.schedule import ScheduledDefense
 from training.frozen import frozen_statistics
 from training.quantize import Network
 from training.randomness import generator_for
@@ -42,7 +42,7 @@ class DwqSettings:
     patch_step_size: Positive = 25.5
 
 
-class Dwq(Defense):
+class Dwq(ScheduledDefense):
     """Random precision training behind the interface of every defense."""
 
     def __init__(self, settings: DwqSettings, facts: TrainingFacts) -> None:
@@ -52,8 +52,8 @@ class Dwq(Defense):
                 f"{sorted(facts.bit_widths)}: one that is not drawn is never trained; set "
                 "network.bit_widths and defense.bits to the same"
             )
+        super().__init__("uniform", facts)
         self.settings = settings
-        self.facts = facts
         self.attack: PatchAttack | None = None
         if settings.attack == "patch":
             self.attack = PatchAttack(
@@ -62,11 +62,6 @@ class Dwq(Defense):
                 steps=settings.inner_steps,
                 step_size=settings.patch_step_size,
             )
-
-    def bit_width(self, step: int) -> int:
-        return scheduled_bit_width(
-            "uniform", self.facts.bit_widths, step, steps=self.facts.steps, seed=self.facts.seed
-        )
 
     def prepare(self, step: int, batch: Batch, network: Network) -> Tensor:
         settings = self.settings

@@ -193,20 +193,9 @@ def perturb(
     step_size: float,
     generator: torch.Generator,
 ) -> Tensor:
-    """``pixels`` moved by at most ``radius`` (pixel values) each so that the loss rises: PGD from a
-    random start; whole pixel values in [0, 255].
-
-    Args:
-        network: attacked at its active bit-width.
-        pixels: float N×3×H×W, 0…255.
-        labels: int64 (N,).
-        radius: of the L∞ ball, in pixel values.
-        steps: signed steps.
-        step_size: of each, in pixel values.
-        generator: of the start, on the CPU.
-
-    Returns:
-        Float N×3×H×W.
+    """``pixels`` (float N×3×H×W, 0…255; labels int64 (N,)) moved by at most ``radius`` pixel values
+    each so that the loss rises at the active bit-width: PGD of ``steps`` signed steps from a random
+    start, drawn by ``generator`` on the CPU.  Whole pixel values in [0, 255].
 
     References: Madry et al., "Towards deep learning models resistant to adversarial attacks" (ICLR
     2018).

@@ -38,18 +38,14 @@ def scheduled_bit_width(
 
 
 class ScheduledDefense(Defense):
-    """A defense whose bit-width follows a schedule; all but DWQ are."""
+    """A defense whose bit-width follows a schedule, as that of all defenses here does."""
 
     def __init__(self, schedule: Schedule, facts: TrainingFacts) -> None:
-        self.schedule = schedule
-        self.facts = facts
+        self.schedule, self.facts = schedule, facts
 
     def bit_width(self, step: int) -> int:
         """See :func:`scheduled_bit_width`."""
+        facts = self.facts
         return scheduled_bit_width(
-            self.schedule,
-            self.facts.bit_widths,
-            step,
-            steps=self.facts.steps,
-            seed=self.facts.seed,
+            self.schedule, facts.bit_widths, step, steps=facts.steps, seed=facts.seed
         )

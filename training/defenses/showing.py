@@ -16,7 +16,7 @@ grid.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -55,15 +55,9 @@ class Showing:
 
     def of(self, rows: Tensor) -> Showing:
         """That of some of the images; ``rows`` is bool n."""
-        parts = (self.turns, self.scales, self.angles)
-        turns, scales, angles = (None if part is None else part[rows] for part in parts)
-        return Showing(
-            mask=self.mask,
-            positions=self.positions[rows],
-            turns=turns,
-            scales=scales,
-            angles=angles,
-        )
+        names = ("positions", "turns", "scales", "angles")
+        drawn = {name: part for name in names if (part := getattr(self, name)) is not None}
+        return replace(self, **{name: part[rows] for name, part in drawn.items()})
 
     def paste(self, pixels: Tensor, patches: Tensor) -> Tensor:
         """``pixels`` (n×3×H×W) with image i's patch (``patches``, n×3×s×s) pasted."""

@@ -26,23 +26,25 @@ SELDOM = 0.1
 """Share of evenly spread choice mixed into the choice by success, so none is forgotten."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Visit:
-    """Which rows of a batch the pool patched in the current step, with whose patches, shown how;
-    ``learns`` are those whose patch takes a step by the training loss."""
-
-    rows: Tensor
-    owners: Tensor
-    showing: Showing
-    learns: Tensor
-
-
 Shape = Literal["square", "circle"]
 SHAPES: Mapping[Shape, Callable[[int], Tensor]] = {"square": square_mask, "circle": circle_mask}
 """Masks by the name of the shape."""
 
 Kind = tuple[Shape, int, Law]
 """Shape, size in pixels, law of placement."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Visit:
+    """Which rows of a batch the pool patched in the current step, with whose patches of which kind,
+    shown how; ``learns`` are those whose patch takes a step by the training loss."""
+
+    kind: Kind
+    rows: Tensor
+    owners: Tensor
+    showing: Showing
+    learns: Tensor
+
 
 Improve = Callable[[Tensor, Tensor], Tensor]
 """(pasted pixels n×3×H×W, target labels n) to the gradient, at those pixels, of the loss towards
@@ -99,7 +101,7 @@ class UniversalPool:
             aimed = torch.arange(count) % per_bit_width < targeted
             drawn = torch.randint(classes, (count,), generator=generator)
             self.targets = torch.where(aimed, drawn, -1).to(device)
-        self._visit: tuple[Kind, Visit] | None = None
+        self._visit: Visit | None = None
 
     def patch(
         self,
@@ -125,33 +127,23 @@ class UniversalPool:
         first = torch.multinomial(at_home, (count + 1) // 2, True, generator=generator)
         rest = torch.multinomial(weights, count // 2, True, generator=generator)
         owners = torch.cat([first, rest]).to(rows.device)
-        height, width = pixels.shape[2:]
+        image_size, mask = (pixels.shape[2], pixels.shape[3]), SHAPES[shape](size)
         showing = drawn(
-            law,
-            count,
-            (height, width),
-            SHAPES[shape](size),
-            generator,
-            rows.device,
-            turn=self.turn,
-            pose=self.pose,
+            law, count, image_size, mask, generator, rows.device, turn=self.turn, pose=self.pose
         )
+        home, targets = self.home[owners] == bits, self.targets[owners]
         visit = Visit(
-            rows=rows,
-            owners=owners,
-            showing=showing,
-            learns=(self.home[owners] == bits) & (self.targets[owners] < 0),
+            kind=kind, rows=rows, owners=owners, showing=showing, learns=home & (targets < 0)
         )
         if improve is not None and labels is not None:
-            targets = self.targets[owners]
-            aimed = (self.home[owners] == bits) & (targets >= 0) & (targets != labels[rows])
+            aimed = home & (targets >= 0) & (targets != labels[rows])
             if bool(aimed.any()):
-                pasted = self._pasted(kind, visit, pixels[rows])
+                pasted = self._pasted(visit, pixels[rows])
                 gradient = improve(pasted[aimed], targets[aimed])
-                self._step(kind, visit, gradient, aimed, -self.step_size)
-        self._visit = (kind, visit)
+                self._step(visit, gradient, aimed, -self.step_size)
+        self._visit = visit
         patched = pixels.clone()
-        patched[rows] = self._pasted(kind, visit, pixels[rows])
+        patched[rows] = self._pasted(visit, pixels[rows])
         return patched
 
     def learn(
@@ -164,9 +156,9 @@ class UniversalPool:
         """
         if self._visit is None:
             return
-        kind, visit = self._visit
-        self._visit = None
-        self._step(kind, visit, gradient[visit.rows][visit.learns], visit.learns, self.step_size)
+        visit, self._visit = self._visit, None
+        kind = visit.kind
+        self._step(visit, gradient[visit.rows][visit.learns], visit.learns, self.step_size)
         targets = self.targets[visit.owners]
         predicted, labels = predicted[visit.rows], labels[visit.rows]
         won = torch.where(targets < 0, predicted != labels, predicted == targets)
@@ -180,22 +172,15 @@ class UniversalPool:
         if self.restart_after:
             self._restart(kind, shown > 0, generator)
 
-    def _pasted(self, kind: Kind, visit: Visit, pixels: Tensor) -> Tensor:
-        return visit.showing.paste(pixels, self.patches[kind][visit.owners])
+    def _pasted(self, visit: Visit, pixels: Tensor) -> Tensor:
+        return visit.showing.paste(pixels, self.patches[visit.kind][visit.owners])
 
-    def _step(
-        self,
-        kind: Kind,
-        visit: Visit,
-        gradient: Tensor,
-        chosen: Tensor,
-        step_size: float,
-    ) -> None:
+    def _step(self, visit: Visit, gradient: Tensor, chosen: Tensor, step_size: float) -> None:
         """A signed step with the ``gradient`` (n×3×H×W) at the ``chosen`` (bool) of the rows."""
-        patches = self.patches[kind]
+        patches = self.patches[visit.kind]
         own = visit.showing.of(chosen).gradient(gradient)
         towards = torch.zeros_like(patches).index_add_(0, visit.owners[chosen], own)
-        self.patches[kind] = step_along_sign(patches, towards, step_size)
+        self.patches[visit.kind] = step_along_sign(patches, towards, step_size)
 
     def _restart(self, kind: Kind, shown: Tensor, generator: torch.Generator) -> None:
         success, stale, patches = self.success[kind], self.stale[kind], self.patches[kind]
