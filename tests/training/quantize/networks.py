@@ -175,8 +175,8 @@ def fields(
 
 @torch.no_grad()
 def settle(module: nn.Module, images: NDArray[np.uint8]) -> nn.Module:
-    """The module as after training: BatchNorm with the statistics of these images, and logits of a
-    last linear layer that are centred and of unit deviation, so that every class is predicted."""
+    """The module as after training: BatchNorm with the statistics of these images, and logits that
+    are centred and of unit deviation, as far as the last layer decides."""
     x = (torch.from_numpy(images).float() - 128.0) / 64.0
     for part in module.modules():
         if isinstance(part, nn.Conv2d):  # torch's own leave little of what an image is
@@ -187,12 +187,11 @@ def settle(module: nn.Module, images: NDArray[np.uint8]) -> nn.Module:
             part.train()
     module(x)
     module.eval()
-    linear = [part for part in module.modules() if isinstance(part, nn.Linear)]
-    if linear:
-        deviation, mean = torch.std_mean(module(x), dim=0)
-        bias = linear[-1].bias
-        linear[-1].weight.div_(deviation[:, None])
-        bias.sub_(mean).div_(deviation)
+    last = [part for part in module.modules() if isinstance(part, nn.Conv2d | nn.Linear)][-1]
+    assert last.bias is not None
+    deviation, mean = torch.std_mean(module(x), dim=0)
+    last.weight.div_(deviation.view(-1, *[1] * (last.weight.dim() - 1)))
+    last.bias.sub_(mean).div_(deviation)
     return module
 
 
