@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from .core.errors import EngineUnavailable, InputError, UsageError
 from .core.files import read_bytes, sha256_of_bytes
 from .core.host import host_facts
-from .core.images import CHANNELS
+from .core.images import GREY_OR_RGB
 from .core.model_engine import ModelEngine
 from .core.text import one_line
 
@@ -106,7 +106,7 @@ class OpenVinoEngine(ModelEngine):
         sides = [dim.get_length() if dim.is_static else 0 for dim in image]
         classes = logits[1].get_length() if len(logits) == 2 and logits[1].is_static else 0
         kind = inputs[0].element_type.get_type_name()
-        if kind != "u8" or len(sides) != 4 or sides[1] != CHANNELS or not all(sides[1:]):
+        if kind != "u8" or len(sides) != 4 or sides[1] not in GREY_OR_RGB or not all(sides[1:]):
             raise InputError(
                 f"{self._model} takes {kind} {image}; expected uint8 N×3×H×W with numbers for H "
                 "and W"

@@ -22,6 +22,7 @@ INPUT_SCALE = 2.0**-6
 """The real number between two neighbouring bytes; exact in float32."""
 
 CHANNELS = 3
+GREY_OR_RGB = (1, CHANNELS)
 
 
 def int8_codes(images: NDArray[np.uint8]) -> NDArray[np.int8]:
@@ -32,11 +33,11 @@ def int8_codes(images: NDArray[np.uint8]) -> NDArray[np.int8]:
 def check_images(
     images: NDArray[Any], *, expected_shape: tuple[int, int, int] | None = None
 ) -> NDArray[np.uint8]:
-    """Return ``images`` unchanged if they are uint8, N×3×H×W, N ≥ 1.
+    """Return ``images`` unchanged if they are uint8, N×3×H×W or (grey) N×1×H×W, N ≥ 1.
 
     Args:
         images: what came.
-        expected_shape: (3, H, W) that each image must have; any H and W where None.
+        expected_shape: (C, H, W) that each image must have; any H and W where None.
 
     Raises:
         InputError: another type, rank, number of channels or size.
@@ -49,12 +50,13 @@ def check_images(
             f"expected images as uint8 (bytes 0…255), got {images.dtype}; the bytes go to the "
             "engine as they are, without normalisation"
         )
-    if images.ndim != 4 or images.shape[1] != CHANNELS:
+    if images.ndim != 4 or images.shape[1] not in GREY_OR_RGB:
         hint = ""
-        if images.ndim == 4 and images.shape[3] == CHANNELS:
+        if images.ndim == 4 and images.shape[3] in GREY_OR_RGB:
             hint = "; these are channels-last: images.transpose(0, 3, 1, 2)"
         raise InputError(
-            f"expected images of shape N×3×H×W (channels first), got {images.shape}{hint}"
+            "expected images of shape N×3×H×W, or N×1×H×W for grey ones (channels first), got "
+            f"{images.shape}{hint}"
         )
     if images.shape[0] == 0:
         raise NothingToEvaluate("expected at least one image, got none")

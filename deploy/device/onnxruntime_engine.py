@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..core.errors import EngineUnavailable, InputError, UsageError
 from ..core.files import read_bytes, sha256_of_bytes, write_atomic
 from ..core.host import host_facts
-from ..core.images import CHANNELS
+from ..core.images import GREY_OR_RGB
 from ..core.model_contents import read_model_contents
 from ..core.model_engine import ModelEngine
 from ..core.onnx_operators import asks_for_integers
@@ -198,7 +198,7 @@ class OnnxRuntimeEngine(ModelEngine):
         fixed = (
             len(shape) == 4
             and all(isinstance(length, int) and length > 0 for length in shape[1:])
-            and shape[1] == CHANNELS
+            and shape[1] in GREY_OR_RGB
             and len(logits_shape) == 2
             and isinstance(logits_shape[1], int)
             and logits_shape[1] > 0

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from ..core.errors import InputError
 from ..core.files import sha256_of_bytes
-from ..core.images import CHANNELS
+from ..core.images import GREY_OR_RGB
 from ..core.onnx_operators import operators_of
 from ..core.protobuf import fields, message, number, text
 
@@ -173,7 +173,7 @@ class _Graph:
         kinds = [[value[:2] for value in values] for values in (given, self.outputs)]
         if kinds == [[(IMAGES, _INT8)], [(LOGITS, _FLOAT)]]:
             shape, logits = given[0][2], self.outputs[0][2]
-            fixed = len(shape) == 4 and shape[1] == CHANNELS and all(shape[1:])
+            fixed = len(shape) == 4 and shape[1] in GREY_OR_RGB and all(shape[1:])
             if fixed and len(logits) == 2 and logits[1]:
                 return shape[0] or None, (shape[1], shape[2], shape[3]), logits[1]
         found = ", ".join(f"{name!r} {dims}" for name, _, dims in (*given, *self.outputs))

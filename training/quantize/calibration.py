@@ -77,10 +77,10 @@ def fit_scales(network: Network, images: NDArray[np.uint8], *, batch_size: int) 
         for pixels in batches:
             for name, value in network.run(pixels, keep=names).items():
                 if name in found:
-                    flat = value.flatten()
-                    count = min(len(flat), max(1, SAMPLES // len(batches)))
-                    chosen = torch.randint(len(flat), (count,), generator=generator)
-                    found[name].append(flat[chosen])
+                    flat, count = value.flatten(), max(1, SAMPLES // len(batches))
+                    if len(flat) > count:
+                        flat = flat[torch.randint(len(flat), (count,), generator=generator)]
+                    found[name].append(flat)
     for name, members in wanted.items():
         scale = cast(LearnedScale, network.scale_named(name))
         values = [(torch.cat(found[step]).double().numpy(), codes) for step, codes in members]

@@ -84,7 +84,7 @@ class Step:
             linear: features, classes, identity (bool: it is there to end the network)
     """
 
-    name: str
+    name: Annotated[str, Field(min_length=1)]
     kind: StepKind
     inputs: tuple[str, ...]
     shape: Annotated[tuple[AtLeast1, ...], Field(min_length=1)]

@@ -134,8 +134,8 @@ def read_plan(value: Any, where: str) -> Plan:
             raise InputError(f"{at}: {why}") from why
         known[step.name] = step
     steps = tuple(known.values())
-    ends = [index for index, step in enumerate(steps) if step.kind in ("pixels", "linear")]
-    if ends != [0, len(steps) - 1] or steps[0].kind != "pixels":
+    kinds = [step.kind for step in steps if step.kind in ("pixels", "linear")]
+    if (steps[0].kind, steps[-1].kind) != ("pixels", "linear") or len(kinds) != 2:
         raise InputError(
             f"{where}: expected one step of pixels, the first, and one linear, the last"
         )

@@ -389,23 +389,23 @@ def _linear(call: _Call, x: Any, weight: Tensor, bias: Tensor | None = None) -> 
 def _norm(
     call: _Call,
     x: Any,
-    mean: Tensor | None,
-    variance: Tensor | None,
-    gain: Tensor | None = None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
     bias: Tensor | None = None,
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Traced:
-    if mean is None or variance is None:
+    if running_mean is None or running_var is None or training:
         raise Untakeable(
             "it has no running statistics", "set track_running_stats=True and train or calibrate it"
         )
     tensors = {
-        "gain": torch.ones_like(mean) if gain is None else gain,
-        "bias": torch.zeros_like(mean) if bias is None else bias,
-        "mean": mean,
-        "variance": variance,
+        "gain": torch.ones_like(running_mean) if weight is None else weight,
+        "bias": torch.zeros_like(running_mean) if bias is None else bias,
+        "mean": running_mean,
+        "variance": running_var,
     }
     return call.add("norm", [call.tensor(x)], {"epsilon": float(eps)}, tensors)
 
@@ -727,7 +727,7 @@ def _pad(
     )
 
 
-def _dropout(call: _Call, x: Any, *_rest: Any, **_more: Any) -> Any:
+def _as_it_is(call: _Call, x: Any, *_rest: Any, **_more: Any) -> Any:
     return x
 
 
@@ -816,7 +816,7 @@ _MODULES: Mapping[type[nn.Module], Callable[..., Any]] = MappingProxyType(
         nn.GELU: lambda call, m, x: _gelu(call, x, m.approximate),
         nn.Tanh: lambda call, m, x: call.pointwise(["tanh", X], x),
         nn.Softplus: lambda call, m, x: _softplus(call, x, m.beta, m.threshold),
-        nn.Identity: _dropout,
+        nn.Identity: lambda call, m, x: x,
         nn.Dropout: lambda call, m, x: x,
         nn.Dropout2d: lambda call, m, x: x,
         nn.AlphaDropout: lambda call, m, x: x,
@@ -899,11 +899,11 @@ _FUNCTIONS: Mapping[str, Callable[..., Any]] = MappingProxyType(
         "unsqueeze": _reshape,
         "transpose": _transpose,
         "permute": _permute,
-        "contiguous": _dropout,
-        "clone": _dropout,
-        "detach": _dropout,
-        "float": _dropout,
-        "dropout": _dropout,
+        "contiguous": _as_it_is,
+        "clone": _as_it_is,
+        "detach": _as_it_is,
+        "float": _as_it_is,
+        "dropout": _as_it_is,
         "max_pool2d": _max_pool,
         "avg_pool2d": _average_pool,
         "adaptive_avg_pool2d": _adaptive_average_pool,

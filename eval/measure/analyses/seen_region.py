@@ -67,6 +67,10 @@ def _through(step: Step, inputs: list[Tensor], region: Tensor) -> Tensor:
         case "pad":
             top, left, bottom, right = found["amounts"]
             return F.pad(inputs[0], (left, right, top, bottom))
+        case "reshape" | "transpose" if not _positions_stay(step, inputs[0]):
+            # Where a position goes is not followed: each may then have been reached.
+            everywhere = inputs[0].flatten(1).any(dim=1)[:, None, None]
+            return everywhere.expand(-1, *step.shape[-2:])
         case "upsample":
             down, right = found["factor"]
             return inputs[0].repeat_interleave(down, dim=1).repeat_interleave(right, dim=2)
@@ -79,6 +83,12 @@ def _through(step: Step, inputs: list[Tensor], region: Tensor) -> Tensor:
     for other in inputs[1:]:
         reached = reached | other
     return reached
+
+
+def _positions_stay(step: Step, here: Tensor) -> bool:
+    order = step.attributes.get("order", [0])
+    last = [len(order) - 2, len(order) - 1]
+    return step.shape[-2:] == here.shape[1:] and (len(order) == 1 or order[-2:] == last)
 
 
 def _window(

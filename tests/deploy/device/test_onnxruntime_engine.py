@@ -196,15 +196,23 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
         OnnxRuntimeEngine(tmp_path)
 
 
+def test_grey_images_are_taken_by_a_file_of_grey_images(save_float_onnx: SaveFloat) -> None:
+    grey = helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", 1, 8, 8])
+    with OnnxRuntimeEngine(save_float_onnx(info=grey, weights=np.ones((5, 1, 3, 3)))) as engine:
+        assert engine.input_shape == (1, 8, 8)
+        assert engine.run(np.zeros((2, 1, 8, 8), np.uint8)).shape == (2, 5)
+        with pytest.raises(InputError, match="expected images of shape N×1×8×8"):
+            engine.run(np.zeros((2, 3, 8, 8), np.uint8))
+
+
 def test_another_interface_is_refused(save_float_onnx: SaveFloat, tmp_path: Path) -> None:
     floats = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["N", 3, 8, 8])
-    grey = helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", 1, 8, 8])
+    two = helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", 2, 8, 8])
     free = helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", 3, "H", "W"])
-    grey_weights = np.ones((5, 1, 3, 3))
     with pytest.raises(InputError, match=r"tensor\(float\).*expected one input 'images'"):
         OnnxRuntimeEngine(save_float_onnx(info=floats))
-    with pytest.raises(InputError, match=r"\['N', 1, 8, 8\].*3×H×W"):
-        OnnxRuntimeEngine(save_float_onnx(info=grey, weights=grey_weights))
+    with pytest.raises(InputError, match=r"\['N', 2, 8, 8\].*3×H×W"):
+        OnnxRuntimeEngine(save_float_onnx(info=two, weights=np.ones((5, 2, 3, 3))))
     with pytest.raises(InputError, match="numbers for H, W and C"):
         OnnxRuntimeEngine(save_float_onnx(info=free))
     model = onnx.load(save_float_onnx())

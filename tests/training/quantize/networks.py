@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from training.network_spec import NetworkSpec
+from training.quantize import Network, plan_module
+from training.quantize.calibration import calibrate
 
 
 class Preactivated(nn.Module):
@@ -155,3 +162,52 @@ def network(name: str, seed: int = 0) -> nn.Module:
             nn.init.uniform_(part.weight, 0.5, 1.5)
             nn.init.normal_(part.bias, 0.0, 0.2)
     return made.eval()
+
+
+def fields(
+    count: int, channels: int = 3, size: tuple[int, int] = (SIZE, SIZE), seed: int = 0
+) -> NDArray[np.uint8]:
+    """Smooth fields of colour, uint8 N×C×H×W: they use more codes than noise does."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (count, channels, 4, 4))
+    fine = coarse.repeat(-(-size[0] // 4), axis=2).repeat(-(-size[1] // 4), axis=3)
+    return fine[:, :, : size[0], : size[1]].astype(np.uint8)
+
+
+@torch.no_grad()
+def settle(module: nn.Module, images: NDArray[np.uint8]) -> nn.Module:
+    """The module as after training: BatchNorm with the statistics of these images, and logits that
+    are centred and of unit deviation, as far as the last layer decides."""
+    x = (torch.from_numpy(images).float() - 128.0) / 64.0
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):  # torch's own leave little of what an image is
+            part.weight.mul_(3.0)
+        if isinstance(part, nn.BatchNorm2d):
+            part.momentum = None
+            part.reset_running_stats()
+            part.train()
+    module(x)
+    module.eval()
+    last = [part for part in module.modules() if isinstance(part, nn.Conv2d | nn.Linear)][-1]
+    assert last.bias is not None
+    deviation, mean = torch.std_mean(module(x), dim=0)
+    last.weight.div_(deviation.view(-1, *[1] * (last.weight.dim() - 1)))
+    last.bias.sub_(mean).div_(deviation)
+    return module
+
+
+def planned(
+    module: nn.Module, images: NDArray[np.uint8], *bit_widths: int, **settings: Any
+) -> Network:
+    """The network of a module that takes (byte - 128) / 64, calibrated on the images."""
+    found = plan_module(module, torch.from_numpy(images[:2]).float())
+    spec = NetworkSpec(
+        name="own",
+        classes=found.plan.classes,
+        input_size=images.shape[2],
+        bit_widths=bit_widths,
+        **settings,
+    )
+    network = Network(spec, found.plan)
+    network.load_float(found.tensors)
+    calibrate(network, images)
+    return network

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 from eval.measure.analyses import feature_maps, patch_visibility
 from eval.measure.analyses.activations import activations
@@ -16,6 +17,7 @@ from eval.measure.analyses.sample import Sample
 from eval.measure.analyses.seen_region import seen_regions, under_region
 from eval.measure.analyses.stored_map import map_codes
 from tests.training.planned import convolutions, last
+from tests.training.quantize.networks import planned
 from training.network_spec import NetworkSpec
 from training.quantize import Network
 from training.quantize.build import build_network
@@ -56,6 +58,41 @@ def test_only_what_sees_the_patch_changes(name: str, sample: Samples) -> None:
         assert not (changed & ~seen[layer]).any(), layer
     first = names[0]
     assert torch.equal((clean[first] != patched[first]).any(dim=1).any(dim=0), seen[first][0])
+
+
+class Mixed(nn.Module):
+    """Positions that move: a transposed map, a shuffle, a flattened map; a gate; joined maps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.turned = nn.Conv2d(3, 4, 3, 2), nn.Conv2d(4, 4, 3, padding=1)
+        self.gate, self.joined = nn.Conv2d(4, 4, 1), nn.Conv2d(8, 4, 3)
+        self.rows, self.linear = nn.Conv2d(2, 2, 1), nn.Linear(13 * 13 * 4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.stem(x))
+        x = torch.relu(self.turned(x.transpose(2, 3)))
+        x = x * torch.sigmoid(self.gate(x.mean((2, 3), keepdim=True)))
+        x = torch.relu(self.joined(torch.cat([x, x], 1)))
+        x = self.rows(x.reshape(x.shape[0], 2, 26, 13))
+        return self.linear(x.flatten(1))
+
+
+def test_only_what_sees_the_patch_changes_in_any_network(sample: Samples) -> None:
+    images = sample(side=32, place=(5, 9), count=8)
+    torch.manual_seed(0)
+    network = planned(Mixed(), images.clean, 32)
+    names = list(convolutions(network))
+    clean = activations(network, images.clean, 32, names)
+    patched = activations(network, images.patched, 32, names)
+    seen = seen_regions(network.plan, torch.from_numpy(images.region))
+    assert {name: tuple(one.shape[1:]) for name, one in seen.items()} == {
+        name: tuple(one.shape[2:]) for name, one in clean.items()
+    }
+    for layer in names:
+        changed = (clean[layer] != patched[layer]).any(dim=1)
+        assert not (changed & ~seen[layer]).any(), layer
+    assert not seen["stem"].all()
 
 
 def test_the_first_layer_sees_one_pixel_around_the_patch(resnet: Network, sample: Samples) -> None:
