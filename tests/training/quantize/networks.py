@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.network_spec import NetworkSpec
-from training.quantize import Network, plan_module
+from training.quantize import Network
 from training.quantize.calibration import calibrate
+from training.quantize.planning import Planned, normalization_of, plan_of
+from training.quantize.trace import trace
 
 
 class Preactivated(nn.Module):
@@ -211,3 +213,16 @@ def planned(
     network.load_float(found.tensors)
     calibrate(network, images)
     return network
+
+
+def plan_module(
+    module: nn.Module,
+    example: Tensor,
+    *,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    wide: Sequence[str] = (),
+) -> Planned:
+    """The plan of a module and its tensors, as ``quantize`` makes them."""
+    normalization = normalization_of(mean, std, channels=example.shape[1])
+    return plan_of(trace(module, example), normalization=normalization, wide=tuple(wide))

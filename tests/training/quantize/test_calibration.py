@@ -11,10 +11,18 @@ from torch import Tensor, nn
 
 from deploy.core.errors import InputError, NothingToEvaluate
 from tests.training.planned import convolution, convolutions, norm, weights
-from tests.training.quantize.networks import NETWORKS, SIZE, fields, network, planned, settle
+from tests.training.quantize.networks import (
+    NETWORKS,
+    SIZE,
+    fields,
+    network,
+    plan_module,
+    planned,
+    settle,
+)
 from training.network_spec import NetworkSpec
 from training.prediction import logits
-from training.quantize import Network, plan_module
+from training.quantize import Network
 from training.quantize.calibration import calibrate
 from training.quantize.norms import SwitchableBatchNorm2d
 from training.quantizers import LearnedScale

@@ -10,9 +10,17 @@ from torch import Tensor, nn
 
 from deploy.core.errors import InputError
 from tests.training.planned import convolution, last, weights
-from tests.training.quantize.networks import NETWORKS, SIZE, fields, network, planned, settle
+from tests.training.quantize.networks import (
+    NETWORKS,
+    SIZE,
+    fields,
+    network,
+    plan_module,
+    planned,
+    settle,
+)
 from training.network_spec import NetworkSpec
-from training.quantize import Network, plan_module
+from training.quantize import Network
 from training.quantize.layers import Table, code_range
 from training.quantized_layers import weight_quantizer
 

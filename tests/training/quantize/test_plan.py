@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from deploy.core.errors import InputError
-from tests.training.quantize.networks import NETWORKS, SIZE, network
+from tests.training.quantize.networks import NETWORKS, SIZE, network, plan_module
 from training.network_spec import NetworkSpec
 from training.networks import NETWORKS as NAMED
-from training.quantize import Network, Plan, plan_module
-from training.quantize.build import planned_network
+from training.networks import float_network
+from training.quantize import Network, Plan
+from training.quantize.build import planned
 from training.quantize.plan import Codes
 from training.quantize.plan_file import read_plan
 
@@ -37,7 +38,8 @@ def test_a_plan_is_read_as_it_was_written(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(NAMED))
 def test_the_plans_of_the_projects_networks_are_read_as_they_were_written(name: str) -> None:
     spec = NetworkSpec(name=name, classes=7, input_size=32, bit_widths=(8,))
-    plan = planned_network(spec, torch.Generator().manual_seed(0)).plan
+    module = float_network(spec.name, classes=spec.classes, image_size=spec.image_size)
+    plan = planned(module, spec).plan
     assert read_plan(written(plan), "here") == plan
     assert (plan.input_shape, plan.classes) == ((3, 32, 32), 7)
 

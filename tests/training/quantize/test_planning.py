@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deploy.core.errors import InputError
-from tests.training.quantize.networks import NETWORKS, SIZE, fields, network
+from tests.training.quantize.networks import NETWORKS, SIZE, fields, network, plan_module
 from training.network_spec import NetworkSpec
-from training.quantize import Network, Plan, Refused, plan_module
+from training.quantize import Network, Plan, Refused
 from training.quantize.plan import Codes
 
 EXAMPLE = torch.zeros(2, 3, SIZE, SIZE)
