@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--min-clean",
         type=float,
         metavar="X",
-        help="the clean accuracy must be over X (default: 5 points under the lower 95% bound of "
+        help="the clean accuracy must be over X (default: 5 points under the lower 95%% bound of "
         "what the network has in the lab on these images)",
     )
     parser.add_argument(
