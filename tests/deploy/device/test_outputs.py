@@ -9,7 +9,7 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -177,18 +177,36 @@ def test_an_output_names_no_input_and_no_other_output(
 
 
 @pytest.fixture
-def process(bundle: Path, tmp_path: Path) -> Callable[..., tuple[subprocess.Popen[bytes], Path]]:
+def process(
+    bundle: Path, tmp_path: Path
+) -> Iterator[Callable[..., tuple[subprocess.Popen[bytes], Path]]]:
     """Start the archive on the bundle, with a folder of its own for temporary files."""
     Path("validate.pyz").write_bytes(validator_bytes())
     scratch = tmp_path / "tmp"
     scratch.mkdir()
     environment = {**os.environ, "TMPDIR": str(scratch), "OMP_NUM_THREADS": "1"}
 
+    started: list[subprocess.Popen[bytes]] = []
+
     def start(*words: str, **streams: Any) -> tuple[subprocess.Popen[bytes], Path]:
         command = [sys.executable, "validate.pyz", str(bundle), *words]
-        return subprocess.Popen(command, env=environment, **streams), scratch
+        made = subprocess.Popen(
+            command, env=environment, preexec_fn=_signals_as_on_a_terminal, **streams
+        )
+        started.append(made)
+        return made, scratch
 
-    return start
+    yield start
+    for one in started:
+        if one.poll() is None:
+            one.kill()
+            one.wait()
+
+
+def _signals_as_on_a_terminal() -> None:
+    """A test run in the background ignores them, and children inherit that."""
+    for one in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(one, signal.SIG_DFL)
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
