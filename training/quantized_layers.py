@@ -71,19 +71,21 @@ def quantized_convolution(
     channels_in: int,
     channels_out: int,
     *,
-    kernel: int,
-    stride: int = 1,
+    kernel: tuple[int, int],
+    stride: tuple[int, int] = (1, 1),
+    padding: tuple[int, int] = (0, 0),
+    dilation: tuple[int, int] = (1, 1),
     groups: int = 1,
-    padding: int | None = None,
     fixed_bits: int | None = None,
 ) -> Convolution:
-    """A Brevitas ``QuantConv2d`` without bias, switchable weights; padding is "same" by default."""
+    """A Brevitas ``QuantConv2d`` without bias, with switchable weights."""
     layer = Convolution(
         channels_in,
         channels_out,
         kernel,
         stride=stride,
-        padding=kernel // 2 if padding is None else padding,
+        padding=padding,
+        dilation=dilation,
         groups=groups,
         bias=False,
         weight_quant=_weight_injector(WeightQuantizer(switch, channels_out, fixed_bits=fixed_bits)),

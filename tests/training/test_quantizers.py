@@ -113,7 +113,7 @@ def test_a_channel_of_zeros_keeps_finite_weights() -> None:
 
 def test_the_layer_is_brevitas_and_switches_without_rebuilding() -> None:
     switch = switch_of((32, 4, 2))
-    layer = quantized_convolution(switch, 3, 5, kernel=3)
+    layer = quantized_convolution(switch, 3, 5, kernel=(3, 3), padding=(1, 1))
     distinct = {}
     for bits in (32, 4, 2):
         switch.set(bits)

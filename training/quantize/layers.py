@@ -15,8 +15,8 @@ from training.quantize.plan import Codes, Step
 from training.quantize.pointwise import Expression, evaluate, evaluate_torch
 from training.quantized_layers import (
     Convolution,
-    _weight_injector,
     quantized_activation,
+    quantized_convolution,
     weight_quantizer,
 )
 from training.quantizers import (
@@ -24,7 +24,6 @@ from training.quantizers import (
     ActivationQuantizer,
     BitWidthSwitch,
     QuantizerOutput,
-    WeightQuantizer,
     quantize_activation,
 )
 
@@ -164,23 +163,19 @@ class PlannedConvolution(nn.Module):
         self.border = () if (top, left) == (bottom, right) else (left, right, top, bottom)
         self.conv: Convolution | None = None
         if self.weights != "map":
-            fixed = STREAM_BITS if self.weights == "wide" else None
-            quantizer = WeightQuantizer(switch, channels_out, fixed_bits=fixed)
-            self.conv = Convolution(
+            self.conv = quantized_convolution(
+                switch,
                 channels_in,
                 channels_out,
-                tuple(found["kernel"]),
+                kernel=tuple(found["kernel"]),
                 stride=tuple(found["stride"]),
                 padding=(0, 0) if self.border else (top, left),
                 dilation=tuple(found["dilation"]),
                 groups=found["groups"],
-                bias=False,
-                weight_quant=_weight_injector(quantizer),
-                return_quant_tensor=False,
+                fixed_bits=STREAM_BITS if self.weights == "wide" else None,
             )
-            self.conv.weight_quant.skip_create_quant_tensor = True
             if switch.spec.exact:
-                quantizer.folding = self.folding
+                weight_quantizer(self.conv).folding = self.folding
         self.norm: SwitchableBatchNorm2d | Bias
         if found["norm"]:
             self.norm = SwitchableBatchNorm2d(switch, channels_out)
