@@ -22,16 +22,11 @@ from deploy.core.patch_origin import PatchOrigin, PatchSource
 from deploy.core.patch_set import PatchSet
 from eval.attacks.found import Found
 from eval.attacks.judging import Judge, generator_for, success_in_words
-from eval.attacks.predictions import (
-    SwitchableNetwork,
-    device_of,
-    digest_state,
-    evaluation_mode,
-    logits,
-)
+from eval.attacks.predictions import digest_state, evaluation_mode, logits
 from eval.attacks.problem import Crafted, Problem
 from eval.attacks.settings import AttackSettings
 from training.patching import circle_mask, square_mask
+from training.prediction import SwitchableNetwork, device_of
 from training.progress import Progress
 
 logger = logging.getLogger(__name__)

@@ -15,8 +15,9 @@ from deploy.core.errors import NothingToEvaluate
 from deploy.core.pasting import paste
 from deploy.core.success import attack_success
 from eval.attacks.losses import attack_loss
-from eval.attacks.predictions import SwitchableNetwork, logits, predict
+from eval.attacks.predictions import logits, predict
 from eval.attacks.settings import AttackSettings
+from training.prediction import SwitchableNetwork
 
 _JUDGED_IMAGES = 5000
 """A universal patch is judged on at most this many images: the standard error of its success rate

@@ -3,52 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Protocol
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from deploy.core.images import check_images
-
-
-class SwitchableNetwork(Protocol):
-    """What evaluation needs of a network; ``training.networks.Network`` has it.
-
-    Called with float pixel values 0…255, N×3×H×W, it returns logits N×C; ``at(bits)`` switches the
-    bit-width inside a ``with`` block (32 is float).
-    """
-
-    training: bool
-
-    def __call__(self, pixels: Tensor, /) -> Tensor:
-        """Logits, float N×C, of pixel values."""
-        ...
-
-    def at(self, bits: int) -> AbstractContextManager[Any]:
-        """The network at a bit-width, inside a ``with`` block."""
-        ...
-
-    def train(self, mode: bool = True) -> Any:
-        """As in torch."""
-        ...
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """As in torch."""
-        ...
-
-    def state_dict(self) -> Mapping[str, Any]:
-        """As in torch."""
-        ...
-
-
-def device_of(network: SwitchableNetwork) -> torch.device:
-    """The device of the network's first parameter; the CPU for one without parameters."""
-    parameter = next(iter(network.parameters()), None)
-    return torch.device("cpu") if parameter is None else parameter.device
+from training.prediction import SwitchableNetwork
+from training.prediction import logits as network_logits
 
 
 def digest_state(digest: hashlib._Hash, network: SwitchableNetwork) -> None:
@@ -81,13 +45,8 @@ def logits(
         InputError: other images than these, or a bit-width that the network lacks.
     """
     check_images(images)
-    device = device_of(network)
-    batches = []
-    with evaluation_mode(network), network.at(bits), torch.no_grad():
-        for first in range(0, len(images), batch_size):
-            pixels = torch.tensor(images[first : first + batch_size]).to(device)
-            batches.append(network(pixels.float()).float().cpu().numpy())
-    return np.concatenate(batches)
+    with evaluation_mode(network):
+        return network_logits(network, images, bits, batch_size, channels_last=False)
 
 
 def predict(

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from eval.attacks.found import Found
-from eval.attacks.predictions import SwitchableNetwork
 from eval.attacks.settings import AttackSettings
 from training.patching import paste
+from training.prediction import SwitchableNetwork
 
 
 @dataclass(frozen=True, kw_only=True)

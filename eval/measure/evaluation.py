@@ -20,7 +20,7 @@ from deploy.core.latency import Latency
 from deploy.core.patch_set import PatchSet, random_floor
 from deploy.core.records import write_record
 from deploy.core.success import accuracy
-from eval.attacks.predictions import SwitchableNetwork, predict
+from eval.attacks.predictions import predict
 from eval.measure.evaluation_record import (
     KIND,
     DriftFacts,
@@ -40,6 +40,7 @@ from eval.measure.patch_measures import (
 )
 from eval.measure.subject import Predictor
 from training.data import ImageSet
+from training.prediction import SwitchableNetwork
 from training.progress import Progress
 from training.record_types import payloads_by_key
 

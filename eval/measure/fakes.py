@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from deploy.core.errors import InputError
-from eval.attacks.predictions import SwitchableNetwork
+from training.prediction import SwitchableNetwork
 
 
 class Wrapper(nn.Module):

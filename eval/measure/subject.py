@@ -17,9 +17,10 @@ from deploy.core.files import sha256_of
 from deploy.core.records import records_so_far
 from deploy.engine import open_engine, require_engine, version_of
 from eval.attacks.engine_network import EngineNetwork
-from eval.attacks.predictions import SwitchableNetwork, predict
+from eval.attacks.predictions import predict
 from eval.measure.evaluation_record import CertificateSummary, ModelFacts
 from eval.measure.proofs import CERTIFICATE_KIND, proofs_from_records
+from training.prediction import SwitchableNetwork
 from training.run_folder import RunFolder
 
 TORCH = "torch"

@@ -12,7 +12,6 @@ from pydantic import model_validator
 from deploy.core.errors import InputError
 from deploy.core.files import json_bytes, sha256_of_bytes
 from deploy.core.records import write_record
-from eval.attacks.predictions import SwitchableNetwork
 from eval.measure.checks.attacked_network import BatterySettings
 from eval.measure.checks.battery import run_battery
 from eval.measure.checks.catalogue import CATALOGUE
@@ -21,6 +20,7 @@ from eval.measure.evaluation_record import images_facts
 from eval.measure.fakes import planted
 from training.data import ImageSet
 from training.data.subset import chosen_indices
+from training.prediction import SwitchableNetwork
 from training.progress import Progress
 from training.record_types import payloads_by_key
 from training.run_folder import RunFolder

@@ -25,12 +25,12 @@ from deploy.core.patch_origin import PatchSource
 from deploy.core.patch_set import PatchSet, write_patch_set
 from eval.attacks.base import PatchAttack
 from eval.attacks.ensemble import Ensemble
-from eval.attacks.predictions import SwitchableNetwork
 from eval.attacks.supplied.placing import PlacingSettings, placed_patch_sets
 from eval.attacks.supplied.reading import read_supplied
 from eval.measure.subject import subjects_of
 from training.data.subset import chosen_indices
 from training.devices import torch_device
+from training.prediction import SwitchableNetwork
 from training.run_folder import RunFolder
 from training.validated import AtLeast0, AtLeast1, validated
 

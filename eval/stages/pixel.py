@@ -20,12 +20,12 @@ from deploy.core.records import write_record
 from deploy.core.success import accuracy, attack_success
 from eval.attacks.pixel.library import LIBRARY, perturbed
 from eval.attacks.pixel.pixel_settings import PixelSettings
-from eval.attacks.predictions import SwitchableNetwork
 from eval.measure.evaluation_record import images_facts
 from eval.measure.pixel_record import KIND, PixelModel, PixelRecord
 from eval.measure.subject import TORCH, subjects_of
 from training.data.subset import chosen_indices
 from training.devices import torch_device
+from training.prediction import SwitchableNetwork
 from training.progress import Progress
 from training.record_types import payloads_by_key
 from training.run_folder import RunFolder

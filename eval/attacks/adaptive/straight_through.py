@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Literal
 
 from deploy.core.errors import InputError
-from eval.attacks.predictions import SwitchableNetwork
+from training.prediction import SwitchableNetwork
 from training.quantizers import FLOAT, STRAIGHT_THROUGH, BitWidthSwitch
 
 Variant = Literal["clipped", "rectified", "identity", "shadow"]

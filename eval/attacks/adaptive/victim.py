@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deploy.core.errors import InputError
-from eval.attacks.predictions import SwitchableNetwork, evaluation_mode, logits
+from eval.attacks.predictions import evaluation_mode, logits
+from training.prediction import SwitchableNetwork
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from deploy.core.errors import InputError
 from deploy.core.images import check_images
 from eval.attacks.pixel.pixel_settings import PixelSettings
-from eval.attacks.predictions import SwitchableNetwork, device_of, evaluation_mode
+from eval.attacks.predictions import evaluation_mode
+from training.prediction import SwitchableNetwork, device_of
 
 _WHITE = 255.0
 

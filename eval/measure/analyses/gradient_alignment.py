@@ -29,12 +29,12 @@ import torch
 from torch import Tensor
 from typing_extensions import TypedDict
 
-from eval.attacks.predictions import SwitchableNetwork
 from eval.measure.analyses.analysis_settings import AnalysisSettings
 from eval.measure.analyses.input_gradients import input_gradients
 from eval.measure.analyses.means import Mean, mean_where
 from eval.measure.analyses.sample import Sample
 from training.agreement import EDGE, direction, grey, orientation_agreement, sobel
+from training.prediction import SwitchableNetwork
 from training.validated import AtLeast0, AtLeast1
 
 KIND = "gradient-alignment"

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from typing_extensions import TypedDict
 
-from eval.attacks.predictions import SwitchableNetwork
 from eval.measure.analyses.analysis_settings import AnalysisSettings
 from eval.measure.analyses.input_gradients import input_gradients
 from eval.measure.analyses.sample import Sample
 from eval.measure.analyses.stored_map import StoredMap, store_map
+from training.prediction import SwitchableNetwork
 from training.validated import AtLeast0
 
 KIND = "gradient-maps"

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from eval.attacks.adaptive.victim import pixel_gradient
-from eval.attacks.predictions import SwitchableNetwork, device_of, evaluation_mode
+from eval.attacks.predictions import evaluation_mode
+from training.prediction import SwitchableNetwork, device_of
 
 Scalar = Callable[[Tensor, Tensor], Tensor]
 """From logits N×C and labels N to one value an image, N."""

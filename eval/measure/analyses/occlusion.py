@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from typing_extensions import TypedDict
 
 from deploy.core.errors import NothingToEvaluate
-from eval.attacks.predictions import SwitchableNetwork, logits
+from eval.attacks.predictions import logits
 from eval.measure.analyses.analysis_settings import AnalysisSettings, grid
 from eval.measure.analyses.means import means_of
 from eval.measure.analyses.sample import Sample
+from training.prediction import SwitchableNetwork
 from training.validated import AtLeast0, AtLeast1
 
 KIND = "occlusion"

@@ -17,10 +17,11 @@ from typing_extensions import TypedDict
 from deploy.core.patch_set import random_floor
 from deploy.core.share import share
 from deploy.core.success import attack_success
-from eval.attacks.predictions import SwitchableNetwork, predict
+from eval.attacks.predictions import predict
 from eval.measure.analyses.analysis_settings import AnalysisSettings, grid
 from eval.measure.analyses.means import Mean, mean_of
 from eval.measure.analyses.sample import Sample
+from training.prediction import SwitchableNetwork
 from training.record_types import Share
 from training.validated import AtLeast0, AtLeast1
 

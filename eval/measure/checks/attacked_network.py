@@ -22,10 +22,11 @@ from eval.attacks.adaptive.victim import Victim, pixel_gradient
 from eval.attacks.judging import generator_for
 from eval.attacks.losses import Loss, attack_loss
 from eval.attacks.placement import positions_for
-from eval.attacks.predictions import SwitchableNetwork, evaluation_mode, logits
+from eval.attacks.predictions import evaluation_mode, logits
 from eval.measure.checks.checks_record import Flags
 from training.patching import paste as paste_torch
 from training.patching import patch_gradient, square_mask
+from training.prediction import SwitchableNetwork
 from training.validated import AtLeast0, AtLeast1, Recorded, validated
 
 _DRAWS = 4

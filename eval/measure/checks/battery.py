@@ -21,10 +21,11 @@ from deploy.core.share import share_of
 from deploy.core.sparse_rs import SparseRsSettings, search_per_image
 from deploy.core.statistics import paired_difference
 from eval.attacks.adaptive.victim import Victim, found_random
-from eval.attacks.predictions import SwitchableNetwork, evaluation_mode, logits
+from eval.attacks.predictions import evaluation_mode, logits
 from eval.measure.checks.attacked_network import AttackedNetwork, BatterySettings
 from eval.measure.checks.checks_record import ALWAYS, CheckResult, Flags, percent, result, status
 from eval.measure.fakes import FAKES, planted
+from training.prediction import SwitchableNetwork
 from training.quantizers import FLOAT
 
 Check = Callable[[AttackedNetwork], CheckResult]

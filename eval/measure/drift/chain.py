@@ -31,11 +31,12 @@ from deploy.core.errors import InputError
 from deploy.core.files import read_npz
 from deploy.core.images import check_images
 from deploy.device.suite import Suite
-from eval.attacks.predictions import SwitchableNetwork, device_of, evaluation_mode, predict
+from eval.attacks.predictions import evaluation_mode, predict
 from eval.measure.patch_measures import Classes
 from eval.measure.subject import Predictor
 from export.reference import IntegerReference
 from training.patching import paste
+from training.prediction import SwitchableNetwork, device_of
 
 Bytes = NDArray[np.uint8]
 _BATCH = 250

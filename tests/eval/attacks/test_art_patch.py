@@ -13,10 +13,11 @@ import pytest
 
 from deploy.core.success import attack_success
 from eval.attacks.pixel.library import AtBitWidth, art_classifier, load_library
-from eval.attacks.predictions import SwitchableNetwork, predict
+from eval.attacks.predictions import predict
 from eval.attacks.supplied.placing import PlacingSettings, placed_patch_sets
 from eval.attacks.supplied.reading import read_supplied
 from training.data import ImageSet
+from training.prediction import SwitchableNetwork
 
 SCALE = 0.5
 TARGET = 3

@@ -15,9 +15,10 @@ from deploy.core.success import attack_success
 from eval.attacks.engine_network import EngineNetwork
 from eval.attacks.ensemble import Ensemble
 from eval.attacks.lavan import Lavan, LavanSettings
-from eval.attacks.predictions import SwitchableNetwork, logits, predict
+from eval.attacks.predictions import logits, predict
 from eval.attacks.sparse_rs import SparseRs, SparseRsSettings
 from training.data import ImageSet
+from training.prediction import SwitchableNetwork
 
 SHA = "ab" * 32
 

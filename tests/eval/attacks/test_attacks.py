@@ -17,10 +17,11 @@ from eval.attacks.base import PatchAttack
 from eval.attacks.gap import Gap, GapSettings
 from eval.attacks.lavan import Lavan, LavanSettings
 from eval.attacks.location import Location, LocationSettings
-from eval.attacks.predictions import SwitchableNetwork, predict
+from eval.attacks.predictions import predict
 from eval.attacks.problem import Crafted, Problem
 from eval.attacks.sparse_rs import SparseRs, SparseRsSettings
 from training.data import ImageSet
+from training.prediction import SwitchableNetwork
 
 # name → attack; per-image ones are made on 120 test images, universal ones on the training images
 CASES: dict[str, PatchAttack[Any]] = {

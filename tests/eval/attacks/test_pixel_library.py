@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from deploy.core.errors import InputError
 from eval.attacks.pixel.library import AtBitWidth, art_classifier, load_library, perturbed
 from eval.attacks.pixel.pixel_settings import PIXEL_ATTACKS, PixelSettings
-from eval.attacks.predictions import SwitchableNetwork, predict
+from eval.attacks.predictions import predict
 from training.data import ImageSet
+from training.prediction import SwitchableNetwork
 
 COUNT = 40
 QUICK: dict[str, dict[str, Any]] = {

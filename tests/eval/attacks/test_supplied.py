@@ -13,10 +13,11 @@ from PIL import Image
 from deploy.core.errors import InputError
 from deploy.core.success import attack_success
 from eval.attacks.lavan import Lavan, LavanSettings
-from eval.attacks.predictions import SwitchableNetwork, predict
+from eval.attacks.predictions import predict
 from eval.attacks.supplied.placing import PlacingSettings, placed_patch_sets
 from eval.attacks.supplied.reading import read_supplied
 from training.data import ImageSet
+from training.prediction import SwitchableNetwork
 from training.validated import read_settings
 
 RNG = np.random.default_rng(5)

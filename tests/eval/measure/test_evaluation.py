@@ -19,7 +19,7 @@ from deploy.core.patch_set import PatchSet, write_patch_set
 from deploy.core.records import provenance
 from deploy.core.share import share
 from eval.attacks.lavan import Lavan, LavanSettings
-from eval.attacks.predictions import SwitchableNetwork, predict
+from eval.attacks.predictions import predict
 from eval.measure.evaluation import evaluate_model
 from eval.measure.evaluation_record import (
     EvaluationRecord,
@@ -30,6 +30,7 @@ from eval.measure.evaluation_record import (
 from eval.measure.patch_measures import common_set, drift, evaluate_patch, patch_set_digest
 from eval.measure.subject import TORCH, NetworkPredictor
 from training.data import ImageSet
+from training.prediction import SwitchableNetwork
 
 LABELS = np.array([0, 1, 2, 0, 1, 2])
 CLEAN = np.array([0, 1, 2, 0, 0, 2])  # image 4 is wrong

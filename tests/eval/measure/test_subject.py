@@ -12,11 +12,12 @@ from deploy.core.errors import EngineUnavailable, InputError
 from deploy.core.files import sha256_of
 from deploy.core.records import write_record
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
-from eval.attacks.predictions import SwitchableNetwork, predict
+from eval.attacks.predictions import predict
 from eval.measure.subject import TORCH, Subject, subjects_of
 from export.certificate import certify
 from tests.export.integer_graphs import balance, random_images, residual_graph
 from training.data import ImageSet
+from training.prediction import SwitchableNetwork
 from training.run_folder import RunFolder
 
 

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from deploy.core.errors import InputError
-from eval.attacks.predictions import SwitchableNetwork, predict
+from eval.attacks.predictions import predict
 from eval.measure.checks.attacked_network import BatterySettings
 from eval.measure.checks.battery import run_battery
 from eval.measure.checks.catalogue import CATALOGUE
 from eval.measure.fakes import FAKES, planted
 from tests.eval.conftest import DigitNetwork
 from training.data import ImageSet
+from training.prediction import SwitchableNetwork
 
 SETTINGS = BatterySettings(images=48, size_px=12, steps=20, queries=150)
 
