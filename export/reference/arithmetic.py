@@ -22,6 +22,7 @@ differ from ONNX Runtime's CPU kernels in about one value in a million.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
@@ -140,7 +141,9 @@ class Convolution(_Weighted):
             )
         top, left, bottom, right = self.pads
         n, c, h, w = x.shape
-        padded: Accumulator = np.zeros((n, c, h + top + bottom, w + left + right), self._dtype)
+        shape = (n, c, h + top + bottom, w + left + right)
+        require_room(self.what, *shape)
+        padded: Accumulator = np.zeros(shape, self._dtype)
         inside = padded[:, :, top : top + h, left : left + w]
         np.subtract(x, self._dtype(self.x_zero_point), out=inside, dtype=self._dtype)
         return padded
@@ -172,6 +175,8 @@ class Convolution(_Weighted):
         rows = self.weight.reshape(g, o // g, cg, kh, kw).transpose(3, 0, 1, 4, 2)
         matrices = rows.reshape(kh, g, o // g, kw * cg).astype(self._dtype)
         grouped = padded.reshape(n, g, cg, h, w)
+        require_room(self.what, n, c, kw, h, out_w)
+        require_room(self.what, n, o, out_h, out_w)
         columns: Accumulator = np.empty((n, g, kw, cg, h, out_w), self._dtype)
         for j in range(kw):
             columns[:, :, j] = grouped[..., j * dw : j * dw + span_w : sw]
@@ -330,6 +335,34 @@ def largest_of(taken: NDArray[Any]) -> NDArray[Any]:
     return reduce(np.maximum, (taken[..., i, j] for i, j in places))
 
 
+MOST_VALUES = 2**28
+"""Numbers, at most, in one array of the reference: a damaged file must not take all memory."""
+
+
+def require_room(what: str, *shape: int) -> None:
+    """Refuse an array before it is made.
+
+    Raises:
+        UnsupportedGraph: it would have more than :data:`MOST_VALUES` numbers.
+    """
+    if math.prod(shape) > MOST_VALUES:
+        raise UnsupportedGraph(
+            f"{what}: an array of {'×'.join(map(str, shape))} is more than the reference computes "
+            f"({MOST_VALUES:,} numbers): fewer images at once, or the file is damaged"
+        )
+
+
+def padded(x: NDArray[Any], widths: Sequence[tuple[int, int]], fill: float) -> NDArray[Any]:
+    """``x`` with ``fill`` before and after each dimension.
+
+    Raises:
+        UnsupportedGraph: the result is too large.
+    """
+    sizes = (size + sum(width) for size, width in zip(x.shape, widths, strict=True))
+    require_room("a padded input", *sizes)
+    return np.pad(x, widths, constant_values=fill)
+
+
 def windows(
     x: NDArray[Any],
     kernel: Sequence[int],
@@ -343,9 +376,8 @@ def windows(
         UnsupportedGraph: the padded input is smaller than the kernel.
     """
     top, left, bottom, right = pads
-    edges = ((0, 0), (0, 0), (top, bottom), (left, right))
-    padded = np.pad(x, edges, constant_values=fill)
-    if padded.shape[2] < kernel[0] or padded.shape[3] < kernel[1]:
-        raise UnsupportedGraph(f"a padded input of {padded.shape} is smaller than {tuple(kernel)}")
-    every: NDArray[Any] = sliding_window_view(padded, tuple(kernel), axis=(2, 3))
+    wide = padded(x, ((0, 0), (0, 0), (top, bottom), (left, right)), fill)
+    if wide.shape[2] < kernel[0] or wide.shape[3] < kernel[1]:
+        raise UnsupportedGraph(f"a padded input of {wide.shape} is smaller than {tuple(kernel)}")
+    every: NDArray[Any] = sliding_window_view(wide, tuple(kernel), axis=(2, 3))
     return every[:, :, :: strides[0], :: strides[1]]

@@ -24,6 +24,8 @@ from export.reference.arithmetic import (
     global_average_pool,
     max_pool,
     mul_table,
+    padded,
+    require_room,
 )
 from export.reference.errors import UnsupportedGraph
 
@@ -351,7 +353,7 @@ def _pad(node: _Operands) -> Prepared:
         raise node.refusal(f" cuts: its amounts are {amounts.tolist()}")
     value = int(node.scalar(2, "the padding value", np.uint8))
     widths = [(int(before), int(after)) for before, after in amounts.T]
-    return node.x, lambda x: np.pad(x, widths, constant_values=value)
+    return node.x, lambda x: padded(x, widths, value)
 
 
 def _reshape(node: _Operands) -> Prepared:
@@ -435,7 +437,12 @@ def _resize(node: _Operands) -> Prepared:
     if len(factors) != 4 or (whole != factors).any() or list(whole[:2]) != [1, 1]:
         raise node.refusal(f" resizes by {factors.tolist()}; whole factors are defined")
     down, right = int(whole[2]), int(whole[3])
-    return node.x, lambda x: x.repeat(down, axis=2).repeat(right, axis=3)
+
+    def repeated(x: Codes) -> Codes:
+        require_room(node.what, *x.shape, down, right)
+        return x.repeat(down, axis=2).repeat(right, axis=3)
+
+    return node.x, repeated
 
 
 _BUILDERS: dict[tuple[str, str], Callable[[_Operands], Prepared]] = {

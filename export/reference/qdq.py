@@ -18,7 +18,7 @@ import onnx
 from numpy.typing import NDArray
 
 from export.graph import Graph, attributes_of, node_label
-from export.reference.arithmetic import largest_of, windows
+from export.reference.arithmetic import largest_of, padded, require_room, windows
 from export.reference.errors import UnsupportedGraph
 from export.reference.network import Batch, Reference
 
@@ -144,11 +144,12 @@ def _average_pool(attributes: Attributes, x: Values) -> Values:
 
 
 def _pad(_: Attributes, x: Values, amounts: NDArray[np.int64], value: Any = None) -> Values:
-    widths = amounts.reshape(2, -1).T.tolist()
-    return np.pad(x, widths, constant_values=0.0 if value is None else float(value))
+    widths = [(int(before), int(after)) for before, after in amounts.reshape(2, -1).T]
+    return padded(x, widths, 0.0 if value is None else float(value))
 
 
 def _resize(_: Attributes, x: Values, _roi: Any, factors: NDArray[np.float32]) -> Values:
+    require_room("Resize", *x.shape, int(factors[2]), int(factors[3]))
     return x.repeat(int(factors[2]), axis=2).repeat(int(factors[3]), axis=3)
 
 

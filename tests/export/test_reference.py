@@ -18,7 +18,7 @@ from deploy.core.host import host_facts
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
 from export.parity import check_parity
 from export.reference import IntegerReference, NotReproducible, UnsupportedGraph
-from export.reference.arithmetic import Convolution, add_table
+from export.reference.arithmetic import Convolution, add_table, padded
 from tests.export.integer_graphs import (
     MICROSOFT,
     IntegerGraph,
@@ -489,3 +489,10 @@ def test_images_that_do_not_fit_are_refused(model: onnx.ModelProto, tmp_path: Pa
         reference.run(np.zeros((1, 3, 8, 8), np.float32))
     with pytest.raises(NothingToEvaluate):
         reference.run(np.zeros((0, 3, 8, 8), np.uint8))
+
+
+def test_an_array_that_would_take_all_memory_is_refused() -> None:
+    small = np.zeros((1, 1, 2, 2), np.uint8)
+    with pytest.raises(UnsupportedGraph, match="the file is damaged"):
+        padded(small, [(0, 0), (0, 0), (0, 2**16), (0, 2**16)], 0)
+    assert padded(small, [(0, 0), (0, 0), (1, 1), (0, 3)], 7).shape == (1, 1, 4, 5)
