@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from deploy.core.errors import InputError
 from deploy.core.files import read_json, sha256_of, sha256_of_bytes, write_atomic, write_json
 from training.network_spec import FLOAT, NetworkSpec
-from training.networks.registry import float_network
+from training.networks.registry import NETWORKS, float_network
 from training.quantize import Network
 from training.quantize.build import planned
 from training.quantize.plan_file import read_plan
@@ -188,6 +188,27 @@ def _name_since_version_1(name: str) -> str:
     return name
 
 
+def _require_named_network(network: Network, path: Path) -> None:
+    """Refuse a plan whose convolutions are not those of the network that the sidecar names.
+
+    Only the project's own networks are compared: no code of a user's is run to read a file.
+    """
+    spec = network.spec
+    if spec.name not in NETWORKS:
+        return
+    with torch.device("meta"):
+        named = float_network(spec.name, classes=spec.classes, image_size=spec.image_size)
+    expected, found = (
+        sorted(tuple(weight.shape) for weight in module.parameters() if weight.dim() == 4)
+        for module in (named, network)
+    )
+    if expected != found:
+        raise InputError(
+            f"the plan of {path} belongs to another network than {spec.name}: "
+            "the shapes of the convolutions differ"
+        )
+
+
 def load_network(path: Path) -> Network:
     """The network of a checkpoint, in evaluation mode, at its widest bit-width.
 
@@ -208,6 +229,7 @@ def load_network(path: Path) -> Network:
         )
     network = Network(spec, plan)
     load_tensors(network, tensors_of(path, sidecar), str(path))
+    _require_named_network(network, path)
     network.scales_stored = True
     return network.eval()
 
