@@ -8,52 +8,28 @@ near a half.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
 import numpy as np
 import onnx
 
-from export.graph_builder import MICROSOFT
-from export.passes.qonnx_graph import Quantizer
-from export.passes.quantizers import quantized
 from export.passes.requantize import MARGIN
-from export.passes.rule import (
-    Clamp,
-    Codes,
-    Context,
-    Refusal,
-    Written,
-    activation_quantizer,
-    byte,
-    byte_codes,
-    clamp_before,
-    clipped,
-    scalar,
+from export.passes.rule import Context, Refusal, Written
+from export.passes.two_operands import (
+    TwoOperands,
+    two_operands,
+    write_integer_operator,
+    write_operator,
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Gate:
-    """Quant(Relu|Clip?(Mul(codes, codes))), taken apart."""
-
-    factors: tuple[Codes, Codes]
-    quantizer: Quantizer
-    clamp: Clamp
-
-
-def gate(node: onnx.NodeProto, context: Context) -> Gate:
+def gate(node: onnx.NodeProto, context: Context) -> TwoOperands:
     """Take apart the product before the quantizer ``node``."""
-    product, clamp = clamp_before(node.input[0], context.source)
-    if product is None or product.op_type != "Mul":
-        raise Refusal("no Mul, optionally with Relu or Clip, stands before it")
-    first, second = (context.codes_of(name, "the factor") for name in product.input)
-    return Gate(factors=(first, second), quantizer=activation_quantizer(node, context), clamp=clamp)
+    return two_operands(node, context, "Mul", called="factor")
 
 
-def gate_without_ties(node: onnx.NodeProto, context: Context) -> Gate:
+def gate_without_ties(node: onnx.NodeProto, context: Context) -> TwoOperands:
     """The same, if no product of codes lies near a half."""
     found = gate(node, context)
-    first, second = found.factors
+    first, second = found.operands
     steps = float(first.scale) * float(second.scale) / float(found.quantizer.step)
     products = np.unique(
         np.multiply.outer(
@@ -72,22 +48,13 @@ def gate_without_ties(node: onnx.NodeProto, context: Context) -> Gate:
     return found
 
 
-def write_integer_gate(found: Gate, layer: str, context: Context) -> Written:
+def write_integer_gate(found: TwoOperands, layer: str, context: Context) -> Written:
     """com.microsoft QLinearMul (Clip)."""
-    builder = context.builder
-    out = byte_codes(found.quantizer, found.clamp, layer)
-    inputs: list[str] = []
-    for codes in found.factors:
-        inputs += [codes.name, scalar(builder, codes.scale), byte(builder, codes.zero_point)]
-    inputs += [scalar(builder, out.scale), byte(builder, out.zero_point)]
-    name = builder.add("QLinearMul", inputs, out.name, domain=MICROSOFT)
-    codes = clipped(context, replace(out, name=name), layer)
+    codes = write_integer_operator(found, layer, context)
     return codes, f"QLinearMul, codes {codes.low}…{codes.high}"
 
 
-def write_gate(found: Gate, layer: str, context: Context) -> Written:
+def write_gate(found: TwoOperands, layer: str, context: Context) -> Written:
     """Mul of values, Q, DQ."""
-    names = [codes.name for codes in found.factors]
-    product = context.builder.add("Mul", names, f"{layer}.mul")
-    codes, text = quantized(product, found.quantizer, found.clamp, layer, context)
+    codes, text = write_operator(found, f"{layer}.mul", layer, context)
     return codes, f"Mul, {text}"

@@ -12,51 +12,26 @@ doubles the step in all three.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
 import onnx
 
-from export.graph_builder import MICROSOFT
-from export.passes.qonnx_graph import Quantizer
-from export.passes.quantizers import quantized
-from export.passes.rule import (
-    Clamp,
-    Codes,
-    Context,
-    Refusal,
-    Written,
-    activation_quantizer,
-    byte,
-    byte_codes,
-    clamp_before,
-    clipped,
-    scalar,
+from export.passes.rule import Context, Refusal, Written
+from export.passes.two_operands import (
+    TwoOperands,
+    two_operands,
+    write_integer_operator,
+    write_operator,
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class ResidualAdd:
-    """Quant(Relu|Clip?(Add(codes, codes))), taken apart."""
-
-    summands: tuple[Codes, ...]
-    quantizer: Quantizer
-    clamp: Clamp
-
-
-def residual_add(node: onnx.NodeProto, context: Context) -> ResidualAdd:
+def residual_add(node: onnx.NodeProto, context: Context) -> TwoOperands:
     """Take apart the sum before the quantizer ``node``."""
-    add, clamp = clamp_before(node.input[0], context.source)
-    if add is None or add.op_type != "Add":
-        raise Refusal("no Add, optionally with Relu or Clip, stands before it")
-    summands = tuple(context.codes_of(name, "the summand") for name in add.input)
-    quantizer = activation_quantizer(node, context)
-    return ResidualAdd(summands=summands, quantizer=quantizer, clamp=clamp)
+    return two_operands(node, context, "Add", called="summand")
 
 
-def residual_add_at_one_scale(node: onnx.NodeProto, context: Context) -> ResidualAdd:
+def residual_add_at_one_scale(node: onnx.NodeProto, context: Context) -> TwoOperands:
     """The same, and nothing in it rounds."""
     found = residual_add(node, context)
-    first, second = found.summands
+    first, second = found.operands
     scale = found.quantizer.step
     if not first.scale == second.scale == scale:
         raise Refusal(
@@ -66,20 +41,13 @@ def residual_add_at_one_scale(node: onnx.NodeProto, context: Context) -> Residua
     return found
 
 
-def write_integer_add(found: ResidualAdd, layer: str, context: Context) -> Written:
+def write_integer_add(found: TwoOperands, layer: str, context: Context) -> Written:
     """com.microsoft QLinearAdd (Clip)."""
-    builder, out = context.builder, byte_codes(found.quantizer, found.clamp, layer)
-    inputs: list[str] = []
-    for codes in found.summands:
-        inputs += [codes.name, scalar(builder, out.scale), byte(builder, codes.zero_point)]
-    inputs += [scalar(builder, out.scale), byte(builder, out.zero_point)]
-    name = builder.add("QLinearAdd", inputs, out.name, domain=MICROSOFT)
-    codes = clipped(context, replace(out, name=name), layer)
+    codes = write_integer_operator(found, layer, context)
     return codes, f"QLinearAdd at one scale, codes {codes.low}…{codes.high}"
 
 
-def write_add(found: ResidualAdd, layer: str, context: Context) -> Written:
+def write_add(found: TwoOperands, layer: str, context: Context) -> Written:
     """Add, Q, DQ."""
-    total = context.builder.add("Add", [codes.name for codes in found.summands], f"{layer}.sum")
-    codes, text = quantized(total, found.quantizer, found.clamp, layer, context)
+    codes, text = write_operator(found, f"{layer}.sum", layer, context)
     return codes, f"Add of two quantized tensors, {text}"

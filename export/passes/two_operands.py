@@ -1,0 +1,64 @@
+"""What the sum and the product of two streams of codes share: how each is found and written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import onnx
+
+from export.graph_builder import MICROSOFT
+from export.passes.qonnx_graph import Quantizer
+from export.passes.quantizers import quantized
+from export.passes.rule import (
+    Clamp,
+    Codes,
+    Context,
+    Refusal,
+    Written,
+    activation_quantizer,
+    byte,
+    byte_codes,
+    clamp_before,
+    clipped,
+    scalar,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwoOperands:
+    """Quant(Relu|Clip?(operator(codes, codes))), taken apart."""
+
+    operator: str
+    operands: tuple[Codes, ...]
+    quantizer: Quantizer
+    clamp: Clamp
+
+
+def two_operands(
+    node: onnx.NodeProto, context: Context, operator: str, *, called: str
+) -> TwoOperands:
+    """Take apart the ``operator`` before the quantizer ``node``; its operands are ``called`` so."""
+    found, clamp = clamp_before(node.input[0], context.source)
+    if found is None or found.op_type != operator:
+        raise Refusal(f"no {operator}, optionally with Relu or Clip, stands before it")
+    operands = tuple(context.codes_of(name, f"the {called}") for name in found.input)
+    quantizer = activation_quantizer(node, context)
+    return TwoOperands(operator=operator, operands=operands, quantizer=quantizer, clamp=clamp)
+
+
+def write_integer_operator(found: TwoOperands, layer: str, context: Context) -> Codes:
+    """com.microsoft QLinearAdd or QLinearMul (Clip)."""
+    builder, out = context.builder, byte_codes(found.quantizer, found.clamp, layer)
+    inputs: list[str] = []
+    for codes in found.operands:
+        inputs += [codes.name, scalar(builder, codes.scale), byte(builder, codes.zero_point)]
+    inputs += [scalar(builder, out.scale), byte(builder, out.zero_point)]
+    name = builder.add(f"QLinear{found.operator}", inputs, out.name, domain=MICROSOFT)
+    return clipped(context, replace(out, name=name), layer)
+
+
+def write_operator(found: TwoOperands, value: str, layer: str, context: Context) -> Written:
+    """The operator on values, Q, DQ; ``value`` names its result."""
+    names = [codes.name for codes in found.operands]
+    result = context.builder.add(found.operator, names, value)
+    return quantized(result, found.quantizer, found.clamp, layer, context)
