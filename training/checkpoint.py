@@ -18,9 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 
 from deploy.core.errors import InputError
 from deploy.core.files import read_json, sha256_of, sha256_of_bytes, write_atomic, write_json
@@ -29,6 +27,7 @@ from training.networks.registry import NETWORKS, float_network
 from training.quantize import Network
 from training.quantize.build import planned
 from training.quantize.plan_file import read_plan
+from training.tensors import load_tensors, persistent_tensors, read_tensors, tensor_bytes
 from training.validated import as_json, read_settings
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -51,63 +50,6 @@ _SINCE_VERSION_1 = (
 """What tensors were called in version 1, and are now."""
 
 _NORM = re.compile(r"(?P<before>.*\bnorms\.)(?P<bits>\d+)(?P<after>\..*)")
-
-
-def persistent_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """The module's parameters and persistent buffers, each once (a scale that several quantizers
-    share appears under its first name)."""
-    seen: set[int] = set()
-    tensors: dict[str, Tensor] = {}
-    for name, tensor in module.state_dict(keep_vars=True).items():
-        if id(tensor) not in seen:
-            seen.add(id(tensor))
-            tensors[name] = tensor
-    return tensors
-
-
-def tensor_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
-    """A safetensors file of ``tensors`` (moved to the CPU, made contiguous)."""
-    plain = {n: t.detach().to("cpu", copy=True).contiguous() for n, t in tensors.items()}
-    return save(plain, dict(metadata))
-
-
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file; ``InputError`` if it is missing or damaged."""
-    if not path.is_file():
-        raise InputError(f"there is no checkpoint {path}; train one with: qadtr train CONFIG")
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return tensors, dict(file.metadata() or {})
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{path} is damaged or no safetensors file: {error}") from error
-
-
-@torch.no_grad()
-def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Copy ``tensors`` into ``module``; names, shapes and finite values are checked first.
-
-    Raises:
-        InputError: they are another network's, or NaN or infinite; ``source`` names them.
-    """
-    own = persistent_tensors(module)
-    missing, unknown = sorted(set(own) - set(tensors)), sorted(set(tensors) - set(own))
-    if missing or unknown:
-        first = f"it lacks {missing[0]!r}" if missing else f"it has the unknown {unknown[0]!r}"
-        raise InputError(
-            f"{source} belongs to another network: {first} "
-            f"({len(missing)} tensors missing, {len(unknown)} unknown)"
-        )
-    for name, tensor in tensors.items():
-        if tensor.shape != own[name].shape:
-            raise InputError(
-                f"{source} belongs to another network: {name} has shape {tuple(tensor.shape)}, "
-                f"expected {tuple(own[name].shape)}"
-            )
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise InputError(f"{source}: {name} has values that are NaN or infinite; train again")
-    for name, tensor in tensors.items():
-        own[name].copy_(tensor)
 
 
 def save_checkpoint(path: Path, network: Network, sidecar: Mapping[str, Any]) -> str:

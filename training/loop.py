@@ -25,12 +25,9 @@ from training.checkpoint import (
     CHECKPOINT,
     RESUME,
     RunState,
-    load_tensors,
-    persistent_tensors,
     read_run_state,
     save_checkpoint,
     start_from,
-    tensor_bytes,
 )
 from training.config import TrainingConfig
 from training.data import ImageSet
@@ -43,6 +40,7 @@ from training.quantize.build import build_network
 from training.randomness import SETUP, generator_for
 from training.ranks import Ranks, check_batch
 from training.run_log import RunLog
+from training.tensors import load_tensors, persistent_tensors, tensor_bytes
 
 logger = logging.getLogger(__name__)
 

@@ -17,15 +17,14 @@ from deploy.core.files import sha256_of
 from training.checkpoint import (
     _name_since_version_1,
     load_network,
-    persistent_tensors,
     read_sidecar,
     save_checkpoint,
     start_from,
-    tensor_bytes,
 )
 from training.network_spec import NetworkSpec
 from training.quantize import Network
 from training.quantize.build import build_network
+from training.tensors import persistent_tensors, tensor_bytes
 
 
 def network(name: str = "resnet8") -> Network:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from tests.training.test_defenses import batch, small_network
-from training.checkpoint import persistent_tensors
 from training.frozen import frozen_statistics, image_losses, pixel_gradient
 from training.quantize import Network
+from training.tensors import persistent_tensors
 
 
 def snapshot(network: Network) -> dict[str, torch.Tensor]:

@@ -17,13 +17,14 @@ import torch
 from deploy.core.errors import InputError
 from tests.training.planned import last
 from tests.training.small_run import small_config
-from training.checkpoint import CHECKPOINT, RESUME, load_network, read_sidecar, read_tensors
+from training.checkpoint import CHECKPOINT, RESUME, load_network, read_sidecar
 from training.data import ImageSet
 from training.loop import RunOptions, TrainingDiverged, train
 from training.network_spec import NetworkSpec
 from training.prediction import predict
 from training.quantize import Network
 from training.quantize.build import build_network
+from training.tensors import read_tensors
 
 
 def run(

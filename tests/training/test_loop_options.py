@@ -15,13 +15,14 @@ from export.lowering import lower
 from export.parity import check_parity
 from export.qonnx_from_network import write_qonnx
 from tests.training.small_run import small_config
-from training.checkpoint import RESUME, load_network, persistent_tensors, read_tensors, start_from
+from training.checkpoint import RESUME, load_network, start_from
 from training.data import ImageSet
 from training.defenses import Batch
 from training.dry_run import dry_run
 from training.loop import RunOptions, TrainingRun, train
 from training.optimizer import MovingAverage
 from training.quantize.build import build_network
+from training.tensors import persistent_tensors, read_tensors
 
 SHORT = {"epochs": 0.16, "batch_size": 32, "learning_rate": 0.05}
 

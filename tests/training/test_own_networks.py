@@ -107,7 +107,11 @@ def test_weights_of_the_module_are_taken_and_others_refused(here: Path) -> None:
     np.testing.assert_allclose(logits(network, images, 32), expected, atol=0.05)
 
     for change, said in (
-        ({"0.weight": state["0.weight"][:, :2].contiguous()}, "0.weight has the shape"),
+        (
+            {"0.weight": state["0.weight"][:, :2].contiguous()},
+            r"0\.weight has shape \(\d+, 2, 3, 3\), expected \(\d+, 3, 3, 3\)",
+        ),
+        ({"0.weight": torch.full_like(state["0.weight"], torch.nan)}, r"0\.weight has .* NaN"),
         ({"more": torch.zeros(1)}, "has the unknown 'more'"),
     ):
         save_file({**state, **change}, here / "wrong.safetensors")

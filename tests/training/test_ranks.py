@@ -15,12 +15,13 @@ import pytest
 import torch
 
 from deploy.core.errors import InputError
-from training.checkpoint import CHECKPOINT, RESUME, read_tensors
+from training.checkpoint import CHECKPOINT, RESUME
 from training.config import load_config
 from training.data import load_images
 from training.loop import RunOptions, train
 from training.ranks import Ranks, check_batch, join
 from training.run_log import LOG
+from training.tensors import read_tensors
 
 CONFIG = """
 name = "ranks"

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from training.checkpoint import CHECKPOINT, RESUME, read_tensors
+from training.checkpoint import CHECKPOINT, RESUME
+from training.tensors import read_tensors
 
 KILLS = 20
 STEPS_BETWEEN = (1, 12)

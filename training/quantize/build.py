@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from deploy.core.errors import InputError
@@ -16,6 +14,7 @@ from training.networks.registry import NETWORKS, float_network
 from training.quantize.network import Network
 from training.quantize.planning import Normalization, Planned, normalization_of, plan_of
 from training.quantize.trace import trace
+from training.tensors import read_tensors, require_tensors_of
 
 
 def planned(module: nn.Module, spec: NetworkSpec) -> Planned:
@@ -70,26 +69,9 @@ def load_weights(module: nn.Module, path: Path) -> None:
     """
     if not path.is_file():
         raise InputError(f"there is no file {path}; save one with safetensors.torch.save_file")
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{path} is damaged or no safetensors file: {error}") from error
+    tensors, _ = read_tensors(path)
     own = module.state_dict()
-    counters = {name for name in own if name.endswith("num_batches_tracked")}
-    missing = sorted(set(own) - set(tensors) - counters)
-    unknown = sorted(set(tensors) - set(own))
-    shapes = sorted(
-        name for name in set(own) & set(tensors) if own[name].shape != tensors[name].shape
-    )
-    for what, names in (("lacks", missing), ("has the unknown", unknown)):
-        if names:
-            raise InputError(
-                f"{path} is of another network: it {what} {names[0]!r} ({len(names)} in all)"
-            )
-    if shapes:
-        name = shapes[0]
-        raise InputError(
-            f"{path} is of another network: {name} has the shape {tuple(tensors[name].shape)}, "
-            f"expected {tuple(own[name].shape)}"
-        )
+    for counter in {name for name in own if name.endswith("num_batches_tracked")} - set(tensors):
+        del own[counter]  # older files lack them, and nothing that is kept needs them
+    require_tensors_of(own, tensors, str(path))
     module.load_state_dict(tensors, strict=False)
