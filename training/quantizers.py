@@ -188,6 +188,11 @@ class LearnedScale(nn.Module, OwnBits):
         scale.copy_(suits if share == 1.0 else torch.lerp(scale, suits, share))
 
 
+def code_range(bits: int, *, signed: bool) -> tuple[int, int]:
+    """Smallest and largest code of ``bits`` bits."""
+    return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+
+
 class ActivationQuantizer(nn.Module):
     """Quantizer of activations; unsigned unless ``signed``: the unsigned clamp is the ReLU.
 
@@ -200,11 +205,6 @@ class ActivationQuantizer(nn.Module):
         self.scale = scale
         self.signed = signed
 
-    def code_range(self) -> tuple[int, int]:
-        """Smallest and largest code at the active bit-width."""
-        bits = self.scale.codes_bits()
-        return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if self.signed else (0, 2**bits - 1)
-
     def forward(self, x: Tensor) -> QuantizerOutput:
         if not self.switch.quantized:
             return (x if self.signed else F.relu(x)), None, None, None
@@ -212,7 +212,7 @@ class ActivationQuantizer(nn.Module):
         if self.training and switch.noise is not None and switch.gradient_noise > 0.0:
             x = cast(Tensor, NoisyGradient.apply(x, switch.gradient_noise, switch.noise))
         scale = self.scale.fitted(x)
-        low, high = self.code_range()
+        low, high = code_range(self.scale.codes_bits(), signed=self.signed)
         y = quantize_activation(self.switch, x, scale, low, high)
         return y, scale, scale.new_zeros(()), scale.new_tensor(float(self.scale.codes_bits()))
 
@@ -226,11 +226,11 @@ class BranchQuantizer(nn.Module, OwnBits):
     -2^(b-1) ... 2^(b-1) - 1.
     """
 
-    def __init__(self, switch: BitWidthSwitch, stream: LearnedScale) -> None:
+    def __init__(self, switch: BitWidthSwitch, stream: LearnedScale, *, signed: bool) -> None:
         super().__init__()
         self.switch = switch
         self.stream = stream
-        self.signed = stream.signed
+        self.signed = signed
         self.own_bits = {}
 
     def value(self) -> Tensor:
@@ -255,8 +255,8 @@ class BranchQuantizer(nn.Module, OwnBits):
         if bits in (FLOAT, STREAM_BITS):
             return x, None, None, None
         scale = self.stream.fitted(x) * self.odd_part()
-        low = -(2 ** (bits - 1)) if self.signed else 0
-        y = quantize_activation(self.switch, x, scale, low, low + 2**bits - 1)
+        low, high = code_range(bits, signed=self.signed)
+        y = quantize_activation(self.switch, x, scale, low, high)
         return y, scale, scale.new_zeros(()), scale.new_tensor(float(bits))
 
 

@@ -14,9 +14,6 @@ from deploy.core.files import read_npz, write_npz
 from training.data.holdout import held_out
 from training.data.image_set import ImageSet, image_set
 
-HELD_OUT = 0.1
-"""Of each class of the training images."""
-
 
 def read_arrays(root: Path, split: str) -> ImageSet:
     """Read ``ROOT/train.npz`` (``train`` and ``holdout``) or ``ROOT/test.npz``.
@@ -48,7 +45,7 @@ def read_arrays(root: Path, split: str) -> ImageSet:
     if split == "test":
         return whole
     keys = [image.tobytes() for image in whole.images]
-    kept = held_out(whole.labels, keys, share=HELD_OUT, purpose="qadtr hold-out")
+    kept = held_out(whole.labels, keys, purpose="qadtr hold-out")
     chosen = kept if split == "holdout" else ~kept
     return image_set(
         whole.images[chosen], whole.labels[chosen], whole.classes, name=whole.name, split=split

@@ -37,7 +37,6 @@ CLASSES = (
 SIZE_PX = 32
 FOLDER = "cifar-10-batches-py"
 ARCHIVE = "cifar-10-python.tar.gz"
-HOLDOUT_SHARE = 0.1
 HOLDOUT_PURPOSE = "qadtr cifar10 holdout 1"
 _TRAIN_FILES = tuple(f"data_batch_{i}" for i in range(1, 6))
 _TEST_FILES = ("test_batch",)
@@ -81,7 +80,7 @@ def read_cifar10(root: Path, split: str) -> ImageSet:
     labels = np.concatenate([labels for _, labels in parts])
     if split != "test":
         out = held_out(
-            labels, [i.tobytes() for i in images], share=HOLDOUT_SHARE, purpose=HOLDOUT_PURPOSE
+            labels, [i.tobytes() for i in images], purpose=HOLDOUT_PURPOSE
         )
         keep = out if split == "holdout" else ~out
         images, labels = images[keep], labels[keep]

@@ -18,7 +18,6 @@ SOURCE_PX = 8
 DEFAULT_PX = 32
 CLASSES = tuple(str(digit) for digit in range(10))
 TEST_SHARE = 0.2
-HOLDOUT_SHARE = 0.1
 _GREY_LEVELS = 16
 
 
@@ -52,7 +51,6 @@ def read_digits(split: str, *, size_px: int = DEFAULT_PX) -> ImageSet:
         out = held_out(
             labels[rest],
             [keys[i] for i in rest],
-            share=HOLDOUT_SHARE,
             purpose="qadtr digits holdout 1",
         )
         chosen = np.zeros(len(labels), np.bool_)

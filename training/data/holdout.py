@@ -10,9 +10,12 @@ from numpy.typing import NDArray
 
 from deploy.core.errors import InputError
 
+HELD_OUT = 0.1
+"""Of each class of a data set's training images."""
+
 
 def held_out(
-    labels: NDArray[np.int64], keys: Sequence[bytes], *, share: float, purpose: str
+    labels: NDArray[np.int64], keys: Sequence[bytes], *, purpose: str, share: float = HELD_OUT
 ) -> NDArray[np.bool_]:
     """Choose a fixed, stratified share of a data set: bool N, True for the held-out images.
 

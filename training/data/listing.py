@@ -19,7 +19,6 @@ from deploy.core.host import usable_cores
 from training.data.holdout import held_out
 from training.data.image_file import SUFFIXES, read_image
 
-HOLDOUT_SHARE = 0.1
 HOLDOUT_PURPOSE = "qadtr folder holdout 1"
 _FOLDERS = {"train": ("train",), "holdout": ("train",), "test": ("test", "val")}
 _AHEAD_PER_CORE = 4
@@ -126,7 +125,7 @@ def list_folder(root: Path, split: str, name: str | None = None) -> Listing:
     label_array = np.asarray(labels, np.int64)
     chosen = np.ones(len(files), np.bool_)
     if split != "test":
-        out = held_out(label_array, keys, share=HOLDOUT_SHARE, purpose=HOLDOUT_PURPOSE)
+        out = held_out(label_array, keys, purpose=HOLDOUT_PURPOSE)
         chosen = out if split == "holdout" else ~out
     order = sorted(np.flatnonzero(chosen).tolist(), key=lambda i: hashlib.sha256(keys[i]).digest())
     return Listing(

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deploy.core.errors import InputError, NothingToEvaluate
-from training.quantize.layers import code_range
+from training.prediction import pixels_of
 from training.quantize.network import Network
 from training.quantize.norms import SwitchableBatchNorm2d
 from training.quantize.plan import GATE_SCALE, IMAGE_SCALE, Codes
-from training.quantizers import FLOAT, SMALLEST_SCALE, LearnedScale, WeightQuantizer
+from training.quantizers import FLOAT, SMALLEST_SCALE, LearnedScale, WeightQuantizer, code_range
 
 SAMPLES = 20_000
 """Values of each tensor, over all images, that its scale is fitted to."""
@@ -71,13 +71,14 @@ def fit_scales(network: Network, images: NDArray[np.uint8], *, batch_size: int) 
             wanted.setdefault(codes.scale, []).append((step.name, codes))
     names = [name for members in wanted.values() for name, _ in members]
     found: dict[str, list[Tensor]] = {name: [] for name in names}
-    batches = list(_batches(network, images, batch_size))
+    count = max(1, SAMPLES // sum(1 for _ in _batches(images, batch_size)))
     generator = torch.Generator().manual_seed(0)
     with network.at(FLOAT):
-        for pixels in batches:
+        for some in _batches(images, batch_size):
+            pixels = pixels_of(network, some, channels_last=False)
             for name, value in network.run(pixels, keep=names).items():
                 if name in found:
-                    flat, count = value.flatten(), max(1, SAMPLES // len(batches))
+                    flat = value.flatten()
                     if len(flat) > count:
                         flat = flat[torch.randint(len(flat), (count,), generator=generator)]
                     found[name].append(flat)
@@ -118,8 +119,8 @@ def estimate_norms(
 ) -> None:
     """BatchNorm's running statistics at one bit-width: plain means over the batches."""
     with network.at(bits), _estimating(network):
-        for pixels in _batches(network, images, batch_size):
-            network(pixels)
+        for some in _batches(images, batch_size):
+            network(pixels_of(network, some, channels_last=False))
     network.store_scales()  # those of an exact network have the gain of BatchNorm in them
 
 
@@ -148,12 +149,8 @@ def _estimating(network: Network) -> Iterator[None]:
             one.momentum = before[one]
 
 
-def _batches(network: nn.Module, images: NDArray[np.uint8], batch_size: int) -> Iterator[Tensor]:
-    device = next(network.parameters()).device
+def _batches(images: NDArray[np.uint8], batch_size: int) -> Iterator[NDArray[np.uint8]]:
+    """Full batches; where there is not one, all images."""
     whole = max(batch_size, len(images) // batch_size * batch_size)
     for first in range(0, min(len(images), whole), batch_size):
-        yield (
-            torch.from_numpy(np.ascontiguousarray(images[first : first + batch_size]))
-            .to(device)
-            .float()
-        )
+        yield images[first : first + batch_size]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
@@ -29,7 +29,6 @@ Kind = Literal[
     "pad",
     "linear",
 ]
-KINDS: tuple[Kind, ...] = get_args(Kind)
 
 MOVERS: tuple[Kind, ...] = ("max pool", "slice", "reshape", "transpose", "upsample", "pad")
 """Operations that choose or move numbers: codes go through them as they are."""

@@ -24,6 +24,7 @@ from training.quantizers import (
     ActivationQuantizer,
     BitWidthSwitch,
     QuantizerOutput,
+    code_range,
     quantize_activation,
 )
 
@@ -105,7 +106,7 @@ class FixedQuantizer(nn.Module):
         if not self.switch.quantized:
             return x, None, None, None
         scale = self.source.value()
-        low, high = (-128, 127) if self.signed else (0, 255)
+        low, high = code_range(STREAM_BITS, signed=self.signed)
         y = quantize_activation(self.switch, x, scale.detach(), low, high)
         return y, scale, scale.new_zeros(()), scale.new_tensor(8.0)
 
@@ -264,21 +265,21 @@ class Table(nn.Module):
         bounds = code_range(self._scale_out[0].codes_bits(), signed=self.codes_out.signed)
         return np.clip(np.rint(values / to), *bounds).astype(np.int64)
 
+    def _function(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.quantize(evaluate_torch(self.expression, x)))
+
     def forward(self, x: Tensor) -> Tensor:
-        soft = cast(Tensor, self.quantize(evaluate_torch(self.expression, x)))
         if self.training or not self.switch.quantized:
-            return soft
+            return self._function(x)
         with torch.no_grad():
             low, high = code_range(self._source[0].codes_bits(), signed=self.codes_in.signed)
             table = torch.from_numpy(self.entries()).to(x.device)
             place = torch.round(x / self._source[0].value()).long().clamp(low, high) - low
             hard = table[place].to(x.dtype) * self._scale_out[0].value()
+        if not torch.is_grad_enabled():
+            return hard
+        soft = self._function(x)
         return soft - soft.detach() + hard
-
-
-def code_range(bits: int, *, signed: bool) -> tuple[int, int]:
-    """Smallest and largest code of ``bits`` bits."""
-    return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
 
 
 class AveragePool(nn.Module):

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from deploy.core.errors import InputError
 from training.exact import Folding
 from training.network_spec import NetworkSpec
+from training.quantize.graph import MOVERS
 from training.quantize.layers import (
     MAP_CODE,
     Add,
@@ -172,15 +173,15 @@ class Network(nn.Module):
                 self._sources[step.name] = self.scale_named(codes.scale)
                 return quantized_activation(cast(nn.Module, self._sources[step.name]), signed=True)
             case "requantize":
-                branch = BranchQuantizer(switch, cast(LearnedScale, sources[0]))
-                branch.signed = codes.signed
+                stream = cast(LearnedScale, sources[0])
+                branch = BranchQuantizer(switch, stream, signed=codes.signed)
                 self._sources[step.name] = branch
                 return Requantize(branch, signed=codes.signed)
             case "average pool" if codes.pooled:
                 pooled = PooledScale(switch, sources[0], codes.pooled)
                 self._sources[step.name] = pooled
                 return AveragePool(step, FixedQuantizer(switch, pooled, signed=codes.signed))
-        if step.kind in ("max pool", "slice", "reshape", "transpose", "upsample", "pad"):
+        if step.kind in MOVERS:
             self._sources[step.name] = sources[0]
             return None
         scale = self._sources[step.name] = self.scale_named(codes.scale)

@@ -15,7 +15,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, get_args
+from functools import cached_property
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -38,7 +39,6 @@ StepKind = Literal[
     "pad",
     "linear",
 ]
-STEP_KINDS: tuple[StepKind, ...] = get_args(StepKind)
 
 Weights = Literal["switched", "wide", "map"]
 """Of a convolution: b bits, 8 bits, or the constant 1 (a normalization that stands alone)."""
@@ -113,13 +113,9 @@ class Plan:
         """The step of this name; ``KeyError`` where there is none."""
         return self._by_name[name]
 
-    @property
+    @cached_property
     def _by_name(self) -> Mapping[str, Step]:
-        found = self.__dict__.get("_index")
-        if found is None:
-            found = {one.name: one for one in self.steps}
-            object.__setattr__(self, "_index", found)
-        return found
+        return {one.name: one for one in self.steps}
 
     def readers(self, name: str) -> tuple[Step, ...]:
         """The steps that read the output of ``name``, in order."""

@@ -21,8 +21,9 @@ from tests.training.quantize.networks import (
 )
 from training.network_spec import NetworkSpec
 from training.quantize import Network
-from training.quantize.layers import Table, code_range
+from training.quantize.layers import Table
 from training.quantized_layers import weight_quantizer
+from training.quantizers import code_range
 
 CALIBRATION = fields(64, seed=1)
 PIXELS = torch.from_numpy(fields(8, seed=2)).float()
