@@ -12,19 +12,21 @@ from numpy.typing import NDArray
 from deploy.core.errors import InputError, NothingToEvaluate
 from deploy.core.outcomes import image_indices, unpack_bits
 from deploy.core.patch_set import read_patch_set
-from deploy.core.records import read_records
+from deploy.core.records import records_so_far
 from deploy.core.statistics import paired_difference
-from eval.measure.checks.checks_record import KIND as CHECKS_KIND
 from eval.measure.checks.checks_record import attack_checks_from_records
-from eval.measure.evaluation_record import EvaluationRecord, read_evaluations
+from eval.measure.evaluation_record import (
+    KIND,
+    MOST_CLEAN_LOST,
+    EvaluationRecord,
+    clean_accuracy_lost,
+)
 from eval.measure.patch_measures import patch_set_digest
+from training.record_types import payloads
 from training.run_folder import RunFolder
 
 TABLE = "defense-table.json"
 """Name of the table's file, in the folder of its runs."""
-
-LEAST_CLEAN = 0.02
-"""A row whose clean accuracy is more than this under plain QAT is not comparable."""
 
 ORIGINS = ("transfer", "white-box")
 """Patches that are tried on every row, and those that were made on the row's own network."""
@@ -62,17 +64,12 @@ def table_from_runs(
     folders = {row: RunFolder.open(path) for row, path in runs.items()}
     found: dict[_Key, EvaluationRecord] = {}
     checks = {}
+    to_all = _columns(transferred, "transfer")
     for row, folder in folders.items():
-        there = folder.records.is_dir()
-        checks[row] = attack_checks_from_records(
-            read_records(folder.records, CHECKS_KIND) if there else []
-        )
-        columns = {
-            patch_set_digest(read_patch_set(file)): (origin, name)
-            for origin, files in zip(ORIGINS, (transferred, own.get(row, {})), strict=True)
-            for name, file in files.items()
-        }
-        for record in read_evaluations(folder.records) if there else ():
+        recorded = records_so_far(folder.records)
+        checks[row] = attack_checks_from_records(recorded)
+        columns = to_all | _columns(own.get(row, {}), "white-box")
+        for record in payloads(recorded, KIND, EvaluationRecord):
             where = columns.get(record["patch"]["sha256"])
             current = record["model"]["checkpoint_sha256"] == folder.checkpoint_sha256
             if where is not None and current and record["images"]["split"] == split:
@@ -101,6 +98,11 @@ def table_from_runs(
     }
 
 
+def _columns(files: Files, origin: str) -> dict[str, tuple[str, str]]:
+    """Origin and name of the column of each patch set, by its digest."""
+    return {patch_set_digest(read_patch_set(file)): (origin, name) for name, file in files.items()}
+
+
 def _cell(
     key: _Key, found: Mapping[_Key, EvaluationRecord], reference: str, plain: str
 ) -> dict[str, Any]:
@@ -109,7 +111,7 @@ def _cell(
     baseline, other = (found.get((name, origin, column, bits)) for name in (plain, reference))
     clean, comparable = record["clean_accuracy"], None
     if baseline is not None:
-        comparable = clean["value"] >= baseline["clean_accuracy"]["value"] - LEAST_CLEAN
+        comparable = clean_accuracy_lost(baseline, record) <= MOST_CLEAN_LOST
     return {
         "row": row,
         "origin": origin,

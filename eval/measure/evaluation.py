@@ -7,7 +7,7 @@ The driver asks the engine, and the fake-quantized network where there is one, f
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -56,7 +56,7 @@ def evaluate_model(
     network: SwitchableNetwork | None = None,
     clean: Classes | None = None,
     common: CommonSet | None = None,
-    latency: Latency | None = None,
+    latency: Callable[[], Latency | None] | None = None,
     floor_seed: int = 0,
     batch_size: int = 64,
     progress: bool = True,
@@ -74,7 +74,8 @@ def evaluate_model(
         network: the fake-quantized network, for the drift; None leaves the drift null.
         clean: int64 N, the engine's classes of all images, where they are known; None asks it.
         common: the common set, for ``asr_common``; None leaves it null.
-        latency: of the engine, measured by the caller; None leaves it null.
+        latency: measures that of the engine; asked once, where there is a record to make. None
+            leaves it null.
         batch_size: images per call of the engine and the network.
 
     Returns:
@@ -101,6 +102,7 @@ def evaluate_model(
     if not todo:
         return [known[key] for key in keys]
     bits = model["bit_width"]
+    timed = None if latency is None else latency()
 
     def ask(images: NDArray[np.uint8], known: Classes | None = None) -> _Both:
         """Classes in the engine, unless they are known, and of the network, if there is one."""
@@ -128,7 +130,7 @@ def evaluate_model(
                     clean_accuracy=accuracy(without[0], images.labels),
                     common_set_of=None if common is None else list(common.models),
                     drift=_drift(without, patched, images, patch_set),
-                    latency=None if latency is None else cast(LatencyFacts, latency.as_record()),
+                    latency=None if timed is None else cast(LatencyFacts, timed.as_record()),
                     **evaluate_patch(
                         clean=without[0][patch_set.image_indices],
                         patched=patched[0],

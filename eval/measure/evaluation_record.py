@@ -10,6 +10,7 @@ records (a common set, a paired test) needs no second run of the models.
 
 from __future__ import annotations
 
+import fractions
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -198,6 +199,19 @@ def read_evaluations(folder: Path) -> list[EvaluationRecord]:
         InputError: a file is damaged, of an unknown version, or not as the schema says.
     """
     return payloads(read_records(folder), KIND, EvaluationRecord)
+
+
+MOST_CLEAN_LOST = fractions.Fraction(2, 100)
+"""A network whose clean accuracy is more than this under plain QAT is not comparable with it."""
+
+
+def clean_accuracy_lost(plain: EvaluationRecord, defended: EvaluationRecord) -> fractions.Fraction:
+    """How far the clean accuracy lies under that of plain QAT, exactly; negative where above."""
+    before, after = (
+        fractions.Fraction(one["clean_accuracy"]["k"], one["clean_accuracy"]["n"])
+        for one in (plain, defended)
+    )
+    return before - after
 
 
 def asr_over_common_set(records: Sequence[EvaluationRecord]) -> list[Share | None]:

@@ -13,7 +13,7 @@ from deploy.core.share import Share
 from deploy.core.table import Table
 from eval.measure.adaptive.adaptive_record import AdaptiveRecord, adaptive_from_records
 from eval.measure.checks.checks_record import AttackChecks, attack_checks_from_records, verdict
-from eval.report.words import MISSING, images_words, name_of, percent, rate
+from eval.report.words import MISSING, images_words, model_order, name_of, percent, rate
 
 _LAWS = ("fixed", "worst", "random")
 _WORST = "worst of …: per image the bit-width at which the attack wins, of the images right at all."
@@ -76,7 +76,7 @@ def _table(records: Sequence[Mapping[str, Any]]) -> Table:
 def _order(record: AdaptiveRecord) -> tuple[object, ...]:
     model = record["model"]
     return (
-        *(model["network"], model["defense"] == "qadtr", model["defense"]),
+        *model_order(model)[:3],
         *(_LAWS.index(record["law"]), -max(model["bit_widths"])),
     )
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from typing import Any, Literal, Self
 
 from deploy.core.bit_widths import FLOAT, bits_label, bits_words
@@ -19,18 +18,18 @@ from deploy.core.share import Share
 from eval.measure.checks.checks_record import AttackChecks, attack_checks_from_records
 from eval.measure.evaluation_record import (
     KIND,
+    MOST_CLEAN_LOST,
     EvaluationRecord,
     LatencyFacts,
     ModelFacts,
     PatchFacts,
+    clean_accuracy_lost,
 )
 from eval.report.words import PLAIN, model_name, model_order, name_of, percent
 from training.record_types import payloads
 
 SAME = ("network", "bit_width", "engine")
 """What a defended network and the plain one that it is compared with have in common."""
-
-MOST_POINTS_UNDER_PLAIN = Fraction(2, 100)
 
 Comparability = Literal["baseline", "comparable", "not comparable", "no baseline"]
 
@@ -258,12 +257,9 @@ def _comparability(
     if not plain:
         return "no baseline", None
     # Several plain networks: the best of them is what the defense must be held against.
-    own, *others = (
-        Fraction(e["clean_accuracy"]["k"], e["clean_accuracy"]["n"]) for e in (one, *plain)
-    )
-    under = max(others) - own
-    verdict: Comparability = "comparable" if under <= MOST_POINTS_UNDER_PLAIN else "not comparable"
-    return verdict, float(100 * under)
+    lost = max(clean_accuracy_lost(other, one) for other in plain)
+    verdict: Comparability = "comparable" if lost <= MOST_CLEAN_LOST else "not comparable"
+    return verdict, float(100 * lost)
 
 
 def _size_ratio(model: ModelFacts, models: Sequence[ModelFacts]) -> float | None:

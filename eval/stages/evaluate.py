@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from deploy.core.bit_widths import bits_words
 from deploy.core.engine_protocol import Engine
 from deploy.core.latency import Latency, measure_latency
 from deploy.core.patch_set import PatchSet, read_patch_set
-from deploy.core.records import read_records
+from deploy.core.records import read_record, read_records
 from deploy.engine import require_engine
 from eval.measure.evaluation import evaluate_model
 from eval.measure.evaluation_record import EvaluationRecord
@@ -115,7 +116,7 @@ def evaluate_runs(
                     network=network,
                     clean=clean[subject],
                     common=common,
-                    latency=_latency(engine, images, settings),
+                    latency=partial(_latency, engine, images, settings),
                     floor_seed=settings.floor_seed,
                     batch_size=settings.batch_size,
                 )
@@ -126,8 +127,19 @@ def evaluate_runs(
                 )
                 for subject in own
             }
+            examples = read_records(run.records, EXAMPLES_KIND)
             for patch_set in patch_sets:
-                _show_examples(run.records, shown, images, patch_set, provenance)
+                if not _are_shown(examples, shown, images, patch_set):
+                    count = min(EXAMPLES, len(patch_set.image_indices))
+                    written = write_examples(
+                        run.records,
+                        images=images,
+                        patch_set=patch_set,
+                        models=shown,
+                        provenance=provenance,
+                        count=count,
+                    )
+                    examples.append(read_record(written))
     return records
 
 
@@ -147,24 +159,17 @@ def _latency(engine: Engine, images: ImageSet, settings: EvaluationSettings) -> 
     )
 
 
-def _show_examples(
-    folder: Path,
+def _are_shown(
+    examples: Sequence[Mapping[str, Any]],
     models: Mapping[str, Predict],
     images: ImageSet,
     patch_set: PatchSet,
-    provenance: Mapping[str, Any],
-) -> None:
-    for record in read_records(folder, EXAMPLES_KIND):
+) -> bool:
+    """Whether one of the records shows these patches on these images to just these models."""
+    for record in examples:
         payload = record["payload"]
         shown = {said["model"] for item in payload["items"] for said in item["predictions"]}
         same_images = payload["images"]["digest"] == images.digest
         if payload["patch"] == patch_set.name and same_images and shown == set(models):
-            return
-    write_examples(
-        folder,
-        images=images,
-        patch_set=patch_set,
-        models=models,
-        provenance=provenance,
-        count=min(EXAMPLES, len(patch_set.image_indices)),
-    )
+            return True
+    return False

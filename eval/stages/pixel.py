@@ -76,7 +76,7 @@ def attack_pixels(
     network = run.load_network().to(torch_device(settings.device))
     known = payloads_by_key(run.records, KIND, PixelRecord)
     records: list[PixelRecord] = []
-    for bits in settings.bit_widths or run.bit_widths:
+    for bits in run.chosen_bit_widths(settings.bit_widths):
         made_at = settings.made_at or bits
         facts = [run.checkpoint_sha256, attack.as_record(), made_at]
         facts += [images.digest, images.split, len(indices)]

@@ -207,7 +207,7 @@ def test_records_hold_what_was_measured_and_come_back(
         threads=1,
         repeats=10,
     )
-    records = run(Counting(digit_network, 4), latency=latency)
+    records = run(Counting(digit_network, 4), latency=lambda: latency)
     assert read_evaluations(tmp_path / "records") in (records, records[::-1])
     record, patch_set = records[1], patch_sets[1]
     chosen = patch_set.image_indices

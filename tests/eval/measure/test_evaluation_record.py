@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -15,8 +15,10 @@ from deploy.core.records import provenance, write_record
 from deploy.core.share import share
 from eval.measure.evaluation_record import (
     KIND,
+    MOST_CLEAN_LOST,
     EvaluationRecord,
     asr_over_common_set,
+    clean_accuracy_lost,
     read_evaluations,
 )
 from training.record_types import payload_of
@@ -153,3 +155,13 @@ def test_image_indices_may_have_gaps() -> None:
     assert image_indices(outcomes).tolist() == [3, 4, 5, 6]
     outcomes["indices"] = [2, 9, 11, 12]
     assert image_indices(outcomes).tolist() == [2, 9, 11, 12]
+
+
+@pytest.mark.parametrize(("right", "comparable"), [(246, True), (245, True), (244, False)])
+def test_two_points_less_clean_accuracy_are_comparable_to_the_image(
+    right: int, comparable: bool
+) -> None:
+    plain, defended = (
+        cast(EvaluationRecord, {"clean_accuracy": share(k, 1000)}) for k in (265, right)
+    )
+    assert (clean_accuracy_lost(plain, defended) <= MOST_CLEAN_LOST) is comparable
