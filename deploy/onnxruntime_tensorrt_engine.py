@@ -16,10 +16,11 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from .core.errors import EngineUnavailable, InputError
-from .core.files import read_bytes, read_json
+from .core.errors import EngineUnavailable
+from .core.files import read_bytes
 from .core.images import INPUT_ZERO_POINT, int8_codes
 from .device.onnxruntime_engine import OnnxRuntimeEngine
+from .device.profile_check import read_profile
 from .tensorrt.builder import NEVER_RUN
 from .tensorrt.onnx_file import check_symmetric_int8
 
@@ -95,9 +96,7 @@ def require_only(provider: str, profile: Path) -> int:
         InputError: no such profile.
         EngineUnavailable: no node, or one that ran in another provider.
     """
-    events = read_json(profile)
-    if not isinstance(events, list):
-        raise InputError(f"{profile} is no ONNX Runtime profile: expected a list of events")
+    events = read_profile(profile)
     where: dict[str, str] = {}
     for event in events:
         arguments = event.get("args") if isinstance(event, dict) else None

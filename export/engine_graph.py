@@ -15,7 +15,7 @@ from typing import Any
 import onnx
 
 from deploy.core.errors import InputError
-from deploy.core.files import read_json
+from deploy.device.profile_check import read_profile
 from export.graph import Wiring, fresh_name, graph_inputs, type_name
 from export.reading import read_model
 
@@ -161,9 +161,7 @@ def _has_graph(node: onnx.NodeProto) -> bool:
 
 
 def _kernels(profile: Path) -> dict[str, _Kernel]:
-    events = read_json(profile)
-    if not isinstance(events, list):
-        raise InputError(f"{profile} is no ONNX Runtime profile: expected a list of events")
+    events = read_profile(profile)
     kernels: dict[str, _Kernel] = {}
     for event in events:
         name = event.get("name", "") if isinstance(event, dict) else ""

@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn, TextIO
 
+from deploy.core.text import one_line
 from qadtr import __version__
 from qadtr.commands import COMMANDS
 from training.allocator import keep_freed_memory
@@ -29,7 +30,7 @@ class _Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line and exit 4: 2 means a broken input here."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_USAGE, f"{self.prog}: {_one_line(message)}; see {self.prog} --help\n")
+        self.exit(EXIT_USAGE, f"{self.prog}: {one_line(message)}; see {self.prog} --help\n")
 
 
 class _BesideBars(logging.StreamHandler[TextIO]):
@@ -105,20 +106,16 @@ def _report(error: Exception, *, debug: bool) -> int:
         traceback.print_exception(error)
     code, hint = EXIT_UNEXPECTED, "" if debug else " (--debug shows where)"
     if isinstance(error, QadtrError):
-        code, text = error.exit_code, _one_line(str(error))
+        code, text = error.exit_code, one_line(str(error))
     elif isinstance(error, OSError) and error.strerror is not None:
         # A file that only the library below us touched: a full disk, a folder without rights.
         place = "" if error.filename is None else f"{error.filename}: "
-        reason = _one_line(error.strerror)
+        reason = one_line(error.strerror)
         text = f"{place}{reason}; check the path, its rights and the space on its disk{hint}"
     else:
-        text = f"unexpected {type(error).__name__}: {_one_line(str(error))}{hint}"
+        text = f"unexpected {type(error).__name__}: {one_line(str(error))}{hint}"
     print(f"qadtr: {text}", file=sys.stderr)
     return code
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 from .errors import InputError
 from .onnx_operators import OnnxFile, OnnxNode, read_onnx
+from .text import some
 
 MICROSOFT = "com.microsoft"
 
@@ -111,7 +112,7 @@ def read_model_contents(model: bytes, name: str) -> OnnxFile:
         ) from error
     if found.outside:
         raise InputError(
-            f"{name} names data outside the file for {_some(found.outside)}: nothing vouches for "
+            f"{name} names data outside the file for {some(found.outside)}: nothing vouches for "
             "what lies there; expected all tensors inside: save it again without external data"
         )
     return found
@@ -135,26 +136,26 @@ def require_contents(model: bytes, engine: str, name: str) -> OnnxFile:
     allowed = OPERATORS.get(target, frozenset().union(*OPERATORS.values()))
     if found.inner:
         raise InputError(
-            f"{name} holds {_some(found.inner)}; expected one plain graph, as every export writes: "
+            f"{name} holds {some(found.inner)}; expected one plain graph, as every export writes: "
             "export it again"
         )
     unknown = sorted(found.operators.keys() - allowed)
     if unknown:
         raise InputError(
-            f"{name} holds the operators {_some(unknown)}; a file for {engine} may contain "
+            f"{name} holds the operators {some(unknown)}; a file for {engine} may contain "
             f"{', '.join(sorted(allowed))}: export it again"
         )
     foreign = sorted(found.domains - {"", MICROSOFT})
     if foreign:
         raise InputError(
-            f"{name} imports operator sets of the domains {_some(foreign)}; none is expected in a "
+            f"{name} imports operator sets of the domains {some(foreign)}; none is expected in a "
             f"file for {engine}: export it again"
         )
     if target == _EXACT:
         in_float = [one for one in found.nodes if one.operator == "Cast" and not _to_integers(one)]
         if in_float:
             raise InputError(
-                f"{name} casts {_some([one.outputs[0] for one in in_float if one.outputs])} to a "
+                f"{name} casts {some([one.outputs[0] for one in in_float if one.outputs])} to a "
                 "type that holds no integers; expected integers between all nodes: export it again"
             )
     return found
@@ -174,8 +175,3 @@ def code_tensors(found: OnnxFile, image: str, logits: str) -> list[str]:
 
 def _to_integers(node: OnnxNode) -> bool:
     return node.cast_to in INTEGER_TYPES
-
-
-def _some(names: list[str]) -> str:
-    shown = ", ".join(repr(one[:80]) for one in dict.fromkeys(names[:3]))
-    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"

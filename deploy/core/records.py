@@ -131,7 +131,7 @@ def read_records(directory: Path, kind: str | None = None) -> list[dict[str, Any
     return [record for record in records if kind is None or record["kind"] == kind]
 
 
-def records_so_far(directory: Path, kind: str) -> list[dict[str, Any]]:
+def records_so_far(directory: Path, kind: str | None = None) -> list[dict[str, Any]]:
     """As :func:`read_records`, but none where there is no folder yet."""
     return read_records(directory, kind) if Path(directory).is_dir() else []
 

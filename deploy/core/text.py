@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 _UNSAFE = re.compile(
     "[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"  # XML cannot hold them
@@ -14,6 +15,12 @@ _UNSAFE = re.compile(
 def one_line(text: str) -> str:
     """Return text without line breaks, control characters and halves of surrogate pairs."""
     return printable(" ".join(text.split()))
+
+
+def some(names: Sequence[str]) -> str:
+    """Return the first three names, quoted, 80 characters of each, and how many more there are."""
+    shown = ", ".join(repr(name[:80]) for name in dict.fromkeys(names[:3]))
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
 
 
 def in_markdown(text: str) -> str:

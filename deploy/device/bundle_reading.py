@@ -21,6 +21,7 @@ from ..core.errors import InputError
 from ..core.files import sha256_of_bytes
 from ..core.scratch import Scratch
 from ..core.stored_zip import MAX_MEMBERS, copy_member, read_members
+from ..core.text import some
 from .manifest import (
     CHECKSUMS,
     ENVELOPE,
@@ -162,10 +163,10 @@ class Bundle:
         listed = self.manifest.files
         unknown = sorted(found.keys() - listed.keys() - set(ENVELOPE))
         if unknown:
-            raise ValueError(f"it holds files that its manifest does not list: {_some(unknown)}")
+            raise ValueError(f"it holds files that its manifest does not list: {some(unknown)}")
         missing = sorted(listed.keys() - found.keys())
         if missing:
-            raise ValueError(f"files are missing: {_some(missing)}")
+            raise ValueError(f"files are missing: {some(missing)}")
         for name, facts in listed.items():
             if found[name] != facts.size_bytes:
                 raise ValueError(
@@ -263,8 +264,3 @@ def _require_facts(copied: _Hashing, name: str, facts: FileFacts) -> None:
             f"{name} has SHA-256 {found[:16]}…, its manifest says {facts.sha256[:16]}…: it was "
             "changed or exchanged"
         )
-
-
-def _some(names: list[str]) -> str:
-    shown = ", ".join(repr(name[:80]) for name in names[:3])
-    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"

@@ -14,7 +14,7 @@ from ..core.statistics import paired
 from ..core.success import accuracy, attack_success
 from ..core.text import one_line
 from .evidence import classes_facts
-from .measuring import UNSEEN, Measurement, seen, success_of
+from .measuring import UNSEEN, Measurement, asr_check_name, seen, success_of
 from .suite import Suite
 
 
@@ -129,7 +129,7 @@ def weaker_than_noise(patches: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         patches: figures, from :func:`patch_figures`.
     """
     return {
-        f"max_asr of {patch['name']}": f"; noise of its size wins more often than "
+        asr_check_name(patch["name"]): f"; noise of its size wins more often than "
         f"{one_line(patch['name'])}: {floor['value']:.1%}"
         for patch in patches
         if patch["gated"] and (floor := patch["random_floor"]) and (here := patch["asr"])

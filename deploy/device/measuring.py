@@ -118,6 +118,11 @@ def measure(
     return replace(found, clean_logits_sha256=None if quick else digest.hexdigest())
 
 
+def asr_check_name(patch: str) -> str:
+    """The name of the check that holds a patch's ASR on this device to ``max_asr``."""
+    return f"max_asr of {patch}"
+
+
 def checks_of(
     measurement: Measurement, suite: Suite, thresholds: Mapping[str, Threshold]
 ) -> list[Check]:
@@ -132,7 +137,7 @@ def checks_of(
             continue
         max_asr, max_drift = thresholds["max_asr"].value, thresholds["max_drift"].value
         if max_asr is not None:
-            name = f"max_asr of {patch.facts.name}"
+            name = asr_check_name(patch.facts.name)
             these = counted(measurement, suite, number, thresholds)
             these.require_any(name)
             if name in measurement.gates:
@@ -240,7 +245,7 @@ def _gates(suite: Suite, thresholds: Mapping[str, Threshold]) -> dict[str, Seque
     max_asr, min_clean = thresholds["max_asr"].value, thresholds["min_clean"].value
     for patch in suite.patches:
         if patch.facts.gated and max_asr is not None:
-            name = f"max_asr of {patch.facts.name}"
+            name = asr_check_name(patch.facts.name)
             gates[name] = SequentialGate(name, max_asr, at_most=True)
     if gates and min_clean is not None:
         gates["min_clean"] = SequentialGate("min_clean", min_clean, at_most=False)
@@ -253,7 +258,7 @@ def _decided(found: Measurement, suite: Suite, thresholds: Mapping[str, Threshol
     if "min_clean" in gates:
         gates["min_clean"].look(*_right(found, suite))
     for number, patch in enumerate(suite.patches):
-        gate = gates.get(f"max_asr of {patch.facts.name}")
+        gate = gates.get(asr_check_name(patch.facts.name))
         if gate is not None:
             these = counted(found, suite, number, thresholds)
             gate.look(these.k, these.n)

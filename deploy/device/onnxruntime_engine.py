@@ -18,6 +18,7 @@ from ..core.model_contents import read_model_contents
 from ..core.model_engine import ModelEngine
 from ..core.onnx_operators import asks_for_integers
 from ..core.scratch import Scratch
+from ..core.text import one_line
 from .onnx_outputs import with_outputs
 
 logger = logging.getLogger(__name__)
@@ -147,7 +148,7 @@ class OnnxRuntimeEngine(ModelEngine):
         except Exception as error:
             raise InputError(
                 f"ONNX Runtime {ort.__version__} does not load {self._model} on {provider}: "
-                f"{_one_line(error)}; export or copy it again"
+                f"{one_line(str(error))}; export or copy it again"
             ) from error
         if self._session.get_providers()[0] != wanted:
             raise EngineUnavailable(
@@ -167,13 +168,9 @@ class OnnxRuntimeEngine(ModelEngine):
         return batch
 
     def _options(self, ort: Any, optimize: bool) -> Any:
-        options = _common_options(ort, self.threads)
-        level = ort.GraphOptimizationLevel
-        options.graph_optimization_level = (
-            level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+        options = common_options(
+            ort, self.threads, exact=self.x64_quant_precision, optimize=optimize
         )
-        if self.x64_quant_precision:
-            options.add_session_config_entry("session.x64quantprecision", "1")
         if self.name != "onnxruntime-cpu":
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         if self._profile_to is not None:
@@ -234,7 +231,7 @@ class OnnxRuntimeEngine(ModelEngine):
             (logits,) = self._session.run([OUTPUT_NAME], {INPUT_NAME: self._taken(batch)})
         except Exception as error:  # see _open
             raise InputError(
-                f"ONNX Runtime failed to run {self._model}: {_one_line(error)}"
+                f"ONNX Runtime failed to run {self._model}: {one_line(str(error))}"
             ) from error
         result: NDArray[np.float32] = logits
         return result
@@ -260,9 +257,7 @@ def codes_from_onnxruntime(
     if not tensors:
         return {}
     ort = _onnxruntime()
-    options = _common_options(ort, threads)
-    if host_facts().u8s8_saturates:
-        options.add_session_config_entry("session.x64quantprecision", "1")
+    options = common_options(ort, threads, exact=host_facts().u8s8_saturates)
     try:
         session = ort.InferenceSession(
             with_outputs(read_bytes(model), tensors),
@@ -274,7 +269,7 @@ def codes_from_onnxruntime(
         raise
     except Exception as error:  # see OnnxRuntimeEngine._open
         raise InputError(
-            f"ONNX Runtime does not give the codes of {model.name}: {_one_line(error)}"
+            f"ONNX Runtime does not give the codes of {model.name}: {one_line(str(error))}"
         ) from error
     return dict(zip(tensors, codes, strict=True))
 
@@ -284,8 +279,16 @@ def onnxruntime_version() -> str:
     return str(_onnxruntime().__version__)
 
 
-def _common_options(ort: Any, threads: int) -> Any:
+def common_options(ort: Any, threads: int, *, exact: bool, optimize: bool = True) -> Any:
+    """Session options of every run here.
+
+    ``exact``: on processors whose products of uint8 and int8 saturate, slower ones that do not.
+    """
     options = ort.SessionOptions()
+    level = ort.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+    if exact:
+        options.add_session_config_entry("session.x64quantprecision", "1")
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
@@ -307,7 +310,3 @@ def _onnxruntime() -> Any:
 
 def _listed(nodes: list[Any]) -> str:
     return ", ".join(f"'{node.name}' {node.type} {node.shape}" for node in nodes) or "none"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

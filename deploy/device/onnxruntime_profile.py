@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from ..core.errors import EngineUnavailable, InputError, QadtrError
 from ..core.files import read_bytes, write_atomic
 from ..core.host import host_facts
-from .onnxruntime_engine import PROVIDERS, _common_options, _one_line, _onnxruntime
+from ..core.text import one_line
+from .onnxruntime_engine import PROVIDERS, _onnxruntime, common_options
 
 ENGINE = "onnxruntime-cpu"
 
@@ -84,12 +85,8 @@ def _run(
     model: Path, feeds: Mapping[str, NDArray[Any]], settings: ProfiledRun, folder: Path
 ) -> None:
     ort = _onnxruntime()
-    options = _common_options(ort, settings.threads)
-    if host_facts().u8s8_saturates:
-        options.add_session_config_entry("session.x64quantprecision", "1")
-    level = ort.GraphOptimizationLevel
-    options.graph_optimization_level = (
-        level.ORT_ENABLE_ALL if settings.optimize else level.ORT_DISABLE_ALL
+    options = common_options(
+        ort, settings.threads, exact=host_facts().u8s8_saturates, optimize=settings.optimize
     )
     options.enable_profiling = True
     options.profile_file_prefix = str(folder / "profile")
@@ -102,7 +99,7 @@ def _run(
     # onnxruntime's exceptions have no public base class below Exception.
     except Exception as error:
         raise InputError(
-            f"ONNX Runtime {ort.__version__} does not load {model.name}: {_one_line(error)}"
+            f"ONNX Runtime {ort.__version__} does not load {model.name}: {one_line(str(error))}"
         ) from error
     try:
         for _ in range(settings.runs):
@@ -110,7 +107,7 @@ def _run(
     except Exception as error:  # as above
         raise InputError(
             f"ONNX Runtime {ort.__version__} failed to run {model.name} on a made-up input "
-            f"({_shapes(feeds)}): {_one_line(error)}. If it takes other shapes, name them."
+            f"({_shapes(feeds)}): {one_line(str(error))}. If it takes other shapes, name them."
         ) from error
     Path(session.end_profiling()).replace(folder / "profile.json")
 
@@ -160,7 +157,7 @@ def _in_process(
         how = f"exit code {done.returncode}"
         if done.returncode < 0:
             how = f"signal {signal.Signals(-done.returncode).name}"
-        last = _one_line(Exception(done.stderr))[-300:]
+        last = one_line(done.stderr)[-300:]
         raise InputError(
             f"ONNX Runtime crashed on {model.name} ({how}): the file is damaged or hostile, or "
             f"needs more memory than this machine has{': ' + last if last else ''}"

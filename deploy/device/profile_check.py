@@ -19,6 +19,18 @@ _BOTH_INPUTS = frozenset(
 """Operators whose second input is a tensor of the images too, at its plain place."""
 
 
+def read_profile(profile: Path) -> list[Any]:
+    """The events of a profile that ONNX Runtime wrote.
+
+    Raises:
+        InputError: no such file, or no profile.
+    """
+    events = read_json(profile)
+    if not isinstance(events, list):
+        raise InputError(f"{profile} is no ONNX Runtime profile: expected a list of events")
+    return events
+
+
 def kinds_that_ran(profile: Path) -> dict[str, int]:
     """Return how many nodes of each kind ran, all of them in integers on the CPU provider.
 
@@ -31,9 +43,7 @@ def kinds_that_ran(profile: Path) -> dict[str, int]:
     Raises:
         InputError: no such profile, a node of these kinds in float, or another provider.
     """
-    events = read_json(profile)
-    if not isinstance(events, list):
-        raise InputError(f"{profile} is no ONNX Runtime profile: expected a list of events")
+    events = read_profile(profile)
     counts: Counter[str] = Counter()
     seen: set[str] = set()
     in_float: list[str] = []

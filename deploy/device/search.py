@@ -7,7 +7,7 @@ The search asks the engine itself and tells the two apart: what it finds needs n
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from ..core.engine_protocol import Engine
 from ..core.errors import InputError, NothingToEvaluate, UsageError
 from ..core.model_engine import run_all
-from ..core.pasting import paste
 from ..core.patch_origin import PatchOrigin
-from ..core.patch_set import PatchSet
+from ..core.patch_set import PatchSet, random_floor
 from ..core.share import Share
 from ..core.sparse_rs import Location, SparseRsSettings, search_per_image
 from ..core.success import AttackSuccess, attack_success
@@ -173,24 +172,21 @@ def search_on(
     # What counts is what the engine says of the bytes, not what the search noted on its way.
     clean = measurement.clean[rows]
     patched = engine.predict(patch_set.paste_on(images))
-    noise = rng.integers(0, 256, found.patch.shape, dtype=np.uint8)
-    noisy = engine.predict(paste(images, noise, mask, found.positions))
+    noisy = engine.predict(random_floor(patch_set, rng).paste_on(images))
     return SearchResult(
         success=attack_success(clean, patched, labels, settings.target),
         floor=attack_success(clean, noisy, labels, settings.target),
         transferred=_best_brought(suite, measurement, rows, settings.target),
         queries=found.queries,
         patch_set=patch_set,
-        settings=SearchSettings(**{**settings.__dict__, "size_px": size}),
+        settings=replace(settings, size_px=size),
     )
 
 
 def _asking(engine: Engine, answers: Answers) -> Callable[[NDArray[np.uint8]], NDArray[Any]]:
     if answers == "classes":
         return lambda images: engine.predict(images)
-    return lambda images: np.concatenate(
-        [run_all(engine, images[start : start + _BATCH]) for start in range(0, len(images), _BATCH)]
-    )
+    return lambda images: run_all(engine, images, _BATCH)
 
 
 def _size_of_first_gated(suite: Suite) -> int:
