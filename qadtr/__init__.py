@@ -9,10 +9,12 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+# Not lazily: importing the ground turns the engines' telemetry off before anything imports them.
+from deploy.core.errors import QadtrError as QadtrError
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from deploy.core.errors import QadtrError as QadtrError
     from training.checkpoint import load_network as load_network
     from training.data import ImageSet as ImageSet
     from training.data import images_from_arrays as images_from_arrays
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
 _HOMES = {
     "ImageSet": "training.data",
     "Network": "training.quantize",
-    "QadtrError": "deploy.core.errors",
     "Refused": "training.quantize",
     "calibrate": "training.quantize.calibration",
     "images_from_arrays": "training.data",
@@ -36,12 +37,14 @@ _HOMES = {
     "write_arrays": "training.data",
 }
 
+_NAMES = sorted([*_HOMES, "QadtrError", "__version__"])
+
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
-        raise AttributeError(f"qadtr has no {name!r}; it has {', '.join(sorted(_HOMES))}")
+        raise AttributeError(f"qadtr has no {name!r}; it has {', '.join(_NAMES)}")
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*_HOMES, "__version__"])
+    return _NAMES

@@ -188,11 +188,17 @@ def process(
 
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(*words: str, **streams: Any) -> tuple[subprocess.Popen[bytes], Path]:
+    def start(
+        *words: str, without_streams: bool = False, **streams: Any
+    ) -> tuple[subprocess.Popen[bytes], Path]:
+        def prepare() -> None:
+            _signals_as_on_a_terminal()
+            if without_streams:
+                os.close(1)
+                os.close(2)
+
         command = [sys.executable, "validate.pyz", str(bundle), *words]
-        made = subprocess.Popen(
-            command, env=environment, preexec_fn=_signals_as_on_a_terminal, **streams
-        )
+        made = subprocess.Popen(command, env=environment, preexec_fn=prepare, **streams)
         started.append(made)
         return made, scratch
 
@@ -258,7 +264,7 @@ def test_streams_that_nobody_reads_do_not_change_the_verdict(
     words = ["--max-asr", "0.0001"] if code else []
     streams: dict[str, Any] = {}
     if how == "closed":
-        streams["preexec_fn"] = _close_both
+        streams = {"without_streams": True}
     elif how == "full":
         with Path("/dev/full").open("wb") as out:
             running, _ = process(*words, stdout=out, stderr=out)
@@ -270,11 +276,6 @@ def test_streams_that_nobody_reads_do_not_change_the_verdict(
         running, _ = process(*words, **streams)
     assert running.wait(timeout=60) == code
     assert json.loads(Path("report.json").read_text())["exit_code"] == code
-
-
-def _close_both() -> None:
-    os.close(1)
-    os.close(2)
 
 
 def test_the_engines_telemetry_is_off_before_its_import(
