@@ -38,7 +38,7 @@ def run(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the run with all its targets; read it only."""
     folder = Path(shutil.copytree(trained, tmp_path_factory.mktemp("targets") / "run"))
     shutil.rmtree(folder / "export", ignore_errors=True)
-    words = ["export", str(folder), "--images", "24", "--target", *TARGETS]
+    words = ["export", str(folder), "--images", "96", "--target", *TARGETS]
     assert main(words) == 0
     return folder
 
@@ -82,7 +82,7 @@ def test_another_process_writes_the_same_bytes(run: Path, tmp_path: Path) -> Non
         shutil.copy(run / name, copy)
     threads = "2" if os.environ.get("OMP_NUM_THREADS") == "1" else "1"
     subprocess.run(
-        [sys.executable, "-m", "qadtr", "export", str(copy), "--images", "24", "--bits", "4",
+        [sys.executable, "-m", "qadtr", "export", str(copy), "--images", "96", "--bits", "4",
          "--target", *TARGETS],
         check=True, timeout=300, capture_output=True,
         env={**os.environ, "PYTHONHASHSEED": "12345", "OMP_NUM_THREADS": threads},
@@ -116,7 +116,7 @@ def test_a_file_over_its_budget_is_not_put_in_place(
     copy.mkdir()
     for name in ("checkpoint.safetensors", "checkpoint.json"):
         shutil.copy(run / name, copy)
-    words = ["export", str(copy), "--images", "24", "--bits", "4", "--target", "tensorrt"]
+    words = ["export", str(copy), "--images", "96", "--bits", "4", "--target", "tensorrt"]
     assert main([*words, "--least-agreement", "1", "--engine-logits", "0"]) == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("qadtr: tensorrt: ")
