@@ -28,6 +28,7 @@ augment = "none"
 [network]
 name = "resnet8"
 bit_widths = {bits}
+exact = true
 [training]
 epochs = 0.6
 batch_size = 32

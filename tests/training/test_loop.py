@@ -146,8 +146,8 @@ def test_a_loss_that_is_no_number_names_the_step(
     small_holdout: ImageSet,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def broken(spec: NetworkSpec, generator: torch.Generator) -> Network:
-        network = build_network(spec, generator)
+    def broken(spec: NetworkSpec, generator: torch.Generator, *, weights: Path | None) -> Network:
+        network = build_network(spec, generator, weights=weights)
         with torch.no_grad():
             last(network).bias.fill_(float("nan"))
         return network
