@@ -169,15 +169,24 @@ def patch_set_bytes(patch_set: PatchSet) -> tuple[bytes, bytes]:
 def write_patch_set(path: Path, patch_set: PatchSet) -> None:
     """Write ``path`` (NAME.npz, deterministic bytes) and NAME.json beside it.
 
-    A kill between the two leaves a pair whose hashes differ, which reading refuses.
+    The sidecar first: a kill between the two leaves no patch file, or, over an older pair, two
+    whose hashes differ, which reading refuses.
 
     Raises:
         InputError: not a ``.npz`` path, not writable, or an origin that JSON cannot hold.
     """
     sidecar = _sidecar(path)
     data, about = patch_set_bytes(patch_set)
-    write_atomic(path, data)
     write_atomic(sidecar, about)
+    write_atomic(path, data)
+
+
+def patch_files_of(folder: Path) -> list[Path]:
+    """Return the NAME.npz files of the patch sets in a folder, by name; none where it is missing.
+
+    A name with a leading dot is the unfinished work of an attack, which has no sidecar.
+    """
+    return sorted(Path(folder).glob("[!.]*.npz"))
 
 
 def read_patch_set(path: Path, *, max_bytes: int = 1 << 32) -> PatchSet:

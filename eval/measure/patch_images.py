@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deploy.core.errors import InputError, NothingToEvaluate
-from deploy.core.patch_set import PatchSet
+from deploy.core.patch_set import PatchSet, patch_files_of
 from training.data import ImageSet
 from training.run_folder import RunFolder
 
@@ -23,7 +23,7 @@ def patch_files_in(places: Sequence[Path]) -> list[Path]:
         raise InputError(f"there is no patch file or folder {', '.join(missing)}")
     files: list[Path] = []
     for place in places:
-        files += sorted(place.glob("[!.]*.npz")) if place.is_dir() else [place]
+        files += patch_files_of(place) if place.is_dir() else [place]
     if not files:
         raise NothingToEvaluate(
             f"there is no patch file in {', '.join(map(str, places))}; make one with: "

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from deploy.core.html import Html, join, tag
-from eval.measure.adaptive.adaptive_record import adaptive_from_records
+from eval.measure.adaptive.adaptive_record import AdaptiveRecord, adaptive_from_records
 from eval.measure.checks.checks_record import attack_checks_from_records
 from eval.measure.evaluation_record import KIND, EvaluationRecord
 from eval.measure.examples import read_examples
@@ -24,6 +24,7 @@ from eval.report.results import reading_aid, result_section
 from eval.report.rows import ResultTable, tables_from_records
 from eval.report.summary import summary
 from eval.report.transfer import heat_maps, matrices_of
+from eval.report.words import images_words
 from training.record_types import payloads
 
 
@@ -39,19 +40,22 @@ def render_report(
 
     Raises:
         InputError: a record lacks a field.
-        NothingToEvaluate: there is no evaluation record.
+        NothingToEvaluate: there is neither an evaluation nor an adaptive one.
     """
-    tables = tables_from_records(records)
     evaluations = payloads(records, KIND, EvaluationRecord)
+    adaptive = adaptive_from_records(records)
+    # Of a network that was never exported an adaptive evaluation may be all there is.
+    tables = tables_from_records(records) if evaluations or not adaptive else ()
     proofs = proofs_from_records(records)
     checks = attack_checks_from_records(records)
-    results = join([result_section(table, proofs) for table in tables], reading_aid())
+    found = [result_section(table, proofs) for table in tables]
+    results = join(found, reading_aid()) if found else Html("")
     transfer = heat_maps(matrices_of(evaluations, checks))
     examples = gallery(list(pictures), read_examples(records))
     ran = proof_section(proofs, (evaluation["model"] for evaluation in evaluations))
     # One that has nothing to show is left out.
     sections = (
-        ("summary", "Summary", summary(tables, proofs, adaptive_from_records(records))),
+        ("summary", "Summary", summary(tables, proofs, adaptive) if tables else ""),
         ("results", "Results", results),
         ("curves", "Attack success over bit-width and size", _curves(tables)),
         ("adaptive", "An attacker who knows the network", adaptive_section(records)),
@@ -65,7 +69,7 @@ def render_report(
     )
     return document(
         title,
-        _subtitle(tables),
+        _subtitle(tables, adaptive),
         [Section(key=key, title=name, body=body) for key, name, body in sections if body],
         skip="To the results",
         footer=small("Every number on this page comes from a record."),
@@ -82,7 +86,9 @@ def _curves(tables: Sequence[ResultTable]) -> Html:
     return join(parts)
 
 
-def _subtitle(tables: Sequence[ResultTable]) -> str:
+def _subtitle(tables: Sequence[ResultTable], adaptive: Sequence[AdaptiveRecord]) -> str:
+    if not tables:
+        return images_words(adaptive[-1]["images"], adaptive[-1]["outcomes"]["n"])
     images = "; ".join(f"{t.images_name}, {t.split} split, {t.n:,} images" for t in tables)
     models = len(
         {(r.label, r.model["bit_width"], r.model["engine"]) for t in tables for r in t.rows}

@@ -8,7 +8,7 @@ from typing import Any
 
 from deploy.core.errors import InputError
 from deploy.core.files import write_atomic
-from deploy.core.patch_set import read_patch_set
+from deploy.core.patch_set import patch_files_of, read_patch_set
 from deploy.core.records import read_records
 from eval.report.gallery import Picture, patch_picture
 from eval.report.page import render_report
@@ -37,7 +37,7 @@ def write_report(
     pictures: list[Picture] = []
     for place in places:
         records += records_of(place)
-        files = sorted((place / "patches").glob("*.npz"))
+        files = patch_files_of(place / "patches")
         pictures += [patch_picture(read_patch_set(path)) for path in files]
     records.sort(key=lambda record: str(record["provenance"].get("date", "")))
     names = ", ".join(dict.fromkeys(place.resolve().name for place in places))

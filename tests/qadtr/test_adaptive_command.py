@@ -74,6 +74,12 @@ def test_random_precision_of_a_dwq_run(tmp_path: Path, capsys: pytest.CaptureFix
     row = next(line for line in printed.splitlines() if "random of 8, 4" in line)
     assert f"K = {asked[-1]}" in row
 
+    # The report takes what there is: no engine ran, and the searches have left their files.
+    assert list((run / "patches").glob(".adaptive-*"))
+    assert main(["report", str(run), "--out", str(tmp_path / "report.html")]) == 0
+    assert "random of 8, 4" in (tmp_path / "report.html").read_text()
+    capsys.readouterr()
+
     # Without the searches' resume files: known records and patches are enough.
     for path in (run / "patches").glob(".adaptive-*"):
         path.unlink()

@@ -315,6 +315,8 @@ def test_a_run_folder_becomes_a_page(records: list[Record], tmp_path: Path) -> N
         provenance=records[0]["provenance"],
         count=2,
     )
+    # Unfinished work of an attack, as an adaptive evaluation and an interrupted patch leave it.
+    (run / "patches" / ".adaptive-0cdd47e8-1.search.npz").write_bytes(b"half of a file")
     out = write_report(run, tmp_path / "report.html")
     page = Page(out.read_text())
     assert page.texts["h1"] == ["Patch robustness: a run"]
