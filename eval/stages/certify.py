@@ -32,7 +32,7 @@ class CertifySettings:
         sizes_px: sides of the patches, one record each.
         masks_per_axis: masks along a side; all their pairs are asked.
         bit_widths: None takes all that are exported.
-        images: how many of the split; None takes all.
+        images: how many of the split, at most.
         split: "test" for final tables, "holdout" to choose settings.
         engine: that runs the exported models, or "torch" for the network itself.
         threads: of the engine.
@@ -41,7 +41,7 @@ class CertifySettings:
     sizes_px: Annotated[tuple[AtLeast1, ...], Field(min_length=1)] = (5,)
     masks_per_axis: Annotated[int, Field(ge=2)] = 6
     bit_widths: BitWidths | None = None
-    images: AtLeast1 | None = 500
+    images: AtLeast1 = 500
     split: str = "test"
     engine: str = "onnxruntime"
     threads: AtLeast1 = 1
@@ -55,12 +55,11 @@ def certify_run(
     Records that exist are not made again.
 
     Raises:
-        InputError: a bit-width that is not exported, a patch larger than the images, or more images
-            than there are.
+        InputError: a bit-width that is not exported, or a patch larger than the images.
         EngineUnavailable: the engine is not here.
     """
     images = run.images(data, settings.split)
-    indices = chosen_indices(len(images), settings.images)
+    indices = chosen_indices(len(images), min(settings.images, len(images)))
     chosen, labels = images.images[indices], images.labels[indices]
     size = (chosen.shape[2], chosen.shape[3])
     wanted = [

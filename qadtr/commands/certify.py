@@ -32,7 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     shared.add_bits(parser, "all that are exported")
     parser.add_argument(
-        "--images", type=int, default=500, metavar="N", help="how many images (default: 500)"
+        "--images",
+        type=int,
+        default=500,
+        metavar="N",
+        help="how many images, at most (default: 500)",
     )
     shared.add_split(parser, "default: test")
     parser.add_argument(

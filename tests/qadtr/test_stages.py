@@ -9,8 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from deploy.core.double_masking import certified, covering_masks
 from deploy.core.records import read_records
+from deploy.engine import open_engine
+from eval.report.certification import certification_section
 from qadtr.__main__ import main
+from training.data.subset import chosen_indices
+from training.run_folder import RunFolder
 
 pytestmark = pytest.mark.slow
 
@@ -132,6 +137,32 @@ def test_pixel_attacks_continue_and_are_not_made_twice(
     assert capsys.readouterr().out == printed
     assert len(read_records(run / "records", "pixel-attack")) == 4
     assert "attack must be one of" in refusal(["pixel", str(run), "--attack", "nuke"], capsys)
+
+
+def test_certificates_are_the_engines_and_not_made_twice(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["certify", str(run), "--bits", "4", "--images", "24", "--patch", "2", "3"]
+    words += ["--masks-per-axis", "2"]
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    assert main(words) == 0
+    assert capsys.readouterr().out == printed
+    small, large = (r["payload"] for r in read_records(run / "records", "certification"))
+    assert [one["patch_px"] for one in (small, large)] == [2, 3]
+    assert small["model"]["engine"] == "onnxruntime-cpu" and small["certified"]["n"] == 24
+    opened = RunFolder.open(run)
+    images = opened.images(None, "test")
+    rows = chosen_indices(len(images), 24)
+    for record in (small, large):
+        masks = covering_masks(images.images.shape[2:], record["patch_px"], per_axis=2)
+        with open_engine("onnxruntime", opened.model_file(4, "onnxruntime")) as engine:
+            holds = certified(engine.predict, images.images[rows], images.labels[rows], masks)
+        assert record["certified"]["k"] == int(holds.sum()) <= record["masked"]["k"]
+        assert record["mean_passes"] >= record["masks"] == len(masks)
+    section = certification_section(read_records(run / "records"))
+    assert section.count("<tr") == 3 and "digits" in section
+    assert "99 px does not fit" in refusal(["certify", str(run), "--patch", "99"], capsys)
 
 
 def test_parity_and_inspect(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
