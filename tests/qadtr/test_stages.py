@@ -12,6 +12,7 @@ import pytest
 from deploy.core.double_masking import certified, covering_masks
 from deploy.core.records import read_records
 from deploy.engine import open_engine
+from eval.measure.certification_record import certifications_from_records
 from eval.report.certification import certification_section
 from qadtr.__main__ import main
 from training.data.subset import chosen_indices
@@ -148,7 +149,8 @@ def test_certificates_are_the_engines_and_not_made_twice(
     printed = capsys.readouterr().out
     assert main(words) == 0
     assert capsys.readouterr().out == printed
-    small, large = (r["payload"] for r in read_records(run / "records", "certification"))
+    found = certifications_from_records(read_records(run / "records"))
+    small, large = sorted(found, key=lambda one: one["patch_px"])
     assert [one["patch_px"] for one in (small, large)] == [2, 3]
     assert small["model"]["engine"] == "onnxruntime-cpu" and small["certified"]["n"] == 24
     opened = RunFolder.open(run)
