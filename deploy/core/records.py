@@ -36,6 +36,9 @@ PACKAGES = (
 
 _KIND = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _HASH_DIGITS = 16
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
+_WORDS_LENGTH = 120
+"""Characters, at most, between kind and hash: 255 bytes are what file systems take."""
 _KEYS = ("format_version", "kind", "payload", "provenance")
 
 
@@ -82,10 +85,10 @@ def provenance(
 def write_record(
     directory: Path, kind: str, payload: Mapping[str, Any], provenance: Mapping[str, Any]
 ) -> Path:
-    """Write one result to ``directory``/KIND-HASH.json, atomically, and return that path.
+    """Write one result to ``directory``/KIND-WORDS-HASH.json, atomically, and return that path.
 
-    HASH is of the whole content: the same record twice is one file, and reading finds a record
-    that was edited.
+    WORDS name the model and the patch of the payload, where it has them. HASH is of the whole
+    content: the same record twice is one file, and reading finds a record that was edited.
 
     Args:
         directory: made if missing.
@@ -106,7 +109,8 @@ def write_record(
             "provenance": dict(provenance),
         }
     )
-    path = Path(directory) / f"{kind}-{sha256_of_bytes(data)[:_HASH_DIGITS]}.json"
+    words = [kind, *_subject_of(payload), sha256_of_bytes(data)[:_HASH_DIGITS]]
+    path = Path(directory) / f"{'-'.join(words)}.json"
     write_atomic(path, data)
     return path
 
@@ -151,13 +155,31 @@ def read_record(path: Path) -> dict[str, Any]:
     for key in ("payload", "provenance"):
         if not isinstance(record[key], dict):
             raise InputError(f"{path}: expected {key} as an object")
-    expected = f"{record['kind']}-{sha256_of_bytes(json_bytes(record))[:_HASH_DIGITS]}"
-    if path.stem != expected:
+    # The words between are for people: files of before have none.
+    kind, digest = record["kind"], sha256_of_bytes(json_bytes(record))[:_HASH_DIGITS]
+    if not path.stem.startswith(f"{kind}-") or not path.stem.endswith(f"-{digest}"):
         raise InputError(
-            f"{path} does not hold what was written: by its content it is {expected}.json; "
+            f"{path} does not hold what was written: by its content it is {kind}-{digest}.json; "
             "it was edited, renamed or damaged: make the result again"
         )
     return record
+
+
+def _subject_of(payload: Mapping[str, Any]) -> list[str]:
+    """The model and the patch of a payload, in words that a file's name may hold."""
+    model, patch = payload.get("model"), payload.get("patch")
+    found: list[object] = []
+    if isinstance(model, Mapping):
+        widths = model.get("bit_widths") or [model.get("bit_width")]
+        found += [model.get("network"), model.get("defense"), payload.get("law")]
+        if widths != [None]:
+            found.append(f"{'-'.join(map(str, widths))}bit")
+        found.append(model.get("engine"))
+    elif isinstance(model, str):
+        found.append(model.removesuffix(".onnx"))
+    found.append(patch.get("name") if isinstance(patch, Mapping) else patch)
+    words = [_NOT_IN_NAMES.sub("-", str(one)).strip("-.") for one in found if one]
+    return [word for word in ["-".join(words)[:_WORDS_LENGTH].strip("-.")] if word]
 
 
 def _commit_of(repository: Path) -> tuple[str | None, bool | None]:

@@ -180,8 +180,9 @@ def _key(
     *,
     drifted: bool,
 ) -> str:
-    # The certificate describes the file, whose hash is here already.
-    named = {field: value for field, value in model.items() if field != "certificate"}
+    # The certificate describes the file, whose hash is here already; a run may be renamed.
+    about = ("certificate", "run")
+    named = {field: value for field, value in model.items() if field not in about}
     member = None
     if common is not None:
         member = [*common.models, hashlib.sha256(common.member.tobytes()).hexdigest()]

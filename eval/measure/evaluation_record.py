@@ -13,7 +13,7 @@ from __future__ import annotations
 import fractions
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 import numpy as np
 from pydantic import Field
@@ -88,6 +88,16 @@ class CertificateSummary(TypedDict):
     counts: dict[str, Counts]
 
 
+class RunFacts(TypedDict):
+    """The training run that a model is from, to tell it from others of its network and defense."""
+
+    name: str
+    """Of the run's folder, without its place."""
+    seed: int
+    config: dict[str, Any]
+    """Every setting of the training, resolved."""
+
+
 class ModelFacts(TypedDict):
     """What was attacked."""
 
@@ -107,6 +117,8 @@ class ModelFacts(TypedDict):
     engine_version: str
     certificate: CertificateSummary | None
     """Summary of the integer certificate: what the engine really ran."""
+    run: NotRequired[RunFacts]
+    """Not in records of before, and not of a file that no run made."""
 
 
 class ImagesFacts(TypedDict):

@@ -18,7 +18,7 @@ from deploy.core.records import records_so_far
 from deploy.engine import open_engine, require_engine, version_of
 from eval.attacks.engine_network import EngineNetwork
 from eval.attacks.predictions import predict
-from eval.measure.evaluation_record import CertificateSummary, ModelFacts
+from eval.measure.evaluation_record import CertificateSummary, ModelFacts, RunFacts
 from eval.measure.proofs import CERTIFICATE_KIND, proofs_from_records
 from training.prediction import SwitchableNetwork
 from training.run_folder import RunFolder
@@ -64,6 +64,7 @@ class Subject:
         file: for the engine; None for the network in torch.
         records: the folder where the file's certificate is, if it has one.
         load_network: gives the network, for :data:`TORCH`.
+        run: the training run that it is from, where there is one.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Subject:
     file: Path | None
     records: Path
     load_network: Callable[[], SwitchableNetwork]
+    run: RunFacts | None = None
 
     @property
     def model_file(self) -> Path:
@@ -120,7 +122,7 @@ class Subject:
             InputError: the file or a certificate cannot be read.
         """
         digest = None if self.file is None else sha256_of(self.file)
-        return ModelFacts(
+        facts = ModelFacts(
             network=self.network,
             defense=self.defense,
             bit_width=self.bit_width,
@@ -132,6 +134,7 @@ class Subject:
             engine_version=version_of(engine),
             certificate=None if digest is None else self._certificate(digest),
         )
+        return facts if self.run is None else {**facts, "run": self.run}
 
     def _certificate(self, model_sha256: str) -> CertificateSummary | None:
         """The verdict and counts of the newest certificate of a model file, if there is one."""
@@ -140,6 +143,12 @@ class Subject:
         return (
             None if newest is None else CertificateSummary(ok=newest["ok"], counts=newest["counts"])
         )
+
+
+def run_facts(run: RunFolder) -> RunFacts:
+    """What records say of the run itself."""
+    name = run.path.resolve().name
+    return RunFacts(name=name, seed=run.seed, config=dict(run.sidecar["config"]))
 
 
 def subjects_of(
@@ -172,6 +181,7 @@ def subjects_of(
             file=None if engine == TORCH else run.model_file(bits, engine),
             records=run.records,
             load_network=run.load_network,
+            run=run_facts(run),
         )
         for bits in widths
     )

@@ -13,7 +13,8 @@ from deploy.core.share import Share
 from deploy.core.table import Table
 from eval.measure.adaptive.adaptive_record import AdaptiveRecord, adaptive_from_records
 from eval.measure.checks.checks_record import AttackChecks, attack_checks_from_records, verdict
-from eval.report.words import MISSING, images_words, model_order, name_of, percent, rate
+from eval.report.names import Names, names_from_records
+from eval.report.words import MISSING, images_words, model_order, percent, rate
 
 _LAWS = ("fixed", "worst", "random")
 _WORST = "worst of …: per image the bit-width at which the attack wins, of the images right at all."
@@ -42,7 +43,7 @@ def adaptive_section(records: Sequence[Mapping[str, Any]]) -> Html:
 
 
 def _table(records: Sequence[Mapping[str, Any]]) -> Table:
-    checks = attack_checks_from_records(records)
+    checks, names = attack_checks_from_records(records), names_from_records(records)
     found = adaptive_from_records(records)
     newest: dict[tuple[object, ...], AdaptiveRecord] = {}
     for record in found:
@@ -63,7 +64,7 @@ def _table(records: Sequence[Mapping[str, Any]]) -> Table:
             *("network", "bits", "clean", "ASR, fake-quantized (95%), n", "ASR, engine (95%), n"),
             *("strongest single stage", "attack checks"),
         ),
-        rows=[_row(record, checks) for record in sorted(newest.values(), key=_order)],
+        rows=[_row(record, checks, names) for record in sorted(newest.values(), key=_order)],
         notes=[
             *patches,
             _WORST,
@@ -81,13 +82,13 @@ def _order(record: AdaptiveRecord) -> tuple[object, ...]:
     )
 
 
-def _row(record: AdaptiveRecord, checks: AttackChecks) -> list[str]:
+def _row(record: AdaptiveRecord, checks: AttackChecks, names: Names) -> list[str]:
     model, law, engine = record["model"], record["law"], record["on_engine"]
     widths = model["bit_widths"]
     bits = ", ".join(map(bits_label, widths))
     mark = checks.mark_at(model["checkpoint_sha256"], *widths)
     return [
-        name_of(model),
+        names.of(model),
         bits if law == "fixed" else f"{law} of {bits}",
         percent(record["clean_accuracy"]["value"]),
         _counted(record["asr"], mark),

@@ -26,7 +26,8 @@ from eval.report.analysis_views import (
     visibility_views,
 )
 from eval.report.document import small
-from eval.report.words import images_words, model_order, name_of, percent
+from eval.report.names import names_from_records
+from eval.report.words import images_words, model_order, percent
 
 View = Callable[[Mapping[str, Any], str], Html]
 
@@ -38,14 +39,15 @@ def analyses_section(records: Iterable[Mapping[str, Any]]) -> Html:
         InputError: a record lacks a field, or a map in it is damaged.
     """
     records = list(records)
-    checks = attack_checks_from_records(records)
+    checks, names = attack_checks_from_records(records), names_from_records(records)
     parts = []
     for one in _KINDS:
         payloads = sorted(analyses_from_records(records, one.kind, one.part), key=_order)
         if payloads:
             shown = [
-                join(_about(p), one.view({**p, MARKS: _marks(p, checks)}, name_of(p["model"])))
+                join(_about(p, name), one.view({**p, MARKS: _marks(p, checks)}, name))
                 for p in payloads
+                for name in [names.of(p["model"])]
             ]
             parts.append(join(tag("h3", one.title), small(one.explained), shown))
     if not parts:
@@ -127,7 +129,7 @@ def _marks(payload: Mapping[str, Any], checks: AttackChecks) -> dict[int, str]:
     return {b: checks.mark_at(model["checkpoint_sha256"], b) for b in model["bit_widths"]}
 
 
-def _about(payload: Mapping[str, Any]) -> Html:
+def _about(payload: Mapping[str, Any], name: str) -> Html:
     images, patch = payload["images"], payload["patch"]
     words = images_words(images, payload["analysed"])
     if patch is not None:
@@ -137,7 +139,7 @@ def _about(payload: Mapping[str, Any]) -> Html:
         )
     if images["split"] != "test":
         words += "; not final: settings may have been chosen on these images"
-    return tag("p", tag("strong", name_of(payload["model"])), f": {words}.", class_="small")
+    return tag("p", tag("strong", name), f": {words}.", class_="small")
 
 
 def _order(payload: Mapping[str, Any]) -> tuple[object, ...]:

@@ -17,7 +17,8 @@ from eval.measure.analyses import patch_visibility as visibility
 from eval.measure.analyses.analysis_record import analyses_from_records
 from eval.measure.analyses.means import Mean
 from eval.measure.checks.checks_record import attack_checks_from_records
-from eval.report.words import MISSING, PLAIN, images_words, mean, name_of, percent, rate
+from eval.report.names import names_from_records
+from eval.report.words import MISSING, PLAIN, images_words, mean, percent, rate
 
 HEADER = (
     "network",
@@ -48,9 +49,10 @@ def analysis_rows(records: Iterable[Mapping[str, Any]]) -> list[list[str]]:
     records = list(records)
     rows: dict[tuple[Any, ...], dict[int, str]] = {}
     without_patch: list[tuple[tuple[Any, ...], int, str]] = []
+    names = names_from_records(records)
     for payload, bits, column, words in _figures(records):
         model, patch = payload["model"], payload["patch"]
-        key = (model["defense"] not in PLAIN, name_of(model), -bits, model["checkpoint_sha256"])
+        key = (model["defense"] not in PLAIN, names.of(model), -bits, model["checkpoint_sha256"])
         if patch is None:
             without_patch.append((key, column, words))
         else:

@@ -18,12 +18,13 @@ from eval.measure.checks.checks_record import (
     attack_checks_from_records,
 )
 from eval.report.document import small, verdict
-from eval.report.words import MISSING, images_words, name_of
+from eval.report.names import Names, names_from_records
+from eval.report.words import MISSING, images_words
 
 _TAGS = {"passed": "good", "tripped": "bad", "undecided": "warn", "not run": "warn"}
 
 
-def checks_table(records: Sequence[ChecksRecord]) -> str:
+def checks_table(records: Sequence[ChecksRecord], names: Names = Names()) -> str:  # noqa: B008
     """A block for each network: the checks by name, a column for each bit-width; below it what
     tripped or was undecided, with its figures.
 
@@ -32,7 +33,7 @@ def checks_table(records: Sequence[ChecksRecord]) -> str:
     """
     if not records:
         raise NothingToEvaluate("There are no attack checks; run `qadtr checks RUN` first.")
-    return "\n\n".join(_table(group).text() for group in _groups(records))
+    return "\n\n".join(_table(group, names).text() for group in _groups(records))
 
 
 def all_checks_table(records: Iterable[Mapping[str, Any]]) -> str:
@@ -42,10 +43,11 @@ def all_checks_table(records: Iterable[Mapping[str, Any]]) -> str:
         InputError: a record lacks a field.
         NothingToEvaluate: there are none of the attack checks.
     """
-    return checks_table(_all(attack_checks_from_records(records)))
+    records = list(records)
+    return checks_table(_all(attack_checks_from_records(records)), names_from_records(records))
 
 
-def checks_section(checks: AttackChecks) -> Html:
+def checks_section(checks: AttackChecks, names: Names) -> Html:
     """The same as tables of the page; nothing where nobody looked."""
     found = _all(checks)
     if not found:
@@ -56,8 +58,8 @@ def checks_section(checks: AttackChecks) -> Html:
     )
     # What each check asks stands in the first table; the others have the same rows.
     tables = [
-        _table(group, explain=i == 0, notes=False).html(
-            about=f"Attack checks: {_title(group)}", kind="checks"
+        _table(group, names, explain=i == 0, notes=False).html(
+            about=f"Attack checks: {_title(group, names)}", kind="checks"
         )
         for i, group in enumerate(_groups(found))
     ]
@@ -83,14 +85,16 @@ def _groups(records: Sequence[ChecksRecord]) -> list[list[ChecksRecord]]:
     ]
 
 
-def _title(group: Sequence[ChecksRecord]) -> str:
+def _title(group: Sequence[ChecksRecord], names: Names) -> str:
     model = group[0]["model"]
     behind = "" if model["planted"] is None else f" behind the planted fake {model['planted']}"
     counts = ", ".join(dict.fromkeys(str(record["checked_images"]) for record in group))
-    return f"{name_of(model)}{behind}, {images_words(group[0]['images'])}, {counts} images"
+    return f"{names.of(model)}{behind}, {images_words(group[0]['images'])}, {counts} images"
 
 
-def _table(group: Sequence[ChecksRecord], *, explain: bool = False, notes: bool = True) -> Table:
+def _table(
+    group: Sequence[ChecksRecord], names: Names, *, explain: bool = False, notes: bool = True
+) -> Table:
     """A row for each check, a column for each bit-width.
 
     Args:
@@ -102,22 +106,22 @@ def _table(group: Sequence[ChecksRecord], *, explain: bool = False, notes: bool 
         for record in group
     }
     present = dict.fromkeys(name for checks in found.values() for name in checks)
-    names = [*(n for n in CATALOGUE if n in present), *(n for n in present if n not in CATALOGUE)]
+    rows = [*(n for n in CATALOGUE if n in present), *(n for n in present if n not in CATALOGUE)]
     doubtful = [
         f"{bits}, {name} {_shown(checks[name])}: {checks[name]['measured']}"
         for bits, checks in found.items()
-        for name in names
+        for name in rows
         if name in checks and checks[name]["status"] in ("tripped", "undecided")
     ]
     return Table(
-        title=_title(group),
+        title=_title(group, names),
         columns=["check", *found],
         rows=[
             [
                 _named(name, explain=explain),
                 *(_cell(checks.get(name)) for checks in found.values()),
             ]
-            for name in names
+            for name in rows
         ],
         notes=doubtful if notes else (),
     )

@@ -10,7 +10,8 @@ from deploy.core.html import Html, join
 from deploy.core.table import Table
 from eval.measure.certification_record import CertificationRecord, certifications_from_records
 from eval.report.document import small
-from eval.report.words import images_words, name_of, percent, rate
+from eval.report.names import Names, names_from_records, names_of_models
+from eval.report.words import images_words, percent, rate
 
 _COLUMNS = (
     *("network", "bits", "engine", "patch", "masks", "clean", "masked inference"),
@@ -23,13 +24,16 @@ _MEANING = (
 )
 
 
-def certification_table(records: Sequence[CertificationRecord]) -> Table:
-    """One row for each record."""
+def certification_table(
+    records: Sequence[CertificationRecord], names: Names | None = None
+) -> Table:
+    """One row for each record; ``names`` of the networks, from these records where None."""
+    names = names_of_models(record["model"] for record in records) if names is None else names
     return Table(
         columns=_COLUMNS,
         rows=[
             [
-                name_of(record["model"]),
+                names.of(record["model"]),
                 bits_label(record["model"]["bit_width"]),
                 record["model"]["engine"],
                 f"{record['patch_px']} px",
@@ -54,11 +58,14 @@ def certification_section(records: Iterable[Mapping[str, Any]]) -> Html:
     Raises:
         InputError: a record is not as the schema says.
     """
+    records = list(records)
+    names = names_from_records(records)
     groups: dict[tuple[str, int], list[CertificationRecord]] = {}
     for found in certifications_from_records(records):
         groups.setdefault((found["images"]["digest"], found["certified"]["n"]), []).append(found)
     parts: list[Html] = []
     for (_, count), group in groups.items():
         images = images_words(group[0]["images"], count)
-        parts += [small(images), certification_table(group).html(about=f"Certificates, {images}")]
+        table = certification_table(group, names)
+        parts += [small(images), table.html(about=f"Certificates, {images}")]
     return join(parts)

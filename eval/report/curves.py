@@ -9,27 +9,32 @@ from deploy.core.html import Html, tag
 from deploy.core.share import Share
 from eval.report.line_chart import (
     Axis,
+    Chart,
     Point,
     Series,
     baseline,
     bit_width_axis,
     drawn_series,
-    line_chart,
 )
 from eval.report.rows import PatchColumn, PatchResult, ResultTable, Row
 
 
 def curves(table: ResultTable) -> Html:
     """All charts of a table; nothing where no patch was tried at two bit-widths or in two sizes."""
+    shown = [chart.html() for chart in charts_of(table)]
+    return tag("div", shown, class_="charts") if shown else Html("")
+
+
+def charts_of(table: ResultTable) -> list[Chart]:
+    """The same as data, in the same order."""
     engines = table.engines
     on = {e: [row for row in table.rows if row.model["engine"] == e] for e in engines}
     charts = [_over_bit_width(c, e, on[e]) for c in table.columns for e in engines]
     charts += [_over_size(c, e, on[e]) for c in _families(table.columns) for e in engines]
-    shown = [chart for chart in charts if chart is not None]
-    return tag("div", shown, class_="charts") if shown else Html("")
+    return [chart for chart in charts if chart is not None]
 
 
-def _over_bit_width(column: PatchColumn, engine: str, rows: Sequence[Row]) -> Html | None:
+def _over_bit_width(column: PatchColumn, engine: str, rows: Sequence[Row]) -> Chart | None:
     tried = [row for row in rows if column.key in row.cells]
     bit_widths = {row.model["bit_width"] for row in tried}
     if len(bit_widths) < 2:
@@ -54,7 +59,7 @@ def _side(column: PatchColumn) -> int:
     return column.facts["size_px"][0]
 
 
-def _over_size(family: Sequence[PatchColumn], engine: str, rows: Sequence[Row]) -> Html | None:
+def _over_size(family: Sequence[PatchColumn], engine: str, rows: Sequence[Row]) -> Chart | None:
     """One line a model at its narrowest bit-width: that is where it is deployed."""
     narrowest: dict[str, Row] = {}
     for row in rows:
@@ -83,14 +88,16 @@ def _chart(
     detail: str,
     axis: Axis,
     points: Sequence[tuple[str, int, PatchResult]],
-) -> Html:
+) -> Chart:
     over = "bit-width" if "bit-width" in axis.name else "size"
     about = f"Attack success rate over {over}: {title}"
     note = LOWER_BOUND if any(cell.mark for _, _, cell in points) else ""
-    return line_chart(title, detail, axis, _series(points), about=about, note=note)
+    return Chart(
+        title=title, detail=detail, axis=axis, series=_series(points), about=about, note=note
+    )
 
 
-def _series(points: Sequence[tuple[str, int, PatchResult]]) -> list[Series]:
+def _series(points: Sequence[tuple[str, int, PatchResult]]) -> tuple[Series, ...]:
     """A line for each label of ``points`` (label, x, cell), and the floor."""
     lines: dict[str, list[Point]] = {}
     for label, x, cell in points:
@@ -102,4 +109,4 @@ def _series(points: Sequence[tuple[str, int, PatchResult]]) -> list[Series]:
         if x not in floors or cell.floor["value"] > floors[x]["value"]:
             floors[x] = cell.floor
     lowest = [Point(x=x, share=floor) for x, floor in floors.items()]
-    return [*series, baseline("random patch (highest of the models)", lowest)]
+    return (*series, baseline("random patch (highest of the models)", lowest))

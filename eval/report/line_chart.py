@@ -78,6 +78,30 @@ class Axis:
         return _LEFT + (list(self.words).index(value) + 0.5) * self.step
 
 
+@dataclass(frozen=True, kw_only=True)
+class Chart:
+    """What a chart shows, whoever draws it.
+
+    Attributes:
+        title, detail: the two lines of the caption.
+        about: the drawing's own title, read aloud first.
+        note: what the marks of its points mean.
+    """
+
+    title: str
+    detail: str
+    axis: Axis
+    series: tuple[Series, ...]
+    about: str
+    note: str = ""
+
+    def html(self) -> Html:
+        """The chart as a figure with caption and legend."""
+        return line_chart(
+            self.title, self.detail, self.axis, self.series, about=self.about, note=self.note
+        )
+
+
 def bit_width_axis(bit_widths: Iterable[int]) -> Axis:
     """The bit-widths, narrowest first."""
     widths = sorted(bit_widths)

@@ -18,11 +18,13 @@ from eval.report.certification import certification_section
 from eval.report.curves import curves
 from eval.report.document import Section, document, small
 from eval.report.gallery import Picture, gallery
+from eval.report.names import names_from_records
 from eval.report.pixel import pixel_curves
 from eval.report.proofs import proof_section
 from eval.report.provenance import provenance_section
 from eval.report.results import reading_aid, result_section
 from eval.report.rows import ResultTable, tables_from_records
+from eval.report.seeds import seeds_table
 from eval.report.summary import summary
 from eval.report.transfer import heat_maps, matrices_of
 from eval.report.words import images_words
@@ -30,7 +32,11 @@ from training.record_types import payloads
 
 
 def render_report(
-    records: Sequence[Mapping[str, Any]], *, title: str, pictures: Iterable[Picture] = ()
+    records: Sequence[Mapping[str, Any]],
+    *,
+    title: str,
+    pictures: Iterable[Picture] = (),
+    by_seed: bool = False,
 ) -> str:
     """The page as text; every number in it comes from `records`.
 
@@ -38,6 +44,7 @@ def render_report(
         records: as `deploy.core.records.read_records` gives them, oldest first. Read are the
             kinds evaluation, adaptive, attack-checks, certificate, certification, parity,
             pixel-attack, examples and those of `eval.measure.analyses`; others are passed over.
+        by_seed: also a table whose rows are all runs that differ in their seed alone.
 
     Raises:
         InputError: a record lacks a field.
@@ -48,21 +55,23 @@ def render_report(
     # Of a network that was never exported an adaptive evaluation may be all there is.
     tables = tables_from_records(records) if evaluations or not adaptive else ()
     proofs = proofs_from_records(records)
-    checks = attack_checks_from_records(records)
+    checks, names = attack_checks_from_records(records), names_from_records(records)
     found = [result_section(table, proofs) for table in tables]
     results = join(found, reading_aid()) if found else Html("")
-    transfer = heat_maps(matrices_of(evaluations, checks))
+    seeds = [seeds_table(table).html() for table in tables] if by_seed else []
+    transfer = heat_maps(matrices_of(evaluations, checks, names))
     examples = gallery(list(pictures), read_examples(records))
     ran = proof_section(proofs, (evaluation["model"] for evaluation in evaluations))
     # One that has nothing to show is left out.
     sections = (
         ("summary", "Summary", summary(tables, proofs, adaptive) if tables else ""),
         ("results", "Results", results),
+        ("seeds", "Over seeds", join(seeds)),
         ("curves", "Attack success over bit-width and size", _curves(tables)),
         ("adaptive", "An attacker who knows the network", adaptive_section(records)),
         ("certified", "What no patch can change", certification_section(records)),
         ("transfer", "Transfer between networks", transfer),
-        ("attack-checks", "Attack checks", checks_section(checks)),
+        ("attack-checks", "Attack checks", checks_section(checks, names)),
         ("pixel", "Accuracy under pixel attacks", pixel_curves(records)),
         ("analyses", "Analyses", analyses_section(records)),
         ("gallery", "Patches and patched images", examples),

@@ -12,7 +12,8 @@ from deploy.core.table import Table
 from eval.measure.checks.checks_record import AttackChecks, attack_checks_from_records
 from eval.measure.pixel_record import PixelRecord, pixels_from_records
 from eval.report.line_chart import Point, baseline, bit_width_axis, drawn_series, line_chart
-from eval.report.words import images_words, name_of, percent, rate
+from eval.report.names import Names, names_from_records
+from eval.report.words import images_words, percent, rate
 
 _ATTACK_NAMES = {
     "fgsm": "FGSM",
@@ -68,7 +69,7 @@ def pixel_curves(records: Iterable[Mapping[str, Any]]) -> Html:
         InputError: a record is not as the schema says.
     """
     records = list(records)
-    checks = attack_checks_from_records(records)
+    checks, names = attack_checks_from_records(records), names_from_records(records)
     groups: dict[tuple[object, ...], list[Mapping[str, Any]]] = {}
     for payload in pixels_from_records(records):
         model, images = payload["model"], payload["images"]
@@ -77,16 +78,17 @@ def pixel_curves(records: Iterable[Mapping[str, Any]]) -> Html:
             *(images["digest"], payload["attacked"]),
         )
         groups.setdefault(group, []).append(payload)
-    charts = [chart for found in groups.values() if (chart := _chart(found, checks)) is not None]
+    made = (_chart(found, checks, names) for found in groups.values())
+    charts = [chart for chart in made if chart is not None]
     return tag("div", charts, class_="charts") if charts else Html("")
 
 
-def _chart(found: Sequence[Mapping[str, Any]], checks: AttackChecks) -> Html | None:
+def _chart(found: Sequence[Mapping[str, Any]], checks: AttackChecks, names: Names) -> Html | None:
     clean = {payload["model"]["bit_width"]: payload["clean_accuracy"] for payload in found}
     if len(clean) < 2:
         return None
     model, images = found[-1]["model"], found[-1]["images"]
-    name = name_of(model)
+    name = names.of(model)
     lines = _lines(found, checks)
     marked = any(point.mark for points in lines.values() for point in points)
     return line_chart(

@@ -11,7 +11,7 @@ from deploy.core.table import Table
 from eval.measure.evaluation_record import ModelFacts
 from eval.measure.proofs import OF_CERTIFICATE_LAYER, OF_PARITY_LAYER, Proofs
 from eval.report.document import verdict
-from eval.report.words import name_of
+from eval.report.names import names_of_models
 
 
 def proof_lines(proofs: Proofs, model: ModelFacts) -> Html:
@@ -36,8 +36,10 @@ def proof_section(proofs: Proofs, models: Iterable[ModelFacts]) -> Html:
     Args:
         models: those that were evaluated: they tell which network a file is.
     """
+    models = list(models)
+    called = names_of_models(models)
     names = {
-        model["file_sha256"]: f"{name_of(model)}, {bits_words(model['bit_width'])}"
+        model["file_sha256"]: f"{called.of(model)}, {bits_words(model['bit_width'])}"
         for model in models
     }
     digests = dict.fromkeys([*proofs.certificates, *proofs.parities])

@@ -57,11 +57,14 @@ def text_table(records: Iterable[Mapping[str, Any]]) -> str:
         InputError: a record lacks a field.
         NothingToEvaluate: there is no evaluation record.
     """
+    return "\n\n".join(table.text() for table in result_tables(records))
+
+
+def result_tables(records: Iterable[Mapping[str, Any]]) -> list[Table]:
+    """The tables of :func:`text_table`, for other writers; errors as there."""
     records = list(records)
     checks = attack_checks_from_records(records)
-    return "\n\n".join(
-        _for_terminal(table, checks).text() for table in tables_from_records(records)
-    )
+    return [_for_terminal(table, checks) for table in tables_from_records(records)]
 
 
 def _for_terminal(table: ResultTable, checks: AttackChecks) -> Table:

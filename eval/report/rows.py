@@ -25,7 +25,8 @@ from eval.measure.evaluation_record import (
     PatchFacts,
     clean_accuracy_lost,
 )
-from eval.report.words import PLAIN, model_name, model_order, name_of, percent
+from eval.report.names import names_of_models
+from eval.report.words import PLAIN, model_name, model_order, percent
 from training.record_types import payloads
 
 SAME = ("network", "bit_width", "engine")
@@ -107,8 +108,8 @@ class Row:
     """One model on one engine.
 
     Attributes:
-        label: network and defense, with the start of the checkpoint's hash where two models would
-            otherwise read the same.
+        label: network and defense, with run, seed and settings where two models would otherwise
+            read the same (``eval.report.names``).
         clean: clean accuracy over all images given.
         cells: by the key of the column; a patch that was not tried has none.
         latency: None where it was not measured.
@@ -190,7 +191,7 @@ def _table(evaluations: Sequence[EvaluationRecord], checks: AttackChecks) -> Res
         of_row.setdefault(_order(evaluation["model"]), []).append(evaluation)
     ordered = [of_row[key] for key in sorted(of_row)]
     newest = [found[-1] for found in ordered]
-    labels = _labels([one["model"] for one in newest])
+    names = names_of_models(one["model"] for one in evaluations)
     images = evaluations[-1]["images"]
     columns = {column.key: column for column in map(_column, evaluations)}
     return ResultTable(
@@ -200,9 +201,7 @@ def _table(evaluations: Sequence[EvaluationRecord], checks: AttackChecks) -> Res
         n=max(evaluation["images"]["n"] for evaluation in evaluations),
         classes=tuple(images["classes"]),
         columns=_told_apart(columns.values()),
-        rows=tuple(
-            _row(found, label, newest, checks) for found, label in zip(ordered, labels, strict=True)
-        ),
+        rows=tuple(_row(found, names.of(found[-1]["model"]), newest, checks) for found in ordered),
     )
 
 
@@ -286,19 +285,6 @@ def _order(model: ModelFacts) -> tuple[Any, ...]:
     """What sorts models, and tells one from another."""
     last = (-model["bit_width"], model["engine"], model["file_sha256"] or "")
     return (*model_order(model), *last)
-
-
-def _labels(models: Sequence[ModelFacts]) -> list[str]:
-    checkpoints: dict[str, set[str | None]] = {}
-    for model in models:
-        checkpoints.setdefault(name_of(model), set()).add(model["checkpoint_sha256"])
-    several = {name for name, found in checkpoints.items() if len(found) > 1}
-    return [
-        f"{name_of(model)} #{(model['checkpoint_sha256'] or '?')[:6]}"
-        if name_of(model) in several
-        else name_of(model)
-        for model in models
-    ]
 
 
 def _is_whitebox(evaluation: EvaluationRecord) -> bool:

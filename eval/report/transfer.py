@@ -18,6 +18,7 @@ from deploy.core.table import Cell, Table
 from eval.measure.checks.checks_record import AttackChecks
 from eval.measure.evaluation_record import EvaluationRecord, asr_over_common_set
 from eval.report.document import small
+from eval.report.names import Names, names_of_models
 from eval.report.rows import PatchResult
 from eval.report.words import (
     MISSING,
@@ -26,7 +27,6 @@ from eval.report.words import (
     interval,
     model_name,
     model_order,
-    name_of,
     percent,
     rate,
 )
@@ -62,7 +62,8 @@ def matrix_text(records: Sequence[EvaluationRecord], checks: AttackChecks) -> st
     """
     if not records:
         raise NothingToEvaluate("there is no evaluation record in the matrix's folder yet")
-    matrices = matrices_of(records, checks)
+    names = names_of_models(record["model"] for record in records)
+    matrices = matrices_of(records, checks, names)
     return "\n\n".join(_lines(matrix).text() for matrix in matrices) or "one cell only"
 
 
@@ -142,7 +143,9 @@ def _cell(cell: PatchResult | None) -> Cell:
     )
 
 
-def matrices_of(records: Iterable[EvaluationRecord], checks: AttackChecks) -> tuple[Matrix, ...]:
+def matrices_of(
+    records: Iterable[EvaluationRecord], checks: AttackChecks, names: Names
+) -> tuple[Matrix, ...]:
     """Every matrix that the records hold with two cells or more; a newer record replaces an older
     one of the same cell.
 
@@ -151,15 +154,18 @@ def matrices_of(records: Iterable[EvaluationRecord], checks: AttackChecks) -> tu
     """
     groups: dict[tuple[str, ...], dict[tuple[str, str], EvaluationRecord]] = {}
     for record in records:
-        cell = (_source(record), _target(record))
+        cell = (_source(record), _target(record, names))
         groups.setdefault(_attack(record), {})[cell] = record
-    return tuple(_matrix(key, cells, checks) for key, cells in groups.items() if len(cells) > 1)
+    return tuple(
+        _matrix(key, cells, checks, names) for key, cells in groups.items() if len(cells) > 1
+    )
 
 
 def _matrix(
     key: tuple[str, ...],
     found: dict[tuple[str, str], EvaluationRecord],
     checks: AttackChecks,
+    names: Names,
 ) -> Matrix:
     title, images = key[0], key[1]
     # The common set needs the same images and target behind every cell; both are in the key.
@@ -170,7 +176,7 @@ def _matrix(
         title=title,
         images=images,
         sources=tuple(dict.fromkeys(_source(record) for record in by_source)),
-        targets=tuple(dict.fromkeys(_target(record) for record in by_target)),
+        targets=tuple(dict.fromkeys(_target(record, names) for record in by_target)),
         cells={
             cell: replace(PatchResult.of(record, checks), common=common[cell])
             for cell, record in found.items()
@@ -206,10 +212,9 @@ def _source(record: EvaluationRecord) -> str:
     return f"{name}{seed}, {bits}" if bits else f"{name}{seed}"
 
 
-def _target(record: EvaluationRecord) -> str:
+def _target(record: EvaluationRecord, names: Names) -> str:
     model = record["model"]
-    checkpoint = (model["checkpoint_sha256"] or "?")[:4]
-    return f"{name_of(model)} #{checkpoint}, {bits_label(model['bit_width'])}, {model['engine']}"
+    return f"{names.of(model)}, {bits_label(model['bit_width'])}, {model['engine']}"
 
 
 def _target_order(record: EvaluationRecord) -> tuple[object, ...]:

@@ -1,21 +1,48 @@
-"""The stage "report": the records and patches of runs as one HTML page."""
+"""The stage "report": records and patches of runs as one HTML page, and the results as data."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from deploy.core.errors import InputError
-from deploy.core.files import write_atomic
+from deploy.core.files import write_atomic, write_to
 from deploy.core.patch_set import patch_files_of, read_patch_set
 from deploy.core.records import read_records
-from eval.report.gallery import Picture, patch_picture
+from eval.report.figures import write_figures
+from eval.report.flat import flat_rows, rows_as_csv, rows_as_json
+from eval.report.gallery import patch_picture
+from eval.report.latex import latex_table
 from eval.report.page import render_report
+from eval.report.results import result_tables
+from eval.report.rows import tables_from_records
+from eval.report.seeds import seeds_tables
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFiles:
+    """Where the results go besides the page; None writes none, ``-`` is standard output.
+
+    Attributes:
+        csv, json: a flat row for each result (``eval.report.flat``).
+        latex: the main table, or the one over seeds.
+        figures: a folder, for each chart as SVG and PDF; needs matplotlib.
+    """
+
+    csv: Path | None = None
+    json: Path | None = None
+    latex: Path | None = None
+    figures: Path | None = None
 
 
 def write_report(
-    folders: Path | Sequence[Path], out_path: Path, *, title: str | None = None
+    folders: Path | Sequence[Path],
+    out_path: Path,
+    *,
+    title: str | None = None,
+    by_seed: bool = False,
 ) -> Path:
     """Read the records of one or more runs and write the page.
 
@@ -24,6 +51,7 @@ def write_report(
             records; several are put into one report.
         out_path: the HTML file; written atomically.
         title: heading; by default from the names of the folders.
+        by_seed: also a table whose rows are all runs that differ in their seed alone.
 
     Returns:
         `out_path`.
@@ -33,17 +61,53 @@ def write_report(
         NothingToEvaluate: there is no evaluation record.
     """
     places = list(dict.fromkeys([folders] if isinstance(folders, Path) else folders))
-    records: list[dict[str, Any]] = []
-    pictures: list[Picture] = []
-    for place in places:
-        records += records_of(place)
-        files = patch_files_of(place / "patches")
-        pictures += [patch_picture(read_patch_set(path)) for path in files]
-    records.sort(key=lambda record: str(record["provenance"].get("date", "")))
+    records = records_of_all(places)
+    pictures = [
+        patch_picture(read_patch_set(path))
+        for place in places
+        for path in patch_files_of(place / "patches")
+    ]
     names = ", ".join(dict.fromkeys(place.resolve().name for place in places))
     title = f"Patch robustness: {names}" if title is None else title
-    write_atomic(out_path, render_report(records, title=title, pictures=pictures).encode())
+    page = render_report(records, title=title, pictures=pictures, by_seed=by_seed)
+    write_atomic(out_path, page.encode())
     return out_path
+
+
+def write_data(
+    records: Sequence[Mapping[str, Any]], to: DataFiles, *, by_seed: bool = False
+) -> list[Path]:
+    """Write the results in the forms that are asked for and return the files.
+
+    Args:
+        records: oldest first, as :func:`records_of_all` gives them.
+        by_seed: the LaTeX table has a row for all runs that differ in their seed alone.
+
+    Raises:
+        InputError: a place is not writable, or a record lacks a field.
+        NothingToEvaluate: there is no evaluation record.
+        ModuleNotFoundError: figures are asked for and matplotlib is not installed.
+    """
+    written = []
+    if to.csv is not None or to.json is not None:
+        rows = flat_rows(records)
+        for path, form in ((to.csv, rows_as_csv), (to.json, rows_as_json)):
+            if path is not None:
+                write_to(path, form(rows))
+                written.append(path)
+    if to.latex is not None:
+        tables = seeds_tables(records) if by_seed else result_tables(records)
+        write_to(to.latex, "\n".join(map(latex_table, tables)).encode())
+        written.append(to.latex)
+    if to.figures is not None:
+        written += write_figures(tables_from_records(records), to.figures)
+    return written
+
+
+def records_of_all(places: Sequence[Path]) -> list[dict[str, Any]]:
+    """The records of several folders, each once, oldest first; errors as :func:`records_of`."""
+    records = [record for place in dict.fromkeys(places) for record in records_of(place)]
+    return sorted(records, key=lambda record: str(record["provenance"].get("date", "")))
 
 
 def records_of(place: Path) -> list[dict[str, Any]]:

@@ -1,32 +1,74 @@
-"""`qadtr report`: the records of runs as a table and one self-contained HTML page."""
+"""`qadtr report`: the records of runs as one self-contained HTML page, as tables and as data."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
-HELP = "write one self-contained HTML page from the records of runs"
+from qadtr.commands import shared
+
+HELP = "write one self-contained HTML page from the records of runs; also CSV, JSON, LaTeX, figures"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The runs, and where the page goes."""
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders")
-    parser.add_argument(
-        "--out", type=Path, metavar="FILE.html", help="default: report.html in the last RUN"
+    """The runs, where the page goes, and the other forms."""
+    add = parser.add_argument
+    add("runs", type=Path, nargs="+", metavar="RUN", help="run folders")
+    add("--out", type=Path, metavar="FILE.html", help="default: report.html in the last RUN")
+    add("--title", help="heading of the page")
+    add("--table", action="store_true", help="also print the table")
+    add(
+        "--group-by",
+        choices=("seed",),
+        help="also a table, printed too, with the runs that differ in their seed alone as one row: "
+        "mean, standard deviation and spread",
     )
-    parser.add_argument("--title", help="heading of the page")
-    parser.add_argument("--table", action="store_true", help="also print the table")
+    add("--csv", type=Path, metavar="F", help="also a row for each result; - is standard output")
+    add("--json", type=Path, metavar="F", help="the same as JSON")
+    add(
+        "--latex",
+        type=Path,
+        metavar="F",
+        help="also the table for a paper (booktabs); with --group-by seed the one over seeds",
+    )
+    add(
+        "--figures",
+        type=Path,
+        metavar="DIR",
+        help="also each chart as SVG and PDF in this folder (needs matplotlib)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write the page and print where it is, after the table if asked for."""
+    """Write what is asked for and print where it is, after the tables."""
+    from deploy.core.errors import UsageError
+    from deploy.core.files import STDOUT
     from eval.report.results import text_table
-    from eval.stages.report import records_of, write_report
+    from eval.report.seeds import seeds_tables
+    from eval.stages.report import DataFiles, records_of_all, write_data, write_report
 
     out: Path = arguments.out or arguments.runs[-1] / "report.html"
-    written = write_report(arguments.runs, out, title=arguments.title)
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(
+            f"--out expects a page, FILE.html, got {out}; for data give --csv, --json or --latex "
+            "FILE, for charts --figures DIR"
+        )
+    to = shared.settings_of(DataFiles, arguments)
+    if [to.csv, to.json, to.latex].count(STDOUT) > 1:
+        raise UsageError("only one of --csv, --json and --latex can be -, standard output")
+    by_seed = arguments.group_by == "seed"
+    records = records_of_all(arguments.runs)
+    # What is written to standard output is alone there.
+    said = sys.stderr if STDOUT in (to.csv, to.json, to.latex) else sys.stdout
+    written = [write_report(arguments.runs, out, title=arguments.title, by_seed=by_seed)]
+    written += write_data(records, to, by_seed=by_seed)
     if arguments.table:
-        print(text_table(record for run in arguments.runs for record in records_of(run)))
-        print()
-    print(written)
+        print(text_table(records), end="\n\n", file=said)
+    if by_seed:
+        tables = seeds_tables(records)
+        print("\n\n".join(table.text() for table in tables), end="\n\n", file=said)
+    for path in written:
+        if path != STDOUT:
+            print(path, file=said)
     return 0

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired
 
 from typing_extensions import TypedDict
 
 from eval.attacks.adaptive.search import AtDraws, StageResult
-from eval.measure.evaluation_record import ImagesFacts
+from eval.measure.evaluation_record import ImagesFacts, RunFacts
 from training.record_types import Fraction, Outcomes, Sha256, Share, payloads
 from training.validated import AtLeast1
 
@@ -27,6 +27,8 @@ class AttackedModel(TypedDict):
     checkpoint_sha256: Sha256
     bit_widths: list[AtLeast1]
     """One where the law is fixed. 32 is float."""
+    run: NotRequired[RunFacts]
+    """Not in records of before."""
 
 
 class AttackedPatch(TypedDict):

@@ -25,7 +25,7 @@ from eval.measure.adaptive.adaptive_record import KIND, AdaptiveRecord, Attacked
 from eval.measure.evaluation import evaluate_model
 from eval.measure.evaluation_record import EvaluationRecord
 from eval.measure.patch_measures import patch_set_digest
-from eval.measure.subject import TORCH, subjects_of
+from eval.measure.subject import TORCH, run_facts, subjects_of
 from training.data import ImageSet
 from training.data.subset import chosen_indices
 from training.quantize import Network
@@ -220,6 +220,7 @@ class Task:
             defense=self.run.defense,
             checkpoint_sha256=self.run.checkpoint_sha256,
             bit_widths=list(widths),
+            run=run_facts(self.run),
         )
 
     def patch(self, digests: Sequence[str]) -> AttackedPatch:

@@ -16,6 +16,7 @@ from eval.measure.analyses.stored_map import store_map
 from eval.measure.checks.checks_record import attack_checks_from_records
 from eval.report.analyses import analyses_section
 from eval.report.analysis_table import HEADER, analysis_rows, analysis_table
+from eval.report.names import names_of_models
 from eval.report.pictures import coloured
 from eval.report.pixel import pixel_curves
 from eval.report.transfer import heat_maps, matrices_of
@@ -249,7 +250,8 @@ def test_patches_tried_on_their_own_network_alone_are_no_transfer(
         ]
         for one, (source, _) in zip(made, cells, strict=True):
             one["patch"]["source"]["seed"] = ord(source)
-        return heat_maps(matrices_of(made, attack_checks_from_records([])))
+        names = names_of_models(one["model"] for one in made)
+        return heat_maps(matrices_of(made, attack_checks_from_records([]), names))
 
     assert matrix(("a", "a"), ("b", "b")) == ""
     assert "<table" in matrix(("a", "a"), ("b", "b"), ("a", "b"), ("b", "a"))

@@ -1,0 +1,110 @@
+"""What networks are called in tables and charts, so that no two read the same.
+
+A network alone of its kind is called by architecture and defense. Several of one kind (ablations,
+seeds) are told apart by the folder of their run, its seed and the settings in which they differ;
+records of before, which do not say what run they are of, by the start of the checkpoint's hash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from eval.measure.evaluation_record import RunFacts
+from eval.report.words import name_of
+
+_SHOWN = 3
+"""Settings, at most, that a name holds."""
+
+_OF_THE_RUN = ("name", "seed")
+"""Keys of a config that say nothing of how the network was trained."""
+
+
+@dataclass(frozen=True)
+class Names:
+    """The name of each network, by the SHA-256 of its checkpoint."""
+
+    by_checkpoint: Mapping[str | None, str] = field(default_factory=dict)
+
+    def of(self, model: Mapping[str, Any]) -> str:
+        """From a record's facts of a model."""
+        return self.by_checkpoint.get(model["checkpoint_sha256"], name_of(model))
+
+
+def names_from_records(records: Iterable[Mapping[str, Any]]) -> Names:
+    """The names of all networks among records of any kind; a newer record renames."""
+    models = [record["payload"].get("model") for record in records]
+    return names_of_models(one for one in models if isinstance(one, dict) and "network" in one)
+
+
+def names_of_models(models: Iterable[Mapping[str, Any]]) -> Names:
+    """The same from records' facts of models, oldest first."""
+    groups: dict[str, dict[str | None, RunFacts | None]] = {}
+    for model in models:
+        group = groups.setdefault(name_of(model), {})
+        checkpoint = model["checkpoint_sha256"]
+        group[checkpoint] = model.get("run") or group.get(checkpoint)
+    found: dict[str | None, str] = {}
+    for name, group in groups.items():
+        found |= _told_apart(name, group) if len(group) > 1 else dict.fromkeys(group, name)
+    return Names(found)
+
+
+def differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """For each training config, in words, the settings in which it differs from any other."""
+    flat = [_flat(config) for config in configs]
+    keys = dict.fromkeys(key for one in flat for key in one)
+    different = [key for key in keys if any(one.get(key) != flat[0].get(key) for one in flat)]
+    last = [key.rpartition(".")[2] for key in different]
+    short = {
+        key: name if last.count(name) == 1 else key
+        for key, name in zip(different, last, strict=True)
+    }
+    return [_settings({short[key]: one[key] for key in different if key in one}) for one in flat]
+
+
+def _told_apart(name: str, group: Mapping[str | None, RunFacts | None]) -> dict[str | None, str]:
+    known = [run for run in group.values() if run is not None]
+    settings = iter(differing([run["config"] for run in known]))
+    words: dict[str | None, str] = {}
+    for checkpoint, run in group.items():
+        start = f"#{(checkpoint or '?')[:6]}"
+        if run is None:
+            words[checkpoint] = f"{name} {start}"
+        else:
+            parts = [f"{name}: {run['name']}", f"seed {run['seed']}", next(settings)]
+            words[checkpoint] = ", ".join(filter(None, parts))
+    # Two runs of one folder's name and the same settings, of other data or another version.
+    texts = list(words.values())
+    return {
+        checkpoint: f"{text} #{(checkpoint or '?')[:6]}" if texts.count(text) > 1 else text
+        for checkpoint, text in words.items()
+    }
+
+
+def _settings(values: Mapping[str, Any]) -> str:
+    words = [f"{key}={_value(value)}" for key, value in values.items()]
+    more = len(words) - _SHOWN
+    return ", ".join([*words[:_SHOWN], *([f"{more} more settings"] if more > 0 else [])])
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return f"[{' '.join(map(_value, value))}]"
+    return str(value)
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted keys of a config's tables, without those that only name the run."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if prefix == "" and key in _OF_THE_RUN:
+            continue
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -1,0 +1,113 @@
+"""The main table with the runs that differ in their seed alone as one row: mean, deviation, spread.
+
+A mean over seeds is of trainings, not of images: its deviation is the sample standard deviation
+between the networks, beside the least and the largest value.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from deploy.core.errors import InputError
+from deploy.core.table import Table
+from eval.report.names import differing
+from eval.report.rows import ResultTable, Row, tables_from_records
+from eval.report.words import MISSING, name_of
+
+_NOTE = (
+    "mean ± standard deviation (least–largest) over the trainings of a row, in per cent; "
+    "one training has no deviation."
+)
+
+
+def seeds_tables(records: Iterable[Mapping[str, Any]]) -> list[Table]:
+    """A table for each set of images; errors as :func:`seeds_table` and
+    :func:`eval.report.rows.tables_from_records`."""
+    return [seeds_table(table) for table in tables_from_records(records)]
+
+
+def seeds_table(table: ResultTable) -> Table:
+    """A row for each network, setting and bit-width.
+
+    Raises:
+        InputError: a record does not say what run it is of (it is of an earlier version).
+    """
+    unknown = [row.label for row in table.rows if row.model.get("run") is None]
+    if unknown:
+        raise InputError(
+            f"{unknown[0]}: its records are of an earlier version and do not name their run and "
+            "seed: move its records/ away and evaluate again to group by seed"
+        )
+    groups: dict[tuple[object, ...], list[Row]] = {}
+    for row in table.rows:
+        model = row.model
+        key = (name_of(model), _settings(row), -model["bit_width"], model["engine"])
+        groups.setdefault(key, []).append(row)
+    names = _names(list(groups.values()))
+    columns = ["network", "bits", *(["engine"] if len(table.engines) > 1 else []), "clean"]
+    return Table(
+        title=f"{table.images_name}, {table.split} split, {table.n:,} images, over seeds",
+        columns=[*columns, *(f"{c.title}: ASR" for c in table.columns)],
+        rows=[
+            [
+                name,
+                rows[0].bits_label,
+                *([rows[0].model["engine"]] if len(table.engines) > 1 else []),
+                _spread(rows, lambda row: row.clean["value"]),
+                *(
+                    _spread(
+                        [row for row in rows if column.key in row.cells],
+                        lambda row, key=column.key: row.cells[key].asr["value"],  # type: ignore[misc]
+                    )
+                    for column in table.columns
+                ),
+            ]
+            for name, rows in zip(names, groups.values(), strict=True)
+        ],
+        align="lr",
+        grouped=True,
+        notes=[_NOTE],
+    )
+
+
+def _settings(row: Row) -> str:
+    """All that the training was told besides its name and seed."""
+    config = row.model["run"]["config"]
+    return json.dumps(
+        {k: v for k, v in config.items() if k not in ("name", "seed")}, sort_keys=True
+    )
+
+
+def _names(groups: Sequence[Sequence[Row]]) -> list[str]:
+    """Network, the settings that tell it from others of its kind, and the seeds."""
+    kinds: dict[str, dict[str, Row]] = {}
+    for rows in groups:
+        kinds.setdefault(name_of(rows[0].model), {})[_settings(rows[0])] = rows[0]
+    apart = {
+        (name, settings): words
+        for name, kind in kinds.items()
+        for settings, words in zip(
+            kind, differing([row.model["run"]["config"] for row in kind.values()]), strict=True
+        )
+    }
+    found = []
+    for rows in groups:
+        name = name_of(rows[0].model)
+        seeds = sorted({row.model["run"]["seed"] for row in rows})
+        told = ", ".join(map(str, seeds))
+        seed_words = f"{'seed' if len(seeds) == 1 else 'seeds'} {told}"
+        found.append(", ".join(filter(None, [name, apart[name, _settings(rows[0])], seed_words])))
+    return found
+
+
+def _spread(rows: Sequence[Row], value: Callable[[Row], float]) -> str:
+    values = [100.0 * value(row) for row in rows]
+    if not values:
+        return MISSING
+    if len(values) == 1:
+        return f"{values[0]:.1f}"
+    low, high = min(values), max(values)
+    return f"{statistics.fmean(values):.1f} ± {statistics.stdev(values):.1f} ({low:.1f}–{high:.1f})"

@@ -1,0 +1,131 @@
+"""Rows are told apart by run, seed and settings; several seeds make one row."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from deploy.core.errors import InputError
+from eval.report.adaptive import adaptive_table
+from eval.report.names import names_from_records
+from eval.report.page import render_report
+from eval.report.results import text_table
+from eval.report.rows import tables_from_records
+from eval.report.seeds import seeds_table
+
+Record = dict[str, Any]
+MakeRecord = Callable[..., Record]
+
+CONFIG: Record = {
+    "name": "digits",
+    "seed": 1,
+    "training": {"epochs": 3, "batch_size": 64},
+    "defense": {"name": "qadtr", "gir": True, "sizes_px": [6, 8]},
+}
+
+
+def of_run(record: Record, run: str, seed: int = 1, **defense: object) -> Record:
+    """The record as one of that run, with a checkpoint of its own."""
+    record, config = copy.deepcopy(record), copy.deepcopy(CONFIG)
+    config["seed"] = seed
+    config["defense"] |= defense
+    model = record["payload"]["model"]
+    model["run"] = {"name": run, "seed": seed, "config": config}
+    model["checkpoint_sha256"] = run.encode().hex().ljust(64, "0")[:64]
+    model["file_sha256"] = model["checkpoint_sha256"]
+    return record
+
+
+def test_three_ablations_are_named_by_run_seed_and_what_differs(evaluation: MakeRecord) -> None:
+    made = evaluation(defense="qadtr")
+    records = [
+        of_run(made, "full"),
+        of_run(made, "without-gir", gir=False),
+        of_run(made, "small", seed=7, sizes_px=[4, 6]),
+    ]
+    (table,) = tables_from_records(records)
+    assert sorted(row.label for row in table.rows) == [
+        "resnet8 QADT-R: full, seed 1, gir=true, sizes_px=[6 8]",
+        "resnet8 QADT-R: small, seed 7, gir=true, sizes_px=[4 6]",
+        "resnet8 QADT-R: without-gir, seed 1, gir=false, sizes_px=[6 8]",
+    ]
+    page = render_report(records, title="t")
+    for row in table.rows:
+        assert row.label in text_table(records)
+        assert row.label in page
+
+
+def test_a_network_alone_of_its_kind_needs_no_more_than_its_kind(evaluation: MakeRecord) -> None:
+    records = [of_run(evaluation(), "plain"), of_run(evaluation(defense="qadtr"), "defended")]
+    (table,) = tables_from_records(records)
+    assert [row.label for row in table.rows] == ["resnet8 plain QAT", "resnet8 QADT-R"]
+
+
+def test_records_of_before_keep_the_start_of_the_hash(evaluation: MakeRecord) -> None:
+    before = evaluation(checkpoint="1" * 64)
+    names = names_from_records([before, of_run(evaluation(), "later", seed=2)])
+    assert names.of(before["payload"]["model"]) == "resnet8 plain QAT #111111"
+    assert "resnet8 plain QAT: later, seed 2" in names.by_checkpoint.values()
+    # Runs of one name and the same settings, of other data: the hash is what is left.
+    twice = [of_run(evaluation(), "same"), of_run(evaluation(), "same")]
+    twice[1]["payload"]["model"]["checkpoint_sha256"] = "2" * 64
+    assert len(set(names_from_records(twice).by_checkpoint.values())) == 2
+
+
+def test_many_settings_are_counted_and_ambiguous_keys_keep_their_table(
+    evaluation: MakeRecord,
+) -> None:
+    other = of_run(evaluation(), "b", a=1, b=2, c=3, d=4, epochs=9)
+    other["payload"]["model"]["run"]["config"]["training"]["epochs"] = 5
+    names = names_from_records([of_run(evaluation(), "a"), other])
+    label = names.of(other["payload"]["model"])
+    assert "training.epochs=5" in label
+    assert label.endswith("3 more settings")
+
+
+def test_seeds_are_one_row_with_mean_deviation_and_spread(evaluation: MakeRecord) -> None:
+    rates = {1: 10, 2: 20, 3: 60}
+    records = [
+        of_run(evaluation(defense="qadtr", asr=asr, clean=900 + seed), f"s{seed}", seed)
+        for seed, asr in rates.items()
+    ]
+    records += [
+        of_run(evaluation(defense="qadtr", asr=5), "no-gir", 1, gir=False),
+        of_run(evaluation(asr=46), "plain"),
+    ]
+    (table,) = tables_from_records(records)
+    lines = seeds_table(table).text().splitlines()
+    at = lines.index("resnet8 QADT-R, gir=true, seeds 1, 2, 3")
+    # Of 10, 20 and 60%: mean 30, sample deviation √((400 + 100 + 900) / 2) = 26.5.
+    assert lines[at + 1].endswith(" 30.0 ± 26.5 (10.0–60.0)")
+    assert "90.2 ± 0.1 (90.1–90.3)" in lines[at + 1]
+    assert lines[lines.index("resnet8 QADT-R, gir=false, seed 1") + 1].split() == [
+        "2",
+        "92.0",
+        "5.0",
+    ]
+    page = render_report(records, title="t", by_seed=True)
+    assert "30.0 ± 26.5 (10.0–60.0)" in page
+    assert "Over seeds" not in render_report(records, title="t")
+
+
+def test_records_of_before_cannot_be_grouped(evaluation: MakeRecord) -> None:
+    (table,) = tables_from_records([evaluation()])
+    with pytest.raises(InputError, match="evaluate again to group by seed"):
+        seeds_table(table)
+
+
+def test_adaptive_rows_have_the_names_too(evaluation: MakeRecord) -> None:
+    from deploy.core.records import read_records
+    from tests.eval.report.test_report_page import RESULTS
+
+    records = read_records(RESULTS / "plain" / "records")
+    others = [copy.deepcopy(record) for record in records if record["kind"] == "adaptive"]
+    for record in others:
+        model = record["payload"]["model"]
+        model["checkpoint_sha256"] = "1" * 64
+        model["run"] = {"name": "again", "seed": 5, "config": CONFIG}
+    assert "plain QAT: again, seed 5" in adaptive_table([*records, *others])
