@@ -58,10 +58,16 @@ def soft_edges(maps: Tensor) -> Tensor:
 
     A gentler curve would give every pixel a middling value, and unrelated maps would agree.
     """
-    x, y = sobel(_unit(maps))
-    squared = x * x + y * y + TINY
-    threshold = (EDGE * squared.sqrt().mean(dim=(1, 2), keepdim=True)).square()
+    magnitude = sobel_magnitude(maps)
+    squared = magnitude.square()
+    threshold = (EDGE * magnitude.mean(dim=(1, 2), keepdim=True)).square()
     return squared.square() / (squared.square() + threshold.square())
+
+
+def sobel_magnitude(maps: Tensor) -> Tensor:
+    """The Sobel magnitude of each map at a root mean square of 1, N×h×w."""
+    x, y = sobel(_unit(maps))
+    return (x * x + y * y + TINY).sqrt()
 
 
 def soft_dice(a: Tensor, b: Tensor, region: Tensor | None = None) -> Tensor:

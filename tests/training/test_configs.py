@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,6 +35,7 @@ ABLATION = {
     "-full": (True, True, True, True),
 }
 SWITCHES = ("aqapa", "dbwt", "gir", "gir_penalty")
+FULL_SEARCH, MASKED = "-pbat-full", "-masked"
 ALONE = {f"-plain-{bits}bit": bits for bits in (8, 5, 4, 2)}
 BASE = """
 name = "x"
@@ -152,8 +154,20 @@ def test_a_batch_too_small_for_two_universal_patches_is_refused(
 
 def test_no_config_is_outside_the_families_that_are_held_here() -> None:
     expected = {family + part for family in FAMILIES for part in (*DEFENSES, "-source")}
-    expected |= {family + part for family in ABLATED for part in (*ABLATION, *ALONE)}
+    of_ablated = (*ABLATION, *ALONE, FULL_SEARCH, MASKED)
+    expected |= {family + part for family in ABLATED for part in of_ablated}
     assert {path.stem for path in PATHS} == expected
+
+
+@pytest.mark.parametrize("family", ABLATED)
+def test_full_search_and_masks_are_the_one_difference(family: str) -> None:
+    pbat, full = of(family, "-pbat"), of(family, FULL_SEARCH)
+    assert settings(full) == {**settings(pbat), "location": "full"}
+    assert beside_the_defense(full) == beside_the_defense(pbat)
+    plain, masked = of(family, "-plain"), of(family, MASKED)
+    assert dataclasses.replace(masked.data, masks=0.0) == plain.data
+    assert masked.data.masks == 0.75
+    assert (masked.training, masked.defense) == (plain.training, plain.defense)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

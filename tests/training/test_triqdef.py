@@ -16,11 +16,12 @@ from training.agreement import (
     edge_agreement,
     grey,
     orientation_agreement,
+    sobel,
     soft_orientations,
 )
 from training.defenses import build_defense
 from training.defenses.partner import drawn_partner
-from training.defenses.triqdef import Triqdef, alignment
+from training.defenses.triqdef import Triqdef, alignment, likeness
 from training.frozen import frozen_statistics, pixel_gradient
 from training.gradients import FakeQuantize
 
@@ -123,13 +124,15 @@ def test_the_penalty_moves_weights_that_lower_it_and_nothing_else() -> None:
     network.set_bit_width(4)
     before = snapshot(network)
 
-    def penalty() -> Tensor:
+    def penalty(*partners: int) -> Tensor:
         return alignment(
-            network, images.pixels, images.labels, 8, feature_weight=0.5, gradient_weight=0.5
+            network, images.pixels, images.labels, partners, feature_weight=0.8, gradient_weight=0.5
         )
 
-    first = penalty()
-    assert 0.0 < float(first.detach()) <= 1.0
+    first = penalty(8)
+    assert 0.0 < float(first.detach()) <= 1.5 * 1.3
+    # A sum over the pairs.
+    torch.testing.assert_close(penalty(8, 32), first + penalty(32))
     assert network.bit_width == 4
     assert all(torch.equal(before[n], t) for n, t in snapshot(network).items())
     first.backward()
@@ -149,30 +152,52 @@ def test_partners_are_bit_widths_that_have_been_trained_at() -> None:
     assert {drawn_partner(network, 1, step) for step in range(20)} == {8}
 
 
-def test_the_curriculum_phases_the_penalty_in() -> None:
-    table = {"name": "triqdef", "size_px": 4, "inner_steps": 1}
-    defense, network, images = build_defense(table, facts()), started(), batch()
+def test_likeness_is_the_published_one() -> None:
+    maps = torch.zeros(1, 20, 20)
+    maps[:, 5:15, 5:15] = 1.0
+    assert float(likeness(maps, maps)) == pytest.approx(1.5, abs=1e-3)
+    # Edges by hand: where the magnitude is above its 85% quantile, at a root mean square of 1.
+    x, y = sobel(maps / maps.square().mean().sqrt())
+    magnitude = (x * x + y * y).sqrt()
+    edges = torch.sigmoid(100.0 * (magnitude - magnitude.flatten().quantile(0.85)))
+    other = maps.roll(3, dims=2)
+    by_hand = 2.0 * (edges * edges.roll(3, dims=2)).sum() / (2.0 * edges.square().sum())
+    dice = float(likeness(maps, other) - orientation_agreement(maps, other))
+    assert dice == pytest.approx(0.5 * float(by_hand), abs=1e-3)
+    assert dice < 0.4
+
+
+def test_the_curriculum_begins_with_the_two_widest() -> None:
+    table = {"name": "triqdef", "size_px": 4, "inner_steps": 1, "wide_until": 0.3}
+    own = facts(bit_widths=(32, 8, 4))
+    defense, network, images = build_defense(table, own), started(), batch()
     assert isinstance(defense, Triqdef)
-    strengths = [defense.strength(step) for step in (0, 10, 30, 50, 99)]
-    assert strengths == pytest.approx([0.0, 0.0, 0.5, 1.0, 1.0])
-    network.set_bit_width(4)
+    assert [defense.bit_width(step) for step in range(4)] == [32, 8, 32, 8]
+    late = [defense.bit_width(step) for step in range(own.steps)]
+    first = next(step for step, bits in enumerate(late) if bits == 4)
+    assert 0.3 * own.steps <= first <= 0.3 * own.steps + 2
+    assert {late.count(bits) for bits in (32, 8)} != {late.count(4)}
+    network.set_bit_width(8)
     pixels = defense.prepare(0, images, network)
     assert int((pixels != images.pixels).flatten(1).any(dim=1).sum()) == 8
-    assert defense.extra_loss(5, images, pixels, network) is None
-    half, whole = (defense.extra_loss(step, images, pixels, network) for step in (30, 60))
-    assert half is not None
-    assert whole is not None
-    assert 0.0 < float(half.detach()) < float(whole.detach())
+    # Early, 8 bits are held against float alone; later against 4 bits too.
+    early, whole = (defense.extra_loss(step, images, pixels, network) for step in (1, 60))
+    assert early is not None and whole is not None
+    assert 0.0 < float(early.detach()) < float(whole.detach())
+    one = build_defense(table | {"partners": 1}, own)
+    one.prepare(60, images, network)
+    fewer = one.extra_loss(60, images, pixels, network)
+    assert fewer is not None and float(fewer.detach()) < float(whole.detach())
 
 
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ({"curriculum_from": 0.6}, "in order"),
+        ({"wide_until": 1.5}, "at most 1"),
         ({"feature_weight": -1.0}, "at least 0"),
         ({"penalty_images": 0}, "at least 1"),
         ({"share": 2.0}, "at most 1"),
-        ({"schedule": "spiral"}, "cycle, uniform"),
+        ({"partners": -1}, "at least 0"),
     ],
 )
 def test_wrong_settings(table: dict[str, object], message: str) -> None:

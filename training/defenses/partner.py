@@ -16,11 +16,16 @@ from training.randomness import generator_for
 def drawn_partner(network: Network, seed: int, step: int) -> int | None:
     """Another bit-width than the active one, drawn from those that have been trained at already
     (their activation scales are set); None if there is none yet."""
-    started = [b for b in network.bit_widths if b != network.bit_width and _is_started(network, b)]
+    started = started_partners(network)
     if not started:
         return None
     draw = torch.randint(len(started), (), generator=generator_for(seed, step, "partner"))
     return started[int(draw)]
+
+
+def started_partners(network: Network) -> list[int]:
+    """The other bit-widths than the active one that have been trained at already, widest first."""
+    return [b for b in network.bit_widths if b != network.bit_width and _is_started(network, b)]
 
 
 def _is_started(network: Network, bits: int) -> bool:

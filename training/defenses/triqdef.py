@@ -1,66 +1,73 @@
 """TriQDef (Guesmi, Ouni, Shafique, ICLR 2026): features and gradients disaligned across bit-widths.
 
-The paper has no public code; from its abstract are the three parts, from this project their form
-(docs/rivals.md has the algebra).  At each step the network at the step's bit-width b is held
-against itself at another one, the partner:
+There is no public code; the loss is the published one as its readers write it down
+(docs/rivals.md has the algebra, and what was chosen here):
 
-* feature disalignment: SoftDice of the soft Sobel edges of each block's output;
-* gradient dissonance: SoftDice of the edges, and cosine of the soft HOGs, of the input gradients;
-* joint training: one set of weights at every bit-width, the penalties phased in by a curriculum.
+    CE(clean) + CE(patched) + 0.8 · FDP + 0.5 · GPDP
 
-The partner's side is a constant at each step; as partners are drawn anew, each bit-width is moved
-away from all others in turn.
+with a penalty on the features (FDP) and one on the input gradients (GPDP) of the patched images,
+each a sum over all pairs of active bit-widths.  A step has one bit-width here, so it takes the
+pairs that this one is in, the other side a constant: over a cycle of the bit-widths that is the
+gradient of the sum over all pairs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
-from pydantic import model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
 from deploy.core.errors import InputError
-from training.agreement import edge_agreement, grey, orientation_agreement
+from training.agreement import grey, orientation_agreement, sobel_magnitude, soft_dice
 from training.defenses.defense import Batch, TrainingFacts
 from training.defenses.inner_attack import PatchAttack
-from training.defenses.partner import drawn_partner
-from training.defenses.schedule import Schedule, ScheduledDefense
+from training.defenses.partner import started_partners
+from training.defenses.schedule import ScheduledDefense
 from training.frozen import frozen_statistics
 from training.quantize import Network, Plan
 from training.randomness import generator_for
-from training.validated import AtLeast1, NotNegative, Positive, PositiveShare, Share, validated
+from training.validated import (
+    AtLeast0,
+    AtLeast1,
+    NotNegative,
+    Positive,
+    PositiveShare,
+    Share,
+    validated,
+)
+
+STEEPNESS = 100.0
+"""Of the sigmoid that makes soft edges of magnitudes, as published."""
+
+QUANTILE = 0.85
+"""Of the magnitudes in a map, from which on they are an edge, as published."""
+
+EDGES, ORIENTATIONS = 0.5, 1.0
+"""Weights of the two measures in both penalties, as published."""
 
 
 @validated()
 class TriqdefSettings:
-    """Settings of TriQDef.
+    """Settings of TriQDef; the weights are the published ones.
 
     ``share`` of each batch carries per-image patches as PBAT makes them (``size_px``,
-    ``inner_steps``, ``step_size`` in pixel values).  The penalties, ``feature_weight`` and
-    ``gradient_weight`` times agreements in [0, 1], are taken on at most ``penalty_images`` of the
-    patched images; they grow linearly from 0 at ``curriculum_from`` to full at ``curriculum_to``
-    (shares of the training).  ``schedule`` orders the bit-widths.
+    ``inner_steps``, ``step_size`` in pixel values).  ``feature_weight`` and ``gradient_weight`` are
+    those of the two penalties, which are taken on at most ``penalty_images`` of the patched images
+    and ``partners`` of the other active bit-widths (0: all).  Until ``wide_until``, a share of the
+    training, the two widest bit-widths are active, then all.
     """
 
     share: PositiveShare = 0.5
     size_px: AtLeast1 = 8
     inner_steps: AtLeast1 = 5
     step_size: Positive = 25.5
-    feature_weight: NotNegative = 0.5
+    feature_weight: NotNegative = 0.8
     gradient_weight: NotNegative = 0.5
     penalty_images: AtLeast1 = 32
-    curriculum_from: Share = 0.1
-    curriculum_to: Share = 0.5
-    schedule: Schedule = "curriculum"
-
-    @model_validator(mode="after")
-    def _curriculum_in_order(self) -> TriqdefSettings:
-        if self.curriculum_from > self.curriculum_to:
-            raise ValueError(
-                "curriculum_from and curriculum_to must be in order; got "
-                f"{self.curriculum_from} and {self.curriculum_to}"
-            )
-        return self
+    partners: AtLeast0 = 0
+    wide_until: Share = 0.25
 
 
 class Triqdef(ScheduledDefense):
@@ -72,7 +79,7 @@ class Triqdef(ScheduledDefense):
                 "triqdef compares a network with itself at another bit-width; give "
                 "network.bit_widths at least two"
             )
-        super().__init__(settings.schedule, facts)
+        super().__init__("cycle", facts)
         self.settings = settings
         self.attack = PatchAttack(
             image_size=facts.image_size,
@@ -89,64 +96,93 @@ class Triqdef(ScheduledDefense):
         )
         return pixels
 
-    def strength(self, step: int) -> float:
-        """The curriculum's factor at ``step``, in [0, 1]."""
-        start, end = self.settings.curriculum_from, self.settings.curriculum_to
-        done = step / max(1, self.facts.steps)
-        return 0.0 if done <= start else min(1.0, (done - start) / max(end - start, 1e-9))
+    def active(self, step: int) -> tuple[int, ...]:
+        """The bit-widths of the curriculum at ``step``, widest first."""
+        widest = step < self.settings.wide_until * self.facts.steps
+        return self.facts.bit_widths[:2] if widest else self.facts.bit_widths
+
+    def bit_width(self, step: int) -> int:
+        active = self.active(step)
+        return active[step % len(active)]
 
     def extra_loss(
         self, step: int, batch: Batch, pixels: Tensor, network: Network
     ) -> Tensor | None:
-        strength = self.strength(step)
-        partner = drawn_partner(network, self.facts.seed, step)
-        if strength == 0.0 or partner is None:
+        settings = self.settings
+        partners = [bits for bits in started_partners(network) if bits in self.active(step)]
+        if settings.partners:
+            order = generator_for(self.facts.seed, step, "partner")
+            chosen = torch.randperm(len(partners), generator=order)[: settings.partners]
+            partners = [partners[i] for i in chosen.tolist()]
+        if not partners:
             return None
-        rows = self._patched[: self.settings.penalty_images]
+        rows = self._patched[: settings.penalty_images]
         penalty = alignment(
             network,
             pixels[rows],
             batch.labels[rows],
-            partner,
-            feature_weight=self.settings.feature_weight,
-            gradient_weight=self.settings.gradient_weight,
+            partners,
+            feature_weight=settings.feature_weight,
+            gradient_weight=settings.gradient_weight,
         )
-        return strength * penalty
+        # The training loss is a mean over clean and patched images, half of the published sum.
+        return 0.5 * penalty
 
 
 def alignment(
     network: Network,
     pixels: Tensor,
     labels: Tensor,
-    partner: int,
+    partners: Sequence[int],
     *,
     feature_weight: float,
     gradient_weight: float,
 ) -> Tensor:
-    """The weighted agreement of the network with itself at ``partner`` bits, a scalar with a graph
-    to the weights.  ``pixels`` float32 N×3×H×W in [0, 255], ``labels`` int64 (N,)."""
+    """The weighted agreement of the network with itself at the bit-widths ``partners``, summed over
+    them: a scalar with a graph to the weights.  ``pixels`` float32 N×3×H×W in [0, 255], ``labels``
+    int64 (N,)."""
     with frozen_statistics(network):
-        with network.at(partner):
-            other_features, other = _features_and_gradient(network, pixels, labels, False)
+        others = []
+        for bits in partners:
+            with network.at(bits):
+                others.append(_features_and_gradient(network, pixels, labels, False))
         features, own = _features_and_gradient(network, pixels, labels, True)
-    shared = [edge_agreement(a, b).mean() for a, b in zip(features, other_features, strict=True)]
-    of_gradients = 0.5 * (
-        edge_agreement(grey(own), grey(other)) + orientation_agreement(grey(own), grey(other))
-    )
-    return feature_weight * torch.stack(shared).mean() + gradient_weight * of_gradients.mean()
+    total = own.new_zeros(())
+    for other_features, other in others:
+        pairs = zip(features, other_features, strict=True)
+        shared = torch.stack([likeness(a, b).mean() for a, b in pairs]).mean()
+        total = total + feature_weight * shared
+        total = total + gradient_weight * likeness(grey(own), grey(other)).mean()
+    return total
+
+
+def likeness(a: Tensor, b: Tensor) -> Tensor:
+    """0.5 · SoftDice of the edges + 1.0 · cosine of the soft HOGs of maps N×h×w: (N,), in [0, 1.5].
+
+    An edge is sigmoid(100 (A − q)), A the Sobel magnitude and q its 85% quantile over the map.
+    """
+    return EDGES * soft_dice(_edges(a), _edges(b)) + ORIENTATIONS * orientation_agreement(a, b)
+
+
+def _edges(maps: Tensor) -> Tensor:
+    magnitude = sobel_magnitude(maps)
+    # The border between edge and none moves with the map, but no gradient flows through it.
+    border = magnitude.detach().flatten(1).quantile(QUANTILE, dim=1)[:, None, None]
+    return torch.sigmoid(STEEPNESS * (magnitude - border))
 
 
 def _features_and_gradient(
     network: Network, pixels: Tensor, labels: Tensor, differentiable: bool
 ) -> tuple[list[Tensor], Tensor]:
-    """Mean activation maps of each block, N×h×w, and the pixel gradient N×3×H×W."""
+    """Mean activation maps of each stage, N×h×w, and the pixel gradient N×3×H×W."""
     leaf = pixels.detach().requires_grad_()
     names = feature_names(network.plan)
     outputs = network.run(leaf, keep=names)
     logits = outputs[network.plan.steps[-1].name]
     total = F.cross_entropy(logits, labels, reduction="none").sum()
     (gradient,) = torch.autograd.grad(total, leaf, create_graph=differentiable)
-    maps = [outputs[name].mean(dim=1) for name in names]
+    stages = {outputs[name].shape[2:]: outputs[name] for name in names}  # the last of each size
+    maps = [output.mean(dim=1) for output in stages.values()]
     return (maps if differentiable else [m.detach() for m in maps]), gradient
 
 
