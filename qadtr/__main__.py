@@ -1,8 +1,8 @@
 """The `qadtr` command: parse, call the library, print, exit.
 
 Exit codes: 0 done · 2 a broken file, a missing package or an unexpected error · 3 nothing to
-evaluate · 4 wrong usage · 130 interrupted. A library error carries its own code
-(`QadtrError.exit_code`).
+evaluate · 4 wrong usage · 130 interrupted (143 by SIGTERM, 129 by SIGHUP). A library error carries
+its own code (`QadtrError.exit_code`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn, TextIO
 
+from deploy.core.signals import Interrupted, signals_interrupt
 from deploy.core.text import one_line
 from qadtr import __version__
 from qadtr.commands import COMMANDS
@@ -87,7 +88,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[_BesideBars()])
     keep_freed_memory()
     try:
-        return int(arguments.execute(arguments))
+        with signals_interrupt():
+            return int(arguments.execute(arguments))
+    except Interrupted as interrupted:
+        print(f"qadtr: {interrupted}", file=sys.stderr)
+        return interrupted.exit_code
     except KeyboardInterrupt:
         print("qadtr: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED

@@ -15,26 +15,38 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from deploy.core.errors import InputError
-from deploy.core.files import read_json, sha256_of, sha256_of_bytes, write_atomic, write_json
+from deploy.core.files import (
+    parse_json,
+    read_json,
+    sha256_of,
+    sha256_of_bytes,
+    write_atomic,
+    write_json,
+)
+from training.course import Course
 from training.network_spec import FLOAT, NetworkSpec
 from training.networks.registry import NETWORKS, float_network
 from training.quantize import Network
 from training.quantize.build import planned
 from training.quantize.plan_file import read_plan
 from training.tensors import load_tensors, persistent_tensors, read_tensors, tensor_bytes
-from training.validated import as_json, read_settings
+from training.validated import AtLeast0, as_json, read_settings
 
 CHECKPOINT = "checkpoint.safetensors"
 """Name of a run's checkpoint in its folder."""
 
 RESUME = Path("resume") / "state.safetensors"
 """What a run continues from, in its folder: tensors, step and history in one atomic file."""
+
+_STATE = "run_state"
+"""The state's entry in its file's metadata: a JSON object."""
 
 FORMAT = "qadtr-checkpoint"
 FORMAT_VERSION = 2
@@ -221,13 +233,13 @@ class RunState:
     Attributes:
         run: digest of the run's configuration and images.
         step: steps taken.
-        history: a row per epoch.
+        course: the history, and what its next row is the mean of.
         tensors: by the part's name, a dot, and the tensor's own name in that part.
     """
 
     run: str
     step: int
-    history: list[dict[str, Any]]
+    course: Course
     tensors: dict[str, Tensor]
 
     def of(self, part: str) -> dict[str, Tensor]:
@@ -237,8 +249,18 @@ class RunState:
 
     def write(self, folder: Path) -> None:
         """Write it into the run's folder: the old state stays whole until the new one is."""
-        metadata = {"run": self.run, "step": str(self.step), "history": json.dumps(self.history)}
+        facts = as_json({"run": self.run, "step": self.step, "course": self.course})
+        # One entry: safetensors writes several in an order that changes from call to call.
+        metadata = {_STATE: json.dumps(facts)}
         write_atomic(folder / RESUME, tensor_bytes(self.tensors, metadata))
+
+
+class _StateFacts(TypedDict):
+    """What the metadata of a state hold."""
+
+    run: str
+    step: AtLeast0
+    course: Course
 
 
 def read_run_state(folder: Path, run: str) -> RunState:
@@ -251,14 +273,18 @@ def read_run_state(folder: Path, run: str) -> RunState:
     if not path.is_file():
         raise InputError(f"nothing to resume: there is no {path}; train without --resume")
     tensors, metadata = read_tensors(path)
-    if metadata.get("run") != run:
+    if _STATE in metadata:
+        facts = parse_json(metadata[_STATE].encode(), str(path))
+    else:  # an older one, without the sums of a broken epoch
+        facts = {
+            "run": metadata.get("run"),
+            "step": parse_json(metadata.get("step", "").encode(), str(path)),
+            "course": {"history": parse_json(metadata.get("history", "").encode(), str(path))},
+        }
+    read: _StateFacts = read_settings(_StateFacts, cast(Any, facts), str(path))
+    if read["run"] != run:
         raise InputError(
             f"{path} belongs to a run with another config, other images or another number of "
             "processes; train without --resume, or as it was started"
         )
-    return RunState(
-        run=run,
-        step=int(metadata["step"]),
-        history=json.loads(metadata["history"]),
-        tensors=tensors,
-    )
+    return RunState(run=run, step=read["step"], course=read["course"], tensors=tensors)

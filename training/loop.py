@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import logging
 import math
+import signal
+import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -20,6 +23,7 @@ from torch.nn import functional as F
 
 from deploy.core.errors import InputError, QadtrError
 from deploy.core.files import json_bytes, sha256_of, sha256_of_bytes, write_npz
+from deploy.core.signals import Interrupted, StopAsked
 from training.batches import Batches
 from training.checkpoint import (
     CHECKPOINT,
@@ -30,6 +34,7 @@ from training.checkpoint import (
     start_from,
 )
 from training.config import TrainingConfig
+from training.course import Course
 from training.data import ImageSet
 from training.defenses import Defense, TrainingFacts, build_defense, resolved
 from training.distillation import distilled, teacher_logits, teacher_of
@@ -39,6 +44,7 @@ from training.prediction import predict
 from training.quantize.build import build_network
 from training.randomness import SETUP, generator_for
 from training.ranks import Ranks, check_batch
+from training.run_lock import require_free, run_lock
 from training.run_log import RunLog
 from training.tensors import load_tensors, persistent_tensors, tensor_bytes
 
@@ -56,14 +62,17 @@ class TrainingDiverged(QadtrError):
 class RunOptions:
     """How to run, as opposed to what to train.
 
-    ``resume`` continues from the run's last saved state and ``save_every`` steps lie between two
-    saved states; neither these nor ``progress`` (shown or not) change a byte of the checkpoint.
-    Another ``device`` rounds otherwise, so its weights differ; ``stop_after`` ends the run at that
-    step without a checkpoint, as an interruption would.
+    ``resume`` continues from the run's last saved state; without it a run that is there already is
+    replaced if ``overwrite``, else refused.  A state is saved every ``save_every`` steps and after
+    ``save_seconds``, whichever comes first.  None of these nor ``progress`` (shown or not) change a
+    byte of the checkpoint.  Another ``device`` rounds otherwise, so its weights differ;
+    ``stop_after`` ends the run at that step without a checkpoint, as an interruption would.
     """
 
     resume: bool = False
+    overwrite: bool = True
     save_every: int = 500
+    save_seconds: float = 300.0
     device: str = "cpu"
     stop_after: int | None = None
     progress: bool = True
@@ -81,9 +90,12 @@ def train(
     """Train one network; returns the path of its checkpoint in ``run_dir``.
 
     Raises:
-        InputError: config and data do not fit, or the state to resume from is another run's.
+        InputError: config and data do not fit, the state to resume from is another run's, or
+            another training writes into the folder.
+        UsageError: the folder holds a run, and it is neither to be resumed nor replaced.
         TrainingDiverged: the loss is NaN or infinite.
         RanksDiffer: two processes hold different weights.
+        Interrupted: Ctrl-C, SIGTERM or SIGHUP; the state of the last whole step is saved.
     """
     run = TrainingRun(config, training_set, holdout, run_dir, options, ranks)
     return run.finish(make_provenance)
@@ -157,13 +169,21 @@ class TrainingRun:
             identity["warm_start"] = sha256_of(Path(settings.warm_start))
         self.digest = sha256_of_bytes(json_bytes(identity))
         self.step = 0
-        self.history: list[dict[str, Any]] = []
+        self.course = Course()
+        self.stop = StopAsked()
+        self.stopping = False
 
     def finish(self, make_provenance: Callable[[], dict[str, Any]]) -> Path:
         """Run all remaining steps, evaluate on the hold-out, write the checkpoint."""
+        with run_lock(self.run_dir) if self.ranks.first else nullcontext():
+            return self._finish(make_provenance)
+
+    def _finish(self, make_provenance: Callable[[], dict[str, Any]]) -> Path:
         if self.options.resume:
             self._resume()
-        self._steps()
+        elif self.ranks.first and not self.options.overwrite:
+            require_free(self.run_dir)
+        images_per_s = self._steps()
         if self.step < self.steps:
             logger.info("stopped at step %d of %d; --resume continues", self.step, self.steps)
             return self.run_dir / RESUME
@@ -182,7 +202,8 @@ class TrainingRun:
                 "classes": list(self.training_set.classes),
                 "config": self.config.as_dict(),
                 "data": {"name": self.training_set.name, "digest": self.training_set.digest},
-                "history": self.history,
+                "history": self.course.history,
+                "images_per_s": images_per_s,
                 "holdout_accuracy": clean,
                 "provenance": make_provenance(),
             },
@@ -201,27 +222,48 @@ class TrainingRun:
             for b in self.network.bit_widths
         }
 
-    def _steps(self) -> None:
+    def _steps(self) -> float | None:
+        """Train to the end; returns the images/s of the last epoch."""
         self.network.train()
         last = min(self.steps, self.options.stop_after or self.steps)
-        with RunLog(
-            self.run_dir,
-            self.config.name,
-            done=self.step,
-            steps=self.steps,
-            first=self.ranks.first,
-            progress=self.options.progress,
-        ) as log:
-            while self.step < last:
+        saved_at, saved_step = time.monotonic(), self.step
+        with (
+            self.stop,
+            RunLog(
+                self.run_dir,
+                self.config.name,
+                self.course,
+                done=self.step,
+                steps=self.steps,
+                first=self.ranks.first,
+                progress=self.options.progress,
+            ) as log,
+        ):
+            while self.step < last and not self.stopping:
                 log.step(*self.one_step(), self.config.training.batch_size)
-                if self.step % self.steps_per_epoch == 0 or self.step == last:
+                if self.step % self.steps_per_epoch == 0 or self.step == self.steps:
                     if self.ranks.count > 1:
                         self.ranks.require_same(
                             tensor_bytes(self.state(), {}), "weights or patches"
                         )
-                    log.epoch(self.history, self.step, self.step / self.steps_per_epoch)
-                if self.step % self.options.save_every == 0 or self.step == last:
+                    log.epoch(self.step, self.step / self.steps_per_epoch)
+                due = time.monotonic() - saved_at >= self.options.save_seconds
+                due |= self.step % self.options.save_every == 0
+                if due or self.step == last or self.stopping:
                     self._save()
+                    saved_at, saved_step = time.monotonic(), self.step
+        if self.stopping:
+            assert saved_step == self.step
+            raise self._interrupted()
+        return log.images_per_s
+
+    def _interrupted(self) -> Interrupted:
+        number = self.stop.by or signal.SIGTERM  # another rank's
+        return Interrupted(
+            number,
+            f"interrupted by {signal.Signals(number).name} after step {self.step} of {self.steps}; "
+            f"the state is saved in {self.run_dir / RESUME}, --resume goes on from there",
+        )
 
     def one_step(self) -> tuple[float, float]:
         """One step of the optimizer; returns the training loss and the accuracy of its batch.
@@ -249,7 +291,7 @@ class TrainingRun:
         gradient = shown.grad if shown.grad is None else self.ranks.gathered(shown.grad)
         logits = self.ranks.gathered(logits)
         self.defense.learn(self.step, gradient, logits, batch)
-        value = self._share(value)
+        value, self.stopping = self._share(value, self.stop.by is not None)
         rate = learning_rate(
             settings, self.step, steps=self.steps, steps_per_epoch=self.steps_per_epoch
         )
@@ -263,10 +305,11 @@ class TrainingRun:
         return value, float((logits.argmax(dim=1) == batch.labels).float().mean())
 
     @torch.no_grad()
-    def _share(self, loss: float) -> float:
-        """Average gradients, statistics and the loss over the ranks; returns the loss."""
+    def _share(self, loss: float, stop: bool) -> tuple[float, bool]:
+        """Average gradients, statistics and the loss over the ranks; returns the loss, and whether
+        one of them was asked to ``stop``: they stop after the same step."""
         if self.ranks.count == 1:
-            return loss
+            return loss, stop
         parameters = list(self.parameters.values())
         # What a forward pass sets: running statistics, and a scale at the first visit of its mode.
         statistics = [
@@ -275,7 +318,7 @@ class TrainingRun:
             if tensor.is_floating_point()
             and (name not in self.parameters or "scale_" in name.rsplit(".", 1)[-1])
         ]
-        mean = torch.tensor([loss], device=self.device)
+        mean = torch.tensor([loss, float(stop)], device=self.device)
         sent = [*(p.grad for p in parameters), *statistics, mean]
         shared = self.ranks.average(sent, [*parameters, *statistics, mean])
         for parameter, gradient in zip(parameters, shared, strict=False):
@@ -284,7 +327,7 @@ class TrainingRun:
             if average is not None:
                 tensor.copy_(average)
         assert shared[-1] is not None
-        return float(shared[-1])
+        return float(shared[-1][0]), bool(shared[-1][1] > 0.0)
 
     def _backward(
         self, pixels: Tensor, labels: Tensor, taught: Tensor | None = None
@@ -333,7 +376,7 @@ class TrainingRun:
     def _save(self) -> None:
         if self.ranks.first:
             state = self.state()
-            RunState(run=self.digest, step=self.step, history=self.history, tensors=state).write(
+            RunState(run=self.digest, step=self.step, course=self.course, tensors=state).write(
                 self.run_dir
             )
 
@@ -348,5 +391,5 @@ class TrainingRun:
         self.defense.load_state(found.of("defense"))
         if self.average is not None:
             self.average.load_state(found.of("average"))
-        self.step, self.history = found.step, found.history
+        self.step, self.course = found.step, found.course
         logger.info("resumed at step %d of %d", self.step, self.steps)

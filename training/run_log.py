@@ -6,11 +6,12 @@ import json
 import logging
 import time
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from torch.utils.tensorboard import SummaryWriter
 
 from deploy.core.files import write_atomic
+from training.course import Course
 from training.progress import Progress
 
 LOG = "log.jsonl"
@@ -23,14 +24,25 @@ class RunLog:
 
     ``title`` is the bar's; only the ``first`` process writes, the others are silent; ``progress``
     shows a bar, or log lines between the epochs where there is no terminal.
+
+    Attributes:
+        images_per_s: of the last epoch, or the part of it that this process trained; None before.
     """
 
     def __init__(
-        self, folder: Path, title: str, *, done: int, steps: int, first: bool, progress: bool
+        self,
+        folder: Path,
+        title: str,
+        course: Course,
+        *,
+        done: int,
+        steps: int,
+        first: bool,
+        progress: bool,
     ) -> None:
-        self._folder, self._steps = folder, steps
-        self._loss = self._accuracy = 0.0
-        self._counted = self._images = 0
+        self._folder, self._steps, self._course = folder, steps, course
+        self.images_per_s: float | None = None
+        self._images = 0
         self._started = time.monotonic()
         self._bar = Progress(title, steps, done=done, shown=progress and first, unit="step")
         self._note = ""
@@ -47,39 +59,32 @@ class RunLog:
 
     def step(self, loss: float, accuracy: float, images: int) -> None:
         """One more step was taken, of so many images."""
-        self._loss += loss
-        self._accuracy += accuracy
-        self._counted += 1
+        self._course.add(loss, accuracy)
         self._images += images
         self._bar.advance(note=self._note)
 
-    def epoch(self, history: list[dict[str, Any]], step: int, epoch: float) -> None:
-        """Add a row to ``history``, the means of the steps since the last one, and write it."""
+    def epoch(self, step: int, epoch: float) -> None:
+        """Add a row to the history, the means of the steps since the last one, and write it."""
         now = time.monotonic()
-        row = {
-            "step": step,
-            "epoch": round(epoch, 3),
-            "loss": self._loss / self._counted,
-            "accuracy": self._accuracy / self._counted,
-            "images_per_s": self._images / max(1e-9, now - self._started),
-        }
-        history.append(row)
-        self._loss = self._accuracy = 0.0
-        self._counted = self._images = 0
+        row = self._course.close_epoch(step, epoch)
+        self.images_per_s = self._images / max(1e-9, now - self._started)
+        self._images = 0
         self._started = now
         if self._writer is None:
             return
-        data = "".join(json.dumps(r) + "\n" for r in history)
+        data = "".join(json.dumps(r) + "\n" for r in self._course.history)
         write_atomic(self._folder / LOG, data.encode())
-        for name in ("loss", "accuracy", "images_per_s"):
-            self._writer.add_scalar(name, row[name], row["step"])
+        speed = {"images_per_s": self.images_per_s}
+        for name, value in {**row, **speed}.items():
+            if name not in ("step", "epoch"):
+                self._writer.add_scalar(name, value, step)
         accuracy = 100.0 * row["accuracy"]
         self._note = f"loss {row['loss']:.3f}, accuracy {accuracy:.1f}%"
         _log.info(
             "step %d of %d: loss %.4f, training accuracy %.2f%%, %.0f images/s",
-            row["step"],
+            step,
             self._steps,
             row["loss"],
             accuracy,
-            row["images_per_s"],
+            self.images_per_s,
         )

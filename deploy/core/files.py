@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import re
 import secrets
 import stat
 import sys
@@ -20,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InputError
+from .locks import clear_leftovers, is_there, lock
 
 STDOUT = Path("-")
 """What an output is called that goes to standard output."""
@@ -34,8 +36,8 @@ def write_atomic(path: Path, data: bytes) -> None:
     """Write ``data`` to ``path`` so that a reader sees the old file or the whole new one.
 
     Missing parent folders are made. A killed process can leave a hidden ``.NAME.*.tmp`` beside
-    the file, never a half-written ``path``. A link stays and its target is written; a device or a
-    pipe is written to, never replaced.
+    the file, never a half-written ``path``; the next write of ``path`` removes it. A link stays and
+    its target is written; a device or a pipe is written to, never replaced.
 
     Raises:
         InputError: the file cannot be written there.
@@ -46,12 +48,9 @@ def write_atomic(path: Path, data: bytes) -> None:
         return
     if path.is_symlink():
         path = Path(os.path.realpath(path))
-    # Not with_name, which has no word for a path without a name, such as ".".
-    temporary = path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Not tempfile: its files are 0600 whatever the umask says.
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        temporary, descriptor = _temporary(path)
         try:
             with os.fdopen(descriptor, "wb") as stream:
                 stream.write(data)
@@ -65,6 +64,22 @@ def write_atomic(path: Path, data: bytes) -> None:
         # strerror: the whole text would name the temporary file.
         reason = error.strerror or error
         raise InputError(f"cannot write {path}: {reason}; choose a writable place") from error
+
+
+def _temporary(path: Path) -> tuple[Path, int]:
+    """A new file beside ``path``, locked while it is written; those of dead processes go first."""
+    clear_leftovers(
+        path.parent, re.compile(rf"\.{re.escape(path.name)}\.[0-9]+-[0-9a-f]{{8}}\.tmp")
+    )
+    while True:
+        # Not with_name, which has no word for a path without a name, such as ".".
+        # Not tempfile: its files are 0600 whatever the umask says.
+        temporary = path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        lock(descriptor, wait=True)
+        if is_there(descriptor, temporary):
+            return temporary, descriptor
+        os.close(descriptor)
 
 
 def write_to(path: Path, data: bytes) -> None:

@@ -2,70 +2,61 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
+import re
 import shutil
 import tempfile
-import time
 import weakref
 from pathlib import Path
 
-try:
-    import fcntl
-except ImportError:  # a system without locks of this kind clears nothing
-    fcntl = None  # type: ignore[assignment]
+from .locks import clear_leftovers, is_there, lock
 
 PREFIX = "qadtr-scratch-"
-_YOUNG_S = 60.0
 
 
 class Scratch:
-    """A private folder, removed by :meth:`close`; making one removes those of killed processes.
+    """A private folder, removed by :meth:`close` or at the end of a ``with``, which gives its path.
 
-    A living process holds a lock on its folder, which the system frees when the process dies.
+    Making one removes those that killed processes left in the same place: a living process holds a
+    lock on its folder, which the system frees when the process dies.
+
+    Args:
+        prefix: of the folder's name; only folders of this prefix are removed.
+        place: the folder to make it in; None: the system's place for temporary files.
 
     Attributes:
         folder: where it is.
 
     Raises:
-        OSError: there is no place for temporary files.
+        OSError: there is no such place, or it is not writable.
     """
 
-    def __init__(self) -> None:
-        _clear()
-        self.folder = Path(tempfile.mkdtemp(prefix=PREFIX))
-        lock = os.open(self.folder, os.O_RDONLY)
-        _locked(lock)
-        self._remove = weakref.finalize(self, _remove, self.folder, lock)
+    def __init__(self, prefix: str = PREFIX, place: Path | None = None) -> None:
+        parent = Path(tempfile.gettempdir()) if place is None else Path(place)
+        clear_leftovers(parent, re.compile(rf"{re.escape(prefix)}[a-z0-9_]{{8}}"))
+        while True:
+            self.folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+            try:
+                held = os.open(self.folder, os.O_RDONLY)
+            except FileNotFoundError:  # taken for a leftover before it was locked
+                continue
+            lock(held, wait=True)
+            if is_there(held, self.folder):
+                break
+            os.close(held)
+        self._remove = weakref.finalize(self, _remove, self.folder, held)
 
     def close(self) -> None:
         """Remove the folder and what is in it; again is no error."""
         self._remove()
 
+    def __enter__(self) -> Path:
+        return self.folder
 
-def _remove(folder: Path, lock: int) -> None:
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def _remove(folder: Path, held: int) -> None:
     shutil.rmtree(folder, ignore_errors=True)
-    os.close(lock)
-
-
-def _clear() -> None:
-    for place in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        with contextlib.suppress(OSError):  # somebody else's, or gone
-            lock = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY)
-            try:
-                # A young one may be another process's that has not taken its lock yet.
-                old = time.time() - os.fstat(lock).st_mtime > _YOUNG_S
-                if old and os.fstat(lock).st_uid == os.getuid() and _locked(lock):
-                    shutil.rmtree(place, ignore_errors=True)
-            finally:
-                os.close(lock)
-
-
-def _locked(descriptor: int) -> bool:
-    if fcntl is None:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
+    os.close(held)

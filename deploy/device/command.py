@@ -7,15 +7,15 @@ Exit codes: 0 pass · 1 a gate failed · 2 broken bundle or engine, and anything
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ..core.errors import QadtrError, UsageError
 from ..core.files import STDOUT, same_place
+from ..core.signals import signals_interrupt
 from ..core.text import one_line
 from .certifying import CertifySettings
 from .console import Console
@@ -216,37 +216,15 @@ def main(
         arguments = build_parser(None if engines is None else tuple(engines)).parse_args(argv)
         if STDOUT in _outputs(arguments).values():
             console = Console(sys.stderr)  # standard output is the report's
-        with _signals_interrupt():
+        with signals_interrupt():
             return _run(arguments, console, engines)
     except KeyboardInterrupt as error:
-        how = f" by {error}" if str(error) else ""
-        return _stop(console, f"interrupted{how}: nothing is decided", EXIT_BROKEN)
+        how = str(error) or "interrupted"
+        return _stop(console, f"{how}: nothing is decided", EXIT_BROKEN)
     except QadtrError as error:
         return _stop(console, str(error), error.exit_code)
     except Exception as error:  # noqa: BLE001 - one line in place of a traceback; fails closed
         return _stop(console, f"unexpected {type(error).__name__}: {error}", EXIT_BROKEN)
-
-
-@contextmanager
-def _signals_interrupt() -> Iterator[None]:
-    """SIGTERM and SIGHUP as Ctrl-C: what is open is closed, and copies are removed."""
-
-    def interrupt(number: int, frame: object) -> None:
-        signal.signal(number, signal.SIG_DFL)  # the second one kills
-        raise KeyboardInterrupt(signal.Signals(number).name)
-
-    caught = []
-    for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        with suppress(ValueError):  # not the main thread: whoever started it handles signals
-            if number is not None and signal.getsignal(number) is signal.SIG_DFL:
-                signal.signal(number, interrupt)
-                caught.append(number)
-    try:
-        yield
-    finally:
-        for number in caught:
-            signal.signal(number, signal.SIG_DFL)
 
 
 def _run(

@@ -130,13 +130,13 @@ def _cell(
 
 def _row_facts(row: str, folder: RunFolder) -> dict[str, Any]:
     config = folder.sidecar["config"]
-    history = folder.sidecar.get("history") or [{}]
+    rows = folder.sidecar.get("history") or [{}]  # of an older run: with its speed
     return {
         "row": row,
         "defense": config["defense"],
         "bit_widths": list(folder.bit_widths),
         "epochs": config["training"]["epochs"],
-        "images_per_s": history[-1].get("images_per_s"),
+        "images_per_s": folder.sidecar.get("images_per_s", rows[-1].get("images_per_s")),
         "checkpoint_sha256": folder.checkpoint_sha256,
     }
 

@@ -33,13 +33,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="STEPS",
         help="steps between two states to resume from (default: 500)",
     )
+    parser.add_argument(
+        "--save-seconds",
+        type=float,
+        default=300.0,
+        metavar="S",
+        help="save such a state after so many seconds too (default: 300)",
+    )
     shared.add_settings(parser, "training.epochs=2")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Train, or continue, and print where the checkpoint is."""
     from deploy.core.errors import UsageError
-    from training.checkpoint import CHECKPOINT, RESUME
     from training.config import load_config
     from training.data import load_images
     from training.defenses import resolved
@@ -47,18 +53,16 @@ def run(arguments: argparse.Namespace) -> int:
     from training.dry_run import dry_run
     from training.loop import RunOptions, train
     from training.ranks import join, leave
+    from training.run_lock import require_free
 
     if arguments.save_every < 1:
         raise UsageError(f"--save-every must be at least 1, got {arguments.save_every}")
+    if not arguments.save_seconds > 0.0:
+        raise UsageError(f"--save-seconds must be above 0, got {arguments.save_seconds}")
     config = resolved(load_config(arguments.config, shared.settings_from(arguments.settings)))
     folder: Path = arguments.out or shared.RUNS / config.name
-    state, checkpoint = folder / RESUME, folder / CHECKPOINT
-    anyhow = arguments.resume or arguments.overwrite or arguments.dry_run
-    if not anyhow and (state.exists() or checkpoint.exists()):
-        raise UsageError(
-            f"{folder} holds a run already: --resume continues it, --overwrite replaces it, "
-            "--out RUN leaves it alone"
-        )
+    if not (arguments.resume or arguments.overwrite or arguments.dry_run):
+        require_free(folder)
     kind, size = config.data.kind, config.data.size
     training_set, holdout = (
         load_images(kind, arguments.data, split, size=size, cache=arguments.cache)

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
+from training.checkpoint import RESUME
 from training.config import TrainingConfig, config_from_dict
+from training.tensors import read_tensors
 
 
 def small_config(**changes: object) -> TrainingConfig:
@@ -18,3 +24,12 @@ def small_config(**changes: object) -> TrainingConfig:
     for key, value in changes.items():
         table[key] = value
     return config_from_dict(table, "test")
+
+
+def saved(folder: Path) -> dict[str, Any]:
+    """What the saved state of the run in ``folder`` says beside its tensors; its step is 0 where
+    there is none."""
+    path = folder / RESUME
+    facts = json.loads(read_tensors(path)[1]["run_state"]) if path.exists() else {"step": 0}
+    assert isinstance(facts, dict)
+    return facts

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from deploy.core.errors import InputError
+from tests.training.small_run import saved
 from training.checkpoint import CHECKPOINT, RESUME
 from training.config import load_config
 from training.data import load_images
@@ -148,6 +149,21 @@ def test_two_killed_processes_resume_to_the_same_bytes(
     assert not (broken / CHECKPOINT).exists()
     _finish(_start(config, broken, "--resume"))
     assert (broken / CHECKPOINT).read_bytes() == (runs["two"] / CHECKPOINT).read_bytes()
+
+
+def test_a_signal_to_one_process_stops_both_after_the_same_step(
+    runs: dict[str, Path], tmp_path: Path
+) -> None:
+    config, broken = runs["folder"] / "two.toml", tmp_path / "broken"
+    started = _start(config, broken, "--set", "training.epochs=50.0")
+    deadline = time.monotonic() + 200
+    while not (broken / RESUME).exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    started[1].send_signal(signal.SIGTERM)
+    said = [process.communicate(timeout=60)[1].decode() for process in started]
+    assert [process.returncode for process in started] == [143, 143], said
+    step = saved(broken)["step"]
+    assert all(f"after step {step} of" in text.splitlines()[-1] for text in said), said
 
 
 def test_one_process_by_itself_sends_nothing() -> None:

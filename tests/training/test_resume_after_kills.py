@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from training.checkpoint import CHECKPOINT, RESUME
-from training.tensors import read_tensors
+from tests.training.small_run import saved
+from training.checkpoint import CHECKPOINT, RESUME, read_sidecar
+from training.run_log import LOG
 
 KILLS = 20
 STEPS_BETWEEN = (1, 12)
@@ -69,8 +70,7 @@ def _finish(process: subprocess.Popen[bytes]) -> None:
 
 
 def _step(run: Path) -> int:
-    state = run / RESUME
-    return int(read_tensors(state)[1]["step"]) if state.exists() else 0
+    return int(saved(run)["step"])
 
 
 @pytest.mark.resume
@@ -95,4 +95,8 @@ def test_twenty_kills_leave_the_bytes_of_an_unbroken_run(tmp_path: Path) -> None
     assert len(set(killed_at)) > KILLS // 2, killed_at
     _finish(_start(config, broken, "--resume"))
     print(f"killed after steps {killed_at}")
-    assert (broken / CHECKPOINT).read_bytes() == (whole / CHECKPOINT).read_bytes()
+    for file in (CHECKPOINT, RESUME, LOG):
+        assert (broken / file).read_bytes() == (whole / file).read_bytes(), file
+    ours, theirs = (read_sidecar(folder / CHECKPOINT)["history"] for folder in (broken, whole))
+    assert ours == theirs
+    assert not [path for path in broken.rglob(".*") if path.is_file()]

@@ -18,7 +18,6 @@ import pytest
 
 from deploy.core.errors import InputError
 from deploy.core.files import write_atomic
-from deploy.core.scratch import PREFIX, Scratch
 from deploy.device import report as report_module
 from deploy.device.command import main
 from deploy.validator_archive import validator_bytes
@@ -234,26 +233,6 @@ def test_a_signal_leaves_an_error_and_no_copy(
     assert b"interrupted" in said and b"Traceback" not in said
     assert outcomes() == {"error"}
     assert list(scratch.iterdir()) == []
-
-
-def test_what_a_killed_one_left_is_removed_by_the_next(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    dead, young, living = (tmp_path / f"{PREFIX}{name}" for name in ("dead", "young", "other"))
-    dead.mkdir()
-    (dead / "model.onnx").write_bytes(b"x")
-    young.mkdir()
-    os.utime(dead, (0, 0))
-    first = Scratch()
-    os.utime(first.folder, (0, 0))
-    second = Scratch()
-    assert not dead.exists() and young.exists() and not living.exists()
-    assert first.folder.exists()  # old, and somebody holds it
-    for one in (first, second):
-        one.close()
-        one.close()
-        assert not one.folder.exists()
 
 
 @pytest.mark.parametrize("code", [0, 1])
