@@ -125,6 +125,9 @@ def convolution(node: onnx.NodeProto, context: Context) -> Convolution:
     attributes = attributes_of(conv)
     if attributes.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
         raise Refusal("auto_pad is not supported; write the padding out")
+    groups = int(attributes.get("group", 1))
+    if groups < 1 or len(weights) % groups:
+        raise Refusal(f"{len(weights)} outputs in {groups} groups: the groups share them evenly")
     affine = Affine(gain=np.ones(len(weights)), bias=np.zeros(len(weights)))
     if norm is not None:
         affine = affine_of(norm, source)

@@ -32,7 +32,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from export.reference.errors import NotReproducible, UnsupportedGraph
+from export.reference.errors import NotReproducible, TooLarge, UnsupportedGraph
 
 Codes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -158,6 +158,8 @@ class Convolution(_Weighted):
             raise UnsupportedGraph(
                 f"{self.what}: a padded input of {h}×{w} is smaller than the {kh}×{kw} kernel"
             )
+        require_room(self.what, n, o, out_h, out_w)
+        require_work(self.what, n * out_h * out_w * self.weight.size)
         span_h, span_w = (out_h - 1) * sh + 1, (out_w - 1) * sw + 1
         if self.groups == c == o:
             total: Accumulator = np.zeros((n, c, out_h, out_w), self._dtype)
@@ -176,7 +178,6 @@ class Convolution(_Weighted):
         matrices = rows.reshape(kh, g, o // g, kw * cg).astype(self._dtype)
         grouped = padded.reshape(n, g, cg, h, w)
         require_room(self.what, n, c, kw, h, out_w)
-        require_room(self.what, n, o, out_h, out_w)
         columns: Accumulator = np.empty((n, g, kw, cg, h, out_w), self._dtype)
         for j in range(kw):
             columns[:, :, j] = grouped[..., j * dw : j * dw + span_w : sw]
@@ -335,21 +336,66 @@ def largest_of(taken: NDArray[Any]) -> NDArray[Any]:
     return reduce(np.maximum, (taken[..., i, j] for i, j in places))
 
 
-MOST_VALUES = 2**28
+MOST_VALUES = 2**26
 """Numbers, at most, in one array of the reference: a damaged file must not take all memory."""
+
+MOST_HELD_BYTES = 2**30
+"""Of one batch's tensors together. With what an operator needs besides, a process of the reference
+stays under 6 GiB."""
+
+MOST_PRODUCTS = 2**36
+"""Of one layer and one batch: a damaged file must not take all time. The largest layer of VGG-16 at
+224 px has 2³⁵ for 16 images."""
 
 
 def require_room(what: str, *shape: int) -> None:
     """Refuse an array before it is made.
 
     Raises:
-        UnsupportedGraph: it would have more than :data:`MOST_VALUES` numbers.
+        TooLarge: it would have more than :data:`MOST_VALUES` numbers.
     """
     if math.prod(shape) > MOST_VALUES:
-        raise UnsupportedGraph(
+        raise TooLarge(
             f"{what}: an array of {'×'.join(map(str, shape))} is more than the reference computes "
-            f"({MOST_VALUES:,} numbers): fewer images at once, or the file is damaged"
+            f"({MOST_VALUES:,} numbers): the file is damaged, or its images are too large"
         )
+
+
+def require_work(what: str, products: int) -> None:
+    """Refuse a layer before it is computed.
+
+    Raises:
+        TooLarge: it would take more than :data:`MOST_PRODUCTS`.
+    """
+    if products > MOST_PRODUCTS:
+        raise TooLarge(
+            f"{what}: {products:,} products are more than the reference computes "
+            f"({MOST_PRODUCTS:,}): the file is damaged, or its images are too large"
+        )
+
+
+class Held:
+    """What the tensors of one batch take together."""
+
+    def __init__(self) -> None:
+        self._bytes = 0
+
+    def add(self, what: str, tensor: NDArray[Any]) -> None:
+        """Count one tensor more.
+
+        Raises:
+            TooLarge: together they take more than :data:`MOST_HELD_BYTES`.
+        """
+        self._bytes += tensor.nbytes
+        if self._bytes > MOST_HELD_BYTES:
+            raise TooLarge(
+                f"{what}: the file's tensors take more than the {MOST_HELD_BYTES:,} bytes that the "
+                "reference holds: the file is damaged, or its images are too large"
+            )
+
+    def drop(self, tensor: NDArray[Any]) -> None:
+        """Count one tensor less."""
+        self._bytes -= tensor.nbytes
 
 
 def padded(x: NDArray[Any], widths: Sequence[tuple[int, int]], fill: float) -> NDArray[Any]:
@@ -369,15 +415,21 @@ def windows(
     strides: Sequence[int],
     pads: Sequence[int],
     fill: float,
+    dilations: Sequence[int] = (1, 1),
 ) -> NDArray[Any]:
     """Give a view of all windows of N×C×H×W, N×C×H'×W'×kh×kw; ``pads`` (top, left, bottom, right).
 
     Raises:
         UnsupportedGraph: the padded input is smaller than the kernel.
+        TooLarge: going through all of them takes too long.
     """
     top, left, bottom, right = pads
     wide = padded(x, ((0, 0), (0, 0), (top, bottom), (left, right)), fill)
-    if wide.shape[2] < kernel[0] or wide.shape[3] < kernel[1]:
-        raise UnsupportedGraph(f"a padded input of {wide.shape} is smaller than {tuple(kernel)}")
-    every: NDArray[Any] = sliding_window_view(wide, tuple(kernel), axis=(2, 3))
-    return every[:, :, :: strides[0], :: strides[1]]
+    reach = tuple((size - 1) * step + 1 for size, step in zip(kernel, dilations, strict=True))
+    if wide.shape[2] < reach[0] or wide.shape[3] < reach[1]:
+        raise UnsupportedGraph(f"a padded input of {wide.shape} is smaller than {reach}")
+    every: NDArray[Any] = sliding_window_view(wide, reach, axis=(2, 3))
+    taken = every[:, :, :: strides[0], :: strides[1], :: dilations[0], :: dilations[1]]
+    # A number that is looked at takes as long as 32 products, a place of the kernel as 1,000 of it.
+    require_work(f"windows of {reach}", 32 * max(taken.size, 1000 * math.prod(kernel)))
+    return taken

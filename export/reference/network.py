@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from deploy.core.errors import InputError, NothingToEvaluate
 from export.graph import Graph, input_dims, node_label, type_name
 from export.reading import read_model, refusing_malformed
-from export.reference.errors import UnsupportedGraph
+from export.reference.arithmetic import Held
+from export.reference.errors import TooLarge, UnsupportedGraph
 from export.reference.operators import Function, fold_cast, index_cast, prepare
 
 Code = TypeVar("Code", bound=np.integer)
@@ -96,8 +97,22 @@ class Reference(ABC, Generic[Code]):
         self._check(images)
         for start in range(0, len(images), self.batch_size):
             with refusing_malformed(self.path):
-                batch = self._batch(images[start : start + self.batch_size])
+                batch = self._in_parts(images[start : start + self.batch_size])
             yield batch
+
+    def _in_parts(self, images: NDArray[np.uint8]) -> Batch[Code]:
+        """Compute a batch, in halves where the whole is too large."""
+        try:
+            return self._batch(images)
+        except TooLarge:
+            if len(images) == 1:
+                raise
+        parts = [self._in_parts(half) for half in np.array_split(images, 2)]
+        held, codes = Held(), {}
+        for name in parts[0][1]:
+            codes[name] = np.concatenate([part[name] for _, part in parts])
+            held.add(f"tensor {name!r}", codes[name])
+        return np.concatenate([logits for logits, _ in parts]), codes
 
     def _check(self, images: NDArray[np.uint8]) -> None:
         if images.dtype != np.uint8 or images.ndim != 4:
@@ -156,8 +171,10 @@ class IntegerReference(Reference[np.uint8]):
 
     def _batch(self, images: NDArray[np.uint8]) -> Batch[np.uint8]:
         tensors: dict[str, NDArray[Any]] = {self._input: images}
+        held = Held()
         for layer, function in self._steps:
-            tensors[layer.output] = function(*(tensors[name] for name in layer.inputs))
+            made = tensors[layer.output] = function(*(tensors[name] for name in layer.inputs))
+            held.add(f"node {layer.name!r} ({layer.operator})", made)
         del tensors[self._input]
         return tensors.pop(self._output), tensors
 

@@ -393,6 +393,7 @@ def _mul(node: _Operands) -> Prepared:
     table = mul_table(what=node.what, scales=(sa, sb, sc), zero_points=(za, zb, zc)).reshape(-1)
 
     def product(a: Codes, b: Codes) -> Codes:
+        require_room(node.what, *np.broadcast_shapes(a.shape, b.shape))
         index: Codes = table[a.astype(np.uint16) * np.uint16(256) + b]
         return index
 
@@ -409,7 +410,12 @@ def _gather(node: _Operands) -> Prepared:
 
 def _concat(node: _Operands) -> Prepared:
     node.attributes({"axis": 1})
-    return tuple(node.node.input), lambda *parts: np.concatenate(parts, axis=1)
+
+    def joined(*parts: Codes) -> Codes:
+        require_room(node.what, sum(part.size for part in parts))
+        return np.concatenate(parts, axis=1)
+
+    return tuple(node.node.input), joined
 
 
 def _slice(node: _Operands) -> Prepared:

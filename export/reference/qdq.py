@@ -10,7 +10,7 @@ a tie. That is why engines of such files have a budget (:mod:`export.budget`), a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,14 @@ import onnx
 from numpy.typing import NDArray
 
 from export.graph import Graph, attributes_of, node_label
-from export.reference.arithmetic import largest_of, padded, require_room, windows
+from export.reference.arithmetic import (
+    Held,
+    largest_of,
+    padded,
+    require_room,
+    require_work,
+    windows,
+)
 from export.reference.errors import UnsupportedGraph
 from export.reference.network import Batch, Reference
 
@@ -36,6 +43,12 @@ class QdqReference(Reference[np.int16]):
 
     def _prepare(self, graph: Graph) -> None:
         self._graph = graph
+        last_reader = {name: index for index, node in enumerate(graph.nodes) for name in node.input}
+        last_reader.pop(self._output, None)
+        self._done: dict[int, list[str]] = {}
+        for name, index in last_reader.items():
+            if name and name not in graph.constants:
+                self._done.setdefault(index, []).append(name)
         for node in graph.nodes:
             if node.domain not in ("", "ai.onnx") or node.op_type not in _OPERATORS:
                 raise UnsupportedGraph(
@@ -47,12 +60,18 @@ class QdqReference(Reference[np.int16]):
         values = images.astype(np.float64) - _BYTE_OFFSET[self._type]
         tensors: dict[str, NDArray[Any]] = {**self._graph.constants, self._input: values}
         codes: dict[str, NDArray[np.int16]] = {}
-        for node in self._graph.nodes:
+        held = Held()
+        held.add("the images", values)
+        for index, node in enumerate(self._graph.nodes):
             given = [tensors[name] if name else None for name in node.input]
             made = _OPERATORS[node.op_type](attributes_of(node), *given)
             tensors[node.output[0]] = made
+            held.add(f"node {node_label(node)}", made)
             if node.op_type == "QuantizeLinear":
                 codes[node.output[0]] = made.astype(np.int16)
+                held.add(f"node {node_label(node)}", codes[node.output[0]])
+            for name in self._done.get(index, ()):
+                held.drop(tensors.pop(name))
         return tensors[self._output].astype(np.float32), codes
 
 
@@ -67,6 +86,8 @@ def _along(parameter: NDArray[Any], x: NDArray[Any], attributes: Attributes) -> 
     if wide.size == 1:
         return wide.reshape(())
     axis = int(attributes.get("axis", 1)) % x.ndim
+    if wide.shape != (x.shape[axis],):
+        raise UnsupportedGraph(f"{wide.shape} scales or zero points for axis {axis} of {x.shape}")
     return wide.reshape([-1 if index == axis else 1 for index in range(x.ndim)])
 
 
@@ -92,14 +113,17 @@ def _clip(_: Attributes, x: Values, low: Any = None, high: Any = None) -> Values
 
 def _convolution(attributes: Attributes, x: Values, weight: Values, bias: Any = None) -> Values:
     groups, kernel = int(attributes.get("group", 1)), weight.shape[2:]
-    strides = attributes.get("strides", [1, 1])
     if attributes.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
         raise UnsupportedGraph("Conv with auto_pad: the reference wants the padding written out")
-    spread = attributes.get("dilations", [1, 1])
-    reach = [(size - 1) * step + 1 for size, step in zip(kernel, spread, strict=True)]
-    taken = windows(x, reach, strides, attributes.get("pads", [0, 0, 0, 0]), 0.0)
-    taken = taken[..., :: spread[0], :: spread[1]]
+    if groups < 1 or len(weight) % groups or x.shape[1] != groups * weight.shape[1]:
+        raise UnsupportedGraph(
+            f"Conv of {x.shape[1]} channels in {groups} groups with weights of {weight.shape}"
+        )
+    taken = _windows(attributes, x, kernel, 0.0, _integers(attributes, "dilations", 2, least=1))
     n, _, height, width = taken.shape[:4]
+    require_room("Conv", *taken.shape)
+    require_room("Conv", n, len(weight), height, width)
+    require_work("Conv", n * height * width * weight.size)
     outputs, depth = len(weight) // groups, weight.shape[1] * kernel[0] * kernel[1]
     parts = []
     for group in range(groups):
@@ -111,17 +135,40 @@ def _convolution(attributes: Attributes, x: Values, weight: Values, bias: Any = 
     return total if bias is None else total + bias.astype(np.float64)[:, None, None]
 
 
+def _integers(attributes: Attributes, name: str, length: int, *, least: int) -> list[int]:
+    """An attribute of ``length`` integers, each ``least`` or more, which is also the default."""
+    values = list(attributes.get(name, [least] * length))
+    if len(values) != length or min(values) < least:
+        raise UnsupportedGraph(
+            f"{name} {values}: expected {length} integers from {least} on (the reference defines "
+            "two dimensions)"
+        )
+    return values
+
+
+def _windows(
+    attributes: Attributes,
+    x: Values,
+    kernel: Sequence[int],
+    fill: float,
+    dilations: Sequence[int] = (1, 1),
+) -> Values:
+    strides = _integers(attributes, "strides", 2, least=1)
+    return windows(x, kernel, strides, _integers(attributes, "pads", 4, least=0), fill, dilations)
+
+
 def _max_pool(attributes: Attributes, x: Values) -> Values:
     if attributes.get("ceil_mode", 0) or set(attributes.get("dilations", [1])) != {1}:
         raise UnsupportedGraph("MaxPool with ceil_mode or dilations: the reference has none")
-    kernel = attributes["kernel_shape"]
-    strides, pads = attributes.get("strides", [1, 1]), attributes.get("pads", [0] * 4)
-    return largest_of(windows(x, kernel, strides, pads, -np.inf))
+    kernel = _integers(attributes, "kernel_shape", 2, least=1)
+    return largest_of(_windows(attributes, x, kernel, -np.inf))
 
 
 def _gemm(attributes: Attributes, x: Values, weight: Values, bias: Any = None) -> Values:
     if attributes.get("transA", 0) or {attributes.get(k, 1.0) for k in ("alpha", "beta")} != {1.0}:
         raise UnsupportedGraph("Gemm with alpha, beta or transA: the reference has none")
+    if x.ndim != 2 or weight.ndim != 2:
+        raise UnsupportedGraph(f"Gemm of {x.shape} and {weight.shape}: both have two dimensions")
     product = x @ (weight.T if attributes.get("transB", 0) else weight)
     return product if bias is None else product + bias.astype(np.float64)
 
@@ -137,9 +184,8 @@ def _reshape(_: Attributes, x: Values, shape: NDArray[np.int64]) -> Values:
 def _average_pool(attributes: Attributes, x: Values) -> Values:
     if attributes.get("ceil_mode", 0) or not attributes.get("count_include_pad", 0):
         raise UnsupportedGraph("AveragePool must count its padding and have no ceil_mode")
-    kernel = attributes["kernel_shape"]
-    strides, pads = attributes.get("strides", [1, 1]), attributes.get("pads", [0] * 4)
-    mean: Values = windows(x, kernel, strides, pads, 0.0).mean(axis=(4, 5))
+    kernel = _integers(attributes, "kernel_shape", 2, least=1)
+    mean: Values = _windows(attributes, x, kernel, 0.0).mean(axis=(4, 5))
     return mean
 
 
@@ -151,6 +197,21 @@ def _pad(_: Attributes, x: Values, amounts: NDArray[np.int64], value: Any = None
 def _resize(_: Attributes, x: Values, _roi: Any, factors: NDArray[np.float32]) -> Values:
     require_room("Resize", *x.shape, int(factors[2]), int(factors[3]))
     return x.repeat(int(factors[2]), axis=2).repeat(int(factors[3]), axis=3)
+
+
+def _paired(function: Callable[[Values, Values], Values]) -> Callable[..., Values]:
+    """A function of two tensors of which one may be repeated along the other."""
+
+    def computed(_: Attributes, a: Values, b: Values) -> Values:
+        require_room("two tensors that meet", *np.broadcast_shapes(a.shape, b.shape))
+        return function(a, b)
+
+    return computed
+
+
+def _concat(attributes: Attributes, *parts: Values) -> Values:
+    require_room("Concat", sum(part.size for part in parts))
+    return np.concatenate(parts, axis=attributes["axis"])
 
 
 def _slice(_: Attributes, x: Values, starts: Any, stops: Any, axes: Any) -> Values:
@@ -168,13 +229,13 @@ def _sigmoid(_: Attributes, x: Values) -> Values:
 
 _OPERATORS: Mapping[str, Callable[..., Values]] = {
     "Abs": lambda _, x: np.abs(x),
-    "Add": lambda _, a, b: a + b,
+    "Add": _paired(np.add),
     "AveragePool": _average_pool,
     "Clip": _clip,
-    "Concat": lambda attributes, *parts: np.concatenate(parts, axis=attributes["axis"]),
+    "Concat": _concat,
     "Conv": _convolution,
     "DequantizeLinear": _dequantize,
-    "Div": lambda _, a, b: a / b,
+    "Div": _paired(np.divide),
     "Elu": _elu,
     "Erf": lambda _, x: np.vectorize(math.erf, otypes=[np.float64])(x),
     "Exp": lambda _, x: np.exp(x),
@@ -183,7 +244,7 @@ _OPERATORS: Mapping[str, Callable[..., Values]] = {
     "GlobalAveragePool": lambda _, x: x.mean(axis=(2, 3), keepdims=True),
     "LeakyRelu": lambda attributes, x: np.where(x < 0.0, attributes.get("alpha", 0.01) * x, x),
     "MaxPool": _max_pool,
-    "Mul": lambda _, a, b: a * b,
+    "Mul": _paired(np.multiply),
     "Neg": lambda _, x: -x,
     "Pad": _pad,
     "QuantizeLinear": _quantize,
@@ -194,7 +255,7 @@ _OPERATORS: Mapping[str, Callable[..., Values]] = {
     "Slice": _slice,
     "Softplus": lambda _, x: np.logaddexp(0.0, x),
     "Sqrt": lambda _, x: np.sqrt(np.maximum(x, 0.0)),
-    "Sub": lambda _, a, b: a - b,
+    "Sub": _paired(np.subtract),
     "Tanh": lambda _, x: np.tanh(x),
     "Transpose": lambda attributes, x: x.transpose(attributes["perm"]),
 }

@@ -1,18 +1,21 @@
-"""Damage to ONNX models: any field of the protobuf message, changed by hypothesis' choice.
+"""Damage to ONNX models: any field of the protobuf message, changed as a generator chooses.
 
 Byte flips mostly hit weights, or give a file that does not parse. These mutations keep the file
 parseable and change what it says: a shape, a name, an attribute's type, an order, a missing part.
+
+The generator is Python's and not hypothesis': what hypothesis draws, even "derandomized", depends
+on which modules of the project are loaded: a file found in the whole suite was not found again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from random import Random
 from typing import Any
 
 import onnx
 from google.protobuf.descriptor import FieldDescriptor  # type: ignore[import-untyped]
 from google.protobuf.message import Message  # type: ignore[import-untyped]
-from hypothesis import strategies as st
 
 INTEGERS = (0, 1, -1, 2, 3, 7, 255, 2**31 - 1, -(2**31))
 LONG = (*INTEGERS, 2**40, 2**63 - 1, -(2**63))
@@ -32,42 +35,40 @@ def places(message: Message) -> Iterator[tuple[Message, FieldDescriptor]]:
                 yield from places(inner)
 
 
-def _scalar(draw: st.DrawFn, field: FieldDescriptor, names: list[str], old: Any) -> Any:
+def _scalar(rng: Random, field: FieldDescriptor, names: list[str], old: Any) -> Any:
     if field.type in _FLOATS:
-        return draw(st.sampled_from(FLOATS))
+        return rng.choice(FLOATS)
     if field.type in _LONG:
-        return draw(st.sampled_from(LONG))
+        return rng.choice(LONG)
     if field.type in _UNSIGNED:
-        return abs(draw(st.sampled_from(INTEGERS)))
+        return abs(rng.choice(INTEGERS))
     if field.type == FieldDescriptor.TYPE_STRING:
-        return draw(st.sampled_from([*names, "", "\n", "../x", "é" * 300]))
+        return rng.choice([*names, "", "\n", "../x", "é" * 300])
     if field.type == FieldDescriptor.TYPE_BYTES:
-        return draw(st.sampled_from([b"", old[: len(old) // 2], old + b"\xff", b"\xff\xfe\x00"]))
+        return rng.choice([b"", old[: len(old) // 2], old + b"\xff", b"\xff\xfe\x00"])
     if field.type == FieldDescriptor.TYPE_ENUM:
-        return draw(st.sampled_from([value.number for value in field.enum_type.values]))
-    return draw(st.sampled_from(INTEGERS))
+        return rng.choice([value.number for value in field.enum_type.values])
+    return rng.choice(INTEGERS)
 
 
-@st.composite
-def damaged(draw: st.DrawFn, model: onnx.ModelProto) -> onnx.ModelProto:
+def damaged(rng: Random, model: onnx.ModelProto) -> onnx.ModelProto:
     """The model with one to three of its fields changed, cleared, doubled or swapped."""
     broken = onnx.ModelProto()
     broken.CopyFrom(model)
     names = sorted({name for node in model.graph.node for name in (*node.input, *node.output)})
-    for _ in range(draw(st.integers(1, 3))):
+    for _ in range(rng.randint(1, 3)):
         everything = list(places(broken))
-        message, field = everything[draw(st.integers(0, len(everything) - 1))]
+        message, field = rng.choice(everything)
         if not field.is_repeated:
-            if field.type == FieldDescriptor.TYPE_MESSAGE or draw(st.integers(0, 4)) == 0:
+            if field.type == FieldDescriptor.TYPE_MESSAGE or rng.randrange(5) == 0:
                 message.ClearField(field.name)
             else:
                 old = getattr(message, field.name)
-                setattr(message, field.name, _scalar(draw, field, names, old))
+                setattr(message, field.name, _scalar(rng, field, names, old))
             continue
         values = getattr(message, field.name)
-        index = draw(st.integers(0, len(values) - 1))
-        other = draw(st.integers(0, len(values) - 1))
-        change = draw(st.sampled_from(["delete", "double", "swap", "set"]))
+        index, other = rng.randrange(len(values)), rng.randrange(len(values))
+        change = rng.choice(["delete", "double", "swap", "set"])
         if change == "delete":
             del values[index]
         elif field.type == FieldDescriptor.TYPE_MESSAGE:
@@ -83,5 +84,5 @@ def damaged(draw: st.DrawFn, model: onnx.ModelProto) -> onnx.ModelProto:
         elif change == "swap":
             values[index], values[other] = values[other], values[index]
         else:
-            values[index] = _scalar(draw, field, names, values[index])
+            values[index] = _scalar(rng, field, names, values[index])
     return broken

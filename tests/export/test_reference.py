@@ -17,8 +17,9 @@ from deploy.core.errors import InputError, NothingToEvaluate
 from deploy.core.host import host_facts
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
 from export.parity import check_parity
-from export.reference import IntegerReference, NotReproducible, UnsupportedGraph
+from export.reference import IntegerReference, NotReproducible, UnsupportedGraph, arithmetic
 from export.reference.arithmetic import Convolution, add_table, padded
+from export.reference.errors import TooLarge
 from tests.export.integer_graphs import (
     MICROSOFT,
     IntegerGraph,
@@ -496,3 +497,40 @@ def test_an_array_that_would_take_all_memory_is_refused() -> None:
     with pytest.raises(UnsupportedGraph, match="the file is damaged"):
         padded(small, [(0, 0), (0, 0), (0, 2**16), (0, 2**16)], 0)
     assert padded(small, [(0, 0), (0, 0), (1, 1), (0, 3)], 7).shape == (1, 1, 4, 5)
+
+
+def test_a_batch_too_large_is_computed_in_halves(
+    model: onnx.ModelProto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save(model, tmp_path / "large.onnx")
+    images = random_images(np.random.default_rng(0), 5, 8)
+    logits, codes = next(IntegerReference(path).batches(images))
+    largest = max(values[0].size for values in codes.values())
+    monkeypatch.setattr(arithmetic, "MOST_VALUES", 4 * largest)
+    with pytest.raises(TooLarge, match="more than the reference computes"):
+        IntegerReference(path)._batch(images)
+    halves = next(IntegerReference(path).batches(images))
+    np.testing.assert_array_equal(halves[0], logits)
+    for name, values in codes.items():
+        np.testing.assert_array_equal(halves[1][name], values, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("bound", "match"),
+    [
+        ("MOST_VALUES", "an array of 1×.* is more than the reference computes"),
+        ("MOST_PRODUCTS", "products are more than the reference computes"),
+        ("MOST_HELD_BYTES", "tensors take more than the 100 bytes"),
+    ],
+)
+def test_what_is_too_large_for_one_image_is_refused_with_file_and_layer(
+    bound: str,
+    match: str,
+    model: onnx.ModelProto,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = save(model, tmp_path / "large.onnx")
+    monkeypatch.setattr(arithmetic, bound, 100)
+    with pytest.raises(TooLarge, match=rf"large\.onnx: node '.*{match}"):
+        IntegerReference(path).run(random_images(np.random.default_rng(0), 4, 8))
