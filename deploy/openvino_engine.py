@@ -20,6 +20,7 @@ from .core.errors import EngineUnavailable, InputError, UsageError
 from .core.files import read_bytes, sha256_of_bytes
 from .core.host import host_facts
 from .core.images import GREY_OR_RGB
+from .core.installing import install_command
 from .core.model_engine import ModelEngine
 from .core.text import one_line
 
@@ -75,7 +76,7 @@ class OpenVinoEngine(ModelEngine):
         except ImportError as error:
             raise EngineUnavailable(
                 f"the engine 'openvino' needs the package openvino ({error}); "
-                "install it: pip install 'qadtr[openvino]'"
+                f"install it: {install_command('openvino')}"
             ) from error
         settings = {
             "INFERENCE_NUM_THREADS": threads,

@@ -9,8 +9,12 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from qadtr.clash import require_own_packages
+
+require_own_packages()
+
 # Not lazily: importing the ground turns the engines' telemetry off before anything imports them.
-from deploy.core.errors import QadtrError as QadtrError
+from deploy.core.errors import QadtrError as QadtrError  # noqa: E402
 
 __version__ = "0.1.0"
 

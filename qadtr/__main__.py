@@ -117,10 +117,22 @@ def _report(error: Exception, *, debug: bool) -> int:
         place = "" if error.filename is None else f"{error.filename}: "
         reason = one_line(error.strerror)
         text = f"{place}{reason}; check the path, its rights and the space on its disk{hint}"
+    elif (missing := _missing(error)) is not None:
+        package, command = missing
+        text = f"this needs the package {package}, which is not installed; install it: {command}"
     else:
         text = f"unexpected {type(error).__name__}: {one_line(str(error))}{hint}"
     print(f"qadtr: {text}", file=sys.stderr)
     return code
+
+
+def _missing(error: Exception) -> tuple[str, str] | None:
+    """The package of an extra that could not be imported, and the command that installs it."""
+    from deploy.core.installing import EXTRA_OF_MODULE, install_command
+
+    name = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    extra = EXTRA_OF_MODULE.get(name)
+    return None if extra is None else (name, install_command(extra))
 
 
 if __name__ == "__main__":

@@ -11,10 +11,12 @@ from typing import Literal
 
 from deploy.core.errors import EngineUnavailable
 from deploy.core.host import Host, host_facts
+from deploy.core.installing import install_command, installed_from
 from deploy.engine import DISTRIBUTIONS
 from deploy.onnxruntime_tensorrt_engine import PROVIDER
 from deploy.tensorrt.builder import NEVER_RUN
 from deploy.tensorrt.cuda import Device
+from qadtr import __version__
 
 MINIMUM_PYTHON = (3, 11)
 
@@ -36,7 +38,12 @@ EXTRA_OF_DISTRIBUTION: Mapping[str, str] = {
     "tensorrt": "gpu",
     "tensorrt-rtx-cu13-bindings": "rtx",
     "tensorrt-rtx-cu13-libs": "rtx",
+    "adversarial-robustness-toolbox": "eval",
     "ray": "cluster",
+    "openvino": "openvino",
+    "cryptography": "sign",
+    "matplotlib": "figures",
+    "shtab": "completion",
 }
 
 ENGINE_MODULES: Mapping[str, tuple[str, str]] = {
@@ -75,6 +82,7 @@ def diagnose() -> list[Finding]:
     versions = installed_versions(EXTRA_OF_DISTRIBUTION)
     return [
         python_finding(sys.version_info[:2]),
+        Finding("ok", "qadtr", f"{__version__}, {installed_from()}"),
         *package_findings(versions),
         onnxruntime_finding(versions),
         provider_finding(versions),
@@ -117,7 +125,7 @@ def package_findings(versions: Mapping[str, str]) -> list[Finding]:
         missing = [name for name in wanted if name not in versions]
         text = ", ".join(there)
         if missing:
-            remedy = f"not installed: {', '.join(missing)} (pip install 'qadtr[{extra}]')"
+            remedy = f"not installed: {', '.join(missing)} ({install_command(extra)})"
             text = f"{text}; {remedy}" if text else remedy
         # An extra that is not there is no fault: a device needs `cpu` alone.
         findings.append(Finding("note" if missing else "ok", f"extra {extra}", text))
@@ -129,7 +137,7 @@ def onnxruntime_finding(versions: Mapping[str, str]) -> Finding:
     subject = "onnxruntime"
     both = [name for name in ("onnxruntime", "onnxruntime-gpu") if name in versions]
     if not both:
-        text = "not installed: models cannot be run here (pip install 'qadtr[cpu]')"
+        text = f"not installed: models cannot be run here ({install_command('cpu')})"
         return Finding("note", subject, text)
     if len(both) == 2:
         return Finding(

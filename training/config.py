@@ -171,6 +171,17 @@ def _read(path: Path, extending: tuple[Path, ...]) -> dict[str, Any]:
     return _merged(_read(path.parent / base, (*extending, path)), table)
 
 
+def flat_settings(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of a config's tables by their dotted keys (``training.epochs``)."""
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            flat |= flat_settings(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """``above`` over ``below``, table by table."""
     merged = dict(below)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import resource
 import sys
 import time
@@ -17,6 +18,9 @@ from training.config import TrainingConfig
 from training.data import ImageSet
 from training.devices import wait_for
 from training.loop import RunOptions, TrainingRun
+from training.progress import Progress
+
+logger = logging.getLogger(__name__)
 
 STEPS = 10
 """Real steps that are timed; the first half warms up, the second is what the estimate uses."""
@@ -95,13 +99,21 @@ def dry_run(
     run = TrainingRun(config, training_set, holdout, Path(), options)
     run.network.train()
     count = min(STEPS, run.steps)
-    timed, seconds, widths = _timed(run, count)
+    both = 2 * count <= run.steps
     ratio = None
-    if 2 * count <= run.steps:
-        as_set = config.training.autocast == "bf16"
-        run.network.set_products(torch.float32 if as_set else torch.bfloat16)
-        other = _timed(run, count)[1]
-        ratio = other / seconds if as_set else seconds / other
+    logger.info(
+        "dry run: takes %d real steps of %d%s; nothing is written",
+        count,
+        run.steps,
+        f", then {count} with the other product type" if both else "",
+    )
+    with Progress("dry run", count * (1 + both), shown=options.progress, unit="step") as bar:
+        timed, seconds, widths = _timed(run, count, bar)
+        if both:
+            as_set = config.training.autocast == "bf16"
+            run.network.set_products(torch.float32 if as_set else torch.bfloat16)
+            other = _timed(run, count, bar)[1]
+            ratio = other / seconds if as_set else seconds / other
     return DryRun(
         config=run.config.as_dict(),
         images=len(training_set),
@@ -121,7 +133,7 @@ def dry_run(
     )
 
 
-def _timed(run: TrainingRun, count: int) -> tuple[int, float, set[int]]:
+def _timed(run: TrainingRun, count: int, bar: Progress) -> tuple[int, float, set[int]]:
     """Take ``count`` steps; of the second half, which is timed, the steps, seconds, bit-widths."""
     warm, seconds, widths = count // 2, 0.0, set()
     for index in range(count):
@@ -132,6 +144,7 @@ def _timed(run: TrainingRun, count: int) -> tuple[int, float, set[int]]:
         if index >= warm:
             seconds += time.perf_counter() - start
             widths.add(run.network.bit_width)
+        bar.advance(note=f"{run.network.bit_width} bits")
     return count - warm, seconds, widths
 
 

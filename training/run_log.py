@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
 from torch.utils.tensorboard import SummaryWriter
 
+from deploy.core.bit_widths import bits_label
 from deploy.core.files import write_atomic
 from training.course import Course
 from training.progress import Progress
@@ -63,28 +65,42 @@ class RunLog:
         self._images += images
         self._bar.advance(note=self._note)
 
-    def epoch(self, step: int, epoch: float) -> None:
-        """Add a row to the history, the means of the steps since the last one, and write it."""
+    def epoch(self, step: int, epoch: float, holdout: Callable[[], dict[str, float]]) -> None:
+        """Add a row to the history, the means of the steps since the last one, and write it.
+
+        Args:
+            holdout: gives the hold-out accuracy, 0…1, by bit-width; asked where there is somebody
+                to read it, and not part of the images per second.
+        """
         now = time.monotonic()
         row = self._course.close_epoch(step, epoch)
         self.images_per_s = self._images / max(1e-9, now - self._started)
         self._images = 0
-        self._started = now
+        if self._writer is not None:
+            row["holdout_accuracy"] = holdout()
+        self._started = time.monotonic()
         if self._writer is None:
             return
         data = "".join(json.dumps(r) + "\n" for r in self._course.history)
         write_atomic(self._folder / LOG, data.encode())
         speed = {"images_per_s": self.images_per_s}
-        for name, value in {**row, **speed}.items():
-            if name not in ("step", "epoch"):
-                self._writer.add_scalar(name, value, step)
+        by_bits = row["holdout_accuracy"]
+        kept_out = {f"holdout_accuracy/{bits}_bits": share for bits, share in by_bits.items()}
+        means = {name: row[name] for name in ("loss", "accuracy")}
+        for name, value in {**means, **speed, **kept_out}.items():
+            self._writer.add_scalar(name, value, step)
+        words = ", ".join(
+            f"{bits_label(int(bits))} {100.0 * a:.1f}%" for bits, a in by_bits.items()
+        )
         accuracy = 100.0 * row["accuracy"]
-        self._note = f"loss {row['loss']:.3f}, accuracy {accuracy:.1f}%"
+        self._note = f"loss {row['loss']:.3f}, hold-out {words}"
         _log.info(
-            "step %d of %d: loss %.4f, training accuracy %.2f%%, %.0f images/s",
+            "step %d of %d: loss %.4f, training accuracy %.2f%%, %.0f images/s, hold-out accuracy "
+            "by bits: %s",
             step,
             self._steps,
             row["loss"],
             accuracy,
             self.images_per_s,
+            words,
         )

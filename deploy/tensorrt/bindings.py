@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..core.errors import EngineUnavailable
+from ..core.installing import install_command
 from ..core.text import one_line
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ TENSORRT = Flavour(
 TENSORRT_RTX = Flavour(
     name="tensorrt-rtx",
     package="tensorrt-rtx-cu13-bindings",
-    install="pip install 'qadtr[rtx]'",
+    install=install_command("rtx"),
     majors=(1,),
     rtx=True,
 )

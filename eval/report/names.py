@@ -13,6 +13,7 @@ from typing import Any
 
 from eval.measure.evaluation_record import RunFacts
 from eval.report.words import name_of
+from training.config import flat_settings
 
 _SHOWN = 3
 """Settings, at most, that a name holds."""
@@ -53,7 +54,10 @@ def names_of_models(models: Iterable[Mapping[str, Any]]) -> Names:
 
 def differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     """For each training config, in words, the settings in which it differs from any other."""
-    flat = [_flat(config) for config in configs]
+    flat = [
+        flat_settings({key: value for key, value in config.items() if key not in _OF_THE_RUN})
+        for config in configs
+    ]
     keys = dict.fromkeys(key for one in flat for key in one)
     different = [key for key in keys if any(one.get(key) != flat[0].get(key) for one in flat)]
     last = [key.rpartition(".")[2] for key in different]
@@ -95,16 +99,3 @@ def _value(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"[{' '.join(map(_value, value))}]"
     return str(value)
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted keys of a config's tables, without those that only name the run."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if prefix == "" and key in _OF_THE_RUN:
-            continue
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

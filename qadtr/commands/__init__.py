@@ -7,6 +7,7 @@ where only numpy is installed; what a command needs is imported when it runs.
 
 COMMANDS: tuple[str, ...] = (
     "demo",
+    "configs",
     "train",
     "export",
     "patch",

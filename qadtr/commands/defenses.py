@@ -30,9 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--configs",
         type=Path,
-        default=(shared.repository() or Path()) / "configs",
+        default=shared.CONFIGS,
         metavar="DIR",
-        help="of the files FAMILY-ROW.toml and FAMILY-source.toml (default: configs/)",
+        help="of FAMILY-ROW.toml and FAMILY-source.toml (default: those of `qadtr configs`)",
     )
     add("--family", default="cifar10-resnet8", help="default: cifar10-resnet8")
     add("--rows", nargs="+", metavar="ROW", help="default: plain pbat dwq triqdef … full")

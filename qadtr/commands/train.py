@@ -1,35 +1,56 @@
-"""`qadtr train`: one config and one data folder to one run folder."""
+"""`qadtr train`: one config and one data folder to one run folder, or one for each seed."""
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qadtr.commands import shared
+
+if TYPE_CHECKING:
+    from training.config import TrainingConfig
 
 HELP = "train a network with or without a defense"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The config, the images, where the run goes, and how to continue one."""
-    parser.add_argument("config", type=Path, metavar="CONFIG", help="a TOML file, as in configs/")
+    parser.add_argument(
+        "config",
+        nargs="?",
+        metavar="CONFIG",
+        help="a TOML file, or the name of one of `qadtr configs`; not needed to resume",
+    )
     shared.add_images(parser)
     parser.add_argument(
         "--out", type=Path, metavar="RUN", help="run folder (default: runs/ and the config's name)"
     )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="one training for each, in folders that end with -seedN (default: the config's)",
+    )
     again = parser.add_mutually_exclusive_group()
-    again.add_argument("--resume", action="store_true", help="continue the interrupted run in RUN")
+    again.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue the interrupted run in RUN; its folder knows config, images and device",
+    )
     again.add_argument("--overwrite", action="store_true", help="replace the run in RUN")
     again.add_argument(
         "--dry-run",
         action="store_true",
         help="config, size, memory and time, estimated from ten real steps; writes nothing",
     )
-    parser.add_argument("--device", default="cpu", help="torch device, such as cuda")
+    parser.add_argument("--device", help="torch device, such as cuda (default: cpu)")
     parser.add_argument(
         "--save-every",
         type=int,
-        default=500,
         metavar="STEPS",
         help="steps between two states to resume from (default: 500)",
     )
@@ -43,27 +64,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_settings(parser, "training.epochs=2")
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """One training: what, where, and whether it continues one."""
+
+    config: TrainingConfig
+    folder: Path
+    resumed: bool
+
+
 def run(arguments: argparse.Namespace) -> int:
-    """Train, or continue, and print where the checkpoint is."""
+    """Train, or continue, and print where each checkpoint is."""
     from deploy.core.errors import UsageError
-    from training.config import load_config
     from training.data import load_images
-    from training.defenses import resolved
     from training.devices import torch_device
     from training.dry_run import dry_run
     from training.loop import RunOptions, train
     from training.ranks import join, leave
-    from training.run_lock import require_free
+    from training.run_start import read_start
 
-    if arguments.save_every < 1:
+    if arguments.save_every is not None and arguments.save_every < 1:
         raise UsageError(f"--save-every must be at least 1, got {arguments.save_every}")
     if not arguments.save_seconds > 0.0:
         raise UsageError(f"--save-seconds must be above 0, got {arguments.save_seconds}")
-    config = resolved(load_config(arguments.config, shared.settings_from(arguments.settings)))
-    folder: Path = arguments.out or shared.RUNS / config.name
-    if not (arguments.resume or arguments.overwrite or arguments.dry_run):
-        require_free(folder)
-    kind, size = config.data.kind, config.data.size
+    jobs = _jobs(arguments)
+    first = jobs[0]
+    # What is not given is as the run was started.
+    start = read_start(first.folder) if first.resumed else None
+    for name, default in (("data", None), ("cache", None), ("device", "cpu"), ("save_every", 500)):
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, default if start is None else getattr(start, name))
+    kind, size = first.config.data.kind, first.config.data.size
     training_set, holdout = (
         load_images(kind, arguments.data, split, size=size, cache=arguments.cache)
         for split in ("train", "holdout")
@@ -71,24 +102,76 @@ def run(arguments: argparse.Namespace) -> int:
     ranks = join(arguments.device)
     device = ranks.device(arguments.device)
     torch_device(device)
-    options = shared.settings_of(RunOptions, arguments, device=device)
     if arguments.dry_run:
-        print(dry_run(config, training_set, holdout, options).text())
+        if len(jobs) > 1:
+            raise UsageError("--dry-run is of one training; give one --seed")
+        print(dry_run(first.config, training_set, holdout, RunOptions(device=device)).text())
         return 0
-    written = train(
-        config,
-        training_set,
-        holdout,
-        folder,
-        options,
-        lambda: shared.provenance(
-            seed=config.seed,
-            config=config.as_dict(),
-            data={"name": training_set.name, "digest": training_set.digest},
-        ),
-        ranks,
-    )
+    for job in jobs:
+        written = train(
+            job.config,
+            training_set,
+            holdout,
+            job.folder,
+            shared.settings_of(RunOptions, arguments, device=device, resume=job.resumed),
+            partial(
+                shared.provenance,
+                seed=job.config.seed,
+                config=job.config.as_dict(),
+                data={"name": training_set.name, "digest": training_set.digest},
+            ),
+            ranks,
+        )
+        if ranks.first:
+            print(written, flush=True)
     leave()
-    if ranks.first:
-        print(written)
     return 0
+
+
+def _jobs(arguments: argparse.Namespace) -> list[_Job]:
+    """Every training that is asked for, checked before the first one starts."""
+    from deploy.core.errors import UsageError
+    from training.checkpoint import RESUME
+    from training.defenses import resolved
+    from training.run_lock import require_free
+
+    if arguments.config is None:
+        return [_job_of_folder(arguments)]
+    settings = shared.settings_from(arguments.settings)
+    seeds = arguments.seed or [None]
+    if len(set(seeds)) < len(seeds):
+        raise UsageError(f"--seed names a seed twice: {' '.join(map(str, seeds))}")
+    jobs = []
+    for seed in seeds:
+        own = settings if seed is None else settings | {"seed": seed}
+        config = resolved(shared.config_from(arguments.config, own))
+        folder: Path = arguments.out or shared.RUNS / config.name
+        if seed is not None and (len(seeds) > 1 or arguments.out is None):
+            folder = folder.with_name(f"{folder.name}-seed{seed}")
+        if not (arguments.resume or arguments.overwrite or arguments.dry_run):
+            require_free(folder)
+        # Of several seeds, those that were not reached begin.
+        resumed = arguments.resume and ((folder / RESUME).exists() or len(seeds) == 1)
+        jobs.append(_Job(config=config, folder=folder, resumed=resumed))
+    return jobs
+
+
+def _job_of_folder(arguments: argparse.Namespace) -> _Job:
+    """The run in ``--out``, to be continued as it was started."""
+    from deploy.core.errors import InputError, UsageError
+    from training.run_start import START, read_start
+
+    if not arguments.resume:
+        raise UsageError("CONFIG is needed: a TOML file, or the name of one of `qadtr configs`")
+    if arguments.out is None:
+        raise UsageError("--resume without CONFIG needs the run folder: --out RUN")
+    if arguments.settings or arguments.seed:
+        raise UsageError("a run is resumed with its own settings: leave --set and --seed away")
+    start = read_start(arguments.out)
+    if start is None:
+        raise InputError(
+            f"nothing to resume: there is no {arguments.out / START}; a run of an earlier version "
+            f"is resumed with its config: qadtr train CONFIG --resume --out {arguments.out}"
+        )
+    config = start.training_config(arguments.out)
+    return _Job(config=config, folder=arguments.out, resumed=True)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from deploy.core.host import Host
+from deploy.core.installing import install_command
 from qadtr.diagnosis import (
     diagnose,
     engine_findings,
@@ -25,7 +26,7 @@ from tests.deploy.tensorrt.host_driver import HostDriver
 @pytest.mark.parametrize(
     ("versions", "level", "words"),
     [
-        ({}, "note", "pip install 'qadtr[cpu]'"),
+        ({}, "note", install_command("cpu")),
         ({"onnxruntime": "1.31.1"}, "ok", "onnxruntime 1.31.1, alone"),
         ({"onnxruntime-gpu": "1.31.1"}, "ok", "onnxruntime-gpu 1.31.1, alone"),
         (
@@ -56,7 +57,7 @@ def test_packages_are_told_by_extra_with_the_way_to_install_the_missing() -> Non
     assert findings["extra base"].level == "ok"
     assert findings["extra base"].text == "numpy 2.4.6"
     assert findings["extra train"].level == "note"
-    assert "pip install 'qadtr[train]'" in findings["extra train"].text
+    assert install_command("train") in findings["extra train"].text
 
 
 @pytest.mark.parametrize(("version", "level"), [((3, 10), "problem"), ((3, 11), "ok")])

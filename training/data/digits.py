@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.core.errors import InputError
+from deploy.core.installing import install_command
 from training.data.holdout import held_out
 from training.data.image_set import ImageSet, image_set
 
@@ -37,8 +38,8 @@ def read_digits(split: str, *, size_px: int = DEFAULT_PX) -> ImageSet:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise InputError(
-            "The digits come with scikit-learn, which is not installed: "
-            "`pip install 'qadtr[train]'`."
+            "the digits come with scikit-learn, which is not installed; install it: "
+            f"{install_command('train')}"
         ) from error
     bunch = load_digits()
     grey = np.asarray(bunch.images).astype(np.int64)

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from deploy.core.errors import InputError
 from deploy.core.images import check_images
+from deploy.core.installing import install_command
 from eval.attacks.pixel.pixel_settings import PixelSettings
 from eval.attacks.predictions import evaluation_mode
 from training.prediction import SwitchableNetwork, device_of
@@ -108,7 +109,7 @@ def load_library() -> None:
         importlib.import_module("art")
     except ImportError as error:
         raise InputError(
-            f"pixel attacks need {LIBRARY} ({error}); install it with: pip install 'qadtr[eval]'"
+            f"pixel attacks need {LIBRARY} ({error}); install it: {install_command('eval')}"
         ) from error
     finally:
         logging.config.dictConfig = configure

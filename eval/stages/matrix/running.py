@@ -19,6 +19,7 @@ import torch
 from pydantic import model_validator
 
 from deploy.core.errors import EngineUnavailable, UsageError
+from deploy.core.installing import install_command
 from deploy.core.records import read_records
 from eval.measure.checks.checks_record import AttackChecks, attack_checks_from_records
 from eval.measure.evaluation_record import EvaluationRecord, read_evaluations
@@ -142,7 +143,7 @@ def _ray(address: str, workers: int) -> Iterator[Any]:
         import ray  # here: an extra, and slow to import
     except ImportError as error:
         raise EngineUnavailable(
-            f"--ray needs the package ray ({error}); install it: pip install 'qadtr[cluster]'"
+            f"--ray needs the package ray ({error}); install it: {install_command('cluster')}"
         ) from error
     if address == "local":
         ray.init(

@@ -1,0 +1,112 @@
+"""What a run was started with, in its folder: ``--resume`` needs no more than that folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deploy.core.errors import InputError
+from deploy.core.files import json_bytes, read_json, write_atomic
+from training.config import TrainingConfig, config_from_dict, flat_settings
+
+START = "run.json"
+FORMAT, FORMAT_VERSION = "qadtr-run", 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStart:
+    """The resolved config of a run and how it was started.
+
+    Attributes:
+        data, cache: folders of the images, as paths from anywhere; None where not given.
+        images_sha256: digest of the training images.
+        device: torch device.
+        save_every: steps between two states.
+    """
+
+    config: Mapping[str, Any]
+    data: Path | None
+    cache: Path | None
+    images_sha256: str
+    device: str
+    save_every: int
+
+    def write(self, folder: Path) -> None:
+        """Write it into the run's folder.
+
+        Raises:
+            InputError: the folder is not writable.
+        """
+        places = {name: getattr(self, name) for name in ("data", "cache")}
+        about = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "config": dict(self.config),
+            **{name: None if path is None else str(path) for name, path in places.items()},
+            "images_sha256": self.images_sha256,
+            "device": self.device,
+            "save_every": self.save_every,
+        }
+        write_atomic(folder / START, json_bytes(about))
+
+    def training_config(self, folder: Path) -> TrainingConfig:
+        """The config, checked; InputError as :func:`training.config.config_from_dict`."""
+        return config_from_dict(self.config, str(folder / START))
+
+    def require_same(self, config: TrainingConfig, images_sha256: str, folder: Path) -> None:
+        """Refuse to continue the run in ``folder`` with another config or other images.
+
+        Raises:
+            InputError: naming each setting that differs, as the run has it and as it was given.
+        """
+        before, after = flat_settings(self.config), flat_settings(config.as_dict())
+        different = [
+            f"{key} is {after.get(key)!r}, the run has {before.get(key)!r}"
+            for key in dict.fromkeys([*before, *after])
+            if before.get(key) != after.get(key)
+        ]
+        if different:
+            raise InputError(
+                f"{folder} belongs to a run with another config: {'; '.join(different)}; continue "
+                f"it as it was started: qadtr train --resume --out {folder}"
+            )
+        if self.images_sha256 != images_sha256:
+            raise InputError(
+                f"{folder} belongs to a run on other images ({self.images_sha256[:12]}…, not "
+                f"{images_sha256[:12]}…); give the --data that it was started with"
+            )
+
+
+def read_start(folder: Path) -> RunStart | None:
+    """What the run in the folder was started with; None for one of an earlier version, or where
+    there is no run.
+
+    Raises:
+        InputError: the file is damaged, or of another version.
+    """
+    path = folder / START
+    if not path.is_file():
+        return None
+    found = read_json(path)
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise InputError(f"{path} is not what `qadtr train` writes; give the config to --resume")
+    try:
+        if found["format_version"] != FORMAT_VERSION:
+            raise InputError(
+                f"{path} has format version {found['format_version']!r}, this qadtr reads "
+                f"{FORMAT_VERSION}: use the qadtr that wrote it, or give the config to --resume"
+            )
+        return RunStart(
+            config=dict(found["config"]),
+            data=None if found["data"] is None else Path(found["data"]),
+            cache=None if found["cache"] is None else Path(found["cache"]),
+            images_sha256=str(found["images_sha256"]),
+            device=str(found["device"]),
+            save_every=int(found["save_every"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path} is damaged ({type(error).__name__}: {error}); give the config to --resume"
+        ) from error
