@@ -127,7 +127,8 @@ class TrainingRun:
         options: RunOptions,
         ranks: Ranks = Ranks(),  # noqa: B008  frozen
     ) -> None:
-        config = resolved(config)
+        image_size = (training_set.images.shape[2], training_set.images.shape[3])
+        config = resolved(config, image_size)
         self.config, self.options, self.run_dir = config, options, run_dir
         self.ranks = ranks
         self.training_set, self.holdout = training_set, holdout
@@ -148,7 +149,7 @@ class TrainingRun:
         spec = NetworkSpec.of(
             config.network,
             classes=len(training_set.classes),
-            image_size=(training_set.images.shape[2], training_set.images.shape[3]),
+            image_size=image_size,
         )
         network = build_network(
             spec,
@@ -170,7 +171,7 @@ class TrainingRun:
             config.defense,
             TrainingFacts(
                 images=count,
-                image_size=(training_set.images.shape[2], training_set.images.shape[3]),
+                image_size=image_size,
                 classes=spec.classes,
                 steps=self.steps,
                 seed=config.seed,

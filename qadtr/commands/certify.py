@@ -16,12 +16,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_images(parser)
     parser.add_argument(
         "--patch",
-        type=int,
+        type=shared.patch_size,
         nargs="+",
         default=(5,),
         dest="sizes_px",
-        metavar="PX",
-        help="side of the patches, in pixels; several give a record each (default: 5)",
+        metavar="SIZE",
+        help="side of the patches in pixels, or share of the image, such as 5%%; several give a "
+        "record each (default: 5)",
     )
     parser.add_argument(
         "--masks-per-axis",
@@ -49,11 +50,14 @@ def run(arguments: argparse.Namespace) -> int:
     """Certify, write the records and print them as a table."""
     from eval.report.certification import certification_table
     from eval.stages.certify import CertifySettings, certify_run
+    from training.patch_sizes import side_px
     from training.run_folder import RunFolder
 
-    settings = shared.settings_of(CertifySettings, arguments)
+    run = RunFolder.open(arguments.run, arguments.cache)
+    sides = tuple(side_px(size, run.spec.image_size) for size in arguments.sizes_px)
+    settings = shared.settings_of(CertifySettings, arguments, sizes_px=sides)
     records = certify_run(
-        RunFolder.open(arguments.run, arguments.cache),
+        run,
         arguments.data,
         settings,
         shared.provenance(masks_per_axis=settings.masks_per_axis),

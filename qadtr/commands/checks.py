@@ -49,14 +49,15 @@ def run(arguments: argparse.Namespace) -> int:
     from eval.measure.checks.attacked_network import BatterySettings
     from eval.report.attack_checks import checks_table
     from eval.stages.checks import ChecksRunSettings, run_checks
+    from training.patch_sizes import in_pixels
     from training.run_folder import RunFolder
     from training.validated import read_settings
 
-    given = shared.settings_from(arguments.settings)
+    runs = [RunFolder.open(path, arguments.cache) for path in arguments.runs]
+    given = in_pixels(shared.settings_from(arguments.settings), runs[0].spec.image_size)
     battery = read_settings(
         BatterySettings, {"images": arguments.images, "seed": arguments.seed, **given}, "checks"
     )
-    runs = [RunFolder.open(path, arguments.cache) for path in arguments.runs]
     source, undefended = (
         None if path is None else RunFolder.open(path)
         for path in (arguments.source, arguments.undefended)

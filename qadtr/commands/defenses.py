@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,11 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--epochs", type=float, help="the same for every row (default: the configs')")
     add(
         "--sizes",
-        type=int,
+        type=shared.patch_size,
         nargs="+",
         default=[6, 8],
-        metavar="PX",
-        help="sides of the patches (default: 6 8)",
+        metavar="SIZE",
+        help="sides of the patches in pixels, or their shares of the image (default: 6 8)",
     )
     shared.add_split(
         parser, "choose settings on holdout; test images are for the final table (default: test)"
@@ -72,14 +73,18 @@ def run(arguments: argparse.Namespace) -> int:
     """Do what is missing and print the table as Markdown; 1 if a row failed."""
     from eval.report.defenses import defenses_markdown
     from eval.stages.defenses import ROWS, SOURCE, Defenses, DefensesSettings
+    from training.patch_sizes import side_px
 
     settings = shared.settings_of(
         DefensesSettings,
         arguments,
         rows=tuple(arguments.rows or ROWS),
         settings=shared.settings_from(arguments.settings),
-        sizes_px=tuple(arguments.sizes),
+        sizes_px=(),
     )
+    side = settings.config(SOURCE).data.size
+    sizes = tuple(side_px(size, (side, side)) for size in arguments.sizes)
+    settings = dataclasses.replace(settings, sizes_px=sizes)
     for row in (*settings.rows, SOURCE):  # refused now, not hours later
         settings.config(row)
     defenses = Defenses(

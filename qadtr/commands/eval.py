@@ -42,10 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="attack each network itself, knowing its defense; see docs/checks.md",
     )
-    parser.add_argument(
-        "--images", type=int, default=500, help="adaptive: how many are attacked (default: 500)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="adaptive: of the attack (default: 0)")
+    parser.add_argument("--images", type=int, help="adaptive: how many are attacked (default: 500)")
+    parser.add_argument("--seed", type=int, help="adaptive: of the attack (default: 0)")
     parser.add_argument(
         "--random-precision",
         action="store_true",
@@ -71,7 +69,17 @@ def run(arguments: argparse.Namespace) -> int:
             raise UsageError(f"--{name.replace('_', '-')} must be at least 1")
     runs = [RunFolder.open(path, arguments.cache) for path in arguments.runs]
     if arguments.adaptive:
+        shared.refuse_without_effect(
+            arguments,
+            {"threads": 1, "batch_size": 64, "no_latency": False, "no_drift": False},
+            "with --adaptive",
+        )
         return _adaptive(arguments, runs)
+    shared.refuse_without_effect(
+        arguments,
+        {"images": None, "seed": None, "random_precision": False, "settings": []},
+        "without --adaptive: the patch files say which images they are for",
+    )
     if arguments.patches is None:
         raise UsageError("--patches is needed: files made by `qadtr patch`; or give --adaptive")
     evaluate_runs(
@@ -98,11 +106,14 @@ def _adaptive(arguments: argparse.Namespace, runs: Sequence[RunFolder]) -> int:
     from eval.measure.patch_images import patch_files_in
     from eval.report.adaptive import adaptive_table
     from eval.stages.adaptive import run_adaptive
+    from training.patch_sizes import in_pixels
     from training.validated import read_settings
 
-    attack = read_settings(
-        AdaptiveSettings, shared.settings_from(arguments.settings), "adaptive evaluation"
-    )
+    for name, default in (("images", 500), ("seed", 0)):
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, default)
+    given = in_pixels(shared.settings_from(arguments.settings), runs[0].spec.image_size)
+    attack = read_settings(AdaptiveSettings, given, "adaptive evaluation")
     files = patch_files_in(arguments.patches) if arguments.patches else []
     known = [read_patch_set(path) for path in files]
     for run in runs:

@@ -28,7 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="place the patches of a .png or .npz on the run's images; see docs/attacks.md",
     )
-    parser.add_argument("--size", type=int, metavar="PX", help="side of the patch in pixels")
+    parser.add_argument(
+        "--size",
+        type=shared.patch_size,
+        metavar="SIZE",
+        help="side of the patch in pixels, or its share of the image, such as 5%%",
+    )
     parser.add_argument("--kind", help="lavan: per-image (default) or universal")
     parser.add_argument("--shape", help="square or circle")
     parser.add_argument("--placement", help="random, centre, top-left, …")
@@ -75,12 +80,18 @@ def run(arguments: argparse.Namespace) -> int:
     """Make the patches and print where they are."""
     from eval.attacks import attack_from_settings
     from eval.stages.patch import PatchRunSettings, make_patches
+    from training.patch_sizes import in_pixels
     from training.run_folder import RunFolder
 
     if arguments.supplied is not None:
         return _supplied(arguments)
-    attack = attack_from_settings(arguments.attack, _given(arguments, _OF_ATTACKS))
     source = RunFolder.open(arguments.run, arguments.cache)
+    given = in_pixels(_given(arguments, _OF_ATTACKS), source.spec.image_size)
+    attack = attack_from_settings(arguments.attack, given)
+    if attack.kind != "universal":
+        shared.refuse_without_effect(
+            arguments, {"made_from": None}, "where each patch is made on its own image"
+        )
     path, patch_set = make_patches(
         source,
         attack,
@@ -98,15 +109,18 @@ def _supplied(arguments: argparse.Namespace) -> int:
     from deploy.core.errors import UsageError
     from eval.attacks.supplied.placing import PlacingSettings
     from eval.stages.patch import PatchRunSettings, supply_patches
+    from training.patch_sizes import in_pixels
     from training.run_folder import RunFolder
     from training.validated import read_settings
 
     unfit = sorted(_only_attacks(arguments))
     if unfit:
         raise UsageError(f"{', '.join(unfit)} belong to an attack, not to --supplied")
-    placing = read_settings(PlacingSettings, _given(arguments, _OF_SUPPLIED), "supplied patch")
+    run = RunFolder.open(arguments.run, arguments.cache)
+    given = in_pixels(_given(arguments, _OF_SUPPLIED), run.spec.image_size)
+    placing = read_settings(PlacingSettings, given, "supplied patch")
     written = supply_patches(
-        RunFolder.open(arguments.run, arguments.cache),
+        run,
         arguments.supplied,
         arguments.data,
         placing,

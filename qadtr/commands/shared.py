@@ -92,6 +92,44 @@ def add_settings(parser: argparse.ArgumentParser, example: str) -> None:
     )
 
 
+def patch_size(text: str) -> int | str:
+    """A side in pixels, or a share of the image's area such as "5%", as argparse's type."""
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    from deploy.core.errors import InputError
+    from training.patch_sizes import share_of
+
+    try:
+        share_of(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
+
+
+def refuse_without_effect(
+    arguments: argparse.Namespace, options: Mapping[str, object], because: str
+) -> None:
+    """Refuse options that were given and would do nothing.
+
+    Args:
+        options: the value of each when it is not given, by its name in ``arguments``.
+        because: what makes them idle.
+
+    Raises:
+        UsageError: naming them.
+    """
+    from deploy.core.errors import UsageError
+
+    names = {"settings": "set", "bit_widths": "bits", "random_precision": "random-precision"}
+    given = [
+        f"--{names.get(name, name.replace('_', '-'))}"
+        for name, idle in options.items()
+        if getattr(arguments, name) != idle
+    ]
+    if given:
+        raise UsageError(f"{', '.join(given)} has no effect {because}; leave it away")
+
+
 def settings_of(kind: Callable[..., _T], arguments: argparse.Namespace, **others: Any) -> _T:
     """The settings class ``kind`` with the options that are named as its fields are, and
     ``others``; a list is taken as a tuple."""

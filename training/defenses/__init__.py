@@ -14,6 +14,7 @@ from training.defenses.pbat import Pbat, PbatSettings
 from training.defenses.qadtr import Qadtr, QadtrSettings
 from training.defenses.qat import PlainQat, QatSettings
 from training.defenses.triqdef import Triqdef, TriqdefSettings
+from training.patch_sizes import in_pixels, require_fit
 from training.validated import as_json, json_schema, read_settings
 
 __all__ = [
@@ -46,14 +47,25 @@ def check_defense(table: Mapping[str, Any]) -> Any:
     return read_settings(DEFENSES[name][0], settings, f"defense {name}")
 
 
-def resolved(config: TrainingConfig) -> TrainingConfig:
+def resolved(config: TrainingConfig, image_size: tuple[int, int] | None = None) -> TrainingConfig:
     """The config with every setting of its defense written out, so that a checkpoint says what was
     trained even where a later version has other defaults.
 
+    Args:
+        image_size: height and width in pixels; None takes the config's ``data.size``, where that
+            is what the images will have.
+
     Raises:
-        InputError: as :func:`check_defense`, or the batch is too small for the defense.
+        InputError: as :func:`check_defense`, the batch is too small for the defense, or its patches
+            are too large for the images.
     """
-    settings = check_defense(config.defense)
+    if image_size is None and config.data.kind != "npz":
+        image_size = (config.data.size, config.data.size)
+    if image_size is None:
+        settings = check_defense(config.defense)
+    else:
+        settings = check_defense(in_pixels(config.defense, image_size))
+        require_fit(getattr(settings, "largest_px", {}), image_size)
     if isinstance(settings, QadtrSettings):
         settings.require_batch_size(config.training.batch_size)
     written_out = {"name": config.defense["name"], **as_json(settings)}

@@ -41,6 +41,11 @@ class DwqSettings:
     patch_px: AtLeast1 = 8
     patch_step_size: Positive = 25.5
 
+    @property
+    def largest_px(self) -> dict[str, int]:
+        """The side of the largest patch that is trained with, by setting."""
+        return {"patch_px": self.patch_px} if self.attack == "patch" else {}
+
 
 class Dwq(ScheduledDefense):
     """Random precision training behind the interface of every defense."""

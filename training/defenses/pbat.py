@@ -38,6 +38,11 @@ class PbatSettings:
     location: Moves = "none"
     schedule: Schedule = "cycle"
 
+    @property
+    def largest_px(self) -> dict[str, int]:
+        """The side of the largest patch that is trained with, by setting."""
+        return {"size_px": self.size_px}
+
 
 class Pbat(ScheduledDefense):
     """PBAT behind the interface of every defense."""

@@ -126,6 +126,16 @@ class QadtrSettings:
             f"patches a step (defense.universal_share is {share:g}; 0 shows none); got {batch_size}"
         )
 
+    @property
+    def largest_px(self) -> dict[str, int]:
+        """The side of the largest patch that is trained with, by setting."""
+        shown = {}
+        if self.aqapa and self.universal_share > 0.0:
+            shown["sizes_px"] = max(self.sizes_px)
+        if self.aqapa and self.personal_share > 0.0:
+            shown["personal_px"] = self.personal_px
+        return shown
+
 
 class Qadtr(ScheduledDefense):
     """The three parts of QADT-R behind the interface of every defense."""

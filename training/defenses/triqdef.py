@@ -69,6 +69,11 @@ class TriqdefSettings:
     partners: AtLeast0 = 0
     wide_until: Share = 0.25
 
+    @property
+    def largest_px(self) -> dict[str, int]:
+        """The side of the largest patch that is trained with, by setting."""
+        return {"size_px": self.size_px}
+
 
 class Triqdef(ScheduledDefense):
     """TriQDef behind the interface of every defense."""
