@@ -111,6 +111,24 @@ class PatchSet:
         """Height and width of the patch's box."""
         return self.mask.shape[-2], self.mask.shape[-1]
 
+    def on_images(self, indices: NDArray[np.int64]) -> PatchSet:
+        """Return the patch set for those of its images that are among ``indices``, int64 K.
+
+        Raises:
+            InputError: none of them is.
+        """
+        rows = np.flatnonzero(np.isin(self.image_indices, indices))
+        if not len(rows):
+            raise InputError(f"{self.name}: none of its images is among the {len(indices)} chosen")
+        each = self.mask.ndim == 3 or self.kind == "per-image"
+        return replace(
+            self,
+            patch=self.patch[rows] if each else self.patch,
+            mask=self.mask[rows] if self.mask.ndim == 3 else self.mask,
+            positions=self.positions[rows],
+            image_indices=self.image_indices[rows],
+        )
+
     def area_share(self, height: int, width: int) -> float:
         """Return the share, 0…1, of a height×width image that the mask covers."""
         return self.area_px / (height * width)

@@ -20,6 +20,7 @@ from ..core.attack_checks import LOWER_BOUND, AttackVerdict
 from ..core.errors import QadtrError, UsageError
 from ..core.files import STDOUT, json_bytes, same_place, write_to
 from ..core.share import share_in_words
+from ..core.table import Table
 from ..core.text import one_line
 from .comparison import VerdictOf, compare, read_outcomes
 
@@ -28,6 +29,8 @@ EXIT_BROKEN = 2
 EXIT_USAGE = 4
 _SHOWN = 12
 """Images that a line names."""
+
+_COLUMNS = ("model", "what", "old", "new", "difference", "p (Holm)", "images", "verdict")
 
 _percent = partial(share_in_words, decimals=2)
 
@@ -91,30 +94,31 @@ def run(arguments: argparse.Namespace, *verdict_of: VerdictOf) -> int:
 
 def comparison_lines(found: Mapping[str, Any]) -> list[str]:
     """Return what the command prints of a comparison."""
-    lines, verdicts = [], {}
+    rows, images, verdicts = [], [], {}
     for row in found["patches"]:
-        on = f" on {row['model']}" if row["model"] else ""
+        on = _between(row)
         old, new = (AttackVerdict.of(row[f"attack_checks_{side}"]) for side in ("old", "new"))
-        verdicts[on] = (old, new)
-        changed = {True: "", False: " (another patch of that name)", None: ""}[row["same_patch"]]
-        lines.append(
-            f"{row['patch']}{on}{changed}: ASR {_percent(row['asr_old'], mark=old.mark)} -> "
-            f"{_percent(row['asr_new'], mark=new.mark)}: {row['verdict']}"
+        verdicts[f" on {on}" if on else ""] = (old, new)
+        rows.append(
+            [
+                on,
+                f"ASR of {_patch(row)}",
+                _percent(row["asr_old"], mark=old.mark),
+                _percent(row["asr_new"], mark=new.mark),
+                *_tested(row),
+            ]
         )
-        lines += _paired_line(row["paired"], "won by the patch")
-        lines += _images(row, "newly_won", "newly won")
-        lines += _images(row, "no_longer_won", "no longer won")
-        lines += _images(row, "count_no_longer", "count no longer")
-        lines += _images(row, "count_now", "count now")
+        images += _images(row, ("newly_won", "no_longer_won", "count_no_longer", "count_now"))
     for row in found["clean"]:
-        on = f" of {row['model']}" if row["model"] else ""
-        lines.append(
-            f"clean accuracy{on}: {_percent(row['accuracy_old'])} -> "
-            f"{_percent(row['accuracy_new'])}: {row['verdict']}"
-        )
-        lines += _paired_line(row["paired"], "right")
-        lines += _images(row, "newly_wrong", "newly wrong")
-        lines += _images(row, "newly_right", "newly right")
+        old_and_new = (_percent(row[f"accuracy_{side}"]) for side in ("old", "new"))
+        rows.append([_between(row), "clean accuracy", *old_and_new, *_tested(row)])
+        images += _images(row, ("newly_wrong", "newly_right"))
+    # By model; results of one model each have no name for it.
+    models = list(dict.fromkeys(row[0] for row in rows))
+    rows.sort(key=lambda row: models.index(row[0]))
+    first = int(models == [""])
+    table = Table(columns=_COLUMNS[first:], rows=[row[first:] for row in rows], grouped=not first)
+    lines = [*table.text().splitlines(), *(["", *images] if images else []), ""]
     for side in ("old", "new"):
         if found[f"only_in_{side}"]:
             lines.append(f"only in the {side} one: {', '.join(found[f'only_in_{side}'])}")
@@ -125,9 +129,9 @@ def comparison_lines(found: Mapping[str, Any]) -> list[str]:
     lines += [f"not measured as before: {line}" for line in found["not_measured"]]
     worse = ", ".join(found["worse"]) or "nothing"
     lines.append(f"significantly worse at {found['level']:g} (McNemar, Holm): {worse}")
-    return [
-        one_line(line) if not line.startswith("  ") else f"  {one_line(line)}" for line in lines
-    ]
+    # A table's lines are clean, and their spaces are its columns.
+    start = len(table.text().splitlines())
+    return [*lines[:start], *map(one_line, lines[start:])]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -144,27 +148,51 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_BROKEN
 
 
-def _paired_line(paired: Mapping[str, Any] | None, what: str) -> list[str]:
+def _between(row: Mapping[str, Any]) -> str:
+    """The model, or both where they differ; a bit-width that changes is always said."""
+    old, new = row["model"], row["model_new"]
+    if old != new:
+        return f"{old} -> {new}"
+    widths = [row.get(f"bit_width_{side}") for side in ("old", "new")]
+    if widths[0] != widths[1] and None not in widths:
+        return f"{old} {widths[0]} -> {widths[1]} bits".strip()
+    return str(old)
+
+
+def _patch(row: Mapping[str, Any]) -> str:
+    if row["patch"] != row["patch_new"]:
+        return f"{row['patch']} (the new one calls it {row['patch_new']})"
+    return (
+        f"{row['patch']} (another patch of that name)"
+        if row["same_patch"] is False
+        else row["patch"]
+    )
+
+
+def _tested(row: Mapping[str, Any]) -> list[str]:
+    """Difference with its interval, p after Holm's correction, images, and the verdict."""
+    paired = row["paired"]
     if paired is None:
-        return ["  no image counts in both"]
+        return ["no image counts in both", "", "", row["verdict"]]
     low, high = paired["interval"]
-    counts = (
-        f"  of {paired['n']} images in both, {what} in the old alone {paired['only_old']}, in "
-        f"the new alone {paired['only_new']}"
-    )
-    test = (
-        f"difference {paired['difference']:+.2%} "
-        f"[{low:+.2%}, {high:+.2%}]; McNemar p {paired['p']:.3g}, corrected {paired['p_holm']:.3g}"
-    )
-    return [f"{counts}; {test}"]
+    return [
+        f"{paired['difference']:+.2%} [{low:+.2%}, {high:+.2%}]",
+        f"{paired['p_holm']:.3g}",
+        f"+{paired['only_new']} -{paired['only_old']} of {paired['n']}",
+        row["verdict"],
+    ]
 
 
-def _images(row: Mapping[str, Any], key: str, title: str) -> list[str]:
-    count, named = row[f"{key}_n"], row[key][:_SHOWN]
-    if not count:
-        return []
-    more = ", …" if count > len(named) else ""
-    return [f"  {title}, {count}: {', '.join(map(str, named))}{more}"]
+def _images(row: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
+    found = []
+    for key in keys:
+        count, named = row[f"{key}_n"], row[key][:_SHOWN]
+        if count:
+            more = ", …" if count > len(named) else ""
+            title = " ".join(filter(None, [row.get("patch", "clean"), row["model"]]))
+            what = key.replace("_", " ")
+            found.append(f"{title}, {what}, {count}: {', '.join(map(str, named))}{more}")
+    return found
 
 
 if __name__ == "__main__":

@@ -45,6 +45,8 @@ class Outcome:
         images: name, split and digest.
         images_sha256: of the file of images and labels; None where not told.
         quick: whether no more images were run than the thresholds needed.
+        bit_width: of the model; 32 is float. None where not told.
+        engine: of the model; empty where not told.
         indices: int64 N, within the split.
         clean_correct: bool N, right without the patch.
         patched_correct: bool N, right with it.
@@ -66,6 +68,13 @@ class Outcome:
     patch_file_sha256: str | None = None
     images_sha256: str | None = None
     quick: bool = False
+    bit_width: int | None = None
+    engine: str = ""
+
+    @property
+    def content(self) -> str | None:
+        """What is the same for the same patch, whatever it is called; None where not told."""
+        return self.patch_file_sha256 or self.patch_sha256
 
 
 VerdictOf = Callable[[Path, Mapping[str, Any]], AttackVerdict]
@@ -78,7 +87,8 @@ def _not_checked(folder: Path, model: Mapping[str, Any]) -> AttackVerdict:
 
 def read_outcomes(path: Path, verdict_of: VerdictOf = _not_checked) -> list[Outcome]:
     """Read a ``report.json`` of the validator, an evaluation record, or a folder of records (also a
-    run folder, whose ``records`` are then read).
+    run folder, whose ``records`` are then read). Of several results of one model and patch in a
+    folder the newest is taken; the file of a record names another.
 
     Args:
         path: of it.
@@ -105,13 +115,8 @@ def read_outcomes(path: Path, verdict_of: VerdictOf = _not_checked) -> list[Outc
             )
     if not found:
         raise NothingToEvaluate(f"{path} has no patch that was measured")
-    names = [(one.model, one.patch) for one in found]
-    twice = sorted(
-        {f"{model} {patch}".strip() for model, patch in names if names.count((model, patch)) > 1}
-    )
-    if twice:
-        raise InputError(f"{path} has more than one result of {', '.join(twice)}")
-    return found
+    newest = {(one.model, one.patch, one.content, one.images): one for one in found}
+    return list(newest.values())
 
 
 def compare(
@@ -119,8 +124,10 @@ def compare(
 ) -> dict[str, Any]:
     """Return the comparison of two results as JSON values.
 
-    Patches are matched by model and name, images by their index in the same split. Where each side
-    has one model only, the models' names need not agree: that is what is compared.
+    Patches are paired by content, or by name where the contents differ or are not told; models by
+    name, or by bit-width where there is one of it on each side; images by their index in the same
+    split. Where each side has one model only, neither its name nor its bit-width need agree: that
+    is what is compared.
 
     Args:
         old: from :func:`read_outcomes`.
@@ -135,23 +142,20 @@ def compare(
 
     Raises:
         InputError: the results are of different images, or a level out of range.
-        NothingToEvaluate: they have no patch, or no image that counts, in common.
+        NothingToEvaluate: they have no patch, or no image that counts, in common; the message says
+            in what they differ.
     """
     if not 0.0 < level < 1.0:
         raise InputError(f"expected a level between 0 and 1, got {level}")
     old, new = _named_alike(old, new)
-    before = {(one.model, one.patch): one for one in old}
-    after = {(one.model, one.patch): one for one in new}
-    shared = [key for key in before if key in after]
-    if not shared:
-        raise NothingToEvaluate(
-            "the two results have no patch in common: "
-            f"{', '.join(one.patch for one in old)} and {', '.join(one.patch for one in new)}"
-        )
-    rows = [_patch_row(before[key], after[key]) for key in shared]
+    pairs = _paired_up(old, new)
+    if not pairs:
+        raise NothingToEvaluate(f"the two results have no patch in common: {_why(old, new)}")
+    rows = [_patch_row(before, after) for before, after in pairs]
+    models = dict.fromkeys((before.model, after.model) for before, after in pairs)
     clean = [
-        _clean_row(model, [(before[key], after[key]) for key in shared if key[0] == model])
-        for model in dict.fromkeys(key[0] for key in shared)
+        _clean_row([pair for pair in pairs if (pair[0].model, pair[1].model) == both])
+        for both in models
     ]
     tested = [row for row in (*rows, *clean) if row["paired"] is not None]
     if all(row["paired"] is None for row in rows):
@@ -166,9 +170,9 @@ def compare(
         "level": level,
         "patches": rows,
         "clean": clean,
-        "only_in_old": sorted(_title(*key) for key in before.keys() - after.keys()),
-        "only_in_new": sorted(_title(*key) for key in after.keys() - before.keys()),
-        "not_measured": _not_measured(before, after),
+        "only_in_old": _titles_without(old, [before for before, _ in pairs]),
+        "only_in_new": _titles_without(new, [after for _, after in pairs]),
+        "not_measured": _not_measured(old, pairs),
         "worse": [
             *(f"ASR of {_title(row['model'], row['patch'])}" for row in rows if _is_worse(row)),
             *(f"clean accuracy {row['model']}".strip() for row in clean if _is_worse(row)),
@@ -176,25 +180,84 @@ def compare(
     }
 
 
-def _not_measured(
-    before: Mapping[tuple[str, str], Outcome], after: Mapping[tuple[str, str], Outcome]
-) -> list[str]:
+_KEYS: tuple[Callable[[Outcome], tuple[object, ...]], ...] = (
+    lambda one: (one.model, one.content),
+    lambda one: (one.model, one.patch),
+    lambda one: (one.bit_width, one.engine, one.content),
+    lambda one: (one.bit_width, one.engine, one.patch),
+    lambda one: (one.bit_width, one.content),
+    lambda one: (one.bit_width, one.patch),
+)
+"""What two outcomes are paired by, the surest first; the last four only where it is told."""
+
+
+def _paired_up(old: Sequence[Outcome], new: Sequence[Outcome]) -> list[tuple[Outcome, Outcome]]:
+    """Each old outcome with the one new outcome that it is compared with, in the old order."""
+    found: dict[int, int] = {}
+    for key in _KEYS:
+        sides: list[dict[tuple[object, ...], list[int]]] = [{}, {}]
+        for side, outcomes in zip(sides, (old, new), strict=True):
+            taken = found.keys() if side is sides[0] else found.values()
+            for i, one in enumerate(outcomes):
+                if i not in taken and None not in key(one):
+                    side.setdefault(key(one), []).append(i)
+        for known, before in sides[0].items():
+            after = sides[1].get(known, [])
+            if len(before) == len(after) == 1:
+                found[before[0]] = after[0]
+    return [(old[i], new[found[i]]) for i in sorted(found)]
+
+
+def _why(old: Sequence[Outcome], new: Sequence[Outcome]) -> str:
+    """In what two results differ of which no two outcomes are a pair."""
+
+    def values(side: Sequence[Outcome], name: str) -> list[Any]:
+        return list(dict.fromkeys(getattr(one, name) for one in side))
+
+    same = {
+        name: set(values(old, name)) & set(values(new, name)) - {None}
+        for name in ("content", "patch", "bit_width")
+    }
+    if not same["content"] and not same["patch"]:
+        sides = (", ".join(sorted(values(side, "patch"))) for side in (old, new))
+        return "the old one has the patches {}, the new one {}".format(*sides)
+    if not same["bit_width"]:
+        sides = (
+            ", ".join(
+                "unknown" if bits is None else str(bits) for bits in values(side, "bit_width")
+            )
+            for side in (old, new)
+        )
+        return "the old one is of bit-width {}, the new one of {}".format(*sides)
+    sides = (", ".join(sorted(values(side, "model"))) for side in (old, new))
+    return (
+        "several models have one bit-width, so which to pair is not told (old: {}; new: {}); name "
+        "the folder of one run, or the file of one record"
+    ).format(*sides)
+
+
+def _not_measured(old: Sequence[Outcome], pairs: Sequence[tuple[Outcome, Outcome]]) -> list[str]:
     """A result is no better for a patch that it leaves out, weakens, or tries on fewer images."""
-    found = []
-    for key, old in before.items():
-        title, new = _title(*key), after.get(key)
-        if new is None:
-            found.append(f"{title} is not in the new result")
-            continue
-        if not _same_patch(old, new) and old.patch_sha256 is not None:
+    found = [
+        f"{title} is not in the new result"
+        for title in _titles_without(old, [before for before, _ in pairs])
+    ]
+    for before, after in pairs:
+        title = _title(before.model, before.patch)
+        if not _same_patch(before, after) and before.patch_sha256 is not None:
             found.append(f"{title} is another patch in the new result, or one that is not told")
-        if old.images_sha256 is not None and old.images_sha256 != new.images_sha256:
+        if before.images_sha256 is not None and before.images_sha256 != after.images_sha256:
             found.append(f"{title} was tried on other images or labels, or some that are not told")
-        left = len(np.setdiff1d(old.indices, new.indices))
+        left = len(np.setdiff1d(before.indices, after.indices))
         # A quick run of the same patch and images stopped where it had decided.
-        if left and not (new.quick and old.images_sha256 is not None):
-            found.append(f"{title} was not tried on {left} of the old {len(old.indices)} images")
+        if left and not (after.quick and before.images_sha256 is not None):
+            found.append(f"{title} was not tried on {left} of the old {len(before.indices)} images")
     return found
+
+
+def _titles_without(outcomes: Sequence[Outcome], taken: Sequence[Outcome]) -> list[str]:
+    ids = {id(one) for one in taken}
+    return sorted(_title(one.model, one.patch) for one in outcomes if id(one) not in ids)
 
 
 def _same_patch(old: Outcome, new: Outcome) -> bool | None:
@@ -222,7 +285,11 @@ def _patch_row(old: Outcome, new: Outcome) -> dict[str, Any]:
     won_old, won_new = old.success[at_old] & both, new.success[at_new] & both
     return {
         "model": old.model,
+        "model_new": new.model,
         "patch": old.patch,
+        "patch_new": new.patch,
+        "bit_width_old": old.bit_width,
+        "bit_width_new": new.bit_width,
         "same_patch": _same_patch(old, new),
         "images_in_common": len(indices),
         "asr_old": _share(old.success[old.eligible]),
@@ -237,7 +304,7 @@ def _patch_row(old: Outcome, new: Outcome) -> dict[str, Any]:
     }
 
 
-def _clean_row(model: str, pairs: Sequence[tuple[Outcome, Outcome]]) -> dict[str, Any]:
+def _clean_row(pairs: Sequence[tuple[Outcome, Outcome]]) -> dict[str, Any]:
     seen: dict[int, tuple[bool, bool]] = {}
     for old, new in pairs:
         indices, at_old, at_new = _common(old, new)
@@ -253,7 +320,8 @@ def _clean_row(model: str, pairs: Sequence[tuple[Outcome, Outcome]]) -> dict[str
     right = np.array([seen[index] for index in sorted(seen)], dtype=np.bool_).reshape(-1, 2)
     first, second = right[:, 0], right[:, 1]
     return {
-        "model": model,
+        "model": pairs[0][0].model,
+        "model_new": pairs[0][1].model,
         "accuracy_old": _share(first),
         "accuracy_new": _share(second),
         "paired": paired(first, second).as_record() if len(indices) else None,
@@ -317,6 +385,7 @@ def _of_report(raw: Mapping[str, Any], path: Path) -> list[Outcome]:
             patch_file_sha256=patch.get("file_sha256"),
             images_sha256=facts.get("file_sha256"),
             quick=raw["quick"],
+            bit_width=raw["bundle"]["bit_width"],
         )
         for patch in raw["patches"]
     ]
@@ -325,7 +394,7 @@ def _of_report(raw: Mapping[str, Any], path: Path) -> list[Outcome]:
 def _of_evaluation(payload: Mapping[str, Any], folder: Path, verdict_of: VerdictOf) -> Outcome:
     try:
         model, patch, images = payload["model"], payload["patch"], payload["images"]
-        return _outcome(
+        found = _outcome(
             f"{model['network']} {model['defense']} {model['bit_width']}-bit {model['engine']}",
             patch["name"],
             patch["sha256"],
@@ -333,6 +402,7 @@ def _of_evaluation(payload: Mapping[str, Any], folder: Path, verdict_of: Verdict
             payload["outcomes"],
             verdict_of(folder, model),
         )
+        return replace(found, bit_width=model["bit_width"], engine=model["engine"])
     except (KeyError, TypeError) as error:
         raise InputError(f"an evaluation record lacks {error}: evaluate again") from error
 

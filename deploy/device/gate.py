@@ -44,6 +44,9 @@ from ..core.statistics import Interval, beta_cdf, clopper_pearson
 CONFIDENCE = 0.975
 """Of each one-sided bound."""
 
+MOST_IMAGES = 1_000_000
+"""What a reader is advised to bring, at most."""
+
 EXIT_PASS, EXIT_FAIL, EXIT_UNDECIDED = 0, 1, 3
 
 
@@ -180,6 +183,14 @@ def _share(
     right, wrong = (under, over) if at_most else (over, under)
     outcome = Outcome.PASS if right else Outcome.FAIL if wrong else Outcome.UNDECIDED
     word = "at most" if at_most else "at least"
+    more = ""
+    if outcome is Outcome.UNDECIDED:
+        wanted = images_that_decide(threshold, successes, trials, bounds)
+        more = (
+            f"; at this rate about {wanted:,} images that count would"
+            if wanted is not None
+            else "; so near to it no number of images under a million would"
+        )
     verdict = {
         Outcome.PASS: "is",
         Outcome.FAIL: "is not",
@@ -194,9 +205,37 @@ def _share(
         n=trials,
         reason=(
             f"{successes} of {trials}, between {found.low:.2%} and {found.high:.2%}: "
-            f"{verdict} {word} {threshold:.2%}"
+            f"{verdict} {word} {threshold:.2%}{more}"
         ),
     )
+
+
+def images_that_decide(
+    threshold: float, successes: int, trials: int, bounds: Bounds = fixed_bounds
+) -> int | None:
+    """Return about how many images would decide, did the share stay what it was on these.
+
+    None where :data:`MOST_IMAGES` would not: the share is at the threshold, or as good as.
+    """
+    share = successes / trials
+
+    def decides(count: int) -> bool:
+        found = bounds(round(share * count), count)
+        return found.high < threshold if share < threshold else found.low > threshold
+
+    if share == threshold:
+        return None
+    high = trials
+    while not decides(high):
+        if high >= MOST_IMAGES:
+            return None
+        high = min(2 * high, MOST_IMAGES)
+    low = max(trials, high // 2)
+    while high - low > max(1, high // 100):  # "about": the count of successes is rounded
+        middle = (low + high) // 2
+        low, high = (low, middle) if decides(middle) else (middle, high)
+    unit = int("1".ljust(len(str(high)) - 1, "0"))  # two figures
+    return -(-high // unit) * unit
 
 
 def drift_at_most(name: str, threshold: float, here: float, lab: float, n: int) -> Check:

@@ -159,10 +159,21 @@ def checks_of(
             checks.append(measurement.gates["min_clean"].check())
         else:
             checks.append(share_at_least("min_clean", min_clean, *_right(measurement, suite)))
+    run = measurement.clean != UNSEEN
+    if measurement.gates and run.all():
+        checks = [_without_quick(check, measurement.gates) for check in checks]
     if checks:
-        run = measurement.clean != UNSEEN
         checks.append(classes_check(measurement.clean[run], suite.labels[run], suite.classes))
     return checks
+
+
+def _without_quick(check: Check, gates: Mapping[str, SequentialGate]) -> Check:
+    """A quick run pays for its many looks with wider bounds; where all images did not decide, one
+    look at them may."""
+    if check.name not in gates or check.outcome is not Outcome.UNDECIDED:
+        return check
+    advice = "; all images were run: run without --quick, whose one look has narrower bounds"
+    return replace(check, reason=check.reason + advice)
 
 
 def counted(

@@ -35,6 +35,7 @@ from eval.measure.subject import Subject, subjects_of
 from export.origin import recorded_budget, require_origin
 from export.reference import IntegerReference
 from export.reference.qdq import QdqReference
+from training.data.subset import chosen_indices
 from training.prediction import predict
 from training.quantize import Network
 from training.quantizers import FLOAT
@@ -57,6 +58,7 @@ class BundleSettings:
         thresholds: of the gate.
         engines: further engines whose exported files go along, each with its budget.
         gated: names of the patch sets that decide; None gates all.
+        images: how many of the patches' images go along, drawn evenly; None takes all.
         golden_images: images, at most, whose codes and logits go along.
         split: of the images, where a patch set does not tell (a supplied patch).
         floor_seed: of the noise patches.
@@ -69,6 +71,7 @@ class BundleSettings:
     thresholds: Thresholds
     engines: tuple[str, ...] = ()
     gated: tuple[str, ...] | None = None
+    images: AtLeast1 | None = None
     golden_images: AtLeast1 = 8
     split: str = "test"
     floor_seed: AtLeast0 = 0
@@ -87,7 +90,7 @@ def bundle_run(
 ) -> str:
     """Write a bundle and return the SHA-256 of its manifest.
 
-    The images are those that the patch sets are for, all together.
+    The images are those that the patch sets are for, all together, or ``settings.images`` of them.
 
     Args:
         patch_files: npz files, or folders of them.
@@ -111,6 +114,9 @@ def bundle_run(
     indices = np.unique(np.concatenate([one.image_indices for one in patch_sets]))
     if indices[-1] >= len(split):
         raise InputError(f"a patch is for image {indices[-1]}, the split has {len(split)}")
+    if settings.images is not None:
+        indices = indices[chosen_indices(len(indices), min(settings.images, len(indices)))]
+        patch_sets = [one.on_images(indices) for one in patch_sets]
     images = split.images[indices]
     count = min(settings.golden_images, len(images))
     golden = images[np.linspace(0, len(images) - 1, count).astype(np.int64)]

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 
 from qadtr.commands import shared
 
 HELP = "pack an exported model, patches, images and thresholds for the device"
+
+
+_PARTS = {
+    "images": "images",
+    "patches": "patches",
+    "models": "models",
+    "golden": "golden codes and logits",
+    "lab": "the lab's predictions",
+}
+"""What is in each folder of a bundle; the rest is the validator."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,6 +84,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "what the network has in the lab on these images)",
     )
     parser.add_argument(
+        "--images",
+        type=int,
+        metavar="N",
+        help="how many of the patches' images go along, drawn evenly; fewer make a smaller bundle "
+        "and a weaker proof (default: all)",
+    )
+    parser.add_argument(
         "--golden", type=int, default=8, metavar="N", help="golden images, at most (default: 8)"
     )
     parser.add_argument(
@@ -116,9 +134,23 @@ def run(arguments: argparse.Namespace) -> int:
     )
     with Bundle(arguments.out) as bundle:
         clean = bundle.manifest.thresholds["min_clean"]
+        sizes = bundle.manifest.files
     print(f"{arguments.out}  manifest {digest[:16]}")
+    print(_megabytes({path: facts.size_bytes for path, facts in sizes.items()}))
     print(
         f"gate: ASR under {arguments.max_asr:g}, drift at most {arguments.max_drift:g}, clean "
         f"accuracy over {clean:g}; on the device: python validate.pyz {arguments.out.name}"
     )
     return 0
+
+
+def _megabytes(size_bytes: Mapping[str, int]) -> str:
+    """What the bytes of a bundle's files are, largest first."""
+    parts: dict[str, int] = {}
+    for path, size in size_bytes.items():
+        folder = path.partition("/")[0]
+        part = _PARTS.get(folder, "validator")
+        parts[part] = parts.get(part, 0) + size
+    ordered = sorted(parts.items(), key=lambda part: -part[1])
+    words = ", ".join(f"{part} {size / 1e6:.2f}" for part, size in ordered)
+    return f"{sum(parts.values()) / 1e6:.2f} MB: {words}; --images and --golden take fewer"

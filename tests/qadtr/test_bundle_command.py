@@ -35,6 +35,16 @@ def test_from_a_run_to_a_verdict(
         assert bundle.manifest.images["n"] == 40
         assert bundle.manifest.models["onnxruntime"].certificate is not None
 
+    capsys.readouterr()
+    assert main([*words, "--images", "15", "--out", str(tmp_path / "small")]) == 0
+    with Bundle(tmp_path / "small") as bundle:
+        assert bundle.manifest.images["n"] == 15
+        sizes = sum(facts.size_bytes for facts in bundle.manifest.files.values())
+    line = capsys.readouterr().out.splitlines()[1]
+    assert line.startswith(f"{sizes / 1e6:.2f} MB: ")
+    assert all(part in line for part in ("images 0.", "patches 0.", "models 0.", "validator 0."))
+    assert validate([str(tmp_path / "small"), "--json", str(tmp_path / "small.json")]) in (0, 1, 3)
+
     assert main(["validator", "--out", str(tmp_path / "validate.pyz")]) == 0
     for name in ("model.qbundle", "folder"):
         done = subprocess.run(

@@ -94,6 +94,19 @@ def test_parts_that_do_not_fit_are_refused(changes: dict[str, Any]) -> None:
         _patch_set(**{"kind": "per-image"} | changes)
 
 
+@pytest.mark.parametrize("kind", ["universal", "per-image"])
+def test_some_of_its_images(kind: str, images: np.ndarray) -> None:
+    whole = _patch_set(kind)
+    wanted = np.append(whole.image_indices[[1, 5, 20]], [10_000_000])
+    part = whole.on_images(wanted)
+    assert part.image_indices.tolist() == whole.image_indices[[1, 5, 20]].tolist()
+    rows = [1, 5, 20]
+    whole_pasted = whole.paste_on(images[: len(whole.image_indices)])
+    assert np.array_equal(part.paste_on(images[rows]), whole_pasted[rows])
+    with pytest.raises(InputError, match="none of its images is among the 1 chosen"):
+        whole.on_images(np.array([10_000_000]))
+
+
 def test_random_floor_has_the_same_geometry_and_other_bytes() -> None:
     patch_set = _patch_set("per-image")
     floor = random_floor(patch_set, np.random.default_rng(5))

@@ -21,7 +21,7 @@ from deploy.core.records import write_record
 from deploy.core.statistics import mcnemar_exact
 from deploy.core.stored_zip import write_stored_zip
 from deploy.device.command import main as validate
-from deploy.device.compare_command import main
+from deploy.device.compare_command import comparison_lines, main
 from deploy.device.comparison import Outcome, compare, read_outcomes
 from deploy.device.report import read_report
 from deploy.validator_archive import validator_bytes
@@ -94,8 +94,8 @@ def test_holm_keeps_many_patches_from_a_false_alarm() -> None:
 def test_what_cannot_be_compared() -> None:
     with pytest.raises(InputError, match="only the same images"):
         compare([outcome([])], [outcome([], images=("noise", "test", "1" * 64))])
-    with pytest.raises(NothingToEvaluate, match="no patch in common"):
-        compare([outcome([])], [outcome([], patch="q")])
+    with pytest.raises(NothingToEvaluate, match="the old one has the patches p, the new"):
+        compare([outcome([])], [outcome([], patch="q", patch_sha256="b" * 64)])
     with pytest.raises(NothingToEvaluate, match="no image counts"):
         compare([outcome([])], [outcome([], eligible=np.zeros(N, np.bool_))])
     found = compare([outcome([])], [outcome([], patch_sha256="b" * 64)])
@@ -217,9 +217,9 @@ def test_a_report_of_version_1_is_read_as_todays(
     assert gates[1] == [*gates[0], ("classes predicted", "pass")]
     capsys.readouterr()
     assert main([str(VERSION_1), "report.json", "--fail-on-worse"]) == 0
-    assert "ASR 1.67% [0.65%, 4.21%] of 240 -> 1.67% [0.65%, 4.21%] of 240" in (
-        capsys.readouterr().out
-    )
+    said = capsys.readouterr().out
+    (row,) = [line for line in said.splitlines() if line.startswith("ASR of quiet")]
+    assert row.count("1.67% [0.65%, 4.21%] of 240") == 2
 
 
 @pytest.mark.parametrize(
@@ -263,9 +263,9 @@ def test_a_report_hands_on_what_its_bundle_says_of_the_attacks(
     capsys.readouterr()
     assert main(["old.json", "new.json"]) == 0
     said = capsys.readouterr().out
-    first = said.splitlines()[0]
+    head, _, first = said.splitlines()[:3]
     assert first.count("†") == 1
-    assert first.index("†") > first.index("->")  # of the new one alone
+    assert head.index("new") < first.index("†") < head.index("difference")  # of the new one alone
     assert "attack checks: old one not checked -> new one TRIPPED: doubled-steps; 14 pass" in said
     assert LOWER_BOUND in said
 
@@ -290,6 +290,92 @@ def test_records_of_an_evaluation(tmp_path: Path) -> None:
     assert main([str(tmp_path / "old"), str(tmp_path / "new"), "--fail-on-worse"]) == 1
     (one,) = (tmp_path / "new").iterdir()
     assert main([str(tmp_path / "old"), str(one)]) == 0
+
+
+WIDE = {"bit_width": 8, "engine": "e", "model": "r qat 8-bit e"}
+NARROW = {"bit_width": 4, "engine": "e", "model": "r qat 4-bit e"}
+
+
+def of(defense: str, facts: dict[str, Any]) -> dict[str, Any]:
+    return facts | {"model": facts["model"].replace("qat", defense)}
+
+
+def test_models_of_other_names_are_paired_by_bit_width_and_patches_by_content() -> None:
+    old = [outcome([0], **WIDE), outcome([1], **NARROW)]
+    new = [outcome([2], **of("qadtr", NARROW)), outcome([3], patch="q", **of("qadtr", WIDE))]
+    found = compare(old, new)
+    assert [(row["bit_width_old"], row["bit_width_new"]) for row in found["patches"]] == [
+        (8, 8),
+        (4, 4),
+    ]
+    assert found["patches"][0]["patch_new"] == "q"
+    assert found["patches"][0]["same_patch"] is True
+    assert found["not_measured"] == found["only_in_old"] == found["only_in_new"] == []
+    text = "\n".join(comparison_lines(found))
+    assert "r qat 8-bit e -> r qadtr 8-bit e" in text
+    assert "ASR of p (the new one calls it q)" in text
+    assert "ASR of p (another" not in text
+
+
+def test_patches_made_anew_for_each_network_are_paired_by_their_name() -> None:
+    old = [outcome([0], patch_sha256="1" * 64, **WIDE), outcome([0], patch="x", **NARROW)]
+    new = [
+        outcome([0], patch_sha256="2" * 64, **of("qadtr", WIDE)),
+        outcome([0], patch="x", **of("qadtr", NARROW)),
+    ]
+    found = compare(old, new)
+    assert [row["same_patch"] for row in found["patches"]] == [False, True]
+    assert "p (another patch of that name)" in "\n".join(comparison_lines(found))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (
+            [WIDE, WIDE | {"patch": "q"}],
+            [NARROW, NARROW | {"model": "s"}],
+            "is of bit-width 8, the",
+        ),
+        (
+            [of("a", WIDE), of("b", WIDE)],
+            [of("c", WIDE), of("d", WIDE)],
+            r"\(old: r a 8-bit e, r b 8-bit e; new: r c 8-bit e, r d 8-bit e\); name the folder",
+        ),
+    ],
+)
+def test_no_patch_in_common_names_the_true_difference(
+    old: list[dict[str, Any]], new: list[dict[str, Any]], said: str
+) -> None:
+    with pytest.raises(NothingToEvaluate, match=said) as refused:
+        compare([outcome([], **facts) for facts in old], [outcome([], **facts) for facts in new])
+    assert "the patches" not in str(refused.value)
+
+
+def test_the_newest_of_several_results_or_a_named_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    every = np.ones(N, np.bool_)
+    for folder, date, wins in (("old", "1", 0), ("new", "1", 30), ("new", "2", 1)):
+        won = np.arange(N) < wins
+        payload = {
+            "model": {"network": "r", "defense": "plain", "bit_width": 4, "engine": "onnxruntime"},
+            "patch": {"name": "p", "sha256": "a" * 64},
+            "images": dict(zip(("name", "split", "digest"), IMAGES, strict=True)),
+            "outcomes": outcomes_record(
+                np.arange(N, dtype=np.int64),
+                clean_correct=every,
+                patched_correct=~won,
+                eligible=every,
+                success=won,
+            ),
+        }
+        path = write_record(tmp_path / folder, "evaluation", payload, {"date": date})
+        if wins == 30:
+            first = path
+    words = [str(tmp_path / "old"), str(tmp_path / "new"), "--fail-on-worse"]
+    assert main(words) == 0
+    assert "0.00% [0.00%, 8.76%] of 40" in capsys.readouterr().out
+    assert main([words[0], str(first), words[2]]) == 1
 
 
 def test_exit_codes_of_what_cannot_be_read(

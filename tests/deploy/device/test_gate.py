@@ -11,10 +11,12 @@ from scipy import integrate
 
 from deploy.core.errors import InputError, NothingToEvaluate
 from deploy.device.gate import (
+    Bounds,
     Outcome,
     drift_at_most,
     exit_code_of,
     fixed_bounds,
+    images_that_decide,
     log_evidence_below,
     sequence_bounds,
     share_at_least,
@@ -133,6 +135,33 @@ def test_the_three_answers() -> None:
     assert share_at_most("asr", 1.0, 10, 10).outcome is Outcome.UNDECIDED
     assert drift_at_most("drift", 0.01, 0.5, 0.505, 100).outcome is Outcome.PASS
     assert drift_at_most("drift", 0.01, 0.5, 0.48, 100).outcome is Outcome.FAIL
+
+
+@pytest.mark.parametrize("bounds", [fixed_bounds, sequence_bounds])
+@pytest.mark.parametrize(("successes", "trials", "threshold"), [(10, 100, 0.12), (91, 100, 0.9)])
+def test_an_undecided_gate_says_how_many_images_would_decide(
+    bounds: Bounds, successes: int, trials: int, threshold: float
+) -> None:
+    wanted = images_that_decide(threshold, successes, trials, bounds)
+    assert wanted is not None
+    assert wanted > trials
+    check = share_at_most("asr", threshold, successes, trials, bounds)
+    assert check.outcome is Outcome.UNDECIDED
+    assert f"at this rate about {wanted:,} images that count would" in check.reason
+    share = successes / trials
+    more, fewer = int(1.05 * wanted), int(0.85 * wanted)
+    after = share_at_most("asr", threshold, round(share * more), more, bounds)
+    assert after.outcome is (Outcome.PASS if share < threshold else Outcome.FAIL)
+    before = share_at_most("asr", threshold, round(share * fewer), fewer, bounds)
+    assert before.outcome is Outcome.UNDECIDED
+
+
+def test_at_the_threshold_no_number_of_images_decides() -> None:
+    assert images_that_decide(0.3, 30, 100) is None
+    assert images_that_decide(0.0, 0, 10) is None
+    reason = share_at_most("asr", 0.3, 30, 100).reason
+    assert "so near to it no number of images under a million would" in reason
+    assert "would" not in share_at_most("asr", 0.5, 30, 1000).reason
 
 
 def test_exit_codes_of_several_checks() -> None:

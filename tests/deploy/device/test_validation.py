@@ -126,6 +126,11 @@ def test_3_too_few_images_to_decide(bundle: Path) -> None:
     assert main([str(bundle), "--max-asr", "0.02"]) == 3
     assert report()["outcome"] == "undecided"
     assert junit()["max_asr of quiet"] == "error"
+    assert "images that count would" in report()["reason"]
+    assert "--quick" not in report()["reason"]
+    assert main([str(bundle), "--max-asr", "0.03", "--quick"]) == 3
+    assert report()["images_used"] == 240
+    assert "all images were run: run without --quick" in report()["reason"]
 
 
 def test_3_nothing_is_gated(files: dict[str, bytes], bundle: Path) -> None:
