@@ -1,4 +1,4 @@
-"""What a manager reads: the worst patch at the lowest bit-width, its price, and what was proven."""
+"""What a manager reads: the worst case over bit-widths and patches, its price, what was proven."""
 
 from __future__ import annotations
 
@@ -6,27 +6,58 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from deploy.core.attack_checks import LOWER_BOUND
-from deploy.core.bit_widths import bits_words
+from deploy.core.bit_widths import FLOAT, bits_label, bits_words
 from deploy.core.html import Html, join, tag
 from deploy.core.share import Share
 from eval.measure.adaptive.adaptive_record import AdaptiveRecord
 from eval.measure.proofs import Proofs
 from eval.report.document import note, small
-from eval.report.rows import SAME, PatchColumn, PatchResult, ResultTable, Row, keys
+from eval.report.rows import PatchColumn, PatchResult, ResultTable, Row, keys
 from eval.report.words import PLAIN, interval, percent, points, size_ratio
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Case:
-    """A plain model, a defended one (if any), and the patch that does most harm to the plain."""
+class _Worst:
+    """The highest attack success rate of a network, over bit-widths and patches, and where."""
 
-    plain: Row
-    defended: Row | None
+    row: Row
     column: PatchColumn
 
-    def of(self, row: Row) -> PatchResult:
-        """What the patch did to one of the two."""
-        return row.cells[self.column.key]
+    @property
+    def cell(self) -> PatchResult:
+        """What the patch did there."""
+        return self.row.cells[self.column.key]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Case:
+    """A plain network and a defended one (if any) under the same patches at the same bit-widths.
+
+    Attributes:
+        plain, defended: the worst case of each.
+        tried: bit-widths and patches that both were tried at.
+        rows: of the defended network, at those bit-widths; of the plain one where there is none.
+    """
+
+    plain: _Worst
+    defended: _Worst | None
+    tried: tuple[tuple[int, str], ...]
+    rows: tuple[Row, ...]
+
+    @property
+    def bit_widths(self) -> list[int]:
+        """Those that the worst case is over, widest first."""
+        return sorted({bits for bits, _ in self.tried}, reverse=True)
+
+    @property
+    def patches(self) -> int:
+        """How many the worst case is over."""
+        return len({key for _, key in self.tried})
+
+    @property
+    def apart(self) -> list[Row]:
+        """The defended rows that gave up too much clean accuracy to be compared."""
+        return [row for row in self.rows if row.comparability == "not comparable"]
 
 
 def summary(
@@ -43,7 +74,7 @@ def summary(
     if case is None:
         parts.append(_without_baseline(table))
     else:
-        known = None if case.defended is None else _knowing(case.defended, table, adaptive)
+        known = None if case.defended is None else _knowing(case.defended.row, table, adaptive)
         parts += [_tiles(case, known, table, proofs), *_sentences(case, known, table)]
     parts += _proofs(table, proofs)
     if any(cell.mark for row in table.rows for cell in row.cells.values()):
@@ -59,58 +90,111 @@ def summary(
 
 
 def _case(table: ResultTable) -> _Case | None:
-    """Lowest bit-width of a plain network, preferably one that has a defended counterpart."""
+    """The comparison that the page opens with: each network's worst case, as RobustBench ranks a
+    defense, by the attack and here also the bit-width that it resists least.
+
+    Of several defended networks the one that resists least is taken, among those that are
+    comparable at all bit-widths where there are any; of several plain ones the one that resists
+    most. So neither a bit-width, nor a patch, nor a twin is chosen for looking well.
+    """
     options = []
-    for plain in table.rows:
-        if plain.model["defense"] not in PLAIN or not plain.cells:
+    networks = _networks(table.rows)
+    for plain in networks:
+        if plain[0].model["defense"] not in PLAIN:
             continue
-        twins = [
-            row
-            for row in table.rows
-            if row.comparability in ("comparable", "not comparable")
-            and row.cells
-            and keys(row.model, *SAME) == keys(plain.model, *SAME)
+        twins: list[list[Row]] = [
+            twin
+            for twin in networks
+            if twin[0].model["defense"] not in PLAIN
+            and keys(twin[0].model, "network", "engine")
+            == keys(plain[0].model, "network", "engine")
         ]
-        # White-box patches differ from model to model, so they make no pair.
-        columns = [c for c in table.columns if c.key in plain.cells]
-        transferred = [c for c in columns if not plain.cells[c.key].whitebox]
-        partners: list[Row | None] = [*twins] or [None]
-        for twin in partners:
-            shared = [c for c in transferred if twin is None or c.key in twin.cells]
-            if not shared:
+        for rows in [*twins, plain]:
+            # White-box patches differ from model to model, so they make no pair.
+            tried = tuple(sorted(_transferred(plain, table) & _transferred(rows, table)))
+            if not tried:
                 continue
-            worst = max(shared, key=lambda c: plain.cells[c.key].asr["value"])
-            options.append(_Case(plain=plain, defended=twin, column=worst))
-    if not options:
-        return None
-    return min(
-        options,
-        key=lambda case: (
-            case.defended is None,
-            case.plain.model["engine"] == "torch",
-            case.plain.model["bit_width"],
-            case.defended is not None and case.defended.comparability == "not comparable",
-            0.0 if case.defended is None else case.defended.cells[case.column.key].asr["value"],
-        ),
+            options.append(
+                _Case(
+                    plain=_worst(plain, tried, table),
+                    defended=None if rows is plain else _worst(rows, tried, table),
+                    tried=tried,
+                    rows=tuple(r for r in rows if r.model["bit_width"] in dict(tried)),
+                )
+            )
+    return min(options, key=_preference, default=None)
+
+
+def _preference(case: _Case) -> tuple[object, ...]:
+    defended = case.defended
+    return (
+        defended is None,
+        case.plain.row.model["engine"] == "torch",
+        -len(case.bit_widths),
+        bool(case.apart),
+        0.0 if defended is None else -defended.cell.asr["value"],
+        case.plain.cell.asr["value"],
     )
 
 
+def _networks(rows: Sequence[Row]) -> list[list[Row]]:
+    """The rows of each network on each engine."""
+    found: dict[tuple[object, ...], list[Row]] = {}
+    for row in rows:
+        key = tuple(keys(row.model, "checkpoint_sha256", "defense", "engine"))
+        found.setdefault(key, []).append(row)
+    return list(found.values())
+
+
+def _transferred(rows: Sequence[Row], table: ResultTable) -> set[tuple[int, str]]:
+    """Bit-width and patch of each result that is not white-box."""
+    return {
+        (row.model["bit_width"], column.key)
+        for row in rows
+        for column in table.columns
+        if column.key in row.cells and not row.cells[column.key].whitebox
+    }
+
+
+def _worst(rows: Sequence[Row], tried: Sequence[tuple[int, str]], table: ResultTable) -> _Worst:
+    cases = [
+        _Worst(row=row, column=column)
+        for row in rows
+        for column in table.columns
+        if column.key in row.cells and (row.model["bit_width"], column.key) in tried
+    ]
+    # Of equal rates the narrowest: that is where it is deployed.
+    return max(cases, key=lambda c: (c.cell.asr["value"], -c.row.model["bit_width"]))
+
+
+def _over(case: _Case) -> str:
+    """The bit-widths that a worst case is over: "float, 8, 4, 2 bits"."""
+    labels = ", ".join(map(bits_label, case.bit_widths))
+    return labels if case.bit_widths[-1] == FLOAT else f"{labels} bits"
+
+
 def _tiles(case: _Case, known: _Knowing | None, table: ResultTable, proofs: Proofs) -> Html:
-    where, plain, defended = case.plain.at, case.of(case.plain), case.defended
-    tiles = [(plain.rate, f"fooled, plain, {where}", interval(plain.asr))]
+    plain, defended = case.plain, case.defended
+    over = f"worst of {_over(case)}, {plain.row.model['engine']}"
+    tiles = [(plain.cell.rate, f"fooled, plain, {over}", interval(plain.cell.asr))]
     if defended is not None:
-        cell, under = case.of(defended), defended.points_under_plain
-        tiles.append((cell.rate, f"fooled, hardened, {where}", interval(cell.asr)))
+        cell = defended.cell
+        tiles.append((cell.rate, f"fooled, hardened, {over}", interval(cell.asr)))
         if known is not None:
-            who = f"fooled, hardened, by one who knows it, {bits_words(known.bit_width)}"
+            who = f"fooled, hardened, by one who knows it, {known.where}"
             tiles.append((known.rate, who, interval(known.asr)))
-        if under is not None:
-            apart = defended.comparability == "not comparable"
-            how = "; too far apart to compare" if apart else ", hardened against plain"
-            words = f"points of clean accuracy{how}"
-            tiles.append((points(-under), words, percent(defended.clean["value"])))
-    if case.plain.size_ratio is not None:
-        tiles.append((size_ratio(case.plain.size_ratio), f"of the float file's size, {where}", ""))
+        lost = [row for row in case.rows if row.points_under_plain is not None]
+        if lost:
+            most = max(lost, key=lambda row: row.points_under_plain or 0.0)
+            how = "; too far apart to compare" if case.apart else ", hardened against plain"
+            words = f"points of clean accuracy{how}, worst of {_over(case)}"
+            value = points(-(most.points_under_plain or 0.0))
+            tiles.append((value, words, f"{percent(most.clean['value'])} at {most.at}"))
+    sized = [row for row in case.rows if row.size_ratio is not None]
+    if sized:
+        small_row = min(sized, key=lambda row: row.model["bit_width"])
+        what = f"of the float file's size, {small_row.at}"
+        tiles.append((size_ratio(small_row.size_ratio), what, ""))
     certified = [proofs.certified(row.model) for row in _quantized(table)]
     found = [integer for integer in certified if integer is not None]
     if found:
@@ -130,15 +214,19 @@ def _tile(value: str, what: str, detail: str) -> Html:
 
 
 def _sentences(case: _Case, known: _Knowing | None, table: ResultTable) -> Iterator[Html]:
-    plain, column, defended = case.of(case.plain), case.column, case.defended
+    worst, defended = case.plain, case.defended
+    plain, column = worst.cell, worst.column
     target = column.facts["target"]
     does = "wrong"
     if target is not None:
         does = f"answer “{table.classes[target] if target < len(table.classes) else target}”"
+    patches = (
+        "one transferred patch" if case.patches == 1 else f"{case.patches} transferred patches"
+    )
     said = (
-        f"The patch that harms most ({column.title}; {column.detail}) makes {case.plain.label} "
-        f"{does} on {plain.rate} of the images that it otherwise gets right ({case.plain.at}; "
-        f"95% interval {interval(plain.asr)}). "
+        f"Worst cases over {_over(case)} and {patches}. The patch that harms most ({column.title}; "
+        f"{column.detail}) makes {worst.row.label} {does} on {plain.rate} of the images that it "
+        f"otherwise gets right ({worst.row.at}; 95% interval {interval(plain.asr)}). "
         f"Random pixels in its place: {percent(plain.floor['value'])}. "
     )
     overlap = "The intervals of the two overlap: more than noise is not shown."
@@ -146,18 +234,22 @@ def _sentences(case: _Case, known: _Knowing | None, table: ResultTable) -> Itera
     if defended is None:
         yield tag("p", "No hardened network was measured beside it.")
         return
-    cell, under = case.of(defended), defended.points_under_plain
+    cell = defended.cell
+    same = "the same patch" if defended.column.key == column.key else defended.column.title
     yield tag(
         "p",
-        f"On the hardened network ({defended.label}) the same patch succeeds on "
-        f"{cell.rate} ({interval(cell.asr)}). {_difference(plain.asr, cell.asr)}",
+        f"The worst case of the hardened network ({defended.row.label}) over the same: {same} "
+        f"succeeds on {cell.rate} ({interval(cell.asr)}; {defended.row.at}). "
+        f"{_difference(plain.asr, cell.asr)}",
     )
     yield note(_knowing_attacker(known))
-    if defended.comparability == "not comparable" and under is not None:
+    if case.apart:
+        most = max(row.points_under_plain or 0.0 for row in case.apart)
+        widths = ", ".join(dict.fromkeys(bits_words(r.model["bit_width"]) for r in case.apart))
         yield note(
-            f"The hardened network's clean accuracy is {under:.1f} points under the plain one: "
-            "more than the 2 points up to which rows are compared. Its attack success rate "
-            "is shown, but is no evidence for the defense."
+            f"The hardened network's clean accuracy is up to {most:.1f} points under the plain one "
+            f"({widths}): more than the 2 points up to which rows are compared. Its attack success "
+            "rate is shown, but is no evidence for the defense."
         )
 
 
@@ -166,7 +258,6 @@ class _Knowing:
     """The most that was achieved by a patch made on the hardened network itself."""
 
     asr: Share
-    bit_width: int
     where: str
     mark: str
 
@@ -179,27 +270,31 @@ class _Knowing:
 def _knowing(
     defended: Row, table: ResultTable, adaptive: Sequence[AdaptiveRecord]
 ) -> _Knowing | None:
-    """The worst known at its bit-width, over every file of the network and the adaptive attack; at
-    another bit-width where none was tried at its own."""
+    """The worst known, over all bit-widths and files of the network, and the adaptive attack."""
     checkpoint = defended.model["checkpoint_sha256"]
-    found = [
-        _Knowing(asr=cell.asr, bit_width=row.model["bit_width"], where=row.at, mark=cell.mark)
+    cells = [
+        (row, cell)
         for row in table.rows
         if row.model["checkpoint_sha256"] == checkpoint
         for cell in row.cells.values()
-        if cell.whitebox
+    ]
+    found = [
+        _Knowing(asr=cell.asr, where=row.at, mark=cell.mark) for row, cell in cells if cell.whitebox
     ]
     for record in adaptive:
         model, images = record["model"], record["images"]
-        same = model["checkpoint_sha256"] == checkpoint and images["digest"] == table.digest
-        if same and record["law"] == "fixed":
-            bits = model["bit_widths"][0]
-            where = f"{bits_words(bits)}, fake-quantized"
-            marks = {known.mark for known in found if known.bit_width == bits}
-            mark = max(marks, default="")
-            found.append(_Knowing(asr=record["asr"], bit_width=bits, where=where, mark=mark))
-    own = [known for known in found if known.bit_width == defended.model["bit_width"]]
-    return max(own or found, key=lambda known: known.asr["value"], default=None)
+        if model["checkpoint_sha256"] == checkpoint and images["digest"] == table.digest:
+            widths = sorted(model["bit_widths"], reverse=True)
+            labels = ", ".join(map(bits_label, widths))
+            where = (
+                bits_words(widths[0])
+                if record["law"] == "fixed"
+                else f"{record['law']} of {labels}"
+            )
+            marks = {cell.mark for row, cell in cells if row.model["bit_width"] in widths}
+            where = f"{where}, fake-quantized"
+            found.append(_Knowing(asr=record["asr"], where=where, mark=max(marks, default="")))
+    return max(found, key=lambda known: known.asr["value"], default=None)
 
 
 def _knowing_attacker(known: _Knowing | None) -> str:
