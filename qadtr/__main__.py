@@ -14,24 +14,18 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import NoReturn, TextIO
+from typing import TextIO
 
+from deploy.core.colour import coloured
 from deploy.core.signals import Interrupted, signals_interrupt
 from deploy.core.text import one_line
 from qadtr import __version__
 from qadtr.commands import COMMANDS
+from qadtr.parser import EXIT_USAGE, Parser
 from training.allocator import keep_freed_memory
 
 EXIT_UNEXPECTED = 2
-EXIT_USAGE = 4
 EXIT_INTERRUPTED = 130
-
-
-class _Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line and exit 4: 2 means a broken input here."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_USAGE, f"{self.prog}: {one_line(message)}; see {self.prog} --help\n")
 
 
 class _BesideBars(logging.StreamHandler[TextIO]):
@@ -50,9 +44,9 @@ class _BesideBars(logging.StreamHandler[TextIO]):
             tqdm.tqdm.write(self.format(record), file=self.stream)
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """The parser with every subcommand; imports no library package."""
-    parser = _Parser(
+    parser = Parser(
         prog="qadtr",
         description=(
             "Train, export and measure small vision networks that resist adversarial patches "
@@ -122,7 +116,7 @@ def _report(error: Exception, *, debug: bool) -> int:
         text = f"this needs the package {package}, which is not installed; install it: {command}"
     else:
         text = f"unexpected {type(error).__name__}: {one_line(str(error))}{hint}"
-    print(f"qadtr: {text}", file=sys.stderr)
+    print(coloured("qadtr:", "red", sys.stderr), text, file=sys.stderr)
     return code
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from deploy.core.colour import Colour
 from deploy.core.errors import EngineUnavailable
 from deploy.core.host import Host, host_facts
 from deploy.core.installing import install_command, installed_from
@@ -60,6 +61,8 @@ ENGINE_MODULES: Mapping[str, tuple[str, str]] = {
 ARM64 = ("aarch64", "arm64")
 
 Level = Literal["ok", "note", "problem"]
+
+COLOURS: Mapping[Level, Colour] = {"ok": "green", "note": "yellow", "problem": "red"}
 
 
 @dataclass(frozen=True)

@@ -260,7 +260,7 @@ def _run(
     if report["exit_code"] in (2, 4):
         console.complain(f"validate: {verdict}")
     else:
-        console.say(verdict)
+        console.say(verdict, outcome=report["outcome"])
     return int(report["exit_code"])
 
 

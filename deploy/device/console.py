@@ -7,6 +7,8 @@ import sys
 import time
 from typing import TextIO
 
+from ..core.colour import Colour, coloured
+
 _BAR_CHARACTERS = 30
 _SECONDS_BETWEEN_DRAWINGS = 0.1
 _SECONDS_BETWEEN_LINES = 15.0
@@ -29,15 +31,15 @@ class Console:
         self._drawn = False
         self._last = -_SECONDS_BETWEEN_LINES
 
-    def say(self, line: str) -> None:
-        """Write one line."""
+    def say(self, line: str, *, outcome: str = "") -> None:
+        """Write one line; ``outcome``: "pass", "fail", … where it says that, to be coloured."""
         self._clear()
-        _write(self._out, f"{line}\n")
+        _write(self._out, f"{_shown(line, outcome, self._out)}\n")
 
     def complain(self, line: str) -> None:
         """Write one line to the error stream."""
         self._clear()
-        _write(self._err, f"{line}\n")
+        _write(self._err, f"{_shown(line, 'error', self._err)}\n")
 
     def progress(self, title: str, done: int, total: int) -> None:
         """Show that ``done`` of ``total`` are done."""
@@ -58,6 +60,27 @@ class Console:
         if self._drawn:
             _write(self._err, "\r\033[K")
             self._drawn = False
+
+
+_COLOURS: dict[str, Colour] = {
+    "pass": "green",
+    "fail": "red",
+    "undecided": "yellow",
+    "error": "red",
+}
+
+
+def _shown(line: str, outcome: str, stream: TextIO | None) -> str:
+    """The line with its outcome in colour: that of a gate, the verdict, or all of an error."""
+    colour = _COLOURS.get(outcome)
+    if outcome == "error":
+        before, found, after = line.partition(":")
+        return f"{coloured(before + found, colour, stream)}{after}"
+    for start, word, end in ((": ", outcome, ": "), ("", outcome.upper(), " (exit code")):
+        before, found, after = line.partition(f"{start}{word}{end}")
+        if outcome and found:
+            return f"{before}{start}{coloured(word, colour, stream)}{end}{after}"
+    return line
 
 
 def _write(stream: TextIO | None, text: str) -> None:

@@ -400,7 +400,9 @@ def _measure(
         code = exit_code_of(checks)
     report["checks"] = [check.as_record() for check in checks]
     for check in checks:
-        console.say(f"gate       {check.name}: {check.outcome.value}: {check.reason}")
+        outcome = check.outcome.value
+        said = f"gate       {check.name}: {outcome}: {check.reason}"
+        console.say(said, outcome=outcome)
     deciding = [check for check in checks if check.outcome.value != "pass"]
     classes = next(check.reason for check in checks if check.name == CLASSES)
     passed = f"all {len(checks)} gates passed; {classes}"

@@ -27,5 +27,6 @@ COMMANDS: tuple[str, ...] = (
     "inspect",
     "data",
     "doctor",
+    "completion",
 )
 """Names of the subcommands in the order of `qadtr --help`; the module has the same name."""

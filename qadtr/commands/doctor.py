@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 HELP = "say what is installed and what would fail, and how to mend it"
 
@@ -13,9 +14,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the findings; 2 when one of them is a problem."""
-    from qadtr.diagnosis import diagnose
+    from deploy.core.colour import coloured
+    from qadtr.diagnosis import COLOURS, diagnose
 
     findings = diagnose()
     for finding in findings:
-        print(f"{finding.level:<8} {finding.subject:<24} {finding.text}")
+        level = coloured(f"{finding.level:<8}", COLOURS[finding.level], sys.stdout)
+        print(f"{level} {finding.subject:<24} {finding.text}")
     return 2 if any(finding.level == "problem" for finding in findings) else 0

@@ -9,13 +9,14 @@ import pytest
 from deploy.core.errors import InputError, NothingToEvaluate, UsageError
 from qadtr import __main__ as command
 from qadtr.commands import COMMANDS
+from qadtr.parser import Parser
 
 
 def replaced_by(error: BaseException) -> argparse.ArgumentParser:
     def run(arguments: argparse.Namespace) -> int:
         raise error
 
-    parser = command._Parser(prog="qadtr")
+    parser = Parser(prog="qadtr")
     parser.add_argument("--debug", action="store_true")
     parser.set_defaults(execute=run)
     return parser

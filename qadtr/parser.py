@@ -1,0 +1,56 @@
+"""The command line's parser: one line for an error, with what was perhaps meant."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
+
+from deploy.core.colour import coloured
+from deploy.core.text import one_line
+
+EXIT_USAGE = 4
+
+_CHOICE = re.compile(r"invalid choice: '(?P<given>[^']*)' \(choose from (?P<known>.*)\)")
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line and exit 4: 2 means a broken input here."""
+
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
+        """As in argparse; an unknown option is held against those of the command that was named."""
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            command = getattr(found, "command", None)
+            parser = self.commands.get(command, self) if isinstance(command, str) else self
+            options = [word.partition("=")[0] for word in unknown if word.startswith("-")]
+            meant = [_meant(option, parser._option_string_actions) for option in options]
+            parser.error(f"unrecognized arguments: {' '.join(unknown)}{''.join(meant[:1])}")
+        return found
+
+    def error(self, message: str) -> NoReturn:
+        """Print one line and exit 4."""
+        choice = _CHOICE.search(message)
+        if choice is not None:
+            message += _meant(choice["given"], re.findall(r"[\w.-]+", choice["known"]))
+        name = coloured(f"{self.prog}:", "red", sys.stderr)
+        self.exit(EXIT_USAGE, f"{name} {one_line(message)}; see {self.prog} --help\n")
+
+    @property
+    def commands(self) -> dict[str, Parser]:
+        """The parsers of the subcommands, by name."""
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                choices: Any = action.choices
+                return dict(choices)
+        return {}
+
+
+def _meant(given: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(given, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
