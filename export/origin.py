@@ -8,6 +8,7 @@ says what was proved of it and what it may do.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -51,8 +52,16 @@ def require_origin(path: Path, checkpoint_sha256: str) -> None:
     if named not in (None, checkpoint_sha256):
         raise InputError(
             f"{path} follows from the checkpoint {named[:16]}…, the run has "
-            f"{checkpoint_sha256[:16]}…: it was trained again since; export it again"
+            f"{checkpoint_sha256[:16]}…: it was trained again since; export it again: "
+            f"{_again(path)}"
         )
+
+
+def _again(model: Path) -> str:
+    """The command that writes a run's model file RUN/export/TARGET-BITS.onnx anew."""
+    target, _, bits = model.stem.rpartition("-")
+    words = ["--bits", bits, *([] if target == "onnxruntime" else ["--target", target])]
+    return shlex.join(["qadtr", "export", str(model.parent.parent), *words])
 
 
 def write_sidecar(model: Path, facts: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,6 +97,11 @@ def read_sidecar(path: Path) -> dict[str, Any]:
         InputError: one of the two files is missing or damaged, or they do not belong together.
     """
     if not path.is_file():
+        if (path.parent / RESUME).is_file():
+            raise InputError(
+                f"there is no checkpoint {path} yet: its training was interrupted; continue it "
+                f"with: {shlex.join(['qadtr', 'train', '--resume', '--out', str(path.parent)])}"
+            )
         raise InputError(f"there is no checkpoint {path}; train one with: qadtr train CONFIG")
     sidecar = read_json(path.with_suffix(".json"))
     if not isinstance(sidecar, dict) or sidecar.get("format") != FORMAT:

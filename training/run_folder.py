@@ -1,6 +1,7 @@
 """A run's folder: where each stage finds the files of the one before.
 
 checkpoint.safetensors, checkpoint.json   the network (training.checkpoint)
+run.json                                  what it was started with (training.run_start)
 log.jsonl, resume/, tensorboard/          of the training
 export/                                   model files, certificates and parity (export)
 patches/                                  patch sets made on this network (eval)
@@ -10,6 +11,8 @@ report.html
 
 from __future__ import annotations
 
+import difflib
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +25,7 @@ from training.checkpoint import CHECKPOINT, load_network, read_sidecar, spec_of
 from training.data import ImageSet, load_images
 from training.network_spec import NetworkSpec
 from training.quantize import Network
+from training.run_start import read_start
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -32,23 +36,32 @@ class RunFolder:
         path: the folder.
         sidecar: of its checkpoint, checked against the weights when it was opened.
         cache: where `images` keeps decoded images; None: in memory.
+        data: the data folder that was named for the run, here or when its training was started.
     """
 
     path: Path
     sidecar: Mapping[str, Any]
     cache: Path | None = None
+    data: Path | None = None
 
     @classmethod
-    def open(cls, path: Path, cache: Path | None = None) -> Self:
+    def open(cls, path: Path, cache: Path | None = None, data: Path | None = None) -> Self:
         """The run in the folder `path`; `cache` as in :func:`training.data.load_images`.
+
+        Args:
+            data: the data folder; None takes that of the training, where the run knows it.
 
         Raises:
             InputError: no such folder, or no whole checkpoint in it.
         """
         if not path.is_dir():
+            known = sorted(one.parent.name for one in path.parent.glob(f"*/{CHECKPOINT}"))
+            close = difflib.get_close_matches(path.name, known, n=1)
+            meant = f"did you mean {path.parent / close[0]}? " if close else ""
             raise InputError(
-                f"there is no run folder {path}; `qadtr train CONFIG --out {path}` makes it"
+                f"there is no run folder {path}; {meant}`qadtr train CONFIG --out {path}` makes it"
             )
+        start = read_start(path)
         sidecar = read_sidecar(path / CHECKPOINT)
         lacking = sorted({"config", "classes", "network", "sha256"} - set(sidecar))
         if lacking:
@@ -56,7 +69,14 @@ class RunFolder:
                 f"{path / CHECKPOINT}: its sidecar lacks {', '.join(lacking)}: it was not written "
                 "by `qadtr train`; train again"
             )
-        return cls(path=path, sidecar=sidecar, cache=cache)
+        if data is None and start is not None:
+            data = start.data
+        return cls(path=path, sidecar=sidecar, cache=cache, data=data)
+
+    def command(self, name: str, *words: str) -> str:
+        """A command line on this run, as it is to be typed: with its images where it knows them."""
+        data = [] if self.data is None else ["--data", str(self.data)]
+        return shlex.join(["qadtr", name, str(self.path), *data, *words])
 
     @property
     def checkpoint(self) -> Path:
@@ -151,11 +171,12 @@ class RunFolder:
         if missing or not chosen:
             named = " ".join(map(str, missing))
             target = target_of(engine)
+            words = ["--bits", *map(str, missing)] if missing else []
+            words += [] if target == "onnxruntime" else ["--target", target]
             raise InputError(
                 f"{self.path} has no exported model{f' at {named} bits' if named else ''} "
                 f"(exported: {', '.join(map(str, there)) or 'none'}); make it with: "
-                f"qadtr export {self.path}{f' --bits {named}' if named else ''}"
-                f"{f' --target {target}' if target != 'onnxruntime' else ''}"
+                f"{self.command('export', *words)}"
             )
         return chosen
 
@@ -171,13 +192,14 @@ class RunFolder:
         """One split of the kind of data that the run was trained on, in the same size.
 
         Args:
-            data: the data folder; None for a kind that needs none.
+            data: the data folder; None takes the run's own, where it knows one and needs one.
             split: "train", "holdout" or "test".
 
         Raises:
             InputError: the images are missing or damaged, or have other classes than the run's.
         """
         settings = self.sidecar["config"]["data"]
+        data = self.data if data is None else data
         images = load_images(settings["kind"], data, split, size=settings["size"], cache=self.cache)
         if images.classes != self.classes:
             raise InputError(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from deploy.core.errors import InputError, NothingToEvaluate
 from deploy.core.patch_set import PatchSet, patch_files_of
+from training.checkpoint import CHECKPOINT
 from training.data import ImageSet
 from training.run_folder import RunFolder
 
@@ -18,18 +19,29 @@ def patch_files_in(places: Sequence[Path]) -> list[Path]:
         InputError: no such path.
         NothingToEvaluate: there are none.
     """
-    missing = [str(place) for place in places if not place.exists()]
+    missing = [place for place in places if not place.exists()]
     if missing:
-        raise InputError(f"there is no patch file or folder {', '.join(missing)}")
+        raise InputError(
+            f"there is no patch file or folder {', '.join(map(str, missing))}; "
+            f"{_make_some(missing)}"
+        )
     files: list[Path] = []
     for place in places:
         files += patch_files_of(place) if place.is_dir() else [place]
     if not files:
         raise NothingToEvaluate(
-            f"there is no patch file in {', '.join(map(str, places))}; make one with: "
-            "qadtr patch RUN --attack lavan"
+            f"there is no patch file in {', '.join(map(str, places))}; {_make_some(places)}"
         )
     return files
+
+
+def _make_some(places: Sequence[Path]) -> str:
+    """How to make patches, on the run whose folder of patches is named where there is one."""
+    for place in places:
+        if (place.parent / CHECKPOINT).is_file():
+            run = RunFolder.open(place.parent)
+            return f"make one with: {run.command('patch', '--attack', 'lavan')}"
+    return "make one with: qadtr patch RUN --attack lavan"
 
 
 def require_images(patch_set: PatchSet, images: ImageSet) -> None:

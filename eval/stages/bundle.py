@@ -122,7 +122,7 @@ def bundle_run(
     golden = images[np.linspace(0, len(images) - 1, count).astype(np.int64)]
     reference = IntegerReference(model)
     logits = reference.run(golden)
-    _require_equal(subject, golden, logits)
+    _require_equal(run, subject, golden, logits)
     network = run.load_network()
     contents = BundleContents(
         name=f"{run.path.resolve().name}, {run.network_name}",
@@ -254,13 +254,13 @@ def _device_reports(
 
 
 def _require_equal(
-    subject: Subject, golden: NDArray[np.uint8], logits: NDArray[np.float32]
+    run: RunFolder, subject: Subject, golden: NDArray[np.uint8], logits: NDArray[np.float32]
 ) -> None:
     with subject.open_engine() as engine:
         if not np.array_equal(run_all(engine, golden), logits):
             raise InputError(
                 f"{subject.file} in {engine.name} does not give the integer reference's logits "
-                "here; see: qadtr parity"
+                f"here; where they part: {run.command('parity')}"
             )
 
 

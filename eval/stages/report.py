@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy.core.errors import InputError
+from deploy.core.errors import InputError, NothingToEvaluate
 from deploy.core.files import write_atomic, write_to
 from deploy.core.patch_set import patch_files_of, read_patch_set
 from deploy.core.records import read_records
+from eval.measure.adaptive.adaptive_record import KIND as ADAPTIVE
+from eval.measure.evaluation_record import KIND as EVALUATION
 from eval.report.figures import write_figures
 from eval.report.flat import flat_rows, rows_as_csv, rows_as_json
 from eval.report.gallery import patch_picture
@@ -19,6 +21,8 @@ from eval.report.page import render_report
 from eval.report.results import result_tables
 from eval.report.rows import tables_from_records
 from eval.report.seeds import seeds_tables
+from training.checkpoint import CHECKPOINT
+from training.run_folder import RunFolder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +71,11 @@ def write_report(
         for place in places
         for path in patch_files_of(place / "patches")
     ]
+    if not any(record["kind"] in (EVALUATION, ADAPTIVE) for record in records):
+        named = ", ".join(map(str, places))
+        raise NothingToEvaluate(
+            f"there is no evaluation in {named} to report{_what_is_next(places)}"
+        )
     names = ", ".join(dict.fromkeys(place.resolve().name for place in places))
     title = f"Patch robustness: {names}" if title is None else title
     page = render_report(records, title=title, pictures=pictures, by_seed=by_seed)
@@ -108,6 +117,20 @@ def records_of_all(places: Sequence[Path]) -> list[dict[str, Any]]:
     """The records of several folders, each once, oldest first; errors as :func:`records_of`."""
     records = [record for place in dict.fromkeys(places) for record in records_of(place)]
     return sorted(records, key=lambda record: str(record["provenance"].get("date", "")))
+
+
+def _what_is_next(places: Sequence[Path]) -> str:
+    """The command that the runs among ``places`` lack most."""
+    runs = [RunFolder.open(place) for place in places if (place / CHECKPOINT).is_file()]
+    if not runs:
+        return "; make one with: qadtr eval RUN --patches PATCHES"
+    patches = [str(place / "patches") for place in places if patch_files_of(place / "patches")]
+    exported = [run for run in runs if run.bit_widths_with_file()]
+    if not exported:
+        return f"; first export a model: {runs[-1].command('export')}"
+    if not patches:
+        return f"; first make patches: {runs[0].command('patch', '--attack', 'lavan')}"
+    return f"; make one with: {exported[-1].command('eval', '--patches', *patches)}"
 
 
 def records_of(place: Path) -> list[dict[str, Any]]:

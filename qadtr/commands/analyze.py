@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     from eval.stages.analyze import analyse_run
     from training.run_folder import RunFolder
 
-    folder = RunFolder.open(arguments.run, arguments.cache)
+    folder = RunFolder.open(arguments.run, arguments.cache, arguments.data)
     settings = shared.settings_of(
         AnalysisSettings,
         arguments,

@@ -118,7 +118,7 @@ def run(arguments: argparse.Namespace) -> int:
         value = getattr(arguments, name)
         if value is not None and not 0.0 <= value <= 1.0:
             raise UsageError(f"--{name.replace('_', '-')} expects a share of 0 to 1, got {value}")
-    folder = RunFolder.open(arguments.run, arguments.cache)
+    folder = RunFolder.open(arguments.run, arguments.cache, arguments.data)
     digest = bundle_run(
         folder,
         arguments.patches or [folder.patches],

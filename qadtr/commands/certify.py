@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     from training.patch_sizes import side_px
     from training.run_folder import RunFolder
 
-    run = RunFolder.open(arguments.run, arguments.cache)
+    run = RunFolder.open(arguments.run, arguments.cache, arguments.data)
     sides = tuple(side_px(size, run.spec.image_size) for size in arguments.sizes_px)
     settings = shared.settings_of(CertifySettings, arguments, sizes_px=sides)
     records = certify_run(

@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     from training.run_folder import RunFolder
     from training.validated import read_settings
 
-    runs = [RunFolder.open(path, arguments.cache) for path in arguments.runs]
+    runs = [RunFolder.open(path, arguments.cache, arguments.data) for path in arguments.runs]
     given = in_pixels(shared.settings_from(arguments.settings), runs[0].spec.image_size)
     battery = read_settings(
         BatterySettings, {"images": arguments.images, "seed": arguments.seed, **given}, "checks"

@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
     for name in ("threads", "batch_size"):
         if getattr(arguments, name) < 1:
             raise UsageError(f"--{name.replace('_', '-')} must be at least 1")
-    runs = [RunFolder.open(path, arguments.cache) for path in arguments.runs]
+    runs = [RunFolder.open(path, arguments.cache, arguments.data) for path in arguments.runs]
     if arguments.adaptive:
         shared.refuse_without_effect(
             arguments,
@@ -81,7 +81,10 @@ def run(arguments: argparse.Namespace) -> int:
         "without --adaptive: the patch files say which images they are for",
     )
     if arguments.patches is None:
-        raise UsageError("--patches is needed: files made by `qadtr patch`; or give --adaptive")
+        raise UsageError(
+            "--patches is needed: files made on another network by `qadtr patch`; or attack this "
+            f"one: {runs[0].command('eval', '--adaptive')}"
+        )
     evaluate_runs(
         runs,
         arguments.patches,

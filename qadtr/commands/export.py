@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
     from training.data.subset import chosen_indices
     from training.run_folder import RunFolder
 
-    folder = RunFolder.open(arguments.run, arguments.cache)
+    folder = RunFolder.open(arguments.run, arguments.cache, arguments.data)
     holdout = folder.images(arguments.data, "holdout").images
     chosen = chosen_indices(len(holdout), min(arguments.images, len(holdout)))
     made = export_run(

@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     from training.data.subset import chosen_indices
     from training.run_folder import RunFolder
 
-    folder = RunFolder.open(arguments.run, arguments.cache)
+    folder = RunFolder.open(arguments.run, arguments.cache, arguments.data)
     split = folder.images(arguments.data, arguments.split)
     facts = shared.provenance(seed=folder.seed, data=split.about)
     images = split.images[chosen_indices(len(split), arguments.images)]

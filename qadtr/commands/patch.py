@@ -85,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.supplied is not None:
         return _supplied(arguments)
-    source = RunFolder.open(arguments.run, arguments.cache)
+    source = RunFolder.open(arguments.run, arguments.cache, arguments.data)
     given = in_pixels(_given(arguments, _OF_ATTACKS), source.spec.image_size)
     attack = attack_from_settings(arguments.attack, given)
     if attack.kind != "universal":
@@ -116,7 +116,7 @@ def _supplied(arguments: argparse.Namespace) -> int:
     unfit = sorted(_only_attacks(arguments))
     if unfit:
         raise UsageError(f"{', '.join(unfit)} belong to an attack, not to --supplied")
-    run = RunFolder.open(arguments.run, arguments.cache)
+    run = RunFolder.open(arguments.run, arguments.cache, arguments.data)
     given = in_pixels(_given(arguments, _OF_SUPPLIED), run.spec.image_size)
     placing = read_settings(PlacingSettings, given, "supplied patch")
     written = supply_patches(

@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     from training.run_folder import RunFolder
 
     attack = shared.settings_of(PixelSettings, arguments)
-    run = RunFolder.open(arguments.run, arguments.cache)
+    run = RunFolder.open(arguments.run, arguments.cache, arguments.data)
     records = attack_pixels(
         run,
         attack,

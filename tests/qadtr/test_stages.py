@@ -206,7 +206,7 @@ def test_the_same_checkpoint_gives_the_same_bytes(run: Path) -> None:
         (["eval", "RUN", "--patches", "missing.npz"], 2, "file or folder missing.npz"),
         (["eval", "RUN", "--patches", "RUN/export"], 3, "there is no patch file"),
         (["parity", "RUN", "--bits", "8"], 2, "qadtr export"),
-        (["report", "RUN"], 3, "qadtr eval"),
+        (["report", "RUN"], 3, "qadtr patch"),
         (["report", "missing"], 2, "missing is not a folder"),
         (["inspect", "RUN/checkpoint.json"], 2, "no ONNX file"),
         (["inspect", "missing.onnx"], 2, "missing.onnx"),

@@ -36,7 +36,7 @@ def code_of(words: str) -> object:
     ("words", "code", "said"),
     [
         ("train small.toml --set seed=-1", 2, "seed must be at least 0; got -1"),
-        ("train small.toml --out file", 2, "Not a directory; check the path"),
+        ("train small.toml --out file", 2, "Not a directory; "),
         ("train small.toml --out new --device gpu", 2, "no device 'gpu' here; available: cpu"),
         ("patch RUN --attack lavan --device gpu", 2, "no device 'gpu' here; available: cpu"),
         ("pixel RUN --attack fgsm --device gpu", 2, "no device 'gpu' here; available: cpu"),

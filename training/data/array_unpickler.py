@@ -180,7 +180,7 @@ def arrays_from_pickle(data: bytes, *, source: str) -> dict[str, object]:
         raise InputError(
             f"{source}: refused, because this pickle holds {error}. Expected a dictionary of "
             "numpy arrays, lists, numbers and text, as in the official CIFAR-10 files; anything "
-            "else could run code. Get the official archive with `qadtr data cifar10`."
+            "else could run code. Get the official archive with: qadtr data cifar10 DIR"
         ) from error
     except Exception as error:  # a damaged pickle can raise nearly anything
         raise InputError(

@@ -8,6 +8,7 @@ with fewer images than the official 50,000 + 10,000 are read as they are.
 from __future__ import annotations
 
 import gzip
+import shlex
 import tarfile
 import zlib
 from pathlib import Path
@@ -71,7 +72,7 @@ def read_cifar10(root: Path, split: str) -> ImageSet:
         raise InputError(
             f"{place}: {', '.join(missing)} not there; expected {', '.join(files)}, "
             f"found {', '.join(sorted(contents)) or 'none of them'}. "
-            "Get the official archive with `qadtr data cifar10`."
+            f"Get the official archive with: {_fetch(place)}"
         )
     if _META_FILE in contents:
         _check_classes(contents[_META_FILE], f"{place}/{_META_FILE}")
@@ -87,12 +88,18 @@ def read_cifar10(root: Path, split: str) -> ImageSet:
     return image_set(images, labels, CLASSES, name="cifar10", split=split)
 
 
+def _fetch(root: Path) -> str:
+    """The command that puts the official archive into a folder."""
+    folder = root.parent if root.name == FOLDER or root.is_file() else root
+    return shlex.join(["qadtr", "data", "cifar10", str(folder)])
+
+
 def _place(root: Path) -> Path | None:
     """The batches folder or the archive of `root`; None where it holds split folders instead."""
     if not root.exists():
         raise InputError(
             f"Data folder {root} does not exist. Expected a folder with {FOLDER}/, {ARCHIVE}, or "
-            "train/CLASS/IMAGE and test/CLASS/IMAGE; `qadtr data cifar10` downloads the archive."
+            f"train/CLASS/IMAGE and test/CLASS/IMAGE; {_fetch(root)} downloads the archive."
         )
     if root.is_file() or any((root / name).is_file() for name in _TRAIN_FILES + _TEST_FILES):
         return root
@@ -105,7 +112,7 @@ def _place(root: Path) -> Path | None:
     found = ", ".join(sorted(p.name for p in root.iterdir())[:12]) or "nothing"
     raise InputError(
         f"No CIFAR-10 in {root}: expected {FOLDER}/, {ARCHIVE}, or train/CLASS/IMAGE and "
-        f"test/CLASS/IMAGE, found {found}. `qadtr data cifar10` downloads the archive."
+        f"test/CLASS/IMAGE, found {found}. {_fetch(root)} downloads the archive."
     )
 
 
@@ -146,7 +153,7 @@ def _files_of_archive(archive: Path, wanted: tuple[str, ...]) -> dict[str, bytes
         raise InputError(
             f"{archive}: not a readable .tar.gz ({type(error).__name__}: {error}); it has "
             f"{archive.stat().st_size:,} bytes and is probably truncated. Delete it and get it "
-            "again with `qadtr data cifar10`."
+            f"again with: {_fetch(archive.parent)}"
         ) from error
     return contents
 
