@@ -69,6 +69,12 @@ def build_parser(engines: Sequence[str] | None = None) -> argparse.ArgumentParse
     )
     parser.add_argument("--sarif", type=Path, metavar="F", help="also write SARIF 2.1.0 there")
     parser.add_argument("--markdown", type=Path, metavar="F", help="also write a summary there")
+    parser.add_argument(
+        "--code-quality", type=Path, metavar="F", help="also write GitLab's Code Quality JSON there"
+    )
+    parser.add_argument(
+        "--badge", type=Path, metavar="F", help="also write the JSON of a shields.io badge there"
+    )
     for name, what in (
         ("--max-asr", "the attack success rate of each gated patch must be under X"),
         ("--max-drift", "largest difference of an ASR to the lab's, same images"),
@@ -236,6 +242,8 @@ def _run(
         junit=arguments.junit,
         sarif=arguments.sarif,
         markdown=arguments.markdown,
+        code_quality=arguments.code_quality,
+        badge=arguments.badge,
     )
     void_reports(empty_report(arguments.bundle.name), places)
     settings = ValidationSettings(
@@ -266,7 +274,7 @@ def _run(
 
 def _outputs(arguments: argparse.Namespace) -> dict[str, Path]:
     """What is written, by option; the JSON that belongs to a patch set, too."""
-    names = ("json", "junit", "sarif", "markdown", "search_out")
+    names = ("json", "junit", "sarif", "markdown", "code_quality", "badge", "search_out")
     found = {name: getattr(arguments, name) for name in names}
     outputs = {
         f"--{name.replace('_', '-')}": path for name, path in found.items() if path is not None

@@ -17,6 +17,7 @@ from ..core.json_schema import SchemaMismatch, check, load_schema
 from ..core.text import one_line, printable
 from .report_markdown import markdown_text
 from .report_sarif import sarif_log
+from .report_short import badge, code_quality
 
 FORMAT = "qadtr-validation"
 FORMAT_VERSION = 2
@@ -135,6 +136,8 @@ class ReportPlaces:
     junit: Path | None
     sarif: Path | None = None
     markdown: Path | None = None
+    code_quality: Path | None = None
+    badge: Path | None = None
 
     def forms(self, report: dict[str, Any]) -> list[tuple[Path, bytes]]:
         """Each place with its bytes, JSON last."""
@@ -142,6 +145,8 @@ class ReportPlaces:
             (self.junit, junit_xml),
             (self.sarif, lambda told: json_bytes(sarif_log(told))),
             (self.markdown, lambda told: markdown_text(told).encode("utf-8")),
+            (self.code_quality, lambda told: json_bytes(code_quality(told))),
+            (self.badge, lambda told: json_bytes(badge(told))),
             (self.json, json_bytes),
         )
         return [(place, form(report)) for place, form in every if place is not None]

@@ -74,6 +74,11 @@ def reports(folder: Path) -> dict[str, Any]:
     jsonschema.validate(report, load_schema("validation-report-2", "deploy.device"))
     jsonschema.validate(json.loads((place / "gate.sarif").read_text()), SARIF)
     check_junit((place / "junit.xml").read_bytes())
+    badge = json.loads((place / "badge.json").read_text())
+    assert badge["message"].startswith({2: "error"}.get(report["exit_code"], report["outcome"]))
+    if (place / "code-quality.json").exists():  # GitLab's
+        issues = json.loads((place / "code-quality.json").read_text())
+        assert bool(issues) is bool(report["exit_code"])
     title = {0: "PASS", 1: "FAIL", 2: "ERROR", 3: "UNDECIDED"}[report["exit_code"]]
     assert (place / "summary.md").read_text().startswith(f"## {title}: ")
     return report
@@ -257,6 +262,44 @@ def test_the_commands_of_the_page(validator: Path, folder: Path) -> None:
     assert code == 0, said
 
 
+WORKFLOW = ROOT / "templates" / "github-pull-request.yml"
+
+
+def test_the_workflow_to_copy_fits_the_schema_and_the_action() -> None:
+    schema_check("github-workflows", WORKFLOW)
+    jobs = yaml.safe_load(WORKFLOW.read_text())["jobs"]
+    (gate,) = [step for step in jobs["gate"]["steps"] if "qadtr" in step.get("uses", "")]
+    action = yaml.safe_load(ACTION.read_text())
+    assert set(gate["with"]) <= set(action["inputs"])
+    for job in jobs.values():
+        for step in job["steps"]:
+            assert "${{" not in step.get("run", "")
+    (kept,) = [step for step in action["runs"]["steps"] if "cache" in step.get("uses", "")]
+    (install,) = [step for step in action["runs"]["steps"] if step.get("id") == "install"]
+    assert install["env"]["PIP_CACHE_DIR"] == kept["with"]["path"]
+    assert action["inputs"]["artifact"]["default"] == jobs["badge"]["steps"][1]["with"]["name"]
+
+
+def test_the_badge_is_pushed_to_a_branch_of_its_own(folder: Path) -> None:
+    """The workflow's own step, against a repository in a folder."""
+    assert run_action(folder, bundle="model.qbundle", **HERE).code == 0
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-c", "init.defaultBranch=main"]
+    origin = folder / "origin.git"
+    subprocess.run([*git, "init", "--quiet", "--bare", str(origin)], check=True)
+    subprocess.run([*git, "init", "--quiet"], cwd=folder, check=True)
+    subprocess.run([*git, "remote", "add", "origin", str(origin)], cwd=folder, check=True)
+    step = yaml.safe_load(WORKFLOW.read_text())["jobs"]["badge"]["steps"][-1]
+    for _ in range(2):  # and again, over the first
+        code, said = bash(step["run"], folder, clean_environment(folder) | step["env"])
+        assert code == 0, said
+    shown = subprocess.run(
+        [*git, "show", "qadtr-badge:badge.json"], cwd=origin, capture_output=True, check=True
+    )
+    badge = json.loads(shown.stdout)
+    assert badge["schemaVersion"] == 1
+    assert re.fullmatch(r"pass, ASR \d+\.\d% at \d bits", badge["message"])
+
+
 # ------------------------------------------------------------------ nothing is run but the gate
 
 
@@ -319,7 +362,7 @@ def test_every_input_is_used_and_every_name_is_an_input() -> None:
     action = yaml.safe_load(ACTION.read_text())
     text = ACTION.read_text()
     used = {name for name in GITHUB_EXPRESSION.findall(text) if name.startswith("inputs.")}
-    used |= {"inputs.upload-sarif"}  # in an `if`
+    used |= {"inputs.upload-sarif", "inputs.cache"}  # in an `if`
     assert used == {f"inputs.{name}" for name in action["inputs"]}
     spec, _ = yaml.safe_load_all(GITLAB.read_text())
     assert set(GITLAB_INPUT.findall(GITLAB.read_text())) == set(spec["spec"]["inputs"])

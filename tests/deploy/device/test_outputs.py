@@ -23,6 +23,7 @@ from deploy.device.command import main
 from deploy.validator_archive import validator_bytes
 
 FORMS = ["--sarif", "gate.sarif", "--markdown", "summary.md"]
+FORMS += ["--code-quality", "quality.json", "--badge", "badge.json"]
 
 
 def outcomes() -> set[str]:
@@ -33,6 +34,8 @@ def outcomes() -> set[str]:
     if Path("gate.sarif").exists():
         kinds = json.loads(Path("gate.sarif").read_text())["runs"][0]["results"]
         found.add("error" if any(one["kind"] == "fail" for one in kinds) else "pass")
+        found.add("error" if json.loads(Path("quality.json").read_text()) else "pass")
+        found.add(json.loads(Path("badge.json").read_text())["message"].partition(",")[0])
         found.add("pass" if Path("summary.md").read_text().startswith("## PASS") else "error")
     return found
 
@@ -53,7 +56,9 @@ def test_a_started_validation_voids_the_reports_of_an_earlier_one(
     assert seen == [{"error"}] and outcomes() == {"error"}
 
 
-@pytest.mark.parametrize("broken", ["report.json", "junit.xml", "gate.sarif", "summary.md"])
+@pytest.mark.parametrize(
+    "broken", ["report.json", "junit.xml", "gate.sarif", "summary.md", "quality.json", "badge.json"]
+)
 def test_a_form_that_cannot_be_written_leaves_no_pass_in_the_others(
     broken: str,
     bundle: Path,
@@ -76,7 +81,7 @@ def test_a_form_that_cannot_be_written_leaves_no_pass_in_the_others(
     Path(broken).write_bytes(b"")
     said = capsys.readouterr()
     assert "No space left on device; the gates came to: pass" in said.err
-    for form in {"report.json", "junit.xml", "gate.sarif", "summary.md"} - {broken}:
+    for form in {"report.json", "junit.xml", "gate.sarif", "summary.md", "quality.json"} - {broken}:
         assert "No space left" in Path(form).read_text()
         assert "## PASS" not in Path(form).read_text()
 

@@ -58,6 +58,61 @@ def kinds(sarif: dict[str, Any]) -> list[tuple[str, str, str]]:
     return [(one["ruleId"], one["kind"], one["level"]) for one in run["results"]]
 
 
+CODE_QUALITY = {
+    "type": "array",
+    "items": {
+        "type": "object",
+        "required": ["description", "check_name", "fingerprint", "severity", "location"],
+        "additionalProperties": False,
+        "properties": {
+            "description": {"type": "string", "minLength": 1},
+            "check_name": {"type": "string"},
+            "fingerprint": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
+            "severity": {"enum": ["info", "minor", "major", "critical", "blocker"]},
+            "location": {
+                "type": "object",
+                "required": ["path", "lines"],
+                "properties": {
+                    "path": {"type": "string", "pattern": "^[^/]"},
+                    "lines": {"type": "object", "required": ["begin"]},
+                },
+            },
+        },
+    },
+}
+"""What GitLab's page on custom tools asks of an issue."""
+
+
+@pytest.mark.parametrize(
+    ("words", "severities", "badge"),
+    [
+        ([], [], ("pass, ASR 1.7% at 4 bits", "brightgreen")),
+        (["--max-asr", "0.0001"], ["critical"], ("fail, ASR 1.7% at 4 bits", "red")),
+        (["--max-asr", "0.02"], ["major"], ("undecided, ASR 1.7% at 4 bits", "yellow")),
+    ],
+)
+def test_code_quality_and_badge(
+    words: list[str], severities: list[str], badge: tuple[str, str], bundle: Path
+) -> None:
+    validated(bundle, "--code-quality", "quality.json", "--badge", "badge.json", *words)
+    issues = json.loads(Path("quality.json").read_text())
+    jsonschema.validate(issues, CODE_QUALITY)
+    assert [one["severity"] for one in issues] == severities
+    assert all(one["location"]["path"] == "model 1.qbundle" for one in issues)
+    found = json.loads(Path("badge.json").read_text())
+    assert (found["message"], found["color"]) == badge
+    assert (found["schemaVersion"], found["label"]) == (1, "patch robustness")
+
+
+def test_a_broken_bundle_has_an_issue_and_a_grey_badge(bundle: Path) -> None:
+    bundle.write_bytes(bundle.read_bytes()[:-9])
+    validated(bundle, "--code-quality", "quality.json", "--badge", "badge.json")
+    issues = json.loads(Path("quality.json").read_text())
+    jsonschema.validate(issues, CODE_QUALITY)
+    assert [one["check_name"] for one in issues] == ["broken"]
+    assert json.loads(Path("badge.json").read_text())["message"] == "error"
+
+
 def test_a_pass(bundle: Path) -> None:
     code, _, sarif, markdown = validated(bundle)
     assert code == 0
