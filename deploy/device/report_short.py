@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import unquote
 
 from ..core.files import sha256_of_bytes
+from ..core.text import one_line
 from .report_sarif import sarif_log
 
 _BADGE_COLOURS = {"pass": "brightgreen", "fail": "red", "undecided": "yellow"}
@@ -29,20 +29,28 @@ def code_quality(report: Mapping[str, Any]) -> list[dict[str, Any]]:
         if result["kind"] == "pass":
             continue
         about = result["partialFingerprints"]["gate/v1"]
-        place = result["locations"][0]["physicalLocation"]
-        issues.append(
-            {
-                "description": result["message"]["text"],
-                "check_name": result["ruleId"],
-                "fingerprint": sha256_of_bytes(f"{result['ruleId']} {about}".encode()),
-                "severity": "major" if about in undecided else "critical",
-                "location": {
-                    "path": unquote(place["artifactLocation"]["uri"]),
-                    "lines": {"begin": place["region"]["startLine"]},
-                },
-            }
-        )
+        severity = "major" if about in undecided else "critical"
+        issues.append(_issue(result["ruleId"], about, result["message"]["text"], severity, report))
+    if report["exit_code"] and not issues:
+        # Every gate passed, and yet there is no pass: a report that could not be written.
+        reason = one_line(report["reason"]) or report["outcome"]
+        issues.append(_issue("broken", "verdict", reason, "critical", report))
     return issues
+
+
+def _issue(
+    rule: str, about: str, text: str, severity: str, report: Mapping[str, Any]
+) -> dict[str, Any]:
+    return {
+        "description": text,
+        "check_name": rule,
+        "fingerprint": sha256_of_bytes(f"{rule} {about}".encode()),
+        "severity": severity,
+        "location": {
+            "path": one_line(report["bundle"]["file"]) or "bundle",
+            "lines": {"begin": 1},
+        },
+    }
 
 
 def badge(report: Mapping[str, Any]) -> dict[str, Any]:
