@@ -1,6 +1,7 @@
 # make demo    the whole line on scikit-learn's digits: train, patch, export, measure, report
 # make test    the tests
 # make lint    ruff, mypy --strict, the import rules
+# make docs    the docs site, into site/; a warning fails it
 # make schemas docs/schemas, from the types that check records and configs
 # make bench   ratios against peers, on this machine
 # make test-browser   the report in headless Chromium at two widths, light and dark
@@ -26,7 +27,7 @@ EXTRAS := train,export,cpu,eval,cluster,dev
 export OMP_NUM_THREADS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test test-python310 test-hls4ml test-arm64 test-resume test-hostile test-browser test-rtx lint bench schemas install
+.PHONY: demo docs test test-python310 test-hls4ml test-arm64 test-resume test-hostile test-browser test-rtx lint bench schemas install
 .DELETE_ON_ERROR:
 
 install: $(STAMP)
@@ -45,6 +46,10 @@ $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 
 schemas: $(STAMP)
 	$(BIN)/python -m benchmarks.schemas
+
+# mkdocs-material announces its own end (2027) on every build; its pages say what follows.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 demo: $(STAMP)
 	$(BIN)/python -m qadtr demo
