@@ -17,6 +17,7 @@ from deploy.core.errors import InputError
 from deploy.core.files import sha256_of_bytes, write_atomic
 from export.graph import attributes_of, fresh_name, node_label
 from export.graph_builder import GraphBuilder, model_bytes
+from export.litert_builder import LiteRtBuilder
 from export.origin import origin_of
 from export.passes.convolution import Affine, affine_of
 from export.passes.guarantee import require_guarantees
@@ -26,7 +27,7 @@ from export.passes.qonnx_graph import QonnxGraph
 from export.passes.rule import Context, LoweringError, Place, Refusal, require_codes
 from export.reading import refuses_malformed
 from export.storage import versions_for
-from export.targets import Target, target_named
+from export.targets import LITERT, Target, target_named
 
 IMAGES, LOGITS = "images", "logits"
 """Names of input and output in the files written here, whatever the QONNX file calls them."""
@@ -83,10 +84,15 @@ def lower(
         storage=storage,
         tune=tune,
         dialect=chosen.dialect,
+        code_range=chosen.code_range,
+        litert=LiteRtBuilder() if chosen is LITERT else None,
     )
     context.builder.reserve(source.image)
     log = [line for node in source.nodes if (line := _lower_node(node, chosen, context))]
-    made = _finish(context.builder, source, out, tuple(log), chosen)
+    if context.litert is not None:
+        made = _finish_litert(context.litert, source, out, tuple(log))
+    else:
+        made = _finish(context.builder, source, out, tuple(log), chosen)
     return replace(made, storage=storage, tune=tune)
 
 
@@ -99,6 +105,10 @@ def lower_float(qonnx: Path, out: Path, *, target: str = "onnxruntime") -> Lower
         InputError: the file is damaged or has quantizers, or the target is unknown.
     """
     chosen = target_named(target)
+    if chosen is LITERT:
+        raise InputError(
+            "the target 'litert' has no float baseline; name the integer bit-widths with --bits"
+        )
     source = QonnxGraph(qonnx)
     builder = GraphBuilder()
     image = source.image
@@ -224,6 +234,15 @@ def _rename(model: onnx.ModelProto, wanted: dict[str, str]) -> None:
             place[:] = [names.get(name, name) for name in place]
     for item in (*graph.input, *graph.output, *graph.initializer):
         item.name = names.get(item.name, item.name)
+
+
+def _finish_litert(
+    builder: LiteRtBuilder, source: QonnxGraph, out: Path, log: tuple[str, ...]
+) -> Lowered:
+    described = source.model.doc_string if origin_of(source.model) is not None else ""
+    data = builder.bytes(source.model.graph.name, IMAGES, LOGITS, described)
+    write_atomic(out, data)
+    return Lowered(path=out, sha256=sha256_of_bytes(data), size_bytes=len(data), log=log)
 
 
 def _finish(

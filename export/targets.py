@@ -17,6 +17,7 @@ from export.passes import (
     image_codes,
     layout,
     linear,
+    litert,
     max_pool,
     moves,
     requantize,
@@ -30,6 +31,8 @@ from export.passes.quantizers import then_quantized
 from export.passes.rule import SIGNED, STANDARD, Dialect, Place, Rule
 from export.reference import supported_operators, supported_qdq_operators
 from export.storage import STORAGES
+
+ONNX_SUFFIX, LITERT_SUFFIX = ".onnx", ".tflite"
 
 QONNX_TARGET = "qonnx"
 """The network as QONNX itself: what the other targets are lowered from."""
@@ -48,6 +51,7 @@ class Target:
         storages: of the weights, the default first.
         tunes: what a file can be laid out for (:mod:`export.passes.kernels`), the default first.
         domains: operator sets beside ONNX's own.
+        suffix: of its files.
     """
 
     name: str
@@ -59,6 +63,7 @@ class Target:
     tunes: tuple[str, ...] = TUNES[:1]
     domains: tuple[str, ...] = ()
     dialect: Dialect = STANDARD
+    suffix: str = ONNX_SUFFIX
 
 
 _INTEGER_RULES: tuple[Rule[Any], ...] = (
@@ -91,6 +96,21 @@ _QDQ_RULES: tuple[Rule[Any], ...] = (
     Rule("linear", linear.linear, linear.write_gemm, Place.LOGITS),
 )
 
+_LITERT_RULES: tuple[Rule[Any], ...] = (
+    Rule("image codes", image_codes.image_codes, litert.write_image),
+    Rule("requantize", requantize.requantization_without_ties, litert.write_requantization),
+    Rule("convolution", convolution.convolution, litert.write_convolution),
+    Rule("residual add", residual_add.residual_add_at_one_scale, litert.write_two_operands),
+    Rule("global average pool", average_pool.average_pool, litert.write_mean),
+    Rule("window average", window_average.window_average, litert.write_average),
+    Rule("gate", gate.gate_without_ties, litert.write_two_operands),
+    Rule("table", table.table, litert.write_table),
+    Rule("max-pool", max_pool.max_pool, litert.write_max_pool, Place.CODES),
+    Rule("layout", layout.layout, litert.write_layout, Place.CODES),
+    Rule("moves", moves.code_move, litert.write_code_move, Place.CODES),
+    Rule("linear", linear.linear, litert.write_linear, Place.LOGITS),
+)
+
 ONNXRUNTIME = Target(  # all integers: uint8 codes between nodes, int32 biases
     name="onnxruntime",
     rules=_INTEGER_RULES,
@@ -121,7 +141,17 @@ QCDQ = Target(  # standard Q/DQ, uint8 and int8 codes, no custom operator
     storages=("int8",),
 )
 
-TARGETS: Mapping[str, Target] = {item.name: item for item in (ONNXRUNTIME, TENSORRT, QCDQ)}
+LITERT = Target(  # a .tflite of int8 codes with the channels last, int16 logits
+    name="litert",
+    rules=_LITERT_RULES,
+    guarantees=(),
+    code_range=(-128, 127),
+    image_type=TensorProto.INT8,
+    storages=("int8",),
+    suffix=LITERT_SUFFIX,
+)
+
+TARGETS: Mapping[str, Target] = {item.name: item for item in (ONNXRUNTIME, TENSORRT, QCDQ, LITERT)}
 """The targets that a QONNX file is lowered to, by name."""
 
 NAMES = (*TARGETS, QONNX_TARGET)

@@ -62,7 +62,9 @@ def requantization_without_ties(node: onnx.NodeProto, context: Context) -> Requa
     """Quant(codes) in which no code lies near a half."""
     x, quantizer = requantization(node, context)
     scale = quantizer.step
-    exact = (np.arange(256) - x.zero_point) * (float(x.scale) / float(scale))
+    least, largest = context.code_range
+    every = np.arange(least, largest + 1)
+    exact = (every - x.zero_point) * (float(x.scale) / float(scale))
     nearest = float(np.abs(exact - np.floor(exact) - 0.5).min())
     if scale != x.scale and nearest < MARGIN:
         raise Refusal(

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from deploy.core.errors import QadtrError
 from export.graph import attributes_of
 from export.graph_builder import GraphBuilder
+from export.litert_builder import LiteRtBuilder
 from export.passes.qonnx_graph import QonnxGraph, Quantizer
 
 BYTE_HIGH = 255
@@ -82,7 +83,9 @@ class Context:
 
     ``codes`` maps a QONNX tensor to the codes that stand for it; ``storage`` is "low-bit" (INT2 and
     INT4 initializers behind a Cast) or "int8"; ``tune`` is what the kernels are chosen for
-    (:mod:`export.passes.kernels`); ``dialect`` is that of the quantizers in a Q/DQ graph.
+    (:mod:`export.passes.kernels`); ``dialect`` is that of the quantizers in a Q/DQ graph;
+    ``code_range`` are the least and largest code of the target's type; ``litert`` is the file that
+    the target "litert" builds instead of the graph.
     """
 
     source: QonnxGraph
@@ -90,6 +93,8 @@ class Context:
     storage: str
     tune: str = "any"
     dialect: Dialect = STANDARD
+    code_range: tuple[int, int] = (0, BYTE_HIGH)
+    litert: LiteRtBuilder | None = None
     codes: dict[str, Codes] = field(default_factory=dict)
 
     def codes_of(self, tensor: str, what: str) -> Codes:

@@ -129,11 +129,18 @@ class Convolution(_Weighted):
 
     def __call__(self, x: Codes) -> Codes:
         """Give the output codes, uint8 N×O×H'×W'."""
+        return requantize(self._sums(x), self.multiplier[:, None, None], self.y_zero_point)
+
+    def sums(self, x: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Give the sums of products before they become codes, int64 N×O×H'×W'."""
+        return self._sums(x).astype(np.int64)
+
+    def _sums(self, x: NDArray[np.integer]) -> Accumulator:
         accumulator = self._accumulate(self._padded(x))
         accumulator += self.bias.astype(self._dtype)[:, None, None]
-        return requantize(accumulator, self.multiplier[:, None, None], self.y_zero_point)
+        return accumulator
 
-    def _padded(self, x: Codes) -> Accumulator:
+    def _padded(self, x: NDArray[np.integer]) -> Accumulator:
         if x.ndim != 4 or x.shape[1] != self.weight.shape[1] * self.groups:
             raise UnsupportedGraph(
                 f"{self.what}: expected an input of "

@@ -30,46 +30,20 @@ class Reference(ABC, Generic[Code]):
     It reads the file itself, not what made it, and knows neither the lowering nor the engine.
 
     Args:
-        path: the ONNX file: one input of images N×C×H×W, one float32 output N×classes.
+        path: the file: one input of images, one output of logits.
         batch_size: images computed at once; changes memory and speed, never the result.
 
-    Raises:
-        InputError: the file is missing, damaged or hostile.
-        UnsupportedGraph: it has something that the reference does not define.
+    Attributes:
+        input_shape: (C, H, W) of the images.
     """
 
-    input_types: ClassVar[tuple[int, ...]]
+    input_shape: tuple[int | None, ...]
 
     def __init__(self, path: Path | str, *, batch_size: int = 16) -> None:
         if batch_size < 1:
             raise InputError(f"batch_size must be at least 1, not {batch_size}")
         self.path = Path(path)
         self.batch_size = batch_size
-        model = read_model(self.path)
-        with refusing_malformed(self.path):
-            graph = Graph(model)
-            if len(graph.inputs) != 1 or len(graph.outputs) != 1:
-                raise UnsupportedGraph(
-                    f"expected one input and one output, found inputs "
-                    f"{[i.name for i in graph.inputs]} and outputs "
-                    f"{[o.name for o in graph.outputs]}"
-                )
-            image = graph.inputs[0]
-            dims, self._type = input_dims(image), image.type.tensor_type.elem_type
-            if self._type not in self.input_types or len(dims) != 4:
-                wanted = " or ".join(map(type_name, self.input_types))
-                raise UnsupportedGraph(
-                    f"input {image.name!r} is {type_name(self._type)}{list(dims)}: expected "
-                    f"{wanted} of four dimensions, N×C×H×W. A file with a float input is no "
-                    "integer graph."
-                )
-            self._input, self._output = image.name, graph.outputs[0].name
-            self.input_shape: tuple[int | None, ...] = dims[1:]
-            self._prepare(graph)
-
-    @abstractmethod
-    def _prepare(self, graph: Graph) -> None:
-        """Check everything in the file, once."""
 
     @abstractmethod
     def _batch(self, images: NDArray[np.uint8]) -> Batch[Code]:
@@ -133,6 +107,45 @@ class Reference(ABC, Generic[Code]):
             raise NothingToEvaluate("expected at least one image, got none")
 
 
+class OnnxReference(Reference[Code]):
+    """The reference of an ONNX file: one input of images N×C×H×W, one float32 output N×classes.
+
+    Raises:
+        InputError: the file is missing, damaged or hostile.
+        UnsupportedGraph: it has something that the reference does not define.
+    """
+
+    input_types: ClassVar[tuple[int, ...]]
+
+    def __init__(self, path: Path | str, *, batch_size: int = 16) -> None:
+        super().__init__(path, batch_size=batch_size)
+        model = read_model(self.path)
+        with refusing_malformed(self.path):
+            graph = Graph(model)
+            if len(graph.inputs) != 1 or len(graph.outputs) != 1:
+                raise UnsupportedGraph(
+                    f"expected one input and one output, found inputs "
+                    f"{[i.name for i in graph.inputs]} and outputs "
+                    f"{[o.name for o in graph.outputs]}"
+                )
+            image = graph.inputs[0]
+            dims, self._type = input_dims(image), image.type.tensor_type.elem_type
+            if self._type not in self.input_types or len(dims) != 4:
+                wanted = " or ".join(map(type_name, self.input_types))
+                raise UnsupportedGraph(
+                    f"input {image.name!r} is {type_name(self._type)}{list(dims)}: expected "
+                    f"{wanted} of four dimensions, N×C×H×W. A file with a float input is no "
+                    "integer graph."
+                )
+            self._input, self._output = image.name, graph.outputs[0].name
+            self.input_shape = dims[1:]
+            self._prepare(graph)
+
+    @abstractmethod
+    def _prepare(self, graph: Graph) -> None:
+        """Check everything in the file, once."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Layer:
     """One computed node of the file.
@@ -150,7 +163,7 @@ class Layer:
     output: str
 
 
-class IntegerReference(Reference[np.uint8]):
+class IntegerReference(OnnxReference[np.uint8]):
     """The reference of an all-integer file: every step as the engine's kernels compute it.
 
     Raises:

@@ -27,7 +27,7 @@ from export.reference.arithmetic import (
     windows,
 )
 from export.reference.errors import UnsupportedGraph
-from export.reference.network import Batch, Reference
+from export.reference.network import Batch, OnnxReference
 
 Values = NDArray[np.float64]
 Attributes = Mapping[str, Any]
@@ -36,7 +36,7 @@ _BYTE_OFFSET: dict[int, int] = {onnx.TensorProto.UINT8: 0, onnx.TensorProto.INT8
 """By the type of the input: what is taken from an image's byte to make it the input's code."""
 
 
-class QdqReference(Reference[np.int16]):
+class QdqReference(OnnxReference[np.int16]):
     """The reference of a Q/DQ file; its codes have the names of their QuantizeLinear's outputs."""
 
     input_types = tuple(_BYTE_OFFSET)
