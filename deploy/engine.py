@@ -12,11 +12,13 @@ from .core.engine_protocol import Engine
 from .core.errors import EngineUnavailable, UsageError
 from .core.model_contents import target_of as target_of
 from .device.onnxruntime_engine import OnnxRuntimeEngine
+from .litert_engine import LiteRtEngine
 from .onnxruntime_tensorrt_engine import OnnxRuntimeTensorRtEngine
 from .openvino_engine import OpenVinoEngine
 from .tensorrt.engine import TensorRtEngine, TensorRtRtxEngine
 
 ENGINES: Mapping[str, Callable[..., Engine]] = {
+    "litert": LiteRtEngine,
     "onnxruntime": OnnxRuntimeEngine,
     "onnxruntime-tensorrt": OnnxRuntimeTensorRtEngine,
     "openvino": OpenVinoEngine,
@@ -26,6 +28,7 @@ ENGINES: Mapping[str, Callable[..., Engine]] = {
 """The engines whose code is here, by the name that commands take."""
 
 DISTRIBUTIONS: Mapping[str, tuple[str, ...]] = {
+    "litert": ("ai-edge-litert",),
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
     "openvino": ("openvino",),
     "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),

@@ -9,7 +9,6 @@ round alike except where a sum lies near a half, and each has its numpy referenc
 
 from __future__ import annotations
 
-import importlib
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +21,7 @@ from .core.errors import EngineUnavailable, InputError, UsageError
 from .core.files import read_bytes, sha256_of_bytes
 from .core.host import host_facts
 from .core.images import GREY_OR_RGB
+from .core.installing import install_command
 from .core.model_engine import ModelEngine
 from .core.operator_kinds import KINDS
 from .core.text import one_line
@@ -33,7 +33,7 @@ PROCESSORS = ("x86_64", "amd64", "aarch64", "arm64")
 
 _RESOLVERS: Mapping[str, str] = {"xnnpack": "BUILTIN", "reference": "BUILTIN_REF"}
 _DELEGATE = "DELEGATE"
-_KIND_OF: Mapping[str, str] = {
+LITERT_KINDS: Mapping[str, str] = {
     "ADD": "addition",
     "AVERAGE_POOL_2D": "pool",
     "CONV_2D": "convolution",
@@ -105,21 +105,19 @@ class LiteRtEngine(ModelEngine):
                 f"{self._model} is no readable .tflite file: {error}; export or copy it again"
             ) from error
         try:
-            package: Any = importlib.import_module("ai_edge_litert")
-            litert: Any = importlib.import_module("ai_edge_litert.interpreter")
+            import ai_edge_litert  # here, so that the rest of the package works without it
+            from ai_edge_litert import interpreter as litert
         except ImportError as error:
             raise EngineUnavailable(
                 f"the engine 'litert' needs the package ai-edge-litert ({error}); "
-                "install it: pip install 'qadtr[litert]'"
+                f"install it: {install_command('litert')}"
             ) from error
-        self.version = str(getattr(package, "__version__", "unknown"))
+        self.version = str(getattr(ai_edge_litert, "__version__", "unknown"))
         try:
             self._interpreter: Any = litert.Interpreter(
                 model_content=data,
                 num_threads=threads,
-                experimental_op_resolver_type=getattr(
-                    litert.OpResolverType, _RESOLVERS[kernels]
-                ),
+                experimental_op_resolver_type=getattr(litert.OpResolverType, _RESOLVERS[kernels]),
             )
             self._interpreter.allocate_tensors()
         except (RuntimeError, ValueError) as error:
@@ -152,8 +150,8 @@ class LiteRtEngine(ModelEngine):
         scales = logits["quantization_parameters"]["scales"]
         if logits["dtype"] is not np.int16 or len(logits["shape"]) != 2 or len(scales) != 1:
             raise InputError(
-                f"{self._model} gives {np.dtype(logits['dtype'])} {list(logits['shape'])}; expected "
-                "int16 N×classes with one scale"
+                f"{self._model} gives {np.dtype(logits['dtype'])} {list(logits['shape'])}; "
+                "expected int16 N×classes with one scale"
             )
         self._image = int(image["index"])
         self._batch = sides[0]
@@ -208,7 +206,7 @@ class LiteRtEngine(ModelEngine):
                     f"{one.tensor} ({one.operator}) runs on {', '.join(types)}, expected integers "
                     "throughout: this engine is not what the bundle was certified for"
                 )
-            counts[_KIND_OF.get(one.operator, "")] += 1
+            counts[LITERT_KINDS.get(one.operator, "")] += 1
         if not counts["convolution"] + counts["matrix product"]:
             raise InputError(f"{self._model} has no convolution and no matrix product")
         return {kind: counts[kind] for kind in KINDS}
@@ -222,7 +220,11 @@ class LiteRtEngine(ModelEngine):
         return self._opened
 
     def _logits(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-        logits = self.outputs(batch)[str(self._outputs[0]["name"])]
+        return self.logits_of(self.outputs(batch))
+
+    def logits_of(self, outputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        """Return the logits, float32 N×classes, among what :meth:`outputs` gave."""
+        logits = outputs[str(self._outputs[0]["name"])]
         scaled: NDArray[np.float32] = logits.astype(np.float32) * self._scale
         return scaled
 
@@ -245,9 +247,7 @@ class LiteRtEngine(ModelEngine):
                 self._batch = len(batch)
             interpreter.set_tensor(self._image, codes)
             interpreter.invoke()
-            return {
-                str(one["name"]): interpreter.get_tensor(one["index"]) for one in self._outputs
-            }
+            return {str(one["name"]): interpreter.get_tensor(one["index"]) for one in self._outputs}
         except (RuntimeError, ValueError) as error:
             reason = one_line(str(error))
             raise InputError(f"LiteRT failed to run {self._model}: {reason}") from error

@@ -1,6 +1,7 @@
 """How far a computation is from what it is held to, and how far it may be.
 
-ONNX Runtime's all-integer file has no budget: it equals its reference (:mod:`export.parity`). An
+ONNX Runtime's all-integer file and LiteRT's have none: they equal their references
+(:mod:`export.parity`). An
 engine that sums Q/DQ graphs in float32, or compiles them to integers with multipliers of its own,
 lands on the other side of a rounding tie now and then, and one code grows on its way to the logits.
 So does fake quantization, whose float32 sums round, against the reference of any file.
@@ -119,6 +120,10 @@ def default_budget(target: str, bits: int, *, exact: bool) -> FileBudget:
     match target:
         case "onnxruntime":
             engine, network = EQUAL, Budget(logits=None, flips=0.005, code_flips=0.05)
+        case "litert":
+            engine, network = EQUAL, Budget(logits=None, flips=0.005, code_flips=0.05)
+            if exact:  # but for the int16 logits, which round
+                network = replace(network, flips=0.005, code_flips=0.0, largest_code_flip=0)
         case "qonnx":
             engine, network = EQUAL, Budget(logits=0.05, flips=0.005)
         case "qcdq":
@@ -128,7 +133,7 @@ def default_budget(target: str, bits: int, *, exact: bool) -> FileBudget:
             engine, network = Budget(logits=0.1, flips=0.02), Budget(logits=None, flips=flips)
         case _:
             raise InputError(f"the target {target!r} has no budget")
-    if exact and target != "tensorrt":
+    if exact and target not in ("tensorrt", "litert"):
         network = EQUAL
     return FileBudget(engine=engine, network=network)
 

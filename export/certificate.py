@@ -114,9 +114,12 @@ class Certificate:
         return {kind: {"integer": ran[kind, True], "float": ran[kind, False]} for kind in KINDS}
 
     @property
-    def integer_time_share(self) -> float:
-        """The share of the time in kernels, 0…1, that went to integer ones."""
-        return sum(layer.time_share for layer in self.layers if layer.integer)
+    def integer_time_share(self) -> float | None:
+        """The share of the time in kernels, 0…1, that went to integer ones; None where the engine
+        does not tell times."""
+        if any(layer.time_share is None for layer in self.layers):
+            return None
+        return sum(layer.time_share or 0.0 for layer in self.layers if layer.integer)
 
     def summary(self) -> str:
         """Give text such as ``9 of 9 convolutions integer, …`` and one line per failure."""
@@ -128,10 +131,12 @@ class Certificate:
             word = kind if total == 1 else _PLURALS[kind]
             parts.append(f"{count['integer']} of {total} {word} integer")
         parts.append(f"{len(self.requantizations)} requantizations in integers")
-        parts.append(
-            f"{len(self.float_requantizations)} by DequantizeLinear → QuantizeLinear pairs"
-        )
-        parts.append(f"{self.integer_time_share:.0%} of the kernel time in integers")
+        share = self.integer_time_share
+        if share is not None:
+            parts.append(
+                f"{len(self.float_requantizations)} by DequantizeLinear → QuantizeLinear pairs"
+            )
+            parts.append(f"{share:.0%} of the kernel time in integers")
         lines = [f"{'integer' if self.ok else 'NOT INTEGER'}: {', '.join(parts)}"]
         lines += [f"  {failure.layer}: {failure.reason}" for failure in self.failures]
         rules = Counter(rule for failure in self.failures for rule in failure.rules)

@@ -26,12 +26,13 @@ from export.budget import Overrides
 from export.certificate import Certificate, certify
 from export.exactness import Exactness, require_exact
 from export.explanation import explain_qonnx
+from export.litert_certificate import certify_litert
 from export.lowering import Lowered, lower, lower_float
 from export.origin import write_sidecar
 from export.proving import Proof, Prover, record_proof
 from export.qonnx_from_network import write_qonnx
 from export.target_proofs import TargetProof
-from export.targets import NAMES, ONNXRUNTIME, QONNX_TARGET
+from export.targets import LITERT, NAMES, ONNXRUNTIME, QONNX_TARGET
 from training.quantizers import FLOAT
 from training.run_folder import RunFolder
 
@@ -88,6 +89,8 @@ def export_run(
 ) -> list[ExportedModel]:
     """Export a run at the given bit-widths (None: all that it has) for the given targets.
 
+    LiteRT's target has no float baseline, so "all" leaves its 32 bits out.
+
     Args:
         images: uint8 N×3×H×W on which the proofs are made; hold-out images, not test ones.
 
@@ -118,6 +121,7 @@ def export_run(
         made += [
             _export(run, target, prover, settings, provenance)
             for target in dict.fromkeys(settings.targets)
+            if not (target == LITERT.name and bits == FLOAT and not bit_widths)
         ]
     return made
 
@@ -143,6 +147,8 @@ def _export(
                 logger.info("%d bits: %s", bits, exactness.summary())
             sample = prover.images[:CERTIFIED_IMAGES]
             certificate = certify(lowered.path, sample).required()
+        if target == LITERT.name:
+            certificate = certify_litert(lowered.path).required()
         proof = prover.prove(target, lowered.path).required()
         qonnx_sha256 = sha256_of(qonnx)
         lowered.path.replace(final)

@@ -24,7 +24,7 @@ class LayerRun:
         kind: one of ``KINDS``, ``requantization``, ``parameter`` (computes stored values anew on
             every run) or ``other``.
         input_types: of the inputs that depend on the images.
-        time_share: of the time in kernels, 0…1.
+        time_share: of the time in kernels, 0…1; None where the engine does not tell.
         integer: whether all those types are integers (logits may be float).
     """
 
@@ -34,7 +34,7 @@ class LayerRun:
     input_types: tuple[str, ...]
     output_types: tuple[str, ...]
     provider: str
-    time_share: float
+    time_share: float | None
     integer: bool
 
 

@@ -7,7 +7,6 @@ writing alone: what a file holds is read by :mod:`deploy.core.tflite_file`.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.core.errors import EngineUnavailable, InputError
+from deploy.core.installing import install_command
 
 FILE_IDENTIFIER = b"TFL3"
 SCHEMA_VERSION = 3
@@ -92,7 +92,7 @@ class LiteRtBuilder:
         shape: Sequence[int],
         kind: str,
         *,
-        scales: Sequence[np.float32] = (),
+        scales: Sequence[np.float32] | NDArray[np.floating] = (),
         zero_point: int = 0,
         axis: int = 0,
         batched: bool = True,
@@ -134,7 +134,7 @@ class LiteRtBuilder:
         array: NDArray[Any],
         hint: str,
         *,
-        scales: Sequence[np.float32] = (),
+        scales: Sequence[np.float32] | NDArray[np.floating] = (),
         zero_point: int = 0,
         axis: int = 0,
     ) -> str:
@@ -211,7 +211,7 @@ class _AlignedBuffer:
     def __init__(self, schema: Any, data: bytes) -> None:
         self._schema, self._data = schema, data
 
-    def Pack(self, builder: Any) -> int:  # noqa: N802 - what the schema's ModelT calls
+    def Pack(self, builder: Any) -> int:
         """Write it, as the schema's own BufferT does."""
         data = None
         if self._data:
@@ -252,9 +252,10 @@ def with_outputs(model: bytes, tensors: Sequence[str]) -> bytes:
 
 def _schema() -> Any:
     try:
-        return importlib.import_module("ai_edge_litert.schema_py_generated")
+        from ai_edge_litert import schema_py_generated  # here: it is an extra
     except ImportError as error:
         raise EngineUnavailable(
             f"the target 'litert' needs the package ai-edge-litert ({error}); install it: "
-            "pip install 'qadtr[litert]'"
+            f"{install_command('litert')}"
         ) from error
+    return schema_py_generated

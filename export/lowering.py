@@ -15,6 +15,7 @@ from onnx import TensorProto, helper
 
 from deploy.core.errors import InputError
 from deploy.core.files import sha256_of_bytes, write_atomic
+from deploy.core.model_contents import require_contents
 from export.graph import attributes_of, fresh_name, node_label
 from export.graph_builder import GraphBuilder, model_bytes
 from export.litert_builder import LiteRtBuilder
@@ -241,8 +242,15 @@ def _finish_litert(
 ) -> Lowered:
     described = source.model.doc_string if origin_of(source.model) is not None else ""
     data = builder.bytes(source.model.graph.name, IMAGES, LOGITS, described)
+    require_contents(data, LITERT.name, f"the .tflite file of {source.path}")
     write_atomic(out, data)
-    return Lowered(path=out, sha256=sha256_of_bytes(data), size_bytes=len(data), log=log)
+    return Lowered(
+        path=out,
+        sha256=sha256_of_bytes(data),
+        size_bytes=len(data),
+        log=log,
+        guarantees=("only operators of the target", "integers throughout"),
+    )
 
 
 def _finish(

@@ -1,7 +1,8 @@
 """Where an exported model file comes from: its checkpoint in the file, all else in the sidecar.
 
 The checkpoint's SHA-256 is in ``ModelProto.doc_string``, which every runtime ignores and ONNX
-Runtime shows as the model's description (docs/decisions/model-origin.md). The JSON beside the file
+Runtime shows as the model's description (docs/decisions/model-origin.md); in a ``.tflite`` file in
+its description. The JSON beside the file
 says what was proved of it and what it may do.
 """
 
@@ -16,7 +17,8 @@ from typing import Any
 import onnx
 
 from deploy.core.errors import InputError
-from deploy.core.files import read_json, sha256_of, write_json
+from deploy.core.files import read_bytes, read_json, sha256_of, write_json
+from deploy.core.model_contents import LITERT_SUFFIX, read_tflite_contents
 from export.reading import read_model
 
 SIDECAR_FORMAT = "qadtr-export"
@@ -48,7 +50,11 @@ def require_origin(path: Path, checkpoint_sha256: str) -> None:
     Raises:
         InputError: it names another; or the file is damaged.
     """
-    named = origin_of(read_model(path))
+    if path.suffix == LITERT_SUFFIX:
+        found = _FORM.fullmatch(read_tflite_contents(read_bytes(path), str(path)).description)
+        named = None if found is None else found[1]
+    else:
+        named = origin_of(read_model(path))
     if named not in (None, checkpoint_sha256):
         raise InputError(
             f"{path} follows from the checkpoint {named[:16]}…, the run has "

@@ -23,17 +23,20 @@ from numpy.typing import NDArray
 
 from deploy.core.engine_protocol import Engine
 from deploy.core.errors import InputError, NothingToEvaluate
-from deploy.core.files import sha256_of, write_atomic
+from deploy.core.files import read_bytes, sha256_of, write_atomic
 from deploy.core.images import check_images
 from deploy.core.model_engine import run_all
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
+from deploy.litert_engine import LiteRtEngine
 from export.budget import Budget, Logits
-from export.code_facts import CodeFacts, code_facts, constants_of
+from export.code_facts import code_facts, constants_of
 from export.fake_quantized import Batch
 from export.graph import fresh_name, graph_inputs, input_dims
+from export.litert_builder import with_outputs
 from export.parity_report import LayerParity, Parity
 from export.reading import read_model
-from export.reference import IntegerReference, Layer
+from export.reference import IntegerReference, Layer, LiteRtReference
+from export.reference.litert import FIXED_POINT, XNNPACK
 
 logger = logging.getLogger(__name__)
 
@@ -81,26 +84,96 @@ def check_parity(
     if budget is not None and fake_quantized is None:
         raise InputError("a budget needs the fake-quantized network")
     truth = IntegerReference(model if reference is None else reference, batch_size=batch_size)
-    tally = _Tally(truth)
     with tempfile.TemporaryDirectory(prefix="qadtr-parity-") as folder:
         probe = Path(folder) / "probe.onnx"
         widths = _write_probe(model, probe, truth, images[:1])
         with open_engine(model) as engine, open_engine(probe) as probed:
-            truth.batch_size = step = engine.batch_size or batch_size
             ends = np.cumsum([engine.classes, *widths.values()])[:-1]
-            stream = truth.batches(images)
-            for start in range(0, len(images), step):
-                batch = images[start : start + step]
-                logits, codes = next(stream)
-                tally.add_logits(run_all(engine, batch), logits)
-                shown, *parts = np.split(run_all(probed, batch), ends, axis=1)
-                tally.probe_departs |= not np.array_equal(shown, tally.engine[-1])
-                for name, part in zip(widths, parts, strict=True):
-                    tally.codes[name].add(part.astype(np.uint8), codes[name])
-                if fake_quantized is not None:
-                    tally.add_fake(*fake_quantized(batch), codes)
-                logger.debug("parity: %d of %d images", start + len(batch), len(images))
+
+            def show(batch: NDArray[np.uint8]) -> Shown:
+                logits, *parts = np.split(run_all(probed, batch), ends, axis=1)
+                found = zip(widths, parts, strict=True)
+                return logits, {name: part.astype(np.uint8) for name, part in found}
+
+            tally = _compare(truth, engine, show, images, fake_quantized)
             return tally.result(model, engine.name, budget)
+
+
+def check_litert_parity(
+    model: Path | str,
+    images: NDArray[np.uint8],
+    *,
+    kernels: str = "xnnpack",
+    fake_quantized: Callable[[NDArray[np.uint8]], Batch] | None = None,
+    budget: Budget | None = None,
+    batch_size: int = 16,
+) -> Parity:
+    """Compare a ``.tflite`` file in LiteRT with the reference of the same arithmetic, as
+    :func:`check_parity` does; the copy that shows the codes has them as further outputs.
+
+    Args:
+        model: the file.
+        images: uint8 N×C×H×W.
+        kernels: of :data:`deploy.litert_engine.KERNELS`.
+        fake_quantized, budget, batch_size: as there.
+
+    Raises:
+        EngineUnavailable: ai-edge-litert is not installed.
+        InputError, NothingToEvaluate: as there.
+    """
+    model = Path(model)
+    check_images(images)
+    if not len(images):
+        raise NothingToEvaluate("expected at least one image, got none")
+    arithmetic = XNNPACK if kernels == "xnnpack" else FIXED_POINT
+    truth = LiteRtReference(model, arithmetic=arithmetic, batch_size=batch_size)
+    with tempfile.TemporaryDirectory(prefix="qadtr-parity-") as folder:
+        probe = Path(folder) / "probe.tflite"
+        write_atomic(probe, with_outputs(read_bytes(model), truth.code_tensors))
+        with (
+            LiteRtEngine(model, kernels=kernels) as engine,
+            LiteRtEngine(probe, kernels=kernels) as probed,
+        ):
+
+            def show(batch: NDArray[np.uint8]) -> Shown:
+                found = probed.outputs(batch)
+                codes = {}
+                for name in truth.code_tensors:
+                    part = found[name].view(np.uint8) ^ np.uint8(128)
+                    part = part.transpose(0, 3, 1, 2) if part.ndim == 4 else part
+                    codes[name] = part.reshape(len(batch), -1)
+                return probed.logits_of(found), codes
+
+            tally = _compare(truth, engine, show, images, fake_quantized)
+            return tally.result(model, engine.name, budget)
+
+
+Shown = tuple[NDArray[np.float32], dict[str, NDArray[np.uint8]]]
+"""Logits N×classes, and codes N×values by the name of their tensor, of the copy that shows them."""
+
+
+def _compare(
+    truth: IntegerReference | LiteRtReference,
+    engine: Engine,
+    show: Callable[[NDArray[np.uint8]], Shown],
+    images: NDArray[np.uint8],
+    fake_quantized: Callable[[NDArray[np.uint8]], Batch] | None,
+) -> _Tally:
+    tally = _Tally(truth)
+    truth.batch_size = step = engine.batch_size or truth.batch_size
+    stream = truth.batches(images)
+    for start in range(0, len(images), step):
+        batch = images[start : start + step]
+        logits, codes = next(stream)
+        tally.add_logits(run_all(engine, batch), logits)
+        shown, parts = show(batch)
+        tally.probe_departs |= not np.array_equal(shown, tally.engine[-1])
+        for name, part in parts.items():
+            tally.codes[name].add(part, codes[name])
+        if fake_quantized is not None:
+            tally.add_fake(*fake_quantized(batch), codes)
+        logger.debug("parity: %d of %d images", start + len(batch), len(images))
+    return tally
 
 
 def _write_probe(
@@ -199,7 +272,7 @@ def _difference(a: NDArray[np.integer], b: NDArray[np.integer]) -> tuple[int, in
 class _Tally:
     """Counts over the batches."""
 
-    def __init__(self, truth: IntegerReference) -> None:
+    def __init__(self, truth: IntegerReference | LiteRtReference) -> None:
         self.truth = truth
         named = {layer.output: layer for layer in truth.layers}
         self.codes = {name: _CodeTally(named[name]) for name in truth.code_tensors}
@@ -209,10 +282,13 @@ class _Tally:
         self.probe_departs = False
 
     @cached_property
-    def facts(self) -> dict[str, CodeFacts]:
-        """What the file says of its codes."""
+    def zero_points(self) -> Mapping[str, int]:
+        """The byte that stands for 0 in each tensor of codes."""
+        if isinstance(self.truth, LiteRtReference):
+            return self.truth.zero_points
         model = read_model(self.truth.path)
-        return code_facts(model, constants_of(model))
+        facts = code_facts(model, constants_of(model))
+        return {name: one.zero_point for name, one in facts.items()}
 
     def add_logits(self, engine: Logits, reference: Logits) -> None:
         if engine.shape != reference.shape:
@@ -236,15 +312,14 @@ class _Tally:
                     f"the fake-quantized network has a layer {name!r} of {theirs.size} codes, "
                     "which the file has not: they are not one network; export again"
                 )
-            zero_point = self.facts[name].zero_point
-            self.codes[name].add_fake(theirs, reference[name], zero_point)
+            self.codes[name].add_fake(theirs, reference[name], self.zero_points[name])
 
     def result(self, model: Path, engine: str, budget: Budget | None) -> Parity:
         layers = tuple(one.result() for one in self.codes.values())
         ours, theirs = np.concatenate(self.engine), np.concatenate(self.reference)
         departed = [layer.name for layer in layers if layer.different]
         logits_layer = next(
-            layer.name for layer in self.truth.layers if layer.output not in self.codes
+            layer.name for layer in reversed(self.truth.layers) if layer.output not in self.codes
         )
         first = departed[0] if departed else logits_layer if (ours != theirs).any() else None
         fake = np.concatenate(self.fake) if self.fake else None

@@ -17,16 +17,19 @@ from deploy.core.records import write_record
 from export.budget import FLOAT_BUDGET, Logits, Overrides, default_budget
 from export.fake_quantized import FakeQuantized
 from export.origin import require_origin
-from export.parity import check_parity
+from export.parity import check_litert_parity, check_parity
 from export.parity_report import Parity
 from export.target_proofs import BATCH, TargetProof, prove_float, prove_qdq, prove_qonnx
-from export.targets import ONNXRUNTIME, QONNX_TARGET
+from export.targets import LITERT, ONNXRUNTIME, QONNX_TARGET
 from training.prediction import logits
 from training.quantize import Network
 from training.quantizers import FLOAT
 from training.run_folder import RunFolder
 
 Proof = Parity | TargetProof
+
+FIXED_POINT_IMAGES = 32
+"""Images on which LiteRT's fixed-point kernels are compared too: they are slow on purpose."""
 
 
 @dataclass(kw_only=True)
@@ -61,6 +64,13 @@ class Prover:
             return prove_float(target, path, self.images, self.logits, FLOAT_BUDGET)
         exact = self.network.spec.exact and self.bits != FLOAT
         budget = self.overrides.of(default_budget(target, self.bits, exact=exact))
+        if target == LITERT.name:
+            few = self.images[:FIXED_POINT_IMAGES]
+            check_litert_parity(path, few, kernels="reference").required()
+            fake = FakeQuantized(self.network, self.bits)
+            return check_litert_parity(
+                path, self.images, fake_quantized=fake, budget=budget.network
+            )
         if target == ONNXRUNTIME.name:
             fake = FakeQuantized(self.network, self.bits)
             return check_parity(path, self.images, fake_quantized=fake, budget=budget.network)

@@ -32,8 +32,6 @@ from export.passes.rule import SIGNED, STANDARD, Dialect, Place, Rule
 from export.reference import supported_operators, supported_qdq_operators
 from export.storage import STORAGES
 
-ONNX_SUFFIX, LITERT_SUFFIX = ".onnx", ".tflite"
-
 QONNX_TARGET = "qonnx"
 """The network as QONNX itself: what the other targets are lowered from."""
 
@@ -51,7 +49,6 @@ class Target:
         storages: of the weights, the default first.
         tunes: what a file can be laid out for (:mod:`export.passes.kernels`), the default first.
         domains: operator sets beside ONNX's own.
-        suffix: of its files.
     """
 
     name: str
@@ -63,7 +60,6 @@ class Target:
     tunes: tuple[str, ...] = TUNES[:1]
     domains: tuple[str, ...] = ()
     dialect: Dialect = STANDARD
-    suffix: str = ONNX_SUFFIX
 
 
 _INTEGER_RULES: tuple[Rule[Any], ...] = (
@@ -148,7 +144,6 @@ LITERT = Target(  # a .tflite of int8 codes with the channels last, int16 logits
     code_range=(-128, 127),
     image_type=TensorProto.INT8,
     storages=("int8",),
-    suffix=LITERT_SUFFIX,
 )
 
 TARGETS: Mapping[str, Target] = {item.name: item for item in (ONNXRUNTIME, TENSORRT, QCDQ, LITERT)}

@@ -49,6 +49,7 @@ EXTRA_OF_DISTRIBUTION: Mapping[str, str] = {
 
 ENGINE_MODULES: Mapping[str, tuple[str, str]] = {
     "onnxruntime": ("onnxruntime", "integer kernels on the CPU"),
+    "litert": ("ai_edge_litert", ".tflite files of the target litert"),
     "openvino": ("openvino", "Q/DQ files of the target qcdq"),
     "tensorrt": ("tensorrt", "Q/DQ files of the target tensorrt, on a GPU"),
     "tensorrt-rtx": (

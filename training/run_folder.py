@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from deploy.core.errors import InputError
+from deploy.core.model_contents import suffix_of, target_of
 from deploy.core.patch_origin import PatchSource
-from deploy.engine import target_of
 from training.checkpoint import CHECKPOINT, load_network, read_sidecar, spec_of
 from training.data import ImageSet, load_images
 from training.network_spec import NetworkSpec
@@ -155,7 +155,7 @@ class RunFolder:
 
     def model_file(self, bits: int, engine: str = "onnxruntime") -> Path:
         """Where the file for an engine, or of a target, at one bit-width is, once it is made."""
-        return self.path / "export" / f"{target_of(engine)}-{bits}.onnx"
+        return self.path / "export" / f"{target_of(engine)}-{bits}{suffix_of(engine)}"
 
     def exported(
         self, wanted: Sequence[int] | None = None, engine: str = "onnxruntime"

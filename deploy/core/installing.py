@@ -31,6 +31,7 @@ EXTRA_OF_MODULE: Mapping[str, str] = {
     "art": "eval",
     "multiprocess": "eval",
     "ray": "cluster",
+    "ai_edge_litert": "litert",
     "openvino": "openvino",
     "tensorrt_rtx_bindings": "rtx",
     "matplotlib": "figures",

@@ -8,11 +8,14 @@ the folder that it happens to run in, past every hash and signature.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 from .errors import InputError
 from .onnx_operators import OnnxFile, OnnxNode, read_onnx
 from .text import some
+from .tflite_file import OPERATORS as TFLITE_OPERATORS
+from .tflite_file import TfLiteFile, read_tflite
 
 MICROSOFT = "com.microsoft"
 
@@ -73,6 +76,7 @@ OPERATORS: Mapping[str, frozenset[str]] = {
             f"{MICROSOFT}.QLinearMul",
         }
     ),
+    "litert": frozenset(TFLITE_OPERATORS.values()),
     "qcdq": _QDQ,
     "tensorrt": _QDQ,
 }
@@ -84,6 +88,11 @@ INTEGER_TYPES = frozenset({2, 3, 4, 5, 6, 7, 12, 13})
 
 _EXACT = "onnxruntime"
 
+LITERT = "litert"
+ONNX_SUFFIX, LITERT_SUFFIX = ".onnx", ".tflite"
+
+_TFLITE_TYPES = frozenset({"int8", "int16", "int32", "int64"})
+
 _TARGETS = {
     "onnxruntime-tensorrt": "tensorrt",
     "openvino": "qcdq",
@@ -94,6 +103,26 @@ _TARGETS = {
 def target_of(engine: str) -> str:
     """The target of ``qadtr export`` whose file an engine runs; most have the engine's own name."""
     return _TARGETS.get(engine, engine)
+
+
+def suffix_of(engine: str) -> str:
+    """How the names of an engine's, or a target's, files end."""
+    return LITERT_SUFFIX if target_of(engine) == LITERT else ONNX_SUFFIX
+
+
+def read_tflite_contents(model: bytes, name: str) -> TfLiteFile:
+    """Return what a ``.tflite`` file holds.
+
+    Raises:
+        InputError: no readable file of that kind; ``name`` is the file's.
+    """
+    try:
+        return read_tflite(model)
+    except ValueError as error:
+        raise InputError(
+            f"{name} ({len(model)} bytes) is no readable .tflite file: {error}; export or copy it "
+            "again"
+        ) from error
 
 
 def read_model_contents(model: bytes, name: str) -> OnnxFile:
@@ -118,7 +147,7 @@ def read_model_contents(model: bytes, name: str) -> OnnxFile:
     return found
 
 
-def require_contents(model: bytes, engine: str, name: str) -> OnnxFile:
+def require_contents(model: bytes, engine: str, name: str) -> OnnxFile | TfLiteFile:
     """Return what a model for an engine holds, none of which its target does not write.
 
     Args:
@@ -131,20 +160,14 @@ def require_contents(model: bytes, engine: str, name: str) -> OnnxFile:
             attribute, a function, training information, or a cast to float in the all-integer
             target.
     """
-    found = read_model_contents(model, name)
     target = target_of(engine)
-    allowed = OPERATORS.get(target, frozenset().union(*OPERATORS.values()))
-    if found.inner:
-        raise InputError(
-            f"{name} holds {some(found.inner)}; expected one plain graph, as every export writes: "
-            "export it again"
-        )
-    unknown = sorted(found.operators.keys() - allowed)
-    if unknown:
-        raise InputError(
-            f"{name} holds the operators {some(unknown)}; a file for {engine} may contain "
-            f"{', '.join(sorted(allowed))}: export it again"
-        )
+    if target == LITERT:
+        return _require_tflite(model, engine, name)
+    found = read_model_contents(model, name)
+    onnx_targets = (one for key, one in OPERATORS.items() if key != LITERT)
+    allowed = OPERATORS.get(target, frozenset().union(*onnx_targets))
+    _require_plain(found.inner, name)
+    _require_known(found.operators, allowed, engine, name)
     foreign = sorted(found.domains - {"", MICROSOFT})
     if foreign:
         raise InputError(
@@ -158,6 +181,43 @@ def require_contents(model: bytes, engine: str, name: str) -> OnnxFile:
                 f"{name} casts {some([one.outputs[0] for one in in_float if one.outputs])} to a "
                 "type that holds no integers; expected integers between all nodes: export it again"
             )
+    return found
+
+
+def _require_plain(inner: Sequence[str], name: str) -> None:
+    if inner:
+        raise InputError(
+            f"{name} holds {some(inner)}; expected one plain graph, as every export writes: "
+            "export it again"
+        )
+
+
+def _require_known(
+    operators: Counter[str], allowed: frozenset[str], engine: str, name: str
+) -> None:
+    unknown = sorted(operators.keys() - allowed)
+    if unknown:
+        raise InputError(
+            f"{name} holds the operators {some(unknown)}; a file for {engine} may contain "
+            f"{', '.join(sorted(allowed))}: export it again"
+        )
+
+
+def _require_tflite(model: bytes, engine: str, name: str) -> TfLiteFile:
+    found = read_tflite_contents(model, name)
+    _require_plain(found.inner, name)
+    if found.outside:
+        raise InputError(
+            f"{name} names data outside the file for {some(found.outside)}: nothing vouches for "
+            "what lies there; export it again"
+        )
+    _require_known(found.operators, OPERATORS[LITERT], engine, name)
+    in_float = [one.name for one in found.tensors if one.type not in _TFLITE_TYPES]
+    if in_float:
+        raise InputError(
+            f"{name} has tensors that hold no integers, {some(in_float)}; expected integers "
+            "throughout: export it again"
+        )
     return found
 
 

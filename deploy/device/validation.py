@@ -25,6 +25,7 @@ from ..core.onnx_operators import OnnxFile
 from ..core.patch_set import write_patch_set
 from ..core.scratch import Scratch
 from ..core.share import share_in_words
+from ..core.tflite_file import TfLiteFile
 from .bundle_reading import Bundle
 from .certifying import CertifySettings, certification_figures, certify_on
 from .console import Console
@@ -237,7 +238,7 @@ def _describe_engine(
 def _check_golden(
     bundle: Bundle,
     model: ModelFacts,
-    contents: OnnxFile,
+    contents: OnnxFile | TfLiteFile,
     file: Path,
     engine: Engine,
     settings: ValidationSettings,
@@ -247,7 +248,7 @@ def _check_golden(
     with step(report, "golden codes"):
         inputs, logits, codes = read_golden(bundle, model)
         compared = 0
-        if settings.engine == ONNXRUNTIME:
+        if settings.engine == ONNXRUNTIME and isinstance(contents, OnnxFile):
             require_exact(model, codes, code_tensors(contents, INPUT_NAME, OUTPUT_NAME))
             found = codes_from_onnxruntime(file, inputs, list(codes), threads=settings.threads)
             check_codes(found, codes)

@@ -34,7 +34,7 @@ class LayerRun(TypedDict):
     input_types: list[str]
     output_types: list[str]
     provider: str
-    time_share: NotNegative
+    time_share: NotNegative | None
     integer: bool
 
 

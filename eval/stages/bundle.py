@@ -12,6 +12,7 @@ import logging
 import math
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.bundle import BundleContents, BundleModel, BundlePatch, Thresholds, write_bundle
+from deploy.core.engine_protocol import Certified
 from deploy.core.errors import EngineUnavailable, InputError, UsageError
 from deploy.core.host import host_facts
+from deploy.core.model_contents import LITERT, target_of
 from deploy.core.model_engine import run_all
 from deploy.core.patch_set import PatchSet, read_patch_set
 from deploy.device.golden import check_logits, logits_bytes
@@ -33,7 +36,7 @@ from eval.measure.checks.checks_record import verdict_of_run
 from eval.measure.patch_images import images_of_patches, patch_files_in
 from eval.measure.subject import Subject, subjects_of
 from export.origin import recorded_budget, require_origin
-from export.reference import IntegerReference
+from export.reference import IntegerReference, LiteRtReference
 from export.reference.qdq import QdqReference
 from training.data.subset import chosen_indices
 from training.prediction import predict
@@ -194,12 +197,14 @@ def _further_model(
     file = subject.model_file
     require_origin(file, run.checkpoint_sha256)
     difference, flip_share = recorded_budget(file)
+    exact = target_of(engine) == LITERT
     model = BundleModel(
         path=file,
         certificate=None,
         max_logit_difference=difference,
         max_flips=math.ceil(flip_share * len(golden)),
-        golden_logits=QdqReference(file).run(golden),
+        golden_logits=(LiteRtReference if exact else QdqReference)(file).run(golden),
+        logits_identical_on=(platform.machine(),) if exact else (),
     )
     assert model.golden_logits is not None
     facts = ModelFacts(
@@ -212,6 +217,13 @@ def _further_model(
     try:
         with subject.open_engine() as opened:
             check_logits(opened, golden, model.golden_logits, facts, tensors=0)
+            if exact and isinstance(opened, Certified):
+                certificate = {
+                    "engine": opened.name,
+                    "machine": host_facts().machine,
+                    "kinds": dict(opened.kinds_that_ran()),
+                }
+                model = replace(model, certificate=certificate)
     except EngineUnavailable as error:
         logger.warning("%s was not run here, its budget is untried: %s", engine, error)
     return model

@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -62,31 +62,13 @@ LAST, FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 """Permutations that put the channels of four dimensions last, and first again."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Out:
-    """Codes that an operator is to give, and what holds them above ``codes.low``."""
-
-    codes: Codes
-
-    @property
-    def activation(self) -> str:
-        """The fused activation: RELU where the codes begin at the value 0."""
-        holds = LOW < self.codes.low == self.codes.zero_point
-        return "RELU" if holds else "NONE"
-
-    @property
-    def needs_maximum(self) -> bool:
-        """Whether neither int8 nor the fused activation holds the least code."""
-        return LOW < self.codes.low != self.codes.zero_point
-
-
-def _out(quantizer: Quantizer, clamp: Clamp) -> _Out:
+def _out(quantizer: Quantizer, clamp: Clamp) -> Codes:
+    """The codes, not named yet, that the quantizer of a layer behind a clamp gives."""
     low, high = clamp.codes(*quantizer.code_range(), quantizer.step)
-    zero = min(HIGH - high, HIGH)
-    codes = Codes(
-        name="", scale=quantizer.step, zero_point=zero, low=low + zero, high=min(high + zero, HIGH)
-    )
-    return _Out(codes=codes)
+    if high < 0:
+        raise LoweringError(f"its codes {low}…{high} lie below 0, where int8 cannot end")
+    zero = HIGH - high
+    return Codes(name="", scale=quantizer.step, zero_point=zero, low=low + zero, high=HIGH)
 
 
 def _builder(context: Context) -> LiteRtBuilder:
@@ -108,30 +90,34 @@ def _written(
     context: Context,
     operator: str,
     inputs: Sequence[str],
-    out: _Out,
+    out: Codes,
     shape: Sequence[int],
     layer: str,
     *,
     fuses: bool = True,
     **options: Any,
 ) -> Codes:
-    """The operator, and a MAXIMUM behind it where nothing else holds the least code."""
-    builder, codes = _builder(context), out.codes
+    """The operator, and what holds the least of the codes ``out``: int8 itself, a fused ReLU where
+    they begin at the value 0 (``fuses``: the operator can), or a MAXIMUM behind it."""
+    builder = _builder(context)
+    held = out.low == LOW
     if fuses:
-        options["fusedActivationFunction"] = builder.enum("ActivationFunctionType", out.activation)
-    bare = not fuses and out.activation != "NONE"
-    holds = out.needs_maximum or bare
-    name = _tensor(context, codes, shape, f"{layer}.wide" if holds else layer)
-    builder.add(operator, inputs, name, **options)
-    if holds:
-        least = builder.constant(
-            np.array([codes.low], np.int8),
-            f"{layer}.least",
-            scales=[codes.scale],
-            zero_point=codes.zero_point,
+        relu = not held and out.low == out.zero_point
+        options["fusedActivationFunction"] = builder.enum(
+            "ActivationFunctionType", "RELU" if relu else "NONE"
         )
-        name = builder.add("MAXIMUM", [name, least], _tensor(context, codes, shape, layer))
-    return replace(codes, name=name)
+        held |= relu
+    name = _tensor(context, out, shape, layer if held else f"{layer}.wide")
+    builder.add(operator, inputs, name, **options)
+    if not held:
+        least = builder.constant(
+            np.array([out.low], np.int8),
+            f"{layer}.least",
+            scales=[out.scale],
+            zero_point=out.zero_point,
+        )
+        name = builder.add("MAXIMUM", [name, least], _tensor(context, out, shape, layer))
+    return replace(out, name=name)
 
 
 def write_image(image: str, layer: str, context: Context) -> Written:
@@ -175,11 +161,11 @@ def _padded(
     return _pad(context, x, widths, x.zero_point, f"{layer}.pad"), "VALID", (sizes[0], sizes[1])
 
 
-def _pad(
-    context: Context, x: Codes, widths: Sequence[Sequence[int]], code: int, layer: str
-) -> str:
+def _pad(context: Context, x: Codes, widths: Sequence[Sequence[int]], code: int, layer: str) -> str:
     builder = _builder(context)
-    shape = [size + sum(width) for size, width in zip(builder.shape_of(x.name), widths, strict=True)]
+    shape = [
+        size + sum(width) for size, width in zip(builder.shape_of(x.name), widths, strict=True)
+    ]
     inputs = [x.name, _int32(context, widths, "pads")]
     out = _tensor(context, x, shape, layer)
     if code == x.zero_point:
@@ -206,7 +192,7 @@ def _convolved(
     scale: NDArray[np.float32],
     bias: NDArray[np.int32],
     attributes: Mapping[str, Any],
-    out: _Out,
+    out: Codes,
     layer: str,
 ) -> tuple[Codes, str]:
     """CONV_2D or DEPTHWISE_CONV_2D of weights O×(C/groups)×kh×kw."""
@@ -237,7 +223,7 @@ def _convolved(
 def write_convolution(found: Convolution, layer: str, context: Context) -> Written:
     """PAD?, CONV_2D or DEPTHWISE_CONV_2D."""
     out = _out(found.quantizer, found.clamp)
-    folded = fold(found, out.codes.scale, layer)
+    folded = fold(found, out.scale, layer)
     bias = int32_bias(folded.bias, folded.grid, folded.weights, layer)
     codes, operator = _convolved(
         context, found.x, folded.weights, folded.scale, bias, found.attributes, out, layer
@@ -289,10 +275,10 @@ def write_requantization(found: Requantization, layer: str, context: Context) ->
     return codes, f"requantized by {float(codes.scale) / float(x.scale):.6g}, {_range(codes)}"
 
 
-def _add_nothing(context: Context, x: Codes, out: _Out, layer: str) -> Codes:
-    builder, wanted = _builder(context), out.codes
-    stays = (x.scale, x.zero_point) == (wanted.scale, wanted.zero_point)
-    if stays and wanted.low <= x.low and x.high <= wanted.high:
+def _add_nothing(context: Context, x: Codes, out: Codes, layer: str) -> Codes:
+    builder = _builder(context)
+    stays = (x.scale, x.zero_point) == (out.scale, out.zero_point)
+    if stays and out.low <= x.low and x.high <= out.high:
         return x
     nothing = builder.constant(np.zeros(1, np.int8), "nothing", scales=[x.scale])
     return _written(context, "ADD", [x.name, nothing], out, builder.shape_of(x.name), layer)
@@ -320,7 +306,7 @@ def write_table(found: Table, layer: str, context: Context) -> Written:
     """CAST, ADD of 128, GATHER."""
     builder, x = _builder(context), found.x
     shape = builder.shape_of(x.name)
-    codes = _out(found.quantizer, Clamp()).codes
+    codes = _out(found.quantizer, Clamp())
     kinds = {
         "inDataType": builder.enum("TensorType", "INT8"),
         "outDataType": builder.enum("TensorType", "INT32"),
@@ -363,7 +349,9 @@ def write_max_pool(found: MaxPool, layer: str, context: Context) -> Written:
         shape = builder.shape_of(source)
     sizes = [
         (size - reach) // stride + 1
-        for size, reach, stride in zip(shape[1:3], (height, width), settings["strides"], strict=True)
+        for size, reach, stride in zip(
+            shape[1:3], (height, width), settings["strides"], strict=True
+        )
     ]
     name = _tensor(context, codes, (1, *sizes, shape[3]), layer)
     options = {

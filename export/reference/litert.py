@@ -42,9 +42,10 @@ from numpy.typing import NDArray
 
 from deploy.core.errors import InputError
 from deploy.core.files import read_bytes
-from deploy.core.tflite_file import TfLiteFile, TfLiteOperator, TfLiteTensor, read_tflite
+from deploy.core.tflite_file import TfLiteOperator, TfLiteTensor, read_tflite
+from export.reading import refusing_malformed
 from export.reference.arithmetic import Convolution as FloatConvolution
-from export.reference.arithmetic import largest_of, padded, windows
+from export.reference.arithmetic import Held, largest_of, padded, windows
 from export.reference.errors import UnsupportedGraph
 from export.reference.network import Batch, Layer, Reference
 
@@ -55,8 +56,12 @@ Integers = NDArray[np.int64]
 
 _SAME = 0
 _RELU = 1
-_KINDS: Mapping[str, Any] = {"int8": np.int8, "int16": np.int16, "int32": np.int32, "int64": np.int64}
-_CODES = ("int8", "int16")
+_KINDS: Mapping[str, Any] = {
+    "int8": np.int8,
+    "int16": np.int16,
+    "int32": np.int32,
+    "int64": np.int64,
+}
 
 
 def quantized_multiplier(real: float) -> tuple[int, int]:
@@ -74,8 +79,8 @@ def quantized_multiplier(real: float) -> tuple[int, int]:
 def fixed_product(x: Integers, q: NDArray[Any] | int, exponent: NDArray[Any] | int) -> Integers:
     """x · q · 2^(exponent - 31): LiteRT's MultiplyByQuantizedMultiplier with two roundings.
 
-    First a doubling high product (halves away from zero, by a division that truncates), then a
-    shift to the right (halves away from zero).
+    First a doubling high product, whose division truncates (halves go up), then a shift to the
+    right (halves go away from zero).
     """
     left, right = np.maximum(exponent, 0), np.maximum(np.negative(exponent), 0)
     product = (x << left) * q
@@ -94,10 +99,11 @@ def wide_product(x: Integers, q: NDArray[Any], exponent: NDArray[Any]) -> Intege
     return product
 
 
-class LiteRtReference(Reference[np.int16]):
+class LiteRtReference(Reference[np.uint8]):
     """The reference of a ``.tflite`` file with int8 images and int16 logits.
 
-    Codes are those of the file: N×C×H×W where the tensor has four dimensions.
+    Codes are given as bytes, int8 code + 128 as in the all-integer file, and N×C×H×W where the
+    tensor has four dimensions.
 
     Args:
         path: the file.
@@ -109,7 +115,9 @@ class LiteRtReference(Reference[np.int16]):
         UnsupportedGraph: it has something that the reference does not define.
     """
 
-    def __init__(self, path: Path | str, *, arithmetic: str = XNNPACK, batch_size: int = 16) -> None:
+    def __init__(
+        self, path: Path | str, *, arithmetic: str = XNNPACK, batch_size: int = 16
+    ) -> None:
         super().__init__(path, batch_size=batch_size)
         if arithmetic not in ARITHMETICS:
             raise InputError(
@@ -120,13 +128,18 @@ class LiteRtReference(Reference[np.int16]):
             self._file = read_tflite(read_bytes(self.path))
         except ValueError as error:
             raise InputError(f"{self.path} is no readable .tflite file: {error}") from error
-        tensors = self._file.tensors
-        if self._file.inner or len(self._file.inputs) != 1 or len(self._file.outputs) != 1:
+        with refusing_malformed(self.path):
+            self._prepare()
+
+    def _prepare(self) -> None:
+        """Check everything in the file, once."""
+        file = self._file
+        if file.inner or file.outside or len(file.inputs) != 1 or len(file.outputs) != 1:
             raise UnsupportedGraph(
-                f"expected one plain graph with one input and one output, found "
-                f"{', '.join(self._file.inner) or 'other ends'}"
+                "expected one plain graph with one input and one output, found "
+                f"{', '.join([*file.inner, *file.outside]) or 'other ends'}"
             )
-        image, logits = tensors[self._file.inputs[0]], tensors[self._file.outputs[0]]
+        image, logits = file.tensors[file.inputs[0]], file.tensors[file.outputs[0]]
         if image.type != "int8" or len(image.shape) != 4 or not image.scales:
             raise UnsupportedGraph(
                 f"input {image.name!r} is {image.type}{list(image.shape)}: expected int8 N×H×W×C"
@@ -136,47 +149,55 @@ class LiteRtReference(Reference[np.int16]):
         _, height, width, channels = image.shape
         self.input_shape = (channels, height, width)
         self._logits = logits
-        self._steps = [self._step(node) for node in self._file.nodes]
+        self._steps = [self._step(node) for node in file.nodes]
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """The operators, in the file's order; each is named after its output."""
+        """The operators, in the file's order; each has the name of the tensor that it gives."""
+        tensors = self._file.tensors
         return tuple(
             Layer(
-                name=tensors[0],
+                name=tensors[node.outputs[0]].name,
                 operator=node.operator,
                 inputs=tuple(
-                    self._file.tensors[number].name
-                    for number in node.inputs
-                    if self._file.tensors[number].data is None
+                    tensors[number].name for number in node.inputs if tensors[number].data is None
                 ),
-                output=tensors[0],
+                output=tensors[node.outputs[0]].name,
             )
             for node in self._file.nodes
-            for tensors in [[self._file.tensors[number].name for number in node.outputs]]
         )
 
     @property
     def code_tensors(self) -> tuple[str, ...]:
-        """Names of the tensors between operators that hold codes, in the file's order."""
-        made = (self._file.tensors[node.outputs[0]] for node in self._file.nodes)
-        return tuple(one.name for one in made if one.type in _CODES and one is not self._logits)
+        """Names of the computed tensors of int8 codes, in the file's order."""
+        return tuple(tensor.name for tensor in self._computed)
 
-    def _batch(self, images: NDArray[np.uint8]) -> Batch[np.int16]:
+    @property
+    def zero_points(self) -> Mapping[str, int]:
+        """By name, the byte that stands for 0 in each of these tensors."""
+        return {tensor.name: tensor.zero_points[0] + 128 for tensor in self._computed}
+
+    @property
+    def _computed(self) -> list[TfLiteTensor]:
+        made = (self._file.tensors[node.outputs[0]] for node in self._file.nodes)
+        return [tensor for tensor in made if tensor.type == "int8"]
+
+    def _batch(self, images: NDArray[np.uint8]) -> Batch[np.uint8]:
         values: dict[int, Integers] = {
             self._file.inputs[0]: images.transpose(0, 2, 3, 1).astype(np.int64) - 128
         }
         for number, tensor in enumerate(self._file.tensors):
             if tensor.data is not None:
                 values[number] = _stored(tensor)
-        codes: dict[str, NDArray[np.int16]] = {}
+        codes: dict[str, NDArray[np.uint8]] = {}
+        held = Held()
         for node, function in zip(self._file.nodes, self._steps, strict=True):
-            made = function(*(values[number] for number in node.inputs))
-            values[node.outputs[0]] = made
+            made = values[node.outputs[0]] = function(*(values[number] for number in node.inputs))
             tensor = self._file.tensors[node.outputs[0]]
-            if tensor.type in _CODES and tensor is not self._logits:
+            held.add(f"operator {tensor.name!r} ({node.operator})", made)
+            if tensor.type == "int8":
                 shown = made.transpose(0, 3, 1, 2) if made.ndim == 4 else made
-                codes[tensor.name] = shown.astype(np.int16)
+                codes[tensor.name] = (shown + 128).astype(np.uint8)
         scale = np.float32(self._logits.scales[0])
         return values[self._file.outputs[0]].astype(np.float32) * scale, codes
 
@@ -223,7 +244,9 @@ class _Step:
         """float32 (n,): the scales of an input."""
         scales = self.inputs[number].scales
         if not scales:
-            raise UnsupportedGraph(f"{self.output.name!r}: {self.inputs[number].name!r} has no scale")
+            raise UnsupportedGraph(
+                f"{self.output.name!r}: {self.inputs[number].name!r} has no scale"
+            )
         return np.array(scales, np.float32)
 
     def zero(self, number: int) -> int:
@@ -240,8 +263,11 @@ class _Step:
         zero = self.output.zero_points[0]
         bounds = np.iinfo(_KINDS[self.output.type])
         activation = self.options.get("activation", 0)
-        if activation not in (0, _RELU):
-            raise UnsupportedGraph(f"{self.output.name!r}: fused activation {activation}")
+        if len(self.output.scales) != 1 or activation not in (0, _RELU):
+            raise UnsupportedGraph(
+                f"{self.output.name!r}: fused activation {activation}, "
+                f"{len(self.output.scales)} scales"
+            )
         low = max(bounds.min, zero) if activation == _RELU else bounds.min
         return np.clip(values + zero, low, bounds.max)
 
@@ -256,9 +282,7 @@ class _Step:
         return self.code(fixed_product(sums, pairs[:, 0], pairs[:, 1]))
 
 
-def _multipliers(
-    step: _Step, outputs: int
-) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+def _multipliers(step: _Step, outputs: int) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     sx, sw, sy = step.scale(0), step.scale(1), step.out_scale
     sw = np.broadcast_to(sw, (outputs,))
     exact = sx.astype(np.float64) * sw.astype(np.float64) / np.float64(sy)

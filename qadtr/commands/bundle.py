@@ -39,8 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="NAME",
-        help="further engines whose exported files go along, each with its budget: openvino (the "
-        "qcdq file), tensorrt, tensorrt-rtx (the tensorrt file)",
+        help="further engines whose exported files go along, each with its budget: litert, "
+        "openvino (the qcdq file), tensorrt, tensorrt-rtx (the tensorrt file)",
     )
     parser.add_argument(
         "--folder",

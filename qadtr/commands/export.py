@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=["onnxruntime"],
         metavar="TARGET",
         help="what to write, each put in place after its own proof: onnxruntime (all-integer, "
-        "default), tensorrt, qcdq, qonnx",
+        "default), litert, tensorrt, qcdq, qonnx",
     )
     parser.add_argument(
         "--storage",

@@ -23,8 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--target",
         default="onnxruntime",
-        choices=("onnxruntime", "tensorrt", "qcdq", "qonnx"),
-        help="default: onnxruntime; the others are held to their budgets",
+        choices=("onnxruntime", "litert", "tensorrt", "qcdq", "qonnx"),
+        help="default: onnxruntime; that and litert must be equal, the others are held to their "
+        "budgets",
     )
     parser.add_argument(
         "--least-agreement",
@@ -54,8 +55,10 @@ def run(arguments: argparse.Namespace) -> int:
     split = folder.images(arguments.data, arguments.split)
     facts = shared.provenance(seed=folder.seed, data=split.about)
     images = split.images[chosen_indices(len(split), arguments.images)]
-    if arguments.html is not None and arguments.target != "onnxruntime":
-        raise UsageError("--html draws layers, which only the target onnxruntime is compared by")
+    if arguments.html is not None and arguments.target not in ("onnxruntime", "litert"):
+        raise UsageError(
+            "--html draws layers, which only the targets onnxruntime and litert are compared by"
+        )
     overrides = shared.settings_of(Overrides, arguments)
     failed, drawn = False, []
     for path, proof in parity_of_run(

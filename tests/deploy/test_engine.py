@@ -22,7 +22,7 @@ def test_onnxruntime_opens_by_name(integer_onnx: Path, images: np.ndarray) -> No
 def test_an_engine_that_is_not_there_is_named_with_those_that_are(
     integer_onnx: Path, name: str
 ) -> None:
-    with pytest.raises(EngineUnavailable, match="available: onnxruntime") as caught:
+    with pytest.raises(EngineUnavailable, match="available: litert, onnxruntime") as caught:
         open_engine(name, integer_onnx)
     assert repr(name) in str(caught.value)
     assert caught.value.exit_code == 2

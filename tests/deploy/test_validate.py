@@ -46,7 +46,7 @@ def test_engines_by_name(
     assert main(["b.qbundle", "--engine", "onnxruntime"]) == 0
     capsys.readouterr()
     assert main(["b.qbundle", "--engine", "abacus"]) == 4
-    assert "available: onnxruntime" in capsys.readouterr().err
+    assert "available: litert, onnxruntime" in capsys.readouterr().err
 
 
 def with_models(contents: BundleContents, models: Mapping[str, Path]) -> dict[str, bytes]:

@@ -84,6 +84,7 @@ def test_every_extra_exists_and_every_package_of_the_extras_is_known() -> None:
         "sklearn": "scikit-learn",
         "art": "adversarial-robustness-toolbox",
         "tensorrt_rtx_bindings": "tensorrt-rtx-cu13-bindings",
+        "ai_edge_litert": "ai-edge-litert",
         "onnx_ir": "onnxscript",  # which brings it
     }
     for module, extra in EXTRA_OF_MODULE.items():
