@@ -38,6 +38,8 @@ def test_the_exported_files_have_the_bytes_they_had(checkpoint: Path, tmp_path: 
         write_qonnx(network, bits, source, checkpoint_sha256=run.checkpoint_sha256)
         found[str(bits)] = digests = {"qonnx": sha256_of(source)}
         for target in TARGETS:
+            if (target, bits) == ("litert", FLOAT):  # it has no float baseline
+                continue
             file = tmp_path / f"{target}-{bits}.onnx"
             if bits == FLOAT:
                 lower_float(source, file, target=target)

@@ -71,6 +71,7 @@ def test_from_a_run_to_a_verdict(
 
     with_attack_checks(run, words, tmp_path, capsys)
     with_openvino(run, words, tmp_path)
+    with_litert(run, words, tmp_path, capsys)
     with_patches_of_two_networks(run, words, tmp_path)
     capsys.readouterr()
     for more, code, said in (
@@ -134,6 +135,40 @@ def with_attack_checks(
 
 
 GPU_ENGINES = ("onnxruntime-tensorrt", "tensorrt", "tensorrt-rtx")
+
+
+def with_litert(
+    run: Path, words: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """LiteRT's file has its certificate and parity, and no budget: on the device too."""
+    assert main(["export", str(run), "--images", "96", "--target", "litert"]) == 0
+    assert not (run / "export" / "litert-32.tflite").exists()  # no float baseline
+    file = run / "export" / "litert-4.tflite"
+    sidecar = json.loads(file.with_suffix(".json").read_text())
+    assert sidecar["budget"] == {"max_logit_difference": 0.0, "max_flip_share": 0.0}
+    assert sidecar["guarantees"] == ["only operators of the target", "integers throughout"]
+    certificate = json.loads(file.with_suffix(".certificate.json").read_text())
+    assert certificate["ok"] is True and certificate["engine"] == "litert-xnnpack"
+    assert main(["export", str(run), "--images", "8", "--bits", "32", "--target", "litert"]) == 2
+    assert "no float baseline" in capsys.readouterr().err
+    parity = ["parity", str(run), "--bits", "4", "--images", "32", "--target", "litert"]
+    assert main([*parity, "--least-agreement", "0.8", "--html", str(folder / "p.html")]) == 0
+    assert "0 of 320 logits differ between litert-xnnpack" in capsys.readouterr().out
+    out = folder / "litert.qbundle"
+    assert main([*words, "--out", str(out), "--engines", "litert"]) == 0
+    with Bundle(out) as bundle:
+        facts = bundle.manifest.models["litert"]
+    assert (facts.file, facts.max_logit_difference) == ("models/litert-4.tflite", 0.0)
+    assert (facts.max_flips, facts.golden_logits) == (0, "logits-litert")
+    assert facts.certificate is not None and facts.certificate["kinds"]["convolution"] == 9
+    report = folder / "litert.json"
+    command = ["--engine", "litert", "--max-drift", "0.5", "--json", str(report)]
+    command += ["--junit", str(folder / "litert.xml")]
+    assert validate([str(out), *command]) in (0, 1, 3)
+    found = json.loads(report.read_text())
+    assert found["golden"]["largest_difference"] == 0.0
+    assert found["certificate"]["convolution"] == 9
+    assert found["engine"]["version"] not in (None, "unknown")
 
 
 def with_openvino(run: Path, words: list[str], folder: Path) -> None:
