@@ -33,6 +33,8 @@ from deploy.core.files import read_json, write_atomic
 from deploy.core.records import read_records, records_so_far
 from deploy.core.table import Table
 from eval.measure.adaptive.adaptive_record import KIND as ADAPTIVE_KIND
+from eval.measure.certification_record import KIND as CERTIFICATION_KIND
+from eval.measure.certification_record import certifications_from_records
 from eval.measure.checks.checks_record import KIND as CHECKS_KIND
 from eval.measure.defenses import TABLE
 from eval.measure.proofs import CERTIFICATE_KIND, PARITY_KIND
@@ -40,7 +42,9 @@ from eval.report.adaptive import adaptive_table
 from eval.report.analysis_table import HEADER as ANALYSES
 from eval.report.analysis_table import analysed, analysis_rows
 from eval.report.attack_checks import all_checks_table
+from eval.report.certification import certification_table
 from eval.report.defenses import defenses_markdown
+from eval.report.names import names_from_records
 from eval.report.results import text_table
 from eval.stages.defenses import ROWS
 
@@ -133,14 +137,18 @@ def _of_runs(group: Path) -> list[str]:
     if CHECKS_KIND in kinds:
         parts.append("Whether the attacks can be believed (docs/checks.md).")
         parts.append(_block(all_checks_table(everything)))
-    found = analysis_rows(everything)
-    if found:
+    if CERTIFICATION_KIND in kinds:
+        parts.append("What no patch of a size can change (docs/certify.md).")
+        found = certifications_from_records(everything)
+        parts.append(certification_table(found, names_from_records(everything)).markdown())
+    analyses = analysis_rows(everything)
+    if analyses:
         parts.append(
             "Analyses of the fake-quantized networks under a patch, what they measure is in "
             f"[analyses](analyses.md): {'; '.join(analysed(everything))}. Means over images, "
             "95% intervals."
         )
-        parts.append(Table(columns=ANALYSES, rows=found).markdown())
+        parts.append(Table(columns=ANALYSES, rows=analyses).markdown())
     for kind, (said, columns) in PROOFS.items():
         newest = [
             {**p, "run": run} for run, of_run in records.items() for p in _newest(of_run, kind)

@@ -11,7 +11,7 @@ from deploy.core.table import Table
 from eval.measure.certification_record import CertificationRecord, certifications_from_records
 from eval.report.document import small
 from eval.report.names import Names, names_from_records, names_of_models
-from eval.report.words import images_words, percent, rate
+from eval.report.words import images_words, model_order, percent, rate
 
 _COLUMNS = (
     *("network", "bits", "engine", "patch", "masks", "clean", "masked inference"),
@@ -27,7 +27,8 @@ _MEANING = (
 def certification_table(
     records: Sequence[CertificationRecord], names: Names | None = None
 ) -> Table:
-    """One row for each record; ``names`` of the networks, from these records where None."""
+    """One row for each record, the wider bit-width and the smaller patch first; ``names`` of the
+    networks, from these records where None."""
     names = names_of_models(record["model"] for record in records) if names is None else names
     return Table(
         columns=_COLUMNS,
@@ -45,11 +46,16 @@ def certification_table(
                 f"{record['mean_passes']:.0f}",
                 f"{record['mean_passes'] * record['ms_per_pass']:.3g}",
             ]
-            for record in records
+            for record in sorted(records, key=_order)
         ],
         align="lllrrrrrrrr",
         notes=[_MEANING],
     )
+
+
+def _order(record: CertificationRecord) -> tuple[object, ...]:
+    model = record["model"]
+    return *model_order(model), -model["bit_width"], record["patch_px"]
 
 
 def certification_section(records: Iterable[Mapping[str, Any]]) -> Html:
