@@ -44,6 +44,16 @@ class MaskSet:
         return len(self.boxes)
 
     @property
+    def pairs(self) -> int:
+        """How many pairs there are, a mask with itself among them."""
+        return len(self) * (len(self) + 1) // 2
+
+    @property
+    def steps(self) -> int:
+        """What :func:`certify` counts up to: the pairs, and both rounds of masked inference."""
+        return self.pairs + 2 * len(self)
+
+    @property
     def mask_px(self) -> tuple[int, int]:
         """Height and width of every mask."""
         top, left, bottom, right = self.boxes[0].tolist()
@@ -115,7 +125,7 @@ def certified(
         images: uint8, N×C×H×W.
         labels: integers, N.
         masks: for this size of images.
-        progress: told how many pairs of all are done.
+        progress: told how many of all pairs are done.
 
     Returns:
         bool, N.
@@ -148,7 +158,11 @@ class MaskedPredictions:
 
 
 def predict_masked(
-    predict: Predict, images: NDArray[np.uint8], masks: MaskSet
+    predict: Predict,
+    images: NDArray[np.uint8],
+    masks: MaskSet,
+    *,
+    stepped: Callable[[], None] = lambda: None,
 ) -> MaskedPredictions:
     """Classify by double masking: the inference that the certificates are for.
 
@@ -161,6 +175,7 @@ def predict_masked(
         predict: the model.
         images: uint8, N×C×H×W.
         masks: for this size of images.
+        stepped: called once for each mask of either round.
 
     Raises:
         InputError: images of another size than the masks are for.
@@ -168,12 +183,16 @@ def predict_masked(
     """
     _check(images, masks)
     count = len(masks)
-    alone = np.stack([predict(masks.over(images, i)) for i in range(count)], axis=1)
+    alone = np.empty((len(images), count), dtype=np.int64)
+    for i in range(count):
+        alone[:, i] = predict(masks.over(images, i))
+        stepped()
     passes = np.full(len(images), count, dtype=np.int64)
     classes = np.array([np.bincount(row).argmax() for row in alone], dtype=np.int64)
     open_still = (alone != classes[:, None]).any(axis=1)
     majority = classes.copy()
     for i in range(count):
+        stepped()
         rows = (open_still & (alone[:, i] != majority)).nonzero()[0]
         if len(rows) == 0:
             continue
@@ -216,9 +235,21 @@ def certify(
     *,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Certification:
-    """Return what masked inference and its certificates come to; as :func:`certified`."""
-    holds = certified(predict, images, labels, masks, progress=progress)
-    inferred = predict_masked(predict, images, masks)
+    """Return what masked inference and its certificates come to; as :func:`certified`.
+
+    ``progress`` is told how many of ``masks.steps`` are done.
+    """
+    done = 0
+
+    def stepped(count: int = 1) -> None:
+        nonlocal done
+        done += count
+        progress(done, masks.steps)
+
+    holds = certified(
+        predict, images, labels, masks, progress=lambda pairs, _: stepped(pairs - done)
+    )
+    inferred = predict_masked(predict, images, masks, stepped=stepped)
     return Certification(
         masks=masks,
         clean=share_of(predict(images) == labels),

@@ -60,7 +60,7 @@ def certify_on(
         engine: open.
         suite: its images; one that is there twice counts once.
         settings: how.
-        progress: told how many pairs of masks of all are done.
+        progress: told how many of all steps are done.
 
     Raises:
         InputError: a patch larger than the images.

@@ -79,7 +79,7 @@ def certify_run(
                     continue
                 timed = _Timed(predictor)
                 what = f"{masks.patch_px} px at {subject.bit_width} bits"
-                with Progress(what, len(masks) * (len(masks) + 1) // 2) as bar:
+                with Progress(what, masks.steps) as bar:
                     found = certify(timed.predict, chosen, labels, masks, progress=bar.reach)
                 record = CertificationRecord(
                     key=key,

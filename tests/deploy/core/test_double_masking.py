@@ -137,7 +137,11 @@ def test_the_shares_are_of_all_images() -> None:
     images = small_images(3)
     labels = brightness(images)
     labels[:10] = (labels[:10] + 1) % 3  # ten that the model has wrong
-    found = certify(brightness, images, labels, covering_masks((4, 4), 2, per_axis=2))
+    masks, told = covering_masks((4, 4), 2, per_axis=2), list[tuple[int, int]]()
+    found = certify(
+        brightness, images, labels, masks, progress=lambda done, total: told.append((done, total))
+    )
+    assert told == [(done, masks.steps) for done in range(1, masks.steps + 1)]
     assert found.clean["n"] == found.masked["n"] == found.certified["n"] == len(images)
     assert found.clean["k"] == len(images) - 10
     assert not found.holds[:10].any()
