@@ -18,6 +18,44 @@ from training.record_types import payloads
 from training.run_folder import RunFolder
 
 
+def test_the_table_of_the_readme_is_what_the_records_give() -> None:
+    """The worst over the bit-widths of each network, as the report's headline takes it."""
+    readme = (RESULTS.parent / "README.md").read_text(encoding="utf-8")
+    found = readme.partition("## What it has found so far")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (.+?) \| ([\d.]+%†?) \| ([\d.]+%†?) \|$", found, re.MULTILINE)
+    computed = [[_percent(one) for one in both] for both in zip(*map(_worst, RUNS), strict=True)]
+    assert [[value.strip("†") for value in row[1:]] for row in rows] == computed
+    below = found.rpartition("|\n\n")[2]
+    assert len(re.findall(r"[.](?:\s|$)", below)) == 3  # sentences
+
+
+RUNS = ("plain", "qadtr")
+
+
+def _worst(run: str) -> list[float]:
+    """Clean, transferred, adaptive at a fixed bit-width, and adaptive at the worst per image."""
+    records = read_records(RESULTS / "cifar10-resnet8-cpu" / run / "records")
+    evaluations = [r["payload"] for r in records if r["kind"] == "evaluation"]
+    adaptive = [r["payload"] for r in records if r["kind"] == "adaptive"]
+    transferred = [
+        one["asr"]["value"]
+        for one in evaluations
+        if one["patch"]["attack"] == "lavan"
+        and one["patch"]["size_px"] == [8, 8]
+        and one["patch"]["source"]["seed"] == 1001
+    ]
+    by_law = {
+        law: max(one["asr"]["value"] for one in adaptive if one["law"] == law)
+        for law in ("fixed", "worst")
+    }
+    clean = min(one["clean_accuracy"]["value"] for one in evaluations)
+    return [clean, max(transferred), by_law["fixed"], by_law["worst"]]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}%"
+
+
 def test_the_page_is_what_the_records_give() -> None:
     assert PAGE.read_text(encoding="utf-8") == results_page(RESULTS)
 

@@ -173,21 +173,25 @@ def _over(case: _Case) -> str:
     return labels if case.bit_widths[-1] == FLOAT else f"{labels} bits"
 
 
+def _where(worst: _Worst) -> str:
+    return f"{interval(worst.cell.asr)}; {worst.row.at}"
+
+
 def _tiles(case: _Case, known: _Knowing | None, table: ResultTable, proofs: Proofs) -> Html:
     plain, defended = case.plain, case.defended
-    over = f"worst of {_over(case)}, {plain.row.model['engine']}"
-    tiles = [(plain.cell.rate, f"fooled, plain, {over}", interval(plain.cell.asr))]
+    over = "at the worst bit-width"
+    tiles = [(plain.cell.rate, f"fooled, plain, {over}", _where(plain))]
     if defended is not None:
         cell = defended.cell
-        tiles.append((cell.rate, f"fooled, hardened, {over}", interval(cell.asr)))
+        tiles.append((cell.rate, f"fooled, hardened, {over}", _where(defended)))
         if known is not None:
-            who = f"fooled, hardened, by one who knows it, {known.where}"
-            tiles.append((known.rate, who, interval(known.asr)))
+            who = "fooled, hardened, by one who knows it"
+            tiles.append((known.rate, who, f"{interval(known.asr)}; {known.where}"))
         lost = [row for row in case.rows if row.points_under_plain is not None]
         if lost:
             most = max(lost, key=lambda row: row.points_under_plain or 0.0)
             how = "; too far apart to compare" if case.apart else ", hardened against plain"
-            words = f"points of clean accuracy{how}, worst of {_over(case)}"
+            words = f"points of clean accuracy{how}, {over}"
             value = points(-(most.points_under_plain or 0.0))
             tiles.append((value, words, f"{percent(most.clean['value'])} at {most.at}"))
     sized = [row for row in case.rows if row.size_ratio is not None]
