@@ -1,15 +1,14 @@
 """Write a bundle: models, patches, images, golden data, thresholds and the validator, as one file.
 
-The bytes depend on the contents alone: the same parts give the same bundle on every machine.
+The bytes depend on the contents alone: the same parts give the same bundle on every machine, and
+the same command the same bundle at every time. When it was made is in ``BUNDLE.json`` beside it.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .core.attack_checks import AttackVerdict
+from .core.engine_versions import oldest_onnxruntime
 from .core.errors import InputError
-from .core.files import npz_bytes, read_bytes, same_place, sha256_of_bytes, write_atomic
+from .core.files import (
+    npz_bytes,
+    read_bytes,
+    same_place,
+    sha256_of_bytes,
+    write_atomic,
+    write_json,
+)
 from .core.images import check_images
-from .core.model_contents import require_contents, target_of
+from .core.model_contents import read_model_contents, require_contents, target_of
 from .core.patch_origin import TriedOn
 from .core.patch_set import PatchSet, patch_set_bytes
+from .core.records import without_clock
+from .core.scratch import PREFIX, Scratch
 from .core.stored_zip import write_stored_zip
 from .device.bundle_reading import Bundle, checksums_text
 from .device.golden import logits_bytes
@@ -54,17 +63,39 @@ A gate that must be trusted uses a validate.pyz that was obtained apart from the
 """
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 
 {REFUSE_OLD_PYTHONS}bundle = os.path.dirname(os.path.abspath(__file__))
-with tempfile.TemporaryDirectory() as folder:
+with tempfile.TemporaryDirectory(prefix="{PREFIX}") as folder:
+    held = []
+    try:
+        # A folder that nobody locks is removed by the next validator.
+        import fcntl
+
+        held.append(os.open(folder, os.O_RDONLY))
+        fcntl.flock(held[0], fcntl.LOCK_EX)
+    except (ImportError, OSError):
+        pass
     validator = os.path.join(folder, "validate.pyz")
     with open(validator, "wb") as out:
         out.write(__loader__.get_data(os.path.join(bundle, "validate.pyz")))
-    done = subprocess.run([sys.executable, validator, bundle] + sys.argv[1:])
-code = done.returncode
+    command = [sys.executable, validator, bundle] + sys.argv[1:]
+    child = subprocess.Popen(command, pass_fds=held)
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, lambda number, frame: child.send_signal(number))
+    try:
+        code = child.wait()
+    except KeyboardInterrupt:  # a terminal sends it to the child too, which ends by itself
+        try:
+            code = child.wait(10)
+        except subprocess.TimeoutExpired:
+            child.terminate()
+            code = child.wait()
 sys.exit(code if code in (0, 1, 2, 3, 4) else 2)
 '''
 
@@ -175,8 +206,11 @@ def write_bundle(
 ) -> str:
     """Write a bundle, read it back, and return the SHA-256 of its manifest.
 
+    ``OUT.json`` beside it says when and of what the bundle was made, with its manifest's SHA-256.
+
     Args:
-        out: the file (replaced atomically), or the folder, which must not exist.
+        out: the file (replaced atomically), or the folder, which must not exist, unless it is this
+            very bundle.
         contents: the parts.
         signing_key: PEM file of an Ed25519 private key.
         as_folder: write a folder instead of one file.
@@ -186,16 +220,22 @@ def write_bundle(
         EngineUnavailable: a signature is wanted and the package cryptography is not installed.
     """
     inputs = [signing_key, *(model.path for model in contents.models.values())]
-    taken = [one for one in inputs if one is not None and same_place(out, one)]
-    if taken:
-        raise InputError(f"{out} is what the bundle is made of: name a place of its own")
+    about = out.with_name(f"{out.name}.json")
+    for place in (out, about):
+        if any(one is not None and same_place(place, one) for one in inputs):
+            raise InputError(f"{place} is what the bundle is made of: name a place of its own")
     files = bundle_files(contents, signing_key=signing_key)
     if as_folder:
         _write_folder(out, files)
     else:
         write_stored_zip(out, files)
     with Bundle(out) as bundle:
-        return bundle.manifest_sha256
+        digest = bundle.manifest_sha256
+    write_json(
+        about,
+        {"manifest_sha256": digest, "provenance": dict(contents.provenance)},
+    )
+    return digest
 
 
 def bundle_files(contents: BundleContents, *, signing_key: Path | None = None) -> dict[str, bytes]:
@@ -256,7 +296,11 @@ def _data_files(contents: BundleContents) -> dict[str, bytes]:
             )
     for number, patch in enumerate(contents.patches):
         path = _patch_path(number)
-        files[path], files[sidecar_of(path)] = patch_set_bytes(patch.patch_set)
+        origin = patch.patch_set.origin
+        origin = replace(origin, run=without_clock(origin.run))
+        files[path], files[sidecar_of(path)] = patch_set_bytes(
+            replace(patch.patch_set, origin=origin)
+        )
     return files
 
 
@@ -312,7 +356,7 @@ def _manifest(contents: BundleContents, files: Mapping[str, bytes]) -> dict[str,
             if contents.attack_checks is None
             else {"attack_checks": contents.attack_checks.as_record()}
         ),
-        "provenance": dict(contents.provenance),
+        "provenance": without_clock(contents.provenance),
     }
 
 
@@ -349,6 +393,11 @@ def _model_facts(
         logits_identical_on=identical_on,
         golden_logits=_golden_name(engine, model),
         machine_proof=proof,
+        oldest_engine=(
+            oldest_onnxruntime(read_model_contents(files[path], path))
+            if engine == "onnxruntime"
+            else None
+        ),
     )
 
 
@@ -380,16 +429,25 @@ def _patch_facts(number: int, patch: BundlePatch, contents: BundleContents) -> d
 
 
 def _write_folder(out: Path, files: Mapping[str, bytes]) -> None:
-    out = Path(out)
     if out.exists():
+        if _is_bundle(out, sha256_of_bytes(files[MANIFEST])):
+            return
         raise InputError(f"{out} exists: a bundle is written to a new folder; remove it first")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
-        for name, data in files.items():
-            write_atomic(made / name, data)
-        made.chmod(0o755)
-        os.rename(made, out)  # noqa: PTH104 - fails where a folder with files came in between
-    except BaseException:
-        shutil.rmtree(made, ignore_errors=True)
-        raise
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with Scratch(f".{out.name}.", out.parent) as made:
+            for name, data in files.items():
+                write_atomic(made / name, data)
+            made.chmod(0o755)
+            os.rename(made, out)  # noqa: PTH104 - fails where a folder with files came in between
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"cannot write {out}: {reason}; choose a writable place") from error
+
+
+def _is_bundle(path: Path, manifest_sha256: str) -> bool:
+    try:
+        with Bundle(path) as bundle:
+            return bundle.manifest_sha256 == manifest_sha256
+    except InputError:
+        return False

@@ -107,9 +107,9 @@ class LiteRtEngine(ModelEngine):
         try:
             import ai_edge_litert  # here, so that the rest of the package works without it
             from ai_edge_litert import interpreter as litert
-        except ImportError as error:
+        except Exception as error:  # a damaged package raises what it likes
             raise EngineUnavailable(
-                f"the engine 'litert' needs the package ai-edge-litert ({error}); "
+                f"the engine 'litert' needs the package ai-edge-litert ({one_line(str(error))}); "
                 f"install it: {install_command('litert')}"
             ) from error
         self.version = str(getattr(ai_edge_litert, "__version__", "unknown"))

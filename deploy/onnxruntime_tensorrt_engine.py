@@ -8,7 +8,6 @@ does not tell through ONNX Runtime, so there is no certificate.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from .core.errors import EngineUnavailable
 from .core.files import read_bytes
 from .core.images import INPUT_ZERO_POINT, int8_codes
+from .core.scratch import Scratch
 from .device.onnxruntime_engine import OnnxRuntimeEngine
 from .device.profile_check import read_profile
 from .tensorrt.builder import NEVER_RUN
@@ -53,8 +53,8 @@ class OnnxRuntimeTensorRtEngine(OnnxRuntimeEngine):
     def __init__(self, model: Path, *, threads: int = 1) -> None:
         self._facts = check_symmetric_int8(read_bytes(Path(model)), str(model))
         self.note = NEVER_RUN
-        with tempfile.TemporaryDirectory(prefix="qadtr-") as folder:
-            profile = Path(folder) / "profile.json"
+        with Scratch() as folder:
+            profile = folder / "profile.json"
             super().__init__(model, threads=threads, provider="tensorrt", profile_to=profile)
             try:
                 self._check_providers()

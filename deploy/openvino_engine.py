@@ -73,9 +73,9 @@ class OpenVinoEngine(ModelEngine):
         self.model_sha256 = sha256_of_bytes(data)
         try:
             import openvino as ov  # here, so that the rest of the package works without it
-        except ImportError as error:
+        except Exception as error:  # its import looks for a home, and raises what it likes
             raise EngineUnavailable(
-                f"the engine 'openvino' needs the package openvino ({error}); "
+                f"the engine 'openvino' needs the package openvino ({one_line(str(error))}); "
                 f"install it: {install_command('openvino')}"
             ) from error
         settings = {

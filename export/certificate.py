@@ -10,7 +10,6 @@ The JSON form is ``export/schemas/certificate-2.json``.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 from deploy.core.errors import InputError, QadtrError
 from deploy.core.files import sha256_of, write_atomic
 from deploy.core.operator_kinds import KINDS
+from deploy.core.scratch import Scratch
 from deploy.device.onnxruntime_engine import onnxruntime_version
 from deploy.device.onnxruntime_profile import ENGINE, ProfiledRun, profile_onnx
 from export.engine_graph import node_names_made_unique, read_engine_graph
@@ -187,12 +187,12 @@ def certify(
         else feeds_of_images(read, sample)
     )
     inputs = tuple(map(_facts, graph_inputs(read)))
-    with tempfile.TemporaryDirectory(prefix="qadtr-certificate-") as folder:
+    with Scratch() as folder:
         loaded = path
         if node_names_made_unique(read):  # the profile knows nodes by name
-            loaded = Path(folder) / path.name
+            loaded = folder / path.name
             write_atomic(loaded, _bytes_of(read, path))
-        optimized, profile = Path(folder) / "optimized.onnx", Path(folder) / "profile.json"
+        optimized, profile = folder / "optimized.onnx", folder / "profile.json"
         profile_onnx(
             loaded,
             feeds,

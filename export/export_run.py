@@ -10,7 +10,6 @@ manifest states of it, and for ONNX Runtime its certificate (``NAME.certificate.
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from deploy.core.errors import InputError, NothingToEvaluate
 from deploy.core.files import sha256_of, write_atomic, write_json
 from deploy.core.records import write_record
+from deploy.core.scratch import Scratch
 from export.budget import Overrides
 from export.certificate import Certificate, certify
 from export.exactness import Exactness, require_exact
@@ -136,10 +136,10 @@ def _export(
     """Write one target's file in a folder of its own, prove it there, put it in place."""
     bits, final = prover.bits, run.model_file(prover.bits, target)
     final.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".candidate-", dir=final.parent) as folder:
-        qonnx = Path(folder) / f"source-{bits}.onnx"
+    with Scratch(".candidate-", final.parent) as folder:
+        qonnx = folder / f"source-{bits}.onnx"
         write_qonnx(prover.network, bits, qonnx, checkpoint_sha256=run.checkpoint_sha256)
-        lowered = _lowered(qonnx, Path(folder) / final.name, target, bits, settings)
+        lowered = _lowered(qonnx, folder / final.name, target, bits, settings)
         exactness = certificate = None
         if target == ONNXRUNTIME.name and bits != FLOAT:
             if prover.network.spec.exact:

@@ -11,7 +11,6 @@ float32 sums where integers do not: where the two have another code, it flips.
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -26,6 +25,7 @@ from deploy.core.errors import InputError, NothingToEvaluate
 from deploy.core.files import read_bytes, sha256_of, write_atomic
 from deploy.core.images import check_images
 from deploy.core.model_engine import run_all
+from deploy.core.scratch import Scratch
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
 from deploy.litert_engine import LiteRtEngine
 from export.budget import Budget, Logits
@@ -84,8 +84,8 @@ def check_parity(
     if budget is not None and fake_quantized is None:
         raise InputError("a budget needs the fake-quantized network")
     truth = IntegerReference(model if reference is None else reference, batch_size=batch_size)
-    with tempfile.TemporaryDirectory(prefix="qadtr-parity-") as folder:
-        probe = Path(folder) / "probe.onnx"
+    with Scratch() as folder:
+        probe = folder / "probe.onnx"
         widths = _write_probe(model, probe, truth, images[:1])
         with open_engine(model) as engine, open_engine(probe) as probed:
             ends = np.cumsum([engine.classes, *widths.values()])[:-1]
@@ -127,8 +127,8 @@ def check_litert_parity(
         raise NothingToEvaluate("expected at least one image, got none")
     arithmetic = XNNPACK if kernels == "xnnpack" else FIXED_POINT
     truth = LiteRtReference(model, arithmetic=arithmetic, batch_size=batch_size)
-    with tempfile.TemporaryDirectory(prefix="qadtr-parity-") as folder:
-        probe = Path(folder) / "probe.tflite"
+    with Scratch() as folder:
+        probe = folder / "probe.tflite"
         write_atomic(probe, with_outputs(read_bytes(model), truth.code_tensors))
         with (
             LiteRtEngine(model, kernels=kernels) as engine,

@@ -16,7 +16,6 @@ held to the float network. What a target promises of its graph is checked before
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ from deploy.core.engine_protocol import Engine
 from deploy.core.errors import QadtrError
 from deploy.core.files import sha256_of
 from deploy.core.model_engine import run_all
+from deploy.core.scratch import Scratch
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
 from deploy.openvino_engine import OpenVinoEngine
 from export.budget import EQUAL, Budget, Departure, FileBudget, Logits, departure
@@ -156,8 +156,8 @@ def prove_qonnx(
     few, held_to = images[:QONNX_IMAGES], network[:QONNX_IMAGES]
     executor = "the qonnx executor"
     ours = execute_qonnx(path, few)
-    with tempfile.TemporaryDirectory(prefix="qadtr-qonnx-") as folder:
-        cleaned = execute_qonnx(clean_qonnx(path, Path(folder) / "clean.onnx"), few)
+    with Scratch() as folder:
+        cleaned = execute_qonnx(clean_qonnx(path, folder / "clean.onnx"), few)
     return TargetProof(
         target="qonnx",
         model_sha256=sha256_of(path),
@@ -184,10 +184,10 @@ def _in_engines(
     path: Path, images: NDArray[np.uint8], engines: tuple[OpenEngine, ...]
 ) -> list[tuple[str, Logits]]:
     found = []
-    with tempfile.TemporaryDirectory(prefix="qadtr-engine-") as folder:
+    with Scratch() as folder:
         kind = graph_inputs(read_model(path))[0].type.tensor_type.elem_type
         if kind == onnx.TensorProto.INT8:
-            path = write_with_bytes(path, Path(folder) / "bytes.onnx")
+            path = write_with_bytes(path, folder / "bytes.onnx")
         for open_engine in engines:
             with open_engine(path) as engine:
                 step = engine.batch_size or BATCH

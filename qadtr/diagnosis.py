@@ -13,6 +13,8 @@ from deploy.core.colour import Colour
 from deploy.core.errors import EngineUnavailable
 from deploy.core.host import Host, host_facts
 from deploy.core.installing import install_command, installed_from
+from deploy.core.text import one_line
+from deploy.device.onnxruntime_engine import require_its_numpy
 from deploy.engine import DISTRIBUTIONS
 from deploy.onnxruntime_tensorrt_engine import PROVIDER
 from deploy.tensorrt.builder import NEVER_RUN
@@ -169,14 +171,17 @@ def provider_finding(versions: Mapping[str, str]) -> Finding:
     if not {"onnxruntime", "onnxruntime-gpu"} & set(versions):
         return Finding("note", subject, "none: onnxruntime is not installed")
     try:
+        require_its_numpy()
         # By name: `deploy.device.onnxruntime_engine` alone may import the engine itself.
         runtime = importlib.import_module("onnxruntime")
         providers = list(runtime.get_available_providers())
-    except (ImportError, AttributeError) as error:
+    except EngineUnavailable as error:
+        return Finding("problem", subject, str(error))
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a package raises what it likes
         return Finding(
             "problem",
             subject,
-            f"onnxruntime does not import ({error}): its files are damaged, as after "
+            f"onnxruntime does not import ({_reason(error)}): its files are damaged, as after "
             "uninstalling one of two overlapping distributions. "
             "pip install --force-reinstall --no-deps onnxruntime mends it",
         )
@@ -243,13 +248,19 @@ def engine_findings(versions: Mapping[str, str]) -> list[Finding]:
             level, text = "note", f"not installed: {' or '.join(distributions)} ({use})"
         else:
             try:
+                if module == "onnxruntime":
+                    require_its_numpy()
                 importlib.import_module(module)
                 text = f"{there[0]} loads ({use})"
-            except (ImportError, OSError) as error:
-                reason = " ".join(str(error).split())
-                level, text = "problem", f"{there[0]} is installed but does not load: {reason}"
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - a package raises what it likes
+                level = "problem"
+                text = f"{there[0]} is installed but does not load: {_reason(error)}"
         findings.append(Finding(level, f"engine {engine}", text))
     return findings
+
+
+def _reason(error: BaseException) -> str:
+    return one_line(str(error)) or type(error).__name__
 
 
 def gpu_finding() -> Finding:

@@ -20,7 +20,8 @@ from . import protobuf
 from .protobuf import message, text
 
 # Numbers of fields, by message.
-_MODEL_GRAPH, _MODEL_OPSETS, _MODEL_TRAINING, _MODEL_FUNCTIONS = 7, 8, 20, 25
+_MODEL_IR_VERSION, _MODEL_GRAPH, _MODEL_OPSETS = 1, 7, 8
+_MODEL_TRAINING, _MODEL_FUNCTIONS = 20, 25
 _OPSET_DOMAIN = 1
 _GRAPH_NODE, _GRAPH_TENSOR, _GRAPH_SPARSE = 1, 5, 15
 _NODE_INPUT, _NODE_OUTPUT, _NODE_OPERATOR, _NODE_ATTRIBUTE, _NODE_DOMAIN = 1, 2, 4, 5, 7
@@ -29,7 +30,7 @@ _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS, _ATTRIBUTE_SPARSE = (5, 10), (6, 11), (22
 _FUNCTION_NODE, _FUNCTION_ATTRIBUTE = 7, 11
 _TRAINING_GRAPHS = (1, 2)
 _SPARSE_TENSORS = (1, 2)
-_TENSOR_NAME, _TENSOR_ENTRIES, _TENSOR_LOCATION = 8, 13, 14
+_TENSOR_TYPE, _TENSOR_NAME, _TENSOR_ENTRIES, _TENSOR_LOCATION = 2, 8, 13, 14
 
 _MOST_FIELDS = 4_000_000
 _MOST_DEPTH = 16
@@ -67,12 +68,16 @@ class OnnxFile:
         inner: places of nodes beside the main graph, such as "a graph in an attribute of If".
         outside: names of tensors whose data lie outside the file.
         domains: of the operator sets that it imports, "" the standard one.
+        stored: ONNX's element types of all tensors in it.
+        ir_version: of the format, 0 where the file has none.
     """
 
     nodes: list[OnnxNode] = field(default_factory=list)
     inner: list[str] = field(default_factory=list)
     outside: list[str] = field(default_factory=list)
     domains: set[str] = field(default_factory=set)
+    stored: set[int] = field(default_factory=set)
+    ir_version: int = 0
 
     @property
     def operators(self) -> Counter[str]:
@@ -120,7 +125,9 @@ class _Reader:
     def read(self, model: memoryview) -> OnnxFile:
         graphs = 0
         for number, value in self._fields(model):
-            if number == _MODEL_GRAPH:
+            if number == _MODEL_IR_VERSION:
+                self.found.ir_version = protobuf.number(value)
+            elif number == _MODEL_GRAPH:
                 graphs += 1
                 self._graph(message(value), "", 0)
             elif number == _MODEL_OPSETS:
@@ -220,7 +227,9 @@ class _Reader:
     def _tensor(self, tensor: memoryview) -> None:
         name, outside = "without a name", False
         for number, value in self._fields(tensor):
-            if number == _TENSOR_NAME:
+            if number == _TENSOR_TYPE:
+                self.found.stored.add(protobuf.number(value))
+            elif number == _TENSOR_NAME:
                 name = text(value)
             elif number == _TENSOR_ENTRIES:
                 outside = True

@@ -82,6 +82,11 @@ def provenance(
     return facts | more
 
 
+def without_clock(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a provenance without what another run of the same command changes: its date."""
+    return {name: value for name, value in provenance.items() if name != "date"}
+
+
 def write_record(
     directory: Path, kind: str, payload: Mapping[str, Any], provenance: Mapping[str, Any]
 ) -> Path:

@@ -52,12 +52,14 @@ class ModelFacts:
     logits_identical_on: tuple[str, ...]
     golden_logits: str = GOLDEN_LOGITS
     machine_proof: Mapping[str, Any] | None = None
+    oldest_engine: str | None = None
 
     def as_record(self) -> dict[str, Any]:
-        """Return it as JSON values; without a proof as before there was one."""
+        """Return it as JSON values; without what is not known, as before there was such a field."""
         facts = {**self.__dict__, "logits_identical_on": list(self.logits_identical_on)}
-        if self.machine_proof is None:
-            del facts["machine_proof"]
+        for name in ("machine_proof", "oldest_engine"):
+            if facts[name] is None:
+                del facts[name]
         return facts
 
 

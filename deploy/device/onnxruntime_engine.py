@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.engine_versions import OLDEST_FOR_NUMPY_2, version_key, why_too_old
 from ..core.errors import EngineUnavailable, InputError, UsageError
 from ..core.files import read_bytes, sha256_of_bytes, write_atomic
 from ..core.host import host_facts
@@ -117,7 +121,8 @@ class OnnxRuntimeEngine(ModelEngine):
     def _open(self, provider: str, optimized_to: Path | None, optimize: bool) -> None:
         data = read_bytes(self._model)
         self.model_sha256 = sha256_of_bytes(data)
-        self.integer = asks_for_integers(read_model_contents(data, str(self._model)).operators)
+        found = read_model_contents(data, str(self._model))
+        self.integer = asks_for_integers(found.operators)
         if self.integer and provider == "cuda":
             raise InputError(
                 f"{self._model} asks for integer inference, which ONNX Runtime's CUDA provider "
@@ -146,6 +151,11 @@ class OnnxRuntimeEngine(ModelEngine):
             )
         # onnxruntime's exceptions have no public base class below Exception.
         except Exception as error:
+            too_old = why_too_old(found, ort.__version__)
+            if too_old is not None:
+                raise EngineUnavailable(
+                    f"ONNX Runtime {ort.__version__} is too old for {self._model}: {too_old}"
+                ) from error
             raise InputError(
                 f"ONNX Runtime {ort.__version__} does not load {self._model} on {provider}: "
                 f"{one_line(str(error))}; export or copy it again"
@@ -298,14 +308,36 @@ def common_options(ort: Any, threads: int, *, exact: bool, optimize: bool = True
 
 
 def _onnxruntime() -> Any:
+    require_its_numpy()
     try:
         import onnxruntime  # here, so that the rest of the package works without it
-    except ImportError as error:
+    except Exception as error:  # a damaged package raises what it likes
         raise EngineUnavailable(
-            f"the engine 'onnxruntime' needs the package onnxruntime ({error}); "
+            f"the engine 'onnxruntime' needs the package onnxruntime "
+            f"({one_line(str(error)) or type(error).__name__}); "
             "install it: pip install onnxruntime"
         ) from error
     return onnxruntime
+
+
+@cache
+def require_its_numpy() -> None:
+    """Say that onnxruntime does not fit numpy, before the import prints pages of it.
+
+    Raises:
+        EngineUnavailable: onnxruntime was compiled for an older numpy.
+    """
+    if version_key(np.__version__) < (2,):
+        return
+    for name in ("onnxruntime", "onnxruntime-gpu"):
+        with suppress(metadata.PackageNotFoundError):
+            version = metadata.version(name)
+            if version_key(version) < version_key(OLDEST_FOR_NUMPY_2):
+                raise EngineUnavailable(
+                    f"{name} {version} was compiled for numpy 1 and does not import beside numpy "
+                    f"{np.__version__}: upgrade {name} ({OLDEST_FOR_NUMPY_2} or newer), or pip "
+                    "install 'numpy<2'"
+                )
 
 
 def _listed(nodes: list[Any]) -> str:

@@ -12,7 +12,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 from ..core.errors import EngineUnavailable, InputError, QadtrError
 from ..core.files import read_bytes, write_atomic
 from ..core.host import host_facts
+from ..core.scratch import Scratch
 from ..core.text import one_line
 from .onnxruntime_engine import PROVIDERS, _onnxruntime, common_options
 
@@ -71,8 +71,7 @@ def profile_onnx(
         InputError: the file is missing, or ONNX Runtime does not load or run it, or crashes.
         EngineUnavailable: onnxruntime is not installed.
     """
-    with tempfile.TemporaryDirectory(prefix="qadtr-profile-") as name:
-        folder = Path(name)
+    with Scratch() as folder:
         if isolated:
             _in_process(model, feeds, settings, folder)
         else:

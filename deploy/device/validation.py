@@ -303,14 +303,11 @@ def profiled_kinds(file: Path, images: Any, *, threads: int = 1) -> dict[str, in
     Raises:
         InputError: one of them ran in float.
     """
-    scratch = Scratch()
-    try:
-        profile = scratch.folder / "profile.json"
+    with Scratch() as folder:
+        profile = folder / "profile.json"
         with OnnxRuntimeEngine(file, threads=threads, profile_to=profile) as engine:
             run_all(engine, images)
         return kinds_that_ran(profile)
-    finally:
-        scratch.close()
 
 
 def _measure(

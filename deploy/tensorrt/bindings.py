@@ -125,7 +125,7 @@ def load(flavour: Flavour) -> Bindings:
 
             api = tensorrt
         version = str(api.__version__)
-    except (ImportError, OSError, AttributeError) as error:
+    except Exception as error:  # a damaged package raises what it likes
         raise EngineUnavailable(
             f"the engine {flavour.name!r} needs the package {flavour.package} "
             f"({one_line(str(error))}); install it: {flavour.install}"

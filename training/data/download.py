@@ -6,6 +6,7 @@ import hashlib
 import http.client
 import logging
 import os
+import re
 import tempfile
 import urllib.error
 import urllib.request
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from deploy.core.errors import InputError
 from deploy.core.files import sha256_of
+from deploy.core.locks import clear_leftovers, lock
 
 _log = logging.getLogger(__name__)
 _BLOCK_BYTES = 1 << 20
@@ -72,10 +74,12 @@ def download(
     temporary: Path | None = None
     try:
         root.mkdir(parents=True, exist_ok=True)
+        clear_leftovers(root, re.compile(rf"\.{re.escape(archive.filename)}\.[a-z0-9_]{{8}}\.part"))
         with tempfile.NamedTemporaryFile(
             dir=root, prefix=f".{archive.filename}.", suffix=".part", delete=False
         ) as file:
             temporary = Path(file.name)
+            lock(file.fileno())
             digest = _fetch(archive, file.write, progress, timeout_s)
             file.flush()
             os.fsync(file.fileno())

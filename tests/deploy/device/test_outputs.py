@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -193,7 +194,7 @@ def process(
     started: list[subprocess.Popen[bytes]] = []
 
     def start(
-        *words: str, without_streams: bool = False, **streams: Any
+        *words: str, itself: bool = False, without_streams: bool = False, **streams: Any
     ) -> tuple[subprocess.Popen[bytes], Path]:
         def prepare() -> None:
             _signals_as_on_a_terminal()
@@ -201,7 +202,8 @@ def process(
                 os.close(1)
                 os.close(2)
 
-        command = [sys.executable, "validate.pyz", str(bundle), *words]
+        validator = [] if itself else ["validate.pyz"]
+        command = [sys.executable, *validator, str(bundle), *words]
         made = subprocess.Popen(command, env=environment, preexec_fn=prepare, **streams)
         started.append(made)
         return made, scratch
@@ -219,14 +221,20 @@ def _signals_as_on_a_terminal() -> None:
         signal.signal(one, signal.SIG_DFL)
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
+@pytest.mark.parametrize(
+    ("name", "itself"),
+    [("SIGTERM", False), ("SIGHUP", False), ("SIGINT", False), ("SIGTERM", True)],
+)
 def test_a_signal_leaves_an_error_and_no_copy(
-    name: str, process: Callable[..., tuple[subprocess.Popen[bytes], Path]]
+    name: str, itself: bool, process: Callable[..., tuple[subprocess.Popen[bytes], Path]]
 ) -> None:
+    """``itself``: `python model.qbundle`, which starts the validator that is in it."""
     for form in ("report.json", "junit.xml"):
         Path(form).write_text("an earlier pass")
     words = ["--search", "--queries", "1000000", "--search-images", "200"]
-    running, scratch = process(*words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    running, scratch = process(
+        *words, itself=itself, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     assert running.stdout is not None
     for line in running.stdout:
         if line.startswith(b"patch "):  # the search is next, and would take minutes
@@ -237,6 +245,25 @@ def test_a_signal_leaves_an_error_and_no_copy(
     assert running.returncode == 2
     assert b"interrupted" in said and b"Traceback" not in said
     assert outcomes() == {"error"}
+    assert list(scratch.iterdir()) == []
+
+
+@pytest.mark.parametrize("itself", [False, True])
+def test_the_next_validator_removes_what_a_killed_one_left(
+    itself: bool, process: Callable[..., tuple[subprocess.Popen[bytes], Path]]
+) -> None:
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    search = ["--search", "--queries", "1000000", "--search-images", "200"]
+    running, scratch = process(*search, itself=itself, start_new_session=True, **quiet)
+    wanted = 2 if itself else 1  # the bundle's copy of the validator, and the validator's of it
+    deadline = time.monotonic() + 60
+    while len(list(scratch.iterdir())) < wanted and time.monotonic() < deadline:
+        time.sleep(0.02)
+    left = set(scratch.iterdir())
+    assert len(left) >= wanted
+    os.killpg(running.pid, signal.SIGKILL)
+    running.wait()
+    assert process("--quick", **quiet)[0].wait() == 0
     assert list(scratch.iterdir()) == []
 
 

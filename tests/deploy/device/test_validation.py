@@ -11,6 +11,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -299,8 +300,49 @@ def test_writing_reads_back(contents: BundleContents, tmp_path: Path) -> None:
         place = opened.folder
         assert place.is_dir()
     assert not place.exists()
+    assert write_bundle(tmp_path / "folder", contents, as_folder=True) == digest  # there already
+    other = replace(contents, random_floor_seed=contents.random_floor_seed + 1)
     with pytest.raises(InputError, match="exists"):
-        write_bundle(tmp_path / "folder", contents, as_folder=True)
+        write_bundle(tmp_path / "folder", other, as_folder=True)
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "manifest.json").write_bytes(b"{}")
+    with pytest.raises(InputError, match="exists"):
+        write_bundle(tmp_path / "half", contents, as_folder=True)
+
+
+def test_the_clock_changes_the_sidecar_alone(contents: BundleContents, tmp_path: Path) -> None:
+    written = []
+    for second in (1, 2):
+        run = {"date": f"2026-11-28T00:00:0{second}+00:00", "commit": "c", "seed": 1}
+        patches = [
+            replace(
+                one,
+                patch_set=replace(
+                    one.patch_set, origin=replace(one.patch_set.origin, run={**run, "seed": 2})
+                ),
+            )
+            for one in contents.patches
+        ]
+        out = tmp_path / "b.qbundle"
+        digest = write_bundle(out, replace(contents, provenance=run, patches=patches))
+        written.append(out.read_bytes())
+        about = json.loads((tmp_path / "b.qbundle.json").read_text())
+        assert about == {"manifest_sha256": digest, "provenance": run}
+    assert written[0] == written[1]
+    with Bundle(out) as bundle:
+        assert bundle.manifest.raw["provenance"] == {"commit": "c", "seed": 1}
+        made = json.loads(bundle.file("patches/patch-000.json").read_bytes())
+        assert made["provenance"]["run"] == {"commit": "c", "seed": 2}
+
+
+def test_a_folder_that_a_killed_process_left_goes_and_blocks_nothing(
+    contents: BundleContents, tmp_path: Path
+) -> None:
+    left = tmp_path / ".folder.abcdefgh"
+    left.mkdir()
+    (left / "manifest.json").write_bytes(b"half")
+    write_bundle(tmp_path / "folder", contents, as_folder=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "folder.json"]
 
 
 def test_the_manifest_fits_its_schema_by_another_reader(files: dict[str, bytes]) -> None:
