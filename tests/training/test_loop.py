@@ -42,7 +42,7 @@ def run(
         {"name": "pbat", "size_px": 4, "inner_steps": 1},
         {"name": "pbat", "size_px": 4, "inner_steps": 1, "kind": "universal", "location": "random"},
         {"name": "dwq", "inner_steps": 1, "bits": [32, 8, 4, 2]},
-        {"name": "triqdef", "size_px": 4, "inner_steps": 1, "schedule": "cycle"},
+        {"name": "triqdef", "size_px": 4, "inner_steps": 1, "wide_until": 0.0},
     ],
     ids=lambda table: "-".join(str(value) for value in table.values()),
 )
