@@ -61,22 +61,27 @@ class Bundle:
     Args:
         path: the folder or the file.
         public_key: PEM file of the key that must have signed; None asks for no signature.
+        pinned_sha256: that the manifest must have, in lower-case hexadecimal; None takes any.
 
     Attributes:
         path: as given.
         folder: a temporary one, where the checked copies of the files lie.
         manifest: checked.
         manifest_sha256: of its bytes: names this very bundle.
-        authentication: "signed by KEYFILE", or "unauthenticated".
+        authentication: "signed by KEYFILE", "pinned by its manifest's SHA-256", both with "and", or
+            "unauthenticated".
 
     Raises:
-        InputError: the bundle is missing, damaged, changed or hostile.
+        InputError: the bundle is missing, damaged, changed or hostile, or not the pinned one.
         SignatureError: a signature was asked for and is missing or wrong.
         EngineUnavailable: a signature was asked for and the package cryptography is missing.
     """
 
-    def __init__(self, path: Path, *, public_key: Path | None = None) -> None:
+    def __init__(
+        self, path: Path, *, public_key: Path | None = None, pinned_sha256: str | None = None
+    ) -> None:
         self.path = Path(path)
+        self._pinned_sha256 = pinned_sha256
         self._scratch: Scratch | None = None
         try:
             self._open(public_key)
@@ -147,11 +152,19 @@ class Bundle:
             if name not in small:
                 raise ValueError(f"it has no {name}")
         data, signature = small[MANIFEST], small.get(SIGNATURE)
+        vouched = []
         if public_key is not None:
             require_signature(data, signature, public_key)
-            self.authentication = f"signed by {public_key.name}"
-        else:
-            self.authentication = "unauthenticated"
+            vouched.append(f"signed by {public_key.name}")
+        if self._pinned_sha256 is not None:
+            found = sha256_of_bytes(data)
+            if found != self._pinned_sha256:
+                raise ValueError(
+                    f"it is another bundle than the pinned one: its {MANIFEST} has the SHA-256 "
+                    f"{found}, expected {self._pinned_sha256}"
+                )
+            vouched.append("pinned by its manifest's SHA-256")
+        self.authentication = " and ".join(vouched) or "unauthenticated"
         if small[CHECKSUMS] != checksums_text(data, signature):
             raise ValueError(
                 f"{MANIFEST} or {SIGNATURE} is not what {CHECKSUMS} says: it was changed"

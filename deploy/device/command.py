@@ -7,6 +7,7 @@ Exit codes: 0 pass · 1 a gate failed · 2 broken bundle or engine, and anything
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -43,6 +44,16 @@ def _count(text: str) -> int:
 
 
 _count.__name__ = "count"  # argparse shows it
+
+
+def _sha256(text: str) -> str:
+    """64 hexadecimal digits, in lower case."""
+    if re.fullmatch("[0-9a-fA-F]{64}", text) is None:
+        raise ValueError
+    return text.lower()
+
+
+_sha256.__name__ = "SHA-256 of 64 hexadecimal digits"
 
 
 def build_parser(engines: Sequence[str] | None = None) -> argparse.ArgumentParser:
@@ -91,6 +102,12 @@ def build_parser(engines: Sequence[str] | None = None) -> argparse.ArgumentParse
         type=Path,
         metavar="PUB",
         help="Ed25519 public key, PEM, that must have signed the bundle (needs cryptography)",
+    )
+    parser.add_argument(
+        "--manifest-sha256",
+        type=_sha256,
+        metavar="HEX",
+        help="take this very bundle alone: the SHA-256 of its manifest, as qadtr bundle prints it",
     )
     _add_search(parser)
     _add_certify(parser)
@@ -255,6 +272,7 @@ def _run(
             "min_clean": arguments.min_clean,
         },
         public_key=arguments.require_signature,
+        manifest_sha256=arguments.manifest_sha256,
         engine=arguments.engine,
         engine_file=arguments.engine_file,
         search=_search_settings(arguments),

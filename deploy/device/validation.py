@@ -68,6 +68,7 @@ class ValidationSettings:
         quick: stop as soon as the thresholds are decided.
         thresholds: those of the command line, by name; None or missing leaves the manifest's.
         public_key: PEM of the key that must have signed the bundle; None asks for none.
+        manifest_sha256: that the bundle's manifest must have; None takes any.
         engine: which of the bundle's models to run, and in what.
         engine_file: built from that model before, for an engine that has such files; None: none.
         batch_size: images a call.
@@ -81,6 +82,7 @@ class ValidationSettings:
     quick: bool = False
     thresholds: Mapping[str, float | None] = field(default_factory=dict)
     public_key: Path | None = None
+    manifest_sha256: str | None = None
     engine: str = ONNXRUNTIME
     engine_file: Path | None = None
     batch_size: int = 64
@@ -133,7 +135,9 @@ def _validate(
 ) -> None:
     report["quick"] = settings.quick
     with step(report, "signature and hashes"):
-        bundle = Bundle(path, public_key=settings.public_key)
+        bundle = Bundle(
+            path, public_key=settings.public_key, pinned_sha256=settings.manifest_sha256
+        )
     with bundle:
         _describe(bundle, report, console)
         thresholds = effective_thresholds(bundle.manifest.thresholds, settings.thresholds)

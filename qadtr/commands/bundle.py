@@ -135,7 +135,7 @@ def run(arguments: argparse.Namespace) -> int:
     with Bundle(arguments.out) as bundle:
         clean = bundle.manifest.thresholds["min_clean"]
         sizes = bundle.manifest.files
-    print(f"{arguments.out}  manifest {digest[:16]}")
+    print(f"{arguments.out}  manifest {digest}")
     print(_megabytes({path: facts.size_bytes for path, facts in sizes.items()}))
     print(
         f"gate: ASR under {arguments.max_asr:g}, drift at most {arguments.max_drift:g}, clean "

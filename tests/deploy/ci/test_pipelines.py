@@ -19,7 +19,7 @@ import yaml
 
 from deploy.core.json_schema import load_schema
 from deploy.core.stored_zip import write_stored_zip
-from deploy.device.bundle_reading import checksums_text
+from deploy.device.bundle_reading import Bundle, checksums_text
 from deploy.device.command import main as validate
 from deploy.device.signature import sign as sign_bytes
 from tests.deploy.ci.pipelines import (
@@ -169,6 +169,20 @@ def test_a_required_signature(signed: bool, folder: Path, pipeline: Pipeline) ->
         sign(folder / "model.qbundle", folder / "key.pem", folder / "model.qbundle")
     done = pipeline(folder, bundle="model.qbundle", public_key="key.pub")
     assert done.code == (0 if signed else 2), done.log
+
+
+@pytest.mark.parametrize("rolled_back", [False, True])
+def test_an_older_bundle_of_the_same_key_is_not_the_pinned_one(
+    rolled_back: bool, folder: Path, pipeline: Pipeline
+) -> None:
+    make_keys(folder)
+    sign(folder / "model.qbundle", folder / "key.pem", folder / "model.qbundle")
+    with Bundle(folder / "model.qbundle") as bundle:
+        pinned = "0" * 64 if rolled_back else bundle.manifest_sha256.upper()
+    given = {"public_key": "key.pub", "manifest_sha256": pinned}
+    done = pipeline(folder, bundle="model.qbundle", **given)
+    assert done.code == (2 if rolled_back else 0), done.log
+    assert ("another bundle than the pinned one" in done.log) == rolled_back
 
 
 def test_the_bundles_own_validator_is_never_run(

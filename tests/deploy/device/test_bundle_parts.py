@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deploy.core.errors import InputError
+from deploy.core.files import sha256_of_bytes
 from deploy.core.json_schema import SchemaMismatch, check
 from deploy.core.stored_zip import read_members, stored_zip_bytes
 from deploy.device.bundle_reading import Bundle
@@ -165,6 +166,17 @@ def test_sha256sum_reads_the_checksums(
         assert bundle.file("validate.pyz").read_bytes() == files["validate.pyz"]
         with pytest.raises(InputError, match="does not list"):
             bundle.file("../other")
+
+
+def test_a_pinned_bundle_is_that_one_alone(
+    files: dict[str, bytes], save_folder: Callable[..., Path]
+) -> None:
+    folder = save_folder(files)
+    own = sha256_of_bytes(files["manifest.json"])
+    with Bundle(folder, pinned_sha256=own) as bundle:
+        assert bundle.authentication == "pinned by its manifest's SHA-256"
+    with pytest.raises(InputError, match=f"another bundle than the pinned one.*{own}, expected 00"):
+        Bundle(folder, pinned_sha256="0" * 64)
 
 
 def test_outputs_are_added_as_onnx_reads_them(integer_onnx: Path) -> None:

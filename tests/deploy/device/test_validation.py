@@ -162,6 +162,7 @@ def test_3_no_image_counts(files: dict[str, bytes], bundle: Path) -> None:
         ["BUNDLE", "--max-asr", "30"],
         ["BUNDLE", "--min-clean", "-1"],
         ["BUNDLE", "--engine", "tensorrt"],
+        ["BUNDLE", "--manifest-sha256", "12345678"],
     ],
 )
 def test_4_usage(words: list[str], bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
