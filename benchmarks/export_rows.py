@@ -7,8 +7,10 @@ from typing import Any
 
 from deploy.core.table import Table
 
-KIND, TARGET_KIND, BUILD_KIND = "export", "export-target", "engine-build"
-"""Kinds of record: all-integer files, the targets with a budget, engines built without a GPU."""
+KIND, LITERT_KIND, TARGET_KIND = "export", "export-litert", "export-target"
+BUILD_KIND = "engine-build"
+"""Kinds of record: all-integer files, LiteRT's, the targets with a budget, engines built without a
+GPU."""
 
 Payload = Mapping[str, Any]
 Columns = Mapping[str, Callable[[Payload], str]]
@@ -47,6 +49,24 @@ _FILES: Columns = {
     "flips against fake quantization": _flips,
     "weights": lambda p: p["weights"],
 }
+_LITERT: Columns = {
+    **_NETWORK,
+    "operators in XNNPACK / LiteRT": lambda p: (
+        f"{p['operators_xnnpack']} / {p['operators_litert']}"
+    ),
+    "bytes (all-integer ONNX)": lambda p: f"{p['bytes']:,} ({p['onnx_bytes']:,})",
+    "differ from the references": _different,
+    "on images": lambda p: f"{p['parity_images']:,}",
+    "flips against fake quantization": _flips,
+    "tflite-micro: logits that differ, flips against XNNPACK": lambda p: (
+        f"{p['micro_logits_different']:,}, {p['micro_flips']:,} of {p['fixed_point_images']:,}"
+    ),
+    "RAM, bytes": lambda p: f"{p['ram_bytes']:,}",
+    "speed over ONNX Runtime, batch 1 / 16": lambda p: " / ".join(
+        f"{p['over_onnxruntime'][size]['median']:.2f}" for size in ("1", "16")
+    ),
+    "weights": lambda p: p["weights"],
+}
 _TARGETS: Columns = {
     **_NETWORK,
     "target": lambda p: p["target"],
@@ -75,6 +95,11 @@ _BUILDS: Columns = {
 def files_table(records: Sequence[Mapping[str, Any]]) -> Table:
     """A row for each network, weights and bit-width; records of :data:`KIND`, oldest first."""
     return table_of(_FILES, _newest(records, "bytes"))
+
+
+def litert_table(records: Sequence[Mapping[str, Any]]) -> Table:
+    """A row for each network, weights and bit-width; records of :data:`LITERT_KIND`."""
+    return table_of(_LITERT, _newest(records, "bytes"))
 
 
 def targets_table(records: Sequence[Mapping[str, Any]]) -> Table:

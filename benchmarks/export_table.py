@@ -8,6 +8,8 @@ already (of the same weights and number of images) is not made again, so that a 
 where it was. `python -m benchmarks.results_page` makes the tables of them.
 
 ``onnxruntime``   nodes that really ran, codes and logits against the integer reference, flips
+``litert``        XNNPACK's, LiteRT's reference and tflite-micro's kernels, each against its numpy
+                  reference; flips; RAM and flash of a microcontroller; speed beside ONNX Runtime
 ``qcdq``          OpenVINO and ONNX Runtime against the numpy reference of the same file
 ``tensorrt``      ONNX Runtime against that reference (TensorRT itself needs a GPU)
 ``qonnx``         the executor of the ``qonnx`` package against the fake-quantized network
@@ -36,24 +38,30 @@ import onnx
 from numpy.typing import NDArray
 
 from benchmarks.calibrated import calibrated_network
-from benchmarks.export_rows import BUILD_KIND, KIND, TARGET_KIND
-from benchmarks.records import ROOT, parser_of
+from benchmarks.export_rows import BUILD_KIND, KIND, LITERT_KIND, TARGET_KIND
+from benchmarks.microcontroller import run_micro
+from benchmarks.records import ROOT, parser_of, ratio
 from deploy.core.engine_protocol import Engine
 from deploy.core.files import sha256_of
+from deploy.core.model_contents import suffix_of
 from deploy.core.model_engine import run_all
 from deploy.core.records import provenance, records_so_far, write_record
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
+from deploy.litert_engine import LiteRtEngine
 from deploy.openvino_engine import OpenVinoEngine
 from deploy.tensorrt.bindings import TENSORRT_RTX
 from deploy.tensorrt.builder import build_engine
 from deploy.tensorrt.options import BuildOptions
 from export.budget import EQUAL, Logits, departure
 from export.certificate import certify
+from export.litert_certificate import certify_litert
 from export.lowering import lower
-from export.parity import check_parity
+from export.parity import check_litert_parity, check_parity
 from export.passes.guarantee import QuantizedOperands
 from export.qonnx_execution import execute_qonnx
 from export.qonnx_from_network import write_qonnx
+from export.reference import LiteRtReference
+from export.reference.litert import MICROCONTROLLER
 from export.reference.qdq import QdqReference
 from export.signed_images import write_with_bytes
 from training.data import ImageSet, load_images
@@ -157,7 +165,8 @@ class Subject:
 
     def lowered(self, target: str) -> Path:
         """The file of a target, beside the QONNX file."""
-        return lower(self.qonnx, self.qonnx.with_name(f"{target}.onnx"), target=target).path
+        file = self.qonnx.with_name(f"{target}{suffix_of(target)}")
+        return lower(self.qonnx, file, target=target).path
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -294,6 +303,73 @@ def _all_integer(subject: Subject, target: str) -> dict[str, Any]:
     }
 
 
+def _litert(subject: Subject, target: str) -> dict[str, Any]:
+    path, images, batch = subject.lowered(target), subject.images, subject.case.batch
+    certificate = certify_litert(path)
+    few = images[chosen_indices(len(images), subject.case.parity)]
+    fewer = images[chosen_indices(len(images), min(len(images), SLOW_KERNEL_IMAGES))]
+    equal = check_litert_parity(path, few, batch_size=min(batch, 16))
+    fixed = check_litert_parity(path, fewer, kernels="reference", batch_size=min(batch, 16))
+    codes, arena_bytes = run_micro(path, fewer)
+    micro = LiteRtReference(path, arithmetic=MICROCONTROLLER)
+    micro_codes = np.rint(micro.run(fewer) / micro.logit_scale)
+    with LiteRtEngine(path) as engine:
+        ours = run_all(engine, images, batch)
+        expected = engine.predict(fewer)
+    providers = [layer.provider for layer in certificate.layers]
+    return {
+        "target": target,
+        "sha256": sha256_of(path),
+        "bytes": path.stat().st_size,
+        "onnx_bytes": subject.lowered("onnxruntime").stat().st_size,
+        "operators_xnnpack": providers.count("XNNPACK"),
+        "operators_litert": providers.count("LiteRT"),
+        "counts": certificate.counts(),
+        "failures": [f"{one.layer}: {one.reason}" for one in certificate.failures],
+        "parity_images": len(few),
+        "codes": sum(layer.values for layer in equal.layers),
+        "codes_different": sum(layer.different for layer in (*equal.layers, *fixed.layers)),
+        "logits": equal.images * equal.classes,
+        "logits_different": equal.logits_different + fixed.logits_different,
+        "fixed_point_images": len(fewer),
+        "micro_logits_different": int(np.count_nonzero(codes != micro_codes)),
+        "micro_flips": int(np.count_nonzero(codes.argmax(axis=1) != expected)),
+        "ram_bytes": arena_bytes,
+        "flip_images": len(images),
+        "flips": _flips(ours, subject.logits),
+        "accuracy": float((ours.argmax(axis=1) == subject.labels).mean()),
+        "over_onnxruntime": {
+            str(size): _speed(path, subject.lowered("onnxruntime"), images[:size])
+            for size in (1, 16)
+        },
+    }
+
+
+SLOW_KERNEL_IMAGES = 200
+"""Images, at most, in LiteRT's reference kernels and in tflite-micro's."""
+
+SPEED_ROUNDS = 30
+
+
+def _speed(litert: Path, onnx_file: Path, batch: NDArray[np.uint8]) -> dict[str, float]:
+    """Images per second of two engines, one thread each, in turn; and their ratio round by round.
+
+    Each image's bytes go in and logits come out as the product runs them.
+    """
+    taken: dict[str, list[float]] = {"litert": [], "onnxruntime": []}
+    with LiteRtEngine(litert) as ours, OnnxRuntimeEngine(onnx_file) as theirs:
+        for number in range(SPEED_ROUNDS + 2):
+            for name, engine in (("litert", ours), ("onnxruntime", theirs)):
+                start = time.perf_counter()
+                engine.run(batch)
+                if number > 1:  # the first ones allocate
+                    taken[name].append(time.perf_counter() - start)
+    return {
+        **{f"{name}_images_per_s": len(batch) / float(np.median(t)) for name, t in taken.items()},
+        **ratio(taken["onnxruntime"], taken["litert"]),
+    }
+
+
 def _qdq(subject: Subject, target: str) -> dict[str, Any]:
     path, images = subject.lowered(target), subject.images
     references = 500 if subject.case.data == "cifar10" else 20
@@ -395,11 +471,17 @@ def _flips(ours: Logits, theirs: Logits) -> int:
     return int(np.count_nonzero(ours.argmax(axis=1) != theirs.argmax(axis=1)))
 
 
-FOLDERS = {KIND: "export", TARGET_KIND: "export", BUILD_KIND: "engines"}
+FOLDERS = {
+    KIND: "export",
+    LITERT_KIND: "export",
+    TARGET_KIND: "export",
+    BUILD_KIND: "engines",
+}
 """Of results/, by the kind of record."""
 
 MEASURES: Mapping[str, tuple[str, Callable[[Subject, str], dict[str, Any]]]] = {
     "onnxruntime": (KIND, _all_integer),
+    "litert": (LITERT_KIND, _litert),
     "qcdq": (TARGET_KIND, _qdq),
     "tensorrt": (TARGET_KIND, _qdq),
     "qonnx": (TARGET_KIND, _qonnx),

@@ -19,11 +19,13 @@ from typing import Any, cast
 from benchmarks.export_rows import (
     BUILD_KIND,
     KIND,
+    LITERT_KIND,
     TARGET_KIND,
     Columns,
     Payload,
     builds_table,
     files_table,
+    litert_table,
     table_of,
     targets_table,
 )
@@ -60,6 +62,7 @@ EVALUATION_KIND = "evaluation"
 
 SECTIONS: Mapping[str, tuple[str, Callable[[Sequence[Payload]], Table]]] = {
     f"{EXPORTS}/files.md": (KIND, files_table),
+    f"{EXPORTS}/litert.md": (LITERT_KIND, litert_table),
     f"{EXPORTS}/targets.md": (TARGET_KIND, targets_table),
     f"{ENGINES}/about.md": (BUILD_KIND, builds_table),
 }

@@ -63,6 +63,49 @@ class ExportRecord(ExportedNetwork):
     failures: list[str]
 
 
+class SpeedBeside(TypedDict):
+    """LiteRT beside ONNX Runtime's all-integer file, one thread each, in turn; the ratio of their
+    speeds by rounds."""
+
+    litert_images_per_s: NotNegative
+    onnxruntime_images_per_s: NotNegative
+    median: NotNegative
+    lower_quartile: NotNegative
+    upper_quartile: NotNegative
+
+
+class ExportLiteRtRecord(ExportedNetwork):
+    """The payload of a record of kind ``export-litert``: one ``.tflite`` file in each kernel."""
+
+    sha256: Sha256
+    onnx_bytes: AtLeast1
+    """Of the all-integer ONNX file of the same network."""
+    accuracy: Fraction
+    """In XNNPACK's kernels."""
+    counts: dict[str, Counts]
+    operators_xnnpack: AtLeast0
+    operators_litert: AtLeast0
+    codes: AtLeast1
+    codes_different: AtLeast0
+    """From the numpy references, XNNPACK's kernels and LiteRT's own together."""
+    logits: AtLeast1
+    logits_different: AtLeast0
+    parity_images: AtLeast1
+    flips: AtLeast0
+    """Of ``flip_images``, against the fake-quantized network."""
+    failures: list[str]
+    fixed_point_images: AtLeast1
+    """Seen by the slow kernels: LiteRT's reference and tflite-micro's."""
+    micro_logits_different: AtLeast0
+    """Logits of tflite-micro that are not its numpy reference's."""
+    micro_flips: AtLeast0
+    """Predictions of tflite-micro that are not XNNPACK's."""
+    ram_bytes: AtLeast1
+    """Of tflite-micro's arena."""
+    over_onnxruntime: dict[str, SpeedBeside]
+    """By batch size."""
+
+
 class EngineOfTarget(TypedDict):
     """One engine on a target's file."""
 
@@ -125,6 +168,7 @@ FORMS: Mapping[str, Any] = {
     proofs.PARITY_KIND: proofs.ParityRecord,
     proofs.TARGET_PROOF_KIND: proofs.TargetProofRecord,
     "export": ExportRecord,
+    "export-litert": ExportLiteRtRecord,
     "export-target": ExportTargetRecord,
     "engine-build": EngineBuildRecord,
 }

@@ -1,10 +1,11 @@
-"""What a ``.tflite`` file computes, in numpy, in either arithmetic of LiteRT's kernels.
+"""What a ``.tflite`` file computes, in numpy, in each arithmetic of LiteRT's kernels.
 
-===============  ==================================================================================
-``xnnpack``      XNNPACK, which takes what it can of a file on x86-64 and aarch64; LiteRT's
-                 built-in kernels run the rest
-``fixed-point``  LiteRT's reference kernels and those of tflite-micro
-===============  ==================================================================================
+===================  ==============================================================================
+``xnnpack``          XNNPACK, which takes what it can of a file on x86-64 and aarch64; LiteRT's
+                     built-in kernels run the rest
+``fixed-point``      LiteRT's reference kernels
+``microcontroller``  tflite-micro's: the same but for products of int16
+===================  ==============================================================================
 
 They agree on all that is exact: sums of products of integers, moves, tables.  They differ in how a
 sum becomes a code again:
@@ -22,7 +23,8 @@ MUL, ``xnnpack``          as the convolution, with m = sa · sb / sy
 ``fixed-point``           likewise
 MEAN, ``xnnpack``         ``rint(f32(sum) · m) + zp``, m = sx / (sy · n) in float32
 ``fixed-point``           sum times q / n · 2^e, one :func:`fixed_product`
-FULLY_CONNECTED, int16    int64 sums times q · 2^e, rounded once, halves up, in both
+FULLY_CONNECTED, int16    int64 sums times q · 2^e, rounded once, halves up, in both; q is cut to
+                          15 bits in ``microcontroller``
 ========================  =========================================================================
 
 References: ``reference_integer_ops`` and ``quantization_util`` of LiteRT; ``qs8-vadd``,
@@ -49,8 +51,8 @@ from export.reference.arithmetic import Held, largest_of, padded, windows
 from export.reference.errors import UnsupportedGraph
 from export.reference.network import Batch, Layer, Reference
 
-XNNPACK, FIXED_POINT = "xnnpack", "fixed-point"
-ARITHMETICS = (XNNPACK, FIXED_POINT)
+XNNPACK, FIXED_POINT, MICROCONTROLLER = "xnnpack", "fixed-point", "microcontroller"
+ARITHMETICS = (XNNPACK, FIXED_POINT, MICROCONTROLLER)
 
 Integers = NDArray[np.int64]
 
@@ -92,9 +94,16 @@ def fixed_product(x: Integers, q: NDArray[Any] | int, exponent: NDArray[Any] | i
     return shifted
 
 
-def wide_product(x: Integers, q: NDArray[Any], exponent: NDArray[Any]) -> Integers:
-    """x · q · 2^(exponent - 31) of a sum in 64 bits, with one rounding; halves go up."""
+def wide_product(
+    x: Integers, q: NDArray[Any], exponent: NDArray[Any], *, short: bool = False
+) -> Integers:
+    """x · q · 2^(exponent - 31) of a sum in 64 bits, with one rounding; halves go up.
+
+    ``short``: q is cut to 15 bits first.
+    """
     shift = 31 - exponent
+    if short:
+        q, shift = np.where(q < 0x7FFF0000, (q + (1 << 15)) >> 16, 0x7FFF), shift - 16
     product: Integers = (x * q + (np.int64(1) << (shift - 1))) >> shift
     return product
 
@@ -182,6 +191,11 @@ class LiteRtReference(Reference[np.uint8]):
         made = (self._file.tensors[node.outputs[0]] for node in self._file.nodes)
         return [tensor for tensor in made if tensor.type == "int8"]
 
+    @property
+    def logit_scale(self) -> np.float32:
+        """The value of one step of the int16 logits."""
+        return np.float32(self._logits.scales[0])
+
     def _batch(self, images: NDArray[np.uint8]) -> Batch[np.uint8]:
         values: dict[int, Integers] = {
             self._file.inputs[0]: images.transpose(0, 2, 3, 1).astype(np.int64) - 128
@@ -198,8 +212,7 @@ class LiteRtReference(Reference[np.uint8]):
             if tensor.type == "int8":
                 shown = made.transpose(0, 3, 1, 2) if made.ndim == 4 else made
                 codes[tensor.name] = (shown + 128).astype(np.uint8)
-        scale = np.float32(self._logits.scales[0])
-        return values[self._file.outputs[0]].astype(np.float32) * scale, codes
+        return values[self._file.outputs[0]].astype(np.float32) * self.logit_scale, codes
 
     def _step(self, node: TfLiteOperator) -> Callable[..., Integers]:
         if node.operator not in _OPERATORS or len(node.outputs) != 1 or -1 in node.inputs:
@@ -238,7 +251,8 @@ class _Step:
         arithmetic: str,
     ) -> None:
         self.node, self.inputs, self.output = node, inputs, output
-        self.options, self.fixed = node.options, arithmetic == FIXED_POINT
+        self.options, self.fixed = node.options, arithmetic != XNNPACK
+        self.short = arithmetic == MICROCONTROLLER
 
     def scale(self, number: int) -> NDArray[np.float32]:
         """float32 (n,): the scales of an input."""
@@ -334,7 +348,8 @@ def _fully_connected(step: _Step, x: Integers, weight: Integers, bias: Integers)
     sums = (x - step.zero(0)).astype(np.float64) @ weight.T.astype(np.float64)
     _, doubles = _multipliers(step, len(weight))
     pairs = np.array([quantized_multiplier(float(real)) for real in doubles], np.int64)
-    return step.code(wide_product(sums.astype(np.int64) + bias, pairs[:, 0], pairs[:, 1]))
+    total = sums.astype(np.int64) + bias
+    return step.code(wide_product(total, pairs[:, 0], pairs[:, 1], short=step.short))
 
 
 def _add(step: _Step, a: Integers, b: Integers) -> Integers:

@@ -11,16 +11,20 @@ import pytest
 from benchmarks.export_rows import (
     BUILD_KIND,
     KIND,
+    LITERT_KIND,
     TARGET_KIND,
     builds_table,
     files_table,
+    litert_table,
     targets_table,
 )
 from benchmarks.export_table import CASES, Subject, engine_build, main
+from benchmarks.schemas import ExportLiteRtRecord
 from deploy.core.records import read_records
 from export.qonnx_from_network import write_qonnx
 from tests.export.test_network_lowering import network
 from tests.training.data.test_data_cifar10 import write_official
+from training.record_types import payloads
 
 
 def test_every_target_becomes_a_record_and_is_not_made_again(
@@ -29,11 +33,17 @@ def test_every_target_becomes_a_record_and_is_not_made_again(
     write_official(tmp_path)
     words = ["--cifar10", str(tmp_path), "--records", str(tmp_path / "results"), "--images", "8"]
     words += ["--networks", "resnet8", "--bits", "4"]
-    words += ["--targets", "onnxruntime", "qcdq", "tensorrt", "qonnx"]
+    words += ["--targets", "onnxruntime", "litert", "qcdq", "tensorrt", "qonnx"]
     assert main(words) == 0
     folder = tmp_path / "results" / "export"
     integer, others = read_records(folder, KIND), read_records(folder, TARGET_KIND)
-    assert len(capsys.readouterr().out.splitlines()) == len(integer) + len(others)
+    litert = read_records(folder, LITERT_KIND)
+    assert len(capsys.readouterr().out.splitlines()) == len(integer) + len(litert) + len(others)
+    payloads(litert, LITERT_KIND, ExportLiteRtRecord)
+    for row in (table := litert_table(litert)).rows:
+        assert table.columns[4] == "differ from the references"
+        assert str(row[4]).startswith("0 of ") and ", 0 of " in str(row[4])
+        assert str(row[7]).startswith("0, ")
     table = files_table(integer)
     assert len(table.rows) == 3  # two trained networks, and the drawn one
     assert table.columns[5] == "differ from the reference"
