@@ -58,8 +58,14 @@ _LITERT: Columns = {
     "differ from the references": _different,
     "on images": lambda p: f"{p['parity_images']:,}",
     "flips against fake quantization": _flips,
-    "tflite-micro: logits that differ, flips against XNNPACK": lambda p: (
-        f"{p['micro_logits_different']:,}, {p['micro_flips']:,} of {p['fixed_point_images']:,}"
+    "tflite-micro: logits that differ": lambda p: (
+        f"{p['micro_logits_different']:,} on {p['fixed_point_images']:,} images"
+    ),
+    "its flips against XNNPACK": lambda p: (
+        f"{p['micro_flips']:,} of {p['micro_reference_images']:,}"
+    ),
+    "accuracy: tflite-micro, XNNPACK": lambda p: (
+        f"{p['micro_accuracy']:.1%}, {p['accuracy_of_these']:.1%}"
     ),
     "RAM, bytes": lambda p: f"{p['ram_bytes']:,}",
     "speed over ONNX Runtime, batch 1 / 16": lambda p: " / ".join(

@@ -98,8 +98,13 @@ class ExportLiteRtRecord(ExportedNetwork):
     """Seen by the slow kernels: LiteRT's reference and tflite-micro's."""
     micro_logits_different: AtLeast0
     """Logits of tflite-micro that are not its numpy reference's."""
+    micro_reference_images: AtLeast1
+    """Seen by the numpy reference of tflite-micro's arithmetic."""
     micro_flips: AtLeast0
-    """Predictions of tflite-micro that are not XNNPACK's."""
+    """Of these, predictions that are not XNNPACK's."""
+    micro_accuracy: Fraction
+    accuracy_of_these: Fraction
+    """Of the same images, in XNNPACK's kernels."""
     ram_bytes: AtLeast1
     """Of tflite-micro's arena."""
     over_onnxruntime: dict[str, SpeedBeside]

@@ -6,8 +6,12 @@ Below, the fused ReLU holds codes at 0.  Only signed codes narrower than int8 ne
 their own (MAXIMUM).
 
 **Convolutions** have int8 weights with one scale per output channel and an int32 bias, as in the
-all-integer graph (:mod:`export.passes.convolution` has the algebra).  Padding that is neither SAME
-nor VALID is a PAD with the zero point before it.
+all-integer graph (:mod:`export.passes.convolution` has the algebra).  Weights narrower than int8
+are stored times 2^n, with their scale over 2^n: the same values, and in float32 the same codes.
+The fixed-point kernels round each sum times its multiplier twice, the first time to whole numbers
+and before the shift; with sums of 2-bit weights, whose multipliers are near 1, there is hardly a
+shift, and every few codes would be rounded wrongly.  Larger sums leave one.  Padding that is
+neither SAME nor VALID is a PAD with the zero point before it.
 
 **A change of scale** is ADD with a constant 0: LiteRT's kernels for ADD have 20 bits or more for
 the ratio of scales, XNNPACK's for QUANTIZE has 8.  With the odd ratios of this project no code is
@@ -210,14 +214,27 @@ def _convolved(
     if depthwise:
         axis, order = 3, weights.transpose(1, 2, 3, 0)
         options["depthMultiplier"] = outputs // groups
+    factor = _widening(weights, bias)
+    scale = (scale / np.float32(factor)).astype(np.float32)
     stored = builder.constant(
-        np.ascontiguousarray(order).astype(np.int8), f"{layer}.w", scales=scale, axis=axis
+        np.ascontiguousarray(order * factor).astype(np.int8), f"{layer}.w", scales=scale, axis=axis
     )
-    added = builder.constant(bias, f"{layer}.b", scales=x.scale * scale)
+    added = builder.constant((bias * factor).astype(np.int32), f"{layer}.b", scales=x.scale * scale)
     operator = "DEPTHWISE_CONV_2D" if depthwise else "CONV_2D"
     shape = (1, *sizes, outputs)
     codes = _written(context, operator, [source, stored, added], out, shape, layer, **options)
     return codes, operator
+
+
+def _widening(weights: NDArray[np.int64], bias: NDArray[np.int32]) -> int:
+    """The largest power of two by which int8 weights, and sums with their bias in int32, grow."""
+    largest = int(np.abs(weights).max(initial=1))
+    sums = np.abs(weights).reshape(len(weights), -1).sum(axis=1) * 255
+    most = int((sums + np.abs(bias.astype(np.int64))).max())
+    factor = 1
+    while 2 * factor * largest <= HIGH and 2 * factor * most < 2**31:
+        factor *= 2
+    return factor
 
 
 def write_convolution(found: Convolution, layer: str, context: Context) -> Written:

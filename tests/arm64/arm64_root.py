@@ -1,4 +1,4 @@
-"""An arm64 machine in a folder: Debian's arm64 Python, numpy and onnxruntime, and qemu to run it.
+"""An arm64 machine in a folder: Debian's arm64 Python, numpy, onnxruntime, LiteRT, qemu to run it.
 
 ``python -m tests.arm64.arm64_root FOLDER`` makes it, or finds it whole and leaves it. Nothing of it
 is installed on this machine: the packages are unpacked into the folder and run in a chroot. The
@@ -29,7 +29,7 @@ SUITE = "bookworm"
 MIRROR = os.environ.get("DEBIAN_MIRROR", "http://deb.debian.org/debian")
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 PACKAGES = ("python3.11-minimal", "libpython3.11-stdlib", "libstdc++6")
-WHEELS = ("numpy", "onnxruntime")
+WHEELS = ("numpy", "onnxruntime", "ai-edge-litert")
 PLATFORMS = ("manylinux_2_28_aarch64", "manylinux_2_27_aarch64", "manylinux2014_aarch64")
 QEMU = "qemu-aarch64-static"
 PYTHON = "/usr/bin/python3.11"

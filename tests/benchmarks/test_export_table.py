@@ -43,7 +43,7 @@ def test_every_target_becomes_a_record_and_is_not_made_again(
     for row in (table := litert_table(litert)).rows:
         assert table.columns[4] == "differ from the references"
         assert str(row[4]).startswith("0 of ") and ", 0 of " in str(row[4])
-        assert str(row[7]).startswith("0, ")
+        assert str(row[7]).startswith("0 on ")
     table = files_table(integer)
     assert len(table.rows) == 3  # two trained networks, and the drawn one
     assert table.columns[5] == "differ from the reference"
