@@ -11,9 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from deploy.core.errors import QadtrError
 from eval.measure.evaluation_record import RunFacts
 from eval.report.words import name_of
-from training.config import flat_settings
+from training.config import config_from_dict, flat_settings
 
 _SHOWN = 3
 """Settings, at most, that a name holds."""
@@ -55,7 +56,9 @@ def names_of_models(models: Iterable[Mapping[str, Any]]) -> Names:
 def differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     """For each training config, in words, the settings in which it differs from any other."""
     flat = [
-        flat_settings({key: value for key, value in config.items() if key not in _OF_THE_RUN})
+        flat_settings(
+            {key: value for key, value in _complete(config).items() if key not in _OF_THE_RUN}
+        )
         for config in configs
     ]
     keys = dict.fromkeys(key for one in flat for key in one)
@@ -66,6 +69,17 @@ def differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
         for key, name in zip(different, last, strict=True)
     }
     return [_settings({short[key]: one[key] for key in different if key in one}) for one in flat]
+
+
+def _complete(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """With the defaults of settings that are newer than the config; as it is where it is of a
+    version that today's settings do not read."""
+    from training.defenses import resolved  # brings torch, which a report needs for this alone
+
+    try:
+        return resolved(config_from_dict(dict(config), "a record's config")).as_dict()
+    except QadtrError:
+        return config
 
 
 def _told_apart(name: str, group: Mapping[str | None, RunFacts | None]) -> dict[str | None, str]:

@@ -10,7 +10,7 @@ import pytest
 
 from deploy.core.errors import InputError
 from eval.report.adaptive import adaptive_table
-from eval.report.names import names_from_records
+from eval.report.names import differing, names_from_records
 from eval.report.page import render_report
 from eval.report.results import text_table
 from eval.report.rows import tables_from_records
@@ -73,6 +73,21 @@ def test_records_of_before_keep_the_start_of_the_hash(evaluation: MakeRecord) ->
     twice = [of_run(evaluation(), "same"), of_run(evaluation(), "same")]
     twice[1]["payload"]["model"]["checkpoint_sha256"] = "2" * 64
     assert len(set(names_from_records(twice).by_checkpoint.values())) == 2
+
+
+def test_a_setting_that_is_newer_than_a_record_is_at_its_default(evaluation: MakeRecord) -> None:
+    before: Record = {
+        "name": "digits",
+        "seed": 1,
+        "data": {"kind": "digits", "size": 16},
+        "network": {"name": "resnet8", "bit_widths": [4]},
+        "training": {"epochs": 3.0},
+        "defense": {"name": "qat"},
+    }
+    now = copy.deepcopy(before)
+    now["data"] |= {"masks": 0.5, "mask_px": [6, 12]}
+    now["defense"]["schedule"] = "cycle"
+    assert differing([before, now]) == ["masks=0.0", "masks=0.5"]
 
 
 def test_many_settings_are_counted_and_ambiguous_keys_keep_their_table(
