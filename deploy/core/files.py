@@ -15,18 +15,20 @@ import zipfile
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InputError
+from .limits import MOST_JSON_BYTES, most_unpacked, require_file_size
 from .locks import clear_leftovers, is_there, lock
 
 STDOUT = Path("-")
 """What an output is called that goes to standard output."""
 
 _HASH_CHUNK_BYTES = 1 << 20
+_READ_BYTES = 1 << 20
 _NAMED = 5
 _MOST_DIGITS = 400
 _ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -233,9 +235,11 @@ def parse_json(data: bytes, where: str) -> object:
     """Return what JSON bytes hold; ``where`` names them in errors.
 
     Raises:
-        InputError: truncated, not UTF-8, a key given twice, NaN, Infinity or a number that
-            overflows.
+        InputError: too large, truncated, not UTF-8, a key given twice, NaN, Infinity or a number
+            that overflows.
     """
+    if len(data) > MOST_JSON_BYTES:
+        raise InputError(f"{where} has {len(data):,} bytes, at most {MOST_JSON_BYTES:,} are read")
     try:
         result: object = json.loads(
             data.decode("utf-8"),
@@ -244,7 +248,7 @@ def parse_json(data: bytes, where: str) -> object:
             parse_int=_short_integer,
             object_pairs_hook=_unique_keys,
         )
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, MemoryError) as error:
         raise InputError(
             f"{where} is not valid JSON ({error}); it is damaged or truncated: make it again"
         ) from error
@@ -257,6 +261,7 @@ def read_json(path: Path) -> object:
     Raises:
         InputError: missing, or as :func:`parse_json`.
     """
+    require_file_size(Path(path), MOST_JSON_BYTES)
     return parse_json(read_bytes(path), str(path))
 
 
@@ -319,9 +324,8 @@ def write_npz(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     write_atomic(path, npz_bytes(arrays))
 
 
-def _array_from_npy(data: bytes) -> NDArray[Any]:
+def _array_from_npy(stream: IO[bytes], length: int) -> NDArray[Any]:
     # numpy's own reader allocates what the header claims before it looks at the data.
-    stream = io.BytesIO(data)
     version = np.lib.format.read_magic(stream)
     if version == (1, 0):
         shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
@@ -334,13 +338,20 @@ def _array_from_npy(data: bytes) -> NDArray[Any]:
     if any(length < 0 for length in shape):
         raise ValueError(f"shape {shape} has a negative length")
     expected = math.prod(shape) * dtype.itemsize
-    found = len(data) - stream.tell()
+    found = length - stream.tell()
     if found != expected:
         raise ValueError(f"{dtype} of shape {shape} needs {expected} bytes, {found} are there")
     if expected == 0:
         return np.empty(shape, dtype=dtype)
-    flat = np.frombuffer(data, dtype=dtype, offset=stream.tell())
-    return flat.reshape(shape, order="F" if fortran_order else "C").copy(order="C")
+    data = bytearray(expected)
+    at, view = 0, memoryview(data)
+    while part := stream.read(_READ_BYTES):
+        view[at : at + len(part)] = part
+        at += len(part)
+    if at != expected:
+        raise ValueError(f"{dtype} of shape {shape} needs {expected} bytes, {at} are there")
+    array = np.frombuffer(data, dtype=dtype).reshape(shape, order="F" if fortran_order else "C")
+    return np.asarray(array, order="C")
 
 
 def read_npz(path: Path, *, max_bytes: int = 1 << 32) -> dict[str, NDArray[Any]]:
@@ -348,8 +359,8 @@ def read_npz(path: Path, *, max_bytes: int = 1 << 32) -> dict[str, NDArray[Any]]
 
     Args:
         path: the archive.
-        max_bytes: the most that all arrays may take in memory, against archives that unpack to
-            more than their size promises.
+        max_bytes: the most that all arrays may take in memory; what an archive unpacks to is
+            bounded by its own size besides (:func:`.limits.most_unpacked`).
 
     Raises:
         InputError: missing, damaged, truncated, too large, or with members that are no arrays.
@@ -360,14 +371,16 @@ def read_npz(path: Path, *, max_bytes: int = 1 << 32) -> dict[str, NDArray[Any]]
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = archive.infolist()
             total = sum(member.file_size for member in members)
-            if total > max_bytes:
-                raise ValueError(f"its arrays take {total} bytes, at most {max_bytes} are allowed")
+            most = min(max_bytes, most_unpacked(len(data)))
+            if total > most:
+                raise ValueError(f"its arrays take {total:,} bytes, at most {most:,} are allowed")
             for member in members:
                 name = member.filename.removesuffix(".npy")
                 if name == member.filename or name in arrays:
                     raise ValueError(f"member {member.filename!r} is no array or is there twice")
                 try:
-                    arrays[name] = _array_from_npy(archive.read(member))
+                    with archive.open(member) as stream:
+                        arrays[name] = _array_from_npy(stream, member.file_size)
                 except ValueError as error:
                     raise ValueError(f"array {name!r}: {error}") from error
     # Damaged archives surface from zipfile, zlib and numpy under many names.

@@ -28,6 +28,7 @@ from eval.attacks.ensemble import Ensemble
 from eval.attacks.supplied.placing import PlacingSettings, placed_patch_sets
 from eval.attacks.supplied.reading import read_supplied
 from eval.measure.subject import subjects_of
+from training.data import ImageSet
 from training.data.subset import chosen_indices
 from training.devices import torch_device
 from training.prediction import SwitchableNetwork
@@ -114,12 +115,20 @@ def make_patches(
             resume_from=unfinished,
             **asked_more,
         )
-    origin = replace(made.origin, tried_on=tried_on.about, run=provenance)
-    patch_set = replace(made, origin=origin)
+    patch_set = _tried_on(made, tried_on, provenance)
     path = folder / f"{made.name}-{short}.npz" if out is None else out
     write_patch_set(path, patch_set)
     unfinished.unlink(missing_ok=True)
     return path, patch_set
+
+
+def _tried_on(made: PatchSet, images: ImageSet, provenance: Mapping[str, Any]) -> PatchSet:
+    """The patch set with what its sidecar says of the images and of the run."""
+    more = dict(made.origin.more)
+    if made.target is not None:
+        more["target_class"] = images.classes[made.target]
+    origin = replace(made.origin, tried_on=images.about, run=provenance, more=more)
+    return replace(made, origin=origin)
 
 
 def _about(
@@ -206,8 +215,8 @@ def supply_patches(
     short = sha256_of_bytes(json_bytes(asked))[:8]
     written = []
     for one in made:
-        origin = replace(one.origin, tried_on=images.about, run=provenance)
         path = (folder or run.patches) / f"{one.name}-{short}.npz"
-        write_patch_set(path, replace(one, origin=origin))
-        written.append((path, one))
+        placed = _tried_on(one, images, provenance)
+        write_patch_set(path, placed)
+        written.append((path, placed))
     return written

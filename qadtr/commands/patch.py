@@ -159,8 +159,9 @@ def _only_attacks(arguments: argparse.Namespace) -> set[str]:
 
 
 def _print(path: Path, patch_set: PatchSet) -> None:
-    area = patch_set.origin.area
+    area, name = patch_set.origin.area, patch_set.origin.more.get("target_class")
     print(
         f"{path}: {patch_set.name}, {area['px']} px ({100 * area['share']:.1f}% of the image), "
         f"for {len(patch_set.image_indices)} images"
+        + ("" if name is None else f", target {patch_set.target} (class {name!r})")
     )

@@ -13,6 +13,7 @@ from training.data.image_file import read_image
 from training.data.image_set import ImageSet, image_set
 from training.data.listing import list_folder
 
+_SIZED = "at {0}×{0} px (data.size: the shorter side is resized to it, the centre is cut out)"
 _log = logging.getLogger(__name__)
 
 
@@ -43,9 +44,10 @@ def read_folder(
     if size_px is not None and size_px < 1:
         raise InputError(f"Expected an image size of at least 1 px, got {size_px}.")
     listing = list_folder(root, split, name)
+    sized = "as they are" if size_px is None else _SIZED.format(size_px)
+    _log.info("reading %d images of %s %s", len(listing.files), listing.folder, sized)
     if cache is not None:
         return cached_images(listing, size_px, cache)
-    _log.info("reading %d images of %s", len(listing.files), listing.folder)
     first = read_image(listing.folder / listing.files[0], size_px)
     images = np.empty((len(listing.files), *first.shape), np.uint8)
     for number, image in enumerate(listing.decoded(size_px)):

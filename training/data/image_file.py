@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from deploy.core.errors import InputError
+from deploy.core.limits import MOST_PIXELS
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
-DECODING = 1
+SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""What a file is tried as, whatever its ending; Pillow knows formats for which it starts programs.
+"""
+
+DECODING = 2
 """Version of what this file makes of an image: raise it when its bytes change."""
-
-# 16- and 32-bit grey files: Pillow would clip them at 255 without a word.
-_DEEP_MODES = ("I", "F")
 
 
 def read_image(path: Path, size_px: int | None) -> NDArray[np.uint8]:
-    """One image as uint8 3×H×W RGB; grey and palette files become RGB, alpha is dropped.
+    """One image as uint8 3×H×W RGB, turned as its EXIF says, as every viewer shows it; grey and
+    palette files become RGB, alpha is dropped.
 
     Args:
         path: a file with one of :data:`SUFFIXES`.
@@ -29,34 +30,74 @@ def read_image(path: Path, size_px: int | None) -> NDArray[np.uint8]:
             antialiased), then the centre is cut out. None: not a pixel is changed.
 
     Raises:
-        InputError: no readable image, or one with more than 8 bits a channel.
+        InputError: no readable image, one with more than 8 bits a channel, or one so large or so
+            narrow that it would take the memory.
     """
-    try:
-        with Image.open(path) as opened:
-            if opened.mode.startswith(_DEEP_MODES):
-                raise InputError(
-                    f"{path}: has more than 8 bits a channel (mode {opened.mode}); expected 8-bit "
-                    "images. Convert it first."
-                )
-            image = opened.convert("RGB")
-    except (
-        UnidentifiedImageError,
-        Image.DecompressionBombError,
-        OSError,
-        SyntaxError,  # Pillow's own, for broken PNG chunks
-        ValueError,
-        struct.error,
-        zlib.error,
-    ) as error:
-        raise InputError(f"{path}: not a readable image ({error}).") from error
+    image = decoded(path, "RGB", turned=True)
     if size_px is not None:
-        image = _square(image, size_px)
+        image = _square(image, size_px, path)
     return np.asarray(image, np.uint8).transpose(2, 0, 1)
 
 
-def _square(image: Image.Image, size_px: int) -> Image.Image:
+def decoded(
+    path: Path, mode: str, *, turned: bool = False, formats: tuple[str, ...] = FORMATS
+) -> Image.Image:
+    """The pixels of a file of 8 bits a channel in another of Pillow's modes; the header is looked
+    at before anything is decoded.
+
+    Args:
+        turned: as its EXIF says.
+        formats: Pillow's names of those to try.
+
+    Raises:
+        InputError: as :func:`read_image`.
+    """
+    try:
+        with Image.open(path, formats=formats) as opened:
+            width, height = opened.size
+            if width * height > MOST_PIXELS:
+                raise InputError(
+                    f"{path}: has {width:,}×{height:,} px; at most {MOST_PIXELS:,} in all are read."
+                    " Make it smaller first."
+                )
+            if (deep := _deep(opened)) is not None:
+                raise InputError(
+                    f"{path}: has more than 8 bits a channel ({deep}); expected 8-bit images. "
+                    "Convert it first."
+                )
+            image = ImageOps.exif_transpose(opened) if turned else opened
+            return image.convert(mode)
+    except InputError:
+        raise
+    except Exception as error:  # a damaged image surfaces from Pillow under many names
+        kind = "image" if formats is FORMATS else " or ".join(formats)
+        raise InputError(
+            f"{path}: not a readable {kind} ({str(error) or type(error).__name__})."
+        ) from error
+
+
+def _deep(opened: Image.Image) -> str | None:
+    """How a file has more than 8 bits a channel, None where it has not. Pillow clips 16-bit grey at
+    255 and drops the lower byte of 16-bit colour, both without a word."""
+    if opened.mode.startswith(("I", "F")):
+        return f"mode {opened.mode}"
+    for decoder, _, _, arguments in getattr(opened, "tile", ()):
+        stored, most = (*arguments, None)[:2] if isinstance(arguments, tuple) else (arguments, None)
+        if isinstance(stored, str) and ";16" in stored:
+            return f"stored as {stored}"
+        if decoder.startswith("ppm") and isinstance(most, int) and most > 255:
+            return f"values up to {most}"
+    return None
+
+
+def _square(image: Image.Image, size_px: int, path: Path) -> Image.Image:
     width, height = image.size
     shorter = min(width, height)
+    if width * height * size_px**2 > MOST_PIXELS * shorter**2:
+        raise InputError(
+            f"{path}: has {width:,}×{height:,} px; with the shorter side at {size_px} it would have"
+            f" more than {MOST_PIXELS:,}. It is too narrow for an image: leave it out."
+        )
     if shorter != size_px:
         # Rounded to the nearest pixel; the shorter side is exact.
         width = max(size_px, round(width * size_px / shorter))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from pathlib import Path
 
@@ -16,12 +18,16 @@ from numpy.typing import NDArray
 
 from deploy.core.errors import InputError
 from deploy.core.host import usable_cores
+from deploy.core.text import printable
 from training.data.holdout import held_out
 from training.data.image_file import SUFFIXES, read_image
 
 HOLDOUT_PURPOSE = "qadtr folder holdout 1"
 _FOLDERS = {"train": ("train",), "holdout": ("train",), "test": ("test", "val")}
 _AHEAD_PER_CORE = 4
+
+_log = logging.getLogger(__name__)
+_say_once = cache(_log.warning)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,7 +62,7 @@ class Listing:
                 found = os.stat(self.folder / file)  # noqa: PTH116  not a Path for each
             except OSError as error:
                 raise InputError(f"{self.folder / file}: cannot be read ({error}).") from error
-            digest.update(f"{file}\0{found.st_size}\0{found.st_mtime_ns}\n".encode())
+            digest.update(os.fsencode(f"{file}\0{found.st_size}\0{found.st_mtime_ns}\n"))
         return digest.hexdigest()
 
     def decoded(self, size_px: int | None, start: int = 0) -> Iterator[NDArray[np.uint8]]:
@@ -100,20 +106,28 @@ def list_folder(root: Path, split: str, name: str | None = None) -> Listing:
     """The files of `ROOT/SPLIT/CLASS/IMAGE`, in a fixed order that mixes the classes (by the hash
     of the path): any first part of them is a fair sample.
 
+    Classes are sorted by name as text, as torchvision's ``ImageFolder`` sorts them; where their
+    names are numbers and that is another order, a warning says so. What lies in a class folder and
+    is no image (another ending, a folder) is counted in a warning; hidden files are not.
+
     Args:
         root: folder with `train/` and `test/` (`val/` is taken where there is no `test/`).
         split: "train" (without the hold-out), "holdout" or "test".
         name: name of the data set; the name of `root` if None.
 
     Raises:
-        InputError: a folder is missing or empty, or the splits have different classes.
+        InputError: a folder is missing or empty, a class has a name that is not UTF-8, or the
+            splits have different classes.
     """
     folder = _split_folder(root, split)
     classes = _classes(root, folder)
+    _say_if_numbers(classes, folder)
     files: list[str] = []
     labels: list[int] = []
+    passed_over: list[str] = []
     for label, class_name in enumerate(classes):
-        found = _images_of(folder / class_name)
+        found, others = _images_of(folder / class_name)
+        passed_over += [f"{class_name}/{name}" for name in others]
         if not found:
             raise InputError(
                 f"{folder / class_name}: no image for class {class_name!r}; expected files that "
@@ -121,7 +135,9 @@ def list_folder(root: Path, split: str, name: str | None = None) -> Listing:
             )
         files += [f"{class_name}/{file}" for file in found]
         labels += [label] * len(found)
-    keys = [file.encode() for file in files]
+    if passed_over:
+        _say_passed_over(passed_over, folder)
+    keys = [os.fsencode(file) for file in files]
     label_array = np.asarray(labels, np.int64)
     chosen = np.ones(len(files), np.bool_)
     if split != "test":
@@ -133,7 +149,7 @@ def list_folder(root: Path, split: str, name: str | None = None) -> Listing:
         files=tuple(files[i] for i in order),
         labels=label_array[order],
         classes=classes,
-        name=name if name is not None else (root.resolve().name or "folder"),
+        name=name if name is not None else printable(root.resolve().name or "folder"),
         split=split,
     )
 
@@ -157,6 +173,12 @@ def _split_folder(root: Path, split: str) -> Path:
 def _classes(root: Path, folder: Path) -> tuple[str, ...]:
     """Sorted class names; those of `train/` where it exists, so that labels agree over splits."""
     names = _subfolders(folder)
+    for name in names:
+        if printable(name) != name or not set("\t\n\r").isdisjoint(name):
+            raise InputError(
+                f"{folder}: the class folder {name!a} has a name that is not UTF-8, or with "
+                "characters that cannot be shown; rename it (convmv changes the encoding of names)"
+            )
     train = root / "train"
     if train.is_dir() and train != folder:
         expected = _subfolders(train)
@@ -180,11 +202,31 @@ def _subfolders(folder: Path) -> tuple[str, ...]:
     )
 
 
-def _images_of(folder: Path) -> list[str]:
-    """Sorted names; as text, since a million `Path`s take a gigabyte."""
+def _images_of(folder: Path) -> tuple[list[str], list[str]]:
+    """Sorted names of images, and of what else is there; as text, since a million `Path`s take a
+    gigabyte."""
     with os.scandir(folder) as entries:
-        return sorted(
-            entry.name
-            for entry in entries
-            if entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith(".")
+        names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
+    images = [name for name in names if name.lower().endswith(SUFFIXES)]
+    return images, [name for name in names if not name.lower().endswith(SUFFIXES)]
+
+
+def _say_passed_over(names: list[str], folder: Path) -> None:
+    kinds = Counter(
+        "folders" if (folder / name).is_dir() else Path(name).suffix.lower() or "without an ending"
+        for name in names
+    )
+    counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common(4))
+    _say_once(
+        f"{folder}: {len(names):,} entries of class folders are skipped ({counts}), such as "
+        f"{names[0]}; images lie in the class folder itself and end in {', '.join(SUFFIXES)}"
+    )
+
+
+def _say_if_numbers(classes: tuple[str, ...], folder: Path) -> None:
+    if all(name.isdecimal() for name in classes) and list(classes) != sorted(classes, key=int):
+        label = next(i for i, name in enumerate(classes) if i != int(name))
+        _say_once(
+            f"{folder}: class folders named by numbers are sorted as text, as torchvision does: "
+            f"label {label} is class {classes[label]!r}; pad them ('02') for the order of numbers"
         )

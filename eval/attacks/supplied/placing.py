@@ -93,6 +93,7 @@ def placed_patch_sets(
     Raises:
         InputError: a target that is no class, or a patch that does not fit into the image.
     """
+    supplied = supplied.cut(image_size)
     targets = _targets(supplied, settings, classes)
     sets = []
     for number, target in enumerate(targets):

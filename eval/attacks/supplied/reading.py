@@ -4,11 +4,11 @@ The npz has no pickle and these arrays, of which only the first must be there:
 
 * ``patches``: k×3×h×w (or 3×h×w for one), uint8 0…255 or float 0…1;
 * ``targets``: integers, k: the class that each patch is to cause;
-* ``mask``: bool, or integers 0 and 1, h×w or k×h×w: where each patch covers the image.
+* ``mask``: bool, or numbers 0 and 1, or 0 and 255, h×w or k×h×w: where each patch covers the image.
 
 The published ImageNet-Patch collection fits: ``patches`` 10×3×224×224 float and ``targets`` 10. Its
-patches lie in the middle of a black canvas as large as the image. A canvas is recognised by the
-empty border that all patches share, and cut to what they show.
+patches lie in the middle of a black canvas as large as the image, which is cut to what they show
+(:meth:`Supplied.cut`). The black frame of a patch that is smaller than the image is the patch's.
 
 References: Pintor et al., "ImageNet-Patch: a dataset for benchmarking machine learning robustness
 against adversarial patches" (Pattern Recognition 2023).
@@ -16,24 +16,24 @@ against adversarial patches" (Pattern Recognition 2023).
 
 from __future__ import annotations
 
-import struct
-import zlib
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
 from deploy.core.errors import InputError
 from deploy.core.files import read_npz, sha256_of
+from training.data.image_file import decoded
 
 OPAQUE = 128
 """Of a PNG's alpha, 0…255: from here on a pixel covers the image. Pasting does not blend."""
 
-_DAMAGED = (UnidentifiedImageError, struct.error, zlib.error, Image.DecompressionBombError)
+_MOST_BYTES = 1 << 30
 _ARRAYS = {"patches", "targets", "mask"}
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,6 +46,7 @@ class Supplied:
         patches: uint8 k×3×h×w.
         masks: bool k×h×w, True where the patch covers.
         targets: a class for each, or None where the file names none.
+        bare: the file says nothing of what they cover: they may lie on a canvas.
     """
 
     name: str
@@ -53,6 +54,29 @@ class Supplied:
     patches: NDArray[np.uint8]
     masks: NDArray[np.bool_]
     targets: tuple[int, ...] | None
+    bare: bool = False
+
+    def cut(self, image_size: tuple[int, int]) -> Supplied:
+        """The patches without the canvas that they lie on, for images of (H, W) px.
+
+        A canvas is at least as high or as wide as the image, and black around all patches.
+        """
+        size = self.patches.shape[2:]
+        if not self.bare or (size[0] < image_size[0] and size[1] < image_size[1]):
+            return self
+        rows, columns = _shown(self.patches)
+        patches = np.ascontiguousarray(self.patches[:, :, rows, columns])
+        if patches.shape == self.patches.shape:
+            return self
+        _log.warning(
+            "%s: a black canvas of %d×%d px, cut to the %d×%d px that its patches show",
+            self.name,
+            *size,
+            *patches.shape[2:],
+        )
+        return replace(
+            self, patches=patches, masks=np.ones((len(patches), *patches.shape[2:]), bool)
+        )
 
 
 def read_supplied(path: Path) -> Supplied:
@@ -66,31 +90,30 @@ def read_supplied(path: Path) -> Supplied:
     readers = {".png": _from_png, ".npz": _from_npz}
     if path.suffix.lower() not in readers:
         raise InputError(f"{path}: a supplied patch is a .png or .npz file")
-    patches, masks, targets = readers[path.suffix.lower()](path)
+    patches, masks, targets, bare = readers[path.suffix.lower()](path)
     if not masks.any(axis=(1, 2)).all():
         raise InputError(f"{path}: a patch whose mask covers no pixel would change nothing")
     return Supplied(
-        name=path.stem, sha256=sha256_of(path), patches=patches, masks=masks, targets=targets
+        name=path.stem,
+        sha256=sha256_of(path),
+        patches=patches,
+        masks=masks,
+        targets=targets,
+        bare=bare,
     )
 
 
-_Parts = tuple[NDArray[np.uint8], NDArray[np.bool_], tuple[int, ...] | None]
+_Parts = tuple[NDArray[np.uint8], NDArray[np.bool_], tuple[int, ...] | None, bool]
 
 
 def _from_png(path: Path) -> _Parts:
-    try:
-        with Image.open(path, formats=["PNG"]) as opened:
-            if opened.mode.startswith(("I", "F")):
-                raise InputError(f"{path}: has 16 bits a channel; expected an 8-bit PNG")
-            pixels = np.asarray(opened.convert("RGBA"), np.uint8)
-    except (*_DAMAGED, OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"{path}: not a readable PNG ({error})") from error
+    pixels = np.asarray(decoded(path, "RGBA", formats=("PNG",)), np.uint8)
     colour = np.ascontiguousarray(pixels[..., :3].transpose(2, 0, 1))
-    return colour[None], pixels[None, ..., 3] >= OPAQUE, None
+    return colour[None], pixels[None, ..., 3] >= OPAQUE, None, False
 
 
 def _from_npz(path: Path) -> _Parts:
-    arrays = read_npz(path)
+    arrays = read_npz(path, max_bytes=_MOST_BYTES)
     if "patches" not in arrays or not set(arrays) <= _ARRAYS:
         raise InputError(
             f"{path} has arrays {', '.join(sorted(arrays)) or 'of no name'}; expected patches, and "
@@ -100,10 +123,8 @@ def _from_npz(path: Path) -> _Parts:
     count, _, height, width = patches.shape
     targets = _targets(path, arrays["targets"], count) if "targets" in arrays else None
     if "mask" in arrays:
-        return patches, _masks(path, arrays["mask"], (count, height, width)), targets
-    rows, columns = _shown(patches)
-    patches = np.ascontiguousarray(patches[:, :, rows, columns])
-    return patches, np.ones((count, *patches.shape[2:]), np.bool_), targets
+        return patches, _masks(path, arrays["mask"], (count, height, width)), targets, False
+    return patches, np.ones((count, height, width), np.bool_), targets, True
 
 
 def _as_bytes(path: Path, given: NDArray[Any]) -> NDArray[np.uint8]:
@@ -134,11 +155,16 @@ def _targets(path: Path, given: NDArray[Any], count: int) -> tuple[int, ...]:
 
 
 def _masks(path: Path, given: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    flags = given.dtype.kind == "b" or (given.dtype.kind in "iu" and np.isin(given, (0, 1)).all())
-    if not flags or given.shape not in (shape, shape[1:]):
+    if given.shape not in (shape, shape[1:]) or given.dtype.kind not in "biuf":
         raise InputError(
             f"{path}: expected mask as 0 and 1 of shape {shape[1:]} or {shape}, got "
             f"{given.dtype} {given.shape}"
+        )
+    found = np.unique(given)
+    if not (np.isin(found, (0, 1)).all() or np.isin(found, (0, 255)).all()):
+        raise InputError(
+            f"{path}: expected mask as 0 and 1, or 0 and 255; it has "
+            f"{', '.join(f'{value:g}' for value in found[:5])}{' …' if len(found) > 5 else ''}"
         )
     return np.broadcast_to(given.astype(np.bool_), shape).copy()
 

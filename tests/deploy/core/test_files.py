@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import time
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from deploy.core import files, limits
 from deploy.core.errors import InputError
 from deploy.core.files import (
     npz_bytes,
@@ -245,9 +247,37 @@ def test_an_archive_that_unpacks_to_too_much_is_refused(tmp_path: Path) -> None:
     bomb = _npy("(10000000,)", b"\0" * 10_000_000)
     path.write_bytes(_archive({"x.npy": bomb}, compression=zipfile.ZIP_DEFLATED))
     assert path.stat().st_size < 20_000
-    with pytest.raises(InputError, match="at most 1000000 are allowed"):
+    with pytest.raises(InputError, match="at most 1,000,000 are allowed"):
         read_npz(path, max_bytes=1_000_000)
     assert read_npz(path)["x"].size == 10_000_000
+
+
+def test_what_an_archive_may_unpack_to_follows_from_its_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "MOST_UNPACKED_BYTES", 1 << 20)
+    path = tmp_path / "bomb.npz"
+    bomb = _npy("(10000000,)", bytes(10_000_000))
+    path.write_bytes(_archive({"x.npy": bomb}, compression=zipfile.ZIP_DEFLATED))
+    tracemalloc.start()
+    with pytest.raises(InputError, match=r"bomb\.npz.* take 10,000,\d+ bytes, at most 1,048,576"):
+        read_npz(path)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+    path.write_bytes(_archive({"x.npy": bomb}, compression=zipfile.ZIP_STORED))
+    assert read_npz(path)["x"].size == 10_000_000
+
+
+def test_json_too_large_or_too_deep_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "large.json"
+    path.write_bytes(b"[" * 100_000 + b"]" * 100_000)
+    with pytest.raises(InputError, match=r"large\.json is not valid JSON"):
+        read_json(path)
+    monkeypatch.setattr(files, "MOST_JSON_BYTES", 1000)
+    with pytest.raises(InputError, match=r"large\.json has 200,000 bytes, at most 1,000 are read"):
+        read_json(path)
 
 
 def test_no_truncation_and_no_flipped_byte_of_an_npz_goes_unseen(tmp_path: Path) -> None:

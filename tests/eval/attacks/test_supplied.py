@@ -77,6 +77,31 @@ def test_a_canvas_is_cut_to_what_it_shows(tmp_path: Path) -> None:
         np.testing.assert_array_equal(one.positions, sets[0].positions)
 
 
+def test_a_black_frame_of_a_patch_smaller_than_the_image_is_kept(tmp_path: Path) -> None:
+    framed = np.zeros((3, 8, 8), np.uint8)
+    framed[:, 1:-1, 1:-1] = COLOURED[:, :6, :6]
+    (made,) = placed(npz(tmp_path, patches=framed), placement="top-left")
+    np.testing.assert_array_equal(made.patch[0], framed)
+    assert made.mask.all()
+
+
+@pytest.mark.parametrize("covered", [np.uint8(255), np.int64(1), np.float32(1), np.float32(255)])
+def test_masks_of_0_and_255_and_of_floats_are_masks(tmp_path: Path, covered: Any) -> None:
+    shown = np.arange(48).reshape(6, 8) % 3 == 0
+    (made,) = placed(npz(tmp_path, patches=COLOURED, mask=shown * covered), placement="top-left")
+    np.testing.assert_array_equal(made.mask, shown)
+
+
+@pytest.mark.parametrize("value", [2, 0.5, 254, float("nan"), -1])
+def test_other_masks_are_refused_with_the_values_that_they_have(
+    tmp_path: Path, value: float
+) -> None:
+    mask = np.ones((6, 8), np.float32)
+    mask[2, 2] = value
+    with pytest.raises(InputError, match=rf"0 and 255; it has .*{value:g}"):
+        read_supplied(npz(tmp_path, patches=COLOURED, mask=mask))
+
+
 def test_affine_placement_turns_scales_and_shifts_each_image_in_its_own_way(tmp_path: Path) -> None:
     file = npz(tmp_path, patches=np.full((2, 3, 50, 50), 200, np.uint8))
     law: dict[str, Any] = {"rotation_degrees": 45.0, "scale_range": (0.5, 1.0), "translation": 0.2}

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import io
+import os
+import shutil
+import struct
+import tracemalloc
+import warnings
+from contextlib import suppress
 from pathlib import Path
+from random import Random
+from zlib import compress, crc32
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from deploy.core.errors import InputError
 from training.data import load_images
+from training.data.image_file import read_image
 
 RNG = np.random.default_rng(0)
 
@@ -149,6 +159,146 @@ def test_16_bit_images_are_refused_rather_than_clipped(root: Path) -> None:
     Image.fromarray(deep).save(root / "test" / "cat" / "deep.png")
     with pytest.raises(InputError, match="more than 8 bits"):
         load_images("folder", root, "test")
+
+
+def deep_png(colour_type: int, channels: int) -> bytes:
+    """A 16-bit PNG of 12×10 px; Pillow writes none in colour."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", crc32(kind + data))
+
+    rows = (b"\0" + bytes(10 * channels * 2)) * 12
+    header = struct.pack(">IIBBBBB", 10, 12, 16, colour_type, 0, 0, 0)
+    parts = ((b"IHDR", header), (b"IDAT", compress(rows)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("rgb.png", deep_png(2, 3)),
+        ("rgba.png", deep_png(6, 4)),
+        ("grey-alpha.png", deep_png(4, 2)),
+        ("rgb.ppm", b"P6 10 12 65535 " + bytes(10 * 12 * 6)),
+        ("rgb10.ppm", b"P6 10 12 1023 " + bytes(10 * 12 * 6)),
+    ],
+)
+def test_16_bit_colour_is_refused_too(root: Path, name: str, content: bytes) -> None:
+    (root / "test" / "cat" / name).write_bytes(content)
+    with pytest.raises(InputError, match=rf"{name}: has more than 8 bits"):
+        load_images("folder", root, "test")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photograph_is_turned_as_its_exif_says(root: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = pixels(12, 10)
+    for split in ("train", "test"):
+        for path in (root / split / "cat").iterdir():
+            Image.fromarray(stored).save(path, exif=exif)
+    images = load_images("folder", root, "test", size=10)
+    shown = ImageOps.exif_transpose(Image.open(root / "test" / "cat" / "0.png"))
+    width, height = shown.size
+    middle = np.asarray(shown)[(height - 10) // 2 :, (width - 10) // 2 :][:10, :10]
+    turned = images.images[images.labels == 0]
+    assert (turned == middle.transpose(2, 0, 1)).all()
+    if orientation == 6:  # a quarter turn, clockwise
+        np.testing.assert_array_equal(np.asarray(shown), np.rot90(stored, -1))
+
+
+def grey_png(width: int, height: int) -> bytes:
+    stream = io.BytesIO()
+    Image.new("L", (width, height)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        (grey_png(1, 65_000), r"1×65,000 px; with the shorter side at 96 .* leave it out"),
+        (grey_png(65_000, 1), r"65,000×1 px; with the shorter side"),
+        (grey_png(9_000, 9_000), r"9,000×9,000 px; at most 67,108,864 in all are read"),
+    ],
+)
+def test_an_image_that_would_take_the_memory_is_refused_by_its_header(
+    root: Path, content: bytes, match: str
+) -> None:
+    path = root / "test" / "cat" / "large.png"
+    path.write_bytes(content)
+    tracemalloc.start()
+    with pytest.raises(InputError, match=match):
+        read_image(path, 96)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+
+
+def test_what_pillow_raises_for_a_damaged_file_is_one_error_that_names_it(root: Path) -> None:
+    path = root / "test" / "cat" / "0.tif"
+    Image.fromarray(pixels(12, 10)).save(path)
+    whole = path.read_bytes()
+    rng = Random(0)
+    for _ in range(60):
+        data = bytearray(whole)
+        for _ in range(rng.randint(1, 4)):
+            data[rng.randrange(len(data))] = rng.randrange(256)
+        path.write_bytes(data)
+        with suppress(InputError), warnings.catch_warnings(action="ignore"):
+            assert read_image(path, 8).shape == (3, 8, 8)
+
+
+def test_what_is_skipped_in_class_folders_is_counted_and_said_once(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cat = root / "test" / "cat"
+    (cat / "2021").mkdir()
+    for number in range(3):
+        (cat / f"{number}.png").rename(cat / "2021" / f"{number}.png")
+        (cat / f"{number}.avif").write_bytes(b"")
+    (cat / "3.png").rename(cat / "3.JFIF")
+    (cat / "4.png").rename(cat / "4")
+    for _ in range(2):
+        images = load_images("folder", root, "test")
+    assert (images.labels == 0).sum() == 1
+    (said,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert "5 entries of class folders are skipped (3 .avif, 1 folders, 1 without an ending)" in said
+
+
+def test_numbered_classes_in_another_order_than_their_numbers_are_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("0", "1", "2", "10"):
+        (tmp_path / "test" / name).mkdir(parents=True)
+        Image.fromarray(pixels(12, 10)).save(tmp_path / "test" / name / "0.png")
+    assert load_images("folder", tmp_path, "test").classes == ("0", "1", "10", "2")
+    assert "label 2 is class '10'" in caplog.text
+    caplog.clear()
+    shutil.rmtree(tmp_path / "test" / "10")
+    assert load_images("folder", tmp_path, "test").classes == ("0", "1", "2")
+    assert "label" not in caplog.text
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9", b"a\xe2\x80\xaeb", b"a\xc2\x9bb", b"a\nb"])
+def test_class_names_that_cannot_be_shown_are_refused_and_file_names_are_taken(
+    root: Path, name: bytes
+) -> None:
+    digest = load_images("folder", root, "test").digest
+    odd = os.path.join(os.fsencode(root), b"test", b"cat", name + b".png")  # noqa: PTH118
+    Image.fromarray(pixels(12, 10)).save(odd.decode(errors="surrogateescape"))
+    assert load_images("folder", root, "test").digest != digest
+    for split in (b"train", b"test"):
+        place = os.path.join(os.fsencode(root), split)  # noqa: PTH118
+        os.rename(os.path.join(place, b"dog"), os.path.join(place, name))  # noqa: PTH104, PTH118
+    with pytest.raises(InputError, match=r"class folder '.*' has a name that is not UTF-8"):
+        load_images("folder", root, "test")
+
+
+def test_the_size_that_images_are_brought_to_is_said(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    load_images("folder", root, "test", size=8)
+    assert "at 8×8 px (data.size: the shorter side is resized to it" in caplog.text
 
 
 def test_hidden_and_other_files_are_passed_over(root: Path) -> None:
