@@ -12,11 +12,12 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ..core.errors import QadtrError, UsageError
 from ..core.files import STDOUT, same_place
 from ..core.text import one_line
+from .certifying import CertifySettings
 from .console import Console
 from .report import ReportPlaces, empty_report, void_reports, write_report
 from .search import SearchSettings
@@ -86,6 +87,7 @@ def build_parser(engines: Sequence[str] | None = None) -> argparse.ArgumentParse
         help="Ed25519 public key, PEM, that must have signed the bundle (needs cryptography)",
     )
     _add_search(parser)
+    _add_certify(parser)
     parser.set_defaults(engine=ONNXRUNTIME, engine_file=None)
     if engines is not None:
         parser.add_argument(
@@ -148,12 +150,17 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _search_settings(arguments: argparse.Namespace) -> SearchSettings | None:
-    given = {
+def _given(arguments: argparse.Namespace, settings: Mapping[str, str]) -> dict[str, Any]:
+    """What the command line says of some settings, by the setting's name."""
+    return {
         setting: getattr(arguments, option)
-        for option, setting in _SEARCH.items()
+        for option, setting in settings.items()
         if getattr(arguments, option) is not None
     }
+
+
+def _search_settings(arguments: argparse.Namespace) -> SearchSettings | None:
+    given = _given(arguments, _SEARCH)
     if arguments.search:
         if arguments.search_out is not None and arguments.search_out.suffix != ".npz":
             raise UsageError(f"--search-out names a .npz file, got {arguments.search_out.name}")
@@ -162,6 +169,42 @@ def _search_settings(arguments: argparse.Namespace) -> SearchSettings | None:
     if alone:
         raise UsageError(f"--{alone[0].replace('_', '-')} is of the search: add --search")
     return None
+
+
+_CERTIFY = {
+    "certified": "patch_px",
+    "certify_images": "images",
+    "masks_per_axis": "masks_per_axis",
+    "min_certified": "min_certified",
+}
+"""Options of the certificate, by the setting that each gives."""
+
+
+def _add_certify(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "certificate", "count the images on which no patch of a size can win, by masked inference"
+    )
+    group.add_argument(
+        "--certified", type=_count, metavar="PX", help="certify against patches of that side"
+    )
+    group.add_argument("--certify-images", type=_count, metavar="N", help="at most (default: 100)")
+    group.add_argument(
+        "--masks-per-axis", type=_count, metavar="K", help="K×K masks, all pairs (default: 6)"
+    )
+    group.add_argument(
+        "--min-certified",
+        type=float,
+        metavar="X",
+        help="gate: the certified share must be over X, 0 to 1 (default: no gate)",
+    )
+
+
+def _certify_settings(arguments: argparse.Namespace) -> CertifySettings | None:
+    given = _given(arguments, _CERTIFY)
+    if given and "patch_px" not in given:
+        first = next(option for option, setting in _CERTIFY.items() if setting in given)
+        raise UsageError(f"--{first.replace('_', '-')} is of the certificate: add --certified PX")
+    return CertifySettings(**given) if given else None
 
 
 def main(
@@ -230,6 +273,7 @@ def _run(
         engine_file=arguments.engine_file,
         search=_search_settings(arguments),
         search_out=arguments.search_out,
+        certify=_certify_settings(arguments),
     )
     report = validate(arguments.bundle, settings, console, engines=engines)
     with suppress(QadtrError):  # then the report says that it is no verdict

@@ -57,6 +57,7 @@ def empty_report(bundle: str) -> dict[str, Any]:
         "clean": None,
         "patches": [],
         "search": None,
+        "certification": None,
         "checks": [],
         "latency": None,
         "peak_memory_bytes": None,

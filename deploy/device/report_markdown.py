@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..core.attack_checks import LOWER_BOUND, AttackVerdict
+from ..core.share import share_in_words
 from ..core.table import Table
 from ..core.text import in_markdown
 
@@ -38,6 +39,10 @@ def markdown_text(report: Mapping[str, Any]) -> str:
             f"{what}: ASR {_asr(search['asr'], verdict.mark)} of {search['asr']['n']} images.",
             "",
         ]
+    certification = report.get("certification")
+    if certification is not None:
+        size, share = certification["patch_px"], share_in_words(certification["certified"])
+        lines += [f"No patch of {size} px can win against masked inference on {share} images.", ""]
     failed = [step for step in report["steps"] if not step["ok"]]
     lines += [
         f"- step *{in_markdown(one['name'])}* failed: {in_markdown(one['error'])}" for one in failed

@@ -26,10 +26,11 @@ from ..core.patch_set import write_patch_set
 from ..core.scratch import Scratch
 from ..core.share import share_in_words
 from .bundle_reading import Bundle
+from .certifying import CertifySettings, certification_figures, certify_on
 from .console import Console
 from .evidence import CLASSES
 from .figures import changed_in_words, clean_figures, patch_figures, weaker_than_noise
-from .gate import exit_code_of, share_at_most
+from .gate import exit_code_of, share_at_least, share_at_most
 from .golden import check_codes, check_independence, check_logits, logits_bytes, require_exact
 from .machine_proof import check_proved_logits, proof_line
 from .manifest import ModelFacts
@@ -49,6 +50,7 @@ from .thresholds import Threshold, default_min_clean, effective_thresholds
 
 ONNXRUNTIME = "onnxruntime"
 PROFILED_IMAGES = 8
+MIN_CERTIFIED = "min_certified"
 MOST_THREADS = 1024
 """More only takes the engine's memory and time to start them."""
 
@@ -71,6 +73,7 @@ class ValidationSettings:
         latency_repeats: timed calls of one image.
         search: how to search for patches against this engine; None does not.
         search_out: NAME.npz for the patches found; None writes none.
+        certify: how to certify images against every patch of a size; None does not.
     """
 
     threads: int = 1
@@ -83,6 +86,7 @@ class ValidationSettings:
     latency_repeats: int = 200
     search: SearchSettings | None = None
     search_out: Path | None = None
+    certify: CertifySettings | None = None
 
 
 def validate(
@@ -358,6 +362,8 @@ def _measure(
     search = None
     if settings.search is not None:
         search = _search(engine, suite, measured, settings, report, console, verdict)
+    if settings.certify is not None:
+        _certify(engine, suite, settings.certify, report, console)
     with step(report, "latency"):
         times = measure_latency(
             engine,
@@ -379,6 +385,10 @@ def _measure(
         if checks and search is not None and limit is not None:
             won = search.success.share
             checks.append(share_at_most("max_asr of the search", limit, won["k"], won["n"]))
+        least = None if settings.certify is None else settings.certify.min_certified
+        if checks and least is not None:
+            held = report["certification"]["certified"]
+            checks.append(share_at_least(MIN_CERTIFIED, least, held["k"], held["n"]))
         weaker = weaker_than_noise(report["patches"])
         checks = [
             replace(
@@ -437,6 +447,29 @@ def _search(
             "of transfer, not by the model's robustness"
         )
     return found
+
+
+def _certify(
+    engine: Engine,
+    suite: Suite,
+    settings: CertifySettings,
+    report: dict[str, Any],
+    console: Console,
+) -> None:
+    with step(report, "certification"):
+        found = certify_on(
+            engine,
+            suite,
+            settings,
+            progress=lambda done, count: console.progress("certify", done, count),
+        )
+        report["certification"] = certification_figures(found)
+    console.say(
+        f"certified  {share_in_words(found.certified)} images against every patch of "
+        f"{settings.patch_px} px, by masked inference ({len(found.masks)} masks, "
+        f"{found.mean_passes:.0f} passes an image; without a patch "
+        f"{share_in_words(found.masked)} right, {share_in_words(found.clean)} unmasked)"
+    )
 
 
 def _shown(threshold: float | None) -> str:

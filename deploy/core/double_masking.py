@@ -1,0 +1,239 @@
+"""Double masking: a prediction that no patch of a size can change, and the proof of it.
+
+PatchCleanser (Xiang, Mahloujifar, Mittal; USENIX Security 2022). A covering set of masks has, for
+every place of a patch, a mask that hides it whole. An image is *certified* if the network, asked
+under every pair of masks, says the image's label each time: then masked inference
+(:func:`predict_masked`) says that label whatever a patch of the size shows, wherever it lies. The
+proof asks nothing of the network, so it holds for the integer engine that answers the questions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import InputError, NothingToEvaluate, UsageError
+from .share import Share, share_of
+
+Predict = Callable[[NDArray[np.uint8]], NDArray[np.int64]]
+"""Classes, int64 N, of images uint8 N×C×H×W; any N of 1 or more."""
+
+GREY = 128
+"""The byte that a mask shows, in training too."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MaskSet:
+    """Masks that hide every patch of a size, wherever it lies.
+
+    Attributes:
+        patch_px: side of the square patches, in pixels.
+        image_size: height and width of the images, in pixels.
+        boxes: int64 M×4: top, left, bottom, right; bottom and right are the first pixels outside.
+    """
+
+    patch_px: int
+    image_size: tuple[int, int]
+    boxes: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    @property
+    def mask_px(self) -> tuple[int, int]:
+        """Height and width of every mask."""
+        top, left, bottom, right = self.boxes[0].tolist()
+        return bottom - top, right - left
+
+    def over(self, images: NDArray[np.uint8], *numbers: int) -> NDArray[np.uint8]:
+        """Return copies of ``images`` (uint8 N×C×H×W) that show grey under the numbered masks."""
+        masked = images.copy()
+        for top, left, bottom, right in self.boxes[list(numbers)].tolist():
+            masked[:, :, top:bottom, left:right] = GREY
+        return masked
+
+
+def covering_masks(image_size: tuple[int, int], patch_px: int, *, per_axis: int = 6) -> MaskSet:
+    """Return ``per_axis`` × ``per_axis`` masks, evenly placed, that hide every patch of a size.
+
+    Along a side of n pixels they are s = ceil((n − p + 1) / k) apart and p + s − 1 long
+    (PatchCleanser, section 4.1); those that would leave the image are moved back into it. More of
+    them are smaller, hide less of an image and cost more passes: pairs grow with k⁴.
+
+    Args:
+        image_size: height and width, in pixels.
+        patch_px: side of the patch p, 1 to the shorter side.
+        per_axis: masks along each side k, at least 2.
+
+    Raises:
+        InputError: a patch that does not fit the images.
+        UsageError: fewer than 2 masks a side.
+
+    Example:
+        >>> masks = covering_masks((32, 32), 5, per_axis=6)
+        >>> len(masks), masks.mask_px
+        (36, (9, 9))
+    """
+    if per_axis < 2:
+        raise UsageError(f"expected 2 or more masks along a side, got {per_axis}")
+    if not 1 <= patch_px <= min(image_size):
+        raise InputError(
+            f"a patch of {patch_px} px does not fit images of {image_size[0]}×{image_size[1]} px"
+        )
+    rows, columns = (_spans(side, patch_px, per_axis) for side in image_size)
+    boxes = [(top, left, bottom, right) for top, bottom in rows for left, right in columns]
+    return MaskSet(patch_px=patch_px, image_size=image_size, boxes=np.array(boxes, dtype=np.int64))
+
+
+def _spans(side: int, patch: int, count: int) -> list[tuple[int, int]]:
+    """First pixel and end of each mask along one side; fewer than ``count`` where those suffice."""
+    step = -(-(side - patch + 1) // count)
+    length = patch + step - 1
+    # A patch that starts at t lies in the mask that starts at the last multiple of the step ≤ t.
+    starts = sorted({min(start, side - length) for start in range(0, side - patch + 1, step)})
+    return [(start, start + length) for start in starts]
+
+
+def certified(
+    predict: Predict,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.integer[Any]],
+    masks: MaskSet,
+    *,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> NDArray[np.bool_]:
+    """Say for each image whether its label is predicted under every pair of masks.
+
+    An image is asked until one answer is wrong, so that a network that certifies little is quick.
+
+    Args:
+        predict: the model.
+        images: uint8, N×C×H×W.
+        labels: integers, N.
+        masks: for this size of images.
+        progress: told how many pairs of all are done.
+
+    Returns:
+        bool, N.
+
+    Raises:
+        InputError: images of another size than the masks are for.
+        NothingToEvaluate: N is 0.
+    """
+    _check(images, masks)
+    holds = np.ones(len(images), dtype=np.bool_)
+    # Each mask alone first: cheap, and what most images fail by.
+    pairs = [(i, i) for i in range(len(masks))]
+    pairs += [(i, j) for i in range(len(masks)) for j in range(i)]
+    for done, pair in enumerate(pairs, start=1):
+        rows = holds.nonzero()[0]
+        if len(rows) == 0:
+            progress(len(pairs), len(pairs))
+            break
+        holds[rows] = predict(masks.over(images[rows], *pair)) == labels[rows]
+        progress(done, len(pairs))
+    return holds
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MaskedPredictions:
+    """What masked inference said: ``classes``, int64 N, and ``passes``, int64 N, of the model."""
+
+    classes: NDArray[np.int64]
+    passes: NDArray[np.int64]
+
+
+def predict_masked(
+    predict: Predict, images: NDArray[np.uint8], masks: MaskSet
+) -> MaskedPredictions:
+    """Classify by double masking: the inference that the certificates are for.
+
+    First round: each mask alone. If all agree, that is the class. Else each mask that disagrees
+    with the majority gets a second mask on top, each in turn: if it is of one mind with all of
+    those, it has hidden a patch, and its class wins; if none is, the majority's
+    (PatchCleanser, algorithm 1).
+
+    Args:
+        predict: the model.
+        images: uint8, N×C×H×W.
+        masks: for this size of images.
+
+    Raises:
+        InputError: images of another size than the masks are for.
+        NothingToEvaluate: N is 0.
+    """
+    _check(images, masks)
+    count = len(masks)
+    alone = np.stack([predict(masks.over(images, i)) for i in range(count)], axis=1)
+    passes = np.full(len(images), count, dtype=np.int64)
+    classes = np.array([np.bincount(row).argmax() for row in alone], dtype=np.int64)
+    open_still = (alone != classes[:, None]).any(axis=1)
+    majority = classes.copy()
+    for i in range(count):
+        rows = (open_still & (alone[:, i] != majority)).nonzero()[0]
+        if len(rows) == 0:
+            continue
+        passes[rows] += count
+        agrees = np.ones(len(rows), dtype=np.bool_)
+        for j in range(count):
+            agrees &= predict(masks.over(images[rows], i, j)) == alone[rows, i]
+        found = rows[agrees]
+        classes[found] = alone[found, i]
+        open_still[found] = False
+    return MaskedPredictions(classes=classes, passes=passes)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Certification:
+    """Masked inference and its certificates on images, each a share of all of them.
+
+    Attributes:
+        masks: those used.
+        clean: right without a mask.
+        masked: right by masked inference, without a patch.
+        certified: right by masked inference, whatever a patch of the size shows and where.
+        mean_passes: of the model for one masked inference.
+        holds: bool N, which images are certified.
+    """
+
+    masks: MaskSet
+    clean: Share
+    masked: Share
+    certified: Share
+    mean_passes: float
+    holds: NDArray[np.bool_]
+
+
+def certify(
+    predict: Predict,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.integer[Any]],
+    masks: MaskSet,
+    *,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Certification:
+    """Return what masked inference and its certificates come to; as :func:`certified`."""
+    holds = certified(predict, images, labels, masks, progress=progress)
+    inferred = predict_masked(predict, images, masks)
+    return Certification(
+        masks=masks,
+        clean=share_of(predict(images) == labels),
+        masked=share_of(inferred.classes == labels),
+        certified=share_of(holds),
+        mean_passes=float(inferred.passes.mean()),
+        holds=holds,
+    )
+
+
+def _check(images: NDArray[np.uint8], masks: MaskSet) -> None:
+    if len(images) == 0:
+        raise NothingToEvaluate("there is no image to certify")
+    if images.shape[2:] != masks.image_size:
+        raise InputError(
+            f"the masks are for images of {masks.image_size[0]}×{masks.image_size[1]} px, got "
+            f"{images.shape[2]}×{images.shape[3]} px"
+        )
