@@ -13,7 +13,7 @@ from typing import Any
 from typing_extensions import TypedDict
 
 from deploy.core.files import json_bytes, write_atomic
-from eval.measure import evaluation_record, examples, pixel_record, proofs
+from eval.measure import certification_record, evaluation_record, examples, pixel_record, proofs
 from eval.measure.adaptive import adaptive_record
 from eval.measure.checks import checks_record
 from eval.measure.drift import drift_record
@@ -116,6 +116,7 @@ FORMS: Mapping[str, Any] = {
     evaluation_record.KIND: evaluation_record.EvaluationRecord,
     adaptive_record.KIND: adaptive_record.AdaptiveRecord,
     checks_record.KIND: checks_record.ChecksRecord,
+    certification_record.KIND: certification_record.CertificationRecord,
     pixel_record.KIND: pixel_record.PixelRecord,
     drift_record.KIND: drift_record.DriftRecord,
     **{one.kind: one.form for one in ANALYSES.values()},

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from deploy.core.double_masking import GREY as MASK_GREY
 from training.config import TrainingConfig
 from training.data import ImageSet
 from training.defenses import Batch
@@ -48,9 +49,10 @@ class Batches:
         size = self._config.training.batch_size
         start = step % self.steps_per_epoch * size
         chosen = self._order[1][start : start + size]
-        pixels = augment(
-            self._images.read(chosen), self._config.data.augment, step, self._config.seed
-        )
+        data, seed = self._config.data, self._config.seed
+        pixels = augment(self._images.read(chosen), data.augment, step, seed)
+        if data.masks > 0.0:
+            pixels = masked(pixels, data.masks, data.mask_px, step, seed)
         chosen = chosen.to(self._device)
         return Batch(
             pixels=pixels.float().contiguous(memory_format=torch.channels_last),
@@ -111,3 +113,26 @@ def augment(images: Tensor, how: str, step: int, seed: int) -> Tensor:
     index = torch.arange(count, device=device)[:, None, None]
     cropped = padded.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None, :]]
     return cropped.permute(0, 3, 1, 2)
+
+
+def masked(images: Tensor, share: float, sides_px: tuple[int, int], step: int, seed: int) -> Tensor:
+    """uint8 N×3×H×W, of which a ``share`` shows one or two grey squares, anywhere, of a side drawn
+    from ``sides_px`` (least, greatest); a square larger than the image hides all of it."""
+    generator = generator_for(seed, step, "masks")
+    count, _, height, width = images.shape
+    device = images.device
+    low, high = sides_px
+    sides = torch.randint(low, high + 1, (2, count), generator=generator)
+    drawn = torch.rand((2, 2, count), generator=generator)
+    # The first square with probability `share`, the second on half of those.
+    shows = torch.rand(count, generator=generator) < share
+    second = torch.rand(count, generator=generator) < 0.5
+    hidden = torch.zeros((count, height, width), dtype=torch.bool)
+    for side, (down, right), where in zip(sides, drawn, (shows, shows & second), strict=True):
+        spans = []
+        for place, length in ((down, height), (right, width)):
+            start = (place * (length - side + 1).clamp(min=1)).long()[:, None]
+            along = torch.arange(length)
+            spans.append((along >= start) & (along < start + side[:, None]))
+        hidden |= where[:, None, None] & spans[0][:, :, None] & spans[1][:, None, :]
+    return images.masked_fill(hidden[:, None].to(device), MASK_GREY)

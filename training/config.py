@@ -33,11 +33,23 @@ from training.validated import (
 class DataSettings:
     """What is trained on. ``kind``: cifar10, folder, digits or npz; ``size``: side in pixels (the
     images of npz files have their own); ``augment``: crop-flip, crop (both with 4 px of grey
-    padding) or none."""
+    padding) or none.
+
+    ``masks``: share of each batch whose images show one or two grey squares, of a side drawn from
+    ``mask_px`` (least, greatest): what certificates by masked inference ask of a network
+    (:mod:`deploy.core.double_masking`)."""
 
     kind: Literal["cifar10", "folder", "digits", "npz"]
     size: Annotated[int, Field(ge=8)] = 32
     augment: Literal["crop-flip", "crop", "none"] = "crop-flip"
+    masks: Share = 0.0
+    mask_px: tuple[AtLeast1, AtLeast1] = (6, 12)
+
+    @model_validator(mode="after")
+    def _smaller_mask_first(self) -> DataSettings:
+        if self.mask_px[0] > self.mask_px[1]:
+            raise ValueError(f"mask_px must have the smaller first; got {list(self.mask_px)}")
+        return self
 
 
 @validated()

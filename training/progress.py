@@ -69,6 +69,11 @@ class Progress:
             f", {note}" if note else "",
         )
 
+    def reach(self, done: int, total: int) -> None:
+        """Count up to ``done``: what code without a bar of its own calls back with."""
+        del total  # known from the start
+        self.advance(done - self._done)
+
     def _left(self, since: float) -> str:
         seconds = since * (self._total - self._done) / max(self._done - self._first, 1)
         return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

@@ -19,6 +19,7 @@ PURPOSES = (
     "attack",
     "partner",
     "restart",
+    "masks",
 )
 """Independent streams of random numbers; the position in this tuple is part of the seed."""
 

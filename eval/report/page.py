@@ -14,6 +14,7 @@ from eval.measure.proofs import proofs_from_records
 from eval.report.adaptive import adaptive_section
 from eval.report.analyses import analyses_section
 from eval.report.attack_checks import checks_section
+from eval.report.certification import certification_section
 from eval.report.curves import curves
 from eval.report.document import Section, document, small
 from eval.report.gallery import Picture, gallery
@@ -34,8 +35,8 @@ def render_report(
 
     Args:
         records: as `deploy.core.records.read_records` gives them, oldest first. Read are the
-            kinds evaluation, adaptive, attack-checks, certificate, parity, pixel-attack, examples
-            and those of `eval.measure.analyses`; others are passed over.
+            kinds evaluation, adaptive, attack-checks, certificate, certification, parity,
+            pixel-attack, examples and those of `eval.measure.analyses`; others are passed over.
 
     Raises:
         InputError: a record lacks a field.
@@ -55,6 +56,7 @@ def render_report(
         ("results", "Results", results),
         ("curves", "Attack success over bit-width and size", _curves(tables)),
         ("adaptive", "An attacker who knows the network", adaptive_section(records)),
+        ("certified", "What no patch can change", certification_section(records)),
         ("transfer", "Transfer between networks", transfer),
         ("attack-checks", "Attack checks", checks_section(checks)),
         ("pixel", "Accuracy under pixel attacks", pixel_curves(records)),

@@ -13,6 +13,7 @@ COMMANDS: tuple[str, ...] = (
     "pixel",
     "eval",
     "analyze",
+    "certify",
     "checks",
     "matrix",
     "defenses",

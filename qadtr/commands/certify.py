@@ -1,0 +1,58 @@
+"""`qadtr certify`: on how many images no patch of a size can win."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from qadtr.commands import shared
+
+HELP = "count the images on which no patch of a size can win (double masking, in the engine)"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The run, the sizes and the images."""
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder with exported models")
+    shared.add_images(parser)
+    parser.add_argument(
+        "--patch",
+        type=int,
+        nargs="+",
+        default=(5,),
+        dest="sizes_px",
+        metavar="PX",
+        help="side of the patches, in pixels; several give a record each (default: 5)",
+    )
+    parser.add_argument(
+        "--masks-per-axis",
+        type=int,
+        default=6,
+        metavar="K",
+        help="K×K masks, all pairs of them (default: 6); more hide less and cost more passes",
+    )
+    shared.add_bits(parser, "all that are exported")
+    parser.add_argument(
+        "--images", type=int, default=500, metavar="N", help="how many images (default: 500)"
+    )
+    shared.add_split(parser, "default: test")
+    parser.add_argument(
+        "--engine", default="onnxruntime", help="default: onnxruntime; torch is the network itself"
+    )
+    parser.add_argument("--threads", type=int, default=1, help="of the engine (default: 1)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Certify, write the records and print them as a table."""
+    from eval.report.certification import certification_table
+    from eval.stages.certify import CertifySettings, certify_run
+    from training.run_folder import RunFolder
+
+    settings = shared.settings_of(CertifySettings, arguments)
+    records = certify_run(
+        RunFolder.open(arguments.run, arguments.cache),
+        arguments.data,
+        settings,
+        shared.provenance(masks_per_axis=settings.masks_per_axis),
+    )
+    print(certification_table(records).text())
+    return 0
