@@ -20,6 +20,9 @@ def require_own_packages() -> None:
         SystemExit: the same in one line and exit code 2, where the command is being started.
     """
     root = Path(__file__).resolve().parents[1]
+    # An editable install is no place on the path: a mere folder `training` would come before it.
+    if str(root) not in sys.path:
+        sys.path.append(str(root))
     for name in OWN:
         spec = importlib.util.find_spec(name)
         found = None if spec is None or spec.origin is None else Path(spec.origin).resolve()
