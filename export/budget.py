@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.core.errors import InputError, NothingToEvaluate
+from training.network_spec import CodesRecipe
 
 Logits = NDArray[np.float32]
 """N×classes."""
@@ -106,13 +107,15 @@ def _changed(budget: Budget, **changes: float | None) -> Budget:
     return replace(budget, **set_here)  # type: ignore[arg-type]
 
 
-def default_budget(target: str, bits: int, *, exact: bool) -> FileBudget:
-    """The budget of a target's file at an integer bit-width.
+def default_budget(
+    target: str, bits: int, *, exact: bool, codes: CodesRecipe = "uint8"
+) -> FileBudget:
+    """The budget of a target's file at an integer bit-width, of a network of such codes.
 
     docs/export.md has what was measured of trained networks; these allow about twice that.
-    TensorRT's streams have half the resolution of the network's, which costs more the coarser the
-    codes are that a branch makes of them. In an exact network every value of the other targets is
-    exact in float32.
+    TensorRT's streams have half the resolution of the network's, unless that was trained with int8
+    codes, which costs more the coarser the codes are that a branch makes of them. In an exact
+    network every value of a file with its own codes is exact in float32.
 
     Raises:
         InputError: a target without a budget.
@@ -128,12 +131,15 @@ def default_budget(target: str, bits: int, *, exact: bool) -> FileBudget:
             engine, network = EQUAL, Budget(logits=0.05, flips=0.005)
         case "qcdq":
             engine, network = Budget(logits=0.05, flips=0.01), Budget(logits=0.05, flips=0.005)
+        case "tensorrt" if codes == "int8":
+            engine, network = Budget(logits=0.1, flips=0.02), Budget(logits=0.05, flips=0.005)
         case "tensorrt":
             flips = 0.05 if bits >= 5 else 0.08 if bits == 4 else 0.2
             engine, network = Budget(logits=0.1, flips=0.02), Budget(logits=None, flips=flips)
         case _:
             raise InputError(f"the target {target!r} has no budget")
-    if exact and target not in ("tensorrt", "litert"):
+    own = codes == "int8" if target == "tensorrt" else target != "litert"
+    if exact and own:
         network = EQUAL
     return FileBudget(engine=engine, network=network)
 

@@ -62,8 +62,10 @@ class Prover:
         """
         if self.bits == FLOAT and target != QONNX_TARGET:
             return prove_float(target, path, self.images, self.logits, FLOAT_BUDGET)
-        exact = self.network.spec.exact and self.bits != FLOAT
-        budget = self.overrides.of(default_budget(target, self.bits, exact=exact))
+        spec = self.network.spec
+        exact = spec.exact and self.bits != FLOAT
+        own = default_budget(target, self.bits, exact=exact, codes=spec.codes)
+        budget = self.overrides.of(own)
         if target == LITERT.name:
             few = self.images[:FIXED_POINT_IMAGES]
             check_litert_parity(path, few, kernels="reference").required()

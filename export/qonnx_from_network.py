@@ -130,9 +130,9 @@ class _Writer:
         if not self.quantized:
             return x
         assert step.codes is not None
-        source = self.network.scale_of(step.name)
-        bits = source.codes_bits()
-        return self.quant(x, source.value(), bits, signed=step.codes.signed, name=step.name)
+        source, signed = self.network.scale_of(step.name), step.codes.signed
+        bits = self.network.switch.held_bits(source.codes_bits(), signed=signed)
+        return self.quant(x, source.value(), bits, signed=signed, name=step.name)
 
     def rectified(self, x: str, step: Step) -> str:
         """The clamp of a convolution or sum before its quantizer."""

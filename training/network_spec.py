@@ -18,6 +18,10 @@ features, whatever the hidden layers' bit-width is."""
 ScaleRecipe = Literal["learned", "statistics"]
 """Where a quantizer's scales come from: LSQ's gradient, or a statistic of what is quantized."""
 
+CodesRecipe = Literal["uint8", "int8"]
+"""The type that holds every tensor's codes with zero point 0 where they are unsigned: uint8, or
+int8, whose unsigned codes end at 127. Signed codes are int8 in both."""
+
 
 def _widest_first(bit_widths: tuple[int, ...]) -> tuple[int, ...]:
     widths = tuple(sorted(set(bit_widths), reverse=True))
@@ -51,6 +55,9 @@ class NetworkSettings:
     ``weight_scales``: a :data:`ScaleRecipe` (:class:`training.quantizers.LearnedScale`,
     :class:`training.quantizers.WeightQuantizer`).
 
+    ``codes``: a :data:`CodesRecipe`; with "int8" an unsigned tensor has 7 bits where it would have
+    8, and everything else is as it is with "uint8".
+
     ``name`` is one of the project's networks, or ``package.module:callable`` that gives a float
     ``nn.Module`` (:func:`training.networks.registry.float_network`).  ``mean`` and ``std``: of each
     channel, 0…1: the float network takes (byte / 255 - mean) / std; without them
@@ -67,6 +74,7 @@ class NetworkSettings:
     ] = field(default_factory=dict)
     activation_scales: ScaleRecipe = "learned"
     weight_scales: ScaleRecipe = "statistics"
+    codes: CodesRecipe = "uint8"
     mean: tuple[float, ...] | None = None
     std: tuple[Positive, ...] | None = None
     wide: tuple[str, ...] = ()

@@ -7,8 +7,9 @@ what is added is the switch: one :class:`BitWidthSwitch` is read by all quantize
 that changing the bit-width of the whole network is one assignment and rebuilds nothing.
 
 Codes are integers: signed ones ``-(2^(b-1) - narrow) ... 2^(b-1) - 1``, unsigned ones
-``0 ... 2^b - 1``; the zero point of training is always 0.  Bit-width 32 means float: the
-quantizer returns its input (rectified, where the unsigned clamp stood for the ReLU).
+``0 ... 2^b - 1``, at most 127 with ``codes = "int8"``; the zero point of training is always 0.
+Bit-width 32 means float: the quantizer returns its input (rectified, where the unsigned clamp stood
+for the ReLU).
 
 References:
     Esser et al., Learned Step Size Quantization, ICLR 2020 (learned scales and their gradient).
@@ -67,6 +68,21 @@ class BitWidthSwitch:
     def quantized(self) -> bool:
         """Whether the active bit-width is an integer one."""
         return self.active != FLOAT
+
+    def held_bits(self, bits: int, *, signed: bool) -> int:
+        """The bits that codes of ``bits`` bits have: one less for unsigned 8-bit ones in int8."""
+        in_int8 = self.spec.codes == "int8" and not signed and bits == STREAM_BITS
+        return bits - 1 if in_int8 else bits
+
+    def code_range(self, bits: int, *, signed: bool) -> tuple[int, int]:
+        """Smallest and largest code of ``bits`` bits in this network."""
+        return code_range(self.held_bits(bits, signed=signed), signed=signed)
+
+    def largest_code(self, bits: int) -> int:
+        """The largest magnitude of codes of ``bits`` bits whose scale is first of all of unsigned
+        ones; signed ones that share it reach 128."""
+        top = self.code_range(bits, signed=False)[1]
+        return max(top, 2 ** (bits - 1)) if bits == STREAM_BITS else top
 
     def set(self, bits: int) -> None:
         """Make ``bits`` the active bit-width; ``InputError`` if the network does not have it."""
@@ -143,7 +159,12 @@ class LearnedScale(nn.Module, OwnBits):
     def reach(self) -> int:
         """The largest magnitude of a code, at the active bit-width."""
         bits = self.codes_bits()
-        return 2 ** (bits - 1) if self.signed else 2**bits - 1
+        return 2 ** (bits - 1) if self.signed else self.switch.largest_code(bits)
+
+    def _top_bits(self) -> int:
+        """Bits of the largest code."""
+        bits = self.switch.held_bits(self.codes_bits(), signed=self.signed)
+        return bits - int(self.signed)
 
     def is_ready(self, bits: int) -> bool:
         """Whether the scale of ``bits`` has been set from a batch; float needs none."""
@@ -175,14 +196,14 @@ class LearnedScale(nn.Module, OwnBits):
             return scale.detach()
         if self.training and scale.requires_grad:
             per_sample = max(1, x.numel() // max(1, x.shape[0]))
-            top = 2 ** (self.codes_bits() - int(self.signed)) - 1
+            top = 2 ** self._top_bits() - 1
             scale = cast(Tensor, ScaleGradient.apply(scale, 1.0 / math.sqrt(per_sample * top)))
         return scale
 
     @torch.no_grad()
     def _follow(self, x: Tensor, share: float) -> None:
         """Move the active scale by ``share`` of the way to the one that suits ``x``."""
-        step = rectified_step(self.codes_bits() - int(self.signed))
+        step = rectified_step(self._top_bits())
         suits = (x.clamp_min(0.0).mean() * step).clamp_min(SMALLEST_SCALE)
         scale = cast(Tensor, getattr(self, f"scale_{self.switch.active}"))
         scale.copy_(suits if share == 1.0 else torch.lerp(scale, suits, share))
@@ -212,9 +233,10 @@ class ActivationQuantizer(nn.Module):
         if self.training and switch.noise is not None and switch.gradient_noise > 0.0:
             x = cast(Tensor, NoisyGradient.apply(x, switch.gradient_noise, switch.noise))
         scale = self.scale.fitted(x)
-        low, high = code_range(self.scale.codes_bits(), signed=self.signed)
+        bits = switch.held_bits(self.scale.codes_bits(), signed=self.signed)
+        low, high = code_range(bits, signed=self.signed)
         y = quantize_activation(self.switch, x, scale, low, high)
-        return y, scale, scale.new_zeros(()), scale.new_tensor(float(self.scale.codes_bits()))
+        return y, scale, scale.new_zeros(()), scale.new_tensor(float(bits))
 
 
 class BranchQuantizer(nn.Module, OwnBits):
@@ -243,12 +265,14 @@ class BranchQuantizer(nn.Module, OwnBits):
 
     def odd_part(self) -> int:
         """The scale in units of the stream's, an odd integer."""
-        return residual_ratio(self.codes_bits())
+        return residual_ratio(
+            self.codes_bits(), self.switch.held_bits(STREAM_BITS, signed=self.signed)
+        )
 
     def reach(self) -> int:
         """The largest magnitude of a code in units of the stream's scale."""
-        bits = self.codes_bits()
-        return self.odd_part() * (2 ** (bits - 1) if self.signed else 2**bits - 1)
+        low, high = self.switch.code_range(self.codes_bits(), signed=self.signed)
+        return self.odd_part() * max(-low, high)
 
     def forward(self, x: Tensor) -> QuantizerOutput:
         bits = self.codes_bits()

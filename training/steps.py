@@ -75,13 +75,14 @@ def rectified_step(bits: int) -> float:
     return gaussian_step(2 ** (bits + 1) - 1) * math.sqrt(2.0 * math.pi)
 
 
-def residual_ratio(bits: int) -> int:
-    """How many steps of the 8-bit residual stream one step of the ``bits``-bit branch spans.
+def residual_ratio(bits: int, stream_bits: int = 8) -> int:
+    """How many steps of the residual stream one step of the ``bits``-bit branch spans.
 
-    The odd integer nearest to 128 / (2^b - 1): the branch then covers about half of the stream's
-    range.  Odd, because stream codes are integers and an integer divided by an odd integer is
-    never halfway between two others: every formula that any engine uses for the requantization,
-    in float32 or in integers, gives the same code (docs/decisions/requantization.md).
+    The odd integer nearest to 2^(s - 1) / (2^b - 1) for a stream of s bits: the branch then covers
+    about half of the stream's range.  Odd, because stream codes are integers and an integer divided
+    by an odd integer is never halfway between two others: every formula that any engine uses for
+    the requantization, in float32 or in integers, gives the same code
+    (docs/decisions/requantization.md).
     """
-    ratio = 128.0 / (2**bits - 1)
+    ratio = 2.0 ** (stream_bits - 1) / (2**bits - 1)
     return max(1, 2 * round((ratio - 1.0) / 2.0) + 1)

@@ -7,16 +7,16 @@ A quantizer of a tensor x with step s and codes low … high is written as
 Rounding and division by s > 0 are monotone, so clamping values to low·s … high·s before rounding
 equals clamping codes to low … high behind it.
 
-``SIGNED`` (TensorRT): int8 throughout. TensorRT reads a uint8 zero point as int8 without a word,
-so codes above 127 would saturate: there is no uint8 here. Codes of b ≤ 7 unsigned bits are
-0 … 2^b - 1 as they are. Unsigned 8-bit codes 0 … 255 of step s become 0 … 127 of step 2 s: the same
-range, less its last code, at half the resolution; a branch that reads them at r·s with an odd r
-still never rounds a tie, because 2k / r is no half. What is added to such a stream, signed codes
--128 … 127 of step s, becomes -64 … 63 of step 2 s: summands and sum share one step, as in the
-all-integer graph, and the sum of codes is exact. (At its own step, every second sum would be a tie
-at 2 s, and engines that multiply by 1 / s in float32 break ties as they please: measured on
-ResNet-8, 4% of the predictions at 2 bits.) The clamp is a float Clip (or Relu) before
-QuantizeLinear, which the compiler fuses into the operator before it.
+``SIGNED`` (TensorRT): int8 throughout. TensorRT reads a uint8 zero point as int8 without a word, so
+codes above 127 would saturate: there is no uint8 here. Codes of b ≤ 7 unsigned bits are 0 … 2^b - 1
+as they are; a network trained with ``codes = "int8"`` has no others. Unsigned 8-bit codes 0 … 255
+of step s become 0 … 127 of step 2 s: the same range, less its last code, at half the resolution; a
+branch that reads them at r·s with an odd r still never rounds a tie, because 2k / r is no half.
+What is added to such a stream, signed codes -128 … 127 of step s, becomes -64 … 63 of step 2 s:
+summands and sum share one step, as in the all-integer graph, and the sum of codes is exact. (At its
+own step, every second sum would be a tie at 2 s, and engines that multiply by 1 / s in float32
+break ties as they please: measured on ResNet-8, 4% of the predictions at 2 bits.) The clamp is a
+float Clip (or Relu) before QuantizeLinear, which the compiler fuses into the operator before it.
 
 ``STANDARD`` (any other runtime): unsigned codes are uint8, signed codes int8, both with zero point
 0, and codes narrower than their type are clamped by a float Clip as well.

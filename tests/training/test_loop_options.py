@@ -272,6 +272,7 @@ def test_wrong_options(change: dict[str, object], message: str) -> None:
     [
         ({"weight_scales": "max"}, "must be one of"),
         ({"activation_scales": "max"}, "must be one of"),
+        ({"codes": "int4"}, "codes must be one of uint8, int8"),
         ({"weight_scales": "learned", "exact": True}, "exact = true needs"),
     ],
 )

@@ -91,10 +91,13 @@ def test_the_closed_form_of_the_error_is_that_of_a_sample() -> None:
         assert gaussian_error(levels, step) == pytest.approx(sampled, rel=0.02)
 
 
+@pytest.mark.parametrize("stream_bits", [7, 8])
 @pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 7, 8])
-def test_no_stream_code_is_halfway_between_two_branch_codes(bits: int) -> None:
-    ratio = residual_ratio(bits)
+def test_no_stream_code_is_halfway_between_two_branch_codes(bits: int, stream_bits: int) -> None:
+    ratio = residual_ratio(bits, stream_bits)
     assert ratio % 2 == 1
+    reach = ratio * (2**bits - 1) / (2**stream_bits - 1)
+    assert 0.4 < reach < 0.75 or (ratio == 1 and reach >= 0.4)
     # Twice the code over the ratio would be an odd integer at a tie.
     doubled = 2 * np.arange(256)
     assert not np.any((doubled % ratio == 0) & ((doubled // ratio) % 2 == 1))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
-from training.network_spec import NetworkSpec, ScaleRecipe
+from training.network_spec import CodesRecipe, NetworkSpec, ScaleRecipe
 from training.quantize.graph import Refusal, Refused
 from training.quantize.network import Network
 from training.quantize.plan import Plan
@@ -28,6 +28,7 @@ def quantize(
     exact: bool = False,
     activation_scales: ScaleRecipe = "learned",
     weight_scales: ScaleRecipe = "statistics",
+    codes: CodesRecipe = "uint8",
     name: str | None = None,
 ) -> Network:
     """A network of codes from any traceable float classifier, with its weights.
@@ -47,6 +48,8 @@ def quantize(
         exact: scales are powers of two, and torch computes bit for bit what integers do.
         activation_scales: "learned" or from "statistics".
         weight_scales: likewise.
+        codes: "int8": unsigned 8-bit codes end at 127, so that engines that hold nothing but int8
+            of zero point 0 (TensorRT) hold the network's own codes.
         name: of the network in files and tables; None: that of the module's class.
 
     Returns:
@@ -76,6 +79,7 @@ def quantize(
         mixed=dict(mixed or {}),
         activation_scales=activation_scales,
         weight_scales=weight_scales,
+        codes=codes,
         mean=None if mean is None else tuple(mean),
         std=None if std is None else tuple(std),
         wide=tuple(wide),

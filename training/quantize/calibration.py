@@ -22,7 +22,7 @@ from training.prediction import pixels_of
 from training.quantize.network import Network
 from training.quantize.norms import SwitchableBatchNorm2d
 from training.quantize.plan import GATE_SCALE, IMAGE_SCALE, Codes
-from training.quantizers import FLOAT, SMALLEST_SCALE, LearnedScale, WeightQuantizer, code_range
+from training.quantizers import FLOAT, SMALLEST_SCALE, BitWidthSwitch, LearnedScale, WeightQuantizer
 
 SAMPLES = 20_000
 """Values of each tensor, over all images, that its scale is fitted to."""
@@ -90,12 +90,14 @@ def fit_scales(network: Network, images: NDArray[np.uint8], *, batch_size: int) 
                 continue
             with network.at(bits):
                 width = scale.codes_bits()
-            best = _best_scale(values, width)
+            best = _best_scale(network.switch, values, width)
             cast(Tensor, getattr(scale, f"scale_{bits}")).fill_(max(best, SMALLEST_SCALE))
             cast(Tensor, getattr(scale, f"ready_{bits}")).fill_(True)
 
 
-def _best_scale(members: list[tuple[NDArray[np.float64], Codes]], bits: int) -> float:
+def _best_scale(
+    switch: BitWidthSwitch, members: list[tuple[NDArray[np.float64], Codes]], bits: int
+) -> float:
     largest = max(float(np.abs(values).max(initial=0.0)) for values, _ in members)
     if largest == 0.0:
         return 1.0
@@ -103,9 +105,9 @@ def _best_scale(members: list[tuple[NDArray[np.float64], Codes]], bits: int) -> 
     for factor in _FACTORS:
         error, scale = 0.0, 0.0
         signed = any(codes.signed for _, codes in members)
-        scale = largest * factor / code_range(bits, signed=signed)[1]
+        scale = largest * factor / switch.code_range(bits, signed=signed)[1]
         for values, codes in members:
-            low, high = code_range(bits, signed=codes.signed)
+            low, high = switch.code_range(bits, signed=codes.signed)
             rounded = np.clip(np.rint(values / scale), low, high) * scale
             error += float(np.square(rounded - values).mean())
         if error < least:

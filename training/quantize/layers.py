@@ -34,14 +34,15 @@ rounded to a 64th of a code, and no product of two codes and two weights saturat
 
 
 class GateScale(nn.Module):
-    """1/255: the codes of a gate are 0 … 255 for 0 … 1."""
+    """1/255: the codes of a gate are 0 … 255 for 0 … 1; 1/127 and 0 … 127 in int8."""
 
-    def __init__(self) -> None:
+    def __init__(self, switch: BitWidthSwitch) -> None:
         super().__init__()
-        self.register_buffer("scale", torch.tensor(1.0 / 255.0), persistent=False)
+        _, self.one = switch.code_range(STREAM_BITS, signed=False)
+        self.register_buffer("scale", torch.tensor(1.0 / self.one), persistent=False)
 
     def value(self) -> Tensor:
-        """1/255 as a float32 scalar."""
+        """1/255, or 1/127, as a float32 scalar."""
         return cast(Tensor, self.scale)
 
     def codes_bits(self) -> int:
@@ -53,8 +54,8 @@ class GateScale(nn.Module):
         return 1
 
     def reach(self) -> int:
-        """255."""
-        return 255
+        """The code of 1."""
+        return self.one
 
 
 class PooledScale(nn.Module):
@@ -86,7 +87,7 @@ class PooledScale(nn.Module):
 
     def reach(self) -> int:
         """The largest code times :meth:`odd_part`."""
-        return 255 * self.odd_part()
+        return self.switch.largest_code(STREAM_BITS) * self.odd_part()
 
     def codes_bits(self) -> int:
         """Always 8."""
@@ -106,9 +107,10 @@ class FixedQuantizer(nn.Module):
         if not self.switch.quantized:
             return x, None, None, None
         scale = self.source.value()
-        low, high = code_range(STREAM_BITS, signed=self.signed)
+        bits = self.switch.held_bits(STREAM_BITS, signed=self.signed)
+        low, high = code_range(bits, signed=self.signed)
         y = quantize_activation(self.switch, x, scale.detach(), low, high)
-        return y, scale, scale.new_zeros(()), scale.new_tensor(8.0)
+        return y, scale, scale.new_zeros(()), scale.new_tensor(float(bits))
 
 
 class Bias(nn.Module):
@@ -257,13 +259,17 @@ class Table(nn.Module):
     @torch.no_grad()
     def entries(self) -> np.ndarray[Any, np.dtype[np.int64]]:
         """The codes of the function, int64, for each code that may come, the least one first."""
-        low, high = code_range(self._source[0].codes_bits(), signed=self.codes_in.signed)
+        low, high = self._codes_in()
         scale, to = (
             np.float64(np.float32(s[0].value().item())) for s in (self._source, self._scale_out)
         )
         values = evaluate(self.expression, np.arange(low, high + 1) * scale)
-        bounds = code_range(self._scale_out[0].codes_bits(), signed=self.codes_out.signed)
+        width = self._scale_out[0].codes_bits()
+        bounds = self.switch.code_range(width, signed=self.codes_out.signed)
         return np.clip(np.rint(values / to), *bounds).astype(np.int64)
+
+    def _codes_in(self) -> tuple[int, int]:
+        return self.switch.code_range(self._source[0].codes_bits(), signed=self.codes_in.signed)
 
     def _function(self, x: Tensor) -> Tensor:
         return cast(Tensor, self.quantize(evaluate_torch(self.expression, x)))
@@ -272,7 +278,7 @@ class Table(nn.Module):
         if self.training or not self.switch.quantized:
             return self._function(x)
         with torch.no_grad():
-            low, high = code_range(self._source[0].codes_bits(), signed=self.codes_in.signed)
+            low, high = self._codes_in()
             table = torch.from_numpy(self.entries()).to(x.device)
             place = torch.round(x / self._source[0].value()).long().clamp(low, high) - low
             hard = table[place].to(x.dtype) * self._scale_out[0].value()

@@ -136,7 +136,7 @@ class Network(nn.Module):
         if name == IMAGE_SCALE:
             return PixelQuantizer(self.switch)
         if name == GATE_SCALE:
-            return GateScale()
+            return GateScale(self.switch)
         members = [
             one.codes
             for one in self.plan.steps

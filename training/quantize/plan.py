@@ -44,8 +44,8 @@ Weights = Literal["switched", "wide", "map"]
 """Of a convolution: b bits, 8 bits, or the constant 1 (a normalization that stands alone)."""
 
 IMAGE_SCALE, GATE_SCALE = "image", "gate"
-"""Scales that are constants: 2^-6 of the normalized bytes, and 1/255 of a gate, so that a product
-with a gate is never halfway between two codes."""
+"""Scales that are constants: 2^-6 of the normalized bytes, and 1/255 (in int8 codes 1/127) of a
+gate, so that a product with a gate is never halfway between two codes."""
 
 
 @validated()
