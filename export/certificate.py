@@ -22,10 +22,12 @@ from numpy.typing import NDArray
 
 from deploy.core.errors import InputError, QadtrError
 from deploy.core.files import sha256_of, write_atomic
+from deploy.core.onnx_operators import read_onnx
 from deploy.core.operator_kinds import KINDS
 from deploy.core.scratch import Scratch
 from deploy.device.onnxruntime_engine import onnxruntime_version
 from deploy.device.onnxruntime_profile import ENGINE, ProfiledRun, profile_onnx
+from export.canonical.operators import QUANT_DOMAINS, QUANTIZERS
 from export.engine_graph import node_names_made_unique, read_engine_graph
 from export.graph import graph_inputs, input_dims, type_name
 from export.layer_runs import (
@@ -36,7 +38,6 @@ from export.layer_runs import (
     layer_runs,
     requantizations,
 )
-from export.passes.qonnx_graph import QonnxGraph
 from export.reading import read_model
 from export.sample import feeds_of_images, noise_for
 
@@ -189,7 +190,8 @@ def certify(
     inputs = tuple(map(_facts, graph_inputs(read)))
     with Scratch() as folder:
         loaded = path
-        if node_names_made_unique(read):  # the profile knows nodes by name
+        # The profile knows nodes by name, and the engine looks for data beside its saved graph.
+        if node_names_made_unique(read) or read_onnx(path.read_bytes()).outside:
             loaded = folder / path.name
             write_atomic(loaded, _bytes_of(read, path))
         optimized, profile = folder / "optimized.onnx", folder / "profile.json"
@@ -223,11 +225,18 @@ def certify(
 
 
 def _refuse_qonnx(model: onnx.ModelProto, path: Path) -> None:
-    quant = next((node for node in model.graph.node if QonnxGraph.is_quant(node)), None)
+    quant = next(
+        (
+            node
+            for node in model.graph.node
+            if node.op_type in QUANTIZERS and node.domain in QUANT_DOMAINS
+        ),
+        None,
+    )
     if quant is not None:
         raise InputError(
-            f"{path} is a QONNX file: no engine runs its Quant nodes ({quant.domain}); lower it "
-            "with export.lowering.lower and look at the file that this gives"
+            f"{path} is a QONNX file: no engine runs its {quant.op_type} nodes "
+            f"({quant.domain}); `qadtr lower {path} --out FILE` makes a file that runs"
         )
 
 

@@ -6,32 +6,61 @@ A lowered graph takes ``images`` as N×3×H×W bytes, uint8 or (TensorRT) int8 o
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from deploy.core.errors import InputError
+from deploy.core.errors import EngineUnavailable, InputError
 from deploy.core.files import sha256_of_bytes, write_atomic
 from deploy.core.model_contents import require_contents
+from deploy.core.model_engine import run_all
+from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
+from deploy.litert_engine import LiteRtEngine
+from export.budget import EQUAL, Budget, departure
+from export.canonical import ImageForm
 from export.graph import attributes_of, fresh_name, node_label
 from export.graph_builder import GraphBuilder, model_bytes
 from export.litert_builder import LiteRtBuilder
 from export.origin import origin_of
-from export.passes.convolution import Affine, affine_of
 from export.passes.guarantee import require_guarantees
 from export.passes.layout import OPERATORS
 from export.passes.moves import OPERATORS as MOVES
 from export.passes.qonnx_graph import QonnxGraph
-from export.passes.rule import Context, LoweringError, Place, Refusal, require_codes
+from export.passes.rule import (
+    Codes,
+    Context,
+    LoweringError,
+    Place,
+    Refusal,
+    named,
+    require_codes,
+)
+from export.passes.weighted_sum import Affine, affine_before, affine_of
 from export.reading import refuses_malformed
+from export.reference import IntegerReference, LiteRtReference, QdqReference
+from export.reference.network import Reference
+from export.signed_images import write_with_bytes
+from export.source_run import NAME, SourceRun
 from export.storage import versions_for
-from export.targets import LITERT, Target, target_named
+from export.targets import LITERT, ONNXRUNTIME, Target, target_named
+from export.third_party import SourceComparison, compare_with_source, noise, require_within
 
 IMAGES, LOGITS = "images", "logits"
 """Names of input and output in the files written here, whatever the QONNX file calls them."""
+
+NOTED = "source"
+"""In the log, what marks a note of the source in place of a rule's name."""
+
+FLOAT = Budget(logits=1e-2, flips=0.25)
+"""Of a float file against its source: float32 sums in another order."""
 
 KEEP_CODES = ("MaxPool", *OPERATORS, *MOVES)
 """Operators that read codes and give codes without a quantizer between."""
@@ -41,7 +70,8 @@ KEEP_CODES = ("MaxPool", *OPERATORS, *MOVES)
 class Lowered:
     """What the lowering wrote: the file, its SHA-256 and size, a line per layer, the names of the
     guarantees that were checked on the finished graph, how its weights are stored and what it is
-    tuned for (None: float32, nothing)."""
+    tuned for (None: float32, nothing); how it compares with its source, in an engine (None: it was
+    never run, since ONNX Runtime is not installed)."""
 
     path: Path
     sha256: str
@@ -50,6 +80,7 @@ class Lowered:
     guarantees: tuple[str, ...] = ()
     storage: str | None = None
     tune: str | None = None
+    source: SourceComparison | None = None
 
 
 @refuses_malformed
@@ -60,25 +91,42 @@ def lower(
     target: str = "onnxruntime",
     storage: str | None = None,
     tune: str | None = None,
+    form: ImageForm | None = None,
+    images: NDArray[np.uint8] | None = None,
+    budget: Budget | None = None,
 ) -> Lowered:
-    """Lower a QONNX file for ``target`` and write it atomically to ``out``.
+    """Lower a quantized file for ``target`` and write it to ``out``.
+
+    Before it takes its place the file is loaded and run in ONNX Runtime, and held to its source,
+    which is run by itself (:mod:`export.third_party`).
 
     Args:
-        qonnx: the QONNX file.
+        qonnx: the QONNX or Q/DQ file.
         out: the file to write.
         target: one of :data:`export.targets.TARGETS`.
         storage: of the weights; None: the target's own default.
         tune: what its kernels are chosen for (:data:`export.passes.kernels.TUNES`); None: likewise.
+        form: how the image's bytes become the file's input; None: they are it.
+        images: to compare on, uint8 N×C×H×W; None: a few of noise.
+        budget: how far the engine's logits may be from the source's; None bounds nothing there,
+            the layers have a bound of their own.
 
     Raises:
-        InputError: the file is damaged, or target, storage or tune is unknown.
+        InputError: the file is damaged, or target, storage or tune is unknown; an engine does not
+            load what was written.
         LoweringError: a layer cannot be lowered; names it and each rule's reason.
+        SourceError: what was written is further from its source than the budget allows.
         ContractError: a pass did not keep its contract, or the file not its target's guarantees.
     """
     chosen = target_named(target)
     storage = _known("storage", storage, chosen.storages, target)
     tune = _known("tune", tune, chosen.tunes, target)
-    source = QonnxGraph(qonnx)
+    source = QonnxGraph(qonnx, form)
+    if not any(source.is_quant(node) or source.is_sign(node) for node in source.nodes):
+        raise LoweringError(
+            f"{qonnx}: no layer is quantized: expected a QONNX or Q/DQ file; `qadtr inspect` says "
+            "what runs in a float one"
+        )
     context = Context(
         source=source,
         builder=GraphBuilder(),
@@ -90,11 +138,18 @@ def lower(
     )
     context.builder.reserve(source.image)
     log = [line for node in source.nodes if (line := _lower_node(node, chosen, context))]
+    guarantees: tuple[str, ...]
+    whole = budget or Budget(logits=None, flips=1.0)
+    facts = context.codes
     if context.litert is not None:
-        made = _finish_litert(context.litert, source, out, tuple(log))
+        data, guarantees = _litert_bytes(context.litert, source)
     else:
-        made = _finish(context.builder, source, out, tuple(log), chosen)
-    return replace(made, storage=storage, tune=tune)
+        model, guarantees = _finish(context.builder, source, chosen)
+        data = model_bytes(model)
+    check = _Check(source=source, images=images, target=chosen, whole=whole, facts=facts)
+    made = _put(data, out, check)
+    log = [f"{note} [{NOTED}]" for note in source.notes] + log
+    return replace(made, log=tuple(log), guarantees=guarantees, storage=storage, tune=tune)
 
 
 @refuses_malformed
@@ -145,7 +200,91 @@ def lower_float(qonnx: Path, out: Path, *, target: str = "onnxruntime") -> Lower
         names[output] = builder.add(
             node.op_type, inputs, output, domain=node.domain, **attributes_of(node)
         )
-    return _finish(builder, source, out, tuple(log), chosen, integer=False)
+    model, _ = _finish(builder, source, chosen, integer=False)
+    check = _Check(source=source, images=None, target=chosen, whole=FLOAT)
+    return replace(_put(model_bytes(model), out, check), log=tuple(log))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Check:
+    """What a written file is held to; ``facts`` of the codes in an integer one."""
+
+    source: QonnxGraph
+    images: NDArray[np.uint8] | None
+    target: Target
+    whole: Budget
+    facts: Mapping[str, Codes] = field(default_factory=dict)
+
+    def of(self, path: Path) -> SourceComparison | None:
+        """Run a file and its source; None where there is no engine.
+
+        Raises:
+            InputError: the engine does not load the file, or the source does not run.
+            SourceError: the file does not compute what its source does.
+        """
+        images = noise(self.source) if self.images is None else self.images
+        ran = self._ran(path, images)
+        if ran is None:
+            return None
+        if not self.facts:
+            theirs = SourceRun(self.source.path).run(self.source.form.input_of(images))[""]
+            require_within(departure(ran, (NAME, theirs), FLOAT))
+            return None
+        facts = dict(self.facts)
+        reference: Reference[Any]
+        if self.target.name == LITERT.name:
+            reference = LiteRtReference(path)
+            facts = {layer: _as_bytes(codes) for layer, codes in facts.items()}
+        elif self.target.name == ONNXRUNTIME.name:
+            reference = IntegerReference(path)
+            require_within(departure(ran, ("its reference", reference.run(images)), EQUAL))
+        else:
+            reference = QdqReference(path)
+        return compare_with_source(
+            self.source,
+            reference,
+            facts,
+            ran,
+            images,
+            whole=self.whole,
+            as_values=isinstance(reference, QdqReference),
+        ).required()
+
+    def _ran(self, path: Path, images: NDArray[np.uint8]) -> tuple[str, NDArray[np.float32]] | None:
+        """An engine's name and its logits; None where it is not installed."""
+        litert = self.target.name == LITERT.name
+        with tempfile.TemporaryDirectory(prefix="qadtr-lower-") as folder:
+            if not litert and self.target.image_type == TensorProto.INT8:
+                path = write_with_bytes(path, Path(folder) / "bytes.onnx")
+            try:
+                with (LiteRtEngine if litert else OnnxRuntimeEngine)(path) as engine:
+                    return engine.name, run_all(engine, images)
+            except EngineUnavailable:
+                return None
+
+
+def _as_bytes(codes: Codes) -> Codes:
+    """int8 codes as the reference of LiteRT shows them."""
+    return replace(
+        codes, zero_point=codes.zero_point + 128, low=codes.low + 128, high=codes.high + 128
+    )
+
+
+def _put(data: bytes, out: Path, check: _Check) -> Lowered:
+    """Write the file beside its place, check it there, and put it in place."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".candidate-", dir=out.parent) as folder:
+        candidate = Path(folder) / out.name
+        write_atomic(candidate, data)
+        found = check.of(candidate)
+        candidate.replace(out)
+    return Lowered(
+        path=out,
+        sha256=sha256_of_bytes(data),
+        size_bytes=len(data),
+        log=(),
+        source=found,
+    )
 
 
 def _known(what: str, value: str | None, available: tuple[str, ...], target: str) -> str:
@@ -190,7 +329,8 @@ def _place(node: onnx.NodeProto, context: Context) -> Place | None:
     source = context.source
     if node.output[0] == source.logits:
         return Place.LOGITS
-    if source.is_quant(node) and node.input[0] not in source.constants:
+    quantizes = source.is_quant(node) or source.is_sign(node) or node.op_type == "Trunc"
+    if quantizes and node.input[0] not in source.constants:
         return Place.QUANTIZER
     if node.op_type in KEEP_CODES and node.input[0] in context.codes:
         return Place.CODES
@@ -202,23 +342,37 @@ def _lower_node(node: onnx.NodeProto, target: Target, context: Context) -> str:
     place, layer = _place(node, context), node.output[0]
     if place is None:
         return ""
-    reasons: list[str] = []
+    reasons: list[tuple[str, bool]] = []
     for rule in target.rules:
         if rule.place is not place:
             continue
         try:
             found = rule.match(node, context)
+            codes, text = rule.write(found, layer, context)
         except Refusal as refusal:
-            reasons.append(f"{rule.name}: {refusal}")
+            reasons.append((f"{rule.name}: {refusal}", refusal.other))
             continue
-        codes, text = rule.write(found, layer, context)
         if place is not Place.LOGITS:
             context.codes[layer] = require_codes(rule.name, layer, codes, target.code_range)
         return f"{layer}: {text} [{rule.name}]" if text else ""
+    read = next((name for name in node.input if name not in context.source.constants), "")
+    # What rules of another kind of layer say matters only where no rule is of this kind.
+    telling = [text for text, other in reasons if not other]
+    if not telling:
+        telling = [f"{_in_the_way(read, context)} is nothing that any pass takes"]
     raise LoweringError(
-        f"{context.source.path}: the layer {node_label(node)} cannot be lowered to integers. "
-        + "; ".join(reasons)
+        f"{context.source.path}: the layer {node_label(node)} cannot be lowered to integers, after "
+        f"{named(context.source.producer(read))}. " + "; ".join(telling)
     )
+
+
+def _in_the_way(read: str, context: Context) -> str:
+    """The operator that no rule takes, before what only scales, shifts or clamps."""
+    try:
+        node, _, _, _ = affine_before(read, context, ())
+    except Refusal:
+        node = context.source.producer(read)
+    return named(node)
 
 
 def _rename(model: onnx.ModelProto, wanted: dict[str, str]) -> None:
@@ -237,34 +391,27 @@ def _rename(model: onnx.ModelProto, wanted: dict[str, str]) -> None:
         item.name = names.get(item.name, item.name)
 
 
-def _finish_litert(
-    builder: LiteRtBuilder, source: QonnxGraph, out: Path, log: tuple[str, ...]
-) -> Lowered:
+def _litert_bytes(builder: LiteRtBuilder, source: QonnxGraph) -> tuple[bytes, tuple[str, ...]]:
+    """The finished .tflite file, and the names of the guarantees that it keeps."""
     described = source.model.doc_string if origin_of(source.model) is not None else ""
     data = builder.bytes(source.model.graph.name, IMAGES, LOGITS, described)
     require_contents(data, LITERT.name, f"the .tflite file of {source.path}")
-    write_atomic(out, data)
-    return Lowered(
-        path=out,
-        sha256=sha256_of_bytes(data),
-        size_bytes=len(data),
-        log=log,
-        guarantees=("only operators of the target", "integers throughout"),
-    )
+    return data, ("only operators of the target", "integers throughout")
 
 
 def _finish(
-    builder: GraphBuilder,
-    source: QonnxGraph,
-    out: Path,
-    log: tuple[str, ...],
-    target: Target,
-    *,
-    integer: bool = True,
-) -> Lowered:
+    builder: GraphBuilder, source: QonnxGraph, target: Target, *, integer: bool = True
+) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """The finished model, and the names of the guarantees that it keeps."""
     image, logits = source.image, source.logits
     _, channels, height, width = source.shapes[image]
-    classes = source.shapes[logits][-1]
+    shape = source.shapes.get(logits, ())
+    classes = math.prod(shape[1:])
+    if not shape or classes < 1:
+        raise LoweringError(
+            f"{source.path}: its output {logits!r} has the shape {list(shape)}; one number for "
+            "each class is expected"
+        )
     inputs = [
         helper.make_tensor_value_info(image, target.image_type, ["N", channels, height, width])
     ]
@@ -284,12 +431,4 @@ def _finish(
     guarantees = require_guarantees(
         target.guarantees if integer else (), model, f"the {target.name} graph of {source.path}"
     )
-    data = model_bytes(model)
-    write_atomic(out, data)
-    return Lowered(
-        path=out,
-        sha256=sha256_of_bytes(data),
-        size_bytes=len(data),
-        log=log,
-        guarantees=guarantees,
-    )
+    return model, guarantees

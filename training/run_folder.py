@@ -54,6 +54,12 @@ class RunFolder:
         Raises:
             InputError: no such folder, or no whole checkpoint in it.
         """
+        if path.is_file():
+            raise InputError(
+                f"{path} is a file, and a run folder of `qadtr train` is expected here; for an "
+                f"ONNX file of your own: `qadtr inspect {path}` says what runs of it, `qadtr lower "
+                f"{path} --out FILE` makes an all-integer file of a quantized one"
+            )
         if not path.is_dir():
             known = sorted(one.parent.name for one in path.parent.glob(f"*/{CHECKPOINT}"))
             close = difflib.get_close_matches(path.name, known, n=1)

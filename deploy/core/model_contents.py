@@ -57,12 +57,14 @@ _QDQ = frozenset(
 OPERATORS: Mapping[str, frozenset[str]] = {
     "onnxruntime": frozenset(
         {
+            "Add",
             "Cast",
             "Clip",
             "Concat",
             "Flatten",
             "Gather",
             "MaxPool",
+            "Mul",
             "Pad",
             "QLinearConv",
             "Reshape",
@@ -82,6 +84,9 @@ OPERATORS: Mapping[str, frozenset[str]] = {
 }
 """By target, the operators that its files may contain; none has control flow, randomness, or a
 branch on the number of images."""
+
+_INDICES = ("Add", "Cast", "Mul")
+"""What the all-integer target computes the indices of tables with, in int32; they are no codes."""
 
 INTEGER_TYPES = frozenset({2, 3, 4, 5, 6, 7, 12, 13})
 """ONNX's element types of integers: a Cast of the all-integer target gives one of these."""
@@ -229,7 +234,7 @@ def code_tensors(found: OnnxFile, image: str, logits: str) -> list[str]:
         image: name of its input.
         logits: name of its output.
     """
-    computed = (one for one in found.computed_from(image) if one.operator != "Cast")
+    computed = (one for one in found.computed_from(image) if one.operator not in _INDICES)
     return [name for one in computed for name in one.outputs if name and name != logits]
 
 

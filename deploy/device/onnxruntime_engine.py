@@ -33,7 +33,7 @@ PROVIDERS: Mapping[str, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExec
 INPUT_NAME = "images"
 OUTPUT_NAME = "logits"
 
-_ERRORS_ONLY = 3
+_ERRORS_ONLY, _NOTHING = 3, 4
 
 
 class _Session(Protocol):
@@ -287,6 +287,20 @@ def codes_from_onnxruntime(
 def onnxruntime_version() -> str:
     """Return the version of onnxruntime; EngineUnavailable where it is not installed."""
     return str(_onnxruntime().__version__)
+
+
+def plain_session(model: bytes) -> _Session:
+    """A session of any ONNX file on the CPU that runs its nodes one by one, as they are written;
+    errors are onnxruntime's own.
+
+    Raises:
+        EngineUnavailable: onnxruntime is not installed.
+    """
+    ort = _onnxruntime()
+    options = common_options(ort, 1, exact=False, optimize=False)
+    options.log_severity_level = _NOTHING
+    session: _Session = ort.InferenceSession(model, options, providers=[PROVIDERS["cpu"]])
+    return session
 
 
 def common_options(ort: Any, threads: int, *, exact: bool, optimize: bool = True) -> Any:

@@ -31,6 +31,7 @@ from export.passes.rule import (
     byte,
     byte_codes,
     clipped,
+    named,
     scalar,
 )
 
@@ -51,7 +52,9 @@ def average_pool(node: onnx.NodeProto, context: Context) -> AveragePool:
     """Take apart the pool before the quantizer ``node``."""
     pool = context.source.producer(node.input[0])
     if pool is None or pool.op_type not in ("GlobalAveragePool", "ReduceMean"):
-        raise Refusal("no GlobalAveragePool or ReduceMean stands before it")
+        raise Refusal(
+            f"{named(pool)} stands before it, no GlobalAveragePool or ReduceMean", other=True
+        )
     flat = False
     if pool.op_type == "ReduceMean":
         attributes = attributes_of(pool)

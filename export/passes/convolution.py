@@ -32,9 +32,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from export.graph import attributes_of
+from export.graph import attributes_of, node_label
 from export.passes.kernels import kernel_form
-from export.passes.qonnx_graph import QonnxGraph, Quantizer
+from export.passes.qonnx_graph import Quantizer
 from export.passes.quantizers import dequantized_weights, quantized, value_codes
 from export.passes.rule import (
     Clamp,
@@ -46,35 +46,17 @@ from export.passes.rule import (
     activation_quantizer,
     byte,
     byte_codes,
-    clamp_before,
     clipped,
     int32_bias,
+    named,
     quantized_weights,
     scalar,
 )
+from export.passes.weighted_sum import Affine, affine_before
 from export.storage import stored_weights
 
 KEPT_ATTRIBUTES = ("kernel_shape", "strides", "pads", "dilations", "group")
 """Those that every target's convolution has."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Affine:
-    """y = gain * x + bias per channel, float64 (C,)."""
-
-    gain: NDArray[np.float64]
-    bias: NDArray[np.float64]
-
-
-def affine_of(node: onnx.NodeProto, source: QonnxGraph) -> Affine:
-    """A BatchNormalization's gain and bias, in float64."""
-    if any(name not in source.constants for name in node.input[1:]):
-        raise Refusal("its BatchNormalization has parameters that are no constants")
-    gamma, beta, mean, variance = (source.constants[n].astype(np.float64) for n in node.input[1:])
-    # ONNX holds epsilon as float32, and 0 and 1 are exact: an already folded one stays as it is.
-    epsilon = float(attributes_of(node).get("epsilon", 1e-5))
-    gain = gamma / np.sqrt(variance + epsilon)
-    return Affine(gain=gain, bias=beta - mean * gain)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +70,7 @@ class Convolution:
         scale: of the weights, float32 (O,).
         weight_bits: of the weights' quantizer.
         affine: BatchNorm and bias together.
-        quantizer: of the output.
+        quantizer: of the output; None where it is not known yet.
         clamp: what a Relu or Clip before it does.
         attributes: of the Conv node, :data:`KEPT_ATTRIBUTES`.
     """
@@ -99,9 +81,15 @@ class Convolution:
     scale: NDArray[np.float32]
     weight_bits: int
     affine: Affine
-    quantizer: Quantizer
+    quantizer: Quantizer | None
     clamp: Clamp
     attributes: dict[str, Any]
+
+    @property
+    def output(self) -> Quantizer:
+        """The quantizer of the output."""
+        assert self.quantizer is not None, "it is not known yet"
+        return self.quantizer
 
     @property
     def flipped(self) -> str:
@@ -112,40 +100,72 @@ class Convolution:
 
 def convolution(node: onnx.NodeProto, context: Context) -> Convolution:
     """Take apart the convolution before the quantizer ``node``."""
+    found = convolution_before(node.input[0], context)
+    return replace(found, quantizer=activation_quantizer(node, context))
+
+
+def convolution_before(name: str, context: Context) -> Convolution:
+    """Take apart the convolution before the tensor ``name``; its quantizer is missing still."""
     source = context.source
-    below, clamp = clamp_before(node.input[0], source)
-    norm = below if below is not None and below.op_type == "BatchNormalization" else None
-    conv = source.producer(norm.input[0]) if norm is not None else below
+    conv, _, affine, clamp = affine_before(name, context, ("Conv",))
     if conv is None or conv.op_type != "Conv":
         raise Refusal(
-            "no Conv, optionally with BatchNormalization and Relu or Clip, stands before it"
+            f"{named(conv)} stands before it, no Conv with BatchNormalization, numbers, Relu or "
+            "Clip",
+            other=True,
         )
     x = context.codes_of(conv.input[0], "the convolution's input")
     weights, scale, bits = quantized_weights(conv.input[1], context, what="output channel")
+    if weights.ndim != 4:
+        raise Refusal(
+            f"{node_label(conv)} is a convolution over {weights.ndim - 2} dimensions; images have "
+            "two"
+        )
     attributes = attributes_of(conv)
     if attributes.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
         raise Refusal("auto_pad is not supported; write the padding out")
     groups = int(attributes.get("group", 1))
     if groups < 1 or len(weights) % groups:
         raise Refusal(f"{len(weights)} outputs in {groups} groups: the groups share them evenly")
-    affine = Affine(gain=np.ones(len(weights)), bias=np.zeros(len(weights)))
-    if norm is not None:
-        affine = affine_of(norm, source)
     if len(conv.input) > 2 and conv.input[2]:
         added = source.constant_values(conv.input[2])
         if added is None:
             raise Refusal("its bias is no constant")
-        affine = replace(affine, bias=affine.bias + affine.gain * added.reshape(-1))
+        affine = affine.after(Affine(gain=np.ones(1), bias=added.reshape(-1)))
     return Convolution(
         x=x,
         shape=source.shapes.get(conv.input[0]),
         weights=weights,
         scale=scale,
         weight_bits=bits,
-        affine=affine,
-        quantizer=activation_quantizer(node, context),
+        affine=affine.of(len(weights)),
+        quantizer=None,
         clamp=clamp,
         attributes={key: attributes[key] for key in KEPT_ATTRIBUTES if key in attributes},
+    )
+
+
+def channel_map(node: onnx.NodeProto, context: Context) -> Convolution:
+    """Codes that are multiplied and shifted channel by channel before the quantizer ``node``: a
+    convolution of each channel with the constant 1."""
+    source = context.source
+    _, name, affine, clamp = affine_before(node.input[0], context, ("Conv", "Gemm", "MatMul"))
+    if name not in context.codes:
+        raise Refusal(f"{named(source.producer(name))} stands before it, no codes", other=True)
+    shape = source.shapes.get(name, ())
+    if len(shape) != 4 or not shape[1]:
+        raise Refusal(f"codes of the shape {list(shape)} have no channels to be mapped")
+    channels = shape[1]
+    return Convolution(
+        x=context.codes[name],
+        shape=shape,
+        weights=np.ones((channels, 1, 1, 1), np.int64),
+        scale=np.ones(channels, np.float32),
+        weight_bits=8,
+        affine=affine.of(channels),
+        quantizer=activation_quantizer(node, context),
+        clamp=clamp,
+        attributes={"group": channels, "kernel_shape": [1, 1]},
     )
 
 
@@ -158,12 +178,48 @@ class FoldedConvolution:
         scale: s', one per output channel, float32.
         bias: in values, float64; of a constant channel the value of its code.
         grid: the accumulator's step in each channel, float64.
+        factor: by which the weights are larger than they were trained (:func:`finer`).
     """
 
     weights: NDArray[np.int64]
     scale: NDArray[np.float32]
     bias: NDArray[np.float64]
     grid: NDArray[np.float64]
+    factor: int
+
+    @property
+    def note(self) -> str:
+        """Half a sentence on the factor; may be empty."""
+        return "" if self.factor == 1 else f", weights times {self.factor} for the bias"
+
+
+MOVED = 2.0**-9
+"""How far, in output codes, a bias may be rounded before the accumulator gets a finer step."""
+
+_MOST = (7, 127)
+"""The largest codes of INT4 and INT8."""
+
+
+def finer(
+    bias: NDArray[np.float64], grid: NDArray[np.float64], weights: NDArray[np.int64], error: float
+) -> int:
+    """The least factor of the weights at which every bias is within ``error`` of a multiple of the
+    accumulator's step ``grid`` / factor (0: of no matter); the largest possible one where none is.
+
+    A bias that was trained in float lies between two steps, and at few bits a step is a good part
+    of an output code.  Weights that are k times as large, with a scale k times as small, give the
+    same sums in steps k times as small.  So that low-bit weights stay small in the file, the
+    factors tried are those that keep them in INT4, and in INT8.
+    """
+    steps = np.where(grid > 0.0, grid, 1.0)
+    largest = int(np.abs(weights).max(initial=1))
+    factors = [1, *(most // largest for most in _MOST if most // largest > 1)]
+    for factor in factors:
+        fine = steps / factor
+        off = np.abs(bias - np.rint(bias / fine) * fine)
+        if bool((np.where(grid > 0.0, off, 0.0) <= error).all()):
+            return factor
+    return factors[-1]
 
 
 def fold(found: Convolution, output_scale: np.float32, layer: str) -> FoldedConvolution:
@@ -180,22 +236,26 @@ def fold(found: Convolution, output_scale: np.float32, layer: str) -> FoldedConv
     if not bool((np.isfinite(scale) & (scale > 0)).all()):
         raise LoweringError(f"{layer}: a weight scale times BatchNorm gain leaves float32's range")
     weights = codes * np.sign(gain).astype(np.int64).reshape(-1, 1, 1, 1)
-    if weights.min(initial=0) < -128 or weights.max(initial=0) > 127:
+    if weights.max(initial=0) > 127:
         raise LoweringError(
-            f"{layer}: a weight of -128 under a negative BatchNorm gain has no opposite in int8; "
-            "quantize weights with narrow_range"
+            f"{layer}: a weight of -128 under a negative gain has no opposite in int8; quantize "
+            "weights with narrow_range"
         )
+    steps = np.where(constant, 0.0, input_scale * folded)
+    factor = finer(found.affine.bias, steps, weights, float(output_scale) * MOVED)
+    weights = weights * factor
+    scale = np.where(constant, scale, folded / factor).astype(np.float32)
     grid = input_scale * scale.astype(np.float64)
     # A constant's code is rounded once, in float32 as in training; past ±1024 it saturates anyway.
     code = np.rint(found.affine.bias.astype(np.float32) / output_scale).clip(-1024.0, 1024.0)
     bias = np.where(constant, code * grid, found.affine.bias)
-    return FoldedConvolution(weights=weights, scale=scale, bias=bias, grid=grid)
+    return FoldedConvolution(weights=weights, scale=scale, bias=bias, grid=grid, factor=factor)
 
 
 def write_integer_convolution(found: Convolution, layer: str, context: Context) -> Written:
     """QLinearConv (Clip)."""
     builder, x = context.builder, found.x
-    out = byte_codes(found.quantizer, found.clamp, layer)
+    out = byte_codes(found.output, found.clamp, layer)
     folded = fold(found, out.scale, layer)
     form = kernel_form(context, x, found.shape, folded.weights, found.attributes)
     bias = int32_bias(folded.bias, folded.grid, folded.weights, layer)
@@ -203,7 +263,13 @@ def write_integer_convolution(found: Convolution, layer: str, context: Context) 
         form.source,
         scalar(builder, x.scale),
         byte(builder, x.zero_point),
-        stored_weights(builder, form.weights, found.weight_bits, f"{layer}.w", context.storage),
+        stored_weights(
+            builder,
+            form.weights,
+            found.weight_bits if folded.factor == 1 else 4,
+            f"{layer}.w",
+            context.storage,
+        ),
         builder.constant(folded.scale, f"{layer}.ws"),
         builder.constant(np.int8(form.zero_point), f"{layer}.z", shared=False),
         scalar(builder, out.scale),
@@ -214,14 +280,25 @@ def write_integer_convolution(found: Convolution, layer: str, context: Context) 
     codes = clipped(context, replace(out, name=name), layer)
     return codes, (
         f"QLinearConv, {found.weight_bits}-bit weights, codes {codes.low}…{codes.high} "
-        f"(zero point {codes.zero_point}){found.flipped}{form.note}"
+        f"(zero point {codes.zero_point}){found.flipped}{folded.note}{form.note}"
     )
 
 
 def write_convolution(found: Convolution, layer: str, context: Context) -> Written:
     """Conv, Q, DQ."""
+    scale = value_codes(found.output, found.clamp, context, layer).scale
+    conv, note = _values(found, scale, layer, context)
+    codes, text = quantized(conv, found.output, found.clamp, layer, context)
+    return codes, f"Conv, {found.weight_bits}-bit weights as int8, {text}{found.flipped}{note}"
+
+
+def written_convolution(found: Convolution, scale: np.float32, layer: str, context: Context) -> str:
+    """Append the convolution of values alone; its output. ``scale`` is that of the codes after."""
+    return _values(found, scale, layer, context)[0]
+
+
+def _values(found: Convolution, scale: np.float32, layer: str, context: Context) -> tuple[str, str]:
     builder = context.builder
-    scale = value_codes(found.quantizer, found.clamp, context, layer).scale
     folded = fold(found, scale, layer)
     bias = folded.bias
     if context.dialect.bias_on_grid:
@@ -231,6 +308,4 @@ def write_convolution(found: Convolution, layer: str, context: Context) -> Writt
         dequantized_weights(builder, folded.weights, folded.scale, layer),
         builder.constant(bias.astype(np.float32), f"{layer}.b"),
     ]
-    conv = builder.add("Conv", inputs, f"{layer}.conv", **found.attributes)
-    codes, text = quantized(conv, found.quantizer, found.clamp, layer, context)
-    return codes, f"Conv, {found.weight_bits}-bit weights as int8, {text}{found.flipped}"
+    return builder.add("Conv", inputs, f"{layer}.conv", **found.attributes), folded.note

@@ -1,62 +1,142 @@
-"""The image's bytes are the first layer's codes.
+"""The image's bytes are the first layer's codes, or give them by a table.
 
-Quant((u8 - 128) / 64; scale 2^-6, signed 8 bits) has the codes u8 - 128. As uint8 with zero point
-128 these are the image's bytes themselves, and the all-integer graph has no node for them; a
-standard Q/DQ file dequantizes them. The signed dialect takes them as int8, zero point 0, which is
-byte XOR 0x80 on the host, no arithmetic.
+Whatever stands between the image and its first quantizer works on each number by itself, so its
+codes are a function of the byte, channel by channel: 256 numbers each, computed in float32 in the
+file's own order (:mod:`export.canonical.image`).
+
+Where the codes are the bytes less a whole number z in 0 … 255, as of Quant((u8 - 128) / 64; scale
+2^-6, signed 8 bits), the bytes themselves are codes of zero point z, and the all-integer graph has
+no node for them; a standard Q/DQ file dequantizes them. The signed dialect takes them as int8 of
+byte - 128, which is byte XOR 0x80 on the host, no arithmetic.
+
+Otherwise the all-integer graph looks the codes up: one table, or one for each channel where they
+differ.  There is no table in a Q/DQ file.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
-from export.passes.rule import Codes, Context, Refusal, Written
+from export.canonical.image import image_function
+from export.passes.rule import (
+    Clamp,
+    Codes,
+    Context,
+    Refusal,
+    Written,
+    activation_quantizer,
+    byte_codes,
+)
+from export.passes.sign import ONES, sign_codes, step_of
+from export.passes.table import looked_up
 
-MEAN = np.float32(128.0)
-STEP = np.float32(2.0**-6)
+CENTRE = 128
+MOST_CLIPPED = 128
+"""Of the 256 bytes, so many may lie outside of what a quantizer holds."""
+
+SAME = 250
+"""Where so many bytes or more have one code, the image means something else to the file."""
+
+CURE = (
+    "a byte is taken as the number 0…255 here; where the file wants (byte / 255 - mean) / std, "
+    "name them (--mean, --std; 0 and 1 for an image of 0…1)"
+)
 
 
-def image_codes(node: onnx.NodeProto, context: Context) -> str:
-    """Quant(Mul(Sub(images, 128), 1/64)): the name of the images."""
+@dataclass(frozen=True, kw_only=True)
+class ImageCodes:
+    """Quant(function of each number of the image).
+
+    Attributes:
+        image: name of the images.
+        codes: the bytes, where they are the codes; else what the table gives, not named yet.
+        table: uint8 C×256, of each channel; None where the bytes are the codes.
+    """
+
+    image: str
+    codes: Codes
+    table: NDArray[np.uint8] | None
+
+
+def image_codes(node: onnx.NodeProto, context: Context) -> ImageCodes:
+    """Take apart what stands between the image and the quantizer ``node``."""
     source = context.source
-    scaled = source.producer(node.input[0])
-    centred = None if scaled is None else source.producer(scaled.input[0])
-    if scaled is None or centred is None or (centred.op_type, scaled.op_type) != ("Sub", "Mul"):
-        raise Refusal("it does not quantize (images - 128) / 64")
-    mean = source.constants.get(centred.input[1])
-    factor = source.constants.get(scaled.input[1])
-    if centred.input[0] != source.image or mean is None or factor is None:
-        raise Refusal("it does not quantize the graph's input")
-    quantizer = source.quantizer(node)
-    exact = (
-        mean.size == factor.size == quantizer.scale.size == 1
-        and mean.item() == MEAN
-        and factor.item() == STEP
-        and quantizer.step == STEP
-        and quantizer.code_range() == (-128, 127)
-    )
-    if not exact:
+    channels = source.shapes[source.image][1]
+    values = source.form.bytes(channels)
+    x = image_function(node.input[0], source, source.image, values)
+    if x is None:
+        raise Refusal("it quantizes no function of the image", other=True)
+    x = x[0, :, :, 0]
+    if source.is_sign(node):
+        scale = step_of(node, context)
+        table = np.where(x >= 0, ONES[1], ONES[0]).astype(np.uint8)
+        out = sign_codes(scale, "")
+        clipped = 0
+    else:
+        quantizer = activation_quantizer(node, context)
+        low, high = quantizer.code_range()
+        with np.errstate(all="ignore"):
+            rounded = np.rint(x / quantizer.step + np.float32(quantizer.zero_point))
+        rounded = np.nan_to_num(rounded) - quantizer.zero_point
+        clipped = int(((rounded < low) | (rounded > high)).sum(axis=1).max())
+        codes = np.clip(rounded, low, high)
+        shift = np.arange(256) - codes
+        point = int(shift[0, 0])
+        if not (shift - point).any() and 0 <= point <= 255:
+            found = Codes(
+                name=source.image, scale=quantizer.step, zero_point=point, low=0, high=255
+            )
+            return ImageCodes(image=source.image, codes=found, table=None)
+        out = byte_codes(quantizer, Clamp(), "")
+        table = (codes + out.zero_point).astype(np.uint8)
+    largest = max(np.unique(row, return_counts=True)[1].max() for row in table)
+    if clipped > MOST_CLIPPED or largest >= SAME:
         raise Refusal(
-            "the image must be normalised as (x - 128) / 64 and quantized to signed 8 bits "
-            "with scale 2^-6, so that its bytes are the codes"
+            f"the image's quantizer gives one code to {largest} of the 256 bytes and clips "
+            f"{clipped}: {CURE}"
         )
-    return source.image
+    return ImageCodes(image=source.image, codes=out, table=table)
 
 
-def write_bytes(image: str, layer: str, context: Context) -> Written:
-    """The uint8 input itself."""
-    codes = Codes(name=image, scale=STEP, zero_point=128, low=0, high=255)
-    return codes, "the image's bytes, zero point 128, scale 2^-6"
+def write_bytes(found: ImageCodes, layer: str, context: Context) -> Written:
+    """The uint8 input itself, or tables of it."""
+    out = found.codes
+    if found.table is None:
+        scale = "2^-6" if out.scale == 2.0**-6 else f"{out.scale:.6g}"
+        return out, f"the image's bytes, zero point {out.zero_point}, scale {scale}"
+    if not bool((found.table != found.table[:1]).any()):
+        return looked_up(found.image, found.table[0], out, layer, context)
+    builder, parts = context.builder, []
+    axis = builder.constant(np.array([1], np.int64), "axes")
+    for channel, table in enumerate(found.table):
+        ends = [builder.constant(np.array([channel + i], np.int64), "end") for i in (0, 1)]
+        name = f"{layer}.channel{channel}"
+        part = builder.add("Slice", [found.image, *ends, axis], f"{name}.bytes")
+        codes, _ = looked_up(part, table, out, name, context)
+        assert codes is not None
+        parts.append(codes.name)
+    name = builder.add("Concat", parts, layer, axis=1)
+    named = Codes(**{**vars(out), "name": name})
+    return named, f"a table for each of {len(parts)} channels of the image's bytes"
 
 
-def write_dequantized(image: str, layer: str, context: Context) -> Written:
+def write_dequantized(found: ImageCodes, layer: str, context: Context) -> Written:
     """DequantizeLinear of the input."""
-    builder, signed = context.builder, context.dialect.signed_only
-    zero = np.int8(0) if signed else np.uint8(128)
-    parameters = [builder.constant(STEP, "s"), builder.constant(zero, "z")]
-    name = builder.add("DequantizeLinear", [image, *parameters], layer)
+    builder, signed, codes = context.builder, context.dialect.signed_only, found.codes
+    if found.table is not None or (signed and codes.zero_point != CENTRE):
+        raise Refusal(
+            f"the image's bytes are no codes of zero point {CENTRE if signed else '0…255'}, and "
+            "only the target onnxruntime has a table for them"
+        )
+    zero = np.int8(0) if signed else np.uint8(codes.zero_point)
+    parameters = [builder.constant(codes.scale, "s"), builder.constant(zero, "z")]
+    name = builder.add("DequantizeLinear", [found.image, *parameters], layer)
     low, high = (-128, 127) if signed else (0, 255)
-    taken = "byte - 128 as int8, zero point 0" if signed else "bytes, zero point 128"
-    codes = Codes(name=name, scale=STEP, zero_point=int(zero), low=low, high=high)
-    return codes, f"the image's {taken}, scale 2^-6"
+    taken = "byte - 128 as int8, zero point 0" if signed else f"bytes, zero point {zero}"
+    scale = "2^-6" if codes.scale == 2.0**-6 else f"{codes.scale:.6g}"
+    made = Codes(name=name, scale=codes.scale, zero_point=int(zero), low=low, high=high)
+    return made, f"the image's {taken}, scale {scale}"

@@ -31,7 +31,7 @@ class Move:
 def layout(node: onnx.NodeProto, context: Context) -> Move:
     """A node that moves codes without changing them."""
     if node.op_type not in OPERATORS:
-        raise Refusal(f"{node.op_type} is none of {', '.join(OPERATORS)}")
+        raise Refusal(f"{node.op_type} is none of {', '.join(OPERATORS)}", other=True)
     attributes, shapes = attributes_of(node), context.source.shapes
     move = Move(codes=context.codes[node.input[0]], operator=node.op_type)
     if node.op_type == "Flatten":

@@ -1,7 +1,16 @@
-"""The last layer: logits[c] = s_x s_w[c] * (sum (x - z_x) w[c] + B[c]).
+"""Products with a matrix: the last layer, and hidden ones.
+
+The last layer: logits[c] = s_x s_w[c] * (sum (x - z_x) w[c] + B[c]).  A hidden one has gain, bias,
+clamp and quantizer behind it, as a convolution of one position has
+(:mod:`export.passes.convolution` has the algebra).
 
 **All-integer**: B[c] = round(bias[c] / (s_x s_w[c])) in int32; QGemm without an output scale gives
-exactly this in float32.  It is the only place where a float leaves the integer graph.
+exactly this in float32.  It is the only place where a float leaves the integer graph.  With an
+output scale it gives codes: round(acc * s_x s_w[c] / s_y) + z_y.
+
+A mean over positions before the product is part of it: each of n positions has the weights / n.
+Codes that are the logits themselves are the product with the unit matrix, and a mean that is, one
+with ones.
 
 **Q/DQ**: Gemm on dequantized codes; weights are int8 codes behind one DequantizeLinear per class,
 the bias is float32.
@@ -9,38 +18,57 @@ the bias is float32.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from export.graph import attributes_of
+from export.graph import attributes_of, node_label
 from export.graph_builder import MICROSOFT
-from export.passes.quantizers import dequantized_weights
+from export.passes.convolution import Convolution, FoldedConvolution, finer, fold
+from export.passes.quantizers import dequantized_weights, quantized, value_codes
 from export.passes.rule import (
+    Clamp,
     Codes,
     Context,
     Refusal,
     Written,
+    activation_quantizer,
     byte,
+    byte_codes,
+    clipped,
     int32_bias,
+    named,
     quantized_weights,
     scalar,
 )
+from export.passes.weighted_sum import Affine, affine_before
 from export.storage import stored_weights
+
+PRODUCTS = ("Gemm", "MatMul")
+POOLS = ("GlobalAveragePool", "ReduceMean")
+SHAPING = ("Flatten", "Reshape")
+MOST_FEATURES = 4096
+"""Rows of a unit matrix."""
+
+LOGIT_STEP = 2.0**-10
+"""How far the bias of a class may be rounded, as a share of the largest of the layer's biases."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Linear:
-    """Gemm(codes, Quant(weights), bias?), taken apart.
+    """affine(Gemm or MatMul(codes, Quant(weights), bias?)), taken apart.
 
     Attributes:
         x: the codes that it reads.
-        weights: integer codes, classes×features, int64.
+        flat: whether they are to be flattened first.
+        weights: integer codes, classes×features, int64, signs flipped where a gain is negative.
         weight_bits: of the weights' quantizer.
         scale: of the weights, float32 (classes,).
         bias: float64 (classes,).
+        factor: by which the weights are larger than they were trained.
     """
 
     x: Codes
@@ -48,45 +76,253 @@ class Linear:
     weight_bits: int
     scale: NDArray[np.float32]
     bias: NDArray[np.float64]
+    flat: bool = False
+    factor: int = 1
 
     @property
     def grid(self) -> NDArray[np.float64]:
         """The accumulator's step for each class."""
         return float(self.x.scale) * self.scale.astype(np.float64)
 
+    @property
+    def stored_bits(self) -> int:
+        """Bits of the type that the weights may be stored in, where it holds them."""
+        return self.weight_bits if self.factor == 1 else 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Product:
+    """A product of codes with stored weights: as :class:`Linear`, with an affine map after it."""
+
+    x: Codes
+    weights: NDArray[np.int64]
+    weight_bits: int
+    scale: NDArray[np.float32]
+    affine: Affine
+    flat: bool = False
+
 
 def linear(node: onnx.NodeProto, context: Context) -> Linear:
     """Take apart the node that gives the logits."""
+    found, clamp = _product(node.output[0], context)
+    if clamp != Clamp():
+        raise Refusal("a Relu or Clip of the logits is not supported: leave it out")
+    affine = found.affine.of(len(found.weights))
+    folded = found.scale.astype(np.float64) * np.abs(affine.gain)
+    grid = float(found.x.scale) * folded
+    weights = found.weights * np.sign(affine.gain).astype(np.int64).reshape(-1, 1)
+    if weights.max(initial=0) > 127:
+        raise Refusal("a weight of -128 under a negative gain has no opposite in int8")
+    # A class of gain 0 is constant: any step serves that holds its bias.
+    rest = np.abs(affine.bias) / (float(found.x.scale) * 2.0**20) + 1e-30
+    error = LOGIT_STEP * float(np.abs(affine.bias).max(initial=0.0))
+    factor = finer(affine.bias, grid, weights, error)
+    scale = np.where(folded > 0.0, folded / factor, rest).astype(np.float32)
+    return Linear(
+        x=found.x,
+        flat=found.flat,
+        weights=weights * factor,
+        weight_bits=found.weight_bits,
+        scale=scale,
+        bias=affine.bias,
+        factor=factor,
+    )
+
+
+def hidden_linear(node: onnx.NodeProto, context: Context) -> Convolution:
+    """Take apart the product before the quantizer ``node``."""
+    found = product_before(node.input[0], context)
+    return replace(found, quantizer=activation_quantizer(node, context))
+
+
+def product_before(name: str, context: Context) -> Convolution:
+    """Take apart the product before the tensor ``name``: a convolution of one position, whose
+    quantizer is missing still."""
+    found, clamp = _product(name, context)
+    if found.flat:
+        raise Refusal("what it reads has no shape N×K")
+    return Convolution(
+        x=found.x,
+        shape=None,
+        weights=found.weights[:, :, None, None],
+        scale=found.scale,
+        weight_bits=found.weight_bits,
+        affine=found.affine.of(len(found.weights)),
+        quantizer=None,
+        clamp=clamp,
+        attributes={},
+    )
+
+
+def _product(name: str, context: Context) -> tuple[Product, Clamp]:
+    """The product before a tensor, and the clamp on the way."""
+    source = context.source
+    node, tensor, affine, clamp = affine_before(name, context, (*PRODUCTS, *SHAPING, *POOLS))
+    if node is not None and node.op_type in SHAPING and not _known(node, context):
+        node, tensor, inner, more = affine_before(node.input[0], context, (*PRODUCTS, *POOLS))
+        if more != Clamp():
+            raise Refusal(f"{named(node)}: a Relu or Clip stands before a change of shape")
+        affine = affine.after(inner)
+    if node is None or node.op_type in SHAPING:
+        if node is not None:
+            tensor = node.input[0]
+        return _unit(tensor, context, affine), clamp
+    if node.op_type in POOLS:
+        return _mean(node, context, affine), clamp
+    if node.op_type not in PRODUCTS:
+        raise Refusal(f"{named(node)} stands before it, no Gemm or MatMul", other=True)
     attributes = attributes_of(node)
-    if node.op_type != "Gemm":
-        raise Refusal(f"the logits come from {node.op_type}, not from Gemm")
     if attributes.get("alpha", 1.0) != 1.0 or attributes.get("beta", 1.0) != 1.0:
         raise Refusal("Gemm with alpha or beta other than 1 is not supported")
     if attributes.get("transA", 0):
         raise Refusal("Gemm with a transposed input is not supported")
-    x = context.codes_of(node.input[0], "its input")
     weights, scale, bits = quantized_weights(
         node.input[1], context, transposed=not attributes.get("transB", 0), what="class"
     )
-    bias = np.zeros(1)
+    if weights.ndim != 2:
+        raise Refusal(f"its weights have {weights.ndim} dimensions, not two")
     if len(node.input) > 2 and node.input[2]:
-        stored = context.source.constant_values(node.input[2])
+        stored = source.constant_values(node.input[2])
         if stored is None or stored.size not in (1, len(weights)):
             raise Refusal("its bias is no constant, or not one value per class")
-        bias = stored.reshape(-1)
-    bias = np.broadcast_to(bias, (len(weights),))
-    return Linear(x=x, weights=weights, weight_bits=bits, scale=scale, bias=bias)
+        affine = affine.after(Affine(gain=np.ones(1), bias=stored.reshape(-1)))
+    x, weights, scale, flat = _with_pool(node, weights, scale, context)
+    found = Product(x=x, weights=weights, weight_bits=bits, scale=scale, affine=affine, flat=flat)
+    return found, clamp
+
+
+def _known(node: onnx.NodeProto, context: Context) -> bool:
+    """Whether what a Flatten or Reshape reads has codes."""
+    return node.input[0] in context.codes
+
+
+def _unit(tensor: str, context: Context, affine: Affine) -> Product:
+    """Codes that are the result themselves: a product with 1 in the diagonal."""
+    codes, shape = context.codes_of(tensor, "its input"), context.source.shapes.get(tensor, ())
+    features = math.prod(shape[1:])
+    if not shape or not 1 <= features <= MOST_FEATURES:
+        raise Refusal(f"{tensor!r} has the shape {list(shape)}")
+    weights, ones = np.eye(features, dtype=np.int64), np.ones(features, np.float32)
+    flat = len(shape) != 2
+    return Product(x=codes, weights=weights, weight_bits=8, scale=ones, affine=affine, flat=flat)
+
+
+def _mean_over(node: onnx.NodeProto, context: Context) -> tuple[Codes, int, int]:
+    """The codes that a pool over all positions reads, their channels and positions."""
+    if node.op_type == "ReduceMean":
+        attributes = attributes_of(node)
+        stored = context.source.constants.get(node.input[1]) if len(node.input) > 1 else None
+        axes = attributes.get("axes", []) if stored is None else stored.tolist()
+        if {axis % 4 for axis in axes} != {2, 3}:
+            raise Refusal(f"its ReduceMean is over the axes {axes}, not over height and width")
+    x = context.codes_of(node.input[0], f"the input of {node_label(node)}")
+    shape = context.source.shapes.get(node.input[0], ())
+    if len(shape) != 4 or not all(shape[1:]) or math.prod(shape[1:]) > 2**16:
+        raise Refusal(f"{node_label(node)} reads {list(shape)}: quantize its result")
+    return x, shape[1], shape[2] * shape[3]
+
+
+def _mean(node: onnx.NodeProto, context: Context, affine: Affine) -> Product:
+    """A mean over all positions that is the logits: a product with ones."""
+    x, channels, positions = _mean_over(node, context)
+    weights = np.repeat(np.eye(channels, dtype=np.int64), positions, axis=1)
+    scale = np.full(channels, 1.0 / positions, np.float32)
+    return Product(x=x, weights=weights, weight_bits=8, scale=scale, affine=affine, flat=True)
+
+
+def _pool_before(node: onnx.NodeProto, context: Context) -> onnx.NodeProto | None:
+    if node.input[0] in context.codes:
+        return None
+    maker = context.source.producer(node.input[0])
+    if maker is not None and maker.op_type in SHAPING:
+        maker = context.source.producer(maker.input[0])
+    if maker is None or maker.op_type not in POOLS or maker.input[0] not in context.codes:
+        return None
+    return maker
+
+
+def _with_pool(
+    node: onnx.NodeProto,
+    weights: NDArray[np.int64],
+    scale: NDArray[np.float32],
+    context: Context,
+) -> tuple[Codes, NDArray[np.int64], NDArray[np.float32], bool]:
+    """The codes that a product reads, its weights and scales, and whether the codes are to be
+    flattened; a pool before it becomes part."""
+    pool = _pool_before(node, context)
+    if pool is None:
+        flat = len(context.source.shapes.get(node.input[0], (0, 0))) != 2
+        return context.codes_of(node.input[0], "its input"), weights, scale, flat
+    x, channels, positions = _mean_over(pool, context)
+    if weights.shape[1] != channels:
+        raise Refusal(f"{node_label(pool)} gives {channels} channels, the product reads others")
+    spread = np.repeat(weights, positions, axis=1)
+    return x, spread, (scale / np.float32(positions)).astype(np.float32), True
+
+
+def _flattened(x: Codes, flat: bool, layer: str, context: Context) -> str:
+    return context.builder.add("Flatten", [x.name], f"{layer}.flat", axis=1) if flat else x.name
+
+
+def _gemm_inputs(
+    folded: FoldedConvolution, x: Codes, bits: int, layer: str, context: Context
+) -> list[str]:
+    builder, weights = context.builder, folded.weights[:, :, 0, 0]
+    zero_points = np.zeros(len(weights), np.int8)
+    return [
+        x.name,
+        scalar(builder, x.scale),
+        byte(builder, x.zero_point),
+        stored_weights(builder, weights, bits, f"{layer}.w", context.storage),
+        builder.constant(folded.scale, f"{layer}.ws"),
+        builder.constant(zero_points, f"{layer}.z", shared=False),
+        builder.constant(int32_bias(folded.bias, folded.grid, weights, layer), f"{layer}.b"),
+    ]
+
+
+def write_integer_hidden(found: Convolution, layer: str, context: Context) -> Written:
+    """com.microsoft QGemm with an output scale (Clip)."""
+    builder, out = context.builder, byte_codes(found.output, found.clamp, layer)
+    folded = fold(found, out.scale, layer)
+    bits = found.weight_bits if folded.factor == 1 else 4
+    inputs = _gemm_inputs(folded, found.x, bits, layer, context)
+    inputs += [scalar(builder, out.scale), byte(builder, out.zero_point)]
+    name = builder.add("QGemm", inputs, out.name, domain=MICROSOFT, transB=1)
+    codes = clipped(context, replace(out, name=name), layer)
+    return codes, (
+        f"QGemm, {found.weight_bits}-bit weights, codes {codes.low}…{codes.high} (zero point "
+        f"{codes.zero_point}){found.flipped}{folded.note}"
+    )
+
+
+def write_hidden(found: Convolution, layer: str, context: Context) -> Written:
+    """Gemm on values, Q, DQ."""
+    builder = context.builder
+    scale = value_codes(found.output, found.clamp, context, layer).scale
+    folded = fold(found, scale, layer)
+    weights, bias = folded.weights[:, :, 0, 0], folded.bias
+    if context.dialect.bias_on_grid:
+        bias = int32_bias(bias, folded.grid, weights, layer) * folded.grid
+    inputs = [
+        found.x.name,
+        dequantized_weights(builder, weights, folded.scale, layer),
+        builder.constant(bias.astype(np.float32), f"{layer}.b"),
+    ]
+    gemm = builder.add("Gemm", inputs, f"{layer}.gemm", transB=1)
+    codes, text = quantized(gemm, found.output, found.clamp, layer, context)
+    return codes, f"Gemm, {found.weight_bits}-bit weights as int8, {text}{found.flipped}"
 
 
 def write_integer_linear(found: Linear, layer: str, context: Context) -> Written:
     """com.microsoft QGemm."""
     builder, x, bits = context.builder, found.x, found.weight_bits
+    source = _flattened(x, found.flat, layer, context)
     zero_points = np.zeros(len(found.weights), np.int8)
     inputs = [
-        x.name,
+        source,
         scalar(builder, x.scale),
         byte(builder, x.zero_point),
-        stored_weights(builder, found.weights, bits, f"{layer}.w", context.storage),
+        stored_weights(builder, found.weights, found.stored_bits, f"{layer}.w", context.storage),
         builder.constant(found.scale, f"{layer}.ws"),
         builder.constant(zero_points, f"{layer}.z", shared=False),
         builder.constant(int32_bias(found.bias, found.grid, found.weights, layer), f"{layer}.b"),
@@ -101,7 +337,7 @@ def write_gemm(found: Linear, layer: str, context: Context) -> Written:
     if context.dialect.bias_on_grid:
         bias = int32_bias(bias, found.grid, found.weights, layer) * found.grid
     inputs = [
-        found.x.name,
+        _flattened(found.x, found.flat, layer, context),
         dequantized_weights(builder, found.weights, found.scale, layer),
         builder.constant(bias.astype(np.float32), f"{layer}.b"),
     ]

@@ -45,14 +45,22 @@ from numpy.typing import NDArray
 from export.litert_builder import LiteRtBuilder
 from export.passes.average_pool import AveragePool
 from export.passes.convolution import Convolution, fold
-from export.passes.image_codes import STEP
+from export.passes.image_codes import CENTRE, ImageCodes
 from export.passes.layout import Move
 from export.passes.linear import Linear
 from export.passes.max_pool import MaxPool
 from export.passes.moves import CodeMove
 from export.passes.qonnx_graph import Quantizer
 from export.passes.requantize import Requantization
-from export.passes.rule import Clamp, Codes, Context, LoweringError, Written, int32_bias
+from export.passes.rule import (
+    Clamp,
+    Codes,
+    Context,
+    LoweringError,
+    Refusal,
+    Written,
+    int32_bias,
+)
 from export.passes.table import Table, entries
 from export.passes.two_operands import TwoOperands
 from export.passes.window_average import WindowAverage
@@ -124,12 +132,17 @@ def _written(
     return replace(out, name=name)
 
 
-def write_image(image: str, layer: str, context: Context) -> Written:
+def write_image(found: ImageCodes, layer: str, context: Context) -> Written:
     """The int8 input itself: byte - 128, zero point 0."""
-    _, channels, height, width = context.source.shapes[image]
-    codes = Codes(name="", scale=STEP, zero_point=0, low=LOW, high=HIGH)
+    if found.table is not None or found.codes.zero_point != CENTRE:
+        raise Refusal(
+            f"the image's bytes are no codes of zero point {CENTRE}, and there is no table"
+        )
+    _, channels, height, width = context.source.shapes[found.image]
+    codes = Codes(name="", scale=found.codes.scale, zero_point=0, low=LOW, high=HIGH)
     name = _tensor(context, codes, (1, height, width, channels), IMAGES)
-    return replace(codes, name=name), "the image's byte - 128 as int8, zero point 0, scale 2^-6"
+    scale = f"scale {found.codes.scale:.6g}"
+    return replace(codes, name=name), f"the image's byte - 128 as int8, zero point 0, {scale}"
 
 
 # ------------------------------------------------------------------ convolutions
@@ -239,7 +252,7 @@ def _widening(weights: NDArray[np.int64], bias: NDArray[np.int32]) -> int:
 
 def write_convolution(found: Convolution, layer: str, context: Context) -> Written:
     """PAD?, CONV_2D or DEPTHWISE_CONV_2D."""
-    out = _out(found.quantizer, found.clamp)
+    out = _out(found.output, found.clamp)
     folded = fold(found, out.scale, layer)
     bias = int32_bias(folded.bias, folded.grid, folded.weights, layer)
     codes, operator = _convolved(
@@ -467,6 +480,8 @@ def write_code_move(found: CodeMove, layer: str, context: Context) -> Written:
 
 def write_linear(found: Linear, layer: str, context: Context) -> Written:
     """QUANTIZE to int16, FULLY_CONNECTED."""
+    if found.flat:
+        raise Refusal("the logits are no product with a matrix of codes N×K")
     builder, x = _builder(context), found.x
     shape = builder.shape_of(x.name)
     wide = builder.tensor(f"{layer}.int16", shape, "int16", scales=[x.scale])

@@ -39,7 +39,7 @@ class CodeMove:
 def code_move(node: onnx.NodeProto, context: Context) -> CodeMove:
     """A node that joins, cuts, pads or repeats codes."""
     if node.op_type not in OPERATORS:
-        raise Refusal(f"{node.op_type} is none of {', '.join(OPERATORS)}")
+        raise Refusal(f"{node.op_type} is none of {', '.join(OPERATORS)}", other=True)
     attributes = attributes_of(node)
     rank = len(context.source.shapes.get(node.input[0], ()))
     if node.op_type == "Concat":

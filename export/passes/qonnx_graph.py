@@ -1,4 +1,4 @@
-"""A QONNX file as the passes read it: its graph, and the parameters of its quantizers."""
+"""A quantized file as the passes read it: its canonical graph, and its quantizers' parameters."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ import onnx
 from numpy.typing import NDArray
 
 from deploy.core.errors import InputError
+from export.canonical import ImageForm, canonical
+from export.canonical.operators import QUANT_DOMAINS
 from export.graph import Graph, attributes_of, node_label
-from export.graph_builder import QONNX
 from export.reading import read_model
 
-QUANT_DOMAINS = (QONNX, "onnx.brevitas", "finn.custom_op.general")
+_MOVES = ("Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+"""What may stand between stored weights and the layer that reads them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Quantizer:
-    """One ``Quant`` node: y = clamp(round(x / scale)) * scale, zero point 0.
+    """One ``Quant`` node: y = (clamp(round(x / scale + zero_point)) - zero_point) * scale.
 
+    Codes here are those without the zero point, so that y = code * scale; it shifts their range.
     ``scale`` is float32, () or broadcastable to the tensor.
     """
 
@@ -29,6 +32,7 @@ class Quantizer:
     bits: int
     signed: bool
     narrow: bool
+    zero_point: int = 0
 
     @property
     def step(self) -> np.float32:
@@ -38,35 +42,58 @@ class Quantizer:
     def code_range(self) -> tuple[int, int]:
         """Smallest and largest code."""
         if self.signed:
-            return -(2 ** (self.bits - 1)) + int(self.narrow), 2 ** (self.bits - 1) - 1
-        return 0, 2**self.bits - 1 - int(self.narrow)
+            low, high = -(2 ** (self.bits - 1)) + int(self.narrow), 2 ** (self.bits - 1) - 1
+        else:
+            low, high = 0, 2**self.bits - 1 - int(self.narrow)
+        return low - self.zero_point, high - self.zero_point
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightCodes:
+    """Stored weights: value = code * scale.
+
+    Attributes:
+        codes: int64.
+        scale: float32, of the shape of the codes.
+        bits: of their quantizer.
+    """
+
+    codes: NDArray[np.int64]
+    scale: NDArray[np.float32]
+    bits: int
 
 
 class QonnxGraph(Graph):
-    """One QONNX file, indexed.
+    """One file in its canonical form (:mod:`export.canonical`), indexed.
 
     Attributes:
         path: of the file.
         image: name of its one input.
         logits: name of its one output.
+        form: how the image's bytes become the file's input.
+        notes: what the canonical form leaves out of the file.
 
     Raises:
-        InputError: the file is damaged, or has another number of inputs or outputs.
+        InputError: the file is damaged, has another number of inputs or outputs, or something that
+            no canonical form has.
     """
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(read_model(path))
+    def __init__(self, path: Path, form: ImageForm | None = None) -> None:
+        self.form = form or ImageForm()
+        model, self.notes = canonical(read_model(path), path, self.form)
+        super().__init__(model)
         self.path = path
-        for what, found in (("input", self.inputs), ("output", self.outputs)):
-            if len(found) != 1:
-                names = ", ".join(value.name for value in found) or "none"
-                raise InputError(f"{path}: expected one {what}, found {names}")
         self.image, self.logits = self.inputs[0].name, self.outputs[0].name
 
     @staticmethod
     def is_quant(node: onnx.NodeProto | None) -> TypeGuard[onnx.NodeProto]:
         """Whether ``node`` is a QONNX ``Quant`` (also under its older domains)."""
         return node is not None and node.op_type == "Quant" and node.domain in QUANT_DOMAINS
+
+    @staticmethod
+    def is_sign(node: onnx.NodeProto | None) -> TypeGuard[onnx.NodeProto]:
+        """Whether ``node`` is a QONNX ``BipolarQuant``: y = scale where x >= 0, else -scale."""
+        return node is not None and node.op_type == "BipolarQuant" and node.domain in QUANT_DOMAINS
 
     def quantizer(self, node: onnx.NodeProto, *, most_bits: int = 8) -> Quantizer:
         """The parameters of a ``Quant`` node.
@@ -84,17 +111,23 @@ class QonnxGraph(Graph):
             raise InputError(f"{where}: rounding mode {rounding} is not ROUND (half to even)")
         if not bool(np.isfinite(scale).all() and (scale > 0).all()):
             raise InputError(f"{where}: its scale has values that are not finite and positive")
-        if bool((zero_point != 0).any()):
-            raise InputError(f"{where}: its zero point is not 0")
-        if bits.size != 1 or bits.item() not in range(2, most_bits + 1):
+        zero = np.unique(zero_point)
+        if len(zero) != 1 or not np.isfinite(zero[0]) or zero[0] != np.rint(zero[0]):
+            raise InputError(
+                f"{where}: its zero point is {zero_point.reshape(-1)[:3].tolist()}, not one whole "
+                "number"
+            )
+        signed = bool(attributes.get("signed", 1))
+        if bits.size != 1 or bits.item() not in range(2 if signed else 1, most_bits + 1):
             raise InputError(
                 f"{where}: its bit-width is {bits.tolist()}, expected one of 2 to {most_bits}"
             )
         return Quantizer(
             scale=scale.astype(np.float32),
             bits=int(bits.item()),
-            signed=bool(attributes.get("signed", 1)),
+            signed=signed,
             narrow=bool(attributes.get("narrow", 0)),
+            zero_point=int(zero[0]),
         )
 
     def constant_values(self, name: str) -> NDArray[np.float64] | None:
@@ -102,22 +135,70 @@ class QonnxGraph(Graph):
         ``name`` is computed."""
         if name in self.constants:
             return self.constants[name].astype(np.float64)
-        node = self.producer(name)
-        if not self.is_quant(node) or node.input[0] not in self.constants:
+        found = self.stored_codes(name, most_bits=32)
+        if found is None:
             return None
-        quantizer = self.quantizer(node, most_bits=32)
-        scale = quantizer.scale.astype(np.float64)
-        codes = np.rint(self.constants[node.input[0]].astype(np.float64) / scale)
-        return np.clip(codes, *quantizer.code_range()) * scale
+        return found.codes.astype(np.float64) * found.scale.astype(np.float64)
 
-    def weight_codes(self, name: str) -> tuple[NDArray[np.int64], Quantizer] | None:
-        """Integer codes, int64 of the tensor's shape, and quantizer of a quantized constant; None
-        if ``name`` is not one."""
+    def stored_codes(self, name: str, *, most_bits: int = 8) -> WeightCodes | None:
+        """The codes of a quantized constant, also where a Transpose or Reshape follows, or a
+        multiplication by a constant; None if ``name`` is not one.
+
+        Raises:
+            InputError: as :meth:`quantizer`.
+        """
         node = self.producer(name)
-        if not self.is_quant(node) or node.input[0] not in self.constants:
+        if node is None:
             return None
-        quantizer = self.quantizer(node)
+        if node.op_type in _MOVES:
+            found = self.stored_codes(node.input[0], most_bits=most_bits)
+            return None if found is None else self._moved(node, found)
+        if node.op_type in ("Mul", "Div"):
+            return self._scaled(node, most_bits)
+        if node.input[0] not in self.constants:
+            return None
         values = self.constants[node.input[0]].astype(np.float32)
+        if self.is_sign(node):
+            scale = self.constants[node.input[1]].astype(np.float32)
+            signs = np.where(values >= 0, 1, -1).astype(np.int64)
+            return WeightCodes(codes=signs, scale=np.broadcast_to(scale, signs.shape), bits=1)
+        if not self.is_quant(node):
+            return None
+        quantizer = self.quantizer(node, most_bits=most_bits)
+        try:
+            scale = np.broadcast_to(quantizer.scale, values.shape)
+        except ValueError as error:
+            raise InputError(
+                f"{self.path}: {node_label(node)}: its scale has the shape "
+                f"{list(quantizer.scale.shape)}, which does not go with {list(values.shape)}"
+            ) from error
         # float32 on purpose: the same division and rounding as in training.
-        codes = np.clip(np.rint(values / quantizer.scale), *quantizer.code_range())
-        return codes.astype(np.int64), quantizer
+        wide = values if most_bits <= 8 else values.astype(np.float64)
+        codes = np.rint(wide / scale + np.float32(quantizer.zero_point)) - quantizer.zero_point
+        codes = np.clip(codes, *quantizer.code_range()).astype(np.int64)
+        return WeightCodes(codes=codes, scale=scale, bits=quantizer.bits)
+
+    def _moved(self, node: onnx.NodeProto, found: WeightCodes) -> WeightCodes | None:
+        shape = self.shapes.get(node.output[0], found.codes.shape)
+        if node.op_type == "Transpose":
+            order = attributes_of(node).get("perm")
+            codes, scale = np.transpose(found.codes, order), np.transpose(found.scale, order)
+        else:
+            codes, scale = np.reshape(found.codes, shape), np.reshape(found.scale, shape)
+        return WeightCodes(codes=codes, scale=scale, bits=found.bits)
+
+    def _scaled(self, node: onnx.NodeProto, most_bits: int) -> WeightCodes | None:
+        for one, other in ((0, 1), (1, 0)) if node.op_type == "Mul" else ((0, 1),):
+            factor = self.constants.get(node.input[other])
+            if factor is None:
+                continue
+            found = self.stored_codes(node.input[one], most_bits=most_bits)
+            if found is None or not bool((factor > 0).all()):
+                return None
+            with np.errstate(all="ignore"):
+                by = factor.astype(np.float32)
+                scale = found.scale * by if node.op_type == "Mul" else found.scale / by
+            if scale.shape != found.codes.shape or not bool(np.isfinite(scale).all()):
+                return None
+            return WeightCodes(codes=found.codes, scale=scale, bits=found.bits)
+        return None

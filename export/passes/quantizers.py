@@ -47,7 +47,11 @@ def value_codes(quantizer: Quantizer, clamp: Clamp, context: Context, layer: str
     if context.dialect.signed_only and halved:
         scale, low, high = np.float32(2.0) * scale, -(-low // 2), high // 2
     low, high = clamp.codes(low, high, scale)
-    return Codes(name="", scale=scale, zero_point=0, low=low, high=high)
+    zero_point = 0
+    if low < INT8[0] or (low < 0 and high > INT8[1]):  # no int8 of zero point 0 holds them
+        zero_point = -low
+        low, high = 0, high - low
+    return Codes(name="", scale=scale, zero_point=zero_point, low=low, high=high)
 
 
 def _joins_halved_sum(source: QonnxGraph, layer: str, scale: np.float32) -> bool:
@@ -75,17 +79,27 @@ def quantized(
     The DequantizeLinear node has the layer's name: its output is what the next layer reads.
     """
     codes = value_codes(quantizer, clamp, context, layer)
-    signed = context.dialect.signed_only or quantizer.signed
-    low, high = INT8 if signed else UINT8
+    signed = context.dialect.signed_only or codes.low < 0
+    if quantizer.zero_point == 0:
+        signed = signed or quantizer.signed
+    low, high = INT8 if signed and not codes.zero_point else UINT8
     builder = context.builder
     if codes.low == 0 and codes.high == high and low < 0:
         x = builder.add("Relu", [x], f"{layer}.clamp")
     elif (codes.low, codes.high) != (low, high):
-        bounds = [np.float32(codes.low) * codes.scale, np.float32(codes.high) * codes.scale]
+        ends = (codes.low - codes.zero_point, codes.high - codes.zero_point)
+        bounds = [np.float32(end) * codes.scale for end in ends]
         x = builder.add(
             "Clip", [x, *(builder.constant(b, "bound") for b in bounds)], f"{layer}.clamp"
         )
-    name = _quantized_and_back(builder, x, codes.scale, layer, signed=signed)
+    name = _quantized_and_back(
+        builder,
+        x,
+        codes.scale,
+        layer,
+        signed=signed and not codes.zero_point,
+        zero_point=codes.zero_point,
+    )
     text = f"codes {codes.low}…{codes.high} of {codes.scale:.6g}"
     return replace(codes, name=name), text
 

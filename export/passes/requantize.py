@@ -54,8 +54,9 @@ Requantization = tuple[Codes, Quantizer]
 
 def requantization(node: onnx.NodeProto, context: Context) -> Requantization:
     """Quant(codes), taken apart."""
-    x = context.codes_of(node.input[0], "its input")
-    return x, activation_quantizer(node, context)
+    if node.input[0] not in context.codes:
+        raise Refusal(f"its input {node.input[0]!r} has no integer codes", other=True)
+    return context.codes[node.input[0]], activation_quantizer(node, context)
 
 
 def requantization_without_ties(node: onnx.NodeProto, context: Context) -> Requantization:
@@ -80,7 +81,8 @@ def write_requantization(found: Requantization, layer: str, context: Context) ->
     (x, quantizer), builder = found, context.builder
     out = byte_codes(quantizer, Clamp(), layer)
     same = out.scale == x.scale
-    saturates = not same and not quantizer.signed and x.low >= x.zero_point
+    whole = not quantizer.signed and not quantizer.zero_point
+    saturates = not same and whole and x.low >= x.zero_point
     if saturates:
         shift = BYTE_HIGH - out.high
         out = replace(
@@ -108,7 +110,7 @@ def write_quantizer(found: Requantization, layer: str, context: Context) -> Writ
     """Relu?, Q, DQ."""
     x, quantizer = found
     read = x.name
-    if context.dialect.relu_before_requantizing and x.low >= 0:
+    if context.dialect.relu_before_requantizing and x.low >= x.zero_point:
         read = context.builder.add("Relu", [read], f"{layer}.relu")
     codes, text = quantized(read, quantizer, Clamp(), layer, context)
     return codes, f"requantized by {_ratio(x, codes)}, {text}"

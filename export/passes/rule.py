@@ -13,7 +13,7 @@ import onnx
 from numpy.typing import NDArray
 
 from deploy.core.errors import QadtrError
-from export.graph import attributes_of
+from export.graph import attributes_of, node_label
 from export.graph_builder import GraphBuilder
 from export.litert_builder import LiteRtBuilder
 from export.passes.qonnx_graph import QonnxGraph, Quantizer
@@ -32,7 +32,15 @@ class ContractError(LoweringError):
 
 
 class Refusal(Exception):
-    """A rule does not match; the text is the reason, as half a sentence."""
+    """A rule does not match; the text is the reason, as half a sentence.
+
+    ``other``: the layer is not of the rule's kind at all, which is worth saying only where it is of
+    no rule's.
+    """
+
+    def __init__(self, text: str, *, other: bool = False) -> None:
+        super().__init__(text)
+        self.other = other
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,14 +185,10 @@ class Clamp:
         return int(lowest), int(highest)
 
 
-def clamp_before(name: str, source: QonnxGraph) -> tuple[onnx.NodeProto | None, Clamp]:
-    """The node that gives ``name`` and no clamp; or that before a Relu or Clip, and its clamp."""
-    node = source.producer(name)
-    if node is None or node.op_type not in ("Relu", "Clip") or node.domain not in ("", "ai.onnx"):
-        return node, Clamp()
-    below = source.producer(node.input[0])
+def clamp_of(node: onnx.NodeProto, source: QonnxGraph) -> Clamp:
+    """What a Relu or Clip does."""
     if node.op_type == "Relu":
-        return below, Clamp(low=0.0)
+        return Clamp(low=0.0)
     attributes = attributes_of(node)
     bounds = [attributes.get("min", -math.inf), attributes.get("max", math.inf)]
     for index, bound in enumerate(node.input[1:3]):
@@ -196,7 +200,20 @@ def clamp_before(name: str, source: QonnxGraph) -> tuple[onnx.NodeProto | None, 
     low, high = float(bounds[0]), float(bounds[1])
     if not low <= high:
         raise Refusal(f"its Clip has bounds {low} … {high}")
-    return below, Clamp(low=low, high=high)
+    return Clamp(low=low, high=high)
+
+
+def clamp_before(name: str, source: QonnxGraph) -> tuple[onnx.NodeProto | None, Clamp]:
+    """The node that gives ``name`` and no clamp; or that before a Relu or Clip, and its clamp."""
+    node = source.producer(name)
+    if node is None or node.op_type not in ("Relu", "Clip"):
+        return node, Clamp()
+    return source.producer(node.input[0]), clamp_of(node, source)
+
+
+def named(node: onnx.NodeProto | None) -> str:
+    """What a refusal calls the node that it found."""
+    return "the image" if node is None else node_label(node)
 
 
 def activation_quantizer(node: onnx.NodeProto, context: Context) -> Quantizer:
@@ -205,6 +222,8 @@ def activation_quantizer(node: onnx.NodeProto, context: Context) -> Quantizer:
     Raises:
         InputError: as :meth:`QonnxGraph.quantizer`.
     """
+    if not context.source.is_quant(node):
+        raise Refusal(f"{node_label(node)} is no Quant", other=True)
     quantizer = context.source.quantizer(node)
     if quantizer.scale.size != 1:
         raise Refusal("activations must have one scale per tensor")
@@ -214,10 +233,17 @@ def activation_quantizer(node: onnx.NodeProto, context: Context) -> Quantizer:
 def byte_codes(quantizer: Quantizer, clamp: Clamp, layer: str) -> Codes:
     """The uint8 codes of an activation quantizer behind a clamp.
 
-    They are named after the layer, or ``layer.wide`` where :func:`clipped` has to follow.
+    They are named after the layer, or ``layer.wide`` where :func:`clipped` has to follow. The byte
+    of 0 is 128 for signed codes and 0 for unsigned ones; where a zero point shifts their range, it
+    is the one that makes the least code 0.
     """
+    least, most = quantizer.code_range()
     zero_point = SIGNED_ZERO_POINT if quantizer.signed else 0
-    low, high = clamp.codes(*quantizer.code_range(), quantizer.step)
+    if quantizer.zero_point:
+        zero_point = max(0, -least)
+    if zero_point > BYTE_HIGH or most + zero_point > BYTE_HIGH:
+        raise Refusal(f"its zero point {quantizer.zero_point} leaves the byte's range 0…255")
+    low, high = clamp.codes(least, most, quantizer.step)
     codes = Codes(
         name=layer,
         scale=quantizer.step,
@@ -254,16 +280,30 @@ def quantized_weights(
 
     ``transposed``: the file has the outputs last; ``what`` names what a scale may belong to.
     """
-    found = context.source.weight_codes(name)
+    found = context.source.stored_codes(name)
     if found is None:
-        raise Refusal(f"the weights {name!r} are no quantized constant")
-    codes, quantizer = found
+        raise Refusal(
+            f"the weights {name!r} are no quantized constant: quantize them in the network (8 bits "
+            "or fewer)"
+        )
+    codes, scale = found.codes, found.scale
     if transposed:
-        codes = np.ascontiguousarray(codes.T)
-    scale = quantizer.scale
-    if scale.size not in (1, len(codes)):
-        raise Refusal(f"its {scale.size} weight scales are not one or one per {what}")
-    return codes, np.broadcast_to(scale.reshape(-1), (len(codes),)), quantizer.bits
+        codes, scale = np.ascontiguousarray(codes.T), scale.T
+    if codes.ndim < 2 or codes.size == 0:
+        raise Refusal(f"its weights have the shape {list(codes.shape)}")
+    rows = scale.reshape(len(codes), -1)
+    if bool((rows != rows[:, :1]).any()):
+        raise Refusal(
+            f"its weight scales are not one, or one per {what}: they differ within one {what}, "
+            "along its inputs; quantize the weights with one scale per tensor or per "
+            f"{what}"
+        )
+    if codes.min() < -128 or codes.max() > 127:
+        raise Refusal(
+            f"its weight codes are {codes.min()}…{codes.max()}, and int8 holds -128…127: unsigned "
+            f"weights of {found.bits} bits do not fit; quantize the weights signed, or to 7 bits"
+        )
+    return codes, np.ascontiguousarray(rows[:, 0]), found.bits
 
 
 def int32_bias(
@@ -281,7 +321,7 @@ def int32_bias(
         channel = int(np.argmax(over))
         raise LoweringError(
             f"{layer}: the bias of channel {channel} is {codes[channel]:.3g} steps of the "
-            "accumulator, more than int32 holds; the channel's BatchNorm gain is nearly 0: "
-            "train on, or set the gain to 0"
+            "accumulator, more than int32 holds; the channel's gain is nearly 0: train on, or set "
+            "the gain to 0"
         )
     return codes.astype(np.int32)

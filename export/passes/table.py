@@ -9,7 +9,7 @@ that Gather wants.  Nothing is rounded in the engine, so every engine gives the 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from export.expressions import write_expression
-from export.graph import attributes_of
+from export.graph import attributes_of, node_label
 from export.passes.qonnx_graph import Quantizer
 from export.passes.quantizers import quantized
 from export.passes.rule import (
@@ -29,8 +29,9 @@ from export.passes.rule import (
     Written,
     activation_quantizer,
     byte_codes,
+    named,
 )
-from training.quantize.pointwise import Expression, X, evaluate
+from training.quantize.pointwise import Expression, X, Y, evaluate
 
 _OPERATORS: Mapping[str, str] = MappingProxyType(
     {
@@ -54,6 +55,9 @@ _WITH_ALPHA: Mapping[str, tuple[str, float]] = MappingProxyType(
 FUNCTION_OPERATORS = tuple(sorted({*_OPERATORS, *_WITH_ALPHA} - {"Add", "Mul"}))
 """Those that a function in a Q/DQ file may have, besides sums, products and clamps."""
 
+_CURVES = tuple(name for name in FUNCTION_OPERATORS if name not in ("Sub", "Div", "Neg", "Abs"))
+"""Those that are no sums and products: what stands before them is a sum of the network's."""
+
 _NAMES = (*_OPERATORS, *_WITH_ALPHA, "Relu", "Clip", "HardSigmoid", "HardSwish")
 
 
@@ -69,13 +73,38 @@ class Table:
 
 def table(node: onnx.NodeProto, context: Context) -> Table:
     """Take apart the function before the quantizer ``node``."""
+    expression, roots = function_before(node.input[0], context)
+    if len(roots) != 1:
+        raise Refusal(f"it is a function of {len(roots)} tensors of codes, not of one")
+    return Table(
+        x=context.codes[roots[0]],
+        source=roots[0],
+        expression=expression,
+        quantizer=activation_quantizer(node, context),
+    )
+
+
+def function(node: onnx.NodeProto, context: Context) -> Table:
+    """The same, where there is a function at all: codes that a Q/DQ file only requantizes are the
+    matter of another rule."""
+    found = table(node, context)
+    if found.expression == X:
+        raise Refusal("there is no function, the codes are requantized", other=True)
+    return found
+
+
+def function_before(tensor: str, context: Context) -> tuple[Expression, tuple[str, ...]]:
+    """The function that gives a tensor, and the tensors of codes that it is of: the first is
+    :data:`X`, the second :data:`Y`."""
     found: dict[str, Expression] = {}
-    roots: set[str] = set()
+    roots: list[str] = []
+    variables = (X, Y)
 
     def expression_of(name: str, depth: int) -> Expression:
         if name in context.codes:
-            roots.add(name)
-            return X
+            if name not in roots:
+                roots.append(name)
+            return variables[min(roots.index(name), 1)]
         if name in context.source.constants:
             constant = context.source.constants[name]
             if constant.size != 1:
@@ -84,26 +113,25 @@ def table(node: onnx.NodeProto, context: Context) -> Table:
         if name in found:
             return found[name]
         maker = context.source.producer(name)
-        if maker is None or maker.op_type not in _NAMES or maker.domain not in ("", "ai.onnx"):
-            made = "an input" if maker is None else maker.op_type
-            raise Refusal(f"{made} is no function that a table can hold")
+        if maker is None or maker.op_type not in _NAMES:
+            raise Refusal(f"{named(maker)} is no function that a table can hold", other=True)
         if depth > 64:
             raise Refusal("the function has more than 64 nested operators")
-        found[name] = _expression(maker, lambda part: expression_of(part, depth + 1))
+        try:
+            found[name] = _expression(maker, lambda part: expression_of(part, depth + 1))
+        except Refusal as refusal:
+            if refusal.other and not depth and maker.op_type in _CURVES:
+                raise Refusal(
+                    f"{node_label(maker)} is a function of a sum that has no codes: {refusal}; "
+                    "quantize what it reads in the network"
+                ) from refusal
+            raise
         return found[name]
 
-    expression = expression_of(node.input[0], 0)
-    if len(roots) != 1:
-        raise Refusal(f"it is a function of {len(roots)} tensors of codes, not of one")
-    if expression == X:
-        raise Refusal("there is no function, the codes are requantized")
-    (root,) = roots
-    return Table(
-        x=context.codes[root],
-        source=root,
-        expression=expression,
-        quantizer=activation_quantizer(node, context),
-    )
+    expression = expression_of(tensor, 0)
+    if len(roots) not in (1, 2):
+        raise Refusal(f"it is a function of {len(roots)} tensors of codes")
+    return expression, tuple(roots)
 
 
 def _expression(node: onnx.NodeProto, of: object) -> Expression:
@@ -135,21 +163,30 @@ def _expression(node: onnx.NodeProto, of: object) -> Expression:
 def entries(found: Table, out: Codes) -> NDArray[np.uint8]:
     """uint8 (256,): the output's code for each input code."""
     codes = np.arange(256, dtype=np.float64) - found.x.zero_point
-    values = evaluate(found.expression, codes * np.float64(found.x.scale))
-    rounded = np.rint(values / np.float64(out.scale)) + out.zero_point
+    if found.expression == X:  # only requantized: in float32, whose ties are the source's
+        rounded = np.rint(codes.astype(np.float32) * found.x.scale / out.scale) + out.zero_point
+    else:
+        values = evaluate(found.expression, codes * np.float64(found.x.scale))
+        rounded = np.rint(values / np.float64(out.scale)) + out.zero_point
     return np.clip(rounded, out.low, out.high).astype(np.uint8)
 
 
 def write_lookup(found: Table, layer: str, context: Context) -> Written:
     """Cast, Gather."""
-    builder = context.builder
     out = byte_codes(found.quantizer, Clamp(), layer)
-    index = builder.add("Cast", [found.x.name], f"{layer}.index", to=TensorProto.INT32)
-    stored = builder.constant(entries(found, out), f"{layer}.table")
-    name = builder.add("Gather", [stored, index], layer, axis=0)
-    used = len(np.unique(entries(found, out)))
-    codes = Codes(name=name, scale=out.scale, zero_point=out.zero_point, low=out.low, high=out.high)
-    return codes, f"table of {used} codes, {out.low}…{out.high}"
+    return looked_up(found.x.name, entries(found, out), out, layer, context)
+
+
+def looked_up(
+    name: str, values: NDArray[np.uint8], out: Codes, layer: str, context: Context
+) -> Written:
+    """Append the table ``values``, uint8 (256,), of the codes ``name``."""
+    builder = context.builder
+    index = builder.add("Cast", [name], f"{layer}.index", to=TensorProto.INT32)
+    stored = builder.constant(values, f"{layer}.table")
+    gathered = builder.add("Gather", [stored, index], layer, axis=0)
+    used = len(np.unique(values))
+    return replace(out, name=gathered), f"table of {used} codes, {out.low}…{out.high}"
 
 
 def write_function(found: Table, layer: str, context: Context) -> Written:

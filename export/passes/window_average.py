@@ -26,6 +26,7 @@ from export.passes.rule import (
     byte,
     byte_codes,
     clipped,
+    named,
     scalar,
 )
 
@@ -44,7 +45,15 @@ def window_average(node: onnx.NodeProto, context: Context) -> WindowAverage:
     """Take apart the pool before the quantizer ``node``."""
     pool = context.source.producer(node.input[0])
     if pool is None or pool.op_type != "AveragePool":
-        raise Refusal("no AveragePool stands before it")
+        raise Refusal(f"{named(pool)} stands before it, no AveragePool", other=True)
+    x, channels, window = window_of(pool, context)
+    return WindowAverage(
+        x=x, channels=channels, window=window, quantizer=activation_quantizer(node, context)
+    )
+
+
+def window_of(pool: onnx.NodeProto, context: Context) -> tuple[Codes, int, dict[str, Any]]:
+    """The codes that an AveragePool reads, their channels, and the attributes of its window."""
     attributes = attributes_of(pool)
     kernel = list(attributes.get("kernel_shape", []))
     pads = list(attributes.get("pads", [0] * 4))
@@ -62,12 +71,7 @@ def window_average(node: onnx.NodeProto, context: Context) -> WindowAverage:
         "strides": list(attributes.get("strides", [1, 1])),
         "pads": pads,
     }
-    return WindowAverage(
-        x=context.codes_of(pool.input[0], "the pool's input"),
-        channels=shape[1],
-        window=window,
-        quantizer=activation_quantizer(node, context),
-    )
+    return context.codes_of(pool.input[0], "the pool's input"), shape[1], window
 
 
 def write_integer_average(found: WindowAverage, layer: str, context: Context) -> Written:

@@ -9,6 +9,7 @@ multiplication by a scale, is done once, in float32, in the engine's own order o
 QLinearConv                ``clip(rint(f32(acc) · m) + zy)``, ``m = (sx · sw) / sy``, ``acc`` with
                            the int32 bias
 QGemm to float             ``f32(acc) · (sx · sw)``, ``acc`` with the int32 bias
+QGemm to codes             as QLinearConv
 QLinearGlobalAveragePool   ``clip(rint(f32(acc) · (sx / (sy · n))) + zy)``
 QLinearAdd                 ``clip(rint((sa/sc)(a - za) + (sb/sc)(b - zb)) + zc)``, and only where
                            the result is far from every rounding tie, so that it does not matter in
@@ -203,24 +204,28 @@ class Convolution(_Weighted):
 
 @dataclass(frozen=True, kw_only=True)
 class Dense(_Weighted):
-    """``QGemm`` with float32 output: uint8 N×K to float32 N×O.
+    """``QGemm``: uint8 N×K to float32 N×O, or to codes.
 
     Attributes:
         weight: K×O.
-        scale: float32 [O], ``sx · sw``.
+        scale: float32 [O], ``sx · sw``; for codes ``(sx · sw) / sy``.
+        y_zero_point: of the output, where it is codes; None for float32.
     """
 
     scale: Floats
+    y_zero_point: int | None = None
     summed_axes = (0,)
 
-    def __call__(self, x: Codes) -> Floats:
-        """Give the logits, float32 N×O."""
+    def __call__(self, x: Codes) -> Floats | Codes:
+        """Give float32 N×O, or uint8 codes."""
         if x.ndim != 2 or x.shape[1] != self.weight.shape[0]:
             raise UnsupportedGraph(
                 f"{self.what}: expected an input of N×{self.weight.shape[0]}, got {x.shape}"
             )
         centred = x.astype(self._dtype) - self._dtype(self.x_zero_point)
         accumulator = centred @ self.weight.astype(self._dtype) + self.bias.astype(self._dtype)
+        if self.y_zero_point is not None:
+            return requantize(accumulator, self.scale, self.y_zero_point)
         scaled: Floats = accumulator.astype(np.float32) * self.scale
         return scaled
 

@@ -49,7 +49,7 @@ from export.reading import refusing_malformed
 from export.reference.arithmetic import Convolution as FloatConvolution
 from export.reference.arithmetic import Held, largest_of, padded, windows
 from export.reference.errors import UnsupportedGraph
-from export.reference.network import Batch, Layer, Reference
+from export.reference.network import Batch, Exchange, Layer, Reference
 
 XNNPACK, FIXED_POINT, MICROCONTROLLER = "xnnpack", "fixed-point", "microcontroller"
 ARITHMETICS = (XNNPACK, FIXED_POINT, MICROCONTROLLER)
@@ -196,7 +196,7 @@ class LiteRtReference(Reference[np.uint8]):
         """The value of one step of the int16 logits."""
         return np.float32(self._logits.scales[0])
 
-    def _batch(self, images: NDArray[np.uint8]) -> Batch[np.uint8]:
+    def _batch(self, images: NDArray[np.uint8], exchange: Exchange) -> Batch[np.uint8]:
         values: dict[int, Integers] = {
             self._file.inputs[0]: images.transpose(0, 2, 3, 1).astype(np.int64) - 128
         }
@@ -211,7 +211,9 @@ class LiteRtReference(Reference[np.uint8]):
             held.add(f"operator {tensor.name!r} ({node.operator})", made)
             if tensor.type == "int8":
                 shown = made.transpose(0, 3, 1, 2) if made.ndim == 4 else made
-                codes[tensor.name] = (shown + 128).astype(np.uint8)
+                codes[tensor.name] = exchange(tensor.name, (shown + 128).astype(np.uint8))
+                taken = codes[tensor.name].astype(np.int64) - 128
+                values[node.outputs[0]] = taken.transpose(0, 2, 3, 1) if made.ndim == 4 else taken
         return values[self._file.outputs[0]].astype(np.float32) * self.logit_scale, codes
 
     def _step(self, node: TfLiteOperator) -> Callable[..., Integers]:

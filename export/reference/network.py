@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -17,9 +17,10 @@ from export.graph import Graph, input_dims, node_label, type_name
 from export.reading import read_model, refusing_malformed
 from export.reference.arithmetic import Held
 from export.reference.errors import TooLarge, UnsupportedGraph
-from export.reference.operators import Function, fold_cast, index_cast, prepare
+from export.reference.operators import Function, Index, fold_cast, index, prepare
 
 Code = TypeVar("Code", bound=np.integer)
+Exchange = Callable[[str, NDArray[Any]], NDArray[Any]]
 Batch = tuple[NDArray[np.float32], dict[str, NDArray[Code]]]
 """Logits N×classes, and codes by the name of their tensor."""
 
@@ -46,7 +47,7 @@ class Reference(ABC, Generic[Code]):
         self.batch_size = batch_size
 
     @abstractmethod
-    def _batch(self, images: NDArray[np.uint8]) -> Batch[Code]:
+    def _batch(self, images: NDArray[np.uint8], exchange: Exchange) -> Batch[Code]:
         """Compute one batch of images uint8 N×C×H×W."""
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -61,8 +62,15 @@ class Reference(ABC, Generic[Code]):
         parts = [codes for _, codes in self.batches(images)]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def batches(self, images: NDArray[np.uint8]) -> Iterator[Batch[Code]]:
+    def batches(
+        self, images: NDArray[np.uint8], exchange: Exchange = lambda _, values: values
+    ) -> Iterator[Batch[Code]]:
         """Give (logits, codes by tensor name) of each ``batch_size`` images in turn.
+
+        Args:
+            images: uint8 N×C×H×W.
+            exchange: is given each tensor's name and values and gives those that the nodes behind
+                it compute with, so that one layer can be looked at without those before it.
 
         Raises:
             InputError: the images are not uint8 of the file's shape.
@@ -71,17 +79,17 @@ class Reference(ABC, Generic[Code]):
         self._check(images)
         for start in range(0, len(images), self.batch_size):
             with refusing_malformed(self.path):
-                batch = self._in_parts(images[start : start + self.batch_size])
+                batch = self._in_parts(images[start : start + self.batch_size], exchange)
             yield batch
 
-    def _in_parts(self, images: NDArray[np.uint8]) -> Batch[Code]:
+    def _in_parts(self, images: NDArray[np.uint8], exchange: Exchange) -> Batch[Code]:
         """Compute a batch, in halves where the whole is too large."""
         try:
-            return self._batch(images)
+            return self._batch(images, exchange)
         except TooLarge:
             if len(images) == 1:
                 raise
-        parts = [self._in_parts(half) for half in np.array_split(images, 2)]
+        parts = [self._in_parts(half, exchange) for half in np.array_split(images, 2)]
         held, codes = Held(), {}
         for name in parts[0][1]:
             codes[name] = np.concatenate([part[name] for _, part in parts])
@@ -182,11 +190,12 @@ class IntegerReference(OnnxReference[np.uint8]):
         """Names of the tensors that hold codes, in the file's order, without the input."""
         return tuple(layer.output for layer, _ in self._steps if layer.output != self._output)
 
-    def _batch(self, images: NDArray[np.uint8]) -> Batch[np.uint8]:
+    def _batch(self, images: NDArray[np.uint8], exchange: Exchange) -> Batch[np.uint8]:
         tensors: dict[str, NDArray[Any]] = {self._input: images}
         held = Held()
         for layer, function in self._steps:
-            made = tensors[layer.output] = function(*(tensors[name] for name in layer.inputs))
+            made = function(*(tensors[name] for name in layer.inputs))
+            made = tensors[layer.output] = exchange(layer.output, made)
             held.add(f"node {layer.name!r} ({layer.operator})", made)
         del tensors[self._input]
         return tensors.pop(self._output), tensors
@@ -196,17 +205,19 @@ class IntegerReference(OnnxReference[np.uint8]):
         computed = {self._input}
         self._steps: list[tuple[Layer, Function]] = []
         logits: set[str] = set()
-        indices: dict[str, str] = {}
+        indices: dict[str, Index] = {}
         for node in graph.nodes:
-            if node.op_type == "Cast" and node.domain in ("", "ai.onnx"):
-                if node.input[0] in computed:
-                    indices[node.output[0]] = index_cast(node)
-                else:
-                    constants[node.output[0]] = fold_cast(node, constants)
+            standard = node.domain in ("", "ai.onnx")
+            if standard and node.op_type == "Cast" and node.input[0] not in computed:
+                constants[node.output[0]] = fold_cast(node, constants)
+                continue
+            place = index(node, indices, constants)
+            if place is not None:
+                indices[node.output[0]] = place
                 continue
             reads, function = prepare(node, constants)
-            if node.op_type == "Gather":  # by codes, which a Cast made integers of another type
-                reads = tuple(indices.get(name, name) for name in reads)
+            if node.op_type == "Gather":
+                reads, function = _looked_up(node, indices, constants, function)
             for name in reads:
                 if name not in computed:
                     raise UnsupportedGraph(
@@ -215,7 +226,8 @@ class IntegerReference(OnnxReference[np.uint8]):
                         "expected"
                     )
             output = next(name for name in node.output if name)
-            (logits if node.op_type == "QGemm" else computed).add(output)
+            to_float = node.op_type == "QGemm" and not any(node.input[7:9])
+            (logits if to_float else computed).add(output)
             name = node.name or output
             layer = Layer(name=name, operator=node.op_type, inputs=reads, output=output)
             self._steps.append((layer, function))
@@ -224,3 +236,23 @@ class IntegerReference(OnnxReference[np.uint8]):
                 f"output {self._output!r} must be the one float tensor, the logits of a QGemm; "
                 f"float tensors found: {sorted(logits) or 'none'}"
             )
+
+
+def _looked_up(
+    node: onnx.NodeProto,
+    indices: dict[str, Index],
+    constants: dict[str, NDArray[Any]],
+    table: Function,
+) -> tuple[tuple[str, ...], Function]:
+    """The codes that a table is read by, and its function of them."""
+    place, size = indices.get(node.input[1]), constants[node.input[0]].size
+    if place is None:
+        raise UnsupportedGraph(
+            f"node {node_label(node)} is read at {node.input[1]!r}, which is no index: codes, cast "
+            "to int32"
+        )
+    if place.largest >= size:
+        raise UnsupportedGraph(
+            f"node {node_label(node)} has {size} entries and is read at up to {place.largest}"
+        )
+    return place.reads, lambda *codes: table(place.of(*codes))

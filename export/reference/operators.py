@@ -36,6 +36,7 @@ Prepared = tuple[tuple[str, ...], Function]
 
 MICROSOFT = "com.microsoft"
 ALL_CODES = np.arange(256)
+PAIRS = 256 * 256
 
 
 @dataclass(frozen=True)
@@ -187,6 +188,57 @@ def index_cast(node: onnx.NodeProto) -> str:
     return str(node.input[0])
 
 
+@dataclass(frozen=True)
+class Index:
+    """A tensor of int32 that a table is read at, and the codes that it is computed from.
+
+    Attributes:
+        reads: names of the tensors of codes.
+        largest: the largest index that may come.
+        of: gives the index, int64, of those codes.
+    """
+
+    reads: tuple[str, ...]
+    largest: int
+    of: Function
+
+
+def index(node: onnx.NodeProto, indices: Mapping[str, Index], constants: Constants) -> Index | None:
+    """The index that a node gives: codes cast to int32, one multiplied by a stored number, or the
+    sum of two; None where it gives none.
+
+    Raises:
+        UnsupportedGraph: a cast of codes to another type, or an index out of int32.
+    """
+    if node.domain not in ("", "ai.onnx"):
+        return None
+    operands = _Operands(node, constants)
+    if node.op_type == "Cast":
+        name = index_cast(node)
+        return Index((name,), 255, lambda x: x.astype(np.int64))
+    if node.op_type not in ("Add", "Mul") or node.input[0] not in indices:
+        return None
+    operands.attributes()
+    first = indices[node.input[0]]
+    if node.op_type == "Mul":
+        factor = int(operands.scalar(1, "the factor", np.int32))
+        found = Index(first.reads, first.largest * factor, lambda *x: first.of(*x) * factor)
+        lowest = factor
+    else:
+        if node.input[1] not in indices:
+            raise operands.refusal(" adds to an index what is none")
+        second, count = indices[node.input[1]], len(first.reads)
+        found = Index(
+            first.reads + second.reads,
+            first.largest + second.largest,
+            lambda *x: first.of(*x[:count]) + second.of(*x[count:]),
+        )
+        lowest = 0
+    if not lowest >= 0 or found.largest >= 2**31:
+        raise operands.refusal(f": an index of up to {found.largest:,} leaves int32")
+    return found
+
+
 def prepare(node: onnx.NodeProto, constants: Constants) -> Prepared:
     """Check a node and give the function that computes it.
 
@@ -212,7 +264,7 @@ def prepare(node: onnx.NodeProto, constants: Constants) -> Prepared:
 def supported_operators() -> tuple[str, ...]:
     """Give the operators that the reference defines, as ``domain::Operator`` or ``Operator``."""
     names = {f"{domain}::{name}" if domain else name for domain, name in _BUILDERS}
-    return tuple(sorted(names | {"Cast"}))
+    return tuple(sorted(names | {"Add", "Cast", "Mul"}))
 
 
 def _convolution(node: _Operands) -> Prepared:
@@ -252,22 +304,22 @@ def _convolution(node: _Operands) -> Prepared:
 
 def _dense(node: _Operands) -> Prepared:
     attributes = node.attributes({"alpha": 1.0, "transA": 0}, transB=0)
-    if any(node.node.input[7:9]):
-        raise node.refusal(
-            " has an output scale; the reference defines QGemm with float32 output only"
-        )
     weight = node.weight("K×O")
     if attributes["transB"]:
         weight = weight.T
     outputs = weight.shape[1]
     zero_points = node.per_output(5, "the weight zero point", np.int8, outputs)
     scale = node.scale(1, "input") * node.weight_scales(4, outputs)
+    codes = any(node.node.input[7:9])
+    if codes:
+        scale = scale / node.scale(7, "output")
     layer = Dense(
         what=node.what,
         weight=weight - zero_points.astype(np.int32)[None, :],
         bias=node.per_output(6, "the bias", np.int32, outputs).astype(np.int64),
         scale=node.positive(scale, "the scales multiply to"),
         x_zero_point=node.zero_point(2, "input"),
+        y_zero_point=node.zero_point(8, "output") if codes else None,
     )
     return node.x, layer
 
@@ -299,8 +351,6 @@ def _add(node: _Operands) -> Prepared:
     table = table.reshape(-1)
 
     def addition(a: Codes, b: Codes) -> Codes:
-        if a.shape != b.shape:
-            raise node.refusal(f" adds {a.shape} and {b.shape}: broadcasting is refused")
         return table[a.astype(np.uint16) * np.uint16(256) + b]
 
     return tuple(computed), (lambda x: table[x]) if len(computed) == 1 else addition
@@ -403,8 +453,11 @@ def _mul(node: _Operands) -> Prepared:
 def _gather(node: _Operands) -> Prepared:
     node.attributes({"axis": 0})
     table = node.constant(0, "the table", np.uint8)
-    if table.shape != (256,):
-        raise node.refusal(f": the table has the shape {table.shape}; a table of codes has 256")
+    if table.shape not in ((256,), (PAIRS,)):
+        raise node.refusal(
+            f": the table has the shape {table.shape}; a table of codes has 256, one of pairs "
+            f"{PAIRS:,}"
+        )
     return (node.node.input[1],), lambda x: table[x]
 
 

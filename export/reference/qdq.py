@@ -27,7 +27,7 @@ from export.reference.arithmetic import (
     windows,
 )
 from export.reference.errors import UnsupportedGraph
-from export.reference.network import Batch, OnnxReference
+from export.reference.network import Batch, Exchange, OnnxReference
 
 Values = NDArray[np.float64]
 Attributes = Mapping[str, Any]
@@ -56,7 +56,7 @@ class QdqReference(OnnxReference[np.int16]):
                     f"Defined are: {', '.join(supported_qdq_operators())}."
                 )
 
-    def _batch(self, images: NDArray[np.uint8]) -> Batch[np.int16]:
+    def _batch(self, images: NDArray[np.uint8], exchange: Exchange) -> Batch[np.int16]:
         values = images.astype(np.float64) - _BYTE_OFFSET[self._type]
         tensors: dict[str, NDArray[Any]] = {**self._graph.constants, self._input: values}
         codes: dict[str, NDArray[np.int16]] = {}
@@ -65,6 +65,7 @@ class QdqReference(OnnxReference[np.int16]):
         for index, node in enumerate(self._graph.nodes):
             given = [tensors[name] if name else None for name in node.input]
             made = _OPERATORS[node.op_type](attributes_of(node), *given)
+            made = exchange(node.output[0], made)
             tensors[node.output[0]] = made
             held.add(f"node {node_label(node)}", made)
             if node.op_type == "QuantizeLinear":

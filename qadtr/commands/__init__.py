@@ -24,6 +24,7 @@ COMMANDS: tuple[str, ...] = (
     "compare",
     "drift",
     "parity",
+    "lower",
     "inspect",
     "data",
     "doctor",

@@ -26,8 +26,8 @@ from torch.nn import functional as F
 from deploy.core.errors import InputError
 
 Expression = str | float | list[Any]
-X = "x"
-"""The variable."""
+X, Y = "x", "y"
+"""The variable, and the second one of a function of two numbers."""
 
 _ERF = np.vectorize(math.erf, otypes=[np.float64])
 
@@ -90,6 +90,15 @@ MOST_NESTED = 64
 def evaluate(expression: Expression, x: NDArray[np.float64] | np.float64) -> NDArray[np.float64]:
     """The expression in float64, of the shape of ``x``."""
     return np.asarray(_apply(expression, x, _NUMPY), np.float64) + np.zeros_like(x)
+
+
+def evaluate_pair(
+    expression: Expression, x: NDArray[np.floating[Any]], y: NDArray[np.floating[Any]]
+) -> NDArray[np.floating[Any]]:
+    """An expression of :data:`X` and :data:`Y` in their precision, of the shape that the two
+    broadcast to."""
+    found = np.asarray(_apply(expression, x, _NUMPY, y))
+    return np.broadcast_to(found, np.broadcast_shapes(x.shape, y.shape))
 
 
 def evaluate_torch(expression: Expression, x: Tensor) -> Tensor:
@@ -159,7 +168,12 @@ def rectifier(expression: Expression) -> tuple[float | None] | None:
     return None
 
 
-def _apply(expression: Any, x: Any, functions: Mapping[str, Callable[..., Any]]) -> Any:
+def _apply(
+    expression: Any, x: Any, functions: Mapping[str, Callable[..., Any]], y: Any = None
+) -> Any:
     if isinstance(expression, list):
-        return functions[expression[0]](*(_apply(part, x, functions) for part in expression[1:]))
-    return x if expression == X else expression
+        parts = (_apply(part, x, functions, y) for part in expression[1:])
+        return functions[expression[0]](*parts)
+    if isinstance(expression, str):
+        return x if expression == X else y
+    return expression

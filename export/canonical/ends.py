@@ -1,0 +1,62 @@
+"""What follows the logits is left out: it ranks or rescales them, the largest stays the largest.
+
+Softmax, LogSoftmax and Sigmoid are increasing in each logit's order; ArgMax, TopK and Max choose.
+"""
+
+from __future__ import annotations
+
+import math
+
+from onnx import helper
+
+from deploy.core.errors import InputError
+from export.canonical.draft import Draft
+from export.graph import attributes_of, node_label
+
+INCREASING = ("LogSoftmax", "Sigmoid", "Softmax")
+CHOOSING = ("ArgMax", "TopK")
+NOTHING = ("Dropout", "Identity")
+
+
+CODES = ("BipolarQuant", "Concat", "MaxPool", "Quant", "Slice", "Transpose", "Trunc")
+"""What gives codes, where the file's output is one of theirs."""
+
+
+def as_values(draft: Draft) -> None:
+    """Let a Flatten follow where the output has codes: their values are the logits."""
+    node = draft.wiring.producer(draft.output)
+    if node is None or node.op_type not in CODES:
+        return
+    codes = draft.name(f"{draft.output}.codes")
+    node.output[0] = codes
+    for reader in draft.nodes:
+        reader.input[:] = [codes if name == draft.output else name for name in reader.input]
+    draft.shapes[codes] = shape = draft.shapes.get(draft.output, ())
+    if shape and all(shape):
+        draft.shapes[draft.output] = (shape[0], math.prod(shape[1:]))
+    last = helper.make_node("Flatten", [codes], [draft.output], name=f"{codes}.values", axis=1)
+    draft.nodes.append(last)
+
+
+def leave_out(draft: Draft) -> None:
+    """Let the output be the logits.
+
+    Raises:
+        InputError: TopK or ArgMax of the smallest.
+    """
+    while (node := draft.wiring.producer(draft.output)) is not None:
+        attributes = attributes_of(node)
+        if node.op_type in CHOOSING:
+            if not attributes.get("largest", 1):
+                raise InputError(
+                    f"{draft.path}: {node_label(node)} chooses the smallest logit; a classifier's "
+                    "class is the largest"
+                )
+        elif node.op_type not in (*INCREASING, *NOTHING):
+            break
+        if node.op_type not in NOTHING:
+            draft.notes.append(
+                f"{node_label(node)} is left out: the lowered file gives the logits before it"
+            )
+        draft.output = node.input[0]
+    draft.live()

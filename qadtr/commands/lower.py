@@ -1,0 +1,86 @@
+"""`qadtr lower`: anybody's quantized ONNX file as an all-integer one."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+HELP = "make an all-integer file of a quantized ONNX file (QONNX or Q/DQ) that anybody wrote"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The file, what it does not say of its image, and what to prove it on."""
+    parser.add_argument(
+        "model", type=Path, metavar="FILE.onnx", help="QONNX (Brevitas, FINN) or Q/DQ of int8/uint8"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write")
+    parser.add_argument(
+        "--target",
+        default="onnxruntime",
+        choices=("onnxruntime", "qcdq", "tensorrt"),
+        help="default: onnxruntime, all integers",
+    )
+    for name in ("mean", "std"):
+        parser.add_argument(
+            f"--{name}",
+            type=float,
+            nargs="+",
+            metavar="V",
+            help="of each channel or of all: the file's input is (byte / 255 - mean) / std "
+            "(default: it is the byte, 0…255)",
+        )
+    parser.add_argument(
+        "--size",
+        type=int,
+        nargs=2,
+        metavar=("HEIGHT", "WIDTH"),
+        help="of the images, where the file leaves it open",
+    )
+    parser.add_argument(
+        "--images",
+        type=Path,
+        metavar="FILE.npz",
+        help="images to prove it on, uint8 N×C×H×W or N×H×W×C under `images` (default: noise)",
+    )
+    parser.add_argument(
+        "--count", type=int, default=64, metavar="N", help="how many of them (default: 64)"
+    )
+    parser.add_argument(
+        "--least-agreement",
+        type=float,
+        metavar="SHARE",
+        help="share of --images that must have the class that the file itself gives "
+        "(default: 0.95; not asked of noise)",
+    )
+    parser.add_argument(
+        "--storage", choices=("low-bit", "int8"), help="of the weights (default: low-bit)"
+    )
+    parser.add_argument(
+        "--explain", action="store_true", help="also print what was done to each layer"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the file, and print what was found of it; 2 when it is not integers throughout."""
+    from export.canonical import ImageForm
+    from export.lower_file import LowerSettings, lower_file
+
+    form = ImageForm(
+        mean=None if arguments.mean is None else tuple(arguments.mean),
+        std=None if arguments.std is None else tuple(arguments.std),
+        size=None if arguments.size is None else tuple(arguments.size),
+    )
+    settings = LowerSettings(
+        target=arguments.target,
+        storage=arguments.storage,
+        images=arguments.images,
+        count=arguments.count,
+        least_agreement=arguments.least_agreement,
+    )
+    found = lower_file(arguments.model, arguments.out, form, settings)
+    if arguments.explain:
+        print("\n".join(found.lowered.log))
+    else:
+        print("\n".join(line for line in found.lowered.log if line.endswith("[source]")))
+    print(found.summary())
+    return 0 if found.ok else 2
