@@ -66,12 +66,12 @@ def test_exit_codes() -> None:
 def test_a_version_is_that_of_the_distribution_that_brings_the_engine(
     engine: str, distribution: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert version_of(engine) == "unknown"
     facts = tmp_path / f"{distribution.replace('-', '_')}-7.8.dist-info" / "METADATA"
     facts.parent.mkdir()
     facts.write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 7.8\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     assert version_of(engine) == "7.8"
+    assert version_of("abacus") == "unknown"
 
 
 def test_versions_of_engines_that_are_here() -> None:

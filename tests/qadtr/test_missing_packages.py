@@ -18,6 +18,7 @@ WORDS = {
     "demo": [],
     "train": ["cifar10-resnet8"],
     "export": [RUN],
+    "lower": ["model.onnx", "--out", "OUT/lowered.onnx"],
     "patch": [RUN, "--attack", "gap"],
     "pixel": [RUN, "--attack", "fgsm"],
     "eval": [RUN, "--patches", "p"],
