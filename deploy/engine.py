@@ -13,14 +13,17 @@ from .core.errors import EngineUnavailable, UsageError
 from .core.model_contents import target_of as target_of
 from .device.onnxruntime_engine import OnnxRuntimeEngine
 from .litert_engine import LiteRtEngine
-from .onnxruntime_tensorrt_engine import OnnxRuntimeTensorRtEngine
+from .onnxruntime_openvino_engine import OnnxRuntimeOpenVinoEngine
+from .onnxruntime_tensorrt_engine import OnnxRuntimeTensorRtEngine, OnnxRuntimeTensorRtRtxEngine
 from .openvino_engine import OpenVinoEngine
 from .tensorrt.engine import TensorRtEngine, TensorRtRtxEngine
 
 ENGINES: Mapping[str, Callable[..., Engine]] = {
     "litert": LiteRtEngine,
     "onnxruntime": OnnxRuntimeEngine,
+    "onnxruntime-openvino": OnnxRuntimeOpenVinoEngine,
     "onnxruntime-tensorrt": OnnxRuntimeTensorRtEngine,
+    "onnxruntime-tensorrt-rtx": OnnxRuntimeTensorRtRtxEngine,
     "openvino": OpenVinoEngine,
     "tensorrt": TensorRtEngine,
     "tensorrt-rtx": TensorRtRtxEngine,
@@ -30,6 +33,11 @@ ENGINES: Mapping[str, Callable[..., Engine]] = {
 DISTRIBUTIONS: Mapping[str, tuple[str, ...]] = {
     "litert": ("ai-edge-litert",),
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
+    "onnxruntime-openvino": ("onnxruntime-ep-openvino",),
+    "onnxruntime-tensorrt-rtx": (
+        "onnxruntime-ep-nv-tensorrt-rtx-cu13",
+        "onnxruntime-ep-nv-tensorrt-rtx-cu12",
+    ),
     "openvino": ("openvino",),
     "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
     "tensorrt-rtx": ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-libs"),

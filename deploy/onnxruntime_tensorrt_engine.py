@@ -1,4 +1,7 @@
-"""The engine "onnxruntime-tensorrt": ONNX Runtime with its TensorRT provider, nothing beside it.
+"""TensorRT and TensorRT-RTX as providers of ONNX Runtime, nothing beside them.
+
+"onnxruntime-tensorrt" is the provider that onnxruntime-gpu is built with,
+"onnxruntime-tensorrt-rtx" NVIDIA's plug-in for any onnxruntime.
 
 ONNX Runtime gives a provider the nodes that it takes and the rest to others, and goes on without
 a provider that does not load. Neither happens here: the provider must be there, the session may
@@ -21,6 +24,7 @@ from .core.images import INPUT_ZERO_POINT, int8_codes
 from .core.scratch import Scratch
 from .device.onnxruntime_engine import OnnxRuntimeEngine
 from .device.profile_check import read_profile
+from .onnxruntime_plugin import FromPlugin
 from .tensorrt.builder import NEVER_RUN
 from .tensorrt.onnx_file import check_symmetric_int8
 
@@ -55,7 +59,8 @@ class OnnxRuntimeTensorRtEngine(OnnxRuntimeEngine):
         self.note = NEVER_RUN
         with Scratch() as folder:
             profile = folder / "profile.json"
-            super().__init__(model, threads=threads, provider="tensorrt", profile_to=profile)
+            (kind,) = self.providers
+            super().__init__(model, threads=threads, provider=kind, profile_to=profile)
             try:
                 self._check_providers()
             except BaseException:
@@ -84,7 +89,30 @@ class OnnxRuntimeTensorRtEngine(OnnxRuntimeEngine):
         self.run(np.full(shape, INPUT_ZERO_POINT, np.uint8))
         session, self._profile_to = self._session, None
         assert session is not None
-        require_only(PROVIDER, Path(session.end_profiling()))
+        (provider,) = self.providers.values()
+        require_only(provider, Path(session.end_profiling()))
+
+
+class OnnxRuntimeTensorRtRtxEngine(FromPlugin, OnnxRuntimeTensorRtEngine):
+    """One ONNX file of the target ``tensorrt`` in NVIDIA's TensorRT-RTX plug-in.
+
+    Arguments, attributes and errors are those of :class:`OnnxRuntimeTensorRtEngine`.
+    """
+
+    providers: ClassVar[Mapping[str, str]] = {"tensorrt-rtx": "NvTensorRTRTXExecutionProvider"}
+    package: ClassVar[str] = "onnxruntime_ep_nv_tensorrt_rtx"
+    extra: ClassVar[str] = "rtx-ep"
+    device: ClassVar[str] = "GPU"
+    hardware: ClassVar[str] = "an NVIDIA GPU of compute capability 8.0 or more and its driver"
+
+    def _provider_options(self) -> dict[str, str]:
+        shape = "x".join(map(str, self._facts.input_shape))
+        largest = self._facts.batch_size or LARGEST_BATCH
+        return {
+            "nv_profile_min_shapes": f"images:{self._facts.batch_size or 1}x{shape}",
+            "nv_profile_opt_shapes": f"images:{largest}x{shape}",
+            "nv_profile_max_shapes": f"images:{largest}x{shape}",
+        }
 
 
 def require_only(provider: str, profile: Path) -> int:

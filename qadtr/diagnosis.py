@@ -53,6 +53,14 @@ ENGINE_MODULES: Mapping[str, tuple[str, str]] = {
     "onnxruntime": ("onnxruntime", "integer kernels on the CPU"),
     "litert": ("ai_edge_litert", ".tflite files of the target litert"),
     "openvino": ("openvino", "Q/DQ files of the target qcdq"),
+    "onnxruntime-openvino": (
+        "onnxruntime_ep_openvino",
+        "the same files in stock onnxruntime, on Intel's processors",
+    ),
+    "onnxruntime-tensorrt-rtx": (
+        "onnxruntime_ep_nv_tensorrt_rtx",
+        "Q/DQ files of the target tensorrt in stock onnxruntime, on an RTX GPU",
+    ),
     "tensorrt": ("tensorrt", "Q/DQ files of the target tensorrt, on a GPU"),
     "tensorrt-rtx": (
         "tensorrt_rtx_bindings",

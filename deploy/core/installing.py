@@ -33,6 +33,8 @@ EXTRA_OF_MODULE: Mapping[str, str] = {
     "ray": "cluster",
     "ai_edge_litert": "litert",
     "openvino": "openvino",
+    "onnxruntime_ep_openvino": "openvino-ep",
+    "onnxruntime_ep_nv_tensorrt_rtx": "rtx-ep",
     "tensorrt_rtx_bindings": "rtx",
     "matplotlib": "figures",
     "shtab": "completion",

@@ -99,7 +99,9 @@ ONNX_SUFFIX, LITERT_SUFFIX = ".onnx", ".tflite"
 _TFLITE_TYPES = frozenset({"int8", "int16", "int32", "int64"})
 
 _TARGETS = {
+    "onnxruntime-openvino": "qcdq",
     "onnxruntime-tensorrt": "tensorrt",
+    "onnxruntime-tensorrt-rtx": "tensorrt",
     "openvino": "qcdq",
     "tensorrt-rtx": "tensorrt",
 }

@@ -129,16 +129,11 @@ class OnnxRuntimeEngine(ModelEngine):
                 "does not have (no QLinearConv): it would run in float; "
                 "use provider 'cpu', or give CUDA the float file"
             )
-        ort = _onnxruntime()
-        available, wanted = ort.get_available_providers(), self.providers[provider]
-        if wanted not in available:
-            raise EngineUnavailable(
-                f"this onnxruntime {ort.__version__} has no {wanted}; available: "
-                f"{', '.join(available)}; {self.remedy}"
-            )
+        ort, wanted = _onnxruntime(), self.providers[provider]
         # On by need only: it exchanges int8 weights for uint8 ones, which costs time.
         self.x64_quant_precision = provider == "cpu" and host_facts().u8s8_saturates
         options = self._options(ort, optimize)
+        attached = self._attached(ort, options, wanted)
         optimized = self._scratch.folder / "optimized.onnx"
         if optimized_to is not None:
             options.optimized_model_filepath = str(optimized)
@@ -146,8 +141,8 @@ class OnnxRuntimeEngine(ModelEngine):
             self._session = ort.InferenceSession(
                 data,
                 sess_options=options,
-                providers=[(wanted, self._provider_options())],
                 enable_fallback=0,  # it would print a line and go on with another provider
+                **attached,
             )
         # onnxruntime's exceptions have no public base class below Exception.
         except Exception as error:
@@ -168,6 +163,16 @@ class OnnxRuntimeEngine(ModelEngine):
         self._read_interface(self._session)
         if optimized_to is not None:
             write_atomic(Path(optimized_to), optimized.read_bytes())
+
+    def _attached(self, ort: Any, options: Any, wanted: str) -> dict[str, Any]:
+        """Give the session its provider: in its options, or as further arguments, returned."""
+        available = ort.get_available_providers()
+        if wanted not in available:
+            raise EngineUnavailable(
+                f"this onnxruntime {ort.__version__} has no {wanted}; available: "
+                f"{', '.join(available)}; {self.remedy}"
+            )
+        return {"providers": [(wanted, self._provider_options())]}
 
     def _provider_options(self) -> dict[str, str]:
         """Options of the provider itself, in ONNX Runtime's names."""

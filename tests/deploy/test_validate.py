@@ -24,7 +24,7 @@ from tests.deploy.tensorrt.qdq_files import exported
 
 __all__ = ["contents", "files"]  # fixtures
 
-GPU_ENGINES = ["onnxruntime-tensorrt", "tensorrt", "tensorrt-rtx"]
+GPU_ENGINES = ["onnxruntime-tensorrt", "onnxruntime-tensorrt-rtx", "tensorrt", "tensorrt-rtx"]
 
 
 @pytest.fixture

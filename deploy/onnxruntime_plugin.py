@@ -1,0 +1,82 @@
+"""Execution providers that come as packages of their own, for any onnxruntime from 1.23 on."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, ClassVar
+
+from .core.errors import EngineUnavailable
+from .core.installing import install_command
+from .core.text import one_line
+
+_registered: set[str] = set()
+"""Providers whose library this process has loaded; a second time is an error there."""
+
+
+class FromPlugin:
+    """Mixin before :class:`.device.onnxruntime_engine.OnnxRuntimeEngine`: a provider's package.
+
+    A plug-in that is loaded gives no device where its hardware is not here, and ONNX Runtime would
+    run on without it; that is an error here.
+
+    Attributes:
+        package: the module, which has ``get_library_path()``.
+        extra: of this project, that installs it.
+        device: "CPU" or "GPU", the kind of device that is asked of the plug-in.
+        hardware: what it runs on, in words.
+    """
+
+    package: ClassVar[str]
+    extra: ClassVar[str]
+    device: ClassVar[str]
+    hardware: ClassVar[str]
+    name: str
+
+    def _attached(self, ort: Any, options: Any, wanted: str) -> dict[str, Any]:
+        self._load(ort, wanted)
+        kind = getattr(ort.OrtHardwareDeviceType, self.device)
+        there = ort.get_ep_devices()
+        chosen = [one for one in there if one.ep_name == wanted and one.device.type == kind]
+        if not chosen:
+            seen = ", ".join(sorted({_device_name(one) for one in there}))
+            raise EngineUnavailable(
+                f"the engine {self.name!r} needs {self.hardware}; {self.package} is installed and "
+                f"finds none here (ONNX Runtime sees: {seen})"
+            )
+        options.add_provider_for_devices(chosen[:1], self._provider_options())
+        return {}
+
+    def _provider_options(self) -> dict[str, str]:
+        return {}
+
+    def _load(self, ort: Any, provider: str) -> None:
+        """Load the plug-in's library into ``ort``, once a process."""
+        if provider in _registered:
+            return
+        register = getattr(ort, "register_execution_provider_library", None)
+        if register is None:
+            raise EngineUnavailable(
+                f"the engine {self.name!r} needs onnxruntime 1.23 or later, which takes plug-ins; "
+                f"this is {ort.__version__}: pip install --upgrade onnxruntime"
+            )
+        try:
+            library = importlib.import_module(self.package).get_library_path()
+        except (ImportError, OSError) as error:
+            raise EngineUnavailable(
+                f"the engine {self.name!r} needs the package {self.package.replace('_', '-')} "
+                f"({one_line(str(error))}); install it: {install_command(self.extra)}"
+            ) from error
+        try:
+            register(provider, library)
+        # onnxruntime's exceptions have no public base class below Exception.
+        except Exception as error:
+            raise EngineUnavailable(
+                f"the engine {self.name!r} needs {self.hardware}; the library of {self.package} "
+                f"does not load here: {one_line(str(error))}"
+            ) from error
+        _registered.add(provider)
+
+
+def _device_name(found: Any) -> str:
+    kind = str(found.device.type).rpartition(".")[2]
+    return f"{found.device.vendor or 'unknown'} {kind} in {found.ep_name}"
