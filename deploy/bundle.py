@@ -1,7 +1,8 @@
 """Write a bundle: models, patches, images, golden data, thresholds and the validator, as one file.
 
 The bytes depend on the contents alone: the same parts give the same bundle on every machine, and
-the same command the same bundle at every time. When it was made is in ``BUNDLE.json`` beside it.
+the same command the same bundle at every time. When it was made is in ``BUNDLE.json`` beside it, of
+what in ``BUNDLE.cdx.json``, a bill of materials.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ from .device.signature import sign
 from .device.suite import pasted_sha256
 from .device.thresholds import default_min_clean
 from .machine_proof import DeviceReports, LabLogits, architectures, machine_proof
+from .sbom import SUFFIX, bill_of_materials
 from .validator_archive import REFUSE_OLD_PYTHONS, validator_bytes
 
 IMAGES = "images/images.npz"
@@ -206,7 +208,8 @@ def write_bundle(
 ) -> str:
     """Write a bundle, read it back, and return the SHA-256 of its manifest.
 
-    ``OUT.json`` beside it says when and of what the bundle was made, with its manifest's SHA-256.
+    ``OUT.json`` beside it says when and from what the bundle was made, with its manifest's SHA-256;
+    ``OUT.cdx.json`` lists its files and the packages of this environment with their licences.
 
     Args:
         out: the file (replaced atomically), or the folder, which must not exist, unless it is this
@@ -220,8 +223,8 @@ def write_bundle(
         EngineUnavailable: a signature is wanted and the package cryptography is not installed.
     """
     inputs = [signing_key, *(model.path for model in contents.models.values())]
-    about = out.with_name(f"{out.name}.json")
-    for place in (out, about):
+    about, bill = (out.with_name(f"{out.name}{suffix}") for suffix in (".json", SUFFIX))
+    for place in (out, about, bill):
         if any(one is not None and same_place(place, one) for one in inputs):
             raise InputError(f"{place} is what the bundle is made of: name a place of its own")
     files = bundle_files(contents, signing_key=signing_key)
@@ -235,6 +238,7 @@ def write_bundle(
         about,
         {"manifest_sha256": digest, "provenance": dict(contents.provenance)},
     )
+    write_json(bill, bill_of_materials(out.name, files, digest))
     return digest
 
 

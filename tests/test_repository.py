@@ -97,3 +97,14 @@ def test_every_requirement_of_the_extras_of_the_two_commands_is_pinned() -> None
 
 def _normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_every_package_that_a_user_installs_has_its_licence_on_the_page() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = {name: of for name, of in project["optional-dependencies"].items() if name != "dev"}
+    wanted = [*project["dependencies"], *(one for of in extras.values() for one in of)]
+    names = {re.split(r"[^\w.-]", one)[0] for one in wanted} - {"qadtr"}
+    page = (ROOT / "THIRD_PARTY.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([^|]+) \|[^|]+\| [^|]+ \|$", page, re.MULTILINE)
+    listed = {name for row in rows[1:] for name in row.split(", ")} - {"---"}
+    assert names == listed

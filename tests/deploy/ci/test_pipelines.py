@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
+from deploy.core.files import sha256_of
 from deploy.core.json_schema import load_schema
 from deploy.core.stored_zip import write_stored_zip
 from deploy.device.bundle_reading import Bundle, checksums_text
@@ -362,7 +363,7 @@ def test_no_module_of_the_checkout_is_run(
     made = ["--json", str(folder / "baseline.json"), "--junit", str(folder / "b.xml")]
     assert validate([str(folder / "model.qbundle"), *made]) == 0
     wheels(tmp_path_factory.mktemp("wheels"), monkeypatch)
-    for more in ({}, {"install": "true"}):
+    for more in ({}, {"install": "true", "requirements": "none"}):
         given = {"bundle": "model.qbundle", "baseline": "baseline.json", **more}
         done = pipeline(folder, **given, max_asr="0.0001")
         assert done.code == 1, done.log
@@ -449,6 +450,30 @@ def test_the_pins_are_those_of_the_project() -> None:
         assert action[name]["default"] == template[name]["default"] == PINS[name]
 
 
+def test_the_hashes_are_of_the_pins_and_of_all_that_they_need() -> None:
+    lines = (ROOT / "templates" / "gate-requirements.txt").read_text().splitlines()
+    listed = dict(re.findall(r"^([\w.-]+)==(\S+)", "\n".join(lines), re.MULTILINE))
+    assert {name: PINS[name] for name in listed} == listed
+    assert {"numpy", "onnxruntime", "cryptography", "protobuf", "cffi"} <= set(listed)
+    hashes = [line for line in lines if not line.startswith("#") and "==" not in line]
+    assert all(re.fullmatch(r"    --hash=sha256:[0-9a-f]{64}( \\)?", line) for line in hashes)
+
+
+def test_a_version_without_a_hash_is_a_usage_error_that_says_what_to_do(folder: Path) -> None:
+    given = {"bundle": "model.qbundle", "python": sys.executable, "numpy": "2.4.5"}
+    done = run_action(folder, **given)
+    assert done.code == 4 and "numpy==2.4.5 has no hash" in done.log and "none" in done.log
+
+
+def test_actions_are_named_by_commit() -> None:
+    for file in (ACTION, WORKFLOW, ROOT / "docs" / "ci.md"):
+        used = re.findall(r"uses: (\S+)@(\S+)(.*)", file.read_text())
+        for name, version, note in used:
+            if name != "OWNER/qadtr":
+                assert re.fullmatch("[0-9a-f]{40}", version), (file.name, name)
+                assert re.fullmatch(r" # v\d+(\.\d+)+", note), (file.name, name)
+
+
 def repacked(name: str, folder: Path) -> None:
     """Write the wheel that an installed package came from, so that pip needs no network."""
     found = metadata.distribution(name)
@@ -478,9 +503,20 @@ def wheels(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_packages_are_installed_from_the_configured_index(
     folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wheels(tmp_path_factory.mktemp("wheels"), monkeypatch)
-    done = run_action(folder, bundle="model.qbundle", python=sys.executable)
-    assert done.code == 0, done.log
+    place = tmp_path_factory.mktemp("wheels")
+    wheels(place, monkeypatch)
+    rows = []
+    for wheel in sorted(place.iterdir()):
+        name, version = wheel.name.split("-")[:2]
+        rows.append(f"{name}=={version} --hash=sha256:{sha256_of(wheel)}\n")
+    ours = {"bundle": "model.qbundle", "python": sys.executable, "requirements": "gate.txt"}
+    (folder / "gate.txt").write_text(re.sub("sha256:.{64}", f"sha256:{'0' * 64}", "".join(rows)))
+    done = run_action(folder, **ours)
+    assert done.code == 2 and "DO NOT MATCH THE HASHES" in done.log, done.log
+    (folder / "gate.txt").write_text("".join(rows))
+    for requirements in ("gate.txt", "none"):
+        done = run_action(folder, **ours | {"requirements": requirements})
+        assert done.code == 0, done.log
     environment = folder / "runner temp" / "qadtr-gate"
     here = sorted(path.name for path in environment.glob("lib/*/site-packages/*.dist-info"))
     assert {"numpy", "onnxruntime", "pip"} <= {name.partition("-")[0] for name in here}

@@ -343,7 +343,11 @@ def test_a_folder_that_a_killed_process_left_goes_and_blocks_nothing(
     left.mkdir()
     (left / "manifest.json").write_bytes(b"half")
     write_bundle(tmp_path / "folder", contents, as_folder=True)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "folder.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "folder",
+        "folder.cdx.json",
+        "folder.json",
+    ]
 
 
 def test_the_manifest_fits_its_schema_by_another_reader(files: dict[str, bytes]) -> None:
