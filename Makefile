@@ -12,6 +12,7 @@
 #              by a lab that signs what must not ship
 # make test-python310   the validator in Python 3.10, in an environment of its own
 # make test-resume   a training killed at twenty random moments, byte for byte the unbroken one
+# make test-kills    train, patch, export, eval, bundle and validate killed at forty random moments
 #
 # Each builds .venv first, when it is missing or older than the two files that say what belongs in it.
 # Needs Python 3.11 and make. On a machine with a package index of its own, pip's usual settings apply.
@@ -27,7 +28,7 @@ EXTRAS := train,export,cpu,eval,cluster,dev
 export OMP_NUM_THREADS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo docs test test-python310 test-hls4ml test-arm64 test-resume test-hostile test-browser test-rtx lint bench schemas install
+.PHONY: demo docs test test-python310 test-hls4ml test-arm64 test-resume test-kills test-hostile test-browser test-rtx lint bench schemas install
 .DELETE_ON_ERROR:
 
 install: $(STAMP)
@@ -63,6 +64,9 @@ test-hostile: $(STAMP)
 
 test-resume: $(STAMP)
 	$(BIN)/python -m pytest -q -m resume tests/training/test_resume_after_kills.py
+
+test-kills: $(STAMP)
+	$(BIN)/python -m pytest -q -m kills tests/qadtr/test_kills.py
 
 # The machine is made from Debian's arm64 packages and the aarch64 wheels (a minute, 200 MB), and kept.
 # What is missing here fails it: a mirror (DEBIAN_MIRROR names another), apt-get, the right to chroot.
