@@ -6,7 +6,7 @@ bytes on any machine.  Equal constants are stored once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,11 +27,22 @@ class GraphBuilder:
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self._initializers: list[onnx.TensorProto] = []
         self._names: set[str] = set()
+        self._promised: frozenset[str] = frozenset()
+        self._layer = ""
+
+    def promise(self, layers: Iterable[str]) -> None:
+        """Keep the names of layers for their outputs: what is named after one layer, such as
+        ``block.add``, may be what another one is called."""
+        self._promised = frozenset(layers)
+
+    def begin(self, layer: str) -> None:
+        """From here on it is this layer that may take its promised name."""
+        self._layer = layer
 
     def reserve(self, hint: str) -> str:
         """A name that nothing else gets: ``hint``, with a number behind it where it is taken."""
         name, number = hint, 1
-        while name in self._names:
+        while name in self._names or (name in self._promised and name != self._layer):
             number += 1
             name = f"{hint}_{number}"
         self._names.add(name)

@@ -137,6 +137,7 @@ def lower(
         litert=LiteRtBuilder() if chosen is LITERT else None,
     )
     context.builder.reserve(source.image)
+    context.builder.promise(n.output[0] for n in source.nodes if source.is_quant(n))
     log = [line for node in source.nodes if (line := _lower_node(node, chosen, context))]
     guarantees: tuple[str, ...]
     whole = budget or Budget(logits=None, flips=1.0)
@@ -342,6 +343,7 @@ def _lower_node(node: onnx.NodeProto, target: Target, context: Context) -> str:
     place, layer = _place(node, context), node.output[0]
     if place is None:
         return ""
+    context.builder.begin(layer)
     reasons: list[tuple[str, bool]] = []
     for rule in target.rules:
         if rule.place is not place:

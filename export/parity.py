@@ -4,8 +4,9 @@ The reference (:mod:`export.reference`) says what the file must compute, the eng
 did; between the two there is no tolerance. So that a network which computes nothing cannot agree
 by accident, each layer must use at least two codes and the predictions at least three classes.
 
-The reference is then held to the fake-quantized network within a budget, since torch rounds its
-float32 sums where integers do not: where the two have another code, it flips.
+The reference is then held to the fake-quantized network within a budget: that network too is
+evaluated on integers (:mod:`training.quantize.integers`), but in float32, which rounds sums above
+2^24, and on a GPU in whatever order its kernels take. Where the two have another code, it flips.
 """
 
 from __future__ import annotations

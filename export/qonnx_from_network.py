@@ -86,7 +86,9 @@ class _Writer:
         """The whole model."""
         builder, plan = self.builder, self.network.plan
         builder.reserve(IMAGES)
+        builder.promise(step.name for step in plan.steps)
         for step in plan.steps:
+            builder.begin(step.name)
             inputs = [self.tensors[one] for one in step.inputs]
             self.tensors[step.name] = _WRITERS[step.kind](self, step, inputs)
         image = helper.make_tensor_value_info(IMAGES, TensorProto.FLOAT, [1, *plan.input_shape])

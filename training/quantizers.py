@@ -321,6 +321,40 @@ class PixelQuantizer(nn.Module):
         return y, scale, scale.new_zeros(()), scale.new_tensor(8.0)
 
 
+SHARES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+"""Of a channel's largest weight: the ranges that a scale is searched in."""
+
+
+@torch.no_grad()
+def least_squares_scale(weight: Tensor, start: Tensor, bits: int) -> Tensor:
+    """The scale (C,) of each channel of ``weight`` (C×…) with about the least squared error.
+
+    The best of ``start`` (C,) and of :data:`SHARES`, and then two steps of Lloyd's iteration: the
+    codes of the scale, and the scale that fits these codes best.
+    """
+    flat, top = weight.detach().flatten(1), 2 ** (bits - 1) - 1
+
+    def codes(scale: Tensor) -> Tensor:
+        return torch.div(flat, scale[:, None]).round_().clamp_(-top, top)
+
+    def error(scale: Tensor) -> Tensor:
+        return codes(scale).mul_(scale[:, None]).sub_(flat).square_().sum(dim=1)
+
+    best = start.clamp_min(SMALLEST_SCALE)
+    least, largest = error(best), flat.abs().amax(dim=1)
+    for share in SHARES:
+        scale = (largest * (share / top)).clamp_min(SMALLEST_SCALE)
+        found = error(scale)
+        best, least = torch.where(found < least, scale, best), torch.minimum(found, least)
+    for _ in range(2):
+        code = codes(best)
+        scale = (code * flat).sum(dim=1) / code.square().sum(dim=1).clamp_min(1.0)
+        scale = torch.where(scale > 0.0, scale, best).clamp_min(SMALLEST_SCALE)
+        best = torch.where(error(scale) < least, scale, best)
+        least = torch.minimum(error(best), least)
+    return best
+
+
 class WeightQuantizer(nn.Module, OwnBits):
     """Per-output-channel, symmetric, narrow-range weights; scales from the channel's mean |w|.
 
@@ -382,25 +416,29 @@ class WeightQuantizer(nn.Module, OwnBits):
         return self.own_bits.get(self.switch.active, self.fixed_bits or self.switch.active)
 
     @torch.no_grad()
-    def store(self, weight: Tensor) -> None:
-        """Compute the scales of the active bit-width from ``weight`` and keep them; learned ones
-        only where no batch has set them yet."""
+    def store(self, weight: Tensor, *, fitted: bool = False) -> None:
+        """Keep the scales of the active bit-width for ``weight``: those of training, learned ones
+        only where no batch has set them yet; or with ``fitted`` those of the least squared
+        error."""
         if not self.learned:
-            self.value().copy_(self._fitted(weight)[0])
+            self.value().copy_(self._fitted(weight, least_squares=fitted)[0])
             return
         key = self.codes_bits()
         ready = cast(Tensor, getattr(self, f"ready_{key}"))
-        if not bool(ready):
-            cast(Tensor, getattr(self, f"scale_{key}")).copy_(self._fitted(weight)[0])
+        if fitted or not bool(ready):
+            scale = self._fitted(weight, least_squares=fitted)[0]
+            cast(Tensor, getattr(self, f"scale_{key}")).copy_(scale)
             ready.fill_(True)
 
-    def _fitted(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+    def _fitted(self, weight: Tensor, *, least_squares: bool = False) -> tuple[Tensor, Tensor]:
         """Scales (C,) of the weights as they are and, in an exact network, with their gain; and
         what the latter are divided by in training."""
         mean = weight.detach().abs().flatten(1).mean(dim=1)
         scale = mean * weight_step(self.codes_bits())
         if self.fixed_scale is not None:
             scale = torch.full_like(scale, self.fixed_scale)
+        elif least_squares:
+            scale = least_squares_scale(weight, scale, self.codes_bits())
         if not self.switch.spec.exact:
             return scale.clamp_min(SMALLEST_SCALE), scale.new_ones(())
         folding = self._folding()

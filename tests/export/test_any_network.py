@@ -66,7 +66,31 @@ class Wide(nn.Module):
         return self.linear(x.mean((2, 3)))
 
 
-OWN: dict[str, type[Any]] = {"grey": Grey, "wide": Wide}
+class Sums(nn.Module):
+    """A sum of three in a module, so that one step is ``unit`` and the next ``unit.add``, which is
+    what the first one's Add would be called too."""
+
+    shape, classes = (3, 12, 12), 4
+
+    class Unit(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Conv2d(6, 6, 3, 1, 1), nn.Conv2d(6, 6, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.one(x) + x + self.two(x)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.unit, self.norm = nn.Conv2d(3, 6, 3), Sums.Unit(), nn.BatchNorm2d(6)
+        self.linear = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.norm(self.unit(torch.relu(self.stem(x)))))
+        return self.linear(x.mean((2, 3)))
+
+
+OWN: dict[str, type[Any]] = {"grey": Grey, "wide": Wide, "sums": Sums}
 CASES = (*NETWORKS, *OWN)
 
 

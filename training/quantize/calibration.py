@@ -1,16 +1,22 @@
 """Scales and BatchNorm statistics from images, without training.
 
-Activation scales: for every bit-width the scale with the least squared error over the values that
-the float network gives the tensors that share it.  BatchNorm: the mean and variance of what each
-layer is given at that bit-width, layer by layer in the order of the network (the statistics of
-quantized layers are not those of float ones, at 2 bits not even near them).
+Weight scales: of each channel the one with the least squared error.  Activation scales: for every
+bit-width the one with the least squared error over the values that the float network gives the
+tensors that share it.
+
+BatchNorm, from 4 bits up: the trained statistics, corrected by what quantization does to them on
+these images: mean + (m_b - m_32) and variance · v_b / v_32, with m and v of the images at bit-width
+b and in float.  What some hundred images differ from the training set by is in both, and drops out.
+Below 4 bits the statistics have little to do with the float ones, and are those of the images.
+Layer by layer in the order of the network, each layer given batches that are normalized by their
+own statistics.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -18,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deploy.core.errors import InputError, NothingToEvaluate
+from training.data.image_set import ImageSet
 from training.prediction import pixels_of
 from training.quantize.network import Network
 from training.quantize.norms import SwitchableBatchNorm2d
@@ -27,36 +34,92 @@ from training.quantizers import FLOAT, SMALLEST_SCALE, BitWidthSwitch, LearnedSc
 SAMPLES = 20_000
 """Values of each tensor, over all images, that its scale is fitted to."""
 
-_FACTORS = np.geomspace(0.02, 1.0, 60)
-"""Tried ranges, as shares of the largest value."""
+Norms = Literal["correct", "estimate", "keep"]
+"""What becomes of BatchNorm's statistics."""
+
+LEAST_CORRECTED = 4
+"""Bit-width from which on the trained statistics are corrected, and not replaced."""
+
+_COARSE = np.geomspace(0.02, 1.0, 18)
+_FINE = np.geomspace(0.82, 1.22, 9)
+"""Tried ranges, as shares of the largest value, and around the best of them."""
+
+_Statistics = list[tuple[Tensor, Tensor]]
+"""Mean and variance, (C,) each, of each BatchNorm."""
 
 
 def calibrate(
-    network: Network, images: NDArray[np.uint8], *, batch_size: int = 64, norms: bool = True
+    network: Network,
+    images: ImageSet | NDArray[np.uint8],
+    *,
+    batch_size: int = 64,
+    norms: Norms = "correct",
 ) -> None:
-    """Set every scale from ``images`` and re-estimate BatchNorm at each integer bit-width.
+    """Set every scale from ``images`` and BatchNorm's statistics at each integer bit-width.
 
     Args:
         network: with the bit-width 32 among its own; left in evaluation mode.
-        images: uint8 N×C×H×W, some hundred of the training set.
+        images: an :class:`ImageSet` or uint8 N×C×H×W, some hundred of the training set.
         batch_size: images at once; N is cut to whole batches where it is larger.
-        norms: also re-estimate BatchNorm.
+        norms: "correct" the trained statistics by what quantization changes; "estimate" them from
+            the images at every bit-width, 32 too, where they were never trained; "keep" them.
 
     Raises:
         NothingToEvaluate: no images.
         InputError: the network has no float mode.
+
+    Example:
+        >>> images = np.random.default_rng(0).integers(0, 256, (128, 3, 32, 32), np.uint8)
+        >>> module = nn.Sequential(
+        ...     nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        ...     nn.Linear(8, 10))
+        >>> network = qadtr.quantize(module, torch.zeros(1, 3, 32, 32), bits=(32, 8, 4))
+        >>> qadtr.calibrate(network, images)
+        >>> with network.at(8):
+        ...     network(torch.from_numpy(images[:2]).float()).shape
+        torch.Size([2, 10])
     """
+    if isinstance(images, ImageSet):
+        images = images.images
     if len(images) == 0:
         raise NothingToEvaluate("calibration needs images, and there are none")
     if FLOAT not in network.bit_widths:
         raise InputError("calibration fits scales to the float mode; give the bit-widths 32 too")
     network.train(False)
+    if norms == "estimate":
+        estimate_norms(network, images, FLOAT, batch_size=batch_size)
     fit_scales(network, images, batch_size=batch_size)
-    network.store_scales()
-    if norms:
-        for bits in network.bit_widths:
-            if bits != FLOAT:
-                estimate_norms(network, images, bits, batch_size=batch_size)
+    # An exact network's scales are powers of two that its accumulator's bound decides.
+    fitted = not network.switch.spec.exact
+    network.store_scales(fitted=fitted)
+    if norms == "keep" or not any(isinstance(m, SwitchableBatchNorm2d) for m in network.modules()):
+        return
+    integer = [bits for bits in network.bit_widths if bits != FLOAT]
+    trained = _statistics(network, FLOAT)
+    corrected = [bits for bits in integer if norms == "correct" and bits >= LEAST_CORRECTED]
+    if corrected:
+        estimate_norms(network, images, FLOAT, batch_size=batch_size)
+    seen = _statistics(network, FLOAT)
+    _set_statistics(network, FLOAT, trained)
+    for bits in integer:
+        estimate_norms(network, images, bits, batch_size=batch_size)
+        if bits in corrected:
+            own = _statistics(network, bits)
+            _set_statistics(network, bits, _corrected(trained, own, seen))
+    # Those of an exact network have the gain of BatchNorm in them.
+    network.store_scales(fitted=fitted)
+
+
+def _corrected(trained: _Statistics, own: _Statistics, seen: _Statistics) -> _Statistics:
+    """``trained`` with what the bit-width's ``own`` differ by from the float ones ``seen``."""
+    found = []
+    for (mean, variance), (own_mean, own_variance), (seen_mean, seen_variance) in zip(
+        trained, own, seen, strict=True
+    ):
+        # A channel that is constant on these images has nothing to be corrected by.
+        ratio = torch.where(seen_variance > 0.0, own_variance / seen_variance, 1.0)
+        found.append((mean + own_mean - seen_mean, variance * ratio))
+    return found
 
 
 @torch.no_grad()
@@ -71,20 +134,22 @@ def fit_scales(network: Network, images: NDArray[np.uint8], *, batch_size: int) 
             wanted.setdefault(codes.scale, []).append((step.name, codes))
     names = [name for members in wanted.values() for name, _ in members]
     found: dict[str, list[Tensor]] = {name: [] for name in names}
+
+    def sample(name: str, value: Tensor) -> None:
+        if name in found:
+            flat = value.flatten()
+            if len(flat) > count:
+                flat = flat[torch.randint(len(flat), (count,), generator=generator)]
+            found[name].append(flat)
+
     count = max(1, SAMPLES // sum(1 for _ in _batches(images, batch_size)))
     generator = torch.Generator().manual_seed(0)
     with network.at(FLOAT):
         for some in _batches(images, batch_size):
-            pixels = pixels_of(network, some, channels_last=False)
-            for name, value in network.run(pixels, keep=names).items():
-                if name in found:
-                    flat = value.flatten()
-                    if len(flat) > count:
-                        flat = flat[torch.randint(len(flat), (count,), generator=generator)]
-                    found[name].append(flat)
+            network.run(pixels_of(network, some), seen=sample)
     for name, members in wanted.items():
         scale = cast(LearnedScale, network.scale_named(name))
-        values = [(torch.cat(found[step]).double().numpy(), codes) for step, codes in members]
+        values = [(torch.cat(found[step]).cpu().numpy(), codes) for step, codes in members]
         for bits in network.bit_widths:
             if bits == FLOAT:
                 continue
@@ -96,23 +161,24 @@ def fit_scales(network: Network, images: NDArray[np.uint8], *, batch_size: int) 
 
 
 def _best_scale(
-    switch: BitWidthSwitch, members: list[tuple[NDArray[np.float64], Codes]], bits: int
+    switch: BitWidthSwitch, members: list[tuple[NDArray[np.float32], Codes]], bits: int
 ) -> float:
     largest = max(float(np.abs(values).max(initial=0.0)) for values, _ in members)
     if largest == 0.0:
         return 1.0
-    best, least = largest, np.inf
-    for factor in _FACTORS:
-        error, scale = 0.0, 0.0
-        signed = any(codes.signed for _, codes in members)
-        scale = largest * factor / switch.code_range(bits, signed=signed)[1]
+    top = switch.code_range(bits, signed=any(codes.signed for _, codes in members))[1]
+
+    def error(scale: float) -> float:
+        total = 0.0
         for values, codes in members:
-            low, high = switch.code_range(bits, signed=codes.signed)
-            rounded = np.clip(np.rint(values / scale), low, high) * scale
-            error += float(np.square(rounded - values).mean())
-        if error < least:
-            best, least = scale, error
-    return best
+            code = values * np.float32(1.0 / scale)
+            rounded = np.clip(np.rint(code), *switch.code_range(bits, signed=codes.signed))
+            rounded -= code
+            total += float(np.dot(rounded, rounded)) / len(rounded)
+        return total * scale * scale
+
+    best = min(_COARSE * (largest / top), key=error)
+    return float(min(_FINE * best, key=error))
 
 
 @torch.no_grad()
@@ -122,8 +188,25 @@ def estimate_norms(
     """BatchNorm's running statistics at one bit-width: plain means over the batches."""
     with network.at(bits), _estimating(network):
         for some in _batches(images, batch_size):
-            network(pixels_of(network, some, channels_last=False))
-    network.store_scales()  # those of an exact network have the gain of BatchNorm in them
+            network(pixels_of(network, some))
+
+
+def _norms(network: Network, bits: int) -> list[nn.BatchNorm2d]:
+    found = [m for m in network.modules() if isinstance(m, SwitchableBatchNorm2d)]
+    return [cast(nn.BatchNorm2d, one.norms[str(bits)]) for one in found]
+
+
+def _statistics(network: Network, bits: int) -> _Statistics:
+    return [
+        (cast(Tensor, n.running_mean).clone(), cast(Tensor, n.running_var).clone())
+        for n in _norms(network, bits)
+    ]
+
+
+def _set_statistics(network: Network, bits: int, statistics: _Statistics) -> None:
+    for norm, (mean, variance) in zip(_norms(network, bits), statistics, strict=True):
+        cast(Tensor, norm.running_mean).copy_(mean)
+        cast(Tensor, norm.running_var).copy_(variance)
 
 
 @contextmanager

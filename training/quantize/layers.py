@@ -10,6 +10,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.exact import Folding
+from training.quantize.integers import (
+    Grid,
+    codes_of,
+    folded,
+    integer_weights,
+    requantized,
+    with_bias,
+)
 from training.quantize.norms import ScaleSource, SwitchableBatchNorm2d, bias_on_grid, folding_of
 from training.quantize.plan import Codes, Step
 from training.quantize.pointwise import Expression, evaluate, evaluate_torch
@@ -113,6 +121,25 @@ class FixedQuantizer(nn.Module):
         return y, scale, scale.new_zeros(()), scale.new_tensor(float(bits))
 
 
+def grid_of(
+    output: ActivationQuantizer | FixedQuantizer,
+    *,
+    floor: float | None = None,
+    ceiling: float | None = None,
+) -> Grid:
+    """What a quantizer makes of values now, behind a clamp."""
+    source: ScaleSource = output.scale if isinstance(output, ActivationQuantizer) else output.source
+    low, high = output.switch.code_range(source.codes_bits(), signed=output.signed)
+    return Grid(
+        step=source.value().detach(),
+        low=low,
+        high=high,
+        floor=floor,
+        ceiling=ceiling,
+        straight_through=output.switch.straight_through,
+    )
+
+
 class Bias(nn.Module):
     """A bias, with ``gain`` a gain too, in the place of a normalization: at every bit-width the
     same, with no statistics that training or calibration would move."""
@@ -150,7 +177,7 @@ class PlannedConvolution(nn.Module):
         switch: BitWidthSwitch,
         step: Step,
         source: ScaleSource,
-        output: nn.Module,
+        output: ActivationQuantizer | FixedQuantizer,
     ) -> None:
         super().__init__()
         found = step.attributes
@@ -210,7 +237,45 @@ class PlannedConvolution(nn.Module):
         return (scale * weight_quantizer(self.conv).value()).detach()
 
     def forward(self, x: Tensor) -> Tensor:
-        return cast(Tensor, self.quantize(self.rectify(self.sums(x))))
+        trains = self.training or self.norm.training
+        if trains or not self.switch.quantized or self.switch.spec.exact:
+            return cast(Tensor, self.quantize(self.rectify(self.sums(x))))
+        return self.on_codes(x)
+
+    def on_codes(self, x: Tensor) -> Tensor:
+        """The output as an engine computes it, codes times their scale (:mod:`.integers`)."""
+        scale_in = self.source.value().detach()
+        accumulator = self.accumulator_scale()
+        assert accumulator is not None
+        gain, bias = (t.detach() for t in self.norm.gain_and_bias())
+        codes = codes_of(x, scale_in)
+        if self.border:
+            codes = F.pad(codes, self.border)
+        if self.conv is None:
+            scales = torch.full_like(gain, 1.0 / MAP_CODE)
+            dead = torch.zeros_like(gain, dtype=torch.bool)
+        else:
+            scales = weight_quantizer(self.conv).value().detach()
+            weights = integer_weights(self.conv)
+            dead = ~weights.flatten(1).any(dim=1)
+        grid = grid_of(
+            self.output, floor=0.0 if self.rectified and self.signed else None, ceiling=self.ceiling
+        )
+        found = folded(
+            gain=gain,
+            bias=bias_on_grid(bias, accumulator * gain.abs()),
+            scale_in=scale_in,
+            scales=scales,
+            step=grid.step,
+            dead=dead,
+        )
+        sign = found.sign.view(-1, 1, 1, 1)
+        if self.conv is None:
+            total = codes * (sign * MAP_CODE).view(1, -1, 1, 1)
+        else:
+            total = self.conv._conv_forward(codes, weights * sign, None)
+        total = with_bias(total, found.bias)
+        return requantized(total, found.multiplier.view(1, -1, 1, 1), grid)
 
     def sums(self, x: Tensor) -> Tensor:
         """What the rectifier is given, N×C×H×W."""
@@ -291,8 +356,12 @@ class Table(nn.Module):
 class AveragePool(nn.Module):
     """The mean of each window, and its codes."""
 
-    def __init__(self, step: Step, output: nn.Module) -> None:
+    def __init__(
+        self, step: Step, source: ScaleSource, output: ActivationQuantizer | FixedQuantizer
+    ) -> None:
         super().__init__()
+        self._source = (source,)
+        self.output = output
         found = step.attributes
         self.kernel, self.stride = tuple(found["kernel"]), tuple(found["stride"])
         top, left, bottom, right = found["padding"]
@@ -304,10 +373,24 @@ class AveragePool(nn.Module):
         if any(self.padding):
             x = F.pad(x, self.padding)
         whole = tuple(x.shape[2:]) == self.kernel
+        switch = self.output.switch
+        if switch.quantized and not (self.training or switch.spec.exact):
+            return self._on_codes(x, whole=whole)
         mean = (
             x.mean(dim=(2, 3), keepdim=True) if whole else F.avg_pool2d(x, self.kernel, self.stride)
         )
         return cast(Tensor, self.quantize(mean))
+
+    def _on_codes(self, x: Tensor, *, whole: bool) -> Tensor:
+        """As QLinearGlobalAveragePool, or as a convolution with ones of scale 1/n."""
+        scale, grid = self._source[0].value().detach(), grid_of(self.output)
+        codes, positions = codes_of(x, scale), self.kernel[0] * self.kernel[1]
+        count = torch.tensor(float(positions), device=x.device)
+        if whole:
+            total = codes.sum(dim=(2, 3), keepdim=True)
+            return requantized(total, scale / (grid.step * count), grid)
+        total = F.avg_pool2d(codes, self.kernel, self.stride, divisor_override=1)
+        return requantized(total, (scale * (1.0 / count)) / grid.step, grid)
 
 
 class Gate(nn.Module):

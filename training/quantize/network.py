@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Self, cast
 
@@ -14,6 +14,7 @@ from deploy.core.errors import InputError
 from training.exact import Folding
 from training.network_spec import NetworkSpec
 from training.quantize.graph import MOVERS
+from training.quantize.integers import codes_of, integer_weights, with_bias
 from training.quantize.layers import (
     MAP_CODE,
     Add,
@@ -84,10 +85,17 @@ class LastLinear(nn.Module):
         return scales.detach().clamp_min(SMALLEST_SCALE * SMALLEST_SCALE)
 
     def forward(self, x: Tensor) -> Tensor:
-        logits = self.linear(torch.flatten(x, 1))
+        x = torch.flatten(x, 1)
         if self.training or self.switch.active == FLOAT:
-            return cast(Tensor, logits + self.bias)
-        return cast(Tensor, logits + bias_on_grid(self.bias, self.accumulator_scale()))
+            return cast(Tensor, self.linear(x) + self.bias)
+        scale = self.accumulator_scale()
+        if self.switch.spec.exact:
+            return cast(Tensor, self.linear(x) + bias_on_grid(self.bias, scale))
+        # As an engine computes it: integers, and one multiplication.
+        codes = codes_of(x, self._source[0].value())
+        total = F.linear(codes, integer_weights(self.linear))
+        bias = bias_on_grid(self.bias.detach(), scale)
+        return with_bias(total, torch.round(bias.double() / scale.double())) * scale
 
 
 class Network(nn.Module):
@@ -148,7 +156,7 @@ class Network(nn.Module):
         last = members[-1]
         return LearnedScale(self.switch, stream=last.wide, signed=last.signed)
 
-    def _output(self, step: Step) -> nn.Module:
+    def _output(self, step: Step) -> ActivationQuantizer | FixedQuantizer:
         """The quantizer of a step's output."""
         codes = step.codes
         assert codes is not None
@@ -180,7 +188,8 @@ class Network(nn.Module):
             case "average pool" if codes.pooled:
                 pooled = PooledScale(switch, sources[0], codes.pooled)
                 self._sources[step.name] = pooled
-                return AveragePool(step, FixedQuantizer(switch, pooled, signed=codes.signed))
+                output = FixedQuantizer(switch, pooled, signed=codes.signed)
+                return AveragePool(step, sources[0], output)
         if step.kind in MOVERS:
             self._sources[step.name] = sources[0]
             return None
@@ -193,7 +202,7 @@ class Network(nn.Module):
             case "gate":
                 layer = Gate(self._output(step), signed=codes.signed)
             case "average pool":
-                layer = AveragePool(step, self._output(step))
+                layer = AveragePool(step, sources[0], self._output(step))
             case "table":
                 before = self.plan.step(step.inputs[0]).codes
                 assert before is not None
@@ -278,8 +287,9 @@ class Network(nn.Module):
         return self.eval()
 
     @torch.no_grad()
-    def store_scales(self) -> None:
-        """Compute and keep every layer's weight scales at every bit-width, for evaluation."""
+    def store_scales(self, *, fitted: bool = False) -> None:
+        """Compute and keep every layer's weight scales at every bit-width, for evaluation: those of
+        training, or with ``fitted`` those of the least squared error."""
         for bits in self.bit_widths:
             if bits == FLOAT:
                 continue
@@ -288,7 +298,7 @@ class Network(nn.Module):
                     proxy = getattr(layer, "weight_quant", None)
                     quantizer = getattr(proxy, "tensor_quant", None)
                     if isinstance(quantizer, WeightQuantizer):
-                        quantizer.store(cast(Tensor, cast(Any, layer).weight))
+                        quantizer.store(cast(Tensor, cast(Any, layer).weight), fitted=fitted)
         self.scales_stored = True
 
     def set_products(self, kind: torch.dtype) -> None:
@@ -305,14 +315,23 @@ class Network(nn.Module):
             )
         return self.run(pixels)[self.plan.steps[-1].name]
 
-    def run(self, pixels: Tensor, keep: Sequence[str] = ()) -> dict[str, Tensor]:
-        """The logits, and the tensors of the steps in ``keep``, by the names of their steps."""
+    def run(
+        self,
+        pixels: Tensor,
+        keep: Sequence[str] = (),
+        *,
+        seen: Callable[[str, Tensor], None] | None = None,
+    ) -> dict[str, Tensor]:
+        """The logits, and the tensors of the steps in ``keep``, by the names of their steps;
+        ``seen`` is shown every step's name and tensor, and none of them is kept for it."""
         if not (self.training or self.scales_stored) and self.switch.quantized:
             raise ValueError("the weight scales were never stored; use for_evaluation()")
         values: dict[str, Tensor] = {}
         kept = set(keep) | {self.plan.steps[-1].name}
         for index, step in enumerate(self.plan.steps):
             values[step.name] = self._step(step, [values[name] for name in step.inputs], pixels)
+            if seen is not None:
+                seen(step.name, values[step.name])
             for name in self._last_use.get(index, ()):
                 if name not in kept:
                     del values[name]

@@ -86,9 +86,9 @@ def test_batch_norm_has_the_statistics_of_what_it_is_given() -> None:
     made = uncalibrated("gated", 32, 8, 2)
     before = {b: norm(convolution(made, "conv"), b).running_mean for b in (32, 8, 2)}
     kept = {b: cast(Tensor, mean).clone() for b, mean in before.items()}
-    calibrate(made, CALIBRATION, batch_size=16)
+    calibrate(made, CALIBRATION, batch_size=16, norms="estimate")
     x = torch.from_numpy(CALIBRATION).float()
-    for bits in (8, 2):
+    for bits in (32, 8, 2):
         for name in ("stem", "conv"):
             layer = convolution(made, name)
             with made.at(bits), torch.no_grad():
@@ -103,17 +103,43 @@ def test_batch_norm_has_the_statistics_of_what_it_is_given() -> None:
             ratio = found.running_var.sqrt() / deviation
             # The mean of variances of 16 images is a little under the variance of all.
             assert float((ratio - 1.0).abs().max()) < (0.02 if name == "stem" else 0.25)
-    assert torch.equal(cast(Tensor, norm(convolution(made, "conv"), 32).running_mean), kept[32])
-    assert not torch.equal(cast(Tensor, norm(convolution(made, "conv"), 2).running_mean), kept[2])
+    for bits in (32, 2):
+        found = norm(convolution(made, "conv"), bits)
+        assert not torch.equal(cast(Tensor, found.running_mean), kept[bits])
     assert not any(m.training for m in made.modules())
     momenta = {m.momentum for m in made.modules() if isinstance(m, nn.BatchNorm2d)}
     assert momenta == {0.1}
 
 
+def mean_at(network: Network, bits: int) -> Tensor:
+    return cast(Tensor, norm(convolution(network, "conv"), bits).running_mean)
+
+
+def test_trained_statistics_are_corrected_and_not_replaced() -> None:
+    """A hundred images have other statistics than the training set; at 8 bits little else is
+    different, at 2 bits nearly everything."""
+    made, other = (uncalibrated("gated", 32, 8, 2) for _ in range(2))
+    for one in (made, other):
+        trained = norm(convolution(one, "conv"), 32)
+        assert trained.running_mean is not None and trained.running_var is not None
+        trained.running_mean.add_(trained.running_var.sqrt())
+    calibrate(made, CALIBRATION)
+    calibrate(other, CALIBRATION, norms="estimate")
+
+    def moved(network: Network, bits: int) -> float:
+        off = (mean_at(network, bits) - mean_at(made, 32)) / deviation
+        return float(off.abs().max())
+
+    deviation = cast(Tensor, norm(convolution(made, "conv"), 32).running_var).sqrt()
+    assert moved(made, 8) < 0.1
+    assert moved(other, 8) > 0.9
+    assert moved(made, 2) > 0.8
+
+
 def test_norms_can_be_left_as_they_are() -> None:
     made = uncalibrated("gated", 32, 4)
     before = {n: t.clone() for n, t in made.state_dict().items() if "norms" in n}
-    calibrate(made, CALIBRATION, norms=False)
+    calibrate(made, CALIBRATION, norms="keep")
     assert all(torch.equal(t, before[n]) for n, t in made.state_dict().items() if "norms" in n)
 
 
