@@ -8,6 +8,7 @@
 # make test-rtx       TensorRT-RTX engines of this project's networks, built without a GPU
 # make test-arm64     the validator on an emulated arm64 machine: equal codes, logits and verdicts (Debian, root)
 # make test-hls4ml    the operators at which hls4ml stops reading our QONNX file (an environment of its own)
+# make test-zoo       28 networks of pytorchcv, unmodified: quantized, exported, equal in every code (an hour)
 # make test-hostile   2,000 hostile bundles more than `make test` has, 100 of them as processes, and 200
 #              by a lab that signs what must not ship
 # make test-python310   the validator in Python 3.10, in an environment of its own
@@ -28,7 +29,7 @@ EXTRAS := train,export,cpu,eval,cluster,dev
 export OMP_NUM_THREADS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo docs test test-python310 test-hls4ml test-arm64 test-resume test-kills test-hostile test-browser test-rtx lint bench schemas install
+.PHONY: demo docs test test-python310 test-hls4ml test-zoo test-arm64 test-resume test-kills test-hostile test-browser test-rtx lint bench schemas install
 .DELETE_ON_ERROR:
 
 install: $(STAMP)
@@ -84,6 +85,10 @@ test-browser: $(STAMP)
 test-rtx: $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[rtx]'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m rtx --numprocesses auto --dist loadfile tests/deploy tests/benchmarks
+
+test-zoo: $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[zoo]'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m zoo --numprocesses auto tests/benchmarks/test_zoo.py
 
 # hls4ml wants packages of its own, so it gets an environment beside ours.
 test-hls4ml: $(STAMP)

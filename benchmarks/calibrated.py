@@ -10,12 +10,15 @@ from __future__ import annotations
 
 from typing import cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from training.data import ImageSet
 from training.data.subset import chosen_indices
 from training.network_spec import NetworkSpec
+from training.prediction import pixels_of
 from training.quantize import Network
 from training.quantize.build import build_network
 from training.quantize.network import LastLinear
@@ -51,37 +54,48 @@ def calibrated_network(
     # In the order of the data set classes may stand together; a batch should hold many.
     order = torch.randperm(count, generator=torch.Generator().manual_seed(0)).numpy()
     chosen = chosen_indices(len(images), count)[order][: count // batch * batch]
-    features: list[Tensor] = []
-
-    def pass_all() -> None:
-        for start in range(0, len(chosen), batch):
-            pixels = torch.from_numpy(images.images[chosen[start : start + batch]]).float()
-            network(pixels.contiguous(memory_format=torch.channels_last))
-
+    shown, labels = images.images[chosen], images.labels[chosen]
     with network.at(bits):
-        pass_all()
+        _passed(network, shown, batch)
         network.for_evaluation()
-        hook = _last(network).linear.register_forward_pre_hook(
-            lambda _, inputs: features.append(_plain(inputs[0]))
-        )
-        pass_all()
-    hook.remove()
-    _fit(network, torch.cat(features).double(), torch.from_numpy(images.labels[chosen]))
+        fit_last_layer(network, shown, labels, batch)
     network.store_scales()
     return network
 
 
-def _last(network: Network) -> LastLinear:
-    return cast(LastLinear, network.layer(network.plan.steps[-1].name))
+@torch.no_grad()
+def fit_last_layer(
+    network: Network, images: NDArray[np.uint8], labels: NDArray[np.int64], batch: int
+) -> None:
+    """Fit the last layer, where it is one, to ``labels`` by ridge regression on what it reads at
+    the active bit-width.
+
+    Args:
+        network: in evaluation mode from here on.
+        images: uint8 N×C×H×W.
+        labels: int64 N.
+        batch: images at once.
+    """
+    last = cast(LastLinear, network.layer(network.plan.steps[-1].name))
+    if network.plan.steps[-1].attributes.get("identity"):
+        return
+    network.eval()
+    source = network.plan.steps[-1].inputs[0]
+    features = [
+        network.run(pixels_of(network, images[start : start + batch]), keep=[source])[source]
+        for start in range(0, len(images), batch)
+    ]
+    _fit(last, torch.cat(features).flatten(1).double(), torch.from_numpy(labels))
 
 
-def _plain(x: object) -> Tensor:
-    return cast(Tensor, x if isinstance(x, Tensor) else x.value)  # type: ignore[attr-defined]
+def _passed(network: Network, images: NDArray[np.uint8], batch: int) -> None:
+    for start in range(0, len(images), batch):
+        network(pixels_of(network, images[start : start + batch]))
 
 
-def _fit(network: Network, features: Tensor, labels: Tensor) -> None:
+def _fit(last: LastLinear, features: Tensor, labels: Tensor) -> None:
     """Ridge regression of ±1 targets, in the dual where there are fewer images than features."""
-    classes = network.spec.classes
+    classes = len(last.bias)
     targets = 2.0 * nn.functional.one_hot(labels, classes).double() - 1.0
     centre, offset = features.mean(dim=0), targets.mean(dim=0)
     x, y = features - centre, targets - offset
@@ -91,5 +105,5 @@ def _fit(network: Network, features: Tensor, labels: Tensor) -> None:
         weight = torch.linalg.solve(x.T @ x + ridge * torch.eye(d, dtype=x.dtype), x.T @ y)
     else:
         weight = x.T @ torch.linalg.solve(x @ x.T + ridge * torch.eye(n, dtype=x.dtype), y)
-    _last(network).linear.weight.copy_(weight.T)
-    _last(network).bias.copy_(offset - centre @ weight)
+    last.linear.weight.copy_(weight.T)
+    last.bias.copy_(offset - centre @ weight)
