@@ -323,14 +323,14 @@ def _patch_path(number: int) -> str:
 
 
 def _manifest(contents: BundleContents, files: Mapping[str, bytes]) -> dict[str, Any]:
-    height, width = contents.images.shape[2:]
+    channels, height, width = contents.images.shape[1:]
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "name": contents.name,
         "bit_width": contents.bit_width,
         "classes": list(contents.classes),
-        "preprocessing": preprocessing_facts(height, width),
+        "preprocessing": preprocessing_facts((channels, height, width)),
         "files": {
             path: {"sha256": sha256_of_bytes(data), "size_bytes": len(data)}
             for path, data in files.items()

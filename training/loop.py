@@ -127,7 +127,8 @@ class TrainingRun:
         options: RunOptions,
         ranks: Ranks = Ranks(),  # noqa: B008  frozen
     ) -> None:
-        image_size = (training_set.images.shape[2], training_set.images.shape[3])
+        channels, *size = training_set.images.shape[1:]
+        image_size = (size[0], size[1])
         config = resolved(config, image_size)
         self.config, self.options, self.run_dir = config, options, run_dir
         self.ranks = ranks
@@ -155,6 +156,7 @@ class TrainingRun:
             spec,
             generator_for(config.seed, SETUP, "weights"),
             weights=None if settings.weights is None else Path(settings.weights),
+            channels=channels,
         )
         self.network = network.to(self.device)
         if settings.autocast == "bf16":
@@ -172,6 +174,7 @@ class TrainingRun:
             TrainingFacts(
                 images=count,
                 image_size=image_size,
+                channels=channels,
                 classes=spec.classes,
                 steps=self.steps,
                 seed=config.seed,

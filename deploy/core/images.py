@@ -1,9 +1,9 @@
 """The one definition of images and of their preprocessing.
 
-Images are uint8, N×3×H×W, channels first, RGB, 0…255. The bytes *are* the codes of the first
-layer: zero point 128, scale 2⁻⁶, that is the real number (byte - 128) / 64. So preprocessing is
-the identity on the bytes, a device does no float arithmetic on images, and the zero that a
-convolution pads with is byte 128.
+Images are uint8, N×3×H×W, channels first, RGB, or N×1×H×W, grey, 0…255. The bytes *are* the codes
+of the first layer: zero point 128, scale 2⁻⁶, that is the real number (byte - 128) / 64. So
+preprocessing is the identity on the bytes, a device does no float arithmetic on images, and the
+zero that a convolution pads with is byte 128.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ INPUT_SCALE = 2.0**-6
 
 CHANNELS = 3
 GREY_OR_RGB = (1, CHANNELS)
+CHANNEL_NAMES = {1: "grey", CHANNELS: "RGB"}
+"""What files call images of so many channels."""
 
 
 def int8_codes(images: NDArray[np.uint8]) -> NDArray[np.int8]:

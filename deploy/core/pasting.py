@@ -8,18 +8,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InputError
-from .images import check_images
+from .images import GREY_OR_RGB, check_images
 
 
 def check_patch(patch: NDArray[Any], mask: NDArray[Any], positions: NDArray[Any]) -> None:
     """Check the types and shapes of a patch against one another.
 
     Raises:
-        InputError: ``patch`` is not uint8 P×3×h×w, ``mask`` is not bool h×w or N×h×w with a True
-            in each, ``positions`` are not integers N×2, or P is neither 1 nor N.
+        InputError: ``patch`` is not uint8 P×3×h×w or P×1×h×w, ``mask`` is not bool h×w or N×h×w
+            with a True in each, ``positions`` are not integers N×2, or P is neither 1 nor N.
     """
-    if patch.dtype != np.uint8 or patch.ndim != 4 or patch.shape[1] != 3 or 0 in patch.shape:
-        raise InputError(f"expected a patch as uint8 P×3×h×w, got {patch.dtype} {patch.shape}")
+    if (
+        patch.dtype != np.uint8
+        or patch.ndim != 4
+        or patch.shape[1] not in GREY_OR_RGB
+        or 0 in patch.shape
+    ):
+        raise InputError(
+            "expected a patch as uint8 P×3×h×w, or P×1×h×w for grey images, got "
+            f"{patch.dtype} {patch.shape}"
+        )
     if mask.dtype != np.bool_ or mask.ndim not in (2, 3) or mask.shape[-2:] != patch.shape[2:]:
         raise InputError(
             f"expected a mask as bool of the patch's size {patch.shape[2:]}, or one for each "
@@ -66,7 +74,12 @@ def paste(
     """
     check_images(images)
     check_patch(patch, mask, positions)
-    count, _, height, width = images.shape
+    count, channels, height, width = images.shape
+    if patch.shape[1] != channels:
+        raise InputError(
+            f"expected a patch of {channels} {'channel' if channels == 1 else 'channels'}, as the "
+            f"images have, got {patch.shape[1]}"
+        )
     if positions.shape[0] != count:
         raise InputError(
             f"expected one position for each of {count} images, got {positions.shape[0]}"

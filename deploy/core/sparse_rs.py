@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InputError, UsageError
-from .images import CHANNELS, check_images
+from .images import check_images
 from .pasting import check_patch, paste
 
 Query = Callable[[NDArray[np.uint8]], NDArray[Any]]
@@ -181,7 +181,7 @@ def search_universal(
     places = (
         _draw_places(len(images), images.shape[2:], settings, rng) if starts is None else starts
     )
-    patch = _starting_patches(1, settings.size_px, rng)
+    patch = _starting_patches((1, images.shape[1]), settings.size_px, rng)
     best, accepted = (-1, 0.0), math.inf
     for asked in range(settings.queries):
         candidate = patch if asked == 0 else _with_square(patch, asked, settings, rng)
@@ -225,7 +225,7 @@ def _search_block(
     count = len(images)
     size = images.shape[2:]
     places = _draw_places(count, size, settings, rng) if starts is None else starts.copy()
-    patch = _starting_patches(count, settings.size_px, rng)
+    patch = _starting_patches((count, images.shape[1]), settings.size_px, rng)
     period = settings.location_period or (4 if settings.target is None else 10)
     loss, won = _judge(query, paste(images, patch, mask, places), labels, settings.target)
     queries = np.ones(count, dtype=np.int64)
@@ -254,16 +254,19 @@ def _search_block(
     )
 
 
-def _starting_patches(count: int, side: int, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Squares of random sizes and colours painted over each other, count×3×side×side."""
-    patches = _colours(count, rng)[:, :, None, None].repeat(side, axis=2).repeat(side, axis=3)
+def _starting_patches(
+    colours: tuple[int, int], side: int, rng: np.random.Generator
+) -> NDArray[np.uint8]:
+    """Squares of random sizes and ``colours`` (count, channels) painted over each other,
+    count×channels×side×side."""
+    patches = _colours(colours, rng)[:, :, None, None].repeat(side, axis=2).repeat(side, axis=3)
     for _ in range(_STARTING_SQUARES_PER_PIXEL * side):
-        _paint(patches, int(rng.integers(1, side + 1)), _colours(count, rng), rng)
+        _paint(patches, int(rng.integers(1, side + 1)), _colours(colours, rng), rng)
     return patches
 
 
-def _colours(count: int, rng: np.random.Generator) -> NDArray[np.uint8]:
-    corners: NDArray[np.uint8] = rng.integers(0, 2, (count, CHANNELS), dtype=np.uint8) * _WHITE
+def _colours(colours: tuple[int, int], rng: np.random.Generator) -> NDArray[np.uint8]:
+    corners: NDArray[np.uint8] = rng.integers(0, 2, colours, dtype=np.uint8) * _WHITE
     return corners
 
 
@@ -271,17 +274,18 @@ def _with_square(
     patches: NDArray[np.uint8], asked: int, settings: SparseRsSettings, rng: np.random.Generator
 ) -> NDArray[np.uint8]:
     """Copies with one square each in a new colour; a single pixel gets one channel inverted."""
-    count, _, side, _ = patches.shape
+    count, channels, side, _ = patches.shape
     changed = patches.copy()
     square = max(1, round(side * math.sqrt(area_share(asked, settings))))
-    colours = _colours(count, rng)
+    colours = _colours((count, channels), rng)
     if square > 1:
         _paint(changed, square, colours, rng)
         return changed
-    # One colour in eight is the pixel's own; inverting a channel always asks something new.
+    # One colour in eight (grey: in two) is the pixel's own; inverting a channel always asks
+    # something new.
     rows, columns = rng.integers(0, side, (2, count))
-    channels = rng.integers(0, CHANNELS, count)
-    at = (np.arange(count), channels, rows, columns)
+    inverted = rng.integers(0, channels, count)
+    at = (np.arange(count), inverted, rows, columns)
     changed[at] = _WHITE - changed[at]
     return changed
 
@@ -379,5 +383,5 @@ def _checked(
     where = np.zeros((len(images), 2), np.int64) if positions is None else positions
     if len(where) != len(images):
         raise InputError(f"expected {len(images)} positions, one for each image, got {len(where)}")
-    check_patch(np.zeros((1, CHANNELS, side, side), np.uint8), mask, where)
+    check_patch(np.zeros((1, images.shape[1], side, side), np.uint8), mask, where)
     return mask, None if positions is None else positions.astype(np.int64)

@@ -9,7 +9,7 @@ from typing import Any
 from ..core.attack_checks import AttackVerdict
 from ..core.errors import InputError
 from ..core.files import json_bytes, parse_json
-from ..core.images import INPUT_SCALE, INPUT_ZERO_POINT
+from ..core.images import CHANNEL_NAMES, INPUT_SCALE, INPUT_ZERO_POINT
 from ..core.json_schema import SchemaMismatch, check, load_schema
 
 FORMAT = "qadtr-bundle"
@@ -132,7 +132,11 @@ def parse_manifest(data: bytes, *, where: str = MANIFEST) -> Manifest:
         name=raw["name"],
         bit_width=raw["bit_width"],
         classes=tuple(raw["classes"]),
-        input_shape=(3, given["height_px"], given["width_px"]),
+        input_shape=(
+            next(n for n, name in CHANNEL_NAMES.items() if name == given["channels"]),
+            given["height_px"],
+            given["width_px"],
+        ),
         files={path: FileFacts(**facts) for path, facts in raw["files"].items()},
         models=models,
         images=raw["images"],
@@ -159,12 +163,14 @@ def manifest_bytes(raw: Mapping[str, Any]) -> bytes:
     return data
 
 
-def preprocessing_facts(height_px: int, width_px: int) -> dict[str, Any]:
-    """Return the manifest's ``preprocessing``: the one definition, written out."""
+def preprocessing_facts(input_shape: tuple[int, int, int]) -> dict[str, Any]:
+    """Return the manifest's ``preprocessing`` of images (C, H, W): the one definition, written
+    out."""
+    channels, height_px, width_px = input_shape
     return {
         "dtype": "uint8",
         "layout": "NCHW",
-        "channels": "RGB",
+        "channels": CHANNEL_NAMES[channels],
         "height_px": height_px,
         "width_px": width_px,
         "zero_point": INPUT_ZERO_POINT,

@@ -115,7 +115,7 @@ class PatchAttack(ABC, Generic[S]):
             found = Found.begin(
                 resume_from,
                 identity=self._identity(network, images, labels, base_seed),
-                count=1 if universal else len(images),
+                patches=(1 if universal else len(images), images.shape[1]),
                 images=0 if universal else len(images),
                 size_px=self.settings.size_px,
             )
@@ -205,7 +205,7 @@ class PatchAttack(ABC, Generic[S]):
     ) -> Problem:
         device = device_of(judge.network)
         universal = self.kind == "universal"
-        shape = (1 if universal else len(images), 3, *judge.mask.shape)
+        shape = (1 if universal else len(images), images.shape[1], *judge.mask.shape)
         if self.settings.start == "random":
             start = torch.rand(shape, generator=draw) * 255.0
         else:

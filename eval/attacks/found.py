@@ -43,16 +43,23 @@ class Found:
 
     @classmethod
     def begin(
-        cls, path: Path | None, *, identity: str, count: int, images: int, size_px: int
+        cls,
+        path: Path | None,
+        *,
+        identity: str,
+        patches: tuple[int, int],
+        images: int,
+        size_px: int,
     ) -> Self:
-        """Nothing found yet for ``count`` patches and the places of ``images``, or what the file at
-        ``path`` holds; ``identity``: digest of everything that the search depends on.
+        """Nothing found yet for ``patches`` (count, channels) and the places of ``images``, or what
+        the file at ``path`` holds; ``identity``: digest of everything that the search depends on.
 
         Raises:
             InputError: the file is damaged or belongs to another search.
         """
+        count = patches[0]
         nothing: dict[str, NDArray[Any]] = {
-            "patch": np.zeros((count, 3, size_px, size_px), dtype=np.uint8),
+            "patch": np.zeros((*patches, size_px, size_px), dtype=np.uint8),
             "positions": np.zeros((images, 2), dtype=np.int32),
             "wins": np.full(count, -1.0),
             "margins": np.full(count, -np.inf),

@@ -18,6 +18,7 @@ from PIL import Image
 from typing_extensions import TypedDict
 
 from deploy.core.errors import InputError
+from deploy.core.images import CHANNELS, GREY_OR_RGB
 from deploy.core.patch_set import PatchSet
 from deploy.core.records import write_record
 from eval.measure.patch_images import require_images
@@ -65,14 +66,17 @@ class ExamplesRecord(TypedDict):
 
 
 def png_bytes(image: NDArray[np.uint8], mask: NDArray[np.bool_] | None = None) -> bytes:
-    """An image, uint8 3×H×W RGB, as a PNG file; transparent where `mask` (bool H×W) is False.
+    """An image, uint8 3×H×W RGB or 1×H×W grey, as a PNG file; transparent where `mask` (bool H×W)
+    is False.
 
     Raises:
         InputError: another shape or type.
     """
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[0] != 3:
-        raise InputError(f"Expected a picture as uint8 3×H×W, got {image.dtype} {image.shape}.")
-    pixels = image.transpose(1, 2, 0)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[0] not in GREY_OR_RGB:
+        raise InputError(
+            f"Expected a picture as uint8 3×H×W or 1×H×W, got {image.dtype} {image.shape}."
+        )
+    pixels = np.broadcast_to(image, (CHANNELS, *image.shape[1:])).transpose(1, 2, 0)
     if mask is not None and not mask.all():
         alpha = np.where(mask, 255, 0).astype(np.uint8)
         pixels = np.concatenate([pixels, alpha[..., None]], axis=2)

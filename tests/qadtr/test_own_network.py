@@ -11,6 +11,7 @@ import pytest
 
 import qadtr
 from qadtr.__main__ import main
+from training.data import ImageSet
 
 NETWORK = """
 import torch
@@ -91,6 +92,92 @@ def test_an_own_network_goes_the_whole_way(
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "all in integers: 3 convolution, 1 matrix product, 2 pool, 1 gate" in done.stdout
+
+
+SHAPES = """
+import torch
+from torch import nn
+
+class Grey(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(1, 8, 5, 2), nn.BatchNorm2d(8)
+        self.hidden, self.linear = nn.Linear(8 * 6 * 8, 12), nn.Linear(12, classes)
+
+    def forward(self, x):
+        x = torch.max_pool2d(torch.relu(self.norm(self.conv(x))), 2)
+        return self.linear(torch.relu(self.hidden(x.flatten(1))))
+
+class Wide(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 8, 7, 4, 3, bias=False), nn.BatchNorm2d(8)
+        self.conv, self.act = nn.Conv2d(8, 32, 3, 2, 1), nn.Hardswish()
+        self.linear = nn.Linear(32 * 12 * 16, classes)
+
+    def forward(self, x):
+        x = torch.relu(self.norm(self.stem(x)))
+        return self.linear(self.act(self.conv(x)).flatten(1))
+"""
+
+
+def squares(shape: tuple[int, int, int], classes: int, split: str, count: int) -> ImageSet:
+    """Noise, and a square that is brighter where the class is: N×C×H×W, integers N."""
+    rng = np.random.default_rng(len(split))
+    labels = np.arange(count) % classes
+    images = rng.integers(0, 90, (count, *shape)).astype(np.uint8)
+    height, width = shape[1:]
+    across = int(np.ceil(np.sqrt(classes)))
+    for image, label in zip(images, labels, strict=True):
+        top, left = height * (label // across) // across, width * (label % across) // across
+        image[:, top : top + height // across, left : left + width // across] += 150
+    return qadtr.images_from_arrays(images, labels, split=split)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("network", "shape", "classes", "mean"),
+    [("Grey", (1, 28, 36), 3, "[0.2]"), ("Wide", (3, 96, 128), 100, "[0.2, 0.2, 0.2]")],
+)
+def test_images_of_any_shape_go_the_whole_way(
+    network: str,
+    shape: tuple[int, int, int],
+    classes: int,
+    mean: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / f"shapes_{network}.py").write_text(SHAPES, encoding="utf-8")
+    config = CONFIG.replace("someones_module:Theirs", f"shapes_{network}:{network}")
+    for line in ("mean = [0.3, 0.3, 0.3]", "std = [0.2, 0.2, 0.2]"):
+        config = config.replace(line, f"{line.split()[0]} = {mean}")
+    defense = (
+        '[defense]\nname = "qadtr"\nsizes_px = [5]\npersonal_px = 5\nplacements = ["random"]\n'
+    )
+    (tmp_path / "own.toml").write_text(config + defense, encoding="utf-8")
+    for split in ("train", "test"):
+        qadtr.write_arrays(squares(shape, classes, split, 400), tmp_path / "images")
+    data = ["--data", str(tmp_path / "images")]
+    run = str(tmp_path / "runs" / "own")
+    assert main(["train", "own.toml", *data]) == 0
+    assert main(["export", run, *data, "--bits", "4", "--images", "100"]) == 0
+    common = ["--size", "5", "--images", "40", *data]
+    assert main(["patch", run, "--attack", "lavan", "--steps", "5", *common]) == 0
+    sparse = ["--attack", "sparse-rs", "--engine", "onnxruntime", "--bits", "4"]
+    assert main(["patch", run, *sparse, "--steps", "8", *common]) == 0
+    assert main(["eval", run, "--patches", f"{run}/patches", "--bits", "4", *data]) == 0
+    bundle = tmp_path / "own.qadtr"
+    gates = ["--max-asr", "1.0", "--max-drift", "0.1"]
+    assert main(["bundle", run, *data, "--bits", "4", *gates, "--out", str(bundle)]) == 0
+    assert main(["validator", "--out", "validate.pyz"]) == 0
+    done = subprocess.run(
+        [sys.executable, "-I", "validate.pyz", str(bundle)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_public_names_are_there_and_documented() -> None:

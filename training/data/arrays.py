@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.core.errors import InputError
+from deploy.core.images import GREY_OR_RGB
 from deploy.core.files import read_npz, write_npz
 from training.data.holdout import held_out
 from training.data.image_set import ImageSet, image_set
@@ -18,7 +19,7 @@ from training.data.image_set import ImageSet, image_set
 def read_arrays(root: Path, split: str) -> ImageSet:
     """Read ``ROOT/train.npz`` (``train`` and ``holdout``) or ``ROOT/test.npz``.
 
-    A file holds ``images`` (uint8 N×3×H×W, or N×H×W×3), ``labels`` (integers N) and ``classes``
+    A file holds ``images`` (uint8 N×C×H×W or N×H×W×C of 3 channels or 1, or N×H×W), ``labels`` (integers N) and ``classes``
     (N names; without them the classes are 0, 1, …).  The hold-out is a tenth of each class of the
     training images, chosen by their bytes.
 
@@ -72,7 +73,7 @@ def images_from_arrays(
     """Arrays as an :class:`ImageSet`, checked.
 
     Args:
-        images: uint8 N×3×H×W, or N×H×W×3.
+        images: uint8 N×C×H×W or N×H×W×C, of 3 channels (RGB) or 1 (grey), or N×H×W.
         labels: integers N, indices into ``classes``.
         classes: names; None: 0, 1, … up to the largest label.
         name: of the data set.
@@ -82,7 +83,9 @@ def images_from_arrays(
         InputError: another type or shape, or a label without a class.
     """
     images = np.asarray(images)
-    if images.ndim == 4 and images.shape[1] != 3 and images.shape[3] == 3:
+    if images.ndim == 3:
+        images = images[:, None]
+    if images.ndim == 4 and images.shape[1] not in GREY_OR_RGB and images.shape[3] in GREY_OR_RGB:
         images = images.transpose(0, 3, 1, 2)
     labels = np.asarray(labels)
     if labels.dtype.kind not in "iu":

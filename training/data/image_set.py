@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.core.errors import InputError
+from deploy.core.images import GREY_OR_RGB
 from deploy.core.patch_origin import TriedOn
 
 Split = Literal["train", "holdout", "test"]
@@ -22,7 +23,7 @@ class ImageSet:
     """Images of one split, checked, with the digest that names this copy of them.
 
     Attributes:
-        images: uint8 N×3×H×W, RGB, channel first, 0…255; read-only where they lie on disk
+        images: uint8 N×3×H×W, RGB, or N×1×H×W, grey; channel first, 0…255; read-only where they lie on disk
             (:mod:`training.data.cache`): an index or a slice reads what it names, no more.
         labels: int64 N, indices into `classes`.
         classes: class names; the index of a name is its label.
@@ -56,16 +57,17 @@ def image_set(
     name: str,
     split: str,
 ) -> ImageSet:
-    """Check arrays against each other and put them into an `ImageSet`: images uint8 N×3×H×W with
-    N ≥ 1, labels int64 N in 0…len(classes)−1, at least two distinct classes.
+    """Check arrays against each other and put them into an `ImageSet`: images uint8 N×3×H×W or
+    N×1×H×W with N ≥ 1, labels int64 N in 0…len(classes)−1, at least two distinct classes.
 
     Raises:
         InputError: no images, a wrong shape or type, or a label that has no class.
     """
     where = f"data set {name!r}, split {split!r}"
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] != 3:
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] not in GREY_OR_RGB:
         raise InputError(
-            f"{where}: expected uint8 images N×3×H×W, got {images.dtype} {_by(images.shape)}."
+            f"{where}: expected uint8 images N×3×H×W, or N×1×H×W for grey ones, got "
+            f"{images.dtype} {_by(images.shape)}."
         )
     if len(images) == 0:
         raise InputError(f"{where}: there are no images in it.")

@@ -27,10 +27,11 @@ class Batch:
 @dataclass(frozen=True, kw_only=True)
 class TrainingFacts:
     """What a defense is built for: ``images`` in the training set, ``image_size`` (H, W) in
-    pixels, ``classes``, total ``steps``, and the run's ``seed``."""
+    pixels, ``channels`` (3 or 1), ``classes``, total ``steps``, and the run's ``seed``."""
 
     images: int
     image_size: tuple[int, int]
+    channels: int = 3
     classes: int
     steps: int
     seed: int

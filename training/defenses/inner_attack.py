@@ -92,9 +92,9 @@ class PatchAttack:
         self.allowed[self.places[:, 0], self.places[:, 1]] = True
         self.mask = square_mask(size_px)
 
-    def noise(self, count: int, generator: torch.Generator) -> Tensor:
-        """``count`` patches of uniform noise, float32 count×3×s×s in [0, 255], on the CPU."""
-        return torch.rand(count, 3, self.size_px, self.size_px, generator=generator) * 255.0
+    def noise(self, count: int, generator: torch.Generator, channels: int = 3) -> Tensor:
+        """``count`` patches of uniform noise, float32 count×C×s×s in [0, 255], on the CPU."""
+        return torch.rand(count, channels, self.size_px, self.size_px, generator=generator) * 255.0
 
     def run(
         self,
@@ -112,7 +112,9 @@ class PatchAttack:
         device, count = pixels.device, pixels.shape[0]
         draw = torch.randint(len(self.places), (count,), generator=generator)
         positions = self.places[draw].to(device)
-        patches = (self.noise(count, generator) if start is None else start).to(device)
+        patches = (self.noise(count, generator, pixels.shape[1]) if start is None else start).to(
+            device
+        )
         for _ in range(self.steps):
             pasted = paste(pixels, patches, self.mask, positions)
             gradient = pixel_gradient(network, pasted, labels)

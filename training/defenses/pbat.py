@@ -58,7 +58,7 @@ class Pbat(ScheduledDefense):
             moves=settings.location,
         )
         start = generator_for(facts.seed, SETUP, "attack")
-        self.universal = self.attack.noise(1, start).to(facts.device)
+        self.universal = self.attack.noise(1, start, facts.channels).to(facts.device)
 
     def prepare(self, step: int, batch: Batch, network: Network) -> Tensor:
         generator = generator_for(self.facts.seed, step, "attack")

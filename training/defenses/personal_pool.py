@@ -43,10 +43,11 @@ class PersonalPool:
         move: float,
         generator: torch.Generator,
         device: torch.device,
+        channels: int = 3,
     ) -> None:
         self.size_px, self.step_size, self.move = size_px, step_size, move
         self.image_size = image_size
-        shape = (images, 3, size_px, size_px)
+        shape = (images, channels, size_px, size_px)
         noise = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
         self.patches = noise.to(device)
         self.places = random_positions(images, image_size, (size_px, size_px), generator).to(

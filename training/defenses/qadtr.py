@@ -166,6 +166,7 @@ class Qadtr(ScheduledDefense):
             turn=settings.turn,
             restart_after=settings.restart_after,
             restart_below=settings.restart_below,
+            channels=facts.channels,
         )
         personal = settings.aqapa and settings.personal_share > 0.0
         self.personal = PersonalPool(
@@ -177,6 +178,7 @@ class Qadtr(ScheduledDefense):
             move=settings.move,
             generator=start,
             device=facts.device,
+            channels=facts.channels,
         )
         self.noise: NoiseBank | None = None
         if settings.gir:

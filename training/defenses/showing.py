@@ -76,7 +76,7 @@ class Showing:
         else:
             side = self.mask.shape[0]
             # Pasting is linear in the patch: any patch gives its transpose.
-            patches = gradient.new_zeros(len(gradient), 3, side, side).requires_grad_()
+            patches = gradient.new_zeros(*gradient.shape[:2], side, side).requires_grad_()
             with torch.enable_grad():
                 pasted = self.paste(torch.zeros_like(gradient), patches)
             return torch.autograd.grad(pasted, patches, gradient)[0]

@@ -80,6 +80,7 @@ class UniversalPool:
         turn: bool = False,
         restart_after: int = 0,
         restart_below: float = 0.1,
+        channels: int = 3,
     ) -> None:
         self.step_size, self.turn, self.pose = step_size, turn, pose
         self.restart_after, self.restart_below = restart_after, restart_below
@@ -89,7 +90,9 @@ class UniversalPool:
         count = len(bit_widths) * per_bit_width
         self.home = torch.tensor(bit_widths, device=device).repeat_interleave(per_bit_width)
         self.patches = {
-            kind: torch.rand(count, 3, kind[1], kind[1], generator=generator).mul_(255.0).to(device)
+            kind: torch.rand(count, channels, kind[1], kind[1], generator=generator)
+            .mul_(255.0)
+            .to(device)
             for kind in self.kinds
         }
         self.success = {kind: torch.full((count,), 0.5, device=device) for kind in self.kinds}

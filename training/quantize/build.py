@@ -17,15 +17,15 @@ from training.quantize.trace import trace
 from training.tensors import read_tensors, require_tensors_of
 
 
-def planned(module: nn.Module, spec: NetworkSpec) -> Planned:
+def planned(module: nn.Module, spec: NetworkSpec, channels: int = 3) -> Planned:
     """The plan of a float module as ``spec`` asks for it.
 
     Raises:
         Refused, InputError: as :func:`training.quantize.trace.trace`; a number of classes or
             channels that ``spec`` has not.
     """
-    example = torch.zeros(1, 3, *spec.image_size)
-    normalization: Normalization | None = normalization_of(spec.mean, spec.std, channels=3)
+    example = torch.zeros(1, channels, *spec.image_size)
+    normalization: Normalization | None = normalization_of(spec.mean, spec.std, channels=channels)
     found = plan_of(trace(module, example), normalization=normalization, wide=spec.wide)
     if found.plan.classes != spec.classes:
         raise InputError(
@@ -36,7 +36,11 @@ def planned(module: nn.Module, spec: NetworkSpec) -> Planned:
 
 
 def build_network(
-    spec: NetworkSpec, generator: torch.Generator, *, weights: Path | None = None
+    spec: NetworkSpec,
+    generator: torch.Generator,
+    *,
+    weights: Path | None = None,
+    channels: int = 3,
 ) -> Network:
     """The network that ``spec`` names, with freshly drawn weights or given ones.
 
@@ -45,6 +49,7 @@ def build_network(
         generator: draws the weights of the project's own networks; another module keeps those
             that it was made with.
         weights: safetensors with the float module's ``state_dict``.
+        channels: of the images, 3 or 1.
 
     Raises:
         InputError: an unknown network, or layer in ``spec.mixed``, weights that do not fit the
@@ -55,7 +60,7 @@ def build_network(
         initialise(module, generator)
     if weights is not None:
         load_weights(module, weights)
-    found = planned(module, spec)
+    found = planned(module, spec, channels)
     network = Network(spec, found.plan)
     network.load_float(found.tensors)
     return network

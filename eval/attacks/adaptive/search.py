@@ -105,7 +105,9 @@ def search(
     stages = cascade(variants_of(victim.network, bits)) * settings.restarts
     given = dict(transferred or {})
     identity = _identity(victim, attacked, settings, stages, given, seed, draws)
-    state = _State(resume_from, identity, len(attacked.images), settings.size_px, victim.random)
+    count, channels = attacked.images.shape[:2]
+    shape = (count, channels, settings.size_px, settings.size_px)
+    state = _State(resume_from, identity, shape, victim.random)
     if state.stages_done == 0:
         for name, patch in given.items():
             rows = state.resisting()
@@ -256,10 +258,15 @@ class _State:
     """Best patches so far and the stages that are done, in a file where there is one."""
 
     def __init__(
-        self, path: Path | None, identity: str, count: int, size_px: int, random: bool
+        self,
+        path: Path | None,
+        identity: str,
+        shape: tuple[int, int, int, int],
+        random: bool,
     ) -> None:
+        count = shape[0]
         nothing: dict[str, NDArray[Any]] = {
-            "patch": np.zeros((count, 3, size_px, size_px), np.uint8),
+            "patch": np.zeros(shape, np.uint8),
             "margin": np.full(count, -np.inf, np.float32),
             "wins": np.zeros(count, np.float32),
             "stages_done": np.array(0),

@@ -183,9 +183,10 @@ def _warped(
     count = len(scales)
     places = torch.tensor([[(side - length) // 2 for length in mask.shape]]).expand(count, 2)
     flags = torch.from_numpy(mask)
-    shape = (3, side, side)
+    channels = len(patch)
+    shape = (channels, side, side)
     shown = []
-    for layer in (torch.from_numpy(patch).float(), torch.ones(3, *mask.shape)):
+    for layer in (torch.from_numpy(patch).float(), torch.ones(channels, *mask.shape)):
         nothing = torch.zeros(count, *shape)
         shown.append(
             paste_warped(nothing, layer[None], flags, places, scales=scales, angles=angles)

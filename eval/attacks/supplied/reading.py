@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from deploy.core.errors import InputError
 from deploy.core.files import read_npz, sha256_of
+from deploy.core.images import GREY_OR_RGB
 from training.data.image_file import decoded
 
 OPAQUE = 128
@@ -129,8 +130,10 @@ def _from_npz(path: Path) -> _Parts:
 
 def _as_bytes(path: Path, given: NDArray[Any]) -> NDArray[np.uint8]:
     patches = given[None] if given.ndim == 3 else given
-    if patches.ndim != 4 or patches.shape[1] != 3 or 0 in patches.shape:
-        raise InputError(f"{path}: expected patches as k×3×h×w, got {given.shape}")
+    if patches.ndim != 4 or patches.shape[1] not in GREY_OR_RGB or 0 in patches.shape:
+        raise InputError(
+            f"{path}: expected patches as k×3×h×w, or k×1×h×w for grey ones, got {given.shape}"
+        )
     if patches.dtype == np.uint8:
         return patches
     if patches.dtype.kind != "f" or not np.isfinite(patches).all():

@@ -172,7 +172,7 @@ class AttackedNetwork:
 
     def start(self, size_px: int) -> Tensor:
         """Random pixels, uint8 N×3×h×w, the same at every call."""
-        shape = (len(self.images), 3, size_px, size_px)
+        shape = (*self.images.shape[:2], size_px, size_px)
         return torch.randint(0, 256, shape, generator=self.draw(f"{size_px}"), dtype=torch.uint8)
 
     def positions(self, size_px: int) -> Tensor:

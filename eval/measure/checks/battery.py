@@ -275,7 +275,7 @@ def full_image(attacked: AttackedNetwork) -> CheckResult:
     it was trained, too far inside it for any gradient: there a second start is fair.
     """
     size = min(attacked.images.shape[2:])
-    grey = torch.full((len(attacked.images), 3, size, size), 128, dtype=torch.uint8)
+    grey = torch.full((*attacked.images.shape[:2], size, size), 128, dtype=torch.uint8)
     from_grey = attacked.ascend(attacked.victim, size, attacked.settings.steps, grey)
     won = attacked.won(size_px=size) | (from_grey.margin.numpy() > 0)
     rate = share_of(won)
@@ -364,7 +364,9 @@ def _bits_of(network: SwitchableNetwork, bits: int) -> int:
 
 def _png_and_back(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     file = io.BytesIO()
-    Image.fromarray(image.transpose(1, 2, 0)).save(file, format="PNG")
+    shown = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
+    Image.fromarray(shown).save(file, format="PNG")
     file.seek(0)
     with Image.open(file) as read:
-        return np.asarray(read, dtype=np.uint8).transpose(2, 0, 1)
+        back = np.asarray(read, dtype=np.uint8)
+    return back[None] if back.ndim == 2 else back.transpose(2, 0, 1)
