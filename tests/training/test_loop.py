@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -145,8 +146,8 @@ def test_a_loss_that_is_no_number_names_the_step(
     small_holdout: ImageSet,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def broken(spec: NetworkSpec, generator: torch.Generator, *, weights: Path | None) -> Network:
-        network = build_network(spec, generator, weights=weights)
+    def broken(spec: NetworkSpec, generator: torch.Generator, **given: Any) -> Network:
+        network = build_network(spec, generator, **given)
         with torch.no_grad():
             last(network).bias.fill_(float("nan"))
         return network
