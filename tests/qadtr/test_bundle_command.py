@@ -43,7 +43,8 @@ def test_from_a_run_to_a_verdict(
     line = capsys.readouterr().out.splitlines()[1]
     assert line.startswith(f"{sizes / 1e6:.2f} MB: ")
     assert all(part in line for part in ("images 0.", "patches 0.", "models 0.", "validator 0."))
-    assert validate([str(tmp_path / "small"), "--json", str(tmp_path / "small.json")]) in (0, 1, 3)
+    reports = ["--json", str(tmp_path / "small.json"), "--junit", str(tmp_path / "small.xml")]
+    assert validate([str(tmp_path / "small"), *reports]) in (0, 1, 3)
 
     assert main(["validator", "--out", str(tmp_path / "validate.pyz")]) == 0
     for name in ("model.qbundle", "folder"):
