@@ -311,7 +311,7 @@ class TrainingRun:
         Raises:
             TrainingDiverged: a loss is NaN or infinite.
         """
-        batch = self.batches.at(self.step)
+        batch = self.batches.at(self.step // self.defense.replays)
         network, settings = self.network, self.config.training
         network.set_bit_width(self.defense.bit_width(self.step))
         pixels = self.defense.prepare(self.step, batch, network)

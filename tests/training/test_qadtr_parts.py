@@ -177,6 +177,24 @@ def test_a_patch_that_never_wins_starts_again_and_others_stay() -> None:
     assert int(own.stale[kind].max()) < 3
 
 
+def test_replays_step_the_same_patches_at_one_bit_width_after_another() -> None:
+    settings = {"name": "qadtr", "replays": 3, "universal_share": 0.0, "personal_share": 1.0}
+    defense, network, images = build_defense(settings, facts()), started(), batch()
+    shown = []
+    for step in range(4):
+        network.set_bit_width(defense.bit_width(step))
+        pixels = defense.prepare(step, images, network)
+        shown.append((pixels != images.pixels).any(dim=1))
+        before = defense.state()["personal.patches"].clone()
+        upwards = torch.full_like(pixels, 1.0)
+        defense.learn(step, upwards, torch.zeros(16, 10), images)
+        moved = (defense.state()["personal.patches"].int() - before.int()).flatten(1)
+        assert set(moved[images.indices].unique().tolist()) <= {*range(26)}
+    # A patch may show an image's own value at a few pixels.
+    assert (shown[0] == shown[2]).float().mean() > 0.98
+    assert (shown[0] == shown[3]).float().mean() < 0.98
+
+
 def test_the_region_is_the_patch_and_its_margin() -> None:
     clean = torch.zeros(2, 3, 16, 16)
     patched = clean.clone()

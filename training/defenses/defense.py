@@ -53,6 +53,8 @@ class Defense(ABC):
     """
 
     needs_pixel_gradient = False
+    replays = 1
+    """How many steps in a row train on the same batch."""
 
     @abstractmethod
     def bit_width(self, step: int) -> int:

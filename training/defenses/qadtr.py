@@ -50,7 +50,8 @@ class QadtrSettings:
     ``universal_share`` and ``personal_share`` of each batch are patched by the two pools;
     ``sizes_px`` are the sides of universal patches and ``personal_px`` that of per-image ones;
     ``step_size`` (pixel values, 0…255) is the signed step that a visited patch takes;
-    ``move``: probability that a per-image patch changes its place at a visit.
+    ``move``: probability that a per-image patch changes its place at a visit; ``replays``: steps in
+    a row that train on the same batch with the same places, so that its patches take as many steps.
 
     Universal patches: ``shapes`` (square, circle); ``targeted`` of the ``per_bit_width`` ones of
     each bit-width are made for a class, with a small backward pass of their own; ``placements``
@@ -75,6 +76,7 @@ class QadtrSettings:
     per_bit_width: AtLeast1 = 4
     step_size: Positive = 25.0
     move: Share = 0.1
+    replays: AtLeast1 = 1
     gir_noise: NotNegative = 0.1
     gir_penalty: bool = False
     penalty_weight: NotNegative = 0.5
@@ -150,6 +152,7 @@ class Qadtr(ScheduledDefense):
         super().__init__(settings.schedule, facts)
         self.settings = settings
         self.needs_pixel_gradient = settings.aqapa
+        self.replays = settings.replays
         start = generator_for(facts.seed, SETUP, "patches")
         self.universal = UniversalPool(
             bit_widths=facts.bit_widths if settings.dbwt else facts.bit_widths[:1],
@@ -192,7 +195,7 @@ class Qadtr(ScheduledDefense):
         if not self.settings.aqapa or not self._patches_at(switch.active):
             return batch.pixels
         count = batch.pixels.shape[0]
-        generator = generator_for(self.facts.seed, step, "patches")
+        generator = generator_for(self.facts.seed, step // self.replays, "patches")
         order = torch.randperm(count, generator=generator).to(batch.pixels.device)
         universal = round(count * self.settings.universal_share)
         personal = round(count * self.settings.personal_share)
