@@ -35,7 +35,7 @@ class LowerSettings:
     Attributes:
         target: one of :data:`export.targets.TARGETS`.
         storage: of the weights; None: the target's own.
-        images: an ``.npz`` with ``images``; None: noise.
+        images: an ``.npz`` with ``images``, or uint8 N×C×H×W or N×H×W×C; None: noise.
         count: of the images, the first ones.
         least_agreement: share of the images that must keep the source's class; None: 0.95 of
             images that were given, nothing of noise.
@@ -43,7 +43,7 @@ class LowerSettings:
 
     target: str = ONNXRUNTIME.name
     storage: str | None = None
-    images: Path | None = None
+    images: Path | NDArray[np.uint8] | None = None
     count: int = 64
     least_agreement: float | None = None
 
@@ -127,12 +127,14 @@ def lower_file(model: Path, out: Path, form: ImageForm, settings: LowerSettings)
     return LoweredFile(lowered=lowered, certificate=certificate)
 
 
-def _images(path: Path, count: int) -> NDArray[np.uint8]:
-    """The first images of an .npz, uint8 N×C×H×W."""
-    arrays = read_npz(path)
-    if "images" not in arrays:
-        raise InputError(f"{path} has no `images`; it has {', '.join(arrays) or 'nothing'}")
-    images = arrays["images"][:count]
+def _images(given: Path | NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
+    """The first images that were given, or of an .npz, uint8 N×C×H×W."""
+    if isinstance(given, Path):
+        arrays = read_npz(given)
+        if "images" not in arrays:
+            raise InputError(f"{given} has no `images`; it has {', '.join(arrays) or 'nothing'}")
+        given = arrays["images"]
+    images = given[:count]
     if images.ndim == 4 and images.shape[1] not in (1, 3) and images.shape[3] in (1, 3):
         images = images.transpose(0, 3, 1, 2)
     images = np.ascontiguousarray(images)

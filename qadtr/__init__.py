@@ -19,26 +19,44 @@ from deploy.core.errors import QadtrError as QadtrError  # noqa: E402
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from training.checkpoint import load_network as load_network
+    from deploy.core.patch_set import PatchSet as PatchSet
+    from qadtr.functions.bundle import bundle as bundle
+    from qadtr.functions.bundle import validate as validate
+    from qadtr.functions.evaluate import adaptive as adaptive
+    from qadtr.functions.evaluate import evaluate as evaluate
+    from qadtr.functions.export import export as export
+    from qadtr.functions.export import lower as lower
+    from qadtr.functions.load import load as load
+    from qadtr.functions.patch import make_patches as make_patches
+    from qadtr.functions.report import report as report
+    from qadtr.functions.train import train as train
     from training.data import ImageSet as ImageSet
-    from training.data import images_from_arrays as images_from_arrays
-    from training.data import load_images as load_images
-    from training.data import write_arrays as write_arrays
+    from training.own_loop import DefendedLoop as DefendedLoop
     from training.quantize import Network as Network
     from training.quantize import Refused as Refused
     from training.quantize import quantize as quantize
     from training.quantize.calibration import calibrate as calibrate
+    from training.run_folder import RunFolder as RunFolder
 
 _HOMES = {
+    "DefendedLoop": "training.own_loop",
     "ImageSet": "training.data",
     "Network": "training.quantize",
+    "PatchSet": "deploy.core.patch_set",
     "Refused": "training.quantize",
+    "RunFolder": "training.run_folder",
+    "adaptive": "qadtr.functions.evaluate",
+    "bundle": "qadtr.functions.bundle",
     "calibrate": "training.quantize.calibration",
-    "images_from_arrays": "training.data",
-    "load_images": "training.data",
-    "load_network": "training.checkpoint",
+    "evaluate": "qadtr.functions.evaluate",
+    "export": "qadtr.functions.export",
+    "load": "qadtr.functions.load",
+    "lower": "qadtr.functions.export",
+    "make_patches": "qadtr.functions.patch",
     "quantize": "training.quantize",
-    "write_arrays": "training.data",
+    "report": "qadtr.functions.report",
+    "train": "qadtr.functions.train",
+    "validate": "qadtr.functions.bundle",
 }
 
 _NAMES = sorted([*_HOMES, "QadtrError", "__version__"])

@@ -13,9 +13,11 @@ from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from deploy.core.errors import InputError
+from training.data import KINDS
+from training.named import FORM, is_foreign
 from training.network_spec import NetworkSettings
 from training.validated import (
     AtLeast0,
@@ -29,17 +31,24 @@ from training.validated import (
 )
 
 
+def _known_kind(kind: str) -> str:
+    if kind not in KINDS and not is_foreign(kind):
+        raise ValueError(f"must be one of {', '.join(KINDS)}, or your own by {FORM}; got {kind!r}")
+    return kind
+
+
 @validated()
 class DataSettings:
-    """What is trained on. ``kind``: cifar10, folder, digits or npz; ``size``: side in pixels (the
-    images of npz files have their own); ``augment``: crop-flip, crop (both with 4 px of grey
+    """What is trained on. ``kind``: cifar10, folder, digits, npz, or ``package.module:name``
+    (:func:`training.data.load_images`); ``size``: side in pixels (the images of npz files and
+    one's own have their own); ``augment``: crop-flip, crop (both with 4 px of grey
     padding) or none.
 
     ``masks``: share of each batch whose images show one or two grey squares, of a side drawn from
     ``mask_px`` (least, greatest): what certificates by masked inference ask of a network
     (:mod:`deploy.core.double_masking`)."""
 
-    kind: Literal["cifar10", "folder", "digits", "npz"]
+    kind: Annotated[str, AfterValidator(_known_kind)]
     size: Annotated[int, Field(ge=8)] = 32
     augment: Literal["crop-flip", "crop", "none"] = "crop-flip"
     masks: Share = 0.0
@@ -140,8 +149,16 @@ def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Train
         InputError: a file is missing or not TOML or extends itself; a key is unknown, missing or of
             a wrong type.
     """
-    table = _read(path, ())
-    for dotted, value in (overrides or {}).items():
+    return config_from_dict(with_settings(_read(path, ()), overrides or {}), str(path))
+
+
+def with_settings(table: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The table of a config itself, with values by their dotted keys (``training.epochs``).
+
+    Raises:
+        InputError: a key leads through what is no table.
+    """
+    for dotted, value in changes.items():
         *parents, last = dotted.split(".")
         place = table
         for parent in parents:
@@ -149,7 +166,7 @@ def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Train
             if not isinstance(place, dict):
                 raise InputError(f"{dotted}: {parent!r} is not a table of the config")
         place[last] = value
-    return config_from_dict(table, str(path))
+    return table
 
 
 def _read(path: Path, extending: tuple[Path, ...]) -> dict[str, Any]:

@@ -100,8 +100,12 @@ def train(
     options: RunOptions,
     make_provenance: Callable[[], dict[str, Any]],
     ranks: Ranks = Ranks(),  # noqa: B008  frozen
+    network: Network | None = None,
 ) -> Path:
     """Train one network; returns the path of its checkpoint in ``run_dir``.
+
+    Args:
+        network: to start from, which is left as it is; None builds what ``config`` names.
 
     Raises:
         InputError: config and data do not fit, the state to resume from is another run's, or
@@ -111,7 +115,7 @@ def train(
         RanksDiffer: two processes hold different weights.
         Interrupted: Ctrl-C, SIGTERM or SIGHUP; the state of the last whole step is saved.
     """
-    run = TrainingRun(config, training_set, holdout, run_dir, options, ranks)
+    run = TrainingRun(config, training_set, holdout, run_dir, options, ranks, network)
     return run.finish(make_provenance)
 
 
@@ -126,6 +130,7 @@ class TrainingRun:
         run_dir: Path,
         options: RunOptions,
         ranks: Ranks = Ranks(),  # noqa: B008  frozen
+        network: Network | None = None,
     ) -> None:
         channels, *size = training_set.images.shape[1:]
         image_size = (size[0], size[1])
@@ -152,12 +157,18 @@ class TrainingRun:
             classes=len(training_set.classes),
             image_size=image_size,
         )
-        network = build_network(
-            spec,
-            generator_for(config.seed, SETUP, "weights"),
-            weights=None if settings.weights is None else Path(settings.weights),
-            channels=channels,
-        )
+        identity: dict[str, Any] = {"config": config.as_dict(), "data": training_set.digest}
+        if network is None:
+            network = build_network(
+                spec,
+                generator_for(config.seed, SETUP, "weights"),
+                weights=None if settings.weights is None else Path(settings.weights),
+                channels=channels,
+            )
+        else:
+            _require_fit(network, spec, channels)
+            network = copy.deepcopy(network)
+            identity["network"] = sha256_of_bytes(tensor_bytes(persistent_tensors(network), {}))
         self.network = network.to(self.device)
         if settings.autocast == "bf16":
             self.network.set_products(torch.bfloat16)
@@ -182,7 +193,6 @@ class TrainingRun:
                 device=self.device,
             ),
         )
-        identity: dict[str, Any] = {"config": config.as_dict(), "data": training_set.digest}
         if ranks.count > 1:  # BatchNorm is over a rank's slice
             identity["ranks"] = ranks.count
         if settings.warm_start is not None:
@@ -433,6 +443,20 @@ class TrainingRun:
             self.average.load_state(found.of("average"))
         self.step, self.course = found.step, found.course
         logger.info("resumed at step %d of %d", self.step, self.steps)
+
+
+def _require_fit(network: Network, spec: NetworkSpec, channels: int) -> None:
+    """Refuse to train a network on images or by a config that are not its own."""
+    expected = (channels, *spec.image_size)
+    if network.plan.input_shape != expected or network.plan.classes != spec.classes:
+        shape, own = ("×".join(map(str, one)) for one in (expected, network.plan.input_shape))
+        raise InputError(
+            f"the network takes images {own} and gives {network.plan.classes} logits, the training "
+            f"images are {shape} of {spec.classes} classes; quantize it with an example of that "
+            "shape"
+        )
+    if network.spec.settings != spec.settings:
+        raise InputError("the config's [network] is not that of the network that is to be trained")
 
 
 def _accuracies(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import field, fields
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Strict, model_validator
@@ -113,6 +113,12 @@ class NetworkSpec(NetworkSettings):
         height, width = image_size
         size = height if height == width else (height, width)
         return cls(classes=classes, input_size=size, **vars(settings))
+
+    @property
+    def settings(self) -> NetworkSettings:
+        """What a config's ``[network]`` says of it."""
+        own = {one.name: getattr(self, one.name) for one in fields(NetworkSettings)}
+        return NetworkSettings(**own)
 
     @property
     def image_size(self) -> tuple[int, int]:

@@ -21,11 +21,13 @@ from typing import Any, Self
 from deploy.core.errors import InputError
 from deploy.core.model_contents import suffix_of, target_of
 from deploy.core.patch_origin import PatchSource
-from training.checkpoint import CHECKPOINT, load_network, read_sidecar, spec_of
-from training.data import ImageSet, load_images
+from training.checkpoint import CHECKPOINT, load_network, read_sidecar, save_checkpoint, spec_of
+from training.data import Images, ImageSet, load_images, split_of
 from training.network_spec import NetworkSpec
 from training.quantize import Network
+from training.run_lock import require_free
 from training.run_start import read_start
+from training.validated import as_json
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,20 +38,22 @@ class RunFolder:
         path: the folder.
         sidecar: of its checkpoint, checked against the weights when it was opened.
         cache: where `images` keeps decoded images; None: in memory.
-        data: the data folder that was named for the run, here or when its training was started.
+        data: the images that were named for the run, here or when its training was started: a data
+            folder, or splits in memory.
     """
 
     path: Path
     sidecar: Mapping[str, Any]
     cache: Path | None = None
-    data: Path | None = None
+    data: Images | None = None
 
     @classmethod
-    def open(cls, path: Path, cache: Path | None = None, data: Path | None = None) -> Self:
+    def open(cls, path: Path, cache: Path | None = None, data: Images | None = None) -> Self:
         """The run in the folder `path`; `cache` as in :func:`training.data.load_images`.
 
         Args:
-            data: the data folder; None takes that of the training, where the run knows it.
+            data: the data folder, or splits in memory; None takes the folder of the training, where
+                the run knows it.
 
         Raises:
             InputError: no such folder, or no whole checkpoint in it.
@@ -79,9 +83,68 @@ class RunFolder:
             data = start.data
         return cls(path=path, sidecar=sidecar, cache=cache, data=data)
 
+    @classmethod
+    def from_network(
+        cls,
+        network: Network,
+        path: Path | str,
+        images: Images,
+        *,
+        seed: int = 0,
+        defense: str | None = None,
+        kind: str = "npz",
+        overwrite: bool = False,
+    ) -> Self:
+        """A run folder of a network from a loop of one's own, or from calibration alone.
+
+        Args:
+            network: trained or calibrated; it is left in evaluation mode.
+            path: the folder, made if missing.
+            images: sets in memory, one of them "train", for their classes; later stages take them.
+            seed: of the training, for the records.
+            defense: what tables are to call the training ("qat" is plain); None: "calibrated",
+                where nothing was trained since, else "own loop".
+            kind: of data that the command line will find in ``--data`` (:data:`ImageSet.write`).
+            overwrite: replace the run that is there.
+
+        Raises:
+            UsageError: there is a run in the folder already.
+            InputError: the network has another number of classes, or takes other images; or it has
+                neither been trained nor calibrated.
+
+        Example:
+            >>> run = qadtr.RunFolder.from_network(network, "runs/calibrated", training_set)
+            >>> run.bit_widths, run.classes
+            ((32, 8, 4), ('a', 'b', 'c'))
+        """
+        sets = [split_of(images, "train")] if not isinstance(images, Path) else []
+        if not sets:
+            raise InputError(f"expected images in memory, got the folder {images}")
+        classes, shape = sets[0].classes, sets[0].images.shape[1:]
+        if network.plan.classes != len(classes) or network.plan.input_shape != shape:
+            raise InputError(
+                f"the network takes images {network.plan.input_shape} of {network.plan.classes} "
+                f"classes, these are {shape} of {len(classes)}"
+            )
+        path = Path(path)
+        if not overwrite:
+            require_free(path)
+        if defense is None:
+            defense = "calibrated" if network.scales_stored else "own loop"
+        config = {
+            "name": path.resolve().name,
+            "seed": seed,
+            "data": {"kind": kind, "size": shape[1]},
+            "network": as_json(network.spec.settings),
+            "defense": {"name": defense},
+        }
+        facts = {"classes": list(classes), "config": config}
+        save_checkpoint(path / CHECKPOINT, network.finished(), facts)
+        return cls.open(path, data=images)
+
     def command(self, name: str, *words: str) -> str:
         """A command line on this run, as it is to be typed: with its images where it knows them."""
-        data = [] if self.data is None else ["--data", str(self.data)]
+        data = ["--data", str(self.data)] if isinstance(self.data, Path) else []
         return shlex.join(["qadtr", name, str(self.path), *data, *words])
 
     @property
@@ -194,11 +257,12 @@ class RunFolder:
         """The network in evaluation mode; errors as `training.checkpoint.load_network`."""
         return load_network(self.checkpoint)
 
-    def images(self, data: Path | None, split: str) -> ImageSet:
+    def images(self, data: Images | None, split: str) -> ImageSet:
         """One split of the kind of data that the run was trained on, in the same size.
 
         Args:
-            data: the data folder; None takes the run's own, where it knows one and needs one.
+            data: the data folder, or splits in memory; None takes the run's own, where it knows
+                some and needs some.
             split: "train", "holdout" or "test".
 
         Raises:
@@ -206,10 +270,15 @@ class RunFolder:
         """
         settings = self.sidecar["config"]["data"]
         data = self.data if data is None else data
-        images = load_images(settings["kind"], data, split, size=settings["size"], cache=self.cache)
+        if data is None or isinstance(data, Path):
+            size = settings["size"]
+            images = load_images(settings["kind"], data, split, size=size, cache=self.cache)
+        else:
+            images = split_of(data, split)
         if images.classes != self.classes:
+            where = data if isinstance(data, Path) else images.name
             raise InputError(
-                f"the images of {data} have the classes {', '.join(images.classes)}, but "
+                f"the images of {where} have the classes {', '.join(images.classes)}, but "
                 f"{self.path} was trained on {', '.join(self.classes)}; give the data that it was "
                 "trained on"
             )

@@ -9,7 +9,15 @@ from typing import ClassVar
 
 
 class QadtrError(Exception):
-    """Base of every error raised on purpose; its text is written for the person at the prompt."""
+    """Base of every error raised on purpose; its text is written for the person at the prompt.
+
+    Example:
+        >>> try:
+        ...     qadtr.load("nowhere")
+        ... except qadtr.QadtrError as error:
+        ...     error.exit_code, str(error).partition(";")[0]
+        (2, 'there is no run folder nowhere')
+    """
 
     exit_code: ClassVar[int] = 2
 

@@ -53,6 +53,14 @@ class PatchSet:
 
     Raises:
         InputError: on construction, if the parts do not fit together.
+
+    Example:
+        >>> noise = np.random.default_rng(0).integers(0, 256, (1, 3, 4, 4), np.uint8)
+        >>> one_for_all = qadtr.PatchSet(
+        ...     name="noise", kind="universal", patch=noise, mask=np.ones((4, 4), np.bool_),
+        ...     positions=np.zeros((2, 2), np.int32), image_indices=np.arange(2))
+        >>> one_for_all.paste_on(np.zeros((2, 3, 16, 24), np.uint8)).shape
+        (2, 3, 16, 24)
     """
 
     name: str

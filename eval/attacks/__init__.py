@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from deploy.core.errors import InputError
 from eval.attacks.base import PatchAttack
 from eval.attacks.gap import Gap
 from eval.attacks.lavan import Lavan
 from eval.attacks.location import Location
 from eval.attacks.sparse_rs import SparseRs
+from training.named import class_named, is_foreign, unknown
 from training.validated import read_settings
 
 ATTACKS: dict[str, type[PatchAttack[Any]]] = {
@@ -22,10 +22,19 @@ ATTACKS: dict[str, type[PatchAttack[Any]]] = {
 def attack_from_settings(name: str, values: Mapping[str, Any]) -> PatchAttack[Any]:
     """The named attack with settings from a configuration.
 
+    Args:
+        name: one of :data:`ATTACKS`, or a subclass of ``PatchAttack`` of the user's own by
+            ``package.module:Class``.
+        values: of its ``settings_type``.
+
     Raises:
         InputError: an unknown attack or setting (the known ones are named), a wrong type or value.
     """
-    if name not in ATTACKS:
-        raise InputError(f"Unknown attack {name!r}; known: {', '.join(sorted(ATTACKS))}.")
-    attack = ATTACKS[name]
+    attack: type[PatchAttack[Any]]
+    if is_foreign(name):
+        attack = class_named(name, PatchAttack, "attack")
+    elif name in ATTACKS:
+        attack = ATTACKS[name]
+    else:
+        raise unknown("attack", name, sorted(ATTACKS))
     return attack(read_settings(attack.settings_type, values, f"attack {name}"))

@@ -6,10 +6,25 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deploy.core.errors import InputError, NothingToEvaluate
-from deploy.core.patch_set import PatchSet, patch_files_of
+from deploy.core.patch_set import PatchSet, patch_files_of, read_patch_set
 from training.checkpoint import CHECKPOINT
-from training.data import ImageSet
+from training.data import Images, ImageSet
 from training.run_folder import RunFolder
+
+
+def patch_sets_of(patches: Sequence[Path | PatchSet]) -> list[PatchSet]:
+    """The patch sets of files, of folders of them, and those in memory.
+
+    Raises:
+        InputError: a file is missing or damaged.
+        NothingToEvaluate: there are none.
+    """
+    places = [one for one in patches if isinstance(one, Path)]
+    found = [read_patch_set(file) for file in (patch_files_in(places) if places else ())]
+    found += [one for one in patches if isinstance(one, PatchSet)]
+    if not found:
+        raise NothingToEvaluate("no patch was given; make one with: qadtr patch RUN --attack lavan")
+    return found
 
 
 def patch_files_in(places: Sequence[Path]) -> list[Path]:
@@ -55,7 +70,7 @@ def require_images(patch_set: PatchSet, images: ImageSet) -> None:
 
 
 def images_of_patches(
-    runs: Sequence[RunFolder], patch_sets: Sequence[PatchSet], data: Path | None, split: str
+    runs: Sequence[RunFolder], patch_sets: Sequence[PatchSet], data: Images | None, split: str
 ) -> ImageSet:
     """The images that all patch sets count in, checked by their digest.
 

@@ -7,7 +7,6 @@ any others, on the exported model where there is one, so that they stand in the 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,13 +18,14 @@ from eval.attacks.adaptive.adaptive_settings import AdaptiveSettings
 from eval.measure.adaptive.adaptive_record import KIND, AdaptiveRecord, adaptive_from_records
 from eval.measure.adaptive.laws import at_fixed, at_random, at_worst
 from eval.measure.adaptive.task import AdaptiveRunSettings, Task, begin
+from training.data import Images
 from training.quantizers import FLOAT
 from training.run_folder import RunFolder
 
 
 def run_adaptive(
     run: RunFolder,
-    data: Path | None,
+    data: Images | None,
     attack: AdaptiveSettings,
     settings: AdaptiveRunSettings,
     provenance: Mapping[str, Any],

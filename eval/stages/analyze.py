@@ -26,7 +26,7 @@ from eval.measure.analyses.sample import Sample, draw_sample
 from eval.measure.evaluation_record import images_facts
 from eval.measure.patch_images import images_of_patches, patch_files_in
 from eval.measure.patch_measures import patch_facts
-from training.data import ImageSet
+from training.data import Images, ImageSet
 from training.devices import torch_device
 from training.progress import Progress
 from training.record_types import payloads_by_key
@@ -66,7 +66,7 @@ ANALYSES: Mapping[str, Analysis] = {
 def analyse_run(
     run: RunFolder,
     patch_files: Sequence[Path],
-    data: Path | None,
+    data: Images | None,
     names: Sequence[str],
     settings: AnalysisSettings,
     provenance: Mapping[str, Any],

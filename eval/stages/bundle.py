@@ -25,7 +25,7 @@ from deploy.core.errors import EngineUnavailable, InputError, UsageError
 from deploy.core.host import host_facts
 from deploy.core.model_contents import LITERT, target_of
 from deploy.core.model_engine import run_all
-from deploy.core.patch_set import PatchSet, read_patch_set
+from deploy.core.patch_set import PatchSet
 from deploy.device.golden import check_logits, logits_bytes
 from deploy.device.machine_proof import machine_entry
 from deploy.device.manifest import ModelFacts
@@ -33,11 +33,12 @@ from deploy.device.onnxruntime_engine import onnxruntime_version
 from deploy.device.validation import profiled_kinds
 from deploy.machine_proof import DeviceReports
 from eval.measure.checks.checks_record import verdict_of_run
-from eval.measure.patch_images import images_of_patches, patch_files_in
+from eval.measure.patch_images import images_of_patches, patch_files_in, patch_sets_of
 from eval.measure.subject import Subject, subjects_of
 from export.origin import recorded_budget, require_origin
 from export.reference import IntegerReference, LiteRtReference
 from export.reference.qdq import QdqReference
+from training.data import Images
 from training.data.subset import chosen_indices
 from training.prediction import predict
 from training.quantize import Network
@@ -85,8 +86,8 @@ class BundleSettings:
 
 def bundle_run(
     run: RunFolder,
-    patch_files: Sequence[Path],
-    data: Path | None,
+    patches: Sequence[Path | PatchSet],
+    data: Images | None,
     out: Path,
     settings: BundleSettings,
     provenance: Mapping[str, Any],
@@ -96,7 +97,7 @@ def bundle_run(
     The images are those that the patch sets are for, all together, or ``settings.images`` of them.
 
     Args:
-        patch_files: npz files, or folders of them.
+        patches: npz files, folders of them, or patch sets.
 
     Raises:
         EngineUnavailable: there is no further engine of that name.
@@ -111,7 +112,7 @@ def bundle_run(
     (subject,) = subjects_of(run, ENGINE, [settings.bits])
     model = subject.model_file
     require_origin(model, run.checkpoint_sha256)
-    patch_sets = _patch_sets(patch_files_in(patch_files))
+    patch_sets = _patch_sets(patches)
     gated = _gated(patch_sets, settings.gated)
     split = images_of_patches([run], patch_sets, data, settings.split)
     indices = np.unique(np.concatenate([one.image_indices for one in patch_sets]))
@@ -173,20 +174,22 @@ def bundle_run(
     )
 
 
-def _patch_sets(files: Sequence[Path]) -> list[PatchSet]:
+def _patch_sets(patches: Sequence[Path | PatchSet]) -> list[PatchSet]:
     """Read them; the reports and gates tell patch sets apart by name."""
-    read: dict[str, Path] = {}
-    patch_sets = []
-    for file in files:
-        patch_set = read_patch_set(file)
-        other = read.setdefault(patch_set.name, file)
-        if other is not file:
-            raise InputError(
-                f"{other} and {file} are both named {patch_set.name!r}, and in a bundle a name "
-                "stands for one patch set; choose the files with --patches"
-            )
-        patch_sets.append(patch_set)
-    return patch_sets
+    read: dict[str, str] = {}
+    found = []
+    for place in patches:
+        for one in patch_files_in([place]) if isinstance(place, Path) else [place]:
+            (patch_set,) = patch_sets_of([one])
+            what = str(one) if isinstance(one, Path) else "a patch set in memory"
+            if patch_set.name in read:
+                raise InputError(
+                    f"{read[patch_set.name]} and {what} are both named {patch_set.name!r}, and in "
+                    "a bundle a name stands for one patch set; choose the files with --patches"
+                )
+            read[patch_set.name] = what
+            found.append(patch_set)
+    return found
 
 
 def _further_model(

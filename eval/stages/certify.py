@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from deploy.core.records import write_record
 from eval.measure.certification_record import KIND, CertificationRecord
 from eval.measure.evaluation_record import images_facts
 from eval.measure.subject import Predictor, subjects_of
+from training.data import Images
 from training.data.subset import chosen_indices
 from training.progress import Progress
 from training.record_types import payloads_by_key
@@ -48,7 +48,7 @@ class CertifySettings:
 
 
 def certify_run(
-    run: RunFolder, data: Path | None, settings: CertifySettings, provenance: Mapping[str, Any]
+    run: RunFolder, data: Images | None, settings: CertifySettings, provenance: Mapping[str, Any]
 ) -> list[CertificationRecord]:
     """One record for each bit-width and size of patch, in the run's ``records`` folder.
 

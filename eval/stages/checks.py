@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from pydantic import model_validator
@@ -18,7 +17,7 @@ from eval.measure.checks.catalogue import CATALOGUE
 from eval.measure.checks.checks_record import KIND, CheckedModel, ChecksRecord
 from eval.measure.evaluation_record import images_facts
 from eval.measure.fakes import planted
-from training.data import ImageSet
+from training.data import Images, ImageSet
 from training.data.subset import chosen_indices
 from training.prediction import SwitchableNetwork
 from training.progress import Progress
@@ -60,7 +59,7 @@ class ChecksRunSettings:
 
 def run_checks(
     run: RunFolder,
-    data: Path | None,
+    data: Images | None,
     battery: BatterySettings,
     settings: ChecksRunSettings,
     provenance: Mapping[str, Any],

@@ -15,18 +15,18 @@ from typing import Any
 from deploy.core.bit_widths import bits_words
 from deploy.core.engine_protocol import Engine
 from deploy.core.latency import Latency, measure_latency
-from deploy.core.patch_set import PatchSet, read_patch_set
+from deploy.core.patch_set import PatchSet
 from deploy.core.records import read_record, read_records
 from deploy.engine import require_engine
 from eval.measure.evaluation import evaluate_model
 from eval.measure.evaluation_record import EvaluationRecord
 from eval.measure.examples import KIND as EXAMPLES_KIND
 from eval.measure.examples import Predict, write_examples
-from eval.measure.patch_images import images_of_patches, patch_files_in
+from eval.measure.patch_images import images_of_patches, patch_sets_of
 from eval.measure.patch_measures import common_set
 from eval.measure.subject import Subject, subjects_of
 from eval.report.words import model_name
-from training.data import ImageSet
+from training.data import Images, ImageSet
 from training.run_folder import RunFolder
 from training.validated import AtLeast0, AtLeast1, BitWidths, validated
 
@@ -63,8 +63,8 @@ class EvaluationSettings:
 
 def evaluate_runs(
     runs: Sequence[RunFolder],
-    patch_files: Sequence[Path],
-    data: Path | None,
+    patches: Sequence[Path | PatchSet],
+    data: Images | None,
     settings: EvaluationSettings,
     provenance: Mapping[str, Any],
 ) -> list[EvaluationRecord]:
@@ -75,7 +75,7 @@ def evaluate_runs(
 
     Args:
         runs: at least one, all of the same data.
-        patch_files: npz files, or folders of them.
+        patches: npz files, folders of them, or patch sets.
 
     Raises:
         InputError: a model that is not exported, a patch file that is damaged or was made for
@@ -84,7 +84,7 @@ def evaluate_runs(
         EngineUnavailable: the engine is not here.
     """
     require_engine(settings.engine)  # before the patches and images are read
-    patch_sets = [read_patch_set(path) for path in patch_files_in(patch_files)]
+    patch_sets = patch_sets_of(patches)
     images = images_of_patches(runs, patch_sets, data, settings.split)
     subjects = {run: subjects_of(run, settings.engine, settings.bit_widths) for run in runs}
     records: list[EvaluationRecord] = []

@@ -28,7 +28,7 @@ from eval.attacks.ensemble import Ensemble
 from eval.attacks.supplied.placing import PlacingSettings, placed_patch_sets
 from eval.attacks.supplied.reading import read_supplied
 from eval.measure.subject import subjects_of
-from training.data import ImageSet
+from training.data import Images, ImageSet
 from training.data.subset import chosen_indices
 from training.devices import torch_device
 from training.prediction import SwitchableNetwork
@@ -65,7 +65,7 @@ class PatchRunSettings:
 def make_patches(
     source: RunFolder,
     attack: PatchAttack[Any],
-    data: Path | None,
+    data: Images | None,
     settings: PatchRunSettings,
     provenance: Mapping[str, Any],
     out: Path | None = None,
@@ -180,7 +180,7 @@ def _opened(
 def supply_patches(
     run: RunFolder,
     file: Path,
-    data: Path | None,
+    data: Images | None,
     placing: PlacingSettings,
     settings: PatchRunSettings,
     provenance: Mapping[str, Any],

@@ -23,6 +23,7 @@ from eval.attacks.pixel.pixel_settings import PixelSettings
 from eval.measure.evaluation_record import images_facts
 from eval.measure.pixel_record import KIND, PixelModel, PixelRecord
 from eval.measure.subject import TORCH, subjects_of
+from training.data import Images
 from training.data.subset import chosen_indices
 from training.devices import torch_device
 from training.prediction import SwitchableNetwork
@@ -56,7 +57,7 @@ class PixelRunSettings:
 def attack_pixels(
     run: RunFolder,
     attack: PixelSettings,
-    data: Path | None,
+    data: Images | None,
     settings: PixelRunSettings,
     provenance: Mapping[str, Any],
 ) -> list[PixelRecord]:

@@ -109,17 +109,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Write the bundle and print what names it."""
     from deploy.bundle import Thresholds
-    from deploy.core.errors import UsageError
-    from deploy.device.bundle_reading import Bundle
-    from eval.stages.bundle import BundleSettings, bundle_run
+    from eval.stages.bundle import BundleSettings
+    from qadtr.functions.bundle import bundled
     from training.run_folder import RunFolder
 
-    for name in ("max_asr", "max_drift", "min_clean"):
-        value = getattr(arguments, name)
-        if value is not None and not 0.0 <= value <= 1.0:
-            raise UsageError(f"--{name.replace('_', '-')} expects a share of 0 to 1, got {value}")
     folder = RunFolder.open(arguments.run, arguments.cache, arguments.data)
-    digest = bundle_run(
+    made = bundled(
         folder,
         arguments.patches or [folder.patches],
         arguments.data,
@@ -130,16 +125,13 @@ def run(arguments: argparse.Namespace) -> int:
             thresholds=shared.settings_of(Thresholds, arguments),
             golden_images=arguments.golden,
         ),
-        shared.provenance(seed=folder.seed),
     )
-    with Bundle(arguments.out) as bundle:
-        clean = bundle.manifest.thresholds["min_clean"]
-        sizes = bundle.manifest.files
-    print(f"{arguments.out}  manifest {digest}")
-    print(_megabytes({path: facts.size_bytes for path, facts in sizes.items()}))
+    print(f"{made.path}  manifest {made.manifest_sha256}")
+    print(_megabytes(made.size_bytes))
     print(
         f"gate: ASR under {arguments.max_asr:g}, drift at most {arguments.max_drift:g}, clean "
-        f"accuracy over {clean:g}; on the device: python validate.pyz {arguments.out.name}"
+        f"accuracy over {made.thresholds['min_clean']:g}; on the device: python validate.pyz "
+        f"{arguments.out.name}"
     )
     return 0
 

@@ -25,7 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     # Here and not above: the parser imports this module.
     from qadtr.__main__ import build_parser
-    from qadtr.commands import shared
+    from qadtr.config_files import config_names
 
     parser = build_parser()
     for command in parser.commands.values():
@@ -33,6 +33,6 @@ def run(arguments: argparse.Namespace) -> int:
             if action.type is Path:
                 action.complete = shtab.FILE  # type: ignore[attr-defined]
             if action.dest == "config" and action.metavar == "CONFIG":
-                action.choices = shared.config_names()
+                action.choices = config_names()
     print(shtab.complete(parser, arguments.shell))
     return 0

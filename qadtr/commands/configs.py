@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from qadtr.commands import shared
+from qadtr.config_files import CONFIGS, config_file, config_names
 
 HELP = "list the configs that `qadtr train` takes by name, or print one"
 
@@ -22,9 +22,9 @@ def run(arguments: argparse.Namespace) -> int:
     from deploy.core.table import Table
 
     if arguments.name is not None:
-        print(shared.config_file(arguments.name).read_text(encoding="utf-8"), end="")
+        print(config_file(arguments.name).read_text(encoding="utf-8"), end="")
         return 0
-    rows = [[name, _about(shared.CONFIGS / f"{name}.toml")] for name in shared.config_names()]
+    rows = [[name, _about(CONFIGS / f"{name}.toml")] for name in config_names()]
     print(Table(columns=("", ""), rows=rows).text())
     print("\nqadtr train NAME --data DIR trains one; qadtr configs NAME prints it.")
     return 0

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qadtr.commands import shared
+from qadtr.config_files import CONFIGS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--configs",
         type=Path,
-        default=shared.CONFIGS,
+        default=CONFIGS,
         metavar="DIR",
         help="of FAMILY-ROW.toml and FAMILY-source.toml (default: those of `qadtr configs`)",
     )

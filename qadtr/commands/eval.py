@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     from deploy.core.errors import UsageError
     from deploy.core.records import read_records
     from eval.report.results import text_table
-    from eval.stages.evaluate import EvaluationSettings, evaluate_runs
+    from qadtr.functions.evaluate import evaluate
     from training.run_folder import RunFolder
 
     for name in ("threads", "batch_size"):
@@ -85,48 +85,37 @@ def run(arguments: argparse.Namespace) -> int:
             "--patches is needed: files made on another network by `qadtr patch`; or attack this "
             f"one: {runs[0].command('eval', '--adaptive')}"
         )
-    evaluate_runs(
+    evaluate(
         runs,
         arguments.patches,
         arguments.data,
-        shared.settings_of(
-            EvaluationSettings,
-            arguments,
-            latency_repeats=0 if arguments.no_latency else 200,
-            drift=not arguments.no_drift,
-        ),
-        shared.provenance(),
+        bits=arguments.bit_widths,
+        engine=arguments.engine,
+        threads=arguments.threads,
+        batch_size=arguments.batch_size,
+        drift=not arguments.no_drift,
+        latency=not arguments.no_latency,
+        split=arguments.split,
     )
     print(text_table(record for run in runs for record in read_records(run.records)))
     return 0
 
 
 def _adaptive(arguments: argparse.Namespace, runs: Sequence[RunFolder]) -> int:
-    from deploy.core.patch_set import read_patch_set
     from deploy.core.records import read_records
-    from eval.attacks.adaptive.adaptive_settings import AdaptiveSettings
-    from eval.measure.adaptive.task import AdaptiveRunSettings
-    from eval.measure.patch_images import patch_files_in
     from eval.report.adaptive import adaptive_table
-    from eval.stages.adaptive import run_adaptive
-    from training.patch_sizes import in_pixels
-    from training.validated import read_settings
+    from qadtr.functions.evaluate import adaptive
 
-    for name, default in (("images", 500), ("seed", 0)):
-        if getattr(arguments, name) is None:
-            setattr(arguments, name, default)
-    given = in_pixels(shared.settings_from(arguments.settings), runs[0].spec.image_size)
-    attack = read_settings(AdaptiveSettings, given, "adaptive evaluation")
-    files = patch_files_in(arguments.patches) if arguments.patches else []
-    known = [read_patch_set(path) for path in files]
-    for run in runs:
-        run_adaptive(
-            run,
-            arguments.data,
-            attack,
-            shared.settings_of(AdaptiveRunSettings, arguments),
-            shared.provenance(seed=arguments.seed, config=attack.as_record()),
-            known,
-        )
+    adaptive(
+        runs,
+        arguments.data,
+        bits=arguments.bit_widths,
+        count=500 if arguments.images is None else arguments.images,
+        seed=0 if arguments.seed is None else arguments.seed,
+        settings=shared.settings_from(arguments.settings),
+        patches=arguments.patches or (),
+        split=arguments.split,
+        random_precision=arguments.random_precision,
+    )
     print(adaptive_table(record for run in runs for record in read_records(run.records)))
     return 0

@@ -72,25 +72,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Export, and print a line per file."""
     from export.budget import Overrides
-    from export.export_run import ExportSettings, export_run
     from export.target_proofs import TargetProof
-    from training.data.subset import chosen_indices
+    from qadtr.functions.export import export
     from training.run_folder import RunFolder
 
-    folder = RunFolder.open(arguments.run, arguments.cache, arguments.data)
-    holdout = folder.images(arguments.data, "holdout").images
-    chosen = chosen_indices(len(holdout), min(arguments.images, len(holdout)))
-    made = export_run(
-        folder,
-        arguments.bits,
-        holdout[chosen],
-        shared.settings_of(
-            ExportSettings,
-            arguments,
-            targets=tuple(arguments.target),
-            overrides=shared.settings_of(Overrides, arguments),
-        ),
-        shared.provenance(seed=folder.seed),
+    made = export(
+        RunFolder.open(arguments.run, arguments.cache, arguments.data),
+        bits=arguments.bits,
+        targets=arguments.target,
+        count=arguments.images,
+        storage=arguments.storage,
+        tune=arguments.tune,
+        overrides=shared.settings_of(Overrides, arguments),
     )
     for model in made:
         lowered = model.lowered

@@ -62,22 +62,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the file, and print what was found of it; 2 when it is not integers throughout."""
-    from export.canonical import ImageForm
-    from export.lower_file import LowerSettings, lower_file
+    from qadtr.functions.export import lower
 
-    form = ImageForm(
-        mean=None if arguments.mean is None else tuple(arguments.mean),
-        std=None if arguments.std is None else tuple(arguments.std),
+    found = lower(
+        arguments.model,
+        arguments.out,
+        mean=arguments.mean,
+        std=arguments.std,
         size=None if arguments.size is None else tuple(arguments.size),
-    )
-    settings = LowerSettings(
-        target=arguments.target,
-        storage=arguments.storage,
         images=arguments.images,
         count=arguments.count,
+        target=arguments.target,
+        storage=arguments.storage,
         least_agreement=arguments.least_agreement,
     )
-    found = lower_file(arguments.model, arguments.out, form, settings)
     if arguments.explain:
         print("\n".join(found.lowered.log))
     else:

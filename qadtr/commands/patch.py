@@ -20,7 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_images(parser)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
-        "--attack", help="gap (universal), lavan, location; without gradients sparse-rs"
+        "--attack",
+        help="gap (universal), lavan, location; without gradients sparse-rs; package.module:Class",
     )
     what.add_argument(
         "--supplied",
@@ -78,28 +79,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Make the patches and print where they are."""
-    from eval.attacks import attack_from_settings
-    from eval.stages.patch import PatchRunSettings, make_patches
-    from training.patch_sizes import in_pixels
+    from eval.stages.patch import PatchRunSettings
+    from qadtr.functions.patch import attacked
     from training.run_folder import RunFolder
 
     if arguments.supplied is not None:
         return _supplied(arguments)
-    source = RunFolder.open(arguments.run, arguments.cache, arguments.data)
-    given = in_pixels(_given(arguments, _OF_ATTACKS), source.spec.image_size)
-    attack = attack_from_settings(arguments.attack, given)
-    if attack.kind != "universal":
-        shared.refuse_without_effect(
-            arguments, {"made_from": None}, "where each patch is made on its own image"
-        )
-    path, patch_set = make_patches(
-        source,
-        attack,
+    path, patch_set = attacked(
+        RunFolder.open(arguments.run, arguments.cache, arguments.data),
+        arguments.attack,
         arguments.data,
+        _given(arguments, _OF_ATTACKS),
         shared.settings_of(PatchRunSettings, arguments),
-        shared.provenance(seed=arguments.seed, config=attack.settings.as_record()),
         arguments.out,
-        beside=[RunFolder.open(run) for run in arguments.beside],
+        [RunFolder.open(run) for run in arguments.beside],
     )
     _print(path, patch_set)
     return 0

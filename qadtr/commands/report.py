@@ -46,7 +46,8 @@ def run(arguments: argparse.Namespace) -> int:
     from deploy.core.files import STDOUT
     from eval.report.results import text_table
     from eval.report.seeds import seeds_tables
-    from eval.stages.report import DataFiles, records_of_all, write_data, write_report
+    from eval.stages.report import DataFiles, records_of_all, write_data
+    from qadtr.functions.report import report
 
     out: Path = arguments.out or arguments.runs[-1] / "report.html"
     if out.suffix.lower() not in (".html", ".htm"):
@@ -61,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     records = records_of_all(arguments.runs)
     # What is written to standard output is alone there.
     said = sys.stderr if STDOUT in (to.csv, to.json, to.latex) else sys.stdout
-    written = [write_report(arguments.runs, out, title=arguments.title, by_seed=by_seed)]
+    written = [report(arguments.runs, out, title=arguments.title, by_seed=by_seed)]
     written += write_data(records, to, by_seed=by_seed)
     if arguments.table:
         print(text_table(records), end="\n\n", file=said)

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
-if TYPE_CHECKING:
-    from training.config import TrainingConfig
+from qadtr.origin import provenance as provenance
+from qadtr.origin import repository as repository
 
 RUNS = Path("runs")
-
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-"""The configs that come with the package: in a checkout a link to its folder `configs/`."""
 
 _T = TypeVar("_T")
 
@@ -156,51 +152,3 @@ def settings_from(words: Sequence[str]) -> dict[str, Any]:
         except tomllib.TOMLDecodeError:
             settings[key.strip()] = text
     return settings
-
-
-def config_from(name: str, overrides: Mapping[str, Any]) -> TrainingConfig:
-    """The config of a file, or of one that comes with the package, by its bare name.
-
-    Raises:
-        InputError: as :func:`training.config.load_config`; no config of that name.
-    """
-    from training.config import load_config
-
-    return load_config(config_file(name), overrides)
-
-
-def config_file(name: str) -> Path:
-    """The path that ``name`` is, or that of the package's config of that name.
-
-    Raises:
-        InputError: a bare name that is neither.
-    """
-    path = Path(name)
-    if path.suffix == ".toml" or len(path.parts) != 1 or path.is_file():
-        return path
-    from deploy.core.errors import InputError
-
-    shipped = CONFIGS / f"{name}.toml"
-    if shipped.is_file():
-        return shipped
-    close = difflib.get_close_matches(name, config_names(), n=1)
-    hint = f", did you mean {close[0]}" if close else ""
-    raise InputError(f"there is no config {name}{hint}; `qadtr configs` lists those there are")
-
-
-def config_names() -> list[str]:
-    """Of the configs that come with the package."""
-    return sorted(path.stem for path in CONFIGS.glob("*.toml"))
-
-
-def provenance(**facts: Any) -> dict[str, Any]:
-    """What `deploy.core.records.provenance` says of ``facts``, with the commit of this checkout."""
-    from deploy.core import records
-
-    return records.provenance(repository=repository(), **facts)
-
-
-def repository() -> Path | None:
-    """The checkout that this code runs from, for the commit in a record; None when installed."""
-    root = Path(__file__).resolve().parents[2]
-    return root if (root / "pyproject.toml").is_file() else None

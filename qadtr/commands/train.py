@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qadtr.commands import shared
+from qadtr.config_files import config_from
 
 if TYPE_CHECKING:
     from training.config import TrainingConfig
@@ -61,6 +61,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="save such a state after so many seconds too (default: 300)",
     )
+    for name, what in (("network", "one of docs/networks.md"), ("defense", "qat, pbat, …")):
+        parser.add_argument(
+            f"--{name}",
+            metavar="NAME",
+            help=f"{what}, or your own by package.module:NAME, in place of the config's",
+        )
     shared.add_settings(parser, "training.epochs=2")
 
 
@@ -76,10 +82,11 @@ class _Job:
 def run(arguments: argparse.Namespace) -> int:
     """Train, or continue, and print where each checkpoint is."""
     from deploy.core.errors import UsageError
+    from qadtr.functions.train import train_config
     from training.data import load_images
     from training.devices import torch_device
     from training.dry_run import dry_run
-    from training.loop import RunOptions, train
+    from training.loop import RunOptions
     from training.ranks import join, leave
     from training.run_start import read_start
 
@@ -108,18 +115,12 @@ def run(arguments: argparse.Namespace) -> int:
         print(dry_run(first.config, training_set, holdout, RunOptions(device=device)).text())
         return 0
     for job in jobs:
-        written = train(
+        written = train_config(
             job.config,
             training_set,
             holdout,
             job.folder,
             shared.settings_of(RunOptions, arguments, device=device, resume=job.resumed),
-            partial(
-                shared.provenance,
-                seed=job.config.seed,
-                config=job.config.as_dict(),
-                data={"name": training_set.name, "digest": training_set.digest},
-            ),
             ranks,
         )
         if ranks.first:
@@ -138,13 +139,16 @@ def _jobs(arguments: argparse.Namespace) -> list[_Job]:
     if arguments.config is None:
         return [_job_of_folder(arguments)]
     settings = shared.settings_from(arguments.settings)
+    for name in ("network", "defense"):
+        if getattr(arguments, name) is not None:
+            settings[f"{name}.name"] = getattr(arguments, name)
     seeds = arguments.seed or [None]
     if len(set(seeds)) < len(seeds):
         raise UsageError(f"--seed names a seed twice: {' '.join(map(str, seeds))}")
     jobs = []
     for seed in seeds:
         own = settings if seed is None else settings | {"seed": seed}
-        config = resolved(shared.config_from(arguments.config, own))
+        config = resolved(config_from(arguments.config, own))
         folder: Path = arguments.out or shared.RUNS / config.name
         if seed is not None and (len(seeds) > 1 or arguments.out is None):
             folder = folder.with_name(f"{folder.name}-seed{seed}")
@@ -165,8 +169,11 @@ def _job_of_folder(arguments: argparse.Namespace) -> _Job:
         raise UsageError("CONFIG is needed: a TOML file, or the name of one of `qadtr configs`")
     if arguments.out is None:
         raise UsageError("--resume without CONFIG needs the run folder: --out RUN")
-    if arguments.settings or arguments.seed:
-        raise UsageError("a run is resumed with its own settings: leave --set and --seed away")
+    shared.refuse_without_effect(
+        arguments,
+        {"settings": [], "seed": None, "network": None, "defense": None},
+        "on a run that is resumed with its own settings",
+    )
     start = read_start(arguments.out)
     if start is None:
         raise InputError(

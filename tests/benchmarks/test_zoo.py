@@ -10,7 +10,7 @@ from sklearn.datasets import load_sample_images
 
 from benchmarks.zoo import CIFAR as SMALL_ONES
 from benchmarks.zoo import NAMES, SIZES, Amounts, measured, sound
-from training.data import ImageSet, images_from_arrays
+from training.data import ImageSet
 
 FEW = Amounts(calibration=16, agreement=8, parity=2, batch=8)
 REFUSED = {"espnetv2_w2": "PReLU: it has a slope for each of 32 channels"}
@@ -29,7 +29,7 @@ def crops(size: int, count: int, split: str) -> ImageSet:
         images.append(photograph[top : top + size, left : left + size])
         labels.append(index % 2 * 5 + left * 5 // (photograph.shape[1] - size))
     made = np.stack(images).transpose(0, 3, 1, 2).copy()
-    return images_from_arrays(made, np.array(labels), [*"abcdefghij"], split=split)
+    return ImageSet.from_arrays(made, np.array(labels), [*"abcdefghij"], split=split)
 
 
 @pytest.mark.zoo

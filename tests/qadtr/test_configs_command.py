@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from qadtr.__main__ import main
-from qadtr.commands import shared
+from qadtr.config_files import config_file, config_from
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,7 +27,7 @@ def test_a_config_by_its_name_from_anywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    config = shared.config_from("cifar10-resnet8-source", {"seed": 5})
+    config = config_from("cifar10-resnet8-source", {"seed": 5})
     assert (config.name, config.seed, config.defense) == (
         "cifar10-resnet8-source",
         5,
@@ -35,8 +35,8 @@ def test_a_config_by_its_name_from_anywhere(
     )
     # A file of the user's comes first; a path is a path.
     (tmp_path / "mine").write_text((ROOT / "configs" / "cifar10-resnet8.toml").read_text())
-    assert shared.config_file("mine") == Path("mine")
-    assert shared.config_file("configs/x") == Path("configs/x")
+    assert config_file("mine") == Path("mine")
+    assert config_file("configs/x") == Path("configs/x")
     assert main(["train", "cifar10-resnt8"]) == 2
     line = capsys.readouterr().err
     assert (

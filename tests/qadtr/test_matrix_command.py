@@ -175,7 +175,7 @@ def test_an_error_in_a_worker_is_its_own(
         ("seed = 3", "seed = -1", "seed must be"),
         ("images = 40", "images = true", "images must be"),
         ("images = 40", 'split = "train"', "split must be one of test, holdout; got 'train'"),
-        ('name = "lavan"', 'name = "magic"', "Unknown attack 'magic'"),
+        ('name = "lavan"', 'name = "magic"', "there is no attack 'magic'"),
         ("steps = 4", "stepz = 4", "unknown key 'stepz'"),
         ("steps = 4", "bit_widths = [4]", "in [[source]]"),
         ('"torch"]', '"tpu"]', "unknown engine tpu"),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from qadtr.__main__ import main
-from training.data import images_from_arrays, load_images, write_arrays
+from training.data import Images, ImageSet, load_images
 from training.run_folder import RunFolder
 
 pytestmark = pytest.mark.slow
@@ -41,10 +41,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = folder / "my images"
     for split, name in (("train", "train"), ("test", "test")):
         digits = load_images("digits", None, split, size=32)
-        images = images_from_arrays(
+        images = ImageSet.from_arrays(
             np.ascontiguousarray(digits.images), digits.labels, digits.classes, name="d", split=name
         )
-        write_arrays(images, data)
+        images.write(data)
     (folder / "arrays.toml").write_text(CONFIG)
     run = folder / "run"
     assert main(["train", str(folder / "arrays.toml"), "--data", str(data), "--out", str(run)]) == 0
@@ -84,7 +84,7 @@ def test_from_a_run_to_a_report_by_following_the_errors(
     assert said == ["export", "patch", "eval"]
 
 
-def made_of(run: Path) -> Path | None:
+def made_of(run: Path) -> Images | None:
     return RunFolder.open(run).data
 
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from deploy.core.errors import InputError
 from training.checkpoint import load_network, save_checkpoint
-from training.data import images_from_arrays, load_images, write_arrays
+from training.data import ImageSet, load_images
 from training.network_spec import NetworkSpec
 from training.networks import float_network
 from training.prediction import logits
@@ -72,7 +72,7 @@ def test_a_callable_gives_the_network_with_as_many_logits_as_classes(here: Path)
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("resnet9", "no network 'resnet9'; known are .*resnet8.*package.module:callable"),
+        ("resnet9", "no network 'resnet9'; known are .*resnet8.*package.module:name"),
         ("not_there:build", "no network 'not_there:build'.*No module named"),
         ("someones_network:absent", "no network .*absent"),
         ("someones_network:nothing", "is a int, expected a callable"),
@@ -161,10 +161,10 @@ def test_quantize_takes_mean_and_std_together_and_patterns_that_fit() -> None:
 def test_npz_files_are_read_as_they_were_written(tmp_path: Path) -> None:
     images = pictures(60)
     labels = np.arange(60) % 3
-    whole = images_from_arrays(images, labels, ["a", "b", "c"], name="three")
-    write_arrays(whole, tmp_path)
+    whole = ImageSet.from_arrays(images, labels, ["a", "b", "c"], name="three")
+    whole.write(tmp_path)
     last = images.transpose(0, 2, 3, 1)  # channels last are taken too
-    write_arrays(images_from_arrays(last, labels, split="test"), tmp_path)
+    ImageSet.from_arrays(last, labels, split="test").write(tmp_path)
     training, holdout, test = (
         load_images("npz", tmp_path, split) for split in ("train", "holdout", "test")
     )

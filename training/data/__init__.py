@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from deploy.core.errors import InputError
-from training.data.arrays import images_from_arrays, read_arrays, write_arrays
+from training.data.arrays import read_arrays
 from training.data.cifar10 import SIZE_PX, read_cifar10
 from training.data.digits import DEFAULT_PX, read_digits
 from training.data.folder import read_folder
-from training.data.image_set import SPLITS, ImageSet, Split
+from training.data.image_set import SPLITS, Images, ImageSet, Split, split_of
+from training.named import is_foreign, named, unknown
 
-KINDS: tuple[str, ...] = ("cifar10", "folder", "digits", "npz")
+SIZED: tuple[str, ...] = ("cifar10", "folder", "digits")
+"""Kinds of data whose images have the size that a config's ``data.size`` says."""
+KINDS: tuple[str, ...] = (*SIZED, "npz")
 
 
 def load_images(
@@ -28,9 +31,12 @@ def load_images(
     on which settings are chosen; "test" is for final tables only.
 
     Args:
-        kind: "cifar10", "folder" (SPLIT/CLASS/IMAGE), "digits" (comes with scikit-learn) or "npz"
-            (:mod:`training.data.arrays`).
-        root: the data folder; None for "digits" only.
+        kind: "cifar10", "folder" (SPLIT/CLASS/IMAGE), "digits" (comes with scikit-learn), "npz"
+            (:mod:`training.data.arrays`), or the user's own by ``package.module:name``: called with
+            the data folder and "train" or "test", it gives an :class:`ImageSet`, a torch Dataset
+            (:meth:`ImageSet.from_dataset`), or the arguments of :meth:`ImageSet.from_arrays`; the
+            hold-out is taken from its "train".
+        root: the data folder; None for "digits" and one's own only.
         split: "train", "holdout" or "test".
         size: side of the images in px: any for "folder" (resize and centre cut; None leaves them
             as they are), a multiple of 8 for "digits" (None: 32), 32 or None for "cifar10"; not
@@ -44,8 +50,8 @@ def load_images(
     """
     if split not in SPLITS:
         raise InputError(f"Unknown split {split!r}; available: {', '.join(SPLITS)}.")
-    if kind not in KINDS:
-        raise InputError(f"Unknown kind of data {kind!r}; available: {', '.join(KINDS)}.")
+    if kind not in KINDS and not is_foreign(kind):
+        raise unknown("kind of data", kind, KINDS)
     if cache is not None and kind != "folder":
         raise InputError(
             f'A cache on disk (--cache DIR) is for data of the kind "folder"; {kind!r} is small and '
@@ -53,6 +59,8 @@ def load_images(
         )
     if kind == "digits":
         return read_digits(split, size_px=DEFAULT_PX if size is None else size)
+    if is_foreign(kind):
+        return _foreign(kind, root, split)
     if root is None:
         raise InputError(f"The data set {kind!r} needs a folder: give one with --data DIR.")
     if kind == "npz":
@@ -67,12 +75,23 @@ def load_images(
     return read_cifar10(root, split)
 
 
+def _foreign(kind: str, root: Path | None, split: str) -> ImageSet:
+    asked: Split = "test" if split == "test" else "train"
+    made = named(kind, "data set")(root, asked)
+    name = kind.rpartition(":")[2]
+    if isinstance(made, tuple):
+        made = ImageSet.from_arrays(*made, name=name, split=asked)
+    elif not isinstance(made, ImageSet):
+        made = ImageSet.from_dataset(made, name=name, split=asked)
+    return split_of(made, split)
+
+
 __all__ = [
     "KINDS",
     "SPLITS",
     "ImageSet",
+    "Images",
     "Split",
-    "images_from_arrays",
     "load_images",
-    "write_arrays",
+    "split_of",
 ]

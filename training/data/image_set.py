@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deploy.core.errors import InputError
+from deploy.core.files import write_npz
 from deploy.core.images import GREY_OR_RGB
 from deploy.core.patch_origin import TriedOn
+from training.data.holdout import held_out
 
 Split = Literal["train", "holdout", "test"]
 SPLITS: tuple[str, ...] = get_args(Split)
@@ -23,14 +27,31 @@ class ImageSet:
     """Images of one split, checked, with the digest that names this copy of them.
 
     Attributes:
-        images: uint8 N×3×H×W, RGB, or N×1×H×W, grey; channel first, 0…255; read-only where they lie on disk
-            (:mod:`training.data.cache`): an index or a slice reads what it names, no more.
+        images: uint8 N×3×H×W, RGB, or N×1×H×W, grey; channel first, 0…255; read-only where they
+            lie on disk (:mod:`training.data.cache`): an index or a slice reads what it names, no
+            more.
         labels: int64 N, indices into `classes`.
         classes: class names; the index of a name is its label.
         name: name of the data set, as records print it.
         split: "train" (without the hold-out), "holdout" or "test".
         digest: SHA-256 (hex) of the shape, the image bytes and the labels. Two copies of a data
             set that differ in one byte (a JPEG copy, another resize) have different digests.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> labels = np.arange(60) % 3
+        >>> images = rng.integers(0, 90, (60, 3, 16, 24)).astype(np.uint8)
+        >>> images[np.arange(60), labels] += 120  # a class is a colour
+        >>> training_set = qadtr.ImageSet.from_arrays(images, labels, ["a", "b", "c"])
+        >>> test_set = qadtr.ImageSet.from_arrays(images, labels, ["a", "b", "c"], split="test")
+        >>> training_set.images.shape, len(training_set), training_set.split
+        ((60, 3, 16, 24), 60, 'train')
+        >>> rest, holdout = training_set.hold_out()
+        >>> len(rest), len(holdout)
+        (54, 6)
+        >>> file = training_set.write("images")  # for --data images on the command line
+        >>> len(qadtr.ImageSet.from_folder("images", "holdout", kind="npz"))
+        6
     """
 
     images: NDArray[np.uint8]
@@ -40,6 +61,177 @@ class ImageSet:
     split: str
     digest: str
 
+    @classmethod
+    def from_arrays(
+        cls,
+        images: NDArray[np.uint8],
+        labels: NDArray[Any] | Sequence[int],
+        classes: Sequence[str] | NDArray[Any] | None = None,
+        *,
+        name: str = "arrays",
+        split: str = "train",
+    ) -> Self:
+        """Arrays, checked.
+
+        Args:
+            images: uint8 N×C×H×W or N×H×W×C, of 3 channels (RGB) or 1 (grey), or N×H×W.
+            labels: integers N, indices into ``classes``.
+            classes: names; None: 0, 1, … up to the largest label.
+            name: of the data set.
+            split: "train", "holdout" or "test".
+
+        Raises:
+            InputError: another type or shape, or a label without a class.
+        """
+        images = np.asarray(images)
+        if images.ndim == 3:
+            images = images[:, None]
+        if (
+            images.ndim == 4
+            and images.shape[1] not in GREY_OR_RGB
+            and images.shape[3] in GREY_OR_RGB
+        ):
+            images = images.transpose(0, 3, 1, 2)
+        labels = np.asarray(labels)
+        if labels.dtype.kind not in "iu":
+            raise InputError(f"{name}: expected integer labels, got {labels.dtype}")
+        count = int(labels.max(initial=0)) + 1
+        names = tuple(str(n) for n in (range(count) if classes is None else classes))
+        return cls._checked(images, labels.astype(np.int64), names, name=name, split=split)
+
+    @classmethod
+    def from_folder(
+        cls,
+        folder: Path | str | None,
+        split: str = "train",
+        *,
+        kind: str = "folder",
+        size: int | None = None,
+        cache: Path | None = None,
+    ) -> ImageSet:
+        """One split of a data set on disk, as a config's ``[data]`` reads it.
+
+        Args:
+            folder: of SPLIT/CLASS/IMAGE, ``train.npz`` and ``test.npz``, or
+                ``cifar-10-batches-py``; None for digits.
+            split: "train" (without the hold-out), "holdout" (a tenth of each class) or "test".
+            kind: "folder", "npz", "cifar10", "digits", or ``package.module:callable``.
+            size: side in pixels, for "folder" and "digits".
+            cache: for "folder": keeps the decoded images on disk.
+
+        Raises:
+            InputError: as :func:`training.data.load_images`.
+        """
+        from training.data import load_images  # whose readers give an ImageSet
+
+        root = None if folder is None else Path(folder)
+        return load_images(kind, root, split, size=size, cache=cache)
+
+    @classmethod
+    def from_dataset(
+        cls,
+        dataset: Any,
+        classes: Sequence[str] | None = None,
+        *,
+        name: str | None = None,
+        split: str = "train",
+    ) -> Self:
+        """A map-style torch ``Dataset`` of (image, label), read once into memory.
+
+        Args:
+            dataset: has ``len()`` and gives, by index, an image and its label. The image is a PIL
+                image, an array or tensor of uint8, C×H×W, H×W×C or H×W, or a float tensor of 0…1
+                as torchvision's ``ToTensor`` gives it (taken back to its bytes). Augmentation and
+                normalization belong elsewhere: leave them out.
+            classes: names; None: ``dataset.classes`` where there are some, else 0, 1, ….
+            name: of the data set; None: the class's name.
+            split: "train", "holdout" or "test".
+
+        Raises:
+            InputError: no length, no such pairs, images of different sizes, or values that are
+                neither bytes nor in 0…1.
+
+        Example:
+            >>> pairs = [(np.full((8, 8, 3), i, np.uint8), i % 2) for i in range(10)]
+            >>> qadtr.ImageSet.from_dataset(pairs, ["even", "odd"]).images.shape
+            (10, 3, 8, 8)
+        """
+        title = type(dataset).__name__ if name is None else name
+        if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+            raise InputError(
+                f"{title}: expected a map-style dataset, with len() and an index; for an iterable "
+                "one give its images to ImageSet.from_arrays"
+            )
+        images, labels = [], []
+        for index in range(len(dataset)):
+            pair = dataset[index]
+            if not isinstance(pair, tuple | list) or len(pair) != 2:
+                raise InputError(
+                    f"{title}: expected pairs (image, label), item {index} is a "
+                    f"{type(pair).__name__}"
+                )
+            images.append(_bytes_of(pair[0], f"{title}: image {index}"))
+            if images[-1].shape != images[0].shape:
+                raise InputError(
+                    f"{title}: image {index} is {_by(images[-1].shape)}, the first one "
+                    f"{_by(images[0].shape)}; give the dataset a transform that resizes them"
+                )
+            labels.append(int(pair[1]))
+        if not images:
+            raise InputError(f"{title}: there are no images in it")
+        known = getattr(dataset, "classes", None) if classes is None else classes
+        return cls.from_arrays(np.stack(images), np.array(labels), known, name=title, split=split)
+
+    @classmethod
+    def _checked(
+        cls,
+        images: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+        classes: tuple[str, ...],
+        *,
+        name: str,
+        split: str,
+    ) -> Self:
+        """See :func:`image_set`."""
+        _check(images, labels, classes, f"data set {name!r}, split {split!r}", split)
+        images = np.ascontiguousarray(images)
+        labels = np.ascontiguousarray(labels)
+        return cls(
+            images=images,
+            labels=labels,
+            classes=classes,
+            name=name,
+            split=split,
+            digest=digest_of(images, labels),
+        )
+
+    def hold_out(self) -> tuple[ImageSet, ImageSet]:
+        """The set without its hold-out, and the hold-out: a tenth of each class, at least one
+        image, chosen by the images' bytes.
+
+        Raises:
+            InputError: a class has fewer than two images, or the set is no training set.
+        """
+        if self.split != "train":
+            raise InputError(f"images are held out of a training set, not of the {self.split} set")
+        keys = [image.tobytes() for image in self.images]
+        chosen = held_out(self.labels, keys, purpose="qadtr hold-out")
+        return self.chosen(~chosen), replace(self.chosen(chosen), split="holdout")
+
+    def chosen(self, which: NDArray[Any]) -> ImageSet:
+        """The images at ``which``, indices or flags, as a set with a digest of its own."""
+        return image_set(
+            self.images[which], self.labels[which], self.classes, name=self.name, split=self.split
+        )
+
+    def write(self, folder: Path | str) -> Path:
+        """Write it as ``FOLDER/train.npz``, or ``test.npz``: data of the kind "npz"; the path."""
+        path = Path(folder) / f"{'test' if self.split == 'test' else 'train'}.npz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        classes = np.array(self.classes, dtype=np.str_)
+        write_npz(path, {"images": self.images, "labels": self.labels, "classes": classes})
+        return path
+
     def __len__(self) -> int:
         return len(self.images)
 
@@ -47,6 +239,28 @@ class ImageSet:
     def about(self) -> TriedOn:
         """Name, split and digest, as files that depend on the images say them."""
         return TriedOn(name=self.name, split=self.split, digest=self.digest)
+
+
+Images = Path | ImageSet | Sequence[ImageSet]
+"""What stages take for the images of a run: a data folder, or splits in memory."""
+
+
+def split_of(images: ImageSet | Sequence[ImageSet], split: str) -> ImageSet:
+    """The split of that name among sets in memory.  Where they hold no "holdout", it is what
+    :meth:`ImageSet.hold_out` takes from "train", and "train" is the rest.
+
+    Raises:
+        InputError: there is none; names those there are.
+    """
+    by_name = {one.split: one for one in ([images] if isinstance(images, ImageSet) else images)}
+    if "holdout" not in by_name and split in ("train", "holdout") and "train" in by_name:
+        return by_name["train"].hold_out()[split == "holdout"]
+    if split not in by_name:
+        raise InputError(
+            f"this needs the {split} images; given are {', '.join(by_name) or 'none'}: make them "
+            f'with ImageSet.from_arrays(…, split="{split}")'
+        )
+    return by_name[split]
 
 
 def image_set(
@@ -63,7 +277,18 @@ def image_set(
     Raises:
         InputError: no images, a wrong shape or type, or a label that has no class.
     """
-    where = f"data set {name!r}, split {split!r}"
+    return ImageSet._checked(images, labels, classes, name=name, split=split)
+
+
+def _check(
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    classes: tuple[str, ...],
+    where: str,
+    split: str,
+) -> None:
+    if split not in SPLITS:
+        raise InputError(f"{where}: expected one of {', '.join(SPLITS)}.")
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] not in GREY_OR_RGB:
         raise InputError(
             f"{where}: expected uint8 images N×3×H×W, or N×1×H×W for grey ones, got "
@@ -84,16 +309,27 @@ def image_set(
             f"{where}: labels must be 0…{len(classes) - 1} for its {len(classes)} classes, "
             f"but they run from {low} to {high}."
         )
-    images = np.ascontiguousarray(images)
-    labels = np.ascontiguousarray(labels)
-    return ImageSet(
-        images=images,
-        labels=labels,
-        classes=classes,
-        name=name,
-        split=split,
-        digest=digest_of(images, labels),
-    )
+
+
+def _bytes_of(image: Any, where: str) -> NDArray[np.uint8]:
+    """An image of a Dataset as uint8, its axes as they came."""
+    array = np.asarray(image)
+    if array.dtype == np.uint8:
+        return array
+    scaled = array * 255.0 if array.dtype.kind == "f" else array
+    found = np.rint(scaled)
+    # ToTensor divides bytes by 255 in float32; what lies further from a byte is no such image.
+    if array.dtype.kind != "f" or not (np.abs(scaled - found) < 1e-3).all() or not _is_byte(found):
+        raise InputError(
+            f"{where}: expected uint8 of 0…255, or float of 0…1 that were bytes, got "
+            f"{array.dtype} of {array.min():g} to {array.max():g}; leave normalization out of the "
+            "dataset: quantize(mean=…, std=…) takes it into the network"
+        )
+    return found.astype(np.uint8)
+
+
+def _is_byte(values: NDArray[Any]) -> bool:
+    return bool((values >= 0).all() and (values <= 255).all())
 
 
 class ImageDigest:

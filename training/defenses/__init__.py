@@ -8,12 +8,14 @@ from typing import Any
 
 from deploy.core.errors import InputError
 from training.config import TrainingConfig
+from training.data import SIZED
 from training.defenses.defense import Batch, Defense, TrainingFacts
-from training.defenses.dwq import Dwq, DwqSettings
-from training.defenses.pbat import Pbat, PbatSettings
+from training.defenses.dwq import Dwq
+from training.defenses.pbat import Pbat
 from training.defenses.qadtr import Qadtr, QadtrSettings
-from training.defenses.qat import PlainQat, QatSettings
-from training.defenses.triqdef import Triqdef, TriqdefSettings
+from training.defenses.qat import PlainQat
+from training.defenses.triqdef import Triqdef
+from training.named import FORM, class_named, is_foreign
 from training.patch_sizes import in_pixels, require_fit
 from training.validated import as_json, json_schema, read_settings
 
@@ -28,23 +30,40 @@ __all__ = [
     "resolved",
 ]
 
-DEFENSES: Mapping[str, tuple[type[Any], type[Any]]] = {
-    "qat": (QatSettings, PlainQat),
-    "pbat": (PbatSettings, Pbat),
-    "dwq": (DwqSettings, Dwq),
-    "triqdef": (TriqdefSettings, Triqdef),
-    "qadtr": (QadtrSettings, Qadtr),
+DEFENSES: Mapping[str, type[Defense]] = {
+    "qat": PlainQat,
+    "pbat": Pbat,
+    "dwq": Dwq,
+    "triqdef": Triqdef,
+    "qadtr": Qadtr,
 }
-"""Settings class and defense class by the ``name`` in the config's ``[defense]`` table."""
+"""By the ``name`` in the config's ``[defense]`` table."""
+
+
+def defense_named(name: object) -> type[Defense]:
+    """One of :data:`DEFENSES`, or the user's own by ``package.module:Class``.
+
+    Raises:
+        InputError: neither.
+    """
+    if isinstance(name, str) and is_foreign(name):
+        return class_named(name, Defense, "defense")
+    if not isinstance(name, str) or name not in DEFENSES:
+        raise InputError(
+            f"defense.name must be one of {', '.join(DEFENSES)}, or your own by {FORM}; "
+            f"got {name!r}"
+        )
+    return DEFENSES[name]
 
 
 def check_defense(table: Mapping[str, Any]) -> Any:
     """The settings of a ``[defense]`` table; ``InputError`` for an unknown name, key or value."""
-    name = table.get("name")
-    if not isinstance(name, str) or name not in DEFENSES:
-        raise InputError(f"defense.name must be one of {', '.join(DEFENSES)}; got {name!r}")
+    kind = defense_named(table.get("name"))
     settings = {key: value for key, value in table.items() if key != "name"}
-    return read_settings(DEFENSES[name][0], settings, f"defense {name}")
+    return read_settings(kind.settings_type, settings, f"defense {table['name']}")
+
+
+_SOME_SIZE, _ANOTHER_SIZE = (224, 224), (448, 448)
 
 
 def resolved(config: TrainingConfig, image_size: tuple[int, int] | None = None) -> TrainingConfig:
@@ -59,10 +78,13 @@ def resolved(config: TrainingConfig, image_size: tuple[int, int] | None = None) 
         InputError: as :func:`check_defense`, the batch is too small for the defense, or its patches
             are too large for the images.
     """
-    if image_size is None and config.data.kind != "npz":
+    if image_size is None and config.data.kind in SIZED:
         image_size = (config.data.size, config.data.size)
     if image_size is None:
-        settings = check_defense(config.defense)
+        known = in_pixels(config.defense, _SOME_SIZE)
+        settings = check_defense(known)
+        if known != in_pixels(config.defense, _ANOTHER_SIZE):
+            return config  # shares of images whose size the training will see
     else:
         settings = check_defense(in_pixels(config.defense, image_size))
         require_fit(getattr(settings, "largest_px", {}), image_size)
@@ -75,20 +97,20 @@ def resolved(config: TrainingConfig, image_size: tuple[int, int] | None = None) 
 def build_defense(table: Mapping[str, Any], facts: TrainingFacts) -> Defense:
     """The defense that a config's ``[defense]`` table describes, for a training of ``facts``."""
     settings = check_defense(table)
-    defense = DEFENSES[str(table["name"])][1](settings, facts)
-    assert isinstance(defense, Defense)
-    return defense
+    return defense_named(table["name"])(settings, facts)
 
 
 def config_schema() -> dict[str, Any]:
     """The JSON Schema of a resolved config, every defense's settings in it; docs/schemas/."""
     schema = json_schema(TrainingConfig)
     defenses = []
-    for name, (settings, _) in DEFENSES.items():
-        own = json_schema(settings)
+    for name, kind in DEFENSES.items():
+        own = json_schema(kind.settings_type)
         del own["$schema"]
         own["properties"]["name"] = {"const": name}
         own["required"] = ["name"]
         defenses.append(own)
+    foreign = {"type": "object", "properties": {"name": {"type": "string", "pattern": ":"}}}
+    defenses.append({**foreign, "required": ["name"]})
     schema["properties"]["defense"] = {"oneOf": defenses, "default": {"name": "qat"}}
     return schema

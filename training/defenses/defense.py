@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.quantize import Network
+from training.validated import validated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,11 @@ class TrainingFacts:
     device: torch.device
 
 
+@validated()
+class NoSettings:
+    """Of a defense that has none."""
+
+
 class Defense(ABC):
     """Chooses the bit-width of a step, may patch its batch, and learns from its gradients.
 
@@ -50,11 +57,19 @@ class Defense(ABC):
     A defense that runs the network itself does so inside
     :func:`training.frozen.frozen_statistics`, at whatever bit-width it likes, and leaves the
     network at the bit-width that it found.
+
+    A defense of one's own is a subclass that a config names by ``package.module:Class``. It is made
+    with its settings, from the config's ``[defense]`` table, and the facts of the training.
     """
 
+    settings_type: ClassVar[type[Any]] = NoSettings
+    """A :func:`training.validated.validated` class: the keys of the table besides its name."""
     needs_pixel_gradient = False
     replays = 1
     """How many steps in a row train on the same batch."""
+
+    def __init__(self, settings: Any, facts: TrainingFacts) -> None:
+        self.settings, self.facts = settings, facts
 
     @abstractmethod
     def bit_width(self, step: int) -> int:

@@ -50,6 +50,8 @@ class DwqSettings:
 class Dwq(ScheduledDefense):
     """Random precision training behind the interface of every defense."""
 
+    settings_type = DwqSettings
+
     def __init__(self, settings: DwqSettings, facts: TrainingFacts) -> None:
         if set(settings.bits) != set(facts.bit_widths):
             raise InputError(

@@ -47,6 +47,8 @@ class PbatSettings:
 class Pbat(ScheduledDefense):
     """PBAT behind the interface of every defense."""
 
+    settings_type = PbatSettings
+
     def __init__(self, settings: PbatSettings, facts: TrainingFacts) -> None:
         super().__init__(settings.schedule, facts)
         self.settings = settings

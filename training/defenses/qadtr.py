@@ -142,6 +142,8 @@ class QadtrSettings:
 class Qadtr(ScheduledDefense):
     """The three parts of QADT-R behind the interface of every defense."""
 
+    settings_type = QadtrSettings
+
     def __init__(self, settings: QadtrSettings, facts: TrainingFacts) -> None:
         largest = max(*settings.sizes_px, settings.personal_px)
         if largest > min(facts.image_size):

@@ -17,6 +17,8 @@ class QatSettings:
 class PlainQat(ScheduledDefense):
     """Clean batches at a scheduled bit-width."""
 
+    settings_type = QatSettings
+
     def __init__(self, settings: QatSettings, facts: TrainingFacts) -> None:
         super().__init__(settings.schedule, facts)
         self.settings = settings

@@ -78,6 +78,8 @@ class TriqdefSettings:
 class Triqdef(ScheduledDefense):
     """TriQDef behind the interface of every defense."""
 
+    settings_type = TriqdefSettings
+
     def __init__(self, settings: TriqdefSettings, facts: TrainingFacts) -> None:
         if len(facts.bit_widths) < 2:
             raise InputError(

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import sys
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from types import MappingProxyType
 
 from torch import nn
 
 from deploy.core.errors import InputError
+from training.named import is_foreign, named, unknown
 from training.networks.mobilenet import MobileNetV2
 from training.networks.resnet import cifar_resnet, imagenet_resnet
 from training.networks.vgg import Vgg
@@ -36,8 +34,8 @@ def float_network(name: str, *, classes: int, image_size: tuple[int, int]) -> nn
 
     Args:
         name: one of :data:`NETWORKS`, or ``package.module:callable``: called with the number of
-            classes where it takes an argument, it gives a float ``nn.Module``. It is looked for
-            where Python looks, then in the current folder.
+            classes where it takes an argument, it gives a float ``nn.Module``
+            (:func:`training.named.named`).
         classes: number of logits.
         image_size: (height, width) in pixels, which the project's VGG must know.
 
@@ -45,32 +43,16 @@ def float_network(name: str, *, classes: int, image_size: tuple[int, int]) -> nn
         InputError: an unknown network (the known ones are named), or a callable that is not there
             or gives something else.
     """
-    if ":" in name:
+    if is_foreign(name):
         return _foreign(name, classes)
     maker = NETWORKS.get(name)
     if maker is None:
-        raise InputError(
-            f"there is no network {name!r}; known are {', '.join(sorted(NETWORKS))}, and any "
-            "package.module:callable that gives an nn.Module"
-        )
+        raise unknown("network", name, sorted(NETWORKS))
     return maker(classes, image_size[0])
 
 
 def _foreign(name: str, classes: int) -> nn.Module:
-    module_name, _, attribute = name.partition(":")
-    here = str(Path.cwd())
-    sys.path.append(here)
-    try:
-        maker = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(
-            f"there is no network {name!r}: {' '.join(str(error).split())}; expected "
-            "package.module:callable, installed or below the current folder"
-        ) from error
-    finally:
-        sys.path.remove(here)
-    if not callable(maker):
-        raise InputError(f"{name} is a {type(maker).__name__}, expected a callable")
+    maker = named(name, "network")
     made = maker(classes) if inspect.signature(maker).parameters else maker()
     if not isinstance(made, nn.Module):
         raise InputError(f"{name} gave a {type(made).__name__}, expected a torch nn.Module")

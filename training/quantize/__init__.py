@@ -62,11 +62,11 @@ def quantize(
 
     Example:
         >>> module = nn.Sequential(
-        ...     nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
-        ...     nn.Flatten(), nn.Linear(8, 10))
-        >>> network = quantize(module, torch.zeros(1, 3, 32, 32), bits=(32, 8, 4))
-        >>> network(torch.zeros(2, 3, 32, 32)).shape
-        torch.Size([2, 10])
+        ...     nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
+        ...     nn.Flatten(), nn.Linear(8, 3))
+        >>> network = qadtr.quantize(module, torch.zeros(1, 3, 16, 24), bits=(32, 8, 4))
+        >>> network(torch.zeros(2, 3, 16, 24)).shape
+        torch.Size([2, 3])
     """
     channels = example.shape[1] if isinstance(example, Tensor) and example.dim() == 4 else 0
     normalization = normalization_of(mean, std, channels=channels)

@@ -69,15 +69,10 @@ def calibrate(
         InputError: the network has no float mode.
 
     Example:
-        >>> images = np.random.default_rng(0).integers(0, 256, (128, 3, 32, 32), np.uint8)
-        >>> module = nn.Sequential(
-        ...     nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-        ...     nn.Linear(8, 10))
-        >>> network = qadtr.quantize(module, torch.zeros(1, 3, 32, 32), bits=(32, 8, 4))
-        >>> qadtr.calibrate(network, images)
+        >>> qadtr.calibrate(network, training_set)
         >>> with network.at(8):
-        ...     network(torch.from_numpy(images[:2]).float()).shape
-        torch.Size([2, 10])
+        ...     network(torch.from_numpy(training_set.images[:2]).float()).shape
+        torch.Size([2, 3])
     """
     if isinstance(images, ImageSet):
         images = images.images

@@ -123,7 +123,20 @@ class Refusal:
 
 
 class Refused(InputError):
-    """A network cannot be quantized; ``refusals`` lists every reason, the text a line for each."""
+    """A network cannot be quantized; ``refusals`` lists every reason, the text a line for each.
+
+    Attributes:
+        refusals: of each operation its module's ``path``, ``operation``, ``reason`` and ``cure``.
+
+    Example:
+        >>> normalized = nn.Sequential(
+        ...     nn.Conv2d(3, 8, 3), nn.LayerNorm([8, 14, 22]), nn.Flatten(), nn.Linear(2464, 3))
+        >>> try:
+        ...     qadtr.quantize(normalized, torch.zeros(1, 3, 16, 24))
+        ... except qadtr.Refused as error:
+        ...     [(one.path, one.operation) for one in error.refusals]
+        [('1', 'LayerNorm')]
+    """
 
     def __init__(self, refusals: tuple[Refusal, ...]) -> None:
         self.refusals = refusals

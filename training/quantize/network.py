@@ -30,7 +30,7 @@ from training.quantize.layers import (
 )
 from training.quantize.mixed import assign_bit_widths
 from training.quantize.norms import ScaleSource, bias_on_grid, folding_of
-from training.quantize.plan import GATE_SCALE, IMAGE_SCALE, Plan, Step
+from training.quantize.plan import GATE_SCALE, IMAGE_SCALE, Plan, Step, plan_table
 from training.quantized_layers import (
     Convolution,
     quantized_activation,
@@ -111,6 +111,13 @@ class Network(nn.Module):
 
     Raises:
         InputError: ``spec.exact`` or ``spec.mixed`` asks for what the plan has not.
+
+    Example:
+        >>> network.bit_widths, network.plan.input_shape, network.plan.classes
+        ((32, 8, 4), (3, 16, 24), 3)
+        >>> with network.at(4):  # back where it was after the block
+        ...     network.bit_width
+        4
     """
 
     def __init__(self, spec: NetworkSpec, plan: Plan) -> None:
@@ -249,6 +256,11 @@ class Network(nn.Module):
 
     # ------------------------------------------------------------------ use
 
+    def report(self) -> str:
+        """A table of what the network computes on codes: each step, its shape, the bits of its
+        weights and codes, and the scale, which steps of one name share."""
+        return plan_table(self.plan).text()
+
     def layer(self, name: str) -> nn.Module:
         """The module of a step; ``KeyError`` for a step without one."""
         return self.layers[_key(name)]
@@ -281,10 +293,34 @@ class Network(nn.Module):
         finally:
             self.switch.set(before)
 
+    def train(self, mode: bool = True) -> Self:
+        """As of any module; where weights may move, their stored scales no longer hold."""
+        self.scales_stored = self.scales_stored and not mode
+        return super().train(mode)
+
     def for_evaluation(self) -> Self:
         """The network itself, after training: weight scales stored, in evaluation mode."""
         self.store_scales()
         return self.eval()
+
+    def finished(self) -> Self:
+        """The network itself in evaluation mode, as it is to be kept: with the weight scales of
+        calibration, where nothing was trained since, else with those of training.
+
+        Raises:
+            InputError: some bit-width was neither trained nor calibrated.
+        """
+        lacking = [
+            bits
+            for bits in self.bit_widths
+            if any(isinstance(m, LearnedScale) and not m.is_ready(bits) for m in self.modules())
+        ]
+        if lacking:
+            raise InputError(
+                f"the network has no scales at {', '.join(map(str, lacking))} bits: train it at "
+                "every bit-width, or set them from images: qadtr.calibrate(network, images)"
+            )
+        return self.eval() if self.scales_stored else self.for_evaluation()
 
     @torch.no_grad()
     def store_scales(self, *, fitted: bool = False) -> None:

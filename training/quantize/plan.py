@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from deploy.core.table import Table
 from training.validated import AtLeast0, AtLeast1, validated
 
 StepKind = Literal[
@@ -134,3 +135,27 @@ class Plan:
             }
             for one in self.steps
         ]
+
+
+_WEIGHT_BITS = {"switched": "b", "wide": "8", "map": "gain"}
+
+
+def plan_table(plan: Plan) -> Table:
+    """A row for each step: b is the network's bit-width."""
+    rows = []
+    for one in plan.steps:
+        codes, weights = one.codes, ""
+        if one.kind in ("convolution", "linear"):
+            weights = _WEIGHT_BITS[one.attributes.get("weights", "wide")]
+        rows.append(
+            [
+                one.name,
+                one.kind,
+                "×".join(map(str, one.shape)),
+                weights,
+                "logits" if codes is None else "8" if codes.wide else "b",
+                "" if codes is None else "signed" if codes.signed else "unsigned",
+                "" if codes is None else codes.scale,
+            ]
+        )
+    return Table(columns=["step", "operation", "shape", "weights", "codes", "", "scale"], rows=rows)

@@ -26,7 +26,7 @@ from eval.measure.evaluation import evaluate_model
 from eval.measure.evaluation_record import EvaluationRecord
 from eval.measure.patch_measures import patch_set_digest
 from eval.measure.subject import TORCH, run_facts, subjects_of
-from training.data import ImageSet
+from training.data import Images, ImageSet
 from training.data.subset import chosen_indices
 from training.quantize import Network
 from training.run_folder import RunFolder
@@ -239,7 +239,7 @@ class Task:
 
 def begin(
     run: RunFolder,
-    data: Path | None,
+    data: Images | None,
     attack: AdaptiveSettings,
     settings: AdaptiveRunSettings,
     provenance: Mapping[str, Any],

@@ -266,7 +266,7 @@ def test_archive_that_claims_a_huge_member(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "split", "size", "message"),
     [
-        ("cifar100", "test", None, "Unknown kind of data 'cifar100'; available: cifar10, folder"),
+        ("cifar100", "test", None, "there is no kind of data 'cifar100'; known are cifar10, folder"),
         ("cifar10", "val", None, "Unknown split 'val'; available: train, holdout, test"),
         ("cifar10", "test", 64, "32×32"),
     ],

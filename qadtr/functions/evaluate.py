@@ -1,0 +1,159 @@
+"""`qadtr.evaluate` and `qadtr.adaptive`: how often patches win."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from deploy.core.patch_set import PatchSet
+from deploy.core.records import read_records
+from eval.attacks.adaptive.adaptive_settings import AdaptiveSettings
+from eval.measure.adaptive.adaptive_record import AdaptiveRecord
+from eval.measure.adaptive.task import AdaptiveRunSettings
+from eval.measure.evaluation_record import EvaluationRecord
+from eval.measure.patch_images import patch_sets_of
+from eval.stages.adaptive import run_adaptive
+from eval.stages.evaluate import EvaluationSettings, evaluate_runs
+from qadtr.functions.inputs import Patches, Runs, all_opened, all_patches
+from qadtr.functions.results import Results
+from qadtr.origin import provenance
+from training.data import Images
+from training.patch_sizes import in_pixels
+from training.run_folder import RunFolder
+from training.validated import read_settings
+
+
+def evaluate(
+    runs: Runs,
+    patches: Patches,
+    images: Images | None = None,
+    *,
+    bits: Sequence[int] | None = None,
+    engine: str = "onnxruntime",
+    threads: int = 1,
+    batch_size: int = 64,
+    drift: bool = True,
+    latency: bool = True,
+    split: str = "test",
+) -> Results:
+    """Clean accuracy, attack success and latency of exported models, in the engine that ships.
+
+    Args:
+        runs: one, or several that are compared on the images which all have right.
+        patches: patch sets, their files, or folders of these.
+        images: of the split that the patches are for; None takes the first run's own.
+        bits: bit-widths; None: all that are exported.
+        engine: "onnxruntime", "litert", "openvino", "tensorrt", ….
+        threads: of the engine.
+        batch_size: images a call.
+        drift: ask the fake-quantized network too.
+        latency: take times.
+        split: of the images, where a patch set does not say (a supplied one).
+
+    Returns:
+        ``rows`` of plain values, ``to_csv()``; a record of each is in the run's folder, and is not
+        made again.
+
+    Raises:
+        InputError: a model that is not exported, patches of other images.
+        NothingToEvaluate: no patch, or no image that counts for a rate.
+        EngineUnavailable: the engine is not here.
+
+    Example:
+        >>> results = qadtr.evaluate("runs/own", patches, [training_set, test_set], bits=[4],
+        ...     latency=False)
+        >>> [(row.bits, row.engine, 0.0 <= row.asr <= 1.0) for row in results.rows]
+        [('4', 'onnxruntime-cpu', True)]
+        >>> results.to_csv().startswith("kind,name,run,seed,network,")
+        True
+    """
+    folders = all_opened(runs, images)
+    settings = EvaluationSettings(
+        bit_widths=None if bits is None else tuple(bits),
+        engine=engine,
+        threads=threads,
+        batch_size=batch_size,
+        latency_repeats=EvaluationSettings.latency_repeats if latency else 0,
+        drift=drift,
+        split=split,
+    )
+    found = evaluate_runs(folders, all_patches(patches), images, settings, provenance())
+    return _whole(folders, found)
+
+
+def adaptive(
+    runs: Runs,
+    images: Images | None = None,
+    *,
+    bits: Sequence[int] | None = None,
+    count: int = 500,
+    seed: int = 0,
+    settings: Mapping[str, Any] | None = None,
+    patches: Patches = (),
+    split: str = "test",
+    random_precision: bool = False,
+) -> Results:
+    """Attack each network itself, at each bit-width, knowing its defense: what its low rates
+    against patches from elsewhere are to be read beside.
+
+    Args:
+        runs: one or several.
+        images: to attack on; None takes the run's own.
+        bits: bit-widths; None: all of the network.
+        count: of the images, drawn evenly.
+        seed: of the attack.
+        settings: of the attack: ``{"size_px": "5%", "steps": 200}``.
+        patches: to start from besides.
+        split: of the images.
+        random_precision: also with a bit-width drawn for each answer.
+
+    Returns:
+        A row for each bit-width, and for the worst of them image by image.
+
+    Raises:
+        InputError: a bit-width that a network lacks, too many images, an unknown setting.
+        NothingToEvaluate: a network has no image right.
+
+    Example:
+        >>> found = qadtr.adaptive("runs/own", [training_set, test_set], bits=[4], count=12,
+        ...     settings={"size_px": 4, "steps": 2})
+        >>> [(row.bits, row.engine, row.whitebox) for row in found.rows][-1]
+        ('4', 'torch', True)
+    """
+    folders = all_opened(runs, images)
+    asked = AdaptiveRunSettings(
+        bit_widths=None if bits is None else tuple(bits),
+        images=count,
+        seed=seed,
+        split=split,
+        random_precision=random_precision,
+    )
+    given = all_patches(patches)
+    known = patch_sets_of(given) if given else []
+    made: list[AdaptiveRecord] = []
+    for folder in folders:
+        made += attacked_adaptively(folder, images, settings or {}, asked, known)
+    return _whole(folders, made)
+
+
+def attacked_adaptively(
+    run: RunFolder,
+    images: Images | None,
+    given: Mapping[str, Any],
+    settings: AdaptiveRunSettings,
+    known: Sequence[PatchSet],
+) -> list[AdaptiveRecord]:
+    """One run of `qadtr eval --adaptive` too."""
+    sizes = in_pixels(given, run.spec.image_size)
+    attack = read_settings(AdaptiveSettings, sizes, "adaptive evaluation")
+    about = provenance(seed=settings.seed, config=attack.as_record())
+    return run_adaptive(run, images, attack, settings, about, known)
+
+
+def _whole(
+    runs: Sequence[RunFolder], found: Sequence[EvaluationRecord] | Sequence[AdaptiveRecord]
+) -> Results:
+    """The records of these payloads, with their provenance."""
+    keys = {one["key"] for one in found}
+    records = [record for run in runs for record in read_records(run.records)]
+    return Results.of([one for one in records if one["payload"].get("key") in keys])

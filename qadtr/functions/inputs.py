@@ -1,0 +1,36 @@
+"""What every function takes for a run, for several, and for patches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from deploy.core.patch_set import PatchSet
+from qadtr.functions.load import load
+from training.data import Images
+from training.run_folder import RunFolder
+
+Run = RunFolder | Path | str
+"""A run, or its folder."""
+
+Runs = Run | Sequence[Run]
+
+Patches = PatchSet | Path | str | Sequence[PatchSet | Path | str]
+"""Patch sets, their files, or folders of these."""
+
+
+def opened(run: Run, images: Images | None = None) -> RunFolder:
+    """A run that is given as itself or by its folder."""
+    return run if isinstance(run, RunFolder) else load(run, images)
+
+
+def all_opened(runs: Runs, images: Images | None = None) -> list[RunFolder]:
+    """The same of one or several."""
+    several = [runs] if isinstance(runs, RunFolder | Path | str) else runs
+    return [opened(run, images) for run in several]
+
+
+def all_patches(patches: Patches) -> list[Path | PatchSet]:
+    """One or several, paths as paths."""
+    several = [patches] if isinstance(patches, PatchSet | Path | str) else patches
+    return [Path(one) if isinstance(one, str) else one for one in several]

@@ -1,0 +1,71 @@
+"""The user's own code by ``package.module:name``, wherever a registered name is taken."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from deploy.core.errors import InputError
+
+FORM = "package.module:name"
+
+
+def is_foreign(name: str) -> bool:
+    """Whether a name is one of the user's own, and not a registered one."""
+    return ":" in name
+
+
+def named(name: str, what: str) -> Callable[..., Any]:
+    """The class or function that ``package.module:name`` names. It is looked for where Python
+    looks, then in the current folder.
+
+    Args:
+        name: with a colon.
+        what: is wanted, such as "network", for the errors.
+
+    Raises:
+        InputError: there is no such module or name, the module cannot be imported, or the object is
+            nothing that can be called.
+    """
+    module_name, _, attribute = name.partition(":")
+    here = str(Path.cwd())
+    sys.path.append(here)
+    try:
+        found: Any = importlib.import_module(module_name)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except Exception as error:
+        raise InputError(
+            f"there is no {what} {name!r}: {' '.join(str(error).split())}; expected {FORM}, "
+            "installed or below the current folder"
+        ) from error
+    finally:
+        sys.path.remove(here)
+    if not callable(found):
+        raise InputError(f"{name} is a {type(found).__name__}, expected a callable")
+    made: Callable[..., Any] = found
+    return made
+
+
+def class_named(name: str, base: type[Any], what: str) -> type[Any]:
+    """The subclass of ``base`` that a name names.
+
+    Raises:
+        InputError: as :func:`named`, or it is something else.
+    """
+    found = named(name, what)
+    if not isinstance(found, type) or not issubclass(found, base):
+        raise InputError(
+            f"{name} is no {what}: expected a subclass of {base.__module__}.{base.__name__}"
+        )
+    return found
+
+
+def unknown(what: str, name: object, known: Iterable[str]) -> InputError:
+    """The error for a name that is not registered and names nothing of the user's."""
+    return InputError(
+        f"there is no {what} {name!r}; known are {', '.join(known)}, and your own by {FORM}"
+    )
