@@ -144,7 +144,7 @@ def measured(name: str, calibration: ImageSet, test: ImageSet, amounts: Amounts)
     start = time.perf_counter()
     try:
         example = torch.zeros(1, 3, size, size)
-        network = quantize(module, example, bits=(32, *BITS), mean=MEAN, std=STD, name=name)
+        network = quantize(module, example, bits=(32, *BITS), mean=MEAN, std=STD)
     except QadtrError as error:
         return {0: {**facts, "bits": 0, "refused": str(error)}}
     quantize_s = time.perf_counter() - start

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from deploy.core.errors import InputError
+from deploy.core.errors import InputError, QadtrError
 
 FORM = "package.module:name"
 
@@ -61,7 +61,27 @@ def class_named(name: str, base: type[Any], what: str) -> type[Any]:
         raise InputError(
             f"{name} is no {what}: expected a subclass of {base.__module__}.{base.__name__}"
         )
+    lacking = ", ".join(sorted(getattr(found, "__abstractmethods__", ())))
+    if lacking:
+        raise InputError(f"{name} is no whole {what}: it lacks {lacking}")
     return found
+
+
+def called(name: str, what: str, *arguments: Any) -> Any:
+    """What :func:`named` gives when it is called with ``arguments``.
+
+    Raises:
+        InputError: as :func:`named`, or it raises an error of its own, which is then the cause.
+    """
+    function = named(name, what)
+    try:
+        return function(*arguments)
+    except QadtrError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"the {what} {name} failed: {type(error).__name__}: {' '.join(str(error).split())}"
+        ) from error
 
 
 def unknown(what: str, name: object, known: Iterable[str]) -> InputError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from deploy.core.errors import InputError
 from eval.attacks.base import PatchAttack
 from eval.attacks.gap import Gap
 from eval.attacks.lavan import Lavan
@@ -33,6 +34,11 @@ def attack_from_settings(name: str, values: Mapping[str, Any]) -> PatchAttack[An
     attack: type[PatchAttack[Any]]
     if is_foreign(name):
         attack = class_named(name, PatchAttack, "attack")
+        if getattr(attack, "name", None) in {None, *ATTACKS}:
+            raise InputError(
+                f"{name} needs a name of its own, which its patches bear: "
+                f"name: ClassVar[str] = {name.rpartition(':')[2].lower()!r}"
+            )
     elif name in ATTACKS:
         attack = ATTACKS[name]
     else:

@@ -10,7 +10,7 @@ from training.data.cifar10 import SIZE_PX, read_cifar10
 from training.data.digits import DEFAULT_PX, read_digits
 from training.data.folder import read_folder
 from training.data.image_set import SPLITS, Images, ImageSet, Split, split_of
-from training.named import is_foreign, named, unknown
+from training.named import called, is_foreign, unknown
 
 SIZED: tuple[str, ...] = ("cifar10", "folder", "digits")
 """Kinds of data whose images have the size that a config's ``data.size`` says."""
@@ -77,7 +77,7 @@ def load_images(
 
 def _foreign(kind: str, root: Path | None, split: str) -> ImageSet:
     asked: Split = "test" if split == "test" else "train"
-    made = named(kind, "data set")(root, asked)
+    made = called(kind, "data set", root, asked)
     name = kind.rpartition(":")[2]
     if isinstance(made, tuple):
         made = ImageSet.from_arrays(*made, name=name, split=asked)

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from torch import nn
 
 from deploy.core.errors import InputError
-from training.named import is_foreign, named, unknown
+from training.named import called, is_foreign, named, unknown
 from training.networks.mobilenet import MobileNetV2
 from training.networks.resnet import cifar_resnet, imagenet_resnet
 from training.networks.vgg import Vgg
@@ -52,8 +52,8 @@ def float_network(name: str, *, classes: int, image_size: tuple[int, int]) -> nn
 
 
 def _foreign(name: str, classes: int) -> nn.Module:
-    maker = named(name, "network")
-    made = maker(classes) if inspect.signature(maker).parameters else maker()
+    takes = inspect.signature(named(name, "network")).parameters
+    made = called(name, "network", *([classes] if takes else []))
     if not isinstance(made, nn.Module):
         raise InputError(f"{name} gave a {type(made).__name__}, expected a torch nn.Module")
     return made

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
+from deploy.core.errors import InputError
 from training.network_spec import CodesRecipe, NetworkSpec, ScaleRecipe
+from training.networks.registry import NETWORKS
 from training.quantize.graph import Refusal, Refused
 from training.quantize.network import Network
 from training.quantize.plan import Plan
@@ -50,7 +52,8 @@ def quantize(
         weight_scales: likewise.
         codes: "int8": unsigned 8-bit codes end at 127, so that engines that hold nothing but int8
             of zero point 0 (TensorRT) hold the network's own codes.
-        name: of the network in files and tables; None: that of the module's class.
+        name: of the network in files and tables; None: that of the module's class, after "own-"
+            where the project has a network of that name.
 
     Returns:
         An ordinary ``nn.Module`` that takes float32 pixel values 0…255, N×C×H×W, in training mode.
@@ -58,7 +61,8 @@ def quantize(
     Raises:
         Refused: operations that cannot be taken, all of them.
         InputError: as :func:`training.quantize.trace.trace`; mean without std, or of other
-            channels than the example has; bit-widths or layers that there are not.
+            channels than the example has; bit-widths or layers that there are not; a name that is
+            one of the project's networks.
 
     Example:
         >>> module = nn.Sequential(
@@ -68,12 +72,17 @@ def quantize(
         >>> network(torch.zeros(2, 3, 16, 24)).shape
         torch.Size([2, 3])
     """
+    if name in NETWORKS:
+        raise InputError(
+            f"{name!r} is a network of the project's, and its checkpoints are held to that; give "
+            "this one another name"
+        )
     channels = example.shape[1] if isinstance(example, Tensor) and example.dim() == 4 else 0
     normalization = normalization_of(mean, std, channels=channels)
     found = plan_of(trace(module, example), normalization=normalization, wide=tuple(wide))
     _, height, width = found.plan.input_shape
     spec = NetworkSpec(
-        name=type(module).__name__.lower() if name is None else name,
+        name=_name(module) if name is None else name,
         bit_widths=tuple(bits),
         exact=exact,
         mixed=dict(mixed or {}),
@@ -89,3 +98,8 @@ def quantize(
     network = Network(spec, found.plan)
     network.load_float(found.tensors)
     return network
+
+
+def _name(module: nn.Module) -> str:
+    own = type(module).__name__.lower()
+    return f"own-{own}" if own in NETWORKS else own

@@ -69,6 +69,8 @@ def trace(module: nn.Module, example: Tensor) -> FloatGraph:
 
 
 def _check(module: nn.Module, example: Tensor) -> None:
+    if not isinstance(module, nn.Module):
+        raise InputError(f"expected a torch nn.Module, got a {type(module).__name__}")
     if not isinstance(example, Tensor) or example.dim() != 4 or not example.is_floating_point():
         came = f"{example.dtype} {tuple(example.shape)}" if isinstance(example, Tensor) else example
         raise InputError(f"expected an example image batch, float N×C×H×W, got {came}")

@@ -155,6 +155,6 @@ def _patches(source: _Source, attack: Mapping[str, Any]) -> list[PatchPlan]:
         for combination in product(*varied.values()):
             settings = {**fixed, **dict(zip(varied, combination, strict=True)), "bit_widths": bits}
             # Refuses an unknown attack or setting now, not hours later.
-            made = attack_from_settings(str(attack["name"]), settings)
-            patches.append(PatchPlan(run=source.run, attack=made.name, settings=settings))
+            attack_from_settings(str(attack["name"]), settings)
+            patches.append(PatchPlan(run=source.run, attack=str(attack["name"]), settings=settings))
     return patches
