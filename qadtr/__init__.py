@@ -19,6 +19,7 @@ from deploy.core.errors import QadtrError as QadtrError  # noqa: E402
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from export.adopting import adopt as adopt
     from training.checkpoint import load_network as load_network
     from training.data import ImageSet as ImageSet
     from training.data import images_from_arrays as images_from_arrays
@@ -33,6 +34,7 @@ _HOMES = {
     "ImageSet": "training.data",
     "Network": "training.quantize",
     "Refused": "training.quantize",
+    "adopt": "export.adopting",
     "calibrate": "training.quantize.calibration",
     "images_from_arrays": "training.data",
     "load_images": "training.data",

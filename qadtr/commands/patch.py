@@ -86,6 +86,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.supplied is not None:
         return _supplied(arguments)
     source = RunFolder.open(arguments.run, arguments.cache, arguments.data)
+    if source.adopted:  # there is no network, and one model
+        arguments.engine = arguments.engine or "onnxruntime"
+        arguments.bits = arguments.bits or list(source.bit_widths)
     given = in_pixels(_given(arguments, _OF_ATTACKS), source.spec.image_size)
     attack = attack_from_settings(arguments.attack, given)
     if attack.kind != "universal":

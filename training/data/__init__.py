@@ -6,12 +6,36 @@ from pathlib import Path
 
 from deploy.core.errors import InputError
 from training.data.arrays import images_from_arrays, read_arrays, write_arrays
-from training.data.cifar10 import SIZE_PX, read_cifar10
+from training.data.cifar10 import SIZE_PX, is_cifar10, read_cifar10
 from training.data.digits import DEFAULT_PX, read_digits
 from training.data.folder import read_folder
 from training.data.image_set import SPLITS, ImageSet, Split
+from training.data.listing import has_split_folders
 
 KINDS: tuple[str, ...] = ("cifar10", "folder", "digits", "npz")
+
+
+def kind_of(root: Path | None) -> str:
+    """The kind of data that a folder holds, by the names in it; without a folder "digits".
+
+    Raises:
+        InputError: there is no such folder, or nothing in it that has a kind.
+    """
+    if root is None:
+        return "digits"
+    if not root.exists():
+        raise InputError(f"there is no data folder {root}")
+    if is_cifar10(root):
+        return "cifar10"
+    if any((root / f"{split}.npz").is_file() for split in ("test", "train")):
+        return "npz"
+    if has_split_folders(root):
+        return "folder"
+    raise InputError(
+        f"{root} has no images that are known: expected cifar-10-batches-py or its archive, "
+        "train.npz and test.npz, or SPLIT/CLASS/IMAGE; say what it is with --kind "
+        f"{'|'.join(KINDS)}"
+    )
 
 
 def load_images(
@@ -73,6 +97,7 @@ __all__ = [
     "ImageSet",
     "Split",
     "images_from_arrays",
+    "kind_of",
     "load_images",
     "write_arrays",
 ]
