@@ -115,6 +115,7 @@ class BundleModel:
         golden_logits: float32 G×C, of the numpy reference of this very file; None: the bundle's
             own, those of the all-integer file.
         device_reports: further machines, proved by their reports; None has no such proof.
+        target: "adopted" of somebody else's file; None: the engine's own.
     """
 
     path: Path
@@ -124,6 +125,7 @@ class BundleModel:
     logits_identical_on: tuple[str, ...] = ()
     golden_logits: NDArray[np.float32] | None = None
     device_reports: DeviceReports | None = None
+    target: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -168,13 +170,14 @@ class BundleContents:
         indices: int64 N, ascending: which images of the split they are.
         images_about: name, split and digest of the split.
         golden_inputs: uint8 G×3×H×W.
-        golden_logits: float32 G×C, of the integer reference.
+        golden_logits: float32 G×C, of the integer reference, or of the ``golden_engine``.
         golden_codes: uint8 G×…, by tensor name, of the integer reference.
         lab_engine: what made the lab's predictions.
         lab_clean: int64 N.
         patches: at least one.
         thresholds: of the gate.
         random_floor_seed: of the noise patches.
+        golden_engine: of the lab, that gave the golden logits; None: the numpy reference did.
         attack_checks: what the lab's checks of its attacks on this model found; None: not checked.
         provenance: from ``deploy.core.records.provenance``.
     """
@@ -195,6 +198,7 @@ class BundleContents:
     patches: Sequence[BundlePatch]
     thresholds: Thresholds
     random_floor_seed: int = 0
+    golden_engine: str | None = None
     attack_checks: AttackVerdict | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
@@ -292,7 +296,7 @@ def _data_files(contents: BundleContents) -> dict[str, bytes]:
     }
     for engine, model in contents.models.items():
         path, data = _model_path(engine, contents.bit_width, model), read_bytes(model.path)
-        require_contents(data, engine, str(model.path))
+        require_contents(data, engine, str(model.path), target=model.target)
         if files.setdefault(path, data) != data:
             raise InputError(
                 f"{engine} runs the target {target_of(engine)}, and so does another "
@@ -310,7 +314,7 @@ def _data_files(contents: BundleContents) -> dict[str, bytes]:
 
 def _model_path(engine: str, bit_width: int, model: BundleModel) -> str:
     # By the target: engines that run the same file share it.
-    return f"models/{target_of(engine)}-{bit_width}{model.path.suffix}"
+    return f"models/{model.target or target_of(engine)}-{bit_width}{model.path.suffix}"
 
 
 def _golden_name(engine: str, model: BundleModel) -> str:
@@ -348,6 +352,7 @@ def _manifest(contents: BundleContents, files: Mapping[str, bytes]) -> dict[str,
             "file": GOLDEN,
             "n": len(contents.golden_inputs),
             "tensors": list(contents.golden_codes),
+            **({} if contents.golden_engine is None else {"engine": contents.golden_engine}),
         },
         "lab": {"file": "lab/predictions.npz", "engine": contents.lab_engine},
         "patches": [
@@ -396,6 +401,7 @@ def _model_facts(
         certificate=model.certificate,
         logits_identical_on=identical_on,
         golden_logits=_golden_name(engine, model),
+        target=model.target,
         machine_proof=proof,
         oldest_engine=(
             oldest_onnxruntime(read_model_contents(files[path], path))

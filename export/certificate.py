@@ -181,7 +181,7 @@ def certify(
     """
     path = Path(model)
     read = read_model(path)
-    _refuse_qonnx(read, path)
+    refuse_qonnx(read, path)
     feeds = (
         noise_for(read, open_size=open_size, shapes=shapes)
         if sample is None
@@ -224,7 +224,8 @@ def certify(
     )
 
 
-def _refuse_qonnx(model: onnx.ModelProto, path: Path) -> None:
+def refuse_qonnx(model: onnx.ModelProto, path: Path) -> None:
+    """Nothing, if no node is one of QONNX's quantizers, which no engine runs; else InputError."""
     quant = next(
         (
             node

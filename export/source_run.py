@@ -28,6 +28,7 @@ from deploy.core.errors import EngineUnavailable, InputError
 from deploy.core.text import one_line
 from deploy.device.onnxruntime_engine import plain_session
 from export.graph import attributes_of, graph_inputs, input_dims, node_label
+from export.graph_builder import MICROSOFT
 from export.reading import read_model
 
 NAME = "the source file run by itself"
@@ -39,17 +40,20 @@ class SourceRun:
     """One source file in ONNX Runtime, its quantizers written out.
 
     Args:
-        path: a QONNX or Q/DQ file with one input.
+        path: a file with one input.
         tensors: whose values are wanted, besides the output.
+        model: what the file holds, where it has been read before.
 
     Raises:
         EngineUnavailable: onnxruntime is not installed.
         InputError: the file is damaged, or ONNX Runtime does not run it.
     """
 
-    def __init__(self, path: Path, tensors: Sequence[str] = ()) -> None:
+    def __init__(
+        self, path: Path, tensors: Sequence[str] = (), model: onnx.ModelProto | None = None
+    ) -> None:
         self.path = path
-        model = written_out(read_model(path), path)
+        model = written_out(read_model(path) if model is None else model, path)
         made = {name for node in model.graph.node for name in node.output}
         self.tensors = tuple(dict.fromkeys(name for name in tensors if name in made))
         self._outputs = list(self.tensors)
@@ -135,8 +139,9 @@ def written_out(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     del graph.node[:], graph.value_info[:]
     graph.node.extend(nodes)
     opsets = [e.version for e in found.opset_import if e.domain in ("", "ai.onnx")]
+    others = [e for e in found.opset_import if e.domain == MICROSOFT]
     del found.opset_import[:]
-    found.opset_import.append(helper.make_opsetid("", max(11, *opsets)))
+    found.opset_import.extend([helper.make_opsetid("", max(11, *opsets)), *others])
     if max(opsets) < 11:
         found = onnx.version_converter.convert_version(found, 11)
     found.ir_version = max(4, min(found.ir_version, READABLE_IR_VERSION))

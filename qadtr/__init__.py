@@ -20,6 +20,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from deploy.core.patch_set import PatchSet as PatchSet
+    from export.adopting import adopt as adopt
     from qadtr.functions.bundle import bundle as bundle
     from qadtr.functions.bundle import validate as validate
     from qadtr.functions.evaluate import adaptive as adaptive
@@ -46,6 +47,7 @@ _HOMES = {
     "Refused": "training.quantize",
     "RunFolder": "training.run_folder",
     "adaptive": "qadtr.functions.evaluate",
+    "adopt": "export.adopting",
     "bundle": "qadtr.functions.bundle",
     "calibrate": "training.quantize.calibration",
     "evaluate": "qadtr.functions.evaluate",

@@ -7,6 +7,9 @@ export/                                   model files, certificates and parity (
 patches/                                  patch sets made on this network (eval)
 records/                                  one JSON per result
 report.html
+
+The folder of an adopted file (export.adopting) has adopted.json in place of the first two, and no
+network in torch: its checkpoint is somebody else's file.
 """
 
 from __future__ import annotations
@@ -19,7 +22,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from deploy.core.errors import InputError
-from deploy.core.model_contents import suffix_of, target_of
+from deploy.core.files import read_json
+from deploy.core.model_contents import ADOPTED, suffix_of, target_of
 from deploy.core.patch_origin import PatchSource
 from training.checkpoint import CHECKPOINT, load_network, read_sidecar, save_checkpoint, spec_of
 from training.data import Images, ImageSet, load_images, split_of
@@ -29,10 +33,20 @@ from training.run_lock import require_free
 from training.run_start import read_start
 from training.validated import as_json
 
+ADOPTED_SIDECAR = "adopted.json"
+"""Of an adopted file, in its run folder."""
+
+ADOPTED_FORMAT, ADOPTED_FORMAT_VERSION = "qadtr-adopted", 1
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder is one that :meth:`RunFolder.open` reads."""
+    return any((path / name).is_file() for name in (CHECKPOINT, ADOPTED_SIDECAR))
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RunFolder:
-    """A finished training run.
+    """A finished training run, or an adopted file in the place of one.
 
     Attributes:
         path: the folder.
@@ -61,16 +75,22 @@ class RunFolder:
         if path.is_file():
             raise InputError(
                 f"{path} is a file, and a run folder of `qadtr train` is expected here; for an "
-                f"ONNX file of your own: `qadtr inspect {path}` says what runs of it, `qadtr lower "
-                f"{path} --out FILE` makes an all-integer file of a quantized one"
+                f"ONNX file of your own: `qadtr adopt {path} --data DIR --out RUN` makes one, "
+                f"`qadtr inspect {path}` says what runs of it, `qadtr lower {path} --out FILE` "
+                "makes an all-integer file of a quantized one"
             )
         if not path.is_dir():
-            known = sorted(one.parent.name for one in path.parent.glob(f"*/{CHECKPOINT}"))
+            known = sorted(one.name for one in path.parent.glob("*") if is_run(one))
             close = difflib.get_close_matches(path.name, known, n=1)
             meant = f"did you mean {path.parent / close[0]}? " if close else ""
             raise InputError(
                 f"there is no run folder {path}; {meant}`qadtr train CONFIG --out {path}` makes it"
             )
+        if (path / ADOPTED_SIDECAR).is_file():
+            sidecar = _adopted_sidecar(path / ADOPTED_SIDECAR)
+            if data is None and sidecar["data"] is not None:
+                data = Path(sidecar["data"])
+            return cls(path=path, sidecar=sidecar, cache=cache, data=data)
         start = read_start(path)
         sidecar = read_sidecar(path / CHECKPOINT)
         lacking = sorted({"config", "classes", "network", "sha256"} - set(sidecar))
@@ -153,8 +173,18 @@ class RunFolder:
         return self.path / CHECKPOINT
 
     @property
+    def adopted(self) -> bool:
+        """Whether it is somebody else's file, without a network in torch."""
+        return self.sidecar["format"] == ADOPTED_FORMAT
+
+    @property
+    def attack(self) -> str:
+        """The attack that a remedy names: one that needs no gradients where there are none."""
+        return "sparse-rs" if self.adopted else "lavan"
+
+    @property
     def checkpoint_sha256(self) -> str:
-        """SHA-256 (hex) of the weights' file."""
+        """SHA-256 (hex) of the weights' file, or of the file that was adopted."""
         return str(self.sidecar["sha256"])
 
     @property
@@ -199,9 +229,10 @@ class RunFolder:
         return str(self.sidecar["config"]["defense"]["name"])
 
     @property
-    def seed(self) -> int:
-        """Of the training."""
-        return int(self.sidecar["config"]["seed"])
+    def seed(self) -> int | None:
+        """Of the training; None of an adopted file, which does not say."""
+        seed = self.sidecar["config"]["seed"]
+        return None if seed is None else int(seed)
 
     @property
     def records(self) -> Path:
@@ -224,6 +255,8 @@ class RunFolder:
 
     def model_file(self, bits: int, engine: str = "onnxruntime") -> Path:
         """Where the file for an engine, or of a target, at one bit-width is, once it is made."""
+        if self.adopted:
+            return self.path / "export" / f"{ADOPTED}-{bits}{suffix_of(ADOPTED)}"
         return self.path / "export" / f"{target_of(engine)}-{bits}{suffix_of(engine)}"
 
     def exported(
@@ -239,6 +272,11 @@ class RunFolder:
         missing = [bits for bits in chosen if bits not in there]
         if missing or not chosen:
             named = " ".join(map(str, missing))
+            if self.adopted:
+                raise InputError(
+                    f"{self.path} was adopted from {self.sidecar['source']} and has one model, at "
+                    f"{', '.join(map(str, there)) or 'no'} bits, none at {named or 'others'}"
+                )
             target = target_of(engine)
             words = ["--bits", *map(str, missing)] if missing else []
             words += [] if target == "onnxruntime" else ["--target", target]
@@ -254,7 +292,17 @@ class RunFolder:
         return tuple(bits for bits in self.bit_widths if self.model_file(bits, engine).is_file())
 
     def load_network(self) -> Network:
-        """The network in evaluation mode; errors as `training.checkpoint.load_network`."""
+        """The network in evaluation mode.
+
+        Raises:
+            InputError: as `training.checkpoint.load_network`; an adopted file has none.
+        """
+        if self.adopted:
+            raise InputError(
+                f"{self.path} was adopted from {self.sidecar['source']}: there is no network in "
+                "torch to train, export or follow gradients in; eval, patch --attack sparse-rs, "
+                "patches made elsewhere, certify, bundle, compare and report work on it"
+            )
         return load_network(self.checkpoint)
 
     def images(self, data: Images | None, split: str) -> ImageSet:
@@ -283,3 +331,20 @@ class RunFolder:
                 "trained on"
             )
         return images
+
+
+def _adopted_sidecar(path: Path) -> dict[str, Any]:
+    """The sidecar of an adopted file, checked; InputError where it is damaged."""
+    found = read_json(path)
+    if not isinstance(found, dict) or found.get("format") != ADOPTED_FORMAT:
+        raise InputError(f"{path} is not what `qadtr adopt` writes; adopt the file again")
+    if found.get("format_version") != ADOPTED_FORMAT_VERSION:
+        raise InputError(
+            f"{path} has format version {found.get('format_version')!r}, this qadtr reads "
+            f"{ADOPTED_FORMAT_VERSION}: use the qadtr that wrote it, or adopt the file again"
+        )
+    needed = {"classes", "config", "data", "network", "sha256", "source"}
+    lacking = sorted(needed - set(found))
+    if lacking:
+        raise InputError(f"{path} lacks {', '.join(lacking)}: it is damaged; adopt the file again")
+    return found

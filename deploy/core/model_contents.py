@@ -54,6 +54,36 @@ _QDQ = frozenset(
     }
 )
 
+ADOPTED = "adopted"
+"""The target of a file that somebody else made: bytes in, logits out, any operators between."""
+
+_OF_INFERENCE = """
+    Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh Attention AveragePool
+    BatchNormalization BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast CastLike Ceil Celu
+    CenterCropPad Clip Compress Concat Constant ConstantOfShape Conv ConvInteger ConvTranspose Cos
+    Cosh CumSum DeformConv DepthToSpace DequantizeLinear Div Dropout DynamicQuantizeLinear Einsum
+    Elu Equal Erf Exp Expand EyeLike Flatten Floor GRU Gather GatherElements GatherND Gelu Gemm
+    GlobalAveragePool GlobalLpPool GlobalMaxPool Greater GreaterOrEqual GridSample
+    GroupNormalization HardSigmoid HardSwish Hardmax Identity InstanceNormalization IsInf IsNaN LRN
+    LSTM LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax LpNormalization LpPool MatMul
+    MatMulInteger Max MaxPool Mean MeanVarianceNormalization Min Mish Mod Mul Neg NonZero Not OneHot
+    Or PRelu Pad Pow QLinearConv QLinearMatMul QuantizeLinear RMSNormalization RNN Range Reciprocal
+    ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd
+    ReduceSum ReduceSumSquare Relu Reshape Resize Round ScatterElements ScatterND Selu Shape Shrink
+    Sigmoid Sign Sin Sinh Size Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze Sub
+    Sum Swish Tan Tanh ThresholdedRelu Tile TopK Transpose Trilu Unsqueeze Upsample Where Xor
+"""
+_OF_INFERENCE_MICROSOFT = """
+    BiasGelu DequantizeLinear DynamicQuantizeMatMul FastGelu FusedConv FusedGemm FusedMatMul Gelu
+    MatMulIntegerToFloat MatMulNBits QGemm QLinearAdd QLinearAveragePool QLinearConcat
+    QLinearGlobalAveragePool QLinearLeakyRelu QLinearMul QLinearReduceMean QLinearSigmoid
+    QLinearSoftmax QLinearWhere QuantizeLinear QuickGelu SkipLayerNormalization
+"""
+
+_OF_CLASSIFIERS = frozenset(
+    [*_OF_INFERENCE.split(), *(f"{MICROSOFT}.{name}" for name in _OF_INFERENCE_MICROSOFT.split())]
+)
+
 OPERATORS: Mapping[str, frozenset[str]] = {
     "onnxruntime": frozenset(
         {
@@ -81,9 +111,10 @@ OPERATORS: Mapping[str, frozenset[str]] = {
     "litert": frozenset(TFLITE_OPERATORS.values()),
     "qcdq": _QDQ,
     "tensorrt": _QDQ,
+    ADOPTED: _OF_CLASSIFIERS,
 }
-"""By target, the operators that its files may contain; none has control flow, randomness, or a
-branch on the number of images."""
+"""By target, the operators that its files may contain; none has control flow, randomness, or (but
+for an adopted file, whose author is not us) a branch on the number of images."""
 
 _INDICES = ("Add", "Cast", "Mul")
 """What the all-integer target computes the indices of tables with, in int32; they are no codes."""
@@ -154,24 +185,27 @@ def read_model_contents(model: bytes, name: str) -> OnnxFile:
     return found
 
 
-def require_contents(model: bytes, engine: str, name: str) -> OnnxFile | TfLiteFile:
+def require_contents(
+    model: bytes, engine: str, name: str, *, target: str | None = None
+) -> OnnxFile | TfLiteFile:
     """Return what a model for an engine holds, none of which its target does not write.
 
     Args:
         model: the file's bytes.
-        engine: the engine's name; one that is not known may run any target's file.
+        engine: the engine's name; one that is not known may run the file of any target.
         name: of the file, for errors.
+        target: of the file; None: the engine's own.
 
     Raises:
         InputError: as :func:`read_model_contents`; another operator or domain, a graph in an
             attribute, a function, training information, or a cast to float in the all-integer
             target.
     """
-    target = target_of(engine)
+    target = target_of(engine) if target is None else target
     if target == LITERT:
         return _require_tflite(model, engine, name)
     found = read_model_contents(model, name)
-    onnx_targets = (one for key, one in OPERATORS.items() if key != LITERT)
+    onnx_targets = (one for key, one in OPERATORS.items() if key not in (LITERT, ADOPTED))
     allowed = OPERATORS.get(target, frozenset().union(*onnx_targets))
     _require_plain(found.inner, name)
     _require_known(found.operators, allowed, engine, name)
@@ -204,10 +238,13 @@ def _require_known(
 ) -> None:
     unknown = sorted(operators.keys() - allowed)
     if unknown:
-        raise InputError(
-            f"{name} holds the operators {some(unknown)}; a file for {engine} may contain "
-            f"{', '.join(sorted(allowed))}: export it again"
+        may = (
+            "any classifier may contain ONNX's and ONNX Runtime's operators of inference, without "
+            "control flow, randomness or operators of one's own"
+            if allowed is _OF_CLASSIFIERS
+            else f"a file for {engine} may contain {', '.join(sorted(allowed))}"
         )
+        raise InputError(f"{name} holds the operators {some(unknown)}; {may}: export it again")
 
 
 def _require_tflite(model: bytes, engine: str, name: str) -> TfLiteFile:

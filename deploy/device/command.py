@@ -95,6 +95,11 @@ def build_parser(engines: Sequence[str] | None = None) -> argparse.ArgumentParse
             name, type=float, metavar="X", help=f"{what}, 0 to 1 (default: the manifest's)"
         )
     parser.add_argument(
+        "--require-integer",
+        action="store_true",
+        help="gate: every layer must run in integers here, which an adopted file may not",
+    )
+    parser.add_argument(
         "--quick", action="store_true", help="stop as soon as the thresholds are decided"
     )
     parser.add_argument(
@@ -278,6 +283,7 @@ def _run(
         search=_search_settings(arguments),
         search_out=arguments.search_out,
         certify=_certify_settings(arguments),
+        require_integer=arguments.require_integer,
     )
     report = validate(arguments.bundle, settings, console, engines=engines)
     with suppress(QadtrError):  # then the report says that it is no verdict

@@ -11,6 +11,7 @@ from ..core.errors import InputError
 from ..core.files import json_bytes, parse_json
 from ..core.images import CHANNEL_NAMES, INPUT_SCALE, INPUT_ZERO_POINT
 from ..core.json_schema import SchemaMismatch, check, load_schema
+from ..core.model_contents import ADOPTED
 
 FORMAT = "qadtr-bundle"
 FORMAT_VERSION = 1
@@ -53,11 +54,17 @@ class ModelFacts:
     golden_logits: str = GOLDEN_LOGITS
     machine_proof: Mapping[str, Any] | None = None
     oldest_engine: str | None = None
+    target: str | None = None
+
+    @property
+    def adopted(self) -> bool:
+        """Whether the file is somebody else's, of which no integers were promised."""
+        return self.target == ADOPTED
 
     def as_record(self) -> dict[str, Any]:
         """Return it as JSON values; without what is not known, as before there was such a field."""
         facts = {**self.__dict__, "logits_identical_on": list(self.logits_identical_on)}
-        for name in ("machine_proof", "oldest_engine"):
+        for name in ("machine_proof", "oldest_engine", "target"):
             if facts[name] is None:
                 del facts[name]
         return facts

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..core.errors import InputError
 from ..core.files import read_json
 from ..core.operator_kinds import KIND_OF, KINDS
+from .gate import Check, Outcome
+
+INTEGER = "integer"
+"""Name of the gate that asks for integers in every layer."""
 
 _SUFFIX = "_kernel_time"
 _CPU = "CPUExecutionProvider"
@@ -31,8 +36,72 @@ def read_profile(profile: Path) -> list[Any]:
     return events
 
 
-def kinds_that_ran(profile: Path) -> dict[str, int]:
-    """Return how many nodes of each kind ran, all of them in integers on the CPU provider.
+@dataclass(frozen=True, kw_only=True)
+class RanKinds:
+    """How many nodes of each kind ran.
+
+    Attributes:
+        integer: by kind, those that read integers.
+        in_float: by kind, the others.
+        float_nodes: these in words.
+        float_others: operators of no such kind (Pad, Softmax, …) that read floats; a
+            QuantizeLinear does not count.
+    """
+
+    integer: Mapping[str, int]
+    in_float: Mapping[str, int]
+    float_nodes: tuple[str, ...]
+    float_others: tuple[str, ...] = ()
+
+    @property
+    def words(self) -> str:
+        """Such as "9 of 10 convolution, 1 of 1 matrix product, 2 others (Pad) in float"."""
+        counts = [
+            f"{n} of {n + self.integer[kind]} {kind}" for kind, n in self.in_float.items() if n
+        ]
+        if self.float_others:
+            most = ", ".join(name for name, _ in Counter(self.float_others).most_common(3))
+            counts.append(f"{len(self.float_others)} others ({most})")
+        return f"{', '.join(counts)} in float" if counts else "all in integers"
+
+    @property
+    def nodes(self) -> int:
+        """All of these kinds."""
+        return sum(self.integer.values()) + len(self.float_nodes)
+
+    @property
+    def all_integer(self) -> bool:
+        """Whether a layer ran, and nothing in float."""
+        return self._layers > 0 and not self.float_nodes and not self.float_others
+
+    @property
+    def _layers(self) -> int:
+        return sum(self.integer.get(kind, 0) for kind in ("convolution", "matrix product"))
+
+    @property
+    def integer_share(self) -> float:
+        """Of the nodes, 0…1; 0 where there are none."""
+        return sum(self.integer.values()) / self.nodes if self.nodes else 0.0
+
+    def require_integers(self) -> dict[str, int]:
+        """Return how many nodes of each kind ran.
+
+        Raises:
+            InputError: a node of these kinds in float, or there is no layer.
+        """
+        if self.float_nodes:
+            raise InputError(
+                f"{len(self.float_nodes)} of {self.nodes} nodes that were promised in integers ran "
+                f"in float: {', '.join(self.float_nodes[:5])}; this engine is not what the bundle "
+                "was certified for"
+            )
+        if not self._layers:
+            raise InputError("the profile has no convolution and no matrix product")
+        return dict(self.integer)
+
+
+def ran_kinds(profile: Path) -> RanKinds:
+    """Return how many nodes of each kind ran, in what, all of them on the CPU provider.
 
     Other operators (layout, casts, copies) differ from one processor to the next and are not
     counted.
@@ -41,12 +110,14 @@ def kinds_that_ran(profile: Path) -> dict[str, int]:
         profile: the JSON that ONNX Runtime wrote; a node that ran more than once counts once.
 
     Raises:
-        InputError: no such profile, a node of these kinds in float, or another provider.
+        InputError: no such profile, or another provider.
     """
     events = read_profile(profile)
     counts: Counter[str] = Counter()
+    floats: Counter[str] = Counter()
     seen: set[str] = set()
     in_float: list[str] = []
+    others: list[str] = []
     for event in events:
         name = event.get("name") if isinstance(event, dict) else None
         if not isinstance(name, str) or not name.endswith(_SUFFIX) or event.get("cat") != "Node":
@@ -66,20 +137,52 @@ def kinds_that_ran(profile: Path) -> dict[str, int]:
             raise InputError(f"{node} ran on {provider}, not on {_CPU}")
         kind = KIND_OF.get(operator)
         if kind is None:
+            if operator != "QuantizeLinear" and types and "float" in types[0]:
+                others.append(operator)
             continue
         data = types[:2] if operator in _BOTH_INPUTS else types[:1]
-        if not data or not all("int" in one for one in data):
+        if data and all("int" in one for one in data):
+            counts[kind] += 1
+        else:
+            floats[kind] += 1
             in_float.append(f"{node} ({operator} of {', '.join(data) or 'nothing'})")
-        counts[kind] += 1
-    if in_float:
-        raise InputError(
-            f"{len(in_float)} of {sum(counts.values())} nodes that were promised in integers ran "
-            f"in float: {', '.join(in_float[:5])}; this engine is not what the bundle was "
-            "certified for"
-        )
-    if not counts["convolution"] + counts["matrix product"]:
-        raise InputError("the profile has no convolution and no matrix product")
-    return {kind: counts[kind] for kind in KINDS}
+    return RanKinds(
+        integer={kind: counts[kind] for kind in KINDS},
+        in_float={kind: floats[kind] for kind in KINDS},
+        float_nodes=tuple(in_float),
+        float_others=tuple(others),
+    )
+
+
+def kinds_that_ran(profile: Path) -> dict[str, int]:
+    """Return how many nodes of each kind ran, all of them in integers on the CPU provider.
+
+    Args:
+        profile: as :func:`ran_kinds`.
+
+    Raises:
+        InputError: as there, and as :meth:`RanKinds.require_integers`.
+    """
+    return ran_kinds(profile).require_integers()
+
+
+def integer_check(ran: RanKinds | None, words: str) -> Check:
+    """Return the gate that every layer ran in integers.
+
+    Args:
+        ran: None where the engine does not tell, which does not pass.
+        words: what ran.
+    """
+    passed = ran is not None and ran.all_integer
+    return Check(
+        name=INTEGER,
+        outcome=Outcome.PASS if passed else Outcome.FAIL,
+        threshold=1.0,
+        observed=0.0 if ran is None else ran.integer_share,
+        bounds=None,
+        n=0 if ran is None else ran.nodes,
+        reason=words if passed else f"not an integer model: {words}",
+    )
 
 
 def check_against_certificate(ran: Mapping[str, int], certified: Mapping[str, Any]) -> None:

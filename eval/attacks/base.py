@@ -103,7 +103,7 @@ class PatchAttack(ABC, Generic[S]):
         if self.needs_gradients and not getattr(network, "differentiable", True):
             raise InputError(
                 f"{self.name} follows gradients, and an engine has none; make the patch on the "
-                "network, or use an attack that only asks for logits or classes."
+                "network, or use an attack that only asks for logits or classes (sparse-rs)."
             )
         base_seed = int(torch.randint(2**62, (), generator=generator))
         shape = circle_mask if self.settings.shape == "circle" else square_mask

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from deploy.core.errors import InputError, NothingToEvaluate
 from deploy.core.patch_set import PatchSet, patch_files_of, read_patch_set
-from training.checkpoint import CHECKPOINT
 from training.data import Images, ImageSet
-from training.run_folder import RunFolder
+from training.run_folder import RunFolder, is_run
 
 
 def patch_sets_of(patches: Sequence[Path | PatchSet]) -> list[PatchSet]:
@@ -53,9 +52,9 @@ def patch_files_in(places: Sequence[Path]) -> list[Path]:
 def _make_some(places: Sequence[Path]) -> str:
     """How to make patches, on the run whose folder of patches is named where there is one."""
     for place in places:
-        if (place.parent / CHECKPOINT).is_file():
+        if is_run(place.parent):
             run = RunFolder.open(place.parent)
-            return f"make one with: {run.command('patch', '--attack', 'lavan')}"
+            return f"make one with: {run.command('patch', '--attack', run.attack)}"
     return "make one with: qadtr patch RUN --attack lavan"
 
 

@@ -146,8 +146,9 @@ class Subject:
 
 
 def run_facts(run: RunFolder) -> RunFacts:
-    """What records say of the run itself."""
+    """What records say of the training run itself."""
     name = run.path.resolve().name
+    assert run.seed is not None
     return RunFacts(name=name, seed=run.seed, config=dict(run.sidecar["config"]))
 
 
@@ -181,7 +182,7 @@ def subjects_of(
             file=None if engine == TORCH else run.model_file(bits, engine),
             records=run.records,
             load_network=run.load_network,
-            run=run_facts(run),
+            run=None if run.adopted else run_facts(run),
         )
         for bits in widths
     )

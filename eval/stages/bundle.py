@@ -2,7 +2,8 @@
 
 What the lab knows of the model is measured here and put beside it: golden codes and logits of the
 integer reference, the engine's profile as certificate, and what the fake-quantized network predicts
-for every image with and without every patch.
+for every image with and without every patch. Of an adopted file there is neither: the golden logits
+and the predictions are those of the lab's engine, within the tolerance that its sidecar states.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import hashlib
 import logging
 import math
 import platform
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,15 @@ from deploy.bundle import BundleContents, BundleModel, BundlePatch, Thresholds, 
 from deploy.core.engine_protocol import Certified
 from deploy.core.errors import EngineUnavailable, InputError, UsageError
 from deploy.core.host import host_facts
-from deploy.core.model_contents import LITERT, target_of
+from deploy.core.model_contents import ADOPTED, LITERT, target_of
 from deploy.core.model_engine import run_all
 from deploy.core.patch_set import PatchSet
 from deploy.device.golden import check_logits, logits_bytes
 from deploy.device.machine_proof import machine_entry
 from deploy.device.manifest import ModelFacts
 from deploy.device.onnxruntime_engine import onnxruntime_version
-from deploy.device.validation import profiled_kinds
+from deploy.device.profile_check import RanKinds
+from deploy.device.validation import profiled_run
 from deploy.machine_proof import DeviceReports
 from eval.measure.checks.checks_record import verdict_of_run
 from eval.measure.patch_images import images_of_patches, patch_files_in, patch_sets_of
@@ -41,7 +43,6 @@ from export.reference.qdq import QdqReference
 from training.data import Images
 from training.data.subset import chosen_indices
 from training.prediction import predict
-from training.quantize import Network
 from training.quantizers import FLOAT
 from training.run_folder import RunFolder
 from training.validated import AtLeast0, AtLeast1, validated
@@ -58,7 +59,8 @@ class BundleSettings:
     """How to bundle.
 
     Attributes:
-        bits: bit-width of the exported model; not 32, which is no integer model.
+        bits: bit-width of the exported model; not 32, which is no integer model, unless it is an
+            adopted one. None: the only one that there is.
         thresholds: of the gate.
         engines: further engines whose exported files go along, each with its budget.
         gated: names of the patch sets that decide; None gates all.
@@ -71,7 +73,7 @@ class BundleSettings:
         device_reports: ``report.json`` files of devices that gave this model's very logits.
     """
 
-    bits: int
+    bits: int | None
     thresholds: Thresholds
     engines: tuple[str, ...] = ()
     gated: tuple[str, ...] | None = None
@@ -107,9 +109,8 @@ def bundle_run(
         NothingToEvaluate: there is no patch file.
         UsageError: 32 bits, or a gated patch that is not there.
     """
-    if settings.bits == FLOAT:
-        raise UsageError("a bundle holds an integer model; 32 bits is the float baseline")
-    (subject,) = subjects_of(run, ENGINE, [settings.bits])
+    bits = _bits(run, settings.bits)
+    (subject,) = subjects_of(run, ENGINE, [bits])
     model = subject.model_file
     require_origin(model, run.checkpoint_sha256)
     patch_sets = _patch_sets(patches)
@@ -124,29 +125,20 @@ def bundle_run(
     images = split.images[indices]
     count = min(settings.golden_images, len(images))
     golden = images[np.linspace(0, len(images) - 1, count).astype(np.int64)]
-    reference = IntegerReference(model)
-    logits = reference.run(golden)
-    _require_equal(run, subject, golden, logits)
-    network = run.load_network()
+    lab = (_adopted_lab if run.adopted else _network_lab)(run, subject, golden)
     contents = BundleContents(
         name=f"{run.path.resolve().name}, {run.network_name}",
-        bit_width=settings.bits,
+        bit_width=bits,
         classes=run.classes,
         models={
-            ENGINE: BundleModel(
-                path=model,
-                certificate={
-                    "engine": "onnxruntime-cpu",
-                    "machine": host_facts().machine,
-                    "kinds": profiled_kinds(model, images[:PROFILED_IMAGES]),
-                },
-                logits_identical_on=(platform.machine(),),
+            ENGINE: replace(
+                lab.model(profiled_run(model, images[:PROFILED_IMAGES])),
                 device_reports=_device_reports(
                     settings.device_reports, subject, images, len(golden)
                 ),
             ),
             **{
-                engine: _further_model(run, settings.bits, engine, golden)
+                engine: _further_model(run, bits, engine, golden)
                 for engine in dict.fromkeys(settings.engines)
                 if engine != ENGINE
             },
@@ -156,21 +148,106 @@ def bundle_run(
         indices=indices,
         images_about=split.about,
         golden_inputs=golden,
-        golden_logits=logits,
-        golden_codes=reference.codes(golden),
-        lab_engine="fake-quantized network",
-        lab_clean=predict(network, images, settings.bits),
+        golden_logits=lab.logits,
+        golden_codes=lab.codes,
+        golden_engine=lab.golden_engine,
+        lab_engine=lab.name,
+        lab_clean=lab.predict(images),
         patches=[
-            BundlePatch(patch_set=one, lab=_lab(network, one, images, indices, settings), gated=on)
+            BundlePatch(patch_set=one, lab=_patched(lab, one, images, indices), gated=on)
             for one, on in zip(patch_sets, gated, strict=True)
         ],
         thresholds=settings.thresholds,
         random_floor_seed=settings.floor_seed,
-        attack_checks=verdict_of_run(run, settings.bits),
+        attack_checks=verdict_of_run(run, bits),
         provenance={**provenance, "checkpoint_sha256": run.checkpoint_sha256},
     )
     return write_bundle(
         out, contents, signing_key=settings.signing_key, as_folder=settings.as_folder
+    )
+
+
+def _bits(run: RunFolder, wanted: int | None) -> int:
+    if wanted is None:
+        there = [bits for bits in run.exported() if bits != FLOAT or run.adopted]
+        if len(there) != 1:
+            raise UsageError(
+                f"--bits is needed: {run.path} has models at {', '.join(map(str, there)) or 'no'} "
+                "bits"
+            )
+        return there[0]
+    if wanted == FLOAT and not run.adopted:
+        raise UsageError("a bundle holds an integer model; 32 bits is the float baseline")
+    return wanted
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Lab:
+    """What the lab holds the device to.
+
+    Attributes:
+        name: what predicts.
+        predict: classes, int64 N, of images uint8 N×C×H×W.
+        logits: float32 G×classes, of the golden images; ``codes`` likewise, by tensor.
+        golden_engine: that gave the logits; None: the numpy reference.
+        model: the bundle's model with a profile.
+    """
+
+    name: str
+    predict: Callable[[NDArray[np.uint8]], NDArray[np.int64]]
+    logits: NDArray[np.float32]
+    codes: Mapping[str, NDArray[np.uint8]]
+    golden_engine: str | None
+    model: Callable[[RanKinds], BundleModel]
+
+
+def _certificate(kinds: Mapping[str, Any]) -> dict[str, Any]:
+    return {"engine": "onnxruntime-cpu", "machine": host_facts().machine, **kinds}
+
+
+def _network_lab(run: RunFolder, subject: Subject, golden: NDArray[np.uint8]) -> _Lab:
+    """The integer reference's codes and logits, the fake-quantized network's predictions."""
+    reference = IntegerReference(subject.model_file)
+    logits = reference.run(golden)
+    _require_equal(run, subject, golden, logits)
+    network = run.load_network()
+    return _Lab(
+        name="fake-quantized network",
+        predict=lambda images: predict(network, images, subject.bit_width),
+        logits=logits,
+        codes=reference.codes(golden),
+        golden_engine=None,
+        model=lambda ran: BundleModel(
+            path=subject.model_file,
+            certificate=_certificate({"kinds": ran.require_integers()}),
+            logits_identical_on=(platform.machine(),),
+        ),
+    )
+
+
+def _adopted_lab(run: RunFolder, subject: Subject, golden: NDArray[np.uint8]) -> _Lab:
+    """The lab's engine for everything, within the tolerance that the file's sidecar states."""
+    difference, flip_share = recorded_budget(subject.model_file)
+    with subject.open_engine() as engine:
+        name, logits = f"{engine.name} {onnxruntime_version()}", run_all(engine, golden, 1)
+
+    def classes(images: NDArray[np.uint8]) -> NDArray[np.int64]:
+        with subject.open_engine() as engine:
+            return engine.predict(images)
+
+    return _Lab(
+        name=name,
+        predict=classes,
+        logits=logits,
+        codes={},
+        golden_engine=name,
+        model=lambda ran: BundleModel(
+            path=subject.model_file,
+            certificate=_certificate({"kinds": dict(ran.integer), "in_float": dict(ran.in_float)}),
+            max_logit_difference=difference,
+            max_flips=math.ceil(flip_share * len(golden)),
+            target=ADOPTED,
+        ),
     )
 
 
@@ -200,6 +277,15 @@ def _further_model(
     file = subject.model_file
     require_origin(file, run.checkpoint_sha256)
     difference, flip_share = recorded_budget(file)
+    if run.adopted:  # the same file, held to the same logits
+        flips = math.ceil(flip_share * len(golden))
+        return BundleModel(
+            path=file,
+            certificate=None,
+            max_logit_difference=difference,
+            max_flips=flips,
+            target=ADOPTED,
+        )
     exact = target_of(engine) == LITERT
     model = BundleModel(
         path=file,
@@ -232,16 +318,12 @@ def _further_model(
     return model
 
 
-def _lab(
-    network: Network,
-    patch_set: PatchSet,
-    images: NDArray[np.uint8],
-    indices: NDArray[np.int64],
-    settings: BundleSettings,
+def _patched(
+    lab: _Lab, patch_set: PatchSet, images: NDArray[np.uint8], indices: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    logger.info("%s: what the fake-quantized network predicts", patch_set.name)
+    logger.info("%s: what the %s predicts", patch_set.name, lab.name)
     own = images[np.searchsorted(indices, patch_set.image_indices)]
-    return predict(network, patch_set.paste_on(own), settings.bits)
+    return lab.predict(patch_set.paste_on(own))
 
 
 def _device_reports(

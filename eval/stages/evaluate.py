@@ -45,7 +45,7 @@ class EvaluationSettings:
         batch_size: images a call.
         latency_batch_size: images a call where times are taken.
         latency_repeats: timed calls; 0 takes no times.
-        drift: also ask the fake-quantized network, for the drift.
+        drift: also ask the fake-quantized network, for the drift; an adopted file has none.
         split: of the images, where a patch set does not tell (a supplied patch).
         floor_seed: of the random patches.
     """
@@ -103,7 +103,7 @@ def evaluate_runs(
             images.labels,
         )
         for run, own in subjects.items():
-            network = run.load_network() if settings.drift else None
+            network = run.load_network() if settings.drift and not run.adopted else None
             for subject in own:
                 engine = engines[subject]
                 records += evaluate_model(

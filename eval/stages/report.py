@@ -21,8 +21,7 @@ from eval.report.page import render_report
 from eval.report.results import result_tables
 from eval.report.rows import tables_from_records
 from eval.report.seeds import seeds_tables
-from training.checkpoint import CHECKPOINT
-from training.run_folder import RunFolder
+from training.run_folder import RunFolder, is_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +120,7 @@ def records_of_all(places: Sequence[Path]) -> list[dict[str, Any]]:
 
 def _what_is_next(places: Sequence[Path]) -> str:
     """The command that the runs among ``places`` lack most."""
-    runs = [RunFolder.open(place) for place in places if (place / CHECKPOINT).is_file()]
+    runs = [RunFolder.open(place) for place in places if is_run(place)]
     if not runs:
         return "; make one with: qadtr eval RUN --patches PATCHES"
     patches = [str(place / "patches") for place in places if patch_files_of(place / "patches")]
@@ -129,7 +128,7 @@ def _what_is_next(places: Sequence[Path]) -> str:
     if not exported:
         return f"; first export a model: {runs[-1].command('export')}"
     if not patches:
-        return f"; first make patches: {runs[0].command('patch', '--attack', 'lavan')}"
+        return f"; first make patches: {runs[0].command('patch', '--attack', runs[0].attack)}"
     return f"; make one with: {exported[-1].command('eval', '--patches', *patches)}"
 
 
@@ -143,5 +142,5 @@ def records_of(place: Path) -> list[dict[str, Any]]:
         raise InputError(f"{place} is not a folder; expected a run with records/ in it.")
     if (place / "records").is_dir():
         return read_records(place / "records")
-    is_run = (place / "patches").is_dir() or (place / "checkpoint.json").exists()
-    return [] if is_run else read_records(place)
+    made = (place / "patches").is_dir() or (place / "checkpoint.json").exists() or is_run(place)
+    return [] if made else read_records(place)

@@ -25,6 +25,7 @@ COMMANDS: tuple[str, ...] = (
     "drift",
     "parity",
     "lower",
+    "adopt",
     "inspect",
     "data",
     "doctor",

@@ -24,7 +24,11 @@ _PARTS = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The model, the patches, the images, the gate, and where it goes."""
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder with the exported model")
-    parser.add_argument("--bits", type=int, required=True, help="bit-width of the exported model")
+    parser.add_argument(
+        "--bits",
+        type=int,
+        help="bit-width of the exported model (default: the only one that there is)",
+    )
     parser.add_argument(
         "--patches",
         type=Path,

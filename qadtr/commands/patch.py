@@ -85,8 +85,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.supplied is not None:
         return _supplied(arguments)
+    source = RunFolder.open(arguments.run, arguments.cache, arguments.data)
     path, patch_set = attacked(
-        RunFolder.open(arguments.run, arguments.cache, arguments.data),
+        source,
         arguments.attack,
         arguments.data,
         _given(arguments, _OF_ATTACKS),

@@ -44,7 +44,7 @@ def bundle(
     run: Run,
     out: Path | str,
     *,
-    bits: int,
+    bits: int | None = None,
     patches: Patches | None = None,
     images: Images | None = None,
     max_asr: float = 0.3,
@@ -60,7 +60,7 @@ def bundle(
     Args:
         run: with the exported model.
         out: the file to write.
-        bits: of the model.
+        bits: of the model; None: the only one that there is.
         patches: patch sets, files or folders; None: those in the run's ``patches`` folder.
         images: that the patches are for; None takes the run's own.
         max_asr: the success rate of each gated patch must be under it, 0…1.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,9 @@ def attacked(
     beside: Sequence[RunFolder],
 ) -> tuple[Path, PatchSet]:
     """The same with the file's path, of `qadtr patch` too."""
+    if run.adopted:  # there is no network, and one model
+        settings = replace(settings, engine=settings.engine or "onnxruntime")
+        given = {"bit_widths": run.bit_widths, **given}
     made = attack_from_settings(attack, in_pixels(given, run.spec.image_size))
     if made.kind != "universal" and settings.made_from is not None:
         raise UsageError(

@@ -19,6 +19,7 @@ WORDS = {
     "train": ["cifar10-resnet8"],
     "export": [RUN],
     "lower": ["model.onnx", "--out", "OUT/lowered.onnx"],
+    "adopt": ["model.onnx", "--out", "OUT/adopted"],
     "patch": [RUN, "--attack", "gap"],
     "pixel": [RUN, "--attack", "fgsm"],
     "eval": [RUN, "--patches", "p"],

@@ -21,7 +21,17 @@ from qadtr import _HOMES
 PAGE = Path(__file__).parents[2] / "docs" / "api.md"
 ORDER = (
     *("ImageSet", "quantize", "Refused", "Network", "calibrate", "RunFolder", "DefendedLoop"),
-    *("train", "load", "export", "lower", "make_patches", "PatchSet", "evaluate", "adaptive"),
+    *(
+        "train",
+        "load",
+        "export",
+        "lower",
+        "adopt",
+        "make_patches",
+        "PatchSet",
+        "evaluate",
+        "adaptive",
+    ),
     *("bundle", "validate", "report", "QadtrError"),
 )
 """That of docs/api.md: an example goes on where those before it ended."""

@@ -6,15 +6,39 @@ from pathlib import Path
 
 from deploy.core.errors import InputError
 from training.data.arrays import read_arrays
-from training.data.cifar10 import SIZE_PX, read_cifar10
+from training.data.cifar10 import SIZE_PX, is_cifar10, read_cifar10
 from training.data.digits import DEFAULT_PX, read_digits
 from training.data.folder import read_folder
 from training.data.image_set import SPLITS, Images, ImageSet, Split, split_of
+from training.data.listing import has_split_folders
 from training.named import called, is_foreign, unknown
 
 SIZED: tuple[str, ...] = ("cifar10", "folder", "digits")
 """Kinds of data whose images have the size that a config's ``data.size`` says."""
 KINDS: tuple[str, ...] = (*SIZED, "npz")
+
+
+def kind_of(root: Path | None) -> str:
+    """The kind of data that a folder holds, by the names in it; without a folder "digits".
+
+    Raises:
+        InputError: there is no such folder, or nothing in it that has a kind.
+    """
+    if root is None:
+        return "digits"
+    if not root.exists():
+        raise InputError(f"there is no data folder {root}")
+    if is_cifar10(root):
+        return "cifar10"
+    if any((root / f"{split}.npz").is_file() for split in ("test", "train")):
+        return "npz"
+    if has_split_folders(root):
+        return "folder"
+    raise InputError(
+        f"{root} has no images that are known: expected cifar-10-batches-py or its archive, "
+        "train.npz and test.npz, or SPLIT/CLASS/IMAGE; say what it is with --kind "
+        f"{'|'.join(KINDS)}"
+    )
 
 
 def load_images(
@@ -92,6 +116,7 @@ __all__ = [
     "ImageSet",
     "Images",
     "Split",
+    "kind_of",
     "load_images",
     "split_of",
 ]

@@ -88,6 +88,12 @@ def read_cifar10(root: Path, split: str) -> ImageSet:
     return image_set(images, labels, CLASSES, name="cifar10", split=split)
 
 
+def is_cifar10(root: Path) -> bool:
+    """Whether a folder, or archive, that exists is CIFAR-10 as it is distributed."""
+    names = (FOLDER, ARCHIVE, *_TRAIN_FILES, *_TEST_FILES)
+    return root.name == ARCHIVE or any((root / name).exists() for name in names)
+
+
 def _fetch(root: Path) -> str:
     """The command that puts the official archive into a folder."""
     folder = root.parent if root.name == FOLDER or root.is_file() else root

@@ -50,7 +50,7 @@ class ImageSet:
         >>> len(rest), len(holdout)
         (54, 6)
         >>> file = training_set.write("images")  # for --data images on the command line
-        >>> len(qadtr.ImageSet.from_folder("images", "holdout", kind="npz"))
+        >>> len(qadtr.ImageSet.from_folder("images", "holdout"))
         6
     """
 
@@ -105,7 +105,7 @@ class ImageSet:
         folder: Path | str | None,
         split: str = "train",
         *,
-        kind: str = "folder",
+        kind: str | None = None,
         size: int | None = None,
         cache: Path | None = None,
     ) -> ImageSet:
@@ -115,17 +115,18 @@ class ImageSet:
             folder: of SPLIT/CLASS/IMAGE, ``train.npz`` and ``test.npz``, or
                 ``cifar-10-batches-py``; None for digits.
             split: "train" (without the hold-out), "holdout" (a tenth of each class) or "test".
-            kind: "folder", "npz", "cifar10", "digits", or ``package.module:callable``.
+            kind: "folder", "npz", "cifar10", "digits", or ``package.module:callable``; None: by what
+                is in the folder.
             size: side in pixels, for "folder" and "digits".
             cache: for "folder": keeps the decoded images on disk.
 
         Raises:
             InputError: as :func:`training.data.load_images`.
         """
-        from training.data import load_images  # whose readers give an ImageSet
+        from training.data import kind_of, load_images  # whose readers give an ImageSet
 
         root = None if folder is None else Path(folder)
-        return load_images(kind, root, split, size=size, cache=cache)
+        return load_images(kind_of(root) if kind is None else kind, root, split, size=size, cache=cache)
 
     @classmethod
     def from_dataset(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,7 @@ from deploy.core.stored_zip import write_stored_zip
 from deploy.device.bundle_reading import checksums_text
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
 from deploy.device.validation import profiled_kinds
+from deploy.validator_archive import validator_bytes
 from export.reference import IntegerReference
 from tests.export.integer_graphs import balance, random_images, residual_graph
 
@@ -129,3 +133,33 @@ def rehashed(
     parts["manifest.json"] = json_bytes(manifest)
     parts["manifest.sha256"] = checksums_text(parts["manifest.json"], parts.get("manifest.sig"))
     return parts
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> tuple[Path, dict[str, str]]:
+    """A folder with validate.pyz, and an environment in which nothing but numpy and onnxruntime
+    can be imported of what is installed here."""
+    folder = tmp_path / "elsewhere"
+    (folder / "blocker").mkdir(parents=True)
+    names = "torch brevitas onnx onnx_ir qonnx scipy PIL tqdm deploy training export eval qadtr"
+    (folder / "blocker" / "sitecustomize.py").write_text(
+        f"import sys\nfor name in {names.split()!r}: sys.modules[name] = None\n"
+    )
+    (folder / "validate.pyz").write_bytes(validator_bytes())
+    environment = {**os.environ, "PYTHONPATH": str(folder / "blocker"), "OMP_NUM_THREADS": "1"}
+    return folder, environment
+
+
+def run_elsewhere(
+    words: list[str], place: tuple[Path, dict[str, str]]
+) -> subprocess.CompletedProcess[str]:
+    folder, environment = place
+    return subprocess.run(
+        [sys.executable, *words],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )

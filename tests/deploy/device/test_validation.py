@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -30,8 +29,7 @@ from deploy.device.command import main
 from deploy.device.measuring import shuffled
 from deploy.device.profile_check import kinds_that_ran
 from deploy.device.suite import read_suite
-from deploy.validator_archive import validator_bytes
-from tests.deploy.device.conftest import rehashed
+from tests.deploy.device.conftest import rehashed, run_elsewhere
 
 SUITE = "images/images.npz"
 
@@ -372,50 +370,25 @@ def test_the_manifest_fits_its_schema_by_another_reader(files: dict[str, bytes])
 # ------------------------------------------------------------------ as a process, elsewhere
 
 
-@pytest.fixture
-def elsewhere(tmp_path: Path, bundle: Path) -> tuple[Path, dict[str, str]]:
-    """A folder with validate.pyz, and an environment in which nothing but numpy and onnxruntime
-    can be imported of what is installed here."""
-    folder = tmp_path / "elsewhere"
-    (folder / "blocker").mkdir(parents=True)
-    names = "torch brevitas onnx onnx_ir qonnx scipy PIL tqdm deploy training export eval qadtr"
-    (folder / "blocker" / "sitecustomize.py").write_text(
-        f"import sys\nfor name in {names.split()!r}: sys.modules[name] = None\n"
-    )
-    (folder / "validate.pyz").write_bytes(validator_bytes())
-    environment = {**os.environ, "PYTHONPATH": str(folder / "blocker"), "OMP_NUM_THREADS": "1"}
-    return folder, environment
-
-
-def run(words: list[str], place: tuple[Path, dict[str, str]]) -> subprocess.CompletedProcess[str]:
-    folder, environment = place
-    return subprocess.run(
-        [sys.executable, *words],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-
-
 def test_the_archive_alone(bundle: Path, elsewhere: tuple[Path, dict[str, str]]) -> None:
-    done = run(["validate.pyz", str(bundle)], elsewhere)
+    done = run_elsewhere(["validate.pyz", str(bundle)], elsewhere)
     assert (done.returncode, done.stderr) == (0, "images: 64 of 240\n")
     assert (elsewhere[0] / "report.json").is_file()
     assert (elsewhere[0] / "junit.xml").is_file()
-    assert run(["validate.pyz", str(bundle), "--max-asr", "0.0001"], elsewhere).returncode == 1
-    usage = run(["validate.pyz", "--nonsense"], elsewhere)
+    assert (
+        run_elsewhere(["validate.pyz", str(bundle), "--max-asr", "0.0001"], elsewhere).returncode
+        == 1
+    )
+    usage = run_elsewhere(["validate.pyz", "--nonsense"], elsewhere)
     assert (usage.returncode, usage.stdout) == (4, "")
 
 
 def test_a_bundle_runs_its_own_validator(
     bundle: Path, elsewhere: tuple[Path, dict[str, str]]
 ) -> None:
-    done = run([str(bundle), "--quick"], elsewhere)
+    done = run_elsewhere([str(bundle), "--quick"], elsewhere)
     assert done.returncode == 0, done.stderr
-    assert run([str(bundle), "--max-asr", "7"], elsewhere).returncode == 4
+    assert run_elsewhere([str(bundle), "--max-asr", "7"], elsewhere).returncode == 4
 
 
 @pytest.mark.parametrize("missing", ["numpy", "onnxruntime"])
@@ -424,7 +397,7 @@ def test_2_a_missing_package_is_named(
 ) -> None:
     blocker = elsewhere[0] / "blocker" / "sitecustomize.py"
     blocker.write_text(f"import sys\nsys.modules[{missing!r}] = None\n")
-    done = run(["validate.pyz", str(bundle)], elsewhere)
+    done = run_elsewhere(["validate.pyz", str(bundle)], elsewhere)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert missing in done.stderr

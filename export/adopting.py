@@ -1,0 +1,311 @@
+"""The stage "adopt": any ONNX classifier, float or quantized, → a run folder of its own.
+
+The file that an engine gets is the one that came, with the preprocessing in its graph
+(:mod:`export.adopted_graph`). Nothing is promised of it, so nothing is hidden either: the
+certificate tells what ran in integers and what in float, and its golden logits are those of the
+lab's engine, within a tolerance, because float32 sums differ from one processor to the next.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.core.bit_widths import bits_words
+from deploy.core.errors import InputError, UsageError
+from deploy.core.files import sha256_of, write_atomic, write_json
+from deploy.core.model_contents import ADOPTED, require_contents
+from deploy.core.model_engine import run_all
+from deploy.core.onnx_operators import asks_for_integers
+from deploy.core.records import provenance as provenance_of
+from deploy.core.records import write_record
+from deploy.core.scratch import Scratch
+from deploy.core.share import Share, share_in_words, share_of
+from deploy.engine import open_engine
+from export.adopted_graph import ForeignModel, adopted_model, read_foreign
+from export.budget import EQUAL, FLOAT_BUDGET, Departure, default_budget, departure
+from export.canonical.image import ImageForm
+from export.certificate import Certificate, certify, refuse_qonnx
+from export.graph_builder import model_bytes
+from export.origin import origin_text, write_sidecar
+from export.source_run import NAME as SOURCE
+from export.source_run import SourceRun
+from training.data import Images, ImageSet, kind_of, load_images, split_of
+from training.data.subset import chosen_indices
+from training.network_spec import FLOAT, NetworkSpec
+from training.run_folder import (
+    ADOPTED_FORMAT,
+    ADOPTED_FORMAT_VERSION,
+    ADOPTED_SIDECAR,
+    RunFolder,
+)
+from training.validated import as_json
+
+ENGINE = "onnxruntime"
+QUANTIZED_BITS = 8
+CERTIFIED_IMAGES = 8
+BATCH_IMAGES = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adopted:
+    """An adopted file, and what was found of it.
+
+    Attributes:
+        run: its folder, as every other stage takes one.
+        bits: the bit-width that it goes by: 32 in float, 8 where it is quantized.
+        certificate: what ran in integers and what in float.
+        optimized: the engine, as it runs the file, against the file run by itself node by node.
+        accuracy: on the images that were tried.
+        max_logit_difference: the tolerance of the golden logits on another machine, absolute.
+    """
+
+    run: RunFolder
+    bits: int
+    certificate: Certificate
+    optimized: Departure
+    accuracy: Share
+    max_logit_difference: float
+
+    def summary(self) -> str:
+        """What was found, for a person."""
+        classes = len(self.run.classes)
+        tolerance = f"{self.max_logit_difference:.4g}"
+        lines = [
+            f"{self.run.path}: {self.run.network_name}, {bits_words(self.bits)}, {classes} classes",
+            self.certificate.summary().splitlines()[0],
+            self.optimized.summary(),
+            f"golden logits of {self.optimized.computed}; tolerance on other machines {tolerance}",
+            f"clean accuracy {share_in_words(self.accuracy)}",
+        ]
+        if self.accuracy["high"] <= 2.0 / classes:
+            lines.append(
+                "that is about chance: check --mean, --std, --layout and the order of the classes"
+            )
+        return "\n".join(lines)
+
+
+def adopt(
+    model: Path | str,
+    data: Images | str | None,
+    out: Path | str,
+    *,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    layout: str = "NCHW",
+    size: tuple[int, int] | None = None,
+    output: str | None = None,
+    kind: str | None = None,
+    split: str = "test",
+    images: int = 64,
+    bits: int | None = None,
+    require_integer: bool = False,
+    provenance: Mapping[str, Any] | None = None,
+) -> Adopted:
+    """Make a run folder of somebody else's ONNX classifier: bytes in, preprocessing inside, logits
+    out. ``eval``, ``patch --attack sparse-rs``, ``bundle`` and the gate take it as any other run.
+
+    Args:
+        model: the ONNX file, float or quantized, of one input N×C×H×W (or N×H×W×C) of float32,
+            float16, double or uint8, and of one output of logits N×classes.
+        data: folder of the images, or sets in memory; None for digits.
+        out: the run folder; that of an earlier adoption is written anew.
+        mean: of each channel or of all, 0…1: the file's input is (byte / 255 - mean) / std. None
+            for a file that takes bytes.
+        std: likewise, above 0.
+        layout: of the file's input, "NCHW" or "NHWC".
+        size: height and width in px, where the file leaves them open.
+        output: name of the tensor of the logits; None: the file's only output.
+        kind: of the data, one of ``training.data.KINDS``; None: by what is in the folder.
+        split: of the images that the file is tried on.
+        images: how many of them, drawn evenly.
+        bits: the bit-width that the file goes by; None: 8 where it is quantized, else 32.
+        require_integer: refuse a file of which a layer runs in float.
+        provenance: from ``deploy.core.records.provenance``; None makes one.
+
+    Raises:
+        InputError: the file is no classifier of images, the engine does not load it, it computes
+            something else with its preprocessing inside, or the data are of other classes or size.
+        UsageError: an option that does not fit the file, or a folder of something else.
+        CertificateError: a layer runs in float, and ``require_integer``.
+
+    Example:
+        >>> model, = qadtr.export("runs/own", training_set, bits=[32])  # any ONNX classifier does
+        >>> found = qadtr.adopt(model.lowered.path, test_set, "runs/theirs")
+        >>> found.bits, found.certificate.ok
+        (32, False)
+    """
+    path, out = Path(model), Path(out)
+    given = Path(data) if isinstance(data, str) else data
+    folder = given if isinstance(given, Path) else None
+    _require_place(out)
+    form = ImageForm(
+        mean=None if mean is None else tuple(mean),
+        std=None if std is None else tuple(std),
+        size=size,
+    )
+    foreign = read_foreign(path, form, layout=layout, output=output)
+    refuse_qonnx(foreign.model, path)
+    tried, settings = _images(foreign, given, kind, split)
+    few = chosen_indices(len(tried), min(images, len(tried)))
+    shown, labels = tried.images[few], tried.labels[few]
+    own = SourceRun(path, model=foreign.model).run(foreign.input_of(shown))[""]
+    made = adopted_model(foreign, own, description=origin_text(sha256_of(path)))
+    if own.shape[1] != len(tried.classes):
+        raise InputError(
+            f"{path} gives {own.shape[1]} logits, {tried.name} has {len(tried.classes)} classes "
+            f"({', '.join(tried.classes[:5])}…): give data whose classes are the file's, in its "
+            "order"
+        )
+    facts = provenance_of() if provenance is None else dict(provenance)
+    digest = sha256_of(path)
+    contents = model_bytes(made)
+    quantized = asks_for_integers(Counter(node.op_type for node in foreign.model.graph.node))
+    width = (QUANTIZED_BITS if quantized else FLOAT) if bits is None else bits
+    spec = NetworkSpec(
+        name=path.stem,
+        bit_widths=(width,),
+        classes=len(tried.classes),
+        input_size=foreign.shape[1] if foreign.shape[1] == foreign.shape[2] else foreign.shape[1:],
+    )
+    require_contents(contents, ENGINE, str(path), target=ADOPTED)
+    run = RunFolder(
+        path=out,
+        sidecar=_sidecar(path, digest, spec, tried, folder, settings, form, layout, facts),
+        data=given,
+    )
+    final = run.model_file(width)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with Scratch(".candidate-", out.parent) as scratch:
+        candidate = scratch / final.name
+        write_atomic(candidate, contents)
+        _require_same(candidate, path, shown, own)
+        with open_engine(ENGINE, candidate) as engine:
+            logits = run_all(engine, shown, BATCH_IMAGES)
+            name = engine.name
+        budget = default_budget("qcdq", width, exact=False).engine if quantized else FLOAT_BUDGET
+        optimized = departure((name, logits), (SOURCE, _flat(own)), budget)
+        certificate = certify(candidate, shown[:CERTIFIED_IMAGES])
+        if require_integer:
+            certificate.required()
+        final.parent.mkdir(parents=True, exist_ok=True)
+        for old in final.parent.glob(f"{ADOPTED}-*"):
+            old.unlink()
+        candidate.replace(final)
+    tolerance = {
+        "max_logit_difference": optimized.allowed_difference,
+        "max_flip_share": budget.flips,
+    }
+    write_json(final.with_suffix(".certificate.json"), certificate.to_json())
+    write_sidecar(
+        final,
+        {
+            "checkpoint_sha256": digest,
+            "bit_width": width,
+            "target": ADOPTED,
+            "sha256": sha256_of(final),
+            "size_bytes": final.stat().st_size,
+            "budget": tolerance,
+            "proof": optimized.to_json(),
+            "provenance": facts,
+        },
+    )
+    of_file = {"checkpoint_sha256": digest, "bit_width": width}
+    write_record(run.records, "certificate", {**certificate.to_json(), **of_file}, facts)
+    write_json(out / ADOPTED_SIDECAR, run.sidecar)  # the last: now it is a run
+    return Adopted(
+        run=run,
+        bits=width,
+        certificate=certificate,
+        optimized=optimized,
+        accuracy=share_of(logits.argmax(axis=1) == labels),
+        max_logit_difference=optimized.allowed_difference or 0.0,
+    )
+
+
+def _require_place(out: Path) -> None:
+    """Refuse a folder that is of something else, which an adoption that was cut short is not."""
+    ours = (out / ADOPTED_SIDECAR).is_file() or any(out.glob(f"export/{ADOPTED}-*"))
+    if out.exists() and not ours and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"--out {out} is of something else; name a new folder")
+
+
+def _images(
+    foreign: ForeignModel, given: Images | None, kind: str | None, split: str
+) -> tuple[ImageSet, dict[str, Any]]:
+    """The split that the file is tried on, and how every later stage reads it."""
+    _, height, width = foreign.shape
+    size = None
+    if given is None or isinstance(given, Path):
+        kind = kind_of(given) if kind is None else kind
+        size = height if height == width and kind in ("folder", "digits") else None
+        found = load_images(kind, given, split, size=size)
+    else:
+        found, kind = split_of(given, split), "npz"
+    if found.images.shape[1:] != foreign.shape:
+        shown = "×".join(map(str, found.images.shape[1:]))
+        raise InputError(
+            f"{foreign.path} takes images of {'×'.join(map(str, foreign.shape))}, those of "
+            f"{found.name} are {shown}; give data of that size (a folder of images is resized to "
+            "a square one)"
+        )
+    return found, {"kind": kind, "size": size}
+
+
+def _sidecar(
+    path: Path,
+    digest: str,
+    spec: NetworkSpec,
+    images: ImageSet,
+    folder: Path | None,
+    data: Mapping[str, Any],
+    form: ImageForm,
+    layout: str,
+    provenance: Mapping[str, Any],
+) -> dict[str, Any]:
+    """``adopted.json``, in the place of a checkpoint's sidecar."""
+    return {
+        "format": ADOPTED_FORMAT,
+        "format_version": ADOPTED_FORMAT_VERSION,
+        "source": path.name,
+        "sha256": digest,
+        "network": as_json(spec),
+        "classes": list(images.classes),
+        "config": {"defense": {"name": ADOPTED}, "seed": None, "data": dict(data)},
+        "data": None if folder is None else str(folder.resolve()),
+        "preprocessing": {"mean": form.mean, "std": form.std, "layout": layout},
+        "provenance": dict(provenance),
+    }
+
+
+def _require_same(
+    candidate: Path, path: Path, images: NDArray[np.uint8], own: NDArray[Any]
+) -> None:
+    """Check that the file with its preprocessing inside computes what the file itself does.
+
+    Both run node by node, an image at a time: the same numbers, but for float16's roundings.
+    """
+    classes = own.reshape(len(own), -1).shape[1]
+    with open_engine(ENGINE, candidate, optimize=False) as engine:
+        if engine.classes != classes:
+            raise InputError(f"{path} gives {classes} logits, {engine.classes} in the new graph")
+        inside = run_all(engine, images, 1)
+    exact = own.dtype == np.float32
+    found = departure(
+        (f"{path.name} with its preprocessing inside", inside),
+        (SOURCE, _flat(own)),
+        EQUAL if exact else FLOAT_BUDGET,
+    )
+    if found.failures:
+        raise InputError(f"{path}: {'; '.join(found.failures)}")
+
+
+def _flat(logits: NDArray[Any]) -> NDArray[np.float32]:
+    flat: NDArray[np.float32] = logits.reshape(len(logits), -1).astype(np.float32)
+    return flat

@@ -1,0 +1,86 @@
+"""`qadtr adopt`: anybody's ONNX classifier as a run folder."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from qadtr.commands import shared
+
+HELP = "take any ONNX classifier, float or quantized, to eval, patch, bundle and the gate"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The file, what it does not say of its image, and the data."""
+    parser.add_argument("model", type=Path, metavar="MODEL.onnx", help="images in, logits out")
+    shared.add_data(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="run folder")
+    for name in ("mean", "std"):
+        parser.add_argument(
+            f"--{name}",
+            type=float,
+            nargs="+",
+            metavar="V",
+            help="of each channel or of all: the file's input is (byte / 255 - mean) / std; not "
+            "for a file that takes bytes",
+        )
+    parser.add_argument(
+        "--layout",
+        default="NCHW",
+        choices=("NCHW", "NHWC"),
+        help="of the file's input (default: NCHW)",
+    )
+    parser.add_argument(
+        "--size",
+        type=int,
+        nargs=2,
+        metavar=("HEIGHT", "WIDTH"),
+        help="of the images, where the file leaves it open",
+    )
+    parser.add_argument(
+        "--output", metavar="NAME", help="tensor of the logits (default: the file's only output)"
+    )
+    parser.add_argument(
+        "--kind",
+        choices=("cifar10", "folder", "digits", "npz"),
+        help="of the data (default: by what is in the folder)",
+    )
+    shared.add_split(parser, "images that the file is tried on (default: test)")
+    parser.add_argument(
+        "--images", type=int, default=64, metavar="N", help="how many of them (default: 64)"
+    )
+    parser.add_argument(
+        "--bits",
+        type=int,
+        metavar="BITS",
+        help="bit-width that the file goes by (default: 8 where it is quantized, else 32)",
+    )
+    parser.add_argument(
+        "--require-integer",
+        action="store_true",
+        help="refuse a file of which a layer runs in float",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Adopt the file, and print what was found of it."""
+    from export.adopting import adopt
+
+    found = adopt(
+        arguments.model,
+        arguments.data,
+        arguments.out,
+        mean=arguments.mean,
+        std=arguments.std,
+        layout=arguments.layout,
+        size=None if arguments.size is None else tuple(arguments.size),
+        output=arguments.output,
+        kind=arguments.kind,
+        split=arguments.split,
+        images=arguments.images,
+        bits=arguments.bits,
+        require_integer=arguments.require_integer,
+        provenance=shared.provenance(),
+    )
+    print(found.summary())
+    return 0
