@@ -16,6 +16,9 @@ from ..core.files import sha256_of_bytes
 from ..core.model_engine import run_all
 from .manifest import ModelFacts
 
+MOST_OF_LOGITS, MOST_FLIPS = 0.5, 0.5
+"""What a budget may allow, of the largest golden logit and of the golden images (at least one)."""
+
 BATCH_SIZES = (1, 2, 64)
 """Images a call, in which the golden images must give what they give all together."""
 
@@ -66,8 +69,9 @@ def check_logits(
         tensors: of codes that were found equal before.
 
     Raises:
-        InputError: beyond the budget.
+        InputError: beyond the budget, or a budget that would allow anything.
     """
+    _require_budget(model, golden)
     logits = run_all(engine, inputs)
     if logits.shape != golden.shape:
         raise InputError(f"the model gives {logits.shape[1]} classes, {golden.shape[1]} expected")
@@ -86,6 +90,18 @@ def check_logits(
             "the lab measured"
         )
     return result
+
+
+def _require_budget(model: ModelFacts, golden: NDArray[np.float32]) -> None:
+    most = MOST_OF_LOGITS * float(np.abs(golden).max())
+    flips = max(1, int(MOST_FLIPS * len(golden)))
+    if model.max_logit_difference > most or model.max_flips > flips:
+        raise InputError(
+            f"the manifest allows {model.file} a difference of logits of "
+            f"{model.max_logit_difference:g} and {model.max_flips} flips of {len(golden)} golden "
+            f"images; expected {most:g} and {flips} or less, of which more is met by any model: "
+            "make the bundle again"
+        )
 
 
 def check_independence(

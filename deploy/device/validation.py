@@ -215,6 +215,8 @@ def _describe(bundle: Bundle, report: dict[str, Any], console: Console) -> None:
     verdict = manifest.attack_checks
     report["attack_checks"] = manifest.raw.get("attack_checks")
     codes = "float" if manifest.bit_width == FLOAT else f"{manifest.bit_width}-bit codes"
+    if any(model.adopted for model in manifest.models.values()):
+        codes = f"somebody else's file, called {codes}"
     console.say(
         f"bundle     {manifest.name}: {codes}, "
         f"{len(manifest.patches)} patches, {manifest.images['n']} images; "
@@ -459,6 +461,9 @@ def _measure(
     deciding = [check for check in checks if check.outcome.value != "pass"]
     classes = next(check.reason for check in checks if check.name == CLASSES)
     passed = f"all {len(checks)} gates passed; {classes}"
+    if report.get("in_float") is not None:
+        nodes = sum(report["in_float"].values())
+        passed += f"; somebody else's file, of whose layers {nodes} ran in float"
     conclude(
         report,
         code,

@@ -165,6 +165,12 @@ def a_foreign_operator(files: Files, rng: np.random.Generator, folder: Path) -> 
     return "holds the operators"
 
 
+def a_foreign_operator_of(files: Files, operator: str) -> None:
+    model = _model(files)
+    model.graph.node.append(helper.make_node(operator, [_behind_the_logits(model)], ["logits"]))
+    _keep(files, model)
+
+
 HARMLESS_OPERATORS: tuple[tuple[str, ...], ...] = (
     ("Einsum",),
     ("Identity",),
@@ -344,6 +350,65 @@ def _honest_about(
         manifest["models"]["onnxruntime"]["certificate"]["kinds"] = kinds
 
     in_manifest(files, change)
+
+
+def adopted(manifest: dict[str, Any]) -> None:
+    manifest["models"]["onnxruntime"]["target"] = "adopted"
+
+
+def an_adopted_file_that_knows_its_batch(
+    files: Files, rng: np.random.Generator, folder: Path
+) -> str:
+    """Called somebody else's, a file may have many operators: right in batches, constant alone."""
+    model = _model(files)
+    true = _behind_the_logits(model)
+    bad = np.zeros((1, 5), np.float32)
+    bad[0, int(rng.integers(5))] = 1000
+    for name, value in (("bad", bad), ("most", np.array([int(rng.integers(2, 4))]))):
+        model.graph.initializer.append(numpy_helper.from_array(value, name))
+    model.graph.node.extend(
+        [
+            helper.make_node("Shape", ["images"], ["count"], start=0, end=1),
+            helper.make_node("Less", ["count", "most"], ["alone"]),
+            helper.make_node("Where", ["alone", "bad", true], ["logits"]),
+        ]
+    )
+    _keep(files, model)
+    in_manifest(files, adopted)
+    if rng.random() < 0.5:  # golden images that do not show it: all of one class, that one
+        bad[0] = arrays_of(files[GOLDEN])["logits"][0]
+        _keep_constant(model, "bad", bad)
+        arrays = arrays_of(files[GOLDEN])
+        arrays = {n: np.repeat(values[:1], 4, axis=0) for n, values in arrays.items()}
+        _keep(files, model)
+        files[GOLDEN] = npz_bytes(arrays)
+    return "depends on its neighbours"
+
+
+def _keep_constant(model: onnx.ModelProto, name: str, value: NDArray[Any]) -> None:
+    stored = next(one for one in model.graph.initializer if one.name == name)
+    stored.CopyFrom(numpy_helper.from_array(value, name))
+
+
+def an_adopted_file_that_draws(files: Files, rng: np.random.Generator, folder: Path) -> str:
+    a_foreign_operator_of(files, str(rng.choice(["RandomUniformLike", "Bernoulli", "Loop", "If"])))
+    in_manifest(files, adopted)
+    return "control flow, randomness"
+
+
+def an_adopted_file_with_any_budget(files: Files, rng: np.random.Generator, folder: Path) -> str:
+    golden = arrays_of(files[GOLDEN])
+    golden["logits"] = rng.permutation(golden["logits"].T).T.astype(np.float32)
+    files[GOLDEN] = npz_bytes(golden)
+    budgets = [{"max_flips": 1000}, {"max_flips": 4}]
+
+    def change(manifest: dict[str, Any]) -> None:
+        adopted(manifest)
+        budget = budgets[int(rng.integers(2))]
+        manifest["models"]["onnxruntime"].update(max_logit_difference=1e3, **budget)
+
+    in_manifest(files, change)
+    return "met by any model"
 
 
 def _predict(files: Files, path: Path) -> None:
@@ -607,6 +672,9 @@ ATTACKS: tuple[Attack, ...] = (
     neighbours_mixed_in_a_fixed_batch,
     of_another_format,
     a_nearly_constant_network,
+    an_adopted_file_that_knows_its_batch,
+    an_adopted_file_that_draws,
+    an_adopted_file_with_any_budget,
     a_budget_for_the_exact_engine,
     tensors_left_out,
     images_of_one_class,

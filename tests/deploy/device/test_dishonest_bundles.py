@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from deploy.core.onnx_operators import read_onnx
 from deploy.core.stored_zip import write_stored_zip
@@ -43,9 +45,9 @@ class Lab:
         self.folder.mkdir()
         self._monkeypatch.chdir(self.folder)
 
-    def gate(self, parts: dict[str, bytes]) -> tuple[int, dict[str, Any]]:
+    def gate(self, parts: dict[str, bytes], *more: str) -> tuple[int, dict[str, Any]]:
         write_stored_zip(self.folder / "b.qbundle", parts)
-        code = main(["b.qbundle", "--require-signature", str(self._public)])
+        code = main(["b.qbundle", "--require-signature", str(self._public), *more])
         return code, json.loads(Path("report.json").read_text())
 
 
@@ -108,9 +110,46 @@ def test_the_bundle_without_an_attack_is_measured(
     assert main(words) == 0
 
 
+def test_a_float_model_that_is_called_somebody_elses(
+    files: dict[str, bytes], lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It passes where nobody asks for integers, and says what it is."""
+    lab.fresh()
+    parts = dict(files)
+    model = onnx.load_from_string(parts[dishonest.MODEL])
+    output = next(node for node in model.graph.node if node.output[0] == "logits")
+    output.output[0] = "true"
+    weights = np.zeros((5, 3, 8, 8), np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(weights, "w"))
+    model.graph.node.extend(
+        [
+            helper.make_node("Cast", ["images"], ["f"], to=TensorProto.FLOAT),
+            helper.make_node("Conv", ["f", "w"], ["c"]),
+            helper.make_node("Flatten", ["c"], ["flat"]),
+            helper.make_node("Where", ["no", "flat", "true"], ["logits"]),
+        ]
+    )
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros((1, 5), bool), "no"))
+    parts[dishonest.MODEL] = model.SerializeToString()
+    dishonest.in_manifest(parts, dishonest.adopted)
+    parts = signed(parts, lab.private)
+    code, report = lab.gate(parts)
+    assert code == 0, report["reason"]
+    assert "somebody else's file, of whose layers 1 ran in float" in report["reason"]
+    assert "somebody else's file, called 4-bit codes" in capsys.readouterr().out
+    code, report = lab.gate(parts, "--require-integer")
+    assert code == 1
+    assert "not an integer model: 1 of 4 convolution" in report["reason"]
+    dishonest.in_manifest(parts, lambda m: m["models"]["onnxruntime"].pop("target"))
+    code, report = lab.gate(signed(parts, lab.private))
+    assert code == 2
+    assert "holds the operators 'Conv', 'Where'" in report["reason"]
+
+
 REFUSED_BY_THE_READER = (
     dishonest.weights_outside,  # this ONNX Runtime takes none for bytes; older ones did
     dishonest.a_graph_in_an_attribute,
+    dishonest.an_adopted_file_that_draws,
     dishonest.an_attribute_twice,
     dishonest.of_another_format,
     dishonest.patch_on_no_pixel,
@@ -122,7 +161,7 @@ REFUSED_BY_THE_READER = (
 def unguarded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The gate as it was: any operators, one order, any suite."""
 
-    def anything(data: bytes, *_: str) -> Any:
+    def anything(data: bytes, *_: str, **__: Any) -> Any:
         return read_onnx(data)
 
     def nothing(*_: Any, **__: Any) -> None:
@@ -130,6 +169,7 @@ def unguarded(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(validation, "require_contents", anything)
     monkeypatch.setattr(onnxruntime_engine, "read_model_contents", anything)
+    monkeypatch.setattr(golden, "_require_budget", nothing)
     for name in ("check_independence", "check_suite_independence", "require_exact"):
         assert hasattr(golden, name)
         monkeypatch.setattr(validation, name, nothing)
