@@ -95,7 +95,7 @@ for model in qadtr.export(run, bits=(8, 4)):
 
 # %%
 asked = {"steps": 20, "bit_widths": [4]}
-patches = qadtr.make_patches(run, "lavan", size="3%", count=100, settings=asked)
+patches = qadtr.make_patches(run, "lavan", size="8%", count=100, settings=asked)
 results = qadtr.evaluate(run, patches, latency=False)
 for row in results.rows:
     print(f"{row.bits} bits: clean {row.clean:.1%}, ASR {row.asr:.1%}, noise {row.noise:.1%}")

@@ -120,7 +120,7 @@ for model in qadtr.export(defended, bits=(8, 4)):
     print(f"{model.lowered.path}: {model.lowered.size_bytes:,} bytes")
 
 # %%
-patches = qadtr.make_patches(source, "lavan", size="3%", count=100, settings={"steps": 20})
+patches = qadtr.make_patches(source, "lavan", size="8%", count=100, settings={"steps": 20})
 results = qadtr.evaluate(defended, patches, latency=False)
 for row in results.rows:
     print(f"{row.bits} bits: clean {row.clean:.1%}, ASR {row.asr:.1%}, noise {row.noise:.1%}")

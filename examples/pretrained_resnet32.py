@@ -21,7 +21,7 @@ for name in ("weights", "data", "out"):
 parser.add_argument("--patches", default="results/cifar10-resnet8-cpu/source/patches")
 given = parser.parse_args()
 splits = ("train", "holdout", "test")
-images = [qadtr.ImageSet.from_folder(given.data, split, kind="cifar10") for split in splits]
+images = [qadtr.ImageSet.from_folder(given.data, split) for split in splits]
 module = ResNet32()
 module.load_state_dict(load_file(given.weights))
 mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -175,7 +175,7 @@ class RunFolder:
     @property
     def adopted(self) -> bool:
         """Whether it is somebody else's file, without a network in torch."""
-        return self.sidecar["format"] == ADOPTED_FORMAT
+        return self.sidecar.get("format") == ADOPTED_FORMAT
 
     @property
     def attack(self) -> str:

@@ -116,13 +116,30 @@ OPERATORS: Mapping[str, frozenset[str]] = {
 """By target, the operators that its files may contain; none has control flow, randomness, or (but
 for an adopted file, whose author is not us) a branch on the number of images."""
 
+_SCALES: Mapping[str, tuple[int, ...]] = {
+    "QLinearConv": (1, 4, 6),
+    "Resize": (1, 2),
+    f"{MICROSOFT}.QGemm": (1, 4, 7),
+    f"{MICROSOFT}.QLinearAdd": (1, 4, 6),
+    f"{MICROSOFT}.QLinearGlobalAveragePool": (1, 3),
+    f"{MICROSOFT}.QLinearMul": (1, 4, 6),
+}
+"""Places of inputs of the all-integer target that are scales: all that may be floating-point."""
+
+_LOGITS_GEMM, _LOGITS_SCALE = f"{MICROSOFT}.QGemm", 7
+"""Without a scale of its output, it gives floating-point numbers: the logits."""
+
 _INDICES = ("Add", "Cast", "Mul")
 """What the all-integer target computes the indices of tables with, in int32; they are no codes."""
 
 INTEGER_TYPES = frozenset({2, 3, 4, 5, 6, 7, 12, 13})
 """ONNX's element types of integers: a Cast of the all-integer target gives one of these."""
 
+_NARROW_TYPES = frozenset({21, 22, 25, 26})
+"""Those of 4 and 2 bits, which weights are stored in."""
+
 _EXACT = "onnxruntime"
+_NEAREST = "nearest"
 
 LITERT = "litert"
 ONNX_SUFFIX, LITERT_SUFFIX = ".onnx", ".tflite"
@@ -215,14 +232,44 @@ def require_contents(
             f"{name} imports operator sets of the domains {some(foreign)}; none is expected in a "
             f"file for {engine}: export it again"
         )
+    if found.out_of_order:
+        raise InputError(
+            f"{name} reads {some(found.out_of_order)} before the node that gives it; expected "
+            "nodes in the order in which they run: export it again"
+        )
     if target == _EXACT:
-        in_float = [one for one in found.nodes if one.operator == "Cast" and not _to_integers(one)]
-        if in_float:
-            raise InputError(
-                f"{name} casts {some([one.outputs[0] for one in in_float if one.outputs])} to a "
-                "type that holds no integers; expected integers between all nodes: export it again"
-            )
+        _require_integers(found, name)
     return found
+
+
+def _require_integers(found: OnnxFile, name: str) -> None:
+    """Floating-point numbers are scales, or the logits; no node computes with them."""
+    casts = [one for one in found.nodes if one.operator == "Cast" and not _to_integers(one)]
+    if casts:
+        raise InputError(
+            f"{name} casts {some([one.outputs[0] for one in casts if one.outputs])} to a type that "
+            "holds no integers; expected integers between all nodes: export it again"
+        )
+    in_float = {
+        tensor for tensor, element in found.tensors if element not in INTEGER_TYPES | _NARROW_TYPES
+    }
+    in_float |= {
+        output
+        for node in found.nodes
+        if node.operator == _LOGITS_GEMM and not any(node.inputs[_LOGITS_SCALE:][:1])
+        for output in node.outputs
+    }
+    for node in found.nodes:
+        scales = _SCALES.get(node.operator, ())
+        read = [one for i, one in enumerate(node.inputs) if i not in scales and one in in_float]
+        odd = [f"the attribute {one}" for one in node.floats]
+        if node.operator == "Resize" and node.mode not in (None, _NEAREST):
+            odd.append(f"the mode {node.mode}")
+        if read or odd:
+            raise InputError(
+                f"{name} computes {some(list(node.outputs))} ({node.operator}) from floating-point "
+                f"numbers, {some(read + odd)}; expected integers between all nodes: export it again"
+            )
 
 
 def _require_plain(inner: Sequence[str], name: str) -> None:

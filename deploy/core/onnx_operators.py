@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from . import protobuf
 from .protobuf import message, text
@@ -25,7 +26,7 @@ _MODEL_TRAINING, _MODEL_FUNCTIONS = 20, 25
 _OPSET_DOMAIN = 1
 _GRAPH_NODE, _GRAPH_TENSOR, _GRAPH_SPARSE = 1, 5, 15
 _NODE_INPUT, _NODE_OUTPUT, _NODE_OPERATOR, _NODE_ATTRIBUTE, _NODE_DOMAIN = 1, 2, 4, 5, 7
-_ATTRIBUTE_NAME, _ATTRIBUTE_INT = 1, 3
+_ATTRIBUTE_NAME, _ATTRIBUTE_INT, _ATTRIBUTE_TEXT, _ATTRIBUTE_FLOATS = 1, 3, 4, (2, 7)
 _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS, _ATTRIBUTE_SPARSE = (5, 10), (6, 11), (22, 23)
 _FUNCTION_NODE, _FUNCTION_ATTRIBUTE = 7, 11
 _TRAINING_GRAPHS = (1, 2)
@@ -51,12 +52,16 @@ class OnnxNode:
         inputs: names of tensors.
         outputs: names of tensors.
         cast_to: the element type that its attribute ``to`` names; None without one.
+        mode: its attribute ``mode``; None without one.
+        floats: names of its attributes that hold floating-point numbers.
     """
 
     operator: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     cast_to: int | None
+    mode: str | None = None
+    floats: tuple[str, ...] = ()
 
 
 @dataclass(kw_only=True)
@@ -68,7 +73,7 @@ class OnnxFile:
         inner: places of nodes beside the main graph, such as "a graph in an attribute of If".
         outside: names of tensors whose data lie outside the file.
         domains: of the operator sets that it imports, "" the standard one.
-        stored: ONNX's element types of all tensors in it.
+        tensors: name and ONNX's element type of all tensors stored in it.
         ir_version: of the format, 0 where the file has none.
     """
 
@@ -76,13 +81,29 @@ class OnnxFile:
     inner: list[str] = field(default_factory=list)
     outside: list[str] = field(default_factory=list)
     domains: set[str] = field(default_factory=set)
-    stored: set[int] = field(default_factory=set)
+    tensors: set[tuple[str, int]] = field(default_factory=set)
     ir_version: int = 0
 
     @property
     def operators(self) -> Counter[str]:
         """How often the main graph names each operator."""
         return Counter(node.operator for node in self.nodes)
+
+    @property
+    def stored(self) -> set[int]:
+        """ONNX's element types of the stored tensors."""
+        return {element for _, element in self.tensors}
+
+    @property
+    def out_of_order(self) -> list[str]:
+        """Tensors of the main graph that a node reads before another gives them."""
+        given = {name for node in self.nodes for name in node.outputs if name}
+        known: set[str] = set()
+        found = []
+        for node in self.nodes:
+            found += [name for name in node.inputs if name in given and name not in known]
+            known.update(node.outputs)
+        return found
 
     def computed_from(self, tensor: str) -> list[OnnxNode]:
         """The nodes of the main graph that depend on a tensor."""
@@ -115,6 +136,13 @@ def asks_for_integers(operators: Counter[str]) -> bool:
     """Return whether a file with these operators promises integer inference."""
     names = {name.rpartition(".")[2] for name in operators}
     return any(name in _INTEGER_OPERATORS or name.startswith("QLinear") for name in names)
+
+
+class _Attribute(NamedTuple):
+    name: str
+    whole: int | None
+    text: str | None
+    is_float: bool
 
 
 class _Reader:
@@ -192,32 +220,41 @@ class _Reader:
         if not operator or "." in operator:
             raise ValueError("a node has no operator")
         name = f"{domain}.{operator}" if domain else operator
-        casts = [self._attribute(one, f"an attribute of {name}", depth) for one in attributes]
+        read = [self._attribute(one, f"an attribute of {name}", depth) for one in attributes]
+        named = {one.name: one for one in read}
+        if len(named) != len(read):
+            raise ValueError(f"a node {name} has an attribute twice")
         if not place:
+            to, mode = named.get("to"), named.get("mode")
             self.found.nodes.append(
                 OnnxNode(
                     operator=name,
                     inputs=tuple(inputs),
                     outputs=tuple(outputs),
-                    cast_to=next((one for one in casts if one is not None), None),
+                    cast_to=None if to is None else to.whole,
+                    mode=None if mode is None else mode.text,
+                    floats=tuple(one.name for one in read if one.is_float),
                 )
             )
 
-    def _attribute(self, attribute: memoryview, place: str, depth: int) -> int | None:
-        """Look into it, and return its number where it is ``to``."""
-        name, whole = "", None
+    def _attribute(self, attribute: memoryview, place: str, depth: int) -> _Attribute:
+        name, whole, words, is_float = "", None, None, False
         for number, value in self._fields(attribute):
             if number == _ATTRIBUTE_NAME:
                 name = text(value)
             elif number == _ATTRIBUTE_INT:
                 whole = protobuf.number(value)
+            elif number == _ATTRIBUTE_TEXT:
+                words = str(message(value), "utf-8", "replace")
+            elif number in _ATTRIBUTE_FLOATS:
+                is_float = True
             elif number in _ATTRIBUTE_TENSORS:
                 self._tensor(message(value))
             elif number in _ATTRIBUTE_SPARSE:
                 self._sparse(message(value))
             elif number in _ATTRIBUTE_GRAPHS:
                 self._graph(message(value), f"a graph in {place}", depth + 1)
-        return whole if name == "to" else None
+        return _Attribute(name, whole, words, is_float)
 
     def _sparse(self, tensor: memoryview) -> None:
         for number, value in self._fields(tensor):
@@ -226,15 +263,17 @@ class _Reader:
 
     def _tensor(self, tensor: memoryview) -> None:
         name, outside = "without a name", False
+        types: list[int] = []  # the last one holds, and a merged message has several
         for number, value in self._fields(tensor):
             if number == _TENSOR_TYPE:
-                self.found.stored.add(protobuf.number(value))
+                types.append(protobuf.number(value))
             elif number == _TENSOR_NAME:
                 name = text(value)
             elif number == _TENSOR_ENTRIES:
                 outside = True
             elif number == _TENSOR_LOCATION:
                 outside |= protobuf.number(value) != 0
+        self.found.tensors.update((name, element) for element in types)
         if outside:
             self.found.outside.append(name)
 

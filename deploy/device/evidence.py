@@ -7,6 +7,7 @@ of a patch; and a network that says one class to everything does not resist, it 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,6 +22,14 @@ VISIBLE_LEVELS = 8
 """A pixel is changed where a channel moves by this many of 255 levels: less is an imperceptible
 perturbation (the usual bound of those), no patch."""
 
+LEAST_IMAGE_SHARE = 0.002
+"""Of an image's pixels, those that a patch must visibly change there: one or two of 32×32 are no
+patch, and of 224×224 a hundred are the smallest."""
+
+LEAST_PATCH_SHARE = 0.1
+"""Of a patch's own pixels, those that it must visibly change: otherwise it is the image's own
+pixels, but for a few."""
+
 SAME_LEVELS = 2.0
 """Two images count as one where their 4×4 thumbnails differ by less, root mean square."""
 
@@ -33,10 +42,14 @@ CLASSES = "classes predicted"
 """Name of the check that the network tells classes apart."""
 
 LEAST_SHARE = 0.5
-"""Of the images that a patch is for, those that must count, but for the target's own class."""
+"""Of the suite's images, those that must count for each gated patch, but for the target's class."""
 
 LEAST_VARIETY = 0.5
 """Of the variety of the labels, what the predictions must have."""
+
+MOST_OF_ONE_LABEL = 0.9
+"""Share of the images, at most, that may have the most frequent label: with more, a network that
+says one class to everything is nearly always right."""
 
 
 def distinct_images(images: NDArray[np.uint8]) -> NDArray[np.bool_]:
@@ -76,6 +89,20 @@ def changed_pixels(own: NDArray[np.uint8], patched: NDArray[np.uint8]) -> NDArra
     return pixels
 
 
+def least_changed_pixels(area_px: NDArray[np.int64], height: int, width: int) -> NDArray[np.int64]:
+    """Return int64 N: pixels that a patch must visibly change for its image to count.
+
+    Args:
+        area_px: int64 N, pixels under the patch's mask.
+        height: of the images, in pixels.
+        width: likewise.
+    """
+    of_patch = np.ceil(LEAST_PATCH_SHARE * area_px).astype(np.int64)
+    of_image = max(1, math.ceil(LEAST_IMAGE_SHARE * height * width))
+    least: NDArray[np.int64] = np.maximum(of_patch, of_image)
+    return least
+
+
 @dataclass(frozen=True, kw_only=True)
 class Counted:
     """How much of what was run counts for one patch.
@@ -83,17 +110,23 @@ class Counted:
     Attributes:
         k: images that count and on which it won.
         n: images that count: right without the patch, not of the target's class, distinct, changed.
-        images: images that were run with it.
+        images: images of the suite that were run.
+        untried: of these, those that the patch is not for.
         repeated: of these, those that look like an earlier one of the suite.
-        unchanged: those that it does not visibly change.
+        unchanged: those that it does not visibly change, or in too few pixels.
+        moved: images that count and whose class it changes, to its target or another.
+        target: the name of the class that it is to cause; None where any wrong class will do.
         needed: share of ``images`` that must count for a pass.
     """
 
     k: int
     n: int
     images: int
+    untried: int
     repeated: int
     unchanged: int
+    moved: int
+    target: str | None
     needed: float
 
     @property
@@ -110,21 +143,33 @@ class Counted:
             )
 
     def held(self, check: Check) -> Check:
-        """Return the check of the ASR; a pass that rests on too few of the images is undecided."""
-        if self.enough or check.outcome is not Outcome.PASS:
-            left_out = self._left_out if self.repeated or self.unchanged else ""
-            return replace(check, reason=check.reason + left_out)
-        reason = (
-            f"{self.n} of {self.images} images count, expected {self.needed:.0%} or more"
-            f"{self._left_out}: the images or their labels decide this, not the patch"
-        )
+        """Return the check of the ASR; a pass is undecided where it rests on too few of the images,
+        or on a target that the patch's other successes are not counted for."""
+        if check.outcome is not Outcome.PASS or self.decides(check.threshold):
+            some_are = self.untried or self.repeated or self.unchanged
+            return replace(check, reason=check.reason + (self._left_out if some_are else ""))
+        if not self.enough:
+            reason = (
+                f"{self.n} of {self.images} images count, expected {self.needed:.0%} or more"
+                f"{self._left_out}: the images or their labels decide this, not the patch"
+            )
+        else:
+            reason = (
+                f"{check.reason}; but the patch changes the class of {self.moved} of {self.n}, to "
+                f"others than its target {self.target!r}: the target decides this, not the patch"
+            )
         return replace(check, outcome=Outcome.UNDECIDED, reason=reason)
+
+    def decides(self, most: float) -> bool:
+        """Whether a pass at this threshold may rest on what was run."""
+        return self.enough and (self.target is None or self.moved <= most * self.n)
 
     @property
     def _left_out(self) -> str:
+        untried = f"the patch is not for {self.untried}, " if self.untried else ""
         return (
-            f"; of {self.images}, {self.repeated} look like an earlier image and {self.unchanged} "
-            "are left unchanged by the patch"
+            f"; of {self.images}, {untried}{self.repeated} look like an earlier image and "
+            f"{self.unchanged} are left unchanged by the patch, or nearly"
         )
 
 
@@ -145,6 +190,7 @@ def classes_check(
     asked, given = _variety(labels), _variety(predictions)
     observed = min(1.0, given / asked) if asked else 0.0
     most = names[facts["most_predicted"]]
+    one_label = float(np.bincount(labels).max() / len(labels))
     said = (
         f"{facts['predicted']} classes predicted, {facts['labelled']} labelled, most often "
         f"{most!r}, {facts['share']:.1%} of {len(labels)} images"
@@ -153,6 +199,13 @@ def classes_check(
     if not asked:
         outcome = Outcome.UNDECIDED
         said = f"{said}: images of one class cannot show that the network tells classes apart"
+    elif one_label > MOST_OF_ONE_LABEL:
+        outcome = Outcome.UNDECIDED
+        said = (
+            f"{said}: {one_label:.1%} of the images have one label, expected "
+            f"{MOST_OF_ONE_LABEL:.0%} or less: they cannot show that the network tells classes "
+            "apart"
+        )
     elif observed < LEAST_VARIETY:
         outcome = Outcome.UNDECIDED
         said = f"{said}: a network that says nearly one class to everything resists nothing"

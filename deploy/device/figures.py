@@ -88,7 +88,7 @@ def patch_figures(measurement: Measurement, suite: Suite, number: int) -> dict[s
         "changed_px": {
             "median": float(np.median(measurement.changed[number][which])),
             "least": int(measurement.changed[number][which].min()),
-            "unchanged_images": int((measurement.changed[number][which] == 0).sum()),
+            "unchanged_images": int(measurement.unchanged[number][which].sum()),
         }
         if len(rows)
         else None,
@@ -119,7 +119,7 @@ def changed_in_words(pixels: Mapping[str, Any] | None) -> str:
     if pixels is None:
         return "on no image"
     unchanged = pixels["unchanged_images"]
-    return f"changes {pixels['median']:g} px (median), nothing on {unchanged} images"
+    return f"changes {pixels['median']:g} px (median), too few on {unchanged} images"
 
 
 def weaker_than_noise(patches: Sequence[Mapping[str, Any]]) -> dict[str, str]:

@@ -33,6 +33,7 @@ class Measurement:
         patched: for each patch int64 M, with it.
         floor: for each patch int64 M, with noise of its size in its places.
         changed: for each patch int64 M, pixels that it visibly changes.
+        unchanged: for each patch bool M, whether these are too few for the image to count.
         gates: of a quick run, by the name of the check; empty for a full one.
         clean_logits_sha256: of the logits without a patch, all images in the suite's order; None
             for a quick run.
@@ -42,6 +43,7 @@ class Measurement:
     patched: tuple[Classes, ...]
     floor: tuple[Classes, ...]
     changed: tuple[Classes, ...]
+    unchanged: tuple[NDArray[np.bool_], ...]
     gates: Mapping[str, SequentialGate]
     clean_logits_sha256: str | None
 
@@ -81,6 +83,8 @@ def measure(
     clean = np.full(count, UNSEEN, dtype=np.int64)
     patched = tuple(np.full(len(patch.rows), UNSEEN, dtype=np.int64) for patch in suite.patches)
     floor, changed = (tuple(values.copy() for values in patched) for _ in range(2))
+    unchanged = tuple(np.zeros(len(patch.rows), dtype=np.bool_) for patch in suite.patches)
+    least = [patch.least_changed(suite.images) for patch in suite.patches]
     noise = [
         random_floor(patch.patch_set, np.random.default_rng([floor_seed, number]))
         for number, patch in enumerate(suite.patches)
@@ -92,6 +96,7 @@ def measure(
         patched=patched,
         floor=floor,
         changed=changed,
+        unchanged=unchanged,
         gates=gates,
         clean_logits_sha256=None,
     )
@@ -109,6 +114,7 @@ def measure(
                 pasted = patch.paste(suite.images, which)
                 patched[number][which] = engine.predict(pasted, batch_size)
                 changed[number][which] = changed_pixels(own, pasted)
+                unchanged[number][which] = changed[number][which] < least[number][which]
                 floor[number][which] = engine.predict(
                     paste_some(noise[number], own, which), batch_size
                 )
@@ -184,22 +190,25 @@ def counted(
     rows, which = seen(measurement, suite, number)
     clean, labels = measurement.clean[rows], suite.labels[rows]
     eligible, patched = clean == labels, measurement.patched[number][which]
-    won = patched != clean
+    won = moved = patched != clean
     needed, min_clean = LEAST_SHARE, thresholds["min_clean"]
     if min_clean.origin == COMMAND_LINE and min_clean.value is not None:
         needed = min(needed, min_clean.value)  # whoever asks for the gate expects no more
     if patch.facts.target is not None:
         eligible &= labels != patch.facts.target
-        won &= patched == patch.facts.target
+        won = moved & (patched == patch.facts.target)
         needed *= 1 - 1 / len(suite.classes)
-    unchanged, repeated = measurement.changed[number][which] == 0, ~suite.distinct[rows]
+    unchanged, repeated = measurement.unchanged[number][which], ~suite.distinct[rows]
     counts = eligible & ~unchanged & ~repeated
     return Counted(
         k=int((won & counts).sum()),
         n=int(counts.sum()),
-        images=len(rows),
+        images=measurement.images_used,
+        untried=measurement.images_used - len(rows),
         repeated=int(repeated.sum()),
         unchanged=int(unchanged.sum()),
+        moved=int((moved & counts).sum()),
+        target=None if patch.facts.target is None else suite.classes[patch.facts.target],
         needed=needed,
     )
 
@@ -273,6 +282,6 @@ def _decided(found: Measurement, suite: Suite, thresholds: Mapping[str, Threshol
         if gate is not None:
             these = counted(found, suite, number, thresholds)
             gate.look(these.k, these.n)
-            enough &= these.enough
+            enough &= these.decides(gate.threshold)
     outcomes = {gate.outcome for gate in gates.values()}
     return Outcome.FAIL in outcomes or (enough and outcomes == {Outcome.PASS})

@@ -115,18 +115,19 @@ def ran_kinds(profile: Path) -> RanKinds:
     events = read_profile(profile)
     counts: Counter[str] = Counter()
     floats: Counter[str] = Counter()
-    seen: set[str] = set()
+    seen: set[tuple[str, str]] = set()
     in_float: list[str] = []
     others: list[str] = []
     for event in events:
         name = event.get("name") if isinstance(event, dict) else None
         if not isinstance(name, str) or not name.endswith(_SUFFIX) or event.get("cat") != "Node":
             continue
-        if name in seen:
-            continue
-        seen.add(name)
         try:
             arguments: Mapping[str, Any] = event["args"]
+            place = name, str(arguments.get("node_index"))  # two nodes may have one name
+            if place in seen:
+                continue
+            seen.add(place)
             operator = str(arguments["op_name"]).rpartition(".")[2]
             provider = str(arguments["provider"])
             types = [str(next(iter(one))) for one in arguments["input_type_shape"]]
@@ -137,7 +138,8 @@ def ran_kinds(profile: Path) -> RanKinds:
             raise InputError(f"{node} ran on {provider}, not on {_CPU}")
         kind = KIND_OF.get(operator)
         if kind is None:
-            if operator != "QuantizeLinear" and types and "float" in types[0]:
+            values = types[1:2] if operator == "Where" else types[:1]
+            if operator != "QuantizeLinear" and any(map(_is_float, values)):
                 others.append(operator)
             continue
         data = types[:2] if operator in _BOTH_INPUTS else types[:1]
@@ -152,6 +154,10 @@ def ran_kinds(profile: Path) -> RanKinds:
         float_nodes=tuple(in_float),
         float_others=tuple(others),
     )
+
+
+def _is_float(element: str) -> bool:
+    return "float" in element or "double" in element
 
 
 def kinds_that_ran(profile: Path) -> dict[str, int]:

@@ -16,7 +16,7 @@ from ..core.images import INPUT_SCALE, INPUT_ZERO_POINT, check_images
 from ..core.pasting import paste
 from ..core.patch_set import PatchSet, read_patch_set
 from .bundle_reading import Bundle
-from .evidence import distinct_images
+from .evidence import distinct_images, least_changed_pixels
 from .manifest import GOLDEN_LOGITS, PASTED_IMAGES, ModelFacts, PatchFacts
 
 Classes = NDArray[np.int64]
@@ -46,6 +46,13 @@ class SuitePatch:
             which: int64 K, entries of ``rows``.
         """
         return paste_some(self.patch_set, images[self.rows[which]], which)
+
+    def least_changed(self, images: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """Return int64 M: pixels of each of its images that it must visibly change, for images
+        uint8 N×3×H×W."""
+        area = self.patch_set.mask.sum(axis=(-2, -1), dtype=np.int64)
+        height, width = images.shape[2:]
+        return least_changed_pixels(np.broadcast_to(area, len(self.rows)), height, width)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -33,7 +33,14 @@ from .console import Console
 from .evidence import CLASSES
 from .figures import changed_in_words, clean_figures, patch_figures, weaker_than_noise
 from .gate import Check, exit_code_of, share_at_least, share_at_most
-from .golden import check_codes, check_independence, check_logits, logits_bytes, require_exact
+from .golden import (
+    check_codes,
+    check_independence,
+    check_logits,
+    check_suite_independence,
+    logits_bytes,
+    require_exact,
+)
 from .machine_proof import check_proved_logits, proof_line
 from .manifest import ModelFacts
 from .measuring import Measurement, checks_of, measure
@@ -186,6 +193,9 @@ def _validate(
             _check_golden(
                 bundle, model, contents[settings.engine], file, engine, settings, report, console
             )
+            with step(report, "independence of the batch"):
+                count = bundle.manifest.golden["n"]
+                check_suite_independence(engine, suite.images, model, count, _drawn(bundle))
             integer = _check_certificate(model, file, engine, suite, settings, report, console)
             _measure(bundle, suite, engine, thresholds, settings, report, console, integer)
 
@@ -205,6 +215,8 @@ def _describe(bundle: Bundle, report: dict[str, Any], console: Console) -> None:
     verdict = manifest.attack_checks
     report["attack_checks"] = manifest.raw.get("attack_checks")
     codes = "float" if manifest.bit_width == FLOAT else f"{manifest.bit_width}-bit codes"
+    if any(model.adopted for model in manifest.models.values()):
+        codes = f"somebody else's file, called {codes}"
     console.say(
         f"bundle     {manifest.name}: {codes}, "
         f"{len(manifest.patches)} patches, {manifest.images['n']} images; "
@@ -265,7 +277,8 @@ def _check_golden(
             check_codes(found, codes)
             compared = len(codes)
         result = check_logits(engine, inputs, logits, model, tensors=compared)
-        check_independence(engine, inputs, logits, model)
+        rng = _drawn(bundle)
+        check_independence(engine, inputs, logits, model, rng)
         golden_file = bundle.manifest.files[bundle.manifest.golden["file"]]
         report["golden"] = result.as_record() | {"file_sha256": golden_file.sha256}
     of_lab = bundle.manifest.golden.get("engine")
@@ -277,6 +290,11 @@ def _check_golden(
     )
     equal = result.logits_sha256 == sha256_of_bytes(logits_bytes(logits))
     console.say(f"proof      {proof_line(model, host_facts(), equal_here=equal)}")
+
+
+def _drawn(bundle: Bundle) -> np.random.Generator:
+    """What the maker of a bundle cannot choose: it follows from the bundle's hash."""
+    return np.random.default_rng(list(bytes.fromhex(bundle.manifest_sha256)))
 
 
 def _check_certificate(
@@ -443,6 +461,9 @@ def _measure(
     deciding = [check for check in checks if check.outcome.value != "pass"]
     classes = next(check.reason for check in checks if check.name == CLASSES)
     passed = f"all {len(checks)} gates passed; {classes}"
+    if report.get("in_float") is not None:
+        nodes = sum(report["in_float"].values())
+        passed += f"; somebody else's file, of whose layers {nodes} ran in float"
     conclude(
         report,
         code,

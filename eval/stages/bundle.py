@@ -27,6 +27,7 @@ from deploy.core.host import host_facts
 from deploy.core.model_contents import ADOPTED, LITERT, target_of
 from deploy.core.model_engine import run_all
 from deploy.core.patch_set import PatchSet
+from deploy.device.evidence import LEAST_SHARE
 from deploy.device.golden import check_logits, logits_bytes
 from deploy.device.machine_proof import machine_entry
 from deploy.device.manifest import ModelFacts
@@ -123,6 +124,16 @@ def bundle_run(
         indices = indices[chosen_indices(len(indices), min(settings.images, len(indices)))]
         patch_sets = [one.on_images(indices) for one in patch_sets]
     images = split.images[indices]
+    for one, on in zip(patch_sets, gated, strict=True):
+        if on and len(one.image_indices) < LEAST_SHARE * len(images):
+            logger.warning(
+                "%s is for %d of the bundle's %d images: the gate stays undecided below %.0f%%; "
+                "make it for more of them, or name the patches that decide with --gate",
+                one.name,
+                len(one.image_indices),
+                len(images),
+                100 * LEAST_SHARE,
+            )
     count = min(settings.golden_images, len(images))
     golden = images[np.linspace(0, len(images) - 1, count).astype(np.int64)]
     lab = (_adopted_lab if run.adopted else _network_lab)(run, subject, golden)

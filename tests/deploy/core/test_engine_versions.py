@@ -68,7 +68,7 @@ def test_a_file_needs_the_version_of_its_narrowest_weights(data_type: int, oldes
     [(0, "1.15.1"), (9, "1.15.1"), (10, "1.18.1"), (11, "1.23.0"), (13, "1.24.1")],
 )
 def test_a_file_needs_a_version_that_reads_its_format(ir_version: int, oldest: str) -> None:
-    assert oldest_onnxruntime(OnnxFile(stored={3}, ir_version=ir_version)) == oldest
+    assert oldest_onnxruntime(OnnxFile(tensors={("w", 3)}, ir_version=ir_version)) == oldest
 
 
 def test_a_file_needs_a_version_with_kernels_for_its_operators() -> None:
@@ -76,11 +76,13 @@ def test_a_file_needs_a_version_with_kernels_for_its_operators() -> None:
         OnnxNode(operator=name, inputs=(), outputs=(), cast_to=None)
         for name in ("QLinearConv", "SpaceToDepth")
     ]
-    found = OnnxFile(nodes=nodes, stored={3}, ir_version=8)
+    found = OnnxFile(nodes=nodes, tensors={("w", 3)}, ir_version=8)
     assert oldest_onnxruntime(found) == "1.28.0"
     said = why_too_old(found, "1.27.0")
     assert said is not None and "SpaceToDepth" in said and "--storage int8" in said
-    assert oldest_onnxruntime(OnnxFile(nodes=nodes[1:], stored={1}, ir_version=8)) == "1.15.1"
+    assert (
+        oldest_onnxruntime(OnnxFile(nodes=nodes[1:], tensors={("w", 1)}, ir_version=8)) == "1.15.1"
+    )
 
 
 def test_versions_are_compared_as_numbers() -> None:

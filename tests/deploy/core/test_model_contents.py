@@ -184,3 +184,86 @@ def test_a_file_of_fields_without_end_is_refused_before_they_are_all_read() -> N
     graph = b"\x3a\x04" + b"\x0a\x02\x0a\x00"  # ModelProto.graph with one node, of one empty input
     with pytest.raises(ValueError, match="more than 4000000 fields"):
         read_onnx(b"\x08\x01" * 4_000_001 + graph)
+
+
+def float_table(model: onnx.ModelProto) -> None:
+    table = numpy_helper.from_array(np.zeros(256, np.float16), "table")
+    model.graph.initializer.append(table)
+    model.graph.node.append(helper.make_node("Gather", ["table", "images"], ["f"]))
+
+
+def sparse_float_table(model: onnx.ModelProto) -> None:
+    values = numpy_helper.from_array(np.ones(1, np.float32), "table")
+    at = numpy_helper.from_array(np.zeros(1, np.int64), "at")
+    model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, at, [256]))
+    model.graph.node.append(helper.make_node("Gather", ["table", "images"], ["f"]))
+
+
+def sum_of_logits(model: onnx.ModelProto) -> None:
+    model.graph.node.append(helper.make_node("Add", ["logits", "logits"], ["f"]))
+
+
+def maximum_of_logits(model: onnx.ModelProto) -> None:
+    model.graph.node.append(helper.make_node("MaxPool", ["logits"], ["f"], kernel_shape=[1]))
+
+
+def codes_shown_as_scales(model: onnx.ModelProto) -> None:
+    scale = next(node for node in model.graph.node if node.op_type == "QLinearConv").input[1]
+    model.graph.node.append(helper.make_node("Clip", [scale, "", ""], ["f"]))
+
+
+def interpolation(model: onnx.ModelProto) -> None:
+    node = helper.make_node("Resize", ["images", "", "", "sizes"], ["f"], mode="linear")
+    model.graph.node.append(node)
+
+
+def number_in_an_attribute(model: onnx.ModelProto) -> None:
+    model.graph.node.append(helper.make_node("Clip", ["images"], ["f"], min=0.5))
+
+
+def numbers_in_an_attribute(model: onnx.ModelProto) -> None:
+    model.graph.node.append(helper.make_node("Pad", ["images"], ["f"], value=[0.5, 1.0]))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        float_table,
+        sparse_float_table,
+        sum_of_logits,
+        maximum_of_logits,
+        codes_shown_as_scales,
+        interpolation,
+        number_in_an_attribute,
+        numbers_in_an_attribute,
+    ],
+)
+def test_listed_operators_that_compute_in_floating_point(
+    change: Callable[[onnx.ModelProto], None], model: onnx.ModelProto
+) -> None:
+    change(model)
+    with pytest.raises(InputError, match=r"computes 'f' \((Gather|Add|MaxPool|Clip|Resize|Pad)\)"):
+        require_contents(model.SerializeToString(), "onnxruntime", "m")
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "tensorrt", "openvino"])
+def test_nodes_are_in_the_order_in_which_they_run(engine: str, model: onnx.ModelProto) -> None:
+    # Otherwise what is computed from the image would not be seen to be.
+    late = [
+        helper.make_node("Reshape", ["early", "shape"], ["f"]),
+        helper.make_node("Clip", ["images"], ["early"]),
+    ]
+    model.graph.node.extend(late if engine == "onnxruntime" else [])
+    if engine != "onnxruntime":
+        del model.graph.node[:]
+        model.graph.node.extend(late)
+    with pytest.raises(InputError, match="reads 'early' before the node that gives it"):
+        require_contents(model.SerializeToString(), engine, "m")
+
+
+def test_an_attribute_that_is_there_twice(model: onnx.ModelProto) -> None:
+    node = helper.make_node("Cast", ["images"], ["f"], to=TensorProto.UINT8)
+    node.attribute.append(helper.make_attribute("to", TensorProto.FLOAT))
+    model.graph.node.append(node)
+    with pytest.raises(InputError, match="a node Cast has an attribute twice"):
+        require_contents(model.SerializeToString(), "onnxruntime", "m")

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from deploy.core.files import json_bytes, npz_bytes, sha256_of_bytes
+from deploy.core.model_contents import code_tensors, read_model_contents
+from deploy.core.model_engine import run_all
 from deploy.core.patch_set import PatchSet
 from deploy.device.bundle_reading import checksums_text
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine, codes_from_onnxruntime
@@ -51,11 +53,21 @@ def loud_is_gated(files: Files) -> Files:
     return rehashed(files, change)
 
 
+def honest_bundle(files: Files, number: int) -> Files:
+    """What attack ``number`` starts from: images of its own, unsigned; it passes, or for attacks on
+    the suite, whose model must not ship, fails its gate."""
+    rng = np.random.default_rng([31, number])
+    suite = ATTACKS[number % len(ATTACKS)] in SUITE_ATTACKS
+    parts = dict(loud_is_gated(files) if suite else files)
+    _suite(parts, np.sort(rng.choice(240, 200, replace=False)))
+    return parts
+
+
 def dishonest_bundle(files: Files, number: int, folder: Path, key: Path) -> tuple[str, str, Files]:
     """Attack ``number``: its name, the words of its refusal, and the signed files."""
     rng = np.random.default_rng([30, number])
     attack = ATTACKS[number % len(ATTACKS)]
-    parts = dict(loud_is_gated(files) if attack in SUITE_ATTACKS else files)
+    parts = honest_bundle(files, number)
     words = attack(parts, rng, folder)
     return f"{number}: {attack.__name__}", words, signed(parts, key)
 
@@ -141,14 +153,33 @@ def weights_outside_in_an_attribute(files: Files, rng: np.random.Generator, fold
 def a_foreign_operator(files: Files, rng: np.random.Generator, folder: Path) -> str:
     model = _model(files)
     true = _behind_the_logits(model)
-    operator, *more = OPERATORS[int(rng.integers(len(OPERATORS)))]
+    operators = HARMLESS_OPERATORS if rng.random() < 0.3 else OPERATORS
+    operator, *more = operators[int(rng.integers(len(operators)))]
     domain = more[0] if more else ""
-    model.graph.node.append(helper.make_node(operator, [true], ["logits"], domain=domain))
+    given = {"equation": "ij->ij"} if operator == "Einsum" else {}
+    node = helper.make_node(operator, [true], ["logits"], domain=domain, **given)
+    model.graph.node.append(node)
     if domain and domain not in {one.domain for one in model.opset_import}:
         model.opset_import.append(helper.make_opsetid(domain, 1))
     _keep(files, model)
     return "holds the operators"
 
+
+def a_foreign_operator_of(files: Files, operator: str) -> None:
+    model = _model(files)
+    model.graph.node.append(helper.make_node(operator, [_behind_the_logits(model)], ["logits"]))
+    _keep(files, model)
+
+
+HARMLESS_OPERATORS: tuple[tuple[str, ...], ...] = (
+    ("Einsum",),
+    ("Identity",),
+    ("Dropout",),
+    ("Sum",),
+    ("Mean",),
+    ("Max",),
+)
+"""They give the true logits: nothing but the list refuses them."""
 
 OPERATORS: tuple[tuple[str, ...], ...] = (
     ("Einsum",),
@@ -206,8 +237,55 @@ def codes_cast_to_float(files: Files, rng: np.random.Generator, folder: Path) ->
     return "holds no integers"
 
 
+def an_attribute_twice(files: Files, rng: np.random.Generator, folder: Path) -> str:
+    """Of two ``to`` the engine takes the last."""
+    model = _model(files)
+    node = next(node for node in model.graph.node if node.op_type == "Cast")
+    node.attribute.append(helper.make_attribute("to", int(rng.choice([TensorProto.FLOAT, 3]))))
+    _keep(files, model)
+    return "an attribute twice"
+
+
+def floats_between_the_codes(files: Files, rng: np.random.Generator, folder: Path) -> str:
+    """Codes become numbers by a table, are interpolated, and become codes again: no Cast to float.
+
+    Out of order, they do not even look as if they were computed from the image."""
+    model = _model(files)
+    convolutions = [one for one in model.graph.node if one.op_type == "QLinearConv"][1:]
+    where = convolutions[int(rng.integers(len(convolutions)))]
+    codes, where.input[0] = where.input[0], "back"
+    scales = (np.array([1, 1, one, one], np.float32) for one in (2, 0.5))
+    constants = {
+        "table": np.arange(256, dtype=np.float32),
+        "up": next(scales),
+        "down": next(scales),
+    }
+    for name, value in constants.items():
+        model.graph.initializer.append(numpy_helper.from_array(value, name))
+    nodes = [
+        helper.make_node("Cast", [codes], ["places"], to=TensorProto.INT32),
+        helper.make_node("Gather", ["table", "places"], ["f"]),
+        helper.make_node("Resize", ["f", "", "up"], ["large"], mode="linear"),
+        helper.make_node("Resize", ["large", "", "down"], ["small"], mode="linear"),
+        helper.make_node("Cast", ["small"], ["back"], to=TensorProto.UINT8),
+    ]
+    in_order = bool(rng.random() < 0.5)
+    if not in_order:
+        nodes = [*nodes[1:], nodes[0]]
+    place = list(model.graph.node).index(where)
+    for node in reversed(nodes):
+        model.graph.node.insert(place, node)
+    if in_order:
+        _keep(files, model)
+        return "from floating-point numbers"
+    _honest_about(files, model, folder, without=("f", "large", "small"))
+    return "before the node that gives it"
+
+
 def neighbours_mixed(files: Files, rng: np.random.Generator, folder: Path) -> str:
-    """With listed operators alone: each image's codes are added to those of its mirror place."""
+    """With listed operators alone: each image's codes are added to those of its mirror place.
+
+    The golden images do not always show it: they may be one image, or one again and again."""
     model = _model(files)
     last = next(node for node in model.graph.node if node.op_type == "QGemm")
     flat, scale, zero = last.input[:3]
@@ -220,29 +298,117 @@ def neighbours_mixed(files: Files, rng: np.random.Generator, folder: Path) -> st
     place = list(model.graph.node).index(last)
     model.graph.node.insert(place, mixed)
     model.graph.node.insert(place, turned)
+    golden = arrays_of(files[GOLDEN])["inputs"]
+    chosen: list[NDArray[np.uint8]] = [golden, golden[:1], np.repeat(golden[:1], 4, axis=0)]
+    _honest_about(files, model, folder, golden=chosen[int(rng.integers(3))])
+    return "depends on its neighbours"
+
+
+def neighbours_mixed_in_a_fixed_batch(files: Files, rng: np.random.Generator, folder: Path) -> str:
+    """As many golden images as the batch has: in both of its directions the mirrored pairs are the
+    same."""
+    neighbours_mixed(files, rng, folder)
+    model = _model(files)
+    for value in (model.graph.input[0], model.graph.output[0]):
+        value.type.tensor_type.shape.dim[0].dim_value = 64
+    del model.graph.value_info[:]
+    _honest_about(files, model, folder, golden=arrays_of(files[IMAGES])["images"][:64])
+    return "depends on its neighbours"
+
+
+def _honest_about(
+    files: Files,
+    model: onnx.ModelProto,
+    folder: Path,
+    *,
+    golden: NDArray[np.uint8] | None = None,
+    without: tuple[str, ...] = (),
+) -> None:
+    """Make golden data, labels, predictions and certificate what this model gives.
+
+    ``without``: tensors that are not listed as golden."""
     _keep(files, model)
-    path = folder / "mixed.onnx"
+    path = folder / "model.onnx"
     path.write_bytes(files[MODEL])
-    images = arrays_of(files[IMAGES])
-    golden = arrays_of(files[GOLDEN])
-    tensors = [*json.loads(files["manifest.json"])["golden"]["tensors"], "turned", "mixed"]
+    images, arrays = arrays_of(files[IMAGES]), arrays_of(files[GOLDEN])
+    inputs = arrays["inputs"] if golden is None else golden
+    found = code_tensors(read_model_contents(files[MODEL], MODEL), "images", "logits")
+    tensors = [name for name in found if name not in without]
     with OnnxRuntimeEngine(path) as engine:
-        golden["logits"] = engine.run(golden["inputs"])
+        logits = run_all(engine, inputs)
         images["labels"] = engine.predict(images["images"])
     files[IMAGES] = npz_bytes(images)
-    for number, name in enumerate(tensors):
-        codes = codes_from_onnxruntime(path, golden["inputs"], [name])
-        golden[f"codes-{number}"] = codes[name]
-    files[GOLDEN] = npz_bytes(golden)
+    codes = codes_from_onnxruntime(path, inputs, tensors)
+    named = {f"codes-{number}": codes[name] for number, name in enumerate(tensors)}
+    files[GOLDEN] = npz_bytes({"inputs": inputs, "logits": logits, **named})
     _predict(files, path)
-    kinds = profiled_kinds(path, images["images"][:8])
+    size = 64 if model.graph.input[0].type.tensor_type.shape.dim[0].dim_value else 8
+    kinds = profiled_kinds(path, images["images"][:size])
 
     def change(manifest: dict[str, Any]) -> None:
-        manifest["golden"]["tensors"] = tensors
+        manifest["golden"].update(tensors=tensors, n=len(inputs))
         manifest["models"]["onnxruntime"]["certificate"]["kinds"] = kinds
 
     in_manifest(files, change)
+
+
+def adopted(manifest: dict[str, Any]) -> None:
+    manifest["models"]["onnxruntime"]["target"] = "adopted"
+
+
+def an_adopted_file_that_knows_its_batch(
+    files: Files, rng: np.random.Generator, folder: Path
+) -> str:
+    """Called somebody else's, a file may have many operators: right in batches, constant alone."""
+    model = _model(files)
+    true = _behind_the_logits(model)
+    bad = np.zeros((1, 5), np.float32)
+    bad[0, int(rng.integers(5))] = 1000
+    for name, value in (("bad", bad), ("most", np.array([int(rng.integers(2, 4))]))):
+        model.graph.initializer.append(numpy_helper.from_array(value, name))
+    model.graph.node.extend(
+        [
+            helper.make_node("Shape", ["images"], ["count"], start=0, end=1),
+            helper.make_node("Less", ["count", "most"], ["alone"]),
+            helper.make_node("Where", ["alone", "bad", true], ["logits"]),
+        ]
+    )
+    _keep(files, model)
+    in_manifest(files, adopted)
+    if rng.random() < 0.5:  # golden images that do not show it: all of one class, that one
+        bad[0] = arrays_of(files[GOLDEN])["logits"][0]
+        _keep_constant(model, "bad", bad)
+        arrays = arrays_of(files[GOLDEN])
+        arrays = {n: np.repeat(values[:1], 4, axis=0) for n, values in arrays.items()}
+        _keep(files, model)
+        files[GOLDEN] = npz_bytes(arrays)
     return "depends on its neighbours"
+
+
+def _keep_constant(model: onnx.ModelProto, name: str, value: NDArray[Any]) -> None:
+    stored = next(one for one in model.graph.initializer if one.name == name)
+    stored.CopyFrom(numpy_helper.from_array(value, name))
+
+
+def an_adopted_file_that_draws(files: Files, rng: np.random.Generator, folder: Path) -> str:
+    a_foreign_operator_of(files, str(rng.choice(["RandomUniformLike", "Bernoulli", "Loop", "If"])))
+    in_manifest(files, adopted)
+    return "control flow, randomness"
+
+
+def an_adopted_file_with_any_budget(files: Files, rng: np.random.Generator, folder: Path) -> str:
+    golden = arrays_of(files[GOLDEN])
+    golden["logits"] = rng.permutation(golden["logits"].T).T.astype(np.float32)
+    files[GOLDEN] = npz_bytes(golden)
+    budgets = [{"max_flips": 1000}, {"max_flips": 4}]
+
+    def change(manifest: dict[str, Any]) -> None:
+        adopted(manifest)
+        budget = budgets[int(rng.integers(2))]
+        manifest["models"]["onnxruntime"].update(max_logit_difference=1e3, **budget)
+
+    in_manifest(files, change)
+    return "met by any model"
 
 
 def _predict(files: Files, path: Path) -> None:
@@ -384,6 +550,8 @@ def pixels_of_the_image_itself(files: Files, rng: np.random.Generator, folder: P
     top, left = rng.integers(0, height - side + 1), rng.integers(0, width - side + 1)
     patch = images[:, :, top : top + side, left : left + side].copy()
     patch ^= np.uint8(rng.integers(0, 4))  # by three levels at most
+    few = int(rng.integers(0, 1 + side * side // 11))  # and less than one pixel in ten by much
+    patch.reshape(count, 3, -1)[:, :, :few] ^= np.uint8(128)
     arrays: dict[str, NDArray[Any]] = {
         "patch": patch,
         "mask": np.ones((side, side), np.bool_),
@@ -431,8 +599,9 @@ def images_of_the_target_alone(files: Files, rng: np.random.Generator, folder: P
     """A targeted patch, and a suite that is mostly of its target's class: those do not count."""
     labels = arrays_of(files[IMAGES])["labels"]
     target = int(rng.integers(5))
-    others = np.intersect1d(np.flatnonzero(labels != target), _losing(files))[:30]
-    rows = np.sort(np.concatenate([np.flatnonzero(labels == target), others]))
+    own = np.flatnonzero(labels == target)
+    others = np.intersect1d(np.flatnonzero(labels != target), _losing(files))[: len(own) * 5 // 8]
+    rows = np.sort(np.concatenate([own, others]))
     _suite(files, rows)
     _put_patch(files, 1, arrays_of(files[f"{LOUD}.npz"]), target=target)
     _no_drift(files)
@@ -446,12 +615,47 @@ def images_of_one_class(files: Files, rng: np.random.Generator, folder: Path) ->
     return "tells classes apart"
 
 
+def a_patch_for_the_losing_images(files: Files, rng: np.random.Generator, folder: Path) -> str:
+    """The suite is whole, and its patch is for those images alone on which it does not win."""
+    losing = _losing(files)
+    rows = np.sort(rng.choice(losing, int(rng.integers(20, len(losing) + 1)), replace=False))
+    lab = arrays_of(files[LAB])
+    files[LAB] = npz_bytes({**lab, "patched-1": lab["patched-1"][rows]})
+    arrays = arrays_of(files[f"{LOUD}.npz"])
+    arrays["image_indices"], arrays["positions"] = rows, arrays["positions"][rows]
+    _put_patch(files, 1, arrays)
+    _no_drift(files)
+    return "the patch is not for"
+
+
+def a_target_that_it_never_causes(files: Files, rng: np.random.Generator, folder: Path) -> str:
+    caused = arrays_of(files[LAB])["patched-1"]
+    target = int(rng.choice(np.setdiff1d(np.arange(5), caused)))
+    _put_patch(files, 1, arrays_of(files[f"{LOUD}.npz"]), target=target)
+    _no_drift(files)
+    return "the target decides this"
+
+
+def images_of_nearly_one_class(files: Files, rng: np.random.Generator, folder: Path) -> str:
+    """A few others keep the number of labels up."""
+    labels, losing = arrays_of(files[IMAGES])["labels"], _losing(files)
+    most = np.bincount(labels[losing]).argmax()
+    own = losing[labels[losing] == most]
+    others = np.flatnonzero(labels != most)[: len(own) // int(rng.integers(12, 16))]
+    _suite(files, np.sort(np.concatenate([own, others])))
+    _no_drift(files)
+    return "have one label"
+
+
 SUITE_ATTACKS: tuple[Attack, ...] = (
     one_image_again_and_again,
     pixels_of_the_image_itself,
     patch_on_no_pixel,
     labels_that_leave_the_losing_images,
     images_of_the_target_alone,
+    a_patch_for_the_losing_images,
+    a_target_that_it_never_causes,
+    images_of_nearly_one_class,
 )
 """On a bundle whose gate fails without them; the others start from one that passes."""
 
@@ -462,9 +666,15 @@ ATTACKS: tuple[Attack, ...] = (
     a_graph_in_an_attribute,
     a_function_of_the_file,
     codes_cast_to_float,
+    an_attribute_twice,
+    floats_between_the_codes,
     neighbours_mixed,
+    neighbours_mixed_in_a_fixed_batch,
     of_another_format,
     a_nearly_constant_network,
+    an_adopted_file_that_knows_its_batch,
+    an_adopted_file_that_draws,
+    an_adopted_file_with_any_budget,
     a_budget_for_the_exact_engine,
     tensors_left_out,
     images_of_one_class,

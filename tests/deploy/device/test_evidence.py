@@ -12,6 +12,7 @@ from deploy.device.evidence import (
     changed_pixels,
     classes_check,
     distinct_images,
+    least_changed_pixels,
 )
 from deploy.device.gate import Outcome, share_at_least, share_at_most
 from deploy.device.thresholds import CLEAN_MARGIN, default_min_clean
@@ -50,9 +51,25 @@ def test_pixels_that_a_patch_visibly_changes() -> None:
     assert changed_pixels(own, patched).tolist() == [0, 4, 0, 36]
 
 
-def counted(**changes: float) -> Counted:
-    facts = {"k": 1, "n": 60, "images": 100, "repeated": 0, "unchanged": 0, "needed": 0.5}
-    return Counted(**{**facts, **changes})  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("area", "height", "width", "least"),
+    [
+        (1, 8, 8, 1),  # one of 64 pixels is more than 0.2%
+        (1, 32, 32, 3),
+        (9, 32, 32, 3),
+        (64, 32, 32, 7),  # the patch's own pixels: an image's own but for six do not count
+        (1024, 32, 32, 103),
+        (100, 224, 224, 101),
+        (2500, 224, 224, 250),
+    ],
+)
+def test_pixels_that_a_patch_must_change(area: int, height: int, width: int, least: int) -> None:
+    assert least_changed_pixels(np.array([area]), height, width).tolist() == [least]
+
+
+def counted(**changes: float | str | None) -> Counted:
+    facts = {"k": 1, "n": 60, "images": 100, "untried": 0, "repeated": 0, "unchanged": 0}
+    return Counted(**{**facts, "moved": 1, "target": None, "needed": 0.5, **changes})  # type: ignore[arg-type]
 
 
 def test_a_pass_on_too_few_of_the_images_is_undecided_and_a_fail_stays() -> None:
@@ -64,8 +81,21 @@ def test_a_pass_on_too_few_of_the_images_is_undecided_and_a_fail_stays() -> None
     assert "51 are left unchanged" in few.reason
     failed = share_at_most("max_asr of p", 0.3, 40, 49)
     assert counted(n=49).held(failed).outcome is Outcome.FAIL
+    for_few = counted(n=48, untried=52).held(passed)
+    assert for_few.outcome is Outcome.UNDECIDED
+    assert "of 100, the patch is not for 52, 0 look like" in for_few.reason
+    assert "the patch is not for 40" in counted(untried=40).held(passed).reason
     with pytest.raises(NothingToEvaluate, match="none of 100 images counts"):
         counted(n=0).require_any("p")
+
+
+def test_a_target_that_hides_what_the_patch_does_is_undecided() -> None:
+    passed = share_at_most("max_asr of p", 0.3, 1, 60)
+    assert counted(target="cat", moved=18).held(passed) == passed
+    hidden = counted(target="cat", moved=19).held(passed)
+    assert hidden.outcome is Outcome.UNDECIDED
+    assert "changes the class of 19 of 60, to others than its target 'cat'" in hidden.reason
+    assert counted(target=None, moved=19).held(passed) == passed
 
 
 NAMES = tuple("abcdefghij")
@@ -83,6 +113,9 @@ NAMES = tuple("abcdefghij")
         (np.where(np.arange(1000) % 20, 3, np.arange(1000) % 10), np.arange(1000) % 10, False),
         (np.full(1000, 3), np.arange(1000) % 10, False),
         (np.full(1000, 3), np.full(1000, 3), False),  # one class: nothing to tell apart
+        # nearly one class, and a network that has each of them right
+        (np.where(np.arange(100) < 91, 3, 0), np.where(np.arange(100) < 91, 3, 0), False),
+        (np.where(np.arange(100) < 90, 3, 0), np.where(np.arange(100) < 90, 3, 0), True),
         (np.arange(100) % 10 == 0, np.arange(100) % 2, False),  # two classes, nine in ten are one
         (np.arange(100) % 4 == 0, np.arange(100) % 2, True),
     ],
