@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -48,17 +49,23 @@ def write_atomic(path: Path, data: bytes) -> None:
     if is_stream(path):
         _write_through(path, data)
         return
-    if path.is_symlink():
-        path = Path(os.path.realpath(path))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary, descriptor = _temporary(path)
+        place = Path(os.path.realpath(path)) if path.is_symlink() else path
+        if place.is_symlink():
+            raise OSError(errno.ELOOP, "a loop of links")
+        if place.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise NotADirectoryError(errno.ENOTDIR, "what it lies in is a file") from error
+        temporary, descriptor = _temporary(place)
         try:
             with os.fdopen(descriptor, "wb") as stream:
                 stream.write(data)
                 stream.flush()
                 os.fsync(stream.fileno())
-            temporary.replace(path)
+            temporary.replace(place)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
@@ -109,7 +116,7 @@ def same_place(first: Path, second: Path) -> bool:
     try:
         return first.samefile(second)
     except OSError:  # one is not there yet
-        return first.resolve() == second.resolve()
+        return os.path.realpath(first) == os.path.realpath(second)  # a loop of links is no error
 
 
 def is_stream(path: Path) -> bool:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from .errors import InputError
+
+if TYPE_CHECKING:
+    from typing import Self  # from Python 3.11
 
 
 class TriedOn(TypedDict):

@@ -11,8 +11,11 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO
@@ -137,12 +140,15 @@ class Bundle:
         self._check_envelope(small, public_key)
         # The manifest's paths are safe, and from here on the files are exactly these.
         self._check_listing(sizes)
-        self._scratch = Scratch()
+        with _own_disk():
+            self._scratch = Scratch()
         self.folder = self._scratch.folder
         for name, facts in self.manifest.files.items():
             target = self.folder / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with target.open("xb") as out:
+            with _own_disk():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                out = target.open("xb", buffering=0)
+            with out:
                 copied = _Hashing(facts.size_bytes, out)
                 copiers[name](copied)  # type: ignore[arg-type]
             _require_facts(copied, name, facts)
@@ -210,14 +216,27 @@ class Bundle:
             scratch.close()
 
 
-class _Hashing:
-    """Takes what a copier writes, at most so many bytes, and hashes it on its way."""
+@contextmanager
+def _own_disk() -> Iterator[None]:
+    """What fails here is this machine's place for temporary files, not the bundle."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"the bundle cannot be copied to {tempfile.gettempdir()}: {error.strerror or error}; "
+            "make room there for its size, or name another place in TMPDIR"
+        ) from error
 
-    def __init__(self, limit: int, out: BinaryIO | None = None) -> None:
+
+class _Hashing:
+    """Takes what a copier writes, at most so many bytes, and hashes it on its way; ``out`` is not
+    buffered, so that a full disk is seen here."""
+
+    def __init__(self, limit: int, out: FileIO | None = None) -> None:
         self.data = bytearray()
         self.digest = hashlib.sha256()
         self.left = limit
-        self._write = self.data.extend if out is None else out.write
+        self._out = out
 
     def write(self, data: bytes) -> None:
         """Take some more."""
@@ -225,7 +244,13 @@ class _Hashing:
         if self.left < 0:
             raise ValueError("a file grew while it was read")
         self.digest.update(data)
-        self._write(data)
+        if self._out is None:
+            self.data.extend(data)
+            return
+        with _own_disk():
+            left = memoryview(data)
+            while left:
+                left = left[self._out.write(left) :]
 
 
 def _files_in(folder: Path) -> dict[str, int]:

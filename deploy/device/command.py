@@ -7,6 +7,7 @@ Exit codes: 0 pass · 1 a gate failed · 2 broken bundle or engine, and anything
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -323,12 +324,16 @@ def _check_places(arguments: argparse.Namespace) -> None:
         "the validator": Path(sys.argv[0]) if sys.argv and sys.argv[0] else None,
     }
     taken = {what: path for what, path in inputs.items() if path is not None}
-    bundle = arguments.bundle.resolve()
+    bundle = os.path.realpath(arguments.bundle)
+    is_folder = False
+    with suppress(OSError):  # such as a name that is too long: opening it says so
+        is_folder = Path(bundle).is_dir()
     for option, path in _outputs(arguments).items():
         other = next((what for what, one in taken.items() if same_place(path, one)), None)
         if other is not None:
             raise UsageError(f"{option} {path.name} is {other}: name a place of its own")
-        if arguments.bundle.is_dir() and path != STDOUT and bundle in path.resolve().parents:
+        place = os.path.realpath(path)
+        if is_folder and path != STDOUT and Path(bundle) in Path(place).parents:
             raise UsageError(
                 f"{option} {path.name} would lie inside the bundle, which would then be another "
                 "bundle: name a place outside of it"

@@ -23,6 +23,7 @@ from ..core.share import share_in_words
 from ..core.table import Table
 from ..core.text import one_line
 from .comparison import VerdictOf, compare, read_outcomes
+from .comparison_beside import compare_beside
 
 EXIT_WORSE = 1
 EXIT_BROKEN = 2
@@ -83,6 +84,8 @@ def run(arguments: argparse.Namespace, *verdict_of: VerdictOf) -> int:
             raise UsageError(f"--json {arguments.json.name} is an input: name a place of its own")
     old, new = (read_outcomes(path, *verdict_of) for path in (arguments.old, arguments.new))
     found = compare(old, new, level=arguments.level)
+    for name, more in compare_beside(arguments.old, arguments.new)._asdict().items():
+        found[name] += more
     if arguments.json is not None:
         write_to(arguments.json, json_bytes(found))
     out = sys.stderr if arguments.json == STDOUT else sys.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -155,14 +156,22 @@ class ReportPlaces:
 def void_reports(report: dict[str, Any], places: ReportPlaces) -> None:
     """Write a report in which nothing has happened, so that no earlier one is taken for this one's.
 
-    Pipes, devices and standard output are left for the verdict.
+    Pipes, devices and standard output are left for the verdict. Where a place is not writable, the
+    others are voided all the same, and what lies there is removed.
 
     Raises:
         InputError: a place is not writable.
     """
+    errors = []
     for place, data in places.forms(report):
         if place != STDOUT and not is_stream(place):
-            write_to(place, data)
+            try:
+                write_to(place, data)
+            except QadtrError as error:
+                errors.append(error)
+                _remove(place)
+    if errors:
+        raise errors[0]
 
 
 def write_report(report: dict[str, Any], places: ReportPlaces) -> None:
@@ -185,9 +194,16 @@ def write_report(report: dict[str, Any], places: ReportPlaces) -> None:
                     write_to(place, data)
             except QadtrError:
                 if not is_stream(place):
-                    with suppress(OSError):
-                        place.unlink(missing_ok=True)
+                    _remove(place)
         raise
+
+
+def _remove(place: Path) -> None:
+    """Remove what a form was written to; a link to it stays."""
+    target = Path(os.path.realpath(place))
+    with suppress(OSError):
+        if not target.is_symlink():
+            target.unlink(missing_ok=True)
 
 
 def junit_xml(report: dict[str, Any]) -> bytes:

@@ -44,7 +44,7 @@ def _hoisted(quant: onnx.NodeProto, draft: Draft) -> list[onnx.NodeProto]:
     if any(len(wiring.readers(one.output[0])) != 1 for one in (mover, *chain[:-1])):
         return []
     parts = list(mover.input) if mover.op_type == "Concat" else [mover.input[0]]
-    if _moves_codes(parts, wiring, draft) or draft.output in (mover.output[0],):
+    if share_one_scale(parts, wiring, draft) or draft.output in (mover.output[0],):
         return []
     if any(part in draft.constants or part == draft.image for part in parts):
         return []
@@ -75,8 +75,8 @@ def _hoisted(quant: onnx.NodeProto, draft: Draft) -> list[onnx.NodeProto]:
     return quants
 
 
-def _moves_codes(parts: list[str], wiring: Wiring[onnx.NodeProto], draft: Draft) -> bool:
-    """Whether all parts have codes, of one scale."""
+def share_one_scale(parts: list[str], wiring: Wiring[onnx.NodeProto], draft: Draft) -> bool:
+    """Whether all parts have codes, of one scale and zero point."""
     found = set()
     for part in parts:
         maker = wiring.producer(part)

@@ -52,10 +52,7 @@ _OPERATORS: Mapping[str, str] = MappingProxyType(
 _WITH_ALPHA: Mapping[str, tuple[str, float]] = MappingProxyType(
     {"LeakyRelu": ("leaky", 0.01), "Elu": ("elu", 1.0)}
 )
-FUNCTION_OPERATORS = tuple(sorted({*_OPERATORS, *_WITH_ALPHA} - {"Add", "Mul"}))
-"""Those that a function in a Q/DQ file may have, besides sums, products and clamps."""
-
-_CURVES = tuple(name for name in FUNCTION_OPERATORS if name not in ("Sub", "Div", "Neg", "Abs"))
+_CURVES = frozenset({*_OPERATORS, *_WITH_ALPHA} - {"Add", "Sub", "Mul", "Div", "Neg", "Abs"})
 """Those that are no sums and products: what stands before them is a sum of the network's."""
 
 _NAMES = (*_OPERATORS, *_WITH_ALPHA, "Relu", "Clip", "HardSigmoid", "HardSwish")
@@ -63,10 +60,9 @@ _NAMES = (*_OPERATORS, *_WITH_ALPHA, "Relu", "Clip", "HardSigmoid", "HardSwish")
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Quant(f(codes)), taken apart; ``source`` is the QONNX tensor of the codes."""
+    """Quant(f(codes)), taken apart."""
 
     x: Codes
-    source: str
     expression: Expression
     quantizer: Quantizer
 
@@ -78,7 +74,6 @@ def table(node: onnx.NodeProto, context: Context) -> Table:
         raise Refusal(f"it is a function of {len(roots)} tensors of codes, not of one")
     return Table(
         x=context.codes[roots[0]],
-        source=roots[0],
         expression=expression,
         quantizer=activation_quantizer(node, context),
     )

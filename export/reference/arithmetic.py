@@ -230,6 +230,15 @@ class Dense(_Weighted):
         return scaled
 
 
+def _near_a_tie(
+    value: NDArray[np.float64], tolerance: float | NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """Where a value that becomes a code is too near k + ½ to say which; beyond 0 … 255 both
+    neighbours are clamped to one code."""
+    margin = np.abs(value - np.floor(value) - 0.5)
+    return (margin <= tolerance) & (value > 0) & (value < 255)
+
+
 def add_table(
     *,
     what: str,
@@ -263,9 +272,8 @@ def add_table(
     a_part = ratio_a * (a_codes.astype(np.float64) - za)
     b_part = ratio_b * (b_codes.astype(np.float64) - zb)
     value = zc + a_part[:, None] + b_part[None, :]
-    margin = np.abs(value - np.floor(value) - 0.5)
     tolerance = 255 * (1 + ratio_a + ratio_b) * 2.0**-20
-    undecided = (margin <= tolerance) & (value > 0) & (value < 255)
+    undecided = _near_a_tie(value, tolerance)
     if undecided.any():
         i, j = (int(index[0]) for index in np.nonzero(undecided))
         raise NotReproducible(
@@ -298,9 +306,7 @@ def mul_table(
     za, zb, zc = zero_points
     codes = np.arange(256, dtype=np.float64)
     value = zc + (sa * sb / sc) * np.multiply.outer(codes - za, codes - zb)
-    margin = np.abs(value - np.floor(value) - 0.5)
-    tolerance = np.maximum(1.0, np.abs(value)) * 2.0**-20
-    undecided = (margin <= tolerance) & (value > 0) & (value < 255)
+    undecided = _near_a_tie(value, np.maximum(1.0, np.abs(value)) * 2.0**-20)
     if undecided.any():
         a, b = (int(index[0]) for index in np.nonzero(undecided))
         raise NotReproducible(

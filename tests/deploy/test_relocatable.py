@@ -115,6 +115,42 @@ def test_everything_that_travels_parses_in_python_3_10() -> None:
         assert not used & {ast.JoinedStr, ast.Starred, ast.AnnAssign, ast.NamedExpr}  # not in 2.7
 
 
+NEWER_THAN_3_10 = {
+    "typing": "Self Never LiteralString assert_never assert_type reveal_type Required NotRequired "
+    "Unpack TypeVarTuple dataclass_transform override TypeAliasType ReadOnly TypeIs get_overloads",
+    "enum": "StrEnum ReprEnum EnumCheck verify member nonmember global_enum show_flag_values",
+    "datetime": "UTC",
+    "contextlib": "chdir",
+    "hashlib": "file_digest",
+    "itertools": "batched",
+    "math": "cbrt exp2 sumprod fma",
+    "operator": "call",
+    "tomllib": "load loads",
+}
+"""What the standard library has had since 3.11 or later."""
+
+
+def test_nothing_that_travels_imports_what_python_3_10_has_not() -> None:
+    for path in (path for folder in FOLDERS for path in (DEPLOY / folder).rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        skipped = {
+            id(inner)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+            for inner in ast.walk(node)
+        }
+        for node in ast.walk(tree):
+            if id(node) in skipped:
+                continue
+            if isinstance(node, ast.ImportFrom) and node.level == 0:
+                newer = NEWER_THAN_3_10.get(node.module or "", "").split()
+                assert not {alias.name for alias in node.names} & set(newer), path
+            elif isinstance(node, ast.Import):
+                assert "tomllib" not in {alias.name for alias in node.names}, path
+            elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                assert node.attr not in NEWER_THAN_3_10.get(node.value.id, "").split(), path
+
+
 PYTHON_3_10 = os.environ.get("PYTHON_3_10") and str(Path(os.environ["PYTHON_3_10"]).absolute())
 """A Python 3.10 with numpy and onnxruntime: an environment of its own."""
 

@@ -81,6 +81,26 @@ def _sum_of_scales(n: Drawn) -> None:
     n.head(n.quant(x, 0.05, 8, signed=False), 4)
 
 
+def _normalized_sum(n: Drawn) -> None:
+    """As in pre-activation networks: the sum goes on, and into a normalization."""
+    a = n.start()
+    b = n.quant(n.node("Relu", [n.conv(a, 4, 4)]), 0.11, 4, signed=False)
+    total = n.node("Add", [a, b])
+    parts = [n.constant(v) for v in ([1.0, -0.7, 0.4, 2.0], [0.3, 0.1, -0.2, 0.0], [0.1] * 4)]
+    x = n.node("BatchNormalization", [total, *parts, n.constant(np.ones(4))], epsilon=1e-5)
+    x = n.quant(n.node("Relu", [x]), 0.05, 8, signed=False)
+    c = n.quant(n.conv(x, 4, 4), 0.11, 8)
+    total = n.quant(total, 0.11, 8)
+    n.head(n.quant(n.node("Add", [total, c]), 0.11, 8), 4)
+
+
+def _three_summands(n: Drawn) -> None:
+    a = n.start()
+    b, c = (n.quant(n.node("Relu", [n.conv(a, 4, 4)]), 0.11, 4, signed=False) for _ in "bc")
+    total = n.node("Add", [n.node("Add", [a, b]), c])
+    n.head(n.quant(n.node("Relu", [total]), 0.17, 5, signed=False), 4)
+
+
 def _product_of_scales(n: Drawn) -> None:
     a = n.start()
     gate = n.quant(n.node("GlobalAveragePool", [a]), 0.03, 8)
@@ -174,6 +194,8 @@ KINDS: dict[str, tuple[Callable[[Drawn], None], str]] = {
     "an image that nobody quantizes": (_unquantized_image, "zero point 100"),
     "zero points": (_asymmetric, "zero point 101"),
     "a sum of two scales": (_sum_of_scales, "table of pairs"),
+    "a sum before a normalization": (_normalized_sum, "QLinearConv, 2-bit weights"),
+    "a sum of three": (_three_summands, "QLinearConv, 2-bit weights"),
     "a product of two scales": (_product_of_scales, "table of pairs"),
     "joined at two scales": (_concat_of_scales, "Concat of codes"),
     "LeakyRelu of a sum": (_leaky, "above and below 0"),

@@ -18,11 +18,14 @@ from deploy.core.errors import InputError, NothingToEvaluate
 from deploy.core.files import json_bytes, npz_bytes, sha256_of_bytes, write_json
 from deploy.core.outcomes import outcomes_record
 from deploy.core.records import write_record
+from deploy.core.share import share_of
 from deploy.core.statistics import mcnemar_exact
 from deploy.core.stored_zip import write_stored_zip
+from deploy.device import comparison_beside
 from deploy.device.command import main as validate
 from deploy.device.compare_command import comparison_lines, main
 from deploy.device.comparison import Outcome, compare, read_outcomes
+from deploy.device.comparison_beside import compare_beside
 from deploy.device.report import read_report
 from deploy.validator_archive import validator_bytes
 from qadtr.__main__ import main as qadtr
@@ -392,3 +395,67 @@ def test_exit_codes_of_what_cannot_be_read(
     assert len(capsys.readouterr().err.splitlines()) == 4
     with pytest.raises(SystemExit, match="4"):
         main(["other.json"])
+
+
+def share(k: int, n: int) -> dict[str, Any]:
+    return share_of(np.arange(n) < k)  # type: ignore[return-value]
+
+
+def beside(
+    won: int = 10, n: int = 50, certified: int = 40, in_float: int = 0, **search: Any
+) -> dict[str, Any]:
+    settings = {"size_px": 5, "queries": 100, "answers": "logits", "location": "random"}
+    facts: dict[str, Any] = {
+        "search": {**settings, "target": None, "asr": share(won, n), **search},
+        "certification": {"patch_px": 3, "certified": share(certified, n)},
+    }
+    return facts | ({"in_float": {"convolution": in_float}} if in_float else {})
+
+
+@pytest.mark.parametrize(
+    ("new", "worse", "not_measured"),
+    [
+        (beside(), [], []),
+        (beside(won=18), [], []),
+        (beside(won=30), ["ASR of the search: 20.0% [11.2%, 33.0%] of 50 -> 60.0%"], []),
+        (beside(certified=20), ["certified accuracy: 80.0%"], []),
+        (beside(in_float=3), ["integers: 3 layers run in float, none did"], []),
+        ({}, [], ["the search for patches is not", "the certified accuracy is not"]),
+        (beside(queries=99), [], ["the search had 100 queries, now 99"]),
+        (beside(queries=101), [], []),
+        (beside(size_px=4), [], ["the search had size_px 5, now 4"]),
+        (beside(answers="classes"), [], ["the search had answers logits, now classes"]),
+        (
+            beside(n=44, won=9, certified=36),
+            [],
+            ["the search was of 50 images, now 44", "the certificate was of 50 images, now 44"],
+        ),
+        (beside(n=45, won=9, certified=36), [], []),
+    ],
+)
+def test_searches_and_certificates_are_compared_too(
+    new: dict[str, Any],
+    worse: list[str],
+    not_measured: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(comparison_beside, "_report", lambda path: {"a": beside(), "b": new}[path])
+    found = compare_beside("a", "b")  # type: ignore[arg-type]
+    for lines, wanted in ((found.worse, worse), (found.not_measured, not_measured)):
+        assert len(lines) == len(wanted)
+        assert all(line.startswith(start) for line, start in zip(lines, wanted, strict=True)), lines
+
+
+def test_a_search_that_is_left_out_fails_the_command(
+    bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--search", "--queries", "10", "--search-images", "10", "--certified", "2"]
+    assert validate([str(bundle), *words, "--certify-images", "5", "--json", "old.json"]) == 0
+    assert validate([str(bundle), "--json", "new.json"]) == 0
+    assert main(["--fail-on-worse", "old.json", "old.json"]) == 0
+    assert main(["--fail-on-worse", "new.json", "old.json"]) == 0
+    capsys.readouterr()
+    assert main(["--fail-on-worse", "old.json", "new.json"]) == 1
+    said = capsys.readouterr().out
+    assert "not measured as before: the search for patches is not in the new result" in said
+    assert "not measured as before: the certified accuracy is not in the new result" in said

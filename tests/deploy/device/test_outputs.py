@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -95,6 +96,50 @@ def test_a_place_that_cannot_be_written_is_found_before_the_work(
     assert main([str(bundle), "--json", "folder"]) == 2
     assert "cannot write folder" in capsys.readouterr().err
     assert ElementTree.parse("junit.xml").getroot()[0].attrib["errors"] != "0"
+
+
+def test_an_unwritable_place_voids_the_other_reports_too(
+    bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("folder").mkdir()
+    Path("file").write_bytes(b"")
+    Path("loop").symlink_to("loop")
+    places = {
+        "folder": "it is a folder",
+        "file/report": "what it lies in is a file",
+        "loop": "a loop of links",
+        "n" * 300: "File name too long",
+    }
+    for place, words in places.items():
+        for option in ("--sarif", "--junit", "--badge"):
+            assert main([str(bundle)]) == 0
+            assert outcomes() == {"pass"}
+            capsys.readouterr()
+            assert main([str(bundle), option, place]) == 2
+            said = capsys.readouterr()
+            assert said.err.startswith(f"validate: cannot write {place}: {words}"), said
+            assert json.loads(Path("report.json").read_text())["outcome"] == "error"
+            suite = ElementTree.parse("junit.xml").getroot()[0].attrib
+            assert (suite["errors"] == "0") is (option == "--junit")  # which is not its place then
+            assert os.path.lexists(place) is (place in ("folder", "loop"))
+
+
+def test_a_full_disk_is_not_called_a_bad_bundle(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    resource = pytest.importorskip("resource")
+    words = "the bundle cannot be copied to {}: {}; make room there for its size, or name another"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        assert main([str(bundle)]) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert words.format(tempfile.gettempdir(), "File too large") in capsys.readouterr().err
+    assert json.loads(Path("report.json").read_text())["outcome"] == "error"
+    monkeypatch.setattr(tempfile, "tempdir", str(Path("nowhere").absolute()))
+    assert main([str(bundle)]) == 2
+    assert words.format(Path("nowhere").absolute(), "No such file")[:60] in capsys.readouterr().err
 
 
 def test_a_bundle_whose_name_is_no_text(bundle: Path) -> None:

@@ -1,0 +1,93 @@
+"""What two reports measured beside the bundle's patches: searches, certificates, integers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..core.files import read_json
+from ..core.share import share_in_words
+from .report import is_report, read_report
+
+_ALMOST = 0.9
+"""Share of the old number of images that counts as no fewer: which images count may change by a
+few."""
+
+
+class Beside(NamedTuple):
+    """What the new report has worse, and what it does not measure as the old one did."""
+
+    worse: list[str]
+    not_measured: list[str]
+
+
+def compare_beside(old: Path, new: Path) -> Beside:
+    """Compare the searches and certificates of two reports; others than reports have none.
+
+    They are of images that each engine has right, so they are not paired: worse is a share whose
+    95% interval lies apart from the old one.
+
+    Args:
+        old: a ``report.json``, or any other result.
+        new: likewise.
+
+    Raises:
+        InputError: a file that is damaged.
+    """
+    found = Beside([], [])
+    before, after = _report(old), _report(new)
+    if before is None or after is None:
+        return found
+    _search(before.get("search"), after.get("search"), found)
+    _certified(before.get("certification"), after.get("certification"), found)
+    layers = sum((after.get("in_float") or {}).values())
+    if layers and not sum((before.get("in_float") or {}).values()):
+        found.worse.append(f"integers: {layers} layers run in float, none did")
+    return found
+
+
+def _report(path: Path) -> Mapping[str, Any] | None:
+    if path.is_dir():
+        return None
+    return read_report(path) if is_report(read_json(path)) else None
+
+
+def _search(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None, found: Beside) -> None:
+    if old is None:
+        return
+    if new is None:
+        found.not_measured.append("the search for patches is not in the new result")
+        return
+    for name in ("size_px", "answers", "location", "target"):
+        if old[name] != new[name]:
+            found.not_measured.append(f"the search had {name} {old[name]}, now {new[name]}")
+    if new["queries"] < old["queries"]:
+        found.not_measured.append(f"the search had {old['queries']} queries, now {new['queries']}")
+    _fewer("the search", old["asr"], new["asr"], found)
+    if new["asr"]["low"] > old["asr"]["high"]:
+        found.worse.append(f"ASR of the search: {_between(old['asr'], new['asr'])}")
+
+
+def _certified(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None, found: Beside) -> None:
+    if old is None:
+        return
+    if new is None:
+        found.not_measured.append("the certified accuracy is not in the new result")
+        return
+    if new["patch_px"] < old["patch_px"]:
+        found.not_measured.append(
+            f"the certificate was against patches of {old['patch_px']} px, now {new['patch_px']}"
+        )
+    _fewer("the certificate", old["certified"], new["certified"], found)
+    if new["certified"]["high"] < old["certified"]["low"]:
+        found.worse.append(f"certified accuracy: {_between(old['certified'], new['certified'])}")
+
+
+def _fewer(what: str, old: Mapping[str, Any], new: Mapping[str, Any], found: Beside) -> None:
+    if new["n"] < _ALMOST * old["n"]:
+        found.not_measured.append(f"{what} was of {old['n']} images, now {new['n']}")
+
+
+def _between(old: Any, new: Any) -> str:
+    return f"{share_in_words(old)} -> {share_in_words(new)}"
