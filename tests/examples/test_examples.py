@@ -94,7 +94,7 @@ def fitted(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> ResNet32:
         torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     )
     optimizer = torch.optim.Adam(module.parameters(), lr=3e-3)
-    for step in range(24):
+    for step in range(13):
         some = np.arange(25 * step, 25 * step + 25) % len(images)
         logits = module((torch.from_numpy(images[some]) / 255.0 - mean) / std)
         torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels[some])).backward()
@@ -114,7 +114,7 @@ def test_the_pretrained_example_is_short() -> None:
 def test_the_pretrained_example_runs_on_its_own_words(tmp_path: Path) -> None:
     """With drawn weights and small data, by the script's own text."""
     rng = np.random.default_rng(0)
-    for split, count in (("test", 80), ("train", 600)):
+    for split, count in (("test", 30), ("train", 330)):
         labels = np.arange(count) % 10
         images = rng.integers(0, 100, (count, 3, 32, 32)).astype(np.uint8)
         for image, label in zip(images, labels, strict=True):
@@ -126,8 +126,8 @@ def test_the_pretrained_example_runs_on_its_own_words(tmp_path: Path) -> None:
         kind="universal",
         patch=rng.integers(0, 256, (1, 3, 8, 8), np.uint8),
         mask=np.ones((8, 8), np.bool_),
-        positions=np.full((80, 2), 12, np.int32),
-        image_indices=np.arange(80),
+        positions=np.full((30, 2), 12, np.int32),
+        image_indices=np.arange(30),
     )
     write_patch_set(tmp_path / "patches" / "noise.npz", noise)
     words = [f"--weights={tmp_path}/weights.safetensors", f"--data={tmp_path}/images"]

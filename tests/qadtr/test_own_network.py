@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import qadtr
 from qadtr.__main__ import main
+from tests.qadtr import own_shapes
 from training.data import ImageSet
 
 NETWORK = """
@@ -94,33 +96,6 @@ def test_an_own_network_goes_the_whole_way(
     assert "all in integers: 3 convolution, 1 matrix product, 2 pool, 1 gate" in done.stdout
 
 
-SHAPES = """
-import torch
-from torch import nn
-
-class Grey(nn.Module):
-    def __init__(self, classes):
-        super().__init__()
-        self.conv, self.norm = nn.Conv2d(1, 8, 5, 2), nn.BatchNorm2d(8)
-        self.hidden, self.linear = nn.Linear(8 * 6 * 8, 12), nn.Linear(12, classes)
-
-    def forward(self, x):
-        x = torch.max_pool2d(torch.relu(self.norm(self.conv(x))), 2)
-        return self.linear(torch.relu(self.hidden(x.flatten(1))))
-
-class Wide(nn.Module):
-    def __init__(self, classes):
-        super().__init__()
-        self.stem, self.norm = nn.Conv2d(3, 8, 7, 4, 3, bias=False), nn.BatchNorm2d(8)
-        self.conv, self.act = nn.Conv2d(8, 32, 3, 2, 1), nn.Hardswish()
-        self.linear = nn.Linear(32 * 12 * 16, classes)
-
-    def forward(self, x):
-        x = torch.relu(self.norm(self.stem(x)))
-        return self.linear(self.act(self.conv(x)).flatten(1))
-"""
-
-
 def squares(shape: tuple[int, int, int], classes: int, split: str, count: int) -> ImageSet:
     """Noise, and a square that is brighter where the class is: N×C×H×W, integers N."""
     rng = np.random.default_rng(len(split))
@@ -132,6 +107,57 @@ def squares(shape: tuple[int, int, int], classes: int, split: str, count: int) -
         top, left = height * (label // across) // across, width * (label % across) // across
         image[:, top : top + height // across, left : left + width // across] += 150
     return qadtr.ImageSet.from_arrays(images, labels, split=split)
+
+
+@pytest.mark.parametrize(
+    ("module", "shape", "classes"),
+    [
+        (own_shapes.Grey, (1, 28, 36), 3),
+        pytest.param(own_shapes.Wide, (3, 96, 128), 100, marks=pytest.mark.slow),
+    ],
+)
+def test_images_of_any_shape_go_the_whole_way_from_python(
+    module: type[own_shapes.Grey | own_shapes.Wide],
+    shape: tuple[int, int, int],
+    classes: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    images = [squares(shape, classes, split, 400) for split in ("train", "test")]
+    mean, std = (0.2,) * shape[0], (0.2,) * shape[0]
+    example = torch.zeros(1, *shape)
+    network = qadtr.quantize(module(classes), example, bits=(32, 8, 4), mean=mean, std=std)
+    run = qadtr.train(
+        network,
+        images,
+        "runs/own",
+        epochs=4,
+        defense={"name": "qadtr", "sizes_px": [5], "personal_px": 5},
+        settings={"training.batch_size": 32, "data.augment": "none"},
+        progress=False,
+    )
+    assert (run.network_name, run.defense) == (module.__name__.lower(), "qadtr")
+    (model,) = qadtr.export(run, bits=[4], count=100)
+    assert model.certificate is not None
+    assert model.certificate.ok
+    white = qadtr.make_patches(run, size=5, count=40, settings={"steps": 5})
+    black = {"steps": 8, "bit_widths": [4]}
+    found = qadtr.make_patches(
+        run, "sparse-rs", size=5, count=40, engine="onnxruntime", settings=black
+    )
+    results = qadtr.evaluate(run, [white, found], latency=False)
+    assert [(row.bits, row.patch) for row in results.rows] == [
+        ("4", white.name),
+        ("4", found.name),
+    ]
+    qadtr.bundle(run, "own.qadtr", patches=[white, found], max_asr=1.0, max_drift=0.1)
+    assert qadtr.validate("own.qadtr").passed
+    assert main(["validator", "--out", "validate.pyz"]) == 0
+    words = [sys.executable, "-I", "validate.pyz", "own.qadtr"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.slow
@@ -148,7 +174,7 @@ def test_images_of_any_shape_go_the_whole_way(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / f"shapes_{network}.py").write_text(SHAPES, encoding="utf-8")
+    (tmp_path / f"shapes_{network}.py").write_bytes(Path(own_shapes.__file__).read_bytes())
     config = CONFIG.replace("someones_module:Theirs", f"shapes_{network}:{network}")
     for line in ("mean = [0.3, 0.3, 0.3]", "std = [0.2, 0.2, 0.2]"):
         config = config.replace(line, f"{line.split()[0]} = {mean}")
