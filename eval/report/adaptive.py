@@ -77,7 +77,7 @@ def _table(records: Sequence[Mapping[str, Any]]) -> Table:
 def _order(record: AdaptiveRecord) -> tuple[object, ...]:
     model = record["model"]
     return (
-        *model_order(model)[:3],
+        *model_order(model),
         *(_LAWS.index(record["law"]), -max(model["bit_widths"])),
     )
 

@@ -188,8 +188,8 @@ def tables_from_records(records: Iterable[Mapping[str, Any]]) -> tuple[ResultTab
 def _table(evaluations: Sequence[EvaluationRecord], checks: AttackChecks) -> ResultTable:
     of_row: dict[tuple[object, ...], list[EvaluationRecord]] = {}
     for evaluation in evaluations:
-        of_row.setdefault(_order(evaluation["model"]), []).append(evaluation)
-    ordered = [of_row[key] for key in sorted(of_row)]
+        of_row.setdefault(_identity(evaluation["model"]), []).append(evaluation)
+    ordered = sorted(of_row.values(), key=lambda found: _order(found[-1]["model"]))
     newest = [found[-1] for found in ordered]
     names = names_of_models(one["model"] for one in evaluations)
     images = evaluations[-1]["images"]
@@ -281,8 +281,15 @@ def keys(model: Mapping[str, Any], *names: str) -> list[object]:
     return [model[name] for name in names]
 
 
+_IDENTITY = ("network", "defense", "checkpoint_sha256", "bit_width", "engine", "file_sha256")
+
+
+def _identity(model: ModelFacts) -> tuple[object, ...]:
+    """What tells one model from another; not its run, whose folder may be renamed."""
+    return tuple(keys(model, *_IDENTITY))
+
+
 def _order(model: ModelFacts) -> tuple[Any, ...]:
-    """What sorts models, and tells one from another."""
     last = (-model["bit_width"], model["engine"], model["file_sha256"] or "")
     return (*model_order(model), *last)
 

@@ -78,6 +78,13 @@ def name_of(model: Any) -> str:
 
 
 def model_order(model: Any) -> tuple[object, ...]:
-    """What sorts networks: by name, plain ones first."""
+    """What sorts networks: by name, plain ones first; then by run folder, seeds as numbers."""
     defense = model["defense"]
-    return model["network"], defense not in PLAIN, defense, model["checkpoint_sha256"] or ""
+    run = model.get("run") or {"name": "", "seed": 0}
+    folder = (run["name"].rstrip("0123456789"), run["seed"], run["name"])
+    return (
+        model["network"],
+        defense not in PLAIN,
+        defense,
+        (*folder, model["checkpoint_sha256"] or ""),
+    )

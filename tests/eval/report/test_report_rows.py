@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from deploy.core.errors import InputError, NothingToEvaluate
 from eval.report.rows import ResultTable, tables_from_records
+from tests.eval.report.test_names import of_run
 
 Record = dict[str, Any]
 MakeRecord = Callable[..., Record]
@@ -146,3 +148,20 @@ def test_a_record_that_lacks_a_field(evaluation: MakeRecord) -> None:
     del record["payload"]["floor"]
     with pytest.raises(InputError, match="floor"):
         tables_from_records([record])
+
+
+def test_runs_stand_in_the_order_of_their_folders_and_seeds(evaluation: MakeRecord) -> None:
+    made = evaluation(defense="qadtr")
+    seeds = (10, 2, 1)
+    records = [of_run(made, f"{name}-seed{seed}", seed) for name in "ba" for seed in seeds]
+    (table,) = tables_from_records(records)
+    ordered = [row.label.partition(": ")[2].partition(",")[0] for row in table.rows]
+    assert ordered == [f"{name}-seed{seed}" for name in "ab" for seed in (1, 2, 10)]
+
+
+def test_a_renamed_run_stays_one_row(evaluation: MakeRecord) -> None:
+    old = of_run(evaluation(defense="qadtr"), "old")
+    new = copy.deepcopy(old)
+    new["payload"]["model"]["run"]["name"] = "new"
+    (table,) = tables_from_records([old, new])
+    assert len(table.rows) == 1
