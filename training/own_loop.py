@@ -120,6 +120,8 @@ class DefendedLoop:
         if extra is not None:
             extra.backward()
         self.defense.learn(step, shown.grad, logits.detach(), batch)
+        # What else asks the network for gradients, an attack in the loop, gets them without noise.
+        self.network.switch.gradient_noise = 0.0
 
     def patches(self) -> Mapping[str, Mapping[str, Any]]:
         """The universal patches so far, by name: arrays as supplied patches have them."""

@@ -165,6 +165,12 @@ def test_a_step_of_ones_own_loop_out_of_order() -> None:
     shown = loop.prepare(0, pixels, labels, torch.arange(10))
     with pytest.raises(UsageError, match=r"call loss\.backward"):
         loop.learn(made(shown))
+    shown = loop.prepare(1, pixels, labels, torch.arange(10))
+    assert made.switch.gradient_noise > 0.0
+    logits = made(shown)
+    logits.sum().backward()
+    loop.learn(logits)
+    assert made.switch.gradient_noise == 0.0
     assert set(loop.patches()) == {"universal-square-3px-random"}
 
 
