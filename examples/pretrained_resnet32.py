@@ -3,7 +3,7 @@ at 8 bits without training, then two epochs of QADT-R at 8, 4 and 2 bits; files,
 
     python examples/pretrained_resnet32.py --weights FILE.safetensors --data CIFAR10 --out RUNS
 
-The patches are from a network that has nothing to do with this one (--patches).
+The patches are made on a network that has nothing to do with this one (--source, a run).
 """
 
 import argparse
@@ -18,7 +18,7 @@ import qadtr
 parser = argparse.ArgumentParser(description=__doc__)
 for name in ("weights", "data", "out"):
     parser.add_argument(f"--{name}", type=Path, required=True)
-parser.add_argument("--patches", default="results/cifar10-resnet8-cpu/source/patches")
+parser.add_argument("--source", default="results/cifar10-resnet8-cpu/source")
 given = parser.parse_args()
 splits = ("train", "holdout", "test")
 images = [qadtr.ImageSet.from_folder(given.data, split) for split in splits]
@@ -32,7 +32,9 @@ slow, out = {"training.learning_rate": 0.02}, given.out / "qadtr"
 trained = qadtr.train(network, images, out, epochs=2, defense="qadtr", settings=slow)
 qadtr.export(calibrated, bits=(32, 8))
 qadtr.export(trained, bits=(8, 4, 2))
-results = qadtr.evaluate([calibrated, trained], given.patches, latency=False)
+count, file = min(500, len(images[2])), given.out / "lavan-8.npz"
+patches = qadtr.make_patches(given.source, "lavan", images, size=8, count=count, out=file)
+results = qadtr.evaluate([calibrated, trained], patches, latency=False)
 for row in results.rows:
-    print(f"{row.defense} {row.bits} bits, {row.patch}: clean {row.clean:.2%}, ASR {row.asr:.1%}")
+    print(f"{row.defense} {row.bits} bits: clean {row.clean:.2%}, ASR {row.asr:.1%}")
 results.to_csv(given.out / "results.csv")

@@ -16,12 +16,12 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import qadtr
-from deploy.core.patch_set import write_patch_set
 from examples.notebooks import SCRIPTS, notebook_of
 from examples.resnet32 import ResNet32
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
+SOURCE = ROOT / "results" / "cifar10-resnet8-cpu" / "source"
 
 
 def run(folder: Path, *words: str | Path) -> str:
@@ -119,24 +119,16 @@ def test_the_pretrained_example_runs_on_its_own_words(tmp_path: Path) -> None:
         images = rng.integers(0, 100, (count, 3, 32, 32)).astype(np.uint8)
         for image, label in zip(images, labels, strict=True):
             image[label % 3, :, 3 * label : 3 * label + 5] += 150
-        qadtr.ImageSet.from_arrays(images, labels, split=split).write(tmp_path / "images")
+        one = qadtr.ImageSet.from_arrays(images, labels, qadtr.load(SOURCE).classes, split=split)
+        one.write(tmp_path / "images")
     save_file(fitted(images, labels).state_dict(), tmp_path / "weights.safetensors")
-    noise = qadtr.PatchSet(
-        name="noise",
-        kind="universal",
-        patch=rng.integers(0, 256, (1, 3, 8, 8), np.uint8),
-        mask=np.ones((8, 8), np.bool_),
-        positions=np.full((30, 2), 12, np.int32),
-        image_indices=np.arange(30),
-    )
-    write_patch_set(tmp_path / "patches" / "noise.npz", noise)
     words = [f"--weights={tmp_path}/weights.safetensors", f"--data={tmp_path}/images"]
     said = run(
         tmp_path,
         EXAMPLES / "pretrained_resnet32.py",
         *words,
         f"--out={tmp_path}/runs",
-        f"--patches={tmp_path}/patches",
+        f"--source={SOURCE}",
     )
     assert said.count("clean") == 5
     assert (tmp_path / "runs" / "results.csv").is_file()
