@@ -11,6 +11,7 @@ Brevitas' own example networks for FINN, with drawn weights and statistics.
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +21,6 @@ import torch
 from brevitas.export import export_qonnx
 from brevitas.graph.calibrate import calibration_mode
 from brevitas.graph.quantize import preprocess_for_quantize, quantize
-from brevitas_examples.bnn_pynq.models import model_with_cfg
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 from torch import Tensor, nn
 
@@ -111,11 +111,13 @@ def by_static(module: nn.Module, x: Tensor, path: Path) -> None:
 def by_example(name: str, path: Path) -> None:
     """One of Brevitas' examples, to a QONNX file."""
     torch.manual_seed(0)
-    network, config = model_with_cfg(name, pretrained=False)
+    examples = importlib.import_module("brevitas_examples.bnn_pynq.models")
+    network, config = examples.model_with_cfg(name, pretrained=False)
     for part in network.modules():
         if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
-            part.running_mean.normal_(0.0, 0.5)
-            part.running_var.uniform_(0.5, 2.0)
+            for statistic in (part.running_mean, part.running_var):
+                assert statistic is not None
+                statistic.uniform_(0.5, 2.0)
             if part.affine:
                 part.weight.data.uniform_(-1.0, 1.5)
                 part.bias.data.normal_(0.0, 0.3)
