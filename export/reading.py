@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -93,6 +94,10 @@ def read_model(path: Path | str, *, max_bytes: int = MAX_FILE_BYTES) -> onnx.Mod
     """
     path = Path(path)
     model = _parse(path, max_bytes)
+    if model.graph.input and model.graph.output and not model.graph.node:
+        raise InputError(
+            f"{path}: its graph has no nodes, so that its output is its input; expected a network"
+        )
     if not model.graph.node or not model.graph.output:
         raise InputError(
             f"{path} holds no ONNX graph: expected nodes and outputs, found "
@@ -202,7 +207,7 @@ def _load_external_data(model: onnx.ModelProto, path: Path, max_bytes: int) -> N
             continue
         entries = {entry.key: entry.value for entry in tensor.external_data}
         location = entries.get("location", "")
-        file = (folder / location).resolve()
+        file = Path(os.path.realpath(folder / location.replace("\0", "?")))
         if not location or not file.is_relative_to(folder) or file == folder:
             raise InputError(
                 f"{path}: tensor {tensor.name!r} wants its data from {location!r}, which is "
@@ -210,6 +215,8 @@ def _load_external_data(model: onnx.ModelProto, path: Path, max_bytes: int) -> N
             )
         try:
             offset = int(entries.get("offset", "0"))
+            if file.exists() and not file.is_file():  # a pipe would be waited for
+                raise OSError("it is no file")
             size = file.stat().st_size
             length = int(entries.get("length", str(size - offset)))
             total += length

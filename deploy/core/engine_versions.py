@@ -53,15 +53,22 @@ def _need(found: OnnxFile) -> tuple[str, str]:
 
 
 def version_key(version: str) -> tuple[int, ...]:
-    """Return the numbers of a version, to compare; what follows them does not count."""
-    release = re.match(r"\d+(\.\d+)*", version)
-    return tuple(map(int, release[0].split("."))) if release else ()
+    """Return the numbers of a version, to compare: (1, 23) of "1.23.0rc1", () where there are none.
+
+    What follows them does not count, nor do zeros at their end.
+    """
+    release = re.match(r"v?([0-9]{1,9}(\.[0-9]{1,9})*)", version.strip())
+    numbers = [int(number) for number in release[1].split(".")] if release else []
+    while numbers and not numbers[-1]:
+        numbers.pop()
+    return tuple(numbers)
 
 
 def why_too_old(found: OnnxFile, version: str) -> str | None:
-    """Return what an ONNX Runtime of this version lacks for a file; None where it is new enough."""
+    """Return what an ONNX Runtime of this version lacks for a file; None where it is new enough, or
+    its version has no numbers."""
     what, oldest = _need(found)
-    if version_key(version) >= version_key(oldest):
+    if not version_key(version) or version_key(version) >= version_key(oldest):
         return None
     text = f"it needs onnxruntime {oldest} or newer for {what}: upgrade it"
     if version_key(oldest) > version_key(OLDEST) and asks_for_integers(found.operators):

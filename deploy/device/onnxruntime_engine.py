@@ -351,7 +351,7 @@ def require_its_numpy() -> None:
     for name in ("onnxruntime", "onnxruntime-gpu"):
         with suppress(metadata.PackageNotFoundError):
             version = metadata.version(name)
-            if version_key(version) < version_key(OLDEST_FOR_NUMPY_2):
+            if () < version_key(version) < version_key(OLDEST_FOR_NUMPY_2):
                 raise EngineUnavailable(
                     f"{name} {version} was compiled for numpy 1 and does not import beside numpy "
                     f"{np.__version__}: upgrade {name} ({OLDEST_FOR_NUMPY_2} or newer), or pip "

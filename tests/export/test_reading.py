@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,25 @@ def test_external_data_inside_the_folder_are_read(model: onnx.ModelProto, tmp_pa
     np.testing.assert_array_equal(initializers(read_model(path))["stem.weight"], expected)
     (tmp_path / "weights.bin").write_bytes(b"short")
     refused(path, "stem.weight", "weights.bin")
+
+
+@pytest.mark.parametrize("location", ["pipe", "folder", "w\0.bin"])
+def test_external_data_in_what_is_no_file(
+    location: str, model: onnx.ModelProto, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "pipe")  # nobody ever writes to it
+    (tmp_path / "folder").mkdir()
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=location)
+    refused(save(model, tmp_path / "m.onnx"), "cannot be read")
+
+
+def test_a_graph_without_nodes_is_not_called_damaged(tmp_path: Path) -> None:
+    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, 8, 8])
+    model = helper.make_model(helper.make_graph([], "g", [images], [images]))
+    refused(save(model, tmp_path / "m.onnx"), "its output is its input")
 
 
 def test_a_missing_initializer_is_refused(model: onnx.ModelProto, tmp_path: Path) -> None:

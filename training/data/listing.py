@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,6 +26,9 @@ from training.data.image_file import SUFFIXES, read_image
 HOLDOUT_PURPOSE = "qadtr folder holdout 1"
 _FOLDERS = {"train": ("train",), "holdout": ("train",), "test": ("test", "val")}
 _AHEAD_PER_CORE = 4
+
+_NUMBERED = re.compile("(.*?)([0-9]+)")
+"""What numbers are counted in, and the number: "12", "class_3"."""
 
 _log = logging.getLogger(__name__)
 _say_once = cache(_log.warning)
@@ -108,7 +112,8 @@ def list_folder(root: Path, split: str, name: str | None = None) -> Listing:
 
     Classes are sorted by name as text, as torchvision's ``ImageFolder`` sorts them; where their
     names are numbers and that is another order, a warning says so. What lies in a class folder and
-    is no image (another ending, a folder) is counted in a warning; hidden files are not.
+    is no image (another ending, a folder) is counted in a warning, and so are images beside the class
+    folders; hidden files are not.
 
     Args:
         root: folder with `train/` and `test/` (`val/` is taken where there is no `test/`).
@@ -135,6 +140,7 @@ def list_folder(root: Path, split: str, name: str | None = None) -> Listing:
             )
         files += [f"{class_name}/{file}" for file in found]
         labels += [label] * len(found)
+    passed_over += _images_of(folder)[0]  # beside the class folders
     if passed_over:
         _say_passed_over(passed_over, folder)
     keys = [os.fsencode(file) for file in files]
@@ -218,14 +224,17 @@ def _say_passed_over(names: list[str], folder: Path) -> None:
     )
     counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common(4))
     _say_once(
-        f"{folder}: {len(names):,} entries of class folders are skipped ({counts}), such as "
-        f"{names[0]}; images lie in the class folder itself and end in {', '.join(SUFFIXES)}"
+        f"{folder}: {len(names):,} entries are skipped ({counts}), such as {printable(names[0])}; "
+        f"images lie in the class folder itself and end in {', '.join(SUFFIXES)}"
     )
 
 
 def _say_if_numbers(classes: tuple[str, ...], folder: Path) -> None:
-    if all(name.isdecimal() for name in classes) and list(classes) != sorted(classes, key=int):
-        label = next(i for i, name in enumerate(classes) if i != int(name))
+    found = [_NUMBERED.fullmatch(name) for name in classes]
+    numbers = [int(one[2]) for one in found if one is not None and one[1] == (found[0] or one)[1]]
+    in_order = sorted(numbers)
+    if len(numbers) == len(classes) and numbers != in_order:
+        label = next(i for i, number in enumerate(numbers) if number != in_order[i])
         _say_once(
             f"{folder}: class folders named by numbers are sorted as text, as torchvision does: "
             f"label {label} is class {classes[label]!r}; pad them ('02') for the order of numbers"

@@ -8,9 +8,11 @@ paths (a shared file system), and qadtr with the extras ``eval`` and ``cluster``
 from __future__ import annotations
 
 import multiprocessing
+import os
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +20,7 @@ from typing import Any, Literal
 import torch
 from pydantic import model_validator
 
-from deploy.core.errors import EngineUnavailable, UsageError
+from deploy.core.errors import EngineUnavailable, QadtrError, UsageError
 from deploy.core.installing import install_command
 from deploy.core.records import read_records
 from eval.measure.checks.checks_record import AttackChecks, attack_checks_from_records
@@ -128,17 +130,29 @@ def _in_pool(
     data: Path | None,
     provenance: Mapping[str, Any],
 ) -> Iterator[str]:
-    futures = [pool.submit(do_job, job, data, provenance) for job in jobs]
     try:
+        futures = [pool.submit(do_job, job, data, provenance) for job in jobs]
         for future in as_completed(futures):
             yield future.result()
+    except BrokenProcessPool as error:
+        raise QadtrError(_KILLED) from error
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
         raise
 
 
+_KILLED = (
+    "a worker was killed, as the kernel does where memory runs out; what was done is kept: run the "
+    "same command again, with fewer --workers"
+)
+
+
 @contextmanager
 def _ray(address: str, workers: int) -> Iterator[Any]:
+    if address == "local":
+        # Read when Ray is imported: its processes then listen on 127.0.0.1 alone. Its name is of
+        # the systems where that is the default.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     try:
         import ray  # here: an extra, and slow to import
     except ImportError as error:
@@ -185,6 +199,8 @@ def _on_ray(
                 ray.cancel(reference)
             # The error that the job raised, as it would be raised here.
             raise (error.cause if isinstance(error.cause, Exception) else error) from error
+        except ray.exceptions.RayError as error:
+            raise QadtrError(_KILLED) from error
 
 
 def checks_of_targets(plan: MatrixPlan) -> AttackChecks:

@@ -153,3 +153,25 @@ def test_a_package_that_fails_on_import_stops_neither_doctor_nor_the_message(
         path = contents.models["onnxruntime"].path
         with pytest.raises(EngineUnavailable, match="needs the package openvino"):
             open_engine("openvino", path)
+
+
+@pytest.mark.parametrize(
+    ("version", "key"),
+    [
+        ("1.23.0", (1, 23)),
+        ("1.23", (1, 23)),
+        ("1.23.0.dev20260101", (1, 23)),
+        ("1.23.2+cuda12", (1, 23, 2)),
+        ("1.24.0rc1", (1, 24)),
+        ("v1.24.4", (1, 24, 4)),
+        ("2", (2,)),
+        ("", ()),
+        ("nightly", ()),
+        ("1." + "9" * 5000, (1, 999999999)),
+    ],
+)
+def test_versions_in_every_spelling(version: str, key: tuple[int, ...]) -> None:
+    assert version_key(version) == key
+    assert (why_too_old(OnnxFile(tensors={("w", 22)}), version) is None) is (
+        not key or key >= (1, 23)
+    )

@@ -257,11 +257,13 @@ def test_what_is_skipped_in_class_folders_is_counted_and_said_once(
         (cat / f"{number}.avif").write_bytes(b"")
     (cat / "3.png").rename(cat / "3.JFIF")
     (cat / "4.png").rename(cat / "4")
+    (root / "test" / "beside.png").write_bytes(b"")
+    (root / "test" / ".hidden.png").write_bytes(b"")
     for _ in range(2):
         images = load_images("folder", root, "test")
     assert (images.labels == 0).sum() == 1
     (said,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
-    assert "5 entries of class folders are skipped (3 .avif, 1 folders, 1 without an ending)" in said
+    assert "6 entries are skipped (3 .avif, 1 folders, 1 without an ending, 1 .png)" in said
 
 
 def test_numbered_classes_in_another_order_than_their_numbers_are_said(
@@ -319,3 +321,26 @@ def test_a_class_too_small_to_hold_out_from(root: Path) -> None:
 def test_impossible_size(root: Path) -> None:
     with pytest.raises(InputError, match="at least 1 px, got 0"):
         load_images("folder", root, "test", size=0)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["0", "1", "2", "10"], "label 2 is class '10'"),
+        (["class_1", "class_2", "class_10"], "label 1 is class 'class_10'"),
+        (["n5", "n40", "n123"], "label 0 is class 'n123'"),
+        (["00", "01", "10"], None),
+        (["a1", "b10", "c2"], None),  # no counting of one thing
+        (["cat", "dog2", "dog10"], None),
+    ],
+)
+def test_numbers_in_the_names_of_classes_that_are_not_in_their_order(
+    names: list[str], said: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in names:
+        (tmp_path / "test" / name).mkdir(parents=True)
+        Image.fromarray(pixels(12, 10)).save(tmp_path / "test" / name / "0.png")
+    load_images("folder", tmp_path, "test", size=8)
+    warnings_ = [r.getMessage() for r in caplog.records if "named by numbers" in r.getMessage()]
+    assert len(warnings_) == (said is not None)
+    assert said is None or said in warnings_[0]
