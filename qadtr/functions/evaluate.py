@@ -62,8 +62,9 @@ def evaluate(
     Example:
         >>> results = qadtr.evaluate("runs/own", patches, [training_set, test_set], bits=[4],
         ...     latency=False)
-        >>> [(row.bits, row.engine, 0.0 <= row.asr <= 1.0) for row in results.rows]
-        [('4', 'onnxruntime-cpu', True)]
+        >>> row, = results.rows
+        >>> row.bits, row.engine, 0.0 <= row.asr <= 1.0
+        ('4', 'onnxruntime-cpu', True)
         >>> results.to_csv().startswith("kind,name,run,seed,network,")
         True
     """
@@ -117,7 +118,8 @@ def adaptive(
     Example:
         >>> found = qadtr.adaptive("runs/own", [training_set, test_set], bits=[4], count=12,
         ...     settings={"size_px": 4, "steps": 2})
-        >>> [(row.bits, row.engine, row.whitebox) for row in found.rows][-1]
+        >>> row = found.rows[-1]
+        >>> row.bits, row.engine, row.whitebox
         ('4', 'torch', True)
     """
     folders = all_opened(runs, images)

@@ -61,7 +61,9 @@ def test_what_differs_is_named(
     assert "seed is 9, the run has 3; training.learning_rate is 0.2, the run has 0.1" in line
     assert f"qadtr train --resume --out {folder}" in line
     given = ["train", "--resume", "--out", str(folder)]
-    assert "--set has no effect on a run that is resumed" in refusal([*given, "--set", "seed=4"], capsys, code=4)
+    assert "--set has no effect on a run that is resumed" in refusal(
+        [*given, "--set", "seed=4"], capsys, code=4
+    )
     assert "--out RUN" in refusal(["train", "--resume"], capsys, code=4)
     assert "CONFIG is needed" in refusal(["train"], capsys, code=4)
     assert "nothing to resume" in refusal(["train", "--resume", "--out", str(tmp_path)], capsys)

@@ -134,8 +134,8 @@ class Refused(InputError):
         >>> try:
         ...     qadtr.quantize(normalized, torch.zeros(1, 3, 16, 24))
         ... except qadtr.Refused as error:
-        ...     [(one.path, one.operation) for one in error.refusals]
-        [('1', 'LayerNorm')]
+        ...     error.refusals[0].path, error.refusals[0].operation
+        ('1', 'LayerNorm')
     """
 
     def __init__(self, refusals: tuple[Refusal, ...]) -> None:
