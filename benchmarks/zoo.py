@@ -287,16 +287,22 @@ def zoo_page(records: Sequence[Mapping[str, Any]]) -> str:
             f"written by hand. {len(taken)} of {len(taken) + len(refused)} networks of "
             "`pytorchcv`, unmodified, are taken. Weights are drawn; BatchNorm's statistics and the "
             "last layer come from training images (CIFAR-10 at 32 px, Imagenette above), the "
-            "classes are of test images. Seconds are of one thread. `make test-zoo` does the same "
-            "on few images."
+            "classes are of test images. Seconds are of one thread beside other work, so upper "
+            "bounds. `make test-zoo` does the same on few images."
         ),
         zoo_table(records).markdown(),
     ]
     if refused:
         parts.append("Refused:")
-        parts.append("\n".join(f"- {p['network']}: {p['refused']}" for p in refused))
+        parts.append("\n".join(f"- {p['network']}: {_shortened(p['refused'])}" for p in refused))
     parts.append(f"Commit {commits}.")
     return "\n\n".join(parts) + "\n"
+
+
+def _shortened(refusal: str) -> str:
+    """The first reason of a refusal, which has a line for each operation."""
+    what, *reasons = refusal.splitlines()
+    return f"{what} The first: {reasons[0].strip()}" if reasons else what
 
 
 def _write_page(arguments: argparse.Namespace) -> int:

@@ -9,7 +9,8 @@ import pytest
 from sklearn.datasets import load_sample_images
 
 from benchmarks.zoo import CIFAR as SMALL_ONES
-from benchmarks.zoo import NAMES, SIZES, Amounts, measured, sound
+from benchmarks.zoo import KIND, NAMES, RECORDS, SIZES, Amounts, main, measured, sound
+from deploy.core.records import records_so_far
 from training.data import ImageSet
 
 FEW = Amounts(calibration=16, agreement=8, parity=2, batch=8)
@@ -50,3 +51,10 @@ def test_a_network_of_others_is_taken_whole(name: str) -> None:
 def test_at_most_two_networks_are_refused() -> None:
     assert len(NAMES) == 28
     assert len(REFUSED) <= 2
+
+
+def test_the_page_is_that_of_the_records() -> None:
+    payloads = [record["payload"] for record in records_so_far(RECORDS, KIND)]
+    assert {one["network"] for one in payloads} == set(NAMES)
+    assert {one["network"] for one in payloads if not sound(one)} == set(REFUSED)
+    assert main(["--page", "--check"]) == 0
