@@ -22,7 +22,7 @@ from .core.files import read_bytes, sha256_of_bytes
 from .core.host import host_facts
 from .core.images import GREY_OR_RGB
 from .core.installing import install_command
-from .core.model_engine import ModelEngine
+from .core.model_engine import ModelEngine, require_threads
 from .core.operator_kinds import KINDS
 from .core.text import one_line
 from .core.tflite_file import read_tflite
@@ -83,8 +83,7 @@ class LiteRtEngine(ModelEngine):
     """
 
     def __init__(self, model: Path, *, threads: int = 1, kernels: str = "xnnpack") -> None:
-        if threads < 1:
-            raise UsageError(f"expected 1 thread or more, got {threads}")
+        require_threads(threads)
         if kernels not in KERNELS:
             raise UsageError(f"unknown kernels {kernels!r}; available: {', '.join(KERNELS)}")
         machine = host_facts().machine

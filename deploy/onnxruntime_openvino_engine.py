@@ -15,11 +15,12 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from .core.errors import EngineUnavailable, InputError, UsageError
+from .core.errors import EngineUnavailable, InputError
 from .core.files import read_bytes
 from .core.host import host_facts
 from .core.images import INPUT_ZERO_POINT
 from .core.model_contents import read_model_contents
+from .core.model_engine import require_threads
 from .core.onnx_operators import OnnxFile
 from .core.scratch import Scratch
 from .device.onnxruntime_engine import OnnxRuntimeEngine
@@ -79,8 +80,7 @@ class OnnxRuntimeOpenVinoEngine(FromPlugin, OnnxRuntimeEngine):
     )
 
     def __init__(self, model: Path, *, threads: int = 1) -> None:
-        if threads < 1:
-            raise UsageError(f"expected 1 thread or more, got {threads}")
+        require_threads(threads)
         if host_facts().u8s8_saturates:
             raise EngineUnavailable(
                 "this processor has no VNNI: OpenVINO's int8 kernels saturate on it; use the "

@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .core.errors import EngineUnavailable, InputError, UsageError
+from .core.errors import EngineUnavailable, InputError
 from .core.files import read_bytes, sha256_of_bytes
 from .core.host import host_facts
 from .core.images import GREY_OR_RGB
 from .core.installing import install_command
-from .core.model_engine import ModelEngine
+from .core.model_engine import ModelEngine, require_threads
 from .core.text import one_line
 
 logger = logging.getLogger(__name__)
@@ -69,8 +69,7 @@ class OpenVinoEngine(ModelEngine):
     """
 
     def __init__(self, model: Path, *, threads: int = 1, integers: bool | None = None) -> None:
-        if threads < 1:
-            raise UsageError(f"expected 1 thread or more, got {threads}")
+        require_threads(threads)
         self._model = Path(model)
         self.name, self.threads = "openvino-cpu", threads
         saturates = host_facts().u8s8_saturates

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import math
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -18,7 +19,15 @@ _CHOICE = re.compile(r"invalid choice: '(?P<given>[^']*)' \(choose from (?P<know
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line and exit 4: 2 means a broken input here."""
+    """An argument parser whose errors are one line and exit 4: 2 means a broken input here.
+
+    Its ``type=int`` fits 64 bits, and its ``type=float`` is finite.
+    """
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.register("type", int, _whole)
+        self.register("type", float, _finite)
 
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
@@ -49,6 +58,20 @@ class Parser(argparse.ArgumentParser):
                 choices: Any = action.choices
                 return dict(choices)
         return {}
+
+
+def _whole(text: str) -> int:
+    value = int(text)
+    if not -(1 << 63) <= value < 1 << 63:
+        raise argparse.ArgumentTypeError(f"expected a number of at most 63 bits, got {text}")
+    return value
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"expected a finite number, got {text}")
+    return value
 
 
 def _meant(given: str, known: Iterable[str]) -> str:

@@ -17,6 +17,16 @@ if TYPE_CHECKING:
     from typing import Self  # from Python 3.11
 
 
+MOST_THREADS = 1024
+"""More only takes the engine's memory and time to start them."""
+
+
+def require_threads(threads: int) -> None:
+    """Raise UsageError where no engine should start so many threads, or none."""
+    if not 1 <= threads <= MOST_THREADS:
+        raise UsageError(f"expected 1 to {MOST_THREADS} threads, got {threads}")
+
+
 class ModelEngine(ABC):
     """One model file in one engine; a subclass opens it and supplies what is abstract here.
 

@@ -19,7 +19,7 @@ from ..core.files import read_bytes, sha256_of_bytes, write_atomic
 from ..core.host import host_facts
 from ..core.images import GREY_OR_RGB
 from ..core.model_contents import read_model_contents
-from ..core.model_engine import ModelEngine
+from ..core.model_engine import ModelEngine, require_threads
 from ..core.onnx_operators import asks_for_integers
 from ..core.scratch import Scratch
 from ..core.text import one_line
@@ -82,7 +82,7 @@ class OnnxRuntimeEngine(ModelEngine):
         EngineUnavailable: onnxruntime or the provider is not installed.
         InputError: the file is missing, no ONNX, damaged, or of another interface; a file for
             integers on CUDA.
-        UsageError: an unknown provider, or fewer than one thread.
+        UsageError: an unknown provider, or fewer than one thread or too many.
     """
 
     providers: ClassVar[Mapping[str, str]] = PROVIDERS
@@ -103,8 +103,7 @@ class OnnxRuntimeEngine(ModelEngine):
             raise UsageError(
                 f"provider {provider!r} is unknown; known: {', '.join(self.providers)}"
             )
-        if threads < 1:
-            raise UsageError(f"expected 1 thread or more, got {threads}")
+        require_threads(threads)
         self._session: _Session | None = None
         self._model = Path(model)
         self._profile_to = None if profile_to is None else Path(profile_to)

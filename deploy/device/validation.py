@@ -21,7 +21,7 @@ from ..core.files import sha256_of_bytes
 from ..core.host import host_facts, peak_memory_bytes
 from ..core.latency import measure_latency
 from ..core.model_contents import code_tensors, require_contents
-from ..core.model_engine import run_all
+from ..core.model_engine import require_threads, run_all
 from ..core.onnx_operators import OnnxFile
 from ..core.patch_set import write_patch_set
 from ..core.scratch import Scratch
@@ -60,9 +60,6 @@ from .thresholds import Threshold, default_min_clean, effective_thresholds
 ONNXRUNTIME = "onnxruntime"
 PROFILED_IMAGES = 8
 MIN_CERTIFIED = "min_certified"
-MOST_THREADS = 1024
-"""More only takes the engine's memory and time to start them."""
-
 EngineOpener = Callable[..., Engine]
 """Called with the model's path and ``threads=``."""
 
@@ -122,8 +119,7 @@ def validate(
     report = empty_report(Path(path).name or str(path))
     known = {ONNXRUNTIME: OnnxRuntimeEngine} if engines is None else engines
     try:
-        if not 1 <= settings.threads <= MOST_THREADS:
-            raise UsageError(f"--threads must be 1 to {MOST_THREADS}, got {settings.threads}")
+        require_threads(settings.threads)
         if settings.engine not in known:
             raise UsageError(
                 f"there is no engine {settings.engine!r} here; available: {', '.join(known)}"

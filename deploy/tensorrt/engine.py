@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ..core.errors import InputError, UsageError
 from ..core.files import read_bytes
 from ..core.images import int8_codes
-from ..core.model_engine import ModelEngine
+from ..core.model_engine import ModelEngine, require_threads
 from .batches import BatchRunner, Enqueue
 from .bindings import TENSORRT, TENSORRT_RTX, Bindings, Flavour, load
 from .builder import NEVER_RUN, build_plan, deserialised, inspected
@@ -64,8 +64,7 @@ class TensorRtEngine(ModelEngine):
         gpu: int = 0,
         lean_runtime: Path | None = None,
     ) -> None:
-        if threads < 1:
-            raise UsageError(f"expected 1 thread or more, got {threads}")
+        require_threads(threads)
         self._model = Path(model)
         self._runner: BatchRunner | None = None
         self.name, self.threads, self.note = self.flavour.name, threads, NEVER_RUN

@@ -82,7 +82,7 @@ def test_files_that_are_not_for_it(model: Path, integer_onnx: Path, tmp_path: Pa
         LiteRtEngine(other)
     with pytest.raises(UsageError, match="available: xnnpack, reference"):
         LiteRtEngine(model, kernels="cmsis")
-    with pytest.raises(UsageError, match="1 thread or more"):
+    with pytest.raises(UsageError, match="1 to 1024 threads"):
         LiteRtEngine(model, threads=0)
     with pytest.raises(InputError, match="no tensor 'nowhere'"):
         with_outputs(model.read_bytes(), ["nowhere"])

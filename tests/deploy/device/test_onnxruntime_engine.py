@@ -259,7 +259,7 @@ def test_without_onnxruntime_the_error_names_it(
 def test_settings_that_do_not_exist(integer_onnx: Path) -> None:
     with pytest.raises(UsageError, match="known: cpu, cuda"):
         OnnxRuntimeEngine(integer_onnx, provider="gpu")
-    with pytest.raises(UsageError, match="1 thread or more"):
+    with pytest.raises(UsageError, match="1 to 1024 threads"):
         OnnxRuntimeEngine(integer_onnx, threads=0)
     with (
         OnnxRuntimeEngine(integer_onnx) as engine,
