@@ -160,6 +160,41 @@ class EngineBuildRecord(TypedDict):
     note: str
 
 
+class ZooNetwork(TypedDict):
+    """A network of others, taken at a bit-width or refused."""
+
+    network: str
+    input_px: AtLeast1
+    bits: AtLeast0
+    """0 where it is refused."""
+    refused: str | None
+
+
+class ZooRecord(ZooNetwork, total=False):
+    """The payload of a record of kind ``zoo``; without the rest where the network is refused."""
+
+    quantize_s: NotNegative
+    calibrate_s: NotNegative
+    export_s: NotNegative
+    calibration_images: AtLeast1
+    bytes: AtLeast1
+    nodes_integer: AtLeast0
+    nodes_float: AtLeast0
+    failures: list[str]
+    parity_images: AtLeast1
+    codes: AtLeast1
+    codes_different: AtLeast0
+    """Engine against the numpy reference."""
+    logits_different: AtLeast0
+    codes_compared: AtLeast0
+    code_flips: AtLeast0
+    """Of these, engine against the fake-quantized network."""
+    agreement_images: AtLeast1
+    flips: AtLeast0
+    """Of these, against the fake-quantized network."""
+    predicted_classes: AtLeast1
+
+
 FORMS: Mapping[str, Any] = {
     evaluation_record.KIND: evaluation_record.EvaluationRecord,
     adaptive_record.KIND: adaptive_record.AdaptiveRecord,
@@ -176,6 +211,7 @@ FORMS: Mapping[str, Any] = {
     "export-litert": ExportLiteRtRecord,
     "export-target": ExportTargetRecord,
     "engine-build": EngineBuildRecord,
+    "zoo": ZooRecord,
 }
 """The payload's type of every kind of record that commands write, or that is in ``results/``."""
 
