@@ -13,6 +13,7 @@
 #              by a lab that signs what must not ship
 # make test-python310   the validator in Python 3.10, in an environment of its own
 # make test-resume   a training killed at twenty random moments, byte for byte the unbroken one
+# make fuzz           every reader of a file on damaged ones, for half an hour (SECONDS=… FIRST_SEED=…)
 # make test-kills    train, patch, export, eval, bundle and validate killed at forty random moments
 #
 # Each builds .venv first, when it is missing or older than the two files that say what belongs in it.
@@ -29,7 +30,7 @@ EXTRAS := train,export,cpu,eval,cluster,dev
 export OMP_NUM_THREADS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo docs test test-python310 test-hls4ml test-zoo test-arm64 test-resume test-kills test-hostile test-browser test-rtx lint bench schemas install
+.PHONY: demo docs test test-python310 test-hls4ml test-zoo test-arm64 test-resume test-kills test-hostile fuzz test-browser test-rtx lint bench schemas install
 .DELETE_ON_ERROR:
 
 install: $(STAMP)
@@ -62,6 +63,12 @@ test: $(STAMP)
 
 test-hostile: $(STAMP)
 	$(BIN)/python -m pytest -q -m hostile
+
+# What gave a finding is kept, to be read again.
+SECONDS    ?= 1800
+FIRST_SEED ?= 0
+fuzz: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --seconds $(SECONDS) --first-seed $(FIRST_SEED) --found .cache/fuzz
 
 test-resume: $(STAMP)
 	$(BIN)/python -m pytest -q -m resume tests/training/test_resume_after_kills.py

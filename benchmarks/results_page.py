@@ -58,8 +58,8 @@ RECORDS = "records"
 ABOUT = "about.md"
 """In a group's folder: what was done, where the records alone do not say it."""
 ENGINES = "engines"
-ZOO = "zoo"
-"""Has a page of its own: benchmarks.zoo."""
+OWN_PAGES = ("fuzzing", "zoo")
+"""Folders of results/ that benchmarks.fuzzing_page and benchmarks.zoo make pages of."""
 EVALUATION_KIND = "evaluation"
 
 SECTIONS: Mapping[str, tuple[str, Callable[[Sequence[Payload]], Table]]] = {
@@ -108,7 +108,7 @@ def results_page(folder: Path) -> str:
         ),
     ]
     for group in sorted(path for path in folder.iterdir() if path.is_dir()):
-        if group.name not in (BENCHMARKS, EXPORTS, ENGINES, ZOO):
+        if group.name not in (BENCHMARKS, EXPORTS, ENGINES, *OWN_PAGES):
             parts += _of_runs(group)
     for about, (kind, table) in SECTIONS.items():
         if records := records_so_far((folder / about).parent, kind):

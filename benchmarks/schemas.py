@@ -12,6 +12,7 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
+from benchmarks import fuzzing_page
 from deploy.core.files import json_bytes, write_atomic
 from eval.measure import certification_record, evaluation_record, examples, pixel_record, proofs
 from eval.measure.adaptive import adaptive_record
@@ -212,6 +213,7 @@ FORMS: Mapping[str, Any] = {
     "export-target": ExportTargetRecord,
     "engine-build": EngineBuildRecord,
     "zoo": ZooRecord,
+    fuzzing_page.KIND: fuzzing_page.FuzzingRecord,
 }
 """The payload's type of every kind of record that commands write, or that is in ``results/``."""
 

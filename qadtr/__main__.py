@@ -105,7 +105,7 @@ def _report(error: Exception, *, debug: bool) -> int:
         traceback.print_exception(error)
     code, hint = EXIT_UNEXPECTED, "" if debug else " (--debug shows where)"
     if isinstance(error, QadtrError):
-        code, text = error.exit_code, one_line(str(error))
+        code, text = error.exit_code, error.line
     elif isinstance(error, OSError) and error.strerror is not None:
         # A file that only the library below us touched: a full disk, a folder without rights.
         place = "" if error.filename is None else f"{error.filename}: "

@@ -7,7 +7,6 @@ defense itself declares (:mod:`training.defenses`).
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import field
 from pathlib import Path
@@ -19,6 +18,7 @@ from deploy.core.errors import InputError
 from training.data import KINDS
 from training.named import FORM, is_foreign
 from training.network_spec import NetworkSettings
+from training.toml_file import read_toml
 from training.validated import (
     AtLeast0,
     AtLeast1,
@@ -174,16 +174,13 @@ def _read(path: Path, extending: tuple[Path, ...]) -> dict[str, Any]:
     by = f", which {extending[-1]} extends" if extending else ""
     if path.resolve() in [asked.resolve() for asked in extending]:
         raise InputError(f"configs extend in a circle: {' → '.join(map(str, (*extending, path)))}")
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"there is no config {path}{by}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise InputError(f"{path}{by and by + ','} cannot be read as TOML: {error}") from error
+    if not path.exists():
+        raise InputError(f"there is no config {path}{by}")
+    table = read_toml(path, f"{path}{by and by + ','}")
     if "extends" not in table:
         return table
     base = table.pop("extends")
-    if not isinstance(base, str):
+    if not isinstance(base, str) or "\0" in base:
         raise InputError(f"{path}: extends must be the path of a config; got {base!r}")
     return _merged(_read(path.parent / base, (*extending, path)), table)
 

@@ -99,6 +99,7 @@ class RunFolder:
                 f"{path / CHECKPOINT}: its sidecar lacks {', '.join(lacking)}: it was not written "
                 "by `qadtr train`; train again"
             )
+        _require_facts(sidecar, path / CHECKPOINT)
         if data is None and start is not None:
             data = start.data
         return cls(path=path, sidecar=sidecar, cache=cache, data=data)
@@ -347,4 +348,26 @@ def _adopted_sidecar(path: Path) -> dict[str, Any]:
     lacking = sorted(needed - set(found))
     if lacking:
         raise InputError(f"{path} lacks {', '.join(lacking)}: it is damaged; adopt the file again")
+    _require_facts(found, path)
+    if not isinstance(found["data"], str | None):
+        raise InputError(f"{path} is damaged: its data is no path; adopt the file again")
     return found
+
+
+def _require_facts(sidecar: Mapping[str, Any], path: Path) -> None:
+    """Refuse what every later stage reads of a run, where it is of another kind."""
+    classes, config = sidecar["classes"], sidecar["config"]
+    defense = config.get("defense") if isinstance(config, dict) else None
+    for what, fits in (
+        ("classes", isinstance(classes, list) and all(isinstance(one, str) for one in classes)),
+        ("config.defense.name", isinstance(defense, dict) and type(defense.get("name")) is str),
+        ("config.seed", isinstance(config, dict) and type(config.get("seed", "")) in _SEEDS),
+    ):
+        if not fits:
+            raise InputError(
+                f"{path}: the {what} of its sidecar is missing or of another kind: it is damaged; "
+                "copy the run again, or make it again"
+            )
+
+
+_SEEDS = (int, type(None))

@@ -21,6 +21,7 @@ from pydantic_core import ErrorDetails, PydanticSerializationError, to_json, to_
 from typing_extensions import TypedDict, get_type_hints, is_typeddict
 
 from deploy.core.errors import InputError, QadtrError
+from deploy.core.text import shortened
 
 AtLeast0 = Annotated[int, Field(ge=0)]
 AtLeast1 = Annotated[int, Field(ge=1)]
@@ -68,6 +69,8 @@ _EXPECTED = {
     "string_pattern_mismatch": "text of the form {pattern}",
 }
 """What was expected, by pydantic's kind of fault; others are said in pydantic's own words."""
+_MOST_FAULTS = 10
+_LONGEST_VALUE = 120
 _BOUNDS = {
     "minimum": "at least",
     "exclusiveMinimum": "above",
@@ -187,8 +190,17 @@ def _adapter(kind: Any, *, documented: bool = False) -> TypeAdapter[Any]:
 
 
 def _text(fault: ValidationError, kind: Any, where: str) -> str:
-    """A line for each fault."""
-    return "\n".join(f"{where}: {_line(one, kind)}" for one in fault.errors(include_url=False))
+    """A line for each fault; of very many, for the first."""
+    faults = fault.errors(include_url=False)
+    lines = [f"{where}: {_line(one, kind)}" for one in faults[:_MOST_FAULTS]]
+    if len(faults) > _MOST_FAULTS:
+        lines.append(f"{where}: and {len(faults) - _MOST_FAULTS:,} faults more")
+    return "\n".join(lines)
+
+
+def _came(value: object) -> str:
+    """What came, as it is shown."""
+    return shortened(repr(value), _LONGEST_VALUE)
 
 
 def _line(fault: ErrorDetails, kind: Any) -> str:
@@ -209,14 +221,17 @@ def _line(fault: ErrorDetails, kind: Any) -> str:
         about = {"expected": about["expected"].replace(" or ", ", ").replace("'", "")}
     bounds = [f"{words} {t[b]:g}" for t in there for b, words in _BOUNDS.items() if b in t]
     if what.startswith(("greater_than", "less_than")) and bounds:
-        return f"{key} must be {' and '.join(bounds)}; got {fault['input']!r}"
+        return f"{key} must be {' and '.join(bounds)}; got {_came(fault['input'])}"
     if what in _EXPECTED:
-        return f"{key} must be {_EXPECTED[what].format(**about)}; got {fault['input']!r}".lstrip()
-    return f"{key}: {fault['msg']}; got {fault['input']!r}"
+        return (
+            f"{key} must be {_EXPECTED[what].format(**about)}; got {_came(fault['input'])}".lstrip()
+        )
+    return f"{key}: {fault['msg']}; got {_came(fault['input'])}".removeprefix(": ")
 
 
 def _dotted(place: Iterable[int | str]) -> str:
-    return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in place).removeprefix(".")
+    steps = (f"[{p}]" if isinstance(p, int) else f".{shortened(p, 60)}" for p in place)
+    return "".join(steps).removeprefix(".")
 
 
 def _at(schema: dict[str, Any], place: Iterable[int | str]) -> list[dict[str, Any]]:

@@ -7,9 +7,17 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from .text import printable, shortened
+
+LONGEST_LINE = 1000
+"""Characters of one line of an error; what is longer is cut in its middle."""
+
 
 class QadtrError(Exception):
     """Base of every error raised on purpose; its text is written for the person at the prompt.
+
+    What it names comes from files: control characters, marks that turn the order of what is shown,
+    and halves of surrogate pairs are shown as "?", and names without end are cut.
 
     Example:
         >>> try:
@@ -20,6 +28,16 @@ class QadtrError(Exception):
     """
 
     exit_code: ClassVar[int] = 2
+
+    def __str__(self) -> str:
+        lines = printable(super().__str__()).splitlines()
+        return "\n".join(shortened(line, LONGEST_LINE) for line in lines)
+
+    @property
+    def line(self) -> str:
+        """The text as commands print it: its lines, where it has several, after each other."""
+        lines = [" ".join(one.split()) for one in str(self).splitlines()]
+        return "; ".join(filter(None, lines)).replace(":; ", ": ")
 
 
 class InputError(QadtrError):

@@ -22,8 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InputError
-from .limits import MOST_JSON_BYTES, most_unpacked, require_file_size
+from .limits import MOST_JSON_BYTES, MOST_NESTED, most_unpacked, require_file_size
 from .locks import clear_leftovers, is_there, lock
+from .text import shortened
 
 STDOUT = Path("-")
 """What an output is called that goes to standard output."""
@@ -31,7 +32,9 @@ STDOUT = Path("-")
 _HASH_CHUNK_BYTES = 1 << 20
 _READ_BYTES = 1 << 20
 _NAMED = 5
-_MOST_DIGITS = 400
+_MOST_DIGITS = 20
+_INTEGERS = range(-(1 << 63), 1 << 64)
+_HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 _ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
@@ -204,14 +207,39 @@ def _finite_float(text: str) -> float:
 
 
 def _short_integer(text: str) -> int:
-    # Reading n digits takes time in proportion to n².
-    if len(text) > _MOST_DIGITS:
-        raise ValueError(f"a number of {len(text)} digits")
+    # Reading n digits takes time in proportion to n², and what no array holds overflows later on.
+    if len(text.lstrip("-")) > _MOST_DIGITS or int(text) not in _INTEGERS:
+        raise ValueError(f"the whole number {shortened(text, 30)} does not fit 64 bits")
     return int(text)
 
 
 def _refuse_constant(text: str) -> float:
     raise ValueError(f"{text} is not JSON")
+
+
+def require_plain_tree(value: object) -> None:
+    """Refuse what is nested too deep for those who walk it, and text that no file can hold.
+
+    Args:
+        value: dictionaries, lists and plain values, as JSON or TOML gives them.
+
+    Raises:
+        ValueError: more than :data:`.limits.MOST_NESTED` deep, or half a surrogate pair.
+    """
+    level: list[Any] = [value] if isinstance(value, (dict, list, str)) else []
+    for _ in range(MOST_NESTED + 1):
+        if not level:
+            return
+        inner: list[Any] = []
+        for one in level:
+            if isinstance(one, str):
+                if not one.isascii() and _HALF_A_PAIR.search(one):
+                    raise ValueError("text with half a surrogate pair, such as \\ud800")
+                continue
+            parts = (*one, *one.values()) if isinstance(one, dict) else one
+            inner += [part for part in parts if isinstance(part, (dict, list, str))]
+        level = inner
+    raise ValueError(f"it is nested more than {MOST_NESTED} deep")
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -242,8 +270,8 @@ def parse_json(data: bytes, where: str) -> object:
     """Return what JSON bytes hold; ``where`` names them in errors.
 
     Raises:
-        InputError: too large, truncated, not UTF-8, a key given twice, NaN, Infinity or a number
-            that overflows.
+        InputError: too large, truncated, not UTF-8, a key given twice, NaN, Infinity, a number
+            that does not fit 64 bits, nested without end, or text with half a surrogate pair.
     """
     if len(data) > MOST_JSON_BYTES:
         raise InputError(f"{where} has {len(data):,} bytes, at most {MOST_JSON_BYTES:,} are read")
@@ -255,6 +283,7 @@ def parse_json(data: bytes, where: str) -> object:
             parse_int=_short_integer,
             object_pairs_hook=_unique_keys,
         )
+        require_plain_tree(result)
     except (ValueError, RecursionError, MemoryError) as error:
         raise InputError(
             f"{where} is not valid JSON ({error}); it is damaged or truncated: make it again"

@@ -1,7 +1,8 @@
 """HTML that cannot forget to escape: text becomes markup only through `tag`.
 
 `Html` marks finished markup; every other string that is given as a child or an attribute is
-escaped. Nothing here knows what a report is.
+escaped, and rid of the characters that a browser obeys (:func:`.text.printable`). Nothing here
+knows what a report is.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import html as _html
 from collections.abc import Iterable
 from typing import Final
+
+from .text import printable
 
 _VOID: Final = frozenset({"br", "circle", "col", "img", "line", "meta", "path", "rect"})
 _SVG: Final = frozenset({"circle", "line", "path", "rect"})
@@ -48,7 +51,7 @@ def _child(child: Child) -> str:
     if isinstance(child, Html):
         return str(child)
     if isinstance(child, str):
-        return _html.escape(child, quote=False)
+        return _html.escape(printable(child), quote=False)
     return "".join(_child(one) for one in child)
 
 
@@ -59,4 +62,4 @@ def _attribute(key: str, value: str | float | bool | None) -> str:
     if value is True:
         return f" {name}"
     shown = f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
-    return f' {name}="{_html.escape(shown)}"'
+    return f' {name}="{_html.escape(printable(shown))}"'

@@ -12,6 +12,9 @@ from .errors import InputError
 MOST_JSON_BYTES = 1 << 26
 """Of one JSON or TOML file. What Python makes of it takes up to twenty times as much."""
 
+MOST_NESTED = 100
+"""Tables and lists inside of each other in one JSON or TOML file. Our own have ten."""
+
 MOST_PIXELS = 1 << 26
 """Width times height of one image file, and of what it is resized to: 8,192 × 8,192."""
 
@@ -21,6 +24,9 @@ MOST_UNPACKED_BYTES = 1 << 28
 MOST_UNPACKED_TIMES = 64
 """A larger archive may unpack to this many times its own bytes: photographs shrink by two or three,
 and zeros, which shrink a thousandfold, are no data set."""
+
+MOST_CLASSES = 1 << 16
+"""Of a data set; ImageNet-21k has 21,841."""
 
 MOST_PICKLE_STEPS = 1 << 21
 """Operations of one pickle. A batch of CIFAR-10 has 60,000 of them."""

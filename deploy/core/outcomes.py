@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from .errors import InputError
 
+_MOST_IMAGES = 1 << 40
+
 
 class Outcomes(TypedDict):
     """One bit per patched image, in the order of the patch set: hex of numpy's ``packbits``."""
@@ -82,7 +84,21 @@ def outcomes_record(
 
 
 def image_indices(outcomes: Outcomes | Mapping[str, Any]) -> NDArray[np.int64]:
-    """Indices within the split of the patched images: int64, N."""
-    if outcomes["indices"] is not None:
-        return np.asarray(outcomes["indices"], dtype=np.int64)
-    return np.arange(outcomes["n"], dtype=np.int64) + outcomes["first_index"]
+    """Indices within the split of the patched images: int64, N.
+
+    Raises:
+        InputError: they are no whole numbers of 0 or more, or N is not that of the flags.
+    """
+    n, first, listed = outcomes["n"], outcomes["first_index"], outcomes["indices"]
+    # Before anything is made of n: the flags of a file bound it.
+    flags = len(outcomes["success"])
+    if type(n) is not int or not n >= 0 or (n + 7) // 8 * 2 != flags:
+        raise InputError(f"Expected as many images as flags, got {n} and {flags} hex digits.")
+    numbers = listed if listed is not None else [first]
+    if not isinstance(numbers, list) or any(type(one) is not int for one in numbers):
+        raise InputError("Expected the images' indices as whole numbers.")
+    if numbers and not 0 <= min(numbers) <= max(numbers) < _MOST_IMAGES:
+        raise InputError(f"Expected the images' indices as 0…{_MOST_IMAGES - 1:,}.")
+    if listed is None:
+        return np.arange(n, dtype=np.int64) + first
+    return np.array(listed, dtype=np.int64)

@@ -17,6 +17,15 @@ def one_line(text: str) -> str:
     return printable(" ".join(text.split()))
 
 
+def shortened(text: str, most: int) -> str:
+    """Return text of at most about so many characters, its middle left out where it is longer: the
+    start says what is wrong, the end what to do."""
+    if len(text) <= most:
+        return text
+    start, end = most * 2 // 3, most // 3
+    return f"{text[:start]} [… {len(text) - start - end:,} characters …] {text[-end:]}"
+
+
 def some(names: Sequence[str]) -> str:
     """Return the first three names, quoted, 80 characters of each, and how many more there are."""
     shown = ", ".join(repr(name[:80]) for name in dict.fromkeys(names[:3]))

@@ -251,7 +251,7 @@ def main(
         how = str(error) or "interrupted"
         return _stop(console, f"{how}: nothing is decided", EXIT_BROKEN)
     except QadtrError as error:
-        return _stop(console, str(error), error.exit_code)
+        return _stop(console, error.line, error.exit_code)
     except Exception as error:  # noqa: BLE001 - one line in place of a traceback; fails closed
         return _stop(console, f"unexpected {type(error).__name__}: {error}", EXIT_BROKEN)
 

@@ -144,7 +144,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return run(parser.parse_args(argv))
     except QadtrError as error:
-        sys.stderr.write(f"compare: {one_line(str(error))}\n")
+        sys.stderr.write(f"compare: {error.line}\n")
         return error.exit_code
     except Exception as error:  # noqa: BLE001 - one line in place of a traceback
         sys.stderr.write(f"compare: unexpected {type(error).__name__}: {one_line(str(error))}\n")

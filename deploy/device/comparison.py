@@ -402,9 +402,21 @@ def _of_evaluation(payload: Mapping[str, Any], folder: Path, verdict_of: Verdict
             payload["outcomes"],
             verdict_of(folder, model),
         )
+        _require_kinds(model["bit_width"], (int, type(None)), "bit-width")
+        _require_kinds(model["engine"], (str,), "engine")
         return replace(found, bit_width=model["bit_width"], engine=model["engine"])
-    except (KeyError, TypeError) as error:
+    except KeyError as error:
         raise InputError(f"an evaluation record lacks {error}: evaluate again") from error
+    except (ArithmeticError, AttributeError, IndexError, TypeError, ValueError) as error:
+        raise InputError(
+            f"an evaluation record has a value of another kind ({error}): evaluate again"
+        ) from error
+
+
+def _require_kinds(value: object, kinds: tuple[type, ...], what: str) -> None:
+    if not isinstance(value, kinds) or isinstance(value, bool):
+        wanted = " or ".join(kind.__name__ for kind in kinds)
+        raise InputError(f"expected the {what} as {wanted}, got {type(value).__name__}")
 
 
 def _outcome(
@@ -415,6 +427,9 @@ def _outcome(
     outcomes: Mapping[str, Any],
     attacks: AttackVerdict,
 ) -> Outcome:
+    for text in (patch, *images):
+        _require_kinds(text, (str,), "name of a patch, data set or split")
+    _require_kinds(sha256, (str, type(None)), "SHA-256 of a patch")
     n, indices = outcomes["n"], image_indices(outcomes)
     if indices.shape != (n,) or len(np.unique(indices)) != n:
         raise InputError(f"{patch}: expected {n} different image indices")

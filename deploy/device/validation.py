@@ -126,7 +126,7 @@ def validate(
             )
         _validate(path, settings, console, known[settings.engine], report)
     except QadtrError as error:
-        conclude(report, error.exit_code, str(error))
+        conclude(report, error.exit_code, error.line)
     except Exception as error:  # noqa: BLE001 - whatever it is, the gate stays shut
         conclude(report, 2, f"unexpected {type(error).__name__}: {error}")
     return report

@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             ),
         )
     except QadtrError as error:
-        print(f"{PROGRAM}: {one_line(str(error))}", file=sys.stderr)  # noqa: T201
+        print(f"{PROGRAM}: {error.line}", file=sys.stderr)  # noqa: T201
         return error.exit_code
     kinds = ", ".join(f"{count} {kind}" for kind, count in facts["kinds"].items() if count)
     engine, builder = facts["engine"], facts["builder"]

@@ -13,6 +13,7 @@ from deploy.core.share import Share
 from deploy.core.table import Table
 from eval.measure.adaptive.adaptive_record import AdaptiveRecord, adaptive_from_records
 from eval.measure.checks.checks_record import AttackChecks, attack_checks_from_records, verdict
+from eval.report.misfits import refuses_misfits
 from eval.report.names import Names, names_from_records
 from eval.report.words import MISSING, images_words, model_order, percent, rate
 
@@ -20,6 +21,7 @@ _LAWS = ("fixed", "worst", "random")
 _WORST = "worst of …: per image the bit-width at which the attack wins, of the images right at all."
 
 
+@refuses_misfits
 def adaptive_table(records: Iterable[Mapping[str, Any]]) -> str:
     """The newest adaptive evaluation of each network, bit-width and seed, as text.
 

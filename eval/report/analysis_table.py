@@ -17,6 +17,7 @@ from eval.measure.analyses import patch_visibility as visibility
 from eval.measure.analyses.analysis_record import analyses_from_records
 from eval.measure.analyses.means import Mean
 from eval.measure.checks.checks_record import attack_checks_from_records
+from eval.report.misfits import refuses_misfits
 from eval.report.names import names_from_records
 from eval.report.words import MISSING, PLAIN, images_words, mean, percent, rate
 
@@ -100,6 +101,7 @@ def _figures(records: Sequence[Mapping[str, Any]]) -> Iterator[_Figure]:
             yield payload, at["bit_width"], 9, _largest(at)
 
 
+@refuses_misfits
 def analysis_table(records: Iterable[Mapping[str, Any]]) -> str:
     """The figures as text, a block for each network and bit-width.
 

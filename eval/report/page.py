@@ -18,6 +18,7 @@ from eval.report.certification import certification_section
 from eval.report.curves import curves
 from eval.report.document import Section, document, small
 from eval.report.gallery import Picture, gallery
+from eval.report.misfits import refuses_misfits
 from eval.report.names import names_from_records
 from eval.report.pixel import pixel_curves
 from eval.report.proofs import proof_section
@@ -31,6 +32,7 @@ from eval.report.words import images_words
 from training.record_types import payloads
 
 
+@refuses_misfits
 def render_report(
     records: Sequence[Mapping[str, Any]],
     *,

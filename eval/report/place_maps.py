@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from deploy.core.errors import InputError
 from deploy.core.html import Html, join, tag
 from eval.report.document import captioned
 from eval.report.pictures import drawing, label
@@ -46,6 +47,11 @@ def place_map(
         lefts_px: left edge of each column.
         about: the SVG's own title; its description is made of the largest and least place.
     """
+    if {len(row) for row in places} - {len(lefts_px)} or len(places) != len(tops_px):
+        raise InputError(
+            f"the record of {title!r} has another map than its {len(tops_px)}×{len(lefts_px)} "
+            "places: it was edited or written by another version; make it again"
+        )
     width = _LEFT_PX + _CELL_PX * len(lefts_px)
     height = _TOP_PX + _CELL_PX * len(tops_px)
     found = [

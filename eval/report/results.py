@@ -12,6 +12,7 @@ from deploy.core.table import Cell, Table
 from eval.measure.checks.checks_record import AttackChecks, attack_checks_from_records
 from eval.measure.proofs import Proofs
 from eval.report.document import facts, verdict
+from eval.report.misfits import refuses_misfits
 from eval.report.proofs import proof_lines
 from eval.report.rows import PatchResult, ResultTable, Row, tables_from_records
 from eval.report.words import MISSING, interval, latency, percent, points, rate, size, size_ratio
@@ -46,6 +47,7 @@ _TERMS = {
 }
 
 
+@refuses_misfits
 def text_table(records: Iterable[Mapping[str, Any]]) -> str:
     """All evaluation records as text, one table for each set of images.
 

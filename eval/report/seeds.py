@@ -13,6 +13,7 @@ from typing import Any
 
 from deploy.core.errors import InputError
 from deploy.core.table import Table
+from eval.report.misfits import refuses_misfits
 from eval.report.names import differing
 from eval.report.rows import ResultTable, Row, tables_from_records
 from eval.report.words import MISSING, name_of
@@ -23,6 +24,7 @@ _NOTE = (
 )
 
 
+@refuses_misfits
 def seeds_tables(records: Iterable[Mapping[str, Any]]) -> list[Table]:
     """A table for each set of images; errors as :func:`seeds_table` and
     :func:`eval.report.rows.tables_from_records`."""

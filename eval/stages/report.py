@@ -17,6 +17,7 @@ from eval.report.figures import write_figures
 from eval.report.flat import flat_rows, rows_as_csv, rows_as_json
 from eval.report.gallery import patch_picture
 from eval.report.latex import latex_table
+from eval.report.misfits import refuses_misfits
 from eval.report.page import render_report
 from eval.report.results import result_tables
 from eval.report.rows import tables_from_records
@@ -82,6 +83,7 @@ def write_report(
     return out_path
 
 
+@refuses_misfits
 def write_data(
     records: Sequence[Mapping[str, Any]], to: DataFiles, *, by_seed: bool = False
 ) -> list[Path]:

@@ -58,6 +58,10 @@ _CURVES = frozenset({*_OPERATORS, *_WITH_ALPHA} - {"Add", "Sub", "Mul", "Div", "
 _NAMES = (*_OPERATORS, *_WITH_ALPHA, "Relu", "Clip", "HardSigmoid", "HardSwish")
 
 
+_MOST_OPERATIONS = 1000
+"""Of one function; GELU has 9."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Table:
     """Quant(f(codes)), taken apart."""
@@ -92,6 +96,7 @@ def function_before(tensor: str, context: Context) -> tuple[Expression, tuple[st
     """The function that gives a tensor, and the tensors of codes that it is of: the first is
     :data:`X`, the second :data:`Y`."""
     found: dict[str, Expression] = {}
+    operations: dict[str, int] = {}
     roots: list[str] = []
     variables = (X, Y)
 
@@ -114,6 +119,10 @@ def function_before(tensor: str, context: Context) -> tuple[Expression, tuple[st
             raise Refusal("the function has more than 64 nested operators")
         try:
             found[name] = _expression(maker, lambda part: expression_of(part, depth + 1))
+            # What is read twice is computed twice: x + x, forty times over, is 2⁴⁰ operations.
+            operations[name] = 1 + sum(operations.get(part, 0) for part in maker.input)
+            if operations[name] > _MOST_OPERATIONS:
+                raise Refusal(f"the function has more than {_MOST_OPERATIONS:,} operations")
         except Refusal as refusal:
             if refusal.other and not depth and maker.op_type in _CURVES:
                 raise Refusal(

@@ -52,7 +52,8 @@ class Reference(ABC, Generic[Code]):
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Give the logits, float32 N×classes, of images uint8 N×C×H×W."""
-        return np.concatenate([logits for logits, _ in self.batches(images)])
+        with refusing_malformed(self.path):
+            return np.concatenate([logits for logits, _ in self.batches(images)])
 
     def codes(self, images: NDArray[np.uint8]) -> dict[str, NDArray[Code]]:
         """Give the codes of every tensor between nodes by its name.
@@ -60,7 +61,8 @@ class Reference(ABC, Generic[Code]):
         All are in memory at once (ResNet-20: about 0.7 MB an image); :meth:`batches` is for many.
         """
         parts = [codes for _, codes in self.batches(images)]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        with refusing_malformed(self.path):
+            return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def batches(
         self, images: NDArray[np.uint8], exchange: Exchange = lambda _, values: values

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -140,7 +139,8 @@ def settings_from(words: Sequence[str]) -> dict[str, Any]:
     Raises:
         UsageError: a word without "=".
     """
-    from deploy.core.errors import UsageError
+    from deploy.core.errors import InputError, UsageError
+    from training.toml_file import parse_toml
 
     settings: dict[str, Any] = {}
     for word in words:
@@ -148,7 +148,7 @@ def settings_from(words: Sequence[str]) -> dict[str, Any]:
         if not equals or not key.strip():
             raise UsageError(f"--set expects KEY=VALUE, got {word!r}")
         try:
-            settings[key.strip()] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
+            settings[key.strip()] = parse_toml(f"value = {text}", word)["value"]
+        except InputError:
             settings[key.strip()] = text
     return settings

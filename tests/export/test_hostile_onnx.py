@@ -277,6 +277,32 @@ def test_many_doubled_constants_do_not_take_for_ever(tmp_path: Path) -> None:
     assert "overridable-initializer" in dense.rules
 
 
+def doubled_before_a_quantizer(times: int) -> onnx.ModelProto:
+    """x + x, over and over, between the codes that a quantizer of the small network reads."""
+    model = model_for("lower")
+    at, entered = next(
+        (i, node)
+        for i, node in enumerate(model.graph.node)
+        if node.op_type == "Quant" and node.output[0].startswith("enter")
+    )
+    read = entered.input[0]
+    for i in range(times):
+        model.graph.node.insert(at + i, helper.make_node("Add", [read, read], [f"twice{i}"]))
+        read = f"twice{i}"
+    entered.input[0] = read
+    return model
+
+
+def test_a_function_that_doubles_what_it_reads_is_bounded(tmp_path: Path) -> None:
+    """2^40 ways lead back to the codes: refused at once; two doublings are a table of codes."""
+    path = tmp_path / "doubled.onnx"
+    path.write_bytes(doubled_before_a_quantizer(40).SerializeToString())
+    with pytest.raises(QadtrError, match=r"doubled\.onnx.*more than 1,000 operations"):
+        lower(path, tmp_path / "lowered.onnx")
+    path.write_bytes(doubled_before_a_quantizer(2).SerializeToString())
+    assert lower(path, tmp_path / "lowered.onnx").path.is_file()
+
+
 @pytest.mark.parametrize("command", [["inspect"], ["inspect", "--json"]])
 def test_the_command_prints_one_line_and_no_traceback(
     command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -94,7 +94,9 @@ def test_a_file_over_the_limit_is_refused(model: onnx.ModelProto, tmp_path: Path
         read_model(path, max_bytes=100)
 
 
-@pytest.mark.parametrize("location", ["../secret.bin", "{outside}/secret.bin", "", "link.bin"])
+@pytest.mark.parametrize(
+    "location", ["../secret.bin", "{outside}/secret.bin", "", "a\0b", "link.bin"]
+)
 def test_external_data_outside_the_folder_are_refused(
     location: str, model: onnx.ModelProto, tmp_path: Path
 ) -> None:

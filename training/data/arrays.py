@@ -32,11 +32,14 @@ def read_arrays(root: Path, split: str) -> ImageSet:
     lacking = sorted({"images", "labels"} - set(arrays))
     if lacking:
         raise InputError(f"{path} lacks {' and '.join(lacking)}; it holds {', '.join(arrays)}")
-    whole = ImageSet.from_arrays(
-        arrays["images"],
-        arrays["labels"],
-        arrays.get("classes"),
-        name=root.name,
-        split="test" if split == "test" else "train",
-    )
+    try:
+        whole = ImageSet.from_arrays(
+            arrays["images"],
+            arrays["labels"],
+            arrays.get("classes"),
+            name=root.name,
+            split="test" if split == "test" else "train",
+        )
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     return split_of(whole, split)

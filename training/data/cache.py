@@ -119,7 +119,8 @@ class _Entry:
         self._require_same_source(facts)
         try:
             images = np.lib.format.open_memmap(self.images, mode="r")
-        except (OSError, ValueError) as error:
+        # A damaged header surfaces from numpy and from Python's tokenizer under many names.
+        except Exception as error:
             raise _DamagedError(f"{self.images} cannot be read ({error})") from error
         told = self.images.stat()
         if (
@@ -129,6 +130,8 @@ class _Entry:
             or images.offset + images.nbytes != told.st_size
         ):
             raise _DamagedError(f"{self.images} has not the array that its sidecar names")
+        if not isinstance(facts.get("digest"), str):
+            raise _DamagedError(f"{self.sidecar} has no digest of its images")
         if self.listing.labels.tolist() != facts.get("labels"):
             raise _DamagedError(f"{self.sidecar} has other labels")
         if facts.get("stamp") != _stamp(told):
@@ -233,8 +236,9 @@ class _Entry:
         digest = ImageDigest(shape)
         with suppress(InputError, FileNotFoundError):
             state = _checked_sidecar(self.state)
-            if all(state.get(key) == value for key, value in self.wanted.items()):
-                done = int(state["done"])
+            done = state.get("done")
+            known = type(done) is int and 0 <= done <= shape[0] and "digest" in state
+            if known and all(state.get(key) == value for key, value in self.wanted.items()):
                 with self.partial.open("rb") as file:
                     same = file.read(len(header)) == header
                     for _ in range(done):

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from deploy.core.errors import InputError
 from deploy.core.files import write_npz
 from deploy.core.images import GREY_OR_RGB
+from deploy.core.limits import MOST_CLASSES
 from deploy.core.patch_origin import TriedOn
 from training.data.holdout import held_out
 
@@ -95,8 +96,10 @@ class ImageSet:
         labels = np.asarray(labels)
         if labels.dtype.kind not in "iu":
             raise InputError(f"{name}: expected integer labels, got {labels.dtype}")
-        count = int(labels.max(initial=0)) + 1
-        names = tuple(str(n) for n in (range(count) if classes is None else classes))
+        count = int(labels.max(initial=0)) + 1 if classes is None else np.size(classes)
+        if count > MOST_CLASSES:
+            raise InputError(f"{name}: expected at most {MOST_CLASSES:,} classes, got {count:,}")
+        names = tuple(str(n) for n in (range(count) if classes is None else np.ravel(classes)))
         return cls._checked(images, labels.astype(np.int64), names, name=name, split=split)
 
     @classmethod

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deploy.core.errors import InputError
+from deploy.core.errors import InputError, QadtrError
 from deploy.core.files import read_npz
 from deploy.core.images import check_images
 from deploy.device.suite import Suite
@@ -93,7 +93,10 @@ class DeviceInputs:
             ("clean", len(suite.images)),
             *((name, len(one.rows)) for name, one in zip(names, suite.patches, strict=True)),
         ]:
-            check_images(arrays[name], expected_shape=_shape(suite))
+            try:
+                check_images(arrays[name], expected_shape=_shape(suite))
+            except QadtrError as error:
+                raise type(error)(f"{path}, {name}: {error}") from error
             if len(arrays[name]) != count:
                 raise InputError(f"{path}: {name} has {len(arrays[name])} images, not {count}")
         return cls(clean=arrays["clean"], patched=tuple(arrays[name] for name in names))

@@ -26,7 +26,6 @@ tried with all of them.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -36,11 +35,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from deploy.core.errors import InputError
-from deploy.core.files import read_bytes
 from deploy.engine import ENGINES
 from eval.attacks import attack_from_settings
 from eval.measure.subject import TORCH
 from eval.stages.patch import PatchRunSettings
+from training.toml_file import read_toml
 from training.validated import AtLeast0, AtLeast1, read_settings, validated
 
 _VARIED = ("size_px", "placement")
@@ -116,11 +115,7 @@ def read_plan(path: Path) -> MatrixPlan:
         InputError: no such file, no TOML, an unknown key (the known ones are named), an unknown
             attack, setting, engine or split, or nothing to do.
     """
-    try:
-        values = tomllib.loads(read_bytes(path).decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is no TOML file: {error}") from error
-    plan = read_settings(_Plan, values, str(path))
+    plan = read_settings(_Plan, read_toml(path), str(path))
     named = [name for target in plan.target for name in target.engine]
     unknown = [name for name in named if name not in ENGINES and name != TORCH]
     if unknown:

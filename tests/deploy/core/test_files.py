@@ -139,6 +139,12 @@ def test_what_json_cannot_hold_is_refused_before_anything_is_written(
         b"\xff\xfe",
         b"[" * 200_000,
         b"9" * 10_000,
+        b"[18446744073709551616]",
+        b'{"a": [-9223372036854775809]}',
+        b'["\\ud800"]',
+        b'{"\\udfff": 1}',
+        b"[" * 102 + b"]" * 102,
+        b'{"a":' * 102 + b"1" + b"}" * 102,
         b"{} {}",
     ],
 )
@@ -147,6 +153,17 @@ def test_bad_json_is_an_input_error_that_names_the_file(tmp_path: Path, text: by
     path.write_bytes(text)
     with pytest.raises(InputError, match=r"bad\.json"):
         read_json(path)
+
+
+def test_the_largest_the_deepest_and_the_strangest_that_json_is_read_of(tmp_path: Path) -> None:
+    path = tmp_path / "good.json"
+    path.write_bytes(b'[18446744073709551615, -9223372036854775808, 1e308, "\\ud83d\\ude00"]')
+    assert read_json(path) == [2**64 - 1, -(2**63), 1e308, "\U0001f600"]
+    path.write_bytes(b"[" * 100 + b"]" * 100)
+    found, deep = read_json(path), 1
+    while isinstance(found, list) and found:
+        found, deep = found[0], deep + 1
+    assert deep == 100
 
 
 def test_missing_files(tmp_path: Path) -> None:

@@ -35,14 +35,14 @@ N = 240
 SIZE = 8
 
 
-def patch_set(name: str, size_px: int, fill: int) -> PatchSet:
+def patch_set(name: str, size_px: int, fill: int, n: int = N) -> PatchSet:
     return PatchSet(
         name=name,
         kind="universal",
         patch=np.full((1, 3, size_px, size_px), fill, np.uint8),
         mask=np.ones((size_px, size_px), np.bool_),
-        positions=np.zeros((N, 2), np.int32),
-        image_indices=np.arange(N, dtype=np.int64),
+        positions=np.zeros((n, 2), np.int32),
+        image_indices=np.arange(n, dtype=np.int64),
         origin=PatchOrigin(attack="constant", settings={"placement": "corner"}, seed=1),
     )
 
@@ -50,14 +50,18 @@ def patch_set(name: str, size_px: int, fill: int) -> PatchSet:
 @pytest.fixture(scope="session")
 def contents(tmp_path_factory: pytest.TempPathFactory) -> BundleContents:
     """A one-pixel patch that hardly ever wins, gated, and one that covers the image, not gated."""
+    return small_contents(tmp_path_factory.mktemp("model"))
+
+
+def small_contents(folder: Path, n: int = N) -> BundleContents:
+    """What a small bundle of ``n`` images holds; its model is written into the folder."""
     rng = np.random.default_rng(5)
-    folder = tmp_path_factory.mktemp("model")
-    images = random_images(rng, N, SIZE)
+    images = random_images(rng, n, SIZE)
     model = balance(residual_graph(rng, size=SIZE, bits=4), images, folder / "model-4.onnx")
     reference = IntegerReference(model)
     with OnnxRuntimeEngine(model) as engine:
         labels = engine.predict(images)  # a network that is always right
-        quiet, loud = patch_set("quiet", 1, 128), patch_set("loud", SIZE, 200)
+        quiet, loud = patch_set("quiet", 1, 128, n), patch_set("loud", SIZE, 200, n)
         patched = [engine.predict(one.paste_on(images)) for one in (quiet, loud)]
     return BundleContents(
         name="small network",
@@ -76,7 +80,7 @@ def contents(tmp_path_factory: pytest.TempPathFactory) -> BundleContents:
         },
         images=images,
         labels=labels,
-        indices=np.arange(N, dtype=np.int64),
+        indices=np.arange(n, dtype=np.int64),
         images_about={"name": "noise", "split": "test", "digest": "0" * 64},
         golden_inputs=images[:4],
         golden_logits=reference.run(images[:4]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -301,6 +302,50 @@ NARROW = {"bit_width": 4, "engine": "e", "model": "r qat 4-bit e"}
 
 def of(defense: str, facts: dict[str, Any]) -> dict[str, Any]:
     return facts | {"model": facts["model"].replace("qat", defense)}
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        (("outcomes", "n"), 2**40, "as many images as flags"),
+        (("outcomes", "n"), True, "as many images as flags"),
+        (("outcomes", "n"), 2**63, "as many images as flags"),
+        (("outcomes", "first_index"), 2**63, "indices as 0…"),
+        (("outcomes", "first_index"), -1, "indices as 0…"),
+        (("outcomes", "indices"), [2**63] * N, "indices as 0…"),
+        (("outcomes", "indices"), [0.5] * N, "as whole numbers"),
+        (("outcomes", "indices"), {}, "as whole numbers"),
+        (("outcomes", "success"), 7, "value of another kind"),
+        (("patch", "sha256"), {}, "SHA-256 of a patch as str or NoneType, got dict"),
+        (("patch", "name"), [], "name of a patch, data set or split as str, got list"),
+        (("images", "digest"), {}, "name of a patch, data set or split as str, got dict"),
+        (("model", "bit_width"), "2", "bit-width as int or NoneType, got str"),
+        (("model", "engine"), {}, "engine as str, got dict"),
+        (("model",), [], "value of another kind"),
+    ],
+)
+def test_a_record_with_a_value_of_another_kind_is_one_error(
+    place: tuple[str, ...], value: Any, said: str, tmp_path: Path
+) -> None:
+    payload = {
+        "model": {"network": "n", "defense": "d", "bit_width": 2, "engine": "e"},
+        "patch": {"name": "p", "sha256": "a" * 64},
+        "images": {"name": "noise", "split": "test", "digest": "d" * 64},
+        "outcomes": {
+            **dict.fromkeys(("clean_correct", "patched_correct", "eligible", "success"), "00" * 3),
+            "n": N,
+            "first_index": 0,
+            "indices": None,
+        },
+    }
+    assert len(read_outcomes(write_record(tmp_path / "whole", "evaluation", payload, {}))) == 1
+    holder: Any = payload
+    for key in place[:-1]:
+        holder = holder[key]
+    holder[place[-1]] = value
+    path = write_record(tmp_path / "broken", "evaluation", payload, {})
+    with pytest.raises(InputError, match=re.escape(said)):
+        read_outcomes(path)
 
 
 def test_models_of_other_names_are_paired_by_bit_width_and_patches_by_content() -> None:

@@ -16,6 +16,7 @@ from eval.measure.analyses.stored_map import store_map
 from eval.measure.checks.checks_record import attack_checks_from_records
 from eval.report.analyses import analyses_section
 from eval.report.analysis_table import HEADER, analysis_rows, analysis_table
+from eval.report.misfits import refuses_misfits
 from eval.report.names import names_of_models
 from eval.report.pictures import coloured
 from eval.report.pixel import pixel_curves
@@ -153,6 +154,25 @@ def test_a_record_of_another_version_is_refused() -> None:
     broken = {k: v for k, v in LOCATIONS["payload"].items() if k != "tops_px"}
     with pytest.raises(InputError, match="the key 'tops_px' is missing"):
         analyses_section([{**LOCATIONS, "payload": broken}])
+
+
+def test_a_map_of_other_places_than_its_own_is_refused() -> None:
+    for change in ({"tops_px": [0]}, {"lefts_px": [0, 8, 16]}):
+        broken = {**LOCATIONS, "payload": LOCATIONS["payload"] | change}
+        with pytest.raises(InputError, match=r"another map than its \d×\d places: it was edited"):
+            analyses_section([broken])
+
+
+def test_records_that_do_not_fit_together_are_one_error() -> None:
+    @refuses_misfits
+    def report(value: int) -> float:
+        return 1 / value
+
+    assert report(2) == 0.5
+    with pytest.raises(
+        InputError, match=r"do not fit together \(ZeroDivisionError: .*make it again"
+    ):
+        report(0)
 
 
 def test_the_row_has_the_figures_of_all_analyses_of_a_network() -> None:
