@@ -35,7 +35,7 @@ from export.graph import (
     type_name,
 )
 from export.graph_builder import PRODUCER
-from export.reading import read_model
+from export.reading import read_model, refusing_malformed
 
 LAYOUTS = ("NCHW", "NHWC")
 OLDEST_OPSET = 7
@@ -93,7 +93,8 @@ def read_foreign(
         raise UsageError(f"--layout is one of {', '.join(LAYOUTS)}, got {layout!r}")
     model = read_model(path)
     if model.functions:
-        model = inliner.inline_local_functions(model)
+        with refusing_malformed(path):
+            model = inliner.inline_local_functions(model)
     image = _only_input(model, path)
     _choose_output(model, path, output)
     _require_finite(model, path)

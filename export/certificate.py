@@ -38,7 +38,7 @@ from export.layer_runs import (
     layer_runs,
     requantizations,
 )
-from export.reading import read_model
+from export.reading import read_model, refusing_malformed
 from export.sample import feeds_of_images, noise_for
 
 FORMAT_VERSION = 2
@@ -191,7 +191,9 @@ def certify(
     with Scratch() as folder:
         loaded = path
         # The profile knows nodes by name, and the engine looks for data beside its saved graph.
-        if node_names_made_unique(read) or read_onnx(path.read_bytes()).outside:
+        with refusing_malformed(path):
+            outside = read_onnx(path.read_bytes()).outside
+        if node_names_made_unique(read) or outside:
             loaded = folder / path.name
             write_atomic(loaded, _bytes_of(read, path))
         optimized, profile = folder / "optimized.onnx", folder / "profile.json"

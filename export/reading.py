@@ -41,6 +41,7 @@ _OF_A_MALFORMED_FILE = (
     RecursionError,
     TypeError,
     ValueError,
+    onnx.checker.ValidationError,
 )
 
 
@@ -207,8 +208,8 @@ def _load_external_data(model: onnx.ModelProto, path: Path, max_bytes: int) -> N
             continue
         entries = {entry.key: entry.value for entry in tensor.external_data}
         location = entries.get("location", "")
-        file = Path(os.path.realpath(folder / location.replace("\0", "")))
-        if not location or "\0" in location or not file.is_relative_to(folder) or file == folder:
+        file = Path(os.path.realpath(folder / location.replace("\0", "?")))
+        if not location or not file.is_relative_to(folder) or file == folder:
             raise InputError(
                 f"{path}: tensor {tensor.name!r} wants its data from {location!r}, which is "
                 f"outside the model's folder {folder}. Only files inside it are opened."

@@ -708,7 +708,8 @@ READERS = (
     ),
     Reader(
         name="qonnx-to-float",
-        about="QONNX to a float file",
+        about="QONNX to a float file, which the engine runs",
+        mib=6144,
         corpus=("onnx/float.onnx",),
         read=lambda path: lower_float(path, path.parent / "lowered.onnx"),
         mutate=_ONNX,

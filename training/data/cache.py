@@ -237,8 +237,8 @@ class _Entry:
         with suppress(InputError, FileNotFoundError):
             state = _checked_sidecar(self.state)
             done = state.get("done")
-            known = type(done) is int and 0 <= done <= shape[0] and "digest" in state
-            if known and all(state.get(key) == value for key, value in self.wanted.items()):
+            wanted = all(state.get(key) == value for key, value in self.wanted.items())
+            if wanted and type(done) is int and 0 <= done <= shape[0] and "digest" in state:
                 with self.partial.open("rb") as file:
                     same = file.read(len(header)) == header
                     for _ in range(done):
