@@ -178,7 +178,10 @@ def load_network(path: Path) -> Network:
     sidecar = read_sidecar(path)
     spec = spec_of(sidecar, path)
     if sidecar["format_version"] == 1:
-        module = float_network(spec.name, classes=spec.classes, image_size=spec.image_size)
+        try:
+            module = float_network(spec.name, classes=spec.classes, image_size=spec.image_size)
+        except InputError as error:
+            raise InputError(f"{path.with_suffix('.json')}: {error}") from error
         plan = planned(module, spec).plan
     else:
         plan = read_plan(sidecar.get("plan"), f"{path.with_suffix('.json')}: plan")

@@ -66,7 +66,8 @@ def require_tensors_of(
                 f"{source} belongs to another network: {name} has shape {tuple(tensor.shape)}, "
                 f"expected {tuple(own[name].shape)}"
             )
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        # Of a type for which isfinite is not written, an 8-bit float, too.
+        if tensor.is_floating_point() and not bool(tensor.double().isfinite().all()):
             raise InputError(f"{source}: {name} has values that are NaN or infinite; train again")
 
 

@@ -131,7 +131,7 @@ def ran_kinds(profile: Path) -> RanKinds:
             operator = str(arguments["op_name"]).rpartition(".")[2]
             provider = str(arguments["provider"])
             types = [str(next(iter(one))) for one in arguments["input_type_shape"]]
-        except (KeyError, TypeError, StopIteration) as error:
+        except (AttributeError, KeyError, TypeError, StopIteration) as error:
             raise InputError(f"the profile's event {name!r} lacks {error}") from error
         node = name.removesuffix(_SUFFIX)
         if provider != _CPU:

@@ -602,6 +602,7 @@ READERS = (
         corpus=("toml/config.toml",),
         read=lambda path: resolved(load_config(path)),
         mutate=_TOML,
+        names="",  # what a defense is missing is told by its key
     ),
     Reader(
         name="matrix-plan",
@@ -685,6 +686,7 @@ READERS = (
     Reader(
         name="qonnx-to-integers",
         about="QONNX to an all-integer file",
+        mib=6144,
         corpus=("onnx/qonnx.onnx",),
         read=lowered("onnxruntime"),
         mutate=_ONNX,
@@ -726,6 +728,7 @@ READERS = (
     Reader(
         name="adopt",
         about="`qadtr adopt`: any ONNX classifier",
+        mib=6144,
         corpus=("onnx/float.onnx", "onnx/integer.onnx"),
         read=commanded(qadtr, _adopt),
         mutate=_ONNX,

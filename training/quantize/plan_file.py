@@ -38,12 +38,17 @@ class _Window(TypedDict):
     padding: Border
 
 
+_Ceiling = Annotated[float, Field(gt=0.0)] | None
+
+
 class _Rectified(TypedDict):
     rectified: NotRequired[bool]
-    ceiling: NotRequired[Annotated[float, Field(gt=0.0)] | None]
+    ceiling: NotRequired[_Ceiling]
 
 
-class _Convolution(_Window, _Rectified):
+class _Convolution(_Window):
+    rectified: bool
+    ceiling: _Ceiling
     dilation: Pair
     groups: AtLeast1
     channels: Pair
@@ -149,6 +154,8 @@ def _check(step: Step, known: Mapping[str, Step]) -> None:
     for name in step.inputs:
         if name not in known:
             raise _Unfit(f"it reads {name!r} before that is made")
+    if step.attributes.get("norm") and "epsilon" not in step.attributes:
+        raise _Unfit("its BatchNorm has no epsilon")
     inputs, wanted = [known[name] for name in step.inputs], _INPUTS.get(step.kind, 1)
     if len(inputs) != wanted and not (step.kind == "concat" and inputs):
         raise _Unfit(f"expected {wanted} inputs, got {len(inputs)}")

@@ -89,6 +89,9 @@ def widened_map(entries: Entries) -> None:
 
 
 DAMAGE: dict[str, tuple[str, Callable[[Entries], None], str]] = {
+    "no word of a rectifier": ("classical", drop("convolution", "rectified"), "rectified"),
+    "no ceiling": ("classical", drop("convolution", "ceiling"), "ceiling"),
+    "no epsilon": ("gated", drop("convolution", "epsilon"), "BatchNorm has no epsilon"),
     # what a step is
     "no kind": ("dense", drop("concat", "kind"), r": the key 'kind' is missing"),
     "another kind": (
