@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
         (["eval", "RUN", "--adaptive", "--threads", "2"], "--threads has no effect with"),
         (
             ["patch", "RUN", "--attack", "lavan", "--made-from", "9"],
-            "--made-from has no effect where each patch is made on its own image",
+            "--made-from (made_from) has no effect where each patch is made on its own image",
         ),
     ],
 )

@@ -25,7 +25,7 @@ def replaced_by(error: BaseException) -> argparse.ArgumentParser:
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
-        (InputError("first\nsecond"), 2, "qadtr: first second"),
+        (InputError("first\nsecond"), 2, "qadtr: first; second"),
         (NothingToEvaluate("no image"), 3, "qadtr: no image"),
         (UsageError("no such"), 4, "qadtr: no such"),
         (ValueError("odd"), 2, "qadtr: unexpected ValueError: odd (--debug shows where)"),

@@ -187,7 +187,7 @@ def test_an_error_in_a_worker_is_its_own(
             "[[source]]\nfolder",
             "'source[0].folder'; valid here are bits, run",
         ),
-        ("images = 40", "images = ", "no TOML"),
+        ("images = 40", "images = ", "cannot be read as TOML"),
     ],
 )
 def test_plans_that_are_refused(plan: Path, old: str, new: str, said: str) -> None:
