@@ -327,6 +327,7 @@ def of(defense: str, facts: dict[str, Any]) -> dict[str, Any]:
 def test_a_record_with_a_value_of_another_kind_is_one_error(
     place: tuple[str, ...], value: Any, said: str, tmp_path: Path
 ) -> None:
+    flags = "00" * -(-N // 8)
     payload = {
         "model": {"network": "n", "defense": "d", "bit_width": 2, "engine": "e"},
         "patch": {"name": "p", "sha256": "a" * 64},
