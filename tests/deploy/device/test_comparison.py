@@ -333,9 +333,7 @@ def test_a_record_with_a_value_of_another_kind_is_one_error(
         "patch": {"name": "p", "sha256": "a" * 64},
         "images": {"name": "noise", "split": "test", "digest": "d" * 64},
         "outcomes": {
-            **dict.fromkeys(
-                ("clean_correct", "patched_correct", "eligible", "success"), "00" * -(-N // 8)
-            ),
+            **dict.fromkeys(("clean_correct", "patched_correct", "eligible", "success"), flags),
             "n": N,
             "first_index": 0,
             "indices": None,
