@@ -31,7 +31,7 @@ from deploy.device.measuring import checks_of, measure
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
 from deploy.device.suite import read_suite
 from deploy.device.thresholds import effective_thresholds
-from deploy.device.validation import profiled_kinds
+from deploy.device.validation import profiled_run
 from deploy.validator_archive import validator_bytes
 from export.lowering import lower
 from export.qonnx_from_network import write_qonnx
@@ -103,7 +103,7 @@ def _write(model: Path, out: Path, images: int, patches: int) -> Path:
                 certificate={
                     "engine": "onnxruntime-cpu",
                     "machine": "this",
-                    "kinds": profiled_kinds(model, golden),
+                    "kinds": profiled_run(model, golden).require_integers(),
                 },
             )
         },

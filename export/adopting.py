@@ -145,18 +145,15 @@ def adopt(
     given = Path(data) if isinstance(data, str) else data
     folder = given if isinstance(given, Path) else None
     _require_place(out)
-    form = ImageForm(
-        mean=None if mean is None else tuple(mean),
-        std=None if std is None else tuple(std),
-        size=size,
-    )
+    form = ImageForm.of(mean, std, size)
     foreign = read_foreign(path, form, layout=layout, output=output)
     refuse_qonnx(foreign.model, path)
     tried, settings = _images(foreign, given, kind, split)
     few = chosen_indices(len(tried), min(images, len(tried)))
     shown, labels = tried.images[few], tried.labels[few]
     own = SourceRun(path, model=foreign.model).run(foreign.input_of(shown))[""]
-    made = adopted_model(foreign, own, description=origin_text(sha256_of(path)))
+    digest = sha256_of(path)
+    made = adopted_model(foreign, own, description=origin_text(digest))
     if own.shape[1] != len(tried.classes):
         raise InputError(
             f"{path} gives {own.shape[1]} logits, {tried.name} has {len(tried.classes)} classes "
@@ -164,7 +161,6 @@ def adopt(
             "order"
         )
     facts = provenance_of() if provenance is None else dict(provenance)
-    digest = sha256_of(path)
     contents = model_bytes(made)
     quantized = asks_for_integers(Counter(node.op_type for node in foreign.model.graph.node))
     width = (QUANTIZED_BITS if quantized else FLOAT) if bits is None else bits
@@ -291,7 +287,8 @@ def _require_same(
 
     Both run node by node, an image at a time: the same numbers, but for float16's roundings.
     """
-    classes = own.reshape(len(own), -1).shape[1]
+    expected = _flat(own)
+    classes = expected.shape[1]
     with open_engine(ENGINE, candidate, optimize=False) as engine:
         if engine.classes != classes:
             raise InputError(f"{path} gives {classes} logits, {engine.classes} in the new graph")
@@ -299,7 +296,7 @@ def _require_same(
     exact = own.dtype == np.float32
     found = departure(
         (f"{path.name} with its preprocessing inside", inside),
-        (SOURCE, _flat(own)),
+        (SOURCE, expected),
         EQUAL if exact else FLOAT_BUDGET,
     )
     if found.failures:

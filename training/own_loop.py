@@ -18,7 +18,8 @@ class DefendedLoop:
     """What a defense does at each step of a loop that is not :func:`qadtr.train`'s.
 
     The loop keeps its optimizer, loss and batches. :meth:`prepare` switches the bit-width and
-    patches the batch; :meth:`learn`, after the loss's backward pass, lets the patches take their
+    patches the batch (a defense with ``replays`` counts on the same batch so many steps in a row);
+    :meth:`learn`, after the loss's backward pass, lets the patches take their
     step.
 
     Args:

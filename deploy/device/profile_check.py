@@ -160,18 +160,6 @@ def _is_float(element: str) -> bool:
     return "float" in element or "double" in element
 
 
-def kinds_that_ran(profile: Path) -> dict[str, int]:
-    """Return how many nodes of each kind ran, all of them in integers on the CPU provider.
-
-    Args:
-        profile: as :func:`ran_kinds`.
-
-    Raises:
-        InputError: as there, and as :meth:`RanKinds.require_integers`.
-    """
-    return ran_kinds(profile).require_integers()
-
-
 def integer_check(ran: RanKinds | None, words: str) -> Check:
     """Return the gate that every layer ran in integers.
 

@@ -331,20 +331,6 @@ def _check_certificate(
     return integer_check(ran, ran.words) if settings.require_integer else None
 
 
-def profiled_kinds(file: Path, images: Any, *, threads: int = 1) -> dict[str, int]:
-    """Run one batch with ONNX Runtime's profiler and return how many nodes of each kind ran.
-
-    Args:
-        file: the model.
-        images: uint8 N×3×H×W.
-        threads: of the engine.
-
-    Raises:
-        InputError: one of them ran in float.
-    """
-    return profiled_run(file, images, threads=threads).require_integers()
-
-
 def profiled_run(file: Path, images: Any, *, threads: int = 1) -> RanKinds:
     """Run one batch with ONNX Runtime's profiler and return what ran, in integers and in float.
 

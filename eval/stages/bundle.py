@@ -238,7 +238,6 @@ def _network_lab(run: RunFolder, subject: Subject, golden: NDArray[np.uint8]) ->
 
 def _adopted_lab(run: RunFolder, subject: Subject, golden: NDArray[np.uint8]) -> _Lab:
     """The lab's engine for everything, within the tolerance that the file's sidecar states."""
-    difference, flip_share = recorded_budget(subject.model_file)
     with subject.open_engine() as engine:
         name, logits = f"{engine.name} {onnxruntime_version()}", run_all(engine, golden, 1)
 
@@ -252,13 +251,25 @@ def _adopted_lab(run: RunFolder, subject: Subject, golden: NDArray[np.uint8]) ->
         logits=logits,
         codes={},
         golden_engine=name,
-        model=lambda ran: BundleModel(
-            path=subject.model_file,
-            certificate=_certificate({"kinds": dict(ran.integer), "in_float": dict(ran.in_float)}),
-            max_logit_difference=difference,
-            max_flips=math.ceil(flip_share * len(golden)),
-            target=ADOPTED,
+        model=lambda ran: _adopted_model(
+            subject.model_file,
+            len(golden),
+            _certificate({"kinds": dict(ran.integer), "in_float": dict(ran.in_float)}),
         ),
+    )
+
+
+def _adopted_model(
+    file: Path, golden: int, certificate: Mapping[str, Any] | None = None
+) -> BundleModel:
+    """Of every engine: the same file, held to the same logits of so many golden images."""
+    difference, flip_share = recorded_budget(file)
+    return BundleModel(
+        path=file,
+        certificate=certificate,
+        max_logit_difference=difference,
+        max_flips=math.ceil(flip_share * golden),
+        target=ADOPTED,
     )
 
 
@@ -287,16 +298,9 @@ def _further_model(
     (subject,) = subjects_of(run, engine, [bits])
     file = subject.model_file
     require_origin(file, run.checkpoint_sha256)
+    if run.adopted:
+        return _adopted_model(file, len(golden))
     difference, flip_share = recorded_budget(file)
-    if run.adopted:  # the same file, held to the same logits
-        flips = math.ceil(flip_share * len(golden))
-        return BundleModel(
-            path=file,
-            certificate=None,
-            max_logit_difference=difference,
-            max_flips=flips,
-            target=ADOPTED,
-        )
     exact = target_of(engine) == LITERT
     model = BundleModel(
         path=file,

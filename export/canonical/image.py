@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import onnx
@@ -48,6 +48,20 @@ class ImageForm:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     size: tuple[int, int] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        mean: Sequence[float] | None,
+        std: Sequence[float] | None,
+        size: tuple[int, int] | None,
+    ) -> Self:
+        """From any sequences of numbers."""
+        return cls(
+            mean=None if mean is None else tuple(mean),
+            std=None if std is None else tuple(std),
+            size=size,
+        )
 
     def __post_init__(self) -> None:
         if (self.mean is None) != (self.std is None):

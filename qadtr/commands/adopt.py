@@ -15,27 +15,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, metavar="MODEL.onnx", help="images in, logits out")
     shared.add_data(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="run folder")
-    for name in ("mean", "std"):
-        parser.add_argument(
-            f"--{name}",
-            type=float,
-            nargs="+",
-            metavar="V",
-            help="of each channel or of all: the file's input is (byte / 255 - mean) / std; not "
-            "for a file that takes bytes",
-        )
+    shared.add_image_form(parser, "; not for a file that takes bytes")
     parser.add_argument(
         "--layout",
         default="NCHW",
         choices=("NCHW", "NHWC"),
         help="of the file's input (default: NCHW)",
-    )
-    parser.add_argument(
-        "--size",
-        type=int,
-        nargs=2,
-        metavar=("HEIGHT", "WIDTH"),
-        help="of the images, where the file leaves it open",
     )
     parser.add_argument(
         "--output", metavar="NAME", help="tensor of the logits (default: the file's only output)"

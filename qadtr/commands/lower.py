@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from qadtr.commands import shared
+
 HELP = "make an all-integer file of a quantized ONNX file (QONNX or Q/DQ) that anybody wrote"
 
 
@@ -20,22 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("onnxruntime", "qcdq", "tensorrt"),
         help="default: onnxruntime, all integers",
     )
-    for name in ("mean", "std"):
-        parser.add_argument(
-            f"--{name}",
-            type=float,
-            nargs="+",
-            metavar="V",
-            help="of each channel or of all: the file's input is (byte / 255 - mean) / std "
-            "(default: it is the byte, 0…255)",
-        )
-    parser.add_argument(
-        "--size",
-        type=int,
-        nargs=2,
-        metavar=("HEIGHT", "WIDTH"),
-        help="of the images, where the file leaves it open",
-    )
+    shared.add_image_form(parser, " (default: it is the byte, 0…255)")
     parser.add_argument(
         "--images",
         type=Path,

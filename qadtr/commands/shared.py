@@ -133,6 +133,29 @@ def settings_of(kind: Callable[..., _T], arguments: argparse.Namespace, **others
     return kind(**{n: tuple(v) if isinstance(v, list) else v for n, v in given.items()} | others)
 
 
+def add_image_form(parser: argparse.ArgumentParser, without: str) -> None:
+    """``--mean``, ``--std`` and ``--size``: what an ONNX file does not say of its image.
+
+    ``without`` ends the help of the first two.
+    """
+    for name in ("mean", "std"):
+        parser.add_argument(
+            f"--{name}",
+            type=float,
+            nargs="+",
+            metavar="V",
+            help="of each channel or of all: the file's input is (byte / 255 - mean) / std"
+            + without,
+        )
+    parser.add_argument(
+        "--size",
+        type=int,
+        nargs=2,
+        metavar=("HEIGHT", "WIDTH"),
+        help="of the images, where the file leaves it open",
+    )
+
+
 def settings_from(words: Sequence[str]) -> dict[str, Any]:
     """KEY=VALUE words as a mapping; a VALUE that is no TOML value is taken as text.
 

@@ -111,11 +111,7 @@ def lower(
         >>> qadtr.lower(source.lowered.path, "integer.onnx", images=test_set).ok
         True
     """
-    form = ImageForm(
-        mean=None if mean is None else tuple(mean),
-        std=None if std is None else tuple(std),
-        size=size,
-    )
+    form = ImageForm.of(mean, std, size)
     settings = LowerSettings(
         target=target,
         storage=storage,

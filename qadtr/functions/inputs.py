@@ -24,13 +24,17 @@ def opened(run: Run, images: Images | None = None) -> RunFolder:
     return run if isinstance(run, RunFolder) else load(run, images)
 
 
+def several(runs: Runs) -> Sequence[Run]:
+    """One or several, as several."""
+    return [runs] if isinstance(runs, RunFolder | Path | str) else runs
+
+
 def all_opened(runs: Runs, images: Images | None = None) -> list[RunFolder]:
-    """The same of one or several."""
-    several = [runs] if isinstance(runs, RunFolder | Path | str) else runs
-    return [opened(run, images) for run in several]
+    """:func:`opened` of one or several."""
+    return [opened(run, images) for run in several(runs)]
 
 
 def all_patches(patches: Patches) -> list[Path | PatchSet]:
     """One or several, paths as paths."""
-    several = [patches] if isinstance(patches, PatchSet | Path | str) else patches
-    return [Path(one) if isinstance(one, str) else one for one in several]
+    given = [patches] if isinstance(patches, PatchSet | Path | str) else patches
+    return [Path(one) if isinstance(one, str) else one for one in given]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from eval.stages.report import write_report
+from qadtr.functions.inputs import Runs, several
 from training.run_folder import RunFolder
 
 
 def report(
-    runs: RunFolder | Path | str | Sequence[RunFolder | Path | str],
+    runs: Runs,
     out: Path | str | None = None,
     *,
     title: str | None = None,
@@ -35,7 +35,6 @@ def report(
         >>> qadtr.report("runs/own", "report.html").read_text()[:15]
         '<!doctype html>'
     """
-    several = [runs] if isinstance(runs, RunFolder | Path | str) else runs
-    folders = [one.path if isinstance(one, RunFolder) else Path(one) for one in several]
+    folders = [one.path if isinstance(one, RunFolder) else Path(one) for one in several(runs)]
     page = folders[-1] / "report.html" if out is None else Path(out)
     return write_report(folders, page, title=title, by_seed=by_seed)

@@ -16,7 +16,7 @@ from deploy.core.errors import EngineUnavailable, InputError, UsageError
 from deploy.core.host import host_facts
 from deploy.core.stored_zip import write_stored_zip
 from deploy.core.tflite_file import read_tflite
-from deploy.device.validation import profiled_kinds
+from deploy.device.validation import profiled_run
 from deploy.engine import open_engine, version_of
 from deploy.litert_engine import KERNELS, LiteRtEngine
 from deploy.validate import main
@@ -140,7 +140,7 @@ def both(contents: BundleContents, tmp_path_factory: pytest.TempPathFactory) -> 
         certificate={
             "engine": "onnxruntime-cpu",
             "machine": host_facts().machine,
-            "kinds": profiled_kinds(onnx, images[:8]),
+            "kinds": profiled_run(onnx, images[:8]).require_integers(),
         },
     )
     return dataclasses.replace(

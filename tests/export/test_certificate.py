@@ -15,7 +15,7 @@ from deploy.core.errors import InputError
 from deploy.core.files import read_json, write_json
 from deploy.core.json_schema import SchemaMismatch, check, load_schema
 from deploy.device.onnxruntime_profile import ProfiledRun, profile_onnx
-from deploy.device.profile_check import check_against_certificate, kinds_that_ran
+from deploy.device.profile_check import check_against_certificate, ran_kinds
 from export.certificate import (
     Certificate,
     CertificateError,
@@ -233,7 +233,7 @@ def test_a_float_gate_or_function_fails_the_certificate_and_the_device(
         optimized_to=tmp_path / "optimized.onnx",
     )
     with pytest.raises(InputError, match=rf"ran in float: inserted \({operator} of float"):
-        kinds_that_ran(tmp_path / "profile.json")
+        ran_kinds(tmp_path / "profile.json").require_integers()
 
 
 def test_certificates_from_before_gates_were_counted_are_read(

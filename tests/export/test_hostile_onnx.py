@@ -277,8 +277,8 @@ def test_many_doubled_constants_do_not_take_for_ever(tmp_path: Path) -> None:
     assert "overridable-initializer" in dense.rules
 
 
-def doubled_before_a_quantizer(times: int) -> onnx.ModelProto:
-    """x + x, over and over, between the codes that a quantizer of the small network reads."""
+def doubled_before_a_quantizer(operator: str, times: int) -> onnx.ModelProto:
+    """x + x or x - x, over and over, between the codes that a quantizer of the network reads."""
     model = model_for("lower")
     at, entered = next(
         (i, node)
@@ -287,19 +287,25 @@ def doubled_before_a_quantizer(times: int) -> onnx.ModelProto:
     )
     read = entered.input[0]
     for i in range(times):
-        model.graph.node.insert(at + i, helper.make_node("Add", [read, read], [f"twice{i}"]))
+        model.graph.node.insert(at + i, helper.make_node(operator, [read, read], [f"twice{i}"]))
         read = f"twice{i}"
     entered.input[0] = read
     return model
 
 
-def test_a_function_that_doubles_what_it_reads_is_bounded(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("operator", "said"),
+    [("Sub", "more than 1,000 operations"), ("Add", "cannot be lowered to integers")],
+)
+def test_a_function_that_doubles_what_it_reads_is_bounded(
+    operator: str, said: str, tmp_path: Path
+) -> None:
     """2^40 ways lead back to the codes: refused at once; two doublings are a table of codes."""
     path = tmp_path / "doubled.onnx"
-    path.write_bytes(doubled_before_a_quantizer(40).SerializeToString())
-    with pytest.raises(QadtrError, match=r"doubled\.onnx.*cannot be lowered to integers"):
+    path.write_bytes(doubled_before_a_quantizer(operator, 40).SerializeToString())
+    with pytest.raises(QadtrError, match=rf"doubled\.onnx.*{said}"):
         lower(path, tmp_path / "lowered.onnx")
-    path.write_bytes(doubled_before_a_quantizer(2).SerializeToString())
+    path.write_bytes(doubled_before_a_quantizer(operator, 2).SerializeToString())
     assert lower(path, tmp_path / "lowered.onnx").path.is_file()
 
 

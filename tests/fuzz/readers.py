@@ -25,7 +25,7 @@ from deploy.device.bundle_reading import Bundle, checksums_text
 from deploy.device.command import main as validate
 from deploy.device.manifest import parse_manifest
 from deploy.device.onnx_outputs import with_outputs
-from deploy.device.profile_check import kinds_that_ran
+from deploy.device.profile_check import ran_kinds
 from deploy.device.signature import require_signature
 from deploy.device.suite import check_preprocessing, read_golden, read_suite
 from deploy.tensorrt.engine_file import read_engine_file
@@ -414,7 +414,7 @@ READERS = (
         name="engine-profile",
         about="ONNX Runtime's profile",
         corpus=("json/profile.json",),
-        read=lambda path: kinds_that_ran(path),
+        read=lambda path: ran_kinds(path).require_integers(),
         mutate=_JSON,
         names="",
     ),

@@ -12,7 +12,7 @@ from deploy.bundle import BundleContents, BundleModel, BundlePatch, Thresholds, 
 from deploy.core.patch_set import read_patch_set
 from deploy.device.command import main as validate
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
-from deploy.device.validation import profiled_kinds
+from deploy.device.validation import profiled_run
 from deploy.validator_archive import validator_bytes
 from export.reference import IntegerReference
 from tests.deploy.device.conftest import SIZE, contents, files
@@ -100,7 +100,7 @@ def _with(shared: BundleContents, model: Path, patches: list[BundlePatch]) -> Bu
                 certificate={
                     "engine": "onnxruntime-cpu",
                     "machine": "x86_64",
-                    "kinds": profiled_kinds(model, shared.images[:8]),
+                    "kinds": profiled_run(model, shared.images[:8]).require_integers(),
                 },
                 logits_identical_on=("x86_64",),
             )

@@ -21,7 +21,7 @@ from deploy.device.bundle_reading import checksums_text
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine, codes_from_onnxruntime
 from deploy.device.signature import sign
 from deploy.device.suite import pasted_sha256
-from deploy.device.validation import profiled_kinds
+from deploy.device.validation import profiled_run
 from export.reference import IntegerReference
 from tests.deploy.device.conftest import rehashed
 
@@ -343,7 +343,7 @@ def _honest_about(
     files[GOLDEN] = npz_bytes({"inputs": inputs, "logits": logits, **named})
     _predict(files, path)
     size = 64 if model.graph.input[0].type.tensor_type.shape.dim[0].dim_value else 8
-    kinds = profiled_kinds(path, images["images"][:size])
+    kinds = profiled_run(path, images["images"][:size]).require_integers()
 
     def change(manifest: dict[str, Any]) -> None:
         manifest["golden"].update(tensors=tensors, n=len(inputs))

@@ -27,7 +27,7 @@ from deploy.device import command
 from deploy.device.bundle_reading import Bundle
 from deploy.device.command import main
 from deploy.device.measuring import shuffled
-from deploy.device.profile_check import kinds_that_ran
+from deploy.device.profile_check import ran_kinds
 from deploy.device.suite import read_suite
 from tests.deploy.device.conftest import rehashed, run_elsewhere
 
@@ -253,14 +253,14 @@ def test_a_float_convolution_in_the_profile_is_refused(tmp_path: Path) -> None:
     integer = [event("QLinearConv", "uint8", "float"), event("QGemm", "uint8", "float")]
     path = tmp_path / "profile.json"
     path.write_text(json.dumps(integer))
-    assert kinds_that_ran(path)["convolution"] == 1
+    assert ran_kinds(path).require_integers()["convolution"] == 1
     for operator in ("Conv", "FusedConv", "Gemm", "Add", "MaxPool", "GlobalAveragePool"):
         path.write_text(json.dumps([*integer, event(operator, "float", "float")]))
         with pytest.raises(InputError, match="float"):
-            kinds_that_ran(path)
+            ran_kinds(path).require_integers()
     path.write_text(json.dumps([*integer, event("Add", "int32", "float")]))
     with pytest.raises(InputError, match="float"):
-        kinds_that_ran(path)
+        ran_kinds(path).require_integers()
 
 
 def test_quick_takes_as_many_images_as_the_thresholds_need(
