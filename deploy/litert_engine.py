@@ -9,6 +9,8 @@ round alike except where a sum lies near a half, and each has its numpy referenc
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -44,6 +46,70 @@ LITERT_KINDS: Mapping[str, str] = {
     "MUL": "gate",
 }
 """LiteRT's operators that must be integer, by the kind of :data:`.core.operator_kinds.KINDS`."""
+
+
+_REHEARSAL = """
+import resource, sys
+from ai_edge_litert import interpreter as litert
+import numpy as np
+
+data = sys.stdin.buffer.read()
+pages = int(open("/proc/self/statm").read().split()[0])
+most = pages * resource.getpagesize() + int(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_AS, (most, most))
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+kind = getattr(litert.OpResolverType, sys.argv[1])
+try:
+    one = litert.Interpreter(
+        model_content=data, num_threads=1, experimental_op_resolver_type=kind
+    )
+    one.allocate_tensors()
+    for image in one.get_input_details():
+        one.set_tensor(image["index"], np.zeros(image["shape"], image["dtype"]))
+    one.invoke()
+    one.get_tensor_details(), one._get_ops_details()
+except (RuntimeError, ValueError):
+    pass  # which are errors where the file is opened, too
+"""
+"""Loads and runs a file once; whoever runs it looks at how it ends."""
+REHEARSAL_S = 60.0
+_SPARE_BYTES = 256 << 20
+_TIMES_A_FILE = 8
+"""What loading may take beside the file itself: LiteRT packs weights anew."""
+_rehearsed: set[tuple[str, str]] = set()
+
+
+def _require_rehearsed(data: bytes, kernels: str, model: Path, sha256: str) -> None:
+    """Load a file in a process of its own first: on damaged ones LiteRT aborts, or takes gigabytes.
+
+    Raises:
+        InputError: that process died, or ran out of its memory or time.
+    """
+    if (sha256, kernels) in _rehearsed:
+        return
+    most = _SPARE_BYTES + _TIMES_A_FILE * len(data)
+    command = [sys.executable, "-c", _REHEARSAL, _RESOLVERS[kernels], str(most)]
+    try:
+        # The working directory is first on the path of -c, and may be anybody's.
+        done = subprocess.run(
+            [command[0], *(["-P"] if sys.version_info >= (3, 11) else []), *command[1:]],
+            input=data,
+            capture_output=True,
+            timeout=REHEARSAL_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise InputError(
+            f"LiteRT had not loaded {model} after {REHEARSAL_S:.0f} s; export or copy it again"
+        ) from error
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        raise InputError(
+            f"LiteRT does not survive {model}: loading it, with {most >> 20} MiB, ended the process"
+            f" ({f'signal {-done.returncode}' if done.returncode < 0 else said[-1:]}); "
+            "export or copy it again"
+        )
+    _rehearsed.add((sha256, kernels))
 
 
 class RanOperator(NamedTuple):
@@ -112,6 +178,7 @@ class LiteRtEngine(ModelEngine):
                 f"install it: {install_command('litert')}"
             ) from error
         self.version = str(getattr(ai_edge_litert, "__version__", "unknown"))
+        _require_rehearsed(data, kernels, self._model, self.model_sha256)
         try:
             self._interpreter: Any = litert.Interpreter(
                 model_content=data,
@@ -119,7 +186,7 @@ class LiteRtEngine(ModelEngine):
                 experimental_op_resolver_type=getattr(litert.OpResolverType, _RESOLVERS[kernels]),
             )
             self._interpreter.allocate_tensors()
-        except (RuntimeError, ValueError) as error:
+        except (MemoryError, RuntimeError, ValueError) as error:
             raise InputError(
                 f"LiteRT {self.version} does not load {self._model}: {one_line(str(error))}"
             ) from error

@@ -15,6 +15,7 @@ https://github.com/google-ai-edge/LiteRT.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections import Counter
 from collections.abc import Mapping
@@ -22,6 +23,8 @@ from dataclasses import dataclass, field
 
 IDENTIFIER = b"TFL3"
 _MOST_ITEMS = 1_000_000
+_MOST_ELEMENTS = (1 << 31) - 1
+"""Of one tensor."""
 
 TYPES: Mapping[int, str] = {
     0: "float32", 1: "float16", 2: "int32", 3: "uint8", 4: "int64", 5: "string", 6: "bool",
@@ -296,10 +299,12 @@ class _Reader:
             axis = quantization.value(6, "i")
         if len(zeros) != len(scales):
             raise ValueError(f"the tensor {name!r} has {len(scales)} scales, {len(zeros)} zeros")
-        kind = tensor.value(1, "b")
+        kind, shape = tensor.value(1, "b"), tensor.numbers(0, "i")
+        if any(size < 1 for size in shape) or math.prod(shape) > _MOST_ELEMENTS:
+            raise ValueError(f"the tensor {name!r} has the shape {list(shape[:9])}")
         return TfLiteTensor(
             name=name,
-            shape=tensor.numbers(0, "i"),
+            shape=shape,
             type=TYPES.get(kind, f"type {kind}"),
             scales=scales,
             zero_points=zeros,
@@ -320,9 +325,11 @@ class _Reader:
             for number, (name, kind, default) in enumerate(_OPTIONS.get(operator, ()))
         }
         inputs, outputs = node.numbers(1, "i"), node.numbers(2, "i")
-        for number in (*inputs, *outputs):
-            if number != -1:
+        for place, number in enumerate(inputs):
+            if number != -1 or place < 2:  # what may be left out, a bias, comes third
                 self._known(number)
+        for number in outputs:
+            self._known(number)
         return TfLiteOperator(operator=operator, inputs=inputs, outputs=outputs, options=values)
 
     def _known(self, number: int) -> None:
