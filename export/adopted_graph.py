@@ -26,6 +26,7 @@ from deploy.core.errors import InputError, UsageError
 from deploy.core.images import GREY_OR_RGB
 from deploy.device.onnxruntime_engine import INPUT_NAME, OUTPUT_NAME
 from export.canonical.image import ImageForm
+from export.canonical.shapes import shapes_of
 from export.graph import (
     attributes_of,
     fresh_name,
@@ -35,7 +36,7 @@ from export.graph import (
     type_name,
 )
 from export.graph_builder import PRODUCER
-from export.reading import read_model, refusing_malformed
+from export.reading import read_model, refusing_malformed, require_sizes
 
 LAYOUTS = ("NCHW", "NHWC")
 OLDEST_OPSET = 7
@@ -108,6 +109,7 @@ def read_foreign(
     shape = _image_shape(image.name, dims, form, layout, path)
     _require_form(kind, image.name, form, path)
     form.bytes(shape[0])  # as many means and stds as channels
+    _require_sizes(model, image.name, shape, layout, path)
     return ForeignModel(
         path=path,
         model=model,
@@ -117,6 +119,28 @@ def read_foreign(
         channels_last=layout == "NHWC",
         form=form,
     )
+
+
+def _require_sizes(
+    model: onnx.ModelProto, image: str, shape: tuple[int, int, int], layout: str, path: Path
+) -> None:
+    """Refuse tensors larger than any of a network, before an engine makes them."""
+    sized = onnx.ModelProto()
+    sized.CopyFrom(model)
+    del sized.graph.value_info[:]  # what the operators give counts
+    channels, *sides = shape
+    value = next(one for one in sized.graph.input if one.name == image)
+    batch = input_dims(value)[0] or 1
+    dims = [batch, channels, *sides] if layout == "NCHW" else [batch, *sides, channels]
+    kind = value.type.tensor_type.elem_type
+    value.CopyFrom(helper.make_tensor_value_info(image, kind, dims))
+    for output in sized.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    try:
+        shapes = shapes_of(sized, path)
+    except InputError:  # the engine says what is wrong with it
+        return
+    require_sizes(path, shapes, shape)
 
 
 def _only_input(model: onnx.ModelProto, path: Path) -> onnx.ValueInfoProto:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
@@ -27,6 +27,13 @@ MAX_FILE_BYTES = 2**31 - 1
 
 MAX_TENSOR_ELEMENTS = 2**31 - 1
 """No tensor of a network of this project comes near; a larger one is a damaged or hostile shape."""
+
+MOST_ACTIVATIONS = 1 << 26
+"""Elements of one tensor between the nodes, for one image: 64 channels of 1,024 × 1,024."""
+
+FEW_ACTIVATIONS = 1 << 22
+MOST_TIMES_THE_IMAGE = 1024
+"""What a small image may become: so many elements, or so many times its own."""
 
 
 _Arguments = ParamSpec("_Arguments")
@@ -115,6 +122,30 @@ def read_model(path: Path | str, *, max_bytes: int = MAX_FILE_BYTES) -> onnx.Mod
     _check_inputs(model.graph, path)
     _check_wiring(model.graph, path)
     return model
+
+
+def require_sizes(
+    path: Path, shapes: Mapping[str, tuple[int, ...]], image: tuple[int, ...]
+) -> None:
+    """Refuse a file that would compute a tensor larger than any of a network: a padding, a stride
+    or a size of it is damaged, and whoever runs it would run out of memory.
+
+    Args:
+        path: of the file, for the error.
+        shapes: of its tensors, by name, the batch first; 0 where a length is not known.
+        image: (C, H, W).
+
+    Raises:
+        InputError: naming the tensor.
+    """
+    most = min(MOST_ACTIVATIONS, max(FEW_ACTIVATIONS, MOST_TIMES_THE_IMAGE * math.prod(image)))
+    for name, shape in shapes.items():
+        if math.prod(shape[1:]) > most:
+            raise InputError(
+                f"{path}: the tensor {name!r} would be {list(shape[:9])}, at most {most:,} numbers "
+                f"are expected of an image {list(image)}: look at the paddings, strides and sizes "
+                "before it"
+            )
 
 
 def _parse(path: Path, max_bytes: int) -> onnx.ModelProto:

@@ -5,39 +5,48 @@ Quantizers are unknown to ONNX's shape inference; in a copy of the graph they ar
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import onnx
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
 from deploy.core.errors import InputError
 from export.canonical.draft import Draft
 from export.canonical.operators import QUANTIZERS
+from export.reading import require_sizes
 
 MOST_ROUNDS = 64
 """Shapes that are computed from shapes that are computed …, at most."""
 
 
 def infer(draft: Draft) -> None:
-    """Find all shapes, folding what depends on shapes alone.
+    """Find all shapes, folding what depends on shapes alone. What the operators give counts, not
+    what the file says of their tensors.
 
     Raises:
-        InputError: ONNX's shape inference fails.
+        InputError: ONNX's shape inference fails, or a tensor would be larger than any of a network.
     """
     for _ in range(MOST_ROUNDS):
-        if all(_known(draft, name) for node in draft.nodes for name in node.output if name):
-            break
         before = dict(draft.shapes)
-        draft.shapes.update(_inferred(draft))
-        if not draft.fold() and draft.shapes == before:
+        found = _inferred(draft)
+        require_sizes(draft.path, found, draft.shapes[draft.image][1:])
+        draft.shapes.update({n: s for n, s in found.items() if n not in before or _whole(s)})
+        known = all(_known(draft, name) for node in draft.nodes for name in node.output if name)
+        if known or (not draft.fold() and draft.shapes == before):
             break
     draft.live()
 
 
 def _known(draft: Draft, name: str) -> bool:
-    shape = draft.shapes.get(name, ())
+    return _whole(draft.shapes.get(name, ()))
+
+
+def _whole(shape: tuple[int, ...]) -> bool:
     return bool(shape) and all(side > 0 for side in shape)
 
 
 def _inferred(draft: Draft) -> dict[str, tuple[int, ...]]:
+    """Of what the nodes give; 0 where a length is not known."""
     nodes = []
     for node in draft.nodes:
         if node.op_type in QUANTIZERS:
@@ -52,10 +61,19 @@ def _inferred(draft: Draft) -> dict[str, tuple[int, ...]]:
     stored = [numpy_helper.from_array(value, name) for name, value in draft.constants.items()]
     graph = helper.make_graph(nodes, "shapes", [image], [output], stored)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", draft.opset)])
+    return shapes_of(model, draft.path)
+
+
+def shapes_of(model: onnx.ModelProto, path: Path) -> dict[str, tuple[int, ...]]:
+    """What ONNX finds for the tensors of a graph without operators of others; 0: not known.
+
+    Raises:
+        InputError: the shapes contradict each other.
+    """
     try:
         found = shape_inference.infer_shapes(model, data_prop=True)
-    except (RuntimeError, ValueError) as error:  # onnx's InferenceError has no public base
-        raise InputError(f"{draft.path}: its shapes contradict each other: {error}") from error
+    except Exception as error:  # onnx's InferenceError has no public base
+        raise InputError(f"{path}: its shapes contradict each other: {error}") from error
     return {value.name: _shape(value) for value in (*found.graph.value_info, *found.graph.output)}
 
 

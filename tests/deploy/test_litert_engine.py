@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import struct
 import sys
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from export.qonnx_from_network import write_qonnx
 from export.reference import IntegerReference, LiteRtReference
 from tests.deploy.core.test_tflite_file import one_convolution
 from tests.deploy.device.conftest import contents, rehashed
+from tests.export.small_qonnx import small_qonnx
 from tests.export.test_any_network import calibrated, images_of
 from tests.export.test_network_lowering import fields, network
 
@@ -86,6 +88,33 @@ def test_files_that_are_not_for_it(model: Path, integer_onnx: Path, tmp_path: Pa
         LiteRtEngine(model, threads=0)
     with pytest.raises(InputError, match="no tensor 'nowhere'"):
         with_outputs(model.read_bytes(), ["nowhere"])
+
+
+def with_scale(data: bytes, old: float, new: float) -> bytes:
+    """The file with one scale, found by its value, changed."""
+    forms = [struct.pack("<If", 1, np.float32(one)) for one in (old, new)]
+    assert data.count(forms[0]) == 1
+    return data.replace(forms[0], forms[1])
+
+
+def test_a_file_on_which_litert_aborts_ends_another_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A scale of nearly 0 in a sum: LiteRT's own check of its multiplier calls abort()."""
+    path, source = tmp_path / "aborting.tflite", tmp_path / "q.onnx"
+    source.write_bytes(small_qonnx(np.random.default_rng(0)).SerializeToString())
+    whole = lower(source, path, target="litert").path.read_bytes()
+    path.write_bytes(with_scale(whole, 0.05 * 17, 1e-38))
+    with pytest.raises(InputError, match=r"LiteRT does not survive .*aborting\.tflite.*signal 6"):
+        LiteRtEngine(path)
+    # What is no file's fault is said as such, and the same file is loaded apart once only.
+    path.write_bytes(whole)
+    for _ in range(2):
+        LiteRtEngine(path).close()
+    monkeypatch.setattr(litert_engine, "REHEARSAL_S", 0.0)
+    LiteRtEngine(path).close()
+    with pytest.raises(InputError, match=r"had not loaded .*aborting\.tflite after 0 s"):
+        LiteRtEngine(path, kernels="reference")
 
 
 def test_without_the_package(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -240,6 +240,15 @@ def other_classes(path: Path) -> None:
     foreign(path, after=[last], outputs=("z",))
 
 
+def vast_padding(path: Path) -> None:
+    model = onnx.load(foreign(path))
+    convolution = next(node for node in model.graph.node if node.op_type == "Conv")
+    for old in [one for one in convolution.attribute if one.name == "pads"]:
+        convolution.attribute.remove(old)
+    convolution.attribute.append(helper.make_attribute("pads", [9000] * 4))
+    onnx.save(model, path)
+
+
 def text_file(path: Path) -> None:
     path.write_text("no model\n")
 
@@ -277,6 +286,7 @@ USUAL: dict[str, Any] = {"mean": MEAN, "std": STD}
         (other_classes, USUAL, InputError, r"gives 20 logits, .* has 10 classes \(0, 1, 2, 3, 4"),
         (plain, {**USUAL, "kind": "cifar10"}, InputError, r"cifar-10-batches-py"),
         (plain, {**USUAL, "bits": 64}, InputError, r"bit-widths must be 32 \(float\) or 2 to 8"),
+        (vast_padding, USUAL, InputError, r"would be \[1, 8, 9007, 9007\], at most"),
         (text_file, USUAL, InputError, r"no ONNX"),
     ],
     ids=lambda value: getattr(value, "__name__", None),

@@ -7,7 +7,9 @@ reference, and the certificate (`qadtr inspect`, the engine in a process of its 
 from __future__ import annotations
 
 import tempfile
+import tracemalloc
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -21,6 +23,7 @@ from deploy.core.errors import InputError, QadtrError
 from export.certificate import certify
 from export.graph_builder import QONNX
 from export.lowering import lower, lower_float
+from export.reading import require_sizes
 from export.reference import IntegerReference, QdqReference
 from qadtr.__main__ import main
 from tests.export.integer_graphs import residual_graph
@@ -348,3 +351,45 @@ def test_what_is_damaged_is_read_or_refused(reader: str, tries: int, tmp_path: P
             reads(reader, path)
         except QadtrError as error:
             assert "damaged.onnx" in str(error), seed  # noqa: PT017 - reading it is as right
+
+
+# ------------------------------------------------------------------ what would be computed
+
+
+def padded(model: onnx.ModelProto, pad: int) -> onnx.ModelProto:
+    """The model with one padding of its second convolution, and what it says of its shapes kept."""
+    convolution = [node for node in model.graph.node if node.op_type == "Conv"][1]
+    for attribute in convolution.attribute:
+        if attribute.name == "pads":
+            attribute.CopyFrom(helper.make_attribute("pads", [pad] * 4))
+    return model
+
+
+def test_a_padding_that_would_fill_the_memory_is_refused_before_anything_runs(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "padded.onnx"
+    path.write_bytes(padded(model_for("lower"), 3000).SerializeToString())
+    tracemalloc.start()
+    with pytest.raises(InputError, match=r"padded\.onnx.* would be \[1, 4, 6\d\d\d, 6\d\d\d\], at"):
+        lower(path, tmp_path / "lowered.onnx")
+    assert tracemalloc.get_traced_memory()[1] < 1 << 26
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("image", "shape", "fits"),
+    [
+        ((3, 8, 8), (1, 4, 1024, 1024), True),
+        ((3, 8, 8), (1, 4, 1024, 1025), False),
+        ((3, 8, 8), (64, 4, 1024, 1024), True),
+        ((3, 224, 224), (1, 64, 1024, 1024), True),
+        ((3, 224, 224), (1, 64, 1024, 1025), False),
+        ((3, 32, 32), (0, 64, 0, 1 << 40), True),  # not known
+    ],
+)
+def test_how_large_a_tensor_may_become_follows_from_the_image(
+    image: tuple[int, ...], shape: tuple[int, ...], fits: bool
+) -> None:
+    with nullcontext() if fits else pytest.raises(InputError, match="'x' would be"):
+        require_sizes(Path("a.onnx"), {"x": shape}, image)

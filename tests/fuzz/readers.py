@@ -686,7 +686,6 @@ READERS = (
     Reader(
         name="qonnx-to-integers",
         about="QONNX to an all-integer file",
-        mib=6144,
         corpus=("onnx/qonnx.onnx",),
         read=lowered("onnxruntime"),
         mutate=_ONNX,
@@ -711,7 +710,6 @@ READERS = (
     Reader(
         name="qonnx-to-float",
         about="QONNX to a float file, which the engine runs",
-        mib=6144,
         corpus=("onnx/float.onnx",),
         read=lambda path: lower_float(path, path.parent / "lowered.onnx"),
         mutate=_ONNX,
@@ -728,7 +726,6 @@ READERS = (
     Reader(
         name="adopt",
         about="`qadtr adopt`: any ONNX classifier",
-        mib=6144,
         corpus=("onnx/float.onnx", "onnx/integer.onnx"),
         read=commanded(qadtr, _adopt),
         mutate=_ONNX,

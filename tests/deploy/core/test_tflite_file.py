@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import flatbuffers
@@ -90,6 +91,31 @@ def test_damaged_bytes_are_refused_or_read_and_nothing_else(data: bytes) -> None
         except InputError:
             refused += 1
     assert refused > 500
+
+
+def words_of(data: bytes, old: tuple[int, ...], new: tuple[int, ...]) -> bytes:
+    """The file with one vector of numbers, found by its content, changed; its length is kept."""
+    forms = [struct.pack(f"<I{len(one)}i", len(one), *one) for one in (old, new)]
+    assert data.count(forms[0]) == 1
+    return data.replace(forms[0], forms[1])
+
+
+@pytest.mark.parametrize("shape", [(1, 4, -4, 3), (1, 4, 0, 3), (1, 2**31 - 1, 4, 3)])
+def test_a_shape_that_no_tensor_has_is_refused(shape: tuple[int, ...], data: bytes) -> None:
+    with pytest.raises(ValueError, match=r"the tensor 'images' has the shape \[1, "):
+        read_tflite(words_of(data, (1, 4, 4, 3), shape))
+
+
+def test_inputs_that_an_operator_needs_are_there_and_a_bias_need_not_be(data: bytes) -> None:
+    found = read_tflite(data)
+    convolution = found.nodes[0]
+    assert convolution.operator == "CONV_2D"
+    image, kernel, bias = convolution.inputs
+    for missing in ((-1, kernel, bias), (image, -1, bias)):
+        with pytest.raises(ValueError, match="names a tensor that is not there"):
+            read_tflite(words_of(data, convolution.inputs, missing))
+    bare = read_tflite(words_of(data, convolution.inputs, (image, kernel, -1)))
+    assert bare.nodes[0].inputs == (image, kernel, -1)
 
 
 @pytest.mark.parametrize("data", [b"", b"\x08\x0a" * 40, b"\0" * 8 + FILE_IDENTIFIER])
