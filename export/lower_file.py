@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.core.errors import InputError, UsageError
+from deploy.core.errors import InputError, QadtrError, UsageError
 from deploy.core.files import read_npz, write_json
 from deploy.core.images import check_images
 from export.budget import Budget
@@ -133,8 +133,11 @@ def _images(given: Path | NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
         arrays = read_npz(given)
         if "images" not in arrays:
             raise InputError(f"{given} has no `images`; it has {', '.join(arrays) or 'nothing'}")
-        given = arrays["images"]
-    images = given[:count]
+        try:
+            return _images(arrays["images"], count)
+        except QadtrError as error:
+            raise type(error)(f"{given}: {error}") from error
+    images = given[:count] if given.ndim else given
     if images.ndim == 4 and images.shape[1] not in (1, 3) and images.shape[3] in (1, 3):
         images = images.transpose(0, 3, 1, 2)
     images = np.ascontiguousarray(images)

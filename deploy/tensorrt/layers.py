@@ -126,7 +126,8 @@ def layers_from_json(listing: str) -> tuple[EngineLayer, ...]:
                 f"the inspector tells no details of {str(entry)[:100]!r}: the engine was built "
                 "without detailed profiling; build it with: python -m deploy.tensorrt"
             )
-        weights = [one.get("Type", "") for one in (entry.get("Weights"),) if isinstance(one, dict)]
+        told = entry.get("Weights")
+        weights = [str(told.get("Type", ""))] if isinstance(told, dict) else []
         operator = entry["LayerType"]
         if isinstance(entry.get("ParameterType"), str):  # what a Cask layer is a kernel of
             operator = f"{operator} {entry['ParameterType']}"

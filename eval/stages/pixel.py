@@ -126,6 +126,29 @@ def attack_pixels(
     return records
 
 
+def attacked_so_far(path: Path, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """What an earlier call finished of ``images``, uint8 N×C×H×W: the first k attacked; k is 0
+    where no file is.
+
+    Raises:
+        InputError: the file is damaged, or of other images.
+    """
+    if not path.exists():
+        return np.zeros((0, *images.shape[1:]), dtype=np.uint8)
+    arrays = read_npz(path)
+    done = arrays.get("images")
+    if (
+        done is None
+        or done.dtype != np.uint8
+        or done.ndim != images.ndim
+        or done.shape[1:] != images.shape[1:]
+        or len(done) > len(images)
+    ):
+        raise InputError(f"{path} is no resume file of a pixel attack on these images; remove it")
+    found: NDArray[np.uint8] = done
+    return found
+
+
 def _made(
     path: Path,
     network: SwitchableNetwork,
@@ -136,11 +159,7 @@ def _made(
     classes: int,
 ) -> NDArray[np.uint8]:
     """The attacked images, uint8 N×3×H×W; what an earlier call finished is at ``path``."""
-    done = np.zeros((0, *images.shape[1:]), dtype=np.uint8)
-    if path.exists():
-        done = read_npz(path)["images"]
-        if done.dtype != np.uint8 or done.shape[1:] != images.shape[1:]:
-            raise InputError(f"{path} is no resume file of a pixel attack; remove it")
+    done = attacked_so_far(path, images)
     with Progress(f"{attack.attack} at {bits} bits", len(images)) as bar:
         bar.advance(len(done))
         while len(done) < len(images):

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,11 +15,12 @@ from onnx import TensorProto, helper
 from qonnx.core.modelwrapper import ModelWrapper
 from qonnx.transformation.infer_shapes import InferShapes
 
-from deploy.core.errors import InputError, UsageError
+from deploy.core.errors import InputError, NothingToEvaluate, UsageError
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
 from export.canonical import ImageForm
 from export.certificate import certify
 from export.graph_builder import QONNX
+from export.lower_file import LowerSettings, lower_file
 from export.lowering import Lowered, lower
 from export.parity import check_parity
 from export.passes.rule import LoweringError
@@ -27,6 +29,7 @@ from export.source_run import SourceRun
 from export.third_party import SourceError
 from qadtr.__main__ import main
 from tests.export.any_qonnx import SIZE, Drawn, images
+from tests.export.small_qonnx import small_qonnx
 
 
 def taken(path: Path, folder: Path, form: ImageForm | None = None) -> Lowered:
@@ -277,6 +280,26 @@ def test_open_height_and_width_are_asked_for(tmp_path: Path) -> None:
         lower(tmp_path / "q.onnx", tmp_path / "i.onnx")
     made = taken(tmp_path / "q.onnx", tmp_path, ImageForm(size=(8, 8)))
     assert OnnxRuntimeEngine(made.path).input_shape == (3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "error", "said"),
+    [
+        (np.uint8(7), InputError, r"i\.npz: expected images of shape N×3×H×W"),
+        (np.zeros((2, 3, 8, 8)), InputError, r"i\.npz: expected images as uint8 .* got float64"),
+        (np.zeros((0, 3, 8, 8), np.uint8), NothingToEvaluate, r"i\.npz: "),
+    ],
+)
+def test_images_that_are_none_are_one_error(
+    arrays: Any, error: type[Exception], said: str, tmp_path: Path
+) -> None:
+    source = tmp_path / "q.onnx"
+    source.write_bytes(small_qonnx(np.random.default_rng(0)).SerializeToString())
+    np.savez(tmp_path / "i.npz", images=arrays)
+    settings = LowerSettings(images=tmp_path / "i.npz")
+    with pytest.raises(error, match=said):
+        lower_file(source, tmp_path / "out.onnx", ImageForm(), settings)
+    assert not (tmp_path / "out.onnx").exists()
 
 
 def test_an_image_of_fractions_is_asked_for_and_taken(tmp_path: Path) -> None:

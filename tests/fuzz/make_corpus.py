@@ -99,6 +99,7 @@ def _arrays() -> None:
     _put("npz/compressed.npz", compressed.getvalue())
     for name, arrays in {
         "stored": {"images": images, "labels": labels},
+        "eight": {"images": np.random.default_rng(8).integers(0, 256, (2, 3, 8, 8), np.uint8)},
         "supplied": {"patches": images, "targets": np.arange(4), "mask": mask},
         "device-inputs": {"clean": images, "patched-0": images},
         "float-patches": {"patch-0": np.full((1, 3, 2, 2), 7.5, np.float32)},

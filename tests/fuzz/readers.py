@@ -34,6 +34,7 @@ from eval.attacks.found import read_resumed
 from eval.attacks.supplied.reading import read_supplied
 from eval.measure.drift.chain import DeviceInputs, read_float_patches
 from eval.stages.matrix.plan import read_plan
+from eval.stages.pixel import attacked_so_far
 from export.litert_certificate import certify_litert
 from export.lowering import lower, lower_float
 from export.origin import recorded_budget
@@ -280,6 +281,11 @@ def _adopt(path: Path) -> list[str]:
 
 def _lower(path: Path) -> list[str]:
     return ["lower", str(path), "--out", str(path.parent / "lowered.onnx"), "--count", "2"]
+
+
+def _lower_on_images(path: Path) -> list[str]:
+    model, out = str(CORPUS / "onnx/qonnx.onnx"), str(path.parent / "lowered.onnx")
+    return ["lower", model, "--out", out, "--images", str(path), "--least-agreement", "0"]
 
 
 def lowered(target: str) -> Callable[[Path], object]:
@@ -535,6 +541,14 @@ READERS = (
         tries=60,
     ),
     Reader(
+        name="pixel-state",
+        about="an unfinished pixel attack",
+        corpus=("npz/stored.npz",),
+        read=lambda path: attacked_so_far(path, np.zeros((4, 3, 6, 6), np.uint8)),
+        mutate=_NPZ,
+        tries=60,
+    ),
+    Reader(
         name="float-patches",
         about="patches before they are bytes",
         corpus=("npz/float-patches.npz",),
@@ -721,6 +735,15 @@ READERS = (
         corpus=("onnx/qonnx.onnx",),
         read=commanded(qadtr, _lower),
         mutate=_ONNX,
+        tries=10,
+    ),
+    Reader(
+        name="lower-images",
+        about="the images that `qadtr lower` proves a file on",
+        corpus=("npz/eight.npz",),
+        read=commanded(qadtr, _lower_on_images),
+        mutate=_NPZ,
+        names="",
         tries=10,
     ),
     Reader(
