@@ -124,7 +124,7 @@ wrong. A finding is anything else: a traceback, a hang, a crash of the process, 
 {bounds[0]} MiB of memory for one input, an error that only the lack of memory gave, one that is
 longer than 2,000 characters or has control characters in it, and a file of the corpus as it is that
 is refused. LiteRT's interpreter aborts on some damaged files; it loads each file in a process of
-its own first, within 256 MiB and eight times the file, so that this is an error too.
+its own first, within 1 GiB and eight times the file, so that this is an error too.
 
 The corpus in `tests/fuzz/corpus` is small and synthetic. Its files are damaged byte by byte, and by
 their structure, so that the damage is reached: JSON (keys given twice, deep nesting, huge numbers,
