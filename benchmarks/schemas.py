@@ -12,7 +12,7 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
-from benchmarks import fuzzing_page
+from benchmarks import beside, fuzzing_page
 from deploy.core.files import json_bytes, write_atomic
 from eval.measure import certification_record, evaluation_record, examples, pixel_record, proofs
 from eval.measure.adaptive import adaptive_record
@@ -225,6 +225,7 @@ def record_schema(kind: str) -> dict[str, Any]:
 
 SCHEMAS: Mapping[str, Callable[[], dict[str, Any]]] = {
     "config": config_schema,
+    "benchmark-beside": partial(json_schema, beside.BesideRecord),
     **{f"record-{kind}": partial(record_schema, kind) for kind in FORMS},
 }
 """What makes a schema, by the name of its file."""

@@ -109,7 +109,8 @@ def _session(path: Path | bytes, threads: int) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
-def _onnxruntime_call(path: Path, images: NDArray[np.uint8], threads: int) -> Call:
+def onnxruntime_call(path: Path, images: NDArray[np.uint8], threads: int) -> Call:
+    """One run of a file in ONNX Runtime on images, uint8 N×C×H×W, as the product runs it."""
     session = _session(path, threads)
     wanted = session.get_inputs()[0]
     fed = images if wanted.type == "tensor(uint8)" else images.astype(np.float32) / 255.0
@@ -157,7 +158,8 @@ def _matrix_call(threads: int) -> Call:
     return _bound(session, {"a": rng.integers(0, 256, shape).astype(np.uint8)})
 
 
-def _seconds(call: Call, repeats: int) -> float:
+def seconds_of(call: Call, repeats: int) -> float:
+    """Of one call, the mean of ``repeats``."""
     start = time.perf_counter()
     for _ in range(repeats):
         call()
@@ -168,7 +170,7 @@ def _rested(call: Call, repeats: int, threads: int) -> float:
     if threads > 1:
         time.sleep(PAUSE_S)
         call()
-    return _seconds(call, repeats)
+    return seconds_of(call, repeats)
 
 
 def _measure(files: Files, batch: int, threads: int, rounds: int) -> list[dict[str, Any]]:
@@ -176,14 +178,14 @@ def _measure(files: Files, batch: int, threads: int, rounds: int) -> list[dict[s
     images = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
     calls: dict[str, Call] = {}
     for key, path in files.in_onnxruntime.items():
-        calls[key] = _onnxruntime_call(path, images, threads)
+        calls[key] = onnxruntime_call(path, images, threads)
     for key, path in files.in_openvino.items():
         calls[key] = _openvino_call(path, images, threads)
     calls["peak"] = _matrix_call(threads)
     repeats = {}
     for key, call in calls.items():
         call()
-        repeats[key] = max(1, round(SLICE_S / max(1e-6, _seconds(call, 3))))
+        repeats[key] = max(1, round(SLICE_S / max(1e-6, seconds_of(call, 3))))
     taken: dict[str, list[float]] = {key: [] for key in (*calls, "peak before")}
     for _ in range(rounds):
         taken["peak before"].append(_rested(calls["peak"], repeats["peak"], threads))
