@@ -33,7 +33,14 @@ class FromPlugin:
     name: str
 
     def _attached(self, ort: Any, options: Any, wanted: str) -> dict[str, Any]:
-        self._load(ort, wanted)
+        load_plugin(
+            ort,
+            wanted,
+            self.package,
+            name=f"the engine {self.name!r}",
+            extra=self.extra,
+            needs=self.hardware,
+        )
         kind = getattr(ort.OrtHardwareDeviceType, self.device)
         there = ort.get_ep_devices()
         chosen = [one for one in there if one.ep_name == wanted and one.device.type == kind]
@@ -49,32 +56,47 @@ class FromPlugin:
     def _provider_options(self) -> dict[str, str]:
         return {}
 
-    def _load(self, ort: Any, provider: str) -> None:
-        """Load the plug-in's library into ``ort``, once a process."""
-        if provider in _registered:
-            return
-        register = getattr(ort, "register_execution_provider_library", None)
-        if register is None:
-            raise EngineUnavailable(
-                f"the engine {self.name!r} needs onnxruntime 1.23 or later, which takes plug-ins; "
-                f"this is {ort.__version__}: pip install --upgrade onnxruntime"
-            )
-        try:
-            library = importlib.import_module(self.package).get_library_path()
-        except (ImportError, OSError) as error:
-            raise EngineUnavailable(
-                f"the engine {self.name!r} needs the package {self.package.replace('_', '-')} "
-                f"({one_line(str(error))}); install it: {install_command(self.extra)}"
-            ) from error
-        try:
-            register(provider, library)
-        # onnxruntime's exceptions have no public base class below Exception.
-        except Exception as error:
-            raise EngineUnavailable(
-                f"the engine {self.name!r} needs {self.hardware}; the library of {self.package} "
-                f"does not load here: {one_line(str(error))}"
-            ) from error
-        _registered.add(provider)
+
+def load_plugin(ort: Any, provider: str, package: str, *, name: str, extra: str, needs: str) -> Any:
+    """Load a plug-in's library into ``ort``, once a process, and return its package.
+
+    Args:
+        ort: the module onnxruntime.
+        provider: the plug-in's provider, in ONNX Runtime's name.
+        package: the module, which has ``get_library_path()``.
+        name: who asks, for errors.
+        extra: of this project, that installs it.
+        needs: what it runs on, in words.
+
+    Raises:
+        EngineUnavailable: an onnxruntime without plug-ins, no such package, or it does not load.
+    """
+    register = getattr(ort, "register_execution_provider_library", None)
+    if register is None:
+        raise EngineUnavailable(
+            f"{name} needs onnxruntime 1.23 or later, which takes plug-ins; "
+            f"this is {ort.__version__}: pip install --upgrade onnxruntime"
+        )
+    try:
+        module = importlib.import_module(package)
+        library = module.get_library_path()
+    except (ImportError, OSError) as error:
+        raise EngineUnavailable(
+            f"{name} needs the package {package.replace('_', '-')} "
+            f"({one_line(str(error))}); install it: {install_command(extra)}"
+        ) from error
+    if provider in _registered:
+        return module
+    try:
+        register(provider, library)
+    # onnxruntime's exceptions have no public base class below Exception.
+    except Exception as error:
+        raise EngineUnavailable(
+            f"{name} needs {needs}; the library of {package} "
+            f"does not load here: {one_line(str(error))}"
+        ) from error
+    _registered.add(provider)
+    return module
 
 
 def _device_name(found: Any) -> str:

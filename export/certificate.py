@@ -195,7 +195,7 @@ def certify(
             outside = read_onnx(path.read_bytes()).outside
         if node_names_made_unique(read) or outside:
             loaded = folder / path.name
-            write_atomic(loaded, _bytes_of(read, path))
+            write_atomic(loaded, bytes_of(read, path))
         optimized, profile = folder / "optimized.onnx", folder / "profile.json"
         profile_onnx(
             loaded,
@@ -251,7 +251,8 @@ def _facts(value: onnx.ValueInfoProto) -> TensorFacts:
     return TensorFacts(name=value.name, type=element, shape=input_dims(value))
 
 
-def _bytes_of(model: onnx.ModelProto, path: Path) -> bytes:
+def bytes_of(model: onnx.ModelProto, path: Path) -> bytes:
+    """The file that a model was read from, with its changes; else InputError."""
     try:
         return bytes(model.SerializeToString())
     except Exception as error:  # protobuf's EncodeError has no public base

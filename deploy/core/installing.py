@@ -34,6 +34,7 @@ EXTRA_OF_MODULE: Mapping[str, str] = {
     "ai_edge_litert": "litert",
     "openvino": "openvino",
     "onnxruntime_ep_openvino": "openvino-ep",
+    "onnxruntime_qnn": "qnn",
     "onnxruntime_ep_nv_tensorrt_rtx": "rtx-ep",
     "tensorrt_rtx_bindings": "rtx",
     "matplotlib": "figures",

@@ -7,10 +7,6 @@ brings ONNX Runtime down, or asks for more memory than there is, is an error of 
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,17 +16,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.errors import EngineUnavailable, InputError, QadtrError
+from ..core.errors import InputError
 from ..core.files import read_bytes, write_atomic
 from ..core.host import host_facts
 from ..core.scratch import Scratch
 from ..core.text import one_line
 from .onnxruntime_engine import PROVIDERS, _onnxruntime, common_options
+from .own_process import answer, run_in_process
 
 ENGINE = "onnxruntime-cpu"
-
-LONGEST_S = 900.0
-"""An isolated run that takes longer is stopped and is an error."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,68 +122,16 @@ def _in_process(
         "optimize": settings.optimize,
         "inputs": list(feeds),
     }
-    (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
     np.savez(folder / "feeds.npz", *feeds.values())
-    root = str(Path(__file__).resolve().parents[len(__package__.split("."))])
-    paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
-    command = [sys.executable, "-m", __spec__.name, str(folder)]
-    try:
-        done = subprocess.run(
-            command,
-            env={**os.environ, "PYTHONPATH": paths},
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=LONGEST_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise InputError(
-            f"{model.name} had not run through after {LONGEST_S:.0f} s; it was stopped"
-        ) from error
-    told = folder / "error.json"
-    if told.is_file():
-        found = json.loads(told.read_text(encoding="utf-8"))
-        kind = EngineUnavailable if found["kind"] == "EngineUnavailable" else InputError
-        raise kind(found["text"])
-    if done.returncode:
-        how = f"exit code {done.returncode}"
-        if done.returncode < 0:
-            how = f"signal {signal.Signals(-done.returncode).name}"
-        last = one_line(done.stderr)[-300:]
-        raise InputError(
-            f"ONNX Runtime crashed on {model.name} ({how}): the file is damaged or hostile, or "
-            f"needs more memory than this machine has{': ' + last if last else ''}"
-        )
+    run_in_process(__spec__.name, job, folder, model.name)
 
 
-def _limit_memory() -> None:
-    """No more address space than the machine has memory: ask for more, and be refused at once."""
-    try:
-        import resource
-
-        pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        resource.setrlimit(resource.RLIMIT_AS, (pages, pages))
-    except (ImportError, AttributeError, OSError, ValueError):
-        pass  # not on this system; the parent still reports a crash
-
-
-def main(folder: Path) -> int:
-    """What the child process does: the job in ``folder``; its error, if any, in error.json."""
-    _limit_memory()
-    job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+def _job(job: Mapping[str, Any], folder: Path) -> None:
     settings = ProfiledRun(threads=job["threads"], runs=job["runs"], optimize=job["optimize"])
-    try:
-        with np.load(folder / "feeds.npz", allow_pickle=False) as stored:
-            feeds = {name: stored[f"arr_{i}"] for i, name in enumerate(job["inputs"])}
-        _run(Path(job["model"]), feeds, settings, folder)
-    except (QadtrError, MemoryError) as error:
-        text = str(error) or "out of memory"
-        told = {"kind": type(error).__name__, "text": text}
-        (folder / "error.json").write_text(json.dumps(told), encoding="utf-8")
-        return 2
-    return 0
+    with np.load(folder / "feeds.npz", allow_pickle=False) as stored:
+        feeds = {name: stored[f"arr_{i}"] for i, name in enumerate(job["inputs"])}
+    _run(Path(job["model"]), feeds, settings, folder)
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(answer(Path(sys.argv[1]), _job))

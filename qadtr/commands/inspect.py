@@ -1,10 +1,13 @@
-"""`qadtr inspect`: which operators and types ONNX Runtime really runs for a file."""
+"""`qadtr inspect`: which operators and types ONNX Runtime really runs for a file, or QNN would."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
+
+from qadtr.commands import shared
 
 HELP = "say which kernels ONNX Runtime really runs for an ONNX file, layer by layer"
 
@@ -28,6 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="shapes",
         help="shape of an input; as often as there are inputs to name",
     )
+    parser.add_argument(
+        "--provider",
+        default="cpu",
+        choices=("cpu", "qnn"),
+        help="cpu: run it and say what ran; qnn: say what Qualcomm's HTP would take, without "
+        "running it and without a Snapdragon (default: cpu)",
+    )
     parser.add_argument("--threads", type=int, default=1, help="of the engine (default: 1)")
     parser.add_argument(
         "--json", action="store_true", help="print the certificate (certificate-2.json) instead"
@@ -35,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the layers and the verdict; 2 when something runs in float."""
+    """Print the layers and the verdict; 2 when something runs, or would run, in float."""
     from deploy.core.errors import UsageError
     from deploy.core.table import Table
     from export.certificate import certify
@@ -43,6 +53,8 @@ def run(arguments: argparse.Namespace) -> int:
     for option in ("size", "threads"):
         if getattr(arguments, option) < 1:
             raise UsageError(f"--{option} expects 1 or more, got {getattr(arguments, option)}")
+    if arguments.provider == "qnn":
+        return _print_qnn(arguments)
     certificate = certify(
         arguments.model,
         shapes=dict(_shape(word) for word in arguments.shapes),
@@ -72,6 +84,33 @@ def run(arguments: argparse.Namespace) -> int:
     print(Table(columns=columns, rows=rows, align="lrl").text())
     print(certificate.summary())
     return 0 if certificate.ok else 2
+
+
+def _print_qnn(arguments: argparse.Namespace) -> int:
+    from deploy.core.table import Table
+    from export.qnn_check import qnn_assignment
+
+    idle = {"threads": 1}
+    shared.refuse_without_effect(arguments, idle, "with --provider qnn, which runs nothing")
+    found = qnn_assignment(
+        arguments.model,
+        shapes=dict(_shape(word) for word in arguments.shapes),
+        open_size=arguments.size,
+    )
+    if arguments.json:
+        print(json.dumps(asdict(found), indent=2, ensure_ascii=False))
+        return 0 if found.ok else 2
+    rows = [
+        ["!" if one.is_product and not one.integer else "", one.operator, one.type, one.name]
+        for one in found.operators
+    ]
+    rows += [["!", one.operator, "on the CPU", one.name] for one in found.refused]
+    print(Table(columns=("", "operator", "type", "node"), rows=rows, align="l").text())
+    for reason in dict.fromkeys(one.reason for one in found.refused):
+        nodes = [one.name for one in found.refused if one.reason == reason]
+        print(f"on the CPU: {', '.join(nodes)}: {reason}")
+    print(found.summary())
+    return 0 if found.ok else 2
 
 
 def _shape(word: str) -> tuple[str, list[int]]:

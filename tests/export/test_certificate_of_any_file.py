@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from deploy.core.errors import InputError, UsageError
 from deploy.core.json_schema import load_schema
-from deploy.device import onnxruntime_profile
+from deploy.device import own_process
 from export.certificate import Certificate, certify
 from export.engine_graph import EngineGraph, RanNode
 from export.float_reasons import RULES, why_float
@@ -187,7 +187,7 @@ def test_an_engine_that_crashes_or_hangs_is_one_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = residual_graph(np.random.default_rng(0)).save(tmp_path / "model.onnx")
-    monkeypatch.setattr(onnxruntime_profile, "LONGEST_S", 0.01)
+    monkeypatch.setattr(own_process, "LONGEST_S", 0.01)
     with pytest.raises(InputError, match=r"model\.onnx had not run through"):
         certify(path, isolated=True)
     monkeypatch.undo()

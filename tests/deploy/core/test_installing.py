@@ -86,6 +86,7 @@ def test_every_extra_exists_and_every_package_of_the_extras_is_known() -> None:
         "tensorrt_rtx_bindings": "tensorrt-rtx-cu13-bindings",
         "ai_edge_litert": "ai-edge-litert",
         "onnxruntime_ep_openvino": "onnxruntime-ep-openvino",
+        "onnxruntime_qnn": "onnxruntime-qnn",
         "onnxruntime_ep_nv_tensorrt_rtx": "onnxruntime-ep-nv-tensorrt-rtx",
         "onnx_ir": "onnxscript",  # which brings it
     }

@@ -1,0 +1,61 @@
+"""What Qualcomm's HTP would take of an ONNX file, asked of ONNX Runtime's QNN provider itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import onnx
+
+from deploy.core.files import write_atomic
+from deploy.core.scratch import Scratch
+from deploy.onnxruntime_qnn import QnnAssignment, ask_qnn
+from export.certificate import bytes_of, refuse_qonnx
+from export.engine_graph import node_names_made_unique
+from export.graph import input_dims
+from export.reading import read_model
+from export.sample import noise_for
+
+
+def qnn_assignment(
+    model: Path | str,
+    *,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    open_size: int = 32,
+) -> QnnAssignment:
+    """Say which nodes of a file the QNN provider takes, in which type, and why not the others.
+
+    The provider takes no open dimension, so those of the inputs are fixed in a copy, the number of
+    images to 1. Nothing is run, and no Snapdragon is needed.
+
+    Args:
+        model: the ONNX file.
+        shapes: of inputs by name.
+        open_size: length of an open dimension that ``shapes`` does not name.
+
+    Raises:
+        InputError: the file is damaged, or the provider refuses it as a whole.
+        EngineUnavailable: onnxruntime-qnn is not installed.
+    """
+    path = Path(model)
+    read = read_model(path)
+    refuse_qonnx(read, path)
+    node_names_made_unique(read)
+    given = dict(shapes or {})
+    for name, noise in noise_for(read, open_size=open_size, shapes=given).items():
+        value = next(one for one in read.graph.input if one.name == name)
+        one_image = name not in given and input_dims(value)[:1] == (None,)
+        _fix(value, (1, *noise.shape[1:]) if one_image else noise.shape)
+    del read.graph.value_info[:]  # what followed from an open dimension is left to the engine
+    for value in read.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    with Scratch() as folder:
+        fixed = folder / path.name
+        write_atomic(fixed, bytes_of(read, path))
+        return ask_qnn(fixed, name=path.name)
+
+
+def _fix(value: onnx.ValueInfoProto, shape: Sequence[int]) -> None:
+    del value.type.tensor_type.shape.dim[:]
+    for length in shape:
+        value.type.tensor_type.shape.dim.add().dim_value = length
