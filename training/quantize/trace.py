@@ -1,8 +1,8 @@
-"""From a float ``nn.Module`` to the graph of its operations, by ``torch.fx``.
+"""From a float ``nn.Module`` to the graph of its operations.
 
-The module is traced symbolically and then run once on the example, node by node, so that every
-shape is known and what depends on shapes alone (``x.size(0)``, ``channels // groups``) becomes a
-number.  Pointwise functions of one tensor are kept as expressions until something else reads them,
+The module is recorded in one run on the example (:mod:`training.quantize.recording`), so that every
+shape is known and what depends on shapes alone (``x.size(0)``, ``channels // groups``) is a number.
+Pointwise functions of one tensor are kept as expressions until something else reads them,
 so that ``x * sigmoid(x)`` and ``relu6(x + 3) / 6 * x`` are one function each, whatever they are
 written with.  Whatever cannot be taken is collected, and refused all at once.
 """
@@ -10,7 +10,6 @@ written with.  Whatever cannot be taken is collected, and refused all at once.
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -18,14 +17,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
 
 from deploy.core.errors import InputError
 from training.quantize.graph import FloatGraph, Kind, Operation, Refusal, Refused, is_gate
 from training.quantize.pointwise import Expression, X, in_float32, substitute
+from training.quantize.recording import Recorder, function_name, holds_tensor, path_of, title_of
 
 IMAGE = "pixels"
 REFUSED = "refused operation"
+
+_NOT_TRACED = (TypeError, ValueError, RuntimeError, AttributeError, NameError)
+"""What a forward may raise that is recorded; a TraceError is a ValueError."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,10 +61,17 @@ def trace(module: nn.Module, example: Tensor) -> FloatGraph:
     _check(module, example)
     was = {part: part.training for part in module.modules()}
     module.train(False)
+    recorder = Recorder(example)
     try:
-        graph = _symbolic(module)
         with torch.no_grad():
-            return _Tracer(module, graph, example).run()
+            graph = recorder.record(module)
+            return _Tracer(module, graph, recorder.values).run()
+    except _NOT_TRACED as error:
+        raise InputError(
+            f"{type(module).__name__} cannot be traced: {' '.join(str(error).split())}; its "
+            "forward must not branch or loop on the values of tensors: quantize the part that does "
+            "not, or choose the branch when the network is built"
+        ) from error
     finally:
         for part, training in was.items():
             part.training = training
@@ -84,28 +93,16 @@ def _check(module: nn.Module, example: Tensor) -> None:
             raise InputError(f"{name} has values that are NaN or infinite; give trained weights")
 
 
-def _symbolic(module: nn.Module) -> fx.Graph:
-    try:
-        return fx.Tracer().trace(module)
-    except (fx.proxy.TraceError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        raise InputError(
-            f"{type(module).__name__} cannot be traced: {' '.join(str(error).split())}; its "
-            "forward must not branch or loop on the values of tensors: quantize the part that does "
-            "not, or choose the branch when the network is built"
-        ) from error
-
-
 class _Tracer:
-    def __init__(self, module: nn.Module, graph: fx.Graph, example: Tensor) -> None:
+    def __init__(self, module: nn.Module, graph: fx.Graph, values: Mapping[fx.Node, Any]) -> None:
         self.modules = dict(module.named_modules())
         self.module = module
         self.nodes = list(graph.nodes)
-        self.example = example
-        self.batch = example.shape[0]
         self.operations: list[Operation] = []
         self.names: set[str] = set()
         self.unary: dict[tuple[str, str], str] = {}
-        self.values: dict[fx.Node, Any] = {}
+        self.values = values
+        self.batch = values[self.nodes[0]].shape[0]
         self.traced: dict[fx.Node, Any] = {}
         self.refusals: list[Refusal] = []
 
@@ -121,17 +118,7 @@ class _Tracer:
         raise InputError(f"{type(self.module).__name__} returns nothing")
 
     def _placeholder(self, node: fx.Node) -> None:
-        if IMAGE in self.names:
-            if node.args:  # an argument with a default
-                self.values[node] = node.args[0]
-                return
-            raise InputError(
-                f"{type(self.module).__name__} takes a second input, {node.target!r}; a classifier "
-                "takes one batch of images"
-            )
-        self.values[node] = self.example
-        name = self._add(IMAGE, "image", (), self.example)
-        self.traced[node] = Traced(root=name)
+        self.traced[node] = Traced(root=self._add(IMAGE, "image", (), self.values[node]))
 
     def _finish(self, result: Any) -> FloatGraph:
         logits = self.traced.get(result) if isinstance(result, fx.Node) else None
@@ -150,27 +137,16 @@ class _Tracer:
     # ------------------------------------------------------------------ one node
 
     def _node(self, node: fx.Node) -> None:
-        arguments = fx.node.map_arg(node.args, lambda n: self.values[n])
-        keywords = fx.node.map_arg(node.kwargs, lambda n: self.values[n])
-        target = self._callable(node)
-        try:
-            value = target(*arguments, **keywords)
-        except Exception as error:
-            raise InputError(
-                f"{_path(node) or type(self.module).__name__}: the example does not go through "
-                f"{_title(node, self.modules)}: {' '.join(str(error).split())[:300]}; give an "
-                "example of the shape that the network takes"
-            ) from error
-        self.values[node] = value
+        value = self.values[node]
         reads = [n for n in node.all_input_nodes if n in self.traced]
-        if not reads or not _holds_tensor(value):
+        if not reads or not holds_tensor(value):
             return
         try:
             self.traced[node] = self._taken(node, value)
         except Untakeable as why:
-            title = _title(node, self.modules)
+            title = title_of(node, self.modules)
             self.refusals.append(
-                Refusal(path=_path(node), operation=title, reason=why.reason, cure=why.cure)
+                Refusal(path=path_of(node), operation=title, reason=why.reason, cure=why.cure)
             )
             self.traced[node] = self._opaque(value)
 
@@ -182,19 +158,6 @@ class _Tracer:
             return value
         return Traced(root=self._add(REFUSED, "image", (), value))
 
-    def _callable(self, node: fx.Node) -> Callable[..., Any]:
-        if node.op == "call_module":
-            return self.modules[str(node.target)]
-        if node.op == "call_method":
-            name = str(node.target)
-            return lambda subject, *a, **k: getattr(subject, name)(*a, **k)
-        if node.op == "get_attr":
-            *path, last = str(node.target).split(".")
-            holder = self.modules[".".join(path)]
-            return lambda: getattr(holder, last)
-        assert callable(node.target)
-        return node.target
-
     def _taken(self, node: fx.Node, value: Any) -> Any:
         arguments = fx.node.map_arg(node.args, self._argument)
         keywords = fx.node.map_arg(node.kwargs, self._argument)
@@ -205,7 +168,8 @@ class _Tracer:
                 if isinstance(module, kind):
                     return take(call, module, *arguments, **keywords)
         else:
-            handler = _FUNCTIONS.get(_function_name(node))
+            name = function_name(node)
+            handler = _FUNCTIONS.get(_SYNONYMS.get(name, name))
             if handler is not None:
                 try:
                     return handler(call, *arguments, **keywords)
@@ -309,7 +273,7 @@ class _Call:
     ) -> Traced:
         """A new operation, and the traced tensor that it gives."""
         value = self.value if value is None else value
-        own = str(self.node.target) if self.node.op == "call_module" else _path(self.node)
+        own = str(self.node.target) if self.node.op == "call_module" else path_of(self.node)
         if not own or (self.node.op != "call_module" and own in self.tracer.names):
             # The first function that a module calls bears its name, the others their own besides.
             own = ".".join(filter(None, [own, kind.replace(" ", "_")]))
@@ -866,6 +830,8 @@ _FUNCTIONS: Mapping[str, Callable[..., Any]] = MappingProxyType(
         "sub": _binary("sub"),
         "mul": _binary("mul"),
         "div": _binary("div"),
+        "rsub": lambda call, a, b: _binary("sub")(call, b, a),
+        "rdiv": lambda call, a, b: _binary("div")(call, b, a),
         "neg": _unary(["neg", X]),
         "relu": _unary(_RELU),
         "relu6": _unary(_RELU6),
@@ -903,6 +869,7 @@ _FUNCTIONS: Mapping[str, Callable[..., Any]] = MappingProxyType(
         "permute": _permute,
         "contiguous": _as_it_is,
         "clone": _as_it_is,
+        "data": _as_it_is,
         "detach": _as_it_is,
         "float": _as_it_is,
         "dropout": _as_it_is,
@@ -918,10 +885,15 @@ _FUNCTIONS: Mapping[str, Callable[..., Any]] = MappingProxyType(
 """Functions and methods by their name, without underscores of in-place forms."""
 
 _SYNONYMS = {
+    "radd": "add",
+    "rmul": "mul",
+    "rtruediv": "rdiv",
     "truediv": "div",
     "divide": "div",
     "multiply": "mul",
     "subtract": "sub",
+    "view_as": "view",
+    "reshape_as": "reshape",
     "concat": "cat",
     "concatenate": "cat",
     "clip": "clamp",
@@ -933,35 +905,6 @@ _SYNONYMS = {
     "max_pool2d_with_indices": "max_pool2d",
     "swapaxes": "transpose",
 }
-
-
-def _function_name(node: fx.Node) -> str:
-    if node.target is F.max_pool2d:
-        return "max_pool2d"
-    if node.target is operator.getitem:
-        return "getitem"
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    name = name.strip("_")
-    return _SYNONYMS.get(name, name)
-
-
-def _path(node: fx.Node) -> str:
-    if node.op == "call_module":
-        return str(node.target)
-    stack = node.meta.get("nn_module_stack") or {}
-    return str(next(reversed(stack), "")) if stack else ""
-
-
-def _title(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
-    if node.op == "call_module":
-        return type(modules[str(node.target)]).__name__
-    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "?")
-
-
-def _holds_tensor(value: Any) -> bool:
-    if isinstance(value, tuple | list):
-        return any(isinstance(one, Tensor) for one in value)
-    return isinstance(value, Tensor)
 
 
 def _words(expression: Expression) -> str:
