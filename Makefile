@@ -90,7 +90,7 @@ test-browser: $(STAMP)
 
 # Fails where the wheels cannot be had; Linux on x86-64 has them.
 test-rtx: $(STAMP)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[rtx]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[rtx,rtx-ep]'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m rtx --numprocesses auto --dist loadfile tests/deploy tests/benchmarks
 
 test-zoo: $(STAMP)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 import jsonschema  # type: ignore[import-untyped]
 import pytest
 
-from deploy.bundle import BundleContents, BundleModel, bundle_files
 from deploy.core.engine_protocol import Certified
 from deploy.core.json_schema import load_schema
 from deploy.core.stored_zip import write_stored_zip
@@ -20,11 +18,8 @@ from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
 from deploy.engine import ENGINES
 from deploy.validate import main
 from tests.deploy.device.conftest import contents, files, rehashed
-from tests.deploy.tensorrt.qdq_files import exported
 
 __all__ = ["contents", "files"]  # fixtures
-
-GPU_ENGINES = ["onnxruntime-tensorrt", "onnxruntime-tensorrt-rtx", "tensorrt", "tensorrt-rtx"]
 
 
 @pytest.fixture
@@ -47,28 +42,6 @@ def test_engines_by_name(
     capsys.readouterr()
     assert main(["b.qbundle", "--engine", "abacus"]) == 4
     assert "available: litert, onnxruntime" in capsys.readouterr().err
-
-
-def with_models(contents: BundleContents, models: Mapping[str, Path]) -> dict[str, bytes]:
-    more = {
-        name: BundleModel(path=path, certificate=None, max_logit_difference=1.0, max_flips=1)
-        for name, path in models.items()
-    }
-    return bundle_files(dataclasses.replace(contents, models={**contents.models, **more}))
-
-
-@pytest.mark.parametrize("name", GPU_ENGINES)
-def test_a_bundle_carries_models_for_gpu_engines_and_without_one_it_is_broken_not_passed(
-    name: str, contents: BundleContents, here: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    model = exported(here)
-    write_stored_zip(here / "b.qbundle", with_models(contents, dict.fromkeys(GPU_ENGINES, model)))
-    assert main(["b.qbundle", "--engine", "onnxruntime"]) == 0
-    capsys.readouterr()
-    assert main(["b.qbundle", "--engine", name]) == 2
-    line = capsys.readouterr().err
-    assert any(text in line for text in ("pip install", "no CUDA driver", "onnxruntime-gpu"))
-    assert report()["outcome"] == "error" and report()["checks"] == []
 
 
 @pytest.mark.parametrize("name", sorted(ENGINES.keys() - {"onnxruntime"}))
