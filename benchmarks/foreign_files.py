@@ -73,9 +73,11 @@ def _of_the_image(reason: str) -> bool:
 
 
 def _short(reason: str) -> str:
-    if len(reason) <= LONGEST_REASON:
-        return reason
-    return f"{reason[:LONGEST_REASON].rpartition(' ')[0]} …"
+    """The first of the layers that are refused."""
+    first = reason.splitlines()[0]
+    if len(first) <= LONGEST_REASON:
+        return first
+    return f"{first[:LONGEST_REASON].rpartition(' ')[0]} …"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -35,11 +35,16 @@ from export.passes.layout import OPERATORS
 from export.passes.moves import OPERATORS as MOVES
 from export.passes.qonnx_graph import QonnxGraph
 from export.passes.rule import (
+    NO_CODES,
+    Clamp,
     Codes,
     Context,
+    ContractError,
     LoweringError,
     Place,
     Refusal,
+    activation_quantizer,
+    byte_codes,
     named,
     require_codes,
 )
@@ -61,6 +66,18 @@ NOTED = "source"
 
 FLOAT = Budget(logits=1e-2, flips=0.25)
 """Of a float file against its source: float32 sums in another order."""
+
+QUANTIZE_IT = (
+    "what has no integer codes is a float number in the file too: put a quantizer after it in the "
+    "network (Brevitas: a QuantIdentity, the same one for all that meet in a sum or a "
+    "concatenation; brevitas.graph.quantize puts them everywhere)"
+)
+
+MEETINGS = ("Add", "AveragePool", "Concat", "GlobalAveragePool", "Mul", "ReduceMean", "Sub")
+"""Operators that rules take where all that they read has codes."""
+
+MOST_ERRORS = 8
+"""Layers that one error names."""
 
 KEEP_CODES = ("MaxPool", *OPERATORS, *MOVES)
 """Operators that read codes and give codes without a quantizer between."""
@@ -138,7 +155,7 @@ def lower(
     )
     context.builder.reserve(source.image)
     context.builder.promise(n.output[0] for n in source.nodes if source.is_quant(n))
-    log = [line for node in source.nodes if (line := _lower_node(node, chosen, context))]
+    log = _lower_nodes(chosen, context)
     guarantees: tuple[str, ...]
     whole = budget or Budget(logits=None, flips=1.0)
     facts = context.codes
@@ -338,6 +355,45 @@ def _place(node: onnx.NodeProto, context: Context) -> Place | None:
     return None
 
 
+def _lower_nodes(target: Target, context: Context) -> list[str]:
+    """Lower all layers; the log.
+
+    Raises:
+        LoweringError: a line for each layer that cannot be lowered. One after it is looked at as if
+            it had the codes that its quantizer says.
+    """
+    log: list[str] = []
+    errors: list[LoweringError] = []
+    for node in context.source.nodes:
+        try:
+            log.append(_lower_node(node, target, context))
+        except ContractError:
+            raise
+        except LoweringError as error:
+            errors.append(error)
+            if len(errors) == MOST_ERRORS or not _assume_codes(node, context):
+                break
+    if errors:
+        path = f"{context.source.path}: "
+        texts = [str(error).removeprefix(path) for error in errors]
+        if len(errors) == MOST_ERRORS:
+            texts.append("… there may be others")
+        if any(NO_CODES in text for text in texts):
+            texts.append(QUANTIZE_IT)
+        raise LoweringError(path + "\n".join(texts)) from errors[0]
+    return [line for line in log if line]
+
+
+def _assume_codes(node: onnx.NodeProto, context: Context) -> bool:
+    """Give the output of a quantizer the codes that it says, in place of those of a layer."""
+    try:
+        codes = byte_codes(activation_quantizer(node, context), Clamp(), node.output[0])
+    except Refusal:
+        return False
+    context.codes[node.output[0]] = codes
+    return True
+
+
 def _lower_node(node: onnx.NodeProto, target: Target, context: Context) -> str:
     """Let the first rule that matches write the node's layer; a line for the log, or nothing."""
     place, layer = _place(node, context), node.output[0]
@@ -361,7 +417,7 @@ def _lower_node(node: onnx.NodeProto, target: Target, context: Context) -> str:
     # What rules of another kind of layer say matters only where no rule is of this kind.
     telling = [text for text, other in reasons if not other]
     if not telling:
-        telling = [f"{_in_the_way(read, context)} is nothing that any pass takes"]
+        telling = [_in_the_way(read, context)]
     raise LoweringError(
         f"{context.source.path}: the layer {node_label(node)} cannot be lowered to integers, after "
         f"{named(context.source.producer(read))}. " + "; ".join(telling)
@@ -369,12 +425,20 @@ def _lower_node(node: onnx.NodeProto, target: Target, context: Context) -> str:
 
 
 def _in_the_way(read: str, context: Context) -> str:
-    """The operator that no rule takes, before what only scales, shifts or clamps."""
+    """The operator that no rule takes, before what only scales, shifts or clamps, and the cure."""
     try:
         node, _, _, _ = affine_before(read, context, ())
     except Refusal:
         node = context.source.producer(read)
-    return named(node)
+    missing = [
+        name
+        for name in (node.input if node is not None and node.op_type in MEETINGS else ())
+        if name not in context.codes
+    ]
+    if missing:
+        makers = ", ".join(named(context.source.producer(name)) for name in missing)
+        return f"{named(node)} reads what has {NO_CODES}, of {makers}"
+    return f"{named(node)} is nothing that any pass takes"
 
 
 def _rename(model: onnx.ModelProto, wanted: dict[str, str]) -> None:

@@ -11,6 +11,7 @@ qdq             QuantizeLinear → Clip? → DequantizeLinear is Quant; IntQuant
 shapes          every tensor has a shape; shapes that are computed from shapes are numbers
 plain           no Identity, Squeeze or Dropout; padding and pools as numbers
 before_moves    a quantizer stands before the Concat, MaxPool or Reshape whose result it quantizes
+averages        an average of codes that is read unquantized has its sum as codes
 sums            a sum of codes that is normalized, or of three tensors, is a convolution with ones
 image           the image is quantized; what a network does to it before is known
 ==============  ================================================================================
@@ -22,7 +23,17 @@ from pathlib import Path
 
 import onnx
 
-from export.canonical import before_moves, ends, image, operators, plain, qdq, shapes, sums
+from export.canonical import (
+    averages,
+    before_moves,
+    ends,
+    image,
+    operators,
+    plain,
+    qdq,
+    shapes,
+    sums,
+)
 from export.canonical.draft import Draft
 from export.canonical.image import ImageForm
 
@@ -55,6 +66,7 @@ def canonical(
     shapes.infer(draft)
     plain.write_plainly(draft)
     before_moves.hoist(draft)
+    averages.as_codes(draft)
     sums.as_convolutions(draft)
     ends.as_values(draft)
     if any(node.op_type in operators.QUANTIZERS for node in draft.nodes):

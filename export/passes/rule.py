@@ -23,6 +23,10 @@ SIGNED_ZERO_POINT = 128
 """uint8 zero point of signed codes: code + 128."""
 
 
+NO_CODES = "no integer codes"
+"""In the reason of a refusal, where a layer reads what nobody quantized."""
+
+
 class LoweringError(QadtrError):
     """A layer cannot be lowered to integers; the message names it and each rule's reason."""
 
@@ -108,7 +112,8 @@ class Context:
     def codes_of(self, tensor: str, what: str) -> Codes:
         """The codes of a QONNX tensor; refuses where it has none. ``what`` names it."""
         if tensor not in self.codes:
-            raise Refusal(f"{what} {tensor!r} has no integer codes")
+            maker = named(self.source.producer(tensor))
+            raise Refusal(f"{what} {tensor!r}, of {maker}, has {NO_CODES}")
         return self.codes[tensor]
 
 

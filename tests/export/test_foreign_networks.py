@@ -44,12 +44,12 @@ class Stock(nn.Module):
         layer = nn.Conv2d if float_layer else qnn.QuantConv2d
         settings = {} if float_layer else {"weight_bit_width": 3, "bias_quant": Int32Bias}
         self.conv2 = layer(8, 8, 3, padding=1, **settings)
-        self.shared = qnn.QuantIdentity(bit_width=8)
+        self.shared: nn.Module = qnn.QuantIdentity(bit_width=8)
         self.other = qnn.QuantIdentity(bit_width=8)
         self.conv3 = qnn.QuantConv2d(8, 8, 1, weight_bit_width=4, bias=False)
         self.own_scales = own_scales
-        self.average = nn.AdaptiveAvgPool2d(1)
-        self.pooled = qnn.QuantIdentity(bit_width=8, return_quant_tensor=True)
+        self.average: nn.Module = nn.AdaptiveAvgPool2d(1)
+        self.pooled: nn.Module = qnn.QuantIdentity(bit_width=8, return_quant_tensor=True)
         self.linear = qnn.QuantLinear(8, 5, bias=True, weight_bit_width=8)
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -68,6 +68,23 @@ def exported(network: nn.Module, path: Path) -> tuple[nn.Module, Path]:
     network.eval()
     export_qonnx(network, torch.randint(0, 256, (1, 3, SIZE, SIZE)).float(), str(path))
     return network, path
+
+
+def test_every_float_number_of_a_stock_network_is_named_with_the_cure(tmp_path: Path) -> None:
+    """The same network whose sum nobody quantizes; with one quantizer for both it is taken."""
+    network = Stock()
+    network.shared = nn.Identity()
+    network.average = nn.Sequential(qnn.QuantReLU(bit_width=5), nn.AdaptiveAvgPool2d(2))
+    network.pooled = nn.Sequential(  # 16 codes of 5 bits are more than a byte
+        qnn.QuantConv2d(8, 8, 1, weight_bit_width=4), qnn.QuantReLU(bit_width=4), nn.MaxPool2d(2)
+    )
+    _, path = exported(network, tmp_path / "q.onnx")
+    with pytest.raises(LoweringError) as caught:
+        lower(path, tmp_path / "i.onnx")
+    first, second, cure = str(caught.value).splitlines()
+    assert "(Conv), has no integer codes" in first
+    assert "(AveragePool), has no integer codes" in second
+    assert "QuantIdentity, the same one for all that meet in a sum" in cure
 
 
 def test_a_stock_brevitas_network_is_lowered(tmp_path: Path) -> None:

@@ -184,6 +184,25 @@ def _mean_without_quantizer(n: Drawn) -> None:
     n.node("Gemm", [x, n.weights(5, 4, bits=8)], "logits", transB=1)
 
 
+def _average_that_is_read(n: Drawn) -> None:
+    x = n.node(
+        "AveragePool", [n.start()], kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4,
+        count_include_pad=1,
+    )  # fmt: skip
+    n.head(n.quant(n.node("Relu", [n.conv(x, 4, 4)]), 0.09, 4, signed=False), 4)
+
+
+def _signed_average_that_is_read(n: Drawn) -> None:
+    x = n.quant(n.conv(n.start(), 4, 4), 0.2, 5)
+    x = n.node("AveragePool", [x], kernel_shape=[2, 3], strides=[2, 3])
+    n.head(n.quant(n.conv(x, 4, 4), 0.05, 8), 4)
+
+
+def _window_of_the_whole_map(n: Drawn) -> None:
+    x = n.node("AveragePool", [n.start()], kernel_shape=[SIZE, SIZE])
+    n.node("Gemm", [n.node("Flatten", [x]), n.weights(5, 4, bits=8)], "logits", transB=1)
+
+
 def _quantized_logits(n: Drawn) -> None:
     x = n.head(n.start(), 4)
     x = n.quant(x, 0.01, 8)
@@ -210,6 +229,9 @@ KINDS: dict[str, tuple[Callable[[Drawn], None], str]] = {
     "a normalization by itself": (_channel_map, "channel map"),
     "a pool before the quantizer": (_pool_then_quantizer, "MaxPool of codes"),
     "a mean without quantizer": (_mean_without_quantizer, "QGemm"),
+    "an average that a layer reads": (_average_that_is_read, "mean of 3×3"),
+    "of signed codes": (_signed_average_that_is_read, "mean of 2×3"),
+    "a window of the whole map": (_window_of_the_whole_map, "QGemm"),
     "quantized logits": (_quantized_logits, "QGemm"),
 }
 
@@ -337,6 +359,12 @@ def _transposed(n: Drawn) -> None:
     n.head(n.quant(x, 0.05, 8), 4)
 
 
+def _large_average(n: Drawn) -> None:
+    """25 codes of 4 bits are up to 375."""
+    x = n.node("AveragePool", [n.start()], kernel_shape=[5, 5])
+    n.head(n.quant(n.conv(x, 4, 4), 0.05, 8), 4)
+
+
 def _another_domain(n: Drawn) -> None:
     n.head(n.start(), 4)
     next(node for node in n.nodes if node.op_type == "Conv").domain = "com.vendor"
@@ -351,6 +379,10 @@ REFUSED = {
     "unsigned weights": (_unsigned_weights, r"weight codes are 0…\d+, .*unsigned"),
     "a function of a sum": (_sigmoid, r"'sigmoid\d+' \(Sigmoid\) is a function of a sum.*quantize"),
     "ConvTranspose": (_transposed, r"'convtranspose\d+' \(ConvTranspose\) is nothing that any"),
+    "an average beyond a byte": (
+        _large_average,
+        r"'averagepool\d+', of 'averagepool\d+' \(AveragePool\), has no integer codes",
+    ),
     "another domain": (_another_domain, r"'conv\d+' \(Conv\).*the domain 'com.vendor'"),
     "another rounding": (_another_rounding, r"\(Quant\): rounding mode FLOOR"),
 }
