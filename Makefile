@@ -5,6 +5,7 @@
 # make schemas docs/schemas, from the types that check records and configs
 # make bench   ratios against peers, on this machine
 # make test-browser   the report in headless Chromium at two widths, light and dark
+# make gpu            on a machine with a GPU: training, every engine, its tests; ten minutes, a record (gpu.json)
 # make test-rtx       TensorRT-RTX engines of this project's networks, built without a GPU
 # make test-arm64     the validator on an emulated arm64 machine: equal codes, logits and verdicts (Debian, root)
 # make test-hls4ml    the operators at which hls4ml stops reading our QONNX file (an environment of its own)
@@ -30,7 +31,7 @@ EXTRAS := train,export,cpu,eval,cluster,dev
 export OMP_NUM_THREADS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo docs test test-python310 test-hls4ml test-zoo test-arm64 test-resume test-kills test-hostile fuzz test-browser test-rtx lint bench schemas install
+.PHONY: demo docs gpu test test-python310 test-hls4ml test-zoo test-arm64 test-resume test-kills test-hostile fuzz test-browser test-rtx lint bench schemas install
 .DELETE_ON_ERROR:
 
 install: $(STAMP)
@@ -92,6 +93,12 @@ test-browser: $(STAMP)
 test-rtx: $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[rtx,rtx-ep]'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m rtx --numprocesses auto --dist loadfile tests/deploy tests/benchmarks
+
+# Refuses without a GPU, before anything is installed for one. TensorRT itself comes from NVIDIA's index.
+gpu: $(STAMP)
+	@$(BIN)/python -m benchmarks.gpu --check
+	-$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[rtx,rtx-ep]'
+	$(BIN)/python -m benchmarks.gpu --json gpu.json
 
 test-zoo: $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[zoo]'

@@ -86,12 +86,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rivals", action="store_true", help="PBAT, TriQDef and DWQ too (slow)")
+    parser.add_argument(
+        "--only", nargs="+", metavar="ROW", help=f"some of the rows, beside {BASE!r}"
+    )
     arguments = parser.parse_args(argv)
     if arguments.rounds < 2:
         parser.error("--rounds must be at least 2, or there are no quartiles")
+    chosen = {**ROWS, **(RIVALS if arguments.rivals else {})}
+    unknown = sorted(set(arguments.only or ()) - chosen.keys())
+    if unknown:
+        parser.error(f"no row {', '.join(unknown)}; the rows: {'; '.join(chosen)}")
+    if arguments.only:
+        chosen = {name: row for name, row in chosen.items() if name in {BASE, *arguments.only}}
     keep_freed_memory()
     rows = measure(
-        {**ROWS, **(RIVALS if arguments.rivals else {})},
+        chosen,
         network=arguments.network,
         batch=arguments.batch,
         rounds=arguments.rounds,

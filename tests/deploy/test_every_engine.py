@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +23,7 @@ from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
 from deploy.device.validation import profiled_run
 from deploy.engine import ENGINES
 from deploy.litert_engine import LiteRtEngine
+from deploy.tensorrt.bindings import load
 from deploy.tensorrt.cuda import Device
 from deploy.validate import main
 from export.reference import IntegerReference, LiteRtReference, QdqReference
@@ -122,16 +123,30 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     )
 
 
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The validator writes its reports into the working directory."""
+    monkeypatch.chdir(tmp_path)
+
+
 def validated(
     name: str, parts: Mapping[str, bytes], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> tuple[int, str]:
     """Exit code of the validator with an engine, and all that it said."""
     path = folder / "model.qbundle"
     write_stored_zip(path, dict(parts))
-    code = main([str(path), "--engine", name, "--json", str(folder / "report.json")])
+    code = main([str(path), "--engine", name])
     found = capsys.readouterr()
     assert "Traceback" not in found.err
     return code, found.out + found.err
+
+
+@pytest.fixture
+def unloaded() -> Iterator[None]:
+    """TensorRT's package is imported anew, and after the test again."""
+    load.cache_clear()
+    yield
+    load.cache_clear()
 
 
 every_engine = pytest.mark.parametrize("name", sorted(ENGINES))
@@ -169,6 +184,7 @@ def test_tampered(
     assert code == 2 and re.search(r"no readable \.(onnx|tflite) file|no readable ONNX file", text)
 
 
+@pytest.mark.usefixtures("unloaded")
 @pytest.mark.parametrize("name", sorted(ENGINES.keys() - {"onnxruntime-tensorrt"}))
 def test_without_its_package(
     name: str,
@@ -212,6 +228,7 @@ def test_litert_on_a_processor_whose_arithmetic_is_not_known(
     assert code == 2 and "this processor is riscv64" in text
 
 
+@pytest.mark.usefixtures("unloaded")
 def test_tensorrt_without_a_gpu(
     files: dict[str, bytes],
     tmp_path: Path,
@@ -238,6 +255,21 @@ def test_the_packages_of_tensorrt_rtx_without_a_gpu(
     code, text = validated(name, files, tmp_path, capsys)
     assert code == 2
     assert "NVIDIA GPU" in text and "driver" in text and "pip install" not in text
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "name", ["onnxruntime-tensorrt", "onnxruntime-tensorrt-rtx", "tensorrt", "tensorrt-rtx"]
+)
+def test_on_a_gpu(
+    name: str, files: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the package and a GPU it passes, within its budget."""
+    code, text = validated(name, files, tmp_path, capsys)
+    if re.search("needs the package|has no TensorrtExecutionProvider", text):
+        pytest.skip("its package is not here")
+    assert code == 0, text
+    assert "0 flips" in text
 
 
 def _gpu() -> bool:
