@@ -78,7 +78,8 @@ class RunOptions:
     ``save_seconds``, whichever comes first.  None of these nor ``progress`` (shown or not) change a
     byte of the checkpoint.  Another ``device`` rounds otherwise, so its weights differ;
     ``stop_after`` ends the run at that step without a checkpoint, as an interruption would.
-    ``data`` and ``cache`` are where the images came from, for the run's folder to know.
+    ``data`` and ``cache`` are where the images came from, or ``in_memory`` that they came from no
+    folder, for the run's folder to know.
     """
 
     resume: bool = False
@@ -90,6 +91,7 @@ class RunOptions:
     progress: bool = True
     data: Path | None = None
     cache: Path | None = None
+    in_memory: bool = False
 
 
 def train(
@@ -158,7 +160,16 @@ class TrainingRun:
             image_size=image_size,
         )
         identity: dict[str, Any] = {"config": config.as_dict(), "data": training_set.digest}
-        if network is None:
+        self.given: dict[str, Any] | None = None
+        start = read_start(run_dir) if options.resume and network is None else None
+        planned = None if start is None else start.built(spec, run_dir)
+        if start is not None and planned is not None:
+            # Its weights are in the state that it resumes from.
+            _require_fit(planned, spec, channels)
+            network = planned
+            assert start.network is not None
+            identity["network"] = start.network.get("sha256")
+        elif network is None:
             network = build_network(
                 spec,
                 generator_for(config.seed, SETUP, "weights"),
@@ -168,7 +179,9 @@ class TrainingRun:
         else:
             _require_fit(network, spec, channels)
             network = copy.deepcopy(network)
-            identity["network"] = sha256_of_bytes(tensor_bytes(persistent_tensors(network), {}))
+            digest = sha256_of_bytes(tensor_bytes(persistent_tensors(network), {}))
+            self.given = {"plan": network.plan.to_json(), "sha256": digest}
+            identity["network"] = digest
         self.network = network.to(self.device)
         if settings.autocast == "bf16":
             self.network.set_products(torch.bfloat16)
@@ -261,6 +274,8 @@ class TrainingRun:
             # Which GPU of several is a process's own.
             device=options.device if self.ranks.count == 1 else options.device.partition(":")[0],
             save_every=options.save_every,
+            in_memory=options.in_memory,
+            network=self.given,
         )
 
     def _so_far(self) -> dict[str, float]:

@@ -10,6 +10,9 @@ from typing import Any
 from deploy.core.errors import InputError
 from deploy.core.files import json_bytes, read_json, write_atomic
 from training.config import TrainingConfig, config_from_dict, flat_settings
+from training.network_spec import NetworkSpec
+from training.quantize import Network
+from training.quantize.plan_file import read_plan
 
 START = "run.json"
 FORMAT, FORMAT_VERSION = "qadtr-run", 1
@@ -24,6 +27,9 @@ class RunStart:
         images_sha256: digest of the training images.
         device: torch device.
         save_every: steps between two states.
+        in_memory: whether the images were given in memory, so that no folder is known.
+        network: of a training that started from a network in memory, ``plan`` and the ``sha256`` of
+            its tensors: continuing needs none of the code it was made with.
     """
 
     config: Mapping[str, Any]
@@ -32,6 +38,8 @@ class RunStart:
     images_sha256: str
     device: str
     save_every: int
+    in_memory: bool = False
+    network: Mapping[str, Any] | None = None
 
     def write(self, folder: Path) -> None:
         """Write it into the run's folder.
@@ -48,6 +56,8 @@ class RunStart:
             "images_sha256": self.images_sha256,
             "device": self.device,
             "save_every": self.save_every,
+            "in_memory": self.in_memory,
+            "network": None if self.network is None else dict(self.network),
         }
         write_atomic(folder / START, json_bytes(about))
 
@@ -73,10 +83,32 @@ class RunStart:
                 f"it as it was started: qadtr train --resume --out {folder}"
             )
         if self.images_sha256 != images_sha256:
+            cure = "give the --data that it was started with"
             raise InputError(
                 f"{folder} belongs to a run on other images ({self.images_sha256[:12]}…, not "
-                f"{images_sha256[:12]}…); give the --data that it was started with"
+                f"{images_sha256[:12]}…); {from_memory(folder) if self.in_memory else cure}"
             )
+
+    def built(self, spec: NetworkSpec, folder: Path) -> Network | None:
+        """The network in memory that the training started from, without its weights; None where it
+        started from what the config names.
+
+        Raises:
+            InputError: the plan is damaged.
+        """
+        if self.network is None:
+            return None
+        return Network(spec, read_plan(self.network.get("plan"), f"{folder / START}: plan"))
+
+
+def from_memory(folder: Path) -> str:
+    """How a training on images in memory goes on."""
+    return (
+        "its images were in memory: write the training images, as they were given, with "
+        f"images.write(DIR) and run qadtr train --resume --out {folder} --data DIR; or, where a "
+        "hold-out of your own was given too, go on from Python: qadtr.train(network, images, "
+        f"{str(folder)!r}, resume=True, …) with what it was started with"
+    )
 
 
 def read_start(folder: Path) -> RunStart | None:
@@ -105,6 +137,8 @@ def read_start(folder: Path) -> RunStart | None:
             images_sha256=str(found["images_sha256"]),
             device=str(found["device"]),
             save_every=int(found["save_every"]),
+            in_memory=bool(found.get("in_memory", False)),
+            network=None if found.get("network") is None else dict(found["network"]),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(

@@ -81,14 +81,14 @@ class _Job:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train, or continue, and print where each checkpoint is."""
-    from deploy.core.errors import UsageError
+    from deploy.core.errors import InputError, UsageError
     from qadtr.functions.train import train_config
-    from training.data import load_images
+    from training.data import kind_of, load_images
     from training.devices import torch_device
     from training.dry_run import dry_run
     from training.loop import RunOptions
     from training.ranks import join, leave
-    from training.run_start import read_start
+    from training.run_start import from_memory, read_start
 
     if arguments.save_every is not None and arguments.save_every < 1:
         raise UsageError(f"--save-every must be at least 1, got {arguments.save_every}")
@@ -102,6 +102,12 @@ def run(arguments: argparse.Namespace) -> int:
         if getattr(arguments, name) is None:
             setattr(arguments, name, default if start is None else getattr(start, name))
     kind, size = first.config.data.kind, first.config.data.size
+    if start is not None and start.in_memory:
+        if arguments.data is None:
+            raise InputError(
+                f"{first.folder} knows no folder of its images; {from_memory(first.folder)}"
+            )
+        kind = kind_of(arguments.data)
     training_set, holdout = (
         load_images(kind, arguments.data, split, size=size, cache=arguments.cache)
         for split in ("train", "holdout")

@@ -95,6 +95,7 @@ def train(
         device=device,
         progress=progress,
         data=data,
+        in_memory=not isinstance(images, Path | str | None),
     )
     train_config(config, sets[0], sets[1], folder, options, network=network)
     return load(folder, images)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,11 @@ import torch
 from torch import nn
 
 import qadtr
+import qadtr.functions.train as train_function
 from deploy.core.errors import InputError, NothingToEvaluate, UsageError
+from qadtr.__main__ import main
 from training.data import split_of
+from training.loop import RunOptions
 
 
 def images(split: str = "train", classes: int = 3, shape: tuple[int, ...] = (3, 8, 12)) -> Any:
@@ -149,6 +154,60 @@ def test_a_network_is_left_as_it_is_and_resumed_to_the_same_bytes(tmp_path: Path
     assert again.checkpoint_sha256 == first.checkpoint_sha256
     with pytest.raises(InputError, match="another config"):
         qadtr.train(network(), images(), tmp_path / "first", resume=True, **words)
+
+
+@pytest.mark.parametrize("way", ["command", "python"])
+def test_a_run_from_memory_that_was_broken_ends_with_the_same_bytes(
+    way: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, given = network(), images()
+    settings = {"training.batch_size": 12, "data.augment": "none"}
+    words: dict[str, Any] = {"epochs": 4, "settings": {**settings, "name": "own"}}
+    words |= {"progress": False, "defense": {"name": "qadtr", "sizes_px": [3], "personal_px": 3}}
+    qadtr.train(made, given, tmp_path / "whole", **words)
+    broken = tmp_path / "broken"
+    with monkeypatch.context() as patch:
+        patch.setattr(train_function, "RunOptions", partial(RunOptions, stop_after=4))
+        with pytest.raises(InputError, match="its training was interrupted"):
+            qadtr.train(made, given, broken, **words)
+    resume = ["train", "--resume", "--out", str(broken)]
+    capsys.readouterr()
+    if way == "python":
+        qadtr.train(made, given, broken, resume=True, **words)
+    else:
+        assert main(resume) == 2
+        said = capsys.readouterr().err
+        assert "its images were in memory: write the training images" in said
+        assert f"qadtr train --resume --out {broken} --data DIR" in said
+        assert said.count("\n") == 1
+        other = qadtr.ImageSet.from_arrays(255 - given.images, given.labels)
+        other.write(tmp_path / "other")
+        assert main([*resume, "--data", str(tmp_path / "other")]) == 2
+        assert "on other images" in capsys.readouterr().err
+        given.write(tmp_path / "data")
+        assert main([*resume, "--data", str(tmp_path / "data")]) == 0
+    one, two = (tmp_path / name / "checkpoint.safetensors" for name in ("whole", "broken"))
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_the_start_of_a_run_whose_plan_is_damaged_is_one_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words: dict[str, Any] = {"epochs": 1, "progress": False}
+    words["settings"] = {"training.batch_size": 9, "data.augment": "none"}
+    qadtr.train(network(), images(), tmp_path / "run", **words)
+    images().write(tmp_path / "data")
+    start = tmp_path / "run" / "run.json"
+    good = start.read_text()
+    resume = ["train", "--resume", "--out", str(tmp_path / "run"), "--data", str(tmp_path / "data")]
+    damaged: list[dict[str, Any]] = [{"plan": {}}, {}, {"plan": 3, "sha256": 4}]
+    for broken in damaged:
+        start.write_text(json.dumps(json.loads(good) | {"network": broken}))
+        assert main(resume) == 2
+        assert "run.json: plan" in capsys.readouterr().err
+    start.write_text(json.dumps(json.loads(good) | {"network": 3}))
+    assert main(resume) == 2
+    assert "run.json is damaged" in capsys.readouterr().err
 
 
 def test_a_step_of_ones_own_loop_out_of_order() -> None:
