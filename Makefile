@@ -80,7 +80,7 @@ test-kills: $(STAMP)
 # The machine is made from Debian's arm64 packages and the aarch64 wheels (a minute, 200 MB), and kept.
 # What is missing here fails it: a mirror (DEBIAN_MIRROR names another), apt-get, the right to chroot.
 test-arm64: $(STAMP)
-	@$(BIN)/python -m tests.arm64.arm64_root .cache/arm64
+	@$(BIN)/python -m benchmarks.arm64_root .cache/arm64
 	$(BIN)/python -m pytest -q -m arm64 tests/arm64
 
 # Chromium is the system's (Debian: apt-get install chromium), never a download of the test tool.

@@ -35,6 +35,12 @@ def _flips_of_reference(p: Payload) -> str:
     return "—" if own is None else f"{own:,} of {p['reference_images']:,}"
 
 
+def _on_arm64(p: Payload) -> str:
+    if "arm64_values" not in p:
+        return "not run"
+    return f"{p['arm64_different']:,} of {p['arm64_values']:,} codes and logits"
+
+
 _NETWORK: Columns = {
     "network": lambda p: f"{p['network']} ({p['input_px']} px)",
     "bits": lambda p: str(p["bits"]),
@@ -68,6 +74,7 @@ _LITERT: Columns = {
         f"{p['micro_accuracy']:.1%}, {p['accuracy_of_these']:.1%}"
     ),
     "RAM, bytes": lambda p: f"{p['ram_bytes']:,}",
+    "on emulated arm64, differ": _on_arm64,
     "speed over ONNX Runtime, batch 1 / 16": lambda p: " / ".join(
         f"{p['over_onnxruntime'][size]['median']:.2f}" for size in ("1", "16")
     ),

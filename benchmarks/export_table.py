@@ -1,7 +1,7 @@
 """What the export gives: network × bit-width × target, as records for the results page.
 
     python -m benchmarks.export_table --cifar10 DIR --imagenette DIR
-        [--targets …] [--networks …] [--bits …]
+        [--targets …] [--networks …] [--bits …] [--arm64 .cache/arm64]
 
 One record for each network, bit-width and target, written as soon as it is there; what has one
 already (of the same weights and number of images) is not made again, so that a killed run goes on
@@ -15,10 +15,11 @@ where it was. `python -m benchmarks.results_page` makes the tables of them.
 ``qonnx``         the executor of the ``qonnx`` package against the fake-quantized network
 ``tensorrt-rtx``  what the builder makes of the ``tensorrt`` file without a GPU; nothing is run
 
-ResNet-8 is trained (results/cifar10-resnet8-cpu). The other networks have drawn weights calibrated
-on real training images (benchmarks/calibrated.py), and their records say so. Flips are counted on
-test images against the fake-quantized network. A numpy reference costs much, so it may see fewer
-images than the engine; both numbers are in the record.
+ResNet-8 and a ResNet-20 are trained (results/). The other networks have drawn weights calibrated
+on real training images (benchmarks/calibrated.py; benchmarks/zoo.py for a network of others), and
+their records say so. Flips are counted on test images against the fake-quantized network. A numpy
+reference costs much, so it may see fewer images than the engine; both numbers are in the record.
+``--arm64`` has the ``.tflite`` files run on an emulated arm64 machine too, made in that folder.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -37,10 +38,13 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from benchmarks.arm64_root import Arm64Root, SetUpError, arm64_root
 from benchmarks.calibrated import calibrated_network
 from benchmarks.export_rows import BUILD_KIND, KIND, LITERT_KIND, TARGET_KIND
+from benchmarks.litert_arm64 import CPUS, compared_on_arm64
 from benchmarks.microcontroller import run_micro
 from benchmarks.records import ROOT, parser_of, ratio
+from benchmarks.zoo import CIFAR, SMALL, taken
 from deploy.core.engine_protocol import Engine
 from deploy.core.files import sha256_of
 from deploy.core.model_contents import suffix_of
@@ -70,7 +74,8 @@ from training.prediction import logits
 from training.quantize import Network
 from training.run_folder import RunFolder
 
-TRAINED = ROOT / "results" / "cifar10-resnet8-cpu"
+TRAINED = ROOT / "results"
+RESNET8 = "cifar10-resnet8-cpu"
 BIT_WIDTHS = (8, 5, 4, 3, 2)
 IMAGENETTE_PX = 224
 OPENVINO_LAYERS = ("Convolution", "Eltwise", "FullyConnected", "MatMul", "Pooling", "Reduce")
@@ -79,7 +84,12 @@ OPENVINO_LAYERS = ("Convolution", "Eltwise", "FullyConnected", "MatMul", "Poolin
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A network of the table: its data, and how many images are affordable on a slow core."""
+    """A network of the table: its data, and how many images are affordable on a slow core.
+
+    Attributes:
+        run: folder of results/ with its checkpoint; None where weights are drawn.
+        targets: what is measured of it alone; None: everything.
+    """
 
     network: str
     data: str
@@ -88,6 +98,12 @@ class Case:
     calibration: int
     batch: int
     run: str | None = None
+    targets: Collection[str] | None = None
+
+    @property
+    def input_px(self) -> int:
+        """Height and width of the images."""
+        return 32 if self.data == "cifar10" else IMAGENETTE_PX
 
     def of_at_most(self, images: int) -> Case:
         """The same with so few images everywhere, for a trial."""
@@ -98,16 +114,23 @@ class Case:
     def weights(self) -> str:
         """Where the weights come from, in the words of the table."""
         if self.run is not None:
-            return f"trained: {TRAINED.name}/{self.run}"
+            return f"trained: {self.run}"
         return (
             f"drawn; scales, BatchNorm and linear layer from {self.calibration:,} training images"
         )
 
 
-def _cifar(network: str, run: str | None = None) -> Case:
+def _cifar(
+    network: str,
+    run: str | None = None,
+    *,
+    parity: int = 5000,
+    calibration: int = 2000,
+    targets: Collection[str] | None = None,
+) -> Case:
     return Case(
-        network=network, data="cifar10", flips=5000, parity=5000, calibration=2000, batch=100,
-        run=run,
+        network=network, data="cifar10", flips=5000, parity=parity, calibration=calibration,
+        batch=100, run=run, targets=targets,
     )  # fmt: skip
 
 
@@ -118,10 +141,18 @@ def _imagenette(network: str, *, parity: int = 50) -> Case:
 
 
 CASES: tuple[Case, ...] = (
-    _cifar("resnet8", "plain"),
-    _cifar("resnet8", "qadtr"),
-    _cifar("resnet8"),
-    _cifar("resnet20"),
+    _cifar("resnet8", f"{RESNET8}/plain"),
+    _cifar(
+        "resnet8",
+        f"{RESNET8}/qadtr",
+        targets=("onnxruntime", "litert", "qcdq", "tensorrt", "qonnx"),
+    ),
+    # Drawn, these two say nothing in a .tflite file that the trained ones do not.
+    _cifar("resnet8", targets=("onnxruntime",)),
+    _cifar("mobilenetv2", parity=500, targets=("litert",)),
+    _cifar("preresnet20_cifar10", parity=500, calibration=SMALL.calibration, targets=("litert",)),
+    _cifar("resnet20", "certified-cifar10-resnet20/masked", parity=500, targets=("litert",)),
+    _cifar("resnet20", targets=("onnxruntime", "qcdq", "tensorrt", "qonnx", "tensorrt-rtx")),
     _cifar("vgg11"),
     _cifar("resnet56"),
     _imagenette("mobilenetv2"),
@@ -157,6 +188,7 @@ class Subject:
     qonnx: Path
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
+    arm64: Arm64Root | None = None
 
     @cached_property
     def logits(self) -> Logits:
@@ -181,7 +213,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--bits", type=int, nargs="+", choices=BIT_WIDTHS, default=BIT_WIDTHS)
     add("--images", type=int, help="at most so many of everything, for a trial")
     add("--records", type=Path, default=ROOT / "results", help="default: results/")
+    add("--arm64", type=Path, metavar="FOLDER", help="run .tflite files on an arm64 machine too")
     arguments = parser.parse_args(argv)
+    try:
+        arm64 = arm64_root(arguments.arm64) if arguments.arm64 else None
+    except SetUpError as error:
+        parser.error(str(error))
     folders = {"cifar10": arguments.cifar10, "imagenette": arguments.imagenette}
     facts = provenance(repository=ROOT, seed=0)
     good = True
@@ -190,7 +227,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder = folders[case.data]
         if case.network in arguments.networks and folder is not None:
             for bits, targets in _missing(case, arguments).items():
-                good &= _measured(case, bits, targets, Data(case.data, folder), arguments, facts)
+                data = Data(case.data, folder)
+                good &= _measured(case, bits, targets, data, arguments.records, facts, arm64)
     return 0 if good else 1
 
 
@@ -208,17 +246,14 @@ def _missing(case: Case, arguments: argparse.Namespace) -> dict[int, list[str]]:
         for target in arguments.targets:
             kind = MEASURES[target][0]
             asked = {**_facts(case, bits, kind), "target": target, "flip_images": case.flips}
-            # The drawn resnet8 says nothing there that the trained ones do not, nor does a plan of
-            # the second trained one.
-            needless = kind != KIND and case.network == "resnet8" and case.run is None
-            needless |= kind == BUILD_KIND and case.run == "qadtr"
-            if not needless and _identity(kind, asked) not in done:
+            wanted = case.targets is None or target in case.targets
+            if wanted and _identity(kind, asked) not in done:
                 missing.setdefault(bits, []).append(target)
     return missing
 
 
 def _identity(kind: str, payload: Mapping[str, Any]) -> tuple[Any, ...]:
-    what = (kind, payload["network"], payload["bits"], payload["trained"])
+    what = (kind, payload["network"], payload["input_px"], payload["bits"], payload["trained"])
     if kind == BUILD_KIND:  # nothing there depends on images or values of weights
         return what
     flips = payload.get("asked_images", payload["flip_images"])
@@ -226,7 +261,12 @@ def _identity(kind: str, payload: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _facts(case: Case, bits: int, kind: str) -> dict[str, Any]:
-    facts = {"network": case.network, "bits": bits, "trained": case.run is not None}
+    facts = {
+        "network": case.network,
+        "input_px": case.input_px,
+        "bits": bits,
+        "trained": case.run is not None,
+    }
     return facts if kind == BUILD_KIND else {**facts, "weights": case.weights}
 
 
@@ -235,16 +275,20 @@ def _measured(
     bits: int,
     targets: Sequence[str],
     data: Data,
-    arguments: argparse.Namespace,
+    records_of: Path,
     facts: Mapping[str, Any],
+    arm64: Arm64Root | None,
 ) -> bool:
     chosen = chosen_indices(len(data.test), case.flips)
-    if case.run is None:
+    if case.run is not None:
+        network = RunFolder.open(TRAINED / case.run).load_network()
+    elif case.network in CIFAR:
+        amounts = replace(SMALL, calibration=case.calibration)
+        network = taken(case.network, data.calibrate, amounts, (bits,))
+    else:
         network = calibrated_network(
             case.network, bits, data.calibrate, count=case.calibration, batch=case.batch
         )
-    else:
-        network = RunFolder.open(TRAINED / case.run).load_network()
     good = True
     with tempfile.TemporaryDirectory() as name:
         subject = Subject(
@@ -254,20 +298,21 @@ def _measured(
             qonnx=write_qonnx(network, bits, Path(name) / "qonnx.onnx"),
             images=data.test.images[chosen],
             labels=data.test.labels[chosen],
+            arm64=arm64,
         )
         for target in targets:
             kind, measure = MEASURES[target]
             start = time.perf_counter()
             payload = {
                 **_facts(case, bits, kind),
-                "input_px": int(subject.images.shape[2]),
                 **measure(subject, target),
                 "seconds": round(time.perf_counter() - start, 1),
             }
-            records = arguments.records / FOLDERS[kind]
+            records = records_of / FOLDERS[kind]
             records.mkdir(parents=True, exist_ok=True)
             write_record(records, kind, payload, {**facts, "data": data.facts})
-            good &= not payload.get("failures") and not payload.get("codes_different")
+            wrong = ("failures", "codes_different", "arm64_different")
+            good &= not any(payload.get(name) for name in wrong)
             print(
                 f"{case.network} at {bits} bits, {target} ({case.weights}): {payload}", flush=True
             )
@@ -313,7 +358,7 @@ def _litert(subject: Subject, target: str) -> dict[str, Any]:
     codes, arena_bytes = run_micro(path, fewer)
     micro = LiteRtReference(path, arithmetic=MICROCONTROLLER)
     micro_codes = np.rint(micro.run(fewer) / micro.logit_scale)
-    chosen = chosen_indices(len(images), min(len(images), MICRO_REFERENCE_IMAGES))
+    chosen = chosen_indices(len(images), min(len(few), MICRO_REFERENCE_IMAGES))
     in_numpy = micro.run(images[chosen]).argmax(axis=1)
     with LiteRtEngine(path) as engine:
         ours = run_all(engine, images, batch)
@@ -341,13 +386,32 @@ def _litert(subject: Subject, target: str) -> dict[str, Any]:
         "ram_bytes": arena_bytes,
         "flip_images": len(images),
         "flips": _flips(ours, subject.logits),
+        "predicted_classes": len(np.unique(ours.argmax(axis=1))),
         "accuracy": float((ours.argmax(axis=1) == subject.labels).mean()),
+        **_arm64(subject, path),
         "over_onnxruntime": {
             str(size): _speed(path, subject.lowered("onnxruntime"), images[:size])
             for size in (1, 16)
         },
     }
 
+
+def _arm64(subject: Subject, path: Path) -> dict[str, Any]:
+    """Codes and logits on each processor of the emulated machine; nothing where none was asked."""
+    if subject.arm64 is None:
+        return {}
+    images = subject.images[chosen_indices(len(subject.images), ARM64_IMAGES)]
+    found = [compared_on_arm64(subject.arm64, [path], images, cpu=cpu)[path.stem] for cpu in CPUS]
+    return {
+        "arm64_processors": [str(cpu) for cpu in CPUS],
+        "arm64_images": len(images),
+        "arm64_values": sum(one.values for one in found),
+        "arm64_different": sum(one.different for one in found),
+    }
+
+
+ARM64_IMAGES = 4
+"""Images on each emulated processor."""
 
 SLOW_KERNEL_IMAGES = 200
 """Images, at most, in LiteRT's reference kernels and in tflite-micro's."""

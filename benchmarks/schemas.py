@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
@@ -110,6 +110,13 @@ class ExportLiteRtRecord(ExportedNetwork):
     """Of tflite-micro's arena."""
     over_onnxruntime: dict[str, SpeedBeside]
     """By batch size."""
+    predicted_classes: NotRequired[AtLeast1]
+    arm64_processors: NotRequired[list[str]]
+    """Those that qemu played; missing, with the rest, where no arm64 machine was asked for."""
+    arm64_images: NotRequired[AtLeast1]
+    arm64_values: NotRequired[AtLeast1]
+    """Codes and logits compared there with the reference that x86-64 equals."""
+    arm64_different: NotRequired[AtLeast0]
 
 
 class EngineOfTarget(TypedDict):

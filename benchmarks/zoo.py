@@ -106,12 +106,18 @@ class Amounts:
 SMALL = Amounts(calibration=512, agreement=200, parity=16, batch=64)
 LARGE = Amounts(calibration=64, agreement=200, parity=4, batch=8)
 NAMES = (*CIFAR, *IMAGENET)
+Times = dict[str, float]
+
+
+def input_px(name: str) -> int:
+    """Height and width of its images."""
+    return 32 if name in CIFAR else SIZES.get(name, 224)
 
 
 def zoo_module(name: str, classes: int = 10) -> tuple[nn.Module, int]:
     """A network of the zoo with weights of seed 0 in evaluation mode, and its input in px."""
     home = importlib.import_module(f"pytorchcv.models.{CIFAR.get(name) or IMAGENET[name]}")
-    size = 32 if name in CIFAR else SIZES.get(name, 224)
+    size = input_px(name)
     torch.manual_seed(0)
     own = {"in_size": (size, size)} if name in SIZES else {}
     module = getattr(home, name)(num_classes=classes, **own)
@@ -132,28 +138,53 @@ def settle(module: nn.Module, images: NDArray[np.uint8], batch: int) -> None:
     module.eval()
 
 
-def measured(name: str, calibration: ImageSet, test: ImageSet, amounts: Amounts) -> dict[int, Any]:
-    """The payload of each bit-width, or of 0 bits where the network is refused."""
+def taken(
+    name: str,
+    calibration: ImageSet,
+    amounts: Amounts,
+    bits: Sequence[int],
+    times: Times | None = None,
+) -> Network:
+    """A network of the zoo as it is measured: settled, quantized, fitted and calibrated.
+
+    Args:
+        name: of the zoo.
+        calibration: images with labels, not those that are measured.
+        amounts: how many of them.
+        bits: its bit-widths.
+        times: seconds of the steps are put there.
+
+    Raises:
+        QadtrError: it is refused.
+    """
     module, size = zoo_module(name, len(calibration.classes))
     chosen = chosen_indices(len(calibration), amounts.calibration)
     # In the order of the data set classes may stand together; a batch should hold many.
     order = np.random.default_rng(0).permutation(chosen)
     images, labels = calibration.images[order], calibration.labels[order]
     settle(module, images, amounts.batch)
-    facts = {"network": name, "input_px": size}
     start = time.perf_counter()
+    example = torch.zeros(1, 3, size, size)
+    network = quantize(module, example, bits=(32, *bits), mean=MEAN, std=STD)
+    quantized = time.perf_counter()
+    fit_last_layer(network, images, labels, amounts.batch)
+    fitted = time.perf_counter()
+    calibrate(network, images, batch_size=amounts.batch)
+    if times is not None:
+        times["quantize_s"] = round(quantized - start, 1)
+        times["calibrate_s"] = round(time.perf_counter() - fitted, 1)
+    return network
+
+
+def measured(name: str, calibration: ImageSet, test: ImageSet, amounts: Amounts) -> dict[int, Any]:
+    """The payload of each bit-width, or of 0 bits where the network is refused."""
+    times: Times = {}
+    facts: dict[str, Any] = {"network": name, "input_px": input_px(name)}
     try:
-        example = torch.zeros(1, 3, size, size)
-        network = quantize(module, example, bits=(32, *BITS), mean=MEAN, std=STD)
+        network = taken(name, calibration, amounts, BITS, times)
     except QadtrError as error:
         return {0: {**facts, "bits": 0, "refused": str(error)}}
-    quantize_s = time.perf_counter() - start
-    fit_last_layer(network, images, labels, amounts.batch)
-    start = time.perf_counter()
-    calibrate(network, images, batch_size=amounts.batch)
-    facts["quantize_s"] = round(quantize_s, 1)
-    facts["calibrate_s"] = round(time.perf_counter() - start, 1)
-    facts["calibration_images"] = len(images)
+    facts |= {**times, "calibration_images": min(amounts.calibration, len(calibration))}
     shown = test.images[chosen_indices(len(test), amounts.agreement)]
     return {
         bits: {**facts, "bits": bits, **_exported(network, bits, shown, amounts)} for bits in BITS

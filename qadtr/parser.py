@@ -21,12 +21,11 @@ _CHOICE = re.compile(r"invalid choice: '(?P<given>[^']*)' \(choose from (?P<know
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line and exit 4: 2 means a broken input here.
 
-    Its ``type=int`` fits 64 bits, and its ``type=float`` is finite.
+    Its ``type=float`` is finite; what numbers are mostly of is in :mod:`qadtr.arguments`.
     """
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
-        self.register("type", int, _whole)
         self.register("type", float, _finite)
 
     def parse_args(  # type: ignore[override]
@@ -58,13 +57,6 @@ class Parser(argparse.ArgumentParser):
                 choices: Any = action.choices
                 return dict(choices)
         return {}
-
-
-def _whole(text: str) -> int:
-    value = int(text)
-    if not -(1 << 63) <= value < 1 << 63:
-        raise argparse.ArgumentTypeError(f"expected a number of at most 63 bits, got {text}")
-    return value
 
 
 def _finite(text: str) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from qadtr.arguments import count
 from qadtr.commands import shared
 
 HELP = "take any ONNX classifier, float or quantized, to eval, patch, bundle and the gate"
@@ -32,11 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     shared.add_split(parser, "images that the file is tried on (default: test)")
     parser.add_argument(
-        "--images", type=int, default=64, metavar="N", help="how many of them (default: 64)"
+        "--images", type=count, default=64, metavar="N", help="how many of them (default: 64)"
     )
     parser.add_argument(
         "--bits",
-        type=int,
+        type=count,
         metavar="BITS",
         help="bit-width that the file goes by (default: 8 where it is quantized, else 32)",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from qadtr.arguments import count, index
 from qadtr.commands import shared
 
 HELP = "look into a network under a patch: gradients, places, features, as records for the report"
@@ -28,20 +29,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     shared.add_bits(parser)
     parser.add_argument(
-        "--images", type=int, metavar="N", help="how many of each patch file's (default: all)"
+        "--images", type=count, metavar="N", help="how many of each patch file's (default: all)"
     )
     parser.add_argument(
-        "--stride", type=int, default=4, help="pixels between places of a map (default: 4)"
+        "--stride", type=count, default=4, help="pixels between places of a map (default: 4)"
     )
     parser.add_argument(
-        "--occluder", type=int, default=8, help="side of the grey square in pixels (default: 8)"
+        "--occluder", type=count, default=8, help="side of the grey square in pixels (default: 8)"
     )
     parser.add_argument(
-        "--show", type=int, default=1, help="images whose maps are kept (default: 1)"
+        "--show", type=index, default=1, help="images whose maps are kept (default: 1)"
     )
     shared.add_split(parser)
-    parser.add_argument("--batch-size", type=int, default=100, help="images at once (default: 100)")
-    parser.add_argument("--seed", type=int, default=0, help="of the random patches (default: 0)")
+    parser.add_argument(
+        "--batch-size", type=count, default=100, help="images at once (default: 100)"
+    )
+    parser.add_argument("--seed", type=index, default=0, help="of the random patches (default: 0)")
     parser.add_argument("--device", default="cpu", help="torch device, such as cuda")
 
 

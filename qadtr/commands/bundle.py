@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
+from qadtr.arguments import count, share
 from qadtr.commands import shared
 
 HELP = "pack an exported model, patches, images and thresholds for the device"
@@ -26,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder with the exported model")
     parser.add_argument(
         "--bits",
-        type=int,
+        type=count,
         help="bit-width of the exported model (default: the only one that there is)",
     )
     parser.add_argument(
@@ -68,34 +69,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--max-asr",
-        type=float,
+        type=share,
         default=0.3,
         metavar="X",
         help="the attack success rate of each gated patch must be under X, 0 to 1 (default: 0.3)",
     )
     parser.add_argument(
         "--max-drift",
-        type=float,
+        type=share,
         default=0.02,
         metavar="X",
         help="largest difference to the fake-quantized network's rate (default: 0.02)",
     )
     parser.add_argument(
         "--min-clean",
-        type=float,
+        type=share,
         metavar="X",
         help="the clean accuracy must be over X (default: 5 points under the lower 95%% bound of "
         "what the network has in the lab on these images)",
     )
     parser.add_argument(
         "--images",
-        type=int,
+        type=count,
         metavar="N",
         help="how many of the patches' images go along, drawn evenly; fewer make a smaller bundle "
         "and a weaker proof (default: all)",
     )
     parser.add_argument(
-        "--golden", type=int, default=8, metavar="N", help="golden images, at most (default: 8)"
+        "--golden", type=count, default=8, metavar="N", help="golden images, at most (default: 8)"
     )
     parser.add_argument(
         "--device-report",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from qadtr.arguments import count
 from qadtr.commands import shared
 
 HELP = "count the images on which no patch of a size can win (double masking, in the engine)"
@@ -26,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--masks-per-axis",
-        type=int,
+        type=count,
         default=6,
         metavar="K",
         help="K×K masks, all pairs of them (default: 6); more hide less and cost more passes",
@@ -34,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_bits(parser, "all that are exported")
     parser.add_argument(
         "--images",
-        type=int,
+        type=count,
         default=500,
         metavar="N",
         help="how many images, at most (default: 500)",
@@ -43,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--engine", default="onnxruntime", help="default: onnxruntime; torch is the network itself"
     )
-    parser.add_argument("--threads", type=int, default=1, help="of the engine (default: 1)")
+    parser.add_argument("--threads", type=count, default=1, help="of the engine (default: 1)")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from qadtr.arguments import count, index
 from qadtr.commands import shared
 
 HELP = "check that attack success on a network can be believed; see docs/checks.md"
@@ -25,10 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--undefended", type=Path, metavar="RUN", help="a network that the attack must break"
     )
     parser.add_argument(
-        "--images", type=int, default=100, help="how many are attacked (default: 100)"
+        "--images", type=count, default=100, help="how many are attacked (default: 100)"
     )
     shared.add_split(parser, "default: test")
-    parser.add_argument("--seed", type=int, default=0, help="of the attacks (default: 0)")
+    parser.add_argument("--seed", type=index, default=0, help="of the attacks (default: 0)")
     parser.add_argument(
         "--only",
         nargs="+",

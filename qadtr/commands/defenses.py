@@ -7,6 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qadtr.arguments import count, index, positive
 from qadtr.commands import shared
 from qadtr.config_files import CONFIGS
 
@@ -46,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CHECKPOINT",
         help="float checkpoint that every row (not the source) starts from, for fewer epochs",
     )
-    add("--epochs", type=float, help="the same for every row (default: the configs')")
+    add("--epochs", type=positive, help="the same for every row (default: the configs')")
     add(
         "--sizes",
         type=shared.patch_size,
@@ -58,11 +59,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_split(
         parser, "choose settings on holdout; test images are for the final table (default: test)"
     )
-    add("--images", type=int, default=2000, help="of a transfer cell (default: 2000)")
-    add("--made-from", type=int, default=5000, help="training images of a universal patch")
-    add("--steps", type=int, default=100, help="of the transferred patches (default: 100)")
-    add("--own-images", type=int, default=2000, help="of a white-box cell; 0: no such column")
-    add("--own-steps", type=int, default=100, help="of the white-box patches (default: 100)")
+    add("--images", type=count, default=2000, help="of a transfer cell (default: 2000)")
+    add("--made-from", type=count, default=5000, help="training images of a universal patch")
+    add("--steps", type=count, default=100, help="of the transferred patches (default: 100)")
+    add("--own-images", type=index, default=2000, help="of a white-box cell; 0: no such column")
+    add("--own-steps", type=count, default=100, help="of the white-box patches (default: 100)")
     shared.add_settings(parser, "training.batch_size=64 (of every training)")
     add("--device", default="cpu", help="torch device, such as cuda")
     only = parser.add_mutually_exclusive_group()

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qadtr.arguments import count
 from qadtr.commands import shared
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="run folder with exported models: also time each engine that runs them here",
     )
     shared.add_bits(parser, "all exported but 32")
-    parser.add_argument("--threads", type=int, default=1, help="of each engine (default: 1)")
+    parser.add_argument("--threads", type=count, default=1, help="of each engine (default: 1)")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from qadtr.arguments import count
 from qadtr.commands import shared
 
 HELP = "split a bundle's drift into rounding, preprocessing, export, engine and device"
@@ -33,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the patches before they became bytes (default: the bundle's bytes)",
     )
     parser.add_argument("--engine", default="onnxruntime", help="default: onnxruntime")
-    parser.add_argument("--threads", type=int, default=1, help="of the engine (default: 1)")
+    parser.add_argument("--threads", type=count, default=1, help="of the engine (default: 1)")
     parser.add_argument(
         "--require-signature", type=Path, metavar="PUB", help="public key that must have signed"
     )
@@ -44,14 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the steps of each patch."""
-    from deploy.core.errors import UsageError
     from deploy.core.files import write_atomic
     from eval.report.drift import drift_page, drift_table
     from eval.stages.drift import DriftSettings, drift_of_bundle
     from training.run_folder import RunFolder
 
-    if arguments.threads < 1:
-        raise UsageError(f"--threads must be at least 1, got {arguments.threads}")
     folder = RunFolder.open(arguments.run)
     drift = drift_of_bundle(
         arguments.bundle,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qadtr.arguments import count, index
 from qadtr.commands import shared
 
 if TYPE_CHECKING:
@@ -34,16 +35,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_images(parser)
     shared.add_bits(parser, "all exported")
     parser.add_argument("--engine", default="onnxruntime", help="default: onnxruntime")
-    parser.add_argument("--threads", type=int, default=1, help="of the engine (default: 1)")
-    parser.add_argument("--batch-size", type=int, default=64, help="images a call (default: 64)")
+    parser.add_argument("--threads", type=count, default=1, help="of the engine (default: 1)")
+    parser.add_argument("--batch-size", type=count, default=64, help="images a call (default: 64)")
     shared.add_split(parser)
     parser.add_argument(
         "--adaptive",
         action="store_true",
         help="attack each network itself, knowing its defense; see docs/checks.md",
     )
-    parser.add_argument("--images", type=int, help="adaptive: how many are attacked (default: 500)")
-    parser.add_argument("--seed", type=int, help="adaptive: of the attack (default: 0)")
+    parser.add_argument(
+        "--images", type=count, help="adaptive: how many are attacked (default: 500)"
+    )
+    parser.add_argument("--seed", type=index, help="adaptive: of the attack (default: 0)")
     parser.add_argument(
         "--random-precision",
         action="store_true",
@@ -64,9 +67,6 @@ def run(arguments: argparse.Namespace) -> int:
     from qadtr.functions.evaluate import evaluate
     from training.run_folder import RunFolder
 
-    for name in ("threads", "batch_size"):
-        if getattr(arguments, name) < 1:
-            raise UsageError(f"--{name.replace('_', '-')} must be at least 1")
     runs = [RunFolder.open(path, arguments.cache, arguments.data) for path in arguments.runs]
     if arguments.adaptive:
         shared.refuse_without_effect(

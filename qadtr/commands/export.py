@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from textwrap import indent
 
+from qadtr.arguments import count, share
 from qadtr.commands import shared
 
 HELP = "export a run to integer model files, with certificate and parity"
@@ -16,11 +17,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
     shared.add_images(parser)
     parser.add_argument(
-        "--bits", type=int, nargs="+", help="bit-widths; 32 is the float baseline (default: all)"
+        "--bits", type=count, nargs="+", help="bit-widths; 32 is the float baseline (default: all)"
     )
     parser.add_argument(
         "--images",
-        type=int,
+        type=count,
         default=500,
         metavar="N",
         help="hold-out images, at most, to check against the integer reference (default: 500)",
@@ -44,21 +45,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--least-agreement",
-        type=float,
+        type=share,
         metavar="SHARE",
         help="share of the images that must keep the fake-quantized network's class "
         "(default: 0.995; for tensorrt 0.95, at 4 bits 0.92, under that 0.8)",
     )
     parser.add_argument(
         "--engine-logits",
-        type=float,
+        type=share,
         metavar="SHARE",
         help="for tensorrt and qcdq: largest difference of a logit between an engine and the "
         "file's reference, as a share of the largest logit (default: 0.1 and 0.05)",
     )
     parser.add_argument(
         "--engine-flips",
-        type=float,
+        type=share,
         metavar="SHARE",
         help="for tensorrt and qcdq: share of the images that may have another class in an engine "
         "than in the file's reference (default: 0.02 and 0.01)",

@@ -7,6 +7,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+from qadtr.arguments import count
 from qadtr.commands import shared
 
 HELP = "say which kernels ONNX Runtime really runs for an ONNX file, layer by layer"
@@ -17,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, metavar="FILE.onnx", help="any ONNX file")
     parser.add_argument(
         "--size",
-        type=int,
+        type=count,
         default=32,
         metavar="N",
         help="length of dimensions that the file leaves open, such as the side of its images "
@@ -38,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="cpu: run it and say what ran; qnn: say what Qualcomm's HTP would take, without "
         "running it and without a Snapdragon (default: cpu)",
     )
-    parser.add_argument("--threads", type=int, default=1, help="of the engine (default: 1)")
+    parser.add_argument("--threads", type=count, default=1, help="of the engine (default: 1)")
     parser.add_argument(
         "--json", action="store_true", help="print the certificate (certificate-2.json) instead"
     )
@@ -46,13 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the layers and the verdict; 2 when something runs, or would run, in float."""
-    from deploy.core.errors import UsageError
     from deploy.core.table import Table
     from export.certificate import certify
 
-    for option in ("size", "threads"):
-        if getattr(arguments, option) < 1:
-            raise UsageError(f"--{option} expects 1 or more, got {getattr(arguments, option)}")
     if arguments.provider == "qnn":
         return _print_qnn(arguments)
     certificate = certify(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from qadtr.arguments import count, share
 from qadtr.commands import shared
 
 HELP = "make an all-integer file of a quantized ONNX file (QONNX or Q/DQ) that anybody wrote"
@@ -30,11 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="images to prove it on, uint8 N×C×H×W or N×H×W×C under `images` (default: noise)",
     )
     parser.add_argument(
-        "--count", type=int, default=64, metavar="N", help="how many of them (default: 64)"
+        "--count", type=count, default=64, metavar="N", help="how many of them (default: 64)"
     )
     parser.add_argument(
         "--least-agreement",
-        type=float,
+        type=share,
         metavar="SHARE",
         help="share of --images that must have the class that the file itself gives "
         "(default: 0.95; not asked of noise)",

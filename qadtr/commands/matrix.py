@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from qadtr.arguments import count
 from qadtr.commands import shared
 
 HELP = "make the transfer matrix of a plan: sources × attacks against targets × engines"
@@ -19,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--stage", default="all", help="all (default), patches or evaluate")
     parser.add_argument("--shard", default="1/1", metavar="I/N", help="do every N-th job, from I")
-    parser.add_argument("--workers", type=int, default=1, help="processes here (default: 1)")
+    parser.add_argument("--workers", type=count, default=1, help="processes here (default: 1)")
     parser.add_argument("--ray", metavar="ADDRESS", help="a Ray cluster: auto, HOST:PORT, or local")
 
 

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from textwrap import indent
 
+from qadtr.arguments import count, share
 from qadtr.commands import shared
 
 HELP = "compare exported models with reference and fake quantization, layer by layer"
@@ -19,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--split", default="holdout", choices=("holdout", "test"), help="default: holdout"
     )
-    parser.add_argument("--images", type=int, metavar="N", help="how many (default: all)")
+    parser.add_argument("--images", type=count, metavar="N", help="how many (default: all)")
     parser.add_argument(
         "--target",
         default="onnxruntime",
@@ -29,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--least-agreement",
-        type=float,
+        type=share,
         metavar="SHARE",
         help="share of the images that must keep the fake-quantized network's class "
         "(default: that of qadtr export)",

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qadtr.arguments import count, index
 from qadtr.commands import shared
 
 if TYPE_CHECKING:
@@ -38,10 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kind", help="lavan: per-image (default) or universal")
     parser.add_argument("--shape", help="square or circle")
     parser.add_argument("--placement", help="random, centre, top-left, …")
-    parser.add_argument("--target", type=int, metavar="CLASS", help="class index to cause")
-    parser.add_argument("--bits", type=int, nargs="+", help="bit-widths of the source (default 32)")
-    parser.add_argument("--steps", type=int, help="steps of the optimization")
-    parser.add_argument("--restarts", type=int, help="independent tries, the best is kept")
+    parser.add_argument("--target", type=index, metavar="CLASS", help="class index to cause")
+    parser.add_argument(
+        "--bits", type=count, nargs="+", help="bit-widths of the source (default 32)"
+    )
+    parser.add_argument("--steps", type=count, help="steps of the optimization")
+    parser.add_argument("--restarts", type=count, help="independent tries, the best is kept")
     parser.add_argument(
         "--with",
         type=Path,
@@ -56,14 +59,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="attack the exported model in this engine (onnxruntime), not the network; for attacks "
         "without gradients",
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the attack (default: 0)")
+    parser.add_argument("--seed", type=index, default=0, help="seed of the attack (default: 0)")
     shared.add_split(
         parser, "images that the patch is tried on; choose settings on holdout (default: test)"
     )
-    parser.add_argument("--images", type=int, metavar="N", help="how many of them (default: all)")
+    parser.add_argument("--images", type=count, metavar="N", help="how many of them (default: all)")
     parser.add_argument(
         "--made-from",
-        type=int,
+        type=count,
         metavar="N",
         help="universal: training images to optimize on (default: all)",
     )

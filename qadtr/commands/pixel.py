@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from qadtr.arguments import count, index, positive
 from qadtr.commands import shared
 
 HELP = "measure a network under pixel attacks (FGSM, PGD, MI-FGSM, C&W, AutoAttack with DeepFool)"
@@ -22,22 +23,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_bits(parser)
     parser.add_argument(
         "--made-at",
-        type=int,
+        type=count,
         metavar="BITS",
         help="follow the gradient of this bit-width for all of them (default: each its own)",
     )
     parser.add_argument(
-        "--epsilon", type=float, default=8.0, help="radius in pixel values, 0…255 (default: 8)"
+        "--epsilon", type=positive, default=8.0, help="radius in pixel values, 0…255 (default: 8)"
     )
-    parser.add_argument("--steps", type=int, default=20, help="of the attack (default: 20)")
-    parser.add_argument("--restarts", type=int, default=1, help="random starts (default: 1)")
+    parser.add_argument("--steps", type=count, default=20, help="of the attack (default: 20)")
+    parser.add_argument("--restarts", type=count, default=1, help="random starts (default: 1)")
     parser.add_argument(
-        "--queries", type=int, default=1000, help="of autoattack-deepfool's Square (default: 1000)"
+        "--queries",
+        type=count,
+        default=1000,
+        help="of autoattack-deepfool's Square (default: 1000)",
     )
-    parser.add_argument("--images", type=int, metavar="N", help="how many images (default: all)")
+    parser.add_argument("--images", type=count, metavar="N", help="how many images (default: all)")
     shared.add_split(parser, "default: test")
-    parser.add_argument("--batch-size", type=int, default=100, help="images at once (default: 100)")
-    parser.add_argument("--seed", type=int, default=0, help="of the random starts (default: 0)")
+    parser.add_argument(
+        "--batch-size", type=count, default=100, help="images at once (default: 100)"
+    )
+    parser.add_argument("--seed", type=index, default=0, help="of the random starts (default: 0)")
     parser.add_argument(
         "--engine", help="also ask the exported models, in this engine (onnxruntime)"
     )

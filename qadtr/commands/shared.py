@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from qadtr.arguments import count, share
 from qadtr.origin import provenance as provenance
 from qadtr.origin import repository as repository
 
@@ -33,7 +34,7 @@ def add_code_flips(parser: argparse.ArgumentParser) -> None:
     """`--code-flips SHARE`: the budget of a layer against fake quantization."""
     parser.add_argument(
         "--code-flips",
-        type=float,
+        type=share,
         default=0.05,
         metavar="SHARE",
         help="largest share of one layer's codes that may differ from the fake-quantized "
@@ -59,7 +60,7 @@ def add_bits(parser: argparse.ArgumentParser, default: str = "all it has") -> No
     """`--bits`, any number of bit-widths."""
     parser.add_argument(
         "--bits",
-        type=int,
+        type=count,
         nargs="+",
         dest="bit_widths",
         metavar="BITS",
@@ -149,7 +150,7 @@ def add_image_form(parser: argparse.ArgumentParser, without: str) -> None:
         )
     parser.add_argument(
         "--size",
-        type=int,
+        type=count,
         nargs=2,
         metavar=("HEIGHT", "WIDTH"),
         help="of the images, where the file leaves it open",

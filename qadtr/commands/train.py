@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qadtr.arguments import count, index, positive
 from qadtr.commands import shared
 from qadtr.config_files import config_from
 
@@ -30,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--seed",
-        type=int,
+        type=index,
         nargs="+",
         metavar="N",
         help="one training for each, in folders that end with -seedN (default: the config's)",
@@ -50,13 +51,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="torch device, such as cuda (default: cpu)")
     parser.add_argument(
         "--save-every",
-        type=int,
+        type=count,
         metavar="STEPS",
         help="steps between two states to resume from (default: 500)",
     )
     parser.add_argument(
         "--save-seconds",
-        type=float,
+        type=positive,
         default=300.0,
         metavar="S",
         help="save such a state after so many seconds too (default: 300)",
@@ -90,10 +91,6 @@ def run(arguments: argparse.Namespace) -> int:
     from training.ranks import join, leave
     from training.run_start import from_memory, read_start
 
-    if arguments.save_every is not None and arguments.save_every < 1:
-        raise UsageError(f"--save-every must be at least 1, got {arguments.save_every}")
-    if not arguments.save_seconds > 0.0:
-        raise UsageError(f"--save-seconds must be above 0, got {arguments.save_seconds}")
     jobs = _jobs(arguments)
     first = jobs[0]
     # What is not given is as the run was started.

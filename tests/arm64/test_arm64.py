@@ -20,14 +20,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.arm64_root import PROCESSORS, REPOSITORY, Arm64Root, arm64_root, is_arm64
+from benchmarks.litert_arm64 import CPUS, compared_on_arm64
 from deploy.core.files import npz_bytes, write_atomic
 from deploy.core.stored_zip import write_stored_zip
 from deploy.device.bundle_reading import Bundle
 from deploy.validator_archive import validator_bytes
-from export.litert_builder import with_outputs
-from export.reference import LiteRtReference
 from qadtr.__main__ import main
-from tests.arm64.arm64_root import PROCESSORS, REPOSITORY, Arm64Root, arm64_root, is_arm64
 from tests.deploy.device.conftest import rehashed
 from tests.training.quantize.networks import fields
 
@@ -35,7 +34,6 @@ pytestmark = pytest.mark.arm64
 
 BIT_WIDTHS = (8, 5, 4, 2)
 IMAGES = 128
-CPUS = (None,) if is_arm64() else tuple(PROCESSORS)
 
 CONFIG = f"""
 name = "small"
@@ -166,79 +164,17 @@ def test_codes_logits_and_verdict_are_those_of_this_machine(
     assert {one["images"] for one in on_arm64} == {IMAGES}
 
 
-LITERT_THERE = """
-import sys
-from pathlib import Path
-
-import numpy as np
-
-folder = Path(__file__).parent
-sys.path.insert(0, str(folder))
-from deploy.litert_engine import LiteRtEngine
-
-images = np.load(folder / "images.npy")
-found = {}
-for path in sorted(folder.glob("*.tflite")):
-    with LiteRtEngine(path) as engine:
-        kinds = {one.provider for one in engine.operators_that_ran()}
-        assert "XNNPACK" in kinds, kinds
-        for name, array in engine.outputs(images).items():
-            found[f"{path.stem} {name}"] = array
-np.savez(folder / "found.npz", **found)
-"""
-
-
-@pytest.fixture
-def seen_processors(root: Arm64Root) -> Iterator[None]:
-    """What XNNPACK asks of ``/sys``; without it it does not start. Taken away again: onnxruntime
-    is tried without."""
-    folder = root.folder / "sys"
-    listed = folder / "devices" / "system" / "cpu"
-    listed.mkdir(parents=True)
-    for name in ("possible", "present"):
-        (listed / name).write_text("0\n")
-    yield
-    shutil.rmtree(folder)
-
-
-WITHOUT_SME = {"max": "max,sme=off"}
-"""With the SME of qemu 7.2 half of the codes of XNNPACK's first convolution are wrong; whether by
-qemu or by XNNPACK no hardware here can tell (docs/engines.md)."""
-
-
-@pytest.mark.usefixtures("seen_processors")
 @pytest.mark.parametrize("cpu", CPUS)
 def test_every_code_of_litert_is_that_of_its_reference(
-    cpu: str | None, root: Arm64Root, run: Path, work: Path
+    cpu: str | None, root: Arm64Root, run: Path
 ) -> None:
     """Kernels of another processor, the same float32 products: no code and no logit differs."""
     words = ["export", str(run), "--images", "32", "--target", "litert"]
     assert main([*words, "--least-agreement", "0.9"]) == 0
-    images = fields(4, 3, (32, 32), seed=5)
-    np.save(work / "images.npy", images)
-    references = {}
-    for bits in BIT_WIDTHS:
-        path = run / "export" / f"litert-{bits}.tflite"
-        references[path.stem] = reference = LiteRtReference(path)
-        probe = with_outputs(path.read_bytes(), reference.code_tensors)
-        (work / path.name).write_bytes(probe)
-    shutil.copytree(REPOSITORY / "deploy", work / "deploy", ignore=lambda *_: ["__pycache__"])
-    (work / "there.py").write_text(LITERT_THERE)
-    done = root.python(
-        [f"/bundles/{work.name}/there.py"], cpu=WITHOUT_SME.get(str(cpu), cpu), timeout_s=600
-    )
-    assert done.returncode == 0, done.stderr
-    with np.load(work / "found.npz") as found:
-        compared = 0
-        for stem, reference in references.items():
-            logits = found[f"{stem} logits"].astype(np.float32) * reference.logit_scale
-            assert np.array_equal(logits, reference.run(images)), stem
-            for name, codes in reference.codes(images).items():
-                shown = found[f"{stem} {name}"].view(np.uint8) ^ np.uint8(128)
-                shown = shown.transpose(0, 3, 1, 2) if shown.ndim == 4 else shown
-                assert np.array_equal(shown.reshape(codes.shape), codes), (stem, name)
-                compared += codes.size
-    assert compared > 100_000
+    files = [run / "export" / f"litert-{bits}.tflite" for bits in BIT_WIDTHS]
+    found = compared_on_arm64(root, files, fields(4, 3, (32, 32), seed=5), cpu=cpu)
+    assert {stem: one.different for stem, one in found.items()} == {p.stem: 0 for p in files}
+    assert sum(one.values for one in found.values()) > 100_000
 
 
 def test_a_bundle_says_on_arm64_where_its_logits_are_proved(

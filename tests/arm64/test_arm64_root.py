@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.arm64 import arm64_root as module
-from tests.arm64.arm64_root import REPOSITORY, SetUpError, arm64_root
+from benchmarks import arm64_root as module
+from benchmarks.arm64_root import REPOSITORY, SetUpError, arm64_root
 
 
 def made(cache: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "tests.arm64.arm64_root", str(cache)],
+        [sys.executable, "-m", "benchmarks.arm64_root", str(cache)],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,

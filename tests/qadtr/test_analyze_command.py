@@ -92,7 +92,6 @@ def test_one_analysis_alone(trained: Path, analysed: Path, tmp_path: Path) -> No
     [
         (["--bits", "3"], 2, "has no bit-width 3; it has 32, 4"),
         (["--images", "41"], 2, "expected 1 to 40 images, got 41"),
-        (["--stride", "0"], 2, "stride_px must be at least 1"),
         (["--occluder", "99", "--what", "occlusion"], 2, "does not fit"),
     ],
 )

@@ -80,7 +80,6 @@ def test_from_a_run_to_a_verdict(
         (["--engines", "abacus"], 2, "there is no engine 'abacus'"),
         (["--gate", "nothing"], 4, "no patch set nothing"),
         (["--golden", "9", *proved[-2:]], 2, "report.json is of another golden file"),
-        (["--max-asr", "30"], 4, "--max-asr"),
         (["--patches", str(tmp_path / "none")], 2, "none"),
     ):
         assert main([*words, "--out", str(tmp_path / "other"), *more]) == code

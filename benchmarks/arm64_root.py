@@ -1,6 +1,6 @@
 """An arm64 machine in a folder: Debian's arm64 Python, numpy, onnxruntime, LiteRT, qemu to run it.
 
-``python -m tests.arm64.arm64_root FOLDER`` makes it, or finds it whole and leaves it. Nothing of it
+``python -m benchmarks.arm64_root FOLDER`` makes it, or finds it whole and leaves it. Nothing of it
 is installed on this machine: the packages are unpacked into the folder and run in a chroot. The
 chroot is needed: outside of one onnxruntime reads this machine's ``/sys`` and crashes.
 """
@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[1]
 CONSTRAINTS = REPOSITORY / "constraints.txt"
 
 SUITE = "bookworm"
@@ -267,7 +267,7 @@ def _why(done: subprocess.CompletedProcess[str]) -> str:
 def main(argv: Sequence[str]) -> int:
     """Make the root and name it, or say in one line why not."""
     if len(argv) != 1:
-        print("usage: python -m tests.arm64.arm64_root FOLDER", file=sys.stderr)
+        print("usage: python -m benchmarks.arm64_root FOLDER", file=sys.stderr)
         return 4
     try:
         root = arm64_root(Path(argv[0]))
