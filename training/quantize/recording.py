@@ -138,14 +138,14 @@ class Recorder(fx.Tracer):
             value = self._example if kind == "placeholder" else self._run(node)
             self.values[node] = value
             if isinstance(value, Tensor):
-                self._versions[node] = value._version
+                self._versions[node] = _version(value)
         return node
 
     def create_arg(self, a: Any) -> Any:
         """A recorded tensor is its node, also inside of lists."""
         if not isinstance(a, Recorded):
             return super().create_arg(a)
-        if self._versions[a.node] != self.values[a.node]._version:
+        if self._versions[a.node] != _version(self.values[a.node]):
             raise InputError(
                 f"{path_of(a.node) or type(self.root).__name__}: the output of "
                 f"{title_of(a.node, self._modules)} is changed in place through another name, a "
@@ -243,6 +243,11 @@ class Recorded(Tensor):
         if is_tensor_method_or_property(func):
             return recorder.create_proxy("call_method", func.__name__, args, kwargs or {})
         return recorder.create_proxy("call_function", func, args, kwargs or {})
+
+
+def _version(tensor: Tensor) -> int:
+    """How often its memory was changed; tensors of torch's inference mode do not count."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def _without_values(one: Any) -> Any:

@@ -26,7 +26,14 @@ from training.quantize.recording import Recorder, function_name, holds_tensor, p
 IMAGE = "pixels"
 REFUSED = "refused operation"
 
-_NOT_TRACED = (TypeError, ValueError, RuntimeError, AttributeError, NameError)
+_NOT_TRACED: tuple[type[Exception], ...] = (
+    TypeError,
+    ValueError,
+    RuntimeError,
+    AttributeError,
+    NameError,
+)
+_NOT_TRACED += (AssertionError, LookupError, ArithmeticError)
 """What a forward may raise that is recorded; a TraceError is a ValueError."""
 
 
@@ -80,6 +87,10 @@ def trace(module: nn.Module, example: Tensor) -> FloatGraph:
 def _check(module: nn.Module, example: Tensor) -> None:
     if not isinstance(module, nn.Module):
         raise InputError(f"expected a torch nn.Module, got a {type(module).__name__}")
+    if isinstance(module, torch.jit.ScriptModule) or hasattr(module, "_orig_mod"):
+        raise InputError(
+            f"{type(module).__name__} is compiled; give the module that it was compiled from"
+        )
     if not isinstance(example, Tensor) or example.dim() != 4 or not example.is_floating_point():
         came = f"{example.dtype} {tuple(example.shape)}" if isinstance(example, Tensor) else example
         raise InputError(f"expected an example image batch, float N×C×H×W, got {came}")
@@ -164,6 +175,7 @@ class _Tracer:
         call = _Call(self, node, value)
         if node.op == "call_module":
             module = self.modules[str(node.target)]
+            self._require_no_hook(module, node, value)
             for kind, take in _MODULES.items():
                 if isinstance(module, kind):
                     return take(call, module, *arguments, **keywords)
@@ -181,6 +193,16 @@ class _Tracer:
             "quantization does not know it",
             "put one of the known operations in its place (docs/own-network.md lists them)",
         )
+
+    def _require_no_hook(self, module: nn.Module, node: fx.Node, value: Any) -> None:
+        """Refuse a part of torch whose hooks change what it gives; those that prepare its weights
+        (``weight_norm``) do not."""
+        if not (module._forward_hooks or module._forward_pre_hooks):
+            return
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: self.values[n])
+        own = module.forward(*args, **kwargs)
+        if not isinstance(own, Tensor) or not torch.equal(own, value):
+            raise Untakeable("a forward hook changes what it reads or gives", "take the hook off")
 
     def _argument(self, node: fx.Node) -> Any:
         return self.traced.get(node, self.values[node])
@@ -697,6 +719,19 @@ def _as_it_is(call: _Call, x: Any, *_rest: Any, **_more: Any) -> Any:
     return x
 
 
+def _converted(call: _Call, x: Any, *_rest: Any, **_more: Any) -> Any:
+    if call.value.dtype != torch.float32:
+        raise Untakeable(f"it converts to {call.value.dtype}", "leave everything in float32")
+    return x
+
+
+def _power(call: _Call, x: Any, exponent: Any) -> Traced:
+    known = {2.0: "square", 0.5: "sqrt"}.get(_number(exponent) or 0.0)
+    if known is None:
+        raise Untakeable(f"its exponent is {exponent}", "2 and 0.5 are known")
+    return call.pointwise([known, X], x)
+
+
 def _flatten(call: _Call, x: Any, start_dim: int = 0, end_dim: int = -1) -> Traced:
     return _reshape(call, x)
 
@@ -872,6 +907,10 @@ _FUNCTIONS: Mapping[str, Callable[..., Any]] = MappingProxyType(
         "data": _as_it_is,
         "detach": _as_it_is,
         "float": _as_it_is,
+        "requires_grad": _as_it_is,
+        "to": _converted,
+        "type_as": _converted,
+        "pow": _power,
         "dropout": _as_it_is,
         "max_pool2d": _max_pool,
         "avg_pool2d": _average_pool,

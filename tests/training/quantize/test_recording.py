@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deploy.core.errors import InputError
-from training.quantize import quantize
+from training.quantize import Refused, quantize
 from training.quantize.trace import trace
 
 EXAMPLE = torch.zeros(2, 4, 8, 8)
@@ -118,6 +118,11 @@ TAKEN: dict[str, tuple[Function, list[str]]] = {
     "attributes": (kept, ["convolution"]),
     "shapes as arguments": (shuffled, ["reshape", "transpose", "reshape"]),
     "a number first": (lambda m, x: 5.0 - x + 1.0 / (2.0 + x.abs()), ["unary"]),
+    "conversions to float32": (
+        lambda m, x: m.conv(x.to(torch.float32).to(x.device).type_as(x)),
+        ["convolution"],
+    ),
+    "powers": (lambda m, x: x**2 + (x**2).pow(0.5), ["unary"]),
     "without gradients": (lambda m, x: torch.no_grad()(m.conv)(x.data), ["convolution"]),
 }
 
@@ -184,6 +189,37 @@ def test_what_values_decide_is_refused_in_one_line(case: str) -> None:
         trace(Controlled(function).eval(), EXAMPLE)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_hook_that_changes_something_is_refused_and_others_are_not() -> None:
+    module = nn.Sequential(nn.Conv2d(4, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    module[0].register_forward_hook(lambda part, given, found: None)
+    nn.utils.weight_norm(module[0])
+    assert [one.kind for one in trace(module, EXAMPLE).operations][1:2] == ["convolution"]
+    module[0].register_forward_hook(lambda part, given, found: found * 2.0)
+    with pytest.raises(Refused, match=r"0: Conv2d: a forward hook changes what it reads or gives"):
+        trace(module, EXAMPLE)
+
+
+def test_what_is_compiled_or_raises_is_one_error() -> None:
+    module = nn.Sequential(nn.Conv2d(4, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    forms: list[Any] = [torch.jit.script(module), torch.compile(module)]
+    for compiled in forms:
+        with pytest.raises(InputError, match="is compiled; give the module that it was compiled"):
+            trace(compiled, EXAMPLE)
+    with pytest.raises(InputError, match="cannot be traced: nine channels"):
+        trace(Controlled(_of_nine_channels).eval(), EXAMPLE)
+
+
+def _of_nine_channels(_: Any, x: Tensor) -> Tensor:
+    assert x.shape[1] == 9, "nine channels"
+    return x
+
+
+def test_inference_mode_is_no_obstacle() -> None:
+    with torch.inference_mode():
+        graph = trace(Controlled(chosen_blocks).eval(), torch.zeros(2, 4, 8, 8))
+    assert [one.kind for one in graph.operations][1:-2] == ["convolution", "convolution"]
 
 
 def test_recording_draws_no_random_numbers_of_the_caller() -> None:
