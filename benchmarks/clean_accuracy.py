@@ -1,13 +1,17 @@
 """Clean accuracy of switchable networks beside a float network of equal epochs, as a record.
 
-    python -m benchmarks.clean_accuracy --data DIR [--float RUN] [--plain RUN] [--runs RUN …]
-        [--split test] [--json FILE]
+    python -m benchmarks.clean_accuracy --data DIR [--float [RUN]] [--plain RUN] [--runs RUN …]
+        [--split test] [--tensorrt-images N] [--json FILE]
 
 Every run is exported here and classified at each of its bit-widths by ONNX Runtime's CPU engine:
 integer files, the float file at 32 bits. Beside each accuracy stand two differences over the same
 images, with Newcombe's paired interval: to the float network, and to plain QAT at the same
 bit-width. They are of these networks: another seed of the same training differs too, by how much is
 not in the interval.
+
+``--float`` without a run leaves the float network out. With ``--tensorrt-images`` each row has also
+the share of so many images whose class the numpy reference of TensorRT's file changes against the
+fake-quantized network: what ``network.codes`` decides.
 """
 
 from __future__ import annotations
@@ -28,7 +32,10 @@ from deploy.core.statistics import paired_difference
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
 from export.lowering import lower, lower_float
 from export.qonnx_from_network import write_qonnx
+from export.reference.qdq import QdqReference
 from training.data import ImageSet
+from training.data.subset import chosen_indices
+from training.prediction import logits
 from training.quantizers import FLOAT
 from training.run_folder import RunFolder
 
@@ -43,17 +50,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = parser_of("clean_accuracy", __doc__)
     add = parser.add_argument
     add("--data", type=Path, required=True, help="as for qadtr train")
-    add("--float", type=Path, default=RUNS / "source", help="run of the float network")
+    add("--float", type=Path, nargs="?", default=RUNS / "source", help="run of the float network")
     add("--plain", type=Path, default=RUNS / "plain", help="run of plain QAT")
     add("--runs", type=Path, nargs="*", default=[RUNS / "qadtr"], help="runs of defenses")
     add("--split", default="test", choices=("test", "holdout"))
+    add("--tensorrt-images", type=int, default=0, help="for flips of TensorRT's file; default: 0")
     arguments = parser.parse_args(argv)
     try:
         record = _measured(
-            RunFolder.open(arguments.float),
+            None if arguments.float is None else RunFolder.open(arguments.float),
             [RunFolder.open(path) for path in (arguments.plain, *arguments.runs)],
             arguments.data,
             arguments.split,
+            arguments.tensorrt_images,
         )
     except QadtrError as error:
         print(f"clean_accuracy: {error}", file=sys.stderr)
@@ -63,20 +72,30 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _measured(
-    unquantized: RunFolder, runs: Sequence[RunFolder], data: Path, split: str
+    unquantized: RunFolder | None,
+    runs: Sequence[RunFolder],
+    data: Path,
+    split: str,
+    tensorrt_images: int,
 ) -> dict[str, Any]:
-    images = unquantized.images(data, split)
-    beside = _right(unquantized, images)[FLOAT]
+    images = runs[0].images(data, split)
+    beside = None if unquantized is None else _right(unquantized, images)[FLOAT]
     by_run = [_right(run, images) for run in runs]
     plain = by_run[0]
-    rows = [_row(unquantized, FLOAT, beside, None, None)]
+    rows = []
+    if unquantized is not None and beside is not None:
+        rows.append(_row(unquantized, FLOAT, beside, None, None))
+    few = images.images[chosen_indices(len(images), tensorrt_images)] if tensorrt_images else None
     for run, right in zip(runs, by_run, strict=True):
         for bits in run.bit_widths:
             of_plain = None if run is runs[0] else plain.get(bits)
-            rows.append(_row(run, bits, right[bits], beside, of_plain))
+            row = _row(run, bits, right[bits], beside, of_plain)
+            if few is not None and bits != FLOAT:
+                row["tensorrt_flips"] = _tensorrt_flips(run, bits, few)
+            rows.append(row)
     return {
         "benchmark": "clean-accuracy",
-        "network": unquantized.network_name,
+        "network": runs[0].network_name,
         "images": {"name": images.name, "split": images.split, "n": len(images)},
         "engine": "onnxruntime-cpu",
         "rows": rows,
@@ -98,6 +117,18 @@ def _right(run: RunFolder, images: ImageSet) -> Right:
     return found
 
 
+def _tensorrt_flips(run: RunFolder, bits: int, images: NDArray[np.uint8]) -> Mapping[str, Any]:
+    """The share of images that the reference of TensorRT's file sees otherwise than training."""
+    network = run.load_network()
+    with tempfile.TemporaryDirectory() as name:
+        qonnx = write_qonnx(network, bits, Path(name) / "qonnx.onnx")
+        path = lower(qonnx, Path(name) / "tensorrt.onnx", target="tensorrt").path
+        theirs = QdqReference(path).run(images)
+    ours = logits(network, images, bits)
+    changed = np.count_nonzero(theirs.argmax(axis=1) != ours.argmax(axis=1))
+    return share(int(changed), len(images))
+
+
 def _row(
     run: RunFolder,
     bits: int,
@@ -110,6 +141,7 @@ def _row(
         "defense": run.defense,
         "settings": dict(run.sidecar["config"]["network"]),
         "bits": bits,
+        "codes": run.sidecar["config"]["network"].get("codes", "uint8"),
         "epochs": run.sidecar["config"]["training"]["epochs"],
         "seed": run.seed,
         "checkpoint_sha256": run.checkpoint_sha256,

@@ -9,8 +9,9 @@ float ones. So each round begins and ends with the core's int8 peak (the rate of
 ``MatMulInteger``), and beside the median over all rounds stands the one over the rounds in which
 the peak held (:data:`STEADY` of its best, before and after).
 
-"OpenVINO int8" is the faster of its two files, so a peer that may itself be ours; the last ratio
-is between those two: our ``qcdq`` file in OpenVINO against what ``quantize_static`` made for it.
+"OpenVINO int8" is the faster of its two files, so a peer that may itself be ours. Two more ratios
+are over what ``quantize_static`` made for OpenVINO, run there: our ``qcdq`` file in OpenVINO, and
+our ``.tflite`` file in LiteRT.
 
 Where the processor has AMX, each bit-width has a second row: our file laid out for it
 (``qadtr export --tune amx``).
@@ -141,6 +142,20 @@ def _openvino_call(path: Path, images: NDArray[np.uint8], threads: int) -> Call:
     return lambda: request.infer()
 
 
+def _litert_call(path: Path, images: NDArray[np.uint8], threads: int) -> Call:
+    """LiteRT with XNNPACK, on codes given once."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter: Any = Interpreter(model_path=str(path), num_threads=threads)
+    codes = (images.transpose(0, 2, 3, 1) ^ np.uint8(128)).view(np.int8)
+    number = interpreter.get_input_details()[0]["index"]
+    interpreter.resize_tensor_input(number, codes.shape)
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(number, np.ascontiguousarray(codes))
+    run: Call = interpreter.invoke
+    return run
+
+
 def _matrix_call(threads: int) -> Call:
     node = helper.make_node("MatMulInteger", ["a", "b"], ["c"])
     shape = [MATRIX, MATRIX]
@@ -181,6 +196,8 @@ def _measure(files: Files, batch: int, threads: int, rounds: int) -> list[dict[s
         calls[key] = onnxruntime_call(path, images, threads)
     for key, path in files.in_openvino.items():
         calls[key] = _openvino_call(path, images, threads)
+    for key, path in files.in_litert.items():
+        calls[key] = _litert_call(path, images, threads)
     calls["peak"] = _matrix_call(threads)
     repeats = {}
     for key, call in calls.items():
@@ -232,6 +249,7 @@ def _row(
         },
         "openvino_file": openvino,
         "in_openvino_over_static": _ratio(taken[static], taken[own], steady),
+        "in_litert_over_static": _ratio(taken[static], taken[f"litert-{bits}"], steady),
         "over": {peer: _ratio(taken[key], ours, steady) for peer, key in theirs.items()},
         "steady_rounds": len(steady),
         "share_of_int8_peak": batch * files.macs / min(ours) / peak,

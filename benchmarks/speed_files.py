@@ -7,6 +7,7 @@
 ``static``            ``quantize_static`` of the float file, 8 bits, ONNX Runtime
 ``openvino-B``        our ``qcdq`` file at B bits, OpenVINO's int8 kernels
 ``openvino-static``   the file of ``static`` in OpenVINO
+``litert-B``          the ``.tflite`` file at B bits, XNNPACK's kernels
 ====================  ==========================================================================
 """
 
@@ -47,6 +48,7 @@ class Files:
         macs: multiply-adds of one image.
         in_onnxruntime: by key, those that do not depend on the batch.
         in_openvino: by key.
+        in_litert: by key.
     """
 
     size: int
@@ -54,6 +56,7 @@ class Files:
     macs: int
     in_onnxruntime: dict[str, Path]
     in_openvino: dict[str, Path]
+    in_litert: dict[str, Path]
 
 
 def write_files(network: str, size: int, bit_widths: Sequence[int], folder: Path) -> Files:
@@ -63,6 +66,7 @@ def write_files(network: str, size: int, bit_widths: Sequence[int], folder: Path
     macs = multiply_adds(warmed)
     in_onnxruntime: dict[str, Path] = {"float": folder / "float.onnx"}
     in_openvino: dict[str, Path] = {}
+    in_litert: dict[str, Path] = {}
     lower_float(write_qonnx(warmed, 32, folder / "qonnx-32.onnx"), in_onnxruntime["float"])
     has_amx = host_facts().has("amx_int8")
     for bits in bit_widths:
@@ -74,6 +78,8 @@ def write_files(network: str, size: int, bit_widths: Sequence[int], folder: Path
             lower(qonnx, in_onnxruntime[f"{AMX}-{bits}"], tune=AMX)
         in_openvino[f"openvino-{bits}"] = folder / f"qcdq-{bits}.onnx"
         lower(qonnx, in_openvino[f"openvino-{bits}"], target="qcdq")
+        in_litert[f"litert-{bits}"] = folder / f"litert-{bits}.tflite"
+        lower(qonnx, in_litert[f"litert-{bits}"], target="litert")
     in_onnxruntime[STATIC] = write_static(in_onnxruntime["float"], folder / "static.onnx", size)
     in_openvino[f"openvino-{STATIC}"] = in_onnxruntime[STATIC]
     return Files(
@@ -82,6 +88,7 @@ def write_files(network: str, size: int, bit_widths: Sequence[int], folder: Path
         macs=macs,
         in_onnxruntime=in_onnxruntime,
         in_openvino=in_openvino,
+        in_litert=in_litert,
     )
 
 
