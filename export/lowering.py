@@ -385,7 +385,10 @@ def _lower_nodes(target: Target, context: Context) -> list[str]:
 
 
 def _assume_codes(node: onnx.NodeProto, context: Context) -> bool:
-    """Give the output of a quantizer the codes that it says, in place of those of a layer."""
+    """Give the output of a quantizer the codes that it says, in place of those of a layer; whether
+    it could. A .tflite file is built from tensors that are there."""
+    if context.litert is not None:
+        return False
     try:
         codes = byte_codes(activation_quantizer(node, context), Clamp(), node.output[0])
     except Refusal:
