@@ -403,7 +403,7 @@ def _lower_node(node: onnx.NodeProto, target: Target, context: Context) -> str:
     if place is None:
         return ""
     context.builder.begin(layer)
-    reasons: list[tuple[str, bool]] = []
+    reasons: dict[str, list[str]] = {}
     for rule in target.rules:
         if rule.place is not place:
             continue
@@ -411,19 +411,22 @@ def _lower_node(node: onnx.NodeProto, target: Target, context: Context) -> str:
             found = rule.match(node, context)
             codes, text = rule.write(found, layer, context)
         except Refusal as refusal:
-            reasons.append((f"{rule.name}: {refusal}", refusal.other))
+            if not refusal.other:  # of another kind of layer: says nothing of this one
+                reasons.setdefault(str(refusal), []).append(rule.name)
             continue
         if place is not Place.LOGITS:
             context.codes[layer] = require_codes(rule.name, layer, codes, target.code_range)
         return f"{layer}: {text} [{rule.name}]" if text else ""
     read = next((name for name in node.input if name not in context.source.constants), "")
-    # What rules of another kind of layer say matters only where no rule is of this kind.
-    telling = [text for text, other in reasons if not other]
+    telling = [f"{', '.join(rules)}: {reason}" for reason, rules in reasons.items()]
     if not telling:
         telling = [_in_the_way(read, context)]
+    place_of = f"after {named(context.source.producer(read))}"
+    if readers := context.source.readers(layer):
+        place_of += f" and before {named(readers[0])}"
     raise LoweringError(
-        f"{context.source.path}: the layer {node_label(node)} cannot be lowered to integers, after "
-        f"{named(context.source.producer(read))}. " + "; ".join(telling)
+        f"{context.source.path}: the layer {node_label(node)} cannot be lowered to integers, "
+        f"{place_of}. " + "; ".join(telling)
     )
 
 

@@ -377,7 +377,10 @@ def _another_rounding(n: Drawn) -> None:
 REFUSED = {
     "scales of input channels": (_input_scales, r"weight scales are not one.*per output channel"),
     "unsigned weights": (_unsigned_weights, r"weight codes are 0…\d+, .*unsigned"),
-    "a function of a sum": (_sigmoid, r"'sigmoid\d+' \(Sigmoid\) is a function of a sum.*quantize"),
+    "a function of a sum": (
+        _sigmoid,
+        r"\(Sigmoid\) and before .*, pair table: 'sigmoid\d+' \(Sigmoid\) is a function of a sum",
+    ),
     "ConvTranspose": (_transposed, r"'convtranspose\d+' \(ConvTranspose\) is nothing that any"),
     "an average beyond a byte": (
         _large_average,
