@@ -13,6 +13,10 @@ the peak held (:data:`STEADY` of its best, before and after).
 are over what ``quantize_static`` made for OpenVINO, run there: our ``qcdq`` file in OpenVINO, and
 our ``.tflite`` file in LiteRT.
 
+With one thread a call takes the less of what the clock and the process's own time on the processor
+say, and a round the least of its calls: the work takes no less than either, others on the machine
+lengthen the one, and an engine that hands each call to a thread of its own the other.
+
 Where the processor has AMX, each bit-width has a second row: our file laid out for it
 (``qadtr export --tune amx``).
 """
@@ -182,10 +186,17 @@ def seconds_of(call: Call, repeats: int) -> float:
 
 
 def _rested(call: Call, repeats: int, threads: int) -> float:
-    if threads > 1:
-        time.sleep(PAUSE_S)
-        call()
+    if threads == 1:
+        return min(_undisturbed(call) for _ in range(repeats))
+    time.sleep(PAUSE_S)
+    call()
     return seconds_of(call, repeats)
+
+
+def _undisturbed(call: Call) -> float:
+    clock, used = time.perf_counter(), time.process_time()
+    call()
+    return min(time.process_time() - used, time.perf_counter() - clock)
 
 
 def _measure(files: Files, batch: int, threads: int, rounds: int) -> list[dict[str, Any]]:
