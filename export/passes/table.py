@@ -127,7 +127,7 @@ def function_before(tensor: str, context: Context) -> tuple[Expression, tuple[st
             if refusal.other and not depth and maker.op_type in _CURVES:
                 raise Refusal(
                     f"{node_label(maker)} is a function of a sum that has no codes: {refusal}; "
-                    "quantize what it reads in the network"
+                    "put a quantizer before it"
                 ) from refusal
             raise
         return found[name]
