@@ -26,8 +26,10 @@ from .core.images import GREY_OR_RGB
 from .core.installing import install_command
 from .core.model_engine import ModelEngine, require_threads
 from .core.operator_kinds import KINDS
+from .core.scratch import Scratch
 from .core.text import one_line
 from .core.tflite_file import read_tflite
+from .device.own_process import answer, how_it_ended, limit_memory
 
 KERNELS = ("xnnpack", "reference")
 PROCESSORS = ("x86_64", "amd64", "aarch64", "arm64")
@@ -48,37 +50,11 @@ LITERT_KINDS: Mapping[str, str] = {
 """LiteRT's operators that must be integer, by the kind of :data:`.core.operator_kinds.KINDS`."""
 
 
-_REHEARSAL = """
-import sys
-from ai_edge_litert import interpreter as litert
-import numpy as np
-
-data = sys.stdin.buffer.read()
-if sys.platform == "linux":
-    import resource
-
-    pages = int(open("/proc/self/statm").read().split()[0])
-    most = pages * resource.getpagesize() + int(sys.argv[2])
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-kind = getattr(litert.OpResolverType, sys.argv[1])
-try:
-    one = litert.Interpreter(
-        model_content=data, num_threads=1, experimental_op_resolver_type=kind
-    )
-    one.allocate_tensors()
-    for image in one.get_input_details():
-        one.set_tensor(image["index"], np.zeros(image["shape"], image["dtype"]))
-    one.invoke()
-    one.get_tensor_details(), one._get_ops_details()
-except (RuntimeError, ValueError):
-    pass  # which are errors where the file is opened, too
-"""
-"""Loads and runs a file once; whoever runs it looks at how it ends."""
 REHEARSAL_S = 60.0
 _SPARE_BYTES = 1 << 30
 _TIMES_A_FILE = 8
 """What loading may take beside the file itself: LiteRT packs weights anew."""
+_MODEL = "model.tflite"
 _rehearsed: set[tuple[str, str]] = set()
 
 
@@ -93,31 +69,49 @@ def _require_rehearsed(data: bytes, kernels: str, model: Path, sha256: str) -> N
     """
     if (sha256, kernels) in _rehearsed:
         return
-    most = _SPARE_BYTES + _TIMES_A_FILE * len(data)
-    command = [sys.executable, "-c", _REHEARSAL, _RESOLVERS[kernels], str(most)]
+    spare = _SPARE_BYTES + _TIMES_A_FILE * len(data)
+    job = {"kernels": kernels, "spare_bytes": spare}
     try:
-        # The working directory is first on the path of -c, and may be anybody's.
-        done = subprocess.run(
-            [command[0], *(["-P"] if sys.version_info >= (3, 11) else []), *command[1:]],
-            input=data,
-            capture_output=True,
-            timeout=REHEARSAL_S,
-            check=False,
-        )
+        with Scratch() as folder:
+            (folder / _MODEL).write_bytes(data)
+            ended = how_it_ended(__spec__.name, job, folder, REHEARSAL_S)
     except subprocess.TimeoutExpired as error:
         raise InputError(
             f"LiteRT had not loaded {model} after {REHEARSAL_S:.0f} s; export or copy it again"
         ) from error
     except OSError:
         return
-    if done.returncode:
-        said = done.stderr.decode(errors="replace").strip().splitlines()
+    if ended.code:
+        how = f"signal {-ended.code}" if ended.code < 0 else str(ended.error or ended.said)
         raise InputError(
-            f"LiteRT does not survive {model}: loading it, with {most >> 20} MiB, ended the process"
-            f" ({f'signal {-done.returncode}' if done.returncode < 0 else said[-1:]}); "
-            "export or copy it again"
+            f"LiteRT does not survive {model}: loading it, with {spare >> 20} MiB, ended the "
+            f"process ({how}); export or copy it again"
         )
     _rehearsed.add((sha256, kernels))
+
+
+def _rehearse(job: Mapping[str, Any], folder: Path) -> None:
+    """Load and run the file once; an error of LiteRT's is one where the file is opened, too."""
+    from ai_edge_litert import interpreter as litert
+
+    limit_memory(job["spare_bytes"])
+    try:
+        one = litert.Interpreter(
+            model_content=(folder / _MODEL).read_bytes(),
+            num_threads=1,
+            experimental_op_resolver_type=_resolver(litert, job["kernels"]),
+        )
+        one.allocate_tensors()
+        for image in one.get_input_details():
+            one.set_tensor(image["index"], np.zeros(image["shape"], image["dtype"]))
+        one.invoke()
+        one.get_tensor_details(), one._get_ops_details()
+    except (RuntimeError, ValueError):
+        pass
+
+
+def _resolver(litert: Any, kernels: str) -> Any:
+    return getattr(litert.OpResolverType, _RESOLVERS[kernels])
 
 
 class RanOperator(NamedTuple):
@@ -191,7 +185,7 @@ class LiteRtEngine(ModelEngine):
             self._interpreter: Any = litert.Interpreter(
                 model_content=data,
                 num_threads=threads,
-                experimental_op_resolver_type=getattr(litert.OpResolverType, _RESOLVERS[kernels]),
+                experimental_op_resolver_type=_resolver(litert, kernels),
             )
             self._interpreter.allocate_tensors()
         except (MemoryError, RuntimeError, ValueError) as error:
@@ -325,3 +319,7 @@ class LiteRtEngine(ModelEngine):
         except (RuntimeError, ValueError) as error:
             reason = one_line(str(error))
             raise InputError(f"LiteRT failed to run {self._model}: {reason}") from error
+
+
+if __name__ == "__main__":
+    sys.exit(answer(Path(sys.argv[1]), _rehearse))

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..core.errors import EngineUnavailable, InputError, QadtrError
 from ..core.text import one_line
@@ -34,42 +34,72 @@ def run_in_process(module: str, job: Mapping[str, Any], folder: Path, model: str
     Raises:
         InputError, EngineUnavailable: what the module raised; it crashed or took too long.
     """
-    (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
-    root = str(Path(__file__).resolve().parents[len(__package__.split("."))])
-    paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", module, str(folder)],
-            env={**os.environ, "PYTHONPATH": paths},
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=LONGEST_S,
-            check=False,
-        )
+        ended = how_it_ended(module, job, folder, LONGEST_S)
     except subprocess.TimeoutExpired as error:
         raise InputError(
             f"{model} had not run through after {LONGEST_S:.0f} s; it was stopped"
         ) from error
-    told = folder / "error.json"
+    if ended.error is not None:
+        raise ended.error
+    if ended.code:
+        how = f"exit code {ended.code}"
+        if ended.code < 0:
+            how = f"signal {signal.Signals(-ended.code).name}"
+        raise InputError(
+            f"ONNX Runtime crashed on {model} ({how}): the file is damaged or hostile, or "
+            f"needs more memory than this machine has{': ' + ended.said if ended.said else ''}"
+        )
+
+
+class Ended(NamedTuple):
+    """How a child process ended.
+
+    Attributes:
+        code: its exit code; negative: the signal that ended it.
+        error: what its work raised.
+        said: the end of what it wrote to its standard error, in one line.
+    """
+
+    code: int
+    error: InputError | EngineUnavailable | None
+    said: str
+
+
+def how_it_ended(module: str, job: Mapping[str, Any], folder: Path, longest_s: float) -> Ended:
+    """Run ``python -m module folder`` to its end.
+
+    Its working directory is ``folder``, which is private: Python looks for modules there first.
+
+    Raises:
+        subprocess.TimeoutExpired: it took longer, and was stopped.
+        OSError: no process can be started here.
+    """
+    (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
+    root = str(Path(__file__).resolve().parents[len(__package__.split("."))])
+    given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    paths = os.pathsep.join([root, *(str(Path(one).resolve()) for one in given if one)])
+    done = subprocess.run(
+        [sys.executable, "-m", module, str(folder)],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=longest_s,
+        check=False,
+    )
+    told, error = folder / "error.json", None
     if told.is_file():
         found = json.loads(told.read_text(encoding="utf-8"))
         kind = EngineUnavailable if found["kind"] == "EngineUnavailable" else InputError
-        raise kind(found["text"])
-    if done.returncode:
-        how = f"exit code {done.returncode}"
-        if done.returncode < 0:
-            how = f"signal {signal.Signals(-done.returncode).name}"
-        last = one_line(done.stderr)[-300:]
-        raise InputError(
-            f"ONNX Runtime crashed on {model} ({how}): the file is damaged or hostile, or "
-            f"needs more memory than this machine has{': ' + last if last else ''}"
-        )
+        error = kind(found["text"])
+    return Ended(done.returncode, error, one_line(done.stderr)[-300:])
 
 
 def answer(folder: Path, work: Callable[[Mapping[str, Any], Path], None]) -> int:
     """What the child does: its exit code; an error of ``work(job, folder)`` is left in a file."""
-    _limit_memory()
+    limit_memory()
     job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
     try:
         work(job, folder)
@@ -81,12 +111,18 @@ def answer(folder: Path, work: Callable[[Mapping[str, Any], Path], None]) -> int
     return 0
 
 
-def _limit_memory() -> None:
-    """No more address space than the machine has memory: ask for more, and be refused at once."""
+def limit_memory(spare_bytes: int | None = None) -> None:
+    """Let this process ask for no more address space than the machine has memory, or than so many
+    bytes beside what it has: who asks for more is refused at once. A crash leaves no core file."""
     try:
         import resource
 
-        pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        resource.setrlimit(resource.RLIMIT_AS, (pages, pages))
+        page = os.sysconf("SC_PAGE_SIZE")
+        if spare_bytes is None:
+            most = os.sysconf("SC_PHYS_PAGES") * page
+        else:
+            most = int(Path("/proc/self/statm").read_text().split()[0]) * page + spare_bytes
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
     except (ImportError, AttributeError, OSError, ValueError):
         pass  # not on this system; the parent still reports a crash

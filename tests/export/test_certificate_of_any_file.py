@@ -183,6 +183,15 @@ def test_in_a_process_of_its_own_the_same_is_found(tmp_path: Path) -> None:
     assert without_times(here) == without_times(there)
 
 
+def test_what_lies_in_the_working_directory_is_not_imported_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = residual_graph(np.random.default_rng(0)).save(tmp_path / "model.onnx")
+    (tmp_path / "numpy.py").write_text("raise SystemExit('taken from the working directory')\n")
+    monkeypatch.chdir(tmp_path)
+    assert certify(path, isolated=True).ok
+
+
 def test_an_engine_that_crashes_or_hangs_is_one_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
