@@ -29,6 +29,7 @@ from export.canonical.image import ImageForm
 from export.canonical.shapes import shapes_of
 from export.graph import (
     attributes_of,
+    fix_inputs,
     fresh_name,
     graph_inputs,
     initializers,
@@ -109,7 +110,7 @@ def read_foreign(
     shape = _image_shape(image.name, dims, form, layout, path)
     _require_form(kind, image.name, form, path)
     form.bytes(shape[0])  # as many means and stds as channels
-    _require_sizes(model, image.name, shape, layout, path)
+    _require_sizes(model, image, shape, layout, path)
     return ForeignModel(
         path=path,
         model=model,
@@ -122,20 +123,19 @@ def read_foreign(
 
 
 def _require_sizes(
-    model: onnx.ModelProto, image: str, shape: tuple[int, int, int], layout: str, path: Path
+    model: onnx.ModelProto,
+    image: onnx.ValueInfoProto,
+    shape: tuple[int, int, int],
+    layout: str,
+    path: Path,
 ) -> None:
     """Refuse tensors larger than any of a network, before an engine makes them."""
     sized = onnx.ModelProto()
     sized.CopyFrom(model)
-    del sized.graph.value_info[:]  # what the operators give counts
     channels, *sides = shape
-    value = next(one for one in sized.graph.input if one.name == image)
-    batch = input_dims(value)[0] or 1
+    batch = input_dims(image)[0] or 1
     dims = [batch, channels, *sides] if layout == "NCHW" else [batch, *sides, channels]
-    kind = value.type.tensor_type.elem_type
-    value.CopyFrom(helper.make_tensor_value_info(image, kind, dims))
-    for output in sized.graph.output:
-        output.type.tensor_type.ClearField("shape")
+    fix_inputs(sized, {image.name: dims})
     try:
         shapes = shapes_of(sized, path)
     except InputError:  # the engine says what is wrong with it

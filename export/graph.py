@@ -6,7 +6,7 @@ certificate all look at a graph through it (docs/decisions/onnx-ir.md says why i
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -109,6 +109,20 @@ def input_dims(value: onnx.ValueInfoProto) -> tuple[int | None, ...]:
         dim.dim_value if dim.HasField("dim_value") else None
         for dim in value.type.tensor_type.shape.dim
     )
+
+
+def fix_inputs(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> None:
+    """Give inputs these shapes, in place; what the file says of the tensors after them goes, so
+    that it follows from the operators."""
+    del model.graph.value_info[:]
+    for value in model.graph.input:
+        if value.name in shapes:
+            dims = value.type.tensor_type.shape.dim
+            del dims[:]
+            for length in shapes[value.name]:
+                dims.add().dim_value = length
+    for output in model.graph.output:
+        output.type.tensor_type.ClearField("shape")
 
 
 def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:

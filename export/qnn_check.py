@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import onnx
-
 from deploy.core.files import write_atomic
 from deploy.core.scratch import Scratch
 from deploy.onnxruntime_qnn import QnnAssignment, ask_qnn
 from export.certificate import bytes_of, refuse_qonnx
 from export.engine_graph import node_names_made_unique
-from export.graph import input_dims
+from export.graph import fix_inputs, graph_inputs, input_dims
 from export.reading import read_model
 from export.sample import noise_for
 
@@ -42,20 +40,13 @@ def qnn_assignment(
     refuse_qonnx(read, path)
     node_names_made_unique(read)
     given = dict(shapes or {})
-    for name, noise in noise_for(read, open_size=open_size, shapes=given).items():
-        value = next(one for one in read.graph.input if one.name == name)
-        one_image = name not in given and input_dims(value)[:1] == (None,)
-        _fix(value, (1, *noise.shape[1:]) if one_image else noise.shape)
-    del read.graph.value_info[:]  # what followed from an open dimension is left to the engine
-    for value in read.graph.output:
-        value.type.tensor_type.ClearField("shape")
+    open_count = {one.name for one in graph_inputs(read) if input_dims(one)[:1] == (None,)}
+    fixed = {
+        name: (1, *noise.shape[1:]) if name in open_count - given.keys() else noise.shape
+        for name, noise in noise_for(read, open_size=open_size, shapes=given).items()
+    }
+    fix_inputs(read, fixed)
     with Scratch() as folder:
-        fixed = folder / path.name
-        write_atomic(fixed, bytes_of(read, path))
-        return ask_qnn(fixed, name=path.name)
-
-
-def _fix(value: onnx.ValueInfoProto, shape: Sequence[int]) -> None:
-    del value.type.tensor_type.shape.dim[:]
-    for length in shape:
-        value.type.tensor_type.shape.dim.add().dim_value = length
+        file = folder / path.name
+        write_atomic(file, bytes_of(read, path))
+        return ask_qnn(file, name=path.name)
