@@ -20,8 +20,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-CONSTRAINTS = REPOSITORY / "constraints.txt"
+from benchmarks.records import ROOT
+
+CONSTRAINTS = ROOT / "constraints.txt"
 
 SUITE = "bookworm"
 """The Debian release whose Python is 3.11."""

@@ -38,7 +38,7 @@ from deploy.core.latency import measure_latency
 from deploy.core.model_engine import run_all
 from deploy.core.text import one_line
 from deploy.engine import ENGINES, open_engine, target_of, version_of
-from export.reference import IntegerReference, LiteRtReference, QdqReference
+from export.reference import reference_of
 from training.devices import torch_device
 from training.run_folder import RunFolder
 
@@ -48,8 +48,6 @@ LIMIT_S = 590.0
 NEVER_RUN = "this script was never run on a GPU before; its record is the first word on it"
 
 TRAININGS = ("plain QAT, products in bfloat16", "QADT-R, default (GIR: noise)")
-
-_REFERENCES = {"onnxruntime": IntegerReference, "litert": LiteRtReference}
 
 BATCHES = (1, 64)
 IMAGES = 64
@@ -259,7 +257,7 @@ def engine_row(name: str, run: RunFolder, bits: int, repeats: int) -> dict[str, 
         shape = (IMAGES, *engine.input_shape)
         images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
         logits = run_all(engine, images)
-        wanted = _REFERENCES.get(target_of(name), QdqReference)(path).run(images)
+        wanted = reference_of(target_of(name))(path).run(images)
         speed = {
             f"images_per_s_at_{batch}": measure_latency(
                 engine, images, batch_size=batch, repeats=repeats

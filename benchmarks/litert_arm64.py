@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.arm64_root import PROCESSORS, REPOSITORY, Arm64Root, is_arm64
+from benchmarks.arm64_root import PROCESSORS, Arm64Root, is_arm64
+from benchmarks.records import ROOT
 from deploy.core.errors import QadtrError
 from export.litert_builder import with_outputs
 from export.reference import LiteRtReference
@@ -78,7 +79,7 @@ def compared_on_arm64(
         for path in models:
             probe = with_outputs(path.read_bytes(), references[path.stem].code_tensors)
             (work / path.name).write_bytes(probe)
-        shutil.copytree(REPOSITORY / "deploy", work / "deploy", ignore=lambda *_: ["__pycache__"])
+        shutil.copytree(ROOT / "deploy", work / "deploy", ignore=lambda *_: ["__pycache__"])
         (work / "there.py").write_text(_THERE)
         inside = f"/bundles/{work.name}/there.py"
         done = root.python([inside], cpu=WITHOUT_SME.get(str(cpu), cpu))

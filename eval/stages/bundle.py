@@ -39,8 +39,7 @@ from eval.measure.checks.checks_record import verdict_of_run
 from eval.measure.patch_images import images_of_patches, patch_files_in, patch_sets_of
 from eval.measure.subject import Subject, subjects_of
 from export.origin import recorded_budget, require_origin
-from export.reference import IntegerReference, LiteRtReference
-from export.reference.qdq import QdqReference
+from export.reference import IntegerReference, reference_of
 from training.data import Images
 from training.data.subset import chosen_indices
 from training.prediction import predict
@@ -301,13 +300,14 @@ def _further_model(
     if run.adopted:
         return _adopted_model(file, len(golden))
     difference, flip_share = recorded_budget(file)
-    exact = target_of(engine) == LITERT
+    target = target_of(engine)
+    exact = target == LITERT
     model = BundleModel(
         path=file,
         certificate=None,
         max_logit_difference=difference,
         max_flips=math.ceil(flip_share * len(golden)),
-        golden_logits=(LiteRtReference if exact else QdqReference)(file).run(golden),
+        golden_logits=reference_of(target)(file).run(golden),
         logits_identical_on=(platform.machine(),) if exact else (),
     )
     assert model.golden_logits is not None

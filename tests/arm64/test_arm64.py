@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.arm64_root import PROCESSORS, REPOSITORY, Arm64Root, arm64_root, is_arm64
+from benchmarks.arm64_root import PROCESSORS, Arm64Root, arm64_root, is_arm64
 from benchmarks.litert_arm64 import CPUS, compared_on_arm64
+from benchmarks.records import ROOT
 from deploy.core.files import npz_bytes, write_atomic
 from deploy.core.stored_zip import write_stored_zip
 from deploy.device.bundle_reading import Bundle
@@ -75,7 +76,7 @@ class Validated:
 
 @pytest.fixture(scope="module")
 def root() -> Arm64Root:
-    return arm64_root(REPOSITORY / ".cache" / "arm64")
+    return arm64_root(ROOT / ".cache" / "arm64")
 
 
 @pytest.fixture(scope="module")

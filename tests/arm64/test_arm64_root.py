@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 
 from benchmarks import arm64_root as module
-from benchmarks.arm64_root import REPOSITORY, SetUpError, arm64_root
+from benchmarks.arm64_root import SetUpError, arm64_root
+from benchmarks.records import ROOT
 
 
 def made(cache: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "benchmarks.arm64_root", str(cache)],
-        cwd=REPOSITORY,
+        cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
