@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -46,11 +47,6 @@ def test_an_integer_convolution_needs_a_zero_point_of_each_channel(
 
 def _integer_convolution(zero_points: int) -> onnx.ModelProto:
     """Codes through Q, QLinearConv and QLinearAdd of the result with itself."""
-    weights = np.random.default_rng(0).integers(-127, 128, (8, 4, 3, 3)).astype(np.int8)
-    tensors = {
-        "s": np.float32(0.02), "z": np.uint8(0), "w": weights, "ws": np.full(8, 0.01, np.float32),
-        "wz": np.zeros(8, np.int8) if zero_points > 1 else np.int8(0), "ys": np.float32(0.3),
-    }  # fmt: skip
     codes = ["c", "ys", "z"]
     nodes = [
         helper.make_node("QuantizeLinear", ["x", "s", "z"], ["x.q"], "q"),
@@ -61,13 +57,25 @@ def _integer_convolution(zero_points: int) -> onnx.ModelProto:
             "QLinearAdd", [*codes, *codes, "ys", "z"], ["y"], "sum", domain="com.microsoft"
         ),
     ]
-    graph = helper.make_graph(
+    return _file(
         nodes,
-        "one",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4, 16, 16])],
-        [helper.make_tensor_value_info("y", TensorProto.UINT8, [1, 8, 14, 14])],
-        [numpy_helper.from_array(np.asarray(value), name) for name, value in tensors.items()],
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4, 16, 16]),
+        helper.make_tensor_value_info("y", TensorProto.UINT8, [1, 8, 14, 14]),
+        wz=np.zeros(8, np.int8) if zero_points > 1 else np.int8(0),
     )
+
+
+def _file(
+    nodes: list[onnx.NodeProto], x: onnx.ValueInfoProto, y: onnx.ValueInfoProto, **own: Any
+) -> onnx.ModelProto:
+    """Nodes that read the scales and zero points of x, of int8 weights and of y."""
+    tensors = {
+        "s": np.float32(0.02), "z": np.uint8(0), "ws": np.full(8, 0.01, np.float32),
+        "w": np.random.default_rng(0).integers(-127, 128, (8, 4, 3, 3)).astype(np.int8),
+        "wz": np.zeros(8, np.int8), "ys": np.float32(0.3), **own,
+    }  # fmt: skip
+    stored = [numpy_helper.from_array(np.asarray(value), name) for name, value in tensors.items()]
+    graph = helper.make_graph(nodes, "one", [x], [y], stored)
     sets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
     return helper.make_model(graph, opset_imports=sets, ir_version=9)
 
@@ -99,11 +107,6 @@ def test_a_convolution_in_codes_of_one_type_is_taken_in_integers(
 
 def _convolution(given: type) -> onnx.ModelProto:
     """uint8 images, open in number, through Q/DQ and a convolution to codes of the type given."""
-    weights = np.random.default_rng(0).integers(-127, 128, (8, 4, 3, 3)).astype(np.int8)
-    tensors = {
-        "s": np.float32(0.02), "z": np.uint8(0), "w": weights, "ws": np.full(8, 0.01, np.float32),
-        "wz": np.zeros(8, np.int8), "ys": np.float32(0.3), "yz": given(0),
-    }  # fmt: skip
     make = helper.make_node
     nodes = [
         make("DequantizeLinear", ["x", "s", "z"], ["x.f"], "x.dq"),
@@ -112,14 +115,12 @@ def _convolution(given: type) -> onnx.ModelProto:
         make("QuantizeLinear", ["c", "ys", "yz"], ["y"], "y.q"),
     ]
     kind = TensorProto.UINT8 if given is np.uint8 else TensorProto.INT8
-    graph = helper.make_graph(
+    return _file(
         nodes,
-        "one",
-        [helper.make_tensor_value_info("x", TensorProto.UINT8, ["N", 4, 16, 16])],
-        [helper.make_tensor_value_info("y", kind, ["N", 8, 16, 16])],
-        [numpy_helper.from_array(np.asarray(value), name) for name, value in tensors.items()],
+        helper.make_tensor_value_info("x", TensorProto.UINT8, ["N", 4, 16, 16]),
+        helper.make_tensor_value_info("y", kind, ["N", 8, 16, 16]),
+        yz=given(0),
     )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
 
 
 def test_files_that_cannot_be_asked_about(tmp_path: Path) -> None:
