@@ -12,7 +12,7 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,16 +160,16 @@ class TrainingRun:
             image_size=image_size,
         )
         identity: dict[str, Any] = {"config": config.as_dict(), "data": training_set.digest}
-        self.given: dict[str, Any] | None = None
-        start = read_start(run_dir) if options.resume and network is None else None
-        planned = None if start is None else start.built(spec, run_dir)
-        if start is not None and planned is not None:
-            # Its weights are in the state that it resumes from.
-            _require_fit(planned, spec, channels)
-            network = planned
-            assert start.network is not None
-            identity["network"] = start.network.get("sha256")
-        elif network is None:
+        # None of a run of an earlier version, too.
+        self.start = read_start(run_dir) if options.resume else None
+        self.given: Mapping[str, Any] | None = None
+        if network is not None:
+            network = copy.deepcopy(network)
+            digest = sha256_of_bytes(tensor_bytes(persistent_tensors(network), {}))
+            self.given = {"plan": network.plan.to_json(), "sha256": digest}
+        elif self.start is not None:  # the weights of one in memory are in the state
+            network, self.given = self.start.built(spec, run_dir), self.start.network
+        if network is None:
             network = build_network(
                 spec,
                 generator_for(config.seed, SETUP, "weights"),
@@ -178,10 +178,8 @@ class TrainingRun:
             )
         else:
             _require_fit(network, spec, channels)
-            network = copy.deepcopy(network)
-            digest = sha256_of_bytes(tensor_bytes(persistent_tensors(network), {}))
-            self.given = {"plan": network.plan.to_json(), "sha256": digest}
-            identity["network"] = digest
+        if self.given is not None:
+            identity["network"] = self.given.get("sha256")
         self.network = network.to(self.device)
         if settings.autocast == "bf16":
             self.network.set_products(torch.bfloat16)
@@ -223,14 +221,13 @@ class TrainingRun:
 
     def _finish(self, make_provenance: Callable[[], dict[str, Any]]) -> Path:
         if self.options.resume:
-            start = read_start(self.run_dir)  # None of a run of an earlier version
-            if start is not None:
-                start.require_same(self.config, self.training_set.digest, self.run_dir)
+            if self.start is not None:
+                self.start.require_same(self.config, self.training_set.digest, self.run_dir)
             self._resume()
         elif self.ranks.first:
             if not self.options.overwrite:
                 require_free(self.run_dir)
-            self._start().write(self.run_dir)
+            self._started().write(self.run_dir)
         images_per_s = self._steps()
         if self.step < self.steps:
             logger.info("stopped at step %d of %d; --resume continues", self.step, self.steps)
@@ -263,7 +260,7 @@ class TrainingRun:
         self.ranks.wait()
         return path
 
-    def _start(self) -> RunStart:
+    def _started(self) -> RunStart:
         """What resuming needs to know, from anywhere."""
         options = self.options
         return RunStart(
