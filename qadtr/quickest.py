@@ -136,11 +136,11 @@ def quickest_engine(run: RunFolder, bits: int, *, threads: int = 1) -> Quickest:
         'onnxruntime'
     """
     run.chosen_bit_widths([bits])
+    paths = {name: run.model_file(bits, name) for name in ENGINES}
     files = {
-        name: run.model_file(bits, name)
-        for name in ENGINES
-        if run.model_file(bits, name).is_file()
-        and run.model_file(bits, name).suffix == suffix_of(name)
+        name: path
+        for name, path in paths.items()
+        if path.suffix == suffix_of(name) and path.is_file()
     }
     if not files:
         run.exported([bits])

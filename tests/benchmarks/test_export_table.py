@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.export_cases import CASES
 from benchmarks.export_rows import (
     BUILD_KIND,
     KIND,
@@ -18,7 +19,7 @@ from benchmarks.export_rows import (
     litert_table,
     targets_table,
 )
-from benchmarks.export_table import CASES, Subject, engine_build, main
+from benchmarks.export_table import Subject, engine_build, main
 from benchmarks.schemas import ExportLiteRtRecord
 from deploy.core.records import read_records
 from export.qonnx_from_network import write_qonnx
