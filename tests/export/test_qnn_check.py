@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 from deploy.core.errors import EngineUnavailable, InputError
 from deploy.onnxruntime_qnn import ask_qnn
+from export.lowering import lower
 from export.qnn_check import qnn_assignment
+from export.qonnx_from_network import write_qonnx
 from qadtr.__main__ import main
 from tests.deploy.tensorrt.qdq_files import exported
+from training.run_folder import RunFolder
+
+ROOT = Path(__file__).parents[2]
 
 pytest.importorskip("onnxruntime_qnn", reason="onnxruntime-qnn has wheels for some systems alone")
 
@@ -151,3 +158,15 @@ def test_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert json.loads(capsys.readouterr().out)["refused"]
     assert main(["inspect", path, "--provider", "qnn", "--threads", "2"]) == 4
     assert "--threads has no effect with --provider qnn" in capsys.readouterr().err
+
+
+def test_the_page_says_what_the_provider_says_of_the_committed_network(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "snapdragon.md").read_text(encoding="utf-8")
+    assert f"onnxruntime-qnn {version('onnxruntime-qnn')}" in page
+    network = RunFolder.open(ROOT / "results" / "cifar10-resnet8-cpu" / "qadtr").load_network()
+    lines = re.findall(r"^(\w+)-(\d) +(\d+ of .*)$", page, re.MULTILINE)
+    assert len(lines) == 4
+    for target, bits, said in lines:
+        source = write_qonnx(network, int(bits), tmp_path / f"source-{bits}.onnx")
+        made = lower(source, tmp_path / f"{target}-{bits}.onnx", target=target)
+        assert qnn_assignment(made.path).summary().startswith(f"{said} (")
