@@ -9,7 +9,8 @@
 # make test-rtx       TensorRT-RTX engines of this project's networks, built without a GPU
 # make test-arm64     the validator on an emulated arm64 machine: equal codes, logits and verdicts (Debian, root)
 # make test-hls4ml    the operators at which hls4ml stops reading our QONNX file (an environment of its own)
-# make test-zoo       28 networks of pytorchcv, unmodified: quantized, exported, equal in every code (an hour)
+# make test-public-networks   28 networks of pytorchcv, unmodified: quantized, exported, equal in every
+#              code (an hour)
 # make test-hostile   2,000 hostile bundles more than `make test` has, 100 of them as processes, and 200
 #              by a lab that signs what must not ship
 # make test-python310   the validator in Python 3.10, in an environment of its own
@@ -31,7 +32,7 @@ EXTRAS := train,export,cpu,eval,cluster,dev
 export OMP_NUM_THREADS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo docs gpu test test-python310 test-hls4ml test-zoo test-arm64 test-resume test-kills test-hostile fuzz test-browser test-rtx lint bench schemas install
+.PHONY: demo docs gpu test test-python310 test-hls4ml test-public-networks test-arm64 test-resume test-kills test-hostile fuzz test-browser test-rtx lint bench schemas install
 .DELETE_ON_ERROR:
 
 install: $(STAMP)
@@ -100,9 +101,9 @@ gpu: $(STAMP)
 	-$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[rtx,rtx-ep]'
 	$(BIN)/python -m benchmarks.gpu --json gpu.json
 
-test-zoo: $(STAMP)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[zoo]'
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m zoo --numprocesses auto tests/benchmarks/test_zoo.py
+test-public-networks: $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[public-networks]'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m public_networks --numprocesses auto tests/benchmarks/test_public_networks.py
 
 # hls4ml wants packages of its own, so it gets an environment beside ours.
 test-hls4ml: $(STAMP)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
+from benchmarks.public_networks import SMALL
 from benchmarks.records import ROOT
-from benchmarks.zoo import SMALL
 from training.data import ImageSet, load_images
 
 TRAINED = ROOT / "results"

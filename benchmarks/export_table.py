@@ -16,9 +16,10 @@ where it was. `python -m benchmarks.results_page` makes the tables of them.
 ``tensorrt-rtx``  what the builder makes of the ``tensorrt`` file without a GPU; nothing is run
 
 ResNet-8 and a ResNet-20 are trained (results/). The other networks have drawn weights calibrated
-on real training images (benchmarks/calibrated.py; benchmarks/zoo.py for a network of others), and
-their records say so. Flips are counted on test images against the fake-quantized network. A numpy
-reference costs much, so it may see fewer images than the engine; both numbers are in the record.
+on real training images (benchmarks/calibrated.py; benchmarks/public_networks.py for a network of
+others), and their records say so. Flips are counted on test images against the fake-quantized
+network. A numpy reference costs much, so it may see fewer images than the engine; both numbers are
+in the record.
 ``--arm64`` has the ``.tflite`` files run on an emulated arm64 machine too, made in that folder.
 """
 
@@ -44,8 +45,8 @@ from benchmarks.export_cases import CASES, TRAINED, Case, Data
 from benchmarks.export_rows import BUILD_KIND, KIND, LITERT_KIND, TARGET_KIND
 from benchmarks.litert_arm64 import CPUS, compared_on_arm64
 from benchmarks.microcontroller import run_micro
+from benchmarks.public_networks import CIFAR, SMALL, taken
 from benchmarks.records import ROOT, parser_of, ratio
-from benchmarks.zoo import CIFAR, SMALL, taken
 from deploy.core.engine_protocol import Engine
 from deploy.core.files import sha256_of
 from deploy.core.model_contents import suffix_of

@@ -16,8 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.public_networks import MEAN, STD
 from benchmarks.records import parser_of, report
-from benchmarks.zoo import MEAN, STD
 from deploy.core.errors import QadtrError, UsageError
 from deploy.core.scratch import Scratch
 from export.canonical import ImageForm

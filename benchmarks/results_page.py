@@ -58,8 +58,8 @@ RECORDS = "records"
 ABOUT = "about.md"
 """In a group's folder: what was done, where the records alone do not say it."""
 ENGINES = "engines"
-OWN_PAGES = ("fuzzing", "zoo")
-"""Folders of results/ that benchmarks.fuzzing_page and benchmarks.zoo make pages of."""
+OWN_PAGES = ("fuzzing", "public-networks")
+"""Folders of results/ that benchmarks.fuzzing_page and benchmarks.public_networks make pages of."""
 EVALUATION_KIND = "evaluation"
 
 SECTIONS: Mapping[str, tuple[str, Callable[[Sequence[Payload]], Table]]] = {

@@ -12,7 +12,7 @@ from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
-from benchmarks import beside, fuzzing_page
+from benchmarks import beside, fuzzing_page, public_networks
 from deploy.core.files import json_bytes, write_atomic
 from eval.measure import certification_record, evaluation_record, examples, pixel_record, proofs
 from eval.measure.adaptive import adaptive_record
@@ -168,7 +168,7 @@ class EngineBuildRecord(TypedDict):
     note: str
 
 
-class ZooNetwork(TypedDict):
+class PublicNetwork(TypedDict):
     """A network of others, taken at a bit-width or refused."""
 
     network: str
@@ -178,7 +178,7 @@ class ZooNetwork(TypedDict):
     refused: str | None
 
 
-class ZooRecord(ZooNetwork, total=False):
+class PublicNetworkRecord(PublicNetwork, total=False):
     """The payload of a record of kind ``zoo``; without the rest where the network is refused."""
 
     quantize_s: NotNegative
@@ -219,7 +219,7 @@ FORMS: Mapping[str, Any] = {
     "export-litert": ExportLiteRtRecord,
     "export-target": ExportTargetRecord,
     "engine-build": EngineBuildRecord,
-    "zoo": ZooRecord,
+    public_networks.KIND: PublicNetworkRecord,
     fuzzing_page.KIND: fuzzing_page.FuzzingRecord,
 }
 """The payload's type of every kind of record that commands write, or that is in ``results/``."""

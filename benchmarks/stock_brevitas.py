@@ -24,8 +24,8 @@ from brevitas.graph.quantize import preprocess_for_quantize, quantize
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 from torch import Tensor, nn
 
+from benchmarks.public_networks import CIFAR, MEAN, STD, public_module, settle
 from benchmarks.records import parser_of
-from benchmarks.zoo import CIFAR, MEAN, STD, settle, zoo_module
 from deploy.core.scratch import Scratch
 from training.data import load_images
 
@@ -156,7 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for way in (one for one in arguments.ways if one in WAYS):
             path = arguments.out / f"{name}-{way}.onnx"
             if not path.is_file():
-                module, _ = zoo_module(name)
+                module, _ = public_module(name)
                 settle(module, images, BATCH)
                 WAYS[way](module, x, path)
                 print(path, flush=True)

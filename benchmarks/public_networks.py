@@ -1,13 +1,13 @@
 """Networks that somebody else wrote, unmodified, through the one door: `pytorchcv`'s, as records.
 
-    python -m benchmarks.zoo --cifar10 DIR --imagenette DIR [--networks …] [--images N]
-    python -m benchmarks.zoo --page [--check]
+    python -m benchmarks.public_networks --cifar10 DIR --imagenette DIR [--networks …] [--images N]
+    python -m benchmarks.public_networks --page [--check]
 
 Drawn weights; BatchNorm's statistics and the last layer come from real training images, as if the
 network had been trained. Each is quantized, calibrated and exported at 8 and 4 bits, and a record
 says what ran in integers, how many codes differ from the reference, and how many test images have
 another class than under fake quantization. What has a record is not made again. The second form
-writes docs/zoo.md.
+writes docs/public-networks.md.
 """
 
 from __future__ import annotations
@@ -47,8 +47,9 @@ from training.quantize import Network, quantize
 from training.quantize.calibration import calibrate
 
 KIND = "zoo"
-RECORDS = ROOT / "results" / "zoo"
-PAGE = ROOT / "docs" / "zoo.md"
+"""Of the records; the model zoo of `qadtr zoo` is another thing."""
+RECORDS = ROOT / "results" / "public-networks"
+PAGE = ROOT / "docs" / "public-networks.md"
 BITS = (8, 4)
 LEAST_AGREEMENT = 0.995
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -114,8 +115,8 @@ def input_px(name: str) -> int:
     return 32 if name in CIFAR else SIZES.get(name, 224)
 
 
-def zoo_module(name: str, classes: int = 10) -> tuple[nn.Module, int]:
-    """A network of the zoo with weights of seed 0 in evaluation mode, and its input in px."""
+def public_module(name: str, classes: int = 10) -> tuple[nn.Module, int]:
+    """A network of pytorchcv with weights of seed 0 in evaluation mode, and its input in px."""
     home = importlib.import_module(f"pytorchcv.models.{CIFAR.get(name) or IMAGENET[name]}")
     size = input_px(name)
     torch.manual_seed(0)
@@ -145,10 +146,10 @@ def taken(
     bits: Sequence[int],
     times: Times | None = None,
 ) -> Network:
-    """A network of the zoo as it is measured: settled, quantized, fitted and calibrated.
+    """One of them as it is measured: settled, quantized, fitted and calibrated.
 
     Args:
-        name: of the zoo.
+        name: one of :data:`NAMES`.
         calibration: images with labels, not those that are measured.
         amounts: how many of them.
         bits: its bit-widths.
@@ -157,7 +158,7 @@ def taken(
     Raises:
         QadtrError: it is refused.
     """
-    module, size = zoo_module(name, len(calibration.classes))
+    module, size = public_module(name, len(calibration.classes))
     chosen = chosen_indices(len(calibration), amounts.calibration)
     # In the order of the data set classes may stand together; a batch should hold many.
     order = np.random.default_rng(0).permutation(chosen)
@@ -242,14 +243,14 @@ def sound(payload: Mapping[str, Any]) -> bool:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Make the records that are missing, or the page; 1 if a network is not taken whole."""
-    parser = parser_of("zoo", __doc__, json=False)
+    parser = parser_of("public_networks", __doc__, json=False)
     add = parser.add_argument
     add("--cifar10", type=Path, help="folder that holds cifar-10-batches-py")
     add("--imagenette", type=Path, help="folder of train/ and val/")
     add("--networks", nargs="+", choices=NAMES, default=NAMES)
     add("--images", type=int, help="at most so many of everything, for a trial")
-    add("--records", type=Path, default=RECORDS, help="default: results/zoo")
-    add("--page", action="store_true", help="write docs/zoo.md from the records")
+    add("--records", type=Path, default=RECORDS, help="default: results/public-networks")
+    add("--page", action="store_true", help="write docs/public-networks.md from the records")
     add("--check", action="store_true", help="with --page: change nothing, 1 if it is stale")
     arguments = parser.parse_args(argv)
     if arguments.page:
@@ -279,8 +280,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 # ---------------------------------------------------------------------- the page
 
 
-def zoo_table(records: Sequence[Mapping[str, Any]]) -> Table:
-    """A row for each network and bit-width in the order of the zoo."""
+def networks_table(records: Sequence[Mapping[str, Any]]) -> Table:
+    """A row for each network and bit-width in the order of :data:`NAMES`."""
     rows = [record["payload"] for record in records]
     rows.sort(key=lambda p: (NAMES.index(p["network"]), -p["bits"]))
     return table_of(
@@ -306,22 +307,23 @@ def zoo_table(records: Sequence[Mapping[str, Any]]) -> Table:
     )
 
 
-def zoo_page(records: Sequence[Mapping[str, Any]]) -> str:
-    """docs/zoo.md."""
+def networks_page(records: Sequence[Mapping[str, Any]]) -> str:
+    """docs/public-networks.md."""
     refused = [r["payload"] for r in records if r["payload"]["refused"] is not None]
     taken = {r["payload"]["network"] for r in records if r["payload"]["refused"] is None}
     commits = ", ".join(sorted({str(r["provenance"]["commit"])[:10] for r in records}))
     parts = [
         "# Networks of others",
         (
-            "Made by `python -m benchmarks.zoo --page` from the records in `results/zoo`; not "
-            f"written by hand. {len(taken)} of {len(taken) + len(refused)} networks of "
-            "`pytorchcv`, unmodified, are taken. Weights are drawn; BatchNorm's statistics and the "
-            "last layer come from training images (CIFAR-10 at 32 px, Imagenette above), the "
-            "classes are of test images. Seconds are of one thread beside other work, so upper "
-            "bounds. `make test-zoo` does the same on few images."
+            "Made by `python -m benchmarks.public_networks --page` from the records in "
+            f"`results/public-networks`; not written by hand. {len(taken)} of "
+            f"{len(taken) + len(refused)} networks of `pytorchcv`, unmodified, are taken. Weights "
+            "are drawn; BatchNorm's statistics and the last layer come from training images "
+            "(CIFAR-10 at 32 px, Imagenette above), the classes are of test images. Seconds are of "
+            "one thread beside other work, so upper bounds. `make test-public-networks` does "
+            "the same on few images."
         ),
-        zoo_table(records).markdown(),
+        networks_table(records).markdown(),
     ]
     if refused:
         parts.append("Refused:")
@@ -337,10 +339,10 @@ def _shortened(refusal: str) -> str:
 
 
 def _write_page(arguments: argparse.Namespace) -> int:
-    text = zoo_page(records_so_far(arguments.records, KIND))
+    text = networks_page(records_so_far(arguments.records, KIND))
     if arguments.check:
         fresh = PAGE.is_file() and PAGE.read_text(encoding="utf-8") == text
-        print("docs/zoo.md is up to date" if fresh else "docs/zoo.md is stale")
+        print(f"docs/{PAGE.name} is {'up to date' if fresh else 'stale'}")
         return 0 if fresh else 1
     write_atomic(PAGE, text.encode())
     print(f"wrote {PAGE}")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_sample_images
 
-from benchmarks.zoo import CIFAR as SMALL_ONES
-from benchmarks.zoo import KIND, NAMES, RECORDS, SIZES, Amounts, main, measured, sound
+from benchmarks.public_networks import CIFAR as SMALL_ONES
+from benchmarks.public_networks import KIND, NAMES, RECORDS, SIZES, Amounts, main, measured, sound
 from deploy.core.records import records_so_far
 from training.data import ImageSet
 
@@ -33,7 +33,7 @@ def crops(size: int, count: int, split: str) -> ImageSet:
     return ImageSet.from_arrays(made, np.array(labels), [*"abcdefghij"], split=split)
 
 
-@pytest.mark.zoo
+@pytest.mark.public_networks
 @pytest.mark.parametrize("name", NAMES)
 def test_a_network_of_others_is_taken_whole(name: str) -> None:
     size = 32 if name in SMALL_ONES else SIZES.get(name, 224)
