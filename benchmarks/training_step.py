@@ -3,7 +3,8 @@
     python -m benchmarks.training_step [--network resnet20] [--batch 128] [--json FILE]
 
 All rows train the same network on batches of the same size, at the same bit-width in each step
-(``cycle``).  A round is ten steps, two cycles of five bit-widths, taken in turn step by step: one
+(``cycle``), but for two that say what the quantizers cost: one has the float mode alone, one has
+all but it.  A round is ten steps, two cycles of five bit-widths, taken in turn step by step: one
 step of each row before the next step of any.  A ratio is that of a round's sums; given are its
 median and quartiles over the rounds.  The images are random bytes, which cost what others cost.
 
@@ -37,6 +38,7 @@ from training.loop import RunOptions, TrainingRun
 from training.quantize import Network
 
 BIT_WIDTHS = (32, 8, 5, 4, 2)
+QUANTIZED = BIT_WIDTHS[1:]
 STEPS = 2 * len(BIT_WIDTHS)
 """Of a round: two cycles, since QADT-R's penalty is taken in every second one."""
 
@@ -45,16 +47,19 @@ BASE = "plain QAT"
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One row: the ``[defense]`` table, whether Brevitas' own quantization is used, and
-    ``training.autocast``."""
+    """One row: the ``[defense]`` table, whether Brevitas' own quantization is used,
+    ``training.autocast``, and the network's bit-widths."""
 
     defense: Mapping[str, object]
     stock: bool = False
     autocast: str = "off"
+    bit_widths: tuple[int, ...] = BIT_WIDTHS
 
 
 ROWS: Mapping[str, Row] = {
     BASE: Row(defense={"name": "qat"}),
+    "float alone": Row(defense={"name": "qat"}, bit_widths=(32,)),
+    "plain QAT, without float": Row(defense={"name": "qat"}, bit_widths=QUANTIZED),
     "plain QAT, Brevitas' own quantization": Row(defense={"name": "qat"}, stock=True),
     "QADT-R, A-QAPA + DBWT": Row(defense={"name": "qadtr", "gir": False}),
     "QADT-R, default (GIR: noise)": Row(defense={"name": "qadtr"}),
@@ -184,7 +189,7 @@ def started(
             "name": "training-step",
             "seed": 1,
             "data": {"kind": "cifar10"},
-            "network": {"name": network, "bit_widths": list(BIT_WIDTHS)},
+            "network": {"name": network, "bit_widths": list(row.bit_widths)},
             "training": {"epochs": 10_000, "batch_size": batch, "autocast": row.autocast},
             "defense": dict(row.defense),
         },

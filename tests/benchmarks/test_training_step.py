@@ -20,6 +20,12 @@ def network(name: str = "resnet8") -> Network:
     return build_network(spec, torch.Generator().manual_seed(1)).train()
 
 
+def test_the_rows_that_time_quantization_itself_have_their_own_bit_widths() -> None:
+    assert started(ROWS["float alone"], "resnet8", 4, size=16).network.spec.bit_widths == (32,)
+    without = started(ROWS["plain QAT, without float"], "resnet8", 4, size=16).network
+    assert without.spec.bit_widths == BIT_WIDTHS
+
+
 @pytest.mark.parametrize(
     ("name", "bits"),
     [*(("resnet8", bits) for bits in BIT_WIDTHS), ("mobilenetv2", 8), ("mobilenetv2", 2)],
