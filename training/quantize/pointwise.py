@@ -29,6 +29,48 @@ Expression = str | float | list[Any]
 X, Y = "x", "y"
 """The variable, and the second one of a function of two numbers."""
 
+RELU: Expression = ["clamp", X, 0.0, None]
+RELU6: Expression = ["clamp", X, 0.0, 6.0]
+HARD_SIGMOID: Expression = ["div", ["clamp", ["add", X, 3.0], 0.0, 6.0], 6.0]
+GELU: Expression = [
+    "mul",
+    ["mul", 0.5, X],
+    ["add", 1.0, ["erf", ["div", X, math.sqrt(2.0)]]],
+]
+GELU_TANH: Expression = [
+    "mul",
+    ["mul", 0.5, X],
+    [
+        "add",
+        1.0,
+        [
+            "tanh",
+            [
+                "mul",
+                math.sqrt(2.0 / math.pi),
+                ["add", X, ["mul", 0.044715, ["mul", X, ["square", X]]]],
+            ],
+        ],
+    ],
+]
+SIGMOID: Expression = ["sigmoid", X]
+SILU: Expression = ["mul", X, ["sigmoid", X]]
+MISH: Expression = ["mul", X, ["tanh", ["softplus", X]]]
+HARD_SWISH: Expression = ["mul", X, HARD_SIGMOID]
+
+_NAMES: Mapping[str, str] = MappingProxyType(
+    {
+        repr(RELU): "relu",
+        repr(RELU6): "relu6",
+        repr(SILU): "silu",
+        repr(HARD_SWISH): "hard_swish",
+        repr(HARD_SIGMOID): "hard_sigmoid",
+        repr(GELU): "gelu",
+        repr(GELU_TANH): "gelu",
+        repr(MISH): "mish",
+    }
+)
+
 _ERF = np.vectorize(math.erf, otypes=[np.float64])
 
 
@@ -148,6 +190,14 @@ def check(expression: object, where: str, depth: int = 0) -> Expression:
 def _is_number(value: object) -> bool:
     plain = isinstance(value, int | float) and not isinstance(value, bool)
     return plain and math.isfinite(cast(float, value))
+
+
+def name_of(expression: Expression) -> str:
+    """A short name of a function: its own where it has one, else that of its outermost part."""
+    named = _NAMES.get(repr(expression))
+    if named is not None:
+        return named
+    return str(expression[0]) if isinstance(expression, list) else "function"
 
 
 def in_float32(expression: Expression) -> Expression:
