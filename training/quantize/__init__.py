@@ -12,7 +12,8 @@ from training.networks.registry import NETWORKS
 from training.quantize.graph import Refusal, Refused
 from training.quantize.network import Network
 from training.quantize.plan import Plan
-from training.quantize.planning import normalization_of, plan_of
+from training.quantize.planning import plan_of
+from training.quantize.rewriting import normalization_of
 from training.quantize.trace import trace
 
 __all__ = ["Network", "Plan", "Refusal", "Refused", "quantize"]

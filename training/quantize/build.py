@@ -12,7 +12,8 @@ from training.network_spec import NetworkSpec
 from training.networks.initialise import initialise
 from training.networks.registry import NETWORKS, float_network
 from training.quantize.network import Network
-from training.quantize.planning import Normalization, Planned, normalization_of, plan_of
+from training.quantize.planning import Planned, plan_of
+from training.quantize.rewriting import Normalization, normalization_of
 from training.quantize.trace import trace
 from training.tensors import read_tensors, require_tensors_of
 

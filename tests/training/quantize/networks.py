@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from training.network_spec import NetworkSpec
 from training.quantize import Network
 from training.quantize.calibration import calibrate
-from training.quantize.planning import Planned, normalization_of, plan_of
+from training.quantize.planning import Planned, plan_of
+from training.quantize.rewriting import normalization_of
 from training.quantize.trace import trace
 
 
