@@ -53,7 +53,7 @@ class NetworkSettings:
     (:mod:`training.exact`).  ``mixed``: for a bit-width of the network, the bits of layers that
     have others then, by layer name (:mod:`training.quantize.mixed`).  ``activation_scales`` and
     ``weight_scales``: a :data:`ScaleRecipe` (:class:`training.quantizers.LearnedScale`,
-    :class:`training.quantizers.WeightQuantizer`).
+    :class:`training.weight_quantizer.WeightQuantizer`).
 
     ``codes``: a :data:`CodesRecipe`; with "int8" an unsigned tensor has 7 bits where it would have
     8, and everything else is as it is with "uint8".

@@ -10,7 +10,8 @@ from brevitas.nn import QuantConv2d, QuantIdentity, QuantLinear
 from brevitas.proxy import ActQuantProxyFromInjector, WeightQuantProxyFromInjector
 from torch import Tensor, nn
 
-from training.quantizers import STREAM_BITS, BitWidthSwitch, WeightQuantizer
+from training.quantizers import STREAM_BITS, BitWidthSwitch
+from training.weight_quantizer import WeightQuantizer
 
 
 def quantized_activation(tensor_quant: nn.Module, *, signed: bool = False) -> QuantIdentity:

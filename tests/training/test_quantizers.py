@@ -17,9 +17,9 @@ from training.quantized_layers import quantized_convolution, weight_quantizer
 from training.quantizers import (
     BitWidthSwitch,
     LearnedScale,
-    WeightQuantizer,
 )
 from training.steps import gaussian_error, gaussian_step, residual_ratio
+from training.weight_quantizer import WeightQuantizer
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,8 @@ from training.prediction import pixels_of
 from training.quantize.network import Network
 from training.quantize.norms import SwitchableBatchNorm2d
 from training.quantize.plan import GATE_SCALE, IMAGE_SCALE, Codes
-from training.quantizers import FLOAT, SMALLEST_SCALE, BitWidthSwitch, LearnedScale, WeightQuantizer
+from training.quantizers import FLOAT, SMALLEST_SCALE, BitWidthSwitch, LearnedScale
+from training.weight_quantizer import WeightQuantizer
 
 SAMPLES = 20_000
 """Values of each tensor, over all images, that its scale is fitted to."""

@@ -45,8 +45,8 @@ from training.quantizers import (
     BranchQuantizer,
     LearnedScale,
     PixelQuantizer,
-    WeightQuantizer,
 )
+from training.weight_quantizer import WeightQuantizer
 
 
 class LastLinear(nn.Module):
