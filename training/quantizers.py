@@ -1,4 +1,4 @@
-"""Quantizers of activations with a bit-width that switches at run time, as tensor quantizers of Brevitas' proxies.
+"""Quantizers of activations whose bit-width switches at run time: tensor quantizers for Brevitas.
 
 Every quantizer here is a module that Brevitas calls as its ``tensor_quant``: it maps a float32
 tensor to ``(fake-quantized tensor, scale, zero point, bit-width)``.  The values are those of
