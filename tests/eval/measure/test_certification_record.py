@@ -1,0 +1,49 @@
+"""What a certificate leaves to an attacker."""
+
+from __future__ import annotations
+
+import pytest
+
+from deploy.core.share import share
+from eval.measure.certification_record import CertificationRecord, asr_at_most
+from eval.report.certification import certification_table
+
+
+def record(right: int, certified: int) -> CertificationRecord:
+    return {
+        "key": "0" * 64,
+        "model": {
+            "network": "resnet8",
+            "defense": "qadtr",
+            "engine": "onnxruntime-cpu",
+            "engine_version": "1",
+            "bit_width": 4,
+            "checkpoint_sha256": "0" * 64,
+            "file_sha256": "0" * 64,
+            "file_size_bytes": 1,
+            "file": "model.onnx",
+            "certificate": None,
+        },
+        "images": {"name": "digits", "split": "test", "n": 40, "digest": "0" * 64, "classes": []},
+        "patch_px": 2,
+        "mask_px": [4, 4],
+        "masks": 4,
+        "clean": share(35, 40),
+        "masked": share(right, 40),
+        "certified": share(certified, 40),
+        "mean_passes": 5.0,
+        "ms_per_pass": 0.1,
+    }
+
+
+@pytest.mark.parametrize(("right", "certified", "wins"), [(30, 12, 18), (30, 30, 0), (30, 0, 30)])
+def test_an_attack_may_win_where_masked_inference_is_right_without_a_certificate(
+    right: int, certified: int, wins: int
+) -> None:
+    bound = asr_at_most(record(right, certified))
+    assert bound is not None and (bound["k"], bound["n"]) == (wins, right)
+
+
+def test_where_masked_inference_is_never_right_there_is_nothing_to_win() -> None:
+    assert asr_at_most(record(0, 0)) is None
+    assert "–" in certification_table([record(0, 0)]).text()
