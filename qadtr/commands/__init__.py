@@ -19,6 +19,7 @@ COMMANDS: tuple[str, ...] = (
     "matrix",
     "defenses",
     "report",
+    "zoo",
     "bundle",
     "validator",
     "compare",

@@ -28,6 +28,7 @@ WORDS = {
     "certify": [RUN, "--patch", "5"],
     "matrix": ["configs/matrix/transfer-cifar10-resnet8.toml"],
     "defenses": ["--out", "OUT"],
+    "zoo": [],
     "report": [RUN, "--out", "OUT/r.html"],
     "bundle": [RUN, "--bits", "4", "--out", "OUT/b"],
     "drift": ["model.qbundle", RUN],

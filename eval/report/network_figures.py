@@ -1,0 +1,237 @@
+"""What the records say of each network at each bit-width, gathered in one place.
+
+Records of several stages, folders and dates name the network that they are of by the SHA-256 of its
+checkpoint. Here they meet: the model zoo and the first table of the results are made of these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from deploy.core.attack_checks import NOT_CHECKED, AttackVerdict
+from deploy.core.bit_widths import bits_label
+from deploy.core.share import Share
+from eval.measure.adaptive.adaptive_record import KIND as ADAPTIVE
+from eval.measure.adaptive.adaptive_record import AdaptiveRecord, adaptive_from_records
+from eval.measure.certification_record import KIND as CERTIFICATION
+from eval.measure.certification_record import CertificationRecord, certifications_from_records
+from eval.measure.checks.checks_record import KIND as CHECKS
+from eval.measure.checks.checks_record import AttackChecks, attack_checks_from_records
+from eval.measure.evaluation_record import KIND as EVALUATION
+from eval.measure.evaluation_record import EvaluationRecord, ImagesFacts, LatencyFacts
+from eval.report.misfits import refuses_misfits
+from eval.report.rows import tables_from_records
+from eval.report.words import MISSING, PLAIN, model_name, rate, size
+from training.record_types import payloads
+
+TORCH = "torch"
+"""The engine of evaluations of the fake-quantized network: what ships is another."""
+
+_KINDS = (EVALUATION, ADAPTIVE, CERTIFICATION, CHECKS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Achieved:
+    """What one attack achieved: its success rate, and in words what was pasted where."""
+
+    asr: Share
+    patch: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkFigures:
+    """One network at one bit-width on the images of one split.
+
+    Attributes:
+        model: network, defense, checkpoint_sha256 and run, as the newest record has them.
+        images: name, split and digest of the images.
+        clean: clean accuracy, from the record over the most images; None where nobody asked.
+        transferred: by patch, what patches made on other networks achieved in the engine.
+        whitebox: by patch, the same of patches made on these very weights, at any bit-width.
+        adaptive: by size and place, what an attacker achieved who knows network and defense; in the
+            engine where it was asked, else on the fake-quantized network.
+        certified: certified accuracy by the side of the patch in pixels.
+        size_bytes: of the model file.
+        latency: None where it was not measured.
+        checks: whether the attacks on the network can be believed.
+    """
+
+    model: Mapping[str, Any]
+    bit_width: int
+    images: ImagesFacts
+    clean: Share | None
+    transferred: Mapping[str, Achieved]
+    whitebox: Mapping[str, Achieved]
+    adaptive: Mapping[str, Achieved]
+    certified: Mapping[int, Share]
+    size_bytes: int | None
+    latency: LatencyFacts | None
+    checks: AttackVerdict
+
+    @property
+    def kind(self) -> str:
+        """Network and defense, such as "resnet8 QADT-R"."""
+        return model_name(self.model["network"], self.model["defense"])
+
+    def cells(self, patches: Collection[str] | None = None) -> dict[str, str]:
+        """The figures as cells of a table, by heading; a rate is that of the worst attack.
+
+        Args:
+            patches: keys of the transferred patches that count, so that networks are compared under
+                the same; None takes all.
+        """
+        adaptive = self._rate(worst(self.adaptive))
+        unchecked = adaptive != MISSING and self.checks.words == NOT_CHECKED
+        return {
+            "bits": bits_label(self.bit_width),
+            "clean": rate(self.clean),
+            "transferred": self._rate(worst(self.transferred, patches)),
+            "white-box": self._rate(worst(self.whitebox)),
+            "adaptive": f"{adaptive}, {NOT_CHECKED}" if unchecked else adaptive,
+            **{certified_heading(px): rate(share) for px, share in self.certified.items()},
+            "size": size(self.size_bytes),
+        }
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as JSON values; what was not measured is null."""
+        found = {
+            "transferred": worst(self.transferred),
+            "whitebox": worst(self.whitebox),
+            "adaptive": worst(self.adaptive),
+        }
+        return {
+            "bits": self.bit_width,
+            "data": self.images["name"],
+            "split": self.images["split"],
+            "clean": self.clean,
+            **{
+                name: None if one is None else {**one.asr, "patch": one.patch}
+                for name, one in found.items()
+            },
+            "certified": [
+                {"patch_px": px, **share} for px, share in sorted(self.certified.items())
+            ],
+            "file_bytes": self.size_bytes,
+            "attack_checks": self.checks.as_record(),
+        }
+
+    def _rate(self, achieved: Achieved | None) -> str:
+        return MISSING if achieved is None else rate(achieved.asr, self.checks.mark)
+
+
+def certified_heading(patch_px: int) -> str:
+    """Of the column of certified accuracy against patches of a size."""
+    return f"certified {patch_px}×{patch_px}"
+
+
+def worst(
+    achieved: Mapping[str, Achieved], among: Collection[str] | None = None
+) -> Achieved | None:
+    """The attack that achieved most, of all or of those named; None where there is none."""
+    found = [one for key, one in achieved.items() if among is None or key in among]
+    return max(found, key=lambda one: one.asr["value"], default=None)
+
+
+@refuses_misfits
+def figures_from_records(
+    records: Iterable[Mapping[str, Any]], *, split: str = "test"
+) -> list[NetworkFigures]:
+    """The figures of every network among ``records`` (oldest first), its widest bit-width first.
+
+    A newer record replaces an older one of the same network, bit-width, attack and images. Records
+    of other kinds than evaluation, adaptive, certification and attack-checks are passed over, and
+    so are figures of other splits.
+
+    Raises:
+        InputError: a record is not as its schema says.
+    """
+    of_network: dict[str, list[Mapping[str, Any]]] = {}
+    for record in records:
+        if record["kind"] in _KINDS and (checkpoint := checkpoint_of(record)) is not None:
+            of_network.setdefault(checkpoint, []).append(record)
+    found = [one for own in of_network.values() for one in _of_network(own, split)]
+    return sorted(found, key=_order)
+
+
+def checkpoint_of(record: Mapping[str, Any]) -> str | None:
+    """SHA-256 of the checkpoint of the network that a record is of; None where it names none."""
+    model = record["payload"].get("model")
+    return model.get("checkpoint_sha256") if isinstance(model, Mapping) else None
+
+
+def _order(figures: NetworkFigures) -> tuple[object, ...]:
+    """Plain networks first; not by run, which older records do not name."""
+    model = figures.model
+    network = (model["network"], model["defense"] not in PLAIN, model["defense"])
+    return (*network, model["checkpoint_sha256"], figures.images["digest"], -figures.bit_width)
+
+
+def _of_network(own: Sequence[Mapping[str, Any]], split: str) -> list[NetworkFigures]:
+    """The figures of one network, from its own records."""
+    checks = attack_checks_from_records(own)
+    parts: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
+    for record in own:
+        payload = record["payload"]
+        model, images = payload["model"], payload["images"]
+        shipped = record["kind"] == CERTIFICATION or (
+            record["kind"] == EVALUATION and model["engine"] != TORCH
+        )
+        known = record["kind"] == ADAPTIVE and payload["law"] == "fixed"
+        if (shipped or known) and images["split"] == split:
+            bits = model["bit_widths"][0] if known else model["bit_width"]
+            parts.setdefault((images["digest"], bits), []).append(record)
+    return [_at(bits, part, checks) for (_, bits), part in parts.items()]
+
+
+def _at(bits: int, part: Sequence[Mapping[str, Any]], checks: AttackChecks) -> NetworkFigures:
+    """The figures of one network at one bit-width on the same images."""
+    evaluations = payloads(part, EVALUATION, EvaluationRecord)
+    certifications = certifications_from_records(part)
+    adaptive = adaptive_from_records(part)
+    newest = part[-1]["payload"]
+    clean = [one["clean_accuracy"] for one in (*adaptive, *evaluations)]
+    files = [one["model"]["file_size_bytes"] for one in (*certifications, *evaluations)]
+    brought: dict[bool, dict[str, Achieved]] = {False: {}, True: {}}
+    for table in tables_from_records(part) if evaluations else ():
+        for column in table.columns:
+            cells = [row.cells[column.key] for row in table.rows if column.key in row.cells]
+            most = max(cells, key=lambda cell: cell.asr["value"])
+            # The adaptive attack's patches have a record of their own.
+            if column.facts["attack"] != ADAPTIVE:
+                patch = f"{column.title} px, {column.detail}"
+                brought[most.whitebox][column.key] = Achieved(asr=most.asr, patch=patch)
+    checkpoint = newest["model"]["checkpoint_sha256"]
+    return NetworkFigures(
+        model=newest["model"],
+        bit_width=bits,
+        images=newest["images"],
+        clean=max(
+            [*(one["clean"] for one in certifications), *clean],
+            key=lambda share: share["n"],
+            default=None,
+        ),
+        transferred=brought[False],
+        whitebox=brought[True],
+        adaptive=dict(map(_known, adaptive)),
+        certified=_certified(certifications),
+        size_bytes=next((one for one in reversed(files) if one is not None), None),
+        latency=next((e["latency"] for e in reversed(evaluations) if e["latency"]), None),
+        checks=checks.verdict_at(checkpoint, bits) or AttackVerdict(),
+    )
+
+
+def _known(record: AdaptiveRecord) -> tuple[str, Achieved]:
+    """What an adaptive attack achieved, by its size and place."""
+    patch, engine = record["patch"], record["on_engine"]
+    key = f"{patch['size_px']}×{patch['size_px']} px, placed {patch['placement']}"
+    where = "fake-quantized" if engine is None else engine["engine"]
+    asr = record["asr"] if engine is None else engine["asr"]
+    return key, Achieved(asr=asr, patch=f"{key}, {patch['kind']}, {where}")
+
+
+def _certified(records: Sequence[CertificationRecord]) -> dict[int, Share]:
+    """By the side of the patch, small first; of several the one over the most images."""
+    ordered = sorted(records, key=lambda one: (one["patch_px"], one["certified"]["n"]))
+    return {one["patch_px"]: one["certified"] for one in ordered}

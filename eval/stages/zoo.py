@@ -1,0 +1,178 @@
+"""The stage "zoo": trained networks with their records in a folder, listed and taken out.
+
+A network is in the zoo where a run folder, FOLDER/RUN or FOLDER/GROUP/RUN, has a checkpoint and
+records anywhere in FOLDER name that checkpoint with a figure on test images. So a network is added
+by putting its run folder there, with its ``records``; nothing else lists it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deploy.core.attack_checks import LOWER_BOUND
+from deploy.core.errors import InputError, UsageError
+from deploy.core.files import write_atomic
+from deploy.core.records import read_record
+from deploy.core.table import Table
+from eval.report.network_figures import (
+    NetworkFigures,
+    certified_heading,
+    checkpoint_of,
+    figures_from_records,
+)
+from eval.report.words import MISSING, size
+from training.checkpoint import CHECKPOINT
+from training.run_folder import RunFolder
+
+FORMAT, FORMAT_VERSION = "qadtr-zoo", 1
+
+_RECORDS = "records"
+_NOTES = (
+    "clean: accuracy without a patch, in the engine; all with 95% intervals.",
+    (
+        "transferred: of the images right without a patch, the share that the worst of all patches "
+        "made on other networks turns wrong; which were tried differs (--json names them)."
+    ),
+    "adaptive: the same by an attacker who knows network and defense.",
+    "certified: right by masked inference, whatever one square patch of that side shows.",
+    LOWER_BOUND,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZooNetwork:
+    """One network of the zoo.
+
+    Attributes:
+        name: of its run folder, from the zoo's own.
+        run: the folder.
+        figures: at each bit-width.
+        records: the files of the records that name its checkpoint.
+    """
+
+    name: str
+    run: RunFolder
+    figures: tuple[NetworkFigures, ...]
+    records: tuple[Path, ...]
+
+    @property
+    def title(self) -> str:
+        """Name, kind, data and size of the checkpoint, in words."""
+        one = self.figures[0]
+        weights = size(self.run.checkpoint.stat().st_size)
+        return f"{self.name}: {one.kind}, {one.images['name']}, checkpoint {weights}"
+
+
+def zoo_networks(folder: Path) -> list[ZooNetwork]:
+    """The networks of the zoo in ``folder``, by name.
+
+    Raises:
+        InputError: no such folder, no network in it, or a damaged checkpoint or record.
+    """
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}; a zoo is a folder of run folders")
+    runs = {
+        path.name if path.parent == folder else f"{path.parent.name}/{path.name}": path
+        for path in _places(folder)
+        if (path / CHECKPOINT).is_file()
+    }
+    records = sorted(
+        (
+            (read_record(path), path)
+            for place in (folder, *_places(folder))
+            for path in sorted((place / _RECORDS).glob("*.json"))
+        ),
+        key=lambda found: str(found[0]["provenance"].get("date", "")),
+    )
+    figures = figures_from_records(record for record, _ in records)
+    found = []
+    for name, path in sorted(runs.items()):
+        run = RunFolder.open(path)
+        own = [one for one in figures if one.model["checkpoint_sha256"] == run.checkpoint_sha256]
+        if own:
+            files = [p for r, p in records if checkpoint_of(r) == run.checkpoint_sha256]
+            found.append(ZooNetwork(name=name, run=run, figures=tuple(own), records=tuple(files)))
+    if not found:
+        raise InputError(
+            f"{folder} has no network of a zoo: no run folder in it, or in a folder of it, has a "
+            f"{CHECKPOINT} and, in records/, a figure on test images"
+        )
+    return found
+
+
+def chosen(networks: Sequence[ZooNetwork], name: str) -> ZooNetwork:
+    """The network of that name.
+
+    Raises:
+        InputError: there is none.
+    """
+    names = [one.name for one in networks]
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=1, cutoff=0.3)
+        meant = f"did you mean {close[0]}? " if close else ""
+        raise InputError(f"the zoo has no network {name}; {meant}it has {', '.join(names)}")
+    return networks[names.index(name)]
+
+
+def take_out(network: ZooNetwork, out: Path) -> RunFolder:
+    """Copy checkpoint, sidecar and all records of a network into a new run folder.
+
+    Raises:
+        UsageError: there is something at ``out``.
+        InputError: the place is not writable.
+    """
+    if out.exists():
+        raise UsageError(f"{out} is there already; name a new folder for the network")
+    # The checkpoint last: what has one is a whole run.
+    for source in (network.run.checkpoint.with_suffix(".json"), network.run.checkpoint):
+        write_atomic(out / source.name, source.read_bytes())
+    for source in network.records:
+        write_atomic(out / _RECORDS / source.name, source.read_bytes())
+    return RunFolder.open(out)
+
+
+def zoo_table(networks: Sequence[ZooNetwork]) -> Table:
+    """A row for each network and bit-width."""
+    sides = sorted({px for one in networks for figures in one.figures for px in figures.certified})
+    columns = ("bits", "clean", "transferred", "adaptive", *map(certified_heading, sides), "size")
+    return Table(
+        columns=["network", *columns],
+        rows=[
+            [network.title, *(figures.cells().get(column, MISSING) for column in columns)]
+            for network in networks
+            for figures in network.figures
+        ],
+        align="lr",
+        grouped=True,
+        notes=_NOTES,
+    )
+
+
+def zoo_json(networks: Sequence[ZooNetwork]) -> dict[str, Any]:
+    """The same as JSON values: rates 0…1 with k, n and interval, null where nobody measured."""
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "networks": [
+            {
+                "name": one.name,
+                "network": one.run.network_name,
+                "defense": one.run.defense,
+                "seed": one.run.seed,
+                "checkpoint_sha256": one.run.checkpoint_sha256,
+                "checkpoint_bytes": one.run.checkpoint.stat().st_size,
+                "figures": [figures.as_json() for figures in one.figures],
+            }
+            for one in networks
+        ],
+    }
+
+
+def _places(folder: Path) -> Iterator[Path]:
+    """The folders in which a run may be: FOLDER/RUN and FOLDER/GROUP/RUN."""
+    for pattern in ("*", "*/*"):
+        yield from sorted(path for path in folder.glob(pattern) if path.is_dir())
