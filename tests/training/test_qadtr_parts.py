@@ -12,7 +12,7 @@ from training.defenses import build_defense
 from training.defenses.partner import gradient_agreement, patched_region
 from training.defenses.showing import Pose, drawn, turned
 from training.defenses.universal_pool import Kind, UniversalPool
-from training.frozen import frozen_statistics, pixel_gradient
+from training.frozen import frozen_statistics, image_losses, pixel_gradient
 
 
 def pool(**changes: object) -> UniversalPool:
@@ -193,6 +193,31 @@ def test_replays_step_the_same_patches_at_one_bit_width_after_another() -> None:
     # A patch may show an image's own value at a few pixels.
     assert (shown[0] == shown[2]).float().mean() > 0.98
     assert (shown[0] == shown[3]).float().mean() < 0.98
+
+
+def test_inner_steps_raise_the_loss_of_what_is_shown_in_every_mth_round() -> None:
+    def shown(step: int, inner_steps: int) -> tuple[float, Tensor]:
+        settings = {"name": "qadtr", "universal_share": 0.0, "personal_share": 1.0}
+        settings |= {"inner_steps": inner_steps, "inner_every": 2}
+        defense, network, images = build_defense(settings, facts()), started(), batch()
+        network.set_bit_width(defense.bit_width(step))
+        patches, before = defense.state()["personal.patches"].clone(), snapshot(network)
+        pixels = defense.prepare(step, images, network)
+        after = snapshot(network)
+        assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+        with frozen_statistics(network), torch.no_grad():
+            loss = float(image_losses(network, pixels, images.labels).sum())
+        moved = (defense.state()["personal.patches"].int() - patches.int()).abs()
+        return loss, moved[images.indices]
+
+    plain, stays = shown(1, 0)
+    stronger, moved = shown(1, 5)
+    assert stronger > plain
+    assert int(stays.max()) == 0
+    # Five signed steps of 25 at most; a patch of the inner pixels alone leaves its border.
+    assert 100 < int(moved.max()) <= 125
+    between = shown(len(BIT_WIDTHS), 5)[1]  # the second round: none of two
+    assert int(between.max()) == 0
 
 
 def test_the_region_is_the_patch_and_its_margin() -> None:

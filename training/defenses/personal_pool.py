@@ -1,11 +1,13 @@
 """A-QAPA's per-image patches: one small uint8 patch for each training image, kept across epochs.
 
 One signed step at each visit, with the gradient that the training step computes anyway: over the
-epochs a many-step per-image attack for the price of none. 192 bytes an image at 8×8.
+epochs a many-step per-image attack for the price of none. 192 bytes an image at 8×8. Further steps
+at a visit cost a pass each over the images that show a patch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -56,10 +58,21 @@ class PersonalPool:
         self._visit: _Visit | None = None
 
     def patch(
-        self, pixels: Tensor, rows: Tensor, indices: Tensor, generator: torch.Generator
+        self,
+        pixels: Tensor,
+        rows: Tensor,
+        indices: Tensor,
+        generator: torch.Generator,
+        *,
+        steps: int = 0,
+        improve: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         """``pixels``, float N×3×H×W of 0…255, with the given ``rows``, int64 (n,), patched by the
-        patches of images ``indices``, int64 (n,) within the training set."""
+        patches of images ``indices``, int64 (N,) within the training set.
+
+        First the patches take ``steps`` signed steps, each along the gradient that ``improve``
+        gives for the patched rows, n×3×H×W.
+        """
         count = rows.numel()
         box = (self.size_px, self.size_px)
         fresh = random_positions(count, self.image_size, box, generator)
@@ -72,9 +85,13 @@ class PersonalPool:
         mask = square_mask(self.size_px)
         if self.size_px > 4 and bool(torch.rand((), generator=generator) < 0.5):
             mask[0, :] = mask[-1, :] = mask[:, 0] = mask[:, -1] = False
-        self._visit = _Visit(rows=rows, images=images, positions=places, mask=mask)
+        visit = _Visit(rows=rows, images=images, positions=places, mask=mask)
+        if improve is not None:
+            for _ in range(steps):
+                self._step(visit, improve(self._pasted(visit, pixels[rows])))
+        self._visit = visit
         patched = pixels.clone()
-        patched[rows] = paste(pixels[rows], self.patches[images].float(), mask, places)
+        patched[rows] = self._pasted(visit, pixels[rows])
         return patched
 
     def learn(self, gradient: Tensor) -> None:
@@ -83,7 +100,13 @@ class PersonalPool:
         if self._visit is None:
             return
         visit, self._visit = self._visit, None
-        towards = patch_gradient(gradient[visit.rows], visit.mask, visit.positions)
+        self._step(visit, gradient[visit.rows])
+
+    def _pasted(self, visit: _Visit, pixels: Tensor) -> Tensor:
+        return paste(pixels, self.patches[visit.images].float(), visit.mask, visit.positions)
+
+    def _step(self, visit: _Visit, gradient: Tensor) -> None:
+        towards = patch_gradient(gradient, visit.mask, visit.positions)
         stepped = step_along_sign(self.patches[visit.images].float(), towards, self.step_size)
         self.patches[visit.images] = stepped.round_().to(torch.uint8)
 

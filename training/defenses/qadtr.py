@@ -51,7 +51,9 @@ class QadtrSettings:
     ``sizes_px`` are the sides of universal patches and ``personal_px`` that of per-image ones;
     ``step_size`` (pixel values, 0…255) is the signed step that a visited patch takes;
     ``move``: probability that a per-image patch changes its place at a visit; ``replays``: steps in
-    a row that train on the same batch with the same places, so that its patches take as many steps.
+    a row that train on the same batch with the same places, so that its patches take as many steps;
+    ``inner_steps``: further steps that a per-image patch takes before it is shown, in every
+    ``inner_every``-th round of bit-widths, each of them a pass over the images that show one.
 
     Universal patches: ``shapes`` (square, circle); ``targeted`` of the ``per_bit_width`` ones of
     each bit-width are made for a class, with a small backward pass of their own; ``placements``
@@ -77,6 +79,8 @@ class QadtrSettings:
     step_size: Positive = 25.0
     move: Share = 0.1
     replays: AtLeast1 = 1
+    inner_steps: AtLeast0 = 0
+    inner_every: AtLeast1 = 1
     gir_noise: NotNegative = 0.1
     gir_penalty: bool = False
     penalty_weight: NotNegative = 0.5
@@ -214,8 +218,20 @@ class Qadtr(ScheduledDefense):
             )
         if personal:
             rows = order[universal : universal + personal]
-            pixels = self.personal.patch(pixels, rows, batch.indices, generator)
+            inner = self._round(step) % self.settings.inner_every == 0
+            pixels = self.personal.patch(
+                pixels,
+                rows,
+                batch.indices,
+                generator,
+                steps=self.settings.inner_steps if inner else 0,
+                improve=lambda pasted: _gradient(network, pasted, batch.labels[rows]),
+            )
         return pixels
+
+    def _round(self, step: int) -> int:
+        """The round of bit-widths that a step is in: every k-th step could be one for ever."""
+        return step // len(self.facts.bit_widths)
 
     def _patches_at(self, bits: int) -> bool:
         return self.settings.dbwt or bits == self.facts.bit_widths[0]
@@ -224,9 +240,7 @@ class Qadtr(ScheduledDefense):
         self, step: int, batch: Batch, pixels: Tensor, network: Network
     ) -> Tensor | None:
         settings = self.settings
-        # By rounds: every k-th step could be the same bit-width for ever.
-        round_of_bits = step // len(self.facts.bit_widths)
-        if not settings.gir_penalty or round_of_bits % settings.penalty_every:
+        if not settings.gir_penalty or self._round(step) % settings.penalty_every:
             return None
         partner = drawn_partner(network, self.facts.seed, step)
         patched = (pixels != batch.pixels).flatten(1).any(dim=1).nonzero()[:, 0]
