@@ -17,7 +17,7 @@ from typing_extensions import TypedDict
 from benchmarks.records import ROOT
 from deploy.core.errors import InputError
 from deploy.core.files import write_atomic
-from deploy.core.records import read_records
+from deploy.core.records import published_records
 from deploy.core.table import Table
 from training.record_types import payload_of
 from training.validated import AtLeast0, AtLeast1, NotNegative, Positive
@@ -81,7 +81,7 @@ def fuzzing_page(folder: Path) -> str:
     Raises:
         InputError: a record is damaged, or there is none.
     """
-    records = read_records(folder, KIND)
+    records = published_records(folder, KIND)
     if not records:
         raise InputError(f"{folder} holds no record of kind {KIND}")
     found = payload_of(records[-1], FuzzingRecord)

@@ -32,7 +32,7 @@ from benchmarks.export_rows import table_of
 from benchmarks.records import ROOT, parser_of
 from deploy.core.errors import QadtrError
 from deploy.core.files import write_atomic
-from deploy.core.records import provenance, records_so_far, write_record
+from deploy.core.records import provenance, published_records, records_so_far, write_record
 from deploy.core.table import Table
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
 from export.certificate import certify
@@ -339,7 +339,7 @@ def _shortened(refusal: str) -> str:
 
 
 def _write_page(arguments: argparse.Namespace) -> int:
-    text = networks_page(records_so_far(arguments.records, KIND))
+    text = networks_page(published_records(arguments.records, KIND))
     if arguments.check:
         fresh = PAGE.is_file() and PAGE.read_text(encoding="utf-8") == text
         print(f"docs/{PAGE.name} is {'up to date' if fresh else 'stale'}")

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.results_page import PAGE, RESULTS, results_page
+from benchmarks.records import ROOT
+from benchmarks.results_first import results_of, sentences
+from benchmarks.results_page import HEADING, RESULTS, TOPIC_PAGES, results_pages
+from benchmarks.results_topics import TOPICS, topic_page
 from deploy.core.errors import InputError
-from deploy.core.records import read_records
+from deploy.core.records import read_records, write_record
 from eval.measure.checks.catalogue import CATALOGUE
 from eval.measure.checks.checks_record import KIND as CHECKS_KIND
 from eval.measure.checks.checks_record import ChecksRecord, tripped
@@ -17,52 +20,75 @@ from eval.stages.report import write_report
 from training.record_types import payloads
 from training.run_folder import RunFolder
 
-
-def test_the_table_of_the_readme_is_what_the_records_give() -> None:
-    """The worst over the bit-widths of each network, as the report's headline takes it."""
-    readme = (RESULTS.parent / "README.md").read_text(encoding="utf-8")
-    found = readme.partition("## What it has found so far")[2].partition("\n## ")[0]
-    rows = re.findall(r"^\| (.+?) \| ([\d.]+%†?) \| ([\d.]+%†?) \|$", found, re.MULTILINE)
-    computed = [[_percent(one) for one in both] for both in zip(*map(_worst, RUNS), strict=True)]
-    assert [[value.strip("†") for value in row[1:]] for row in rows] == computed
-    below = found.rpartition("|\n\n")[2]
-    assert len(re.findall(r"[.](?:\s|$)", below)) == 3  # sentences
+ROWS = {"plain": "plain QAT", "qadtr": "QADT-R"}
 
 
-RUNS = ("plain", "qadtr")
+def test_every_page_is_what_the_records_give() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    pages = results_pages(RESULTS, readme)
+    stale = [path for path, data in pages.items() if (ROOT / path).read_bytes() != data]
+    assert stale == []
+    left = {path.relative_to(ROOT) for path in (ROOT / TOPIC_PAGES).iterdir()} - set(pages)
+    assert left == set()
 
 
-def _worst(run: str) -> list[float]:
-    """Clean, transferred, adaptive at a fixed bit-width, and adaptive at the worst per image."""
-    records = read_records(RESULTS / "cifar10-resnet8-cpu" / run / "records")
-    evaluations = [r["payload"] for r in records if r["kind"] == "evaluation"]
-    adaptive = [r["payload"] for r in records if r["kind"] == "adaptive"]
-    transferred = [
-        one["asr"]["value"]
-        for one in evaluations
-        if one["patch"]["attack"] == "lavan"
-        and one["patch"]["size_px"] == [8, 8]
-        and one["patch"]["source"]["seed"] == 1001
-    ]
-    by_law = {
-        law: max(one["asr"]["value"] for one in adaptive if one["law"] == law)
-        for law in ("fixed", "worst")
-    }
-    clean = min(one["clean_accuracy"]["value"] for one in evaluations)
-    return [clean, max(transferred), by_law["fixed"], by_law["worst"]]
+def test_the_table_of_the_readme_is_that_of_the_records_and_three_sentences_follow() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    found = readme.partition(HEADING)[2].partition("\n## ")[0].strip()
+    lines = [line.strip("| ").split(" | ") for line in found.splitlines() if line[:1] == "|"]
+    columns, rows = lines[0], lines[2:]
+    shown = {(row[1], row[0]): dict(zip(columns, row, strict=True)) for row in rows}
+    for run, name in ROWS.items():
+        records = read_records(RESULTS / "cifar10-resnet20-cpu" / run / "records")
+        evaluations = [r["payload"] for r in records if r["kind"] == "evaluation"]
+        for bits in {one["model"]["bit_width"] for one in evaluations}:
+            at = [one for one in evaluations if one["model"]["bit_width"] == bits]
+            own = at[0]["model"]["checkpoint_sha256"]
+            brought = [
+                one["asr"] for one in at if one["patch"]["source"]["checkpoint_sha256"] != own
+            ]
+            row = shown[name, str(bits)]
+            assert row["clean"] == _rate(at[0]["clean_accuracy"])
+            assert row["transferred"] == _rate(max(brought, key=lambda share: share["value"]))
+    assert _sentences(found.rpartition("|\n\n")[2]) == 3
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}%"
+def test_the_first_page_has_ten_sentences_each_of_figures_or_of_none() -> None:
+    said = sentences(results_of(RESULTS))
+    assert [_sentences(one) for one in said] == [1] * 10
+    assert not [one for one in said if "None" in one or "nan" in one]
 
 
-def test_the_page_is_what_the_records_give() -> None:
-    assert PAGE.read_text(encoding="utf-8") == results_page(RESULTS)
+def _rate(share: dict[str, float]) -> str:
+    value, low, high = (100 * share[key] for key in ("value", "low", "high"))
+    return f"{value:.1f}% ({low:.1f}–{high:.1f})"
 
 
-def test_an_empty_folder_is_no_page(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="holds no results"):
-        results_page(tmp_path)
+def _sentences(text: str) -> int:
+    return len(re.findall(r"[.](?:\s|$)", text))
+
+
+def test_what_a_dirty_tree_made_is_on_no_page(tmp_path: Path) -> None:
+    topic = TOPICS[0]
+    group = tmp_path / "cifar10-resnet20-x" / "run" / "records"
+    facts = {"commit": "abc", "dirty": True, "date": "2026-01-01"}
+    path = write_record(group, "latency", {"p50_ms": 1.5}, facts)
+    with pytest.raises(InputError, match=f"{path.name} is of a dirty tree"):
+        topic_page(topic, tmp_path)
+    path.unlink()
+    write_record(group, "latency", {"p50_ms": 1.5}, facts | {"dirty": False})
+    assert "## cifar10-resnet20-x\n\n*commit abc; 2026-01-01; " in topic_page(topic, tmp_path)
+
+
+def test_results_that_no_topic_shows_and_too_few_are_refused(tmp_path: Path) -> None:
+    for name in ("resnet99", "resnet98"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(InputError, match=r"no topic shows resnet98, resnet99 of .*TOPICS"):
+        results_pages(tmp_path, "")
+    for name in ("resnet99", "resnet98"):
+        (tmp_path / name).rmdir()
+    with pytest.raises(InputError, match=r"speed-resnet20\.json"):
+        results_pages(tmp_path, "")
 
 
 def test_the_report_of_the_committed_runs_has_every_section(tmp_path: Path) -> None:

@@ -130,19 +130,41 @@ def read_records(directory: Path, kind: str | None = None) -> list[dict[str, Any
         InputError: the folder is missing, or a file in it is damaged, edited or of an unknown
             version; files of every kind are checked.
     """
-    directory = Path(directory)
-    if not directory.is_dir():
+    if not Path(directory).is_dir():
         raise InputError(f"{directory} is not a folder; expected the records of a run in it")
-    records = [
-        read_record(path) for path in sorted(directory.glob("*.json")) if path.name[0] != "."
-    ]
-    records.sort(key=lambda record: str(record["provenance"].get("date", "")))
-    return [record for record in records if kind is None or record["kind"] == kind]
+    found = _record_files(directory)
+    return [record for _, record in found if kind is None or record["kind"] == kind]
 
 
 def records_so_far(directory: Path, kind: str | None = None) -> list[dict[str, Any]]:
     """As :func:`read_records`, but none where there is no folder yet."""
     return read_records(directory, kind) if Path(directory).is_dir() else []
+
+
+def published_records(directory: Path, kind: str | None = None) -> list[dict[str, Any]]:
+    """As :func:`records_so_far`, for what is published: :func:`require_clean` of each record."""
+    found = _record_files(directory) if Path(directory).is_dir() else []
+    for path, record in found:
+        require_clean(record["provenance"], path)
+    return [record for _, record in found if kind is None or record["kind"] == kind]
+
+
+def require_clean(provenance: Mapping[str, Any], path: Path) -> None:
+    """Refuse to publish what a dirty tree made: its code is in no commit.
+
+    Args:
+        provenance: of the result.
+        path: its file, for the error.
+
+    Raises:
+        InputError: the provenance says that there were uncommitted changes.
+    """
+    if provenance.get("dirty"):
+        raise InputError(
+            f"{path} is of a dirty tree (commit {str(provenance.get('commit'))[:12]} with "
+            "uncommitted changes), so it is not published: commit first and make the result again, "
+            "or remove it"
+        )
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -168,6 +190,13 @@ def read_record(path: Path) -> dict[str, Any]:
             "it was edited, renamed or damaged: make the result again"
         )
     return record
+
+
+def _record_files(directory: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """Each record of a folder with its file, oldest first."""
+    paths = [path for path in sorted(Path(directory).glob("*.json")) if path.name[0] != "."]
+    found = [(path, read_record(path)) for path in paths]
+    return sorted(found, key=lambda one: str(one[1]["provenance"].get("date", "")))
 
 
 def _subject_of(payload: Mapping[str, Any]) -> list[str]:

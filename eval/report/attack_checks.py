@@ -36,15 +36,19 @@ def checks_table(records: Sequence[ChecksRecord], names: Names = Names()) -> str
     return "\n\n".join(_table(group, names).text() for group in _groups(records))
 
 
-def all_checks_table(records: Iterable[Mapping[str, Any]]) -> str:
-    """The same for the records of any kind of several runs, planted fakes last.
+def doubtful_checks(records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """A line for each check that tripped or was undecided, with its network and its figures.
 
     Raises:
         InputError: a record lacks a field.
-        NothingToEvaluate: there are none of the attack checks.
     """
     records = list(records)
-    return checks_table(_all(attack_checks_from_records(records)), names_from_records(records))
+    names = names_from_records(records)
+    return [
+        f"{names.of(group[0]['model'])}, {line}"
+        for group in _groups(_all(attack_checks_from_records(records)))
+        for line in _table(group, names).notes
+    ]
 
 
 def checks_section(checks: AttackChecks, names: Names) -> Html:

@@ -20,6 +20,9 @@ _SIZE_INCHES = (3.4, 2.5)
 _COLOURS = ("#0b62b8", "#c2410c", "#0f766e", "#8b2fa0", "#7a6200", "#9d174d")
 _MARKERS = {"circle": "o", "square": "s", "triangle": "^", "diamond": "D", "cross": "x"}
 
+_ABOUT: Any = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+"""Metadata of each form: without the date, the same records give the same bytes."""
+
 _STYLE: Any = {
     "font.size": 8,
     "axes.spines.top": False,
@@ -37,6 +40,28 @@ def write_figures(tables: Sequence[ResultTable], folder: Path) -> list[Path]:
         ModuleNotFoundError: matplotlib is not installed (the extra ``figures``).
         InputError: the folder is not writable.
     """
+    written = []
+    for name, chart in _named(tables):
+        for ending in _ABOUT:
+            path = folder / f"{name}.{ending}"
+            write_atomic(path, chart_bytes(chart, ending))
+            written.append(path)
+    return written
+
+
+def chart_bytes(
+    chart: Chart, ending: str, *, size_inches: tuple[float, float] = _SIZE_INCHES
+) -> bytes:
+    """A chart as the bytes of an SVG or PDF file; the same chart gives the same bytes.
+
+    Args:
+        chart: what is drawn.
+        ending: "svg" or "pdf".
+        size_inches: width and height.
+
+    Raises:
+        ModuleNotFoundError: as :func:`write_figures`.
+    """
     # Not pyplot: no display and no state of a process is asked for.
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -44,18 +69,12 @@ def write_figures(tables: Sequence[ResultTable], folder: Path) -> list[Path]:
     # They log each glyph of an embedded font, and that a cache of fonts was made.
     for library in ("fontTools", "matplotlib"):
         logging.getLogger(library).setLevel(logging.WARNING)
-    written = []
+    out = io.BytesIO()
     with mpl.rc_context(_STYLE):
-        for name, chart in _named(tables):
-            figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
-            _draw(figure, chart)
-            for ending, about in (("svg", {"Date": None}), ("pdf", {"CreationDate": None})):
-                out = io.BytesIO()
-                figure.savefig(out, format=ending, metadata=about)
-                path = folder / f"{name}.{ending}"
-                write_atomic(path, out.getvalue())
-                written.append(path)
-    return written
+        figure = Figure(figsize=size_inches, layout="constrained")
+        _draw(figure, chart)
+        figure.savefig(out, format=ending, metadata=_ABOUT[ending])
+    return out.getvalue()
 
 
 def _named(tables: Sequence[ResultTable]) -> Iterator[tuple[str, Chart]]:

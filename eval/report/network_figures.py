@@ -34,10 +34,17 @@ _KINDS = (EVALUATION, ADAPTIVE, CERTIFICATION, CHECKS)
 
 @dataclass(frozen=True, kw_only=True)
 class Achieved:
-    """What one attack achieved: its success rate, and in words what was pasted where."""
+    """What one attack achieved.
+
+    Attributes:
+        asr: its success rate.
+        patch: in words, what was pasted where.
+        floor: the same of random pixels in its place; None where they were not tried.
+    """
 
     asr: Share
     patch: str
+    floor: Share | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,13 +89,13 @@ class NetworkFigures:
             patches: keys of the transferred patches that count, so that networks are compared under
                 the same; None takes all.
         """
-        adaptive = self._rate(worst(self.adaptive))
+        adaptive = self.rate(worst(self.adaptive))
         unchecked = adaptive != MISSING and self.checks.words == NOT_CHECKED
         return {
             "bits": bits_label(self.bit_width),
             "clean": rate(self.clean),
-            "transferred": self._rate(worst(self.transferred, patches)),
-            "white-box": self._rate(worst(self.whitebox)),
+            "transferred": self.rate(worst(self.transferred, patches)),
+            "white-box": self.rate(worst(self.whitebox)),
             "adaptive": f"{adaptive}, {NOT_CHECKED}" if unchecked else adaptive,
             **{certified_heading(px): rate(share) for px, share in self.certified.items()},
             "size": size(self.size_bytes),
@@ -117,7 +124,8 @@ class NetworkFigures:
             "attack_checks": self.checks.as_record(),
         }
 
-    def _rate(self, achieved: Achieved | None) -> str:
+    def rate(self, achieved: Achieved | None) -> str:
+        """A rate with its interval, and with the mark of its network's checks."""
         return MISSING if achieved is None else rate(achieved.asr, self.checks.mark)
 
 
@@ -201,7 +209,8 @@ def _at(bits: int, part: Sequence[Mapping[str, Any]], checks: AttackChecks) -> N
             # The adaptive attack's patches have a record of their own.
             if column.facts["attack"] != ADAPTIVE:
                 patch = f"{column.title} px, {column.detail}"
-                brought[most.whitebox][column.key] = Achieved(asr=most.asr, patch=patch)
+                achieved = Achieved(asr=most.asr, patch=patch, floor=most.floor)
+                brought[most.whitebox][column.key] = achieved
     checkpoint = newest["model"]["checkpoint_sha256"]
     return NetworkFigures(
         model=newest["model"],

@@ -13,7 +13,14 @@ MISSING = "–"
 PLAIN = ("qat", "plain")
 """Names of plain quantization-aware training, the baseline of every comparison."""
 
-_DEFENSES = {"qat": "plain QAT", "plain": "plain QAT", "qadtr": "QADT-R"}
+_DEFENSES = {
+    "qat": "plain QAT",
+    "plain": "plain QAT",
+    "qadtr": "QADT-R",
+    "pbat": "PBAT",
+    "dwq": "DWQ",
+    "triqdef": "TriQDef",
+}
 
 
 def percent(value: float) -> str:
@@ -69,7 +76,12 @@ def images_words(images: Any, count: int | None = None) -> str:
 
 def model_name(network: str, defense: str | None) -> str:
     """Network and defense, such as "resnet8 plain QAT"."""
-    return network if defense is None else f"{network} {_DEFENSES.get(defense, defense)}"
+    return network if defense is None else f"{network} {defense_name(defense)}"
+
+
+def defense_name(defense: str) -> str:
+    """Of a defense by its key in a config, such as "plain QAT"."""
+    return _DEFENSES.get(defense, defense)
 
 
 def name_of(model: Any) -> str:

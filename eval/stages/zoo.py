@@ -8,7 +8,7 @@ by putting its run folder there, with its ``records``; nothing else lists it.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 from deploy.core.attack_checks import LOWER_BOUND
 from deploy.core.errors import InputError, UsageError
 from deploy.core.files import write_atomic
-from deploy.core.records import read_record
+from deploy.core.records import published_records, write_record
 from deploy.core.table import Table
 from eval.report.network_figures import (
     NetworkFigures,
@@ -30,7 +30,9 @@ from training.run_folder import RunFolder
 
 FORMAT, FORMAT_VERSION = "qadtr-zoo", 1
 
-_RECORDS = "records"
+RECORDS = "records"
+"""Of a run folder, or of one that has nothing else."""
+
 _NOTES = (
     "clean: accuracy without a patch, in the engine; all with 95% intervals.",
     (
@@ -51,13 +53,13 @@ class ZooNetwork:
         name: of its run folder, from the zoo's own.
         run: the folder.
         figures: at each bit-width.
-        records: the files of the records that name its checkpoint.
+        records: those that name its checkpoint.
     """
 
     name: str
     run: RunFolder
     figures: tuple[NetworkFigures, ...]
-    records: tuple[Path, ...]
+    records: tuple[Mapping[str, Any], ...]
 
     @property
     def title(self) -> str:
@@ -71,7 +73,8 @@ def zoo_networks(folder: Path) -> list[ZooNetwork]:
     """The networks of the zoo in ``folder``, by name.
 
     Raises:
-        InputError: no such folder, no network in it, or a damaged checkpoint or record.
+        InputError: no such folder, no network in it, a damaged checkpoint or record, or a record
+            of a dirty tree.
     """
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}; a zoo is a folder of run folders")
@@ -80,28 +83,32 @@ def zoo_networks(folder: Path) -> list[ZooNetwork]:
         for path in _places(folder)
         if (path / CHECKPOINT).is_file()
     }
-    records = sorted(
-        (
-            (read_record(path), path)
-            for place in (folder, *_places(folder))
-            for path in sorted((place / _RECORDS).glob("*.json"))
-        ),
-        key=lambda found: str(found[0]["provenance"].get("date", "")),
-    )
-    figures = figures_from_records(record for record, _ in records)
+    records = records_below(folder)
+    figures = figures_from_records(records)
     found = []
     for name, path in sorted(runs.items()):
         run = RunFolder.open(path)
         own = [one for one in figures if one.model["checkpoint_sha256"] == run.checkpoint_sha256]
         if own:
-            files = [p for r, p in records if checkpoint_of(r) == run.checkpoint_sha256]
-            found.append(ZooNetwork(name=name, run=run, figures=tuple(own), records=tuple(files)))
+            naming = tuple(r for r in records if checkpoint_of(r) == run.checkpoint_sha256)
+            found.append(ZooNetwork(name=name, run=run, figures=tuple(own), records=naming))
     if not found:
         raise InputError(
             f"{folder} has no network of a zoo: no run folder in it, or in a folder of it, has a "
             f"{CHECKPOINT} and, in records/, a figure on test images"
         )
     return found
+
+
+def records_below(folder: Path) -> list[dict[str, Any]]:
+    """The records of all runs in a folder, or in groups there, oldest first.
+
+    Raises:
+        InputError: a record is damaged, or of a dirty tree.
+    """
+    places = (folder, *_places(folder))
+    found = [record for place in places for record in published_records(place / RECORDS)]
+    return sorted(found, key=lambda record: str(record["provenance"].get("date", "")))
 
 
 def chosen(networks: Sequence[ZooNetwork], name: str) -> ZooNetwork:
@@ -130,9 +137,10 @@ def take_out(network: ZooNetwork, out: Path) -> RunFolder:
     # The checkpoint last: what has one is a whole run.
     for source in (network.run.checkpoint.with_suffix(".json"), network.run.checkpoint):
         write_atomic(out / source.name, source.read_bytes())
-    for source in network.records:
-        write_atomic(out / _RECORDS / source.name, source.read_bytes())
-    return RunFolder.open(out)
+    run = RunFolder.open(out)
+    for record in network.records:
+        write_record(run.records, record["kind"], record["payload"], record["provenance"])
+    return run
 
 
 def zoo_table(networks: Sequence[ZooNetwork]) -> Table:

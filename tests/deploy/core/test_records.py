@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from deploy.core.errors import InputError
-from deploy.core.records import provenance, read_records, write_record
+from deploy.core.records import provenance, published_records, read_records, write_record
 
 ORIGIN: dict[str, Any] = {"date": "2026-01-01T00:00:00+00:00", "commit": "abc", "dirty": False}
 
@@ -115,3 +115,13 @@ def test_the_command_has_no_folders_of_this_machine() -> None:
 def test_provenance_keeps_its_own_names() -> None:
     with pytest.raises(InputError, match="date"):
         provenance(date="yesterday")
+
+
+def test_what_a_dirty_tree_made_is_read_but_not_published(tmp_path: Path) -> None:
+    assert published_records(tmp_path / "none") == []
+    write_record(tmp_path, "latency", {"p50_ms": 1.5}, ORIGIN)
+    assert published_records(tmp_path) == read_records(tmp_path)
+    path = write_record(tmp_path, "asr", {"asr": 0.5}, ORIGIN | {"dirty": True})
+    assert len(read_records(tmp_path)) == 2
+    with pytest.raises(InputError, match=rf"{path.name} is of a dirty tree \(commit abc"):
+        published_records(tmp_path, "latency")

@@ -17,7 +17,7 @@ from eval.measure.pixel_record import PixelRecord
 from eval.report.adaptive import adaptive_table
 from eval.report.analyses import analyses_section
 from eval.report.analysis_table import analysis_table
-from eval.report.attack_checks import all_checks_table
+from eval.report.attack_checks import doubtful_checks
 from eval.report.defenses import defenses_markdown
 from eval.report.page import render_report
 from eval.report.pixel import pixel_curves, pixel_table
@@ -353,10 +353,11 @@ def test_every_verdict_stands_in_words(
     records: list[Record], tripped: Record, passed: Record
 ) -> None:
     tripped["payload"]["checks"][0]["measured"] = "the loss rises on 1.0% of the images"
-    text = all_checks_table([*records, passed, tripped])
-    assert text.count("gradient-reaches-patch") == 3
-    named = f"2, gradient-reaches-patch {MARK} TRIPPED: the loss rises on 1.0% of the images"
-    assert named in text.splitlines()
+    (named,) = doubtful_checks([*records, passed, tripped])
+    assert named.startswith("resnet8 QADT-R")
+    assert named.endswith(
+        f", 2, gradient-reaches-patch {MARK} TRIPPED: the loss rises on 1.0% of the images"
+    )
     page = section(render_report([*records, passed, tripped], title="t"), "attack-checks")
     assert page.count("<table") == 2
     assert page.count(f"{MARK} TRIPPED") == 1
