@@ -388,6 +388,7 @@ def _speed(speed: Mapping[str, Any]) -> str:
 def first_page(results: Results) -> str:
     """docs/results.md."""
     topics = [f"- [{topic.title}](results/{topic.name}.md): {topic.about}" for topic in TOPICS]
+    what = _tried(results)
     parts = [
         "# Results",
         (
@@ -396,10 +397,11 @@ def first_page(results: Results) -> str:
         ),
         first_table(results).markdown(),
         (
-            f"All with 95% intervals. {_counts(results)} Transferred: the worst patch of a network "
-            "that neither has seen. White-box: the worst made on the network's own weights, at any "
-            "bit-width. Adaptive: by one who knows network and defense ([checks](checks.md)). "
-            "Certified: right by masked inference, whatever one square patch of that side shows "
+            f"All with 95% intervals. {_counts(results)} {_trainings(results)} Transferred: the "
+            f"worst patch of a network that none of them has seen{what['transferred']}. White-box: "
+            f"the worst made on the network's own weights{what['whitebox']}. Adaptive: by one who "
+            f"knows network and defense{what['adaptive']} ([checks](checks.md)). Certified: right "
+            "by masked inference, whatever one square patch of that side shows "
             "([certificates](certify.md)). Latency: one image on one thread, and how many times "
             f"faster than the float file, with quartiles. {missing_notes(results)}".rstrip()
         ),
@@ -430,6 +432,32 @@ def _counts(results: Results) -> str:
     return f"n: {', '.join(said)}."
 
 
+def _tried(results: Results) -> dict[str, str]:
+    """The patches behind each column of rates, in words: " (A, B)"."""
+    found: dict[str, str] = {}
+    for what in ("transferred", "whitebox", "adaptive"):
+        names = {
+            achieved.patch.partition(", per-image")[0].partition(" px, ")[0]
+            for one in results.networks.values()
+            for figures in one.figures.values()
+            for key, achieved in getattr(figures, what).items()
+            if what != "transferred" or key in results.patches
+        }
+        found[what] = f" ({', '.join(f'{name} px' for name in sorted(names))})" if names else ""
+    return found
+
+
+def _trainings(results: Results) -> str:
+    """Seed and length of each network's training, as its records say."""
+    said = []
+    for one in results.networks.values():
+        runs = [f.model["run"] for f in one.figures.values() if f.model.get("run")]
+        if runs:
+            epochs = runs[0]["config"]["training"]["epochs"]
+            said.append(f"{one.label} with seed {runs[0]['seed']} over {epochs:g} epochs")
+    return f"Trained once each: {', '.join(said)}." if said else ""
+
+
 def readme_part(results: Results) -> str:
     """What the README says was found: the table and three sentences."""
     parts = [
@@ -439,6 +467,8 @@ def readme_part(results: Results) -> str:
             "(docs/results.md)):"
         ),
         first_table(results).markdown(),
-        " ".join([transferred_sentence(results), _small(results), certified_sentence(results)]),
+        " ".join(
+            [transferred_sentence(results), adaptive_sentence(results), certified_sentence(results)]
+        ),
     ]
     return "\n\n".join(parts)

@@ -246,7 +246,8 @@ def _proofs(records: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
         said += [f"{name}: {count:,} differ." for name, count in wrong.items()]
         asked = [p["agreement"] for p in parity.values() if p["agreement"] is not None]
         if asked:
-            said.append(f"Their top-1 is that of the training network on {min(asked):.2%} or more.")
+            least = "every image" if min(asked) == 1.0 else f"{min(asked):.2%} of images or more"
+            said.append(f"Their top-1 is that of the training network on {least}.")
     if certified := _newest(records, CERTIFICATE_KIND):
         bad = [name for name, p in certified.items() if not p["ok"]]
         said.append(
