@@ -29,9 +29,9 @@ from deploy.device.bundle_reading import Bundle
 from deploy.device.figures import clean_figures, patch_figures
 from deploy.device.measuring import checks_of, measure
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
+from deploy.device.profile_check import profiled_run
 from deploy.device.suite import read_suite
 from deploy.device.thresholds import effective_thresholds
-from deploy.device.validation import profiled_run
 from deploy.validator_archive import validator_bytes
 from export.lowering import lower
 from export.qonnx_from_network import write_qonnx

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InputError, NothingToEvaluate, UsageError
-from .share import Share, share_of
+from .share import Share, share, share_of
 
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.int64]]
 """Classes, int64 N, of images uint8 N×C×H×W; any N of 1 or more."""
@@ -225,6 +225,21 @@ class Certification:
     certified: Share
     mean_passes: float
     holds: NDArray[np.bool_]
+
+    @property
+    def asr_at_most(self) -> Share | None:
+        """As :func:`asr_at_most`."""
+        return asr_at_most(self.masked, self.certified)
+
+
+def asr_at_most(masked: Share, certified: Share) -> Share | None:
+    """The largest attack success rate that masked inference leaves to any attack with such a patch:
+    of the images that it has right without one (``masked``), those without a certificate.
+
+    None where it has none right.
+    """
+    right = masked["k"]
+    return share(right - certified["k"], right) if right else None
 
 
 def certify(

@@ -23,7 +23,8 @@ from .certifying import CertifySettings
 from .console import Console
 from .report import ReportPlaces, empty_report, void_reports, write_report
 from .search import SearchSettings
-from .validation import ONNXRUNTIME, EngineOpener, ValidationSettings, validate
+from .steps import ONNXRUNTIME
+from .validation import EngineOpener, ValidationSettings, validate
 
 EXIT_BROKEN = 2
 EXIT_USAGE = 4

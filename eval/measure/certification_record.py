@@ -8,7 +8,6 @@ from typing import Annotated, Any
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from deploy.core.share import share
 from eval.measure.evaluation_record import ImagesFacts, ModelFacts
 from training.record_types import Sha256, Share, Size, payloads
 from training.validated import AtLeast1, NotNegative
@@ -47,13 +46,3 @@ def certifications_from_records(records: Iterable[Mapping[str, Any]]) -> list[Ce
         InputError: one is not as the schema says.
     """
     return payloads(records, KIND, CertificationRecord)
-
-
-def asr_at_most(record: CertificationRecord) -> Share | None:
-    """The largest attack success rate that masked inference leaves to any attack with such a patch.
-
-    Of the images that it has right without a patch, those without a certificate.  None where it
-    has none right.
-    """
-    right, certified = record["masked"]["k"], record["certified"]["k"]
-    return share(right - certified, right) if right else None

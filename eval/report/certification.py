@@ -6,13 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from deploy.core.bit_widths import bits_label
+from deploy.core.double_masking import asr_at_most
 from deploy.core.html import Html, join
 from deploy.core.table import Table
-from eval.measure.certification_record import (
-    CertificationRecord,
-    asr_at_most,
-    certifications_from_records,
-)
+from eval.measure.certification_record import CertificationRecord, certifications_from_records
 from eval.report.document import small
 from eval.report.names import Names, names_from_records, names_of_models
 from eval.report.words import images_words, model_order, percent, rate
@@ -51,7 +48,7 @@ def certification_table(
                 percent(record["masked"]["value"]),
                 rate(record["certified"]),
                 str(record["certified"]["n"]),
-                rate(asr_at_most(record)),
+                rate(asr_at_most(record["masked"], record["certified"])),
                 f"{record['mean_passes']:.0f}",
                 f"{record['mean_passes'] * record['ms_per_pass']:.3g}",
             ]

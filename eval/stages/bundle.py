@@ -32,8 +32,7 @@ from deploy.device.golden import check_logits, logits_bytes
 from deploy.device.machine_proof import machine_entry
 from deploy.device.manifest import ModelFacts
 from deploy.device.onnxruntime_engine import onnxruntime_version
-from deploy.device.profile_check import RanKinds
-from deploy.device.validation import profiled_run
+from deploy.device.profile_check import RanKinds, profiled_run
 from deploy.machine_proof import DeviceReports
 from eval.measure.checks.checks_record import verdict_of_run
 from eval.measure.patch_images import images_of_patches, patch_files_in, patch_sets_of

@@ -20,7 +20,7 @@ from deploy.core.host import Host, host_facts
 from deploy.core.model_contents import target_of
 from deploy.core.stored_zip import write_stored_zip
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
-from deploy.device.validation import profiled_run
+from deploy.device.profile_check import profiled_run
 from deploy.engine import ENGINES
 from deploy.litert_engine import LiteRtEngine
 from deploy.tensorrt.bindings import load

@@ -17,7 +17,7 @@ from deploy.core.errors import EngineUnavailable, InputError, UsageError
 from deploy.core.host import host_facts
 from deploy.core.stored_zip import write_stored_zip
 from deploy.core.tflite_file import read_tflite
-from deploy.device.validation import profiled_run
+from deploy.device.profile_check import profiled_run
 from deploy.engine import open_engine, version_of
 from deploy.litert_engine import KERNELS, LiteRtEngine
 from deploy.validate import main

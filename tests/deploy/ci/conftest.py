@@ -12,7 +12,7 @@ from deploy.bundle import BundleContents, BundleModel, BundlePatch, Thresholds, 
 from deploy.core.patch_set import read_patch_set
 from deploy.device.command import main as validate
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
-from deploy.device.validation import profiled_run
+from deploy.device.profile_check import profiled_run
 from deploy.validator_archive import validator_bytes
 from export.reference import IntegerReference
 from tests.deploy.device.conftest import SIZE, contents, files

@@ -26,7 +26,7 @@ from deploy.core.patch_set import PatchSet
 from deploy.core.stored_zip import write_stored_zip
 from deploy.device.bundle_reading import checksums_text
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
-from deploy.device.validation import profiled_run
+from deploy.device.profile_check import profiled_run
 from deploy.validator_archive import validator_bytes
 from export.reference import IntegerReference
 from tests.export.integer_graphs import balance, random_images, residual_graph

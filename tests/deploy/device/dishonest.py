@@ -19,9 +19,9 @@ from deploy.core.model_engine import run_all
 from deploy.core.patch_set import PatchSet
 from deploy.device.bundle_reading import checksums_text
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine, codes_from_onnxruntime
+from deploy.device.profile_check import profiled_run
 from deploy.device.signature import sign
 from deploy.device.suite import pasted_sha256
-from deploy.device.validation import profiled_run
 from export.reference import IntegerReference
 from tests.deploy.device.conftest import rehashed
 

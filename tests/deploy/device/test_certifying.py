@@ -11,6 +11,7 @@ import pytest
 
 from deploy.core.double_masking import certified, covering_masks
 from deploy.core.json_schema import check, load_schema
+from deploy.core.share import share, share_in_words
 from deploy.device.bundle_reading import Bundle
 from deploy.device.command import main
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
@@ -32,7 +33,11 @@ def test_what_is_certified_is_what_the_engine_says_under_every_pair(
     words = ["--certified", "1", "--certify-images", "100000", "--masks-per-axis", "3"]
     assert main([str(bundle), *words, "--markdown", "summary.md"]) == 0
     found = report()["certification"]
-    assert f"{found['certified']['n']}" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"{found['certified']['n']}" in printed
+    right, held = found["masked"]["k"], found["certified"]["k"]
+    bound = share_in_words(share(right - held, right))
+    assert f"no attack with such a patch wins on more than {bound}" in printed
     assert "No patch of 1 px can win" in Path("summary.md").read_text()
     with Bundle(bundle) as opened:
         suite = read_suite(opened)

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from deploy.core.onnx_operators import read_onnx
 from deploy.core.stored_zip import write_stored_zip
-from deploy.device import evidence, golden, onnxruntime_engine, suite, validation
+from deploy.device import evidence, golden, onnxruntime_engine, steps, suite, validation
 from deploy.device.command import main
 from tests.deploy.device import dishonest
 from tests.deploy.device.dishonest import (
@@ -172,7 +172,7 @@ def unguarded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(golden, "_require_budget", nothing)
     for name in ("check_independence", "check_suite_independence", "require_exact"):
         assert hasattr(golden, name)
-        monkeypatch.setattr(validation, name, nothing)
+        monkeypatch.setattr(steps, name, nothing)
     monkeypatch.setattr(evidence.Counted, "decides", lambda self, most: True)
     monkeypatch.setattr(evidence, "_variety", lambda classes: 1.0)
     monkeypatch.setattr(evidence, "MOST_OF_ONE_LABEL", 1.0)

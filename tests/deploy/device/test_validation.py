@@ -190,7 +190,7 @@ def test_2_whatever_is_unforeseen(
     def fails(*_: Any, **__: Any) -> None:
         raise MemoryError("no memory\nleft")
 
-    monkeypatch.setattr("deploy.device.validation.measure", fails)
+    monkeypatch.setattr("deploy.device.steps.measure", fails)
     assert main([str(bundle)]) == 2
     assert capsys.readouterr().err == (
         "validate: ERROR (exit code 2): unexpected MemoryError: no memory left\n"
@@ -210,7 +210,7 @@ def test_2_interrupted(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("deploy.device.validation.measure", stop)
+    monkeypatch.setattr("deploy.device.steps.measure", stop)
     assert main([str(bundle)]) == 2
     assert (report()["outcome"], report()["reason"]) == ("error", "the validation did not end")
     assert set(junit().values()) == {"error"}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from deploy.core.double_masking import asr_at_most
 from deploy.core.share import share
-from eval.measure.certification_record import CertificationRecord, asr_at_most
+from eval.measure.certification_record import CertificationRecord
 from eval.report.certification import certification_table
 
 
@@ -40,10 +41,11 @@ def record(right: int, certified: int) -> CertificationRecord:
 def test_an_attack_may_win_where_masked_inference_is_right_without_a_certificate(
     right: int, certified: int, wins: int
 ) -> None:
-    bound = asr_at_most(record(right, certified))
+    bound = asr_at_most(share(right, 40), share(certified, 40))
     assert bound is not None and (bound["k"], bound["n"]) == (wins, right)
 
 
 def test_where_masked_inference_is_never_right_there_is_nothing_to_win() -> None:
-    assert asr_at_most(record(0, 0)) is None
+    assert asr_at_most(share(0, 40), share(0, 40)) is None
     assert "–" in certification_table([record(0, 0)]).text()
+    assert "60.0% (42.3–75.4)" in certification_table([record(30, 12)]).text()

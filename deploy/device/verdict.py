@@ -1,0 +1,86 @@
+"""The verdict of a validation: what every gate says, and what follows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..core.attack_checks import AttackVerdict
+from ..core.double_masking import Certification
+from .evidence import CLASSES
+from .figures import weaker_than_noise
+from .gate import Check, exit_code_of, share_at_least, share_at_most
+from .measuring import Measurement, checks_of
+from .search import SearchResult
+from .suite import Suite
+from .thresholds import Threshold
+
+MIN_CERTIFIED = "min_certified"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What the gates say, in their order, the command's exit code, and why."""
+
+    checks: Sequence[Check]
+    exit_code: int
+    reason: str
+
+
+def verdict_on(
+    measured: Measurement,
+    suite: Suite,
+    thresholds: Mapping[str, Threshold],
+    *,
+    patches: Sequence[Mapping[str, Any]],
+    attack_checks: AttackVerdict,
+    in_float: Mapping[str, int] | None,
+    searched: SearchResult | None,
+    max_asr_of_search: float | None,
+    certified: Certification | None,
+    min_certified: float | None,
+    integer: Check | None,
+) -> Verdict:
+    """Ask every gate.
+
+    Args:
+        measured: clean accuracy and attack success on ``suite``, gated by ``thresholds``.
+        patches: their figures, as the report has them.
+        attack_checks: the lab's, of its attacks on this model.
+        in_float: layers of somebody else's file that ran in float, by kind; None: not such a file.
+        searched: patches found here, gated by ``max_asr_of_search``.
+        certified: gated by ``min_certified``.
+        integer: the gate that asks for integers, where one does.
+
+    Raises:
+        NothingToEvaluate: a gate has no image that counts.
+    """
+    checks = checks_of(measured, suite, thresholds)
+    if checks and searched is not None and max_asr_of_search is not None:
+        won = searched.success.share
+        checks.append(share_at_most("max_asr of the search", max_asr_of_search, won["k"], won["n"]))
+    if checks and certified is not None and min_certified is not None:
+        held = certified.certified
+        checks.append(share_at_least(MIN_CERTIFIED, min_certified, held["k"], held["n"]))
+    if checks and integer is not None:
+        checks.append(integer)
+    weaker = weaker_than_noise(patches)
+    checks = [
+        replace(
+            check,
+            reason=attack_checks.noted(check.name, check.reason) + weaker.get(check.name, ""),
+        )
+        for check in checks
+    ]
+    code = exit_code_of(checks)
+    deciding = [check for check in checks if check.outcome.value != "pass"]
+    if deciding:
+        reason = "; ".join(f"{check.name}: {check.reason}" for check in deciding)
+        return Verdict(checks=checks, exit_code=code, reason=reason)
+    classes = next(check.reason for check in checks if check.name == CLASSES)
+    passed = f"all {len(checks)} gates passed; {classes}"
+    if in_float is not None:
+        passed += f"; somebody else's file, of whose layers {sum(in_float.values())} ran in float"
+    reason = attack_checks.noted("all", passed + "".join(weaker.values()))
+    return Verdict(checks=checks, exit_code=code, reason=reason)
