@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 NOT_SHOWN = {
     *("benchmark", "rows", "figures", "provenance", "certificates", "certificate", "settings"),
-    *("defense", "checkpoint_sha256", "peers_images_per_s", "openvino_file", "integer"),
+    *("defense", "checkpoint_sha256", "sha256", "peers_images_per_s", "openvino_file", "integer"),
     *("processes", "trainings", "layers", "reason"),
     *("multiply_adds", "peak_giga_multiply_adds_per_s"),
 }

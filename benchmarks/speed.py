@@ -132,7 +132,7 @@ def _bound(session: onnxruntime.InferenceSession, feed: dict[str, NDArray[Any]])
     return lambda: session.run_with_iobinding(binding)
 
 
-def _openvino_call(path: Path, images: NDArray[np.uint8], threads: int) -> Call:
+def openvino_call(path: Path, images: NDArray[np.uint8], threads: int) -> Call:
     """OpenVINO with its integer kernels, its own defaults otherwise, on bytes given once."""
     settings = {
         "INFERENCE_NUM_THREADS": threads,
@@ -187,13 +187,14 @@ def seconds_of(call: Call, repeats: int) -> float:
 
 def _rested(call: Call, repeats: int, threads: int) -> float:
     if threads == 1:
-        return min(_undisturbed(call) for _ in range(repeats))
+        return min(undisturbed(call) for _ in range(repeats))
     time.sleep(PAUSE_S)
     call()
     return seconds_of(call, repeats)
 
 
-def _undisturbed(call: Call) -> float:
+def undisturbed(call: Call) -> float:
+    """Seconds of one call: the less of what the clock and the process's own time say."""
     clock, used = time.perf_counter(), time.process_time()
     call()
     return min(time.process_time() - used, time.perf_counter() - clock)
@@ -206,7 +207,7 @@ def _measure(files: Files, batch: int, threads: int, rounds: int) -> list[dict[s
     for key, path in files.in_onnxruntime.items():
         calls[key] = onnxruntime_call(path, images, threads)
     for key, path in files.in_openvino.items():
-        calls[key] = _openvino_call(path, images, threads)
+        calls[key] = openvino_call(path, images, threads)
     for key, path in files.in_litert.items():
         calls[key] = _litert_call(path, images, threads)
     calls["peak"] = _matrix_call(threads)

@@ -5,6 +5,8 @@
                      built-in kernels run the rest
 ``fixed-point``      LiteRT's reference kernels
 ``microcontroller``  tflite-micro's: the same but for products of int16
+``single-rounding``  tflite-micro's where it is built with ``TFLITE_SINGLE_ROUNDING=1``: each
+                     :func:`fixed_product` below is a :func:`wide_product`, rounded once
 ===================  ==============================================================================
 
 They agree on all that is exact: sums of products of integers, moves, tables.  They differ in how a
@@ -23,8 +25,8 @@ MUL, ``xnnpack``          as the convolution, with m = sa · sb / sy
 ``fixed-point``           likewise
 MEAN, ``xnnpack``         ``rint(f32(sum) · m) + zp``, m = sx / (sy · n) in float32
 ``fixed-point``           sum times q / n · 2^e, one :func:`fixed_product`
-FULLY_CONNECTED, int16    int64 sums times q · 2^e, rounded once, halves up, in both; q is cut to
-                          15 bits in ``microcontroller``
+FULLY_CONNECTED, int16    int64 sums times q · 2^e, rounded once, halves up, in all; q is cut to
+                          15 bits in tflite-micro's
 ========================  =========================================================================
 
 References: ``reference_integer_ops`` and ``quantization_util`` of LiteRT; ``qs8-vadd``,
@@ -51,8 +53,9 @@ from export.reference.arithmetic import Held, largest_of, padded, windows
 from export.reference.errors import UnsupportedGraph
 from export.reference.network import Batch, Exchange, Layer, Reference
 
-XNNPACK, FIXED_POINT, MICROCONTROLLER = "xnnpack", "fixed-point", "microcontroller"
-ARITHMETICS = (XNNPACK, FIXED_POINT, MICROCONTROLLER)
+XNNPACK, FIXED_POINT = "xnnpack", "fixed-point"
+MICROCONTROLLER, SINGLE_ROUNDING = "microcontroller", "single-rounding"
+ARITHMETICS = (XNNPACK, FIXED_POINT, MICROCONTROLLER, SINGLE_ROUNDING)
 
 Integers = NDArray[np.int64]
 
@@ -95,13 +98,13 @@ def fixed_product(x: Integers, q: NDArray[Any] | int, exponent: NDArray[Any] | i
 
 
 def wide_product(
-    x: Integers, q: NDArray[Any], exponent: NDArray[Any], *, short: bool = False
+    x: Integers, q: NDArray[Any] | int, exponent: NDArray[Any] | int, *, short: bool = False
 ) -> Integers:
-    """x · q · 2^(exponent - 31) of a sum in 64 bits, with one rounding; halves go up.
+    """x · q · 2^(exponent - 31) with one rounding; halves go up.
 
     ``short``: q is cut to 15 bits first.
     """
-    shift = 31 - exponent
+    shift = np.asarray(31 - exponent)
     if short:
         q, shift = np.where(q < 0x7FFF0000, (q + (1 << 15)) >> 16, 0x7FFF), shift - 16
     product: Integers = (x * q + (np.int64(1) << (shift - 1))) >> shift
@@ -254,7 +257,8 @@ class _Step:
     ) -> None:
         self.node, self.inputs, self.output = node, inputs, output
         self.options, self.fixed = node.options, arithmetic != XNNPACK
-        self.short = arithmetic == MICROCONTROLLER
+        self.short = arithmetic in (MICROCONTROLLER, SINGLE_ROUNDING)
+        self.product = wide_product if arithmetic == SINGLE_ROUNDING else fixed_product
 
     def scale(self, number: int) -> NDArray[np.float32]:
         """float32 (n,): the scales of an input."""
@@ -295,7 +299,7 @@ class _Step:
             rounded = np.rint(sums.astype(np.float32) * floats)
             return self.code(rounded.astype(np.int64))
         pairs = np.array([quantized_multiplier(float(real)) for real in doubles], np.int64)
-        return self.code(fixed_product(sums, pairs[:, 0], pairs[:, 1]))
+        return self.code(self.product(sums, pairs[:, 0], pairs[:, 1]))
 
 
 def _multipliers(step: _Step, outputs: int) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
@@ -362,11 +366,11 @@ def _add(step: _Step, a: Integers, b: Integers) -> Integers:
     if step.fixed:
         twice = 2.0 * max(float(sa), float(sb))
         parts = [
-            fixed_product(x << 20, *quantized_multiplier(float(scale) / twice))
+            step.product(x << 20, *quantized_multiplier(float(scale) / twice))
             for x, scale in ((a, sa), (b, sb))
         ]
         back = twice / ((1 << 20) * float(step.out_scale))
-        return step.code(fixed_product(parts[0] + parts[1], *quantized_multiplier(back)))
+        return step.code(step.product(parts[0] + parts[1], *quantized_multiplier(back)))
     ratios = [np.float32(scale / step.out_scale) for scale in (sa, sb)]
     shift = 20 - (math.frexp(float(max(ratios)))[1] - 1)
     first, second = (int(np.rint(math.ldexp(float(ratio), shift))) for ratio in ratios)
@@ -394,7 +398,7 @@ def _mean(step: _Step, x: Integers, axes: Integers) -> Integers:
     q, exponent = quantized_multiplier(float(step.scale(0).item()) / float(step.out_scale))
     shift = min(63 - (64 - count.bit_length()), 32, 31 + exponent)
     q, exponent = (q << shift) // count, exponent - shift
-    return step.code(fixed_product(sums, q, exponent))
+    return step.code(step.product(sums, q, exponent))
 
 
 def _quantize(step: _Step, x: Integers) -> Integers:

@@ -4,8 +4,10 @@ to the all-integer file in every code, and run by a microcontroller's interprete
 from __future__ import annotations
 
 import json
+import math
 import sys
 import tempfile
+from fractions import Fraction
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,12 @@ from export.parity import check_litert_parity
 from export.parity_report import Parity
 from export.qonnx_from_network import write_qonnx
 from export.reference import IntegerReference, LiteRtReference, supported_litert_operators
-from export.reference.litert import MICROCONTROLLER, fixed_product, quantized_multiplier
+from export.reference.litert import (
+    MICROCONTROLLER,
+    fixed_product,
+    quantized_multiplier,
+    wide_product,
+)
 from tests.export.random_qonnx import small_networks, write_random
 from tests.export.test_any_network import CASES, calibrated, images_of
 from tests.export.test_network_lowering import fields, network
@@ -186,6 +193,20 @@ def test_multipliers_are_quantized_as_they_are_there() -> None:
     assert fixed_product(x, *quantized_multiplier(0.5)).tolist() == [2, -1, 3, -2, 1, 0]
     assert fixed_product(2 * x, *quantized_multiplier(0.25)).tolist() == [2, -2, 3, -3, 1, -1]
     assert fixed_product(x, *quantized_multiplier(4.0)).tolist() == [12, -12, 20, -20, 4, -4]
+
+
+def test_one_rounding_is_that_of_the_exact_product() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.integers(-(1 << 24), 1 << 24, 2000)
+    for real in (0.75, 1 / 3, 0.0031, 2.0**-9, 1.7):
+        q, exponent = quantized_multiplier(real)
+        exact = [Fraction(int(one) * q) * Fraction(2) ** (exponent - 31) for one in x]
+        once = [math.floor(one + Fraction(1, 2)) for one in exact]
+        assert wide_product(x, q, exponent).tolist() == once
+    # 255 / 512 lies below a half; rounded to 128 / 256 first, it goes up.
+    multiplier = quantized_multiplier(2.0**-9)
+    assert wide_product(np.array([255]), *multiplier).tolist() == [0]
+    assert fixed_product(np.array([255]), *multiplier).tolist() == [1]
 
 
 def test_every_operator_of_the_target_has_a_reference() -> None:
