@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.records import ROOT
-from benchmarks.results_first import PLOT, first_chart, first_page, readme_part, results_of
+from benchmarks.results_compared import results_of
+from benchmarks.results_first import PLOT, first_chart, first_page, readme_part
 from benchmarks.results_topics import TOPICS, require_topics, topic_page
 from deploy.core.errors import InputError
 from deploy.core.files import write_atomic

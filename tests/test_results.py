@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.records import ROOT
-from benchmarks.results_first import results_of, sentences
+from benchmarks.results_compared import results_of
 from benchmarks.results_page import HEADING, RESULTS, TOPIC_PAGES, results_pages
+from benchmarks.results_sentences import sentences
 from benchmarks.results_topics import TOPICS, topic_page
 from deploy.core.errors import InputError
 from deploy.core.records import read_records, write_record
@@ -19,8 +20,6 @@ from eval.measure.checks.checks_record import ChecksRecord, tripped
 from eval.stages.report import write_report
 from training.record_types import payloads
 from training.run_folder import RunFolder
-
-ROWS = {"plain": "plain QAT", "qadtr": "QADT-R"}
 
 
 def test_every_page_is_what_the_records_give() -> None:
@@ -38,18 +37,20 @@ def test_the_table_of_the_readme_is_that_of_the_records_and_three_sentences_foll
     lines = [line.strip("| ").split(" | ") for line in found.splitlines() if line[:1] == "|"]
     columns, rows = lines[0], lines[2:]
     shown = {(row[1], row[0]): dict(zip(columns, row, strict=True)) for row in rows}
-    for run, name in ROWS.items():
-        records = read_records(RESULTS / "cifar10-resnet20-cpu" / run / "records")
-        evaluations = [r["payload"] for r in records if r["kind"] == "evaluation"]
-        for bits in {one["model"]["bit_width"] for one in evaluations}:
-            at = [one for one in evaluations if one["model"]["bit_width"] == bits]
-            own = at[0]["model"]["checkpoint_sha256"]
-            brought = [
-                one["asr"] for one in at if one["patch"]["source"]["checkpoint_sha256"] != own
+    for one in results_of(RESULTS).networks.values():
+        for bits, figures in one.figures.items():
+            own = figures.model["checkpoint_sha256"]
+            at = [
+                r["payload"]
+                for folder in RESULTS.glob("*/*/records")
+                for r in read_records(folder, "evaluation")
+                if r["payload"]["model"]["checkpoint_sha256"] == own
+                and r["payload"]["model"]["bit_width"] == bits
             ]
-            row = shown[name, str(bits)]
-            assert row["clean"] == _rate(at[0]["clean_accuracy"])
-            assert row["transferred"] == _rate(max(brought, key=lambda share: share["value"]))
+            brought = [p for p in at if p["patch"]["source"]["checkpoint_sha256"] != own]
+            row = shown[one.label, str(bits)]
+            assert row["clean"] in [_rate(p["clean_accuracy"]) for p in at]
+            assert row["transferred"].replace("†", "") in [_rate(p["asr"]) for p in brought]
     assert _sentences(found.rpartition("|\n\n")[2]) == 3
 
 

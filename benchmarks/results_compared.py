@@ -1,0 +1,174 @@
+"""The networks that the first page of the results compares, from all records in results/."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from benchmarks.results_topics import BENCHMARKS
+from deploy.core.errors import InputError
+from deploy.core.files import read_json
+from deploy.core.records import require_clean
+from deploy.core.share import Share
+from eval.report.network_figures import Achieved, NetworkFigures, figures_from_records, worst
+from eval.report.words import MISSING, defense_name
+from eval.stages.zoo import records_below
+
+NETWORK, SMALL = "resnet20", "resnet8"
+"""The network of the table, and the one on which more has been measured."""
+SPEED = "speed-resnet20.json"
+PATCHES_PX = (5, 8)
+"""Sides of the patches whose certificates are shown."""
+
+PLAIN_QAT, QADTR, RIVAL = defense_name("qat"), defense_name("qadtr"), "rival"
+"""The three kinds of rows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """One network of the comparison: its defense in words, and its figures by bit-width."""
+
+    label: str
+    figures: Mapping[int, NetworkFigures]
+
+    def worst_of(self, what: str, among: Collection[str] | None = None) -> dict[int, Achieved]:
+        """The worst attack of a kind (a field of the figures) at each bit-width that has one."""
+        found = {bits: worst(getattr(f, what), among) for bits, f in self.figures.items()}
+        return {bits: one for bits, one in found.items() if one is not None}
+
+    @property
+    def resisting(self) -> tuple[float, float]:
+        """What it lets win at its worst bit-width, adaptive before transferred; 2 is unknown."""
+        known, brought = (
+            max((one.asr["value"] for one in self.worst_of(what).values()), default=2.0)
+            for what in ("adaptive", "transferred")
+        )
+        return known, brought
+
+    def floors(self, among: Collection[str]) -> dict[int, Share]:
+        """What random pixels achieve in the place of the worst of these transferred patches."""
+        found = self.worst_of("transferred", among)
+        return {bits: one.floor for bits, one in found.items() if one.floor is not None}
+
+    def span(self, what: str, among: Collection[str] | None = None) -> str:
+        """The least and the largest rate over the bit-widths: "8.1% (…) to 9.1% (…)"."""
+        found = self.worst_of(what, among)
+        if not found:
+            return MISSING
+        ordered = sorted(found, key=lambda bits: found[bits].asr["value"])
+        ends = dict.fromkeys([ordered[0], ordered[-1]])
+        return " to ".join(self.figures[bits].rate(found[bits]) for bits in ends)
+
+    def most(self, what: str, among: Collection[str] | None = None) -> str:
+        """The largest of these."""
+        return self.span(what, among).rpartition(" to ")[2]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """What the first page is made of.
+
+    Attributes:
+        networks: of the table, by :data:`PLAIN_QAT`, :data:`QADTR` and, where there is one,
+            :data:`RIVAL`.
+        small: the same of the smaller networks.
+        every: the figures of all networks of all records.
+        speed: the record of the benchmark.
+    """
+
+    networks: Mapping[str, Trained]
+    small: Mapping[str, Trained]
+    every: Sequence[NetworkFigures]
+    speed: Mapping[str, Any]
+
+    @property
+    def patches(self) -> set[str]:
+        """The transferred patches that every network of the table was tried under."""
+        return shared_patches(self.networks.values())
+
+    @property
+    def rows(self) -> list[NetworkFigures]:
+        """The figures of the table: of every network at every bit-width."""
+        return [figures for one in self.networks.values() for figures in one.figures.values()]
+
+    @property
+    def timed(self) -> dict[int, Mapping[str, Any]]:
+        """Of the benchmark, by bit-width: one image on one thread."""
+        return {
+            row["bits"]: row
+            for row in self.speed["rows"]
+            if (row["batch"], row["threads"], row["tune"]) == (1, 1, "any")
+        }
+
+    @property
+    def bit_widths(self) -> list[int]:
+        """Those of the table, widest first."""
+        return sorted({figures.bit_width for figures in self.rows}, reverse=True)
+
+
+def shared_patches(networks: Iterable[Trained]) -> set[str]:
+    """Keys of the transferred patches that every network was tried under, at every bit-width."""
+    tried = [set(figures.transferred) for one in networks for figures in one.figures.values()]
+    return set.intersection(*tried)
+
+
+def results_of(folder: Path) -> Results:
+    """What the records in results/ say.
+
+    Raises:
+        InputError: a record is damaged or of a dirty tree, or plain QAT or QADT-R has none.
+    """
+    every = figures_from_records(records_below(folder))
+    path = folder / BENCHMARKS / SPEED
+    speed = cast(Mapping[str, Any], read_json(path))
+    require_clean(speed["provenance"], path)
+    networks, small = (_compared(every, name) for name in (NETWORK, SMALL))
+    for kind in (PLAIN_QAT, QADTR):
+        for name, there in ((NETWORK, networks), (SMALL, small)):
+            if kind not in there:
+                raise InputError(f"{folder} has no evaluation of a {name} trained by {kind}")
+    if not shared_patches(networks.values()):
+        del networks[RIVAL]  # nothing to compare all three by
+    return Results(networks=networks, small=small, every=every, speed=speed)
+
+
+def _compared(every: Sequence[NetworkFigures], network: str) -> dict[str, Trained]:
+    """Of plain QAT, QADT-R and all rivals the network that resists most.
+
+    Compared are those that were tried under patches of other networks, on the images that most of
+    them were tried on: QADT-R under some that plain QAT was tried under too, a rival under some
+    that QADT-R was.
+    """
+    of = [one for one in every if one.model["network"] == network and one.transferred]
+    digests = Counter(one.images["digest"] for one in of)
+    of_checkpoint: dict[str, dict[int, NetworkFigures]] = {}
+    for one in of:
+        if one.images["digest"] == digests.most_common(1)[0][0]:
+            of_checkpoint.setdefault(one.model["checkpoint_sha256"], {})[one.bit_width] = one
+    candidates: dict[str, list[Trained]] = {PLAIN_QAT: [], QADTR: [], RIVAL: []}
+    for figures in of_checkpoint.values():
+        model = next(iter(figures.values())).model
+        trained = Trained(label=defense_name(model["defense"]), figures=figures)
+        kind = trained.label if trained.label in candidates else RIVAL
+        if kind != PLAIN_QAT or not was_masked(model):  # grey squares are no plain QAT
+            candidates[kind].append(trained)
+    found: dict[str, Trained] = {}
+    for kind, those in candidates.items():
+        fit = [one for one in those if shared_patches([one, *list(found.values())[-1:]])]
+        if fit:
+            found[kind] = min(fit, key=lambda one: one.resisting)
+    return found
+
+
+def was_masked(model: Mapping[str, Any]) -> bool:
+    """Whether its training showed grey squares; records of before there were any do not say."""
+    run = model.get("run") or {"config": {}}
+    return bool(run["config"].get("data", {}).get("masks", 0.0))
+
+
+def title(network: str) -> str:
+    """Of a network by its key in a config, such as "ResNet-20"."""
+    return network.replace("resnet", "ResNet-")

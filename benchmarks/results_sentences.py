@@ -1,0 +1,150 @@
+"""The sentences of the first page of the results; every figure in them is of a record."""
+
+from __future__ import annotations
+
+from benchmarks.results_compared import (
+    NETWORK,
+    PATCHES_PX,
+    PLAIN_QAT,
+    QADTR,
+    RIVAL,
+    SMALL,
+    Results,
+    Trained,
+    shared_patches,
+    title,
+    was_masked,
+)
+from deploy.core.attack_checks import MARK, NOT_CHECKED
+from deploy.core.bit_widths import bits_words
+from eval.report.network_figures import NetworkFigures
+from eval.report.words import rate, size
+
+
+def sentences(results: Results) -> list[str]:
+    """Ten, each from figures of records."""
+    plain, ours = results.networks[PLAIN_QAT], results.networks[QADTR]
+    return [
+        _clean(plain, ours),
+        transferred_sentence(results),
+        _noise(ours, results),
+        adaptive_sentence(results),
+        _small(results),
+        _checks(results),
+        certified_sentence(results),
+        _rival(results),
+        _sizes(ours),
+        _speed(results),
+    ]
+
+
+def _clean(plain: Trained, ours: Trained) -> str:
+    lost = [
+        100 * (figures.clean["value"] - other.clean["value"])
+        for bits, figures in plain.figures.items()
+        if (other := ours.figures.get(bits)) and figures.clean and other.clean
+    ]
+    return f"QADT-R has at most {max(lost):.1f} points less clean accuracy than plain QAT."
+
+
+def transferred_sentence(results: Results) -> str:
+    """What patches brought from another network achieve."""
+    plain, ours = results.networks[PLAIN_QAT], results.networks[QADTR]
+    return (
+        "Patches made on a network that neither has seen win on "
+        f"{plain.span('transferred', results.patches)} of plain QAT's images and on "
+        f"{ours.span('transferred', results.patches)} of QADT-R's."
+    )
+
+
+def _noise(ours: Trained, results: Results) -> str:
+    most = max(ours.floors(results.patches).values(), key=lambda share: share["value"])
+    return f"Random pixels in the place of those patches win on up to {rate(most)} of QADT-R's."
+
+
+def adaptive_sentence(results: Results) -> str:
+    """What an attacker achieves who has the networks of the table."""
+    plain, ours = results.networks[PLAIN_QAT], results.networks[QADTR]
+    if plain.worst_of("adaptive") and ours.worst_of("adaptive"):
+        return (
+            f"An attacker who has the network and knows its defense wins on "
+            f"{plain.span('adaptive')} of plain QAT's images and on {ours.span('adaptive')} of "
+            "QADT-R's."
+        )
+    return f"No {title(NETWORK)} has been attacked by one who has the network yet."
+
+
+def _small(results: Results) -> str:
+    plain, ours = results.small[PLAIN_QAT], results.small[QADTR]
+    return (
+        f"On {title(SMALL)} that attacker wins on {ours.span('adaptive')} of QADT-R's images and "
+        f"on {plain.span('adaptive')} of plain QAT's: what resists patches that are brought need "
+        "not resist one who has the network."
+    )
+
+
+def _checks(results: Results) -> str:
+    checked = [figures for figures in results.rows if figures.checks.words != NOT_CHECKED]
+    tripped = [figures for figures in checked if figures.checks.tripped]
+    said = f"a check of the attacks tripped on {len(tripped)}" if checked else "on none"
+    where = f"on {len(checked)} of its rows, and {said}" if checked else "on no row"
+    return (
+        f"Whether the attacks of the table can be believed was checked {where}; {MARK} marks a "
+        "rate as a lower bound."
+    )
+
+
+def certified_sentence(results: Results) -> str:
+    """The best certificates of the network at its widest integer bit-width."""
+    best: dict[int, NetworkFigures] = {}
+    for one in results.every:
+        for px, share in one.certified.items() if one.model["network"] == NETWORK else ():
+            if px not in best or share["value"] > best[px].certified[px]["value"]:
+                best[px] = one
+    said = " and ".join(
+        f"{rate(best[px].certified[px])} of the images against {px}×{px} px "
+        f"({bits_words(best[px].bit_width)})"
+        for px in PATCHES_PX
+        if px in best
+    )
+    squares = any(was_masked(one.model) for one in best.values())
+    how = " whose training showed grey squares" if squares else ""
+    return (
+        f"With masked inference a {title(NETWORK)}{how} is right, whatever one square patch "
+        f"shows, on {said}."
+    )
+
+
+def _rival(results: Results) -> str:
+    there = results.networks if RIVAL in results.networks else results.small
+    if RIVAL not in there:
+        return "No rival has been attacked by one who has the network yet."
+    rival, ours = there[RIVAL], there[QADTR]
+    shared = shared_patches([rival, ours])
+    where = f"on {title(NETWORK if there is results.networks else SMALL)}"
+    if there is not results.networks:
+        where = f"no rival was trained on {title(NETWORK)} yet; {where}"
+    brought, ours_brought = (one.most("transferred", shared) for one in (rival, ours))
+    known, ours_known = (one.most("adaptive") for one in (rival, ours))
+    return (
+        f"{where[0].upper()}{where[1:]} transferred patches win on up to {brought} of the images "
+        f"of {rival.label}, the strongest rival, and on {ours_brought} of QADT-R's, an attacker "
+        f"who has the network on up to {known} and {ours_known}."
+    )
+
+
+def _sizes(ours: Trained) -> str:
+    sized = {b: f.size_bytes for b, f in ours.figures.items() if f.size_bytes is not None}
+    said = ", ".join(f"{size(n)} at {bits_words(bits)}" for bits, n in sized.items())
+    return f"The model file has {said}."
+
+
+def _speed(results: Results) -> str:
+    found = results.timed.values()
+    ms = sorted(1000 / row["images_per_s"] for row in found)
+    over = sorted(row["over"]["float"]["median"] for row in found)
+    cpu = results.speed["provenance"]["host"]["cpu_model"]
+    return (
+        f"An image takes {ms[0]:.2f} to {ms[-1]:.2f} ms on one thread of an {cpu}, {over[0]:.1f} "
+        f"to {over[-1]:.1f} times faster than in float: fewer bits make files smaller, not quicker."
+    )
