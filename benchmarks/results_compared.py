@@ -125,7 +125,7 @@ def results_of(folder: Path) -> Results:
     path = folder / BENCHMARKS / SPEED
     speed = cast(Mapping[str, Any], read_json(path))
     require_clean(speed["provenance"], path)
-    networks, small = (_compared(every, name) for name in (NETWORK, SMALL))
+    networks, small = (compared(every, name) for name in (NETWORK, SMALL))
     for kind in (PLAIN_QAT, QADTR):
         for name, there in ((NETWORK, networks), (SMALL, small)):
             if kind not in there:
@@ -135,7 +135,7 @@ def results_of(folder: Path) -> Results:
     return Results(networks=networks, small=small, every=every, speed=speed)
 
 
-def _compared(every: Sequence[NetworkFigures], network: str) -> dict[str, Trained]:
+def compared(every: Sequence[NetworkFigures], network: str) -> dict[str, Trained]:
     """Of plain QAT, QADT-R and all rivals the network that resists most.
 
     Compared are those that were tried under patches of other networks, on the images that most of

@@ -1,0 +1,61 @@
+"""Which networks the first page of the results compares, and what it says when a rival is there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from benchmarks.results_compared import (
+    NETWORK,
+    PLAIN_QAT,
+    QADTR,
+    Results,
+    compared,
+    results_of,
+)
+from benchmarks.results_first import first_table
+from benchmarks.results_page import RESULTS
+from benchmarks.results_sentences import sentences
+from eval.report.network_figures import NetworkFigures
+
+
+@pytest.fixture(scope="module")
+def results() -> Results:
+    return results_of(RESULTS)
+
+
+def retold(results: Results, kind: str, digit: str, **model: Any) -> list[NetworkFigures]:
+    """The figures of a network of the table as those of another."""
+    return [
+        replace(one, model={**one.model, "checkpoint_sha256": digit * 64, **model})
+        for one in results.networks[kind].figures.values()
+    ]
+
+
+def test_a_rival_is_a_row_and_a_sentence(results: Results) -> None:
+    weak = retold(results, PLAIN_QAT, "1", defense="dwq")
+    strong = retold(results, QADTR, "2", defense="pbat")
+    stranger = [replace(one, transferred={}) for one in retold(results, QADTR, "3", defense="own")]
+    ours = [one for one in results.every if one.model["defense"] in ("qat", "qadtr")]
+    networks = compared([*ours, *weak, *strong, *stranger], NETWORK)
+    assert [one.label for one in networks.values()] == ["plain QAT", "QADT-R", "PBAT"]
+    found = replace(results, networks=networks)
+    rows = first_table(found).rows
+    assert len(rows) == 3 * len(found.bit_widths)
+    assert [row[1] for row in rows[:3]] == ["plain QAT", "QADT-R", "PBAT"]
+    said = sentences(found)
+    assert len(said) == 10
+    assert said[7].startswith("On ResNet-20 transferred patches win on up to ")
+    assert "PBAT, the strongest rival" in said[7]
+
+
+def test_grey_squares_are_no_plain_training(results: Results) -> None:
+    run = {"name": "m", "seed": 1, "config": {"data": {"masks": 0.75}}}
+    better = retold(results, QADTR, "4", defense="qat")
+    masked = [replace(one, model={**one.model, "run": run}) for one in better]
+    assert compared([*masked, *results.every], NETWORK) == results.networks
+    unmasked = [replace(one, model={**one.model, "run": None}) for one in better]
+    networks = compared([*unmasked, *results.every], NETWORK)
+    assert networks[PLAIN_QAT].figures[8] == next(one for one in unmasked if one.bit_width == 8)
