@@ -38,6 +38,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.out is not None and arguments.name is None:
         raise UsageError("--out takes one network: name it, as `qadtr zoo` lists them")
+    if arguments.out is not None and arguments.json:
+        raise UsageError("--json lists figures and --out copies a network: give one of them")
     folder, root = arguments.folder, shared.repository()
     if folder is None:
         if root is None:

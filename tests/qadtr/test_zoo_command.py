@@ -98,6 +98,7 @@ def test_a_network_is_added_by_its_folder_with_its_records(
     for words, code, expected in (
         (["mine/frist"], 2, "did you mean mine/first?"),
         (["--out", "x"], 4, "--out takes one network"),
+        (["mine/first", "--out", "x", "--json"], 4, "give one of them"),
         (["mine/first", "--out", str(run)], 4, "is there already"),
         (["--folder", str(tmp_path / "none")], 2, "there is no folder"),
     ):
