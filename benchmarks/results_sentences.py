@@ -85,12 +85,12 @@ def _small(results: Results) -> str:
 
 def _checks(results: Results) -> str:
     checked = [figures for figures in results.rows if figures.checks.words != NOT_CHECKED]
-    tripped = [figures for figures in checked if figures.checks.tripped]
-    said = f"a check of the attacks tripped on {len(tripped)}" if checked else "on none"
-    where = f"on {len(checked)} of its rows, and {said}" if checked else "on no row"
+    tripped = sum(bool(figures.checks.tripped) for figures in checked)
+    where = f"on {len(checked)} of its {len(results.rows)} rows"
+    where += f", and a check tripped on {tripped}" if checked else ""
     return (
-        f"Whether the attacks of the table can be believed was checked {where}; {MARK} marks a "
-        "rate as a lower bound."
+        f"The attacks of the table were checked {where}; {MARK} marks a rate as a lower bound of "
+        "what an attacker can do."
     )
 
 
