@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import AfterValidator, Field, model_validator
 
 from deploy.core.errors import InputError
+from deploy.core.records import without_folder
 from training.data import KINDS
 from training.named import FORM, is_foreign
 from training.network_spec import NetworkSettings
@@ -134,8 +135,17 @@ class TrainingConfig:
     defense: Mapping[str, Any] = field(default_factory=lambda: {"name": "qat"})
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain numbers, strings, lists and tables, as records and checkpoints store it."""
+        """Plain numbers, strings, lists and tables: what a run resumes with."""
         return cast(dict[str, Any], as_json(self))
+
+    def published(self) -> dict[str, Any]:
+        """As :meth:`as_dict`, for checkpoints and records: of the files that the run started from
+        the name alone ("…/NAME"), for their folders say nothing anywhere else."""
+        found = self.as_dict()
+        for key in ("warm_start", "weights"):
+            if found["training"][key] is not None:
+                found["training"][key] = without_folder(found["training"][key])
+        return found
 
 
 def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> TrainingConfig:

@@ -206,8 +206,10 @@ class TrainingRun:
         )
         if ranks.count > 1:  # BatchNorm is over a rank's slice
             identity["ranks"] = ranks.count
+        self.warm_start: dict[str, str] = {}
         if settings.warm_start is not None:
             identity["warm_start"] = sha256_of(Path(settings.warm_start))
+            self.warm_start = {"warm_start_sha256": identity["warm_start"]}
         self.digest = sha256_of_bytes(json_bytes(identity))
         self.step = 0
         self.course = Course()
@@ -245,7 +247,8 @@ class TrainingRun:
             self.network,
             {
                 "classes": list(self.training_set.classes),
-                "config": self.config.as_dict(),
+                "config": self.config.published(),
+                **self.warm_start,
                 "data": {"name": self.training_set.name, "digest": self.training_set.digest},
                 "history": self.course.history,
                 "images_per_s": images_per_s,

@@ -71,7 +71,7 @@ def provenance(
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "seed": seed,
         "config": None if config is None else dict(config),
-        "command": [_without_folder(word) for word in (sys.argv if argv is None else argv)],
+        "command": [without_folder(word) for word in (sys.argv if argv is None else argv)],
         "python": platform.python_version(),
         "packages": _installed_packages(),
         "host": host_facts().as_record(),
@@ -244,9 +244,15 @@ def _installed_packages() -> dict[str, str]:
     return versions
 
 
-def _without_folder(word: str) -> str:
+def without_folder(word: str) -> str:
+    """A word of a command, or the value of an option, without the folder of an absolute path.
+
+    Example:
+        >>> without_folder("--data=/home/me/images")
+        '--data=…/images'
+    """
     option, equals, value = word.partition("=")
     if equals and option.startswith("-"):
-        return f"{option}={_without_folder(value)}"
+        return f"{option}={without_folder(value)}"
     path = Path(word)
     return f"…/{path.name}" if path.is_absolute() else word

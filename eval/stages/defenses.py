@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.core.errors import InputError, QadtrError
-from deploy.core.files import write_json
+from deploy.core.files import sha256_of, write_json
 from deploy.core.records import provenance
 from eval.attacks import attack_from_settings
 from eval.measure.defenses import TABLE, Files, table_from_runs
@@ -225,7 +225,7 @@ class Defenses:
             RunOptions(resume=(path / RESUME).is_file(), device=self.settings.device),
             lambda: self._facts(
                 seed=config.seed,
-                config=config.as_dict(),
+                config=config.published(),
                 data={"name": training.name, "digest": training.digest},
             ),
         )
@@ -287,8 +287,12 @@ class Defenses:
 
 
 def _check_same(run: RunFolder, config: TrainingConfig) -> None:
-    there = config_from_dict(run.sidecar["config"], str(run.checkpoint)).as_dict()
-    wanted = config.as_dict()
+    there = config_from_dict(run.sidecar["config"], str(run.checkpoint)).published()
+    wanted = config.published()
+    if (start := run.sidecar.get("warm_start_sha256")) is not None:
+        now = config.training.warm_start
+        there |= {"warm_start_sha256": start}
+        wanted |= {"warm_start_sha256": None if now is None else sha256_of(Path(now))}
     differing = [name for name in wanted if wanted[name] != there.get(name)]
     if differing:
         raise InputError(

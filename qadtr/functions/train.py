@@ -121,7 +121,7 @@ def train_config(
         partial(
             provenance,
             seed=config.seed,
-            config=config.as_dict(),
+            config=config.published(),
             data={"name": training_set.name, "digest": training_set.digest},
         ),
         ranks,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deploy.core.files import read_json
+from deploy.core.files import read_json, sha256_of
 from deploy.core.outcomes import unpack_bits
 from deploy.core.statistics import paired_difference
 from eval.measure.defenses import TABLE
@@ -136,8 +137,16 @@ def test_rows_are_made_once_compared_in_pairs_and_a_failing_one_stops_no_other(
         "plain",
         "source",
     ]
-    started = RunFolder.open(tmp_path / "second" / "plain").sidecar["config"]["training"]
-    assert started["warm_start"] == str(out / "source" / "checkpoint.safetensors")
+    started = RunFolder.open(tmp_path / "second" / "plain").sidecar
+    # The name without its folder, which says nothing elsewhere; the hash says which file it was.
+    assert started["config"]["training"]["warm_start"] == "…/checkpoint.safetensors"
+    assert started["warm_start_sha256"] == sha256_of(out / "source" / "checkpoint.safetensors")
+    assert str(tmp_path) not in json.dumps(started)
+    assert main(again) == 0
+    assert "plain: training" not in done(caplog)
+    other_start = [*again[:-1], str(out / "plain" / "checkpoint.safetensors")]
+    assert main(other_start) == 1
+    assert "trained with another warm_start_sha256" in caplog.text
     assert main([*again, "--source", str(out / "plain")]) == 2
     assert "has the bit-widths (4,), not 32 alone" in capsys.readouterr().err
 
