@@ -245,14 +245,15 @@ def _installed_packages() -> dict[str, str]:
 
 
 def without_folder(word: str) -> str:
-    """A word of a command, or the value of an option, without the folder of an absolute path.
+    """A word of a command, its option's or setting's value too, without an absolute path's folder.
 
     Example:
-        >>> without_folder("--data=/home/me/images")
-        '--data=…/images'
+        >>> without_folder('--set=training.weights="/home/me/resnet.safetensors"')
+        '--set=training.weights="…/resnet.safetensors"'
     """
-    option, equals, value = word.partition("=")
-    if equals and option.startswith("-"):
-        return f"{option}={without_folder(value)}"
-    path = Path(word)
-    return f"…/{path.name}" if path.is_absolute() else word
+    name, equals, value = word.partition("=")
+    if equals and not Path(word).is_absolute():
+        return f"{name}={without_folder(value)}"
+    quote = next((q for q in "\"'" if len(word) > 1 and word[0] == word[-1] == q), "")
+    path = Path(word[1:-1] if quote else word)
+    return f"{quote}…/{path.name}{quote}" if path.is_absolute() else word

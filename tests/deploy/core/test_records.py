@@ -109,6 +109,14 @@ def test_provenance_without_a_checkout_says_none(
 def test_the_command_has_no_folders_of_this_machine() -> None:
     argv = ["/opt/me/.venv/bin/qadtr", "train", "configs/a.toml", "--data=/data/cifar", "/x/y/"]
     expected = ["…/qadtr", "train", "configs/a.toml", "--data=…/cifar", "…/y"]
+    argv += ["--set", 'training.warm_start="/x/a.safetensors"', "--set=training.weights='/x/b.pt'"]
+    expected += [
+        "--set",
+        'training.warm_start="…/a.safetensors"',
+        "--set=training.weights='…/b.pt'",
+    ]
+    argv += ["--out", "runs/a=b", "--set", "data.masks=0.75", "/data/a=/b"]
+    expected += ["--out", "runs/a=b", "--set", "data.masks=0.75", "…/b"]
     assert provenance(argv=argv)["command"] == expected
 
 
