@@ -118,13 +118,13 @@ TOPICS = (
         title="Exported files and engines",
         about="what each file computes in each engine, how large it is, which engines were built",
         sections=tuple(SECTIONS),
-        benchmarks=("foreign-files", "sizes", "requantization", "validator"),
+        benchmarks=("foreign-files", "sizes", "requantization", "validator", "microcontroller"),
     ),
     Topic(
         name="speed",
         title="Speed",
         about="images per second beside the float file and the peers' int8, on three processors",
-        benchmarks=("speed-*",),
+        benchmarks=("speed-*", "clamp"),
     ),
     Topic(
         name="training",
