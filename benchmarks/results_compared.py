@@ -23,8 +23,10 @@ SPEED = "speed-resnet20.json"
 PATCHES_PX = (5, 8)
 """Sides of the patches whose certificates are shown."""
 
-PLAIN_QAT, QADTR, RIVAL = defense_name("qat"), defense_name("qadtr"), "rival"
-"""The three kinds of rows."""
+PLAIN_QAT, QADTR = defense_name("qat"), defense_name("qadtr")
+SQUARES = f"{QADTR}, grey squares"
+RIVAL = "rival"
+"""The kinds of rows; the third is trained on images with grey squares, for certificates."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +75,7 @@ class Results:
 
     Attributes:
         networks: of the table, by :data:`PLAIN_QAT`, :data:`QADTR` and, where there is one,
-            :data:`RIVAL`.
+            :data:`SQUARES` and :data:`RIVAL`.
         small: the same of the smaller networks.
         every: the figures of all networks of all records.
         speed: the record of the benchmark.
@@ -131,16 +133,16 @@ def results_of(folder: Path) -> Results:
             if kind not in there:
                 raise InputError(f"{folder} has no evaluation of a {name} trained by {kind}")
     if not shared_patches(networks.values()):
-        del networks[RIVAL]  # nothing to compare all three by
+        networks.pop(RIVAL, None)  # nothing to compare all of them by
     return Results(networks=networks, small=small, every=every, speed=speed)
 
 
 def compared(every: Sequence[NetworkFigures], network: str) -> dict[str, Trained]:
-    """Of plain QAT, QADT-R and all rivals the network that resists most.
+    """Of plain QAT, QADT-R (with grey squares and without) and all rivals the network that resists
+    most.
 
     Compared are those that were tried under patches of other networks, on the images that most of
-    them were tried on: QADT-R under some that plain QAT was tried under too, a rival under some
-    that QADT-R was.
+    them were tried on: QADT-R under some that plain QAT was tried under too, and so on.
     """
     of = [one for one in every if one.model["network"] == network and one.transferred]
     digests = Counter(one.images["digest"] for one in of)
@@ -148,13 +150,14 @@ def compared(every: Sequence[NetworkFigures], network: str) -> dict[str, Trained
     for one in of:
         if one.images["digest"] == digests.most_common(1)[0][0]:
             of_checkpoint.setdefault(one.model["checkpoint_sha256"], {})[one.bit_width] = one
-    candidates: dict[str, list[Trained]] = {PLAIN_QAT: [], QADTR: [], RIVAL: []}
+    candidates: dict[str, list[Trained]] = {PLAIN_QAT: [], QADTR: [], SQUARES: [], RIVAL: []}
     for figures in of_checkpoint.values():
         model = next(iter(figures.values())).model
-        trained = Trained(label=defense_name(model["defense"]), figures=figures)
-        kind = trained.label if trained.label in candidates else RIVAL
-        if kind != PLAIN_QAT or not was_masked(model):  # grey squares are no plain QAT
-            candidates[kind].append(trained)
+        squares = any(was_masked(one.model) for one in figures.values())
+        label = f"{defense_name(model['defense'])}{', grey squares' if squares else ''}"
+        kind = label if label in candidates else RIVAL
+        if kind != RIVAL or not squares:  # no rival, and not plain, with grey squares
+            candidates[kind].append(Trained(label=label, figures=figures))
     found: dict[str, Trained] = {}
     for kind, those in candidates.items():
         fit = [one for one in those if shared_patches([one, *list(found.values())[-1:]])]

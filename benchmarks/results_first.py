@@ -161,9 +161,11 @@ def _trainings(results: Results) -> str:
     for one in results.networks.values():
         runs = [f.model["run"] for f in one.figures.values() if f.model.get("run")]
         if runs:
-            epochs = runs[0]["config"]["training"]["epochs"]
-            said.append(f"{one.label} with seed {runs[0]['seed']} over {epochs:g} epochs")
-    return f"Trained once each: {', '.join(said)}." if said else ""
+            training = runs[0]["config"]["training"]
+            start = " from a trained network" if training.get("warm_start") else ""
+            length = f"{training['epochs']:g} epochs{start}"
+            said.append(f"{one.label}: {length}, seed {runs[0]['seed']}")
+    return f"Trained once each ({'; '.join(said)})." if said else ""
 
 
 def readme_part(results: Results) -> str:

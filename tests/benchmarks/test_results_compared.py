@@ -40,11 +40,12 @@ def test_a_rival_is_a_row_and_a_sentence(results: Results) -> None:
     stranger = [replace(one, transferred={}) for one in retold(results, QADTR, "3", defense="own")]
     ours = [one for one in results.every if one.model["defense"] in ("qat", "qadtr")]
     networks = compared([*ours, *weak, *strong, *stranger], NETWORK)
-    assert [one.label for one in networks.values()] == ["plain QAT", "QADT-R", "PBAT"]
+    labels = ["plain QAT", "QADT-R", "QADT-R, grey squares", "PBAT"]
+    assert [one.label for one in networks.values()] == labels
     found = replace(results, networks=networks)
     rows = first_table(found).rows
-    assert len(rows) == 3 * len(found.bit_widths)
-    assert [row[1] for row in rows[:3]] == ["plain QAT", "QADT-R", "PBAT"]
+    assert len(rows) == 4 * len(found.bit_widths)
+    assert [row[1] for row in rows[:4]] == labels
     said = sentences(found)
     assert len(said) == 10
     assert said[7].startswith("On ResNet-20 transferred patches win on up to ")
