@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
 from benchmarks.results_compared import NETWORK, PATCHES_PX, Results, title
 from benchmarks.results_sentences import (
     adaptive_sentence,
@@ -16,6 +20,8 @@ from deploy.core.table import Table
 from eval.report.line_chart import Chart, Point, Series, baseline, bit_width_axis, drawn_series
 from eval.report.network_figures import certified_heading, worst
 from eval.report.words import MISSING
+from training.config import config_from_dict
+from training.defenses import resolved
 
 PLOT = "first.svg"
 """In docs/results/."""
@@ -156,16 +162,32 @@ def _tried(results: Results) -> dict[str, str]:
 
 
 def _trainings(results: Results) -> str:
-    """Seed and length of each network's training, as its records say."""
+    """Seed, length and changed settings of each network's training, as its records say."""
     said = []
     for one in results.networks.values():
         runs = [f.model["run"] for f in one.figures.values() if f.model.get("run")]
         if runs:
-            training = runs[0]["config"]["training"]
-            start = " from a trained network" if training.get("warm_start") else ""
-            length = f"{training['epochs']:g} epochs{start}"
-            said.append(f"{one.label}: {length}, seed {runs[0]['seed']}")
+            config = runs[0]["config"]
+            start = " from a trained network" if config["training"].get("warm_start") else ""
+            length = f"{config['training']['epochs']:g} epochs{start}"
+            words = [length, *_changed(config), f"seed {runs[0]['seed']}"]
+            said.append(f"{one.label}: {', '.join(words)}")
     return f"Trained once each ({'; '.join(said)})." if said else ""
+
+
+def _changed(config: Mapping[str, Any]) -> list[str]:
+    """Settings of the defense, and of the grey squares, that are not the defaults."""
+    whole = config_from_dict(dict(config), "a record's config")
+    plain = replace(
+        whole, data=replace(whole.data, masks=0.0), defense={"name": whole.defense["name"]}
+    )
+    now, before = (resolved(one).as_dict() for one in (whole, plain))
+    return [
+        f"`{table}.{key}={value:g}`" if isinstance(value, float) else f"`{table}.{key}={value}`"
+        for table in ("data", "defense")
+        for key, value in now[table].items()
+        if value != before[table][key]
+    ]
 
 
 def readme_part(results: Results) -> str:
@@ -174,7 +196,7 @@ def readme_part(results: Results) -> str:
         (
             f"{title(NETWORK)} on CIFAR-10 in ONNX Runtime's integer kernels, with 95% intervals "
             f"({MISSING}: not measured yet; [what the columns mean, and all results]"
-            "(docs/results.md)):"
+            f"(docs/results.md)). {_trainings(results)}"
         ),
         first_table(results).markdown(),
         " ".join(
