@@ -14,9 +14,9 @@ from pathlib import Path
 
 from typing_extensions import TypedDict
 
+from benchmarks.pages import keep_pages
 from benchmarks.records import ROOT
 from deploy.core.errors import InputError
-from deploy.core.files import write_atomic
 from deploy.core.records import published_records
 from deploy.core.table import Table
 from training.record_types import payload_of
@@ -24,7 +24,7 @@ from training.validated import AtLeast0, AtLeast1, NotNegative, Positive
 
 KIND = "fuzzing"
 RESULTS = ROOT / "results" / KIND
-PAGE = ROOT / "docs" / "fuzzing.md"
+PAGE = Path("docs") / "fuzzing.md"
 
 
 class FuzzedReader(TypedDict):
@@ -62,14 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fuzzing_page")
     parser.add_argument("--check", action="store_true", help="change nothing; 1 if it is stale")
     arguments = parser.parse_args(argv)
-    text = fuzzing_page(RESULTS)
-    if arguments.check:
-        fresh = PAGE.is_file() and PAGE.read_text(encoding="utf-8") == text
-        print(f"docs/fuzzing.md is {'up to date' if fresh else 'stale'}")
-        return 0 if fresh else 1
-    write_atomic(PAGE, text.encode())
-    print(f"wrote {PAGE}")
-    return 0
+    return keep_pages({PAGE: fuzzing_page(RESULTS).encode()}, check=arguments.check)
 
 
 def fuzzing_page(folder: Path) -> str:

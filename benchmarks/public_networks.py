@@ -12,7 +12,6 @@ writes docs/public-networks.md.
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import sys
 import tempfile
@@ -29,9 +28,9 @@ from torch import nn
 
 from benchmarks.calibrated import fit_last_layer
 from benchmarks.export_rows import table_of
+from benchmarks.pages import keep_pages
 from benchmarks.records import ROOT, parser_of
 from deploy.core.errors import QadtrError
-from deploy.core.files import write_atomic
 from deploy.core.records import provenance, published_records, records_so_far, write_record
 from deploy.core.table import Table
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
@@ -49,7 +48,7 @@ from training.quantize.calibration import calibrate
 KIND = "zoo"
 """Of the records; the model zoo of `qadtr zoo` is another thing."""
 RECORDS = ROOT / "results" / "public-networks"
-PAGE = ROOT / "docs" / "public-networks.md"
+PAGE = Path("docs") / "public-networks.md"
 BITS = (8, 4)
 LEAST_AGREEMENT = 0.995
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -254,7 +253,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--check", action="store_true", help="with --page: change nothing, 1 if it is stale")
     arguments = parser.parse_args(argv)
     if arguments.page:
-        return _write_page(arguments)
+        text = networks_page(published_records(arguments.records, KIND))
+        return keep_pages({PAGE: text.encode()}, check=arguments.check)
     facts = provenance(repository=ROOT, seed=0)
     done = {r["payload"]["network"] for r in records_so_far(arguments.records, KIND)}
     good = True
@@ -336,17 +336,6 @@ def _shortened(refusal: str) -> str:
     """The first reason of a refusal, which has a line for each operation."""
     what, *reasons = refusal.splitlines()
     return f"{what} The first: {reasons[0].strip()}" if reasons else what
-
-
-def _write_page(arguments: argparse.Namespace) -> int:
-    text = networks_page(published_records(arguments.records, KIND))
-    if arguments.check:
-        fresh = PAGE.is_file() and PAGE.read_text(encoding="utf-8") == text
-        print(f"docs/{PAGE.name} is {'up to date' if fresh else 'stale'}")
-        return 0 if fresh else 1
-    write_atomic(PAGE, text.encode())
-    print(f"wrote {PAGE}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -57,16 +57,19 @@ class Trained:
 
     def span(self, what: str, among: Collection[str] | None = None) -> str:
         """The least and the largest rate over the bit-widths: "8.1% (…) to 9.1% (…)"."""
-        found = self.worst_of(what, among)
-        if not found:
-            return MISSING
-        ordered = sorted(found, key=lambda bits: found[bits].asr["value"])
-        ends = dict.fromkeys([ordered[0], ordered[-1]])
-        return " to ".join(self.figures[bits].rate(found[bits]) for bits in ends)
+        rates = self._rates(what, among)
+        return " to ".join(dict.fromkeys([rates[0], rates[-1]])) if rates else MISSING
 
     def most(self, what: str, among: Collection[str] | None = None) -> str:
         """The largest of these."""
-        return self.span(what, among).rpartition(" to ")[2]
+        rates = self._rates(what, among)
+        return rates[-1] if rates else MISSING
+
+    def _rates(self, what: str, among: Collection[str] | None) -> list[str]:
+        """In words, the least first."""
+        found = self.worst_of(what, among)
+        ordered = sorted(found, key=lambda bits: found[bits].asr["value"])
+        return [self.figures[bits].rate(found[bits]) for bits in ordered]
 
 
 @dataclass(frozen=True, kw_only=True)

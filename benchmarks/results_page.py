@@ -16,12 +16,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.pages import keep_pages
 from benchmarks.records import ROOT
 from benchmarks.results_compared import results_of
 from benchmarks.results_first import PLOT, first_chart, first_page, readme_part
 from benchmarks.results_topics import TOPICS, require_topics, topic_page
 from deploy.core.errors import InputError
-from deploy.core.files import write_atomic
 from eval.report.figures import chart_bytes
 
 RESULTS = ROOT / "results"
@@ -39,22 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="change nothing; 1 if one is stale")
     arguments = parser.parse_args(argv)
     pages = results_pages(RESULTS, (ROOT / README).read_text(encoding="utf-8"))
-    stale = [path for path, data in pages.items() if not _is(ROOT / path, data)]
-    stale += sorted(
-        path.relative_to(ROOT)
-        for path in (ROOT / TOPIC_PAGES).glob("*")
-        if path.relative_to(ROOT) not in pages
-    )
-    if arguments.check:
-        print("\n".join(f"{path} is stale" for path in stale) or "the results are up to date")
-        return 1 if stale else 0
-    for path in stale:
-        if path in pages:
-            write_atomic(ROOT / path, pages[path])
-        else:
-            (ROOT / path).unlink()
-        print(f"{'wrote' if path in pages else 'removed'} {path}")
-    return 0
+    there = [path.relative_to(ROOT) for path in (ROOT / TOPIC_PAGES).glob("*")]
+    return keep_pages(pages, check=arguments.check, there=there)
 
 
 def results_pages(folder: Path, readme: str) -> dict[Path, bytes]:
@@ -82,10 +68,6 @@ def results_pages(folder: Path, readme: str) -> dict[Path, bytes]:
     }
     plot = chart_bytes(first_chart(results), "svg", size_inches=PLOT_INCHES)
     return {**{path: text.encode() for path, text in texts.items()}, TOPIC_PAGES / PLOT: plot}
-
-
-def _is(path: Path, data: bytes) -> bool:
-    return path.is_file() and path.read_bytes() == data
 
 
 if __name__ == "__main__":

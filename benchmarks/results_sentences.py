@@ -95,7 +95,7 @@ def _checks(results: Results) -> str:
 
 
 def certified_sentence(results: Results) -> str:
-    """The best certificates of the network at its widest integer bit-width."""
+    """The best certificates of the network, of all its trainings and bit-widths."""
     best: dict[int, NetworkFigures] = {}
     for one in results.every:
         for px, share in one.certified.items() if one.model["network"] == NETWORK else ():

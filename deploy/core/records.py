@@ -6,7 +6,7 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -196,7 +196,16 @@ def _record_files(directory: Path) -> list[tuple[Path, dict[str, Any]]]:
     """Each record of a folder with its file, oldest first."""
     paths = [path for path in sorted(Path(directory).glob("*.json")) if path.name[0] != "."]
     found = [(path, read_record(path)) for path in paths]
-    return sorted(found, key=lambda one: str(one[1]["provenance"].get("date", "")))
+    return sorted(found, key=lambda one: _date(one[1]))
+
+
+def oldest_first(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The records in the order in which they were made, those that give no date before all."""
+    return sorted(records, key=_date)
+
+
+def _date(record: Mapping[str, Any]) -> str:
+    return str(record["provenance"].get("date", ""))
 
 
 def _subject_of(payload: Mapping[str, Any]) -> list[str]:
@@ -248,7 +257,7 @@ def without_folder(word: str) -> str:
     """A word of a command, its option's or setting's value too, without an absolute path's folder.
 
     Example:
-        >>> without_folder('--set=training.weights="/home/me/resnet.safetensors"')
+        >>> without_folder('--set=training.weights="/data/resnet.safetensors"')
         '--set=training.weights="…/resnet.safetensors"'
     """
     name, equals, value = word.partition("=")

@@ -20,7 +20,7 @@ from eval.measure.certification_record import CertificationRecord, certification
 from eval.measure.checks.checks_record import KIND as CHECKS
 from eval.measure.checks.checks_record import AttackChecks, attack_checks_from_records
 from eval.measure.evaluation_record import KIND as EVALUATION
-from eval.measure.evaluation_record import EvaluationRecord, ImagesFacts, LatencyFacts
+from eval.measure.evaluation_record import EvaluationRecord, ImagesFacts
 from eval.report.misfits import refuses_misfits
 from eval.report.rows import tables_from_records
 from eval.report.words import MISSING, PLAIN, model_name, rate, size
@@ -61,7 +61,6 @@ class NetworkFigures:
             engine where it was asked, else on the fake-quantized network.
         certified: certified accuracy by the side of the patch in pixels.
         size_bytes: of the model file.
-        latency: None where it was not measured.
         checks: whether the attacks on the network can be believed.
     """
 
@@ -74,7 +73,6 @@ class NetworkFigures:
     adaptive: Mapping[str, Achieved]
     certified: Mapping[int, Share]
     size_bytes: int | None
-    latency: LatencyFacts | None
     checks: AttackVerdict
 
     @property
@@ -226,7 +224,6 @@ def _at(bits: int, part: Sequence[Mapping[str, Any]], checks: AttackChecks) -> N
         adaptive=dict(map(_known, adaptive)),
         certified=_certified(certifications),
         size_bytes=next((one for one in reversed(files) if one is not None), None),
-        latency=next((e["latency"] for e in reversed(evaluations) if e["latency"]), None),
         checks=checks.verdict_at(checkpoint, bits) or AttackVerdict(),
     )
 

@@ -10,7 +10,7 @@ from typing import Any
 from deploy.core.errors import InputError, NothingToEvaluate
 from deploy.core.files import write_atomic, write_to
 from deploy.core.patch_set import patch_files_of, read_patch_set
-from deploy.core.records import read_records
+from deploy.core.records import oldest_first, read_records
 from eval.measure.adaptive.adaptive_record import KIND as ADAPTIVE
 from eval.measure.evaluation_record import KIND as EVALUATION
 from eval.report.figures import write_figures
@@ -116,8 +116,7 @@ def write_data(
 
 def records_of_all(places: Sequence[Path]) -> list[dict[str, Any]]:
     """The records of several folders, each once, oldest first; errors as :func:`records_of`."""
-    records = [record for place in dict.fromkeys(places) for record in records_of(place)]
-    return sorted(records, key=lambda record: str(record["provenance"].get("date", "")))
+    return oldest_first(record for place in dict.fromkeys(places) for record in records_of(place))
 
 
 def _what_is_next(places: Sequence[Path]) -> str:

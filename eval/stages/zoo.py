@@ -16,7 +16,7 @@ from typing import Any
 from deploy.core.attack_checks import LOWER_BOUND
 from deploy.core.errors import InputError, UsageError
 from deploy.core.files import write_atomic
-from deploy.core.records import published_records, write_record
+from deploy.core.records import oldest_first, published_records, write_record
 from deploy.core.table import Table
 from eval.report.network_figures import (
     NetworkFigures,
@@ -107,8 +107,7 @@ def records_below(folder: Path) -> list[dict[str, Any]]:
         InputError: a record is damaged, or of a dirty tree.
     """
     places = (folder, *_places(folder))
-    found = [record for place in places for record in published_records(place / RECORDS)]
-    return sorted(found, key=lambda record: str(record["provenance"].get("date", "")))
+    return oldest_first(r for place in places for r in published_records(place / RECORDS))
 
 
 def chosen(networks: Sequence[ZooNetwork], name: str) -> ZooNetwork:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import Annotated
 
@@ -218,15 +219,17 @@ class Qadtr(ScheduledDefense):
             )
         if personal:
             rows = order[universal : universal + personal]
-            inner = self._round(step) % self.settings.inner_every == 0
-            pixels = self.personal.patch(
-                pixels,
-                rows,
-                batch.indices,
-                generator,
-                steps=self.settings.inner_steps if inner else 0,
-                improve=lambda pasted: _gradient(network, pasted, batch.labels[rows]),
-            )
+            due = self._round(step) % self.settings.inner_every == 0
+            steps = self.settings.inner_steps if due else 0
+            with frozen_statistics(network) if steps else nullcontext():
+                pixels = self.personal.patch(
+                    pixels,
+                    rows,
+                    batch.indices,
+                    generator,
+                    steps=steps,
+                    improve=lambda pasted: pixel_gradient(network, pasted, batch.labels[rows]),
+                )
         return pixels
 
     def _round(self, step: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -144,3 +144,12 @@ class Refused(InputError):
         lines = "".join(f"\n  {one}" for one in refusals)
         operations = "operation" if count == 1 else "operations"
         super().__init__(f"the network has {count} {operations} that cannot be quantized:{lines}")
+
+
+def unique(name: str, taken: Collection[str]) -> str:
+    """The name, numbered where it is taken."""
+    number, free = 1, name
+    while free in taken:
+        number += 1
+        free = f"{name}_{number}"
+    return free

@@ -21,10 +21,11 @@ from training.quantize.graph import (
     Refusal,
     Refused,
     is_gate,
+    unique,
     value_range,
 )
 from training.quantize.plan import GATE_SCALE, IMAGE_SCALE, Codes, Plan, Step
-from training.quantize.rewriting import Normalization, readers_of, rewritten, unique
+from training.quantize.rewriting import Normalization, readers_of, rewritten
 
 
 @dataclass(frozen=True, kw_only=True)

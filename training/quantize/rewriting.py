@@ -12,15 +12,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from deploy.core.errors import InputError
-from training.quantize.graph import MOVERS, FloatGraph, Operation, Refusal, Refused
+from training.quantize.graph import MOVERS, FloatGraph, Operation, Refusal, Refused, unique
 from training.quantize.pointwise import rectifier
+
+_PLAIN: Mapping[str, Any] = {"stride": [1, 1], "padding": [0, 0, 0, 0], "dilation": [1, 1]}
+"""Of a convolution that steps by one, without borders or gaps."""
 
 GREY = 128.0
 """The byte that is 0 where no mean is given: the network then sees (byte - 128) / 64."""
@@ -88,15 +92,6 @@ def readers_of(operations: Iterable[Operation]) -> dict[str, list[Operation]]:
     return found
 
 
-def unique(name: str, taken: Collection[str]) -> str:
-    """The name, numbered where it is taken."""
-    number, free = 1, name
-    while free in taken:
-        number += 1
-        free = f"{name}_{number}"
-    return free
-
-
 def renamed(one: Operation, names: Mapping[str, str]) -> Operation:
     """The operation with what it reads under new names."""
     inputs = tuple(names.get(name, name) for name in one.inputs)
@@ -137,12 +132,7 @@ def _without_vectors(operations: list[Operation]) -> list[Operation]:
                 one,
                 kind="convolution",
                 shape=(len(weight), 1, 1),
-                attributes={
-                    "stride": [1, 1],
-                    "padding": [0, 0, 0, 0],
-                    "dilation": [1, 1],
-                    "groups": 1,
-                },
+                attributes={**_PLAIN, "groups": 1},
                 tensors={**one.tensors, "weight": kernel},
             )
         elif any(name in flattened for name in original.inputs):
@@ -190,30 +180,47 @@ def _with_linear_end(operations: list[Operation]) -> list[Operation]:
     return [*operations, end]
 
 
-def _norms_folded(operations: list[Operation]) -> list[Operation]:
+def _folded(
+    operations: list[Operation],
+    fold: Callable[[Operation, Operation], Operation | None],
+    alone: Callable[[Operation], Operation] = lambda one: one,
+) -> list[Operation]:
+    """Each operation in the one before it, where nothing else reads that and ``fold(before, one)``
+    gives what the two are; the others as ``alone`` gives them."""
     readers = readers_of(operations)
-    by_name = {one.name: one for one in operations}
     names: dict[str, str] = {}
-    found: list[Operation] = []
+    found: dict[str, Operation] = {}
     for original in operations:
         one = renamed(original, names)
-        if one.kind != "norm":
-            found.append(one)
-            continue
-        before = by_name[original.inputs[0]]
-        fixed = one.attributes.get("fixed", False)
         # What goes before may itself have gone into what is before it.
-        into = names.get(before.name, before.name)
-        place = next((i for i, other in enumerate(found) if other.name == into), None)
-        if len(readers[before.name]) == 1 and place is not None:
-            conv = found[place]
-            if conv.kind == "convolution" and (fixed or "gain" not in conv.tensors):
-                found[place] = _with_affine(conv, one) if fixed else _with_norm(conv, one)
-                names[original.name] = into
-                continue
-        alone = _map(one.name, one.inputs[0], one.shape)
-        found.append(_with_affine(alone, one) if fixed else _with_norm(alone, one))
-    return found
+        before = found.get(one.inputs[0]) if one.inputs else None
+        folded = None
+        if before is not None and len(readers[original.inputs[0]]) == 1:
+            folded = fold(before, one)
+        if before is None or folded is None:
+            found[one.name] = alone(one)
+        else:
+            found[before.name] = folded
+            names[original.name] = before.name
+    return list(found.values())
+
+
+def _norms_folded(operations: list[Operation]) -> list[Operation]:
+    def folded(conv: Operation, norm: Operation) -> Operation:
+        return (_with_affine if norm.attributes.get("fixed") else _with_norm)(conv, norm)
+
+    def fold(before: Operation, one: Operation) -> Operation | None:
+        if one.kind != "norm" or before.kind != "convolution":
+            return None
+        fits = one.attributes.get("fixed") or "gain" not in before.tensors
+        return folded(before, one) if fits else None
+
+    def alone(one: Operation) -> Operation:
+        if one.kind != "norm":
+            return one
+        return folded(_map(one.name, one.inputs[0], one.shape), one)
+
+    return _folded(operations, fold, alone)
 
 
 def _map(name: str, source: str, shape: tuple[int, ...]) -> Operation:
@@ -223,13 +230,7 @@ def _map(name: str, source: str, shape: tuple[int, ...]) -> Operation:
         kind="convolution",
         inputs=(source,),
         shape=shape,
-        attributes={
-            "stride": [1, 1],
-            "padding": [0, 0, 0, 0],
-            "dilation": [1, 1],
-            "groups": shape[0],
-            "map": True,
-        },
+        attributes={**_PLAIN, "groups": shape[0], "map": True},
         tensors={
             "weight": torch.ones(shape[0], 1, 1, 1),
             "gain": torch.ones(shape[0]),
@@ -263,27 +264,15 @@ def _with_affine(conv: Operation, affine: Operation) -> Operation:
 
 
 def _rectifiers_folded(operations: list[Operation]) -> list[Operation]:
-    readers = readers_of(operations)
-    by_name = {one.name: one for one in operations}
-    names: dict[str, str] = {}
-    found: list[Operation] = []
-    for original in operations:
-        one = renamed(original, names)
-        before = by_name.get(original.inputs[0]) if original.inputs else None
+    def fold(before: Operation, one: Operation) -> Operation | None:
         clamp = rectifier(one.attributes["expression"]) if one.kind == "unary" else None
-        if (
-            clamp is not None
-            and before is not None
-            and before.kind in ("convolution", "add")
-            and len(readers[before.name]) == 1
-        ):
-            place = next(i for i, other in enumerate(found) if other.name == before.name)
-            attributes = {**found[place].attributes, "rectified": True, "ceiling": clamp[0]}
-            found[place] = replace(found[place], attributes=attributes)
-            names[original.name] = before.name
-            continue
-        found.append(one)
-    return found
+        takes = before.kind in ("convolution", "add") and "rectified" not in before.attributes
+        if clamp is None or not takes:
+            return None
+        attributes = {**before.attributes, "rectified": True, "ceiling": clamp[0]}
+        return replace(before, attributes=attributes)
+
+    return _folded(operations, fold)
 
 
 def _image_folded(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from training.quantize.graph import Kind, Operation
+from training.quantize.graph import Kind, Operation, unique
 from training.quantize.pointwise import Expression, X, in_float32, name_of, substitute
 from training.quantize.recording import path_of
 
@@ -73,21 +73,18 @@ class Draft:
         tensors: Mapping[str, Tensor] | None = None,
     ) -> str:
         """Write an operation that gave ``value``; returns its name, which is made unique."""
-        unique, number = name, 1
-        while unique in self:
-            number += 1
-            unique = f"{name}_{number}"
+        name = unique(name, self._by_name)
         operation = Operation(
-            name=unique,
+            name=name,
             kind=kind,
             inputs=tuple(inputs),
             shape=tuple(value.shape[1:]),
             attributes=dict(attributes or {}),
             tensors={k: t.detach().float().clone() for k, t in (tensors or {}).items()},
         )
-        self._by_name[unique] = operation
+        self._by_name[name] = operation
         self.operations.append(operation)
-        return unique
+        return name
 
     def materialized(self, tensor: Traced, value: Tensor) -> str:
         """The operation whose output the traced tensor is; its function is written if it must."""
