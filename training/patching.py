@@ -61,6 +61,23 @@ def random_positions(
     return torch.stack(columns, dim=1)
 
 
+def central_positions(
+    count: int,
+    image_size: tuple[int, int],
+    patch_size: tuple[int, int],
+    generator: torch.Generator,
+) -> Tensor:
+    """As :func:`random_positions`, over the middle third of the places of each axis alone."""
+    columns = []
+    for limit in _free_places(image_size, patch_size):
+        outer = limit // 3
+        drawn = torch.randint(
+            outer, limit - outer, (count,), generator=generator, device=generator.device
+        )
+        columns.append(drawn)
+    return torch.stack(columns, dim=1)
+
+
 def paste(
     pixels: Tensor,
     patch: Tensor,

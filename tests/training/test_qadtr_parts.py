@@ -220,6 +220,20 @@ def test_inner_steps_raise_the_loss_of_what_is_shown_in_every_mth_round() -> Non
     assert int(between.max()) == 0
 
 
+def test_central_places_lie_in_the_middle_third_and_all_of_it_is_reached() -> None:
+    def places(central: float) -> Tensor:
+        settings = {"name": "qadtr", "central": central, "personal_px": 4}
+        return build_defense(settings, facts(images=4000)).state()["personal.places"]
+
+    # 16×16 px and a patch of 4 px: 13 places an axis, the middle third 4…8.
+    inside = ((places(1.0) >= 4) & (places(1.0) <= 8)).all()
+    assert bool(inside)
+    assert len(places(1.0).unique(dim=0)) == 25
+    halves = ((places(0.5) >= 4) & (places(0.5) <= 8)).all(dim=1).float().mean()
+    assert abs(float(halves) - (0.5 + 0.5 * 25 / 169)) < 0.04
+    assert len(places(0.5).unique(dim=0)) == 169
+
+
 def test_the_region_is_the_patch_and_its_margin() -> None:
     clean = torch.zeros(2, 3, 16, 16)
     patched = clean.clone()

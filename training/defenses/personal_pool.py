@@ -13,7 +13,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from training.patching import paste, patch_gradient, random_positions, square_mask, step_along_sign
+from training.patching import (
+    central_positions,
+    paste,
+    patch_gradient,
+    random_positions,
+    square_mask,
+    step_along_sign,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +37,10 @@ class _Visit:
 class PersonalPool:
     """One uint8 patch (3×s×s) and one place per training image, kept across epochs.
 
-    The place of an image's patch is drawn anew with probability ``move`` at a visit; half of the
-    visits show only the inner part of the patch (two pixels fewer on a side), so that two sizes
-    are trained against with the bytes of one.
+    The place of an image's patch is drawn anew with probability ``move`` at a visit, and with
+    probability ``central`` among the middle third of the places instead of all; half of the visits
+    show only the inner part of the patch (two pixels fewer on a side), so that two sizes are
+    trained against with the bytes of one.
     """
 
     def __init__(
@@ -43,18 +51,17 @@ class PersonalPool:
         size_px: int,
         step_size: float,
         move: float,
+        central: float = 0.0,
         generator: torch.Generator,
         device: torch.device,
         channels: int = 3,
     ) -> None:
         self.size_px, self.step_size, self.move = size_px, step_size, move
-        self.image_size = image_size
+        self.image_size, self.central = image_size, central
         shape = (images, channels, size_px, size_px)
         noise = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
         self.patches = noise.to(device)
-        self.places = random_positions(images, image_size, (size_px, size_px), generator).to(
-            device=device, dtype=torch.int32
-        )
+        self.places = self._drawn(images, generator).to(device=device, dtype=torch.int32)
         self._visit: _Visit | None = None
 
     def patch(
@@ -74,8 +81,7 @@ class PersonalPool:
         gives for the patched rows, n×3×H×W.
         """
         count = rows.numel()
-        box = (self.size_px, self.size_px)
-        fresh = random_positions(count, self.image_size, box, generator)
+        fresh = self._drawn(count, generator)
         moves = torch.rand(count, generator=generator) < self.move
         images = indices[rows]
         places = torch.where(
@@ -101,6 +107,16 @@ class PersonalPool:
             return
         visit, self._visit = self._visit, None
         self._step(visit, gradient[visit.rows])
+
+    def _drawn(self, count: int, generator: torch.Generator) -> Tensor:
+        """Places for new patches, int64 count×2 on the CPU."""
+        box = (self.size_px, self.size_px)
+        places = random_positions(count, self.image_size, box, generator)
+        if self.central > 0.0:
+            central = torch.rand(count, generator=generator) < self.central
+            middle = central_positions(count, self.image_size, box, generator)
+            places = torch.where(central[:, None], middle, places)
+        return places
 
     def _pasted(self, visit: _Visit, pixels: Tensor) -> Tensor:
         return paste(pixels, self.patches[visit.images].float(), visit.mask, visit.positions)

@@ -51,8 +51,9 @@ class QadtrSettings:
     ``universal_share`` and ``personal_share`` of each batch are patched by the two pools;
     ``sizes_px`` are the sides of universal patches and ``personal_px`` that of per-image ones;
     ``step_size`` (pixel values, 0…255) is the signed step that a visited patch takes;
-    ``move``: probability that a per-image patch changes its place at a visit; ``replays``: steps in
-    a row that train on the same batch with the same places, so that its patches take as many steps;
+    ``move``: probability that a per-image patch changes its place at a visit, and ``central`` that
+    the new place is in the middle third of the image's places on each axis; ``replays``: steps in a
+    row that train on the same batch with the same places, so that its patches take as many steps;
     ``inner_steps``: further steps that a per-image patch takes before it is shown, in every
     ``inner_every``-th round of bit-widths, each of them a pass over the images that show one.
 
@@ -79,6 +80,7 @@ class QadtrSettings:
     per_bit_width: AtLeast1 = 4
     step_size: Positive = 25.0
     move: Share = 0.1
+    central: Share = 0.0
     replays: AtLeast1 = 1
     inner_steps: AtLeast0 = 0
     inner_every: AtLeast1 = 1
@@ -186,6 +188,7 @@ class Qadtr(ScheduledDefense):
             size_px=settings.personal_px,
             step_size=settings.step_size,
             move=settings.move,
+            central=settings.central,
             generator=start,
             device=facts.device,
             channels=facts.channels,
