@@ -9,6 +9,7 @@ from benchmarks.results_compared import (
     QADTR,
     RIVAL,
     SMALL,
+    SQUARES,
     Results,
     Trained,
     shared_patches,
@@ -64,14 +65,11 @@ def _noise(ours: Trained, results: Results) -> str:
 
 def adaptive_sentence(results: Results) -> str:
     """What an attacker achieves who has the networks of the table."""
-    plain, ours = results.networks[PLAIN_QAT], results.networks[QADTR]
-    if plain.worst_of("adaptive") and ours.worst_of("adaptive"):
-        return (
-            f"An attacker who has the network and knows its defense wins on "
-            f"{plain.span('adaptive')} of plain QAT's images and on {ours.span('adaptive')} of "
-            "QADT-R's."
-        )
-    return f"No {title(NETWORK)} has been attacked by one who has the network yet."
+    attacked = [one for one in results.networks.values() if one.worst_of("adaptive")]
+    if not attacked:
+        return f"No {title(NETWORK)} has been attacked by one who has the network yet."
+    won = "; ".join(f"with {one.label} on {one.span('adaptive')}" for one in attacked)
+    return f"An attacker who has the network and knows its defense wins, {won} of the images."
 
 
 def _small(results: Results) -> str:
@@ -119,7 +117,7 @@ def _rival(results: Results) -> str:
     there = results.networks if RIVAL in results.networks else results.small
     if RIVAL not in there:
         return "No rival has been attacked by one who has the network yet."
-    rival, ours = there[RIVAL], there[QADTR]
+    rival, ours = there[RIVAL], there.get(SQUARES, there[QADTR])
     shared = shared_patches([rival, ours])
     where = f"on {title(NETWORK if there is results.networks else SMALL)}"
     if there is not results.networks:
@@ -128,8 +126,8 @@ def _rival(results: Results) -> str:
     known, ours_known = (one.most("adaptive") for one in (rival, ours))
     return (
         f"{where[0].upper()}{where[1:]} transferred patches win on up to {brought} of the images "
-        f"of {rival.label}, the strongest rival, and on {ours_brought} of QADT-R's, an attacker "
-        f"who has the network on up to {known} and {ours_known}."
+        f"of {rival.label}, the strongest rival, and on {ours_brought} of those of {ours.label}, "
+        f"an attacker who has the network on up to {known} and {ours_known}."
     )
 
 
