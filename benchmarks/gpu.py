@@ -47,7 +47,7 @@ LIMIT_S = 590.0
 
 NEVER_RUN = "this script was never run on a GPU before; its record is the first word on it"
 
-TRAININGS = ("plain QAT, products in bfloat16", "QADT-R, default (GIR: noise)")
+TRAININGS = ("plain QAT, products in bfloat16", "QADT-R, default")
 
 BATCHES = (1, 64)
 IMAGES = 64

@@ -20,8 +20,7 @@ from deploy.core.table import Table
 from eval.report.line_chart import Chart, Point, Series, baseline, bit_width_axis, drawn_series
 from eval.report.network_figures import certified_heading, worst
 from eval.report.words import MISSING
-from training.config import config_from_dict
-from training.defenses import resolved
+from training.defenses import config_of_run, resolved
 
 PLOT = "first.svg"
 """In docs/results/."""
@@ -177,16 +176,16 @@ def _trainings(results: Results) -> str:
 
 def _changed(config: Mapping[str, Any]) -> list[str]:
     """Settings of the defense, and of the grey squares, that are not the defaults."""
-    whole = config_from_dict(dict(config), "a record's config")
+    whole = config_of_run(config, "a record's config")
     plain = replace(
         whole, data=replace(whole.data, masks=0.0), defense={"name": whole.defense["name"]}
     )
-    now, before = (resolved(one).as_dict() for one in (whole, plain))
+    now, default = (one.as_dict() for one in (whole, resolved(plain)))
     return [
         f"`{table}.{key}={value:g}`" if isinstance(value, float) else f"`{table}.{key}={value}`"
         for table in ("data", "defense")
         for key, value in now[table].items()
-        if value != before[table][key]
+        if value != default[table][key]
     ]
 
 

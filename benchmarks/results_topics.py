@@ -39,6 +39,8 @@ from eval.report.certification import certification_table
 from eval.report.defenses import defenses_markdown
 from eval.report.names import names_from_records
 from eval.report.results import text_table
+from eval.report.rows import tables_from_records
+from eval.report.seeds import seeds_table, several_seeds
 from eval.stages.defenses import ROWS
 from eval.stages.zoo import RECORDS
 
@@ -210,6 +212,8 @@ def _of_runs(group: Path) -> list[str]:
     kinds = {record["kind"] for record in everything}
     if EVALUATION_KIND in kinds:
         parts.append(_block(text_table(everything)))
+        for table in filter(several_seeds, tables_from_records(everything)):
+            parts.append(_block(seeds_table(table).text()))
     if ADAPTIVE_KIND in kinds:
         parts.append("An attacker who has the network and knows its defense:")
         parts.append(_block(adaptive_table(everything)))

@@ -14,7 +14,7 @@ from typing import Any
 from deploy.core.errors import QadtrError
 from eval.measure.evaluation_record import RunFacts
 from eval.report.words import name_of
-from training.config import config_from_dict, flat_settings
+from training.config import flat_settings
 
 _SHOWN = 3
 """Settings, at most, that a name holds."""
@@ -55,12 +55,7 @@ def names_of_models(models: Iterable[Mapping[str, Any]]) -> Names:
 
 def differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     """For each training config, in words, the settings in which it differs from any other."""
-    flat = [
-        flat_settings(
-            {key: value for key, value in _complete(config).items() if key not in _OF_THE_RUN}
-        )
-        for config in configs
-    ]
+    flat = list(map(settings_of, configs))
     keys = dict.fromkeys(key for one in flat for key in one)
     different = [key for key in keys if any(one.get(key) != flat[0].get(key) for one in flat)]
     last = [key.rpartition(".")[2] for key in different]
@@ -71,13 +66,19 @@ def differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     return [_settings({short[key]: one[key] for key in different if key in one}) for one in flat]
 
 
+def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """All that a training was told besides its name and seed, by dotted keys."""
+    told = {key: value for key, value in _complete(config).items() if key not in _OF_THE_RUN}
+    return flat_settings(told)
+
+
 def _complete(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """With the defaults of settings that are newer than the config; as it is where it is of a
-    version that today's settings do not read."""
-    from training.defenses import resolved  # brings torch, which a report needs for this alone
+    """With the settings that are newer than the config; as it is where it is of a version that
+    today's settings do not read."""
+    from training.defenses import config_of_run  # brings torch, needed in a report for this alone
 
     try:
-        return resolved(config_from_dict(dict(config), "a record's config")).as_dict()
+        return config_of_run(config, "a record's config").as_dict()
     except QadtrError:
         return config
 

@@ -14,7 +14,7 @@ from typing import Any
 from deploy.core.errors import InputError
 from deploy.core.table import Table
 from eval.report.misfits import refuses_misfits
-from eval.report.names import differing
+from eval.report.names import differing, settings_of
 from eval.report.rows import ResultTable, Row, tables_from_records
 from eval.report.words import MISSING, name_of
 
@@ -43,12 +43,8 @@ def seeds_table(table: ResultTable) -> Table:
             f"{unknown[0]}: its records are of an earlier version and do not name their run and "
             "seed: move its records/ away and evaluate again to group by seed"
         )
-    groups: dict[tuple[object, ...], list[Row]] = {}
-    for row in table.rows:
-        model = row.model
-        key = (name_of(model), _settings(row), -model["bit_width"], model["engine"])
-        groups.setdefault(key, []).append(row)
-    names = _names(list(groups.values()))
+    groups = _groups(table)
+    names = _names(groups)
     columns = ["network", "bits", *(["engine"] if len(table.engines) > 1 else []), "clean"]
     return Table(
         title=f"{table.images_name}, {table.split} split, {table.n:,} images, over seeds",
@@ -67,7 +63,7 @@ def seeds_table(table: ResultTable) -> Table:
                     for column in table.columns
                 ),
             ]
-            for name, rows in zip(names, groups.values(), strict=True)
+            for name, rows in zip(names, groups, strict=True)
         ],
         align="lr",
         grouped=True,
@@ -75,12 +71,25 @@ def seeds_table(table: ResultTable) -> Table:
     )
 
 
+def several_seeds(table: ResultTable) -> bool:
+    """Whether two networks of it differ in their seed alone."""
+    known = all(row.model.get("run") for row in table.rows)
+    return known and any(len(rows) > 1 for rows in _groups(table))
+
+
+def _groups(table: ResultTable) -> list[list[Row]]:
+    """The rows that differ in their seed alone."""
+    groups: dict[tuple[object, ...], list[Row]] = {}
+    for row in table.rows:
+        model = row.model
+        key = (name_of(model), _settings(row), -model["bit_width"], model["engine"])
+        groups.setdefault(key, []).append(row)
+    return list(groups.values())
+
+
 def _settings(row: Row) -> str:
-    """All that the training was told besides its name and seed."""
-    config = row.model["run"]["config"]
-    return json.dumps(
-        {k: v for k, v in config.items() if k not in ("name", "seed")}, sort_keys=True
-    )
+    """All that the training was told besides its name and seed, to compare by."""
+    return json.dumps(settings_of(row.model["run"]["config"]), sort_keys=True)
 
 
 def _names(groups: Sequence[Sequence[Row]]) -> list[str]:

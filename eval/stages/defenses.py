@@ -26,10 +26,10 @@ from eval.stages.evaluate import EvaluationSettings, evaluate_runs
 from eval.stages.patch import PatchRunSettings, make_patches
 from export.export_run import ExportSettings, export_run
 from training.checkpoint import CHECKPOINT, RESUME
-from training.config import TrainingConfig, config_from_dict, load_config
+from training.config import TrainingConfig, load_config
 from training.data import ImageSet, load_images
 from training.data.subset import chosen_indices
-from training.defenses import resolved
+from training.defenses import config_of_run, resolved
 from training.devices import torch_device
 from training.dry_run import DryRun, dry_run
 from training.loop import RunOptions, train
@@ -287,7 +287,7 @@ class Defenses:
 
 
 def _check_same(run: RunFolder, config: TrainingConfig) -> None:
-    there = config_from_dict(run.sidecar["config"], str(run.checkpoint)).published()
+    there = config_of_run(run.sidecar["config"], str(run.checkpoint)).published()
     wanted = config.published()
     if (start := run.sidecar.get("warm_start_sha256")) is not None:
         now = config.training.warm_start

@@ -90,7 +90,7 @@ def test_all_of_it_on_the_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]
             assert outcomes[f"engine {name}"] == outcomes[f"gate {name}"] == "not here"
     assert all(rows[name]["largest_difference"] == 0 for name in ("onnxruntime", "litert"))
     assert {row["row"] for row in record["trainings"]} == {
-        "plain QAT", "plain QAT, products in bfloat16", "QADT-R, default (GIR: noise)",
+        "plain QAT", "plain QAT, products in bfloat16", "QADT-R, default",
     }  # fmt: skip
     report(record, tmp_path / "gpu.json")
     assert json.loads((tmp_path / "gpu.json").read_text())["provenance"]

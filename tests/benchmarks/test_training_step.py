@@ -86,14 +86,21 @@ def test_passes_are_counted_in_images() -> None:
     assert (passes.forwards, passes.backwards) == (5, 3)
 
 
-@pytest.mark.parametrize("name", [BASE, "QADT-R, default (GIR: noise)"])
-def test_a_qadtr_step_has_the_passes_of_a_plain_one(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "passes"),
+    # Four inner steps over three eighths of the batch.
+    [(BASE, 1.0), ("QADT-R, without inner steps", 1.0), ("QADT-R, default", 1.0 + 4 * 6 / 16)],
+)
+def test_a_qadtr_step_has_the_passes_of_a_plain_one_and_its_inner_steps(
+    name: str, passes: float
+) -> None:
     run = started(ROWS[name], "resnet8", 16, size=16)
-    assert passes_a_step(run, ROWS[name]) == {"forwards": 1.0, "backwards": 1.0}
+    assert passes_a_step(run, ROWS[name]) == {"forwards": passes, "backwards": passes}
 
 
 def test_the_penalty_adds_the_passes_of_its_images() -> None:
-    row = Row(defense={"name": "qadtr", "gir_penalty": True, "penalty_images": 8})
+    table = {"name": "qadtr", "gir_penalty": True, "penalty_images": 8, "inner_steps": 0}
+    row = Row(defense=table)
     passes = passes_a_step(started(row, "resnet8", 16, size=16), row)
     # 8 of 16 images, in every second round: a forward and a backward at each of two bit-widths, and
     # a second backward of the own one's.

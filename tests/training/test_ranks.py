@@ -45,6 +45,7 @@ name = "qadtr"
 sizes_px = [4]
 personal_px = 4
 targeted = 1
+inner_steps = 1
 gir = false
 gir_penalty = true
 penalty_every = 2
@@ -128,10 +129,11 @@ def test_their_weights_are_close_and_their_pools_the_same_size(runs: dict[str, P
     for name in weights:
         apart = float((one[name] - two[name]).norm() / one[name].norm())
         assert apart < 0.1, name
-    # A pool that learned on one rank alone would hold half of the steps: most pixels are equal.
+    # Rounding turns a few signs, more with every step. A pool that learned on one rank alone would
+    # lack a step of half of its patches, and a third of the pixels would be equal.
     pool = "defense.personal.patches"
     equal = float((one[pool] == two[pool]).float().mean())
-    assert equal > 0.8
+    assert equal > 0.6
 
 
 def test_two_killed_processes_resume_to_the_same_bytes(

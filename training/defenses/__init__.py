@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from deploy.core.errors import InputError
-from training.config import TrainingConfig
+from training.config import TrainingConfig, config_from_dict
 from training.data import SIZED
 from training.defenses.defense import Batch, Defense, TrainingFacts
 from training.defenses.dwq import Dwq
@@ -26,6 +26,7 @@ __all__ = [
     "TrainingFacts",
     "build_defense",
     "check_defense",
+    "config_of_run",
     "config_schema",
     "resolved",
 ]
@@ -92,6 +93,23 @@ def resolved(config: TrainingConfig, image_size: tuple[int, int] | None = None) 
         settings.require_batch_size(config.training.batch_size)
     written_out = {"name": config.defense["name"], **as_json(settings)}
     return dataclasses.replace(config, defense=written_out)
+
+
+def config_of_run(table: Mapping[str, Any], source: str) -> TrainingConfig:
+    """The config that a checkpoint or a record holds, every setting of its defense written out.
+
+    A setting that is newer than the run has the value with which the defense does what it did then
+    (``BEFORE`` of its settings, where that is not today's default).
+
+    Args:
+        table: as it was written; ``source`` names it in errors.
+
+    Raises:
+        InputError: today's version does not read it.
+    """
+    config = config_from_dict(table, source)
+    before = getattr(defense_named(config.defense.get("name")).settings_type, "BEFORE", {})
+    return resolved(dataclasses.replace(config, defense={**before, **config.defense}))
 
 
 def build_defense(table: Mapping[str, Any], facts: TrainingFacts) -> Defense:

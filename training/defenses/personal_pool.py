@@ -1,8 +1,7 @@
 """A-QAPA's per-image patches: one small uint8 patch for each training image, kept across epochs.
 
-One signed step at each visit, with the gradient that the training step computes anyway: over the
-epochs a many-step per-image attack for the price of none. 192 bytes an image at 8×8. Further steps
-at a visit cost a pass each over the images that show a patch.
+A signed step at each visit, with the gradient that the training step computes anyway, after as many
+as are asked for, each a pass over the images that show a patch. 192 bytes an image at 8×8.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 First version; docs/qadt-r.md says what the paper's abstract fixes and what this project chose.
 
 * **A-QAPA** (``aqapa``): part of each batch carries patches that were made inside the quantized
-  models, by straight-through gradients at the bit-width in use
+  models, by straight-through gradients at the bit-width in use, the per-image ones in inner steps
   (:mod:`training.defenses.universal_pool`, :mod:`training.defenses.personal_pool`).
 * **DBWT** (``dbwt``): the bit-width changes at every step (:mod:`training.defenses.schedule`).
   Without it each step trains at the bit-width that a plain cycle gives, but patches are only made
@@ -20,7 +20,7 @@ import math
 from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -69,6 +69,9 @@ class QadtrSettings:
     patch and ``penalty_margin_px`` around it.
     """
 
+    BEFORE: ClassVar[Mapping[str, Any]] = {"inner_steps": 0, "central": 0.0}
+    """What runs of before these settings were trained with."""
+
     aqapa: bool = True
     dbwt: bool = True
     gir: bool = True
@@ -80,9 +83,9 @@ class QadtrSettings:
     per_bit_width: AtLeast1 = 4
     step_size: Positive = 25.0
     move: Share = 0.1
-    central: Share = 0.0
+    central: Share = 0.5
     replays: AtLeast1 = 1
-    inner_steps: AtLeast0 = 0
+    inner_steps: AtLeast0 = 4
     inner_every: AtLeast1 = 1
     gir_noise: NotNegative = 0.1
     gir_penalty: bool = False

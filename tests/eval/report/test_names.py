@@ -14,7 +14,8 @@ from eval.report.names import differing, names_from_records
 from eval.report.page import render_report
 from eval.report.results import text_table
 from eval.report.rows import tables_from_records
-from eval.report.seeds import seeds_table
+from eval.report.seeds import seeds_table, several_seeds
+from training.defenses import check_defense
 
 Record = dict[str, Any]
 MakeRecord = Callable[..., Record]
@@ -90,6 +91,28 @@ def test_a_setting_that_is_newer_than_a_record_is_at_its_default(evaluation: Mak
     assert differing([before, now]) == ["masks=0.0", "masks=0.5"]
 
 
+def test_a_setting_that_is_newer_than_a_record_is_what_it_was_then(evaluation: MakeRecord) -> None:
+    # QADT-R had neither inner steps nor central places before there were settings for them.
+    before: Record = {
+        "name": "digits",
+        "seed": 1,
+        "data": {"kind": "digits", "size": 16},
+        "network": {"name": "resnet8", "bit_widths": [4]},
+        "training": {"epochs": 3.0},
+        "defense": {"name": "qadtr"},
+    }
+    now, off = copy.deepcopy(before), copy.deepcopy(before)
+    now["defense"] |= {"inner_steps": 4, "central": 0.5}
+    off["defense"] |= {"inner_steps": 0, "central": 0.0}
+    assert differing([before, now]) == [
+        "central=0.0, inner_steps=0",
+        "central=0.5, inner_steps=4",
+    ]
+    assert differing([before, off]) == ["", ""]
+    # As a training of today, without a word of them, has today's defaults.
+    assert check_defense({"name": "qadtr"}) == check_defense(now["defense"])
+
+
 def test_many_settings_are_counted_and_ambiguous_keys_keep_their_table(
     evaluation: MakeRecord,
 ) -> None:
@@ -122,6 +145,7 @@ def test_seeds_are_one_row_with_mean_deviation_and_spread(evaluation: MakeRecord
         "92.0",
         "5.0",
     ]
+    assert several_seeds(table)
     page = render_report(records, title="t", by_seed=True)
     assert "30.0 ± 26.5 (10.0–60.0)" in page
     assert "Over seeds" not in render_report(records, title="t")
@@ -129,6 +153,7 @@ def test_seeds_are_one_row_with_mean_deviation_and_spread(evaluation: MakeRecord
 
 def test_records_of_before_cannot_be_grouped(evaluation: MakeRecord) -> None:
     (table,) = tables_from_records([evaluation()])
+    assert not several_seeds(table)
     with pytest.raises(InputError, match="evaluate again to group by seed"):
         seeds_table(table)
 
