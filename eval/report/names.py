@@ -7,6 +7,7 @@ records of before, which do not say what run they are of, by the start of the ch
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +18,7 @@ from eval.report.words import name_of
 from training.config import flat_settings
 
 _SHOWN = 3
-"""Settings, at most, that a name holds."""
+"""Settings that a name holds, where that many tell it from every other."""
 
 _OF_THE_RUN = ("name", "seed")
 """Keys of a config that say nothing of how the network was trained."""
@@ -63,7 +64,13 @@ def differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
         key: name if last.count(name) == 1 else key
         for key, name in zip(different, last, strict=True)
     }
-    return [_settings({short[key]: one[key] for key in different if key in one}) for one in flat]
+    told = [{short[key]: _value(one[key]) for key in different if key in one} for one in flat]
+    apart = len({json.dumps(one) for one in told})
+    for shown in range(_SHOWN, len(different) + 1):
+        words = [_settings(one, shown) for one in told]
+        if len(set(words)) == apart:
+            return words
+    return [_settings(one, _SHOWN) for one in told]
 
 
 def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -102,10 +109,11 @@ def _told_apart(name: str, group: Mapping[str | None, RunFacts | None]) -> dict[
     }
 
 
-def _settings(values: Mapping[str, Any]) -> str:
-    words = [f"{key}={_value(value)}" for key, value in values.items()]
-    more = len(words) - _SHOWN
-    return ", ".join([*words[:_SHOWN], *([f"{more} more settings"] if more > 0 else [])])
+def _settings(values: Mapping[str, str], shown: int) -> str:
+    words = [f"{key}={value}" for key, value in values.items()]
+    more = len(words) - shown
+    rest = [f"{more} more setting{'s' if more > 1 else ''}"] if more > 0 else []
+    return ", ".join([*words[:shown], *rest])
 
 
 def _value(value: Any) -> str:

@@ -70,10 +70,9 @@ def result_tables(records: Iterable[Mapping[str, Any]]) -> list[Table]:
 
 
 def _for_terminal(table: ResultTable, checks: AttackChecks) -> Table:
-    letters = [_letter(i) for i in range(len(table.columns))]
     several = len(table.engines) > 1
     columns = ["network", "bits", "clean"]
-    for letter in letters:
+    for letter in table.legend:
         columns += [f"{letter}: ASR (95%)", "noise"]
     columns += ["size", "of float", "latency", "engine" if several else "", ""]
     rows = [[*_plain_cells(row, table, several)] for row in table.rows]
@@ -89,10 +88,7 @@ def _for_terminal(table: ResultTable, checks: AttackChecks) -> Table:
         for row in table.rows
         if row.comparability == "not comparable"
     ]
-    legend = [
-        f"{letter}: {column.title} px, {column.detail}"
-        for letter, column in zip(letters, table.columns, strict=True)
-    ]
+    legend = [f"{letter}: {patch}" for letter, patch in table.legend.items()]
     noise = "noise: the same with random pixels as the patch."
     return Table(
         title=f"{table.images_name}, {table.split} split, {table.n:,} images"
@@ -140,12 +136,6 @@ def _checked(table: ResultTable, checks: AttackChecks) -> list[str]:
             for (label, words), widths in said.items()
         ),
     ]
-
-
-def _letter(index: int) -> str:
-    """The name of a column: A to Z, then A1 and on."""
-    turn, place = divmod(index, 26)
-    return chr(ord("A") + place) + (str(turn) if turn else "")
 
 
 def result_section(table: ResultTable, proofs: Proofs) -> Html:

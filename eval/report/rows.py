@@ -160,6 +160,16 @@ class ResultTable:
         """Names of the engines, each once."""
         return list(dict.fromkeys(row.model["engine"] for row in self.rows))
 
+    @property
+    def legend(self) -> dict[str, str]:
+        """What each column is of, by its letter: A to Z, then A1 and on."""
+        turns = [divmod(index, 26) for index in range(len(self.columns))]
+        letters = [chr(ord("A") + place) + (str(turn) if turn else "") for turn, place in turns]
+        return {
+            letter: f"{column.title} px, {column.detail}"
+            for letter, column in zip(letters, self.columns, strict=True)
+        }
+
 
 def tables_from_records(records: Iterable[Mapping[str, Any]]) -> tuple[ResultTable, ...]:
     """Arrange the evaluation records among `records` (oldest first; a newer one replaces an older

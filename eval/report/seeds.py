@@ -48,7 +48,7 @@ def seeds_table(table: ResultTable) -> Table:
     columns = ["network", "bits", *(["engine"] if len(table.engines) > 1 else []), "clean"]
     return Table(
         title=f"{table.images_name}, {table.split} split, {table.n:,} images, over seeds",
-        columns=[*columns, *(f"{c.title}: ASR" for c in table.columns)],
+        columns=[*columns, *(f"{letter}: ASR" for letter in table.legend)],
         rows=[
             [
                 name,
@@ -67,7 +67,7 @@ def seeds_table(table: ResultTable) -> Table:
         ],
         align="lr",
         grouped=True,
-        notes=[_NOTE],
+        notes=[*(f"{letter}: {patch}" for letter, patch in table.legend.items()), _NOTE],
     )
 
 

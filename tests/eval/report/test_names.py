@@ -124,6 +124,19 @@ def test_many_settings_are_counted_and_ambiguous_keys_keep_their_table(
     assert label.endswith("3 more settings")
 
 
+def test_more_settings_are_told_where_fewer_would_not_tell_apart(evaluation: MakeRecord) -> None:
+    def told(**last: object) -> Record:
+        return {"name": "digits", "seed": 1, "defense": {"name": "own:Defense", **last}}
+
+    assert differing([told(a=1, b=1, c=1, d=1, e=1), told(a=2, b=2, c=2, d=2, e=2)]) == [
+        "a=1, b=1, c=1, 2 more settings",
+        "a=2, b=2, c=2, 2 more settings",
+    ]
+    same = {"a": 1, "b": 1, "c": 1}
+    found = differing([told(**same, d=1), told(**same, d=2), told(a=2, b=2, c=2, d=1)])
+    assert found == ["a=1, b=1, c=1, d=1", "a=1, b=1, c=1, d=2", "a=2, b=2, c=2, d=1"]
+
+
 def test_seeds_are_one_row_with_mean_deviation_and_spread(evaluation: MakeRecord) -> None:
     rates = {1: 10, 2: 20, 3: 60}
     records = [
