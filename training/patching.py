@@ -47,34 +47,22 @@ def random_positions(
     image_size: tuple[int, int],
     patch_size: tuple[int, int],
     generator: torch.Generator,
+    *,
+    central: bool = False,
 ) -> Tensor:
     """Positions, int64 count×2 on the generator's device, drawn uniformly over every place where
-    the whole box fits.
+    the whole box fits, or over the middle third of these on each axis where ``central``.
 
     Raises:
         InputError: the patch is larger than the image.
     """
-    columns = [
-        torch.randint(0, limit, (count,), generator=generator, device=generator.device)
-        for limit in _free_places(image_size, patch_size)
-    ]
-    return torch.stack(columns, dim=1)
-
-
-def central_positions(
-    count: int,
-    image_size: tuple[int, int],
-    patch_size: tuple[int, int],
-    generator: torch.Generator,
-) -> Tensor:
-    """As :func:`random_positions`, over the middle third of the places of each axis alone."""
     columns = []
     for limit in _free_places(image_size, patch_size):
-        outer = limit // 3
-        drawn = torch.randint(
-            outer, limit - outer, (count,), generator=generator, device=generator.device
+        outer = limit // 3 if central else 0
+        places = (outer, limit - outer)
+        columns.append(
+            torch.randint(*places, (count,), generator=generator, device=generator.device)
         )
-        columns.append(drawn)
     return torch.stack(columns, dim=1)
 
 

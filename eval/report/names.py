@@ -7,7 +7,6 @@ records of before, which do not say what run they are of, by the start of the ch
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -65,12 +64,14 @@ def differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
         for key, name in zip(different, last, strict=True)
     }
     told = [{short[key]: _value(one[key]) for key in different if key in one} for one in flat]
-    apart = len({json.dumps(one) for one in told})
-    for shown in range(_SHOWN, len(different) + 1):
-        words = [_settings(one, shown) for one in told]
-        if len(set(words)) == apart:
-            return words
-    return [_settings(one, _SHOWN) for one in told]
+    apart = len({_settings(one, len(different)) for one in told})
+    enough = (
+        shown
+        for shown in range(_SHOWN, len(different))
+        if len({_settings(one, shown) for one in told}) == apart
+    )
+    shown = next(enough, len(different))
+    return [_settings(one, shown) for one in told]
 
 
 def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:

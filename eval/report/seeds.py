@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from deploy.core.errors import InputError
 from deploy.core.table import Table
@@ -22,6 +22,9 @@ _NOTE = (
     "mean ± standard deviation (least–largest) over the trainings of a row, in per cent; "
     "one training has no deviation."
 )
+
+_Key: TypeAlias = tuple[str, str, int, str]
+"""What the rows of a group share: network and defense, all settings, bit-width, engine."""
 
 
 @refuses_misfits
@@ -63,7 +66,7 @@ def seeds_table(table: ResultTable) -> Table:
                     for column in table.columns
                 ),
             ]
-            for name, rows in zip(names, groups, strict=True)
+            for name, rows in zip(names, groups.values(), strict=True)
         ],
         align="lr",
         grouped=True,
@@ -74,29 +77,25 @@ def seeds_table(table: ResultTable) -> Table:
 def several_seeds(table: ResultTable) -> bool:
     """Whether two networks of it differ in their seed alone."""
     known = all(row.model.get("run") for row in table.rows)
-    return known and any(len(rows) > 1 for rows in _groups(table))
+    return known and any(len(rows) > 1 for rows in _groups(table).values())
 
 
-def _groups(table: ResultTable) -> list[list[Row]]:
+def _groups(table: ResultTable) -> dict[_Key, list[Row]]:
     """The rows that differ in their seed alone."""
-    groups: dict[tuple[object, ...], list[Row]] = {}
+    groups: dict[_Key, list[Row]] = {}
     for row in table.rows:
         model = row.model
-        key = (name_of(model), _settings(row), -model["bit_width"], model["engine"])
+        settings = json.dumps(settings_of(model["run"]["config"]), sort_keys=True)
+        key = (name_of(model), settings, model["bit_width"], model["engine"])
         groups.setdefault(key, []).append(row)
-    return list(groups.values())
+    return groups
 
 
-def _settings(row: Row) -> str:
-    """All that the training was told besides its name and seed, to compare by."""
-    return json.dumps(settings_of(row.model["run"]["config"]), sort_keys=True)
-
-
-def _names(groups: Sequence[Sequence[Row]]) -> list[str]:
+def _names(groups: Mapping[_Key, Sequence[Row]]) -> list[str]:
     """Network, the settings that tell it from others of its kind, and the seeds."""
     kinds: dict[str, dict[str, Row]] = {}
-    for rows in groups:
-        kinds.setdefault(name_of(rows[0].model), {})[_settings(rows[0])] = rows[0]
+    for (name, settings, *_), rows in groups.items():
+        kinds.setdefault(name, {})[settings] = rows[0]
     apart = {
         (name, settings): words
         for name, kind in kinds.items()
@@ -105,12 +104,11 @@ def _names(groups: Sequence[Sequence[Row]]) -> list[str]:
         )
     }
     found = []
-    for rows in groups:
-        name = name_of(rows[0].model)
+    for (name, settings, *_), rows in groups.items():
         seeds = sorted({row.model["run"]["seed"] for row in rows})
         told = ", ".join(map(str, seeds))
         seed_words = f"{'seed' if len(seeds) == 1 else 'seeds'} {told}"
-        found.append(", ".join(filter(None, [name, apart[name, _settings(rows[0])], seed_words])))
+        found.append(", ".join(filter(None, [name, apart[name, settings], seed_words])))
     return found
 
 

@@ -12,14 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from training.patching import (
-    central_positions,
-    paste,
-    patch_gradient,
-    random_positions,
-    square_mask,
-    step_along_sign,
-)
+from training.patching import paste, patch_gradient, random_positions, square_mask, step_along_sign
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +106,7 @@ class PersonalPool:
         places = random_positions(count, self.image_size, box, generator)
         if self.central > 0.0:
             central = torch.rand(count, generator=generator) < self.central
-            middle = central_positions(count, self.image_size, box, generator)
+            middle = random_positions(count, self.image_size, box, generator, central=True)
             places = torch.where(central[:, None], middle, places)
         return places
 

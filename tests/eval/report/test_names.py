@@ -28,6 +28,18 @@ CONFIG: Record = {
 }
 
 
+def whole_config(defense: str) -> Record:
+    """One that today's version reads, with none of the defense's settings."""
+    return {
+        "name": "digits",
+        "seed": 1,
+        "data": {"kind": "digits", "size": 16},
+        "network": {"name": "resnet8", "bit_widths": [4]},
+        "training": {"epochs": 3.0},
+        "defense": {"name": defense},
+    }
+
+
 def of_run(record: Record, run: str, seed: int = 1, **defense: object) -> Record:
     """The record as one of that run, with a checkpoint of its own."""
     record, config = copy.deepcopy(record), copy.deepcopy(CONFIG)
@@ -77,14 +89,7 @@ def test_records_of_before_keep_the_start_of_the_hash(evaluation: MakeRecord) ->
 
 
 def test_a_setting_that_is_newer_than_a_record_is_at_its_default(evaluation: MakeRecord) -> None:
-    before: Record = {
-        "name": "digits",
-        "seed": 1,
-        "data": {"kind": "digits", "size": 16},
-        "network": {"name": "resnet8", "bit_widths": [4]},
-        "training": {"epochs": 3.0},
-        "defense": {"name": "qat"},
-    }
+    before = whole_config("qat")
     now = copy.deepcopy(before)
     now["data"] |= {"masks": 0.5, "mask_px": [6, 12]}
     now["defense"]["schedule"] = "cycle"
@@ -93,14 +98,7 @@ def test_a_setting_that_is_newer_than_a_record_is_at_its_default(evaluation: Mak
 
 def test_a_setting_that_is_newer_than_a_record_is_what_it_was_then(evaluation: MakeRecord) -> None:
     # QADT-R had neither inner steps nor central places before there were settings for them.
-    before: Record = {
-        "name": "digits",
-        "seed": 1,
-        "data": {"kind": "digits", "size": 16},
-        "network": {"name": "resnet8", "bit_widths": [4]},
-        "training": {"epochs": 3.0},
-        "defense": {"name": "qadtr"},
-    }
+    before = whole_config("qadtr")
     now, off = copy.deepcopy(before), copy.deepcopy(before)
     now["defense"] |= {"inner_steps": 4, "central": 0.5}
     off["defense"] |= {"inner_steps": 0, "central": 0.0}
