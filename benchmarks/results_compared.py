@@ -22,6 +22,8 @@ NETWORK, SMALL = "resnet20", "resnet8"
 SPEED = "speed-resnet20.json"
 PATCHES_PX = (5, 8)
 """Sides of the patches whose certificates are shown."""
+ATTACKED_PX = 8
+"""Side of the patches of the table's attacks, one of :data:`PATCHES_PX`."""
 
 PLAIN_QAT, QADTR = defense_name("qat"), defense_name("qadtr")
 SQUARES = f"{QADTR}, grey squares"

@@ -6,7 +6,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from benchmarks.results_compared import NETWORK, PATCHES_PX, Results, title
+from benchmarks.results_compared import (
+    ATTACKED_PX,
+    NETWORK,
+    PATCHES_PX,
+    SQUARES,
+    Results,
+    title,
+)
 from benchmarks.results_sentences import (
     adaptive_sentence,
     certified_sentence,
@@ -18,35 +25,63 @@ from deploy.core.attack_checks import MARK
 from deploy.core.bit_widths import bits_label
 from deploy.core.table import Table
 from eval.report.line_chart import Chart, Point, Series, baseline, bit_width_axis, drawn_series
-from eval.report.network_figures import certified_heading, worst
-from eval.report.words import MISSING
+from eval.report.network_figures import NetworkFigures, certified_heading, worst
+from eval.report.words import MISSING, rate
 from training.defenses import config_of_run, resolved
+
+_ATTACKED = ("transferred", "white-box", "adaptive")
 
 PLOT = "first.svg"
 """In docs/results/."""
 
 
 def first_table(results: Results) -> Table:
-    """A row for each bit-width and network."""
+    """A row for each bit-width and network; with grey squares, one more for masked inference."""
     certified = [certified_heading(px) for px in PATCHES_PX]
-    columns = ("clean", "transferred", "white-box", "adaptive", *certified, "size")
+    columns = ("clean", *_ATTACKED, *certified, "size", "latency")
+    rows = [
+        (bits, label, cells)
+        for bits in results.bit_widths
+        for kind, one in results.networks.items()
+        if (figures := one.figures.get(bits)) is not None
+        for label, cells in (
+            (one.label, _once(figures, results)),
+            *([(f"{one.label}, masked", _masked(figures))] if kind == SQUARES else []),
+        )
+        if cells
+    ]
     return Table(
-        columns=("bits", "network", *columns, "latency"),
+        columns=("bits", "network", *columns),
         rows=[
-            [
-                bits_label(bits),
-                one.label,
-                *(
-                    one.figures[bits].cells(results.patches).get(column, MISSING)
-                    for column in columns
-                ),
-                _latency(results, bits),
-            ]
-            for bits in results.bit_widths
-            for one in results.networks.values()
-            if bits in one.figures
+            [bits_label(bits), label, *(cells.get(column, MISSING) for column in columns)]
+            for bits, label, cells in rows
         ],
     )
+
+
+def _once(figures: NetworkFigures, results: Results) -> dict[str, str]:
+    """The cells of a network that is asked once."""
+    found = results.timed.get(figures.bit_width)
+    return {
+        **figures.cells(results.patches),
+        "latency": MISSING if found is None else _latency(found),
+    }
+
+
+def _masked(figures: NetworkFigures) -> dict[str, str]:
+    """The cells of masked inference: the bound of its certificates stands for every attack with
+    one patch. None where it was not certified against the table's."""
+    bound, of = figures.bound(ATTACKED_PX), figures.certified.get(ATTACKED_PX)
+    if of is None or bound is None:
+        return {}
+    own = figures.cells()
+    return {
+        "clean": rate(of["masked"]),
+        **dict.fromkeys(_ATTACKED, f"≤ {rate(bound)}"),
+        **{heading: own[heading] for px in figures.certified if (heading := certified_heading(px))},
+        "size": own["size"],
+        "latency": f"{of['mean_passes']:.0f} passes",
+    }
 
 
 def missing_notes(results: Results) -> str:
@@ -61,11 +96,8 @@ def missing_notes(results: Results) -> str:
     return f"{MISSING}: not measured yet ({where})." if lacking else ""
 
 
-def _latency(results: Results, bits: int) -> str:
+def _latency(found: Mapping[str, Any]) -> str:
     """Of one image on one thread, and how many times faster than the float file."""
-    found = results.timed.get(bits)
-    if found is None:
-        return MISSING
     over = found["over"]["float"]
     quartiles = f"{over['lower_quartile']:.2f}–{over['upper_quartile']:.2f}"
     return f"{1000 / found['images_per_s']:.2f} ms, ×{over['median']:.2f} ({quartiles})"
@@ -116,8 +148,10 @@ def first_page(results: Results) -> str:
             f"the worst made on the network's own weights{what['whitebox']}. Adaptive: by one who "
             f"knows network and defense{what['adaptive']} ([checks](checks.md)). Certified: right "
             "by masked inference, whatever one square patch of that side shows "
-            "([certificates](certify.md)). Latency: one image on one thread, and how many times "
-            f"faster than the float file, with quartiles. {missing_notes(results)}".rstrip()
+            "([certificates](certify.md)). Masked: the same network by masked inference, which "
+            f"no attack with one {ATTACKED_PX}×{ATTACKED_PX} patch beats more often (≤), whatever "
+            "it knows. Latency: one image on one thread, and how many times faster than the float "
+            f"file, with quartiles. {missing_notes(results)}".rstrip()
         ),
         f"![Attack success over bit-width](results/{PLOT})",
         "\n".join(f"- {one}" for one in sentences(results)),
@@ -136,7 +170,7 @@ def _counts(results: Results) -> str:
             one.asr["n"] for f in rows if (one := worst(f.transferred, results.patches))
         ],
         "adaptive": [one.asr["n"] for f in rows if (one := worst(f.adaptive))],
-        "certified": [share["n"] for f in rows for share in f.certified.values()],
+        "certified": [one["certified"]["n"] for f in rows for one in f.certified.values()],
     }
     said = [
         f"{name} {' to '.join(f'{n:,}' for n in dict.fromkeys([min(counts), max(counts)]))}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.results_compared import (
+    ATTACKED_PX,
     NETWORK,
     PATCHES_PX,
     PLAIN_QAT,
@@ -18,6 +19,7 @@ from benchmarks.results_compared import (
 )
 from deploy.core.attack_checks import MARK, NOT_CHECKED
 from deploy.core.bit_widths import bits_words
+from deploy.core.share import Share
 from eval.report.network_figures import NetworkFigures
 from eval.report.words import rate, size
 
@@ -93,14 +95,15 @@ def _checks(results: Results) -> str:
 
 
 def certified_sentence(results: Results) -> str:
-    """The best certificates of the network, of all its trainings and bit-widths."""
+    """The best certificates of the network, of all its trainings and bit-widths, and what those of
+    the table leave to any attack."""
     best: dict[int, NetworkFigures] = {}
     for one in results.every:
-        for px, share in one.certified.items() if one.model["network"] == NETWORK else ():
-            if px not in best or share["value"] > best[px].certified[px]["value"]:
+        for px, of in one.certified.items() if one.model["network"] == NETWORK else ():
+            if px not in best or of["certified"]["value"] > _certified(best[px], px)["value"]:
                 best[px] = one
     said = " and ".join(
-        f"{rate(best[px].certified[px])} of the images against {px}×{px} px "
+        f"{rate(_certified(best[px], px))} of the images against {px}×{px} px "
         f"({bits_words(best[px].bit_width)})"
         for px in PATCHES_PX
         if px in best
@@ -109,8 +112,23 @@ def certified_sentence(results: Results) -> str:
     how = " whose training showed grey squares" if squares else ""
     return (
         f"With masked inference a {title(NETWORK)}{how} is right, whatever one square patch "
-        f"shows, on {said}."
+        f"shows, on {said}{_left(results)}."
     )
+
+
+def _left(results: Results) -> str:
+    """What masked inference of the table's network leaves to any attack."""
+    figures = results.networks[SQUARES].figures if SQUARES in results.networks else {}
+    bounds = {bits: one.bound(ATTACKED_PX) for bits, one in figures.items()}
+    said = [f"{rate(bound)} at {bits_words(bits)}" for bits, bound in bounds.items() if bound]
+    if not said:
+        return ""
+    size = f"{ATTACKED_PX}×{ATTACKED_PX}"
+    return f", so that no attack with one {size} patch wins on more than {', '.join(said)}"
+
+
+def _certified(figures: NetworkFigures, patch_px: int) -> Share:
+    return figures.certified[patch_px]["certified"]
 
 
 def _rival(results: Results) -> str:

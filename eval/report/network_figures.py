@@ -12,6 +12,7 @@ from typing import Any
 
 from deploy.core.attack_checks import NOT_CHECKED, AttackVerdict
 from deploy.core.bit_widths import bits_label
+from deploy.core.double_masking import asr_at_most
 from deploy.core.share import Share
 from eval.measure.adaptive.adaptive_record import KIND as ADAPTIVE
 from eval.measure.adaptive.adaptive_record import AdaptiveRecord, adaptive_from_records
@@ -59,7 +60,7 @@ class NetworkFigures:
         whitebox: by patch, the same of patches made on these very weights, at any bit-width.
         adaptive: by size and place, what an attacker achieved who knows network and defense; in the
             engine where it was asked, else on the fake-quantized network.
-        certified: certified accuracy by the side of the patch in pixels.
+        certified: double masking in the engine, by the side of the patch in pixels.
         size_bytes: of the model file.
         checks: whether the attacks on the network can be believed.
     """
@@ -71,7 +72,7 @@ class NetworkFigures:
     transferred: Mapping[str, Achieved]
     whitebox: Mapping[str, Achieved]
     adaptive: Mapping[str, Achieved]
-    certified: Mapping[int, Share]
+    certified: Mapping[int, CertificationRecord]
     size_bytes: int | None
     checks: AttackVerdict
 
@@ -95,9 +96,15 @@ class NetworkFigures:
             "transferred": self.rate(worst(self.transferred, patches)),
             "white-box": self.rate(worst(self.whitebox)),
             "adaptive": f"{adaptive}, {NOT_CHECKED}" if unchecked else adaptive,
-            **{certified_heading(px): rate(share) for px, share in self.certified.items()},
+            **{certified_heading(px): rate(of["certified"]) for px, of in self.certified.items()},
             "size": size(self.size_bytes),
         }
+
+    def bound(self, patch_px: int) -> Share | None:
+        """What no attack with one square patch of that side wins more than, against masked
+        inference; None where it is not certified, or has no image right."""
+        of = self.certified.get(patch_px)
+        return None if of is None else asr_at_most(of["masked"], of["certified"])
 
     def as_json(self) -> dict[str, Any]:
         """The same as JSON values; what was not measured is null."""
@@ -116,7 +123,14 @@ class NetworkFigures:
                 for name, one in found.items()
             },
             "certified": [
-                {"patch_px": px, **share} for px, share in sorted(self.certified.items())
+                {
+                    "patch_px": px,
+                    **of["certified"],
+                    "masked_inference": of["masked"],
+                    "asr_at_most": self.bound(px),
+                    "mean_passes": of["mean_passes"],
+                }
+                for px, of in sorted(self.certified.items())
             ],
             "file_bytes": self.size_bytes,
             "attack_checks": self.checks.as_record(),
@@ -237,7 +251,7 @@ def _known(record: AdaptiveRecord) -> tuple[str, Achieved]:
     return key, Achieved(asr=asr, patch=f"{key}, {patch['kind']}, {where}")
 
 
-def _certified(records: Sequence[CertificationRecord]) -> dict[int, Share]:
+def _certified(records: Sequence[CertificationRecord]) -> dict[int, CertificationRecord]:
     """By the side of the patch, small first; of several the one over the most images."""
     ordered = sorted(records, key=lambda one: (one["patch_px"], one["certified"]["n"]))
-    return {one["patch_px"]: one["certified"] for one in ordered}
+    return {one["patch_px"]: one for one in ordered}

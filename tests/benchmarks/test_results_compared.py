@@ -11,6 +11,7 @@ from benchmarks.results_compared import (
     NETWORK,
     PLAIN_QAT,
     QADTR,
+    SQUARES,
     Results,
     compared,
     results_of,
@@ -19,6 +20,7 @@ from benchmarks.results_first import first_table
 from benchmarks.results_page import RESULTS
 from benchmarks.results_sentences import sentences
 from eval.report.network_figures import NetworkFigures
+from eval.report.words import rate
 
 
 @pytest.fixture(scope="module")
@@ -44,12 +46,43 @@ def test_a_rival_is_a_row_and_a_sentence(results: Results) -> None:
     assert [one.label for one in networks.values()] == labels
     found = replace(results, networks=networks)
     rows = first_table(found).rows
-    assert len(rows) == 4 * len(found.bit_widths)
-    assert [row[1] for row in rows[:4]] == labels
+    assert len(rows) == 5 * len(found.bit_widths)
+    assert [row[1] for row in rows[:5]] == [*labels[:3], f"{labels[2]}, masked", labels[3]]
     said = sentences(found)
     assert len(said) == 10
     assert said[7].startswith("On ResNet-20 transferred patches win on up to ")
     assert "PBAT, the strongest rival" in said[7]
+
+
+def test_masked_inference_is_a_row_whose_bound_is_that_of_its_certificates(
+    results: Results,
+) -> None:
+    squares = results.networks[SQUARES].figures[8]
+    certified = squares.certified[8]
+    right, held = certified["masked"]["k"], certified["certified"]["k"]
+    bound = squares.bound(8)
+    assert bound is not None
+    assert (bound["k"], bound["n"]) == (right - held, right)
+    table = first_table(results)
+    (row,) = (row for row in table.rows if row[0] == "8" and str(row[1]).endswith(", masked"))
+    cells = dict(zip(map(str, table.columns), row, strict=True))
+    assert cells["clean"] == rate(certified["masked"])
+    assert cells["adaptive"] == cells["transferred"] == f"≤ {rate(bound)}"
+    assert cells["latency"] == f"{certified['mean_passes']:.0f} passes"
+    assert (
+        f"no attack with one 8×8 patch wins on more than {rate(bound)} at 8"
+        in sentences(results)[6]
+    )
+
+
+def test_a_network_without_certificates_has_no_masked_row_and_no_bound(results: Results) -> None:
+    squares = results.networks[SQUARES]
+    bare = {bits: replace(one, certified={}) for bits, one in squares.figures.items()}
+    assert bare[8].bound(8) is None
+    networks = {**results.networks, SQUARES: replace(squares, figures=bare)}
+    found = replace(results, networks=networks)
+    assert not any(str(row[1]).endswith(", masked") for row in first_table(found).rows)
+    assert "no attack with one" not in sentences(found)[6]
 
 
 def test_grey_squares_are_no_plain_training(results: Results) -> None:

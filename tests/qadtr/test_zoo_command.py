@@ -69,7 +69,10 @@ def test_the_figures_are_those_of_the_records(capsys: pytest.CaptureFixture[str]
     assert eight["whitebox"]["value"] == by_whitebox[True]
     assert eight["transferred"]["value"] >= by_whitebox[False]  # records elsewhere name it too
     assert "made on undefended resnet8" in eight["transferred"]["patch"]
-    assert [one["patch_px"] for one in eight["certified"]] == [5]
+    (five,) = eight["certified"]
+    assert five["patch_px"] == 5
+    right, bound = five["masked_inference"]["k"], five["asr_at_most"]
+    assert (bound["k"], bound["n"]) == (right - five["k"], right)
 
     assert main(["zoo", f"{GROUP}/qadtr"]) == 0
     said = capsys.readouterr().out
