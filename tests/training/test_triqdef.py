@@ -142,6 +142,24 @@ def test_the_penalty_moves_weights_that_lower_it_and_nothing_else() -> None:
     assert not any("scale_" in name for name in moved)
 
 
+def test_the_penalty_is_of_the_function_that_the_loss_trains() -> None:
+    # A penalty on the network with its running statistics is lowered by ruining that network, which
+    # is the one that is deployed, and no loss holds against it.
+    network, images = started(), batch()
+    network.set_bit_width(4)
+
+    def penalty() -> Tensor:
+        return alignment(
+            network, images.pixels, images.labels, (8,), feature_weight=0.8, gradient_weight=0.5
+        )
+
+    before = penalty().detach()
+    for name, buffer in network.named_buffers():
+        if name.endswith("running_mean"):
+            buffer += 3.0
+    assert torch.equal(penalty().detach(), before)
+
+
 def test_partners_are_bit_widths_that_have_been_trained_at() -> None:
     network = small_network().train()
     for bits in (32, 8):

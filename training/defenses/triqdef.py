@@ -147,8 +147,12 @@ def alignment(
 ) -> Tensor:
     """The weighted agreement of the network with itself at the bit-widths ``partners``, summed over
     them: a scalar with a graph to the weights.  ``pixels`` float32 N×3×H×W in [0, 255], ``labels``
-    int64 (N,)."""
-    with frozen_statistics(network):
+    int64 (N,).
+
+    BatchNorm takes the statistics of these images, as it does in the step: a penalty on the network
+    with its running statistics is lowered by ruining that network, and no loss holds against it.
+    """
+    with frozen_statistics(network, of_batch=True):
         others = []
         for bits in partners:
             with network.at(bits):
