@@ -128,11 +128,17 @@ def masked(images: Tensor, share: float, sides_px: tuple[int, int], step: int, s
     shows = torch.rand(count, generator=generator) < share
     second = torch.rand(count, generator=generator) < 0.5
     hidden = torch.zeros((count, height, width), dtype=torch.bool)
-    for side, (down, right), where in zip(sides, drawn, (shows, shows & second), strict=True):
-        spans = []
-        for place, length in ((down, height), (right, width)):
-            start = (place * (length - side + 1).clamp(min=1)).long()[:, None]
-            along = torch.arange(length)
-            spans.append((along >= start) & (along < start + side[:, None]))
-        hidden |= where[:, None, None] & spans[0][:, :, None] & spans[1][:, None, :]
+    for side, place, where in zip(sides, drawn, (shows, shows & second), strict=True):
+        hidden |= where[:, None, None] & squares(side, place, (height, width))
     return images.masked_fill(hidden[:, None].to(device), MASK_GREY)
+
+
+def squares(sides: Tensor, places: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """bool N×H×W: a square for each image, of its side in pixels (int64 N), where its place says:
+    2×N, down and right, 0 the first place that there is and 1 (excluded) behind the last."""
+    spans = []
+    for place, length in zip(places, image_size, strict=True):
+        start = (place * (length - sides + 1).clamp(min=1)).long()[:, None]
+        along = torch.arange(length)
+        spans.append((along >= start) & (along < start + sides[:, None]))
+    return spans[0][:, :, None] & spans[1][:, None, :]

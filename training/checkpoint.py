@@ -294,6 +294,7 @@ def read_run_state(folder: Path, run: str) -> RunState:
     if read["run"] != run:
         raise InputError(
             f"{path} belongs to a run with another config, other images or another number of "
-            "processes; train without --resume, or as it was started"
+            "processes, or of a version of qadtr whose settings were others; resume it as it was "
+            "started and with that version, or train without --resume"
         )
     return RunState(run=run, step=read["step"], course=read["course"], tensors=tensors)

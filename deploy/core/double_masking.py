@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from .errors import InputError, NothingToEvaluate, UsageError
 from .share import Share, share, share_of
+from .success import AttackSuccess, attack_success
 
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.int64]]
 """Classes, int64 N, of images uint8 N×C×H×W; any N of 1 or more."""
@@ -217,6 +218,7 @@ class Certification:
         certified: right by masked inference, whatever a patch of the size shows and where.
         mean_passes: of the model for one masked inference.
         holds: bool N, which images are certified.
+        classes: int64 N, what masked inference says of each without a patch.
     """
 
     masks: MaskSet
@@ -225,6 +227,7 @@ class Certification:
     certified: Share
     mean_passes: float
     holds: NDArray[np.bool_]
+    classes: NDArray[np.int64]
 
     @property
     def asr_at_most(self) -> Share | None:
@@ -272,7 +275,44 @@ def certify(
         certified=share_of(holds),
         mean_passes=float(inferred.passes.mean()),
         holds=holds,
+        classes=inferred.classes,
     )
+
+
+def attack_masked(
+    predict: Predict,
+    found: Certification,
+    rows: NDArray[np.integer[Any]],
+    patched: NDArray[np.uint8],
+    labels: NDArray[np.integer[Any]],
+    target: int | None = None,
+    *,
+    stepped: Callable[[], None] = lambda: None,
+) -> AttackSuccess:
+    """Return what a patch achieves against masked inference, and hold the certificates to it.
+
+    Args:
+        predict: the model that was certified.
+        found: what certifying it came to.
+        rows: int64 M, which of the certified images these are.
+        patched: uint8 M×C×H×W, the same with a patch of the masks' size, or a smaller one, on.
+        labels: integers M.
+        target: the class that a targeted patch is to cause.
+        stepped: called once for each mask of either round.
+
+    Raises:
+        NothingToEvaluate: masked inference has none of them right without the patch.
+        InputError: the patch wins on an image that is certified.
+    """
+    answered = predict_masked(predict, patched, found.masks, stepped=stepped)
+    success = attack_success(found.classes[rows], answered.classes, labels, target)
+    if (broken := success.success & found.holds[rows]).any():
+        raise InputError(
+            f"a patch wins on {int(broken.sum())} images that are certified against it, of which "
+            f"the first is number {int(rows[broken.argmax()])}: the model does not give the same "
+            "answer to the same image, or the patch is larger than the certificate's"
+        )
+    return success
 
 
 def _check(images: NDArray[np.uint8], masks: MaskSet) -> None:

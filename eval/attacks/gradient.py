@@ -7,7 +7,7 @@ Per step, with patch δ, images x, places p and bit-widths B:
     δ ← clamp(δ + step · sign(v), 0, 255)
 
 where A pastes the patch (GAP also scales and turns it) and T moves the image by a few pixels that
-are drawn for each step (``shift_px``). The step itself is
+are drawn for each step (``shift_px``) and hides a square of it (``mask_px``). The step itself is
 ``training.patching.step_along_sign``, the same that hardens a network in training.
 """
 
@@ -20,9 +20,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from deploy.core.double_masking import GREY
 from eval.attacks.losses import attack_loss
 from eval.attacks.problem import Problem
 from eval.attacks.settings import GradientSettings
+from training.batches import squares
 from training.patching import falling_step_size, step_along_sign
 
 Applied = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -131,6 +133,7 @@ def patch_gradient(
     """The gradient of the summed losses at the patch: float P×3×h×w."""
     variable = patch.detach().requires_grad_()
     pasted = _shifted(apply(pixels, variable, positions), settings.shift_px, problem.generator)
+    pasted = _masked(pasted, settings.mask_px, problem.generator)
     seen = pasted.detach().requires_grad_()
     total = torch.zeros_like(seen)
     for bits in settings.bit_widths:
@@ -150,3 +153,13 @@ def _shifted(pixels: Tensor, shift_px: int, generator: torch.Generator) -> Tenso
     top, left = torch.randint(2 * shift_px + 1, (2,), generator=generator).tolist()
     padded = functional.pad(pixels, [shift_px] * 4, mode="reflect")
     return padded[:, :, top : top + height, left : left + width]
+
+
+def _masked(pixels: Tensor, mask_px: int, generator: torch.Generator) -> Tensor:
+    """The images, each with one grey square of that side at a place of its own."""
+    if mask_px == 0:
+        return pixels
+    count = len(pixels)
+    places = torch.rand((2, count), generator=generator)
+    hidden = squares(torch.full((count,), mask_px), places, (pixels.shape[2], pixels.shape[3]))
+    return pixels.masked_fill(hidden[:, None].to(pixels.device), float(GREY))

@@ -72,6 +72,9 @@ class GradientSettings(AttackSettings):
         shift_px: each step shows the network the pasted images moved by up to this many pixels,
             the same for a whole batch; 0 shows them as they are. What survives the move is likelier
             to survive another network.
+        mask_px: each step shows the network each pasted image under one grey square of this side,
+            at a place drawn for each image; 0 shows them whole. What wins under such squares is
+            likelier to win against masked inference, whose masks they are.
 
     References: Xie et al., "Improving transferability of adversarial examples with input
     diversity" (CVPR 2019), whose random resize and pad is a shift here; Dong et al., "Boosting
@@ -83,6 +86,7 @@ class GradientSettings(AttackSettings):
     loss: Loss = "margin"
     confidence: float | None = None
     shift_px: AtLeast0 = 0
+    mask_px: AtLeast0 = 0
 
     @model_validator(mode="after")
     def _confidence_is_a_margin(self) -> GradientSettings:

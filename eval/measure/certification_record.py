@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, NotRequired
 
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from eval.measure.evaluation_record import ImagesFacts, ModelFacts
+from eval.measure.evaluation_record import ImagesFacts, ModelFacts, PatchFacts
 from training.record_types import Sha256, Share, Size, payloads
 from training.validated import AtLeast1, NotNegative
 
 KIND = "certification"
+
+
+class MaskedAttack(TypedDict):
+    """What one patch set achieved against masked inference."""
+
+    patch: PatchFacts
+    asr: Share
+    """Of the certified images that it is for and that masked inference has right without it."""
 
 
 class CertificationRecord(TypedDict):
@@ -37,6 +45,13 @@ class CertificationRecord(TypedDict):
     """Of the model, for one masked inference."""
     ms_per_pass: NotNegative
     """Mean over all passes, 64 images a call, one thread."""
+    attacks: NotRequired[list[MaskedAttack]]
+    """Patches that were tried; not in records where none was."""
+
+
+def worst_attack(record: CertificationRecord) -> MaskedAttack | None:
+    """The patch set that achieved most against masked inference; None where none was tried."""
+    return max(record.get("attacks", []), key=lambda one: one["asr"]["value"], default=None)
 
 
 def certifications_from_records(records: Iterable[Mapping[str, Any]]) -> list[CertificationRecord]:

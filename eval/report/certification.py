@@ -9,19 +9,24 @@ from deploy.core.bit_widths import bits_label
 from deploy.core.double_masking import asr_at_most
 from deploy.core.html import Html, join
 from deploy.core.table import Table
-from eval.measure.certification_record import CertificationRecord, certifications_from_records
+from eval.measure.certification_record import (
+    CertificationRecord,
+    certifications_from_records,
+    worst_attack,
+)
 from eval.report.document import small
 from eval.report.names import Names, names_from_records, names_of_models
 from eval.report.words import images_words, model_order, percent, rate
 
-_COLUMNS = (
-    *("network", "bits", "engine", "patch", "masks", "clean", "masked inference"),
-    *("certified (95%)", "n", "ASR at most (95%)", "passes", "ms an image"),
-)
+_TRIED = "ASR tried (95%)"
 _MEANING = (
     "Certified: by masked inference the image is right, and stays right whatever a square patch of "
     "that size shows and wherever it lies; no attack is involved. A model that is asked once, "
     "without masks, has no certificate."
+)
+_TRIED_MEANING = (
+    "ASR tried: of the same images, what the worst of the patches that were tried against masked "
+    "inference wins."
 )
 _BOUND = (
     "ASR at most: of the images that masked inference has right without a patch, those without a "
@@ -35,28 +40,34 @@ def certification_table(
     """One row for each record, the wider bit-width and the smaller patch first; ``names`` of the
     networks, from these records where None."""
     names = names_of_models(record["model"] for record in records) if names is None else names
+    rows = [_cells(record, names) for record in sorted(records, key=_order)]
+    columns = [name for name in rows[0] if name != _TRIED or any(row[name] for row in rows)]
     return Table(
-        columns=_COLUMNS,
-        rows=[
-            [
-                names.of(record["model"]),
-                bits_label(record["model"]["bit_width"]),
-                record["model"]["engine"],
-                f"{record['patch_px']} px",
-                f"{record['masks']} of {'×'.join(map(str, record['mask_px']))}",
-                percent(record["clean"]["value"]),
-                percent(record["masked"]["value"]),
-                rate(record["certified"]),
-                str(record["certified"]["n"]),
-                rate(asr_at_most(record["masked"], record["certified"])),
-                f"{record['mean_passes']:.0f}",
-                f"{record['mean_passes'] * record['ms_per_pass']:.3g}",
-            ]
-            for record in sorted(records, key=_order)
-        ],
-        align="lllrrrrrrrrr",
-        notes=[_MEANING, _BOUND],
+        columns=columns,
+        rows=[[row[name] for name in columns] for row in rows],
+        align="lll" + "r" * (len(columns) - 3),
+        notes=[_MEANING, *([_TRIED_MEANING] if _TRIED in columns else []), _BOUND],
     )
+
+
+def _cells(record: CertificationRecord, names: Names) -> dict[str, str]:
+    """By column; what was not tried is empty."""
+    attack = worst_attack(record)
+    return {
+        "network": names.of(record["model"]),
+        "bits": bits_label(record["model"]["bit_width"]),
+        "engine": record["model"]["engine"],
+        "patch": f"{record['patch_px']} px",
+        "masks": f"{record['masks']} of {'×'.join(map(str, record['mask_px']))}",
+        "clean": percent(record["clean"]["value"]),
+        "masked inference": percent(record["masked"]["value"]),
+        "certified (95%)": rate(record["certified"]),
+        "n": str(record["certified"]["n"]),
+        _TRIED: "" if attack is None else f"{rate(attack['asr'])}, {attack['patch']['name']}",
+        "ASR at most (95%)": rate(asr_at_most(record["masked"], record["certified"])),
+        "passes": f"{record['mean_passes']:.0f}",
+        "ms an image": f"{record['mean_passes'] * record['ms_per_pass']:.3g}",
+    }
 
 
 def _order(record: CertificationRecord) -> tuple[object, ...]:

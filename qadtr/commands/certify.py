@@ -32,6 +32,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="K",
         help="K×K masks, all pairs of them (default: 6); more hide less and cost more passes",
     )
+    parser.add_argument(
+        "--patches",
+        type=Path,
+        nargs="+",
+        default=(),
+        metavar="PATCHES",
+        help="patch files (.npz) or folders of them, tried against masked inference",
+    )
     shared.add_bits(parser, "all that are exported")
     parser.add_argument(
         "--images",
@@ -62,6 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.data,
         settings,
         shared.provenance(masks_per_axis=settings.masks_per_axis),
+        arguments.patches,
     )
     print(certification_table(records).text())
     return 0

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploy.core.double_masking import certified, covering_masks
+from deploy.core.double_masking import certified, covering_masks, predict_masked
+from deploy.core.patch_set import read_patch_set
 from deploy.core.records import read_records
 from deploy.engine import open_engine
 from eval.measure.certification_record import certifications_from_records
@@ -165,6 +166,50 @@ def test_certificates_are_the_engines_and_not_made_twice(
     section = certification_section(read_records(run / "records"))
     assert section.count("<tr") == 3 and "digits" in section
     assert "99 px does not fit" in refusal(["certify", str(run), "--patch", "99"], capsys)
+
+
+def test_patches_are_tried_against_masked_inference(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    patch = ["patch", str(run), "--steps", "3", "--attack", "lavan", "--images", "30"]
+    assert main([*patch, "--size", "3", "--set", "mask_px=5"]) == 0
+    assert main([*patch, "--size", "2"]) == 0
+    words = ["certify", str(run), "--bits", "4", "--images", "24", "--patch", "2", "3"]
+    words += ["--masks-per-axis", "2"]
+    assert main([*words, "--patches", str(run / "patches")]) == 0
+    assert "ASR tried" in capsys.readouterr().out
+    found = certifications_from_records(read_records(run / "records"))
+    small, large = sorted(found, key=lambda one: one["patch_px"])
+    # What is larger than a certificate's patch says nothing about it.
+    assert [one["patch"]["size_px"] for one in small["attacks"]] == [[2, 2]]
+    assert sorted(one["patch"]["size_px"] for one in large["attacks"]) == [[2, 2], [3, 3]]
+    assert {one["patch"]["settings"]["mask_px"] for one in large["attacks"]} == {0, 5}
+
+    opened = RunFolder.open(run)
+    images = opened.images(None, "test")
+    rows = chosen_indices(len(images), 24)
+    masks = covering_masks(images.images.shape[2:], 3, per_axis=2)
+    for attack in large["attacks"]:
+        (patch_set,) = (
+            one
+            for one in map(read_patch_set, (run / "patches").glob("*.npz"))
+            if list(one.size_px) == attack["patch"]["size_px"]
+        )
+        assert set(rows) <= set(patch_set.image_indices.tolist())
+        pasted = patch_set.paste_on(images.images[patch_set.image_indices])
+        of = np.isin(patch_set.image_indices, rows)
+        with open_engine("onnxruntime", opened.model_file(4, "onnxruntime")) as engine:
+            clean = predict_masked(engine.predict, images.images[rows], masks).classes
+            patched = predict_masked(engine.predict, pasted[of], masks).classes
+        labels = images.labels[rows]
+        won = (clean == labels) & (patched != labels)
+        assert (attack["asr"]["k"], attack["asr"]["n"]) == (won.sum(), (clean == labels).sum())
+
+    # Made again with other patches alone.
+    assert main([*words, "--patches", str(run / "patches")]) == 0
+    assert len(certifications_from_records(read_records(run / "records"))) == 2
+    said = refusal([*words[:-4], "2", "--patches", str(run / "patches")], capsys)
+    assert "has a side of 3 px" in said and said.endswith("give --patch 3")
 
 
 def test_parity_and_inspect(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from deploy.core.double_masking import (
     GREY,
     Predict,
+    attack_masked,
     certified,
     certify,
     covering_masks,
@@ -147,6 +148,39 @@ def test_the_shares_are_of_all_images() -> None:
     assert not found.holds[:10].any()
     assert found.certified["k"] == int(found.holds.sum()) <= found.masked["k"]
     assert found.mean_passes >= len(found.masks)
+
+
+def test_a_patch_is_counted_where_masked_inference_was_right_and_never_beats_a_certificate() -> (
+    None
+):
+    model = linear(2)
+    images, masks = small_images(7), covering_masks((4, 4), 2, per_axis=2)
+    labels = model(images)
+    labels[:5] = (labels[:5] + 1) % 3  # five that the model has wrong
+    found = certify(model, images, labels, masks)
+    rows = np.arange(2, len(images))
+    right = found.classes[rows] == labels[rows]
+    won = []
+    for top, left, *values in itertools.product(range(3), range(3), *[(0, 255)] * 4):
+        patched = images[rows]
+        patched[:, :, top : top + 2, left : left + 2] = np.array(values).reshape(2, 2)
+        success = attack_masked(model, found, rows, patched, labels[rows])
+        answered = predict_masked(model, patched, masks).classes
+        assert success.share["n"] == int(right.sum()) < len(rows)
+        assert success.share["k"] == int((right & (answered != labels[rows])).sum())
+        won.append(success.share["k"])
+    assert max(won) > 0
+    assert found.holds[rows].any()
+
+    def moody(given: NDArray[np.uint8]) -> NDArray[np.int64]:
+        return np.full(len(given), 3)
+
+    # A model that answers otherwise when it is asked again keeps no certificate.
+    with pytest.raises(InputError, match="images that are certified"):
+        attack_masked(moody, found, rows, patched, labels[rows])
+    first = rows[found.holds[rows]][0]
+    with pytest.raises(InputError, match=f"the first is number {first}:"):
+        attack_masked(moody, found, rows, patched, labels[rows])
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from deploy.core.errors import InputError
 from eval.attacks import ATTACKS, attack_from_settings
-from eval.attacks.gradient import _shifted
+from eval.attacks.gradient import _masked, _shifted
 from eval.attacks.losses import attack_loss
 from eval.attacks.placement import PLACEMENTS, positions_for
 from training.patching import circle_mask, paste, random_positions, square_mask
@@ -56,6 +56,7 @@ def test_unknown_names_tell_the_known_ones() -> None:
         ({"momentum": 1.0}, "momentum must be at least 0 and below 1; got 1.0"),
         ({"loss": "mse"}, "loss must be one of margin"),
         ({"shift_px": -1}, "shift_px must be at least 0"),
+        ({"mask_px": -1}, "mask_px must be at least 0"),
         (
             {"loss": "cross-entropy", "confidence": 3.0},
             "must be left out where loss is",
@@ -226,6 +227,24 @@ def _warped_pixel_by_pixel(
             weights = torch.tensor([[(1 - b) * (1 - a), (1 - b) * a], [b * (1 - a), b * a]])
             shown[:, row, column] = (corners * weights.double()).sum(dim=(1, 2)).float()
     return shown
+
+
+def test_a_masked_image_shows_one_grey_square_that_gives_the_patch_no_gradient() -> None:
+    pixels = torch.zeros(64, 3, 9, 12, requires_grad=True)
+    draw = torch.Generator().manual_seed(1)
+    assert _masked(pixels, 0, draw) is pixels
+    shown = _masked(pixels, 5, draw)
+    grey = (shown == 128.0).all(dim=1)
+    assert torch.equal(grey, (shown != 0.0).any(dim=1))
+    assert grey.sum(dim=(1, 2)).tolist() == [25] * 64
+    rows, columns = grey.any(dim=2), grey.any(dim=1)
+    assert rows.sum(dim=1).tolist() == columns.sum(dim=1).tolist() == [5] * 64
+    # Every place along both sides, the last included.
+    assert set(rows.float().argmax(dim=1).tolist()) == set(range(5))
+    assert set(columns.float().argmax(dim=1).tolist()) == set(range(8))
+    (gradient,) = torch.autograd.grad(shown.sum(), pixels)
+    assert torch.equal(gradient[:, 0] == 0.0, grey)
+    assert (_masked(torch.zeros(2, 3, 9, 12), 30, draw) == 128.0).all()
 
 
 def test_shifted_images_are_moved_crops_of_themselves() -> None:

@@ -45,6 +45,20 @@ def test_an_attack_may_win_where_masked_inference_is_right_without_a_certificate
     assert bound is not None and (bound["k"], bound["n"]) == (wins, right)
 
 
+def test_the_worst_patch_that_was_tried_stands_before_the_bound() -> None:
+    tried, untried = record(30, 12), record(30, 12)
+    untried["model"] = {**untried["model"], "bit_width": 2}
+    tried["attacks"] = [
+        {"patch": {"name": name}, "asr": share(won, 30)}  # type: ignore[typeddict-item]
+        for name, won in (("weak", 3), ("strong", 9))
+    ]
+    table = certification_table([tried, untried])
+    at = list(table.columns).index("ASR tried (95%)")
+    assert table.columns[at + 1] == "ASR at most (95%)"
+    assert [row[at] for row in table.rows] == ["30.0% (16.7–47.9), strong", ""]
+    assert "ASR tried" not in certification_table([untried]).text()
+
+
 def test_where_masked_inference_is_never_right_there_is_nothing_to_win() -> None:
     assert asr_at_most(share(0, 40), share(0, 40)) is None
     assert "–" in certification_table([record(0, 0)]).text()
