@@ -6,15 +6,17 @@ patch of the size, known or not (:mod:`..core.double_masking`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ..core.double_masking import Certification, certify, covering_masks
+from ..core.double_masking import Certification, attack_masked, certify, covering_masks
 from ..core.engine_protocol import Engine
-from ..core.errors import UsageError
+from ..core.errors import NothingToEvaluate, UsageError
+from ..core.share import Share
 from .measuring import shuffled
 from .suite import Suite
 
@@ -47,14 +49,33 @@ class CertifySettings:
             raise UsageError(f"--min-certified expects a share of 0 to 1, got {least_share}")
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CertifiedHere:
+    """What was certified, and what the bundle's patches win against masked inference.
+
+    Attributes:
+        certification: of the images that were certified.
+        asr: by patch, of those of them that it is for and masked inference has right without it;
+            a patch that is larger than the certificate's, or has no such image, is not there.
+    """
+
+    certification: Certification
+    asr: Mapping[str, Share]
+
+    @property
+    def worst(self) -> tuple[str, Share] | None:
+        """The patch that wins most; None where none was tried."""
+        return max(self.asr.items(), key=lambda one: one[1]["value"], default=None)
+
+
 def certify_on(
     engine: Engine,
     suite: Suite,
     settings: CertifySettings,
     *,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Certification:
-    """Return the certificates of an engine on images of a suite.
+) -> CertifiedHere:
+    """Return the certificates of an engine on images of a suite, and try its patches on them.
 
     Args:
         engine: open.
@@ -63,7 +84,7 @@ def certify_on(
         progress: told how many of all steps are done.
 
     Raises:
-        InputError: a patch larger than the images.
+        InputError: a patch larger than the images, or one that wins on a certified image.
     """
     masks = covering_masks(
         (suite.images.shape[2], suite.images.shape[3]),
@@ -72,11 +93,46 @@ def certify_on(
     )
     order = shuffled(suite)
     rows = np.sort(order[suite.distinct[order]][: settings.images])
-    return certify(engine.predict, suite.images[rows], suite.labels[rows], masks, progress=progress)
+    fitting = [
+        (patch, which)
+        for patch in suite.patches
+        if max(patch.patch_set.size_px) <= settings.patch_px
+        and len(which := np.isin(patch.rows, rows).nonzero()[0])
+    ]
+    done, total = 0, masks.steps + 2 * len(masks) * len(fitting)
+
+    def stepped(count: int = 1) -> None:
+        nonlocal done
+        done += count
+        progress(done, total)
+
+    found = certify(
+        engine.predict,
+        suite.images[rows],
+        suite.labels[rows],
+        masks,
+        progress=lambda reached, _: stepped(reached - done),
+    )
+    asr = {}
+    for patch, which in fitting:
+        own = patch.rows[which]
+        # Nothing to win is no rate of 0.
+        with suppress(NothingToEvaluate):
+            asr[patch.facts.name] = attack_masked(
+                engine.predict,
+                found,
+                np.searchsorted(rows, own),
+                patch.paste(suite.images, which),
+                suite.labels[own],
+                patch.patch_set.target,
+                stepped=stepped,
+            ).share
+    return CertifiedHere(certification=found, asr=asr)
 
 
-def certification_figures(found: Certification) -> dict[str, Any]:
+def certification_figures(certified: CertifiedHere) -> dict[str, Any]:
     """Return it as JSON values: the shape that reports and records have."""
+    found = certified.certification
     return {
         "patch_px": found.masks.patch_px,
         "mask_px": list(found.masks.mask_px),
@@ -85,4 +141,5 @@ def certification_figures(found: Certification) -> dict[str, Any]:
         "masked": found.masked,
         "certified": found.certified,
         "mean_passes": found.mean_passes,
+        "attacks": [{"patch": name, "asr": asr} for name, asr in certified.asr.items()],
     }

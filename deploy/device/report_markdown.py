@@ -42,7 +42,13 @@ def markdown_text(report: Mapping[str, Any]) -> str:
     certification = report.get("certification")
     if certification is not None:
         size, share = certification["patch_px"], share_in_words(certification["certified"])
-        lines += [f"No patch of {size} px can win against masked inference on {share} images.", ""]
+        said = f"No patch of {size} px can win against masked inference on {share} images"
+        attacks = certification.get("attacks", [])
+        if attacks:
+            worst = max(attacks, key=lambda one: one["asr"]["value"])
+            won = share_in_words(worst["asr"])
+            said += f"; of the bundle's patches {in_markdown(worst['patch'])} wins most: {won}"
+        lines += [f"{said}.", ""]
     failed = [step for step in report["steps"] if not step["ok"]]
     lines += [
         f"- step *{in_markdown(one['name'])}* failed: {in_markdown(one['error'])}" for one in failed

@@ -258,15 +258,17 @@ def search_here(
 
 
 def certify_here(under: UnderTest, settings: CertifySettings) -> Certification:
-    """Masked inference, and the images on which no patch of the size can win against it."""
+    """Masked inference, the images on which no patch of the size can win against it, and what the
+    bundle's patches win."""
     with step(under.report, "certification"):
-        found = certify_on(
+        certified = certify_on(
             under.engine,
             under.suite,
             settings,
             progress=lambda done, count: under.console.progress("certify", done, count),
         )
-        under.report["certification"] = certification_figures(found)
+        under.report["certification"] = certification_figures(certified)
+    found = certified.certification
     under.console.say(
         f"certified  {share_in_words(found.certified)} images against every patch of "
         f"{settings.patch_px} px, by masked inference ({len(found.masks)} masks, "
@@ -277,6 +279,11 @@ def certify_here(under: UnderTest, settings: CertifySettings) -> Certification:
         f"certified  so no attack with such a patch wins on more than "
         f"{share_in_words(found.asr_at_most)} of the images that masked inference has right"
     )
+    if certified.worst is not None:
+        name, asr = certified.worst
+        under.console.say(
+            f"certified  of the bundle's patches {name} wins most of them: {share_in_words(asr)}"
+        )
     return found
 
 
