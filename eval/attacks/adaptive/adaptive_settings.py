@@ -47,7 +47,9 @@ class AdaptiveSettings(Recorded):
     Attributes:
         size_px: side of the square, in pixels.
         placement: where it goes, see ``eval.attacks.placement``.
-        steps: of each ascent.
+        steps: of each ascent. On a ResNet-20 trained with inner attacks, 100 win 84% of the images
+            and 300 win 92%: few are no statement on a network that resists. An image that is won
+            takes no more of them.
         step_size: of the first step, in pixel values (0…255).
         momentum: decay of the accumulated gradient.
         confidence: margin in logits behind which an image is won for good.
@@ -60,7 +62,7 @@ class AdaptiveSettings(Recorded):
 
     size_px: AtLeast1 = 8
     placement: Placement = "centre"
-    steps: AtLeast1 = 100
+    steps: AtLeast1 = 300
     step_size: Annotated[float, Field(ge=1.0, le=255.0)] = 24.0
     momentum: Momentum = 0.8
     confidence: NotNegative = 0.25
