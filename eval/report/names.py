@@ -54,9 +54,13 @@ def names_of_models(models: Iterable[Mapping[str, Any]]) -> Names:
 
 
 def differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """For each training config, in words, the settings in which it differs from any other."""
+    """For each training config, in words, the settings in which it differs from any other, those of
+    the defense first."""
     flat = list(map(settings_of, configs))
-    keys = dict.fromkeys(key for one in flat for key in one)
+    keys = sorted(
+        dict.fromkeys(key for one in flat for key in one),
+        key=lambda key: not key.startswith("defense."),
+    )
     different = [key for key in keys if any(one.get(key) != flat[0].get(key) for one in flat)]
     last = [key.rpartition(".")[2] for key in different]
     short = {
