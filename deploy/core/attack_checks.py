@@ -24,6 +24,9 @@ LOWER_BOUND = (
 
 NOT_CHECKED = "not checked"
 
+_OF_ATTACKS = ("max_asr", "max_drift", "all")
+"""First words of the gates that are of an attack success rate."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class AttackVerdict:
@@ -54,7 +57,8 @@ class AttackVerdict:
         return MARK if self.tripped else ""
 
     def noted(self, gate: str, reason: str) -> str:
-        """The reason of a gate, which says so where its rate is a lower bound."""
-        if not self.tripped or gate in ("min_clean", "classes predicted"):
+        """The reason of a gate, or of "all" together, which says so where it is of an attack
+        success rate, so of a lower bound."""
+        if not self.tripped or gate.partition(" ")[0] not in _OF_ATTACKS:
             return reason
         return f"{reason} ({MARK} a lower bound: tripped {', '.join(self.tripped)})"

@@ -302,17 +302,17 @@ def attack_masked(
 
     Raises:
         NothingToEvaluate: masked inference has none of them right without the patch.
-        InputError: the patch wins on an image that is certified.
+        InputError: the patch changes the answer on an image that is certified, to its target or
+            to another class.
     """
     answered = predict_masked(predict, patched, found.masks, stepped=stepped)
-    success = attack_success(found.classes[rows], answered.classes, labels, target)
-    if (broken := success.success & found.holds[rows]).any():
+    if (broken := found.holds[rows] & (answered.classes != labels)).any():
         raise InputError(
-            f"a patch wins on {int(broken.sum())} images that are certified against it, of which "
-            f"the first is number {int(rows[broken.argmax()])}: the model does not give the same "
-            "answer to the same image, or the patch is larger than the certificate's"
+            f"a patch changes the answer on {int(broken.sum())} images that are certified against "
+            f"it, of which the first is number {int(rows[broken.argmax()])}: the model does not "
+            "give the same answer to the same image, or the patch is larger than the certificate's"
         )
-    return success
+    return attack_success(found.classes[rows], answered.classes, labels, target)
 
 
 def _check(images: NDArray[np.uint8], masks: MaskSet) -> None:

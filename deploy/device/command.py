@@ -21,7 +21,7 @@ from ..core.signals import signals_interrupt
 from ..core.text import one_line
 from .certifying import CertifySettings
 from .console import Console
-from .report import ReportPlaces, empty_report, void_reports, write_report
+from .report import ReportPlaces, conclude, empty_report, void_reports, write_report
 from .search import SearchSettings
 from .steps import ONNXRUNTIME
 from .validation import EngineOpener, ValidationSettings, validate
@@ -270,7 +270,26 @@ def _run(
         badge=arguments.badge,
     )
     void_reports(empty_report(arguments.bundle.name), places)
-    settings = ValidationSettings(
+    try:
+        settings = _settings(arguments)
+    except UsageError as error:
+        report = empty_report(arguments.bundle.name)
+        conclude(report, error.exit_code, error.line)
+        write_report(report, places)
+        raise
+    report = validate(arguments.bundle, settings, console, engines=engines)
+    with suppress(QadtrError):  # then the report says that it is no verdict
+        write_report(report, places)
+    verdict = f"{report['outcome'].upper()} (exit code {report['exit_code']}): {report['reason']}"
+    if report["exit_code"] in (2, 4):
+        console.complain(f"validate: {verdict}")
+    else:
+        console.say(verdict, outcome=report["outcome"])
+    return int(report["exit_code"])
+
+
+def _settings(arguments: argparse.Namespace) -> ValidationSettings:
+    return ValidationSettings(
         threads=arguments.threads,
         quick=arguments.quick,
         thresholds={
@@ -287,15 +306,6 @@ def _run(
         certify=_certify_settings(arguments),
         require_integer=arguments.require_integer,
     )
-    report = validate(arguments.bundle, settings, console, engines=engines)
-    with suppress(QadtrError):  # then the report says that it is no verdict
-        write_report(report, places)
-    verdict = f"{report['outcome'].upper()} (exit code {report['exit_code']}): {report['reason']}"
-    if report["exit_code"] in (2, 4):
-        console.complain(f"validate: {verdict}")
-    else:
-        console.say(verdict, outcome=report["outcome"])
-    return int(report["exit_code"])
 
 
 def _outputs(arguments: argparse.Namespace) -> dict[str, Path]:

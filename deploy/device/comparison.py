@@ -10,6 +10,7 @@ References:
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -47,6 +48,7 @@ class Outcome:
         quick: whether no more images were run than the thresholds needed.
         bit_width: of the model; 32 is float. None where not told.
         engine: of the model; empty where not told.
+        checkpoint: SHA-256 of the network's; None where not told.
         indices: int64 N, within the split.
         clean_correct: bool N, right without the patch.
         patched_correct: bool N, right with it.
@@ -70,6 +72,7 @@ class Outcome:
     quick: bool = False
     bit_width: int | None = None
     engine: str = ""
+    checkpoint: str | None = None
 
     @property
     def content(self) -> str | None:
@@ -88,14 +91,15 @@ def _not_checked(folder: Path, model: Mapping[str, Any]) -> AttackVerdict:
 def read_outcomes(path: Path, verdict_of: VerdictOf = _not_checked) -> list[Outcome]:
     """Read a ``report.json`` of the validator, an evaluation record, or a folder of records (also a
     run folder, whose ``records`` are then read). Of several results of one model and patch in a
-    folder the newest is taken; the file of a record names another.
+    run's folder the newest is taken; the file of a record names another.
 
     Args:
         path: of it.
         verdict_of: the attack checks of evaluation records; a report has its own.
 
     Raises:
-        InputError: another file, a damaged one, or a report without outcomes.
+        InputError: another file, a damaged one, a report without outcomes, or a folder of records
+            of several trainings of one network.
         NothingToEvaluate: no patch is in it.
     """
     path = Path(path)
@@ -116,7 +120,25 @@ def read_outcomes(path: Path, verdict_of: VerdictOf = _not_checked) -> list[Outc
     if not found:
         raise NothingToEvaluate(f"{path} has no patch that was measured")
     newest = {(one.model, one.patch, one.content, one.images): one for one in found}
+    if path.is_dir() and folder == path:
+        _require_one_training_each(found, path)
     return list(newest.values())
+
+
+def _require_one_training_each(found: Sequence[Outcome], path: Path) -> None:
+    """Refuse a folder with results of several networks of one name: the newest of them is no
+    result of the others. In a run's own folder it is the run, trained again."""
+    trainings: dict[str, set[str]] = {}
+    for one in found:
+        if one.checkpoint is not None:
+            trainings.setdefault(one.model, set()).add(one.checkpoint)
+    for model, checkpoints in trainings.items():
+        if len(checkpoints) > 1:
+            known = ", ".join(sorted(f"{checkpoint[:12]}…" for checkpoint in checkpoints))
+            raise InputError(
+                f"{path} has results of several trainings of {model} (checkpoints {known}); name "
+                "the folder of one run, or the file of one record"
+            )
 
 
 def compare(
@@ -180,32 +202,42 @@ def compare(
     }
 
 
-_KEYS: tuple[Callable[[Outcome], tuple[object, ...]], ...] = (
-    lambda one: (one.model, one.content),
-    lambda one: (one.model, one.patch),
-    lambda one: (one.bit_width, one.engine, one.content),
-    lambda one: (one.bit_width, one.engine, one.patch),
-    lambda one: (one.bit_width, one.content),
-    lambda one: (one.bit_width, one.patch),
+_Key = Callable[[Outcome], tuple[object, ...]]
+_MODELS: tuple[_Key, ...] = (
+    lambda one: (one.model,),
+    lambda one: (one.bit_width, one.engine),
+    lambda one: (one.bit_width,),
 )
-"""What two outcomes are paired by, the surest first; the last four only where it is told."""
+_PATCHES: tuple[_Key, ...] = (lambda one: (one.content,), lambda one: (one.patch,))
+"""What two outcomes are paired by, the surest first, and only where it is told: by what their
+models share, and then by what their patches do."""
 
 
 def _paired_up(old: Sequence[Outcome], new: Sequence[Outcome]) -> list[tuple[Outcome, Outcome]]:
     """Each old outcome with the one new outcome that it is compared with, in the old order."""
     found: dict[int, int] = {}
-    for key in _KEYS:
+    for of_model, of_patch in itertools.product(_MODELS, _PATCHES):
         sides: list[dict[tuple[object, ...], list[int]]] = [{}, {}]
         for side, outcomes in zip(sides, (old, new), strict=True):
             taken = found.keys() if side is sides[0] else found.values()
+            alone = _alone(outcomes, of_model)
             for i, one in enumerate(outcomes):
-                if i not in taken and None not in key(one):
-                    side.setdefault(key(one), []).append(i)
+                key = (*of_model(one), *of_patch(one))
+                if i not in taken and None not in key and of_model(one) in alone:
+                    side.setdefault(key, []).append(i)
         for known, before in sides[0].items():
             after = sides[1].get(known, [])
             if len(before) == len(after) == 1:
                 found[before[0]] = after[0]
     return [(old[i], new[found[i]]) for i in sorted(found)]
+
+
+def _alone(outcomes: Sequence[Outcome], of_model: _Key) -> set[tuple[object, ...]]:
+    """The keys that one model alone has, whichever of its outcomes are paired already."""
+    models: dict[tuple[object, ...], set[str]] = {}
+    for one in outcomes:
+        models.setdefault(of_model(one), set()).add(one.model)
+    return {key for key, names in models.items() if len(names) == 1}
 
 
 def _why(old: Sequence[Outcome], new: Sequence[Outcome]) -> str:
@@ -404,7 +436,14 @@ def _of_evaluation(payload: Mapping[str, Any], folder: Path, verdict_of: Verdict
         )
         _require_kinds(model["bit_width"], (int, type(None)), "bit-width")
         _require_kinds(model["engine"], (str,), "engine")
-        return replace(found, bit_width=model["bit_width"], engine=model["engine"])
+        checkpoint = model.get("checkpoint_sha256")
+        _require_kinds(checkpoint, (str, type(None)), "checkpoint's SHA-256")
+        return replace(
+            found,
+            bit_width=model["bit_width"],
+            engine=model["engine"],
+            checkpoint=checkpoint,
+        )
     except KeyError as error:
         raise InputError(f"an evaluation record lacks {error}: evaluate again") from error
     except (ArithmeticError, AttributeError, IndexError, TypeError, ValueError) as error:

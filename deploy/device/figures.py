@@ -42,9 +42,6 @@ def patch_figures(measurement: Measurement, suite: Suite, number: int) -> dict[s
 
     ``asr`` counts the images that this engine has right without the patch; ``asr_common`` and the
     paired difference, those that the lab's network has right too. Figures over no image are null.
-
-    Raises:
-        NothingToEvaluate: the patch is gated and no image counts.
     """
     patch = suite.patches[number]
     rows, which = seen(measurement, suite, number)
@@ -52,11 +49,8 @@ def patch_figures(measurement: Measurement, suite: Suite, number: int) -> dict[s
     clean, patched = measurement.clean[rows], measurement.patched[number][which]
     lab_clean, lab_patched = suite.lab_clean[rows], patch.lab[which]
     here = lab = floor = common = None
-    try:
+    with contextlib.suppress(NothingToEvaluate):
         here = success_of(measurement, suite, number)
-    except NothingToEvaluate:
-        if patch.facts.gated:
-            raise
     with contextlib.suppress(NothingToEvaluate):
         lab = attack_success(lab_clean, lab_patched, labels, target).share
     with contextlib.suppress(NothingToEvaluate):

@@ -127,8 +127,8 @@ class Check:
         name: such as "max_asr of lavan-6".
         outcome: of the gate.
         threshold: that the share was held against.
-        observed: successes / trials, or the difference for the drift.
-        bounds: of the share; None for the drift, which has none.
+        observed: successes / trials, or the difference for the drift; None where nothing counts.
+        bounds: of the share; None for the drift, which has none, and where nothing counts.
         n: images that count.
         reason: one sentence.
     """
@@ -136,7 +136,7 @@ class Check:
     name: str
     outcome: Outcome
     threshold: float
-    observed: float
+    observed: float | None
     bounds: Interval | None
     n: int
     reason: str
@@ -152,6 +152,23 @@ class Check:
             "n": self.n,
             "reason": self.reason,
         }
+
+
+def decided(name: str, threshold: float, ask: Callable[[], Check]) -> Check:
+    """Return what ``ask`` gives, or an undecided gate where no image counts for it: that must not
+    keep another gate from failing."""
+    try:
+        return ask()
+    except NothingToEvaluate as error:
+        return Check(
+            name=name,
+            outcome=Outcome.UNDECIDED,
+            threshold=threshold,
+            observed=None,
+            bounds=None,
+            n=0,
+            reason=error.line,
+        )
 
 
 def share_at_most(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from ..core.model_engine import run_all
 from ..core.patch_set import random_floor
 from ..core.success import AttackSuccess, attack_success
 from .evidence import LEAST_SHARE, Counted, changed_pixels, classes_check
-from .gate import Check, Outcome, drift_at_most, share_at_least, share_at_most
+from .gate import Check, Outcome, decided, drift_at_most, share_at_least, share_at_most
 from .golden import logits_bytes
 from .sequential import SequentialGate
 from .suite import Classes, Suite, SuitePatch, paste_some
@@ -132,10 +133,10 @@ def asr_check_name(patch: str) -> str:
 def checks_of(
     measurement: Measurement, suite: Suite, thresholds: Mapping[str, Threshold]
 ) -> list[Check]:
-    """Return what each gate says of a measurement.
+    """Return what each gate says of a measurement; one for which no image counts is undecided.
 
     Raises:
-        NothingToEvaluate: a gated patch or the clean accuracy has no image that counts.
+        NothingToEvaluate: the clean accuracy has no image.
     """
     checks = []
     for number, patch in enumerate(suite.patches):
@@ -143,22 +144,13 @@ def checks_of(
             continue
         max_asr, max_drift = thresholds["max_asr"].value, thresholds["max_drift"].value
         if max_asr is not None:
-            name = asr_check_name(patch.facts.name)
             these = counted(measurement, suite, number, thresholds)
-            these.require_any(name)
-            if name in measurement.gates:
-                check = measurement.gates[name].check()
-            else:
-                check = share_at_most(name, max_asr, these.k, these.n)
-            checks.append(these.held(check))
+            ask = partial(_asr_check, measurement, these, patch, max_asr)
+            checks.append(decided(asr_check_name(patch.facts.name), max_asr, ask))
         if max_drift is not None:
-            here = success_of(measurement, suite, number).share
-            rows, which = seen(measurement, suite, number)
-            lab = attack_success(
-                suite.lab_clean[rows], patch.lab[which], suite.labels[rows], patch.facts.target
-            ).share
             name = f"max_drift of {patch.facts.name}"
-            checks.append(drift_at_most(name, max_drift, here["value"], lab["value"], here["n"]))
+            drifts = partial(_drift_check, measurement, suite, number, name, max_drift)
+            checks.append(decided(name, max_drift, drifts))
     min_clean = thresholds["min_clean"].value
     if checks and min_clean is not None:
         if "min_clean" in measurement.gates:
@@ -171,6 +163,28 @@ def checks_of(
     if checks:
         checks.append(classes_check(measurement.clean[run], suite.labels[run], suite.classes))
     return checks
+
+
+def _asr_check(
+    measurement: Measurement, these: Counted, patch: SuitePatch, max_asr: float
+) -> Check:
+    name = asr_check_name(patch.facts.name)
+    these.require_any(name)
+    if name in measurement.gates:
+        return these.held(measurement.gates[name].check())
+    return these.held(share_at_most(name, max_asr, these.k, these.n))
+
+
+def _drift_check(
+    measurement: Measurement, suite: Suite, number: int, name: str, max_drift: float
+) -> Check:
+    here = success_of(measurement, suite, number).share
+    rows, which = seen(measurement, suite, number)
+    patch = suite.patches[number]
+    lab = attack_success(
+        suite.lab_clean[rows], patch.lab[which], suite.labels[rows], patch.facts.target
+    ).share
+    return drift_at_most(name, max_drift, here["value"], lab["value"], here["n"])
 
 
 def _without_quick(check: Check, gates: Mapping[str, SequentialGate]) -> Check:

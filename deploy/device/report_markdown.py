@@ -80,7 +80,8 @@ def _gates(checks: Sequence[Mapping[str, Any]]) -> Table:
         rows=[
             [
                 *(check["name"], check["outcome"]),
-                *(f"{check['threshold']:.2%}", f"{check['observed']:.2%}"),
+                f"{check['threshold']:.2%}",
+                "" if check["observed"] is None else f"{check['observed']:.2%}",
                 "" if check["bounds"] is None else _range(check["bounds"]),
                 f"{check['n']}",
             ]

@@ -16,11 +16,14 @@ from ..core.text import one_line
 SARIF_VERSION = "2.1.0"
 SARIF_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 
-_RULES = {
+_RULES = {  # by the first word of a gate's name; "gate" is for any other
     "max_asr": "The attack success rate of a gated patch must be under its threshold.",
     "max_drift": "The attack success rate may depart from the lab's by so much at most.",
     "min_clean": "The clean accuracy must be over its threshold.",
+    "min_certified": "The share of images with a certificate must be over its threshold.",
+    "integer": "Every layer must run in integers.",
     "classes": "The network must tell the classes of the suite apart.",
+    "gate": "A gate of the validation must pass.",
     "broken": "Every step of the validation must be possible, and reproduce what the lab had.",
 }
 
@@ -79,7 +82,8 @@ def sarif_log(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _result_of_check(check: Mapping[str, Any], report: Mapping[str, Any]) -> dict[str, Any]:
-    rule = check["name"].partition(" ")[0]
+    first = check["name"].partition(" ")[0]
+    rule = first if first in _RULES else "gate"
     kind = "pass" if check["outcome"] == "pass" else "fail"
     text = f"{check['name']}: {check['outcome']}: {check['reason']}"
     return _result(rule, kind, text, report, check["name"])

@@ -114,7 +114,7 @@ def search_on(
     *,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> SearchResult:
-    """Search for a patch per image on images that the engine has right.
+    """Search for a patch per image on images that the engine has right, each other than the rest.
 
     Args:
         engine: open.
@@ -132,7 +132,7 @@ def search_on(
         raise InputError(
             f"the search's target {settings.target} is no class; there are 0…{engine.classes - 1}"
         )
-    counts = (measurement.clean != UNSEEN) & (measurement.clean == suite.labels)
+    counts = (measurement.clean != UNSEEN) & (measurement.clean == suite.labels) & suite.distinct
     if settings.target is not None:
         counts &= suite.labels != settings.target
     order = shuffled(suite)

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..core.double_masking import Certification
 from ..core.engine_protocol import Certified, Engine
-from ..core.errors import InputError
+from ..core.errors import InputError, NothingToEvaluate
 from ..core.files import sha256_of_bytes
 from ..core.host import host_facts, peak_memory_bytes
 from ..core.latency import measure_latency
@@ -228,16 +228,21 @@ def measure_here(
 
 def search_here(
     under: UnderTest, measured: Measurement, settings: SearchSettings, *, out: Path | None
-) -> SearchResult:
-    """Search for patches against this engine; those found are written to ``out``."""
+) -> SearchResult | None:
+    """Search for patches against this engine; those found are written to ``out``. None where no
+    image counts: what that means is for the gates to say."""
     with step(under.report, "search"):
-        found = search_on(
-            under.engine,
-            under.suite,
-            measured,
-            settings,
-            progress=lambda done, count: under.console.progress("search", done, count),
-        )
+        try:
+            found = search_on(
+                under.engine,
+                under.suite,
+                measured,
+                settings,
+                progress=lambda done, count: under.console.progress("search", done, count),
+            )
+        except NothingToEvaluate as error:
+            under.console.say(f"search     {error.line}")
+            return None
         under.report["search"] = found.as_record()
         if out is not None:
             write_patch_set(out, found.patch_set)

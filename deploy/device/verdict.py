@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from ..core.attack_checks import AttackVerdict
 from ..core.double_masking import Certification
 from .evidence import CLASSES
 from .figures import weaker_than_noise
-from .gate import Check, exit_code_of, share_at_least, share_at_most
+from .gate import Check, decided, exit_code_of, share_at_least, share_at_most
 from .measuring import Measurement, checks_of
 from .search import SearchResult
 from .suite import Suite
 from .thresholds import Threshold
 
+OF_SEARCH = "max_asr of the search"
 MIN_CERTIFIED = "min_certified"
 
 
@@ -49,7 +51,8 @@ def verdict_on(
         patches: their figures, as the report has them.
         attack_checks: the lab's, of its attacks on this model.
         in_float: layers of somebody else's file that ran in float, by kind; None: not such a file.
-        searched: patches found here, gated by ``max_asr_of_search``.
+        searched: patches found here, gated by ``max_asr_of_search``; None with such a gate: no
+            image counts.
         certified: gated by ``min_certified``.
         integer: the gate that asks for integers, where one does.
 
@@ -57,9 +60,10 @@ def verdict_on(
         NothingToEvaluate: a gate has no image that counts.
     """
     checks = checks_of(measured, suite, thresholds)
-    if checks and searched is not None and max_asr_of_search is not None:
-        won = searched.success.share
-        checks.append(share_at_most("max_asr of the search", max_asr_of_search, won["k"], won["n"]))
+    if checks and max_asr_of_search is not None:
+        won = {"k": 0, "n": 0} if searched is None else searched.success.share
+        ask = partial(share_at_most, OF_SEARCH, max_asr_of_search, won["k"], won["n"])
+        checks.append(decided(OF_SEARCH, max_asr_of_search, ask))
     if checks and certified is not None and min_certified is not None:
         held = certified.certified
         checks.append(share_at_least(MIN_CERTIFIED, min_certified, held["k"], held["n"]))

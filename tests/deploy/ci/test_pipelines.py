@@ -210,7 +210,13 @@ def test_a_commit_that_raises_the_attack_success_rate_fails(
     assert worse.code == 1, worse.log
     found = json.loads((tmp_path / REPORTS / "comparison.json").read_text())
     assert [one.partition(" of ")[0] for one in found["worse"]] == ["ASR"]
-    assert reports(tmp_path)["exit_code"] == 0
+    report = reports(tmp_path)
+    assert report["exit_code"] == 0
+    # Also where the images do not decide about the threshold.
+    (at,) = (one["observed"] for one in report["checks"] if one["name"].startswith("max_asr"))
+    near = pipeline(tmp_path, bundle=str(after), baseline="baseline.json", max_asr=f"{at:.4f}")
+    assert reports(tmp_path)["exit_code"] == 3
+    assert near.code == 1, near.log
     if worse.outputs:
         assert worse.outputs["outcome"] == "fail"
         assert "    significantly worse" in worse.summary

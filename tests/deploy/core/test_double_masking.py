@@ -178,6 +178,10 @@ def test_a_patch_is_counted_where_masked_inference_was_right_and_never_beats_a_c
     # A model that answers otherwise when it is asked again keeps no certificate.
     with pytest.raises(InputError, match="images that are certified"):
         attack_masked(moody, found, rows, patched, labels[rows])
+    # Also where the patch has a target, and the answer is another class than that.
+    for target in range(3):
+        with pytest.raises(InputError, match="images that are certified"):
+            attack_masked(moody, found, rows, patched, labels[rows], target)
     first = rows[found.holds[rows]][0]
     with pytest.raises(InputError, match=f"the first is number {first}:"):
         attack_masked(moody, found, rows, patched, labels[rows])

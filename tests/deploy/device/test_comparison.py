@@ -296,6 +296,37 @@ def test_records_of_an_evaluation(tmp_path: Path) -> None:
     assert main([str(tmp_path / "old"), str(one)]) == 0
 
 
+def test_a_folder_of_two_trainings_of_one_network_is_refused_and_a_run_trained_again_is_not(
+    tmp_path: Path,
+) -> None:
+    every = np.ones(N, np.bool_)
+    for wins, checkpoint in ((2, "1" * 64), (30, "2" * 64)):
+        won = np.arange(N) < wins
+        payload = {
+            "model": {
+                "network": "r",
+                "defense": "plain",
+                "bit_width": 4,
+                "engine": "onnxruntime",
+                "checkpoint_sha256": checkpoint,
+            },
+            "patch": {"name": "p", "sha256": "a" * 64},
+            "images": dict(zip(("name", "split", "digest"), IMAGES, strict=True)),
+            "outcomes": outcomes_record(
+                np.arange(N, dtype=np.int64),
+                clean_correct=every,
+                patched_correct=~won,
+                eligible=every,
+                success=won,
+            ),
+        }
+        write_record(tmp_path / "run" / "records", "evaluation", payload, {})
+    with pytest.raises(InputError, match=r"several trainings of r plain .*111111111111…"):
+        read_outcomes(tmp_path / "run" / "records")
+    (newest,) = read_outcomes(tmp_path / "run")
+    assert newest.success.sum() in (2, 30)
+
+
 WIDE = {"bit_width": 8, "engine": "e", "model": "r qat 8-bit e"}
 NARROW = {"bit_width": 4, "engine": "e", "model": "r qat 4-bit e"}
 
@@ -364,6 +395,15 @@ def test_models_of_other_names_are_paired_by_bit_width_and_patches_by_content() 
     assert "r qat 8-bit e -> r qadtr 8-bit e" in text
     assert "ASR of p (the new one calls it q)" in text
     assert "ASR of p (another" not in text
+
+
+def test_a_patch_of_one_model_is_not_compared_with_another_models() -> None:
+    old = [outcome([0], **WIDE), outcome([1], patch="q", patch_sha256="b" * 64, **WIDE)]
+    new = [outcome([0], **WIDE), outcome([], patch="q", patch_sha256="b" * 64, **of("z", WIDE))]
+    narrow = outcome([2], **NARROW)
+    found = compare([*old, narrow], [*new, narrow])
+    assert {row["patch"] for row in found["patches"]} == {"p"}
+    assert found["not_measured"] == ["q on r qat 8-bit e is not in the new result"]
 
 
 def test_patches_made_anew_for_each_network_are_paired_by_their_name() -> None:

@@ -53,6 +53,21 @@ def check_junit(data: bytes) -> None:
             assert int(suite.attrib[count]) == sum(case.find(tag) is not None for case in suite)
 
 
+@pytest.mark.parametrize("least", ["0.001", "0.999"])
+def test_every_gate_that_there_is_has_its_rule(least: str, bundle: Path) -> None:
+    words = ["--require-integer", "--certified", "1", "--certify-images", "40"]
+    words += ["--masks-per-axis", "2", "--min-certified", least, "--code-quality", "gate.json"]
+    words += ["--search", "--queries", "5", "--search-size", "2", "--max-search-asr", "0.99"]
+    code, report, sarif, _ = validated(bundle, *words)
+    assert code == report["exit_code"] == (0 if least == "0.001" else 1)
+    rules = {rule for rule, _, _ in kinds(sarif)}
+    assert rules == {"max_asr", "max_drift", "min_clean", "classes", "integer", "min_certified"}
+    assert len(json.loads(Path("gate.json").read_text())) == code
+    # One that a later release has is no reason to lose the report.
+    report["checks"][0]["name"] = "max_heat of the device"
+    assert "gate" in {rule for rule, _, _ in kinds(sarif_log(report))}
+
+
 def kinds(sarif: dict[str, Any]) -> list[tuple[str, str, str]]:
     (run,) = sarif["runs"]
     return [(one["ruleId"], one["kind"], one["level"]) for one in run["results"]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from deploy.core.json_schema import check, load_schema
 from deploy.core.patch_set import read_patch_set
 from deploy.device.bundle_reading import Bundle
 from deploy.device.command import main
+from deploy.device.measuring import Measurement
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
+from deploy.device.search import SearchSettings, search_on
 from deploy.device.suite import read_suite
 
 SMALL = ["--search", "--queries", "60", "--search-size", "5", "--search-images", "40"]
@@ -53,6 +56,26 @@ def test_a_search_is_the_same_twice_and_another_with_another_seed(bundle: Path) 
         assert main([str(bundle), *SMALL, "--seed", seed, "--search-out", "p.npz"]) == 0
         found.append(Path("p.npz").read_bytes())
     assert found[0] == found[1] != found[2]
+
+
+def test_an_image_that_is_there_twice_is_searched_once(bundle: Path) -> None:
+    with Bundle(bundle) as opened:
+        suite = read_suite(opened)
+        twice = np.repeat(np.arange(0, len(suite.images), 2), 2)
+        suite = replace(suite, images=suite.images[twice], labels=suite.labels[twice], patches=())
+        with OnnxRuntimeEngine(opened.file("models/onnxruntime-4.onnx")) as engine:
+            measured = Measurement(
+                clean=engine.predict(suite.images),
+                patched=(),
+                floor=(),
+                changed=(),
+                unchanged=(),
+                gates={},
+                clean_logits_sha256=None,
+            )
+            settings = SearchSettings(queries=5, size_px=2, images=240)
+            found = search_on(engine, suite, measured, settings)
+    assert found.success.share["n"] == int(suite.distinct.sum()) == len(twice) // 2
 
 
 def test_a_search_can_be_gated(bundle: Path) -> None:

@@ -18,7 +18,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from deploy.bundle import BundleContents, bundle_files, write_bundle
+from deploy.bundle import BundleContents, BundlePatch, bundle_files, write_bundle
 from deploy.core.errors import InputError
 from deploy.core.files import npz_bytes
 from deploy.core.json_schema import SchemaMismatch, check, load_schema
@@ -27,9 +27,11 @@ from deploy.device import command
 from deploy.device.bundle_reading import Bundle
 from deploy.device.command import main
 from deploy.device.measuring import shuffled
+from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
 from deploy.device.profile_check import ran_kinds
 from deploy.device.suite import read_suite
-from tests.deploy.device.conftest import rehashed, run_elsewhere
+from deploy.device.verdict import OF_SEARCH
+from tests.deploy.device.conftest import patch_set, rehashed, run_elsewhere
 
 SUITE = "images/images.npz"
 
@@ -141,13 +143,51 @@ def test_3_nothing_is_gated(files: dict[str, bytes], bundle: Path) -> None:
     assert main([str(bundle)]) == 3
 
 
-def test_3_no_image_counts(files: dict[str, bytes], bundle: Path) -> None:
+def test_no_image_counts_for_a_patch(files: dict[str, bytes], bundle: Path) -> None:
     with np.load(Path_bytes(files[SUITE])) as archive:
         arrays = {name: archive[name] for name in archive.files}
     arrays["labels"] = (arrays["labels"] + 1) % 5
     write_stored_zip(bundle, rehashed(files | {SUITE: npz_bytes(arrays)}))
-    assert main([str(bundle)]) == 3
+    # Nothing decides about the patch, but a model that is never right has failed.
+    assert main([str(bundle)]) == 1
     assert "none of 240 images counts" in report()["reason"]
+    assert main([str(bundle), "--min-clean", "0"]) == 3
+    first = report()["checks"][0]
+    assert (first["outcome"], first["observed"], first["n"]) == ("undecided", None, 0)
+    search = ["--search", "--queries", "5", "--search-size", "2", "--max-search-asr", "0.5"]
+    assert main([str(bundle), *search]) == 1
+    assert {one["name"]: one["outcome"] for one in report()["checks"]}[OF_SEARCH] == "undecided"
+    assert report()["search"] is None
+
+
+@pytest.mark.parametrize("words", [[], ["--quick"]], ids=["full", "quick"])
+def test_a_gate_that_failed_is_1_whatever_counts_for_another(
+    words: list[str], contents: BundleContents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    loud = contents.patches[1].patch_set
+    # Targeted, and on images of its target's class alone.
+    rows = np.flatnonzero(contents.labels == 0)
+    moot = replace(
+        patch_set("moot", 2, 9, len(rows)), image_indices=contents.indices[rows], target=0
+    )
+    with OnnxRuntimeEngine(contents.models["onnxruntime"].path) as engine:
+        lab = engine.predict(moot.paste_on(contents.images[rows]))
+    both = [
+        BundlePatch(patch_set=loud, lab=contents.patches[1].lab),
+        BundlePatch(patch_set=moot, lab=lab),
+    ]
+    write_bundle(tmp_path / "model.qbundle", replace(contents, patches=both))
+    assert main(["model.qbundle", "--max-asr", "0.1", *words]) == 1
+    found = {one["name"]: one["outcome"] for one in report()["checks"]}
+    assert (found["max_asr of loud"], found["max_asr of moot"]) == ("fail", "undecided")
+
+
+def test_wrong_usage_is_in_the_report_that_would_have_had_the_verdict(bundle: Path) -> None:
+    assert main([str(bundle)]) == 0
+    assert main([str(bundle), "--queries", "5"]) == 4
+    assert (report()["exit_code"], report()["outcome"]) == (4, "error")
+    assert "add --search" in report()["reason"]
 
 
 @pytest.mark.parametrize(
