@@ -29,7 +29,8 @@ def frozen_statistics(network: Network, *, of_batch: bool = False) -> Iterator[N
     Args:
         network: in training mode.
         of_batch: BatchNorm takes the statistics of the batch, as the training step does, and leaves
-            the running ones alone; else the running ones, so that no image acts on another.
+            the running ones alone: for what has a gradient to the weights. Else the running ones,
+            so that no image acts on another and an attack meets the network that is deployed.
     """
     untracked = [m for m in network.modules() if of_batch and isinstance(m, nn.BatchNorm2d)]
     kinds = LearnedScale if of_batch else nn.BatchNorm2d | SwitchableBatchNorm2d | LearnedScale
@@ -69,8 +70,8 @@ def pixel_gradient(
     """The gradient of each image's own cross-entropy at its pixels, N×3×H×W.
 
     ``pixels`` float32 N×3×H×W in [0, 255].  Call it inside :func:`frozen_statistics`: there no
-    image of the batch acts on another.  With ``differentiable`` the result has a graph back to the
-    weights (double backward), otherwise it is detached.
+    image of the batch acts on another, but with ``of_batch``.  With ``differentiable`` the result
+    has a graph back to the weights (double backward), otherwise it is detached.
     """
     leaf = pixels.detach().requires_grad_()
     total = image_losses(network, leaf, labels).sum()

@@ -173,7 +173,8 @@ class TrainingRun:
             network = build_network(
                 spec,
                 generator_for(config.seed, SETUP, "weights"),
-                weights=None if settings.weights is None else Path(settings.weights),
+                # Continuing, the state has them.
+                weights=Path(settings.weights) if settings.weights and not self.start else None,
                 channels=channels,
             )
         else:
@@ -187,8 +188,10 @@ class TrainingRun:
         cast(Any, self.network).to(memory_format=torch.channels_last)
         self.parameters = dict(self.network.named_parameters())
         self.tensors = persistent_tensors(self.network)
-        if settings.warm_start is not None:
+        known = None if self.start is None else self.start.warm_start_sha256
+        if settings.warm_start is not None and known is None:
             start_from(self.network, Path(settings.warm_start))
+            known = sha256_of(Path(settings.warm_start))
         self.optimizer = optimizer_of(self.parameters, settings)
         self.average = MovingAverage(self.tensors, settings.ema) if settings.ema > 0.0 else None
         self.defense: Defense = build_defense(
@@ -207,9 +210,9 @@ class TrainingRun:
         if ranks.count > 1:  # BatchNorm is over a rank's slice
             identity["ranks"] = ranks.count
         self.warm_start: dict[str, str] = {}
-        if settings.warm_start is not None:
-            identity["warm_start"] = sha256_of(Path(settings.warm_start))
-            self.warm_start = {"warm_start_sha256": identity["warm_start"]}
+        if known is not None:
+            identity["warm_start"] = known
+            self.warm_start = {"warm_start_sha256": known}
         self.digest = sha256_of_bytes(json_bytes(identity))
         self.step = 0
         self.course = Course()
@@ -229,6 +232,9 @@ class TrainingRun:
         elif self.ranks.first:
             if not self.options.overwrite:
                 require_free(self.run_dir)
+            # No earlier training's weights pass for this one's before it has ended.
+            for name in (CHECKPOINT, Path(CHECKPOINT).with_suffix(".json"), RESUME):
+                (self.run_dir / name).unlink(missing_ok=True)
             self._started().write(self.run_dir)
         images_per_s = self._steps()
         if self.step < self.steps:
@@ -276,6 +282,7 @@ class TrainingRun:
             save_every=options.save_every,
             in_memory=options.in_memory,
             network=self.given,
+            warm_start_sha256=self.warm_start.get("warm_start_sha256"),
         )
 
     def _so_far(self) -> dict[str, float]:

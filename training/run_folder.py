@@ -151,7 +151,7 @@ class RunFolder:
         if not overwrite:
             require_free(path)
         if defense is None:
-            defense = "calibrated" if network.scales_stored else "own loop"
+            defense = "calibrated" if network.calibrated else "own loop"
         config = {
             "name": path.resolve().name,
             "seed": seed,

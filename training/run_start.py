@@ -30,6 +30,8 @@ class RunStart:
         in_memory: whether the images were given in memory, so that no folder is known.
         network: of a training that started from a network in memory, ``plan`` and the ``sha256`` of
             its tensors: continuing needs none of the code it was made with.
+        warm_start_sha256: of the file that ``training.warm_start`` names, which continuing does not
+            read again; None where there is none, or in a run of before.
     """
 
     config: Mapping[str, Any]
@@ -40,6 +42,7 @@ class RunStart:
     save_every: int
     in_memory: bool = False
     network: Mapping[str, Any] | None = None
+    warm_start_sha256: str | None = None
 
     def write(self, folder: Path) -> None:
         """Write it into the run's folder.
@@ -58,6 +61,7 @@ class RunStart:
             "save_every": self.save_every,
             "in_memory": self.in_memory,
             "network": None if self.network is None else dict(self.network),
+            "warm_start_sha256": self.warm_start_sha256,
         }
         write_atomic(folder / START, json_bytes(about))
 
@@ -139,6 +143,7 @@ def read_start(folder: Path) -> RunStart | None:
             save_every=int(found["save_every"]),
             in_memory=bool(found.get("in_memory", False)),
             network=None if found.get("network") is None else dict(found["network"]),
+            warm_start_sha256=found.get("warm_start_sha256"),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(

@@ -149,6 +149,11 @@ class WeightQuantizer(nn.Module, OwnBits):
             raise ValueError("the weight quantizer of an exact network needs its layer's folding")
         return self.folding()
 
+    def value_for(self, weight: Tensor) -> Tensor:
+        """The scales (C,) of the active bit-width that evaluation would have for ``weight``: in
+        training those of statistics are stored nowhere yet."""
+        return self._fitted(weight)[0] if self.training and not self.learned else self.value()
+
     def value(self) -> Tensor:
         """The stored scales of the active bit-width, float32 of shape (channels,)."""
         key = self.switch.active if self.switch.spec.exact else self.codes_bits()

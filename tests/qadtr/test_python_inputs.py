@@ -18,6 +18,7 @@ from deploy.core.errors import InputError, NothingToEvaluate, UsageError
 from qadtr.__main__ import main
 from training.data import split_of
 from training.loop import RunOptions
+from training.run_folder import RunFolder
 
 
 def images(split: str = "train", classes: int = 3, shape: tuple[int, ...] = (3, 8, 12)) -> Any:
@@ -231,6 +232,39 @@ def test_a_step_of_ones_own_loop_out_of_order() -> None:
     loop.learn(logits)
     assert made.switch.gradient_noise == 0.0
     assert set(loop.patches()) == {"universal-square-3px-random"}
+
+
+@pytest.mark.parametrize("defense", ["qadtr", "pbat", "triqdef", "dwq"])
+def test_the_last_batch_of_a_loop_may_be_short(defense: str) -> None:
+    made, given = network(), images()
+    sizes = {
+        "qadtr": {"sizes_px": [3], "personal_px": 3},
+        "dwq": {"bits": list(made.bit_widths), "attack": "patch", "patch_px": 3},
+    }
+    table = {"name": defense, **sizes.get(defense, {"size_px": 3})}
+    if defense != "qadtr":
+        table["inner_steps"] = 1
+    loop = qadtr.DefendedLoop(made, given, table, steps=20)
+    made.train()
+    for step, count in enumerate((9, 8, 5, 4, 2, 1)):
+        pixels = torch.from_numpy(given.images[:count]).float()
+        labels = torch.arange(count) % 3
+        logits = made(loop.prepare(step, pixels, labels, torch.arange(count)))
+        torch.nn.functional.cross_entropy(logits, labels).backward()
+        loop.learn(logits)
+
+
+def test_a_network_that_was_trained_is_not_called_calibrated(tmp_path: Path) -> None:
+    made, given = network(), images()
+    qadtr.calibrate(made, given)
+    called = [RunFolder.from_network(made, tmp_path / "a", given).defense]
+    made.train()
+    for bits in made.bit_widths:
+        made.set_bit_width(bits)
+        made(torch.from_numpy(given.images[:10]).float())
+    made.for_evaluation()  # as whoever looks at it before keeping it
+    called.append(RunFolder.from_network(made, tmp_path / "b", given).defense)
+    assert called == ["calibrated", "own loop"]
 
 
 def test_names_and_modules_that_quantize_does_not_take() -> None:

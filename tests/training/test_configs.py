@@ -152,6 +152,18 @@ def test_a_batch_too_small_for_two_universal_patches_is_refused(
         resolved(config(small, universal_share=0.0))
 
 
+@pytest.mark.parametrize(
+    ("defense", "name"), [("pbat", "share"), ("triqdef", "share"), ("qadtr", "personal_share")]
+)
+def test_a_share_of_no_image_is_refused(defense: str, name: str) -> None:
+    def config(share: float) -> TrainingConfig:
+        return small_config(defense={"name": defense, name: share})
+
+    resolved(config(0.02))
+    with pytest.raises(InputError, match=rf"defense\.{name} is 0\.01, which is no image of"):
+        resolved(config(0.01))
+
+
 def test_no_config_is_outside_the_families_that_are_held_here() -> None:
     expected = {family + part for family in FAMILIES for part in (*DEFENSES, "-source")}
     of_ablated = (*ABLATION, *ALONE, FULL_SEARCH, MASKED)

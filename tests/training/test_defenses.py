@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -69,8 +69,8 @@ def test_a_schedule_is_a_function_of_step_and_seed_and_uses_every_bit_width(
         assert counts[32] > counts[2]
 
 
-def small_network() -> Network:
-    spec = NetworkSpec(name="resnet8", classes=10, input_size=16, bit_widths=BIT_WIDTHS)
+def small_network(**settings: Any) -> Network:
+    spec = NetworkSpec(name="resnet8", classes=10, input_size=16, bit_widths=BIT_WIDTHS, **settings)
     return build_network(spec, torch.Generator().manual_seed(0))
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+from typing import Any
+
+import pytest
 import torch
 
 from tests.training.test_defenses import batch, small_network
@@ -41,6 +45,31 @@ def test_a_frozen_network_is_as_it_was_afterwards() -> None:
         assert [p.requires_grad for p in network.parameters()] == wanted
         assert network.switch.gradient_noise == 0.3
         assert all(p.grad is None for p in network.parameters())
+
+
+@pytest.mark.parametrize("settings", [{}, {"weight_scales": "learned"}, {"exact": True}])
+def test_a_frozen_network_is_the_one_that_is_deployed(settings: dict[str, Any]) -> None:
+    # While a network trains, the scales of its weights are stored nowhere, and an exact network's
+    # weights have no gain in them; an inner attack must see what would be deployed all the same.
+    network, images = small_network(**settings).train(), batch()
+    for _ in range(3):
+        for bits in network.bit_widths:
+            network.set_bit_width(bits)
+            network(images.pixels)
+    deployed = copy.deepcopy(network).for_evaluation()
+    for bits in network.bit_widths:
+        network.set_bit_width(bits)
+        deployed.set_bit_width(bits)
+        with torch.no_grad():
+            wanted = deployed(images.pixels)
+            with frozen_statistics(network):
+                found = network(images.pixels)
+        if "exact" not in settings:
+            torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+        elif bits >= 8:
+            # The sums are no whole numbers here, so codes at a tie may tip.
+            own, other = (t - t.mean(dim=0) for t in (wanted, found))
+            assert float((other - own).norm() / own.norm()) < 0.1
 
 
 def test_the_gradient_of_an_image_is_its_own() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from export.fake_quantized import FakeQuantized
 from export.lowering import lower
 from export.parity import check_parity
 from export.qonnx_from_network import write_qonnx
-from tests.training.small_run import small_config
+from tests.training.small_run import saved, small_config
 from training.checkpoint import RESUME, load_network, start_from
 from training.data import ImageSet
 from training.defenses import Batch
@@ -149,6 +150,32 @@ def test_a_warm_start_takes_the_float_weights_to_every_bit_width(
         TrainingRun(missing, small_digits, small_holdout, tmp_path, RunOptions())
 
 
+def test_a_run_is_resumed_without_the_file_of_its_warm_start(
+    small_digits: ImageSet, small_holdout: ImageSet, tmp_path: Path
+) -> None:
+    source = run(tmp_path / "start", small_digits, small_holdout, RunOptions(), training=SHORT)
+    changes = {"training": {**SHORT, "warm_start": str(source)}}
+    whole = run(tmp_path / "whole", small_digits, small_holdout, RunOptions(), **changes)
+    run(tmp_path / "parts", small_digits, small_holdout, RunOptions(stop_after=2), **changes)
+    source.unlink()
+    parts = run(tmp_path / "parts", small_digits, small_holdout, RunOptions(resume=True), **changes)
+    assert parts.read_bytes() == whole.read_bytes()
+    sidecars = [json.loads(one.with_suffix(".json").read_text()) for one in (whole, parts)]
+    assert sidecars[0]["warm_start_sha256"] == sidecars[1]["warm_start_sha256"]
+
+
+def test_an_interrupted_training_leaves_no_earlier_ones_weights(
+    small_digits: ImageSet, small_holdout: ImageSet, tmp_path: Path
+) -> None:
+    first = run(tmp_path, small_digits, small_holdout, RunOptions(), training=SHORT)
+    assert first.is_file()
+    run(tmp_path, small_digits, small_holdout, RunOptions(stop_after=1, save_every=9), seed=9)
+    with pytest.raises(InputError, match="was interrupted"):
+        load_network(first)
+    assert not (tmp_path / "checkpoint.json").exists()
+    assert saved(tmp_path)["step"] == 1
+
+
 def test_a_dry_run_estimates_from_real_steps_and_writes_nothing(
     small_digits: ImageSet,
     small_holdout: ImageSet,
@@ -181,8 +208,10 @@ def test_bfloat16_products_train_like_float32_and_leave_evaluation_as_it_is(
 ) -> None:
     losses = {}
     for kind in ("off", "bf16"):
+        # Without inner attacks, beside which 25 steps learn too little to be seen.
         config = small_config(
-            defense={"name": "qadtr"}, training={**SHORT, "epochs": 0.4, "autocast": kind}
+            defense={"name": "qadtr", "inner_steps": 0},
+            training={**SHORT, "epochs": 0.4, "autocast": kind},
         )
         training = TrainingRun(config, small_digits, small_holdout, tmp_path, RunOptions())
         network = training.network.train()

@@ -20,7 +20,7 @@ from training.agreement import (
     soft_orientations,
 )
 from training.defenses import build_defense
-from training.defenses.partner import drawn_partner
+from training.defenses.partner import drawn_partner, gradient_agreement
 from training.defenses.triqdef import Triqdef, alignment, likeness
 from training.frozen import frozen_statistics, pixel_gradient
 from training.gradients import FakeQuantize
@@ -158,6 +158,33 @@ def test_the_penalty_is_of_the_function_that_the_loss_trains() -> None:
         if name.endswith("running_mean"):
             buffer += 3.0
     assert torch.equal(penalty().detach(), before)
+
+
+def test_girs_penalty_is_of_the_function_that_the_loss_trains() -> None:
+    network, images = started(), batch()
+    network.set_bit_width(4)
+    region = torch.ones(len(images.labels), 16, 16, dtype=torch.bool)
+
+    def penalty() -> Tensor:
+        return gradient_agreement(network, images.pixels, images.labels, 8, region)
+
+    before = penalty()
+    before.backward()
+    moved = {n for n, p in network.named_parameters() if p.grad is not None and p.grad.abs().max()}
+    assert any(".norms.4.bias" in name for name in moved)
+    for name, buffer in network.named_buffers():
+        if name.endswith("running_mean"):
+            buffer += 3.0
+    assert torch.equal(penalty().detach(), before.detach())
+
+
+def test_a_batch_without_a_patched_image_has_no_penalty() -> None:
+    network, images = started(), batch()
+    network.set_bit_width(4)
+    defense = build_defense({"name": "triqdef", "size_px": 4, "share": 0.01}, facts())
+    pixels = defense.prepare(60, images, network)
+    assert torch.equal(pixels, images.pixels)
+    assert defense.extra_loss(60, images, pixels, network) is None
 
 
 def test_partners_are_bit_widths_that_have_been_trained_at() -> None:

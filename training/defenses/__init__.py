@@ -91,6 +91,12 @@ def resolved(config: TrainingConfig, image_size: tuple[int, int] | None = None) 
         require_fit(getattr(settings, "largest_px", {}), image_size)
     if isinstance(settings, QadtrSettings):
         settings.require_batch_size(config.training.batch_size)
+    for name, share in getattr(settings, "batch_shares", {}).items():
+        if share > 0.0 and round(share * config.training.batch_size) == 0:
+            raise InputError(
+                f"defense.{name} is {share:g}, which is no image of training.batch_size "
+                f"{config.training.batch_size}: nothing would be attacked; raise one of them"
+            )
     written_out = {"name": config.defense["name"], **as_json(settings)}
     return dataclasses.replace(config, defense=written_out)
 

@@ -48,8 +48,11 @@ def gradient_agreement(
     The mean over images of (max(0, cosine) + SoftDice of edges + cosine of HOGs) / 3, in [0, 1]; a
     scalar with a graph to the weights through the active bit-width's side alone.  ``pixels``
     float32 N×3×H×W in [0, 255], ``labels`` int64 (N,), ``region`` bool N×H×W.
+
+    BatchNorm takes the statistics of these images, as in the step: the loss holds nothing against
+    a penalty on the network with its running ones, which is lowered by ruining that network.
     """
-    with frozen_statistics(network):
+    with frozen_statistics(network, of_batch=True):
         with network.at(partner):
             other = pixel_gradient(network, pixels, labels)
         own = pixel_gradient(network, pixels, labels, differentiable=True)

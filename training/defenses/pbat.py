@@ -39,6 +39,11 @@ class PbatSettings:
     schedule: Schedule = "cycle"
 
     @property
+    def batch_shares(self) -> dict[str, float]:
+        """The shares of a batch that must have an image, by setting."""
+        return {"share": self.share}
+
+    @property
     def largest_px(self) -> dict[str, int]:
         """The side of the largest patch that is trained with, by setting."""
         return {"size_px": self.size_px}

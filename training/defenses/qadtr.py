@@ -139,6 +139,11 @@ class QadtrSettings:
         )
 
     @property
+    def batch_shares(self) -> dict[str, float]:
+        """The shares of a batch that must have an image where they are not 0, by setting."""
+        return {"personal_share": self.personal_share if self.aqapa else 0.0}
+
+    @property
     def largest_px(self) -> dict[str, int]:
         """The side of the largest patch that is trained with, by setting."""
         shown = {}

@@ -70,6 +70,11 @@ class TriqdefSettings:
     wide_until: Share = 0.25
 
     @property
+    def batch_shares(self) -> dict[str, float]:
+        """The shares of a batch that must have an image, by setting."""
+        return {"share": self.share}
+
+    @property
     def largest_px(self) -> dict[str, int]:
         """The side of the largest patch that is trained with, by setting."""
         return {"size_px": self.size_px}
@@ -124,6 +129,8 @@ class Triqdef(ScheduledDefense):
         if not partners:
             return None
         rows = self._patched[: settings.penalty_images]
+        if len(rows) == 0:
+            return None
         penalty = alignment(
             network,
             pixels[rows],

@@ -128,8 +128,8 @@ class UniversalPool:
         at_home = torch.where(self.home.cpu() == bits, weights, torch.zeros_like(weights))
         count = rows.numel()
         first = torch.multinomial(at_home, (count + 1) // 2, True, generator=generator)
-        rest = torch.multinomial(weights, count // 2, True, generator=generator)
-        owners = torch.cat([first, rest]).to(rows.device)
+        rest = torch.multinomial(weights, max(1, count // 2), True, generator=generator)
+        owners = torch.cat([first, rest[: count // 2]]).to(rows.device)
         image_size, mask = (pixels.shape[2], pixels.shape[3]), SHAPES[shape](size)
         showing = drawn(
             law, count, image_size, mask, generator, rows.device, turn=self.turn, pose=self.pose

@@ -82,6 +82,7 @@ def calibrate(
     if FLOAT not in network.bit_widths:
         raise InputError("calibration fits scales to the float mode; give the bit-widths 32 too")
     network.train(False)
+    network.calibrated = True
     if norms == "estimate":
         estimate_norms(network, images, FLOAT, batch_size=batch_size)
     fit_scales(network, images, batch_size=batch_size)

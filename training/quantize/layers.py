@@ -154,9 +154,11 @@ class Bias(nn.Module):
         """The gain, ones where there is none, and the bias, float32 (C,)."""
         return torch.ones_like(self.bias) if self.gain is None else self.gain, self.bias
 
-    def forward(self, x: Tensor, accumulator_scale: Tensor | None) -> Tensor:
+    def forward(
+        self, x: Tensor, accumulator_scale: Tensor | None, *, folded: bool = False
+    ) -> Tensor:
         """``x`` N×C×H×W times the gain plus the bias, on the grid of the accumulator where there is
-        one."""
+        one; ``folded`` means nothing here, since no gain of these is in the weights."""
         gain, bias = self.gain_and_bias()
         if accumulator_scale is not None:
             bias = bias_on_grid(bias, accumulator_scale * gain.abs())
@@ -234,7 +236,7 @@ class PlannedConvolution(nn.Module):
         scale = self.source.value()
         if self.conv is None:
             return (scale * (1.0 / MAP_CODE)).expand(len(self.norm.gain_and_bias()[0])).detach()
-        return (scale * weight_quantizer(self.conv).value()).detach()
+        return (scale * weight_quantizer(self.conv).value_for(self.conv.weight)).detach()
 
     def forward(self, x: Tensor) -> Tensor:
         trains = self.training or self.norm.training
@@ -281,11 +283,12 @@ class PlannedConvolution(nn.Module):
         """What the rectifier is given, N×C×H×W."""
         if self.border:
             x = F.pad(x, self.border)
+        scale = None if self.norm.training else self.accumulator_scale()
+        folded = self.switch.spec.exact and not self.training
         if self.conv is None:
-            return self.norm(x, None if self.norm.training else self.accumulator_scale())
+            return self.norm(x, scale, folded=folded)
         if self.norm.training or self.switch.quantized:
-            scale = None if self.norm.training else self.accumulator_scale()
-            return cast(Tensor, self.norm(self.conv(x), scale))
+            return cast(Tensor, self.norm(self.conv(x), scale, folded=folded))
         return cast(Tensor, self.conv(x, *self.norm.gain_and_bias()))
 
     def rectify(self, y: Tensor) -> Tensor:

@@ -127,6 +127,8 @@ class Network(nn.Module):
         self.switch = BitWidthSwitch(spec)
         self.scales_stored = False
         """Whether evaluation has weight scales: computed, or those of a checkpoint."""
+        self.calibrated = False
+        """Whether the scales are those of calibration: nothing was trained since."""
         self.layers = nn.ModuleDict()
         self._scales: dict[str, ScaleSource] = {}
         self._sources: dict[str, ScaleSource] = {}
@@ -296,6 +298,7 @@ class Network(nn.Module):
     def train(self, mode: bool = True) -> Self:
         """As of any module; where weights may move, their stored scales no longer hold."""
         self.scales_stored = self.scales_stored and not mode
+        self.calibrated = self.calibrated and not mode
         return super().train(mode)
 
     def for_evaluation(self) -> Self:

@@ -75,13 +75,23 @@ class SwitchableBatchNorm2d(nn.Module):
         bias = norm.bias.double() - norm.running_mean.double() * gain
         return gain.to(norm.weight.dtype), bias.to(norm.bias.dtype)
 
-    def forward(self, x: Tensor, accumulator_scale: Tensor | None) -> Tensor:
-        """``x`` N×C×H×W; ``accumulator_scale`` (C,): input times weight scale; None in float."""
+    def forward(
+        self, x: Tensor, accumulator_scale: Tensor | None, *, folded: bool = False
+    ) -> Tensor:
+        """``x`` N×C×H×W normalized.
+
+        Args:
+            accumulator_scale: (C,), input times weight scale; None in float, and where the bias is
+                not to be on the accumulator's grid.
+            folded: whether the gain is in the weights already.
+        """
         if self.training:
             return cast(Tensor, self.active()(x))
         gain, bias = self.gain_and_bias()
         if accumulator_scale is not None:
-            if self.switch.spec.exact:
-                return x + bias_on_grid(bias, accumulator_scale).view(1, -1, 1, 1)
-            bias = bias_on_grid(bias, accumulator_scale * gain.abs())
+            exact = self.switch.spec.exact
+            grid = accumulator_scale if exact else accumulator_scale * gain.abs()
+            bias = bias_on_grid(bias, grid)
+            if folded:
+                return x + bias.view(1, -1, 1, 1)
         return torch.addcmul(bias.view(1, -1, 1, 1), x, gain.view(1, -1, 1, 1))
