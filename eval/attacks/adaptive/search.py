@@ -54,7 +54,8 @@ class AtDraws(TypedDict):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Attacked:
-    """The images of one attack, all right without a patch: uint8 N×3×H×W, int64 N, int64 N×2."""
+    """The images of one attack, each right without a patch at one bit-width of the victim or more:
+    uint8 N×3×H×W, int64 N, int64 N×2."""
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
@@ -161,6 +162,8 @@ def raise_draws(
     attacked: Attacked,
     settings: AdaptiveSettings,
     generator: torch.Generator,
+    *,
+    counted: NDArray[np.bool_] | None = None,
 ) -> tuple[Searched, list[AtDraws], bool]:
     """Attack with K = 1, 2, 4, … until the ASR over fresh draws moves by less than the settings'
     points, or K is the largest.
@@ -170,6 +173,7 @@ def raise_draws(
     Args:
         run: the attack with K draws a step.
         generator: of the fresh draws; not that of the attack.
+        counted: bool N, which of the attacked images the ASR is over; None takes all.
 
     Returns:
         The strongest search, the ASR at each K, and whether it stood still.
@@ -177,6 +181,7 @@ def raise_draws(
 
     def scored(draws: int, found: Searched) -> AtDraws:
         won = fresh_success(victim, attacked, found.patch, settings.scoring_draws, generator)
+        won = won if counted is None else won[:, counted]
         return AtDraws(draws=draws, asr=share(int(won.sum()), won.size))
 
     draws, curve = 1, list[AtDraws]()

@@ -123,9 +123,10 @@ def at_worst(task: Task, made: Sequence[AtBitWidth]) -> AdaptiveRecord:
 def _scored(
     task: Task, victim: Victim, name: str, found: Found, patches: PatchSet
 ) -> AdaptiveRecord:
-    """What was found, on answers with and without the patch, each a fresh one."""
+    """What was found, over the images right in the draw that it was searched for, on fresh answers
+    with the patch."""
     draw = generator_for(task.settings.seed, f"scored {name}")
-    clean: Classes = victim.predict(task.chosen, draw)
+    clean = found.clean
     patched: Classes = victim.predict(patches.paste_on(task.chosen), draw)
     success = attack_success(clean, patched, task.labels)
     several = len(victim.bit_widths) > 1

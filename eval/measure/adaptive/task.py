@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -63,10 +63,16 @@ class AdaptiveRunSettings:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Found:
-    """What the search against one victim gave: a patch for each image (black where the victim is
-    wrong without one), and the ASR at each K."""
+    """What the search against one victim gave.
+
+    Attributes:
+        clean: the victim's classes without a patch, int64 N: the draw that the ASR is over.
+        searched: a patch for each image; black where the victim was right at no bit-width.
+        draws: the ASR at each K.
+    """
 
     key: str
+    clean: NDArray[np.int64]
     searched: Searched
     draws: list[AtDraws]
     draws_enough: bool
@@ -113,16 +119,23 @@ class Task:
     def search(self, victim: Victim, name: str, transferred: Transferred) -> Found:
         """Search for the images that the victim has right, with K raised where it is random.
 
+        Attacked are all that it has right in the draw of ``Found.clean``, which the ASR is over,
+        and those that another of its bit-widths has right: the patches are tried at each.
+
         Raises:
             NothingToEvaluate: it has none right.
         """
-        clean = victim.predict(self.chosen, generator_for(self.settings.seed, f"clean {name}"))
-        rows = np.flatnonzero(clean == self.labels)
-        if not len(rows):
+        draw = generator_for(self.settings.seed, f"clean {name}")
+        clean = victim.predict(self.chosen, draw)
+        right = clean == self.labels
+        if not right.any():
             raise NothingToEvaluate(
                 f"{self.run.path} at {name} has none of {len(self.indices)} images right without a "
                 "patch: there is nothing to attack"
             )
+        at_each = [replace(victim, bit_widths=(bits,)) for bits in victim.bit_widths]
+        sometimes = [one.predict(self.chosen, draw) == self.labels for one in at_each]
+        rows = np.flatnonzero(np.any([right, *sometimes], axis=0))
         attacked = Attacked(
             images=self.chosen[rows], labels=self.labels[rows], positions=self.positions[rows]
         )
@@ -144,12 +157,14 @@ class Task:
 
         folder.mkdir(parents=True, exist_ok=True)
         fresh = generator_for(self.settings.seed, f"fresh {name}")
-        searched, draws, enough = raise_draws(run, victim, attacked, self.attack, fresh)
+        searched, draws, enough = raise_draws(
+            run, victim, attacked, self.attack, fresh, counted=right[rows]
+        )
         patch = np.zeros((len(self.indices), *searched.patch.shape[1:]), np.uint8)
         won = np.zeros(len(self.indices), np.bool_)
         patch[rows], won[rows] = searched.patch, searched.won
         whole = Searched(patch=patch, won=won, stages=searched.stages)
-        return Found(key=key, searched=whole, draws=draws, draws_enough=enough)
+        return Found(key=key, clean=clean, searched=whole, draws=draws, draws_enough=enough)
 
     def write_patches(self, patch: NDArray[np.uint8], widths: tuple[int, ...]) -> PatchSet:
         """The patches found at those bit-widths, uint8 N×3×h×w, one for each attacked image, as a
