@@ -28,7 +28,7 @@ from eval.report.words import MISSING, PLAIN, model_name, rate, size
 from training.record_types import payloads
 
 TORCH = "torch"
-"""The engine of evaluations of the fake-quantized network: what ships is another."""
+"""The engine of records of the fake-quantized network: what ships is another."""
 
 _KINDS = (EVALUATION, ADAPTIVE, CERTIFICATION, CHECKS)
 
@@ -160,6 +160,8 @@ def figures_from_records(
 ) -> list[NetworkFigures]:
     """The figures of every network among ``records`` (oldest first), its widest bit-width first.
 
+    Evaluations and certificates of the fake-quantized network are passed over: another one ships.
+
     A newer record replaces an older one of the same network, bit-width, attack and images. Records
     of other kinds than evaluation, adaptive, certification and attack-checks are passed over, and
     so are figures of other splits.
@@ -195,9 +197,7 @@ def _of_network(own: Sequence[Mapping[str, Any]], split: str) -> list[NetworkFig
     for record in own:
         payload = record["payload"]
         model, images = payload["model"], payload["images"]
-        shipped = record["kind"] == CERTIFICATION or (
-            record["kind"] == EVALUATION and model["engine"] != TORCH
-        )
+        shipped = record["kind"] in (CERTIFICATION, EVALUATION) and model["engine"] != TORCH
         known = record["kind"] == ADAPTIVE and payload["law"] == "fixed"
         if (shipped or known) and images["split"] == split:
             bits = model["bit_widths"][0] if known else model["bit_width"]

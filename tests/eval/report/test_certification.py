@@ -10,13 +10,13 @@ from eval.measure.certification_record import CertificationRecord
 from eval.report.certification import certification_table
 
 
-def record(right: int, certified: int) -> CertificationRecord:
+def record(right: int, certified: int, engine: str = "onnxruntime-cpu") -> CertificationRecord:
     return {
         "key": "0" * 64,
         "model": {
             "network": "resnet8",
             "defense": "qadtr",
-            "engine": "onnxruntime-cpu",
+            "engine": engine,
             "engine_version": "1",
             "bit_width": 4,
             "checkpoint_sha256": "0" * 64,
@@ -25,7 +25,13 @@ def record(right: int, certified: int) -> CertificationRecord:
             "file": "model.onnx",
             "certificate": None,
         },
-        "images": {"name": "digits", "split": "test", "n": 40, "digest": "0" * 64, "classes": []},
+        "images": {
+            "name": "digits",
+            "split": "test",
+            "n": 40,
+            "digest": "0" * 64,
+            "classes": ["0"],
+        },
         "patch_px": 2,
         "mask_px": [4, 4],
         "masks": 4,

@@ -10,6 +10,7 @@ import pytest
 
 from deploy.core.errors import InputError
 from eval.report.network_figures import figures_from_records, worst
+from tests.eval.report.test_certification import record as certification
 
 Record = dict[str, Any]
 MakeRecord = Callable[..., Record]
@@ -40,6 +41,16 @@ def test_the_worst_of_each_kind_in_the_engine_on_the_split(evaluation: MakeRecor
     assert two.cells([])["transferred"] == two.cells()["adaptive"] == "–"
     assert two.as_json()["adaptive"] is None
     assert two.checks.words == "not checked"
+
+
+def test_certificates_are_those_of_the_engine_alone() -> None:
+    records = [
+        {"kind": "certification", "payload": certification(30, certified, engine)}
+        for certified, engine in ((12, "onnxruntime-cpu"), (29, "torch"))
+    ]
+    (figures,) = figures_from_records(records)
+    assert figures.certified[2]["certified"]["k"] == 12
+    assert figures_from_records(records[1:]) == []
 
 
 def test_a_record_of_another_form_is_refused_in_one_line(evaluation: MakeRecord) -> None:
