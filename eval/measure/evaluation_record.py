@@ -74,6 +74,12 @@ class PatchFacts(TypedDict):
     """Of the patch set's content."""
 
 
+def patch_identity(patch: PatchFacts) -> tuple[str, int | None]:
+    """What tells patch sets apart in the key of a record: the digest of their arrays, and the
+    target, which none of these holds and which decides what a success is."""
+    return patch["sha256"], patch["target"]
+
+
 class Counts(TypedDict):
     """Nodes that an engine ran, by what they computed in."""
 

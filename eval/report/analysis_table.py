@@ -17,6 +17,7 @@ from eval.measure.analyses import patch_visibility as visibility
 from eval.measure.analyses.analysis_record import analyses_from_records
 from eval.measure.analyses.means import Mean
 from eval.measure.checks.checks_record import attack_checks_from_records
+from eval.measure.evaluation_record import patch_identity
 from eval.report.misfits import refuses_misfits
 from eval.report.names import names_from_records
 from eval.report.words import MISSING, PLAIN, images_words, mean, percent, rate
@@ -57,7 +58,7 @@ def analysis_rows(records: Iterable[Mapping[str, Any]]) -> list[list[str]]:
         if patch is None:
             without_patch.append((key, column, words))
         else:
-            rows.setdefault((*key, patch["sha256"]), {})[column] = words
+            rows.setdefault((*key, str(patch_identity(patch))), {})[column] = words
     for key, column, words in without_patch:
         # The same figure stands in the network's row of every patch.
         for same in [row for row in rows if row[:-1] == key] or [(*key, "")]:

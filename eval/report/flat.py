@@ -13,7 +13,7 @@ from deploy.core.files import json_bytes
 from eval.measure.adaptive.adaptive_record import KIND as ADAPTIVE
 from eval.measure.adaptive.adaptive_record import AdaptiveRecord, adaptive_from_records
 from eval.measure.checks.checks_record import AttackChecks, attack_checks_from_records
-from eval.measure.evaluation_record import KIND, EvaluationRecord
+from eval.measure.evaluation_record import KIND, EvaluationRecord, patch_identity
 from eval.report.names import Names, names_from_records
 from eval.report.rows import tables_from_records
 from training.record_types import payloads
@@ -50,7 +50,8 @@ def flat_rows(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         row = _of_evaluation(record, names, checks, verdicts) | origins[record["key"]]
         model = record["model"]
         key = (model["file_sha256"], model["checkpoint_sha256"], model["bit_width"])
-        newest[(*key, model["engine"], record["patch"]["sha256"], record["images"]["digest"])] = row
+        tried = (*patch_identity(record["patch"]), record["images"]["digest"])
+        newest[(*key, model["engine"], *tried)] = row
     rows = list(newest.values())
     of_adaptive: dict[tuple[object, ...], dict[str, Any]] = {}
     for one in adaptive:

@@ -23,7 +23,7 @@ from eval.measure.analyses import (
 from eval.measure.analyses.analysis_record import AnalysedModel, AnalysisFacts, form_of
 from eval.measure.analyses.analysis_settings import AnalysisSettings
 from eval.measure.analyses.sample import Sample, draw_sample
-from eval.measure.evaluation_record import images_facts
+from eval.measure.evaluation_record import images_facts, patch_identity
 from eval.measure.patch_images import images_of_patches, patch_files_in
 from eval.measure.patch_measures import patch_facts
 from training.data import Images, ImageSet
@@ -141,7 +141,8 @@ def _facts(
     )
     patch = None if own is None else patch_facts(own, sample.image_size)
     asked = [
-        *(analysis.kind, run.checkpoint_sha256, settings.as_record(), patch and patch["sha256"]),
+        *(analysis.kind, run.checkpoint_sha256, settings.as_record()),
+        None if patch is None else patch_identity(patch),
         *(images.digest, images.split, sample.patch_set.image_indices.tolist()),
     ]
     return AnalysisFacts(

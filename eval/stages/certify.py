@@ -17,9 +17,9 @@ from deploy.core.files import json_bytes, sha256_of_bytes
 from deploy.core.patch_set import PatchSet
 from deploy.core.records import write_record
 from eval.measure.certification_record import KIND, CertificationRecord, MaskedAttack
-from eval.measure.evaluation_record import images_facts
+from eval.measure.evaluation_record import images_facts, patch_identity
 from eval.measure.patch_images import images_of_patches, patch_sets_of
-from eval.measure.patch_measures import patch_facts, patch_set_digest
+from eval.measure.patch_measures import patch_facts
 from eval.measure.subject import Predictor, subjects_of
 from training.data import Images, ImageSet
 from training.data.subset import chosen_indices
@@ -97,7 +97,7 @@ def certify_run(
                 fitting = [one for one in patch_sets if max(one.size_px) <= masks.patch_px]
                 facts = [dict(model), masks.patch_px, masks.boxes.tolist()]
                 facts += [images.digest, images.split, len(indices)]
-                facts += map(patch_set_digest, fitting)
+                facts += [patch_identity(patch_facts(one, size)) for one in fitting]
                 key = sha256_of_bytes(json_bytes(facts))
                 if key in known:
                     records.append(known[key])

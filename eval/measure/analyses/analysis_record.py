@@ -8,7 +8,7 @@ from typing import Any, cast, get_type_hints
 
 from typing_extensions import TypedDict
 
-from eval.measure.evaluation_record import ImagesFacts, PatchFacts
+from eval.measure.evaluation_record import ImagesFacts, PatchFacts, patch_identity
 from training.record_types import Sha256, payloads
 from training.validated import AtLeast1
 
@@ -58,7 +58,7 @@ def analyses_from_records(
         patch = payload["patch"]
         newest[
             payload["model"]["checkpoint_sha256"],
-            None if patch is None else patch["sha256"],
+            None if patch is None else patch_identity(patch),
             payload["images"]["digest"],
         ] = payload
     return list(newest.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from collections.abc import Callable
 from hashlib import sha256
@@ -203,6 +204,10 @@ def test_the_newest_record_of_a_network_and_patch_is_shown() -> None:
     page = analyses_section([LOCATIONS, newer])
     assert page.count('class="places"') == 1
     assert "39 images; at its own place" in page
+    of_target = copy.deepcopy(newer)
+    of_target["payload"]["patch"]["target"] = 0
+    assert analyses_section([LOCATIONS, of_target]).count('class="places"') == 2
+    assert len(analysis_rows([LOCATIONS, of_target])) == 2
 
 
 def test_the_palette_rises_from_dark_to_pale() -> None:

@@ -48,6 +48,8 @@ def test_a_newer_evaluation_replaces_and_adaptive_ones_are_rows(evaluation: Make
     first, second = evaluation(asr=10), evaluation(asr=20)
     (row,) = flat_rows([first, second])
     assert row["asr_k"] == 20
+    targets = [row["target"] for row in flat_rows([first, evaluation(asr=30, target=1)])]
+    assert targets == [None, 1]
     found = flat_rows(read_records(RESULTS / "plain" / "records"))
     worst = [row for row in found if row["kind"] == "adaptive" and row["law"] == "worst"]
     assert worst

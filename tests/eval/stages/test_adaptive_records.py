@@ -45,7 +45,7 @@ def test_every_image_that_counts_against_a_drawn_bit_width_was_attacked(task: Ta
     record = at_random(task, WIDTHS, {})
     eligible = unpack_bits(record["outcomes"]["eligible"], len(task.indices))
     (file,) = task.run.patches.glob("adaptive-*.npz")
-    attacked = read_patch_set(file).patch.any(axis=(1, 2, 3))
+    attacked = np.asarray(read_patch_set(file).patch.any(axis=(1, 2, 3)))
     right = np.stack([predict(task.network, task.chosen, bits) == task.labels for bits in WIDTHS])
     assert not np.array_equal(*right)
     # The file is tried at each bit-width, so none that counts there is left out either.
