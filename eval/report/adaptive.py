@@ -13,6 +13,7 @@ from deploy.core.share import Share
 from deploy.core.table import Table
 from eval.measure.adaptive.adaptive_record import AdaptiveRecord, adaptive_from_records
 from eval.measure.checks.checks_record import AttackChecks, attack_checks_from_records, verdict
+from eval.report.attacks import adaptive_asr, adaptive_attacks
 from eval.report.misfits import refuses_misfits
 from eval.report.names import Names, names_from_records
 from eval.report.words import MISSING, images_words, model_order, percent, rate
@@ -23,7 +24,8 @@ _WORST = "worst of …: per image the bit-width at which the attack wins, of the
 
 @refuses_misfits
 def adaptive_table(records: Iterable[Mapping[str, Any]]) -> str:
-    """The newest adaptive evaluation of each network, bit-width and seed, as text.
+    """The adaptive evaluation of each network, bit-width and seed as text; of several with other
+    settings the one that wins most.
 
     Raises:
         NothingToEvaluate: there is no adaptive evaluation.
@@ -47,14 +49,14 @@ def adaptive_section(records: Sequence[Mapping[str, Any]]) -> Html:
 def _table(records: Sequence[Mapping[str, Any]]) -> Table:
     checks, names = attack_checks_from_records(records), names_from_records(records)
     found = adaptive_from_records(records)
-    newest: dict[tuple[object, ...], AdaptiveRecord] = {}
-    for record in found:
+    worst: dict[tuple[object, ...], AdaptiveRecord] = {}
+    for record in adaptive_attacks(found):
         model, patch = record["model"], record["patch"]
         key = (
             *(model["checkpoint_sha256"], record["law"], *model["bit_widths"], record["seed"]),
             *(patch["size_px"], patch["placement"], record["images"]["digest"]),
         )
-        newest[key] = record
+        worst[key] = max(worst.get(key, record), record, key=lambda one: adaptive_asr(one)["value"])
     patches = dict.fromkeys(
         f"{r['patch']['size_px']}×{r['patch']['size_px']} px, {percent(r['patch']['area_share'])}"
         f" of the image, placed {r['patch']['placement']}, per image; "
@@ -66,7 +68,7 @@ def _table(records: Sequence[Mapping[str, Any]]) -> Table:
             *("network", "bits", "clean", "ASR, fake-quantized (95%), n", "ASR, engine (95%), n"),
             *("strongest single stage", "attack checks"),
         ),
-        rows=[_row(record, checks, names) for record in sorted(newest.values(), key=_order)],
+        rows=[_row(record, checks, names) for record in sorted(worst.values(), key=_order)],
         notes=[
             *patches,
             _WORST,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from deploy.core.attack_checks import LOWER_BOUND
 from deploy.core.html import Html, tag
 from deploy.core.share import Share
+from eval.report.attacks import attack_key, attack_settings
 from eval.report.line_chart import (
     Axis,
     Chart,
@@ -50,7 +51,8 @@ def _families(columns: Sequence[PatchColumn]) -> list[list[PatchColumn]]:
         facts = column.facts
         same = [facts[key] for key in ("attack", "kind", "shape", "target", "placement")]
         source = tuple(map(str, facts["source"].items()))
-        families.setdefault((*same, source), []).append(column)
+        attack = attack_key(attack_settings(facts), "size_px")
+        families.setdefault((*same, source, attack), []).append(column)
     several = [sorted(f, key=_side) for f in families.values() if len({_side(c) for c in f}) > 1]
     return [family for family in several if family[0].facts["attack"] is not None]
 

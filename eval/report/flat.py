@@ -14,6 +14,7 @@ from eval.measure.adaptive.adaptive_record import KIND as ADAPTIVE
 from eval.measure.adaptive.adaptive_record import AdaptiveRecord, adaptive_from_records
 from eval.measure.checks.checks_record import AttackChecks, attack_checks_from_records
 from eval.measure.evaluation_record import KIND, EvaluationRecord, patch_identity
+from eval.report.attacks import adaptive_attacks
 from eval.report.names import Names, names_from_records
 from eval.report.rows import tables_from_records
 from training.record_types import payloads
@@ -26,7 +27,7 @@ _FLOAT_BITS = {FLOAT: "float"}
 
 def flat_rows(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """A row for each model, engine and patch of the main table, then one for each adaptive
-    evaluation in torch; rates are 0…1 with k, n and their 95% Wilson interval.
+    evaluation in torch and its settings; rates are 0…1 with k, n and their 95% Wilson interval.
 
     Of several evaluations of one model, engine, patch and images the newest is taken.
 
@@ -52,15 +53,13 @@ def flat_rows(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         key = (model["file_sha256"], model["checkpoint_sha256"], model["bit_width"])
         tried = (*patch_identity(record["patch"]), record["images"]["digest"])
         newest[(*key, model["engine"], *tried)] = row
-    rows = list(newest.values())
-    of_adaptive: dict[tuple[object, ...], dict[str, Any]] = {}
-    for one in adaptive:
-        of, by = one["model"], one["patch"]
-        same = (of["checkpoint_sha256"], one["law"], *of["bit_widths"], one["images"]["digest"])
-        attack = (by["size_px"], by["placement"], one["seed"])
-        row = _of_adaptive(one, names, checks) | origins[one["key"]]
-        of_adaptive[(*same, *attack)] = row
-    return [*rows, *of_adaptive.values()]
+    return [
+        *newest.values(),
+        *(
+            _of_adaptive(one, names, checks) | origins[one["key"]]
+            for one in adaptive_attacks(adaptive)
+        ),
+    ]
 
 
 def rows_as_csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
@@ -113,6 +112,8 @@ def _of_evaluation(
         "placement": patch["placement"],
         "target": patch["target"],
         "attack_seed": patch["seed"],
+        "attack_steps": patch["steps"],
+        "attack_restarts": patch["restarts"],
         "source_network": source["network"],
         "source_defense": source["defense"],
         "source_bit_widths": _widths(source["bit_widths"] or []),
@@ -152,6 +153,8 @@ def _of_adaptive(record: AdaptiveRecord, names: Names, checks: AttackChecks) -> 
         "patch_area_share": patch["area_share"],
         "placement": patch["placement"],
         "attack_seed": record["seed"],
+        "attack_steps": record["settings"].get("steps"),
+        "attack_restarts": record["settings"].get("restarts"),
         "whitebox": True,
         **_share("clean", record["clean_accuracy"]),
         **_share("asr", record["asr"]),

@@ -56,7 +56,11 @@ def names_of_models(models: Iterable[Mapping[str, Any]]) -> Names:
 def differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     """For each training config, in words, the settings in which it differs from any other, those of
     the defense first."""
-    flat = list(map(settings_of, configs))
+    return differing_settings(list(map(settings_of, configs)))
+
+
+def differing_settings(flat: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The same for settings by dotted keys, of a training or of an attack."""
     keys = sorted(
         dict.fromkeys(key for one in flat for key in one),
         key=lambda key: not key.startswith("defense."),

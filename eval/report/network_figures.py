@@ -22,6 +22,7 @@ from eval.measure.checks.checks_record import KIND as CHECKS
 from eval.measure.checks.checks_record import AttackChecks, attack_checks_from_records
 from eval.measure.evaluation_record import KIND as EVALUATION
 from eval.measure.evaluation_record import EvaluationRecord, ImagesFacts
+from eval.report.attacks import adaptive_asr, adaptive_attacks
 from eval.report.misfits import refuses_misfits
 from eval.report.rows import tables_from_records
 from eval.report.words import MISSING, PLAIN, model_name, rate, size
@@ -57,9 +58,10 @@ class NetworkFigures:
         images: name, split and digest of the images.
         clean: clean accuracy, from the record over the most images; None where nobody asked.
         transferred: by patch, what patches made on other networks achieved in the engine.
-        whitebox: by patch, the same of patches made on these very weights, at any bit-width.
-        adaptive: by size and place, what an attacker achieved who knows network and defense; in the
-            engine where it was asked, else on the fake-quantized network.
+        whitebox: by attack, the same of patches made on these very weights, at any bit-width.
+        adaptive: by size and place, what an attacker achieved who knows network and defense, with
+            the settings and seed that win most; in the engine where it was asked, else on the
+            fake-quantized network.
         certified: double masking in the engine, by the side of the patch in pixels.
         size_bytes: of the model file.
         checks: whether the attacks on the network can be believed.
@@ -162,9 +164,9 @@ def figures_from_records(
 
     Evaluations and certificates of the fake-quantized network are passed over: another one ships.
 
-    A newer record replaces an older one of the same network, bit-width, attack and images. Records
-    of other kinds than evaluation, adaptive, certification and attack-checks are passed over, and
-    so are figures of other splits.
+    A newer record replaces an older one of the same network, bit-width, attack (with its settings
+    and seed) and images. Records of other kinds than evaluation, adaptive, certification and
+    attack-checks are passed over, and so are figures of other splits.
 
     Raises:
         InputError: a record is not as its schema says.
@@ -235,20 +237,23 @@ def _at(bits: int, part: Sequence[Mapping[str, Any]], checks: AttackChecks) -> N
         ),
         transferred=brought[False],
         whitebox=brought[True],
-        adaptive=dict(map(_known, adaptive)),
+        adaptive=_known(adaptive),
         certified=_certified(certifications),
         size_bytes=next((one for one in reversed(files) if one is not None), None),
         checks=checks.verdict_at(checkpoint, bits) or AttackVerdict(),
     )
 
 
-def _known(record: AdaptiveRecord) -> tuple[str, Achieved]:
-    """What an adaptive attack achieved, by its size and place."""
-    patch, engine = record["patch"], record["on_engine"]
-    key = f"{patch['size_px']}×{patch['size_px']} px, placed {patch['placement']}"
-    where = "fake-quantized" if engine is None else engine["engine"]
-    asr = record["asr"] if engine is None else engine["asr"]
-    return key, Achieved(asr=asr, patch=f"{key}, {patch['kind']}, {where}")
+def _known(records: Sequence[AdaptiveRecord]) -> dict[str, Achieved]:
+    """What the adaptive attacks achieved, by size and place: of several the one that wins most."""
+    found: dict[str, Achieved] = {}
+    for record in sorted(adaptive_attacks(records), key=lambda one: adaptive_asr(one)["value"]):
+        patch, engine = record["patch"], record["on_engine"]
+        key = f"{patch['size_px']}×{patch['size_px']} px, placed {patch['placement']}"
+        where = "fake-quantized" if engine is None else engine["engine"]
+        asr = adaptive_asr(record)
+        found[key] = Achieved(asr=asr, patch=f"{key}, {patch['kind']}, {where}")
+    return found
 
 
 def _certified(records: Sequence[CertificationRecord]) -> dict[int, CertificationRecord]:

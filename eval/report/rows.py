@@ -15,6 +15,7 @@ from typing import Any, Literal, Self
 from deploy.core.bit_widths import FLOAT, bits_label, bits_words
 from deploy.core.errors import NothingToEvaluate
 from deploy.core.share import Share
+from eval.measure.adaptive.adaptive_record import KIND as ADAPTIVE
 from eval.measure.checks.checks_record import AttackChecks, attack_checks_from_records
 from eval.measure.evaluation_record import (
     KIND,
@@ -25,7 +26,8 @@ from eval.measure.evaluation_record import (
     PatchFacts,
     clean_accuracy_lost,
 )
-from eval.report.names import names_of_models
+from eval.report.attacks import attack_key, attack_settings
+from eval.report.names import differing_settings, names_of_models
 from eval.report.words import PLAIN, model_name, model_order, percent
 from training.record_types import payloads
 
@@ -173,7 +175,7 @@ class ResultTable:
 
 def tables_from_records(records: Iterable[Mapping[str, Any]]) -> tuple[ResultTable, ...]:
     """Arrange the evaluation records among `records` (oldest first; a newer one replaces an older
-    one of the same model, engine, patch and images).
+    one of the same model, engine, patch and images, a white-box patch one of the same attack).
 
     Raises:
         InputError: an evaluation record lacks a field.
@@ -216,15 +218,19 @@ def _table(evaluations: Sequence[EvaluationRecord], checks: AttackChecks) -> Res
 
 
 def _told_apart(columns: Iterable[PatchColumn]) -> tuple[PatchColumn, ...]:
-    """Columns in order; those that would read the same get the patch's hash behind the detail."""
-    ordered = sorted(columns, key=lambda column: (column.title.lower(), column.detail, column.key))
-    texts = [(column.title, column.detail) for column in ordered]
-    return tuple(
-        replace(column, detail=f"{column.detail}, patch #{column.facts['sha256'][:6]}")
-        if texts.count(text) > 1
-        else column
-        for column, text in zip(ordered, texts, strict=True)
-    )
+    """Columns in order; those that would read the same get the settings of the attack in which they
+    differ after the detail, and the patch's hash where they differ in none."""
+    alike: dict[tuple[str, str], list[PatchColumn]] = {}
+    for column in sorted(columns, key=lambda one: (one.title.lower(), one.detail, one.key)):
+        alike.setdefault((column.title, column.detail), []).append(column)
+    told = []
+    for group in alike.values():
+        settings = differing_settings([attack_settings(column.facts) for column in group])
+        for column, words in zip(group, settings, strict=True):
+            start = f"patch #{column.facts['sha256'][:6]}" if settings.count(words) > 1 else ""
+            detail = ", ".join(filter(None, [column.detail, words, start]))
+            told.append(replace(column, detail=detail))
+    return tuple(told)
 
 
 def _row(
@@ -330,11 +336,12 @@ def _column(evaluation: EvaluationRecord) -> PatchColumn:
     made_on = "white-box: made on the model itself" if whitebox else _source(patch)
     parts.append(made_on)
     detail = ", ".join(parts)
-    # White-box patches are made anew for each model and share a column; any other patch is one
-    # thing that is tried on many models.
+    # White-box patches are made anew for each model, and those of one attack share a column; any
+    # other patch is one thing that is tried on many models.
     # The adaptive attack is always made at the bit-width that it is tried at.
-    bits = None if attack == "adaptive" else patch["source"]["bit_widths"]
-    key = f"{title}|{detail}|{bits}" if whitebox else f"{title}|{detail}|{patch['sha256']}"
+    bits = None if attack == ADAPTIVE else patch["source"]["bit_widths"]
+    which = f"{bits}|{attack_key(attack_settings(patch))}" if whitebox else patch["sha256"]
+    key = f"{title}|{detail}|{which}"
     return PatchColumn(key=key, title=title, detail=detail, facts=patch)
 
 

@@ -9,7 +9,12 @@ from typing import Any
 import pytest
 
 from deploy.core.errors import InputError
+from deploy.core.share import share
+from eval.report.adaptive import adaptive_table
+from eval.report.flat import flat_rows
 from eval.report.network_figures import figures_from_records, worst
+from tests.eval.report.conftest import PROVENANCE
+from tests.eval.report.test_attack_marks import adaptive
 from tests.eval.report.test_certification import record as certification
 
 Record = dict[str, Any]
@@ -41,6 +46,28 @@ def test_the_worst_of_each_kind_in_the_engine_on_the_split(evaluation: MakeRecor
     assert two.cells([])["transferred"] == two.cells()["adaptive"] == "–"
     assert two.as_json()["adaptive"] is None
     assert two.checks.words == "not checked"
+
+
+def test_a_newer_weaker_attack_with_other_settings_hides_no_stronger_one(
+    evaluation: MakeRecord,
+) -> None:
+    own = evaluation()["payload"]["model"]["checkpoint_sha256"]
+    records = []
+    for steps, asr in ((1000, 90), (1, 10), (1000, 80)):  # the first is made again
+        whitebox = evaluation(asr=asr, patch=f"{steps}{asr}", source_checkpoint=own)
+        whitebox["payload"]["patch"]["settings"] = {"steps": steps}
+        known = adaptive("fixed", [2], own)
+        payload = {"settings": {"steps": steps}, "asr": share(asr, 100), "on_engine": None}
+        known["payload"] |= payload | {"key": f"{steps}{asr}".zfill(64)}
+        known["provenance"] = PROVENANCE
+        records += [whitebox, known]
+    (figures,) = figures_from_records(records)
+    for found in (worst(figures.whitebox), worst(figures.adaptive)):
+        assert found is not None and found.asr["k"] == 80
+    table = adaptive_table(records)
+    assert "80.0%" in table and "90.0%" not in table and "10.0%" not in table
+    rows = [row for row in flat_rows(records) if row["kind"] == "adaptive"]
+    assert {(row["attack_steps"], row["asr_k"]) for row in rows} == {(1000, 80), (1, 10)}
 
 
 def test_certificates_are_those_of_the_engine_alone() -> None:

@@ -106,6 +106,22 @@ def test_white_box_patches_share_a_column_and_are_named(evaluation: MakeRecord) 
     assert all(row.cells[column.key].whitebox for row in table.rows)
 
 
+def test_white_box_patches_of_another_attack_are_another_column(evaluation: MakeRecord) -> None:
+    own = {"checkpoint": "1" * 64, "source_checkpoint": "1" * 64}
+    strong, weak, again = (
+        evaluation(asr=asr, patch=patch, **own) for asr, patch in ((90, "a"), (10, "b"), (15, "c"))
+    )
+    strong["payload"]["patch"]["settings"] = {"steps": 1000}
+    for record in (weak, again):
+        record["payload"]["patch"]["settings"] = {"steps": 1}
+    # As a version wrote it that knew fewer settings: the same attack.
+    again["payload"]["patch"]["settings"]["restarts"] = 1
+    table = table_of(strong, weak, again)
+    (row,) = table.rows
+    found = {c.detail.rpartition(", ")[2]: row.cells[c.key].asr["k"] for c in table.columns}
+    assert found == {"steps=1": 15, "steps=1000": 90}
+
+
 def test_two_patches_that_read_the_same_are_told_apart(evaluation: MakeRecord) -> None:
     table = table_of(evaluation(patch="a" * 64, asr=10), evaluation(patch="b" * 64, asr=20))
     assert len(table.columns) == 2
