@@ -18,6 +18,7 @@ from eval.attacks.adaptive.adaptive_settings import AdaptiveSettings
 from eval.measure.adaptive.adaptive_record import KIND, AdaptiveRecord, adaptive_from_records
 from eval.measure.adaptive.laws import at_fixed, at_random, at_worst
 from eval.measure.adaptive.task import AdaptiveRunSettings, Task, begin
+from eval.measure.patch_measures import patch_set_digest
 from training.data import Images
 from training.quantizers import FLOAT
 from training.run_folder import RunFolder
@@ -34,7 +35,8 @@ def run_adaptive(
     """Attack the run's network at each bit-width; then the worst case over them.
 
     Records that exist, with their patches, are not made again; a bit-width that was interrupted
-    continues at its stage.
+    continues at its stage. Where a model was exported since, or anew, the patches that were found
+    are tried on it and its records are made again.
 
     Args:
         known_patches: patch sets to start from besides; those that are not per image, of this size,
@@ -65,8 +67,9 @@ def run_adaptive(
 
 
 def _fitting(task: Task, patch_sets: Sequence[PatchSet]) -> dict[str, NDArray[np.uint8]]:
-    """The contents of those that are for these very images and places, by name."""
-    fitting = {}
+    """The contents of those that are for these very images and places, by name; of several of one
+    name the later ones get the start of their digest."""
+    fitting: dict[str, NDArray[np.uint8]] = {}
     for patch_set in patch_sets:
         tried_on = patch_set.origin.tried_on
         places = dict(
@@ -83,5 +86,8 @@ def _fitting(task: Task, patch_sets: Sequence[PatchSet]) -> dict[str, NDArray[np
             continue
         rows = [places[index] for index in task.indices.tolist()]
         if np.array_equal(patch_set.positions[rows], task.positions):
-            fitting[patch_set.name] = patch_set.patch[rows]
+            name, patch = patch_set.name, patch_set.patch[rows]
+            if name in fitting and not np.array_equal(fitting[name], patch):
+                name = f"{name} #{patch_set_digest(patch_set)[:6]}"
+            fitting[name] = patch
     return fitting

@@ -39,7 +39,8 @@ def at_fixed(task: Task, bits: int, transferred: Transferred) -> AtBitWidth:
     Randomness that is left while it is attacked, in answers or in gradients, is averaged over.
     """
     name = f"{bits} bits"
-    known = task.known.get(task.key(name, transferred))
+    key = task.key_with_file(task.key(name, transferred), bits)
+    known = task.known.get(key)
     patches = None if known is None else task.written_patches(known)
     if known is not None and patches is not None:
         return AtBitWidth(record=known, patches=patches, evaluation=task.evaluate(patches, bits))
@@ -54,7 +55,7 @@ def at_fixed(task: Task, bits: int, transferred: Transferred) -> AtBitWidth:
     if known is None:
         known = task.keep(
             _scored(task, victim, name, found, patches)
-            | {"randomness": randomness, "on_engine": _on_engine([evaluation])}
+            | {"key": key, "randomness": randomness, "on_engine": _on_engine([evaluation])}
         )
     return AtBitWidth(record=known, patches=patches, evaluation=evaluation)
 

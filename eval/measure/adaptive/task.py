@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from deploy.core.errors import NothingToEvaluate
-from deploy.core.files import json_bytes, sha256_of_bytes
+from deploy.core.files import json_bytes, sha256_of, sha256_of_bytes
 from deploy.core.patch_origin import PatchOrigin
 from deploy.core.patch_set import PatchSet, read_patch_set, write_patch_set
 from deploy.core.records import write_record
@@ -110,11 +110,19 @@ class Task:
 
     def key(self, name: str, transferred: Transferred) -> str:
         """Digest of everything that the search against the victim of that name depends on."""
+        made = sorted((one, sha256_of_bytes(patch.tobytes())) for one, patch in transferred.items())
         about = [
             *(self.run.checkpoint_sha256, name, self.attack.as_record(), asdict(self.settings)),
-            *(self.images.digest, self.indices.tolist(), sorted(transferred)),
+            *(self.images.digest, self.indices.tolist(), made),
         ]
         return sha256_of_bytes(json_bytes(about))
+
+    def key_with_file(self, key: str, bits: int) -> str:
+        """Digest of a search and of the exported model that its patches are tried on, so that
+        another file makes another record of the same search."""
+        engine = self._engine(bits)
+        file = None if engine == TORCH else sha256_of(self.run.model_file(bits, engine))
+        return sha256_of_bytes(json_bytes([key, file]))
 
     def search(self, victim: Victim, name: str, transferred: Transferred) -> Found:
         """Search for the images that the victim has right, with K raised where it is random.
@@ -207,20 +215,22 @@ class Task:
 
     def evaluate(self, patch_set: PatchSet, bits: int) -> EvaluationRecord:
         """The patches on the exported model, where there is one, else on the network itself."""
-        run, engine = self.run, self.settings.engine
-        if bits not in run.bit_widths_with_file(engine):
-            engine = TORCH
-        (subject,) = subjects_of(run, engine, [bits])
+        (subject,) = subjects_of(self.run, self._engine(bits), [bits])
         with subject.open(network=self.network) as opened:
             (record,) = evaluate_model(
                 opened,
                 self.images,
                 [patch_set],
                 model=subject.facts(opened.name),
-                records=run.records,
+                records=self.run.records,
                 provenance=self.provenance,
             )
         return record
+
+    def _engine(self, bits: int) -> str:
+        """Where patches are tried: in the engine, if the model is exported, else in torch."""
+        engine = self.settings.engine
+        return engine if bits in self.run.bit_widths_with_file(engine) else TORCH
 
     def keep(self, record: AdaptiveRecord) -> AdaptiveRecord:
         """Write the record, and know it from now on."""

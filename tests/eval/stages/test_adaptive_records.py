@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,16 @@ import numpy as np
 import pytest
 
 from deploy.core.outcomes import unpack_bits
-from deploy.core.patch_set import read_patch_set
+from deploy.core.patch_set import PatchSet, read_patch_set
 from eval.attacks.adaptive.adaptive_settings import AdaptiveSettings
 from eval.attacks.predictions import predict
+from eval.measure.adaptive.adaptive_record import AdaptiveRecord
 from eval.measure.adaptive.laws import at_random
 from eval.measure.adaptive.task import AdaptiveRunSettings, Task
+from eval.measure.patch_measures import patch_set_digest
+from eval.stages.adaptive import run_adaptive
+from export.lowering import lower
+from export.qonnx_from_network import write_qonnx
 from tests.eval.conftest import DigitNetwork
 from training.data import ImageSet
 from training.run_folder import RunFolder
@@ -52,3 +58,41 @@ def test_every_image_that_counts_against_a_drawn_bit_width_was_attacked(task: Ta
     assert np.array_equal(attacked, right.any(axis=0))
     assert attacked[eligible].all()
     assert record["asr"]["n"] == record["draws"][0]["asr"]["n"] == eligible.sum()
+
+
+def test_patches_given_are_part_of_the_key_whatever_their_name(task: Task) -> None:
+    one, other = (np.full((120, 3, 8, 8), value, np.uint8) for value in (0, 255))
+    keys = [task.key("8 bits", {"known": patch}) for patch in (one, one.copy(), other)]
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_two_sets_of_one_name_are_both_started_from_and_an_export_is_tried(
+    run: RunFolder, tmp_path: Path
+) -> None:
+    attack = AdaptiveSettings(size_px=8, steps=1)
+    settings = AdaptiveRunSettings(bit_widths=(4,), images=None)
+
+    def records(*given: PatchSet) -> AdaptiveRecord:
+        (record,) = run_adaptive(run, None, attack, settings, {}, given)
+        return record
+
+    first = records()
+    assert first["on_engine"] is None
+    (file,) = run.patches.glob("adaptive-*.npz")
+    found = read_patch_set(file)
+    given = replace(found, patch=255 - found.patch)
+    stages = [stage["stage"] for stage in records(found, given)["stages"]]
+    names = [name.removesuffix(" as it is") for name in stages if name.endswith(" as it is")]
+    assert names == [found.name, f"{found.name} #{patch_set_digest(given)[:6]}"]
+
+    searches = {path: path.stat().st_mtime_ns for path in run.patches.glob(".adaptive-*")}
+    model = run.model_file(4)
+    model.parent.mkdir()
+    write_qonnx(run.load_network(), 4, tmp_path / "qonnx", checkpoint_sha256=run.checkpoint_sha256)
+    lower(tmp_path / "qonnx", model, target="onnxruntime")
+    exported = records()
+    assert exported["on_engine"] is not None and exported["key"] != first["key"]
+    assert {**exported, "key": "", "on_engine": None} == {**first, "key": ""}
+    # Nothing was searched again, and with that file nothing is made again.
+    assert {path: path.stat().st_mtime_ns for path in run.patches.glob(".adaptive-*")} == searches
+    assert records() == exported

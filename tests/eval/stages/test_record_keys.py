@@ -7,35 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from deploy.core.patch_set import PatchSet, write_patch_set
-from eval.attacks.predictions import predict
 from eval.measure.analyses.analysis_settings import AnalysisSettings
 from eval.measure.subject import TORCH
 from eval.stages.analyze import analyse_run
 from eval.stages.certify import CertifySettings, certify_run
-from training.data import ImageSet
-from training.network_spec import NetworkSpec
-from training.quantize.build import build_network
+from tests.eval.stages.conftest import IMAGES
 from training.run_folder import RunFolder
-
-COUNT = 6
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, held_out_digits: ImageSet) -> RunFolder:
-    """A small network with random weights, whose own answers are the labels of its six images."""
-    spec = NetworkSpec(name="resnet8", classes=10, input_size=32, bit_widths=(32, 4))
-    network = build_network(spec, torch.Generator().manual_seed(0))
-    images = held_out_digits.images[:COUNT]
-    for bits in spec.bit_widths:
-        with network.at(bits):
-            network(torch.from_numpy(images).float())
-    network.for_evaluation()
-    labels, classes = predict(network, images, 4), [str(number) for number in range(10)]
-    sets = [ImageSet.from_arrays(images, labels, classes, split=s) for s in ("train", "test")]
-    return RunFolder.from_network(network, tmp_path_factory.mktemp("runs") / "run", sets)
 
 
 @pytest.fixture
@@ -45,14 +24,14 @@ def sticker() -> PatchSet:
         kind="universal",
         patch=np.full((1, 3, 4, 4), 255, np.uint8),
         mask=np.ones((4, 4), np.bool_),
-        positions=np.zeros((COUNT, 2), np.int32),
-        image_indices=np.arange(COUNT),
+        positions=np.zeros((IMAGES, 2), np.int32),
+        image_indices=np.arange(IMAGES),
     )
 
 
 def test_a_certificate_is_of_patches_with_that_target(run: RunFolder, sticker: PatchSet) -> None:
     settings = CertifySettings(
-        sizes_px=(4,), masks_per_axis=2, bit_widths=(4,), images=COUNT, engine=TORCH
+        sizes_px=(4,), masks_per_axis=2, bit_widths=(4,), images=IMAGES, engine=TORCH
     )
     other = int((run.images(None, "test").labels[0] + 1) % 10)
     asked = [
