@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Collection
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -229,9 +230,11 @@ def area(attacked: AttackedNetwork) -> CheckResult:
     side, size = min(attacked.images.shape[2:]), attacked.settings.size_px
     sizes = [s for s in sorted({size // 2, size, size * 2}) if s <= side]
     won = [attacked.won(size_px=s) for s in sizes]
-    backwards = any(paired_difference(won[i], won[i + 1])[1].low > 0.0 for i in range(len(won) - 1))
+    backwards = any(
+        paired_difference(smaller, larger)[1].low > 0.0 for smaller, larger in combinations(won, 2)
+    )
     rates = [flags.mean() for flags in won]
-    flat = rates[-1] <= rates[0] and rates[0] < ALWAYS
+    flat = len(set(rates)) == 1 and rates[0] < ALWAYS
     rising = paired_difference(won[-1], won[0])[1].low > 0.0 or rates[0] >= ALWAYS
     return result(
         "area",

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pytest
 
 from deploy.core.errors import InputError
 from eval.attacks.predictions import predict
-from eval.measure.checks.attacked_network import BatterySettings
-from eval.measure.checks.battery import run_battery
+from eval.measure.checks.attacked_network import AttackedNetwork, BatterySettings
+from eval.measure.checks.battery import area, run_battery
 from eval.measure.checks.catalogue import CATALOGUE
+from eval.measure.checks.checks_record import Flags
 from eval.measure.fakes import FAKES, planted
 from tests.eval.conftest import DigitNetwork
 from training.data import ImageSet
@@ -66,6 +69,36 @@ def test_a_planted_fake_is_caught(
         assert np.array_equal(predict(fake, images, 32), predict(digit_network, images, 32))
     found = status_of(fake, held_out_digits, other_digit_network)
     assert {check for check, status in found.items() if status == "tripped"} >= CAUGHT_BY[name]
+
+
+class Claims(AttackedNetwork):
+    """An attack that wins the first of the images, as many as it is told for each size."""
+
+    first: Mapping[int, int]
+
+    def won(self, *, size_px: int | None = None, steps: int | None = None) -> Flags:
+        won: Flags = np.arange(len(self.images)) < self.first[size_px or self.settings.size_px]
+        return won
+
+
+@pytest.mark.parametrize(
+    ("won", "status"),
+    [
+        ((82, 85, 81), "undecided"),  # sampling noise
+        ((40, 40, 40), "tripped"),
+        ((70, 65, 60), "tripped"),  # from the first to the last alone
+        ((40, 60, 80), "passed"),
+        ((90, 90, 89), "passed"),
+    ],
+)
+def test_the_area_trips_on_what_is_no_noise(
+    won: tuple[int, int, int], status: str, digit_network: DigitNetwork, held_out_digits: ImageSet
+) -> None:
+    right = predict(digit_network, held_out_digits.images, 32) == held_out_digits.labels
+    images, labels = held_out_digits.images[right][:90], held_out_digits.labels[right][:90]
+    attacked = Claims(digit_network, 32, images, labels, SETTINGS)
+    attacked.first = dict(zip((6, 12, 24), won, strict=True))
+    assert area(attacked)["status"] == status
 
 
 def test_an_unknown_fake_is_refused(digit_network: DigitNetwork) -> None:
