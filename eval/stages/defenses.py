@@ -166,13 +166,16 @@ class Defenses:
             row: self.out / row for row in settings.rows if (self.out / row / CHECKPOINT).is_file()
         }
 
-        def files(row: str) -> Files:
-            return {name: path for name, path in self._files(row).items() if path.is_file()}
+        def files(row: str, path: Path) -> Files:
+            if not (path / CHECKPOINT).is_file():
+                return {}
+            made = self._files(row, RunFolder.open(path))
+            return {name: file for name, file in made.items() if file.is_file()}
 
         table = table_from_runs(
             runs,
-            transferred=files(SOURCE),
-            own={row: files(row) for row in runs},
+            transferred=files(SOURCE, settings.source or self.out / SOURCE),
+            own={row: files(row, path) for row, path in runs.items()},
             reference=settings.reference,
             plain=PLAIN,
             split=settings.split,
@@ -239,24 +242,28 @@ class Defenses:
             shown = holdout[chosen_indices(len(holdout), min(PARITY_IMAGES, len(holdout)))]
             export_run(run, missing, shown, ExportSettings(), self._facts(seed=run.seed))
 
-    def _files(self, row: str) -> dict[str, Path]:
-        """The patch files of a row by column, in the table's own folder: a source may be
-        somebody else's run."""
+    def _files(self, row: str, run: RunFolder) -> dict[str, Path]:
+        """The patch files of a row's run by column, in the table's own folder: a source may be
+        somebody else's run. The name has all that a call may change, so that patches of another
+        source are not taken for this one's."""
         settings = self.settings
         images, steps = settings.own_images, settings.own_steps
         if row == SOURCE:
             images, steps = settings.images, settings.steps
         folder = self.out / row / "patches"
-        return {
-            name: folder / f"{name}-{settings.split}-{images}-{steps}.npz"
-            for name in settings.columns
-        }
+        files = {}
+        for name, (kind, _) in settings.columns.items():
+            made_from = f"-from-{settings.made_from}" if kind == "universal" else ""
+            told = f"{settings.split}-{images}-{steps}{made_from}-{run.checkpoint_sha256[:8]}"
+            files[name] = folder / f"{name}-{told}.npz"
+        return files
 
     def _patches(self, row: str, run: RunFolder) -> list[Path]:
         """The patch files made on a row's run at its widest bit-width."""
         settings = self.settings
         of_source = row == SOURCE
-        for name, path in self._files(row).items():
+        files = self._files(row, run)
+        for name, path in files.items():
             if path.is_file():
                 continue
             logger.info("%s: %s patches", row, name)
@@ -277,7 +284,7 @@ class Defenses:
             )
             facts = self._facts(seed=asked.seed, config=attack.settings.as_record())
             make_patches(run, attack, self.data, asked, facts, path)
-        return list(self._files(row).values())
+        return list(files.values())
 
     def _evaluated(self, run: RunFolder, patches: Sequence[Path]) -> None:
         if patches:  # records that are there already are not made again

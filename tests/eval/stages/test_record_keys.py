@@ -1,4 +1,4 @@
-"""A record that is there is taken only where it is of the very same question."""
+"""A record or a patch file that is there is taken only where it answers the very same question."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploy.core.patch_set import PatchSet, write_patch_set
+from deploy.core.patch_set import PatchSet, read_patch_set, write_patch_set
 from eval.measure.analyses.analysis_settings import AnalysisSettings
 from eval.measure.subject import TORCH
 from eval.stages.analyze import analyse_run
 from eval.stages.certify import CertifySettings, certify_run
-from tests.eval.stages.conftest import IMAGES
+from eval.stages.defenses import SOURCE, Defenses, DefensesSettings
+from tests.eval.stages.conftest import IMAGES, random_run
+from training.data import ImageSet
 from training.run_folder import RunFolder
 
 
@@ -54,3 +56,23 @@ def test_an_analysis_is_of_patches_with_that_target(
         targets.append(facts["patch"]["target"])
     assert targets == [None, 3, 3]
     assert len(list(run.records.glob("gradient-maps*"))) == 2
+
+
+def test_the_table_of_defenses_takes_no_patches_of_another_source_or_of_other_images(
+    run: RunFolder, held_out_digits: ImageSet, tmp_path: Path
+) -> None:
+    other = random_run(tmp_path / "other", held_out_digits, seed=1)
+    settings = DefensesSettings(configs=tmp_path, sizes_px=(4,), images=2, steps=1, made_from=4)
+    table = Defenses(settings=settings, data=None, out=tmp_path / "out")
+    fewer = replace(table, settings=replace(settings, made_from=3))
+    first, again, of_other, of_fewer = (
+        one._patches(SOURCE, source)
+        for one, source in ((table, run), (table, run), (table, other), (fewer, run))
+    )
+    assert first == again
+    assert not set(first) & set(of_other)
+    for file in of_other:
+        source = read_patch_set(file).origin.source
+        assert source is not None and source["checkpoint_sha256"] == other.checkpoint_sha256
+    # What is made for each image has no such number.
+    assert len(set(first) & set(of_fewer)) == 1
