@@ -272,7 +272,9 @@ def _newest(
             payload = record["payload"]
             if record["kind"] == kind:
                 name = f"{run} at {payload['bit_width']} bits"
-                if name not in best or payload["images"] >= best[name]["images"]:
+                # Certificates count no images since format 2.
+                over = payload.get("images", 0)
+                if name not in best or over >= best[name].get("images", 0):
                     best[name] = payload
     return best
 
