@@ -65,8 +65,9 @@ class SparseRs(PatchAttack[SparseRsSettings]):
         return self.settings.kind
 
     def queries_per_image(self) -> int:
-        """At most one a step and source bit-width."""
-        return self.settings.steps * len(self.settings.bit_widths)
+        """At most one a step, restart and source bit-width, besides the judging of each restart."""
+        settings = self.settings
+        return settings.steps * settings.restarts * len(settings.bit_widths)
 
     def optimize(self, problem: Problem, stepped: Callable[[], None]) -> Crafted:
         """What the search ends with."""

@@ -17,6 +17,7 @@ from eval.attacks.ensemble import Ensemble
 from eval.attacks.lavan import Lavan, LavanSettings
 from eval.attacks.predictions import logits, predict
 from eval.attacks.sparse_rs import SparseRs, SparseRsSettings
+from tests.eval.conftest import DigitNetwork
 from training.data import ImageSet
 from training.prediction import SwitchableNetwork
 
@@ -129,3 +130,22 @@ def test_a_patch_against_an_ensemble_wins_on_both(
         (other_digit_network, digit_network),
     ):
         assert won(both, member) > won(other, member)
+
+
+def test_the_queries_of_a_search_are_those_of_all_its_restarts(
+    digit_network: DigitNetwork, held_out_digits: ImageSet
+) -> None:
+    shown = 0
+
+    def count(_: object, given: tuple[torch.Tensor]) -> None:
+        nonlocal shown
+        shown += len(given[0])
+
+    images, labels = held_out_digits.images[:4], held_out_digits.labels[:4]
+    attack = SparseRs(SparseRsSettings(size_px=1, steps=20, restarts=3))
+    with digit_network.register_forward_pre_hook(count):
+        attack.run(digit_network, images, labels, torch.Generator().manual_seed(0), progress=False)
+    # Each restart is judged, the best once more beside the clean images; one is asked for classes.
+    judged = (3 + 2) * len(images) + 1
+    assert attack.queries_per_image() == 60
+    assert 40 * len(images) < shown - judged <= 60 * len(images)
