@@ -1,14 +1,15 @@
 """Transfer matrices from evaluation records, as text and as heat maps.
 
-One matrix is one attack (kind, size, place, target) on one set of images: sources are its rows,
-targets its columns. Beside each ASR stands that over the common set: the images that every target
-of the matrix classifies correctly.
+One matrix is one attack (kind, size, place, target and all other settings) on one set of images:
+sources are its rows, targets its columns. Beside each ASR stands that over the common set: the
+images that every target of the matrix classifies correctly.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from deploy.core.attack_checks import LOWER_BOUND
 from deploy.core.bit_widths import bits_label
@@ -17,8 +18,9 @@ from deploy.core.html import Html, join, tag
 from deploy.core.table import Cell, Table
 from eval.measure.checks.checks_record import AttackChecks
 from eval.measure.evaluation_record import EvaluationRecord, asr_over_common_set
+from eval.report.attacks import attack_key, attack_settings
 from eval.report.document import small
-from eval.report.names import Names, names_of_models
+from eval.report.names import Names, differing_settings, names_of_models
 from eval.report.rows import PatchResult
 from eval.report.words import (
     MISSING,
@@ -30,6 +32,9 @@ from eval.report.words import (
     percent,
     rate,
 )
+
+_SAID = ("size_px", "placement", "bit_widths")
+"""Settings of an attack that are in the words of a matrix or of a source."""
 
 LEAST = 2
 """Sources and targets of a matrix that is worth a map; a single row stands in the main table."""
@@ -147,35 +152,40 @@ def matrices_of(
     records: Iterable[EvaluationRecord], checks: AttackChecks, names: Names
 ) -> tuple[Matrix, ...]:
     """Every matrix that the records hold with two cells or more; a newer record replaces an older
-    one of the same cell.
+    one of the same cell. Attacks that would read the same are told apart by the settings in which
+    they differ, sources by the start of their checkpoint's hash.
 
     Raises:
         InputError: records of one attack that are for different images.
     """
+    records = list(records)
+    sources = _sources(records)
     groups: dict[tuple[str, ...], dict[tuple[str, str], EvaluationRecord]] = {}
     for record in records:
-        cell = (_source(record), _target(record, names))
+        cell = (sources[_source_key(record)], _target(record, names))
         groups.setdefault(_attack(record), {})[cell] = record
+    several = {key: cells for key, cells in groups.items() if len(cells) > 1}
+    titles = _titles(several)
     return tuple(
-        _matrix(key, cells, checks, names) for key, cells in groups.items() if len(cells) > 1
+        _matrix(titles[key], cells, checks, names, sources) for key, cells in several.items()
     )
 
 
 def _matrix(
-    key: tuple[str, ...],
+    title: str,
     found: dict[tuple[str, str], EvaluationRecord],
     checks: AttackChecks,
     names: Names,
+    sources: Mapping[tuple[str, str], str],
 ) -> Matrix:
-    title, images = key[0], key[1]
     # The common set needs the same images and target behind every cell; both are in the key.
     common = dict(zip(found, asr_over_common_set(list(found.values())), strict=True))
     by_target = sorted(found.values(), key=_target_order)
     by_source = sorted(found.values(), key=_source_order)
     return Matrix(
         title=title,
-        images=images,
-        sources=tuple(dict.fromkeys(_source(record) for record in by_source)),
+        images=_images(by_source[0]),
+        sources=tuple(dict.fromkeys(sources[_source_key(record)] for record in by_source)),
         targets=tuple(dict.fromkeys(_target(record, names) for record in by_target)),
         cells={
             cell: replace(PatchResult.of(record, checks), common=common[cell])
@@ -185,7 +195,15 @@ def _matrix(
 
 
 def _attack(record: EvaluationRecord) -> tuple[str, ...]:
-    patch, images = record["patch"], record["images"]
+    """What tells matrices apart: words first, then what must not be mixed in one matrix."""
+    images, outcomes = record["images"], record["outcomes"]
+    which = f"{outcomes['first_index']} {outcomes['indices']}"
+    settings = attack_key(_settings(record))
+    return _words(record), settings, _images(record), images["digest"], which
+
+
+def _words(record: EvaluationRecord) -> str:
+    patch = record["patch"]
     height, width = patch["size_px"]
     target = "untargeted" if patch["target"] is None else f"target {patch['target']}"
     words = [
@@ -194,11 +212,48 @@ def _attack(record: EvaluationRecord) -> tuple[str, ...]:
         target,
         f"placed {patch['placement'] or 'as supplied'}",
     ]
-    about = f"{images_words(images)}, {record['outcomes']['n']} patched images"
-    # What is not said in words, but must not be mixed in one matrix.
-    outcomes = record["outcomes"]
-    which = f"{outcomes['first_index']} {outcomes['indices']}"
-    return ", ".join(words), about, images["digest"], which
+    return ", ".join(words)
+
+
+def _images(record: EvaluationRecord) -> str:
+    return f"{images_words(record['images'])}, {record['outcomes']['n']} patched images"
+
+
+def _settings(record: EvaluationRecord) -> dict[str, Any]:
+    """Of the attack, without what the words say and what belongs to the source."""
+    settings = attack_settings(record["patch"])
+    return {key: value for key, value in settings.items() if key not in _SAID}
+
+
+def _titles(
+    groups: Mapping[tuple[str, ...], Mapping[tuple[str, str], EvaluationRecord]],
+) -> dict[tuple[str, ...], str]:
+    """The words of each attack, and the settings in which it differs from others of these words."""
+    alike: dict[str, list[tuple[str, ...]]] = {}
+    for key in groups:
+        alike.setdefault(key[0], []).append(key)
+    titles: dict[tuple[str, ...], str] = {}
+    for words, group in alike.items():
+        settings = [_settings(next(iter(groups[key].values()))) for key in group]
+        for key, differing in zip(group, differing_settings(settings), strict=True):
+            titles[key] = ", ".join(filter(None, [words, differing]))
+    return titles
+
+
+def _sources(records: Iterable[EvaluationRecord]) -> dict[tuple[str, str], str]:
+    """The name of each source by its key, with the start of the hash where two read the same."""
+    keys = dict.fromkeys(map(_source_key, records))
+    names = [name for name, _ in keys]
+    return {
+        (name, digest): f"{name} #{digest[:6]}" if names.count(name) > 1 else name
+        for name, digest in keys
+    }
+
+
+def _source_key(record: EvaluationRecord) -> tuple[str, str]:
+    """Words, and the hash of the checkpoint, or of the patch where its network is not known."""
+    patch = record["patch"]
+    return _source(record), patch["source"]["checkpoint_sha256"] or patch["sha256"]
 
 
 def _source(record: EvaluationRecord) -> str:
