@@ -11,6 +11,7 @@ from deploy.core.html import Html, join, tag
 from deploy.core.share import Share
 from eval.measure.adaptive.adaptive_record import AdaptiveRecord
 from eval.measure.proofs import Proofs
+from eval.report.attacks import adaptive_attacks
 from eval.report.document import note, small
 from eval.report.rows import PatchColumn, PatchResult, ResultTable, Row, keys
 from eval.report.words import PLAIN, interval, percent, points, size_ratio
@@ -285,7 +286,7 @@ def _knowing(
     found = [
         _Knowing(asr=cell.asr, where=row.at, mark=cell.mark) for row, cell in cells if cell.whitebox
     ]
-    for record in adaptive:
+    for record in adaptive_attacks(adaptive):
         model, images = record["model"], record["images"]
         if model["checkpoint_sha256"] == checkpoint and images["digest"] == table.digest:
             widths = sorted(model["bit_widths"], reverse=True)

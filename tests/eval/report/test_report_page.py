@@ -18,11 +18,13 @@ from PIL import Image
 from deploy.core.errors import InputError, NothingToEvaluate
 from deploy.core.patch_set import PatchSet, write_patch_set
 from deploy.core.records import read_records, write_record
+from deploy.core.share import share
 from eval.measure.examples import png_bytes, write_examples
 from eval.report.gallery import Picture
 from eval.report.page import render_report
 from eval.report.results import text_table
 from eval.stages.report import write_report
+from tests.eval.report.test_attack_marks import adaptive
 from training.data.image_set import image_set
 
 Record = dict[str, Any]
@@ -158,6 +160,16 @@ def test_an_adaptive_attack_is_what_a_knowing_attacker_achieves() -> None:
     assert float(known[1]) >= round(100 * rate, 1)
     assert "fooled, hardened, by one who knows it" in page.text
     assert "worst of float, 8, 5, 4, 2, fake-quantized" in page.text
+
+
+def test_an_adaptive_attack_that_was_repeated_counts_once(records: list[Record]) -> None:
+    old, new, steps = (adaptive("fixed", [2]) for _ in range(3))
+    for record, won in ((old, 70), (new, 50), (steps, 10)):
+        record["payload"]["asr"] = share(won, 80)
+    steps["payload"]["settings"] = {"steps": 7}
+    for repeated, rate in (([old], 87.5), ([old, new], 62.5), ([old, new, steps], 62.5)):
+        text = Page(render_report([*records, *repeated], title="t")).text
+        assert f"hardened network itself succeeds on {rate}%" in text
 
 
 def test_neither_a_bit_width_nor_a_twin_is_chosen_for_looking_well(
