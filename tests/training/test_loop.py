@@ -83,14 +83,14 @@ def test_saving_often_and_showing_progress_change_no_byte_and_a_stop_leaves_no_c
 def test_training_learns_at_every_bit_width(
     tmp_path: Path, small_digits: ImageSet, small_holdout: ImageSet
 ) -> None:
-    changes = {"training": {"epochs": 3.0, "batch_size": 32, "learning_rate": 0.05}}
+    changes = {"training": {"epochs": 4.0, "batch_size": 32, "learning_rate": 0.05}}
     path = run(tmp_path, small_digits, small_holdout, RunOptions(), **changes)
     network = load_network(path)
     images, labels = small_digits.images[:300], small_digits.labels[:300]
     for bits in network.bit_widths:
         accuracy = np.mean(predict(network, images, bits) == labels)
-        # Three epochs: far from converged, far above the 10% of chance.
-        assert accuracy > 0.25, bits
+        # Four epochs: far from converged, far above the 10% of chance.
+        assert accuracy > 0.25, (bits, accuracy)
     assert set(read_sidecar(path)["holdout_accuracy"]) == {"32", "8", "4", "2"}
 
 
