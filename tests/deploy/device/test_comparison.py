@@ -54,6 +54,24 @@ def outcome(won: Sequence[int], **changes: Any) -> Outcome:
     return Outcome(**(facts | changes))
 
 
+def evaluation(wins: int, **model: Any) -> dict[str, Any]:
+    """The payload of an evaluation record: the patch wins on the first images."""
+    every, won = np.ones(N, np.bool_), np.arange(N) < wins
+    facts = {"network": "r", "defense": "plain", "bit_width": 4, "engine": "onnxruntime"}
+    return {
+        "model": facts | model,
+        "patch": {"name": "p", "sha256": "a" * 64},
+        "images": dict(zip(("name", "split", "digest"), IMAGES, strict=True)),
+        "outcomes": outcomes_record(
+            np.arange(N, dtype=np.int64),
+            clean_correct=every,
+            patched_correct=~won,
+            eligible=every,
+            success=won,
+        ),
+    }
+
+
 def test_the_images_that_changed_and_the_test_by_hand() -> None:
     found = compare([outcome([0, 1, 2])], [outcome([2, *range(10, 20)])])
     (row,) = found["patches"]
@@ -275,21 +293,8 @@ def test_a_report_hands_on_what_its_bundle_says_of_the_attacks(
 
 
 def test_records_of_an_evaluation(tmp_path: Path) -> None:
-    every = np.ones(N, np.bool_)
     for folder, wins in (("old", 2), ("new", 30)):
-        won = np.arange(N) < wins
-        payload = {
-            "model": {"network": "r", "defense": "plain", "bit_width": 4, "engine": "onnxruntime"},
-            "patch": {"name": "p", "sha256": "a" * 64},
-            "images": dict(zip(("name", "split", "digest"), IMAGES, strict=True)),
-            "outcomes": outcomes_record(
-                np.arange(N, dtype=np.int64),
-                clean_correct=every,
-                patched_correct=~won,
-                eligible=every,
-                success=won,
-            ),
-        }
+        payload = evaluation(wins)
         write_record(tmp_path / folder, "evaluation", payload, {})
     assert main([str(tmp_path / "old"), str(tmp_path / "new"), "--fail-on-worse"]) == 1
     (one,) = (tmp_path / "new").iterdir()
@@ -299,27 +304,8 @@ def test_records_of_an_evaluation(tmp_path: Path) -> None:
 def test_a_folder_of_two_trainings_of_one_network_is_refused_and_a_run_trained_again_is_not(
     tmp_path: Path,
 ) -> None:
-    every = np.ones(N, np.bool_)
     for wins, checkpoint in ((2, "1" * 64), (30, "2" * 64)):
-        won = np.arange(N) < wins
-        payload = {
-            "model": {
-                "network": "r",
-                "defense": "plain",
-                "bit_width": 4,
-                "engine": "onnxruntime",
-                "checkpoint_sha256": checkpoint,
-            },
-            "patch": {"name": "p", "sha256": "a" * 64},
-            "images": dict(zip(("name", "split", "digest"), IMAGES, strict=True)),
-            "outcomes": outcomes_record(
-                np.arange(N, dtype=np.int64),
-                clean_correct=every,
-                patched_correct=~won,
-                eligible=every,
-                success=won,
-            ),
-        }
+        payload = evaluation(wins, checkpoint_sha256=checkpoint)
         write_record(tmp_path / "run" / "records", "evaluation", payload, {})
     with pytest.raises(InputError, match=r"several trainings of r plain .*111111111111…"):
         read_outcomes(tmp_path / "run" / "records")
@@ -443,21 +429,8 @@ def test_no_patch_in_common_names_the_true_difference(
 def test_the_newest_of_several_results_or_a_named_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    every = np.ones(N, np.bool_)
     for folder, date, wins in (("old", "1", 0), ("new", "1", 30), ("new", "2", 1)):
-        won = np.arange(N) < wins
-        payload = {
-            "model": {"network": "r", "defense": "plain", "bit_width": 4, "engine": "onnxruntime"},
-            "patch": {"name": "p", "sha256": "a" * 64},
-            "images": dict(zip(("name", "split", "digest"), IMAGES, strict=True)),
-            "outcomes": outcomes_record(
-                np.arange(N, dtype=np.int64),
-                clean_correct=every,
-                patched_correct=~won,
-                eligible=every,
-                success=won,
-            ),
-        }
+        payload = evaluation(wins)
         path = write_record(tmp_path / folder, "evaluation", payload, {"date": date})
         if wins == 30:
             first = path
