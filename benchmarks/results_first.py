@@ -70,7 +70,7 @@ def _once(figures: NetworkFigures, results: Results) -> dict[str, str]:
 
 def _masked(figures: NetworkFigures) -> dict[str, str]:
     """The cells of masked inference: the bound of its certificates stands for every attack with
-    one patch. None where it was not certified against the table's."""
+    one patch. Empty where it was not certified against the table's."""
     bound, of = figures.bound(ATTACKED_PX), figures.certified.get(ATTACKED_PX)
     if of is None or bound is None:
         return {}

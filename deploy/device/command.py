@@ -269,11 +269,11 @@ def _run(
         code_quality=arguments.code_quality,
         badge=arguments.badge,
     )
-    void_reports(empty_report(arguments.bundle.name), places)
+    report = empty_report(arguments.bundle.name)
+    void_reports(report, places)
     try:
         settings = _settings(arguments)
     except UsageError as error:
-        report = empty_report(arguments.bundle.name)
         conclude(report, error.exit_code, error.line)
         write_report(report, places)
         raise

@@ -154,7 +154,7 @@ class Check:
         }
 
 
-def decided(name: str, threshold: float, ask: Callable[[], Check]) -> Check:
+def or_undecided(name: str, threshold: float, ask: Callable[[], Check]) -> Check:
     """Return what ``ask`` gives, or an undecided gate where no image counts for it: that must not
     keep another gate from failing."""
     try:

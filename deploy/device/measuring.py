@@ -15,7 +15,7 @@ from ..core.model_engine import run_all
 from ..core.patch_set import random_floor
 from ..core.success import AttackSuccess, attack_success
 from .evidence import LEAST_SHARE, Counted, changed_pixels, classes_check
-from .gate import Check, Outcome, decided, drift_at_most, share_at_least, share_at_most
+from .gate import Check, Outcome, drift_at_most, or_undecided, share_at_least, share_at_most
 from .golden import logits_bytes
 from .sequential import SequentialGate
 from .suite import Classes, Suite, SuitePatch, paste_some
@@ -146,11 +146,11 @@ def checks_of(
         if max_asr is not None:
             these = counted(measurement, suite, number, thresholds)
             ask = partial(_asr_check, measurement, these, patch, max_asr)
-            checks.append(decided(asr_check_name(patch.facts.name), max_asr, ask))
+            checks.append(or_undecided(asr_check_name(patch.facts.name), max_asr, ask))
         if max_drift is not None:
             name = f"max_drift of {patch.facts.name}"
             drifts = partial(_drift_check, measurement, suite, number, name, max_drift)
-            checks.append(decided(name, max_drift, drifts))
+            checks.append(or_undecided(name, max_drift, drifts))
     min_clean = thresholds["min_clean"].value
     if checks and min_clean is not None:
         if "min_clean" in measurement.gates:

@@ -11,7 +11,7 @@ from ..core.attack_checks import AttackVerdict
 from ..core.double_masking import Certification
 from .evidence import CLASSES
 from .figures import weaker_than_noise
-from .gate import Check, decided, exit_code_of, share_at_least, share_at_most
+from .gate import Check, exit_code_of, or_undecided, share_at_least, share_at_most
 from .measuring import Measurement, checks_of
 from .search import SearchResult
 from .suite import Suite
@@ -57,13 +57,13 @@ def verdict_on(
         integer: the gate that asks for integers, where one does.
 
     Raises:
-        NothingToEvaluate: a gate has no image that counts.
+        NothingToEvaluate: nothing is gated, or no image was run.
     """
     checks = checks_of(measured, suite, thresholds)
     if checks and max_asr_of_search is not None:
         won = {"k": 0, "n": 0} if searched is None else searched.success.share
         ask = partial(share_at_most, OF_SEARCH, max_asr_of_search, won["k"], won["n"])
-        checks.append(decided(OF_SEARCH, max_asr_of_search, ask))
+        checks.append(or_undecided(OF_SEARCH, max_asr_of_search, ask))
     if checks and certified is not None and min_certified is not None:
         held = certified.certified
         checks.append(share_at_least(MIN_CERTIFIED, min_certified, held["k"], held["n"]))

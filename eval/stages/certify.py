@@ -16,6 +16,7 @@ from deploy.core.errors import InputError
 from deploy.core.files import json_bytes, sha256_of_bytes
 from deploy.core.patch_set import PatchSet
 from deploy.core.records import write_record
+from deploy.device.suite import paste_some
 from eval.measure.certification_record import KIND, CertificationRecord, MaskedAttack
 from eval.measure.evaluation_record import images_facts, patch_identity
 from eval.measure.patch_images import images_of_patches, patch_sets_of
@@ -146,12 +147,11 @@ def _attack(
             "it for more of the split, or certify more"
         )
     of = patch_set.image_indices[own]
-    patched = patch_set.paste_on(images.images[patch_set.image_indices])[own]
     success = attack_masked(
         predictor.predict,
         found,
         np.searchsorted(indices, of),
-        patched,
+        paste_some(patch_set, images.images[of], own),
         images.labels[of],
         patch_set.target,
         stepped=bar.advance,
