@@ -1,5 +1,6 @@
 # make demo    the whole line on scikit-learn's digits: train, patch, export, measure, report
-# make test    the tests
+# make test    the tests, but for the slow ones
+# make test-slow      those that take longer than about ten seconds each
 # make lint    ruff, mypy --strict, the import rules
 # make docs    the docs site, into site/; a warning fails it
 # make schemas docs/schemas, from the types that check records and configs
@@ -32,7 +33,7 @@ EXTRAS := train,export,cpu,eval,cluster,dev
 export OMP_NUM_THREADS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo docs gpu test test-python310 test-hls4ml test-public-networks test-arm64 test-resume test-kills test-hostile fuzz test-browser test-rtx lint bench schemas install
+.PHONY: demo docs gpu test test-slow test-python310 test-hls4ml test-public-networks test-arm64 test-resume test-kills test-hostile fuzz test-browser test-rtx lint bench schemas install
 .DELETE_ON_ERROR:
 
 install: $(STAMP)
@@ -62,6 +63,9 @@ demo: $(STAMP)
 # One process a core, one thread each; tests of a file share their fixtures and stay together.
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --dist loadfile
+
+test-slow: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow --numprocesses auto --dist loadfile
 
 test-hostile: $(STAMP)
 	$(BIN)/python -m pytest -q -m hostile

@@ -129,7 +129,7 @@ and get hashes that fit.
 | | |
 | --- | --- |
 | `make fuzz` | half an hour; `make fuzz SECONDS=600` shorter, `FIRST_SEED=100000` other inputs |
-| `make test` | a fixed number of inputs for each reader, half a minute of processor time |
+| `make test-slow` | a fixed number of inputs for each reader, half a minute of processor time |
 | a finding | is printed with its reader and seed, and its input is kept in `.cache/fuzz` |
 | again | `python -m tests.fuzz --case READER SEED`, with the traceback |
 

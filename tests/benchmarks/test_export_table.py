@@ -28,6 +28,7 @@ from tests.training.data.test_data_cifar10 import write_official
 from training.record_types import payloads
 
 
+@pytest.mark.slow
 def test_every_target_becomes_a_record_and_is_not_made_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

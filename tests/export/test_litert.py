@@ -50,6 +50,7 @@ def require_equal(found: Parity) -> None:
     assert "engine optimized the two differently" not in found.summary()
 
 
+@pytest.mark.slow
 def test_random_networks_are_equal_in_both_arithmetics() -> None:
     drawn: set[str] = set()
 

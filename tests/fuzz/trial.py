@@ -57,7 +57,7 @@ class Reader:
         place: writes an input into an empty folder; gives the path that is read.
         names: what an error must hold; by default the path's name without its ending.
         mib: of resident memory that one input may take above what is there before it, in MiB.
-        tries: inputs of the short form, that `make test` has.
+        tries: inputs of the short form, that `make test-slow` has.
     """
 
     name: str

@@ -23,8 +23,6 @@ from training.data import load_images
 
 __all__ = ["elsewhere"]  # a fixture
 
-pytestmark = pytest.mark.slow
-
 MEAN_STD = ["--mean", "0.5", "0.5", "0.5", "--std", "0.25", "0.25", "0.25"]
 INPUT = "image"
 

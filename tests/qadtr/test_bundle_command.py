@@ -15,8 +15,6 @@ from deploy.device.bundle_reading import Bundle
 from deploy.validate import main as validate
 from qadtr.__main__ import main
 
-pytestmark = pytest.mark.slow
-
 
 def test_from_a_run_to_a_verdict(
     exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -71,6 +71,7 @@ def done(caplog: pytest.LogCaptureFixture) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_rows_are_made_once_compared_in_pairs_and_a_failing_one_stops_no_other(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -21,8 +21,6 @@ from eval.measure.drift.drift_record import KIND, DriftRecord
 from qadtr.__main__ import main
 from training.record_types import payloads
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def deployed(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:

@@ -28,8 +28,6 @@ from qadtr.__main__ import main
 from training.record_types import payloads
 from training.run_folder import RunFolder
 
-pytestmark = pytest.mark.slow
-
 TARGETS = ("onnxruntime", "tensorrt", "qcdq", "qonnx")
 
 
@@ -75,6 +73,7 @@ def test_each_file_has_its_proof_and_its_budget_beside_it(run: Path) -> None:
     assert not [path for path in (run / "export").iterdir() if path.name.startswith(".")]
 
 
+@pytest.mark.slow
 def test_another_process_writes_the_same_bytes(run: Path, tmp_path: Path) -> None:
     copy = tmp_path / "elsewhere"
     copy.mkdir()

@@ -9,8 +9,6 @@ import pytest
 
 from qadtr.__main__ import main
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.mark.parametrize(
     ("words", "said"),

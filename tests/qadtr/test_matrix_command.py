@@ -114,6 +114,7 @@ def test_nothing_is_done_twice(
     assert printed.count(" *") >= 24  # every cell here is white-box
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "how", [["--workers", "2"], ["--ray", "local", "--workers", "2"]], ids=["processes", "ray"]
 )

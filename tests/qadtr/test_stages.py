@@ -19,8 +19,6 @@ from qadtr.__main__ import main
 from training.data.subset import chosen_indices
 from training.run_folder import RunFolder
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture
 def run(exported: Path, tmp_path: Path) -> Path:

@@ -147,6 +147,7 @@ def test_batches_are_read_not_held(place: Path) -> None:
         assert torch.equal(one.indices, other.indices)
 
 
+@pytest.mark.slow
 def test_two_ranks_share_a_cache_that_one_of_them_makes(place: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

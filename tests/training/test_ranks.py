@@ -113,6 +113,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: folder / name for name in ("one", "two")} | {"folder": folder}
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_loss_curve_of_accumulated_halves(runs: dict[str, Path]) -> None:
     one, two = _losses(runs["one"]), _losses(runs["two"])
     assert len(one) == len(two) == 2
@@ -121,6 +122,7 @@ def test_two_processes_have_the_loss_curve_of_accumulated_halves(runs: dict[str,
         assert mine == pytest.approx(theirs, rel=CURVE)
 
 
+@pytest.mark.slow
 def test_their_weights_are_close_and_their_pools_the_same_size(runs: dict[str, Path]) -> None:
     one, _ = read_tensors(runs["one"] / RESUME)
     two, _ = read_tensors(runs["two"] / RESUME)
@@ -136,6 +138,7 @@ def test_their_weights_are_close_and_their_pools_the_same_size(runs: dict[str, P
     assert equal > 0.6
 
 
+@pytest.mark.slow
 def test_two_killed_processes_resume_to_the_same_bytes(
     runs: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -153,6 +156,7 @@ def test_two_killed_processes_resume_to_the_same_bytes(
     assert (broken / CHECKPOINT).read_bytes() == (runs["two"] / CHECKPOINT).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_both_after_the_same_step(
     runs: dict[str, Path], tmp_path: Path
 ) -> None:

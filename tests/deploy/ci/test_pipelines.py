@@ -357,6 +357,7 @@ def test_a_pushed_variable_changes_nothing_of_the_gate(folder: Path, validator: 
 HIJACKED = ("venv", "pip", "secrets", "qadtr_device", "qadtr", "deploy", "numpy", "onnxruntime")
 
 
+@pytest.mark.slow
 def test_no_module_of_the_checkout_is_run(
     folder: Path,
     pipeline: Pipeline,
@@ -506,6 +507,7 @@ def wheels(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
 
 
+@pytest.mark.slow
 def test_the_packages_are_installed_from_the_configured_index(
     folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
