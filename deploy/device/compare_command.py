@@ -22,8 +22,9 @@ from ..core.files import STDOUT, json_bytes, same_place, write_to
 from ..core.share import share_in_words
 from ..core.table import Table
 from ..core.text import one_line
-from .comparison import VerdictOf, compare, read_outcomes
+from .comparison import compare
 from .comparison_beside import compare_beside
+from .outcome_reading import VerdictOf, read_outcomes
 
 EXIT_WORSE = 1
 EXIT_BROKEN = 2

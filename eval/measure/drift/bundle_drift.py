@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from deploy.core.attack_checks import AttackVerdict
 from deploy.core.errors import InputError
 from deploy.device.bundle_reading import Bundle
-from deploy.device.comparison import Outcome, read_outcomes
+from deploy.device.outcome_reading import Outcome, read_outcomes
 from deploy.device.report import read_report
 from deploy.device.suite import Suite
 from eval.measure.drift.attribution import StageOutcome, outcome_of, stage_facts, steps_between

@@ -25,8 +25,9 @@ from deploy.core.stored_zip import write_stored_zip
 from deploy.device import comparison_beside
 from deploy.device.command import main as validate
 from deploy.device.compare_command import comparison_lines, main
-from deploy.device.comparison import Outcome, compare, read_outcomes
+from deploy.device.comparison import compare
 from deploy.device.comparison_beside import compare_beside
+from deploy.device.outcome_reading import Outcome, read_outcomes
 from deploy.device.report import read_report
 from deploy.validator_archive import validator_bytes
 from qadtr.__main__ import main as qadtr
