@@ -6,6 +6,8 @@ to the device; only on another device than the CPU, where they fit, do they move
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -24,6 +26,9 @@ GREY = 128
 
 _MOVED_AT_ONCE = 1024
 
+Losses = Callable[[Tensor, Tensor], Tensor]
+"""The loss of each image, (N,), of float32 pixels N×3×H×W in [0, 255] and labels int64 (N,)."""
+
 
 class Batches:
     """The batches of a training, each a pure function of (seed, step).
@@ -40,8 +45,13 @@ class Batches:
         self._order = (-1, torch.empty(0, dtype=torch.int64))
         self.steps_per_epoch = len(training_set) // config.training.batch_size
 
-    def at(self, step: int) -> Batch:
-        """The batch of ``step``, on the device."""
+    def at(self, step: int, losses: Losses) -> Batch:
+        """The batch of ``step``, on the device.
+
+        Args:
+            step: of the order and of all that is drawn.
+            losses: asked with ``data.mask_tries`` over 1, which grey squares are the hardest.
+        """
         epoch = step // self.steps_per_epoch
         if epoch != self._order[0]:
             order = epoch_order(len(self._labels), epoch, self._config.seed)
@@ -51,14 +61,19 @@ class Batches:
         chosen = self._order[1][start : start + size]
         data, seed = self._config.data, self._config.seed
         pixels = augment(self._images.read(chosen), data.augment, step, seed)
-        if data.masks > 0.0:
-            pixels = masked(pixels, data.masks, data.mask_px, step, seed)
         chosen = chosen.to(self._device)
-        return Batch(
-            pixels=pixels.float().contiguous(memory_format=torch.channels_last),
-            labels=self._labels[chosen],
-            indices=chosen,
-        )
+        labels = self._labels[chosen]
+        if data.masks > 0.0:
+            count, _, height, width = pixels.shape
+            masks = grey_squares(
+                (count, height, width), data.masks, data.mask_px, step, seed, data.mask_tries
+            )
+            pixels = hardest(pixels, masks, lambda shown: losses(_as_input(shown), labels))
+        return Batch(pixels=_as_input(pixels), labels=labels, indices=chosen)
+
+
+def _as_input(pixels: Tensor) -> Tensor:
+    return pixels.float().contiguous(memory_format=torch.channels_last)
 
 
 class _Images:
@@ -115,22 +130,47 @@ def augment(images: Tensor, how: str, step: int, seed: int) -> Tensor:
     return cropped.permute(0, 3, 1, 2)
 
 
-def masked(images: Tensor, share: float, sides_px: tuple[int, int], step: int, seed: int) -> Tensor:
-    """uint8 N×3×H×W, of which a ``share`` shows one or two grey squares, anywhere, of a side drawn
-    from ``sides_px`` (least, greatest); a square larger than the image hides all of it."""
+def grey_squares(
+    shape: tuple[int, int, int],
+    share: float,
+    sides_px: tuple[int, int],
+    step: int,
+    seed: int,
+    tries: int = 1,
+) -> Iterator[Tensor]:
+    """``tries`` times which pixels are hidden, bool N×H×W of ``shape``: on a ``share`` of the
+    images, the same each time, one or two squares, anywhere, of a side drawn from ``sides_px``
+    (least, greatest); a square larger than the image hides all of it."""
     generator = generator_for(seed, step, "masks")
-    count, _, height, width = images.shape
-    device = images.device
+    count, *size = shape
     low, high = sides_px
-    sides = torch.randint(low, high + 1, (2, count), generator=generator)
-    drawn = torch.rand((2, 2, count), generator=generator)
-    # The first square with probability `share`, the second on half of those.
-    shows = torch.rand(count, generator=generator) < share
-    second = torch.rand(count, generator=generator) < 0.5
-    hidden = torch.zeros((count, height, width), dtype=torch.bool)
-    for side, place, where in zip(sides, drawn, (shows, shows & second), strict=True):
-        hidden |= where[:, None, None] & squares(side, place, (height, width))
-    return images.masked_fill(hidden[:, None].to(device), MASK_GREY)
+    shows: Tensor | None = None
+    for _ in range(tries):
+        sides = torch.randint(low, high + 1, (2, count), generator=generator)
+        places = torch.rand((2, 2, count), generator=generator)
+        if shows is None:
+            shows = torch.rand(count, generator=generator) < share
+        # The second square on half of them.
+        second = torch.rand(count, generator=generator) < 0.5
+        hidden = torch.zeros(shape, dtype=torch.bool)
+        for side, place, where in zip(sides, places, (shows, shows & second), strict=True):
+            hidden |= where[:, None, None] & squares(side, place, (size[0], size[1]))
+        yield hidden
+
+
+def hardest(images: Tensor, masks: Iterable[Tensor], losses: Callable[[Tensor], Tensor]) -> Tensor:
+    """Each image (uint8 N×3×H×W) grey under the one of ``masks`` (bool N×H×W) at which its loss is
+    the largest: the worst of several draws, after Greedy Cutout. One mask is taken unasked.
+
+    References:
+        Saha et al., Revisiting Image Classifier Training for Improved Certified Robust Defense
+        against Adversarial Patches, TMLR 2023.
+    """
+    shown = [images.masked_fill(one[:, None].to(images.device), MASK_GREY) for one in masks]
+    if len(shown) == 1:
+        return shown[0]
+    worst = torch.stack([losses(one) for one in shown]).argmax(dim=0)
+    return torch.stack(shown)[worst, torch.arange(len(images), device=images.device)]
 
 
 def squares(sides: Tensor, places: Tensor, image_size: tuple[int, int]) -> Tensor:

@@ -47,13 +47,15 @@ class DataSettings:
 
     ``masks``: share of each batch whose images show one or two grey squares, of a side drawn from
     ``mask_px`` (least, greatest): what certificates by masked inference ask of a network
-    (:mod:`deploy.core.double_masking`)."""
+    (:mod:`deploy.core.double_masking`). Of ``mask_tries`` draws each image shows the one that is
+    hardest for the network at the step's bit-width; more than one cost a forward pass each."""
 
     kind: Annotated[str, AfterValidator(_known_kind)]
     size: Annotated[int, Field(ge=8)] = 32
     augment: Literal["crop-flip", "crop", "none"] = "crop-flip"
     masks: Share = 0.0
     mask_px: tuple[AtLeast1, AtLeast1] = (6, 12)
+    mask_tries: AtLeast1 = 1
 
     @model_validator(mode="after")
     def _smaller_mask_first(self) -> DataSettings:

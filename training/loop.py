@@ -42,6 +42,7 @@ from training.data import ImageSet
 from training.data.subset import chosen_indices
 from training.defenses import Defense, TrainingFacts, build_defense, resolved
 from training.distillation import distilled, teacher_logits, teacher_of
+from training.frozen import frozen_statistics, image_losses
 from training.network_spec import NetworkSpec
 from training.optimizer import MovingAverage, learning_rate, optimizer_of
 from training.prediction import predict
@@ -343,9 +344,9 @@ class TrainingRun:
         Raises:
             TrainingDiverged: a loss is NaN or infinite.
         """
-        batch = self.batches.at(self.step // self.defense.replays)
         network, settings = self.network, self.config.training
         network.set_bit_width(self.defense.bit_width(self.step))
+        batch = self.batches.at(self.step // self.defense.replays, self.losses)
         pixels = self.defense.prepare(self.step, batch, network)
         pixels = pixels.detach().contiguous(memory_format=torch.channels_last)
         self.optimizer.zero_grad(set_to_none=True)
@@ -375,6 +376,12 @@ class TrainingRun:
             self.average.update(self.step)
         self.step += 1
         return value, float((logits.argmax(dim=1) == batch.labels).float().mean())
+
+    @torch.no_grad()
+    def losses(self, pixels: Tensor, labels: Tensor) -> Tensor:
+        """The loss of each image, (N,), of the network as it would be deployed now."""
+        with frozen_statistics(self.network):
+            return image_losses(self.network, pixels, labels)
 
     @torch.no_grad()
     def _share(self, loss: float, stop: bool) -> tuple[float, bool]:
