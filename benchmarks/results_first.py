@@ -27,6 +27,7 @@ from deploy.core.table import Table
 from eval.report.line_chart import Chart, Point, Series, baseline, bit_width_axis, drawn_series
 from eval.report.network_figures import NetworkFigures, certified_heading, worst
 from eval.report.words import MISSING, rate
+from training.config import DataSettings, DistillationSettings
 from training.defenses import config_of_run, resolved
 
 _ATTACKED = ("transferred", "white-box", "adaptive")
@@ -209,15 +210,19 @@ def _trainings(results: Results) -> str:
 
 
 def _changed(config: Mapping[str, Any]) -> list[str]:
-    """Settings of the defense, and of the grey squares, that are not the defaults."""
+    """Settings of the defense, the grey squares and the distillation that are not the defaults."""
     whole = config_of_run(config, "a record's config")
+    kept = {key: getattr(whole.data, key) for key in ("kind", "size", "augment")}
     plain = replace(
-        whole, data=replace(whole.data, masks=0.0), defense={"name": whole.defense["name"]}
+        whole,
+        data=DataSettings(**kept),
+        defense={"name": whole.defense["name"]},
+        distillation=DistillationSettings(),
     )
     now, default = (one.as_dict() for one in (whole, resolved(plain)))
     return [
         f"`{table}.{key}={value:g}`" if isinstance(value, float) else f"`{table}.{key}={value}`"
-        for table in ("data", "defense")
+        for table in ("data", "defense", "distillation")
         for key, value in now[table].items()
         if value != default[table][key]
     ]
