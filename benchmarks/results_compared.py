@@ -58,7 +58,7 @@ class Trained:
         """What masked inference leaves to any attack of the table at its worst bit-width; 2 is
         unknown."""
         bounds = [figures.bound(ATTACKED_PX) for figures in self.figures.values()]
-        return max((2.0 if one is None else one["value"] for one in bounds), default=2.0)
+        return max(2.0 if one is None else one["value"] for one in bounds)
 
     def floors(self, among: Collection[str]) -> dict[int, Share]:
         """What random pixels achieve in the place of the worst of these transferred patches."""

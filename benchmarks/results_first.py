@@ -212,10 +212,9 @@ def _trainings(results: Results) -> str:
 def _changed(config: Mapping[str, Any]) -> list[str]:
     """Settings of the defense, the grey squares and the distillation that are not the defaults."""
     whole = config_of_run(config, "a record's config")
-    kept = {key: getattr(whole.data, key) for key in ("kind", "size", "augment")}
     plain = replace(
         whole,
-        data=DataSettings(**kept),
+        data=DataSettings(kind=whole.data.kind, size=whole.data.size, augment=whole.data.augment),
         defense={"name": whole.defense["name"]},
         distillation=DistillationSettings(),
     )

@@ -142,7 +142,7 @@ def grey_squares(
     images, the same each time, one or two squares, anywhere, of a side drawn from ``sides_px``
     (least, greatest); a square larger than the image hides all of it."""
     generator = generator_for(seed, step, "masks")
-    count, *size = shape
+    count, height, width = shape
     low, high = sides_px
     shows: Tensor | None = None
     for _ in range(tries):
@@ -154,7 +154,7 @@ def grey_squares(
         second = torch.rand(count, generator=generator) < 0.5
         hidden = torch.zeros(shape, dtype=torch.bool)
         for side, place, where in zip(sides, places, (shows, shows & second), strict=True):
-            hidden |= where[:, None, None] & squares(side, place, (size[0], size[1]))
+            hidden |= where[:, None, None] & squares(side, place, (height, width))
         yield hidden
 
 
