@@ -72,10 +72,13 @@ class RunStart:
     def require_same(self, config: TrainingConfig, images_sha256: str, folder: Path) -> None:
         """Refuse to continue the run in ``folder`` with another config or other images.
 
+        A setting that the version of its start did not know counts as left at its default.
+
         Raises:
             InputError: naming each setting that differs, as the run has it and as it was given.
         """
-        before, after = flat_settings(self.config), flat_settings(config.as_dict())
+        before = flat_settings(self.training_config(folder).as_dict())
+        after = flat_settings(config.as_dict())
         different = [
             f"{key} is {after.get(key)!r}, the run has {before.get(key)!r}"
             for key in dict.fromkeys([*before, *after])
