@@ -104,13 +104,13 @@ class OptimizerSettings:
         return self
 
 
-Teacher = Literal["next", "widest"]
-"""Who teaches a bit-width: the next wider one, or the widest."""
+Teacher = Literal["next", "widest", "start"]
+"""Who teaches a bit-width: the next wider one, the widest, or the float network of the start."""
 
 
 @validated()
 class DistillationSettings:
-    """The wider bit-width teaches the narrower (:mod:`training.distillation`).
+    """A teacher for each bit-width (:mod:`training.distillation`).
 
     ``weight`` of the teacher's part of the loss, 0 (none, the default) to 1; ``temperature`` of
     both distributions; ``teacher``: a :data:`Teacher`.

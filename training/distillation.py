@@ -1,36 +1,96 @@
-"""The wider bit-width teaches the narrower: one set of weights, one teacher more.
+"""A wider bit-width, or the network that the training started from, teaches a bit-width.
 
 At a step at bit-width b the loss of an image with label y is
 
     (1 - w) CE(f_b(x), y) + w T² KL(softmax(f_t(x') / T) || softmax(f_b(x) / T)),
 
-with t the teacher's bit-width, w ``weight``, T ``temperature``.  x is what the defense made of the
-image x' (patched or not): the teacher looks at the image without the patch, so that a patched image
-is taught what the clean one is.  The teacher is the same network at t, a constant, with BatchNorm's
+with f_t the teacher, a constant, w ``weight``, T ``temperature``.  x is what the defense made of
+the image x' (patched or not): the teacher looks at the image without the patch, so that a patched
+image is taught what the clean one is.
+
+With ``teacher`` "next" or "widest" it is the same network at a wider bit-width t, with BatchNorm's
 statistics of this batch, as the student has: the running ones lag behind weights that all
 bit-widths move, and a teacher with those is wrong more often than its student.  Its forward pass,
 without a backward one, moves nothing.  The widest bit-width has no teacher, nor has any before its
-teacher has been trained at once.
+teacher has been trained at once.  With "start" it is the float network as the training found it, as
+it would be deployed, and teaches every bit-width, float too.
 
 References:
     Yu et al., Any-Precision Deep Neural Networks, AAAI 2021 (the next wider bit-width teaches).
+    Mishra and Marr, Apprentice, ICLR 2018 (a trained float network teaches one of few bits).
     Hinton, Vinyals, Dean, Distilling the Knowledge in a Neural Network, 2015 (the temperature).
 """
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
+from typing import cast
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from deploy.core.bit_widths import FLOAT
+from deploy.core.errors import InputError
 from training.config import DistillationSettings
 from training.frozen import frozen_statistics
 from training.quantize import Network
 from training.quantizers import LearnedScale
+from training.tensors import load_tensors, persistent_tensors
+
+
+class Teaching:
+    """Who teaches in one training.
+
+    Args:
+        settings: who, and how much.
+        network: as the training finds it, before its first step.
+        trained: whether it comes with weights of a training, not drawn ones.
+
+    Raises:
+        InputError: the network of the start is to teach, and is not trained or has no float mode.
+    """
+
+    def __init__(self, settings: DistillationSettings, network: Network, *, trained: bool) -> None:
+        self.settings = settings
+        self._start: Network | None = None
+        if settings.weight == 0.0 or settings.teacher != "start":
+            return
+        if not trained:
+            raise InputError(
+                'distillation.teacher = "start" needs a trained network to start from: name one in '
+                "training.warm_start or training.weights"
+            )
+        if FLOAT not in network.bit_widths:
+            raise InputError(
+                f'distillation.teacher = "start" is the float network: add {FLOAT} to '
+                f"network.bit_widths, which are {list(network.bit_widths)}"
+            )
+        self._start = copy.deepcopy(network).for_evaluation().requires_grad_(False)
+        self._start.set_bit_width(FLOAT)
+
+    def logits(self, network: Network, pixels: Tensor) -> Tensor | None:
+        """What the teacher of the active bit-width says of ``pixels`` (float32 N×3×H×W, [0, 255]):
+        constant logits N×classes; None where there is no teacher, or none yet."""
+        if self._start is not None:
+            with torch.no_grad():
+                return cast(Tensor, self._start(pixels))
+        wider = teacher_of(network, self.settings)
+        return None if wider is None else teacher_logits(network, wider, pixels)
+
+    def state(self) -> dict[str, Tensor]:
+        """What a run continues from."""
+        return {} if self._start is None else persistent_tensors(self._start)
+
+    def load_state(self, tensors: Mapping[str, Tensor], where: str) -> None:
+        """Continue from :meth:`state`; InputError naming ``where`` if it is another network's."""
+        if self._start is not None:
+            load_tensors(self._start, tensors, where)
 
 
 def teacher_of(network: Network, settings: DistillationSettings) -> int | None:
-    """The bit-width that teaches the active one; None where there is none, or none yet."""
+    """The wider bit-width that teaches the active one; None where there is none, or none yet."""
     wider = [bits for bits in network.bit_widths if bits > network.bit_width]
     if settings.weight == 0.0 or not wider:
         return None

@@ -41,7 +41,7 @@ from training.course import Course
 from training.data import ImageSet
 from training.data.subset import chosen_indices
 from training.defenses import Defense, TrainingFacts, build_defense, resolved
-from training.distillation import distilled, teacher_logits, teacher_of
+from training.distillation import Teaching, distilled
 from training.frozen import frozen_statistics, image_losses
 from training.network_spec import NetworkSpec
 from training.optimizer import MovingAverage, learning_rate, optimizer_of
@@ -193,6 +193,8 @@ class TrainingRun:
         if settings.warm_start is not None and known is None:
             start_from(self.network, Path(settings.warm_start))
             known = sha256_of(Path(settings.warm_start))
+        trained = bool(settings.warm_start or settings.weights or self.given)
+        self.teaching = Teaching(config.distillation, self.network, trained=trained)
         self.optimizer = optimizer_of(self.parameters, settings)
         self.average = MovingAverage(self.tensors, settings.ema) if settings.ema > 0.0 else None
         self.defense: Defense = build_defense(
@@ -351,8 +353,7 @@ class TrainingRun:
         pixels = pixels.detach().contiguous(memory_format=torch.channels_last)
         self.optimizer.zero_grad(set_to_none=True)
         own = self.ranks.slice_of(len(batch.labels))
-        teacher = teacher_of(network, self.config.distillation)
-        taught = None if teacher is None else teacher_logits(network, teacher, batch.pixels[own])
+        taught = self.teaching.logits(network, batch.pixels[own])
         shown = pixels[own].detach() if self.ranks.count > 1 else pixels.detach()
         shown.requires_grad_(self.defense.needs_pixel_gradient)
         value, logits = self._backward(shown, batch.labels[own], taught)
@@ -450,7 +451,7 @@ class TrainingRun:
         tensors |= {f"defense.{n}": t for n, t in self.defense.state().items()}
         if self.average is not None:
             tensors |= {f"average.{n}": t for n, t in self.average.tensors.items()}
-        return tensors
+        return tensors | {f"teacher.{n}": t for n, t in self.teaching.state().items()}
 
     def _save(self) -> None:
         if self.ranks.first:
@@ -470,6 +471,7 @@ class TrainingRun:
         self.defense.load_state(found.of("defense"))
         if self.average is not None:
             self.average.load_state(found.of("average"))
+        self.teaching.load_state(found.of("teacher"), str(self.run_dir / RESUME))
         self.step, self.course = found.step, found.course
         logger.info("resumed at step %d of %d", self.step, self.steps)
 

@@ -1,4 +1,4 @@
-"""The wider bit-width teaches the narrower: who teaches, what the loss is, and what stays."""
+"""Distillation: who teaches, what the loss is, and what stays."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.training.small_run import small_config
 from tests.training.test_frozen import snapshot, started
 from training.config import DistillationSettings, Teacher
 from training.data import ImageSet
-from training.distillation import distilled, teacher_logits, teacher_of
+from training.distillation import Teaching, distilled, teacher_logits, teacher_of
 from training.loop import RunOptions, TrainingRun, train
 from training.network_spec import NetworkSpec
 from training.quantize.build import build_network
@@ -82,6 +82,63 @@ def test_the_teacher_normalizes_by_the_batch_as_the_student_does() -> None:
     torch.testing.assert_close(network(pixels).detach(), taught)
 
 
+def test_the_network_of_the_start_teaches_every_bit_width_as_it_was() -> None:
+    network, pixels = started(), torch.rand(8, 3, 16, 16) * 255.0
+    network.set_bit_width(32)
+    network.eval()
+    expected = network(pixels).detach()
+    network.train()
+    settings = DistillationSettings(weight=0.5, teacher="start")
+    teaching = Teaching(settings, network, trained=True)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(0.5)
+    before = snapshot(network)
+    for bits in network.bit_widths:
+        network.set_bit_width(bits)
+        taught = teaching.logits(network, pixels)
+        assert taught is not None
+        assert not taught.requires_grad
+        assert torch.equal(taught, expected)
+    assert all(torch.equal(before[name], tensor) for name, tensor in snapshot(network).items())
+    assert Teaching(replace(settings, weight=0.0), network, trained=False).state() == {}
+
+
+def test_the_network_of_the_start_teaches_only_where_it_can() -> None:
+    settings = DistillationSettings(weight=0.5, teacher="start")
+    with pytest.raises(InputError, match=r"training\.warm_start"):
+        Teaching(settings, started(), trained=False)
+    spec = NetworkSpec(name="resnet8", classes=10, input_size=16, bit_widths=(8, 4))
+    narrow = build_network(spec, torch.Generator().manual_seed(0)).train()
+    with pytest.raises(InputError, match=r"add 32 to network\.bit_widths"):
+        Teaching(settings, narrow, trained=True)
+
+
+def test_a_training_taught_by_its_start_resumes_to_the_same_bytes(
+    small_digits: ImageSet, small_holdout: ImageSet, tmp_path: Path
+) -> None:
+    short = {"epochs": 0.16, "batch_size": 32, "learning_rate": 0.05}
+    quiet = RunOptions(progress=False)
+    begun = train(
+        small_config(training=short), small_digits, small_holdout, tmp_path / "float", quiet, dict
+    )
+    config = small_config(
+        training={**short, "warm_start": str(begun)},
+        distillation={"weight": 0.5, "teacher": "start"},
+    )
+    written = []
+    for stop in (None, 5):
+        folder = tmp_path / str(stop)
+        options = replace(quiet, stop_after=stop)
+        path = train(config, small_digits, small_holdout, folder, options, dict)
+        if stop is not None:
+            begun.unlink()  # what teaches is in the state
+            again = replace(quiet, resume=True)
+            path = train(config, small_digits, small_holdout, folder, again, dict)
+        written.append(path.read_bytes())
+    assert written[0] == written[1]
+
+
 def test_a_distilled_training_differs_only_where_there_is_a_teacher_and_resumes_to_the_same_bytes(
     small_digits: ImageSet, small_holdout: ImageSet, tmp_path: Path
 ) -> None:
@@ -122,7 +179,7 @@ def test_a_distilled_training_differs_only_where_there_is_a_teacher_and_resumes_
     [
         ({"weight": 1.5}, "at least 0 and at most 1; got 1.5"),
         ({"temperature": 0.0}, "above 0"),
-        ({"teacher": "me"}, "next, widest"),
+        ({"teacher": "me"}, "next, widest, start"),
         ({"strength": 1.0}, "valid here are teacher, temperature, weight"),
     ],
 )
