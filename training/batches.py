@@ -63,13 +63,15 @@ class Batches:
         pixels = augment(self._images.read(chosen), data.augment, step, seed)
         chosen = chosen.to(self._device)
         labels = self._labels[chosen]
+        bare = None
         if data.masks > 0.0:
+            bare = _as_input(pixels)
             count, _, height, width = pixels.shape
             masks = grey_squares(
                 (count, height, width), data.masks, data.mask_px, step, seed, data.mask_tries
             )
             pixels = hardest(pixels, masks, lambda shown: losses(_as_input(shown), labels))
-        return Batch(pixels=_as_input(pixels), labels=labels, indices=chosen)
+        return Batch(pixels=_as_input(pixels), labels=labels, indices=chosen, bare=bare)
 
 
 def _as_input(pixels: Tensor) -> Tensor:

@@ -4,9 +4,9 @@ At a step at bit-width b the loss of an image with label y is
 
     (1 - w) CE(f_b(x), y) + w T² KL(softmax(f_t(x') / T) || softmax(f_b(x) / T)),
 
-with f_t the teacher, a constant, w ``weight``, T ``temperature``.  x is what the defense made of
-the image x' (patched or not): the teacher looks at the image without the patch, so that a patched
-image is taught what the clean one is.
+with f_t the teacher, a constant, w ``weight``, T ``temperature``.  x is what ``data.masks`` and the
+defense made of the image x': the teacher looks at it without grey squares and patches, so that a
+covered image is taught what the bare one is.
 
 With ``teacher`` "next" or "widest" it is the same network at a wider bit-width t, with BatchNorm's
 statistics of this batch, as the student has: the running ones lag behind weights that all

@@ -353,7 +353,8 @@ class TrainingRun:
         pixels = pixels.detach().contiguous(memory_format=torch.channels_last)
         self.optimizer.zero_grad(set_to_none=True)
         own = self.ranks.slice_of(len(batch.labels))
-        taught = self.teaching.logits(network, batch.pixels[own])
+        bare = batch.pixels if batch.bare is None else batch.bare
+        taught = self.teaching.logits(network, bare[own])
         shown = pixels[own].detach() if self.ranks.count > 1 else pixels.detach()
         shown.requires_grad_(self.defense.needs_pixel_gradient)
         value, logits = self._backward(shown, batch.labels[own], taught)

@@ -82,6 +82,11 @@ def test_the_network_is_asked_as_it_would_be_deployed_and_left_as_it_is(tmp_path
     other = TrainingRun(plain, images, holdout, tmp_path / "plain", RunOptions())
     drawn = other.batches.at(1, never)
     assert bool((run.losses(drawn.pixels, drawn.labels) <= found + 1e-5).all())
+    without = small_config(data={**data, "masks": 0.0})
+    bare = TrainingRun(without, images, holdout, tmp_path / "bare", RunOptions()).batches
+    assert batch.bare is not None
+    assert torch.equal(batch.bare, bare.at(1, never).pixels)
+    assert bare.at(1, never).bare is None
     deployed = copy.deepcopy(run.network).for_evaluation()
     with torch.no_grad():
         logits = deployed(batch.pixels)

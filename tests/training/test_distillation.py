@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from deploy.core.errors import InputError
@@ -18,6 +19,7 @@ from training.data import ImageSet
 from training.distillation import Teaching, distilled, teacher_logits, teacher_of
 from training.loop import RunOptions, TrainingRun, train
 from training.network_spec import NetworkSpec
+from training.quantize import Network
 from training.quantize.build import build_network
 
 
@@ -137,6 +139,31 @@ def test_a_training_taught_by_its_start_resumes_to_the_same_bytes(
             path = train(config, small_digits, small_holdout, folder, again, dict)
         written.append(path.read_bytes())
     assert written[0] == written[1]
+
+
+def test_the_teacher_sees_neither_grey_squares_nor_patches(
+    small_digits: ImageSet,
+    small_holdout: ImageSet,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = small_config(
+        data={"kind": "digits", "size": 16, "masks": 1.0, "mask_px": [4, 4]},
+        defense={"name": "qadtr"},
+        distillation={"weight": 0.5},
+    )
+    run = TrainingRun(config, small_digits, small_holdout, tmp_path, RunOptions())
+    shown = []
+
+    def seen(network: Network, pixels: Tensor) -> None:
+        shown.append(pixels)
+
+    monkeypatch.setattr(run.teaching, "logits", seen)
+    batch = run.batches.at(0, run.losses)
+    run.one_step()
+    assert batch.bare is not None
+    assert not torch.equal(batch.bare, batch.pixels)
+    assert torch.equal(shown[0], batch.bare)
 
 
 def test_a_distilled_training_differs_only_where_there_is_a_teacher_and_resumes_to_the_same_bytes(

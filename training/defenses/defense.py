@@ -19,11 +19,13 @@ from training.validated import validated
 @dataclass(frozen=True, kw_only=True)
 class Batch:
     """One batch: ``pixels`` float32 N×3×H×W in [0, 255] after augmentation, ``labels`` int64 (N,),
-    ``indices`` int64 (N,) of the images in the training set, all on the same device."""
+    ``indices`` int64 (N,) of the images in the training set, all on the same device.  ``bare``:
+    ``pixels`` without the grey squares of ``data.masks``, None where those cover nothing."""
 
     pixels: Tensor
     labels: Tensor
     indices: Tensor
+    bare: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
