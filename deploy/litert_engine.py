@@ -260,6 +260,10 @@ class LiteRtEngine(ModelEngine):
             for node in own
         )
 
+    def tells_every_layer(self) -> bool:
+        """Yes: the interpreter names each operator."""
+        return True
+
     def kinds_that_ran(self) -> Mapping[str, int]:
         """Return how many operators of each kind it runs, all of them in integers.
 

@@ -13,11 +13,9 @@ from typing import Any
 
 from .core.errors import InputError
 from .core.files import json_bytes
+from .device.gate import REACHED_A_VERDICT
 from .device.machine_proof import machine_entry
 from .device.report import read_report
-
-EXIT_CODES_WITH_LOGITS = (0, 1, 3)
-"""Of a validation that reached its verdict: a gate that failed says nothing against the logits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +76,8 @@ def machine_of_report(path: Path, lab: LabLogits) -> dict[str, Any]:
             golden data or images, or logits that differ in any bit.
     """
     report = read_report(path)
-    if report["exit_code"] not in EXIT_CODES_WITH_LOGITS:
+    # A gate that failed says nothing against the logits.
+    if report["exit_code"] not in REACHED_A_VERDICT:
         raise InputError(
             f"{path} is of a validation that broke off and proves nothing: {report['reason']}"
         )

@@ -112,6 +112,10 @@ class OnnxRuntimeOpenVinoEngine(FromPlugin, OnnxRuntimeEngine):
             settings["PERF_COUNT"] = "YES"
         return {"load_config": json.dumps({"CPU": settings})}
 
+    def tells_every_layer(self) -> bool:
+        """No: sums and pools are not told."""
+        return False
+
     def kinds_that_ran(self) -> Mapping[str, int]:
         """Return how many convolutions and products ran, all of them in integers."""
         return self._kinds

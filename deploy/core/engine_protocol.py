@@ -50,6 +50,11 @@ class Engine(Protocol):
 class Certified(Protocol):
     """An engine that knows what its layers compute in, beside what :class:`Engine` asks."""
 
+    def tells_every_layer(self) -> bool:
+        """Whether :meth:`kinds_that_ran` accounts for all layers, or for some kinds alone
+        (convolutions and products, say), beside which sums or pools may run in float."""
+        ...
+
     def kinds_that_ran(self) -> Mapping[str, int]:
         """Return how many layers of each kind it runs, all of them in integers."""
         ...

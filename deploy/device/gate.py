@@ -44,10 +44,16 @@ from ..core.statistics import Interval, beta_cdf, clopper_pearson
 CONFIDENCE = 0.975
 """Of each one-sided bound."""
 
+_ROUNDING = 1e-9
+"""Far below what one of :data:`MOST_IMAGES` images is of them, far above what a difference of two
+shares rounds by."""
+
 MOST_IMAGES = 1_000_000
 """What a reader is advised to bring, at most."""
 
 EXIT_PASS, EXIT_FAIL, EXIT_UNDECIDED = 0, 1, 3
+REACHED_A_VERDICT = (EXIT_PASS, EXIT_FAIL, EXIT_UNDECIDED)
+"""Exit codes of validations that measured all that they were asked for."""
 
 
 class Outcome(Enum):
@@ -258,8 +264,8 @@ def images_that_decide(
 def drift_at_most(name: str, threshold: float, here: float, lab: float, n: int) -> Check:
     """Hold the difference to the lab's figure on the very same images against a budget.
 
-    No bounds: both figures are of the same images and patches, so their difference is no sample
-    of anything; it is what this engine does.
+    No bounds: both figures are of all of the bundle's images and patches, so their difference is
+    no sample of anything; it is what this engine does.
 
     Raises:
         InputError: a threshold outside 0…1.
@@ -267,7 +273,7 @@ def drift_at_most(name: str, threshold: float, here: float, lab: float, n: int) 
     if not 0.0 <= threshold <= 1.0:
         raise InputError(f"expected a threshold of 0 to 1 for {name}, got {threshold}")
     difference = here - lab
-    passed = abs(difference) <= threshold
+    passed = abs(difference) <= threshold + _ROUNDING
     return Check(
         name=name,
         outcome=Outcome.PASS if passed else Outcome.FAIL,

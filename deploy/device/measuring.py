@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.engine_protocol import Engine
+from ..core.errors import NothingToEvaluate
 from ..core.model_engine import run_all
 from ..core.patch_set import random_floor
 from ..core.success import AttackSuccess, attack_success
@@ -52,6 +54,11 @@ class Measurement:
     def images_used(self) -> int:
         """Images that were run."""
         return int((self.clean != UNSEEN).sum())
+
+    @property
+    def complete(self) -> bool:
+        """Whether all images were run."""
+        return self.images_used == len(self.clean)
 
 
 def measure(
@@ -130,6 +137,11 @@ def asr_check_name(patch: str) -> str:
     return f"max_asr of {patch}"
 
 
+def drift_check_name(patch: str) -> str:
+    """The name of the check that holds the ASR's distance to the lab's to ``max_drift``."""
+    return f"max_drift of {patch}"
+
+
 def checks_of(
     measurement: Measurement, suite: Suite, thresholds: Mapping[str, Threshold]
 ) -> list[Check]:
@@ -148,7 +160,7 @@ def checks_of(
             ask = partial(_asr_check, measurement, these, patch, max_asr)
             checks.append(or_undecided(asr_check_name(patch.facts.name), max_asr, ask))
         if max_drift is not None:
-            name = f"max_drift of {patch.facts.name}"
+            name = drift_check_name(patch.facts.name)
             drifts = partial(_drift_check, measurement, suite, number, name, max_drift)
             checks.append(or_undecided(name, max_drift, drifts))
     min_clean = thresholds["min_clean"].value
@@ -158,7 +170,7 @@ def checks_of(
         else:
             checks.append(share_at_least("min_clean", min_clean, *_right(measurement, suite)))
     run = measurement.clean != UNSEEN
-    if measurement.gates and run.all():
+    if measurement.gates and measurement.complete:
         checks = [_without_quick(check, measurement.gates) for check in checks]
     if checks:
         checks.append(classes_check(measurement.clean[run], suite.labels[run], suite.classes))
@@ -178,13 +190,50 @@ def _asr_check(
 def _drift_check(
     measurement: Measurement, suite: Suite, number: int, name: str, max_drift: float
 ) -> Check:
-    here = success_of(measurement, suite, number).share
+    if not measurement.complete:
+        return _drift_of_some(measurement.gates[name])
+    here, lab = (one.share for one in _here_and_lab(measurement, suite, number))
+    return drift_at_most(name, max_drift, here["value"], lab["value"], here["n"])
+
+
+def _drift_of_some(gate: SequentialGate) -> Check:
+    """What the images that were run say of the drift over all."""
+    check = gate.check()
+    passed = check.outcome is Outcome.PASS
+    return replace(
+        check,
+        outcome=Outcome.PASS if passed else Outcome.UNDECIDED,
+        reason="images with another outcome here than in the lab: "
+        + (check.reason if passed else "these are too few to tell how far that moves the ASR"),
+    )
+
+
+def _here_and_lab(
+    measurement: Measurement, suite: Suite, number: int
+) -> tuple[AttackSuccess, AttackSuccess]:
+    """The success of one patch over the images that were run, on this engine and in the lab.
+
+    Raises:
+        NothingToEvaluate: no image counts.
+    """
     rows, which = seen(measurement, suite, number)
     patch = suite.patches[number]
     lab = attack_success(
         suite.lab_clean[rows], patch.lab[which], suite.labels[rows], patch.facts.target
-    ).share
-    return drift_at_most(name, max_drift, here["value"], lab["value"], here["n"])
+    )
+    return success_of(measurement, suite, number), lab
+
+
+def departures(here: AttackSuccess, lab: AttackSuccess) -> tuple[int, int]:
+    """Of the images that count here or in the lab those whose outcome differs, D, and all, C + D.
+
+    The drift is at most their share. On C images both have the same outcome, w wins. Of the D let
+    a count here and b in the lab: the ASRs are (w + x) / (C + a) and (w + y) / (C + b) with
+    0 ≤ x ≤ a and 0 ≤ y ≤ b, at most a / (C + a) or b / (C + b) apart, neither over D / (C + D).
+    """
+    either = here.eligible | lab.eligible
+    differ = (here.eligible != lab.eligible) | (here.success != lab.success)
+    return int(differ.sum()), int(either.sum())
 
 
 def _without_quick(check: Check, gates: Mapping[str, SequentialGate]) -> Check:
@@ -276,11 +325,16 @@ def _entries(patch: SuitePatch, count: int) -> NDArray[np.int64]:
 
 def _gates(suite: Suite, thresholds: Mapping[str, Threshold]) -> dict[str, SequentialGate]:
     gates: dict[str, SequentialGate] = {}
-    max_asr, min_clean = thresholds["max_asr"].value, thresholds["min_clean"].value
+    max_asr, max_drift, min_clean = (
+        thresholds[name].value for name in ("max_asr", "max_drift", "min_clean")
+    )
     for patch in suite.patches:
         if patch.facts.gated and max_asr is not None:
             name = asr_check_name(patch.facts.name)
             gates[name] = SequentialGate(name, max_asr, at_most=True)
+        if patch.facts.gated and max_drift is not None:
+            name = drift_check_name(patch.facts.name)
+            gates[name] = SequentialGate(name, max_drift, at_most=True)
     if gates and min_clean is not None:
         gates["min_clean"] = SequentialGate("min_clean", min_clean, at_most=False)
     return gates
@@ -297,5 +351,11 @@ def _decided(found: Measurement, suite: Suite, thresholds: Mapping[str, Threshol
             these = counted(found, suite, number, thresholds)
             gate.look(these.k, these.n)
             enough &= these.decides(gate.threshold)
-    outcomes = {gate.outcome for gate in gates.values()}
-    return Outcome.FAIL in outcomes or (enough and outcomes == {Outcome.PASS})
+        drift = gates.get(drift_check_name(patch.facts.name))
+        if drift is not None:
+            with suppress(NothingToEvaluate):
+                drift.look(*departures(*_here_and_lab(found, suite, number)))
+            enough &= drift.outcome is Outcome.PASS
+    drifts = {drift_check_name(patch.facts.name) for patch in suite.patches}
+    outcomes = {gate.outcome for name, gate in gates.items() if name not in drifts}
+    return Outcome.FAIL in outcomes or (enough and outcomes <= {Outcome.PASS})

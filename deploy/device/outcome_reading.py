@@ -15,6 +15,7 @@ from ..core.errors import InputError, NothingToEvaluate
 from ..core.files import read_json
 from ..core.outcomes import image_indices, unpack_bits
 from ..core.records import read_record, read_records
+from .gate import REACHED_A_VERDICT
 from .report import is_report, read_report
 
 Flags = NDArray[np.bool_]
@@ -131,6 +132,11 @@ def _require_one_training_each(found: Sequence[Outcome], path: Path) -> None:
 def _of_report(raw: Mapping[str, Any], path: Path) -> list[Outcome]:
     if not raw["patches"]:
         raise NothingToEvaluate(f"{path} has no patch that was measured: {raw['reason']}")
+    if raw["exit_code"] not in REACHED_A_VERDICT:
+        raise InputError(
+            f"{path} is of a validation that broke off, so that its figures prove nothing: "
+            f"{raw['reason']}"
+        )
     facts = raw.get("images")
     if facts is None or any("outcomes" not in patch for patch in raw["patches"]):
         raise InputError(

@@ -19,12 +19,18 @@ from .onnxruntime_engine import OnnxRuntimeEngine
 INTEGER = "integer"
 """Name of the gate that asks for integers in every layer."""
 
+UNTOLD = "this engine does not tell what all other layers compute in"
+
 _SUFFIX = "_kernel_time"
 _CPU = "CPUExecutionProvider"
 _BOTH_INPUTS = frozenset(
     {"Add", "Mul", "Sub", "Sum", "MatMul", "FusedMatMul", "MatMulInteger", "MatMulIntegerToFloat"}
 )
 """Operators whose second input is a tensor of the images too, at its plain place."""
+
+_VALUES = {"Where": slice(1, 2), "QLinearConcat": slice(2, None, 3)}
+"""Which inputs are tensors of the images, where that is not the first: QLinearConcat takes scale
+and zero point of its output, and then a tensor, its scale and its zero point for each part."""
 
 
 def read_profile(profile: Path) -> list[Any]:
@@ -49,12 +55,14 @@ class RanKinds:
         float_nodes: these in words.
         float_others: operators of no such kind (Pad, Softmax, …) that read floats; a
             QuantizeLinear does not count.
+        rest_untold: whether the engine says nothing of what is of no such kind.
     """
 
     integer: Mapping[str, int]
     in_float: Mapping[str, int]
     float_nodes: tuple[str, ...]
     float_others: tuple[str, ...] = ()
+    rest_untold: bool = False
 
     @property
     def words(self) -> str:
@@ -65,7 +73,9 @@ class RanKinds:
         if self.float_others:
             most = ", ".join(name for name, _ in Counter(self.float_others).most_common(3))
             counts.append(f"{len(self.float_others)} others ({most})")
-        return f"{', '.join(counts)} in float" if counts else "all in integers"
+        if counts:
+            return f"{', '.join(counts)} in float"
+        return UNTOLD if self.rest_untold else "all in integers"
 
     @property
     def nodes(self) -> int:
@@ -74,8 +84,9 @@ class RanKinds:
 
     @property
     def all_integer(self) -> bool:
-        """Whether a layer ran, and nothing in float."""
-        return self._layers > 0 and not self.float_nodes and not self.float_others
+        """Whether a layer ran, and nothing in float, as far as all of it is told."""
+        in_float = self.float_nodes or self.float_others
+        return self._layers > 0 and not in_float and not self.rest_untold
 
     @property
     def _layers(self) -> int:
@@ -156,7 +167,7 @@ def ran_kinds(profile: Path) -> RanKinds:
             raise InputError(f"{node} ran on {provider}, not on {_CPU}")
         kind = KIND_OF.get(operator)
         if kind is None:
-            values = types[1:2] if operator == "Where" else types[:1]
+            values = types[_VALUES.get(operator, slice(1))]
             if operator != "QuantizeLinear" and any(map(_is_float, values)):
                 others.append(operator)
             continue
@@ -193,7 +204,11 @@ def integer_check(ran: RanKinds | None, words: str) -> Check:
         observed=0.0 if ran is None else ran.integer_share,
         bounds=None,
         n=0 if ran is None else ran.nodes,
-        reason=words if passed else f"not an integer model: {words}",
+        reason=words
+        if passed
+        else f"not known to be an integer model: {words}"
+        if ran is None or ran.rest_untold
+        else f"not an integer model: {words}",
     )
 
 

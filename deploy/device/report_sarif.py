@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ..core.text import one_line
+from .gate import REACHED_A_VERDICT
 
 SARIF_VERSION = "2.1.0"
 SARIF_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
@@ -41,11 +42,12 @@ def sarif_log(report: Mapping[str, Any]) -> dict[str, Any]:
         _result("broken", "fail", f"{step['name']}: {step['error']}", report, step["name"])
         for step in failed
     ]
-    if report["exit_code"] not in (0, 1) and not results:
+    told = any(result["kind"] == "fail" for result in results)
+    if report["exit_code"] != 0 and not told:
         results.append(_result("broken", "fail", report["reason"], report, "verdict"))
     invocation: dict[str, Any] = {
         # §3.20.14: whether the tool did its work; a gate that failed is work well done.
-        "executionSuccessful": report["exit_code"] in (0, 1, 3),
+        "executionSuccessful": report["exit_code"] in REACHED_A_VERDICT,
         "exitCode": report["exit_code"],
         "exitCodeDescription": one_line(report["reason"]) or report["outcome"],
         "endTimeUtc": report["date"].replace("+00:00", "Z"),

@@ -46,7 +46,7 @@ from .onnxruntime_engine import (
     codes_from_onnxruntime,
     onnxruntime_version,
 )
-from .profile_check import RanKinds, check_against_certificate, integer_check, profiled_run
+from .profile_check import UNTOLD, RanKinds, check_against_certificate, integer_check, profiled_run
 from .report import step
 from .search import SearchResult, SearchSettings, search_on, transfer_failed
 from .suite import Suite, read_golden
@@ -162,7 +162,12 @@ def check_certificate(under: UnderTest, *, gated: bool) -> Check | None:
         if profiled and model.certificate is None:
             raise InputError("the manifest has no certificate for onnxruntime")
         if isinstance(engine, Certified):
-            ran = RanKinds(integer=dict(engine.kinds_that_ran()), in_float={}, float_nodes=())
+            ran = RanKinds(
+                integer=dict(engine.kinds_that_ran()),
+                in_float={},
+                float_nodes=(),
+                rest_untold=not engine.tells_every_layer(),
+            )
         else:
             images = under.suite.images[:PROFILED_IMAGES]
             ran = profiled_run(under.file, images, threads=under.threads)
@@ -176,6 +181,8 @@ def check_certificate(under: UnderTest, *, gated: bool) -> Check | None:
     shown = ", ".join(f"{count} {kind}" for kind, count in ran.integer.items() if count)
     if ran.all_integer:
         under.console.say(f"profile    all in integers: {shown}")
+    elif ran.rest_untold:
+        under.console.say(f"profile    in integers: {shown}; {UNTOLD}")
     else:
         under.console.say(f"profile    not an integer model: {ran.words}")
     return integer_check(ran, ran.words) if gated else None
@@ -280,14 +287,16 @@ def certify_here(under: UnderTest, settings: CertifySettings) -> Certification:
         f"{found.mean_passes:.0f} passes an image; without a patch "
         f"{share_in_words(found.masked)} right, {share_in_words(found.clean)} unmasked)"
     )
-    under.console.say(
-        f"certified  so no attack with such a patch wins on more than "
-        f"{share_in_words(found.asr_at_most)} of the images that masked inference has right"
-    )
+    if found.asr_at_most is not None:
+        under.console.say(
+            f"certified  so no attack with such a patch wins on more than "
+            f"{share_in_words(found.asr_at_most)} of the images that masked inference has right"
+        )
     if certified.worst is not None:
         name, asr = certified.worst
         under.console.say(
-            f"certified  of the bundle's patches {name} wins most of them: {share_in_words(asr)}"
+            f"certified  of the bundle's patches {name} wins most of those that it was made for: "
+            f"{share_in_words(asr)}"
         )
     return found
 

@@ -146,6 +146,7 @@ def _validate(
             report["engine"] |= {"model": settings.engine, "model_sha256": expected}
             with step(report, "preprocessing"):
                 suite = _suite_for(engine, bundle)
+                _require_sizes(settings, suite)
             thresholds = _told(thresholds, suite, bundle, report, console)
             under = UnderTest(
                 bundle=bundle,
@@ -195,6 +196,29 @@ def _run(
         outcome = check.outcome.value
         under.console.say(f"gate       {check.name}: {outcome}: {check.reason}", outcome=outcome)
     conclude(under.report, verdict.exit_code, verdict.reason)
+
+
+def _require_sizes(settings: ValidationSettings, suite: Suite) -> None:
+    """Refuse patches and targets that these images and classes cannot have, before any work.
+
+    Raises:
+        UsageError: naming the option.
+    """
+    height, width = suite.images.shape[2:]
+    sizes = {
+        "--certified": None if settings.certify is None else settings.certify.patch_px,
+        "--search-size": None if settings.search is None else settings.search.size_px,
+    }
+    for option, size in sizes.items():
+        if size is not None and size > min(height, width):
+            raise UsageError(
+                f"{option} {size}: such a patch does not fit images of {height}×{width} px"
+            )
+    target = None if settings.search is None else settings.search.target
+    if target is not None and target >= len(suite.classes):
+        raise UsageError(
+            f"--search-target {target} is no class; there are 0…{len(suite.classes) - 1}"
+        )
 
 
 def _suite_for(engine: Engine, bundle: Bundle) -> Suite:

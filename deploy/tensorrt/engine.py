@@ -147,8 +147,12 @@ class TensorRtEngine(ModelEngine):
 
         return enqueue
 
+    def tells_every_layer(self) -> bool:
+        """No: what is neither convolution, product nor pool is not told."""
+        return False
+
     def kinds_that_ran(self) -> Mapping[str, int]:
-        """How many layers of each kind the engine runs on int8 codes: all that it has."""
+        """How many layers of each kind the engine runs on int8 codes."""
         return self._kinds
 
     def close(self) -> None:

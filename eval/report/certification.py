@@ -25,12 +25,12 @@ _MEANING = (
     "without masks, has no certificate."
 )
 _TRIED_MEANING = (
-    "ASR tried: of the same images, what the worst of the patches that were tried against masked "
-    "inference wins."
+    "ASR tried: what the worst of the patches that were tried against masked inference wins, of "
+    "those of these images that it was made for."
 )
 _BOUND = (
     "ASR at most: of the images that masked inference has right without a patch, those without a "
-    "certificate. No attack with one such patch wins more, whatever it knows."
+    "certificate. No attack with one such patch wins more of them, whatever it knows."
 )
 
 

@@ -11,12 +11,12 @@ from deploy.core.errors import InputError
 from deploy.core.records import write_record
 from deploy.device.bundle_reading import Bundle
 from deploy.device.suite import check_preprocessing, read_suite
-from deploy.engine import open_engine
+from deploy.engine import open_engine, target_of
 from eval.measure.checks.checks_record import verdict_of_run
 from eval.measure.drift.bundle_drift import BundleDrift, DeviceReport, attribute
 from eval.measure.drift.chain import DeviceInputs, read_float_patches, run_chain
 from eval.measure.drift.drift_record import KIND
-from export.reference import IntegerReference
+from export.reference import reference_of
 from training.progress import Progress
 from training.run_folder import RunFolder
 from training.validated import AtLeast1, validated
@@ -70,7 +70,7 @@ def drift_of_bundle(
                 f"{', '.join(models)}"
             )
         suite = read_suite(bundle)
-        report = DeviceReport.read(settings.device_report, bundle)
+        report = DeviceReport.read(settings.device_report, bundle, settings.engine)
         floats, device_inputs = {}, None
         if settings.float_patches is not None:
             floats = read_float_patches(settings.float_patches, suite)
@@ -86,7 +86,7 @@ def drift_of_bundle(
                 suite,
                 network=run.load_network(),
                 bits=bundle.manifest.bit_width,
-                reference=IntegerReference(file),
+                reference=reference_of(target_of(settings.engine))(file),
                 engine=engine,
                 float_patches=floats,
                 device_inputs=device_inputs,

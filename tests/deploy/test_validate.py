@@ -70,6 +70,16 @@ class Told(OnnxRuntimeEngine):
     def kinds_that_ran(self) -> Mapping[str, int]:
         return self.kinds
 
+    def tells_every_layer(self) -> bool:
+        return True
+
+
+class HalfTold(Told):
+    """One that says nothing of sums and pools."""
+
+    def tells_every_layer(self) -> bool:
+        return False
+
 
 def told_bundle(files: dict[str, bytes], kinds: Mapping[str, int] | None) -> dict[str, bytes]:
     def change(manifest: dict[str, Any]) -> None:
@@ -97,6 +107,17 @@ def test_version_note_and_layers_of_an_engine_are_in_the_report(
     assert (engine["version"], engine["note"]) == ("1.2", "never run on hardware")
     assert report()["certificate"] == {"convolution": 3}
     assert "never run on hardware" in Path("summary.md").read_text()
+
+
+def test_an_engine_that_tells_of_some_layers_alone_is_not_known_to_run_integers(
+    files: dict[str, bytes], here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_stored_zip(here / "b.qbundle", told_bundle(files, {"convolution": 3}))
+    for engine, code in ((Told, 0), (HalfTold, 1)):
+        words = ["b.qbundle", "--engine", "told", "--require-integer"]
+        assert device_main(words, engines={"told": engine}) == code
+    assert "in integers: 3 convolution; this engine does not tell" in capsys.readouterr().out
+    assert "not known to be an integer model" in report()["reason"]
 
 
 def test_other_layers_than_in_the_lab_are_exit_code_2(

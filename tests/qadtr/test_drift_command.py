@@ -110,6 +110,23 @@ def test_a_program_that_feeds_darker_images(
     assert "as the device fed it" in page.read_text()
 
 
+def test_the_model_of_another_engine_has_a_reference_of_its_own(
+    deployed: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, run = deployed
+    bundle, report = tmp_path / "both.qbundle", tmp_path / "report.json"
+    assert main(["export", str(run), "--bits", "4", "--images", "32", "--target", "litert"]) == 0
+    words = ["--bits", "4", "--engines", "onnxruntime", "litert", "--out", str(bundle)]
+    assert main(["bundle", str(run), *words]) == 0
+    drift = ["drift", str(bundle), str(run), "--engine", "litert"]
+    assert main(drift) == 0
+    reports = ["--json", str(report), "--junit", str(tmp_path / "junit.xml")]
+    validate([str(bundle), *reports])
+    capsys.readouterr()
+    assert main([*drift, "--device-report", str(report)]) == 2
+    assert "compare with --engine onnxruntime" in capsys.readouterr().err
+
+
 def test_what_does_not_belong_together(
     deployed: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -34,11 +34,11 @@ class DeviceReport:
     facts: dict[str, Any]
 
     @classmethod
-    def read(cls, path: Path | None, bundle: Bundle) -> DeviceReport | None:
-        """The report at ``path``, of this very bundle; None for None.
+    def read(cls, path: Path | None, bundle: Bundle, engine: str) -> DeviceReport | None:
+        """The report at ``path``, of this very bundle in ``engine``; None for None.
 
         Raises:
-            InputError: it is damaged, no report, or of another bundle.
+            InputError: it is damaged, no report, or of another bundle or engine.
         """
         if path is None:
             return None
@@ -48,6 +48,11 @@ class DeviceReport:
                 f"{path} is the report of another bundle "
                 f"({str(raw['bundle']['manifest_sha256'])[:16]}) than {bundle.path.name} "
                 f"({bundle.manifest_sha256[:16]}); validate this one on the device"
+            )
+        ran = raw["engine"]["model"]
+        if ran != engine:
+            raise InputError(
+                f"{path} is of the model for {ran}, not for {engine}; compare with --engine {ran}"
             )
         return cls(
             outcomes={one.patch: one for one in found},

@@ -8,7 +8,7 @@ stage                   what predicts            what it is shown
 ``lab``                 fake-quantized network   the patch as floats, pasted
 ``rounding``            fake-quantized network   the patch as bytes, pasted
 ``preprocessing``       fake-quantized network   the bytes that the device fed
-``export``              integer reference        the same
+``export``              reference of the file    the same
 ``engine``              engine                   the same
 ======================  =======================  ==========================
 
@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ from deploy.device.suite import Suite
 from eval.attacks.predictions import evaluation_mode, predict
 from eval.measure.patch_measures import Classes
 from eval.measure.subject import Predictor
-from export.reference import IntegerReference
+from export.reference.network import Reference
 from training.patching import paste
 from training.prediction import SwitchableNetwork, device_of
 
@@ -109,14 +109,21 @@ def read_float_patches(path: Path, suite: Suite) -> dict[int, NDArray[np.float32
     of the bundle's patch; a patch that it lacks has its bytes.
 
     Raises:
-        InputError: an unknown array, or one of another shape or type.
+        InputError: an unknown array, one of another shape or type, or one for a patch that was
+            posed for each image, whose bytes are no rounding of it.
     """
     known = {f"patch-{number}": number for number in range(len(suite.patches))}
     found: dict[int, NDArray[np.float32]] = {}
     for name, array in read_npz(path).items():
         if name not in known:
             raise InputError(f"{path} has an array {name!r}; expected {', '.join(known)}")
-        wanted = suite.patches[known[name]].patch_set.patch.shape
+        patch_set = suite.patches[known[name]].patch_set
+        if patch_set.mask.ndim == 3:
+            raise InputError(
+                f"{path}: {name} is for {patch_set.name}, which has a mask for each image; leave "
+                "it out: only a patch that is pasted as it is has floats before its bytes"
+            )
+        wanted = patch_set.patch.shape
         if array.dtype != np.float32 or array.shape != wanted or not np.isfinite(array).all():
             raise InputError(
                 f"{path}: expected {name} as finite float32 {wanted}, got {array.dtype} "
@@ -137,7 +144,7 @@ def run_chain(
     *,
     network: SwitchableNetwork,
     bits: int,
-    reference: IntegerReference,
+    reference: Reference[Any],
     engine: Predictor,
     float_patches: Mapping[int, NDArray[np.float32]] | None = None,
     device_inputs: DeviceInputs | None = None,
@@ -146,7 +153,7 @@ def run_chain(
 
     Args:
         network: the lab's, asked at ``bits``, the bundle's bit-width.
-        reference, engine: of the bundle's model file.
+        reference, engine: of the bundle's model file for that engine.
         float_patches: by number, float32 P×3×h×w, as before rounding; patches that it lacks are
             bytes already.
         device_inputs: None for a device that feeds the image's bytes, as the validator does.
@@ -203,7 +210,7 @@ def run_chain(
     )
     yield Stage(
         name="export",
-        how="integer reference of the exported file",
+        how="numpy reference of the exported file",
         clean=refer(device.clean),
         patched=tuple(refer(images) for images in device.patched),
     )

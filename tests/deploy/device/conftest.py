@@ -91,7 +91,7 @@ def small_contents(folder: Path, n: int = N) -> BundleContents:
             BundlePatch(patch_set=quiet, lab=patched[0]),
             BundlePatch(patch_set=loud, lab=patched[1], gated=False),
         ],
-        thresholds=Thresholds(max_asr=0.5, max_drift=0.01, min_clean=0.5),
+        thresholds=Thresholds(max_asr=0.5, max_drift=0.1, min_clean=0.5),
         provenance={"seed": 5},
     )
 

@@ -28,7 +28,7 @@ from deploy.device.compare_command import comparison_lines, main
 from deploy.device.comparison import compare
 from deploy.device.comparison_beside import compare_beside
 from deploy.device.outcome_reading import Outcome, read_outcomes
-from deploy.device.report import read_report
+from deploy.device.report import conclude, read_report
 from deploy.validator_archive import validator_bytes
 from qadtr.__main__ import main as qadtr
 from tests.deploy.device.conftest import rehashed
@@ -218,6 +218,14 @@ def test_reports_as_commands(bundle: Path, capsys: pytest.CaptureFixture[str]) -
     assert json.loads(Path("c.json").read_text())["worse"] == ["ASR of quiet"]
     assert qadtr(["compare", "old.json", "new.json", "--fail-on-worse"]) == 1
     assert qadtr(["compare", "new.json", "old.json", "--fail-on-worse"]) == 0
+    # Figures of an engine that does not compute what the lab measured are no figures.
+    broken = json.loads(Path("old.json").read_text())
+    conclude(broken, 2, "the logits are not those of the lab")
+    write_json(Path("broken.json"), broken)
+    for words in (["broken.json", "new.json"], ["old.json", "broken.json"]):
+        capsys.readouterr()
+        assert main([*words, "--fail-on-worse"]) == 2
+        assert "broke off" in capsys.readouterr().err
 
 
 VERSION_1 = Path(__file__).parent / "validation-report-1.json"

@@ -10,6 +10,7 @@ import pytest
 from scipy import integrate
 
 from deploy.core.errors import InputError, NothingToEvaluate
+from deploy.core.success import attack_success
 from deploy.device.gate import (
     Bounds,
     Outcome,
@@ -22,6 +23,7 @@ from deploy.device.gate import (
     share_at_least,
     share_at_most,
 )
+from deploy.device.measuring import departures
 from deploy.device.sequential import SequentialGate
 
 SIMULATIONS = 1000
@@ -190,3 +192,32 @@ def test_no_trials_are_an_error() -> None:
         sequence_bounds(0, 0)
     with pytest.raises(InputError):
         sequence_bounds(3, 2)
+
+
+def test_no_drift_is_larger_than_the_share_of_images_whose_outcome_differs() -> None:
+    rng = np.random.default_rng(8)
+    for _ in range(300):
+        labels = rng.integers(0, 3, 12)
+        clean = np.where(rng.random(12) < 0.7, labels, rng.integers(0, 3, 12))
+        patched = rng.integers(0, 3, 12)
+        again, moved = (
+            np.where(rng.random(12) < rng.random(), one, rng.integers(0, 3, 12))
+            for one in (clean, patched)
+        )
+        try:
+            here, lab = (
+                attack_success(*both, labels) for both in ((clean, patched), (again, moved))
+            )
+        except NothingToEvaluate:
+            continue
+        differ, of = departures(here, lab)
+        assert abs(here.share["value"] - lab.share["value"]) <= differ / of + 1e-12
+
+
+def test_a_drift_of_exactly_the_limit_is_within_it() -> None:
+    for n in (50, 99, 500):
+        for lab in range(n):
+            here = lab + n // 50
+            if here <= n:
+                limit = (n // 50) / n
+                assert drift_at_most("drift", limit, here / n, lab / n, n).outcome is Outcome.PASS

@@ -168,6 +168,15 @@ def test_a_broken_bundle_is_a_finding_and_a_notification(bundle: Path) -> None:
     assert "step *signature and hashes* failed" in markdown
 
 
+def test_a_verdict_that_could_not_be_written_is_a_finding(bundle: Path) -> None:
+    code, report, sarif, _ = validated(bundle)
+    assert code == 0
+    assert {kind for _, kind, _ in kinds(sarif)} == {"pass"}
+    conclude(report, 2, "junit.xml cannot be written: No space left on device")
+    (broken,) = [one for one in kinds(sarif_log(report)) if one[1] != "pass"]
+    assert broken == ("broken", "fail", "error")
+
+
 def test_an_error_before_the_first_step_is_a_finding(bundle: Path) -> None:
     code, report, sarif, _ = validated(bundle, "--threads", "0")
     assert (code, report["steps"]) == (4, [])

@@ -120,6 +120,8 @@ def test_without_a_size_it_is_that_of_the_gated_patch(bundle: Path) -> None:
         ["--search", "--max-search-asr", "2"],
         ["--search", "--search-out", "found.zip"],
         ["--search", "--search-answers", "gradients"],
+        ["--search", "--search-size", "9"],
+        ["--search", "--search-target", "5"],
     ],
 )
 def test_4_usage(words: list[str], bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -129,12 +131,3 @@ def test_4_usage(words: list[str], bundle: Path, capsys: pytest.CaptureFixture[s
         code = stop.code  # type: ignore[assignment]
     assert code == 4
     assert len(capsys.readouterr().err.splitlines()) == 1
-
-
-@pytest.mark.parametrize("words", [["--search-size", "9"], ["--search-target", "5"]])
-def test_2_what_does_not_fit(
-    words: list[str], bundle: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main([str(bundle), "--search", *words]) == 2
-    assert report()["steps"][-1]["name"] == "search"
-    assert "ERROR (exit code 2)" in capsys.readouterr().err.splitlines()[-1]

@@ -107,6 +107,33 @@ def test_1_the_drift_is_gated(files: dict[str, bytes], bundle: Path) -> None:
     assert found["patches"][0]["flips"] == list(range(30))
     assert found["patches"][0]["paired_with_lab"]["mcnemar_p"] < 0.01
     assert main([str(bundle), "--max-drift", "0.2"]) == 0
+    # All differ in the one direction, so that the drift is their share: 30 of 240.
+    assert main([str(bundle), "--max-drift", "0.125"]) == 0
+
+
+def test_a_quick_run_decides_no_drift_that_its_images_do_not(
+    files: dict[str, bytes], bundle: Path
+) -> None:
+    with np.load(Path_bytes(files["lab/predictions.npz"])) as archive:
+        lab = {name: archive[name] for name in archive.files}
+    changed = lab["patched-0"] + (np.arange(240) % 24 == 0)  # 10 others than here
+    parts = files | {"lab/predictions.npz": npz_bytes(lab | {"patched-0": changed % 5})}
+    write_stored_zip(bundle, rehashed(parts))
+    assert main([str(bundle), "--quick", "--max-drift", "0.03"]) == 1
+    assert report()["images_used"] == 240
+    assert junit()["max_drift of quiet"] == "failure"
+    assert main([str(bundle), "--quick", "--max-drift", "0.3"]) == 0
+    assert report()["images_used"] < 240
+    drift = next(one for one in report()["checks"] if one["name"] == "max_drift of quiet")
+    assert drift["bounds"][1] < 0.3
+    # A run that another gate ended says nothing of the drift.
+    with np.load(Path_bytes(files[SUITE])) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    arrays["labels"] = np.where(np.arange(240) % 2 == 0, arrays["labels"], 4 - arrays["labels"])
+    write_stored_zip(bundle, rehashed(parts | {SUITE: npz_bytes(arrays)}))
+    assert main([str(bundle), "--quick", "--min-clean", "0.999"]) == 1
+    assert report()["images_used"] < 240
+    assert junit()["max_drift of quiet"] == "error"
 
 
 def Path_bytes(data: bytes) -> Any:
@@ -298,6 +325,12 @@ def test_a_float_convolution_in_the_profile_is_refused(tmp_path: Path) -> None:
         path.write_text(json.dumps([*integer, event(operator, "float", "float")]))
         with pytest.raises(InputError, match="float"):
             ran_kinds(path).require_integers()
+    parts = [one for _ in range(2) for one in ("uint8", "float", "uint8")]
+    concat = event("QLinearConcat", "float", "uint8", *parts)
+    path.write_text(json.dumps([*integer, concat]))
+    assert ran_kinds(path).all_integer
+    path.write_text(json.dumps([*integer, event("Concat", "float", "float")]))
+    assert not ran_kinds(path).all_integer
     path.write_text(json.dumps([*integer, event("Add", "int32", "float")]))
     with pytest.raises(InputError, match="float"):
         ran_kinds(path).require_integers()
