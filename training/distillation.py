@@ -36,7 +36,6 @@ from deploy.core.errors import InputError
 from training.config import DistillationSettings
 from training.frozen import frozen_statistics
 from training.quantize import Network
-from training.quantizers import LearnedScale
 from training.tensors import load_tensors, persistent_tensors
 
 
@@ -49,13 +48,21 @@ class Teaching:
         trained: whether it comes with weights of a training, not drawn ones.
 
     Raises:
-        InputError: the network of the start is to teach, and is not trained or has no float mode.
+        InputError: there is no wider bit-width to teach; or the network of the start is to teach,
+            and is not trained or has no float mode.
     """
 
     def __init__(self, settings: DistillationSettings, network: Network, *, trained: bool) -> None:
         self.settings = settings
         self._start: Network | None = None
-        if settings.weight == 0.0 or settings.teacher != "start":
+        if settings.weight == 0.0:
+            return
+        if settings.teacher != "start":
+            if len(network.bit_widths) < 2:
+                raise InputError(
+                    f'distillation.teacher = "{settings.teacher}" needs a wider bit-width: '
+                    f"network.bit_widths are {list(network.bit_widths)}"
+                )
             return
         if not trained:
             raise InputError(
@@ -95,8 +102,7 @@ def teacher_of(network: Network, settings: DistillationSettings) -> int | None:
     if settings.weight == 0.0 or not wider:
         return None
     teacher = wider[0] if settings.teacher == "widest" else wider[-1]
-    scales = (m for m in network.modules() if isinstance(m, LearnedScale))
-    return teacher if all(scale.is_ready(teacher) for scale in scales) else None
+    return teacher if network.is_ready(teacher) else None
 
 
 @torch.no_grad()

@@ -39,6 +39,7 @@ from training.checkpoint import (
 from training.config import TrainingConfig
 from training.course import Course
 from training.data import ImageSet
+from training.data.image_set import require_holdout_of
 from training.data.subset import chosen_indices
 from training.defenses import Defense, TrainingFacts, build_defense, resolved
 from training.distillation import Teaching, distilled
@@ -135,6 +136,7 @@ class TrainingRun:
         ranks: Ranks = Ranks(),  # noqa: B008  frozen
         network: Network | None = None,
     ) -> None:
+        require_holdout_of(training_set, holdout)
         channels, *size = training_set.images.shape[1:]
         image_size = (size[0], size[1])
         config = resolved(config, image_size)
@@ -235,9 +237,11 @@ class TrainingRun:
         elif self.ranks.first:
             if not self.options.overwrite:
                 require_free(self.run_dir)
-            # No earlier training's weights pass for this one's before it has ended.
+            # No earlier training's weights or patches pass for this one's before it has ended.
             for name in (CHECKPOINT, Path(CHECKPOINT).with_suffix(".json"), RESUME):
                 (self.run_dir / name).unlink(missing_ok=True)
+            for patches in (self.run_dir / POOL).glob("*.npz"):
+                patches.unlink()
             self._started().write(self.run_dir)
         images_per_s = self._steps()
         if self.step < self.steps:
@@ -245,6 +249,13 @@ class TrainingRun:
             return self.run_dir / RESUME
         if self.average is not None:
             load_tensors(self.network, self.average.tensors, "the moving average")
+        untrained = self.network.untrained()
+        if untrained:
+            logger.warning(
+                "never trained at %s bits: what the checkpoint has there is of no use; train "
+                "longer, or leave them out of network.bit_widths",
+                ", ".join(map(str, untrained)),
+            )
         self.network.for_evaluation()
         path = self.run_dir / CHECKPOINT
         if not self.ranks.first:
@@ -300,6 +311,8 @@ class TrainingRun:
     def _steps(self) -> float | None:
         """Train to the end; returns the images/s of the last epoch."""
         self.network.train()
+        if self.ranks.count > 1:
+            self.ranks.require_same(tensor_bytes(self.state(), {}), "the weights to start from")
         last = min(self.steps, self.options.stop_after or self.steps)
         saved_at, saved_step = time.monotonic(), self.step
         with (

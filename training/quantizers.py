@@ -145,6 +145,7 @@ class LearnedScale(nn.Module, OwnBits):
                 self.register_parameter(f"scale_{bits}", nn.Parameter(torch.tensor(1.0)))
                 self.register_buffer(f"ready_{bits}", torch.tensor(False))
         self._ready: set[int] = set()
+        self._seen: list[Tensor] = []
 
     def codes_bits(self) -> int:
         """Bit-width of the codes at the active bit-width."""
@@ -184,10 +185,10 @@ class LearnedScale(nn.Module, OwnBits):
         if self.training and (bits not in self._ready or not learned):
             ready = cast(Tensor, getattr(self, f"ready_{bits}"))
             if not bool(ready):
-                self._follow(x, 1.0)
+                self._active().copy_(self._suits(x))
                 ready.fill_(True)
             elif not learned:
-                self._follow(x, SCALE_MOMENTUM)
+                self._seen.append(self._suits(x))
             self._ready.add(bits)
         scale = self.value()
         if not learned:
@@ -199,12 +200,22 @@ class LearnedScale(nn.Module, OwnBits):
         return scale
 
     @torch.no_grad()
-    def _follow(self, x: Tensor, share: float) -> None:
-        """Move the active scale by ``share`` of the way to the one that suits ``x``."""
+    def follow(self) -> None:
+        """After a forward pass: a scale from statistics moves towards what suited the tensors that
+        were seen in it, once however many share it, so that all of them had the same one."""
+        if self._seen:
+            suits = torch.stack(self._seen).mean()
+            self._active().lerp_(suits, SCALE_MOMENTUM)
+            self._seen.clear()
+
+    @torch.no_grad()
+    def _suits(self, x: Tensor) -> Tensor:
+        """The scale that suits ``x`` at the active bit-width."""
         step = rectified_step(self._top_bits())
-        suits = (x.clamp_min(0.0).mean() * step).clamp_min(SMALLEST_SCALE)
-        scale = cast(Tensor, getattr(self, f"scale_{self.switch.active}"))
-        scale.copy_(suits if share == 1.0 else torch.lerp(scale, suits, share))
+        return (x.clamp_min(0.0).mean() * step).clamp_min(SMALLEST_SCALE)
+
+    def _active(self) -> Tensor:
+        return cast(Tensor, getattr(self, f"scale_{self.switch.active}")).detach()
 
 
 def code_range(bits: int, *, signed: bool) -> tuple[int, int]:

@@ -86,6 +86,8 @@ def train(
     else:
         data = None
         sets = [split_of(images, split) for split in ("train", "holdout")]
+    height, width = sets[0].images.shape[2:]
+    config = resolved(config, (height, width))
     if resume and overwrite:
         raise UsageError("a run is resumed or overwritten, not both")
     torch_device(device)
@@ -135,8 +137,8 @@ def _config(
     if isinstance(what, TrainingConfig | Network):
         table = what.as_dict() if isinstance(what, TrainingConfig) else _table_of(what, name)
         config = config_from_dict(with_settings(table, changes), "the settings of the training")
-        return resolved(config), what if isinstance(what, Network) else None
-    return resolved(config_from(str(what), changes)), None
+        return config, what if isinstance(what, Network) else None
+    return config_from(str(what), changes), None
 
 
 def _table_of(network: Network, name: str) -> dict[str, Any]:

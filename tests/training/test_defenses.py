@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any, get_args
 
 import pytest
@@ -184,6 +185,10 @@ def test_state_round_trips() -> None:
         ({"name": "qadtr", "restart_below": 2.0}, "at least 0 and at most 1"),
         ({"name": "qadtr", "penalty_every": 0}, "at least 1"),
         ({"name": "qadtr", "gir_penalty": True, "aqapa": False}, "aqapa = true"),
+        (
+            {"name": "qadtr", "gir_penalty": True, "universal_share": 0.0, "personal_share": 0.0},
+            "universal_share or personal_share over 0",
+        ),
     ],
 )
 def test_wrong_settings_say_what_is_right(table: dict[str, object], message: str) -> None:
@@ -194,3 +199,6 @@ def test_wrong_settings_say_what_is_right(table: dict[str, object], message: str
 def test_a_patch_larger_than_the_image_is_refused() -> None:
     with pytest.raises(InputError, match="does not fit"):
         build_defense({"name": "qadtr", "sizes_px": [20]}, facts())
+    alone = replace(facts(), bit_widths=(8,))
+    with pytest.raises(InputError, match=r"network\.bit_widths at least two"):
+        build_defense({"name": "qadtr", "sizes_px": [4], "gir_penalty": True}, alone)

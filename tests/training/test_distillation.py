@@ -112,6 +112,9 @@ def test_the_network_of_the_start_teaches_only_where_it_can() -> None:
         Teaching(settings, started(), trained=False)
     spec = NetworkSpec(name="resnet8", classes=10, input_size=16, bit_widths=(8, 4))
     narrow = build_network(spec, torch.Generator().manual_seed(0)).train()
+    alone = build_network(replace(spec, bit_widths=(8,)), torch.Generator().manual_seed(0))
+    with pytest.raises(InputError, match="needs a wider bit-width"):
+        Teaching(replace(settings, teacher="next"), alone, trained=True)
     with pytest.raises(InputError, match=r"add 32 to network\.bit_widths"):
         Teaching(settings, narrow, trained=True)
 

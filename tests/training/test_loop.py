@@ -20,7 +20,7 @@ from tests.training.planned import last
 from tests.training.small_run import saved, small_config
 from training.checkpoint import CHECKPOINT, RESUME, load_network, read_sidecar
 from training.data import ImageSet
-from training.loop import RunOptions, TrainingDiverged, train
+from training.loop import POOL, RunOptions, TrainingDiverged, train
 from training.network_spec import NetworkSpec
 from training.prediction import predict
 from training.quantize import Network
@@ -139,6 +139,45 @@ def test_resuming_another_run_is_refused(
     run(tmp_path, small_digits, small_holdout, RunOptions(stop_after=2))
     with pytest.raises(InputError, match="another config"):
         run(tmp_path, small_digits, small_holdout, RunOptions(resume=True), seed=4)
+
+
+def test_a_holdout_of_other_classes_or_another_size_is_refused(
+    tmp_path: Path, small_digits: ImageSet, small_holdout: ImageSet
+) -> None:
+    turned = replace(small_holdout, classes=small_holdout.classes[::-1])
+    smaller = replace(small_holdout, images=small_holdout.images[:, :, 1:])
+    for holdout, what in ((turned, "classes"), (smaller, "shape")):
+        with pytest.raises(InputError, match=f"the hold-out's {what} is not"):
+            run(tmp_path, small_digits, holdout, RunOptions())
+    with pytest.raises(InputError, match="a hold-out has no file"):
+        small_holdout.write(tmp_path)
+
+
+def test_no_patch_of_an_earlier_training_stays_and_none_is_written_that_was_never_trained(
+    tmp_path: Path, small_digits: ImageSet, small_holdout: ImageSet
+) -> None:
+    short = {"epochs": 0.1, "batch_size": 32, "learning_rate": 0.05}
+
+    def patches(defense: dict[str, object]) -> list[str]:
+        run(tmp_path, small_digits, small_holdout, RunOptions(), defense=defense, training=short)
+        return sorted(path.name for path in (tmp_path / POOL).glob("*.npz"))
+
+    qadtr = {"name": "qadtr", "sizes_px": [4], "personal_px": 4}
+    assert patches(qadtr) == ["universal-square-4px-random.npz"]
+    assert patches({**qadtr, "universal_share": 0.0}) == []
+    assert patches(qadtr)
+    assert patches({"name": "qat"}) == []
+
+
+def test_bit_widths_that_no_step_had_are_named(
+    tmp_path: Path,
+    small_digits: ImageSet,
+    small_holdout: ImageSet,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    short = {"epochs": 2 / (len(small_digits) // 32), "batch_size": 32}
+    run(tmp_path, small_digits, small_holdout, RunOptions(), training=short)
+    assert "never trained at 4, 2 bits" in caplog.text
 
 
 def test_a_loss_that_is_no_number_names_the_step(

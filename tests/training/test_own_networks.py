@@ -61,6 +61,30 @@ def pictures(count: int, seed: int = 0) -> np.ndarray:
     return coarse.repeat(6, axis=2).repeat(6, axis=3)
 
 
+def test_a_network_of_ones_own_has_the_weights_of_the_seed(here: Path) -> None:
+    def drawn(seed: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        return next(iter(build_network(spec("someones_network:build"), generator).parameters()))
+
+    first = drawn(1)
+    torch.rand(3)
+    assert torch.equal(drawn(1), first)
+    assert not torch.equal(drawn(2), first)
+
+
+def test_the_projects_networks_take_rgb_alone(here: Path) -> None:
+    with pytest.raises(InputError, match="resnet8 takes images of 3 channels, these have 1"):
+        build_network(spec("resnet8"), torch.Generator().manual_seed(0), channels=1)
+
+
+@pytest.mark.parametrize("size", [(64, 16), (32, 24), (16, 64)])
+@pytest.mark.parametrize("name", ["vgg11", "vgg16-imagenet"])
+def test_a_vgg_takes_images_of_any_shape(name: str, size: tuple[int, int]) -> None:
+    module = float_network(name, classes=3, image_size=size).eval()
+    with torch.no_grad():
+        assert module(torch.zeros(1, 3, *size)).shape == (1, 3)
+
+
 def test_a_callable_gives_the_network_with_as_many_logits_as_classes(here: Path) -> None:
     network = build_network(spec("someones_network:build"), torch.Generator())
     assert network.plan.classes == 3

@@ -9,10 +9,12 @@ import pytest
 import torch
 from brevitas.core.function_wrapper import Identity, RoundSte, TensorClamp, TensorClampSte
 from brevitas.core.quant import IntQuant
+from torch import Tensor
 
 from deploy.core.errors import InputError
 from training.gradients import FakeQuantize, NoiseBank, NoisyGradient
-from training.network_spec import NetworkSettings
+from training.network_spec import NetworkSettings, NetworkSpec
+from training.quantize.build import build_network
 from training.quantized_layers import quantized_convolution, weight_quantizer
 from training.quantizers import (
     BitWidthSwitch,
@@ -149,11 +151,44 @@ def test_activation_scales_from_statistics_follow_every_batch_without_a_gradient
     scale = LearnedScale(switch, stream=False).train()
     x = torch.randn(64, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     first = float(scale.fitted(x))
-    # A tenth of the way to ten times the size.
-    assert float(scale.fitted(10.0 * x)) == pytest.approx(first * 1.9, rel=1e-6)
+    # All that share it have the same one in a forward pass.
+    assert float(scale.fitted(10.0 * x)) == first
+    assert float(scale.fitted(20.0 * x)) == first
+    scale.follow()
+    # A tenth of the way to fifteen times the size, however many share it.
+    assert float(scale.value()) == pytest.approx(first * 2.4, rel=1e-6)
+    scale.follow()
+    assert float(scale.value()) == pytest.approx(first * 2.4, rel=1e-6)
     assert not scale.fitted(x).requires_grad
+    scale.follow()
     kept = float(scale.eval().fitted(x))
     assert float(scale.fitted(10.0 * x)) == kept
+
+
+def test_what_shares_a_scale_from_statistics_has_the_same_one_in_a_forward_pass(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spec = NetworkSpec(
+        name="resnet20",
+        classes=10,
+        input_size=16,
+        bit_widths=(4,),
+        activation_scales="statistics",
+    )
+    network = build_network(spec, torch.Generator().manual_seed(0)).train()
+    pixels = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 255.0
+    network(pixels)
+    fitted, seen = LearnedScale.fitted, []
+
+    def watched(scale: LearnedScale, x: Tensor) -> Tensor:
+        value = fitted(scale, x)
+        seen.append((scale, float(value)))
+        return value
+
+    monkeypatch.setattr(LearnedScale, "fitted", watched)
+    network(pixels / 2.0)
+    assert len(set(seen)) == len({scale for scale, _ in seen}) < len(seen)
+    assert all(float(scale.value()) != value for scale, value in seen)
 
 
 def test_learned_weight_scales_have_the_gradient_of_their_definition() -> None:

@@ -229,7 +229,15 @@ class ImageSet:
         )
 
     def write(self, folder: Path | str) -> Path:
-        """Write it as ``FOLDER/train.npz``, or ``test.npz``: data of the kind "npz"; the path."""
+        """Write it as ``FOLDER/train.npz``, or ``test.npz``: data of the kind "npz"; the path.
+
+        Raises:
+            InputError: it is a hold-out, which the readers of ``train.npz`` take from there.
+        """
+        if self.split == "holdout":
+            raise InputError(
+                "a hold-out has no file: write the whole training set, whose readers hold out a tenth"
+            )
         path = Path(folder) / f"{'test' if self.split == 'test' else 'train'}.npz"
         path.parent.mkdir(parents=True, exist_ok=True)
         classes = np.array(self.classes, dtype=np.str_)
@@ -265,6 +273,22 @@ def split_of(images: ImageSet | Sequence[ImageSet], split: str) -> ImageSet:
             f'with ImageSet.from_arrays(…, split="{split}")'
         )
     return by_name[split]
+
+
+def require_holdout_of(training_set: ImageSet, holdout: ImageSet) -> None:
+    """Refuse a hold-out that is not of the training set's classes or size.
+
+    Raises:
+        InputError: naming what differs.
+    """
+    for what, expected, found in (
+        ("classes", training_set.classes, holdout.classes),
+        ("shape", training_set.images.shape[1:], holdout.images.shape[1:]),
+    ):
+        if expected != found:
+            raise InputError(
+                f"the hold-out's {what} is not the training set's: expected {expected}, got {found}"
+            )
 
 
 def image_set(

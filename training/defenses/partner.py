@@ -9,7 +9,6 @@ from torch.nn import functional as F
 from training.agreement import direction, edge_agreement, grey, orientation_agreement
 from training.frozen import frozen_statistics, pixel_gradient
 from training.quantize import Network
-from training.quantizers import LearnedScale
 from training.randomness import generator_for
 
 
@@ -25,11 +24,7 @@ def drawn_partner(network: Network, seed: int, step: int) -> int | None:
 
 def started_partners(network: Network) -> list[int]:
     """The other bit-widths than the active one that have been trained at already, widest first."""
-    return [b for b in network.bit_widths if b != network.bit_width and _is_started(network, b)]
-
-
-def _is_started(network: Network, bits: int) -> bool:
-    return all(m.is_ready(bits) for m in network.modules() if isinstance(m, LearnedScale))
+    return [b for b in network.bit_widths if b != network.bit_width and network.is_ready(b)]
 
 
 def patched_region(clean: Tensor, patched: Tensor, margin_px: int) -> Tensor:

@@ -118,6 +118,10 @@ class QadtrSettings:
             raise ValueError(
                 "gir_penalty looks in and around the patches of A-QAPA: set aqapa = true with it"
             )
+        if self.gir_penalty and both == 0.0:
+            raise ValueError(
+                "gir_penalty looks in and around patches: universal_share or personal_share over 0"
+            )
         return self
 
     def require_batch_size(self, batch_size: int) -> None:
@@ -165,6 +169,11 @@ class Qadtr(ScheduledDefense):
             raise InputError(
                 f"defense: a patch of {largest} px does not fit images of "
                 f"{facts.image_size[0]}×{facts.image_size[1]} px"
+            )
+        if settings.gir_penalty and len(facts.bit_widths) < 2:
+            raise InputError(
+                "gir_penalty compares a network with itself at another bit-width; give "
+                "network.bit_widths at least two"
             )
         super().__init__(settings.schedule, facts)
         self.settings = settings
@@ -277,7 +286,8 @@ class Qadtr(ScheduledDefense):
         return {f"{pool}.{name}": tensor for pool, state in pools for name, tensor in state.items()}
 
     def patch_files(self) -> Mapping[str, Mapping[str, NDArray[np.generic]]]:
-        return self.universal.files() if self.settings.aqapa else {}
+        settings = self.settings
+        return self.universal.files() if settings.aqapa and settings.universal_share > 0.0 else {}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         def of(pool: str) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from pydantic import model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -68,6 +69,12 @@ class TriqdefSettings:
     penalty_images: AtLeast1 = 32
     partners: AtLeast0 = 0
     wide_until: Share = 0.25
+
+    @model_validator(mode="after")
+    def _reaches_all(self) -> TriqdefSettings:
+        if self.wide_until == 1.0:
+            raise ValueError("wide_until must be under 1, or the narrow bit-widths are not trained")
+        return self
 
     @property
     def batch_shares(self) -> dict[str, float]:

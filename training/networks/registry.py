@@ -48,7 +48,7 @@ def float_network(name: str, *, classes: int, image_size: tuple[int, int]) -> nn
     maker = NETWORKS.get(name)
     if maker is None:
         raise unknown("network", name, sorted(NETWORKS))
-    return maker(classes, image_size[0])
+    return maker(classes, min(image_size))
 
 
 def _foreign(name: str, classes: int) -> nn.Module:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from deploy.core.errors import InputError
+from deploy.core.images import CHANNELS
 from training.network_spec import NetworkSpec
 from training.networks.initialise import initialise
 from training.networks.registry import NETWORKS, float_network
@@ -47,16 +48,23 @@ def build_network(
 
     Args:
         spec: of the network.
-        generator: draws the weights of the project's own networks; another module keeps those
-            that it was made with.
+        generator: draws the weights of the project's own networks; another module draws its own
+            from torch's, which starts at the generator's seed meanwhile.
         weights: safetensors with the float module's ``state_dict``.
         channels: of the images, 3 or 1.
 
     Raises:
         InputError: an unknown network, or layer in ``spec.mixed``, weights that do not fit the
-            module; as :func:`planned`.
+            module, images that are not RGB for one of the project's networks; as :func:`planned`.
     """
-    module = float_network(spec.name, classes=spec.classes, image_size=spec.image_size)
+    if spec.name in NETWORKS and channels != CHANNELS:
+        raise InputError(
+            f"{spec.name} takes images of {CHANNELS} channels, these have {channels}: name a "
+            "network of your own, package.module:callable"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator.initial_seed())
+        module = float_network(spec.name, classes=spec.classes, image_size=spec.image_size)
     if spec.name in NETWORKS:
         initialise(module, generator)
     if weights is not None:

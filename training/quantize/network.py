@@ -306,6 +306,14 @@ class Network(nn.Module):
         self.store_scales()
         return self.eval()
 
+    def is_ready(self, bits: int) -> bool:
+        """Whether every activation scale of ``bits`` was set, by training or calibration."""
+        return all(m.is_ready(bits) for m in self.modules() if isinstance(m, LearnedScale))
+
+    def untrained(self) -> tuple[int, ...]:
+        """The bit-widths that are not ready."""
+        return tuple(bits for bits in self.bit_widths if not self.is_ready(bits))
+
     def finished(self) -> Self:
         """The network itself in evaluation mode, as it is to be kept: with the weight scales of
         calibration, where nothing was trained since, else with those of training.
@@ -313,12 +321,7 @@ class Network(nn.Module):
         Raises:
             InputError: some bit-width was neither trained nor calibrated.
         """
-        lacking = [
-            bits
-            for bits in self.bit_widths
-            if any(isinstance(m, LearnedScale) and not m.is_ready(bits) for m in self.modules())
-        ]
-        if lacking:
+        if lacking := self.untrained():
             raise InputError(
                 f"the network has no scales at {', '.join(map(str, lacking))} bits: train it at "
                 "every bit-width, or set them from images: qadtr.calibrate(network, images)"
@@ -374,6 +377,10 @@ class Network(nn.Module):
             for name in self._last_use.get(index, ()):
                 if name not in kept:
                     del values[name]
+        if self.training and self.spec.activation_scales == "statistics":
+            for module in self.modules():
+                if isinstance(module, LearnedScale):
+                    module.follow()
         return values
 
     def _step(self, step: Step, inputs: list[Tensor], pixels: Tensor) -> Tensor:

@@ -106,8 +106,12 @@ class _Planner:
             return True
         if any(fnmatchcase(one.name, pattern) for pattern in self.wide_patterns):
             return True
-        source = self.by_name[one.inputs[0]]
-        while source.kind in MOVERS:
+        return self._is_of_the_image(one.inputs[0])
+
+    def _is_of_the_image(self, name: str) -> bool:
+        """Whether a tensor is the image, moved or mapped value by value (normalized, say)."""
+        source = self.by_name[name]
+        while source.kind in (*MOVERS, "unary") or source.attributes.get("map"):
             source = self.by_name[source.inputs[0]]
         return source.kind == "image"
 
@@ -206,6 +210,7 @@ class _Planner:
                 or one.kind in ("image", "average pool")
                 or (layer and not one.attributes.get("rectified"))
                 or len(self.readers[one.name]) > 1
+                or (one.kind == "unary" and self._is_of_the_image(one.name))
                 or (
                     one.kind in ("convolution", "unary")
                     and any(fnmatchcase(one.name, pattern) for pattern in self.wide_patterns)

@@ -206,7 +206,8 @@ def test_no_drift_is_larger_than_the_share_of_images_whose_outcome_differs() -> 
         )
         try:
             here, lab = (
-                attack_success(*both, labels) for both in ((clean, patched), (again, moved))
+                attack_success(first, second, labels)
+                for first, second in ((clean, patched), (again, moved))
             )
         except NothingToEvaluate:
             continue

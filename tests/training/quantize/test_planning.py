@@ -190,6 +190,40 @@ def test_an_image_that_meets_others_has_a_scale_of_its_own(case: str) -> None:
     assert codes(plan, "pixels").scale == "image"
 
 
+class Prepared(nn.Module):
+    """A convolution of the image, prepared in the module itself."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.norm = nn.BatchNorm2d(3)
+        self.mean: Tensor
+        self.register_buffer("mean", torch.tensor([0.5, 0.4, 0.3]).view(1, 3, 1, 1))
+        self.conv, self.linear = nn.Conv2d(3, 4, 3), nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.how == "norm":
+            x = self.norm(x)
+        elif self.how == "buffers":
+            x = (x - self.mean) * 4.0
+        elif self.how == "function":
+            x = (x - 0.5) * 2.0
+        else:
+            x = F.pad(x, (1, 1, 1, 1))
+        return self.linear(F.relu(self.conv(x)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("how", ["norm", "buffers", "function", "pad"])
+def test_the_first_convolution_keeps_8_bits_however_its_image_is_prepared(how: str) -> None:
+    mean, std = (EVEN_MEAN, STD) if how == "pad" else (None, None)
+    plan = plan_module(Prepared(how).eval(), EXAMPLE, mean=mean, std=std).plan
+    first = plan.step("conv")
+    assert first.attributes["weights"] == "wide"
+    for step in plan.steps[: plan.steps.index(first)]:
+        assert step.codes is not None
+        assert step.codes.wide
+
+
 def test_a_linear_layer_of_any_map_and_a_network_that_ends_otherwise() -> None:
     torch.manual_seed(0)
     pixels = pixels_of()
@@ -378,8 +412,8 @@ def test_what_goes_into_a_layer_is_no_step_of_its_own() -> None:
     plan = plan_module(Entrance(Stored(), 6), EXAMPLE).plan
     # The gain before the convolution is a map; those after it are in its normalization or weights;
     # the bias after a ReLU is a map again.
-    kinds = [step.kind for step in plan.steps[1:6]]
-    assert kinds == ["convolution", "requantize", "convolution", "requantize", "convolution"]
+    kinds = [step.kind for step in plan.steps[1:5]]
+    assert kinds == ["convolution", "convolution", "requantize", "convolution"]
     maps = [s.name for s in plan.steps if s.attributes.get("weights") == "map"]
     assert len(maps) == 2
     assert not any(plan.step(name).attributes["norm"] for name in maps)
