@@ -139,15 +139,18 @@ def first_page(results: Results) -> str:
     parts = [
         "# Results",
         (
-            f"{title(NETWORK)} on CIFAR-10 in ONNX Runtime's integer kernels, test images. Made "
-            "by `python -m benchmarks.results_page` from the records in `results/`."
+            f"{title(NETWORK)} on a JPEG copy of CIFAR-10 in ONNX Runtime's integer kernels, "
+            "5,000 test images. Made by `python -m benchmarks.results_page` from the records in "
+            "`results/`."
         ),
         first_table(results).markdown(),
         (
             f"All with 95% intervals. {_counts(results)} {_trainings(results)} Transferred: the "
             f"worst patch of a network that none of them has seen{what['transferred']}. White-box: "
-            f"the worst made on the network's own weights{what['whitebox']}. Adaptive: by one who "
-            f"knows network and defense{what['adaptive']} ([checks](checks.md)). Certified: right "
+            "the worst made on the network's own weights, at whatever bit-width"
+            f"{what['whitebox']}. Adaptive: by one who knows network and defense"
+            f"{what['adaptive']}, in so many steps a stage: where a network resists, few steps win "
+            "too little, so compare rows of as many ([checks](checks.md)). Certified: right "
             "by masked inference, whatever one square patch of that side shows "
             "([certificates](certify.md)). Masked: the same network by masked inference, which "
             f"no attack with one {ATTACKED_PX}×{ATTACKED_PX} patch beats more often (≤), whatever "

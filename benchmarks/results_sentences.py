@@ -86,7 +86,7 @@ def _small(results: Results) -> str:
 def _checks(results: Results) -> str:
     checked = [figures for figures in results.rows if figures.checks.words != NOT_CHECKED]
     tripped = sum(bool(figures.checks.tripped) for figures in checked)
-    where = f"on {len(checked)} of its {len(results.rows)} rows"
+    where = f"on {len(checked)} of the {len(results.rows)} networks at a bit-width"
     where += f", and a check tripped on {tripped}" if checked else ""
     return (
         f"The attacks of the table were checked {where}; {MARK} marks a rate as a lower bound of "
@@ -144,7 +144,7 @@ def _rival(results: Results) -> str:
     known, ours_known = (one.most("adaptive") for one in (rival, ours))
     return (
         f"{where[0].upper()}{where[1:]} transferred patches win on up to {brought} of the images "
-        f"of {rival.label}, the strongest rival, and on {ours_brought} of those of {ours.label}, "
+        f"of {rival.label} and on {ours_brought} of those of {ours.label}, "
         f"an attacker who has the network on up to {known} and {ours_known}."
     )
 

@@ -42,11 +42,13 @@ class Achieved:
         asr: its success rate.
         patch: in words, what was pasted where.
         floor: the same of random pixels in its place; None where they were not tried.
+        steps: of an adaptive attack, of each of its stages; None for others.
     """
 
     asr: Share
     patch: str
     floor: Share | None = None
+    steps: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,17 +92,23 @@ class NetworkFigures:
             patches: keys of the transferred patches that count, so that networks are compared under
                 the same; None takes all.
         """
-        adaptive = self.rate(worst(self.adaptive))
-        unchecked = adaptive != MISSING and self.checks.words == NOT_CHECKED
         return {
             "bits": bits_label(self.bit_width),
             "clean": rate(self.clean),
             "transferred": self.rate(worst(self.transferred, patches)),
             "white-box": self.rate(worst(self.whitebox)),
-            "adaptive": f"{adaptive}, {NOT_CHECKED}" if unchecked else adaptive,
+            "adaptive": self._adaptive(),
             **{certified_heading(px): rate(of["certified"]) for px, of in self.certified.items()},
             "size": size(self.size_bytes),
         }
+
+    def _adaptive(self) -> str:
+        """The worst adaptive attack's rate, how long it was, and whether nobody checked it."""
+        found = worst(self.adaptive)
+        if found is None:
+            return MISSING
+        unchecked = [NOT_CHECKED] if self.checks.words == NOT_CHECKED else []
+        return ", ".join([self.rate(found), f"{found.steps} steps", *unchecked])
 
     def bound(self, patch_px: int) -> Share | None:
         """What no attack with one square patch of that side wins more than, against masked
@@ -120,10 +128,7 @@ class NetworkFigures:
             "data": self.images["name"],
             "split": self.images["split"],
             "clean": self.clean,
-            **{
-                name: None if one is None else {**one.asr, "patch": one.patch}
-                for name, one in found.items()
-            },
+            **{name: None if one is None else _as_json(one) for name, one in found.items()},
             "certified": [
                 {
                     "patch_px": px,
@@ -141,6 +146,11 @@ class NetworkFigures:
     def rate(self, achieved: Achieved | None) -> str:
         """A rate with its interval, and with the mark of its network's checks."""
         return MISSING if achieved is None else rate(achieved.asr, self.checks.mark)
+
+
+def _as_json(one: Achieved) -> dict[str, Any]:
+    steps = {} if one.steps is None else {"steps": one.steps}
+    return {**one.asr, "patch": one.patch, **steps}
 
 
 def certified_heading(patch_px: int) -> str:
@@ -252,7 +262,11 @@ def _known(records: Sequence[AdaptiveRecord]) -> dict[str, Achieved]:
         key = f"{patch['size_px']}×{patch['size_px']} px, placed {patch['placement']}"
         where = "fake-quantized" if engine is None else engine["engine"]
         asr = adaptive_asr(record)
-        found[key] = Achieved(asr=asr, patch=f"{key}, {patch['kind']}, {where}")
+        found[key] = Achieved(
+            asr=asr,
+            patch=f"{key}, {patch['kind']}, {where}",
+            steps=record["settings"]["steps"],
+        )
     return found
 
 
