@@ -9,7 +9,14 @@ from torch import Tensor
 
 from deploy.core.errors import InputError, UsageError
 from training.data import ImageSet
-from training.defenses import Batch, Defense, TrainingFacts, build_defense
+from training.defenses import (
+    Batch,
+    Defense,
+    TrainingFacts,
+    build_defense,
+    require_batch,
+    settings_for,
+)
 from training.patch_sizes import in_pixels
 from training.quantize import Network
 
@@ -69,6 +76,7 @@ class DefendedLoop:
         self.network = network
         self._about: tuple[int, Batch, Tensor] | None = None
         table = {"name": defense} if isinstance(defense, str) else dict(defense)
+        self._settings: Any = settings_for(table, (height, width))
         self.defense: Defense = build_defense(
             in_pixels(table, (height, width)),
             TrainingFacts(
@@ -94,7 +102,14 @@ class DefendedLoop:
 
         Returns:
             float32 N×C×H×W of 0…255; its gradient is what the patches learn from.
+
+        Raises:
+            InputError: the first batch is so small that none of its images would be attacked (the
+                last of an epoch may be smaller).
         """
+        if self._settings is not None:
+            require_batch(self._settings, len(labels))
+            self._settings = None
         self.network.set_bit_width(self.defense.bit_width(step))
         batch = Batch(pixels=pixels, labels=labels, indices=indices)
         shown = self.defense.prepare(step, batch, self.network).detach()

@@ -218,7 +218,12 @@ def test_a_step_of_ones_own_loop_out_of_order() -> None:
     with pytest.raises(InputError, match="these are"):
         qadtr.DefendedLoop(made, images(shape=(3, 8, 8)), steps=3)
     table = {"name": "qadtr", "sizes_px": [3], "personal_px": 3, "universal_share": 0.2}
+    with pytest.raises(InputError, match="too large for images"):
+        qadtr.DefendedLoop(made, given, {**table, "personal_px": 14}, steps=3)
     loop = qadtr.DefendedLoop(made, given, table, steps=3)
+    few = torch.from_numpy(given.images[:4]).float()
+    with pytest.raises(InputError, match="batch_size must be at least 8"):
+        loop.prepare(0, few, torch.arange(4) % 3, torch.arange(4))
     with pytest.raises(UsageError, match="comes after prepare"):
         loop.learn(torch.zeros(10, 3))
     pixels, labels = torch.from_numpy(given.images[:10]).float(), torch.arange(10) % 3
@@ -238,7 +243,7 @@ def test_a_step_of_ones_own_loop_out_of_order() -> None:
 def test_the_last_batch_of_a_loop_may_be_short(defense: str) -> None:
     made, given = network(), images()
     sizes = {
-        "qadtr": {"sizes_px": [3], "personal_px": 3},
+        "qadtr": {"sizes_px": [3], "personal_px": 3, "universal_share": 0.25},
         "dwq": {"bits": list(made.bit_widths), "attack": "patch", "patch_px": 3},
     }
     table = {"name": defense, **sizes.get(defense, {"size_px": 3})}

@@ -87,18 +87,37 @@ def resolved(config: TrainingConfig, image_size: tuple[int, int] | None = None) 
         if known != in_pixels(config.defense, _ANOTHER_SIZE):
             return config  # shares of images whose size the training will see
     else:
-        settings = check_defense(in_pixels(config.defense, image_size))
-        require_fit(getattr(settings, "largest_px", {}), image_size)
-    if isinstance(settings, QadtrSettings):
-        settings.require_batch_size(config.training.batch_size)
-    for name, share in getattr(settings, "batch_shares", {}).items():
-        if share > 0.0 and round(share * config.training.batch_size) == 0:
-            raise InputError(
-                f"defense.{name} is {share:g}, which is no image of training.batch_size "
-                f"{config.training.batch_size}: nothing would be attacked; raise one of them"
-            )
+        settings = settings_for(config.defense, image_size)
+    require_batch(settings, config.training.batch_size)
     written_out = {"name": config.defense["name"], **as_json(settings)}
     return dataclasses.replace(config, defense=written_out)
+
+
+def settings_for(table: Mapping[str, Any], image_size: tuple[int, int]) -> Any:
+    """The settings of a ``[defense]`` table, sizes in pixels, for images of that height and width.
+
+    Raises:
+        InputError: as :func:`check_defense`, or its patches are too large for the images.
+    """
+    settings = check_defense(in_pixels(table, image_size))
+    require_fit(getattr(settings, "largest_px", {}), image_size)
+    return settings
+
+
+def require_batch(settings: Any, batch_size: int) -> None:
+    """Refuse a batch of so few images that a defense with these settings would attack none.
+
+    Raises:
+        InputError: naming the setting.
+    """
+    if isinstance(settings, QadtrSettings):
+        settings.require_batch_size(batch_size)
+    for name, share in getattr(settings, "batch_shares", {}).items():
+        if share > 0.0 and round(share * batch_size) == 0:
+            raise InputError(
+                f"defense.{name} is {share:g}, which is no image of training.batch_size "
+                f"{batch_size}: nothing would be attacked; raise one of them"
+            )
 
 
 def config_of_run(table: Mapping[str, Any], source: str) -> TrainingConfig:
