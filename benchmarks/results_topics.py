@@ -112,7 +112,7 @@ TOPICS = (
     Topic(
         name="other-networks",
         title="Networks and patches of others",
-        about="a pretrained ResNet-32, and supplied patches at 224 px",
+        about="a pretrained ResNet-32, a ResNet-18 on Imagenette, and supplied patches at 224 px",
         groups=("pretrained-*", "imagenette-*"),
     ),
     Topic(
