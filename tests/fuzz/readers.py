@@ -327,7 +327,9 @@ class _Suite:
             self.images = found["clean"]
         rows = np.arange(len(self.images))
         patch = np.zeros((1, 3, 2, 2), np.uint8)
-        facts = type("Facts", (), {"patch": patch})
+        facts = type(
+            "Facts", (), {"name": "patch", "patch": patch, "mask": np.ones((2, 2), np.bool_)}
+        )
         self.patches = [type("Patch", (), {"rows": rows, "patch_set": facts})]
 
 

@@ -42,7 +42,7 @@ name = "{defense}"
 
 def write_configs(folder: Path) -> None:
     folder.mkdir()
-    full = "sizes_px = [6]\npersonal_px = 6\ngir_penalty = true\npenalty_images = 4"
+    full = "sizes_px = [6]\npersonal_px = 6"
     for row, defense, more, seed, bits, rate in (
         ("source", "qat", "", 9, "[32]", 0.05),
         ("plain", "qat", "", 1, "[4]", 0.05),
