@@ -211,7 +211,7 @@ def with_openvino(run: Path, words: list[str], folder: Path) -> None:
         code = validate([str(out), "--engine", name, *command[2:]])
         told = json.loads(report.read_text())
         if code == 2:
-            missing = ("pip install", "no CUDA driver", "brings it")
+            missing = ("pip install", "no CUDA driver", "brings it", "needs an NVIDIA GPU")
             assert any(text in told["reason"] for text in missing), told["reason"]
         else:
             assert "hardware" in told["engine"]["note"]
