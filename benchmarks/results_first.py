@@ -139,9 +139,8 @@ def first_page(results: Results) -> str:
     parts = [
         "# Results",
         (
-            f"{title(NETWORK)} on a JPEG copy of CIFAR-10 in ONNX Runtime's integer kernels, "
-            "5,000 test images. Made by `python -m benchmarks.results_page` from the records in "
-            "`results/`."
+            f"{title(NETWORK)} on a JPEG copy of CIFAR-10 in ONNX Runtime's integer kernels, test "
+            "images. Made by `python -m benchmarks.results_page` from the records in `results/`."
         ),
         first_table(results).markdown(),
         (
