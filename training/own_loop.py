@@ -15,9 +15,7 @@ from training.defenses import (
     TrainingFacts,
     build_defense,
     require_batch,
-    settings_for,
 )
-from training.patch_sizes import in_pixels
 from training.quantize import Network
 
 
@@ -75,10 +73,10 @@ class DefendedLoop:
             )
         self.network = network
         self._about: tuple[int, Batch, Tensor] | None = None
+        self._began = False
         table = {"name": defense} if isinstance(defense, str) else dict(defense)
-        self._settings: Any = settings_for(table, (height, width))
         self.defense: Defense = build_defense(
-            in_pixels(table, (height, width)),
+            table,
             TrainingFacts(
                 images=len(images),
                 image_size=(height, width),
@@ -107,9 +105,9 @@ class DefendedLoop:
             InputError: the first batch is so small that none of its images would be attacked (the
                 last of an epoch may be smaller).
         """
-        if self._settings is not None:
-            require_batch(self._settings, len(labels))
-            self._settings = None
+        if not self._began:
+            require_batch(self.defense.settings, len(labels))
+            self._began = True
         self.network.set_bit_width(self.defense.bit_width(step))
         batch = Batch(pixels=pixels, labels=labels, indices=indices)
         shown = self.defense.prepare(step, batch, self.network).detach()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from ..core.errors import InputError
 from .gate import (
@@ -28,17 +29,22 @@ class SequentialGate:
         name: for the report.
         threshold: 0…1.
         at_most: whether the share may be at most the threshold, or must be at least that.
+        may_fail: False where the share only bounds what the threshold is about: a share on the
+            wrong side of it then says nothing, and the gate stays undecided.
 
     Raises:
         InputError: a threshold outside 0…1.
     """
 
-    def __init__(self, name: str, threshold: float, *, at_most: bool) -> None:
+    def __init__(
+        self, name: str, threshold: float, *, at_most: bool, may_fail: bool = True
+    ) -> None:
         if not 0.0 <= threshold <= 1.0:
             raise InputError(f"expected a threshold of 0 to 1 for {name}, got {threshold}")
         self.name = name
         self.threshold = threshold
         self.at_most = at_most
+        self.may_fail = may_fail
         self.outcome = Outcome.UNDECIDED
         self._counts = (0, 0)
 
@@ -50,8 +56,10 @@ class SequentialGate:
         # The bound's own definition; solving for the bound at every look costs a hundred of these.
         under = log_evidence_below(self.threshold, successes, trials) >= _ENOUGH
         over = log_evidence_below(1 - self.threshold, trials - successes, trials) >= _ENOUGH
-        if under or over:
-            self.outcome = Outcome.PASS if under == self.at_most else Outcome.FAIL
+        if under if self.at_most else over:
+            self.outcome = Outcome.PASS
+        elif (under or over) and self.may_fail:
+            self.outcome = Outcome.FAIL
         return self.outcome
 
     def check(self) -> Check:
@@ -61,4 +69,7 @@ class SequentialGate:
             NothingToEvaluate: there was no look with a trial.
         """
         hold = share_at_most if self.at_most else share_at_least
-        return hold(self.name, self.threshold, *self._counts, sequence_bounds)
+        check = hold(self.name, self.threshold, *self._counts, sequence_bounds)
+        if check.outcome is Outcome.FAIL and not self.may_fail:
+            return replace(check, outcome=Outcome.UNDECIDED)
+        return check

@@ -65,6 +65,8 @@ def test_a_schedule_is_a_function_of_step_and_seed_and_uses_every_bit_width(
         assert drawn(1)[:2] == [32, 2]
         assert counts[32] > 120
         assert counts[8] > 40
+        two = [scheduled_bit_width(schedule, (8, 2), step, steps=4, seed=1) for step in range(4)]
+        assert two == [8, 2, 8, 2]
     if schedule == "curriculum":
         assert set(drawn(1)[:50]) == {32}
         assert counts[32] > counts[2]
@@ -197,7 +199,7 @@ def test_wrong_settings_say_what_is_right(table: dict[str, object], message: str
 
 
 def test_a_patch_larger_than_the_image_is_refused() -> None:
-    with pytest.raises(InputError, match="does not fit"):
+    with pytest.raises(InputError, match=r"defense\.sizes_px"):
         build_defense({"name": "qadtr", "sizes_px": [20]}, facts())
     alone = replace(facts(), bit_widths=(8,))
     with pytest.raises(InputError, match=r"network\.bit_widths at least two"):

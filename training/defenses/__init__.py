@@ -138,9 +138,12 @@ def config_of_run(table: Mapping[str, Any], source: str) -> TrainingConfig:
 
 
 def build_defense(table: Mapping[str, Any], facts: TrainingFacts) -> Defense:
-    """The defense that a config's ``[defense]`` table describes, for a training of ``facts``."""
-    settings = check_defense(table)
-    return defense_named(table["name"])(settings, facts)
+    """The defense that a ``[defense]`` table describes, for a training of ``facts``.
+
+    Raises:
+        InputError: as :func:`settings_for`.
+    """
+    return defense_named(table["name"])(settings_for(table, facts.image_size), facts)
 
 
 def config_schema() -> dict[str, Any]:

@@ -164,12 +164,6 @@ class Qadtr(ScheduledDefense):
     settings_type = QadtrSettings
 
     def __init__(self, settings: QadtrSettings, facts: TrainingFacts) -> None:
-        largest = max(*settings.sizes_px, settings.personal_px)
-        if largest > min(facts.image_size):
-            raise InputError(
-                f"defense: a patch of {largest} px does not fit images of "
-                f"{facts.image_size[0]}×{facts.image_size[1]} px"
-            )
         if settings.gir_penalty and len(facts.bit_widths) < 2:
             raise InputError(
                 "gir_penalty compares a network with itself at another bit-width; give "

@@ -16,8 +16,9 @@ from training.randomness import seed_for
 Schedule = Literal["cycle", "uniform", "curriculum", "sandwich"]
 """``cycle``: in turn, widest first. ``uniform``: drawn anew each step. ``curriculum``: drawn from
 the widest k of n, where k grows from 1 to n over the first half of the training. ``sandwich``: in
-turn the widest, the narrowest and one drawn from those between (Yu and Huang, ICCV 2019, have the
-three within a step; here each is a step of its own, since a step has one bit-width)."""
+turn the widest, the narrowest and, where there are more than two, one drawn from those between (Yu
+and Huang, ICCV 2019, have the three within a step; here each is a step of its own, since a step has
+one bit-width)."""
 
 
 def scheduled_bit_width(
@@ -30,8 +31,9 @@ def scheduled_bit_width(
     if schedule == "curriculum":
         count = min(count, 1 + int(2 * count * step / max(1, steps)))
     if schedule == "sandwich":
-        if count < 3 or step % 3 < 2:
-            return bit_widths[0 if step % 3 == 0 else -1]
+        turn = step % min(count, 3)
+        if turn < 2:
+            return bit_widths[-turn]
         bit_widths, count = bit_widths[1:-1], count - 2
     draw = np.random.default_rng(seed_for(seed, step, "schedule"))
     return bit_widths[int(draw.integers(count))]

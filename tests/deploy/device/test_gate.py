@@ -123,6 +123,11 @@ def test_a_sequential_gate_decides_where_its_bounds_do_and_keeps_to_it() -> None
             one = SequentialGate("share", 0.35, at_most=at_most)
             one.look(successes, 100)
             assert one.check().outcome is one.outcome
+            bound = SequentialGate("share", 0.35, at_most=at_most, may_fail=False)
+            bound.look(successes, 100)
+            assert bound.check().outcome is bound.outcome
+            assert (bound.outcome is Outcome.PASS) == (one.outcome is Outcome.PASS)
+            assert bound.outcome is not Outcome.FAIL
 
 
 def test_the_three_answers() -> None:
