@@ -12,7 +12,7 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,17 +25,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deploy.core.errors import InputError, QadtrError
-from deploy.core.files import json_bytes, sha256_of, sha256_of_bytes, write_npz
+from deploy.core.files import json_bytes, sha256_of_bytes, write_npz
 from deploy.core.signals import Interrupted, StopAsked
 from training.batches import Batches
-from training.checkpoint import (
-    CHECKPOINT,
-    RESUME,
-    RunState,
-    read_run_state,
-    save_checkpoint,
-    start_from,
-)
+from training.checkpoint import CHECKPOINT, RESUME, RunState, read_run_state, save_checkpoint
 from training.config import TrainingConfig
 from training.course import Course
 from training.data import ImageSet
@@ -48,12 +41,11 @@ from training.network_spec import NetworkSpec
 from training.optimizer import MovingAverage, learning_rate, optimizer_of
 from training.prediction import predict
 from training.quantize import Network
-from training.quantize.build import build_network
-from training.randomness import SETUP, generator_for
 from training.ranks import Ranks, check_batch
 from training.run_lock import require_free, run_lock
 from training.run_log import RunLog
 from training.run_start import RunStart, read_start
+from training.starting import starting_network
 from training.tensors import load_tensors, persistent_tensors, tensor_bytes
 
 logger = logging.getLogger(__name__)
@@ -162,41 +154,19 @@ class TrainingRun:
             classes=len(training_set.classes),
             image_size=image_size,
         )
-        identity: dict[str, Any] = {"config": config.as_dict(), "data": training_set.digest}
         # None of a run of an earlier version, too.
         self.start = read_start(run_dir) if options.resume else None
-        self.given: Mapping[str, Any] | None = None
-        if network is not None:
-            network = copy.deepcopy(network)
-            digest = sha256_of_bytes(tensor_bytes(persistent_tensors(network), {}))
-            self.given = {"plan": network.plan.to_json(), "sha256": digest}
-        elif self.start is not None:  # the weights of one in memory are in the state
-            network, self.given = self.start.built(spec, run_dir), self.start.network
-        if network is None:
-            network = build_network(
-                spec,
-                generator_for(config.seed, SETUP, "weights"),
-                # Continuing, the state has them.
-                weights=Path(settings.weights) if settings.weights and not self.start else None,
-                channels=channels,
-            )
-        else:
-            _require_fit(network, spec, channels)
-        if self.given is not None:
-            identity["network"] = self.given.get("sha256")
-        self.network = network.to(self.device)
+        self.starting = starting_network(
+            config, spec, channels, network=network, start=self.start, run_dir=run_dir
+        )
+        self.network = self.starting.network.to(self.device)
         if settings.autocast == "bf16":
             self.network.set_products(torch.bfloat16)
         # By itself: torch's stubs know no memory format beside a device.
         cast(Any, self.network).to(memory_format=torch.channels_last)
         self.parameters = dict(self.network.named_parameters())
         self.tensors = persistent_tensors(self.network)
-        known = None if self.start is None else self.start.warm_start_sha256
-        if settings.warm_start is not None and known is None:
-            start_from(self.network, Path(settings.warm_start))
-            known = sha256_of(Path(settings.warm_start))
-        trained = bool(settings.warm_start or settings.weights or self.given)
-        self.teaching = Teaching(config.distillation, self.network, trained=trained)
+        self.teaching = Teaching(config.distillation, self.network, trained=self.starting.trained)
         self.optimizer = optimizer_of(self.parameters, settings)
         self.average = MovingAverage(self.tensors, settings.ema) if settings.ema > 0.0 else None
         self.defense: Defense = build_defense(
@@ -212,12 +182,13 @@ class TrainingRun:
                 device=self.device,
             ),
         )
+        identity = {
+            "config": config.as_dict(),
+            "data": training_set.digest,
+            **self.starting.identity(),
+        }
         if ranks.count > 1:  # BatchNorm is over a rank's slice
             identity["ranks"] = ranks.count
-        self.warm_start: dict[str, str] = {}
-        if known is not None:
-            identity["warm_start"] = known
-            self.warm_start = {"warm_start_sha256": known}
         self.digest = sha256_of_bytes(json_bytes(identity))
         self.step = 0
         self.course = Course()
@@ -262,13 +233,15 @@ class TrainingRun:
             self.ranks.wait()
             return path
         clean = _accuracies(self.network, self.holdout.images, self.holdout.labels)
+        known = self.starting.warm_start_sha256
+        warm_start = {} if known is None else {"warm_start_sha256": known}
         save_checkpoint(
             path,
             self.network,
             {
                 "classes": list(self.training_set.classes),
                 "config": self.config.published(),
-                **self.warm_start,
+                **warm_start,
                 "data": {"name": self.training_set.name, "digest": self.training_set.digest},
                 "history": self.course.history,
                 "images_per_s": images_per_s,
@@ -295,8 +268,8 @@ class TrainingRun:
             device=options.device if self.ranks.count == 1 else options.device.partition(":")[0],
             save_every=options.save_every,
             in_memory=options.in_memory,
-            network=self.given,
-            warm_start_sha256=self.warm_start.get("warm_start_sha256"),
+            network=self.starting.given,
+            warm_start_sha256=self.starting.warm_start_sha256,
         )
 
     def _so_far(self) -> dict[str, float]:
@@ -488,20 +461,6 @@ class TrainingRun:
         self.teaching.load_state(found.of("teacher"), str(self.run_dir / RESUME))
         self.step, self.course = found.step, found.course
         logger.info("resumed at step %d of %d", self.step, self.steps)
-
-
-def _require_fit(network: Network, spec: NetworkSpec, channels: int) -> None:
-    """Refuse to train a network on images or by a config that are not its own."""
-    expected = (channels, *spec.image_size)
-    if network.plan.input_shape != expected or network.plan.classes != spec.classes:
-        shape, own = ("×".join(map(str, one)) for one in (expected, network.plan.input_shape))
-        raise InputError(
-            f"the network takes images {own} and gives {network.plan.classes} logits, the training "
-            f"images are {shape} of {spec.classes} classes; quantize it with an example of that "
-            "shape"
-        )
-    if network.spec.settings != spec.settings:
-        raise InputError("the config's [network] is not that of the network that is to be trained")
 
 
 def _accuracies(

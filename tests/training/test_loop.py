@@ -192,7 +192,7 @@ def test_a_loss_that_is_no_number_names_the_step(
             last(network).bias.fill_(float("nan"))
         return network
 
-    monkeypatch.setattr("training.loop.build_network", broken)
+    monkeypatch.setattr("training.starting.build_network", broken)
     with pytest.raises(TrainingDiverged, match="nan at step 0 of"):
         run(tmp_path, small_digits, small_holdout, RunOptions())
     assert not (tmp_path / CHECKPOINT).exists()

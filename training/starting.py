@@ -1,0 +1,112 @@
+"""The network that a training starts from, and what a continued one needs to know of it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deploy.core.errors import InputError
+from deploy.core.files import sha256_of, sha256_of_bytes
+from training.checkpoint import start_from
+from training.config import TrainingConfig
+from training.network_spec import NetworkSpec
+from training.quantize import Network
+from training.quantize.build import build_network
+from training.randomness import SETUP, generator_for
+from training.run_start import RunStart
+from training.tensors import persistent_tensors, tensor_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Starting:
+    """A network before its first step.
+
+    Attributes:
+        network: on the CPU; of a run that continues, the state has its weights.
+        given: of a network that was in memory, its ``plan`` and the ``sha256`` of its tensors.
+        warm_start_sha256: of the file that ``training.warm_start`` names; None where there is none.
+        trained: whether its weights are of an earlier training.
+    """
+
+    network: Network
+    given: Mapping[str, Any] | None
+    warm_start_sha256: str | None
+    trained: bool
+
+    def identity(self) -> dict[str, Any]:
+        """What tells it from the start of another run of the same config."""
+        found: dict[str, Any] = {}
+        if self.given is not None:
+            found["network"] = self.given.get("sha256")
+        if self.warm_start_sha256 is not None:
+            found["warm_start"] = self.warm_start_sha256
+        return found
+
+
+def starting_network(
+    config: TrainingConfig,
+    spec: NetworkSpec,
+    channels: int,
+    *,
+    network: Network | None,
+    start: RunStart | None,
+    run_dir: Path,
+) -> Starting:
+    """Build what the config names, or copy the network in memory; then warm-start it.
+
+    Args:
+        config: of the training.
+        spec: of the network, for the images' size and classes.
+        channels: of the images.
+        network: in memory, left as it is; None where the config names the network.
+        start: of the run that continues; None for a new one.
+        run_dir: its folder.
+
+    Raises:
+        InputError: the network is not for these images or this config, or a file of weights is not
+            for the network.
+    """
+    settings = config.training
+    given: Mapping[str, Any] | None = None
+    if network is not None:
+        network = copy.deepcopy(network)
+        digest = sha256_of_bytes(tensor_bytes(persistent_tensors(network), {}))
+        given = {"plan": network.plan.to_json(), "sha256": digest}
+    elif start is not None:
+        network, given = start.built(spec, run_dir), start.network
+    if network is None:
+        network = build_network(
+            spec,
+            generator_for(config.seed, SETUP, "weights"),
+            weights=Path(settings.weights) if settings.weights and start is None else None,
+            channels=channels,
+        )
+    else:
+        _require_fit(network, spec, channels)
+    warm_start = None if start is None else start.warm_start_sha256
+    if settings.warm_start is not None and warm_start is None:
+        start_from(network, Path(settings.warm_start))
+        warm_start = sha256_of(Path(settings.warm_start))
+    return Starting(
+        network=network,
+        given=given,
+        warm_start_sha256=warm_start,
+        trained=bool(settings.warm_start or settings.weights or given),
+    )
+
+
+def _require_fit(network: Network, spec: NetworkSpec, channels: int) -> None:
+    """Refuse to train a network on images or by a config that are not its own."""
+    expected = (channels, *spec.image_size)
+    if network.plan.input_shape != expected or network.plan.classes != spec.classes:
+        shape, own = ("×".join(map(str, one)) for one in (expected, network.plan.input_shape))
+        raise InputError(
+            f"the network takes images {own} and gives {network.plan.classes} logits, the training "
+            f"images are {shape} of {spec.classes} classes; quantize it with an example of that "
+            "shape"
+        )
+    if network.spec.settings != spec.settings:
+        raise InputError("the config's [network] is not that of the network that is to be trained")
