@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from deploy.core.double_masking import GREY
+from deploy.core.errors import InputError
 from eval.attacks.losses import attack_loss
 from eval.attacks.problem import Problem
 from eval.attacks.settings import GradientSettings
@@ -55,6 +56,13 @@ class Ascent:
     """The velocity of the patches, the shrinking size of their steps, and where it stopped."""
 
     def __init__(self, problem: Problem, settings: GradientSettings) -> None:
+        height, width = problem.images.shape[2:]
+        for name in ("shift_px", "mask_px"):
+            if getattr(settings, name) >= min(height, width):
+                raise InputError(
+                    f"{name} is {getattr(settings, name)}, which leaves nothing of images of "
+                    f"{height}×{width} px to follow; lower it"
+                )
         self._problem = problem
         self._settings = settings
         self._velocity = torch.zeros_like(problem.start)

@@ -11,7 +11,15 @@ from torch import Tensor
 
 from eval.attacks.losses import Loss
 from eval.attacks.placement import Placement, positions_for
-from training.validated import AtLeast0, AtLeast1, BitWidths, Positive, Recorded, validated
+from training.validated import (
+    AtLeast0,
+    AtLeast1,
+    BitWidths,
+    NotNegative,
+    Positive,
+    Recorded,
+    validated,
+)
 
 Shape = Literal["square", "circle"]
 Start = Literal["random", "grey"]
@@ -84,7 +92,7 @@ class GradientSettings(AttackSettings):
     step_size: Positive = 16.0
     momentum: Momentum = 0.9
     loss: Loss = "margin"
-    confidence: float | None = None
+    confidence: NotNegative | None = None
     shift_px: AtLeast0 = 0
     mask_px: AtLeast0 = 0
 

@@ -40,6 +40,8 @@ class SourceFacts(TypedDict):
     """More than one: the patch was made on all of them at once. 32 is float."""
     seed: int | None
     """The seed of the network's training."""
+    members: NotRequired[list[Sha256]]
+    """Checkpoints of the networks that the patch was made on at once, where they are several."""
 
 
 class PatchFacts(TypedDict):
@@ -78,6 +80,14 @@ def patch_identity(patch: PatchFacts) -> tuple[str, int | None]:
     """What tells patch sets apart in the key of a record: the digest of their arrays, and the
     target, which none of these holds and which decides what a success is."""
     return patch["sha256"], patch["target"]
+
+
+def made_on_it(patch: PatchFacts, checkpoint_sha256: str | None) -> bool:
+    """Whether a patch is white-box to a network: it was made on these very weights, alone or with
+    others."""
+    source = patch["source"]
+    made_on = {source["checkpoint_sha256"], *source.get("members", [])}
+    return checkpoint_sha256 is not None and checkpoint_sha256 in made_on
 
 
 class Counts(TypedDict):

@@ -20,7 +20,7 @@ from typing_extensions import TypedDict
 from deploy.core.errors import InputError
 from deploy.core.images import CHANNELS, GREY_OR_RGB
 from deploy.core.patch_set import PatchSet
-from deploy.core.records import write_record
+from deploy.core.records import read_records, write_record
 from eval.measure.patch_images import require_images
 from training.data.image_set import ImageSet
 from training.record_types import Base64, Sha256, payloads
@@ -93,8 +93,9 @@ def write_examples(
     models: Mapping[str, Predict],
     provenance: Mapping[str, Any],
     count: int = 6,
-) -> Path:
-    """Write the record of the first `count` images of a patch set, and return its path.
+) -> None:
+    """Write the record of the first `count` images of a patch set, where `folder` has none that
+    shows the same.
 
     Args:
         models: by the name that the gallery prints, a function from uint8 N×3×H×W to classes N
@@ -103,6 +104,15 @@ def write_examples(
     Raises:
         InputError: the patch set is for other images, or a model answers with something else.
     """
+    payload = _examples(images, patch_set, models, count)
+    known = read_records(folder, KIND) if folder.is_dir() else []
+    if payload not in payloads(known, KIND, ExamplesRecord):
+        write_record(folder, KIND, payload, provenance)
+
+
+def _examples(
+    images: ImageSet, patch_set: PatchSet, models: Mapping[str, Predict], count: int
+) -> ExamplesRecord:
     if count < 1 or not models:
         raise InputError("Expected at least one image and one model to show examples of.")
     require_images(patch_set, images)
@@ -128,8 +138,8 @@ def write_examples(
         )
         for i, index in enumerate(indices)
     ]
-    payload = {"patch": patch_set.name, "images": images.about, "items": items}
-    return write_record(folder, KIND, payload, provenance)
+    about = ExampleImages(**images.about)
+    return ExamplesRecord(patch=patch_set.name, images=about, items=items)
 
 
 def _classes(predictions: NDArray[np.int64], model: str, images: ImageSet) -> list[str]:

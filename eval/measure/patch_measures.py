@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -38,12 +38,13 @@ class CommonSet:
     member: NDArray[np.bool_]
 
 
-def common_set(predictions: Mapping[str, Classes], labels: Classes) -> CommonSet:
-    """The images that all models have right, from each model's clean predictions (int64 N)."""
+def common_set(predictions: Sequence[tuple[str, Classes]], labels: Classes) -> CommonSet:
+    """The images that all models have right, from each one's name and clean predictions, int64 N;
+    two models may have one name."""
     member = np.ones(labels.shape, dtype=np.bool_)
-    for classes in predictions.values():
+    for _, classes in predictions:
         member &= classes == labels
-    return CommonSet(models=tuple(predictions), member=member)
+    return CommonSet(models=tuple(name for name, _ in predictions), member=member)
 
 
 class PatchMeasures(TypedDict):
@@ -143,6 +144,16 @@ def patch_facts(patch_set: PatchSet, image_size: Sequence[int]) -> PatchFacts:
     is null."""
     made = patch_set.origin
     settings, source = made.settings, made.source or {}
+    about = SourceFacts(
+        network=source.get("network"),
+        defense=source.get("defense"),
+        checkpoint_sha256=source.get("checkpoint_sha256"),
+        bit_widths=source.get("bit_widths"),
+        seed=source.get("seed"),
+    )
+    members = [one["checkpoint_sha256"] for one in source.get("members", [])]
+    if members:
+        about["members"] = members
     return PatchFacts(
         name=patch_set.name,
         attack=made.attack,
@@ -158,13 +169,7 @@ def patch_facts(patch_set: PatchSet, image_size: Sequence[int]) -> PatchFacts:
         seed=made.seed,
         made_on=made.made_on,
         settings=dict(settings),
-        source=SourceFacts(
-            network=source.get("network"),
-            defense=source.get("defense"),
-            checkpoint_sha256=source.get("checkpoint_sha256"),
-            bit_widths=source.get("bit_widths"),
-            seed=source.get("seed"),
-        ),
+        source=about,
         sha256=patch_set_digest(patch_set),
     )
 

@@ -1,13 +1,14 @@
 """Which results are of one attack: the same method with the same settings and seed.
 
-A newer record of the same attack replaces an older one. Of different attacks each is a result of
-its own, and what is shown for all of them is the one that wins most.
+Of several records of the same attack the one with the most images counts, of equals the newest. Of
+different attacks each is a result of its own, and what is shown for all of them is the one that
+wins most.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from deploy.core.errors import InputError
 from deploy.core.files import json_bytes
@@ -16,8 +17,10 @@ from eval.attacks import ATTACKS
 from eval.attacks.adaptive.adaptive_settings import AdaptiveSettings
 from eval.measure.adaptive.adaptive_record import KIND as ADAPTIVE
 from eval.measure.adaptive.adaptive_record import AdaptiveRecord
-from eval.measure.evaluation_record import PatchFacts
+from eval.measure.evaluation_record import EvaluationRecord, PatchFacts
 from training.validated import read_settings
+
+_Attacked = TypeVar("_Attacked", EvaluationRecord, AdaptiveRecord)
 
 
 def attack_settings(patch: PatchFacts) -> dict[str, Any]:
@@ -33,16 +36,22 @@ def attack_key(settings: Mapping[str, Any], *without: str) -> str:
 
 
 def adaptive_attacks(records: Iterable[AdaptiveRecord]) -> list[AdaptiveRecord]:
-    """The newest record (they come oldest first) of each adaptive attack on the same network,
-    bit-widths and images."""
-    newest: dict[tuple[object, ...], AdaptiveRecord] = {}
-    for record in records:
+    """The record of the most images, of equals the newest (they come oldest first), of each
+    adaptive attack on the same network, bit-widths and split."""
+    most: dict[tuple[object, ...], AdaptiveRecord] = {}
+    for record in by_images(records):
         model, patch = record["model"], record["patch"]
         victim = (model["checkpoint_sha256"], record["law"], *model["bit_widths"])
         made = _complete(ADAPTIVE, record["settings"])
         attack = (patch["size_px"], patch["placement"], record["seed"], attack_key(made))
-        newest[(*victim, record["images"]["digest"], *attack)] = record
-    return list(newest.values())
+        most[(*victim, record["images"]["digest"], *attack)] = record
+    return list(most.values())
+
+
+def by_images(records: Iterable[_Attacked]) -> list[_Attacked]:
+    """Records in the order in which a later one takes an earlier one's place: by the number of
+    images that were attacked, and where it is the same as they come."""
+    return sorted(records, key=lambda record: record["outcomes"]["n"])
 
 
 def adaptive_asr(record: AdaptiveRecord) -> Share:

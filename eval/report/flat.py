@@ -13,7 +13,7 @@ from deploy.core.files import json_bytes
 from eval.measure.adaptive.adaptive_record import KIND as ADAPTIVE
 from eval.measure.adaptive.adaptive_record import AdaptiveRecord, adaptive_from_records
 from eval.measure.checks.checks_record import AttackChecks, attack_checks_from_records
-from eval.measure.evaluation_record import KIND, EvaluationRecord, patch_identity
+from eval.measure.evaluation_record import KIND, EvaluationRecord, made_on_it, patch_identity
 from eval.report.attacks import adaptive_attacks
 from eval.report.names import Names, names_from_records
 from eval.report.rows import tables_from_records
@@ -118,7 +118,7 @@ def _of_evaluation(
         "source_defense": source["defense"],
         "source_bit_widths": _widths(source["bit_widths"] or []),
         "source_seed": source["seed"],
-        "whitebox": source["checkpoint_sha256"] == model["checkpoint_sha256"] is not None,
+        "whitebox": made_on_it(patch, model["checkpoint_sha256"]),
         **_share("clean", record["clean_accuracy"]),
         **_share("asr", record["asr"]),
         **_share("robust", record["robust_accuracy"]),

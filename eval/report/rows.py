@@ -25,8 +25,9 @@ from eval.measure.evaluation_record import (
     ModelFacts,
     PatchFacts,
     clean_accuracy_lost,
+    made_on_it,
 )
-from eval.report.attacks import attack_key, attack_settings
+from eval.report.attacks import attack_key, attack_settings, by_images
 from eval.report.names import differing_settings, names_of_models
 from eval.report.words import PLAIN, model_name, model_order, percent
 from training.record_types import payloads
@@ -245,7 +246,7 @@ def _row(
         label=label,
         model=found[-1]["model"],
         clean=found[-1]["clean_accuracy"],
-        cells={_column(one).key: PatchResult.of(one, checks) for one in found},
+        cells={_column(one).key: PatchResult.of(one, checks) for one in by_images(found)},
         latency=next((one["latency"] for one in reversed(found) if one["latency"]), None),
         size_ratio=_size_ratio(found[-1]["model"], [one["model"] for one in newest]),
         comparability=comparability,
@@ -306,13 +307,11 @@ def _identity(model: ModelFacts) -> tuple[object, ...]:
 
 
 def _order(model: ModelFacts) -> tuple[Any, ...]:
-    last = (-model["bit_width"], model["engine"], model["file_sha256"] or "")
-    return (*model_order(model), *last)
+    return (*model_order(model), -model["bit_width"], model["engine"])
 
 
 def _is_whitebox(evaluation: EvaluationRecord) -> bool:
-    source = evaluation["patch"]["source"]["checkpoint_sha256"]
-    return source is not None and source == evaluation["model"]["checkpoint_sha256"]
+    return made_on_it(evaluation["patch"], evaluation["model"]["checkpoint_sha256"])
 
 
 def _column(evaluation: EvaluationRecord) -> PatchColumn:

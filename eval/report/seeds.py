@@ -77,7 +77,7 @@ def seeds_table(table: ResultTable) -> Table:
 def several_seeds(table: ResultTable) -> bool:
     """Whether two networks of it differ in their seed alone."""
     known = all(row.model.get("run") for row in table.rows)
-    return known and any(len(rows) > 1 for rows in _groups(table).values())
+    return known and any(len(_by_training(rows)) > 1 for rows in _groups(table).values())
 
 
 def _groups(table: ResultTable) -> dict[_Key, list[Row]]:
@@ -112,8 +112,13 @@ def _names(groups: Mapping[_Key, Sequence[Row]]) -> list[str]:
     return found
 
 
+def _by_training(rows: Sequence[Row]) -> dict[str | None, Row]:
+    """One row for each checkpoint, of several exports the one that was evaluated last."""
+    return {row.model["checkpoint_sha256"]: row for row in rows}
+
+
 def _spread(rows: Sequence[Row], value: Callable[[Row], float]) -> str:
-    values = [100.0 * value(row) for row in rows]
+    values = [100.0 * value(row) for row in _by_training(rows).values()]
     if not values:
         return MISSING
     if len(values) == 1:

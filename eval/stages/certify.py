@@ -87,7 +87,8 @@ def certify_run(
     chosen, labels = images.images[indices], images.labels[indices]
     size = (chosen.shape[2], chosen.shape[3])
     wanted = [
-        covering_masks(size, px, per_axis=settings.masks_per_axis) for px in settings.sizes_px
+        covering_masks(size, px, per_axis=settings.masks_per_axis)
+        for px in dict.fromkeys(settings.sizes_px)
     ]
     known = payloads_by_key(run.records, KIND, CertificationRecord)
     records = []

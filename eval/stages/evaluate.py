@@ -16,12 +16,10 @@ from deploy.core.bit_widths import bits_words
 from deploy.core.engine_protocol import Engine
 from deploy.core.latency import Latency, measure_latency
 from deploy.core.patch_set import PatchSet
-from deploy.core.records import read_record, read_records
 from deploy.engine import require_engine
 from eval.measure.evaluation import evaluate_model
 from eval.measure.evaluation_record import EvaluationRecord
-from eval.measure.examples import KIND as EXAMPLES_KIND
-from eval.measure.examples import Predict, write_examples
+from eval.measure.examples import write_examples
 from eval.measure.patch_images import images_of_patches, patch_sets_of
 from eval.measure.patch_measures import common_set
 from eval.measure.subject import Subject, subjects_of
@@ -99,8 +97,7 @@ def evaluate_runs(
             for subject, engine in engines.items()
         }
         common = common_set(
-            {_name(subject, alone=len(runs) == 1): classes for subject, classes in clean.items()},
-            images.labels,
+            [(_name(subject, runs), classes) for subject, classes in clean.items()], images.labels
         )
         for run, own in subjects.items():
             network = run.load_network() if settings.drift and not run.adopted else None
@@ -127,25 +124,27 @@ def evaluate_runs(
                 )
                 for subject in own
             }
-            examples = read_records(run.records, EXAMPLES_KIND)
             for patch_set in patch_sets:
-                if not _are_shown(examples, shown, images, patch_set):
-                    count = min(EXAMPLES, len(patch_set.image_indices))
-                    written = write_examples(
-                        run.records,
-                        images=images,
-                        patch_set=patch_set,
-                        models=shown,
-                        provenance=provenance,
-                        count=count,
-                    )
-                    examples.append(read_record(written))
+                write_examples(
+                    run.records,
+                    images=images,
+                    patch_set=patch_set,
+                    models=shown,
+                    provenance=provenance,
+                    count=min(EXAMPLES, len(patch_set.image_indices)),
+                )
     return records
 
 
-def _name(subject: Subject, *, alone: bool) -> str:
+def _name(subject: Subject, runs: Sequence[RunFolder]) -> str:
+    """The bit-width, with several runs after the folder's name, and where that is of several after
+    the checkpoint's digest too."""
     words = bits_words(subject.bit_width)
-    return words if alone else f"{subject.name}, {words}"
+    if len(runs) == 1:
+        return words
+    alike = sum(run.path.name == subject.name for run in runs) > 1
+    checkpoint = f" #{subject.checkpoint_sha256[:6]}" if alike and subject.checkpoint_sha256 else ""
+    return f"{subject.name}{checkpoint}, {words}"
 
 
 def _latency(engine: Engine, images: ImageSet, settings: EvaluationSettings) -> Latency | None:
@@ -157,19 +156,3 @@ def _latency(engine: Engine, images: ImageSet, settings: EvaluationSettings) -> 
         batch_size=settings.latency_batch_size,
         repeats=settings.latency_repeats,
     )
-
-
-def _are_shown(
-    examples: Sequence[Mapping[str, Any]],
-    models: Mapping[str, Predict],
-    images: ImageSet,
-    patch_set: PatchSet,
-) -> bool:
-    """Whether one of the records shows these patches on these images to just these models."""
-    for record in examples:
-        payload = record["payload"]
-        shown = {said["model"] for item in payload["items"] for said in item["predictions"]}
-        same_images = payload["images"]["digest"] == images.digest
-        if payload["patch"] == patch_set.name and same_images and shown == set(models):
-            return True
-    return False

@@ -203,6 +203,12 @@ def supply_patches(
     """
     supplied = read_supplied(file)
     images = run.images(data, settings.split)
+    own, given = images.images.shape[1], supplied.patches.shape[1]
+    if own != given:
+        raise InputError(
+            f"{file} holds patches of {given} channel{'s' if given > 1 else ''}, the images of "
+            f"{run.path} have {own}; give patches of as many"
+        )
     made = placed_patch_sets(
         supplied,
         placing,

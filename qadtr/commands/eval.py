@@ -115,6 +115,7 @@ def _adaptive(arguments: argparse.Namespace, runs: Sequence[RunFolder]) -> int:
         settings=shared.settings_from(arguments.settings),
         patches=arguments.patches or (),
         split=arguments.split,
+        engine=arguments.engine,
         random_precision=arguments.random_precision,
     )
     print(adaptive_table(record for run in runs for record in read_records(run.records)))

@@ -28,7 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="follow the gradient of this bit-width for all of them (default: each its own)",
     )
     parser.add_argument(
-        "--epsilon", type=positive, default=8.0, help="radius in pixel values, 0…255 (default: 8)"
+        "--epsilon",
+        type=positive,
+        default=8.0,
+        help="radius in pixel values, whole, 1…255 (default: 8)",
     )
     parser.add_argument("--steps", type=count, default=20, help="of the attack (default: 20)")
     parser.add_argument("--restarts", type=count, default=1, help="random starts (default: 1)")

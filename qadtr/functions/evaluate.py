@@ -7,11 +7,13 @@ from typing import Any
 
 from deploy.core.patch_set import PatchSet
 from deploy.core.records import read_records
+from deploy.engine import require_engine
 from eval.attacks.adaptive.adaptive_settings import AdaptiveSettings
 from eval.measure.adaptive.adaptive_record import AdaptiveRecord
 from eval.measure.adaptive.task import AdaptiveRunSettings
 from eval.measure.evaluation_record import EvaluationRecord
 from eval.measure.patch_images import patch_sets_of
+from eval.measure.subject import TORCH
 from eval.stages.adaptive import run_adaptive
 from eval.stages.evaluate import EvaluationSettings, evaluate_runs
 from qadtr.functions.inputs import Patches, Runs, all_opened, all_patches
@@ -92,6 +94,7 @@ def adaptive(
     settings: Mapping[str, Any] | None = None,
     patches: Patches = (),
     split: str = "test",
+    engine: str = "onnxruntime",
     random_precision: bool = False,
 ) -> Results:
     """Attack each network itself, at each bit-width, knowing its defense: what its low rates
@@ -106,6 +109,7 @@ def adaptive(
         settings: of the attack: ``{"size_px": "5%", "steps": 200}``.
         patches: to start from besides.
         split: of the images.
+        engine: that the patches are tried in, where a model is exported for it; else in torch.
         random_precision: also with a bit-width drawn for each answer.
 
     Returns:
@@ -114,6 +118,7 @@ def adaptive(
     Raises:
         InputError: a bit-width that a network lacks, too many images, an unknown setting.
         NothingToEvaluate: a network has no image right.
+        EngineUnavailable: the engine is not here.
 
     Example:
         >>> found = qadtr.adaptive("runs/own", [training_set, test_set], bits=[4], count=12,
@@ -128,8 +133,11 @@ def adaptive(
         images=count,
         seed=seed,
         split=split,
+        engine=engine,
         random_precision=random_precision,
     )
+    if engine != TORCH:
+        require_engine(engine)
     given = all_patches(patches)
     known = patch_sets_of(given) if given else []
     made: list[AdaptiveRecord] = []

@@ -67,7 +67,7 @@ def perturbed(
     """The images after the attack, in bytes: uint8 N×3×H×W.
 
     A pixel between two bytes is no image, so what the library found is rounded to the nearest
-    byte; for a whole ``epsilon`` that stays in the ball.
+    byte; since ``epsilon`` is whole, that stays in the ball.
 
     Args:
         images: uint8 N×3×H×W.
@@ -84,8 +84,7 @@ def perturbed(
     result: NDArray[np.uint8] = np.rint(np.clip(found, 0.0, 1.0) * _WHITE).astype(np.uint8)
     if settings.attack != "cw":
         moved = int(np.abs(result.astype(np.int16) - images.astype(np.int16)).max())
-        # Half a pixel value more where epsilon is not whole: the rounding.
-        if moved > np.ceil(settings.epsilon):
+        if moved > settings.epsilon:
             raise InputError(
                 f"{settings.attack} moved a pixel by {moved}, the ball's radius is "
                 f"{settings.epsilon:g}"

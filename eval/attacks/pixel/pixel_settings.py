@@ -21,7 +21,8 @@ class PixelSettings(Recorded):
             ``autoattack-deepfool`` (AutoAttack with DeepFool in place of FAB, see
             ``eval.attacks.pixel.library``), all in the L∞ ball; ``cw``, which seeks the least L2
             change.
-        epsilon: radius of the L∞ ball in pixel values, 0…255; 8 is the usual 8/255. Not of cw.
+        epsilon: radius of the L∞ ball in pixel values, 1…255 and whole, as those of an image are; 8
+            is the usual 8/255. Not of cw.
         step_size: of pgd and mi-fgsm, in pixel values; None takes a quarter of the radius.
         steps: of pgd and mi-fgsm; of each APGD of autoattack-deepfool; of each search of cw.
         restarts: random starts of pgd and of each APGD.
@@ -35,7 +36,7 @@ class PixelSettings(Recorded):
     """
 
     attack: PixelAttack = "pgd"
-    epsilon: Annotated[float, Field(gt=0.0, le=255.0)] = 8.0
+    epsilon: Annotated[float, Field(ge=1.0, le=255.0, multiple_of=1.0)] = 8.0
     step_size: Positive | None = None
     steps: AtLeast1 = 20
     restarts: AtLeast1 = 1

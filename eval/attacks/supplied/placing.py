@@ -147,11 +147,10 @@ def _resized(
         return patch, mask
     factor = size_px / max(height, width)
     new = (max(1, round(width * factor)), max(1, round(height * factor)))
-    shown = Image.fromarray(np.ascontiguousarray(patch.transpose(1, 2, 0)))
-    resized = np.asarray(shown.resize(new, Image.Resampling.BILINEAR), np.uint8)
+    planes = [Image.fromarray(plane).resize(new, Image.Resampling.BILINEAR) for plane in patch]
     covered = Image.fromarray(mask.astype(np.uint8) * 255)
     hard = np.asarray(covered.resize(new, Image.Resampling.NEAREST)) > 0
-    return np.ascontiguousarray(resized.transpose(2, 0, 1)), hard
+    return np.stack([np.asarray(plane, np.uint8) for plane in planes]), hard
 
 
 def _rendered(

@@ -16,7 +16,11 @@ RESAMPLES = 2000
 
 
 class Mean(TypedDict):
-    """The mean over n images with its 95% percentile-bootstrap interval over the images."""
+    """The mean over n images with its 95% percentile-bootstrap interval over the images.
+
+    The bootstrap knows no more than these images: of few it is too narrow, and of one, or of values
+    that are all equal, it has no width.
+    """
 
     n: AtLeast1
     value: float

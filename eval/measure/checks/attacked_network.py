@@ -25,7 +25,7 @@ from eval.attacks.placement import positions_for
 from eval.attacks.predictions import evaluation_mode, logits
 from eval.measure.checks.checks_record import Flags
 from training.patching import paste as paste_torch
-from training.patching import patch_gradient, square_mask
+from training.patching import patch_gradient
 from training.prediction import SwitchableNetwork
 from training.validated import AtLeast0, AtLeast1, Recorded, validated
 
@@ -108,22 +108,31 @@ class AttackedNetwork:
 
     def _attack(self, size: int, steps: int) -> tuple[Flags, NDArray[np.uint8]]:
         if (size, steps) not in self._attacks:
-            found = self.ascend(self.victim, size, steps)
+            found = self.ascend(self.victim, self.start(size), steps)
             self._attacks[size, steps] = (found.margin.numpy() > 0, found.patch.numpy())
         return self._attacks[size, steps]
 
     def ascend(
-        self, victim: Victim, size_px: int, steps: int, start: Tensor | None = None
+        self,
+        victim: Victim,
+        start: Tensor,
+        steps: int,
+        *,
+        confidence: float = AscentSettings.confidence,
     ) -> Ascended:
-        """The attack on any network, for these images; random pixels are its start, or ``start``,
-        uint8 N×3×h×w.
+        """The attack on any network, for these images.
 
         What resists is then driven to each wrong class in turn (at most :data:`_CLASSES`), unless
         the attack is one step.
+
+        Args:
+            victim: this network, or another.
+            start: uint8 N×3×h×w, the patches to begin with.
+            steps: of each ascent.
+            confidence: the margin over which an image is left alone.
         """
-        begin = self.start(size_px) if start is None else start
         rows = torch.arange(len(self.images))
-        best = self._ascended(victim, rows, begin, steps, None)
+        best = self._ascended(victim, rows, start, steps, None, confidence)
         if steps == 1:
             return best
         wrong = likeliest_wrong(victim, self.pixels, self.classes, self.draw("classes"))
@@ -131,26 +140,32 @@ class AttackedNetwork:
             rows = ((best.wins < 1.0) | (best.margin <= 0)).nonzero()[:, 0]
             if not len(rows):
                 break
-            found = self._ascended(victim, rows, begin[rows], steps, wrong[rows, rank])
+            toward = wrong[rows, rank]
+            found = self._ascended(victim, rows, start[rows], steps, toward, confidence)
             best.keep_better(rows, found)
         return best
 
     def _ascended(
-        self, victim: Victim, rows: Tensor, start: Tensor, steps: int, toward: Tensor | None
+        self,
+        victim: Victim,
+        rows: Tensor,
+        start: Tensor,
+        steps: int,
+        toward: Tensor | None,
+        confidence: float,
     ) -> Ascended:
-        size_px = start.shape[2]
         return ascend(
             victim,
             self.pixels[rows],
             self.classes[rows],
-            square_mask(size_px),
-            self.positions(size_px)[rows],
+            _all_of(start),
+            self.positions(start)[rows],
             start,
             AscentSettings(
                 steps=steps,
                 batch_size=self.settings.batch_size,
                 draws=_DRAWS if self._noise else 1,
-                confidence=AscentSettings.confidence + 3.0 * self._noise,
+                confidence=confidence + 3.0 * self._noise,
             ),
             self.draw("attack"),
             toward=toward,
@@ -158,7 +173,7 @@ class AttackedNetwork:
 
     def loss_and_gradient(self, patch: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
         """Per image: loss N and gradient of the patch N×3×h×w, as they come."""
-        mask, places = square_mask(patch.shape[2]), self.positions(patch.shape[2])
+        mask, places = _all_of(patch), self.positions(patch)
         pasted = paste_torch(self.pixels.float(), patch.float(), mask, places)
         seen = pasted.requires_grad_()
         with (
@@ -170,21 +185,20 @@ class AttackedNetwork:
             gradient = pixel_gradient(found.sum(), seen)
         return found.detach(), patch_gradient(gradient, mask, places)
 
-    def start(self, size_px: int) -> Tensor:
-        """Random pixels, uint8 N×3×h×w, the same at every call."""
-        shape = (*self.images.shape[:2], size_px, size_px)
-        return torch.randint(0, 256, shape, generator=self.draw(f"{size_px}"), dtype=torch.uint8)
+    def start(self, height: int, width: int | None = None) -> Tensor:
+        """Random pixels, uint8 N×3×height×width, the same at every call; a square without width."""
+        shape = (*self.images.shape[:2], height, height if width is None else width)
+        return torch.randint(0, 256, shape, generator=self.draw(f"{height}"), dtype=torch.uint8)
 
-    def positions(self, size_px: int) -> Tensor:
-        """Where a patch of that side goes, int64 N×2."""
-        count, size = len(self.images), self.images.shape[2:]
-        return positions_for("centre", count, size, (size_px, size_px), self.draw("places"))
+    def positions(self, patch: Tensor | NDArray[np.uint8]) -> Tensor:
+        """Where patches of that size go, N×3×h×w: int64 N×2."""
+        count, size, own = len(self.images), self.images.shape[2:], patch.shape[2:]
+        return positions_for("centre", count, size, (own[0], own[1]), self.draw("places"))
 
     def pasted(self, patch: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The images with a patch each, uint8 N×3×H×W."""
-        size = patch.shape[2]
-        places = self.positions(size).numpy().astype(np.int32)
-        return paste(self.images, patch, np.ones((size, size), np.bool_), places)
+        places = self.positions(patch).numpy().astype(np.int32)
+        return paste(self.images, patch, np.ones(patch.shape[2:], np.bool_), places)
 
     def rescored(self, patch: NDArray[np.uint8]) -> Flags:
         """Whether each image's patch wins, bool N, as the network answers now."""
@@ -195,3 +209,8 @@ class AttackedNetwork:
     def draw(self, purpose: str) -> torch.Generator:
         """The generator of one purpose, at its beginning."""
         return generator_for(self.settings.seed, purpose)
+
+
+def _all_of(patch: Tensor) -> Tensor:
+    """The mask of a patch N×3×h×w that hides all of its box, bool h×w."""
+    return torch.ones(patch.shape[2:], dtype=torch.bool)

@@ -206,22 +206,28 @@ def gradient_free(attacked: AttackedNetwork) -> CheckResult:
             attacked.labels,
             SparseRsSettings(size_px=size, queries=settings.queries, location="fixed"),
             np.random.default_rng(settings.seed),
-            positions=attacked.positions(size).numpy().astype(np.int32),
+            positions=attacked.positions(attacked.start(size)).numpy().astype(np.int32),
         )
     return _not_stronger(
         "gradient-free", attacked.rescored(found.patch), attacked.won(), "Sparse-RS"
     )
 
 
+_NEVER = 1e9
+"""A margin that no logits reach: with it an attack takes all its steps."""
+
+
 def transfer(attacked: AttackedNetwork, source: SwitchableNetwork | None) -> CheckResult:
-    """The same attack on another network's float mode."""
+    """The same attack on another network's float mode, taking all its steps: a patch that barely
+    wins there carries nothing over."""
     if source is None:
         return result("transfer", "not run", "no other network was given (--source)")
     settings = attacked.settings
     victim = Victim(network=source, bit_widths=(FLOAT,))
-    patch = attacked.ascend(victim, settings.size_px, settings.steps).patch.numpy()
+    start = attacked.start(settings.size_px)
+    found = attacked.ascend(victim, start, settings.steps, confidence=_NEVER)
     return _not_stronger(
-        "transfer", attacked.rescored(patch), attacked.won(), "the transferred one"
+        "transfer", attacked.rescored(found.patch.numpy()), attacked.won(), "the transferred one"
     )
 
 
@@ -277,10 +283,13 @@ def full_image(attacked: AttackedNetwork) -> CheckResult:
     Pixels that are random all over are one class to a network that has met many such patches while
     it was trained, too far inside it for any gradient: there a second start is fair.
     """
-    size = min(attacked.images.shape[2:])
-    grey = torch.full((*attacked.images.shape[:2], size, size), 128, dtype=torch.uint8)
-    from_grey = attacked.ascend(attacked.victim, size, attacked.settings.steps, grey)
-    won = attacked.won(size_px=size) | (from_grey.margin.numpy() > 0)
+    height, width = attacked.images.shape[2:]
+    starts = [
+        attacked.start(height, width),
+        torch.full(attacked.images.shape, 128, dtype=torch.uint8),
+    ]
+    found = [attacked.ascend(attacked.victim, one, attacked.settings.steps) for one in starts]
+    won = np.logical_or(*(one.margin.numpy() > 0 for one in found))
     rate = share_of(won)
     verdict = status(tripped=rate["high"] < 0.99, passed=rate["value"] >= 0.99)
     return result("full-image", verdict, percent(won), asr=rate)

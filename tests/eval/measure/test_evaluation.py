@@ -74,7 +74,7 @@ def test_targeted_measures_leave_out_the_targets_own_images() -> None:
 
 
 def test_common_set_restricts_the_denominator() -> None:
-    common = common_set({"own": CLEAN, "other": np.array([0, 0, 2, 1, 1, 2])}, LABELS)
+    common = common_set([("own", CLEAN), ("other", np.array([0, 0, 2, 1, 1, 2]))], LABELS)
     assert common.models == ("own", "other")
     assert common.member.tolist() == [True, False, True, False, False, True]
     assert measured(common=common.member)["asr_common"] == share(1, 3)
@@ -288,7 +288,7 @@ def test_common_set_of_two_networks(
 ) -> None:
     networks = {"own": digit_network, "other": other_digit_network}
     common = common_set(
-        {name: predict(net, held_out_digits.images, 32) for name, net in networks.items()},
+        [(name, predict(net, held_out_digits.images, 32)) for name, net in networks.items()],
         held_out_digits.labels,
     )
     records = [

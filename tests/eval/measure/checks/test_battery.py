@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from deploy.core.errors import InputError
 from eval.attacks.predictions import predict
 from eval.measure.checks.attacked_network import AttackedNetwork, BatterySettings
-from eval.measure.checks.battery import area, run_battery
+from eval.measure.checks.battery import area, full_image, run_battery
 from eval.measure.checks.catalogue import CATALOGUE
 from eval.measure.checks.checks_record import Flags
 from eval.measure.fakes import FAKES, planted
@@ -22,7 +25,7 @@ SETTINGS = BatterySettings(images=48, size_px=12, steps=20, queries=150)
 
 CAUGHT_BY = {
     "gradient-killer": {"gradient-reaches-patch", "zero-gradients", "single-step", "gradient-free"},
-    "gradient-scrambler": {"gradient-free", "loss-surface"},
+    "gradient-scrambler": {"gradient-free", "loss-surface", "transfer"},
     "logit-noise": {"randomness"},
     "softmax-saturator": {"logits", "zero-gradients"},
 }
@@ -99,6 +102,26 @@ def test_the_area_trips_on_what_is_no_noise(
     attacked = Claims(digit_network, 32, images, labels, SETTINGS)
     attacked.first = dict(zip((6, 12, 24), won, strict=True))
     assert area(attacked)["status"] == status
+
+
+class LeftColumns(nn.Module):
+    """Looks at the four leftmost columns alone: one class where they are bright, else the other."""
+
+    @contextmanager
+    def at(self, bits: int) -> Iterator[LeftColumns]:
+        yield self
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        light = pixels[..., :4].mean(dim=(1, 2, 3)) / 128.0 - 1.0
+        return 8.0 * torch.stack([light, -light], dim=1)
+
+
+def test_a_full_image_is_as_wide_as_the_images() -> None:
+    images = np.random.default_rng(0).integers(90, 120, (24, 3, 16, 48), dtype=np.uint8)
+    labels = np.ones(24, dtype=np.int64)
+    settings = BatterySettings(images=24, size_px=8, steps=20)
+    found = full_image(AttackedNetwork(LeftColumns(), 32, images, labels, settings))
+    assert (found["status"], found["figures"]["asr"]["value"]) == ("passed", 1.0)
 
 
 def test_an_unknown_fake_is_refused(digit_network: DigitNetwork) -> None:
