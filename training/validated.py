@@ -65,6 +65,7 @@ _EXPECTED = {
     "dataclass_type": "a table",
     "too_short": "a list of at least {min_length}",
     "too_long": "a list of at most {max_length}",
+    "multiple_of": "a multiple of {multiple_of:g}",
     "literal_error": "one of {expected}",
     "string_pattern_mismatch": "text of the form {pattern}",
 }

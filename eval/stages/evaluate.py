@@ -97,7 +97,8 @@ def evaluate_runs(
             for subject, engine in engines.items()
         }
         common = common_set(
-            [(_name(subject, runs), classes) for subject, classes in clean.items()], images.labels
+            [(model_name_of(subject, runs), classes) for subject, classes in clean.items()],
+            images.labels,
         )
         for run, own in subjects.items():
             network = run.load_network() if settings.drift and not run.adopted else None
@@ -136,7 +137,7 @@ def evaluate_runs(
     return records
 
 
-def _name(subject: Subject, runs: Sequence[RunFolder]) -> str:
+def model_name_of(subject: Subject, runs: Sequence[RunFolder]) -> str:
     """The bit-width, with several runs after the folder's name, and where that is of several after
     the checkpoint's digest too."""
     words = bits_words(subject.bit_width)

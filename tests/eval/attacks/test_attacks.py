@@ -305,6 +305,11 @@ def test_bad_input_is_refused(digit_network: SwitchableNetwork, digits: ImageSet
         Lavan(LavanSettings()).run(digit_network, images, labels[:2], draw)
     with pytest.raises(InputError, match="does not fit"):
         Lavan(LavanSettings(size_px=33)).run(digit_network, images, labels, draw)
+    for settings in (LavanSettings(mask_px=32), LavanSettings(shift_px=32)):
+        with pytest.raises(InputError, match=r"_px is 32, which leaves nothing of images of 32×32"):
+            Lavan(settings).run(digit_network, images, labels, draw)
+    with pytest.raises(InputError, match="confidence must be at least 0"):
+        LavanSettings(confidence=-1.0)
     with pytest.raises(InputError, match="give image_indices, not tried_on"):
         Lavan(LavanSettings()).run(digit_network, images, labels, draw, tried_on=np.arange(3))
     with pytest.raises(InputError, match="tried_on, the indices of those, not image_indices"):

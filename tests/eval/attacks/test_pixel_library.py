@@ -135,7 +135,8 @@ def test_autoattack_agrees_on_our_wrapper_and_on_the_bare_module(
     [
         ({"attack": "patch"}, "attack must be one of fgsm, pgd, mi-fgsm, cw, autoattack-deepfool"),
         ({"attack": "autoattack"}, "autoattack-deepfool; got 'autoattack'"),
-        ({"epsilon": 0.0}, "epsilon must be above 0"),
+        ({"epsilon": 0.0}, "epsilon must be at least 1"),
+        ({"epsilon": 8.5}, "epsilon must be a multiple of 1"),
         ({"step_size": 9.0}, "step_size must be at most epsilon, 8; got 9"),
         ({"steps": 0}, "steps must be at least 1"),
     ],

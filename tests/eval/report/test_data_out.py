@@ -17,8 +17,10 @@ from deploy.core.records import read_record, read_records, write_record
 from deploy.core.table import Table
 from eval.report.flat import flat_rows, rows_as_csv, rows_as_json
 from eval.report.latex import latex_table
+from eval.report.rows import tables_from_records
 from eval.stages.report import DataFiles, write_data
 from qadtr.__main__ import main
+from tests.eval.report.conftest import digest_of
 
 Record = dict[str, Any]
 MakeRecord = Callable[..., Record]
@@ -56,6 +58,31 @@ def test_a_newer_evaluation_replaces_and_adaptive_ones_are_rows(evaluation: Make
     assert all("/" in row["bits"] and row["whitebox"] for row in worst)
     with pytest.raises(NothingToEvaluate, match="qadtr eval"):
         flat_rows([])
+
+
+def test_a_patch_that_was_made_on_the_network_and_others_is_white_box(
+    evaluation: MakeRecord,
+) -> None:
+    on_others, on_it = evaluation(patch="1"), evaluation(patch="2")
+    for record, members in ((on_others, ["a" * 64]), (on_it, ["a" * 64, digest_of("qat")])):
+        source = record["payload"]["patch"]["source"]
+        source |= {"checkpoint_sha256": None, "members": members}
+    assert [row["whitebox"] for row in flat_rows([on_others, on_it])] == [False, True]
+    (table,) = tables_from_records([on_others, on_it])
+    (row,) = table.rows
+    assert sorted(cell.whitebox for cell in row.cells.values()) == [False, True]
+
+
+def test_a_smaller_run_of_the_same_attack_replaces_nothing(evaluation: MakeRecord) -> None:
+    def of(asr: int, images: int) -> Record:
+        record = evaluation(asr=asr, patch=f"{asr}", source_checkpoint=digest_of("qat"))
+        record["payload"]["outcomes"]["n"] = images
+        return record
+
+    for records, rate in (([of(20, 8), of(30, 8)], 0.3), ([of(20, 8), of(30, 4)], 0.2)):
+        (table,) = tables_from_records(records)
+        (cell,) = table.rows[0].cells.values()
+        assert (cell.whitebox, cell.asr["value"]) == (True, rate)
 
 
 def test_a_latex_table_escapes_what_latex_acts_on() -> None:

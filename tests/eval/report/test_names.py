@@ -157,6 +157,12 @@ def test_seeds_are_one_row_with_mean_deviation_and_spread(evaluation: MakeRecord
         "5.0",
     ]
     assert several_seeds(table)
+    # Another export of one of the trainings is no further training, and the newer result counts.
+    again = of_run(evaluation(defense="qadtr", asr=30, clean=903), "s3", 3)
+    again["payload"]["model"]["file_sha256"] = "0" * 64
+    (twice,) = tables_from_records([*records, again])
+    # Of 10, 20 and 30%.
+    assert " 20.0 ± 10.0 (10.0–30.0)" in seeds_table(twice).text()
     page = render_report(records, title="t", by_seed=True)
     assert "30.0 ± 26.5 (10.0–60.0)" in page
     assert "Over seeds" not in render_report(records, title="t")

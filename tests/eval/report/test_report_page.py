@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import io
 import re
 from collections.abc import Callable
@@ -167,7 +168,14 @@ def test_an_adaptive_attack_that_was_repeated_counts_once(records: list[Record])
     for record, won in ((old, 70), (new, 50), (steps, 10)):
         record["payload"]["asr"] = share(won, 80)
     steps["payload"]["settings"] = {"steps": 7}
-    for repeated, rate in (([old], 87.5), ([old, new], 62.5), ([old, new, steps], 62.5)):
+    few = copy.deepcopy(new)
+    few["payload"]["asr"], few["payload"]["outcomes"]["n"] = share(1, 3), 4
+    for repeated, rate in (
+        ([old], 87.5),
+        ([old, new], 62.5),
+        ([old, new, steps], 62.5),
+        ([old, new, few], 62.5),  # the one with the most images counts, of equals the newest
+    ):
         text = Page(render_report([*records, *repeated], title="t")).text
         assert f"hardened network itself succeeds on {rate}%" in text
 
