@@ -61,7 +61,7 @@ CATALOGUE: dict[str, Check] = {
         source=_ATHALYE,
     ),
     "transfer": Check(
-        title="A transferred patch is weaker than the white-box attack",
+        title="A patch made on another network is weaker than the white-box attack",
         trips="the paired interval of its lead is above 0",
         source=_CARLINI,
     ),
