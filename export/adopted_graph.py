@@ -32,6 +32,7 @@ from export.graph import (
     fix_inputs,
     fresh_name,
     graph_inputs,
+    graphs_of,
     initializers,
     input_dims,
     type_name,
@@ -303,8 +304,14 @@ def adopted_model(
 
 
 def _strip(model: onnx.ModelProto) -> None:
-    """Leave out what says where and how the file was made, and stored tensors among the inputs."""
+    """Leave out what says where and how the file was made, stored tensors among the inputs, and
+    operator sets that no node is of: ONNX Runtime lists all that it knows in files that it saves.
+    """
     graph = model.graph
+    used = {"", "ai.onnx", *(node.domain for one in graphs_of(graph) for node in one.node)}
+    imported = [entry for entry in model.opset_import if entry.domain in used]
+    del model.opset_import[:]
+    model.opset_import.extend(imported)
     del (
         model.metadata_props[:],
         model.training_info[:],

@@ -6,7 +6,7 @@ certificate all look at a graph through it (docs/decisions/onnx-ir.md says why i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -142,6 +142,15 @@ def type_name(data_type: int) -> str:
         return str(onnx.TensorProto.DataType.Name(data_type)).lower()
     except ValueError:
         return f"type {data_type}"
+
+
+def graphs_of(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """A graph, and those in the attributes of its nodes, however deep."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                yield from graphs_of(inner)
 
 
 def fresh_name(wanted: str, taken: set[str]) -> str:

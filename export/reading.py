@@ -20,7 +20,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import helper
 
 from deploy.core.errors import InputError, QadtrError
-from export.graph import input_dims, node_label, type_name
+from export.graph import graphs_of, input_dims, node_label, type_name
 
 MAX_FILE_BYTES = 2**31 - 1
 """Protobuf's own limit for one message; a larger ONNX file cannot be a valid one."""
@@ -116,7 +116,7 @@ def read_model(path: Path | str, *, max_bytes: int = MAX_FILE_BYTES) -> onnx.Mod
     _load_external_data(model, path, max_bytes)
     for tensor in _tensors_of(model.graph):
         _check_tensor(tensor, path)
-    for graph in _graphs_of(model.graph):
+    for graph in graphs_of(model.graph):
         for node in graph.node:
             _check_node(node, path)
     _check_inputs(model.graph, path)
@@ -212,16 +212,8 @@ def _check_node(node: onnx.NodeProto, path: Path) -> None:
         raise InputError(f"{path}: node {node_label(node)} has an attribute twice: {sorted(names)}")
 
 
-def _graphs_of(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                yield from _graphs_of(inner)
-
-
 def _tensors_of(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    for one in _graphs_of(graph):
+    for one in graphs_of(graph):
         yield from one.initializer
         for node in one.node:
             for attribute in node.attribute:

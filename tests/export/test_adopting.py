@@ -12,6 +12,7 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper
+from onnxruntime.quantization.shape_inference import quant_pre_process
 
 import qadtr
 from deploy.core.errors import InputError, QadtrError, UsageError
@@ -145,6 +146,23 @@ def test_tensors_beside_the_file_come_into_it(data: Path, tmp_path: Path) -> Non
         assert engine.classes == CLASSES
     with pytest.raises(InputError, match=r"'theirs.bin' cannot be read"):
         qadtr.adopt(path, data, tmp_path / "run", mean=MEAN, std=STD)
+
+
+@pytest.mark.parametrize("unused", [(), ("my.ops",)])
+def test_operator_sets_that_no_node_uses_are_left_out(
+    unused: tuple[str, ...], data: Path, images: np.ndarray, tmp_path: Path
+) -> None:
+    """ONNX Runtime's preparation for quantization imports all operator sets that it knows."""
+    path = foreign(tmp_path / "theirs.onnx", domains=unused)
+    if not unused:
+        quant_pre_process(path, path, skip_symbolic_shape=True)
+        assert len(onnx.load(path).opset_import) > 1
+    found = qadtr.adopt(path, data, tmp_path / "run", **USUAL)
+    assert [one.domain for one in onnx.load(found.run.model_file(32)).opset_import] == [""]
+    with open_engine("onnxruntime", found.run.model_file(32)) as engine:
+        ours = run_all(engine, images[:3])
+    plain = foreign(tmp_path / "plain.onnx")
+    np.testing.assert_allclose(ours, themselves(plain, normalized(images[:3])), atol=1e-4)
 
 
 def test_integers_can_be_asked_for(data: Path, tmp_path: Path) -> None:
