@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.core.bit_widths import bits_words
+from deploy.core.engine_protocol import Engine
 from deploy.core.errors import InputError, UsageError
 from deploy.core.files import sha256_of, write_atomic, write_json
 from deploy.core.model_contents import ADOPTED, require_contents
@@ -27,9 +28,10 @@ from deploy.core.records import provenance as provenance_of
 from deploy.core.records import write_record
 from deploy.core.scratch import Scratch
 from deploy.core.share import Share, share_in_words, share_of
+from deploy.core.text import some
 from deploy.engine import open_engine
 from export.adopted_graph import ForeignModel, adopted_model, read_foreign
-from export.budget import EQUAL, FLOAT_BUDGET, Departure, default_budget, departure
+from export.budget import EQUAL, FLOAT_BUDGET, Budget, Departure, default_budget, departure
 from export.canonical.image import ImageForm
 from export.certificate import Certificate, certify, refuse_qonnx
 from export.graph_builder import model_bytes
@@ -131,7 +133,8 @@ def adopt(
 
     Raises:
         InputError: the file is no classifier of images, the engine does not load it, it computes
-            something else with its preprocessing inside, or the data are of other classes or size.
+            something else with its preprocessing inside or when the engine optimizes it, its logits
+            depend on the other images of a batch, or the data are of other classes or size.
         UsageError: an option that does not fit the file, or a folder of something else.
         CertificateError: a layer runs in float, and ``require_integer``.
 
@@ -182,11 +185,12 @@ def adopt(
         candidate = scratch / final.name
         write_atomic(candidate, contents)
         _require_same(candidate, path, shown, own)
+        budget = default_budget("qcdq", width, exact=False).engine if quantized else FLOAT_BUDGET
         with open_engine(ENGINE, candidate) as engine:
             logits = run_all(engine, shown, BATCH_IMAGES)
-            name = engine.name
-        budget = default_budget("qcdq", width, exact=False).engine if quantized else FLOAT_BUDGET
-        optimized = departure((name, logits), (SOURCE, _flat(own)), budget)
+            _require_independent(engine, foreign, shown, logits, budget)
+            optimized = departure((engine.name, logits), (SOURCE, _flat(own)), budget)
+        _require_within(optimized, path)
         certificate = certify(candidate, shown[:CERTIFIED_IMAGES])
         if require_integer:
             certificate.required()
@@ -301,6 +305,55 @@ def _require_same(
     )
     if found.failures:
         raise InputError(f"{path}: {'; '.join(found.failures)}")
+
+
+def _require_independent(
+    engine: Engine,
+    foreign: ForeignModel,
+    images: NDArray[np.uint8],
+    logits: NDArray[np.float32],
+    budget: Budget,
+) -> None:
+    """Check that the logits of an image do not depend on the other images of its batch.
+
+    A scale that is computed of the whole batch moves every code, so a file with one is held to what
+    float sums in another order may differ by. Where two logits are all but equal the class may
+    differ. The batches of a file that fixes their size are filled with one image.
+    """
+    dynamic = [
+        node.name or node.output[0]
+        for node in foreign.model.graph.node
+        if node.op_type.startswith("DynamicQuantize")
+    ]
+    step = engine.batch_size or 1
+    few = images[: max(1, len(images) // step)]
+    alone = run_all(engine, np.repeat(few, step, axis=0), step)[::step]
+    found = departure(
+        (f"{engine.name}, one image at a time,", alone),
+        (f"batches of {engine.batch_size or BATCH_IMAGES}", logits[: len(few)]),
+        replace(FLOAT_BUDGET if dynamic else budget, flips=1.0),
+    )
+    if found.failures:
+        why, cure = "", "export it in evaluation mode"
+        if dynamic:
+            why = f": DynamicQuantizeLinear computes one scale of them all ({some(dynamic)})"
+            cure = "quantize it statically (onnxruntime.quantization.quantize_static)"
+        raise InputError(
+            f"{foreign.path}: the logits of an image depend on the other images of its batch"
+            f"{why}; {'; '.join(found.failures)}; every figure would depend on the batch size: "
+            f"{cure}, or fix the batch of its input at 1 "
+            "(python -m onnxruntime.tools.make_dynamic_shape_fixed)"
+        )
+
+
+def _require_within(optimized: Departure, path: Path) -> None:
+    """Check that the engine's kernels compute what the file says, node by node."""
+    if optimized.failures:
+        raise InputError(
+            f"{path}: {'; '.join(optimized.failures)}; expected the engine to compute what the "
+            "file says: quantize with reduce_range=True where sums of 8-bit weights saturate; try "
+            "more images (--images) where a few have another class"
+        )
 
 
 def _flat(logits: NDArray[Any]) -> NDArray[np.float32]:

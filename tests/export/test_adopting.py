@@ -12,9 +12,11 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper
+from onnxruntime.quantization import quantize_dynamic
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 import qadtr
+from deploy.core.engine_protocol import Engine
 from deploy.core.errors import InputError, QadtrError, UsageError
 from deploy.core.model_engine import run_all
 from deploy.engine import open_engine
@@ -163,6 +165,72 @@ def test_operator_sets_that_no_node_uses_are_left_out(
         ours = run_all(engine, images[:3])
     plain = foreign(tmp_path / "plain.onnx")
     np.testing.assert_allclose(ours, themselves(plain, normalized(images[:3])), atol=1e-4)
+
+
+def dynamically_quantized(path: Path, batch: int | str) -> None:
+    foreign(path, shape=(batch, 3, 16, 16))
+    quantize_dynamic(path, path)
+
+
+def less_the_batch(path: Path, batch: int | str) -> None:
+    """The logits less their mean over the batch, as BatchNormalization in training takes it."""
+    nodes = [
+        helper.make_node("ReduceMean", ["y"], ["mean"], axes=[0], keepdims=1),
+        helper.make_node("Sub", ["y", "mean"], ["z"]),
+    ]
+    foreign(path, shape=(batch, 3, 16, 16), after=nodes, outputs=("z",))
+
+
+@pytest.mark.parametrize(
+    ("write", "batch", "said"),
+    [
+        (dynamically_quantized, "N", r"DynamicQuantizeLinear computes one scale of them all \('x"),
+        (dynamically_quantized, "N", r"quantize it statically .* fix the batch of its input at 1"),
+        (dynamically_quantized, 4, r"one image at a time, differ by up to .* from batches of 4;"),
+        (less_the_batch, "N", r"other images of its batch; .* export it in evaluation mode"),
+    ],
+)
+def test_figures_that_would_depend_on_the_batch_are_refused(
+    write: Callable[[Path, int | str], None],
+    batch: int | str,
+    said: str,
+    data: Path,
+    tmp_path: Path,
+) -> None:
+    write(tmp_path / "theirs.onnx", batch)
+    with pytest.raises(InputError, match=said):
+        qadtr.adopt(tmp_path / "theirs.onnx", data, tmp_path / "run", **USUAL)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("write", [dynamically_quantized, less_the_batch])
+def test_one_image_a_batch_depends_on_no_other(
+    write: Callable[[Path, int | str], None], data: Path, images: np.ndarray, tmp_path: Path
+) -> None:
+    write(tmp_path / "theirs.onnx", 1)
+    run = qadtr.adopt(tmp_path / "theirs.onnx", data, tmp_path / "run", **USUAL).run
+    with open_engine("onnxruntime", run.model_file(run.bit_widths[0])) as engine:
+        ours = run_all(engine, images[:3])
+    theirs = [themselves(tmp_path / "theirs.onnx", normalized(images[[i]]))[0] for i in range(3)]
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_a_file_over_its_budget_leaves_the_earlier_adoption(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = foreign(tmp_path / "theirs.onnx")
+    found = qadtr.adopt(path, data, tmp_path / "run", **USUAL)
+    files = {one: one.read_bytes() for one in found.run.path.rglob("*") if one.is_file()}
+
+    def off(engine: Engine, images: np.ndarray, batch_size: int | None = None) -> np.ndarray:
+        return run_all(engine, images, batch_size) + np.float32(2 * found.max_logit_difference)
+
+    monkeypatch.setattr("export.adopting._require_same", lambda *_: None)
+    monkeypatch.setattr("export.adopting.run_all", off)
+    with pytest.raises(InputError, match=r"the budget is .*; expected the engine to compute what"):
+        qadtr.adopt(path, data, tmp_path / "run", **USUAL)
+    left = {one: one.read_bytes() for one in found.run.path.rglob("*") if one.is_file()}
+    assert left == files
 
 
 def test_integers_can_be_asked_for(data: Path, tmp_path: Path) -> None:
