@@ -4,7 +4,8 @@ QuantizeLinear(x; s, z) → DequantizeLinear is Quant(x; s, z, bits of the type)
 half to even in both.  A Clip of the codes to low … high between the two (Brevitas' QCDQ) is a Clip
 of x to s (low - z) … s (high - z) before it: rounding is monotone.  What only moves codes, such as
 MaxPool between the two, commutes with DequantizeLinear.  DequantizeLinear of stored codes is Quant
-of the stored values: k s / s rounds to k.
+of the stored values: k s / s rounds to k.  Where they are parameters of an operator, not its
+operand, the values are all that is wanted: ONNX Runtime quantizes gains, slopes and borders too.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ MOVERS = (
     "Concat", "Flatten", "Identity", "MaxPool", "Reshape", "Squeeze", "Transpose", "Unsqueeze",
 )  # fmt: skip
 """Operators that stand between QuantizeLinear and DequantizeLinear in some files."""
+
+PARAMETRIC = ("BatchNormalization", "Clip", "PRelu", "Pad")
+"""Operators whose inputs after the first are parameters."""
 
 _TYPES = {np.dtype(np.uint8): (8, 0), np.dtype(np.int8): (8, 1), np.dtype(np.int32): (32, 1)}
 """Bits and sign by the type of the codes."""
@@ -189,7 +193,11 @@ def _stored(draft: Draft, node: onnx.NodeProto) -> None:
             draft.nodes.remove(node)
             return
         stored = draft.constant(values.astype(np.float32), f"{node.output[0]}.values")
-        draft.replace(node, _quant(draft, node, stored, node.output[0], step, shift, kind))
+        _read_values(draft, node.output[0], stored)
+        if draft.wiring.readers(node.output[0]):
+            draft.replace(node, _quant(draft, node, stored, node.output[0], step, shift, kind))
+        else:
+            draft.nodes.remove(node)
     elif source == draft.image and scale.size == 1:
         centred = draft.name(f"{node.output[0]}.centred")
         names = [
@@ -206,3 +214,11 @@ def _stored(draft: Draft, node: onnx.NodeProto) -> None:
             f"{draft.path}: {node_label(node)} dequantizes what no QuantizeLinear gave; a file "
             "whose layers are integer operators already needs no lowering (`qadtr inspect`)"
         )
+
+
+def _read_values(draft: Draft, codes: str, values: str) -> None:
+    """Let operators that take stored codes as parameters read their values."""
+    for reader in draft.wiring.readers(codes):
+        if reader.op_type in PARAMETRIC:
+            first, *others = reader.input
+            reader.input[:] = [first, *(values if name == codes else name for name in others)]

@@ -146,10 +146,16 @@ def convolution_before(name: str, context: Context) -> Convolution:
 
 
 def channel_map(node: onnx.NodeProto, context: Context) -> Convolution:
-    """Codes that are multiplied and shifted channel by channel before the quantizer ``node``: a
-    convolution of each channel with the constant 1."""
+    """Codes that are multiplied and shifted channel by channel before the quantizer ``node``."""
+    found = channel_map_before(node.input[0], context)
+    return replace(found, quantizer=activation_quantizer(node, context))
+
+
+def channel_map_before(tensor: str, context: Context) -> Convolution:
+    """Take apart the channel map before a tensor, a convolution of each channel with the constant
+    1; its quantizer is missing still."""
     source = context.source
-    _, name, affine, clamp = affine_before(node.input[0], context, ("Conv", "Gemm", "MatMul"))
+    _, name, affine, clamp = affine_before(tensor, context, ("Conv", "Gemm", "MatMul"))
     if name not in context.codes:
         raise Refusal(f"{named(source.producer(name))} stands before it, no codes", other=True)
     shape = source.shapes.get(name, ())
@@ -163,7 +169,7 @@ def channel_map(node: onnx.NodeProto, context: Context) -> Convolution:
         scale=np.ones(channels, np.float32),
         weight_bits=8,
         affine=affine.of(channels),
-        quantizer=activation_quantizer(node, context),
+        quantizer=None,
         clamp=clamp,
         attributes={"group": channels, "kernel_shape": [1, 1]},
     )

@@ -1,9 +1,9 @@
-"""A leaky ReLU of a convolution, without codes between the two.
+"""A leaky ReLU of a convolution, without codes between the two, or of codes by channel.
 
 leaky(v) = v above 0 and a v below, 0 ≤ a ≤ 1.  Rounding is monotone and 0 is a code, so the codes
 of leaky(v) are those of v clamped to 0 and more, plus those of a v clamped to 0 and less: two
 QLinearConv of the same codes, one with the scales a s', and their sum at one scale, of which one
-summand is always 0.
+summand is always 0.  Codes are convolved with the constant 1, each channel by itself.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from export.graph import attributes_of, node_label
 from export.passes.convolution import (
     Convolution,
+    channel_map_before,
     convolution_before,
     write_integer_convolution,
     written_convolution,
@@ -33,7 +34,7 @@ from export.passes.rule import (
     named,
 )
 from export.passes.two_operands import TwoOperands, write_integer_operator
-from export.passes.weighted_sum import Affine
+from export.passes.weighted_sum import Affine, affine_before
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +53,7 @@ class Leaky:
 
 
 def leaky(node: onnx.NodeProto, context: Context) -> Leaky:
-    """Take apart the convolution and its leaky ReLU before the quantizer ``node``."""
+    """Take apart the leaky ReLU before the quantizer ``node`` and the convolution before it."""
     found, clamp = clamp_before(node.input[0], context.source)
     if found is None or found.op_type not in ("LeakyRelu", "PRelu"):
         raise Refusal(f"{named(found)} stands before it, no LeakyRelu or PRelu", other=True)
@@ -65,7 +66,9 @@ def leaky(node: onnx.NodeProto, context: Context) -> Leaky:
         slope = stored.astype(np.float64).reshape(-1)
     if not bool(((slope >= 0.0) & (slope <= 1.0)).all()):
         raise Refusal(f"{node_label(found)} has slopes outside 0…1")
-    convolution = convolution_before(found.input[0], context)
+    maker = affine_before(found.input[0], context, ("Conv",))[0]
+    before = channel_map_before if maker is None else convolution_before
+    convolution = before(found.input[0], context)
     if convolution.clamp != Clamp():
         raise Refusal(f"a Relu or Clip stands before {node_label(found)}")
     quantizer = activation_quantizer(node, context)

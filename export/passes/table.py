@@ -52,10 +52,12 @@ _OPERATORS: Mapping[str, str] = MappingProxyType(
 _WITH_ALPHA: Mapping[str, tuple[str, float]] = MappingProxyType(
     {"LeakyRelu": ("leaky", 0.01), "Elu": ("elu", 1.0)}
 )
-_CURVES = frozenset({*_OPERATORS, *_WITH_ALPHA} - {"Add", "Sub", "Mul", "Div", "Neg", "Abs"})
+_CURVES = frozenset({*_OPERATORS, *_WITH_ALPHA, "PRelu"}) - {
+    *("Add", "Sub", "Mul", "Div", "Neg", "Abs")
+}
 """Those that are no sums and products: what stands before them is a sum of the network's."""
 
-_NAMES = (*_OPERATORS, *_WITH_ALPHA, "Relu", "Clip", "HardSigmoid", "HardSwish")
+_NAMES = (*_OPERATORS, *_WITH_ALPHA, "PRelu", "Relu", "Clip", "HardSigmoid", "HardSwish")
 
 
 _MOST_OPERATIONS = 1000
@@ -147,6 +149,11 @@ def _expression(node: onnx.NodeProto, of: object) -> Expression:
     if node.op_type in _WITH_ALPHA:
         function, default = _WITH_ALPHA[node.op_type]
         return [function, x, float(attributes.get("alpha", default))]
+    if node.op_type == "PRelu":
+        slope = of(node.input[1])
+        if not isinstance(slope, float):
+            raise Refusal("its PRelu has a computed slope")
+        return ["leaky", x, slope]
     if node.op_type == "Relu":
         return ["clamp", x, 0.0, None]
     if node.op_type == "Clip":

@@ -52,6 +52,11 @@ class Drawn:
         sides = [1] * (len(shape) - 1)
         return self.quant(self.constant(values), scale.reshape(-1, *sides), bits, narrow=1)
 
+    def dequantized(self, codes: Any, scale: float, zero: int = 0) -> str:
+        """Stored int8 codes, as ONNX Runtime's quantizer stores any operator's parameters."""
+        inputs = [self.constant(codes, np.int8), self.constant(scale), self.constant(zero, np.int8)]
+        return self.node("DequantizeLinear", inputs)
+
     def pixels(self) -> str:
         x = self.node("Sub", ["images", self.constant(128.0)])
         return self.quant(self.node("Div", [x, self.constant(64.0)]), 2.0**-6, 8)

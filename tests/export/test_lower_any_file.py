@@ -174,6 +174,42 @@ def _channel_map(n: Drawn) -> None:
     n.head(n.quant(n.node("Relu", [x]), 0.05, 5, signed=False), 4)
 
 
+def _stored_gains(n: Drawn) -> None:
+    gains = n.dequantized([100, -70, 40, 127], 0.01)
+    parts = [n.constant(v) for v in ([0.3, 0.1, -0.2, 0.0], [0.1] * 4, np.ones(4))]
+    x = n.node("BatchNormalization", [n.start(), gains, *parts], epsilon=1e-5)
+    n.head(n.quant(n.node("Relu", [x]), 0.05, 5, signed=False), 4)
+
+
+def _stored_border(n: Drawn) -> None:
+    pads = n.constant([0, 0, 1, 1, 0, 0, 1, 1], np.int64)
+    x = n.node("Pad", [n.start(), pads, n.dequantized(11, 0.04)], mode="constant")
+    n.head(n.quant(n.conv(n.quant(x, 0.11, 4, signed=False), 4, 4, pads=[0] * 4), 0.11, 8), 4)
+
+
+def _stored_bounds(n: Drawn) -> None:
+    bounds = [n.dequantized(code, 0.01) for code in (0, 90)]
+    x = n.node("Clip", [n.conv(n.start(), 4, 4), *bounds])
+    n.head(n.quant(x, 0.05, 5, signed=False), 4)
+
+
+def _stored_slopes(n: Drawn) -> None:
+    slopes = n.dequantized(np.array([10, 30, 0, 100]).reshape(4, 1, 1), 0.01)
+    n.head(n.quant(n.node("PRelu", [n.conv(n.start(), 4, 4), slopes]), 0.05, 8), 4)
+
+
+def _slope_of_codes(n: Drawn) -> None:
+    x = n.quant(n.conv(n.start(), 4, 4), 0.05, 8)
+    slope = n.dequantized(np.full((1, 1, 1), 25), 0.01)
+    n.head(n.quant(n.node("PRelu", [x, slope]), 0.043, 8), 4)
+
+
+def _slopes_of_codes(n: Drawn) -> None:
+    x = n.quant(n.conv(n.start(), 4, 4), 0.05, 8, signed=False, zero=117.0)
+    slopes = n.constant(np.array([0.1, 0.3, 0.0, 1.0]).reshape(4, 1, 1))
+    n.head(n.quant(n.node("PRelu", [x, slopes]), 0.043, 8, signed=False, zero=40.0), 4)
+
+
 def _pool_then_quantizer(n: Drawn) -> None:
     x = n.node("MaxPool", [n.conv(n.start(), 4, 4)], kernel_shape=[2, 2], strides=[2, 2])
     n.head(n.quant(n.node("Relu", [x]), 0.07, 4, signed=False), 4)
@@ -222,6 +258,12 @@ KINDS: dict[str, tuple[Callable[[Drawn], None], str]] = {
     "joined at two scales": (_concat_of_scales, "Concat of codes"),
     "LeakyRelu of a sum": (_leaky, "above and below 0"),
     "PRelu of channels": (_prelu, "above and below 0"),
+    "gains that are stored codes": (_stored_gains, "channel map"),
+    "a border that is a stored code": (_stored_border, "Pad of codes"),
+    "bounds that are stored codes": (_stored_bounds, "codes 0…18"),
+    "slopes that are stored codes": (_stored_slopes, "above and below 0"),
+    "PRelu of codes": (_slope_of_codes, "table of"),
+    "PRelu of codes, of channels": (_slopes_of_codes, "above and below 0"),
     "one bit": (_one_bit, "sign of a sum"),
     "hidden linear layers": (_hidden, "hidden linear"),
     "an average of windows": (_average, "mean of 3×3"),
