@@ -1,12 +1,14 @@
 """What follows the logits is left out: it ranks or rescales them, the largest stays the largest.
 
 Softmax, LogSoftmax and Sigmoid are increasing in each logit's order; ArgMax, TopK and Max choose.
+Codes of what is increasing are left out with it: rounding is monotone.
 """
 
 from __future__ import annotations
 
 import math
 
+import onnx
 from onnx import helper
 
 from deploy.core.errors import InputError
@@ -16,6 +18,7 @@ from export.graph import attributes_of, node_label
 INCREASING = ("LogSoftmax", "Sigmoid", "Softmax")
 CHOOSING = ("ArgMax", "TopK")
 NOTHING = ("Dropout", "Identity")
+ROUNDING = ("Clip", "DequantizeLinear", "IntQuant", "Quant", "QuantizeLinear")
 
 
 CODES = ("BipolarQuant", "Concat", "MaxPool", "Quant", "Slice", "Transpose", "Trunc")
@@ -44,7 +47,7 @@ def leave_out(draft: Draft) -> None:
     Raises:
         InputError: TopK or ArgMax of the smallest.
     """
-    while (node := draft.wiring.producer(draft.output)) is not None:
+    while (node := _before_codes(draft)) is not None:
         attributes = attributes_of(node)
         if node.op_type in CHOOSING:
             if not attributes.get("largest", 1):
@@ -60,3 +63,11 @@ def leave_out(draft: Draft) -> None:
             )
         draft.output = node.input[0]
     draft.live()
+
+
+def _before_codes(draft: Draft) -> onnx.NodeProto | None:
+    """The node that makes the output, or the function of logits whose codes the output holds."""
+    last = node = draft.wiring.producer(draft.output)
+    while node is not None and node.op_type in (*ROUNDING, *NOTHING):
+        node = draft.wiring.producer(node.input[0])
+    return node if node is not None and node.op_type in INCREASING else last

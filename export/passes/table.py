@@ -52,9 +52,8 @@ _OPERATORS: Mapping[str, str] = MappingProxyType(
 _WITH_ALPHA: Mapping[str, tuple[str, float]] = MappingProxyType(
     {"LeakyRelu": ("leaky", 0.01), "Elu": ("elu", 1.0)}
 )
-_CURVES = frozenset({*_OPERATORS, *_WITH_ALPHA, "PRelu"}) - {
-    *("Add", "Sub", "Mul", "Div", "Neg", "Abs")
-}
+_SUMS = ("Add", "Sub", "Mul", "Div", "Neg", "Abs")
+_CURVES = frozenset({*_OPERATORS, *_WITH_ALPHA, "PRelu"}.difference(_SUMS))
 """Those that are no sums and products: what stands before them is a sum of the network's."""
 
 _NAMES = (*_OPERATORS, *_WITH_ALPHA, "PRelu", "Relu", "Clip", "HardSigmoid", "HardSwish")

@@ -323,6 +323,31 @@ def test_what_follows_the_logits_is_left_out_and_said(tmp_path: Path) -> None:
     assert OnnxRuntimeEngine(made.path).classes == 5
 
 
+@pytest.mark.parametrize("function", ["Softmax", "Sigmoid"])
+@pytest.mark.parametrize("end", ["values", "codes", "class"])
+def test_a_function_of_the_logits_is_left_out_with_its_codes(
+    function: str, end: str, tmp_path: Path
+) -> None:
+    """ONNX Runtime's quantizer quantizes the last Softmax too."""
+    drawn = Drawn()
+    _divided(drawn)
+    scale, zero = drawn.constant(1 / 256), drawn.constant(0, np.uint8)
+    x = drawn.node(function, ["logits"], "function")
+    x = drawn.node("QuantizeLinear", [x, scale, zero], "codes")
+    if end != "codes":
+        x = drawn.node("DequantizeLinear", [x, scale, zero], "values")
+    if end == "class":
+        x = drawn.node("ArgMax", [x], "class", axis=1)
+    kinds = {"values": TensorProto.FLOAT, "codes": TensorProto.UINT8, "class": TensorProto.INT64}
+    made = taken(drawn.save(tmp_path / "q.onnx", x, kind=kinds[end]), tmp_path)
+    assert any(f"'function' ({function}) is left out" in line for line in made.log)
+    plain = Drawn()
+    _divided(plain)
+    alone = lower(plain.save(tmp_path / "plain.onnx"), tmp_path / "plain-integer.onnx")
+    with OnnxRuntimeEngine(made.path) as ours, OnnxRuntimeEngine(alone.path) as theirs:
+        np.testing.assert_array_equal(ours.run(images()), theirs.run(images()))
+
+
 def test_channels_last_images_are_taken_channels_first(tmp_path: Path) -> None:
     drawn = Drawn((1, SIZE, SIZE, 3))
     x = drawn.node("Transpose", ["images"], perm=[0, 3, 1, 2])
