@@ -108,6 +108,7 @@ def adopt(
     images: int = 64,
     bits: int | None = None,
     require_integer: bool = False,
+    overwrite: bool = False,
     provenance: Mapping[str, Any] | None = None,
 ) -> Adopted:
     """Make a run folder of somebody else's ONNX classifier: bytes in, preprocessing inside, logits
@@ -117,7 +118,8 @@ def adopt(
         model: the ONNX file, float or quantized, of one input N×C×H×W (or N×H×W×C) of float32,
             float16, double or uint8, and of one output of logits N×classes.
         data: folder of the images, or sets in memory; None for digits.
-        out: the run folder; that of an earlier adoption is written anew.
+        out: the run folder; that of an earlier adoption of the same file with the same options is
+            written anew, and keeps its records.
         mean: of each channel or of all, 0…1: the file's input is (byte / 255 - mean) / std. None
             for a file that takes bytes.
         std: likewise, above 0.
@@ -129,13 +131,15 @@ def adopt(
         images: how many of them, drawn evenly.
         bits: the bit-width that the file goes by; None: 8 where it is quantized, else 32.
         require_integer: refuse a file of which a layer runs in float.
+        overwrite: replace another adopted model in ``out``, with its records; patches stay.
         provenance: from ``deploy.core.records.provenance``; None makes one.
 
     Raises:
         InputError: the file is no classifier of images, the engine does not load it, it computes
             something else with its preprocessing inside or when the engine optimizes it, its logits
             depend on the other images of a batch, or the data are of other classes or size.
-        UsageError: an option that does not fit the file, or a folder of something else.
+        UsageError: an option that does not fit the file, or a folder of another model or of
+            something else.
         CertificateError: a layer runs in float, and ``require_integer``.
 
     Example:
@@ -180,6 +184,9 @@ def adopt(
         data=given,
     )
     final = run.model_file(width)
+    again = final.is_file() and final.read_bytes() == contents
+    if not again and not overwrite:
+        _require_no_other(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     with Scratch(".candidate-", out.parent) as scratch:
         candidate = scratch / final.name
@@ -195,8 +202,8 @@ def adopt(
         if require_integer:
             certificate.required()
         final.parent.mkdir(parents=True, exist_ok=True)
-        for old in final.parent.glob(f"{ADOPTED}-*"):
-            old.unlink()
+        if not again:
+            _clear(run)
         candidate.replace(final)
     tolerance = {
         "max_logit_difference": optimized.allowed_difference,
@@ -234,6 +241,22 @@ def _require_place(out: Path) -> None:
     ours = (out / ADOPTED_SIDECAR).is_file() or any(out.glob(f"export/{ADOPTED}-*"))
     if out.exists() and not ours and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"--out {out} is of something else; name a new folder")
+
+
+def _require_no_other(out: Path) -> None:
+    """Refuse a folder whose records are of another model: they would pass for the new one's."""
+    if (out / ADOPTED_SIDECAR).is_file():
+        raise UsageError(
+            f"{out} holds another adopted model: --overwrite replaces it and its records, "
+            "--out RUN leaves it alone"
+        )
+
+
+def _clear(run: RunFolder) -> None:
+    """Take an earlier adoption away, first what makes it a run, and all that was measured of it."""
+    (run.path / ADOPTED_SIDECAR).unlink(missing_ok=True)
+    for old in (*run.path.glob(f"export/{ADOPTED}-*"), *run.records.glob("*.json")):
+        old.unlink()
 
 
 def _images(

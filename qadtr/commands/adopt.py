@@ -46,6 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="refuse a file of which a layer runs in float",
     )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace another adopted model in RUN, with its records",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -66,6 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
         images=arguments.images,
         bits=arguments.bits,
         require_integer=arguments.require_integer,
+        overwrite=arguments.overwrite,
         provenance=shared.provenance(),
     )
     print(found.summary())

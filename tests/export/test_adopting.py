@@ -19,9 +19,11 @@ import qadtr
 from deploy.core.engine_protocol import Engine
 from deploy.core.errors import InputError, QadtrError, UsageError
 from deploy.core.model_engine import run_all
+from deploy.core.records import read_records
 from deploy.engine import open_engine
 from export.certificate import CertificateError
 from export.origin import origin_of, recorded_budget
+from qadtr.__main__ import main
 from tests.export.foreign_files import CLASSES, foreign
 from training.data import ImageSet
 from training.run_folder import RunFolder
@@ -405,6 +407,35 @@ def test_the_tensor_of_the_logits_can_be_named(
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("other", ["file", "options"])
+def test_another_model_in_the_folder_keeps_no_records_of_the_first(
+    other: str, data: Path, tmp_path: Path
+) -> None:
+    path = foreign(tmp_path / "theirs.onnx")
+    first = qadtr.adopt(path, data, tmp_path / "run", **USUAL).run
+    made = first.path / "patches" / "made.npz"
+    made.parent.mkdir()
+    made.write_bytes(b"")
+    assert qadtr.adopt(path, data, first.path, **USUAL).run.checkpoint_sha256
+    records = {one.name for one in first.records.iterdir()}
+    assert records
+    given: dict[str, Any] = {"mean": (0.1,), "std": (1.0,)} if other == "options" else USUAL
+    if other == "file":
+        foreign(path, weights=np.ones((8, 3, 3, 3)))
+    with pytest.raises(UsageError, match=r"run holds another adopted model: --overwrite"):
+        qadtr.adopt(path, data, first.path, **given)
+    assert {one.name for one in first.records.iterdir()} == records
+    words = [f"--{name}={value[0]}" for name, value in given.items()]
+    arguments = ["adopt", str(path), "--data", str(data), "--out", str(first.path)]
+    assert main([*arguments, *words]) == 4
+    assert main([*arguments, *words, "--overwrite"]) == 0
+    (kept,) = read_records(first.records)
+    digest = RunFolder.open(first.path).checkpoint_sha256
+    assert (kept["kind"], kept["payload"]["checkpoint_sha256"]) == ("certificate", digest)
+    assert not records.intersection(one.name for one in first.records.iterdir())
+    assert made.is_file()
+
+
 def test_places(data: Path, tmp_path: Path) -> None:
     path = foreign(tmp_path / "theirs.onnx")
     with pytest.raises(UsageError, match="is of something else; name a new folder"):
@@ -414,6 +445,8 @@ def test_places(data: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no data folder"):
         qadtr.adopt(path, tmp_path / "nowhere", tmp_path / "run", **USUAL)
     qadtr.adopt(path, data, tmp_path / "run", bits=8, **USUAL)
+    with pytest.raises(UsageError, match=r"holds another adopted model: --overwrite replaces it"):
+        qadtr.adopt(path, data, tmp_path / "run", **USUAL)
     (tmp_path / "run" / "adopted.json").unlink()  # cut short
     run = qadtr.adopt(path, data, tmp_path / "run", **USUAL).run  # again, as another width
     assert sorted(one.name for one in (run.path / "export").glob("*.onnx")) == ["adopted-32.onnx"]
