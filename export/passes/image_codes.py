@@ -128,9 +128,11 @@ def write_dequantized(found: ImageCodes, layer: str, context: Context) -> Writte
     """DequantizeLinear of the input."""
     builder, signed, codes = context.builder, context.dialect.signed_only, found.codes
     if found.table is not None or (signed and codes.zero_point != CENTRE):
+        means = f"the mean {CENTRE} / 255" if signed else "the mean a whole number / 255"
         raise Refusal(
             f"the image's bytes are no codes of zero point {CENTRE if signed else '0…255'}, and "
-            "only the target onnxruntime has a table for them"
+            "only the target onnxruntime has a table for them: lower to that one, or quantize the "
+            f"image in steps of 1 / (255 std), with one mean and std for all channels, {means}"
         )
     zero = np.int8(0) if signed else np.uint8(codes.zero_point)
     parameters = [builder.constant(codes.scale, "s"), builder.constant(zero, "z")]

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from export.graph_builder import GraphBuilder
 from export.passes.qonnx_graph import QonnxGraph, Quantizer
-from export.passes.rule import Clamp, Codes, Context, Found
+from export.passes.rule import Clamp, Codes, Context, Found, Refusal
 
 INT8 = (-128, 127)
 UINT8 = (0, 255)
@@ -40,7 +40,11 @@ UINT8 = (0, 255)
 
 def value_codes(quantizer: Quantizer, clamp: Clamp, context: Context, layer: str) -> Codes:
     """The codes, zero point 0, that the quantizer of ``layer`` behind a clamp gives in a Q/DQ
-    graph, not named yet."""
+    graph, not named yet.
+
+    Raises:
+        Refusal: they need another zero point, and the dialect has none.
+    """
     low, high = quantizer.code_range()
     scale = quantizer.step
     halved = high > INT8[1] or _joins_halved_sum(context.source, layer, scale)
@@ -49,6 +53,13 @@ def value_codes(quantizer: Quantizer, clamp: Clamp, context: Context, layer: str
     low, high = clamp.codes(low, high, scale)
     zero_point = 0
     if low < INT8[0] or (low < 0 and high > INT8[1]):  # no int8 of zero point 0 holds them
+        if context.dialect.signed_only:
+            raise Refusal(
+                f"its codes {low}…{high} of zero point 0 do not fit int8, and the target takes no "
+                "other zero point: quantize activations symmetrically to int8 (ONNX Runtime: "
+                'activation_type=QuantType.QInt8, extra_options={"ActivationSymmetric": True}), or '
+                "lower to another target"
+            )
         zero_point = -low
         low, high = 0, high - low
     return Codes(name="", scale=scale, zero_point=zero_point, low=low, high=high)

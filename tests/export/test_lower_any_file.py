@@ -77,6 +77,11 @@ def _asymmetric(n: Drawn) -> None:
     n.head(n.quant(n.conv(x, 4, 6), 0.11, 8, zero=-20.0), 4)
 
 
+def _lopsided(n: Drawn) -> None:
+    """uint8 of zero point 147, as ONNX Runtime's quantizer writes."""
+    n.head(n.quant(n.conv(n.start(), 4, 4), 0.03, 8, signed=False, zero=147.0), 4)
+
+
 def _sum_of_scales(n: Drawn) -> None:
     a = n.start()
     b = n.quant(n.conv(a, 4, 4), 0.07, 8)
@@ -468,6 +473,26 @@ def test_a_refusal_names_operator_and_layer(kind: str, tmp_path: Path) -> None:
     assert "malformed" not in str(caught.value)
     assert "BatchNorm" not in str(caught.value)
     assert not (tmp_path / "i.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("build", "target", "words"),
+    [
+        (_fraction, "qcdq", r"only the target onnxruntime has a table for them: lower to that one"),
+        (_fraction, "qcdq", r"codes of zero point 0…255, .*, the mean a whole number / 255"),
+        (_unquantized_image, "tensorrt", r"codes of zero point 128, .*, the mean 128 / 255"),
+        (_lopsided, "tensorrt", r"codes -147…108 of zero point 0 do not fit int8.*QInt8"),
+    ],
+)  # fmt: skip
+def test_what_other_targets_do_not_take_is_refused_with_the_cure(
+    build: Callable[[Drawn], None], target: str, words: str, tmp_path: Path
+) -> None:
+    drawn = Drawn()
+    build(drawn)
+    path = drawn.save(tmp_path / "q.onnx")
+    with pytest.raises(LoweringError, match=words):
+        lower(path, tmp_path / "i.onnx", target=target)
+    assert lower(path, tmp_path / "i.onnx").guarantees
 
 
 def test_a_signal_is_no_image(tmp_path: Path) -> None:
