@@ -366,9 +366,9 @@ def _before(
             table = _codes(table, *quantizer[1:])
             graph.node.remove(quantizer[0])
             _rename(graph, {quantizer[0].output[0]: inner})
-        index = add("Cast", [name], fresh_name("images.index", taken), to=TensorProto.INT32)
+        index = add("Cast", [name], fresh_name("images.index", taken), to=TensorProto.INT64)
         if (table != table[:1]).any():
-            offsets = 256 * np.arange(len(table), dtype=np.int32).reshape(-1, 1, 1)
+            offsets = 256 * np.arange(len(table), dtype=np.int64).reshape(-1, 1, 1)
             inputs = [index, constant("images.offset", offsets)]
             index = add("Add", inputs, fresh_name("images.row", taken))
         else:

@@ -82,6 +82,7 @@ class Adopted:
         lines = [
             f"{self.run.path}: {self.run.network_name}, {bits_words(self.bits)}, {classes} classes",
             self.certificate.summary().splitlines()[0],
+            *([] if self.certificate.ok else [f"in float: {self.certificate.in_float()}"]),
             self.optimized.summary(),
             f"golden logits of {self.optimized.computed}; tolerance on other machines {tolerance}",
             f"clean accuracy {share_in_words(self.accuracy)}",

@@ -29,6 +29,7 @@ from deploy.device.onnxruntime_engine import onnxruntime_version
 from deploy.device.onnxruntime_profile import ENGINE, ProfiledRun, profile_onnx
 from export.canonical.operators import QUANT_DOMAINS, QUANTIZERS
 from export.engine_graph import node_names_made_unique, read_engine_graph
+from export.float_reasons import bare
 from export.graph import graph_inputs, input_dims, type_name
 from export.layer_runs import (
     Failure,
@@ -122,6 +123,16 @@ class Certificate:
             return None
         return sum(layer.time_share or 0.0 for layer in self.layers if layer.integer)
 
+    def in_float(self) -> str:
+        """Give what breaks the promise, such as ``1 pool, 2 gates, Softmax, Resize ×2``; kinds and
+        operators that are of none."""
+        named = {failure.layer for failure in self.failures}
+        without_kind = (one for one in self.layers if one.kind not in KINDS and one.layer in named)
+        others = Counter(bare(one.operator) for one in without_kind)
+        parts = [_words(kind, n["float"]) for kind, n in self.counts().items() if n["float"]]
+        parts += [name if n == 1 else f"{name} ×{n}" for name, n in others.most_common()]
+        return ", ".join(parts) or "; ".join(failure.reason for failure in self.failures)
+
     def summary(self) -> str:
         """Give text such as ``9 of 9 convolutions integer, …`` and one line per failure."""
         parts = []
@@ -129,8 +140,7 @@ class Certificate:
             total = count["integer"] + count["float"]
             if not total and kind in ("gate", "function"):
                 continue  # few networks have any
-            word = kind if total == 1 else _PLURALS[kind]
-            parts.append(f"{count['integer']} of {total} {word} integer")
+            parts.append(f"{count['integer']} of {_words(kind, total)} integer")
         parts.append(f"{len(self.requantizations)} requantizations in integers")
         share = self.integer_time_share
         if share is not None:
@@ -151,6 +161,10 @@ class Certificate:
         derived = {"format_version": FORMAT_VERSION, "ok": self.ok, "counts": self.counts()}
         plain: dict[str, Any] = json.loads(json.dumps({**derived, **asdict(self)}))
         return plain
+
+
+def _words(kind: str, count: int) -> str:
+    return f"{count} {kind if count == 1 else _PLURALS[kind]}"
 
 
 def certify(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from deploy.core.operator_kinds import KIND_OF, KINDS
+from deploy.core.operator_kinds import KINDS, kind_of
 from deploy.device.onnxruntime_engine import PROVIDERS
 from export.engine_graph import EngineGraph, RanNode
 from export.float_reasons import bare, why_computed_again, why_float
@@ -66,7 +66,7 @@ def _layer(node: RanNode, graph: EngineGraph, total_us: int) -> LayerRun:
         for name, kind in zip(node.output, node.output_types, strict=True)
         if name not in graph.outputs
     ]
-    kind = KIND_OF.get(bare(node.operator), "other")
+    kind = kind_of(bare(node.operator), reads) or "other"
     if not node.depends_on_images:
         kind = "parameter"
     elif _requantizes(node, graph):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 KINDS: Mapping[str, tuple[str, ...]] = {
     "convolution": (
@@ -65,3 +65,16 @@ KIND_OF: Mapping[str, str] = {
     operator: kind for kind, operators in KINDS.items() for operator in operators
 }
 """The kind of each of these operators."""
+
+
+def kind_of(operator: str, types: Sequence[str]) -> str | None:
+    """Return the kind of a node, or None where it is of none.
+
+    What reads int64 alone computes shapes and indices: it is no layer that quantization made
+    integer.
+
+    Args:
+        operator: without its domain.
+        types: of the tensors that it reads, as ONNX Runtime names them.
+    """
+    return None if set(types) == {"int64"} else KIND_OF.get(operator)

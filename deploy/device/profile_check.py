@@ -11,7 +11,7 @@ from typing import Any
 from ..core.errors import InputError
 from ..core.files import read_json
 from ..core.model_engine import run_all
-from ..core.operator_kinds import KIND_OF, KINDS
+from ..core.operator_kinds import KINDS, kind_of
 from ..core.scratch import Scratch
 from .gate import Check, Outcome
 from .onnxruntime_engine import OnnxRuntimeEngine
@@ -133,7 +133,7 @@ def ran_kinds(profile: Path) -> RanKinds:
     """Return how many nodes of each kind ran, in what, all of them on the CPU provider.
 
     Other operators (layout, casts, copies) differ from one processor to the next and are not
-    counted.
+    counted, nor is arithmetic of shapes.
 
     Args:
         profile: the JSON that ONNX Runtime wrote; a node that ran more than once counts once.
@@ -165,13 +165,13 @@ def ran_kinds(profile: Path) -> RanKinds:
         node = name.removesuffix(_SUFFIX)
         if provider != _CPU:
             raise InputError(f"{node} ran on {provider}, not on {_CPU}")
-        kind = KIND_OF.get(operator)
+        data = types[:2] if operator in _BOTH_INPUTS else types[:1]
+        kind = kind_of(operator, data)
         if kind is None:
             values = types[_VALUES.get(operator, slice(1))]
             if operator != "QuantizeLinear" and any(map(_is_float, values)):
                 others.append(operator)
             continue
-        data = types[:2] if operator in _BOTH_INPUTS else types[:1]
         if data and all("int" in one for one in data):
             counts[kind] += 1
         else:

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import quantize_dynamic
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -255,6 +255,34 @@ def classes_alone(path: Path) -> None:
     foreign(path, after=[last], outputs=("class",), output_type=TensorProto.INT64)
 
 
+def computed_shape(path: Path) -> None:
+    """Twice the logits, halved: reshaped by a shape that is computed from the batch's."""
+    double = numpy_helper.from_array(np.array([1, 2]), "double")
+    nodes = [
+        helper.make_node("Constant", [], ["double"], value=double),
+        helper.make_node("Concat", ["y", "y"], ["twice"], axis=1),
+        helper.make_node("Shape", ["y"], ["shape"]),
+        helper.make_node("Mul", ["shape", "double"], ["wide"]),
+        helper.make_node("Reshape", ["twice", "wide"], ["flat2"]),
+        helper.make_node("Split", ["flat2"], ["z", "rest"], axis=1),
+        helper.make_node("Softmax", ["z"], ["p"]),
+    ]
+    foreign(path, after=nodes, outputs=("p",))
+
+
+def test_arithmetic_of_shapes_is_no_layer_and_what_is_in_float_is_named(
+    data: Path, tmp_path: Path
+) -> None:
+    computed_shape(tmp_path / "theirs.onnx")
+    found = qadtr.adopt(tmp_path / "theirs.onnx", data, tmp_path / "run", **USUAL)
+    shapes = [one for one in found.certificate.layers if set(one.input_types) == {"int64"}]
+    assert {one.operator for one in shapes} >= {"Mul", "Add"}  # Add: of the image's table
+    counts = found.certificate.counts()
+    assert counts["gate"] == counts["addition"] == {"integer": 0, "float": 0}
+    line = found.summary().splitlines()[2]
+    assert line.startswith("in float: 1 convolution, 1 matrix product, 1 pool, ")
+
+
 def unknown_operator(path: Path) -> None:
     foreign(path, after=[helper.make_node("Invented", ["y"], ["z"])], outputs=("z",))
 
@@ -399,7 +427,8 @@ def test_the_tensor_of_the_logits_can_be_named(
 ) -> None:
     for write in (two_outputs, classes_alone):
         write(tmp_path / "theirs.onnx")
-        found = qadtr.adopt(tmp_path / "theirs.onnx", data, tmp_path / "run", output="y", **USUAL)
+        run = tmp_path / write.__name__
+        found = qadtr.adopt(tmp_path / "theirs.onnx", data, run, output="y", **USUAL)
         foreign(tmp_path / "plain.onnx")
         with open_engine("onnxruntime", found.run.model_file(32)) as engine:
             ours = run_all(engine, images[:3])

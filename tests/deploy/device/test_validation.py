@@ -321,6 +321,8 @@ def test_a_float_convolution_in_the_profile_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "profile.json"
     path.write_text(json.dumps(integer))
     assert ran_kinds(path).require_integers()["convolution"] == 1
+    path.write_text(json.dumps([*integer, event("Add", "int64", "int64")]))  # of shapes
+    assert ran_kinds(path).require_integers()["addition"] == 0
     for operator in ("Conv", "FusedConv", "Gemm", "Add", "MaxPool", "GlobalAveragePool"):
         path.write_text(json.dumps([*integer, event(operator, "float", "float")]))
         with pytest.raises(InputError, match="float"):
