@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.core.errors import InputError, NothingToEvaluate
+from deploy.core.errors import InputError, NothingToEvaluate, QadtrError
 from deploy.core.files import sha256_of, write_atomic, write_json
 from deploy.core.records import write_record
 from deploy.core.scratch import Scratch
@@ -80,6 +80,25 @@ class ExportedModel:
     exactness: Exactness | None = None
 
 
+class ExportError(QadtrError):
+    """Of several files that were wanted, some failed.
+
+    Attributes:
+        made: the others, which are in place.
+        failures: of the rest, by target and bit-width.
+    """
+
+    def __init__(
+        self,
+        made: Sequence[ExportedModel],
+        failures: Mapping[tuple[str, int], QadtrError],
+    ) -> None:
+        self.made, self.failures = tuple(made), dict(failures)
+        lines = [f"{len(failures)} of {len(failures) + len(made)} files failed:"]
+        lines += [f"{target}, {bits} bits: {error}" for (target, bits), error in failures.items()]
+        super().__init__("\n".join(lines))
+
+
 def export_run(
     run: RunFolder,
     bit_widths: Sequence[int] | None,
@@ -100,6 +119,7 @@ def export_run(
         EngineUnavailable: an engine that a proof needs is not installed.
         LoweringError, CertificateError, ParityError, TargetProofError: the export failed; the old
             file, if there was one, is still in place.
+        ExportError: the same of one or more of several files; the others are in place.
     """
     if len(images) == 0:
         raise NothingToEvaluate("a proof needs images, and there are none")
@@ -115,14 +135,22 @@ def export_run(
                 f"{run.path} has no bit-width {bits}; it was trained for "
                 f"{', '.join(map(str, run.bit_widths))}"
             )
-    made = []
+    made: list[ExportedModel] = []
+    failures: dict[tuple[str, int], QadtrError] = {}
     for bits in wanted:
         prover = Prover(network=network, bits=bits, images=images, overrides=settings.overrides)
-        made += [
-            _export(run, target, prover, settings, provenance)
-            for target in dict.fromkeys(settings.targets)
-            if not (target == LITERT.name and bits == FLOAT and not bit_widths)
-        ]
+        for target in dict.fromkeys(settings.targets):
+            if target == LITERT.name and bits == FLOAT and not bit_widths:
+                continue
+            try:
+                made.append(_export(run, target, prover, settings, provenance))
+            except QadtrError as error:
+                failures[target, bits] = error
+    if failures:
+        first = next(iter(failures.values()))
+        if not made and len(failures) == 1:
+            raise first
+        raise ExportError(made, failures) from first
     return made
 
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from textwrap import indent
+from typing import TYPE_CHECKING
 
 from qadtr.arguments import count, share
 from qadtr.commands import shared
+
+if TYPE_CHECKING:
+    from export.export_run import ExportedModel
 
 HELP = "export a run to integer model files, with certificate and parity"
 
@@ -71,25 +76,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Export, and print a line per file."""
+    """Export, and print a line per file, also where others failed."""
     from export.budget import Overrides
-    from export.target_proofs import TargetProof
+    from export.export_run import ExportError
     from qadtr.functions.export import export
     from training.run_folder import RunFolder
 
-    made = export(
-        RunFolder.open(arguments.run, arguments.cache, arguments.data),
-        bits=arguments.bits,
-        targets=arguments.target,
-        count=arguments.images,
-        storage=arguments.storage,
-        tune=arguments.tune,
-        overrides=shared.settings_of(Overrides, arguments),
-    )
+    try:
+        made = export(
+            RunFolder.open(arguments.run, arguments.cache, arguments.data),
+            bits=arguments.bits,
+            targets=arguments.target,
+            count=arguments.images,
+            storage=arguments.storage,
+            tune=arguments.tune,
+            overrides=shared.settings_of(Overrides, arguments),
+        )
+    except ExportError as error:
+        _print(error.made, explain=arguments.explain)
+        raise
+    _print(made, explain=arguments.explain)
+    return 0
+
+
+def _print(made: Sequence[ExportedModel], *, explain: bool) -> None:
+    from export.target_proofs import TargetProof
+
     for model in made:
         lowered = model.lowered
         print(f"{lowered.path}  {lowered.size_bytes / 1000:,.1f} kB")
-        if arguments.explain:
+        if explain:
             if model.exactness is not None:
                 print(f"  {model.exactness.summary()}")
             for line in lowered.log:
@@ -98,4 +114,3 @@ def run(arguments: argparse.Namespace) -> int:
                 print(f"  the whole graph: {name} [guarantee]")
             if isinstance(model.proof, TargetProof):
                 print(indent(model.proof.summary(), "  "))
-    return 0

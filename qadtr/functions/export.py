@@ -48,6 +48,7 @@ def export(
     Raises:
         InputError: a bit-width that the network lacks, an unknown target.
         CertificateError: a layer would run in float. ParityError: a code differs.
+        ExportError: of several files some failed; its ``made`` are the others, ``failures`` why.
 
     Example:
         >>> model, = qadtr.export("runs/own", training_set, bits=[4])

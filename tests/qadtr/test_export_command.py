@@ -23,6 +23,8 @@ from eval.measure.proofs import (
     TargetProofRecord,
 )
 from export.origin import origin_of
+from export.parity_report import ParityError
+from export.proving import Proof, Prover
 from export.reading import read_model
 from qadtr.__main__ import main
 from training.record_types import payloads
@@ -127,6 +129,36 @@ def test_a_file_over_its_budget_is_not_put_in_place(
     assert "unknown storage 'low-bit' for the target tensorrt" in capsys.readouterr().err
     assert main([*words, "--tune", "amx"]) == 2
     assert "unknown tune 'amx' for the target tensorrt; available: any" in capsys.readouterr().err
+
+
+def test_files_that_hold_are_written_where_others_fail(
+    run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    copy = tmp_path / "run"
+    copy.mkdir()
+    for name in ("checkpoint.safetensors", "checkpoint.json"):
+        shutil.copy(run / name, copy)
+    prove = Prover.prove
+
+    def fails_at_4_bits(self: Prover, target: str, path: Path) -> Proof:
+        if self.bits == 4:
+            raise ParityError(f"{target}: another code")
+        return prove(self, target, path)
+
+    monkeypatch.setattr(Prover, "prove", fails_at_4_bits)
+    words = ["export", str(copy), "--images", "8", "--target", "onnxruntime", "qcdq", "--bits"]
+    assert main([*words, "4", "32"]) == 2
+    said = capsys.readouterr()
+    written = [copy / "export" / f"{target}-32.onnx" for target in ("onnxruntime", "qcdq")]
+    assert [line.split("  ")[0] for line in said.out.splitlines()] == list(map(str, written))
+    assert sorted((copy / "export").glob("*.onnx")) == written
+    assert said.err.splitlines()[-1] == (
+        "qadtr: 2 of 4 files failed: onnxruntime, 4 bits: onnxruntime: another code; "
+        "qcdq, 4 bits: qcdq: another code"
+    )
 
 
 def test_int8_storage_serves_runtimes_that_know_no_low_bits(run: Path, tmp_path: Path) -> None:
