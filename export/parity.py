@@ -43,6 +43,7 @@ logger = logging.getLogger(__name__)
 
 LEAST_CODES = 2
 LEAST_CLASSES = 3
+_CURE = "train longer or calibrate, or give more hold-out images, of all classes"
 
 
 def check_parity(
@@ -378,7 +379,7 @@ def _failures(found: Parity, probe_departs: bool) -> Iterator[str]:
         if layer.distinct_codes < LEAST_CODES:
             yield (
                 f"layer {layer.name!r} ({layer.operator}) gives {layer.distinct_codes} distinct "
-                f"code, at least {LEAST_CODES} expected: it is dead"
+                f"code, at least {LEAST_CODES} expected: it is dead, {_CURE}"
             )
     if probe_departs:
         yield (
@@ -389,7 +390,7 @@ def _failures(found: Parity, probe_departs: bool) -> Iterator[str]:
         yield (
             f"only {found.predicted_classes} of {found.classes} classes predicted on "
             f"{found.images} images, at least {LEAST_CLASSES} expected: a dead network agrees with "
-            "anything"
+            f"anything, {_CURE}"
         )
     if found.budget is not None:
         yield from _over_budget(found, found.budget)
