@@ -144,6 +144,18 @@ class Stored(nn.Module):
         return F.relu(F.relu(self.plain(x) * self.bias) - self.bias)
 
 
+class Standardized(nn.Module):
+    """The image normalized by stored means and deviations, and taken from a stored tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean, self.std = (nn.Parameter(torch.rand(1, 3, 1, 1) + 0.2) for _ in range(2))
+        self.conv = nn.Conv2d(3, 6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.conv(self.mean - (x - self.mean) / self.std))
+
+
 def entrances() -> dict[str, tuple[nn.Module, int]]:
     torch.manual_seed(0)
     norm = nn.BatchNorm2d(3)
@@ -156,6 +168,7 @@ def entrances() -> dict[str, tuple[nn.Module, int]]:
         "sum": (WithImage(joined=False), 3),
         "concat": (WithImage(joined=True), 6),
         "stored": (Stored(), 6),
+        "standardized": (Standardized(), 6),
         "two borders": (TwoBorders(), 8),
         "nothing": (nn.Identity(), 3),
     }

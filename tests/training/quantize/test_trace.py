@@ -111,6 +111,8 @@ TAKEN: dict[str, tuple[Function, list[str], dict[str, Any]]] = {
     "gain per channel": (lambda m, x: x * m.g, ["norm"], {}),
     "bias per channel": (lambda m, x: m.g + x, ["norm"], {}),
     "minus a bias": (lambda m, x: x - m.g, ["norm"], {}),
+    "a bias minus it": (lambda m, x: m.g - x, ["norm"], {}),
+    "quotient per channel": (lambda m, x: x / m.g, ["norm"], {}),
     "sum": (lambda m, x: m.a(x) + m.b(x), ["convolution", "convolution", "add"], {}),
     "in-place sum": (lambda m, x: m.a(x).add_(m.b(x)), ["convolution", "convolution", "add"], {}),
     "gate": (
@@ -408,7 +410,8 @@ REFUSED: dict[str, tuple[Function, str, str]] = {
     "difference": (lambda m, x: m.a(x) - m.b(x), "sub of two tensors", "sums and gates"),
     "bias per column": (lambda m, x: x + m.columns, "a stored tensor of shape (8,)", "C×1×1"),
     "gain of the last axis": (lambda m, x: x[:, :, :, ::2] * m.four, "of shape (4,)", "C×1×1"),
-    "divided by channel": (lambda m, x: x / m.g, "div with a stored", "C×1×1"),
+    "divisor of the image": (lambda m, x: m.g / x, "div with a stored", "C×1×1"),
+    "divided by 0": (lambda m, x: x / (m.g - 1.0), "divides a channel by 0", "not 0"),
     "spatial gate": (
         lambda m, x: m.a(x) * torch.sigmoid(m.one(x)),
         "multiplies (4, 8, 8) and (1, 8, 8)",

@@ -46,25 +46,29 @@ def _same_shape(call: Call) -> bool:
 
 
 def _channel_affine(call: Call, name: str, a: Any, b: Any) -> Traced:
-    """A sum or product with a stored tensor of one number a channel: a norm."""
+    """A sum, difference, product or quotient with a stored tensor of one number a channel: a norm
+    of gain and bias alone."""
     x, stored = (a, b) if isinstance(a, Traced) else (b, a)
     source = call.tensor(x)
     shape = call.shape(source)
-    flat = stored.detach().float().reshape(-1)
     # Broadcasting aligns the last dimensions, so the channels are the third from the end.
     fits = len(shape) == 3 and stored.dim() >= 3 and stored.numel() == stored.shape[-3] == shape[0]
-    if name not in ("add", "sub", "mul") or not fits or (name == "sub" and x is b):
+    if not fits or (name == "div" and x is b):
         raise Untakeable(
             f"{name} with a stored tensor of shape {tuple(stored.shape)}",
-            "a stored tensor may add to or multiply each channel, C×1×1",
+            "a stored tensor may add to, multiply or divide each channel, C×1×1",
         )
+    flat = stored.detach().double().reshape(-1)
+    if name == "div" and not bool(flat.all()):
+        raise Untakeable("it divides a channel by 0", "store divisors that are not 0")
     ones, zeros = torch.ones_like(flat), torch.zeros_like(flat)
-    tensors = {
-        "gain": flat if name == "mul" else ones,
-        "bias": zeros if name == "mul" else flat if name == "add" else -flat,
-        "mean": zeros,
-        "variance": ones,
-    }
+    gain, bias = {
+        "add": (ones, flat),
+        "sub": (-ones, flat) if x is b else (ones, -flat),
+        "mul": (flat, zeros),
+        "div": (1.0 / flat, zeros),
+    }[name]
+    tensors = {"gain": gain, "bias": bias, "mean": zeros, "variance": ones}
     return call.add("norm", [source], {"epsilon": 0.0, "fixed": True}, tensors)
 
 
