@@ -23,14 +23,14 @@ from training.quantize.recording import Recorder, function_name, holds_tensor, p
 
 IMAGE = "pixels"
 
-_NOT_TRACED: tuple[type[Exception], ...] = (
+_RAISED: tuple[type[Exception], ...] = (
     TypeError,
     ValueError,
     RuntimeError,
     AttributeError,
     NameError,
 )
-_NOT_TRACED += (AssertionError, LookupError, ArithmeticError)
+_RAISED += (AssertionError, LookupError, ArithmeticError)
 """What a forward may raise that is recorded; a TraceError is a ValueError."""
 
 
@@ -52,17 +52,25 @@ def trace(module: nn.Module, example: Tensor) -> FloatGraph:
     recorder = Recorder(example)
     try:
         with torch.no_grad():
-            graph = recorder.record(module)
+            graph = _recorded(module, recorder)
             return _Tracer(module, graph, recorder.values).run()
-    except _NOT_TRACED as error:
-        raise InputError(
-            f"{type(module).__name__} cannot be traced: {' '.join(str(error).split())}; its "
-            "forward must not branch or loop on the values of tensors: quantize the part that does "
-            "not, or choose the branch when the network is built"
-        ) from error
     finally:
         for part, training in was.items():
             part.training = training
+
+
+def _recorded(module: nn.Module, recorder: Recorder) -> fx.Graph:
+    try:
+        return recorder.record(module)
+    except _RAISED as error:
+        cure = "its forward must take the example, and call no modules but those that it has"
+        if isinstance(error, fx.proxy.TraceError):
+            cure = (
+                "its forward must not branch or loop on the values of tensors: quantize the part "
+                "that does not, or choose the branch when the network is built"
+            )
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{type(module).__name__} cannot be traced: {said}; {cure}") from error
 
 
 def _check(module: nn.Module, example: Tensor) -> None:
@@ -142,28 +150,26 @@ class _Tracer:
         return Traced(root=self.draft.add(REFUSED, "image", (), value))
 
     def _taken(self, node: fx.Node, value: Any) -> Any:
-        arguments = fx.node.map_arg(node.args, self._argument)
+        arguments = list(fx.node.map_arg(node.args, self._argument))
         keywords = fx.node.map_arg(node.kwargs, self._argument)
-        call = Call(self.draft, node, value)
         if node.op == "call_module":
             module = self.modules[str(node.target)]
             self._require_no_hook(module, node, value)
             take = module_taker(module)
-            if take is not None:
-                return take(call, module, *arguments, **keywords)
+            arguments.insert(0, module)
         else:
             take = function_taker(function_name(node))
-            if take is not None:
-                try:
-                    return take(call, *arguments, **keywords)
-                except TypeError as error:
-                    raise Untakeable(
-                        f"arguments that are not known ({error})", "call it in its plain form"
-                    ) from error
-        raise Untakeable(
-            "quantization does not know it",
-            "put one of the known operations in its place (docs/own-network.md lists them)",
-        )
+        if take is None:
+            raise Untakeable(
+                "quantization does not know it",
+                "put one of the known operations in its place (docs/own-network.md lists them)",
+            )
+        try:
+            return take(Call(self.draft, node, value), *arguments, **keywords)
+        except (TypeError, ValueError) as error:
+            raise Untakeable(
+                f"arguments that are not known ({error})", "call it in its plain form"
+            ) from error
 
     def _require_no_hook(self, module: nn.Module, node: fx.Node, value: Any) -> None:
         """Refuse a part of torch whose hooks change what it gives; those that prepare its weights

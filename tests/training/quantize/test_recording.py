@@ -187,8 +187,11 @@ def test_what_values_decide_is_refused_in_one_line(case: str) -> None:
     function, words = REFUSED[case]
     with pytest.raises(InputError) as caught:
         trace(Controlled(function).eval(), EXAMPLE)
-    assert words in str(caught.value)
-    assert "\n" not in str(caught.value)
+    said = str(caught.value)
+    assert words in said
+    assert "\n" not in said
+    reads_values = "reads what" in said or "other logits" in said
+    assert ("must not branch or loop" in said) == reads_values
 
 
 def test_a_hook_that_changes_something_is_refused_and_others_are_not() -> None:
@@ -207,7 +210,7 @@ def test_what_is_compiled_or_raises_is_one_error() -> None:
     for compiled in forms:
         with pytest.raises(InputError, match="is compiled; give the module that it was compiled"):
             trace(compiled, EXAMPLE)
-    with pytest.raises(InputError, match="cannot be traced: nine channels"):
+    with pytest.raises(InputError, match=r"cannot be traced: nine channels.*must take the"):
         trace(Controlled(_of_nine_channels).eval(), EXAMPLE)
 
 

@@ -99,6 +99,13 @@ def test_the_attributes_of_a_convolution() -> None:
         lambda m, x: F.conv2d(x, m.w, padding="valid"), w=nn.Parameter(torch.ones(6, 4, 2, 2))
     )
     assert none.operations[1].attributes["padding"] == [0] * 4
+    for kernel, padding in ((3, "valid"), (1, "same"), (3, 0)):  # no border, however it is padded
+        free = nn.Conv2d(4, 6, kernel, padding=padding, padding_mode="reflect")
+        one = graph_of(lambda m, x: m.conv(x), conv=free).operations[1]
+        assert one.attributes["padding"] == [0] * 4
+    weight = nn.Parameter(torch.ones(6, 4, 1, 1))
+    twice = graph_of(lambda m, x: F.conv2d(x, m.w, None, (2,)), w=weight)
+    assert twice.operations[1].attributes["stride"] == [2, 2]
 
 
 TAKEN: dict[str, tuple[Function, list[str], dict[str, Any]]] = {
@@ -401,6 +408,14 @@ def test_everything_that_cannot_be_taken_is_refused_at_once() -> None:
 
 REFUSED: dict[str, tuple[Function, str, str]] = {
     "reflection": (lambda m, x: m.reflect(x), "reflect: Conv2d", "padding_mode='zeros'"),
+    "same and replicated": (lambda m, x: m.replicate(x), "'replicate'", "padding_mode='zeros'"),
+    "another order": (
+        lambda m, x: torch.batch_norm(
+            x, None, None, torch.zeros(4), torch.ones(4), False, 0.1, 1e-5, False
+        ),
+        "batch_norm: arguments that are not known",
+        "plain form",
+    ),
     "computed weights": (lambda m, x: F.conv2d(x, m.a(x)), "conv2d", "use nn.Conv2d"),
     "linear on a map": (lambda m, x: m.linear(x), "applied to N×4×8×8", "flatten first"),
     "no statistics": (lambda m, x: m.instant(x), "no running statistics", "track_running_stats"),
@@ -470,6 +485,7 @@ def test_what_is_refused_says_why_and_what_to_do(case: str) -> None:
             a=nn.Conv2d(4, 4, 1), b=nn.Conv2d(4, 4, 1), one=nn.Conv2d(4, 1, 1),
             linear=nn.Linear(8, 8), instant=nn.BatchNorm2d(4, track_running_stats=False),
             reflect=nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"),
+            replicate=nn.Conv2d(4, 4, 3, padding="same", padding_mode="replicate"),
             columns=nn.Parameter(torch.ones(8)), four=nn.Parameter(torch.ones(4)),
             g=nn.Parameter(torch.ones(4, 1, 1)), indices=nn.MaxPool2d(2, return_indices=True),
             adaptive=nn.AdaptiveMaxPool2d(2),
@@ -477,6 +493,17 @@ def test_what_is_refused_says_why_and_what_to_do(case: str) -> None:
     first = caught.value.refusals[0]
     assert reason in str(first)
     assert cure in first.cure
+
+
+def test_an_argument_that_nobody_reads_is_refused_with_the_module(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def take(*_: Any) -> Any:
+        return int("same")
+
+    monkeypatch.setitem(trace.__globals__, "module_taker", lambda module: take)
+    with pytest.raises(Refused, match=r"conv: Conv2d: arguments that are not known \(invalid lit"):
+        graph_of(lambda m, x: m.conv(x), conv=nn.Conv2d(4, 4, 1))
 
 
 class Branching(nn.Module):

@@ -161,7 +161,8 @@ class Call:
 
 def pair(value: Any) -> list[int]:
     """The height's and the width's number of an argument that is one for both, or two."""
-    return [int(value), int(value)] if isinstance(value, int) else [int(v) for v in value]
+    found = [int(value)] if isinstance(value, int) else [int(v) for v in value]
+    return found * 2 if len(found) == 1 else found
 
 
 def number(value: Any) -> float | None:

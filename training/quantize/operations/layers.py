@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -29,26 +30,29 @@ def _convolution(
 ) -> Traced:
     if not isinstance(weight, Tensor) or weight.dim() != 4:
         raise Untakeable("its weights are computed or not two-dimensional", "use nn.Conv2d")
-    dilation = pair(dilation)
-    if padding == "valid":
-        padding = 0
-    if padding == "same":
-        spans = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
-        pads = [spans[0] // 2, spans[1] // 2, spans[0] - spans[0] // 2, spans[1] - spans[1] // 2]
-    else:
-        pads = pair(padding) * 2
     attributes = {
         "stride": pair(stride),
-        "padding": pads,
-        "dilation": dilation,
+        "padding": _border(padding, weight.shape[2:], dilation),
+        "dilation": pair(dilation),
         "groups": int(groups),
     }
     tensors = {"weight": weight} | ({} if bias is None else {"bias": bias})
     return call.add("convolution", [call.tensor(x)], attributes, tensors)
 
 
+def _border(padding: Any, kernel: Sequence[int], dilation: Any) -> list[int]:
+    """Top, left, bottom and right of a convolution's padding, which may be a word."""
+    if padding == "valid":
+        return [0, 0, 0, 0]
+    if padding == "same":
+        spans = [d * (k - 1) for d, k in zip(pair(dilation), kernel, strict=True)]
+        return [spans[0] // 2, spans[1] // 2, spans[0] - spans[0] // 2, spans[1] - spans[1] // 2]
+    return pair(padding) * 2
+
+
 def _conv_module(call: Call, module: nn.Conv2d, x: Any) -> Traced:
-    if module.padding_mode != "zeros" and any(pair(module.padding)):
+    border = _border(module.padding, module.kernel_size, module.dilation)
+    if module.padding_mode != "zeros" and any(border):
         raise Untakeable(
             f"it pads with {module.padding_mode!r}", "use padding_mode='zeros', or no padding"
         )
