@@ -57,6 +57,7 @@ SIGMOID: Expression = ["sigmoid", X]
 SILU: Expression = ["mul", X, ["sigmoid", X]]
 MISH: Expression = ["mul", X, ["tanh", ["softplus", X]]]
 HARD_SWISH: Expression = ["mul", X, HARD_SIGMOID]
+SELU: Expression = ["mul", ["elu", X, 1.6732632423543772], 1.0507009873554805]
 
 _NAMES: Mapping[str, str] = MappingProxyType(
     {
@@ -68,6 +69,7 @@ _NAMES: Mapping[str, str] = MappingProxyType(
         repr(GELU): "gelu",
         repr(GELU_TANH): "gelu",
         repr(MISH): "mish",
+        repr(SELU): "selu",
     }
 )
 

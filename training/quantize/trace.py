@@ -151,7 +151,7 @@ class _Tracer:
 
     def _taken(self, node: fx.Node, value: Any) -> Any:
         arguments = list(fx.node.map_arg(node.args, self._argument))
-        keywords = fx.node.map_arg(node.kwargs, self._argument)
+        keywords = dict(fx.node.map_arg(node.kwargs, self._argument))
         if node.op == "call_module":
             module = self.modules[str(node.target)]
             self._require_no_hook(module, node, value)
@@ -159,6 +159,8 @@ class _Tracer:
             arguments.insert(0, module)
         else:
             take = function_taker(function_name(node))
+            if "input" in keywords:  # torch's name of the first argument
+                arguments.insert(0, keywords.pop("input"))
         if take is None:
             raise Untakeable(
                 "quantization does not know it",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -163,6 +164,16 @@ TAKEN: dict[str, tuple[Function, list[str], dict[str, Any]]] = {
         ["max pool"],
         {"kernel": [8, 8], "stride": [1, 1], "padding": [0, 0, 0, 0]},
     ),
+    "adaptive max function": (
+        lambda m, x: F.adaptive_max_pool2d(x, 1),
+        ["max pool"],
+        {"kernel": [8, 8], "stride": [1, 1], "padding": [0, 0, 0, 0]},
+    ),
+    "largest of the map": (
+        lambda m, x: x.amax((-1, -2)).unflatten(1, (4, 1, 1)),
+        ["max pool", "reshape", "reshape"],
+        {"shape": [4, 1, 1]},
+    ),
     "avg_pool2d": (
         lambda m, x: F.avg_pool2d(x, (3, 2), padding=1),
         ["average pool"],
@@ -184,12 +195,44 @@ TAKEN: dict[str, tuple[Function, list[str], dict[str, Any]]] = {
         ["upsample"],
         {"factor": [1, 2]},
     ),
+    "interpolate exactly": (
+        lambda m, x: F.interpolate(x, scale_factor=3, mode="nearest-exact"),
+        ["upsample"],
+        {"factor": [3, 3]},
+    ),
     "upsample by 1": (lambda m, x: m.once(x), [], {}),
     "pad": (
         lambda m, x: F.pad(x, (1, 2, 3, 4, 1, 0)),
         ["pad"],
         {"amounts": [3, 1, 4, 2], "channels": [1, 0]},
     ),
+    "pad module": (
+        lambda m, x: m.border(x),
+        ["pad"],
+        {"amounts": [3, 1, 4, 2], "channels": [0, 0]},
+    ),
+    "constant_pad_nd": (
+        lambda m, x: torch.constant_pad_nd(x, (1, 2, 3, 4), 0.0),
+        ["pad"],
+        {"amounts": [3, 1, 4, 2], "channels": [0, 0]},
+    ),
+    "hstack": (lambda m, x: torch.hstack([m.a(x), x]), ["convolution", "concat"], {}),
+    "narrow": (lambda m, x: x.narrow(1, 1, 2), ["slice"], {"start": 1, "stop": 3}),
+    "narrow from the end": (lambda m, x: x.narrow(-3, -2, 2), ["slice"], {"start": 2, "stop": 4}),
+    "tensor_split": (lambda m, x: x.tensor_split(2, 1)[1], ["slice"], {"start": 2, "stop": 4}),
+    "split_with_sizes": (
+        lambda m, x: torch.split_with_sizes(x, [1, 3], 1)[1],
+        ["slice"],
+        {"start": 1, "stop": 4},
+    ),
+    "movedim": (lambda m, x: x.movedim(2, 3), ["transpose"], {"order": [0, 1, 3, 2]}),
+    "movedim of two": (
+        lambda m, x: x.moveaxis((1, 2), (2, 1)),
+        ["transpose"],
+        {"order": [0, 2, 1, 3]},
+    ),
+    "dims by name": (lambda m, x: x.permute(dims=(0, 1, 3, 2)), ["transpose"], {}),
+    "swapdims": (lambda m, x: x.swapdims(dim0=2, dim1=3), ["transpose"], {}),
     "permute": (lambda m, x: x.permute(0, 1, 3, 2), ["transpose"], {"order": [0, 1, 3, 2]}),
     "swapaxes": (lambda m, x: x.swapaxes(-1, -2), ["transpose"], {"order": [0, 1, 3, 2]}),
     "shuffle": (
@@ -212,10 +255,23 @@ TAKEN: dict[str, tuple[Function, list[str], dict[str, Any]]] = {
         ["average pool", "reshape", "reshape"],
         {"shape": [4, 1, 1]},
     ),
+    "unflattened": (lambda m, x: m.blocks(x).flatten(1, 2), ["reshape", "reshape"], {}),
+    "input by name": (lambda m, x: F.max_pool2d(input=x, kernel_size=2), ["max pool"], {}),
     "nothing": (
         lambda m, x: F.dropout(m.identity(m.drop(x)).contiguous().clone().detach().float()),
         [],
         {},
+    ),
+    "dropped": (
+        lambda m, x: torch.feature_dropout(
+            F.dropout2d(F.dropout3d(F.alpha_dropout(F.feature_alpha_dropout(x)))), 0.5, False
+        ),
+        [],
+        {},
+    ),
+    "dropped modules": (lambda m, x: m.all_drops(+x.type(torch.float32)), [], {}),
+    "dropped rows": (
+        lambda m, x: m.rows(F.dropout1d(x.flatten(2))).view(2, 4, 8, 8), ["reshape", "reshape"], {},
     ),
 }  # fmt: skip
 
@@ -229,6 +285,8 @@ def test_each_operation_is_taken(case: str) -> None:
         a=nn.Conv2d(4, 4, 1), b=nn.Conv2d(4, 4, 1), n=norm, plain=plain, drop=nn.Dropout2d(),
         identity=nn.Identity(), shuffle=nn.ChannelShuffle(2), adaptive=nn.AdaptiveMaxPool2d(1),
         once=nn.Upsample(scale_factor=1), g=nn.Parameter(torch.rand(4, 1, 1)),
+        border=nn.ConstantPad2d((1, 2, 3, 4), 0.0), blocks=nn.Unflatten(1, (2, 2)),
+        all_drops=nn.Sequential(nn.Dropout3d(), nn.FeatureAlphaDropout()), rows=nn.Dropout1d(),
     )  # fmt: skip
     body = graph.operations[1:-2]
     assert [one.kind for one in body] == expected
@@ -242,12 +300,17 @@ POINTWISE: dict[str, tuple[nn.Module | None, Function]] = {
     "leaky": (nn.LeakyReLU(0.2), lambda x: F.leaky_relu(x, 0.2)),
     "prelu": (nn.PReLU(init=0.3), lambda x: F.prelu(x, torch.tensor([0.3]))),
     "elu": (nn.ELU(0.5), lambda x: F.elu(x, 0.5)),
+    "celu": (nn.CELU(0.5), lambda x: F.celu(x, 0.5)),
+    "selu": (nn.SELU(), F.selu),
+    "in-place selu": (nn.SELU(inplace=True), lambda x: torch.selu_(x * 1.0)),
     "sigmoid": (nn.Sigmoid(), torch.sigmoid),
+    "expit": (None, torch.special.expit),
     "hardsigmoid": (nn.Hardsigmoid(), F.hardsigmoid),
     "hardswish": (nn.Hardswish(), lambda x: x * F.relu6(x + 3.0) / 6.0),
     "silu": (nn.SiLU(), lambda x: x * torch.sigmoid(x)),
     "mish": (nn.Mish(), lambda x: x * torch.tanh(F.softplus(x))),
     "gelu": (nn.GELU(), F.gelu),
+    "gelu by hand": (nn.GELU(), lambda x: x * 0.5 * (1.0 + torch.erf(x / math.sqrt(2.0)))),
     "gelu by tanh": (nn.GELU("tanh"), lambda x: F.gelu(x, approximate="tanh")),
     "tanh": (nn.Tanh(), lambda x: x.tanh()),
     "softplus": (nn.Softplus(), F.softplus),
@@ -262,6 +325,11 @@ POINTWISE: dict[str, tuple[nn.Module | None, Function]] = {
     "arithmetic": (None, lambda x: (1.0 - x) / 2.0 * 3.0 + 0.25),
     "in place": (None, lambda x: (x * 1.0).mul_(2.0).add_(1.0).sub_(0.5).div_(3.0).neg_()),
     "clip": (None, lambda x: x.clip(-1.0, torch.tensor(0.5))),
+    "lower bound": (nn.ReLU(), lambda x: x.clamp_min(0)),
+    "clamp_max": (None, lambda x: torch.clamp_max(x, 0.5)),
+    "reciprocal": (None, lambda x: torch.reciprocal(x.abs() + 1.0)),
+    "rsqrt": (None, lambda x: (x.abs() + 1.0).rsqrt()),
+    "longer names": (None, lambda x: torch.true_divide(x.absolute(), 3.0).negative()),
     "upper bound": (None, lambda x: torch.clamp(x, max=0.5)),
     "own product": (None, lambda x: x * x),
     "own difference": (None, lambda x: x.exp() - x),
@@ -460,7 +528,16 @@ REFUSED: dict[str, tuple[Function, str, str]] = {
     "shrinking": (lambda m, x: F.interpolate(x, scale_factor=0.5), "resizes", "whole factors"),
     "reflected pad": (lambda m, x: F.pad(x, (1, 1, 1, 1), mode="reflect"), "'reflect'", "zeros"),
     "crop by pad": (lambda m, x: F.pad(x, (-1, 0, 0, 0)), "pads [-1, 0, 0, 0]", "zeros"),
-    "pad with ones": (lambda m, x: F.pad(x, (1, 1, 1, 1), value=1.0), "pads", "zeros"),
+    "pad with halves": (
+        lambda m, x: F.pad(x, (1, 1, 1, 1), value=0.5), "pads [1, 1, 1, 1] with 0.5;", "zeros",
+    ),
+    "pad module with halves": (lambda m, x: m.halves(x), "pads [1, 1, 1, 1] with 0.5;", "zeros"),
+    "pad module of copies": (lambda m, x: m.copies(x), "with mode 'replicate'", "zeros"),
+    "adaptive indices": (
+        lambda m, x: F.adaptive_max_pool2d(x, 1, return_indices=True)[0], "indices", "MaxPool2d",
+    ),
+    "largest of channels": (lambda m, x: x.amax(1, keepdim=True), "maximizes", "(2, 3)"),
+    "negative alpha": (lambda m, x: F.celu(x, -1.0), "alpha is -1.0", "above 0"),
     "bounds by channel": (
         lambda m, x: torch.clamp(x, m.g - 1.0, m.g),
         "bounds are tensors",
@@ -488,7 +565,8 @@ def test_what_is_refused_says_why_and_what_to_do(case: str) -> None:
             replicate=nn.Conv2d(4, 4, 3, padding="same", padding_mode="replicate"),
             columns=nn.Parameter(torch.ones(8)), four=nn.Parameter(torch.ones(4)),
             g=nn.Parameter(torch.ones(4, 1, 1)), indices=nn.MaxPool2d(2, return_indices=True),
-            adaptive=nn.AdaptiveMaxPool2d(2),
+            adaptive=nn.AdaptiveMaxPool2d(2), halves=nn.ConstantPad2d(1, 0.5),
+            copies=nn.ReplicationPad2d(1),
         )  # fmt: skip
     first = caught.value.refusals[0]
     assert reason in str(first)

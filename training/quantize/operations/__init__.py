@@ -46,9 +46,18 @@ _SYNONYMS: Mapping[str, str] = MappingProxyType(
         "imul": "mul",
         "isub": "sub",
         "itruediv": "div",
+        "true_divide": "div",
+        "negative": "neg",
+        "absolute": "abs",
+        "special_expit": "sigmoid",
+        "special_erf": "erf",
+        "pos": "positive",
         "boolean_dispatch": "max_pool2d",
         "max_pool2d_with_indices": "max_pool2d",
+        "adaptive_max_pool2d_with_indices": "adaptive_max_pool2d",
         "swapaxes": "transpose",
+        "swapdims": "transpose",
+        "moveaxis": "movedim",
     }
 )
 

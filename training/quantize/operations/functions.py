@@ -23,6 +23,7 @@ from training.quantize.pointwise import (
     MISH,
     RELU,
     RELU6,
+    SELU,
     SIGMOID,
     SILU,
     Expression,
@@ -65,6 +66,12 @@ def _softplus(call: Call, x: Any, beta: float = 1.0, threshold: float = 20.0) ->
     return call.pointwise(["div", ["softplus", ["mul", X, float(beta)]], float(beta)], x)
 
 
+def _celu(call: Call, x: Any, alpha: float = 1.0, inplace: bool = False) -> Traced:
+    if alpha <= 0.0:
+        raise Untakeable(f"its alpha is {alpha}", "give it one above 0")
+    return call.pointwise(["mul", ["elu", ["div", X, float(alpha)], 1.0], float(alpha)], x)
+
+
 def _gelu(call: Call, x: Any, approximate: str = "none") -> Traced:
     return call.pointwise(GELU if approximate == "none" else GELU_TANH, x)
 
@@ -76,6 +83,8 @@ MODULES: ModuleTakers = {
     nn.LeakyReLU: lambda call, m, x: call.pointwise(["leaky", X, m.negative_slope], x),
     nn.PReLU: lambda call, m, x: _prelu(call, x, m.weight),
     nn.ELU: lambda call, m, x: call.pointwise(["elu", X, m.alpha], x),
+    nn.CELU: lambda call, m, x: _celu(call, x, m.alpha),
+    nn.SELU: lambda call, m, x: call.pointwise(SELU, x),
     nn.Sigmoid: lambda call, m, x: call.pointwise(SIGMOID, x),
     nn.Hardsigmoid: lambda call, m, x: call.pointwise(HARD_SIGMOID, x),
     nn.Hardswish: lambda call, m, x: call.pointwise(HARD_SWISH, x),
@@ -93,10 +102,14 @@ FUNCTIONS: FunctionTakers = {
         ["clamp", X, float(min_val), float(max_val)], x
     ),
     "clamp": _clamp,
+    "clamp_min": lambda call, x, min: _clamp(call, x, min=min),
+    "clamp_max": lambda call, x, max: _clamp(call, x, max=max),
     "leaky_relu": lambda call, x, negative_slope=0.01, inplace=False: call.pointwise(
         ["leaky", X, float(negative_slope)], x
     ),
     "elu": lambda call, x, alpha=1.0, inplace=False: call.pointwise(["elu", X, alpha], x),
+    "celu": _celu,
+    "selu": _unary(SELU),
     "prelu": _prelu,
     "sigmoid": _unary(SIGMOID),
     "hardsigmoid": _unary(HARD_SIGMOID),
@@ -107,8 +120,11 @@ FUNCTIONS: FunctionTakers = {
     "tanh": _unary(["tanh", X]),
     "softplus": _softplus,
     "exp": _unary(["exp", X]),
+    "erf": _unary(["erf", X]),
     "abs": _unary(["abs", X]),
     "sqrt": _unary(["sqrt", X]),
+    "rsqrt": _unary(["div", 1.0, ["sqrt", X]]),
+    "reciprocal": _unary(["div", 1.0, X]),
     "square": _unary(["square", X]),
     "pow": _power,
 }

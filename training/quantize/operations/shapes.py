@@ -30,6 +30,13 @@ def _pieces(call: Call, x: Any, dim: int) -> tuple[Traced, ...]:
     return tuple(found)
 
 
+def _narrow(call: Call, x: Any, dim: int, start: int, length: int) -> Any:
+    rank = call.value.dim()
+    index = [slice(None)] * rank
+    index[dim] = slice(start, start + length or None)
+    return _getitem(call, x, tuple(index))
+
+
 def _getitem(call: Call, x: Any, index: Any) -> Any:
     if isinstance(x, tuple | list):
         return x[index]
@@ -77,14 +84,21 @@ def _flatten(call: Call, x: Any, start_dim: int = 0, end_dim: int = -1) -> Trace
     return _reshape(call, x)
 
 
-def _transpose(call: Call, x: Any, first: int, second: int) -> Traced:
+def _transpose(call: Call, x: Any, dim0: int, dim1: int) -> Traced:
     order = list(range(call.value.dim()))
-    order[first], order[second] = order[second], order[first]
+    order[dim0], order[dim1] = order[dim1], order[dim0]
     return _permute(call, x, order)
 
 
-def _permute(call: Call, x: Any, *order: Any) -> Traced:
-    wanted = [int(d) % call.value.dim() for d in (order[0] if len(order) == 1 else order)]
+def _movedim(call: Call, x: Any, source: Any, destination: Any) -> Traced:
+    # Of a tensor of shape 0 × 1 × 2 … the shape afterwards is the order.
+    order = torch.empty(*range(call.value.dim())).movedim(source, destination).shape
+    return _permute(call, x, order)
+
+
+def _permute(call: Call, x: Any, *order: Any, dims: Any = None) -> Traced:
+    given = dims or (order[0] if len(order) == 1 else order)
+    wanted = [int(d) % call.value.dim() for d in given]
     if wanted[0] != 0:
         raise Untakeable("it moves the batch", "keep N first")
     return call.add("transpose", [call.tensor(x)], {"order": wanted})
@@ -114,23 +128,38 @@ def _converted(call: Call, x: Any, *_rest: Any, **_more: Any) -> Any:
 
 MODULES: ModuleTakers = {
     nn.Identity: lambda call, m, x: x,
-    nn.Dropout: lambda call, m, x: x,
-    nn.Dropout2d: lambda call, m, x: x,
-    nn.AlphaDropout: lambda call, m, x: x,
+    **dict.fromkeys(
+        (
+            nn.Dropout,
+            nn.Dropout1d,
+            nn.Dropout2d,
+            nn.Dropout3d,
+            nn.AlphaDropout,
+            nn.FeatureAlphaDropout,
+        ),
+        lambda call, m, x: x,
+    ),
     nn.Flatten: lambda call, m, x: _reshape(call, x),
+    nn.Unflatten: lambda call, m, x: _reshape(call, x),
     nn.ChannelShuffle: lambda call, m, x: _channel_shuffle(call, x, m.groups),
 }
 FUNCTIONS: FunctionTakers = {
     "cat": _concat,
+    "hstack": lambda call, tensors: _concat(call, tensors, 1),
     "chunk": lambda call, x, chunks, dim=0: _pieces(call, x, dim),
     "split": lambda call, x, split_size_or_sections, dim=0: _pieces(call, x, dim),
+    "split_with_sizes": lambda call, x, split_sizes, dim=0: _pieces(call, x, dim),
+    "tensor_split": lambda call, x, indices_or_sections, dim=0: _pieces(call, x, dim),
     "getitem": _getitem,
+    "narrow": _narrow,
     "view": _reshape,
     "reshape": _reshape,
+    "unflatten": _reshape,
     "flatten": _flatten,
     "squeeze": _reshape,
     "unsqueeze": _reshape,
     "transpose": _transpose,
+    "movedim": _movedim,
     "permute": _permute,
     "channel_shuffle": _channel_shuffle,
     "contiguous": _as_it_is,
@@ -139,7 +168,20 @@ FUNCTIONS: FunctionTakers = {
     "detach": _as_it_is,
     "float": _as_it_is,
     "requires_grad": _as_it_is,
-    "dropout": _as_it_is,
+    "positive": _as_it_is,
+    **dict.fromkeys(
+        (
+            "dropout",
+            "dropout1d",
+            "dropout2d",
+            "dropout3d",
+            "feature_dropout",
+            "alpha_dropout",
+            "feature_alpha_dropout",
+        ),
+        _as_it_is,
+    ),
     "to": _converted,
+    "type": _converted,
     "type_as": _converted,
 }

@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from training.quantize.graph import Kind
 from training.quantize.operations.call import (
     Call,
     FunctionTakers,
     ModuleTakers,
+    Taker,
     Traced,
     Untakeable,
     pair,
@@ -72,11 +74,10 @@ def _average_pool(
     return call.add("average pool", [source], attributes)
 
 
-def _global_average(call: Call, source: str) -> Traced:
-    _, height, width = call.map_shape(source)
+def _global_pool(call: Call, source: str, kind: Kind) -> Traced:
+    channels, height, width = call.map_shape(source)
     attributes = {"kernel": [height, width], "stride": [1, 1], "padding": [0, 0, 0, 0]}
-    value = torch.empty(1, call.shape(source)[0], 1, 1)
-    return call.add("average pool", [source], attributes, value=value)
+    return call.add(kind, [source], attributes, value=torch.empty(1, channels, 1, 1))
 
 
 def _adaptive_average_pool(call: Call, x: Any, output_size: Any) -> Traced:
@@ -91,7 +92,7 @@ def _adaptive_average_pool(call: Call, x: Any, output_size: Any) -> Traced:
         )
     ]
     if wanted == [1, 1]:
-        return _global_average(call, source)
+        return _global_pool(call, source, "average pool")
     if height % wanted[0] or width % wanted[1]:
         raise Untakeable(
             f"it averages {height}×{width} to {wanted[0]}×{wanted[1]} in windows of unequal size",
@@ -105,24 +106,29 @@ def _adaptive_average_pool(call: Call, x: Any, output_size: Any) -> Traced:
     )
 
 
-def _adaptive_max_pool(call: Call, x: Any, output_size: Any) -> Traced:
+def _adaptive_max_pool(
+    call: Call, x: Any, output_size: Any, return_indices: bool = False
+) -> Traced:
     source = call.tensor(x)
-    _, height, width = call.map_shape(source)
-    if pair(output_size) != [1, 1]:
-        raise Untakeable("its output is not 1×1", "use nn.MaxPool2d")
-    attributes = {"kernel": [height, width], "stride": [1, 1], "padding": [0, 0, 0, 0]}
-    return call.add("max pool", [source], attributes)
+    if pair(output_size) != [1, 1] or return_indices:
+        raise Untakeable("its output is not 1×1, or has indices", "use nn.MaxPool2d")
+    return _global_pool(call, source, "max pool")
 
 
-def _mean(call: Call, x: Any, dim: Any = None, keepdim: bool = False, **_more: Any) -> Traced:
-    source = call.tensor(x)
-    axes = dim if isinstance(dim, tuple | list) else [dim]
-    if len(call.shape(source)) != 3 or {None if d is None else d % 4 for d in axes} != {2, 3}:
-        raise Untakeable(f"it averages dimensions {dim}", "average height and width, dim=(2, 3)")
-    pooled = _global_average(call, source)
-    if keepdim:
-        return pooled
-    return call.add("reshape", [pooled.root], {"shape": [call.shape(source)[0]]})
+def _over_the_map(kind: Kind, verb: str) -> Taker:
+    """The average or the largest of the dimensions ``dim``, height and width."""
+
+    def take(call: Call, x: Any, dim: Any = None, keepdim: bool = False, **_more: Any) -> Traced:
+        source = call.tensor(x)
+        axes = dim if isinstance(dim, tuple | list) else [dim]
+        if len(call.shape(source)) != 3 or {None if d is None else d % 4 for d in axes} != {2, 3}:
+            raise Untakeable(f"it {verb}s dimensions {dim}", f"{verb} height and width, dim=(2, 3)")
+        pooled = _global_pool(call, source, kind)
+        if keepdim:
+            return pooled
+        return call.add("reshape", [pooled.root], {"shape": [call.shape(source)[0]]})
+
+    return take
 
 
 def _interpolate(
@@ -136,7 +142,9 @@ def _interpolate(
     source = call.tensor(x)
     call.map_shape(source)
     factors = [call.value.shape[2 + axis] / call.shape(source)[1 + axis] for axis in (0, 1)]
-    if mode != "nearest" or any(f != int(f) or f < 1 for f in factors):
+    # At whole factors both copy the same pixels.
+    nearest = mode in ("nearest", "nearest-exact")
+    if not nearest or any(f != int(f) or f < 1 for f in factors):
         raise Untakeable(
             f"it resizes by {factors} with mode {mode!r}", "use nearest and whole factors"
         )
@@ -150,7 +158,8 @@ def _pad(
 ) -> Traced:
     amounts = [int(n) for n in pad] + [0] * (6 - len(pad))
     if mode != "constant" or (value or 0) != 0 or min(amounts) < 0 or len(pad) > 6:
-        raise Untakeable(f"it pads {list(pad)} with mode {mode!r}", "pad with zeros, mode constant")
+        border = f"{value or 0}" if mode == "constant" else f"mode {mode!r}"
+        raise Untakeable(f"it pads {list(pad)} with {border}", "pad with zeros, mode constant")
     left, right, top, bottom, front, back = amounts
     source = call.tensor(x)
     call.map_shape(source)
@@ -174,15 +183,23 @@ MODULES: ModuleTakers = {
         m.divisor_override,
     ),
     nn.AdaptiveAvgPool2d: lambda call, m, x: _adaptive_average_pool(call, x, m.output_size),
-    nn.AdaptiveMaxPool2d: lambda call, m, x: _adaptive_max_pool(call, x, m.output_size),
+    nn.AdaptiveMaxPool2d: lambda call, m, x: _adaptive_max_pool(
+        call, x, m.output_size, m.return_indices
+    ),
     nn.Upsample: lambda call, m, x: _interpolate(call, x, m.size, m.scale_factor, m.mode),
-    nn.ZeroPad2d: lambda call, m, x: _pad(call, x, m.padding),
+    nn.ConstantPad2d: lambda call, m, x: _pad(call, x, m.padding, value=m.value),
+    nn.ReflectionPad2d: lambda call, m, x: _pad(call, x, m.padding, "reflect"),
+    nn.ReplicationPad2d: lambda call, m, x: _pad(call, x, m.padding, "replicate"),
+    nn.CircularPad2d: lambda call, m, x: _pad(call, x, m.padding, "circular"),
 }
 FUNCTIONS: FunctionTakers = {
     "max_pool2d": _max_pool,
     "avg_pool2d": _average_pool,
     "adaptive_avg_pool2d": _adaptive_average_pool,
-    "mean": _mean,
+    "adaptive_max_pool2d": _adaptive_max_pool,
+    "mean": _over_the_map("average pool", "average"),
+    "amax": _over_the_map("max pool", "maximize"),
     "interpolate": _interpolate,
     "pad": _pad,
+    "constant_pad_nd": lambda call, x, pad, value=0: _pad(call, x, pad, value=value),
 }
