@@ -226,8 +226,12 @@ class _Planner:
     def _scale_names(self) -> dict[str, str]:
         """A name for each class of tensors that share a scale: that of its first maker."""
         names: dict[str, str] = {}
+        constant = (IMAGE_SCALE, GATE_SCALE)
         for one in self.operations:
-            names.setdefault(self.scales.find(self.tied.find(one.name)), one.name)
+            name = one.name
+            if name in constant:  # a layer may be called so
+                name = unique(name, [*constant, *self.by_name])
+            names.setdefault(self.scales.find(self.tied.find(one.name)), name)
         image = self.scales.find(self.tied.find(self.operations[0].name))
         names[image] = IMAGE_SCALE
         for gate in self.gates.values():

@@ -332,6 +332,17 @@ def test_gates_have_the_constant_scale_and_products_that_of_what_is_gated() -> N
     assert plan.step("down").inputs == ("average_pool",)
 
 
+def test_layers_that_are_called_like_a_constant_scale_have_scales_of_their_own() -> None:
+    module = nn.Sequential()
+    for name in ("image", "gate", "gate_2", "last"):
+        module.add_module(name, nn.Conv2d(3, 3, 3))
+    module.add_module("pool", nn.AdaptiveAvgPool2d(1))
+    module.add_module("flat", nn.Flatten())
+    plan = plan_module(module, EXAMPLE).plan
+    scales = [codes(plan, name).scale for name in ("pixels", "image", "gate", "gate_2", "last")]
+    assert scales == ["image", "image_2", "gate_3", "gate_2", "last"]
+
+
 def test_codes_that_move_stay_what_they_are() -> None:
     plan = plan_module(network("shuffled"), EXAMPLE).plan
     names = ("grouped.leaky", "reshape", "transpose", "reshape_2")
