@@ -39,7 +39,8 @@ def quantize(
     It has scales after training, or after :func:`training.quantize.calibration.calibrate`.
 
     Args:
-        module: a classifier of images, in any mode; it is left as it is.
+        module: a classifier of images, in any mode; it is left as it is. A softmax at its end is
+            left out: the network gives the logits before it.
         example: float32 N×C×H×W, what the module takes; the values do not matter.
         bits: bit-widths, 2 to 8 and 32 (float).
         mean: of each channel, 0…1: the module takes (byte / 255 - mean) / std. None, with ``std``:

@@ -38,7 +38,7 @@ def trace(module: nn.Module, example: Tensor) -> FloatGraph:
     """The graph of a module; it is run once, in evaluation mode, and left as it was.
 
     Args:
-        module: a classifier of images.
+        module: a classifier of images; a softmax at its end is left out.
         example: float32 N×C×H×W, what the module takes; the values do not matter.
 
     Raises:

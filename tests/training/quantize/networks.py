@@ -141,6 +141,21 @@ class Averaged(nn.Module):
         return self.two(self.pool(x)).relu().mean([2, 3])
 
 
+class Vectors(nn.Module):
+    """A head of features: normalized, in a gate and in a sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.hidden = nn.Conv2d(3, 6, 3, 2), nn.Linear(6 * 5 * 5, 8)
+        self.norm, self.gate, self.last = nn.BatchNorm1d(8), nn.Linear(8, 8), nn.BatchNorm1d(8)
+        self.linear = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.norm(self.hidden(F.selu(self.conv(x)).flatten(1))))
+        x = x + x * torch.sigmoid(self.gate(x))
+        return self.linear(self.last(x))
+
+
 NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
     "preactivated": Preactivated,
     "dense": Dense,
@@ -148,6 +163,7 @@ NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
     "shuffled": Shuffled,
     "classical": Classical,
     "averaged": Averaged,
+    "vectors": Vectors,
 }
 SIZE = 11
 """Of the images; odd, so that strides and windows do not divide it."""
@@ -158,7 +174,7 @@ def network(name: str, seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
     made = NETWORKS[name]()
     for part in made.modules():
-        if isinstance(part, nn.BatchNorm2d):
+        if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
             assert part.running_mean is not None and part.running_var is not None
             part.running_mean.normal_(0.0, 0.3)
             part.running_var.uniform_(0.5, 2.0)
@@ -184,7 +200,7 @@ def settle(module: nn.Module, images: NDArray[np.uint8]) -> nn.Module:
     for part in module.modules():
         if isinstance(part, nn.Conv2d):  # torch's own leave little of what an image is
             part.weight.mul_(3.0)
-        if isinstance(part, nn.BatchNorm2d):
+        if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
             part.momentum = None
             part.reset_running_stats()
             part.train()

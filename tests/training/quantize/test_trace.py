@@ -414,6 +414,15 @@ def test_what_the_logits_do_not_need_is_left_out() -> None:
     assert "other" not in [one.name for one in graph.operations]
 
 
+@pytest.mark.parametrize("end", [nn.Softmax(dim=1), nn.LogSoftmax(dim=-1)])
+def test_a_softmax_at_the_end_is_left_out(end: nn.Module) -> None:
+    body = [nn.Conv2d(4, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)]
+    graph = trace(nn.Sequential(*body, end).eval(), EXAMPLE)
+    assert [one.name for one in graph.operations] == [
+        one.name for one in trace(nn.Sequential(*body).eval(), EXAMPLE).operations
+    ]
+
+
 # ------------------------------------------------------------------ refusals
 
 
@@ -447,6 +456,7 @@ class Everything(nn.Module):
         x = self.slopes(self.a(x))
         x = self.a(x) * self.b(x)
         x = self.a(x) + self.wide(x)
+        x = x.softmax(dim=1)
         return F.softmax(x.mean((2, 3)), dim=1)
 
 
@@ -469,7 +479,7 @@ def test_everything_that_cannot_be_taken_is_refused_at_once() -> None:
     lines = str(caught.value).splitlines()
     assert lines[0] == "the network has 6 operations that cannot be quantized:"
     assert lines[1].startswith(
-        "  attention.norm: LayerNorm: quantization does not know it; put one"
+        "  attention.norm: LayerNorm: it normalizes by statistics of each image, which"
     )
     assert lines[4].startswith("  (network): mul: neither factor")
 
@@ -549,6 +559,15 @@ REFUSED: dict[str, tuple[Function, str, str]] = {
         "reads N×4×64",
         "N×C×H×W",
     ),
+    "rows of features": (
+        lambda m, x: m.rows(x.flatten(2)).view(2, 4, 8, 8), "reads N×4×64", "N×features",
+    ),
+    "groups": (lambda m, x: F.group_norm(x, 2), "statistics of each image", "BatchNorm2d"),
+    "groups module": (lambda m, x: m.groups(x), "groups: GroupNorm: it normal", "BatchNorm2d"),
+    "each image": (lambda m, x: m.image(x), "image: InstanceNorm2d: it normal", "BatchNorm2d"),
+    "transposed": (lambda m, x: m.up(x), "up: ConvTranspose2d", "nn.Upsample"),
+    "softmax inside": (lambda m, x: m.a(F.log_softmax(x, 1)), "the end of the network", "leave it"),
+    "softmax of rows": (lambda m, x: x.mean((2, 3)).softmax(0)[:, :, None, None], "end", "leave"),
     "unknown": (lambda m, x: torch.cumsum(x, 1), "cumsum", "own-network.md"),
 }  # fmt: skip
 
@@ -566,7 +585,8 @@ def test_what_is_refused_says_why_and_what_to_do(case: str) -> None:
             columns=nn.Parameter(torch.ones(8)), four=nn.Parameter(torch.ones(4)),
             g=nn.Parameter(torch.ones(4, 1, 1)), indices=nn.MaxPool2d(2, return_indices=True),
             adaptive=nn.AdaptiveMaxPool2d(2), halves=nn.ConstantPad2d(1, 0.5),
-            copies=nn.ReplicationPad2d(1),
+            copies=nn.ReplicationPad2d(1), rows=nn.BatchNorm1d(4), groups=nn.GroupNorm(2, 4),
+            image=nn.InstanceNorm2d(4), up=nn.ConvTranspose2d(4, 4, 2),
         )  # fmt: skip
     first = caught.value.refusals[0]
     assert reason in str(first)

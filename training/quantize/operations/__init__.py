@@ -1,7 +1,8 @@
 """The operations that quantization takes, by module type and by function name.
 
 Each file of this folder takes one family: its ``MODULES`` and ``FUNCTIONS`` say what to write into
-the graph for a call.  A further operation is a further entry there; what is not in here is refused.
+the graph for a call.  A further operation is a further entry there; what is not in here is refused,
+and :mod:`training.quantize.operations.refusals` names what to put in its place.
 """
 
 from __future__ import annotations
@@ -11,11 +12,24 @@ from types import MappingProxyType
 
 from torch import nn
 
-from training.quantize.operations import arithmetic, functions, layers, shapes, windows
+from training.quantize.operations import (
+    arithmetic,
+    functions,
+    layers,
+    refusals,
+    shapes,
+    windows,
+)
 from training.quantize.operations.call import FunctionTakers, ModuleTakers, Taker
 
 MODULES: ModuleTakers = MappingProxyType(
-    {**layers.MODULES, **functions.MODULES, **shapes.MODULES, **windows.MODULES}
+    {
+        **layers.MODULES,
+        **functions.MODULES,
+        **shapes.MODULES,
+        **windows.MODULES,
+        **refusals.MODULES,
+    }
 )
 FUNCTIONS: FunctionTakers = MappingProxyType(
     {
@@ -24,6 +38,7 @@ FUNCTIONS: FunctionTakers = MappingProxyType(
         **functions.FUNCTIONS,
         **shapes.FUNCTIONS,
         **windows.FUNCTIONS,
+        **refusals.FUNCTIONS,
     }
 )
 """Functions and methods by their name, without underscores of in-place forms."""

@@ -90,10 +90,12 @@ def _gate(call: Call, a: Traced, b: Traced) -> Traced:
         raise Untakeable(
             "neither factor is known to be in 0…1", "a gate is a sigmoid or hard sigmoid"
         )
-    shapes = [call.shape(name) for name in names]
-    if len(shapes[0]) != 3 or len(shapes[1]) != 3 or shapes[0][0] != shapes[1][0]:
+    first, second = (call.shape(name) for name in names)
+    # Broadcasting aligns the last dimensions: both are vectors of features, or both are maps.
+    if len(first) != len(second) or len(first) not in (1, 3) or first[0] != second[0]:
         raise Untakeable(
-            f"it multiplies {shapes[0]} and {shapes[1]}", "a gate has the channels of what it gates"
+            f"it multiplies {first} and {second}",
+            "a gate has the channels of what it gates, C×1×1 or C×H×W, or its features",
         )
     return call.add("gate", names)
 

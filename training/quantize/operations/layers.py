@@ -94,13 +94,18 @@ def _norm(
         raise Untakeable(
             "it has no running statistics", "set track_running_stats=True and train or calibrate it"
         )
+    source = call.tensor(x)
+    if len(call.shape(source)) == 2:
+        raise Untakeable(
+            f"it reads N×{'×'.join(map(str, call.shape(source)))}", "give it N×C×H×W or N×features"
+        )
     tensors = {
         "gain": torch.ones_like(running_mean) if weight is None else weight,
         "bias": torch.zeros_like(running_mean) if bias is None else bias,
         "mean": running_mean,
         "variance": running_var,
     }
-    return call.add("norm", [call.tensor(x)], {"epsilon": float(eps)}, tensors)
+    return call.add("norm", [source], {"epsilon": float(eps)}, tensors)
 
 
 def _norm_module(call: Call, module: Any, x: Any) -> Traced:
@@ -118,6 +123,8 @@ def _norm_module(call: Call, module: Any, x: Any) -> Traced:
 MODULES: ModuleTakers = {
     nn.Conv2d: _conv_module,
     nn.Linear: lambda call, m, x: _linear(call, x, m.weight, m.bias),
+    nn.BatchNorm1d: _norm_module,
     nn.BatchNorm2d: _norm_module,
+    nn.SyncBatchNorm: _norm_module,
 }
 FUNCTIONS: FunctionTakers = {"conv2d": _convolution, "linear": _linear, "batch_norm": _norm}

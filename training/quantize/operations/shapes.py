@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from training.quantize.operations.call import Call, FunctionTakers, ModuleTakers, Traced, Untakeable
+from training.quantize.recording import holds_tensor
 
 
 def _concat(call: Call, tensors: Sequence[Any], dim: int = 0) -> Traced:
@@ -116,6 +117,17 @@ def _channel_shuffle(call: Call, x: Any, groups: int) -> Traced:
     return call.add("reshape", [second.root], {"shape": [channels, height, width]})
 
 
+def _softmax(call: Call, x: Any, dim: int | None = None, *_rest: Any, **_more: Any) -> Any:
+    """Left out at the end: the logits before it have the same order."""
+    last = not any(holds_tensor(call.draft.values.get(user)) for user in call.node.users)
+    if last and call.value.dim() == 2 and dim in (None, 1, -1):
+        return x
+    raise Untakeable(
+        "it is not over the classes at the end of the network",
+        "leave it out; a gate is a sigmoid",
+    )
+
+
 def _as_it_is(call: Call, x: Any, *_rest: Any, **_more: Any) -> Any:
     return x
 
@@ -141,6 +153,8 @@ MODULES: ModuleTakers = {
     ),
     nn.Flatten: lambda call, m, x: _reshape(call, x),
     nn.Unflatten: lambda call, m, x: _reshape(call, x),
+    nn.Softmax: lambda call, m, x: _softmax(call, x, m.dim),
+    nn.LogSoftmax: lambda call, m, x: _softmax(call, x, m.dim),
     nn.ChannelShuffle: lambda call, m, x: _channel_shuffle(call, x, m.groups),
 }
 FUNCTIONS: FunctionTakers = {
@@ -162,6 +176,8 @@ FUNCTIONS: FunctionTakers = {
     "movedim": _movedim,
     "permute": _permute,
     "channel_shuffle": _channel_shuffle,
+    "softmax": _softmax,
+    "log_softmax": _softmax,
     "contiguous": _as_it_is,
     "clone": _as_it_is,
     "data": _as_it_is,
