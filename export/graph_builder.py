@@ -36,13 +36,17 @@ class GraphBuilder:
         self._promised = frozenset(layers)
 
     def begin(self, layer: str) -> None:
-        """From here on it is this layer that may take its promised name."""
+        """From here on it is a node of this layer that may take its promised name."""
         self._layer = layer
 
-    def reserve(self, hint: str) -> str:
-        """A name that nothing else gets: ``hint``, with a number behind it where it is taken."""
+    def reserve(self, hint: str, *, promised: bool = True) -> str:
+        """A name that nothing else gets: ``hint``, with a number behind it where it is taken.
+
+        ``promised``: it may be that of the layer, as a constant's may not.
+        """
         name, number = hint, 1
-        while name in self._names or (name in self._promised and name != self._layer):
+        own = self._layer if promised else None
+        while name in self._names or (name in self._promised and name != own):
             number += 1
             name = f"{hint}_{number}"
         self._names.add(name)
@@ -59,7 +63,7 @@ class GraphBuilder:
         key = (str(value.dtype), value.shape, value.tobytes())
         if shared and key in self._constants:
             return self._constants[key]
-        name = self.reserve(hint)
+        name = self.reserve(hint, promised=False)
         self._initializers.append(numpy_helper.from_array(value, name))
         if shared:
             self._constants[key] = name
