@@ -73,13 +73,40 @@ def _numpy(tensor: Tensor) -> NDArray[np.float32]:
     return tensor.detach().cpu().numpy().astype(np.float32)
 
 
+class _QonnxBuilder(GraphBuilder):
+    """Writes no node that reads one tensor twice, x * x say: qonnx-cleanup renames only the first
+    of equal inputs, so the second is read through an Identity."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._computed: set[str] = set()
+
+    def add(
+        self,
+        operator: str,
+        inputs: Sequence[str],
+        output: str,
+        *,
+        domain: str = "",
+        **attributes: Any,
+    ) -> str:
+        """As :meth:`GraphBuilder.add`."""
+        distinct: list[str] = []
+        for name in inputs:
+            again = name in distinct and name in self._computed
+            distinct.append(self.add("Identity", [name], f"{name}.again") if again else name)
+        made = super().add(operator, distinct, output, domain=domain, **attributes)
+        self._computed.add(made)
+        return made
+
+
 class _Writer:
     """Walks the steps of a plan in their order."""
 
     def __init__(self, network: Network) -> None:
         self.network = network
         self.quantized = network.switch.quantized
-        self.builder = GraphBuilder()
+        self.builder = _QonnxBuilder()
         self.tensors: dict[str, str] = {}
 
     def write(self, name: str) -> onnx.ModelProto:

@@ -103,9 +103,11 @@ def function_before(tensor: str, context: Context) -> tuple[Expression, tuple[st
 
     def expression_of(name: str, depth: int) -> Expression:
         if name in context.codes:
-            if name not in roots:
-                roots.append(name)
-            return variables[min(roots.index(name), 1)]
+            same = (one for one in roots if context.codes[one] == context.codes[name])
+            root = next(same, name)  # under another name after an Identity
+            if root not in roots:
+                roots.append(root)
+            return variables[min(roots.index(root), 1)]
         if name in context.source.constants:
             constant = context.source.constants[name]
             if constant.size != 1:

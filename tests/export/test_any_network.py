@@ -21,6 +21,7 @@ from export.certificate import certify
 from export.fake_quantized import FakeQuantized
 from export.lowering import lower, lower_float
 from export.parity import check_parity
+from export.qonnx_execution import clean_qonnx, execute_qonnx
 from export.qonnx_from_network import write_qonnx
 from export.reference import IntegerReference
 from export.reference.qdq import QdqReference
@@ -90,7 +91,26 @@ class Sums(nn.Module):
         return self.linear(x.mean((2, 3)))
 
 
-OWN: dict[str, type[Any]] = {"grey": Grey, "wide": Wide, "sums": Sums}
+class Twice(nn.Module):
+    """Functions, a concatenation and a sum that read one tensor twice; layers that are called as
+    constants of the files would be."""
+
+    shape, classes = (3, 12, 12), 4
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.s, self.b, self.zero = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 3), nn.Conv2d(6, 6, 1)
+        self.linear = nn.Linear(12, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.s(x)
+        x = self.b(x * x)
+        x = self.zero(torch.relu(x + x) ** 2)
+        x = F.adaptive_avg_pool2d(torch.cat([x, x], 1), 1)
+        return self.linear(x.flatten(1) + x.flatten(1))
+
+
+OWN: dict[str, type[Any]] = {"grey": Grey, "wide": Wide, "sums": Sums, "twice": Twice}
 CASES = (*NETWORKS, *OWN)
 
 
@@ -162,6 +182,16 @@ def test_the_float_file_is_the_float_network(name: str, tmp_path: Path) -> None:
         np.testing.assert_allclose(
             engine.run(images), expected, rtol=0.0, atol=1e-4 * np.abs(expected).max()
         )
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_qonnx_file_is_the_same_after_qonnx_cleanup(name: str, tmp_path: Path) -> None:
+    built, images = calibrated(name), images_of(name, 2, seed=5)
+    path = write_qonnx(built, 4, tmp_path / "q.onnx")
+    found = execute_qonnx(path, images)
+    np.testing.assert_allclose(found, logits(built, images, 4), rtol=1e-5, atol=1e-5)
+    cleaned = execute_qonnx(clean_qonnx(path, tmp_path / "clean.onnx"), images)
+    np.testing.assert_array_equal(cleaned, found)
 
 
 class Functions(nn.Module):
