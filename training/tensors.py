@@ -35,14 +35,29 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a safetensors file.
 
     Raises:
-        InputError: it is damaged.
+        InputError: it is damaged, or a pickle, which may run code and is not read.
     """
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return tensors, dict(file.metadata() or {})
     except (SafetensorError, OSError, ValueError) as error:
+        if path.is_file() and _is_pickled(path):
+            raise InputError(
+                f"{path} is a pickle, as torch.save writes it, and is not read: a pickle can run "
+                "any code; convert the state_dict once: safetensors.torch.save_file(torch.load("
+                f"{str(path)!r}, weights_only=True), {str(path.with_suffix('.safetensors'))!r})"
+            ) from error
         raise InputError(f"{path} is damaged or no safetensors file: {error}") from error
+
+
+def _is_pickled(path: Path) -> bool:
+    """Whether a file is a zip archive, which torch writes, or a pickle of protocol 2 to 5; the
+    header of a safetensors file, after its 8 bytes of length, begins with a brace."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    pickled = start[:1] == b"\x80" and start[1:2] in (b"\2", b"\3", b"\4", b"\5")
+    return start.startswith(b"PK\3\4") or (pickled and start[8:] != b"{")
 
 
 def require_tensors_of(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from safetensors.torch import save_file
 from torch import nn
@@ -21,6 +23,7 @@ from training.prediction import logits
 from training.quantize import quantize
 from training.quantize.build import build_network
 from training.quantize.calibration import calibrate
+from training.tensors import read_tensors
 
 SOURCE = """
 from torch import nn
@@ -146,13 +149,35 @@ def test_weights_of_the_module_are_taken_and_others_refused(here: Path) -> None:
                 weights=here / "wrong.safetensors",
             )
     (here / "torn.safetensors").write_bytes(b"no safetensors")
-    for file, said in (("torn", "damaged"), ("absent", "there is no file")):
+    # The first two bytes of a header of 640 bytes are those of a pickle.
+    (here / "cut.safetensors").write_bytes((640).to_bytes(8, "little") + b'{"a":')
+    for file, said in (
+        ("torn", "damaged"),
+        ("cut", "damaged"),
+        ("absent", "there is no file"),
+    ):
         with pytest.raises(InputError, match=said):
             build_network(
                 spec("someones_network:build"),
                 torch.Generator(),
                 weights=here / f"{file}.safetensors",
             )
+
+
+@pytest.mark.parametrize("way", ["zip", "before zip", "pickle"])
+def test_pickled_weights_are_not_read_and_the_error_converts_them(way: str, here: Path) -> None:
+    weights = {"a": torch.arange(3.0)}
+    path = here / "weights.pt"
+    if way == "pickle":
+        path.write_bytes(pickle.dumps({"a": 1.0}))
+    else:
+        torch.save(weights, path, _use_new_zipfile_serialization=way == "zip")
+    with pytest.raises(InputError, match=r"weights\.pt is a pickle.* is not read") as caught:
+        read_tensors(path)
+    if way != "pickle":
+        _, _, cure = str(caught.value).partition("once: ")
+        exec(cure, {"safetensors": safetensors, "torch": torch})  # noqa: S102 - as a reader would
+        assert torch.equal(read_tensors(here / "weights.safetensors")[0]["a"], weights["a"])
 
 
 def test_a_checkpoint_needs_none_of_the_code(here: Path) -> None:
