@@ -26,7 +26,7 @@ import onnx
 from numpy.typing import NDArray
 
 from deploy.core.engine_protocol import Engine
-from deploy.core.errors import QadtrError
+from deploy.core.errors import InputError, QadtrError
 from deploy.core.files import sha256_of
 from deploy.core.model_engine import run_all
 from deploy.core.scratch import Scratch
@@ -152,12 +152,23 @@ def prove_qonnx(
     """Prove a QONNX file, on the first images only; arguments as :func:`prove_qdq`.
 
     The cleaned file must give the same numbers as the file, without a budget.
+
+    Raises:
+        InputError: the file is damaged.
+        TargetProofError: what qonnx-cleanup makes of it is no valid file.
     """
     few, held_to = images[:QONNX_IMAGES], network[:QONNX_IMAGES]
     executor = "the qonnx executor"
     ours = execute_qonnx(path, few)
     with Scratch() as folder:
-        cleaned = execute_qonnx(clean_qonnx(path, folder / "clean.onnx"), few)
+        out = clean_qonnx(path, folder / "clean.onnx")
+        try:
+            cleaned = execute_qonnx(out, few)
+        except InputError as error:
+            raise TargetProofError(
+                f"qonnx: {path.name} itself is valid, what qonnx-cleanup makes of it is not: "
+                f"{error}"
+            ) from error
     return TargetProof(
         target="qonnx",
         model_sha256=sha256_of(path),

@@ -187,6 +187,24 @@ def test_qonnx_executes_and_is_the_same_after_the_cleanup_command(tmp_path: Path
     assert np.array_equal(cleaned, execute_qonnx(path, IMAGES[:1]))
 
 
+def test_a_file_that_the_cleanup_breaks_is_told_from_a_damaged_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut(path: Path, out: Path) -> Path:
+        model = onnx.load(path)
+        del model.graph.node[0]
+        onnx.save(model, out)
+        return out
+
+    built = drawn("resnet8", 2)
+    path = write_qonnx(built, 2, tmp_path / "q.onnx")
+    budget = FileBudget(engine=EQUAL, network=untrained(2).engine)
+    monkeypatch.setattr("export.target_proofs.clean_qonnx", cut)
+    said = r"q\.onnx itself is valid, .* qonnx-cleanup makes of it is not: .* 'centred'"
+    with pytest.raises(TargetProofError, match=said):
+        prove_qonnx(path, IMAGES, logits_of(built, IMAGES, 2), budget)
+
+
 def test_the_qdq_reference_agrees_with_the_integer_reference(tmp_path: Path) -> None:
     """Two references of two files that share no operator: the same codes where both are exact."""
     built = network("resnet8", 4, exact=True)
