@@ -566,6 +566,8 @@ REFUSED: dict[str, tuple[Function, str, str]] = {
     "groups module": (lambda m, x: m.groups(x), "groups: GroupNorm: it normal", "BatchNorm2d"),
     "each image": (lambda m, x: m.image(x), "image: InstanceNorm2d: it normal", "BatchNorm2d"),
     "transposed": (lambda m, x: m.up(x), "up: ConvTranspose2d", "nn.Upsample"),
+    "attention": (lambda m, x: x @ m.a(x), "all depend on the image", "sigmoid gate"),
+    "stored matrix": (lambda m, x: x @ torch.ones(8, 8), "by a stored matrix", "nn.Linear"),
     "softmax inside": (lambda m, x: m.a(F.log_softmax(x, 1)), "the end of the network", "leave it"),
     "softmax of rows": (lambda m, x: x.mean((2, 3)).softmax(0)[:, :, None, None], "end", "leave"),
     "unknown": (lambda m, x: torch.cumsum(x, 1), "cumsum", "own-network.md"),

@@ -11,6 +11,7 @@ from training.quantize.operations.call import (
     FunctionTakers,
     ModuleTakers,
     Taker,
+    Traced,
     Untakeable,
 )
 
@@ -29,6 +30,14 @@ _NORM_OF_EACH_IMAGE = _refused(
 _ATTENTION = _refused(
     "it multiplies tensors that all depend on the image", "use convolutions, or a sigmoid gate"
 )
+
+
+def _matmul(call: Call, a: Any, b: Any) -> NoReturn:
+    if isinstance(a, Traced) and isinstance(b, Traced):
+        _ATTENTION(call)
+    raise Untakeable("it multiplies by a stored matrix", "use nn.Linear or F.linear")
+
+
 _TRANSPOSED = _refused(
     "transposed convolutions have no integer layer here",
     "use nn.Upsample with mode='nearest', then nn.Conv2d",
@@ -51,7 +60,9 @@ FUNCTIONS: FunctionTakers = {
     "local_response_norm": _NORM_OF_EACH_IMAGE,
     "normalize": _NORM_OF_EACH_IMAGE,
     "rms_norm": _NORM_OF_EACH_IMAGE,
-    "matmul": _ATTENTION,
+    "bmm": _matmul,
+    "matmul": _matmul,
+    "mm": _matmul,
     "scaled_dot_product_attention": _ATTENTION,
     "conv_transpose2d": _TRANSPOSED,
 }
