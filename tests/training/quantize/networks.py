@@ -148,10 +148,10 @@ class Vectors(nn.Module):
         super().__init__()
         self.conv, self.hidden = nn.Conv2d(3, 6, 3, 2), nn.Linear(6 * 5 * 5, 8)
         self.norm, self.gate, self.last = nn.BatchNorm1d(8), nn.Linear(8, 8), nn.BatchNorm1d(8)
-        self.linear = nn.Linear(8, 5)
+        self.spread, self.linear = nn.Parameter(torch.rand(8) + 0.5), nn.Linear(8, 5)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.norm(self.hidden(F.selu(self.conv(x)).flatten(1))))
+        x = F.relu(self.norm(self.hidden(F.selu(self.conv(x)).flatten(1))) / self.spread)
         x = x + x * torch.sigmoid(self.gate(x))
         return self.linear(self.last(x))
 

@@ -121,6 +121,16 @@ TAKEN: dict[str, tuple[Function, list[str], dict[str, Any]]] = {
     "minus a bias": (lambda m, x: x - m.g, ["norm"], {}),
     "a bias minus it": (lambda m, x: m.g - x, ["norm"], {}),
     "quotient per channel": (lambda m, x: x / m.g, ["norm"], {}),
+    "quotient per feature": (
+        lambda m, x: (x.mean((2, 3)) / torch.full((1, 4), 3.0)).view(2, 4, 1, 1),
+        ["average pool", "reshape", "norm", "reshape"],
+        {},
+    ),
+    "one number for all channels": (
+        lambda m, x: 2.0 / ((x - torch.full((1, 1, 1, 1), 0.5)) / torch.full((1, 1, 1), 3.0)),
+        ["unary"],
+        {"expression": ["div", 2.0, ["div", ["sub", "x", 0.5], 3.0]]},
+    ),
     "sum": (lambda m, x: m.a(x) + m.b(x), ["convolution", "convolution", "add"], {}),
     "in-place sum": (lambda m, x: m.a(x).add_(m.b(x)), ["convolution", "convolution", "add"], {}),
     "gate": (

@@ -47,16 +47,20 @@ def _same_shape(call: Call) -> bool:
 
 def _channel_affine(call: Call, name: str, a: Any, b: Any) -> Traced:
     """A sum, difference, product or quotient with a stored tensor of one number a channel: a norm
-    of gain and bias alone."""
+    of gain and bias alone. With one number for all channels it is a function."""
     x, stored = (a, b) if isinstance(a, Traced) else (b, a)
-    source = call.tensor(x)
-    shape = call.shape(source)
-    # Broadcasting aligns the last dimensions, so the channels are the third from the end.
-    fits = len(shape) == 3 and stored.dim() >= 3 and stored.numel() == stored.shape[-3] == shape[0]
+    shape = call.shape(x.root)
+    # Broadcasting aligns the last dimensions: a map's channels are the third from the end.
+    rank = len(shape)
+    fits = rank in (1, 3) and stored.dim() >= rank
+    fits = fits and stored.numel() == stored.shape[-rank] == shape[0]
+    if not fits and stored.numel() == 1 and stored.dim() <= rank + 1:
+        value = float(stored)
+        return call.pointwise([name, value, X] if x is b else [name, X, value], x)
     if not fits or (name == "div" and x is b):
         raise Untakeable(
             f"{name} with a stored tensor of shape {tuple(stored.shape)}",
-            "a stored tensor may add to, multiply or divide each channel, C×1×1",
+            "a stored tensor may add to, multiply or divide each channel, C×1×1, or each feature",
         )
     flat = stored.detach().double().reshape(-1)
     if name == "div" and not bool(flat.all()):
@@ -69,7 +73,7 @@ def _channel_affine(call: Call, name: str, a: Any, b: Any) -> Traced:
         "div": (1.0 / flat, zeros),
     }[name]
     tensors = {"gain": gain, "bias": bias, "mean": zeros, "variance": ones}
-    return call.add("norm", [source], {"epsilon": 0.0, "fixed": True}, tensors)
+    return call.add("norm", [call.tensor(x)], {"epsilon": 0.0, "fixed": True}, tensors)
 
 
 def _sum(call: Call, terms: Sequence[Any]) -> Traced:
