@@ -167,8 +167,9 @@ def first_page(results: Results) -> str:
             "by masked inference, whatever one square patch of that side shows "
             "([certificates](certify.md)). Masked: the same network by masked inference, which "
             f"no attack with one {ATTACKED_PX}×{ATTACKED_PX} patch beats more often (≤), whatever "
-            "it knows; before it, where patches were tried, what they won. Latency: one image on one thread, and how many times faster than the float "
-            f"file, with quartiles. {missing_notes(results)}".rstrip()
+            "it knows; before it, where patches were tried, what they won. Latency: one image on "
+            "one thread, and how many times faster than the float file, with quartiles. "
+            f"{missing_notes(results)}".rstrip()
         ),
         f"![Attack success over bit-width](results/{PLOT})",
         "\n".join(f"- {one}" for one in sentences(results)),
