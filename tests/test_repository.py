@@ -7,9 +7,11 @@ import re
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("qadtr", "eval", "export", "training", "deploy")
@@ -93,6 +95,17 @@ def test_every_requirement_of_the_extras_of_the_two_commands_is_pinned() -> None
             assert "+" not in version, f"a local version is on one index alone: {line}"
             pins[_normal(name)] = version
     assert {_normal(name) for name in names} <= set(pins)
+
+
+def test_what_is_pinned_takes_the_oldest_python_of_the_readme() -> None:
+    """An early 3.11, as Debian 12 has it: a pin that asks for a later patch cannot be installed."""
+    ask_for_more = {
+        f"{one.metadata['Name']} {one.version}: {asked}"
+        for one in distributions()
+        if (asked := one.metadata.get("Requires-Python"))
+        and not SpecifierSet(asked).contains("3.11.0")
+    }
+    assert ask_for_more == set()
 
 
 def _normal(name: str) -> str:
