@@ -95,11 +95,15 @@ def _checks(results: Results) -> str:
 
 
 def certified_sentence(results: Results) -> str:
-    """The best certificates of the network, of all its trainings and bit-widths, and what those of
-    the table leave to any attack."""
+    """The best certificates of the table's network with grey squares at any bit-width, and what
+    they leave to any attack; where there is none, of all trainings of the table's architecture."""
     best: dict[int, NetworkFigures] = {}
-    for one in results.every:
-        for px, of in one.certified.items() if one.model["network"] == NETWORK else ():
+    trained = [one for one in results.every if one.model["network"] == NETWORK]
+    squares_alone = results.networks.get(SQUARES)
+    if squares_alone is not None and any(one.certified for one in squares_alone.figures.values()):
+        trained = list(squares_alone.figures.values())
+    for one in trained:
+        for px, of in one.certified.items():
             if px not in best or of["certified"]["value"] > _certified(best[px], px)["value"]:
                 best[px] = one
     said = " and ".join(
