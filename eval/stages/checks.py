@@ -69,8 +69,8 @@ def run_checks(
 ) -> list[ChecksRecord]:
     """Check the run's network; one record for each bit-width, in its ``records`` folder.
 
-    A bit-width whose record exists is not checked again, so an interrupted call goes on where it
-    was.
+    A bit-width whose record exists is not checked again, nor is a check that an interrupted call
+    had done.
 
     Args:
         source: the run whose network makes the transferred patches, in float.
@@ -110,6 +110,7 @@ def run_checks(
         key = sha256_of_bytes(json_bytes(about))
         if key not in known:
             title = f"checks, {run.path.name} at {bits} bits"
+            unfinished = run.patches / f".checks-{key[:8]}.unfinished.npz"
             with Progress(title, len(CATALOGUE)) as bar:
                 results = run_battery(
                     network,
@@ -121,6 +122,8 @@ def run_checks(
                     undefended=loaded["undefended"],
                     only=asked,
                     done=partial(bar.advance, 1),
+                    resume_from=unfinished,
+                    identity=key,
                 )
             known[key] = ChecksRecord(
                 key=key,
@@ -131,6 +134,7 @@ def run_checks(
                 checks=results,
             )
             write_record(run.records, KIND, known[key], provenance)
+            unfinished.unlink(missing_ok=True)
         records.append(known[key])
     return records
 

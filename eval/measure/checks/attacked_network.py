@@ -24,6 +24,7 @@ from eval.attacks.losses import Loss, attack_loss
 from eval.attacks.placement import positions_for
 from eval.attacks.predictions import evaluation_mode, logits
 from eval.measure.checks.checks_record import Flags
+from eval.measure.checks.unfinished import Attacks
 from training.patching import paste as paste_torch
 from training.patching import patch_gradient
 from training.prediction import SwitchableNetwork
@@ -66,6 +67,7 @@ class AttackedNetwork:
     Attributes:
         images, labels: those that it has right, uint8 N×3×H×W and int64 N.
         pixels, classes: the same as tensors.
+        attacks: that were made so far, by the patch's side in pixels and the steps.
 
     Raises:
         NothingToEvaluate: it has none of the given images right.
@@ -96,7 +98,7 @@ class AttackedNetwork:
         self.classes = torch.from_numpy(self.labels)
         self.victim = Victim(network=network, bit_widths=(bits,), stand_in=stand_in)
         self._noise = noise
-        self._attacks: dict[tuple[int, int], tuple[Flags, NDArray[np.uint8]]] = {}
+        self.attacks: Attacks = {}
 
     def won(self, *, size_px: int | None = None, steps: int | None = None) -> Flags:
         """What the white-box attack claims, bool N, made once for each size and number of steps."""
@@ -107,10 +109,10 @@ class AttackedNetwork:
         return self._attack(self.settings.size_px, self.settings.steps)[1]
 
     def _attack(self, size: int, steps: int) -> tuple[Flags, NDArray[np.uint8]]:
-        if (size, steps) not in self._attacks:
+        if (size, steps) not in self.attacks:
             found = self.ascend(self.victim, self.start(size), steps)
-            self._attacks[size, steps] = (found.margin.numpy() > 0, found.patch.numpy())
-        return self._attacks[size, steps]
+            self.attacks[size, steps] = (found.margin.numpy() > 0, found.patch.numpy())
+        return self.attacks[size, steps]
 
     def ascend(
         self,

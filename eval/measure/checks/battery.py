@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Collection
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from eval.attacks.adaptive.victim import Victim, found_random
 from eval.attacks.predictions import evaluation_mode, logits
 from eval.measure.checks.attacked_network import AttackedNetwork, BatterySettings
 from eval.measure.checks.checks_record import ALWAYS, CheckResult, Flags, percent, result, status
+from eval.measure.checks.unfinished import Unfinished
 from eval.measure.fakes import FAKES, planted
 from training.prediction import SwitchableNetwork
 from training.quantizers import FLOAT
@@ -43,6 +45,8 @@ def run_battery(
     undefended: SwitchableNetwork | None = None,
     only: Collection[str] | None = None,
     done: Callable[[str], None] = lambda _: None,
+    resume_from: Path | None = None,
+    identity: str = "",
 ) -> list[CheckResult]:
     """Run every check, or those named by ``only``; the others are then *not run*.
 
@@ -52,17 +56,23 @@ def run_battery(
         source: the network that a transferred patch is made on, at 32 bits.
         undefended: the network that the attack must break, at this bit-width if it has it.
         done: called with the name of each check behind it.
+        resume_from: a file that keeps what is done after each check; a battery that is started
+            again with it goes on, to the same results. It stays behind.
+        identity: of the battery, for that file.
 
     Raises:
         NothingToEvaluate: the network has none of the images right.
+        InputError: ``resume_from`` is damaged, or of another battery.
     """
     attacked = AttackedNetwork(network, bits, images, labels, settings)
-    results = []
+    so_far = Unfinished(resume_from, identity, *attacked.images.shape[:2])
+    attacked.attacks = so_far.attacks
     for name, check in _checks(source, undefended).items():
-        asked = only is None or name in only
-        results.append(check(attacked) if asked else result(name, "not run", "not asked for"))
+        if name not in so_far.results:
+            asked = only is None or name in only
+            so_far.keep(check(attacked) if asked else result(name, "not run", "not asked for"))
         done(name)
-    return results
+    return list(so_far.results.values())
 
 
 def _checks(source: SwitchableNetwork | None, weak: SwitchableNetwork | None) -> dict[str, Check]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,11 +13,13 @@ import torch
 from torch import nn
 
 from deploy.core.errors import InputError
+from deploy.core.files import read_npz, write_npz
+from eval.attacks.found import as_array
 from eval.attacks.predictions import predict
 from eval.measure.checks.attacked_network import AttackedNetwork, BatterySettings
 from eval.measure.checks.battery import area, full_image, run_battery
 from eval.measure.checks.catalogue import CATALOGUE
-from eval.measure.checks.checks_record import Flags
+from eval.measure.checks.checks_record import CheckResult, Flags
 from eval.measure.fakes import FAKES, planted
 from tests.eval.conftest import DigitNetwork
 from training.data import ImageSet
@@ -72,6 +76,36 @@ def test_a_planted_fake_is_caught(
         assert np.array_equal(predict(fake, images, 32), predict(digit_network, images, 32))
     found = status_of(fake, held_out_digits, other_digit_network)
     assert {check for check, status in found.items() if status == "tripped"} >= CAUGHT_BY[name]
+
+
+def test_an_interrupted_battery_goes_on_to_the_same_results(
+    digit_network: DigitNetwork, held_out_digits: ImageSet, tmp_path: Path
+) -> None:
+    only = ("single-step", "doubled-steps", "area", "bytes")
+
+    def run(stop_after: str = "", **resume: Any) -> list[CheckResult]:
+        def done(name: str) -> None:
+            if name == stop_after:
+                raise KeyboardInterrupt
+
+        images, labels = held_out_digits.images[:16], held_out_digits.labels[:16]
+        settings = BatterySettings(images=16, size_px=12, steps=4)
+        return run_battery(
+            digit_network, 32, images, labels, settings, only=only, done=done, **resume
+        )
+
+    file = tmp_path / ".checks.unfinished.npz"
+    resume: dict[str, Any] = {"resume_from": file, "identity": "one"}
+    with pytest.raises(KeyboardInterrupt):
+        run("area", **resume)
+    arrays = read_npz(file)
+    assert run(**resume) == run()
+    # What was done is not done again: an answer in the file is taken as it is.
+    said = arrays["results"].tobytes().decode().replace("at 4 steps", "AT 4 STEPS")
+    write_npz(file, arrays | {"results": as_array(said)})
+    assert "AT 4 STEPS" in {one["name"]: one for one in run(**resume)}["doubled-steps"]["measured"]
+    with pytest.raises(InputError, match="remove it to start anew"):
+        run(resume_from=file, identity="another")
 
 
 class Claims(AttackedNetwork):

@@ -1,0 +1,74 @@
+"""Checks that are done and the attacks that they share, in a file, so that a battery goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.core.errors import InputError
+from deploy.core.files import json_bytes, parse_json, write_npz
+from eval.attacks.found import as_array, read_resumed
+from eval.measure.checks.checks_record import CheckResult, Flags
+from training.validated import checked
+
+Attacks = dict[tuple[int, int], tuple[Flags, NDArray[np.uint8]]]
+"""By the patch's side in pixels and the steps: what won, bool N, and the patches, uint8 N×C×h×w."""
+
+
+class Unfinished:
+    """What a battery has done so far.
+
+    Attributes:
+        results: of the checks that are done, by name.
+        attacks: that were made for them.
+
+    Args:
+        path: of the file; None keeps nothing.
+        identity: of the battery: network, bit-width, images and settings.
+        count, channels: of the images that are attacked.
+
+    Raises:
+        InputError: the file is damaged, or of another battery.
+    """
+
+    def __init__(self, path: Path | None, identity: str, count: int, channels: int) -> None:
+        self._path, self._identity, self._count = path, identity, count
+        self.results: dict[str, CheckResult] = {}
+        self.attacks: Attacks = {}
+        arrays = read_resumed(path, identity, ("results", "attacks", "won", "patches"))
+        if arrays is None:
+            return
+        where = f"{path}: results"
+        found = parse_json(arrays["results"].tobytes(), where)
+        for one in found if isinstance(found, list) else [found]:
+            result: CheckResult = checked(CheckResult, one, where)
+            self.results[result["name"]] = result
+        made: Sequence[tuple[int, int]] = arrays["attacks"].tolist()
+        ends = np.cumsum([0, *(count * channels * size * size for size, _ in made)])
+        if arrays["won"].shape != (len(made), count) or arrays["patches"].shape != (ends[-1],):
+            raise InputError(f"{path} is damaged; remove it to start anew.")
+        for number, (size, steps) in enumerate(made):
+            patches = arrays["patches"][ends[number] : ends[number + 1]]
+            shape = (count, channels, size, size)
+            self.attacks[size, steps] = (arrays["won"][number], patches.reshape(shape))
+
+    def keep(self, result: CheckResult) -> None:
+        """A check is done: write the file."""
+        self.results[result["name"]] = result
+        if self._path is None:
+            return
+        made = list(self.attacks.values())
+        patches = [patches.reshape(-1) for _, patches in made]
+        write_npz(
+            self._path,
+            {
+                "identity": as_array(self._identity),
+                "results": as_array(json_bytes(list(self.results.values())).decode()),
+                "attacks": np.array(list(self.attacks), np.int64).reshape(-1, 2),
+                "won": np.array([won for won, _ in made], np.bool_).reshape(-1, self._count),
+                "patches": np.concatenate(patches) if made else np.zeros(0, np.uint8),
+            },
+        )
