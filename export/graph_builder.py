@@ -79,13 +79,18 @@ class GraphBuilder:
         **attributes: Any,
     ) -> str:
         """Append a node with one output; the output's name, made unique, is also the node's."""
+        read = self.operands(inputs)
         name = self.reserve(output)
-        node = helper.make_node(operator, list(inputs), [name], name=name, domain=domain)
+        node = helper.make_node(operator, read, [name], name=name, domain=domain)
         node.attribute.extend(
             helper.make_attribute(key, value) for key, value in sorted(attributes.items())
         )
         self._nodes.append(node)
         return name
+
+    def operands(self, inputs: Sequence[str]) -> list[str]:
+        """What a node that is to read these tensors names: these."""
+        return list(inputs)
 
     def model(
         self,

@@ -77,27 +77,13 @@ class _QonnxBuilder(GraphBuilder):
     """Writes no node that reads one tensor twice, x * x say: qonnx-cleanup renames only the first
     of equal inputs, so the second is read through an Identity."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._computed: set[str] = set()
-
-    def add(
-        self,
-        operator: str,
-        inputs: Sequence[str],
-        output: str,
-        *,
-        domain: str = "",
-        **attributes: Any,
-    ) -> str:
-        """As :meth:`GraphBuilder.add`."""
+    def operands(self, inputs: Sequence[str]) -> list[str]:
+        """The inputs, each but constants once."""
         distinct: list[str] = []
         for name in inputs:
-            again = name in distinct and name in self._computed
+            again = name in distinct and any(name in node.output for node in self._nodes)
             distinct.append(self.add("Identity", [name], f"{name}.again") if again else name)
-        made = super().add(operator, distinct, output, domain=domain, **attributes)
-        self._computed.add(made)
-        return made
+        return distinct
 
 
 class _Writer:
