@@ -56,9 +56,10 @@ class SequentialGate:
         # The bound's own definition; solving for the bound at every look costs a hundred of these.
         under = log_evidence_below(self.threshold, successes, trials) >= _ENOUGH
         over = log_evidence_below(1 - self.threshold, trials - successes, trials) >= _ENOUGH
-        if under if self.at_most else over:
+        held, broken = (under, over) if self.at_most else (over, under)
+        if held:
             self.outcome = Outcome.PASS
-        elif (under or over) and self.may_fail:
+        elif broken and self.may_fail:
             self.outcome = Outcome.FAIL
         return self.outcome
 
