@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from typing_extensions import TypedDict
 from deploy.core.errors import InputError
 from deploy.core.images import CHANNELS, GREY_OR_RGB
 from deploy.core.patch_set import PatchSet
-from deploy.core.records import read_records, write_record
+from deploy.core.records import records_so_far, write_record
 from eval.measure.patch_images import require_images
 from training.data.image_set import ImageSet
 from training.record_types import Base64, Sha256, payloads
@@ -89,12 +89,12 @@ def write_examples(
     folder: Path,
     *,
     images: ImageSet,
-    patch_set: PatchSet,
+    patch_sets: Sequence[PatchSet],
     models: Mapping[str, Predict],
     provenance: Mapping[str, Any],
     count: int = 6,
 ) -> None:
-    """Write the record of the first `count` images of a patch set, where `folder` has none that
+    """Write a record of the first `count` images of each patch set, where `folder` has none that
     shows the same.
 
     Args:
@@ -102,12 +102,14 @@ def write_examples(
             (an engine's `predict`, for instance).
 
     Raises:
-        InputError: the patch set is for other images, or a model answers with something else.
+        InputError: a patch set is for other images, or a model answers with something else.
     """
-    payload = _examples(images, patch_set, models, count)
-    known = read_records(folder, KIND) if folder.is_dir() else []
-    if payload not in payloads(known, KIND, ExamplesRecord):
-        write_record(folder, KIND, payload, provenance)
+    known = payloads(records_so_far(folder, KIND), KIND, ExamplesRecord)
+    for patch_set in patch_sets:
+        payload = _examples(images, patch_set, models, count)
+        if payload not in known:
+            write_record(folder, KIND, payload, provenance)
+            known.append(payload)
 
 
 def _examples(

@@ -125,15 +125,14 @@ def evaluate_runs(
                 )
                 for subject in own
             }
-            for patch_set in patch_sets:
-                write_examples(
-                    run.records,
-                    images=images,
-                    patch_set=patch_set,
-                    models=shown,
-                    provenance=provenance,
-                    count=min(EXAMPLES, len(patch_set.image_indices)),
-                )
+            write_examples(
+                run.records,
+                images=images,
+                patch_sets=patch_sets,
+                models=shown,
+                provenance=provenance,
+                count=EXAMPLES,
+            )
     return records
 
 

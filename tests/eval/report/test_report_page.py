@@ -350,7 +350,7 @@ def test_a_run_folder_becomes_a_page(records: list[Record], tmp_path: Path) -> N
     write_examples(
         run / "records",
         images=images,
-        patch_set=patches,
+        patch_sets=[patches],
         models={
             "always dog": lambda x: np.ones(len(x), np.int64),
             "sees the patch": lambda x: np.where(
@@ -380,7 +380,7 @@ def test_a_run_folder_becomes_a_page(records: list[Record], tmp_path: Path) -> N
     write_examples(
         tmp_path / "other" / "records",
         images=images,
-        patch_set=patches,
+        patch_sets=[patches],
         models={"always ship": lambda x: np.full(len(x), 2, np.int64)},
         provenance=records[0]["provenance"],
         count=2,
@@ -434,10 +434,10 @@ def test_examples_refuse_what_does_not_fit(tmp_path: Path) -> None:
     model = {"m": lambda x: np.full(len(x), 5)}
     arguments: dict[str, Any] = {"images": images, "models": model, "provenance": {}}
     with pytest.raises(InputError, match="is for image 2"):
-        write_examples(tmp_path, patch_set=patches, **arguments)
+        write_examples(tmp_path, patch_sets=[patches], **arguments)
     fitting = PatchSet(**{**vars(patches), "image_indices": np.array([0])})
     with pytest.raises(InputError, match=r"predicts classes \[5\]"):
-        write_examples(tmp_path, patch_set=fitting, **arguments)
+        write_examples(tmp_path, patch_sets=[fitting], **arguments)
     with pytest.raises(InputError, match="at least one"):
-        write_examples(tmp_path, patch_set=fitting, **{**arguments, "models": {}})
+        write_examples(tmp_path, patch_sets=[fitting], **{**arguments, "models": {}})
     assert list(tmp_path.iterdir()) == []

@@ -74,7 +74,7 @@ def test_patches_of_one_name_have_examples_each(
     for value in (255, 0, 0):
         shown = replace(sticker, patch=np.full((1, 3, 4, 4), value, np.uint8))
         models = {"first": lambda pixels: np.zeros(len(pixels), np.int64)}
-        write_examples(tmp_path, images=images, patch_set=shown, models=models, provenance={})
+        write_examples(tmp_path, images=images, patch_sets=[shown], models=models, provenance={})
     assert len(list(tmp_path.glob("examples-*"))) == 2
 
 
