@@ -6,6 +6,7 @@ be compared image by image.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import numpy as np
@@ -67,7 +68,7 @@ class AttackedNetwork:
     Attributes:
         images, labels: those that it has right, uint8 N×3×H×W and int64 N.
         pixels, classes: the same as tensors.
-        attacks: that were made so far, by the patch's side in pixels and the steps.
+        attacks: that were made so far, by the patch's height and width in pixels and the steps.
 
     Raises:
         NothingToEvaluate: it has none of the given images right.
@@ -102,17 +103,22 @@ class AttackedNetwork:
 
     def won(self, *, size_px: int | None = None, steps: int | None = None) -> Flags:
         """What the white-box attack claims, bool N, made once for each size and number of steps."""
-        return self._attack(size_px or self.settings.size_px, steps or self.settings.steps)[0]
+        size = size_px or self.settings.size_px
+        return self.attack(size, size, steps or self.settings.steps)[0]
 
     def patches(self) -> NDArray[np.uint8]:
         """What the white-box attack with the settings' size and steps pastes, uint8 N×3×h×w."""
-        return self._attack(self.settings.size_px, self.settings.steps)[1]
+        size = self.settings.size_px
+        return self.attack(size, size, self.settings.steps)[1]
 
-    def _attack(self, size: int, steps: int) -> tuple[Flags, NDArray[np.uint8]]:
-        if (size, steps) not in self.attacks:
-            found = self.ascend(self.victim, self.start(size), steps)
-            self.attacks[size, steps] = (found.margin.numpy() > 0, found.patch.numpy())
-        return self.attacks[size, steps]
+    def attack(self, height: int, width: int, steps: int) -> tuple[Flags, NDArray[np.uint8]]:
+        """The white-box attack from random pixels, made once: what it wins, bool N, and its
+        patches, uint8 N×3×height×width."""
+        key = height, width, steps
+        if key not in self.attacks:
+            found = self.ascend(self.victim, self.start(height, width), steps)
+            self.attacks[key] = (found.margin.numpy() > 0, found.patch.numpy())
+        return self.attacks[key]
 
     def ascend(
         self,
@@ -161,7 +167,7 @@ class AttackedNetwork:
             self.pixels[rows],
             self.classes[rows],
             _all_of(start),
-            self.positions(start)[rows],
+            self.positions(start.shape[2:])[rows],
             start,
             AscentSettings(
                 steps=steps,
@@ -175,7 +181,7 @@ class AttackedNetwork:
 
     def loss_and_gradient(self, patch: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
         """Per image: loss N and gradient of the patch N×3×h×w, as they come."""
-        mask, places = _all_of(patch), self.positions(patch)
+        mask, places = _all_of(patch), self.positions(patch.shape[2:])
         pasted = paste_torch(self.pixels.float(), patch.float(), mask, places)
         seen = pasted.requires_grad_()
         with (
@@ -192,14 +198,15 @@ class AttackedNetwork:
         shape = (*self.images.shape[:2], height, height if width is None else width)
         return torch.randint(0, 256, shape, generator=self.draw(f"{height}"), dtype=torch.uint8)
 
-    def positions(self, patch: Tensor | NDArray[np.uint8]) -> Tensor:
-        """Where patches of that size go, N×3×h×w: int64 N×2."""
-        count, size, own = len(self.images), self.images.shape[2:], patch.shape[2:]
-        return positions_for("centre", count, size, (own[0], own[1]), self.draw("places"))
+    def positions(self, box: Sequence[int]) -> Tensor:
+        """Where patches of that height and width go, int64 N×2."""
+        count, (height, width) = len(self.images), box
+        size = self.images.shape[2:]
+        return positions_for("centre", count, size, (height, width), self.draw("places"))
 
     def pasted(self, patch: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The images with a patch each, uint8 N×3×H×W."""
-        places = self.positions(patch).numpy().astype(np.int32)
+        places = self.positions(patch.shape[2:]).numpy().astype(np.int32)
         return paste(self.images, patch, np.ones(patch.shape[2:], np.bool_), places)
 
     def rescored(self, patch: NDArray[np.uint8]) -> Flags:

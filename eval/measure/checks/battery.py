@@ -216,7 +216,7 @@ def gradient_free(attacked: AttackedNetwork) -> CheckResult:
             attacked.labels,
             SparseRsSettings(size_px=size, queries=settings.queries, location="fixed"),
             np.random.default_rng(settings.seed),
-            positions=attacked.positions(attacked.start(size)).numpy().astype(np.int32),
+            positions=attacked.positions((size, size)).numpy().astype(np.int32),
         )
     return _not_stronger(
         "gradient-free", attacked.rescored(found.patch), attacked.won(), "Sparse-RS"
@@ -294,12 +294,10 @@ def full_image(attacked: AttackedNetwork) -> CheckResult:
     it was trained, too far inside it for any gradient: there a second start is fair.
     """
     height, width = attacked.images.shape[2:]
-    starts = [
-        attacked.start(height, width),
-        torch.full(attacked.images.shape, 128, dtype=torch.uint8),
-    ]
-    found = [attacked.ascend(attacked.victim, one, attacked.settings.steps) for one in starts]
-    won = np.logical_or(*(one.margin.numpy() > 0 for one in found))
+    steps = attacked.settings.steps
+    grey = torch.full(attacked.images.shape, 128, dtype=torch.uint8)
+    from_grey = attacked.ascend(attacked.victim, grey, steps)
+    won = attacked.attack(height, width, steps)[0] | (from_grey.margin.numpy() > 0)
     rate = share_of(won)
     verdict = status(tripped=rate["high"] < 0.99, passed=rate["value"] >= 0.99)
     return result("full-image", verdict, percent(won), asr=rate)

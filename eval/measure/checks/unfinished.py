@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +13,9 @@ from eval.attacks.found import as_array, read_resumed
 from eval.measure.checks.checks_record import CheckResult, Flags
 from training.validated import checked
 
-Attacks = dict[tuple[int, int], tuple[Flags, NDArray[np.uint8]]]
-"""By the patch's side in pixels and the steps: what won, bool N, and the patches, uint8 N×C×h×w."""
+Attacks = dict[tuple[int, int, int], tuple[Flags, NDArray[np.uint8]]]
+"""By the patch's height and width in pixels and the steps: what won, bool N, and the patches, uint8
+N×C×h×w."""
 
 
 class Unfinished:
@@ -46,14 +46,16 @@ class Unfinished:
         for one in found if isinstance(found, list) else [found]:
             result: CheckResult = checked(CheckResult, one, where)
             self.results[result["name"]] = result
-        made: Sequence[tuple[int, int]] = arrays["attacks"].tolist()
-        ends = np.cumsum([0, *(count * channels * size * size for size, _ in made)])
-        if arrays["won"].shape != (len(made), count) or arrays["patches"].shape != (ends[-1],):
+        sizes, won, patches = (arrays[name] for name in ("attacks", "won", "patches"))
+        fits = sizes.ndim == 2 and sizes.shape[1] == 3 and won.shape == (len(sizes), count)
+        lengths = count * channels * sizes[:, 0] * sizes[:, 1] if fits else np.zeros(0, np.int64)
+        ends = [0, *np.cumsum(lengths).tolist()]
+        if not fits or patches.shape != (ends[-1],):
             raise InputError(f"{path} is damaged; remove it to start anew.")
-        for number, (size, steps) in enumerate(made):
-            patches = arrays["patches"][ends[number] : ends[number + 1]]
-            shape = (count, channels, size, size)
-            self.attacks[size, steps] = (arrays["won"][number], patches.reshape(shape))
+        for number, (height, width, steps) in enumerate(sizes.tolist()):
+            own = patches[ends[number] : ends[number + 1]]
+            shape = (count, channels, height, width)
+            self.attacks[height, width, steps] = (won[number], own.reshape(shape))
 
     def keep(self, result: CheckResult) -> None:
         """A check is done: write the file."""
@@ -67,7 +69,7 @@ class Unfinished:
             {
                 "identity": as_array(self._identity),
                 "results": as_array(json_bytes(list(self.results.values())).decode()),
-                "attacks": np.array(list(self.attacks), np.int64).reshape(-1, 2),
+                "attacks": np.array(list(self.attacks), np.int64).reshape(-1, 3),
                 "won": np.array([won for won, _ in made], np.bool_).reshape(-1, self._count),
                 "patches": np.concatenate(patches) if made else np.zeros(0, np.uint8),
             },

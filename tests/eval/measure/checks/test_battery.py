@@ -106,6 +106,10 @@ def test_an_interrupted_battery_goes_on_to_the_same_results(
     assert "AT 4 STEPS" in {one["name"]: one for one in run(**resume)}["doubled-steps"]["measured"]
     with pytest.raises(InputError, match="remove it to start anew"):
         run(resume_from=file, identity="another")
+    for name, cut in (("attacks", np.s_[:, :2]), ("won", np.s_[:, 1:]), ("patches", np.s_[1:])):
+        write_npz(file, arrays | {name: np.ascontiguousarray(arrays[name][cut])})
+        with pytest.raises(InputError, match="damaged; remove it to start anew"):
+            run(**resume)
 
 
 class Claims(AttackedNetwork):
