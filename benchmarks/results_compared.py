@@ -14,7 +14,13 @@ from deploy.core.errors import InputError
 from deploy.core.files import read_json
 from deploy.core.records import require_clean
 from deploy.core.share import Share
-from eval.report.network_figures import Achieved, NetworkFigures, figures_from_records, worst
+from eval.report.network_figures import (
+    Achieved,
+    NetworkFigures,
+    figures_from_records,
+    shared_patches,
+    worst,
+)
 from eval.report.words import MISSING, defense_name
 from eval.stages.zoo import records_below
 
@@ -102,12 +108,12 @@ class Results:
     @property
     def patches(self) -> set[str]:
         """The transferred patches that every network of the table was tried under."""
-        return shared_patches(self.networks.values())
+        return shared_patches(self.rows)
 
     @property
     def rows(self) -> list[NetworkFigures]:
         """The figures of the table: of every network at every bit-width."""
-        return [figures for one in self.networks.values() for figures in one.figures.values()]
+        return figures_of(self.networks.values())
 
     @property
     def timed(self) -> dict[int, Mapping[str, Any]]:
@@ -124,10 +130,9 @@ class Results:
         return sorted({figures.bit_width for figures in self.rows}, reverse=True)
 
 
-def shared_patches(networks: Iterable[Trained]) -> set[str]:
-    """Keys of the transferred patches that every network was tried under, at every bit-width."""
-    tried = [set(figures.transferred) for one in networks for figures in one.figures.values()]
-    return set.intersection(*tried)
+def figures_of(networks: Iterable[Trained]) -> list[NetworkFigures]:
+    """Of all these networks at every bit-width."""
+    return [figures for one in networks for figures in one.figures.values()]
 
 
 def results_of(folder: Path) -> Results:
@@ -145,7 +150,7 @@ def results_of(folder: Path) -> Results:
         for name, there in ((NETWORK, networks), (SMALL, small)):
             if kind not in there:
                 raise InputError(f"{folder} has no evaluation of a {name} trained by {kind}")
-    if not shared_patches(networks.values()):
+    if not shared_patches(figures_of(networks.values())):
         networks.pop(RIVAL, None)  # nothing to compare all of them by
     return Results(networks=networks, small=small, every=every, speed=speed)
 
@@ -173,7 +178,9 @@ def compared(every: Sequence[NetworkFigures], network: str) -> dict[str, Trained
             candidates[kind].append(Trained(label=label, figures=figures))
     found: dict[str, Trained] = {}
     for kind, those in candidates.items():
-        fit = [one for one in those if shared_patches([one, *list(found.values())[-1:]])]
+        fit = [
+            one for one in those if shared_patches(figures_of([one, *list(found.values())[-1:]]))
+        ]
         if fit:
             found[kind] = min(fit, key=attrgetter("proven" if kind == SQUARES else "resisting"))
     return found

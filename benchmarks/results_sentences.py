@@ -13,14 +13,14 @@ from benchmarks.results_compared import (
     SQUARES,
     Results,
     Trained,
-    shared_patches,
+    figures_of,
     title,
     was_masked,
 )
 from deploy.core.attack_checks import MARK, NOT_CHECKED
 from deploy.core.bit_widths import bits_words
 from deploy.core.share import Share
-from eval.report.network_figures import NetworkFigures
+from eval.report.network_figures import NetworkFigures, shared_patches
 from eval.report.words import rate, size
 
 
@@ -140,7 +140,7 @@ def _rival(results: Results) -> str:
     if RIVAL not in there:
         return "No rival has been attacked by one who has the network yet."
     rival, ours = there[RIVAL], there.get(SQUARES, there[QADTR])
-    shared = shared_patches([rival, ours])
+    shared = shared_patches(figures_of([rival, ours]))
     where = f"on {title(NETWORK if there is results.networks else SMALL)}"
     if there is not results.networks:
         where = f"no rival was trained on {title(NETWORK)} yet; {where}"

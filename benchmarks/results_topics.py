@@ -20,6 +20,7 @@ from benchmarks.export_rows import (
     targets_table,
 )
 from benchmarks.records import cells_of, described
+from benchmarks.results_networks import networks_table
 from deploy.core.errors import InputError
 from deploy.core.files import read_json
 from deploy.core.records import published_records, require_clean
@@ -210,6 +211,9 @@ def _of_runs(group: Path) -> list[str]:
     if (group / TABLE).is_file():
         return [*parts, *_of_defenses(group / TABLE)]
     kinds = {record["kind"] for record in everything}
+    names = names_from_records(everything)
+    if (networks := networks_table(everything, names)) is not None:
+        parts.append(networks.markdown())
     if EVALUATION_KIND in kinds:
         parts.append(_block(text_table(everything)))
         for table in filter(several_seeds, tables_from_records(everything)):
@@ -222,7 +226,7 @@ def _of_runs(group: Path) -> list[str]:
         parts.append("\n".join(f"- {line}" for line in doubtful))
     if CERTIFICATION_KIND in kinds:
         found = certifications_from_records(everything)
-        parts.append(certification_table(found, names_from_records(everything)).markdown())
+        parts.append(certification_table(found, names).markdown())
     if analyses := analysis_rows(everything):
         parts.append(
             "[Analyses](../analyses.md) of the fake-quantized networks under a patch: "

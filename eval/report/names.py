@@ -1,8 +1,9 @@
 """What networks are called in tables and charts, so that no two read the same.
 
 A network alone of its kind is called by architecture and defense. Several of one kind (ablations,
-seeds) are told apart by the folder of their run, its seed and the settings in which they differ;
-records of before, which do not say what run they are of, by the start of the checkpoint's hash.
+seeds) are called by the folder of their run too; where two have the same folder, by seed and
+settings as well. How their trainings differ is listed once, below a table. Records of older
+versions do not name their run: they are called by the start of the checkpoint's hash.
 """
 
 from __future__ import annotations
@@ -25,13 +26,24 @@ _OF_THE_RUN = ("name", "seed")
 
 @dataclass(frozen=True)
 class Names:
-    """The name of each network, by the SHA-256 of its checkpoint."""
+    """The name of each network, by the SHA-256 of its checkpoint.
+
+    Attributes:
+        by_checkpoint: the names.
+        trainings: by name, seed and settings in which networks of one kind differ; nothing of a
+            network that is alone of its kind.
+    """
 
     by_checkpoint: Mapping[str | None, str] = field(default_factory=dict)
+    trainings: Mapping[str, str] = field(default_factory=dict)
 
     def of(self, model: Mapping[str, Any]) -> str:
         """From a record's facts of a model."""
         return self.by_checkpoint.get(model["checkpoint_sha256"], name_of(model))
+
+    def lines(self) -> tuple[str, ...]:
+        """How trainings of one kind differ, a line each: "resnet8 QADT-R: full: seed 1, ..."."""
+        return tuple(f"{name}: {words}" for name, words in self.trainings.items())
 
 
 def names_from_records(records: Iterable[Mapping[str, Any]]) -> Names:
@@ -48,18 +60,33 @@ def names_of_models(models: Iterable[Mapping[str, Any]]) -> Names:
         checkpoint = model["checkpoint_sha256"]
         group[checkpoint] = model.get("run") or group.get(checkpoint)
     found: dict[str | None, str] = {}
+    trainings: dict[str, str] = {}
     for name, group in groups.items():
-        found |= _told_apart(name, group) if len(group) > 1 else dict.fromkeys(group, name)
-    return Names(found)
+        if len(group) == 1:
+            found |= dict.fromkeys(group, name)
+        else:
+            known = {checkpoint: run for checkpoint, run in group.items() if run is not None}
+            found |= dict.fromkeys(group, name) | _names_of_runs(name, known)
+            found |= _hashed({checkpoint: found[checkpoint] for checkpoint in group}, known)
+            trainings |= _trainings({found[checkpoint]: run for checkpoint, run in known.items()})
+    return Names(found, trainings)
 
 
-def differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+def differing(configs: Sequence[Mapping[str, Any]], *, shown: int | None = _SHOWN) -> list[str]:
     """For each training config, in words, the settings in which it differs from any other, those of
-    the defense first."""
-    return differing_settings(list(map(settings_of, configs)))
+    the defense first.
+
+    Args:
+        configs: one a training.
+        shown: so many are in words and the others counted, unless more tell two apart; None puts
+            all in words.
+    """
+    return differing_settings(list(map(settings_of, configs)), shown=shown)
 
 
-def differing_settings(flat: Sequence[Mapping[str, Any]]) -> list[str]:
+def differing_settings(
+    flat: Sequence[Mapping[str, Any]], *, shown: int | None = _SHOWN
+) -> list[str]:
     """The same for settings by dotted keys, of a training or of an attack."""
     keys = sorted(
         dict.fromkeys(key for one in flat for key in one),
@@ -73,13 +100,14 @@ def differing_settings(flat: Sequence[Mapping[str, Any]]) -> list[str]:
     }
     told = [{short[key]: _value(one[key]) for key in different if key in one} for one in flat]
     apart = len({_settings(one, len(different)) for one in told})
+    fewest = len(different) if shown is None else shown
     enough = (
-        shown
-        for shown in range(_SHOWN, len(different))
-        if len({_settings(one, shown) for one in told}) == apart
+        count
+        for count in range(fewest, len(different))
+        if len({_settings(one, count) for one in told}) == apart
     )
-    shown = next(enough, len(different))
-    return [_settings(one, shown) for one in told]
+    in_words = next(enough, len(different))
+    return [_settings(one, in_words) for one in told]
 
 
 def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -99,22 +127,41 @@ def _complete(config: Mapping[str, Any]) -> Mapping[str, Any]:
         return config
 
 
-def _told_apart(name: str, group: Mapping[str | None, RunFacts | None]) -> dict[str | None, str]:
-    known = [run for run in group.values() if run is not None]
-    settings = iter(differing([run["config"] for run in known]))
-    words: dict[str | None, str] = {}
-    for checkpoint, run in group.items():
-        start = f"#{(checkpoint or '?')[:6]}"
-        if run is None:
-            words[checkpoint] = f"{name} {start}"
-        else:
-            parts = [f"{name}: {run['name']}", f"seed {run['seed']}", next(settings)]
-            words[checkpoint] = ", ".join(filter(None, parts))
-    # Two runs of one folder's name and the same settings, of other data or another version.
-    texts = list(words.values())
+def _names_of_runs(name: str, runs: Mapping[str | None, RunFacts]) -> dict[str | None, str]:
+    """Folder; where folders are the same, folder and seed; where these are, settings as well."""
+    folders = [run["name"] for run in runs.values()]
+    seeded = [(run["name"], run["seed"]) for run in runs.values()]
+    settings = differing([run["config"] for run in runs.values()])
+    found = {}
+    for (checkpoint, run), words in zip(runs.items(), settings, strict=True):
+        parts = [f"{name}: {run['name']}"]
+        if folders.count(run["name"]) > 1:
+            parts.append(f"seed {run['seed']}")
+            if seeded.count((run["name"], run["seed"])) > 1 and words:
+                parts.append(words)
+        found[checkpoint] = ", ".join(parts)
+    return found
+
+
+def _hashed(
+    names: Mapping[str | None, str], runs: Mapping[str | None, RunFacts]
+) -> dict[str | None, str]:
+    """With the start of the checkpoint's hash where no run is known, or names are still the same:
+    two folders of one name and the same settings, of other data or another version."""
+    texts = list(names.values())
     return {
-        checkpoint: f"{text} #{(checkpoint or '?')[:6]}" if texts.count(text) > 1 else text
-        for checkpoint, text in words.items()
+        checkpoint: f"{text} #{(checkpoint or '?')[:6]}"
+        if checkpoint not in runs or texts.count(text) > 1
+        else text
+        for checkpoint, text in names.items()
+    }
+
+
+def _trainings(runs: Mapping[str, RunFacts]) -> dict[str, str]:
+    settings = differing([run["config"] for run in runs.values()], shown=None)
+    return {
+        name: ", ".join(filter(None, [f"seed {run['seed']}", words]))
+        for (name, run), words in zip(runs.items(), settings, strict=True)
     }
 
 

@@ -166,6 +166,12 @@ def worst(
     return max(found, key=lambda one: one.asr["value"], default=None)
 
 
+def shared_patches(figures: Iterable[NetworkFigures]) -> set[str]:
+    """Keys of the transferred patches that all were tried under; empty where there are none."""
+    tried = [set(one.transferred) for one in figures]
+    return set.intersection(*tried) if tried else set()
+
+
 @refuses_misfits
 def figures_from_records(
     records: Iterable[Mapping[str, Any]], *, split: str = "test"

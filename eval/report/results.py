@@ -97,7 +97,7 @@ def _for_terminal(table: ResultTable, checks: AttackChecks) -> Table:
         rows=[[row[i] for i in shown] for row in rows],
         align="lr",
         grouped=True,
-        notes=[*legend, explained, noise, *marked, *_checked(table, checks)],
+        notes=[*legend, explained, noise, *table.trainings, *marked, *_checked(table, checks)],
     )
 
 
@@ -170,6 +170,7 @@ def result_section(table: ResultTable, proofs: Proofs) -> Html:
             for row in table.rows
         ],
         align="lr" + "l" * several + "r" + "l" * len(table.columns) + "rrl",
+        notes=table.trainings,
         grouped=True,
     ).html(about=f"Results on {table.images_name}, {table.split} split", frame="scroll wide")
 

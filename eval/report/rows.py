@@ -111,8 +111,8 @@ class Row:
     """One model on one engine.
 
     Attributes:
-        label: network and defense, with run, seed and settings where two models would otherwise
-            read the same (``eval.report.names``).
+        label: network and defense, with run, and seed and settings, where two models would
+            otherwise read the same (``eval.report.names``).
         clean: clean accuracy over all images given.
         cells: by the key of the column; a patch that was not tried has none.
         latency: None where it was not measured.
@@ -148,7 +148,12 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class ResultTable:
-    """All results on one set of images."""
+    """All results on one set of images.
+
+    Attributes:
+        trainings: of each network that is not alone of its kind, how its training differs from
+            those of the others, a line each.
+    """
 
     images_name: str
     split: str
@@ -157,6 +162,7 @@ class ResultTable:
     classes: tuple[str, ...]
     columns: tuple[PatchColumn, ...]
     rows: tuple[Row, ...]
+    trainings: tuple[str, ...]
 
     @property
     def engines(self) -> list[str]:
@@ -215,6 +221,7 @@ def _table(evaluations: Sequence[EvaluationRecord], checks: AttackChecks) -> Res
         classes=tuple(images["classes"]),
         columns=_told_apart(columns.values()),
         rows=tuple(_row(found, names.of(found[-1]["model"]), newest, checks) for found in ordered),
+        trainings=names.lines(),
     )
 
 

@@ -52,7 +52,9 @@ def of_run(record: Record, run: str, seed: int = 1, **defense: object) -> Record
     return record
 
 
-def test_three_ablations_are_named_by_run_seed_and_what_differs(evaluation: MakeRecord) -> None:
+def test_ablations_are_named_by_their_folders_and_what_differs_is_below(
+    evaluation: MakeRecord,
+) -> None:
     made = evaluation(defense="qadtr")
     records = [
         of_run(made, "full"),
@@ -61,27 +63,52 @@ def test_three_ablations_are_named_by_run_seed_and_what_differs(evaluation: Make
     ]
     (table,) = tables_from_records(records)
     assert sorted(row.label for row in table.rows) == [
-        "resnet8 QADT-R: full, seed 1, gir=true, sizes_px=[6 8]",
-        "resnet8 QADT-R: small, seed 7, gir=true, sizes_px=[4 6]",
-        "resnet8 QADT-R: without-gir, seed 1, gir=false, sizes_px=[6 8]",
+        "resnet8 QADT-R: full",
+        "resnet8 QADT-R: small",
+        "resnet8 QADT-R: without-gir",
     ]
-    page = render_report(records, title="t")
-    for row in table.rows:
-        assert row.label in text_table(records)
-        assert row.label in page
+    assert sorted(table.trainings) == [
+        "resnet8 QADT-R: full: seed 1, gir=true, sizes_px=[6 8]",
+        "resnet8 QADT-R: small: seed 7, gir=true, sizes_px=[4 6]",
+        "resnet8 QADT-R: without-gir: seed 1, gir=false, sizes_px=[6 8]",
+    ]
+    page, text = render_report(records, title="t"), text_table(records)
+    for told in (*(row.label for row in table.rows), *table.trainings):
+        assert told in text
+        assert told in page
+
+
+def test_folders_of_one_name_are_told_apart_by_seed_then_settings(evaluation: MakeRecord) -> None:
+    made = evaluation(defense="qadtr")
+    records = [
+        of_run(made, "run"),
+        of_run(made, "run", seed=2),
+        of_run(made, "run", seed=2, gir=False),
+        of_run(made, "other", seed=2, gir=False),
+    ]
+    for i, record in enumerate(records):
+        record["payload"]["model"]["checkpoint_sha256"] = str(i) * 64
+    assert sorted(names_from_records(records).by_checkpoint.values()) == [
+        "resnet8 QADT-R: other",
+        "resnet8 QADT-R: run, seed 1",
+        "resnet8 QADT-R: run, seed 2, gir=false",
+        "resnet8 QADT-R: run, seed 2, gir=true",
+    ]
 
 
 def test_a_network_alone_of_its_kind_needs_no_more_than_its_kind(evaluation: MakeRecord) -> None:
     records = [of_run(evaluation(), "plain"), of_run(evaluation(defense="qadtr"), "defended")]
     (table,) = tables_from_records(records)
     assert [row.label for row in table.rows] == ["resnet8 plain QAT", "resnet8 QADT-R"]
+    assert table.trainings == ()
 
 
 def test_records_of_before_keep_the_start_of_the_hash(evaluation: MakeRecord) -> None:
     before = evaluation(checkpoint="1" * 64)
     names = names_from_records([before, of_run(evaluation(), "later", seed=2)])
     assert names.of(before["payload"]["model"]) == "resnet8 plain QAT #111111"
-    assert "resnet8 plain QAT: later, seed 2" in names.by_checkpoint.values()
+    assert "resnet8 plain QAT: later" in names.by_checkpoint.values()
+    assert names.lines() == ("resnet8 plain QAT: later: seed 2",)
     # Runs of one name and the same settings, of other data: the hash is what is left.
     twice = [of_run(evaluation(), "same"), of_run(evaluation(), "same")]
     twice[1]["payload"]["model"]["checkpoint_sha256"] = "2" * 64
@@ -119,7 +146,10 @@ def test_many_settings_are_counted_and_ambiguous_keys_keep_their_table(
     names = names_from_records([of_run(evaluation(), "a"), other])
     label = names.of(other["payload"]["model"])
     # The defense's come first; the key of the other table has the same last name.
-    assert label.endswith(", defense.epochs=9, a=1, b=2, 3 more settings")
+    told = names.trainings[label]
+    assert told == "seed 1, defense.epochs=9, a=1, b=2, c=3, d=4, training.epochs=5"
+    configs = [{"defense": {"name": "own:Defense", **dict.fromkeys("abcd", i)}} for i in (1, 2)]
+    assert differing(configs)[1] == "a=2, b=2, c=2, 1 more setting"
 
 
 def test_more_settings_are_told_where_fewer_would_not_tell_apart(evaluation: MakeRecord) -> None:
@@ -185,4 +215,4 @@ def test_adaptive_rows_have_the_names_too(evaluation: MakeRecord) -> None:
         model = record["payload"]["model"]
         model["checkpoint_sha256"] = "1" * 64
         model["run"] = {"name": "again", "seed": 5, "config": CONFIG}
-    assert "plain QAT: again, seed 5" in adaptive_table([*records, *others])
+    assert "plain QAT: again" in adaptive_table([*records, *others])
