@@ -309,7 +309,7 @@ def _of_defenses(path: Path) -> list[str]:
 def _of_benchmark(path: Path) -> list[str]:
     record: Any = read_json(path)
     if not isinstance(record, dict) or "benchmark" not in record:
-        raise InputError(f"{path} is no record of a benchmark")
+        raise InputError(f"{path} is not a record of a benchmark")
     require_clean(record["provenance"], path)
     about = (path.parent / record["benchmark"]).with_suffix(".md").read_text(encoding="utf-8")
     parts = [f"## {path.stem}", _said(about.strip(), ())]

@@ -428,7 +428,7 @@ def _patch_facts(number: int, patch: BundlePatch, contents: BundleContents) -> d
         "name": patch_set.name,
         "file": _patch_path(number),
         "gated": patch.gated,
-        "attack": made.attack or "not told",
+        "attack": made.attack or "not stated",
         "kind": patch_set.kind,
         "placement": str(made.settings.get("placement", "explicit positions")),
         "target": patch_set.target,

@@ -169,7 +169,7 @@ class LiteRtEngine(ModelEngine):
             read_tflite(data)
         except ValueError as error:
             raise InputError(
-                f"{self._model} is no readable .tflite file: {error}; export or copy it again"
+                f"{self._model} is not a readable .tflite file: {error}; export or copy it again"
             ) from error
         try:
             import ai_edge_litert  # here, so that the rest of the package works without it
@@ -284,7 +284,7 @@ class LiteRtEngine(ModelEngine):
         return {kind: counts[kind] for kind in KINDS}
 
     def close(self) -> None:
-        """Free the interpreter; again is no error."""
+        """Free the interpreter; again is not an error."""
         self._opened, self._interpreter = False, None
 
     @property

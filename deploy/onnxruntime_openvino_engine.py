@@ -113,7 +113,7 @@ class OnnxRuntimeOpenVinoEngine(FromPlugin, OnnxRuntimeEngine):
         return {"load_config": json.dumps({"CPU": settings})}
 
     def tells_every_layer(self) -> bool:
-        """No: sums and pools are not told."""
+        """No: sums and pools are not stated."""
         return False
 
     def kinds_that_ran(self) -> Mapping[str, int]:

@@ -134,7 +134,7 @@ class OpenVinoEngine(ModelEngine):
         return layers
 
     def close(self) -> None:
-        """Free the compiled model; again is no error."""
+        """Free the compiled model; again is not an error."""
         self._request = None
 
     @property

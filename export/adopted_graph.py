@@ -265,7 +265,7 @@ def adopted_model(
         description: kept in the model's ``doc_string``.
 
     Raises:
-        InputError: the output is no logits.
+        InputError: the output is not logits.
     """
     model = onnx.ModelProto()
     model.CopyFrom(foreign.model)

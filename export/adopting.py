@@ -136,7 +136,7 @@ def adopt(
         provenance: from ``deploy.core.records.provenance``; None makes one.
 
     Raises:
-        InputError: the file is no classifier of images, the engine does not load it, it computes
+        InputError: the file is not a classifier of images, the engine does not load it, it computes
             something else with its preprocessing inside or when the engine optimizes it, its logits
             depend on the other images of a batch, or the data are of other classes or size.
         UsageError: an option that does not fit the file, or a folder of another model or of

@@ -78,8 +78,8 @@ def require_exact(path: Path) -> Exactness:
     """The bounds of a final integer file.
 
     Raises:
-        ExactnessError: a scale is no power of two, or a sum can reach 2^24.
-        UnsupportedGraph: it is no integer file of this project.
+        ExactnessError: a scale is not a power of two, or a sum can reach 2^24.
+        UnsupportedGraph: it is not an integer file of this project.
     """
     model = read_model(path)
     constants = constants_of(model)
@@ -143,7 +143,7 @@ def _bound(
 def _require_power(node: onnx.NodeProto, what: str, scale: float) -> None:
     if odd_part(scale) != 1:
         raise ExactnessError(
-            f"layer {node.name}: the scale {scale:.9g} of its {what} is no power of two; only a "
+            f"layer {node.name}: the scale {scale:.9g} of its {what} is not a power of two; only a "
             "network trained with exact = true under [network] is exact"
         )
 
@@ -159,8 +159,8 @@ def _check_addition(
     _require_power(node, "input", facts[node.input[0]].scale)
     if ratio != round(ratio) or round(ratio) % 2 == 0:
         raise ExactnessError(
-            f"layer {node.name}: it requantizes by {ratio:.9g}, which is no odd integer: a code "
-            "could lie halfway between two"
+            f"layer {node.name}: it requantizes by {ratio:.9g}, which is not an odd integer: a "
+            "code could lie halfway between two"
         )
 
 

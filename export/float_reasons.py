@@ -90,7 +90,7 @@ def _no_quantizer_before(producer: RanNode, graph: EngineGraph) -> Reason:
     if bare(producer.operator) in _LAYOUT and _dequantized_before(producer, graph):
         return Reason(
             "flatten-without-quantizer",
-            f"{producer.operator} {producer.layer!r} stands between DequantizeLinear and it "
+            f"{producer.operator} {producer.layer!r} is between DequantizeLinear and it "
             "(a QuantizeLinear and DequantizeLinear behind it are needed)",
         )
     return Reason(
@@ -101,7 +101,7 @@ def _no_quantizer_before(producer: RanNode, graph: EngineGraph) -> Reason:
 
 
 def _dequantized_before(node: RanNode, graph: EngineGraph) -> bool:
-    """Whether only nodes of layout stand between a DequantizeLinear and the node."""
+    """Whether only nodes of layout are between a DequantizeLinear and the node."""
     seen: set[str] = set()
     while bare(node.operator) in _LAYOUT and node.name not in seen:
         seen.add(node.name)
@@ -149,7 +149,7 @@ def _origins(tensor: str, graph: EngineGraph) -> set[str]:
 
 def _output_reasons(node: RanNode, graph: EngineGraph) -> Iterator[Reason]:
     if node.activation:
-        text = f"a float {node.activation} stands between it and QuantizeLinear"
+        text = f"a float {node.activation} is between it and QuantizeLinear"
         yield Reason("float-clip", text)
     for reader in (reader for name in node.output for reader in graph.readers(name)):
         operator = bare(reader.operator)
@@ -158,7 +158,7 @@ def _output_reasons(node: RanNode, graph: EngineGraph) -> Iterator[Reason]:
             if graph.types.get(reader.output[0]) == "int8":
                 yield Reason("signed-output", "its output is quantized to int8 (uint8 is needed)")
         elif operator in ("Clip", "Relu"):
-            text = f"a float {named} stands between it and QuantizeLinear"
+            text = f"a float {named} is between it and QuantizeLinear"
             yield Reason("float-clip", text)
         else:
             text = f"no QuantizeLinear behind it: {named} reads its output in float"

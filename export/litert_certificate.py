@@ -69,7 +69,7 @@ def _facts(tensor: TfLiteTensor) -> TensorFacts:
 def _layer(ran: RanOperator, only_scale: set[str]) -> LayerRun:
     kind = LITERT_KINDS.get(ran.operator, "other")
     if ran.tensor in only_scale:
-        # A table's index is an ADD of int32, which is no change of scale.
+        # A table's index is an ADD of int32, which is not a change of scale.
         kind = "requantization" if ran.output_types == ("int8",) else "other"
     return LayerRun(
         layer=ran.tensor,

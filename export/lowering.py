@@ -171,7 +171,7 @@ def lower_float(qonnx: Path, out: Path, *, target: str = "onnxruntime") -> Lower
     log: list[str] = []
     for node in source.nodes:
         if source.is_quant(node):
-            raise InputError(f"{qonnx}: {node_label(node)} quantizes; this is no float network")
+            raise InputError(f"{qonnx}: {node_label(node)} quantizes; this is not a float network")
         if node.op_type == "Conv" and _following_norm(node, source) is not None:
             continue
         output = node.output[0]

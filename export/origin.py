@@ -30,11 +30,11 @@ def origin_text(checkpoint_sha256: str) -> str:
     """The text that names a checkpoint.
 
     Raises:
-        ValueError: it is no SHA-256 in hexadecimal.
+        ValueError: it is not a SHA-256 in hexadecimal.
     """
     text = f"checkpoint sha256:{checkpoint_sha256}"
     if _FORM.fullmatch(text) is None:
-        raise ValueError(f"{checkpoint_sha256!r} is no SHA-256")
+        raise ValueError(f"{checkpoint_sha256!r} is not a SHA-256")
     return text
 
 
@@ -97,5 +97,5 @@ def recorded_budget(model: Path) -> tuple[float, float]:
             f"{path} states no budget: no engine ran {model.name} when it was exported"
         ) from error
     if not (0.0 <= found[0] < float("inf") and 0.0 <= found[1] <= 1.0):
-        raise InputError(f"{path} states the budget {found}, which is none; export it again")
+        raise InputError(f"{path} states the budget {found}, which is not valid; export it again")
     return found

@@ -360,7 +360,7 @@ def _largest(a: Logits, b: Logits) -> float:
 
 
 def _failures(found: Parity, probe_departs: bool) -> Iterator[str]:
-    """Why this is no parity, a sentence each."""
+    """Why this is not a parity, a sentence each."""
     departed = [layer for layer in found.layers if layer.different]
     if departed:
         layer = departed[0]

@@ -65,7 +65,7 @@ class Parity:
             where its predictions were not given.
         agreement: share of images with the same class as the fake-quantized network; None
             likewise.
-        failures: why this is no parity, one sentence each; empty when it is.
+        failures: why this is not a parity, one sentence each; empty when it is.
         first_flip: the first layer, in the file's order, where the reference has another code than
             the fake-quantized network; None where none has, or it was not run.
         fake_logits_different: logits of the reference that are not the fake-quantized network's,

@@ -110,7 +110,7 @@ def read_model(path: Path | str, *, max_bytes: int = MAX_FILE_BYTES) -> onnx.Mod
         raise InputError(
             f"{path} holds no ONNX graph: expected nodes and outputs, found "
             f"{len(model.graph.node)} nodes and {len(model.graph.output)} outputs. "
-            "The file is no ONNX file or was cut off; export it again."
+            "The file is not an ONNX file or was cut off; export it again."
         )
     _check_versions(model, path)
     _load_external_data(model, path, max_bytes)
@@ -168,7 +168,7 @@ def _parse(path: Path, max_bytes: int) -> onnx.ModelProto:
         model.ParseFromString(data)
     except (DecodeError, ValueError) as error:
         raise InputError(
-            f"{path} ({size:,} bytes) is no ONNX file or was cut off: {error}. Export it again."
+            f"{path} ({size:,} bytes) is not an ONNX file or was cut off: {error}. Export it again."
         ) from error
     return model
 
@@ -240,7 +240,7 @@ def _load_external_data(model: onnx.ModelProto, path: Path, max_bytes: int) -> N
         try:
             offset = int(entries.get("offset", "0"))
             if file.exists() and not file.is_file():  # a pipe would be waited for
-                raise OSError("it is no file")
+                raise OSError("it is not a file")
             size = file.stat().st_size
             length = int(entries.get("length", str(size - offset)))
             total += length

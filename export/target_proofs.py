@@ -155,7 +155,7 @@ def prove_qonnx(
 
     Raises:
         InputError: the file is damaged.
-        TargetProofError: what qonnx-cleanup makes of it is no valid file.
+        TargetProofError: what qonnx-cleanup makes of it is not a valid file.
     """
     few, held_to = images[:QONNX_IMAGES], network[:QONNX_IMAGES]
     executor = "the qonnx executor"

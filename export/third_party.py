@@ -32,7 +32,7 @@ BUDGET = Budget(logits=0.02, flips=1.0, code_flips=0.03, largest_code_flip=1)
 """Of one layer from the source's own codes. Ties of power-of-two scales are what differs most."""
 
 FEW = 8
-"""So many codes of a layer may differ in any case: a small one is no sample."""
+"""So many codes of a layer may differ in any case: a small one is not a sample."""
 
 HALVED = 0.76
 """Of a step of twice the source's, as TensorRT's streams have: half of it and half of the source's

@@ -20,7 +20,7 @@ def require_own_packages() -> None:
         SystemExit: the same in one line and exit code 2, where the command is being started.
     """
     root = Path(__file__).resolve().parents[1]
-    # An editable install is no place on the path: a mere folder `training` would come before it.
+    # An editable install is not a place on the path: a mere folder `training` would come before it.
     if str(root) not in sys.path:
         sys.path.append(str(root))
     for name in OWN:

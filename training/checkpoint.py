@@ -105,7 +105,7 @@ def read_sidecar(path: Path) -> dict[str, Any]:
         raise InputError(f"there is no checkpoint {path}; train one with: qadtr train CONFIG")
     sidecar = read_json(path.with_suffix(".json"))
     if not isinstance(sidecar, dict) or sidecar.get("format") != FORMAT:
-        raise InputError(f"{path.with_suffix('.json')} is no sidecar of a qadtr checkpoint")
+        raise InputError(f"{path.with_suffix('.json')} is not a sidecar of a qadtr checkpoint")
     if sidecar.get("format_version") not in (1, FORMAT_VERSION):
         raise InputError(
             f"{path.with_suffix('.json')} has format version {sidecar.get('format_version')!r}; "

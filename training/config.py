@@ -168,7 +168,7 @@ def with_settings(table: dict[str, Any], changes: Mapping[str, Any]) -> dict[str
     """The table of a config itself, with values by their dotted keys (``training.epochs``).
 
     Raises:
-        InputError: a key leads through what is no table.
+        InputError: a key leads through what is not a table.
     """
     for dotted, value in changes.items():
         *parents, last = dotted.split(".")

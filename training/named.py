@@ -59,11 +59,11 @@ def class_named(name: str, base: type[Any], what: str) -> type[Any]:
     found = named(name, what)
     if not isinstance(found, type) or not issubclass(found, base):
         raise InputError(
-            f"{name} is no {what}: expected a subclass of {base.__module__}.{base.__name__}"
+            f"{name} is not a {what}: expected a subclass of {base.__module__}.{base.__name__}"
         )
     lacking = ", ".join(sorted(getattr(found, "__abstractmethods__", ())))
     if lacking:
-        raise InputError(f"{name} is no whole {what}: it lacks {lacking}")
+        raise InputError(f"{name} is not a whole {what}: it lacks {lacking}")
     return found
 
 

@@ -60,7 +60,7 @@ def in_pixels(settings: Mapping[str, Any], image_size: tuple[int, int]) -> dict[
     """The settings with each text under one of :data:`KEYS` as pixels; others as they are.
 
     Raises:
-        InputError: a text there that is no size.
+        InputError: a text there that is not a size.
     """
 
     def as_side(value: Any) -> Any:

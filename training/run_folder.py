@@ -350,7 +350,7 @@ def _adopted_sidecar(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} lacks {', '.join(lacking)}: it is damaged; adopt the file again")
     _require_facts(found, path)
     if not isinstance(found["data"], str | None):
-        raise InputError(f"{path} is damaged: its data is no path; adopt the file again")
+        raise InputError(f"{path} is damaged: its data is not a path; adopt the file again")
     return found
 
 

@@ -119,7 +119,7 @@ def same_place(first: Path, second: Path) -> bool:
     try:
         return first.samefile(second)
     except OSError:  # one is not there yet
-        return os.path.realpath(first) == os.path.realpath(second)  # a loop of links is no error
+        return os.path.realpath(first) == os.path.realpath(second)  # links in a loop are no error
 
 
 def is_stream(path: Path) -> bool:
@@ -399,7 +399,7 @@ def read_npz(path: Path, *, max_bytes: int = 1 << 32) -> dict[str, NDArray[Any]]
             bounded by its own size besides (:func:`.limits.most_unpacked`).
 
     Raises:
-        InputError: missing, damaged, truncated, too large, or with members that are no arrays.
+        InputError: missing, damaged, truncated, too large, or with members that are not arrays.
     """
     data = read_bytes(path)
     arrays: dict[str, NDArray[Any]] = {}
@@ -413,7 +413,7 @@ def read_npz(path: Path, *, max_bytes: int = 1 << 32) -> dict[str, NDArray[Any]]
             for member in members:
                 name = member.filename.removesuffix(".npy")
                 if name == member.filename or name in arrays:
-                    raise ValueError(f"member {member.filename!r} is no array or is there twice")
+                    raise ValueError(f"{member.filename!r} is not an array or is there twice")
                 try:
                     with archive.open(member) as stream:
                         arrays[name] = _array_from_npy(stream, member.file_size)

@@ -63,7 +63,7 @@ def load_schema(name: str, package: str) -> dict[str, Any]:
 def check(value: object, schema: Mapping[str, Any]) -> None:
     """Check a value as ``json`` reads it.
 
-    Stricter than the standard in one thing: 1.0 is no integer.
+    Stricter than the standard in one thing: 1.0 is not an integer.
 
     Raises:
         SchemaMismatch: the value does not fit, with its place.

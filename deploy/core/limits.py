@@ -23,7 +23,7 @@ MOST_UNPACKED_BYTES = 1 << 28
 
 MOST_UNPACKED_TIMES = 64
 """A larger archive may unpack to this many times its own bytes: photographs shrink by two or three,
-and zeros, which shrink a thousandfold, are no data set."""
+and zeros, which shrink a thousandfold, are not a data set."""
 
 MOST_CLASSES = 1 << 16
 """Of a data set; ImageNet-21k has 21,841."""

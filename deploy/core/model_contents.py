@@ -130,7 +130,7 @@ _LOGITS_GEMM, _LOGITS_SCALE = f"{MICROSOFT}.QGemm", 7
 """Without a scale of its output, it gives floating-point numbers: the logits."""
 
 _INDICES = ("Add", "Cast", "Mul")
-"""What the all-integer target computes the indices of tables with, in int32; they are no codes."""
+"""What the all-integer target computes the indices of tables with, in int32; they are not codes."""
 
 INTEGER_TYPES = frozenset({2, 3, 4, 5, 6, 7, 12, 13})
 """ONNX's element types of integers: a Cast of the all-integer target gives one of these."""
@@ -175,8 +175,8 @@ def read_tflite_contents(model: bytes, name: str) -> TfLiteFile:
         return read_tflite(model)
     except ValueError as error:
         raise InputError(
-            f"{name} ({len(model)} bytes) is no readable .tflite file: {error}; export or copy it "
-            "again"
+            f"{name} ({len(model)} bytes) is not a readable .tflite file: {error}; export or copy "
+            "it again"
         ) from error
 
 
@@ -191,7 +191,7 @@ def read_model_contents(model: bytes, name: str) -> OnnxFile:
         found = read_onnx(model)
     except ValueError as error:
         raise InputError(
-            f"{name} ({len(model)} bytes) is no readable ONNX file: {error}; export or copy it "
+            f"{name} ({len(model)} bytes) is not a readable ONNX file: {error}; export or copy it "
             "again"
         ) from error
     if found.outside:

@@ -51,7 +51,7 @@ class ModelEngine(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Free what the engine holds; again is no error."""
+        """Free what the engine holds; again is not an error."""
 
     def __enter__(self) -> Self:
         return self

@@ -119,8 +119,8 @@ def read_onnx(model: bytes) -> OnnxFile:
     """Return what an ONNX file holds.
 
     Raises:
-        ValueError: the bytes are no ONNX file, end early, nest graphs too deeply, have more fields
-            than any file of use, or use a domain that they do not import.
+        ValueError: the bytes are not an ONNX file, end early, nest graphs too deeply, have more
+            fields than any file of use, or use a domain that they do not import.
     """
     if model[4:8] == _ORT_FORMAT:
         raise ValueError("it is of ONNX Runtime's own format")  # which would be tried first

@@ -70,7 +70,7 @@ KIND_OF: Mapping[str, str] = {
 def kind_of(operator: str, types: Sequence[str]) -> str | None:
     """Return the kind of a node, or None where it is of none.
 
-    What reads int64 alone computes shapes and indices: it is no layer that quantization made
+    What reads int64 alone computes shapes and indices: it is not a layer that quantization made
     integer.
 
     Args:

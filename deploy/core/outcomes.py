@@ -42,7 +42,7 @@ def unpack_bits(text: str, n: int) -> NDArray[np.bool_]:
     """Return the flags (bool, n) that :func:`pack_bits` made the text of.
 
     Raises:
-        InputError: the text is no hex of n flags.
+        InputError: the text is not a hex of n flags.
     """
     try:
         packed = np.frombuffer(bytes.fromhex(text), dtype=np.uint8)
@@ -87,7 +87,7 @@ def image_indices(outcomes: Outcomes | Mapping[str, Any]) -> NDArray[np.int64]:
     """Indices within the split of the patched images: int64, N.
 
     Raises:
-        InputError: they are no whole numbers of 0 or more, or N is not that of the flags.
+        InputError: they are not whole numbers of 0 or more, or N is not that of the flags.
     """
     n, first, listed = outcomes["n"], outcomes["first_index"], outcomes["indices"]
     # Before anything is made of n: the flags of a file bound it.

@@ -17,7 +17,7 @@ def fields(view: memoryview) -> Iterator[tuple[int, int | memoryview | None]]:
     bytes, packed numbers) as its bytes, a fixed32 or fixed64 as None.
 
     Raises:
-        ValueError: the bytes are no message, or end early.
+        ValueError: the bytes are not a message, or end early.
     """
     position = 0
     while position < len(view):
@@ -33,9 +33,9 @@ def fields(view: memoryview) -> Iterator[tuple[int, int | memoryview | None]]:
         elif wire_type in (_FIXED64, _FIXED32):
             position += 8 if wire_type == _FIXED64 else 4
         else:
-            raise ValueError(f"it is no Protocol Buffers message (wire type {wire_type})")
+            raise ValueError(f"it is not a Protocol Buffers message (wire type {wire_type})")
         if number == 0:
-            raise ValueError("it is no Protocol Buffers message (field 0)")
+            raise ValueError("it is not a Protocol Buffers message (field 0)")
         if position > len(view):
             raise ValueError("it ends early")
         yield number, value
@@ -87,4 +87,4 @@ def varint(view: memoryview, position: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             return value, position
-    raise ValueError("it is no Protocol Buffers message (a number of more than 10 bytes)")
+    raise ValueError("it is not a Protocol Buffers message (a number of more than 10 bytes)")

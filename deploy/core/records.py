@@ -54,7 +54,7 @@ def provenance(
 
     Args:
         repository: the git checkout that the code runs from; commit and dirty are None without
-            one, or where it is no checkout.
+            one, or where it is not a checkout.
         seed: of the run.
         config: the resolved configuration.
         argv: the command, ``sys.argv`` where None. Folders of absolute paths are left out of it

@@ -47,7 +47,7 @@ class Scratch:
         self._remove = weakref.finalize(self, _remove, self.folder, held)
 
     def close(self) -> None:
-        """Remove the folder and what is in it; again is no error."""
+        """Remove the folder and what is in it; again is not an error."""
         self._remove()
 
     def __enter__(self) -> Path:

@@ -83,7 +83,7 @@ class StopAsked:
 def _handled(
     names: tuple[str, ...], act: Callable[[int], None], wanted: Callable[[Any], bool]
 ) -> Iterator[None]:
-    """``act`` on the first of the signals; kill at a later one that is no echo of it."""
+    """``act`` on the first of the signals; kill at a later one that is not an echo of it."""
     first: list[float] = []
     process = os.getpid()
 

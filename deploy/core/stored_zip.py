@@ -95,7 +95,7 @@ def read_members(stream: BinaryIO, size: int, *, max_name: int = 256) -> list[Me
         ValueError: the archive is not exactly of the form that is written here.
     """
     if not _END.size <= size <= MAX_ARCHIVE_BYTES:
-        raise ValueError(f"{size} bytes are no archive of this form")
+        raise ValueError(f"{size} bytes are not an archive of this form")
     stream.seek(size - _END.size)
     end = stream.read(_END.size)
     count, directory_size, directory_offset = _END.unpack(end)[4:7]
@@ -104,7 +104,7 @@ def read_members(stream: BinaryIO, size: int, *, max_name: int = 256) -> list[Me
     if count > MAX_MEMBERS or directory_size > count * (_ENTRY.size + max_name):
         raise ValueError(f"its directory is too large ({count} files, {directory_size} bytes)")
     if directory_offset + directory_size + _END.size != size:
-        raise ValueError("bytes stand before, behind or inside its directory")
+        raise ValueError("bytes are before, after or inside its directory")
     stream.seek(directory_offset)
     members = _read_directory(stream.read(directory_size), count)
     expected = 0
@@ -115,7 +115,7 @@ def read_members(stream: BinaryIO, size: int, *, max_name: int = 256) -> list[Me
             raise ValueError(f"the header of {member.name!r} is not what it must be")
         expected = member.offset + member.size
     if expected != directory_offset:
-        raise ValueError("bytes stand between its files and its directory")
+        raise ValueError("bytes are between its files and its directory")
     return members
 
 

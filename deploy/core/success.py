@@ -75,7 +75,7 @@ def attack_success_over_all_images(
     """Return the share of *all* images whose prediction the patch changes or turns into the target.
 
     The secondary figure beside :func:`attack_success`: images that were wrong before count too,
-    and one that is predicted as the target without the patch is no success.
+    and one that is predicted as the target without the patch is not a success.
 
     Raises:
         InputError: not integer vectors of one length.

@@ -147,7 +147,7 @@ def read_tflite(model: bytes) -> TfLiteFile:
     """Return what a ``.tflite`` file holds.
 
     Raises:
-        ValueError: the bytes are no such file, end early, or point outside of themselves.
+        ValueError: the bytes are not such a file, end early, or point outside of themselves.
     """
     if model[4:8] != IDENTIFIER:
         raise ValueError(f"it does not begin as a .tflite file does ({IDENTIFIER.decode()})")

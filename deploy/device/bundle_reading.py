@@ -96,7 +96,7 @@ class Bundle:
         except (OSError, ValueError) as error:
             self.close()
             raise InputError(
-                f"{self.path.name} is no bundle that can be trusted: {error}; copy it again, or "
+                f"{self.path.name} is not a bundle that can be trusted: {error}; copy it again, or "
                 "make it again with: qadtr bundle (an archive made by other tools: unpack it and "
                 "validate the folder)"
             ) from error
@@ -210,7 +210,7 @@ class Bundle:
         self.close()
 
     def close(self) -> None:
-        """Remove what was unpacked; again is no error."""
+        """Remove what was unpacked; again is not an error."""
         scratch, self._scratch = self._scratch, None
         if scratch is not None:
             scratch.close()
@@ -290,7 +290,7 @@ def _copy_file(path: Path, target: BinaryIO) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     with os.fdopen(descriptor, "rb") as stream:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ValueError(f"{path.name!r} is no file any more")
+            raise ValueError(f"{path.name!r} is not a file any more")
         while chunk := stream.read(_CHUNK_BYTES):
             target.write(chunk)
 

@@ -116,7 +116,7 @@ def certify_on(
     asr = {}
     for patch, which in fitting:
         own = patch.rows[which]
-        # Nothing to win is no rate of 0.
+        # Nothing to win is not a rate of 0.
         with suppress(NothingToEvaluate):
             asr[patch.facts.name] = attack_masked(
                 engine.predict,

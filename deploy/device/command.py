@@ -278,7 +278,7 @@ def _run(
         write_report(report, places)
         raise
     report = validate(arguments.bundle, settings, console, engines=engines)
-    with suppress(QadtrError):  # then the report says that it is no verdict
+    with suppress(QadtrError):  # then the report says that it is not a verdict
         write_report(report, places)
     verdict = f"{report['outcome'].upper()} (exit code {report['exit_code']}): {report['reason']}"
     if report["exit_code"] in (2, 4):

@@ -32,7 +32,7 @@ def compare(
 ) -> dict[str, Any]:
     """Return the comparison of two results as JSON values.
 
-    Patches are paired by content, or by name where the contents differ or are not told; models by
+    Patches are paired by content, or by name where the contents differ or are not stated; models by
     name, or by bit-width where there is one of it on each side; images by their index in the same
     split. Where each side has one model only, neither its name nor its bit-width need agree: that
     is what is compared.
@@ -149,13 +149,13 @@ def _why(old: Sequence[Outcome], new: Sequence[Outcome]) -> str:
         return "the old one is of bit-width {}, the new one of {}".format(*sides)
     sides = (", ".join(sorted(values(side, "model"))) for side in (old, new))
     return (
-        "several models have one bit-width, so which to pair is not told (old: {}; new: {}); name "
+        "several models have one bit-width, so the pairs are not clear (old: {}; new: {}); name "
         "the folder of one run, or the file of one record"
     ).format(*sides)
 
 
 def _not_measured(old: Sequence[Outcome], pairs: Sequence[tuple[Outcome, Outcome]]) -> list[str]:
-    """A result is no better for a patch that it leaves out, weakens, or tries on fewer images."""
+    """A result is not better for a patch that it leaves out, weakens, or tries on fewer images."""
     found = [
         f"{title} is not in the new result"
         for title in _titles_without(old, [before for before, _ in pairs])
@@ -163,9 +163,9 @@ def _not_measured(old: Sequence[Outcome], pairs: Sequence[tuple[Outcome, Outcome
     for before, after in pairs:
         title = _title(before.model, before.patch)
         if not _same_patch(before, after) and before.patch_sha256 is not None:
-            found.append(f"{title} is another patch in the new result, or one that is not told")
+            found.append(f"{title} is another patch in the new result, or one that is not stated")
         if before.images_sha256 is not None and before.images_sha256 != after.images_sha256:
-            found.append(f"{title} was tried on other images or labels, or some that are not told")
+            found.append(f"{title} was tried on other images or labels, or some not stated")
         left = len(np.setdiff1d(before.indices, after.indices))
         # A quick run of the same patch and images stopped where it had decided.
         if left and not (after.quick and before.images_sha256 is not None):

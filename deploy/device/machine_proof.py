@@ -25,7 +25,7 @@ def machine_entry(
     Args:
         host: from ``Host.as_record``, or a report's.
         engine: such as "onnxruntime-cpu".
-        engine_version: None where it is not told.
+        engine_version: None where it is not stated.
         golden_images: whose logits were equal, 1 or more.
         images: of the bundle, whose logits were equal too; 0 where not all were run.
     """
@@ -60,7 +60,7 @@ def machine_words(entry: Mapping[str, Any]) -> str:
     emulated = " emulated" if entry["emulated"] else ""
     processor = entry["cpu_model"] or " ".join(entry["instruction_sets"] or ())
     facts = [
-        processor or "processor not told",
+        processor or "processor not stated",
         f"{entry['engine']} {entry['engine_version'] or ''}".strip(),
         f"{entry['golden_images']} golden and {entry['images']} more images",
     ]

@@ -207,14 +207,14 @@ def _check_files(manifest: Manifest, where: str) -> None:
     named += [model.file for model in manifest.models.values()]
     for patch in manifest.patches:
         if not patch.file.endswith(".npz"):
-            raise InputError(f"{where}: the patch file {patch.file!r} is no .npz")
+            raise InputError(f"{where}: the patch file {patch.file!r} is not a .npz")
         named += [patch.file, sidecar_of(patch.file)]
     missing = sorted(set(named) - manifest.files.keys())
     if missing:
         raise InputError(f"{where} names files that it does not list: {', '.join(missing)}")
     taken = sorted(path for path in manifest.files if path in ENVELOPE)
     if taken:
-        raise InputError(f"{where} lists {', '.join(taken)}, which stand for themselves")
+        raise InputError(f"{where} lists {', '.join(taken)}, which are files of the bundle itself")
     lowered = [path.lower() for path in manifest.files]
     if len(set(lowered)) != len(lowered):
         raise InputError(f"{where} lists paths that differ in upper and lower case only")

@@ -221,7 +221,7 @@ class OnnxRuntimeEngine(ModelEngine):
         self.classes: int = logits_shape[1]
 
     def close(self) -> None:
-        """Free the session and write the profile that was asked for; again is no error.
+        """Free the session and write the profile that was asked for; again is not an error.
 
         Raises:
             InputError: the profile cannot be written.

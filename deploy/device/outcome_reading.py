@@ -29,14 +29,14 @@ class Outcome:
     Attributes:
         model: what tells models in one file apart; empty in a validation report, which has one.
         patch: its name.
-        patch_sha256: of the patch, or of what it makes of the first images; None where not told.
+        patch_sha256: of the patch, or of what it makes of the first images; None where not stated.
         patch_file_sha256: of the patch's whole file; None in records and older reports.
         images: name, split and digest.
-        images_sha256: of the file of images and labels; None where not told.
+        images_sha256: of the file of images and labels; None where not stated.
         quick: whether no more images were run than the thresholds needed.
-        bit_width: of the model; 32 is float. None where not told.
-        engine: of the model; empty where not told.
-        checkpoint: SHA-256 of the network's; None where not told.
+        bit_width: of the model; 32 is float. None where not stated.
+        engine: of the model; empty where not stated.
+        checkpoint: SHA-256 of the network's; None where not stated.
         indices: int64 N, within the split.
         clean_correct: bool N, right without the patch.
         patched_correct: bool N, right with it.
@@ -64,7 +64,7 @@ class Outcome:
 
     @property
     def content(self) -> str | None:
-        """What is the same for the same patch, whatever it is called; None where not told."""
+        """What is the same for the same patch, whatever it is called; None where not stated."""
         return self.patch_file_sha256 or self.patch_sha256
 
 
@@ -114,8 +114,8 @@ def read_outcomes(path: Path, verdict_of: VerdictOf = _not_checked) -> list[Outc
 
 
 def _require_one_training_each(found: Sequence[Outcome], path: Path) -> None:
-    """Refuse a folder with results of several networks of one name: the newest of them is no
-    result of the others. In a run's own folder it is the run, trained again."""
+    """Refuse a folder with results of several networks of one name: the newest of them is not
+    a result of the others. In a run's own folder it is the run, trained again."""
     trainings: dict[str, set[str]] = {}
     for one in found:
         if one.checkpoint is not None:

@@ -41,7 +41,7 @@ def read_profile(profile: Path) -> list[Any]:
     """
     events = read_json(profile)
     if not isinstance(events, list):
-        raise InputError(f"{profile} is no ONNX Runtime profile: expected a list of events")
+        raise InputError(f"{profile} is not an ONNX Runtime profile: expected a list of events")
     return events
 
 

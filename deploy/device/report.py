@@ -74,7 +74,7 @@ def read_report(path: Path) -> dict[str, Any]:
     """
     raw = read_json(path)
     if not is_report(raw):
-        raise InputError(f"{path} is no report.json of the validator")
+        raise InputError(f"{path} is not a report.json of the validator")
     version = raw.get("format_version")
     if type(version) is not int or version not in (1, FORMAT_VERSION):
         raise InputError(
@@ -85,7 +85,7 @@ def read_report(path: Path) -> dict[str, Any]:
     try:
         check(report, load_schema(SCHEMA, __package__))
     except SchemaMismatch as error:
-        raise InputError(f"{path} is no whole report of the validator: {error}") from error
+        raise InputError(f"{path} is not a whole report of the validator: {error}") from error
     return report
 
 

@@ -125,12 +125,12 @@ def search_on(
 
     Raises:
         NothingToEvaluate: the engine has no image right that counts.
-        InputError: a patch larger than the images, a target that is no class.
+        InputError: a patch larger than the images, a target that is not a class.
     """
     size = settings.size_px or _size_of_first_gated(suite)
     if settings.target is not None and settings.target >= engine.classes:
         raise InputError(
-            f"the search's target {settings.target} is no class; there are 0…{engine.classes - 1}"
+            f"the search's target {settings.target} is not a class: it has 0…{engine.classes - 1}"
         )
     counts = (measurement.clean != UNSEEN) & (measurement.clean == suite.labels) & suite.distinct
     if settings.target is not None:

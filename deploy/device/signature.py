@@ -85,7 +85,7 @@ def _load(path: Path, kind: str) -> Any:
         ) from error
     data = read_bytes(path)
     if len(data) > _MAX_KEY_BYTES:
-        raise InputError(f"{path} has {len(data)} bytes: it is no key")
+        raise InputError(f"{path} has {len(data)} bytes: it is not a key")
     try:
         if kind == "private":
             key: Any = load_pem_private_key(data, password=None)
@@ -95,7 +95,7 @@ def _load(path: Path, kind: str) -> Any:
             fits = isinstance(key, ed25519.Ed25519PublicKey)
     except Exception as error:  # cryptography's own errors have no common base
         raise InputError(
-            f"{path} is no readable {kind} key in PEM form: {' '.join(str(error).split())}"
+            f"{path} is not a readable {kind} key in PEM form: {' '.join(str(error).split())}"
         ) from error
     if not fits:
         raise InputError(f"{path} holds a {kind} key of another kind than Ed25519")

@@ -102,7 +102,7 @@ def describe_engine(engine: Engine, runs_in: str, report: dict[str, Any], consol
     report["engine"] = {"name": engine.name, "version": version, "threads": engine.threads}
     report["engine"] |= {} if note is None else {"note": note}
     console.say(
-        f"host       {host.machine}, {host.cpu_model or 'processor not told'}, {host.cores} cores"
+        f"host       {host.machine}, {host.cpu_model or 'processor not stated'}, {host.cores} cores"
     )
     console.say(f"engine     {engine.name} {version or ''}, {engine.threads} thread(s)")
     if note is not None:

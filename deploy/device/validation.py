@@ -217,7 +217,7 @@ def _require_sizes(settings: ValidationSettings, suite: Suite) -> None:
     target = None if settings.search is None else settings.search.target
     if target is not None and target >= len(suite.classes):
         raise UsageError(
-            f"--search-target {target} is no class; there are 0…{len(suite.classes) - 1}"
+            f"--search-target {target} is not a class; there are 0…{len(suite.classes) - 1}"
         )
 
 

@@ -126,7 +126,7 @@ def inspected(engine: Any, bindings: Bindings) -> tuple[EngineLayer, ...]:
     """The layers of a deserialised engine, from the inspector.
 
     Raises:
-        InputError: it tells no details.
+        InputError: it states no details.
     """
     inspector = engine.create_engine_inspector()
     return layers_from_json(
@@ -194,7 +194,7 @@ def _configure(config: Any, options: BuildOptions, bindings: Bindings) -> None:
         cache = config.create_timing_cache(read_bytes(path) if path.exists() else b"")
         if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
             raise InputError(
-                f"{path} is no timing cache of TensorRT {bindings.version} for this GPU: "
+                f"{path} is not a timing cache of TensorRT {bindings.version} for this GPU: "
                 f"{bindings.log.last_errors()}; remove it or name another"
             )
 

@@ -189,7 +189,7 @@ class Device:
         self._call("cuGraphLaunch", graph, self.stream)
 
     def close(self) -> None:
-        """Free everything, the latest first; again is no error."""
+        """Free everything, the latest first; again is not an error."""
         while self._undo:
             with suppress(CudaError):  # a lost GPU frees nothing; the rest is still to be tried
                 self._undo.pop()()

@@ -148,7 +148,7 @@ class TensorRtEngine(ModelEngine):
         return enqueue
 
     def tells_every_layer(self) -> bool:
-        """No: what is neither convolution, product nor pool is not told."""
+        """No: what is neither convolution, product nor pool is not stated."""
         return False
 
     def kinds_that_ran(self) -> Mapping[str, int]:
@@ -156,7 +156,7 @@ class TensorRtEngine(ModelEngine):
         return self._kinds
 
     def close(self) -> None:
-        """Free the engine and what it holds on the GPU; again is no error."""
+        """Free the engine and what it holds on the GPU; again is not an error."""
         self._runner = None
         # Contexts before the engine, the engine before its runtime, all before the GPU's context.
         self._engine = self._runtime = None

@@ -123,7 +123,7 @@ def layers_from_json(listing: str) -> tuple[EngineLayer, ...]:
     for entry in entries:
         if not isinstance(entry, dict) or not isinstance(entry.get("LayerType"), str):
             raise InputError(
-                f"the inspector tells no details of {str(entry)[:100]!r}: the engine was built "
+                f"the inspector states no details of {str(entry)[:100]!r}: the engine was built "
                 "without detailed profiling; build it with: python -m deploy.tensorrt"
             )
         told = entry.get("Weights")
@@ -159,7 +159,7 @@ def _type(told: str) -> str:
     for word in _WORD.findall(told):
         if word.lower() in _TYPES:
             return _TYPES[word.lower()]
-    return told.strip() or "not told"
+    return told.strip() or "not stated"
 
 
 def require_integer(

@@ -79,7 +79,7 @@ def check_symmetric_int8(data: bytes, where: str) -> OnnxFacts:
             )
     except ValueError as error:
         raise InputError(
-            f"{where} ({len(data)} bytes) is no readable ONNX file: {error}; export or copy it "
+            f"{where} ({len(data)} bytes) is not a readable ONNX file: {error}; export or copy it "
             "again"
         ) from error
     raise InputError(
@@ -201,6 +201,6 @@ def _attribute_problem(attribute: _Message) -> str | None:
 
 
 def _value_info(value: _Message) -> tuple[str, int, list[int]]:
-    """Name, element type (0: not told) and dimensions (0: not a number) of a tensor."""
+    """Name, element type (0: not stated) and dimensions (0: not a number) of a tensor."""
     tensor = value.one(2).one(1)
     return value.text(1), tensor.number(1), [dim.number(1) for dim in tensor.one(2).each(1)]

@@ -77,7 +77,7 @@ class BuildOptions:
         if flavour.rtx:
             refused = ("hardware", "version_compatible", "timing_cache")
             reason = (
-                "TensorRT-RTX builds for the compute capabilities that it is told, compiles the "
+                "TensorRT-RTX builds for the compute capabilities that it is given, compiles the "
                 "kernels on the device, and times none while it builds"
             )
         for name in refused:

@@ -94,7 +94,7 @@ class PatchAttack(ABC, Generic[S]):
                 is written.
 
         Raises:
-            InputError: images and labels that do not belong together, a target that is no class,
+            InputError: images and labels that do not belong together, a target that is not a class,
                 a bit-width that the network lacks, a patch larger than the image, a white-box
                 attack on a network without gradients, or a ``resume_from`` that belongs to another
                 run.
@@ -264,7 +264,7 @@ class PatchAttack(ABC, Generic[S]):
             classes = logits(network, images[:1], bits).shape[1]
             if self.settings.target is not None and self.settings.target >= classes:
                 raise InputError(
-                    f"The target {self.settings.target} is no class; the network has {classes}, "
+                    f"The target {self.settings.target} is not a class; the network has {classes}, "
                     f"0…{classes - 1}."
                 )
 

@@ -28,7 +28,7 @@ class Ensemble(nn.Module):
         """Join the members, at least one.
 
         Raises:
-            InputError: no member, or one that is no torch network.
+            InputError: no member, or one that is not a torch network.
         """
         super().__init__()
         modules = [member for member in members if isinstance(member, nn.Module)]

@@ -133,7 +133,7 @@ def read_resumed(
         return None
     arrays = read_npz(path)
     if {name for name in arrays if not name.startswith(_UNFINISHED)} != {*fields, "identity"}:
-        raise InputError(f"{path} is no resume file of an attack; remove it to start anew.")
+        raise InputError(f"{path} is not a resume file of an attack; remove it to start anew.")
     if arrays["identity"].tobytes().decode("ascii", "replace") != identity:
         raise InputError(
             f"{path} belongs to an attack with other settings, images, seed or network; "

@@ -82,7 +82,8 @@ class Subject:
     def model_file(self) -> Path:
         """The file; InputError for a network in torch, which has none."""
         if self.file is None:
-            raise InputError(f"{self.name} at {self.bit_width} bits in torch is no exported model")
+            name = f"{self.name} at {self.bit_width} bits in torch"
+            raise InputError(f"{name} is not an exported model")
         return self.file
 
     @contextmanager

@@ -95,7 +95,7 @@ def flip_words(flip: Flip, classes: Sequence[str]) -> str:
     """One flipped image in words."""
 
     def name(number: int | None) -> str:
-        return "not told" if number is None else classes[number]
+        return "not stated" if number is None else classes[number]
 
     parts = [f"image {flip['index']} ({name(flip['label'])})"]
     for kind, flipped, before, after in (

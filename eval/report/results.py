@@ -34,7 +34,7 @@ _TERMS = {
     ),
     MARK: (
         "a check of the attacks on this network tripped: the rate is a lower bound of what an "
-        "attacker can do. Which one is told under “Attack checks”."
+        "attacker can do. Which one is listed under “Attack checks”."
     ),
     "Bits": (
         "bit-width of weights and activations of the hidden layers: b-bit codes, int8 arithmetic. "

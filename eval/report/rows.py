@@ -272,7 +272,7 @@ def _comparability(
         for other in newest
         if other["model"]["defense"] in PLAIN and keys(other["model"], *SAME) == same
     ]
-    # A float network trained as a source of patches is no quantization-aware one: where there is
+    # A float network trained as a source of patches is not a quantization-aware one: where there is
     # a network of several bit-widths, that is the baseline at 32 bits too.
     models = [other["model"] for other in newest]
     quantized = {m["checkpoint_sha256"] for m in models if m["bit_width"] != FLOAT}

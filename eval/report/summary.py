@@ -79,12 +79,12 @@ def summary(
         parts += [_tiles(case, known, table, proofs), *_sentences(case, known, table)]
     parts += _proofs(table, proofs)
     if any(cell.mark for row in table.rows for cell in row.cells.values()):
-        parts.append(note(f"{LOWER_BOUND} Which one is told under “Attack checks”."))
+        parts.append(note(f"{LOWER_BOUND} Which one is listed under “Attack checks”."))
     if table.split != "test":
         parts.append(
             note(
                 f"These figures are from the {table.split} split, on which settings may have been "
-                "chosen: they are no final results."
+                "chosen: they are not final results."
             )
         )
     return join(parts)
@@ -254,7 +254,7 @@ def _sentences(case: _Case, known: _Knowing | None, table: ResultTable) -> Itera
         yield note(
             f"The hardened network's clean accuracy is up to {most:.1f} points under the plain one "
             f"({widths}): more than the 2 points up to which rows are compared. Its attack success "
-            "rate is shown, but is no evidence for the defense."
+            "rate is shown, but is not evidence for the defense."
         )
 
 

@@ -58,7 +58,7 @@ class BundleSettings:
     """How to bundle.
 
     Attributes:
-        bits: bit-width of the exported model; not 32, which is no integer model, unless it is an
+        bits: bit-width of the exported model; not 32, which is the float network, unless it is an
             adopted one. None: the only one that there is.
         thresholds: of the gate.
         engines: further engines whose exported files go along, each with its budget.

@@ -198,8 +198,8 @@ def supply_patches(
         Paths of the npz files with their patch sets, in the order of the file.
 
     Raises:
-        InputError: a damaged file, a target that is no class of the run, a patch that does not fit,
-            or more images than there are.
+        InputError: a damaged file, a target that is not a class of the run, a patch that does not
+            fit, or more images than there are.
     """
     supplied = read_supplied(file)
     images = run.images(data, settings.split)

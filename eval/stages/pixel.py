@@ -144,7 +144,8 @@ def attacked_so_far(path: Path, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         or done.shape[1:] != images.shape[1:]
         or len(done) > len(images)
     ):
-        raise InputError(f"{path} is no resume file of a pixel attack on these images; remove it")
+        what = "a resume file of a pixel attack on these images"
+        raise InputError(f"{path} is not {what}; remove it")
     found: NDArray[np.uint8] = done
     return found
 

@@ -10,7 +10,7 @@ ends            Softmax, TopK, ArgMax and the like after the logits are left out
 qdq             QuantizeLinear → Clip? → DequantizeLinear is Quant; IntQuant is Quant
 shapes          every tensor has a shape; shapes that are computed from shapes are numbers
 plain           no Identity, Squeeze or Dropout; padding and pools as numbers
-before_moves    a quantizer stands before the Concat, MaxPool or Reshape whose result it quantizes
+before_moves    a quantizer is moved before the Concat, MaxPool or Reshape whose result it quantizes
 averages        an average of codes that is read unquantized has its sum as codes
 sums            a sum of codes that is normalized, or of three tensors, is a convolution with ones
 image           the image is quantized; what a network does to it before is known
@@ -54,7 +54,7 @@ def canonical(
 
     Raises:
         InputError: an operator that is not ONNX's or QONNX's, another number of inputs or
-            outputs, an input that is no image, an open size.
+            outputs, an input that is not an image, an open size.
     """
     form = form or ImageForm()
     draft = Draft(model, path)

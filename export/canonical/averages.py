@@ -2,7 +2,7 @@
 
 The average of n codes x of scale s and zero point 0 is s/n · (x_1 + … + x_n): a whole number of
 steps s/n, at most n times the largest code.  A quantizer of 8 bits with this step changes no value,
-and what reads the average reads codes.  So networks are taken whose pools stand between a quantizer
+and what reads the average reads codes.  So networks are taken whose pools are between a quantizer
 and a layer, as in what Brevitas' layers make of torch's.  An average over the whole map is written
 as GlobalAveragePool, which a product after it takes in without codes.
 """

@@ -1,4 +1,4 @@
-"""A quantizer behind a Concat, MaxPool or change of shape stands before it.
+"""A quantizer behind a Concat, MaxPool or change of shape is moved before it.
 
 Such a node moves values or chooses the largest, and a quantizer with one scale is a rising function
 of each value: Quant(MaxPool(x)) = MaxPool(Quant(x)), and so for Relu and Clip on the way.  What is

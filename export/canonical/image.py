@@ -166,7 +166,7 @@ def quantize(draft: Draft, form: ImageForm) -> None:
     """Let a quantizer read the image, or numbers computed from each of its own; layout follows.
 
     Raises:
-        InputError: the first layer reads the image as it is, and its bytes are no codes.
+        InputError: the first layer reads the image as it is, and its bytes are not codes.
     """
     _layout_last(draft)
     for name in _functions_of_the_image(draft):
@@ -248,8 +248,8 @@ class Readable(Protocol):
 def image_function(
     tensor: str, graph: Readable, image: str, values: NDArray[np.float32]
 ) -> NDArray[np.float32] | None:
-    """What a tensor is for each byte of each channel, float32 1×C×256×1; None where it is no
-    function of each number of the image by itself.
+    """What a tensor is for each byte of each channel, float32 1×C×256×1; None where it is not
+    a function of each number of the image by itself.
 
     Args:
         tensor: its name.
@@ -331,7 +331,7 @@ def _insert(draft: Draft, name: str, readers: list[onnx.NodeProto], form: ImageF
     first = readers[0]
     why = (
         f"{draft.path}: the layer {node_label(first)} reads the image without a quantizer, "
-        "and its bytes are no codes of it"
+        "and its bytes are not codes of it"
     )
     cure = "quantize the image in the network (a QuantIdentity of 8 bits), or name mean and std"
     if not bool((step == step.reshape(-1)[0]).all()) or not step.reshape(-1)[0] > 0:

@@ -23,7 +23,7 @@ from export.graph_builder import QONNX
 MOVERS = (
     "Concat", "Flatten", "Identity", "MaxPool", "Reshape", "Squeeze", "Transpose", "Unsqueeze",
 )  # fmt: skip
-"""Operators that stand between QuantizeLinear and DequantizeLinear in some files."""
+"""Operators that are between QuantizeLinear and DequantizeLinear in some files."""
 
 PARAMETRIC = ("BatchNormalization", "Clip", "PRelu", "Pad")
 """Operators whose inputs after the first are parameters."""

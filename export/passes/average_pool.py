@@ -53,7 +53,7 @@ def average_pool(node: onnx.NodeProto, context: Context) -> AveragePool:
     pool = context.source.producer(node.input[0])
     if pool is None or pool.op_type not in ("GlobalAveragePool", "ReduceMean"):
         raise Refusal(
-            f"{named(pool)} stands before it, no GlobalAveragePool or ReduceMean", other=True
+            f"{named(pool)} precedes it, not a GlobalAveragePool or ReduceMean", other=True
         )
     flat = False
     if pool.op_type == "ReduceMean":

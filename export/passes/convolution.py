@@ -110,8 +110,7 @@ def convolution_before(name: str, context: Context) -> Convolution:
     conv, _, affine, clamp = affine_before(name, context, ("Conv",))
     if conv is None or conv.op_type != "Conv":
         raise Refusal(
-            f"{named(conv)} stands before it, no Conv with BatchNormalization, numbers, Relu or "
-            "Clip",
+            f"{named(conv)} precedes it, not a Conv with BatchNormalization, numbers, Relu or Clip",
             other=True,
         )
     x = context.codes_of(conv.input[0], "the convolution's input")
@@ -130,7 +129,7 @@ def convolution_before(name: str, context: Context) -> Convolution:
     if len(conv.input) > 2 and conv.input[2]:
         added = source.constant_values(conv.input[2])
         if added is None:
-            raise Refusal("its bias is no constant")
+            raise Refusal("its bias is not a constant")
         affine = affine.after(Affine(gain=np.ones(1), bias=added.reshape(-1)))
     return Convolution(
         x=x,
@@ -157,7 +156,7 @@ def channel_map_before(tensor: str, context: Context) -> Convolution:
     source = context.source
     _, name, affine, clamp = affine_before(tensor, context, ("Conv", "Gemm", "MatMul"))
     if name not in context.codes:
-        raise Refusal(f"{named(source.producer(name))} stands before it, no codes", other=True)
+        raise Refusal(f"{named(source.producer(name))} precedes it, not codes", other=True)
     shape = source.shapes.get(name, ())
     if len(shape) != 4 or not shape[1]:
         raise Refusal(f"codes of the shape {list(shape)} have no channels to be mapped")

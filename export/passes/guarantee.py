@@ -96,7 +96,7 @@ class QuantizedOperands(Guarantee):
     """Every convolution, product, sum and pool reads dequantized codes, weights included.
 
     What a compiler needs to run them on codes; a residual add with one float summand would be a
-    float add. Clamps stand before a QuantizeLinear, never on codes.
+    float add. Clamps precede a QuantizeLinear, never on codes.
     """
 
     name = "quantized operands"
@@ -107,7 +107,7 @@ class QuantizedOperands(Guarantee):
         for node in graph.nodes:
             stored = [graph.constants[name] for name in node.input if name in graph.constants]
             if node.op_type == "Add" and any(one.size == 1 for one in stored):
-                continue  # a function's, which is no sum of tensors
+                continue  # a function's, which is not a sum of tensors
             # A third input is the bias of Conv and Gemm, which stays float32.
             for name in node.input[:2] if node.op_type in self.computing else ():
                 maker = graph.producer(name)

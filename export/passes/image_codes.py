@@ -1,6 +1,6 @@
 """The image's bytes are the first layer's codes, or give them by a table.
 
-Whatever stands between the image and its first quantizer works on each number by itself, so its
+Whatever is between the image and its first quantizer works on each number by itself, so its
 codes are a function of the byte, channel by channel: 256 numbers each, computed in float32 in the
 file's own order (:mod:`export.canonical.image`).
 
@@ -63,7 +63,7 @@ class ImageCodes:
 
 
 def image_codes(node: onnx.NodeProto, context: Context) -> ImageCodes:
-    """Take apart what stands between the image and the quantizer ``node``."""
+    """Take apart what is between the image and the quantizer ``node``."""
     source = context.source
     channels = source.shapes[source.image][1]
     values = source.form.bytes(channels)
@@ -130,7 +130,7 @@ def write_dequantized(found: ImageCodes, layer: str, context: Context) -> Writte
     if found.table is not None or (signed and codes.zero_point != CENTRE):
         means = f"the mean {CENTRE} / 255" if signed else "the mean a whole number / 255"
         raise Refusal(
-            f"the image's bytes are no codes of zero point {CENTRE if signed else '0…255'}, and "
+            f"the image's bytes are not codes of zero point {CENTRE if signed else '0…255'}, and "
             "only the target onnxruntime has a table for them: lower to that one, or quantize the "
             f"image in steps of 1 / (255 std), with one mean and std for all channels, {means}"
         )

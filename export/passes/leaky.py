@@ -56,7 +56,7 @@ def leaky(node: onnx.NodeProto, context: Context) -> Leaky:
     """Take apart the leaky ReLU before the quantizer ``node`` and the convolution before it."""
     found, clamp = clamp_before(node.input[0], context.source)
     if found is None or found.op_type not in ("LeakyRelu", "PRelu"):
-        raise Refusal(f"{named(found)} stands before it, no LeakyRelu or PRelu", other=True)
+        raise Refusal(f"{named(found)} precedes it, not a LeakyRelu or PRelu", other=True)
     if found.op_type == "LeakyRelu":
         slope = np.array([float(attributes_of(found).get("alpha", 0.01))])
     else:
@@ -70,11 +70,11 @@ def leaky(node: onnx.NodeProto, context: Context) -> Leaky:
     before = channel_map_before if maker is None else convolution_before
     convolution = before(found.input[0], context)
     if convolution.clamp != Clamp():
-        raise Refusal(f"a Relu or Clip stands before {node_label(found)}")
+        raise Refusal(f"a Relu or Clip precedes {node_label(found)}")
     quantizer = activation_quantizer(node, context)
     low, high = quantizer.code_range()
     if not low <= 0 <= high:
-        raise Refusal("0 is no code of its quantizer")
+        raise Refusal("0 is not a code of its quantizer")
     return Leaky(convolution=replace(convolution, quantizer=quantizer), slope=slope, clamp=clamp)
 
 

@@ -161,7 +161,7 @@ def _product(name: str, context: Context) -> tuple[Product, Clamp]:
     if node is not None and node.op_type in SHAPING and not _known(node, context):
         node, tensor, inner, more = affine_before(node.input[0], context, (*PRODUCTS, *POOLS))
         if more != Clamp():
-            raise Refusal(f"{named(node)}: a Relu or Clip stands before a change of shape")
+            raise Refusal(f"{named(node)}: a Relu or Clip precedes a change of shape")
         affine = affine.after(inner)
     if node is None or node.op_type in SHAPING:
         if node is not None:
@@ -170,7 +170,7 @@ def _product(name: str, context: Context) -> tuple[Product, Clamp]:
     if node.op_type in POOLS:
         return _mean(node, context, affine), clamp
     if node.op_type not in PRODUCTS:
-        raise Refusal(f"{named(node)} stands before it, no Gemm or MatMul", other=True)
+        raise Refusal(f"{named(node)} precedes it, not a Gemm or MatMul", other=True)
     attributes = attributes_of(node)
     if attributes.get("alpha", 1.0) != 1.0 or attributes.get("beta", 1.0) != 1.0:
         raise Refusal("Gemm with alpha or beta other than 1 is not supported")
@@ -184,7 +184,7 @@ def _product(name: str, context: Context) -> tuple[Product, Clamp]:
     if len(node.input) > 2 and node.input[2]:
         stored = source.constant_values(node.input[2])
         if stored is None or stored.size not in (1, len(weights)):
-            raise Refusal("its bias is no constant, or not one value per class")
+            raise Refusal("its bias is not a constant, or not one value per class")
         affine = affine.after(Affine(gain=np.ones(1), bias=stored.reshape(-1)))
     x, weights, scale, flat = _with_pool(node, weights, scale, context)
     found = Product(x=x, weights=weights, weight_bits=bits, scale=scale, affine=affine, flat=flat)

@@ -136,7 +136,7 @@ def write_image(found: ImageCodes, layer: str, context: Context) -> Written:
     """The int8 input itself: byte - 128, zero point 0."""
     if found.table is not None or found.codes.zero_point != CENTRE:
         raise Refusal(
-            f"the image's bytes are no codes of zero point {CENTRE}, and there is no table"
+            f"the image's bytes are not codes of zero point {CENTRE}, and there is no table"
         )
     _, channels, height, width = context.source.shapes[found.image]
     codes = Codes(name="", scale=found.codes.scale, zero_point=0, low=LOW, high=HIGH)
@@ -481,7 +481,7 @@ def write_code_move(found: CodeMove, layer: str, context: Context) -> Written:
 def write_linear(found: Linear, layer: str, context: Context) -> Written:
     """QUANTIZE to int16, FULLY_CONNECTED."""
     if found.flat:
-        raise Refusal("the logits are no product with a matrix of codes N×K")
+        raise Refusal("the logits are not a product with a matrix of codes N×K")
     builder, x = _builder(context), found.x
     shape = builder.shape_of(x.name)
     wide = builder.tensor(f"{layer}.int16", shape, "int16", scales=[x.scale])

@@ -23,7 +23,7 @@ MaxPool = tuple[Codes, dict[str, Any]]
 def max_pool(node: onnx.NodeProto, context: Context) -> MaxPool:
     """A two-dimensional MaxPool of codes."""
     if node.op_type != "MaxPool":
-        raise Refusal(f"{node.op_type} is no MaxPool", other=True)
+        raise Refusal(f"{node.op_type} is not a MaxPool", other=True)
     attributes = attributes_of(node)
     kernel = list(attributes.get("kernel_shape", []))
     strides = list(attributes.get("strides", [1] * len(kernel)))

@@ -17,7 +17,7 @@ from export.graph import Graph, attributes_of, node_label
 from export.reading import read_model
 
 _MOVES = ("Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
-"""What may stand between stored weights and the layer that reads them."""
+"""What may be between stored weights and the layer that reads them."""
 
 
 @dataclass(frozen=True, kw_only=True)

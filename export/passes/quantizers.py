@@ -11,7 +11,7 @@ equals clamping codes to low … high behind it.
 codes above 127 would saturate: there is no uint8 here. Codes of b ≤ 7 unsigned bits are 0 … 2^b - 1
 as they are; a network trained with ``codes = "int8"`` has no others. Unsigned 8-bit codes 0 … 255
 of step s become 0 … 127 of step 2 s: the same range, less its last code, at half the resolution; a
-branch that reads them at r·s with an odd r still never rounds a tie, because 2k / r is no half.
+branch that reads them at r·s with an odd r still never rounds a tie, because 2k / r is not a half.
 What is added to such a stream, signed codes -128 … 127 of step s, becomes -64 … 63 of step 2 s:
 summands and sum share one step, as in the all-integer graph, and the sum of codes is exact. (At its
 own step, every second sum would be a tie at 2 s, and engines that multiply by 1 / s in float32

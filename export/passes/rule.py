@@ -200,7 +200,7 @@ def clamp_of(node: onnx.NodeProto, source: QonnxGraph) -> Clamp:
         if bound:
             constant = source.constants.get(bound)
             if constant is None or constant.size != 1:
-                raise Refusal("its Clip has a bound that is no constant scalar")
+                raise Refusal("its Clip has a bound that is not a constant scalar")
             bounds[index] = constant.item()
     low, high = float(bounds[0]), float(bounds[1])
     if not low <= high:
@@ -228,7 +228,7 @@ def activation_quantizer(node: onnx.NodeProto, context: Context) -> Quantizer:
         InputError: as :meth:`QonnxGraph.quantizer`.
     """
     if not context.source.is_quant(node):
-        raise Refusal(f"{node_label(node)} is no Quant", other=True)
+        raise Refusal(f"{node_label(node)} is not a Quant", other=True)
     quantizer = context.source.quantizer(node)
     if quantizer.scale.size != 1:
         raise Refusal("activations must have one scale per tensor")
@@ -288,8 +288,8 @@ def quantized_weights(
     found = context.source.stored_codes(name)
     if found is None:
         raise Refusal(
-            f"the weights {name!r} are no quantized constant: quantize them in the network (8 bits "
-            "or fewer)"
+            f"the weights {name!r} are not a quantized constant: quantize them in the network (8 "
+            "bits or fewer)"
         )
     codes, scale = found.codes, found.scale
     if transposed:

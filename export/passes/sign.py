@@ -55,7 +55,7 @@ def step_of(node: onnx.NodeProto, context: Context) -> np.float32:
 def sign(node: onnx.NodeProto, context: Context) -> Sign:
     """Take apart the sum before the BipolarQuant ``node``."""
     if not context.source.is_sign(node):
-        raise Refusal(f"{named(node)} is no BipolarQuant", other=True)
+        raise Refusal(f"{named(node)} is not a BipolarQuant", other=True)
     scale, flat = step_of(node, context), False
     try:
         found = convolution_before(node.input[0], context)
@@ -64,7 +64,7 @@ def sign(node: onnx.NodeProto, context: Context) -> Sign:
             raise
         found, flat = product_before(node.input[0], context), True
     if found.clamp != Clamp():
-        raise Refusal("a Relu or Clip stands before the sign")
+        raise Refusal("a Relu or Clip precedes the sign")
     return Sign(source=found, scale=scale, flat=flat)
 
 

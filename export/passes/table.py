@@ -54,7 +54,7 @@ _WITH_ALPHA: Mapping[str, tuple[str, float]] = MappingProxyType(
 )
 _SUMS = ("Add", "Sub", "Mul", "Div", "Neg", "Abs")
 _CURVES = frozenset({*_OPERATORS, *_WITH_ALPHA, "PRelu"}.difference(_SUMS))
-"""Those that are no sums and products: what stands before them is a sum of the network's."""
+"""Those that are not sums and products: what precedes them is a sum of the network's."""
 
 _NAMES = (*_OPERATORS, *_WITH_ALPHA, "PRelu", "Relu", "Clip", "HardSigmoid", "HardSwish")
 
@@ -111,13 +111,13 @@ def function_before(tensor: str, context: Context) -> tuple[Expression, tuple[st
         if name in context.source.constants:
             constant = context.source.constants[name]
             if constant.size != 1:
-                raise Refusal(f"{name!r} is no single number, so the function differs by channel")
+                raise Refusal(f"{name!r} is not one number, so the function differs by channel")
             return float(constant.item())
         if name in found:
             return found[name]
         maker = context.source.producer(name)
         if maker is None or maker.op_type not in _NAMES:
-            raise Refusal(f"{named(maker)} is no function that a table can hold", other=True)
+            raise Refusal(f"{named(maker)} is not a function that a table can hold", other=True)
         if depth > 64:
             raise Refusal("the function has more than 64 nested operators")
         try:

@@ -59,7 +59,7 @@ def truncation(node: onnx.NodeProto, context: Context) -> Truncation:
     """Take apart the window before the Trunc ``node``."""
     source = context.source
     if node.op_type != "Trunc":
-        raise Refusal(f"{named(node)} is no Trunc", other=True)
+        raise Refusal(f"{named(node)} is not a Trunc", other=True)
     values = [source.constants.get(name) for name in node.input[1:]]
     if len(values) not in (4, 5) or any(one is None or one.size != 1 for one in values):
         raise Refusal("its scale, zero point and bit-widths are not single stored numbers")
@@ -80,7 +80,7 @@ def truncation(node: onnx.NodeProto, context: Context) -> Truncation:
         raise Refusal(f"its rounding mode {mode} is none of FLOOR, ROUND and HALF_EVEN")
     pool, tensor, affine, clamp = affine_before(node.input[0], context, POOLS)
     if pool is not None and pool.op_type not in POOLS:
-        raise Refusal(f"{named(pool)} stands before it, no average pool of codes")
+        raise Refusal(f"{named(pool)} precedes it, not an average pool of codes")
     if (
         len(affine.gain) != 1
         or affine.bias.any()

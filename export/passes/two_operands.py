@@ -41,9 +41,7 @@ def two_operands(
     """Take apart the ``operator`` before the quantizer ``node``; its operands are ``called`` so."""
     found, clamp = clamp_before(node.input[0], context.source)
     if found is None or found.op_type != operator:
-        raise Refusal(
-            f"{named(found)} stands before it, no {operator} with Relu or Clip", other=True
-        )
+        raise Refusal(f"{named(found)} precedes it, not {operator} with Relu or Clip", other=True)
     operands = tuple(context.codes_of(name, f"the {called}") for name in found.input)
     quantizer = activation_quantizer(node, context)
     return TwoOperands(operator=operator, operands=operands, quantizer=quantizer, clamp=clamp)

@@ -54,7 +54,7 @@ NOTHING = Affine(gain=np.ones(1), bias=np.zeros(1))
 def affine_of(node: onnx.NodeProto, source: QonnxGraph) -> Affine:
     """A BatchNormalization's gain and bias, in float64."""
     if any(name not in source.constants for name in node.input[1:]):
-        raise Refusal("its BatchNormalization has parameters that are no constants")
+        raise Refusal("its BatchNormalization has parameters that are not constants")
     gamma, beta, mean, variance = (source.constants[n].astype(np.float64) for n in node.input[1:])
     # ONNX holds epsilon as float32, and 0 and 1 are exact: an already folded one stays as it is.
     epsilon = float(attributes_of(node).get("epsilon", 1e-5))
@@ -65,7 +65,7 @@ def affine_of(node: onnx.NodeProto, source: QonnxGraph) -> Affine:
 def affine_before(
     name: str, context: Context, until: Sequence[str]
 ) -> tuple[onnx.NodeProto | None, str, Affine, Clamp]:
-    """Take apart what stands before the tensor ``name``.
+    """Take apart what precedes the tensor ``name``.
 
     Args:
         name: of the tensor.
@@ -95,7 +95,7 @@ def affine_before(
             if link is None:
                 return node, name, total, clamp
             total, name = total.after(link[0]), link[1]
-    raise Refusal(f"more than {MOST_LINKS} operators stand before it")
+    raise Refusal(f"more than {MOST_LINKS} operators precede it")
 
 
 _ARITHMETIC = ("Add", "Sub", "Mul", "Div")
@@ -107,7 +107,7 @@ def _clamped(later: Clamp, earlier: Clamp, total: Affine) -> Clamp:
     gains, biases = np.unique(total.gain), np.unique(total.bias)
     if len(gains) != 1 or len(biases) != 1 or gains[0] == 0.0:
         raise Refusal(
-            "a Relu or Clip stands before gains or biases of each channel, which changes its "
+            "a Relu or Clip precedes gains or biases of each channel, which changes its "
             "bounds channel by channel; let it come after them"
         )
     ends = np.sort(gains[0] * np.array([earlier.low, earlier.high]) + biases[0])

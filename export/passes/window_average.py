@@ -45,7 +45,7 @@ def window_average(node: onnx.NodeProto, context: Context) -> WindowAverage:
     """Take apart the pool before the quantizer ``node``."""
     pool = context.source.producer(node.input[0])
     if pool is None or pool.op_type != "AveragePool":
-        raise Refusal(f"{named(pool)} stands before it, no AveragePool", other=True)
+        raise Refusal(f"{named(pool)} precedes it, not an AveragePool", other=True)
     x, channels, window = window_of(pool, context)
     return WindowAverage(
         x=x, channels=channels, window=window, quantizer=activation_quantizer(node, context)

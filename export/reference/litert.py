@@ -139,7 +139,7 @@ class LiteRtReference(Reference[np.uint8]):
         try:
             self._file = read_tflite(read_bytes(self.path))
         except ValueError as error:
-            raise InputError(f"{self.path} is no readable .tflite file: {error}") from error
+            raise InputError(f"{self.path} is not a readable .tflite file: {error}") from error
         with refusing_malformed(self.path):
             self._prepare()
 

@@ -144,7 +144,7 @@ class OnnxReference(Reference[Code]):
                 wanted = " or ".join(map(type_name, self.input_types))
                 raise UnsupportedGraph(
                     f"input {image.name!r} is {type_name(self._type)}{list(dims)}: expected "
-                    f"{wanted} of four dimensions, N×C×H×W. A file with a float input is no "
+                    f"{wanted} of four dimensions, N×C×H×W. A file with a float input is not an "
                     "integer graph."
                 )
             self._input, self._output = image.name, graph.outputs[0].name
@@ -250,8 +250,8 @@ def _looked_up(
     place, size = indices.get(node.input[1]), constants[node.input[0]].size
     if place is None:
         raise UnsupportedGraph(
-            f"node {node_label(node)} is read at {node.input[1]!r}, which is no index: codes, cast "
-            "to int32"
+            f"node {node_label(node)} is read at {node.input[1]!r}, which is not an index: codes, "
+            "cast to int32"
         )
     if place.largest >= size:
         raise UnsupportedGraph(

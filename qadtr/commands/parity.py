@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print what was found of each file, layer by layer; 2 when one of them is no parity."""
+    """Print what was found of each file, layer by layer; 2 when one of them is not a parity."""
     from deploy.core.errors import UsageError
     from deploy.core.files import write_atomic
     from eval.report.parity_page import parity_page

@@ -158,7 +158,7 @@ def add_image_form(parser: argparse.ArgumentParser, without: str) -> None:
 
 
 def settings_from(words: Sequence[str]) -> dict[str, Any]:
-    """KEY=VALUE words as a mapping; a VALUE that is no TOML value is taken as text.
+    """KEY=VALUE words as a mapping; a VALUE that is not a TOML value is taken as text.
 
     Raises:
         UsageError: a word without "=".

@@ -107,7 +107,7 @@ def test_a_file_on_which_litert_aborts_ends_another_process(
     path.write_bytes(with_scale(whole, 0.05 * 17, 1e-38))
     with pytest.raises(InputError, match=r"LiteRT does not survive .*aborting\.tflite.*signal 6"):
         LiteRtEngine(path)
-    # What is no file's fault is said as such, and the same file is loaded apart once only.
+    # What is not a file's fault is said as such, and the same file is loaded apart once only.
     path.write_bytes(whole)
     for _ in range(2):
         LiteRtEngine(path).close()

@@ -106,7 +106,7 @@ def test_a_default_network_is_its_file_in_evaluation_and_not_for_its_scales(
     assert sum(layer.flips or 0 for layer in parity.layers) == 0
     assert parity.fake_logits_different == 0
     assert parity.budget == DEFAULT_BUDGET
-    with pytest.raises(ExactnessError, match=r"layer stem: the scale .* is no power of two"):
+    with pytest.raises(ExactnessError, match=r"layer stem: the scale .* is not a power of two"):
         require_exact(tmp_path / "i.onnx")
 
 

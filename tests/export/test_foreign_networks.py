@@ -114,7 +114,7 @@ def test_a_stock_network_that_is_not_integer_is_refused_with_layer_and_reason(
 ) -> None:
     torch.manual_seed(1)
     _, path = exported(Stock(float_layer=True), tmp_path / "q.onnx")
-    with pytest.raises(LoweringError, match=r"convolution: the weights .* are no quantized const"):
+    with pytest.raises(LoweringError, match=r"convolution: the weights .* are not a quantized"):
         lower(path, tmp_path / "i.onnx")
     assert not (tmp_path / "i.onnx").exists()
 
@@ -127,7 +127,7 @@ class Halved(Stock):
 @pytest.mark.parametrize(
     ("make", "written"),
     [(lambda: Stock(own_scales=True), "table of pairs"), (Halved, "image codes]")],
-    ids=["a sum of two scales", "an image that is no bytes"],
+    ids=["a sum of two scales", "an image that is not bytes"],
 )
 def test_a_stock_network_whose_codes_need_tables_is_its_source(
     make: Callable[[], nn.Module], written: str, tmp_path: Path

@@ -139,7 +139,7 @@ def test_large_kernels_with_a_stride_over_blocks(graph: QonnxGraph) -> None:
 
     compare()
     assert min(drawn["blocks"], drawn["plain"]) >= 10
-    # 27 channels are no multiple of four.
+    # 27 channels are not a multiple of four.
     assert drawn["stride 1"] == drawn["stride 3"] == 0
     assert min(drawn["stride 2"], drawn["stride 4"]) >= 3
 

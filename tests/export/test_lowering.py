@@ -233,7 +233,7 @@ def small_qonnx(path: Path, quantize_weights: bool, quantize_output: bool) -> Pa
 
 def test_a_layer_that_cannot_be_lowered_is_named_with_every_reason(tmp_path: Path) -> None:
     float_weights = small_qonnx(tmp_path / "a.onnx", quantize_weights=False, quantize_output=True)
-    with pytest.raises(LoweringError, match=r"'y' \(Quant\).*'w' are no quantized constant"):
+    with pytest.raises(LoweringError, match=r"'y' \(Quant\).*'w' are not a quantized constant"):
         lower(float_weights, tmp_path / "out.onnx")
     no_codes = small_qonnx(tmp_path / "b.onnx", quantize_weights=True, quantize_output=False)
     with pytest.raises(LoweringError, match=r"'pool' \(GlobalAveragePool\).*has no integer codes"):

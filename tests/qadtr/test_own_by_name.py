@@ -164,8 +164,8 @@ def test_the_same_from_python(here: Path) -> None:
         (["--network", "own_parts:absent"], "there is no network 'own_parts:absent'"),
         (["--network", "own_parts:needs_two"], "the network own_parts:needs_two failed: TypeError"),
         (["--network", "nowhere:build"], "there is no network 'nowhere:build': No module named"),
-        (["--defense", "own_parts:White"], "own_parts:White is no defense: expected a subclass"),
-        (["--defense", "own_parts:Half"], "own_parts:Half is no whole defense: it lacks bit_width"),
+        (["--defense", "own_parts:White"], "own_parts:White is not a defense: expected a subclass"),
+        (["--defense", "own_parts:Half"], "own_parts:Half is not a whole defense: it lacks"),
         (["--defense", "own_parts:Nothing"], "there is no defense 'own_parts:Nothing'"),
         (["--set", "defense.power=3"], "unknown key 'power'; valid here are strength"),
         (["--set", "data.kind=own_parts:broken"], "own_parts:broken failed: OSError: no disk"),
@@ -185,7 +185,7 @@ def test_what_a_name_does_not_name_is_one_error(
 
 def test_the_same_of_attacks_and_in_python(here: Path) -> None:
     for name, said in (
-        ("own_parts:Noise", "is no attack: expected a subclass of eval.attacks.base.PatchAttack"),
+        ("own_parts:Noise", "is not an attack: expected a subclass of eval.attacks.base.Patch"),
         ("own_parts:Nameless", "needs a name of its own"),
         ("own_parts:None_", "there is no attack 'own_parts:None_'"),
         ("magic", "there is no attack 'magic'; known are gap, .*your own by package.module:name"),

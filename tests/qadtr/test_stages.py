@@ -221,7 +221,7 @@ def test_parity_and_inspect(run: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert printed["ok"] is stored["ok"] is True
     assert printed["model_sha256"] == stored["model_sha256"]
     assert printed["counts"] == stored["counts"]
-    # The float baseline is no integer graph, and says so.
+    # The float baseline is not an integer graph, and says so.
     assert main(["inspect", str(run / "export" / "onnxruntime-32.onnx")]) == 2
     assert "NOT INTEGER" in capsys.readouterr().out
 

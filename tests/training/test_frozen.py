@@ -67,7 +67,7 @@ def test_a_frozen_network_is_the_one_that_is_deployed(settings: dict[str, Any]) 
         if "exact" not in settings:
             torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
         elif bits >= 8:
-            # The sums are no whole numbers here, so codes at a tie may tip.
+            # The sums are not whole numbers here, so codes at a tie may tip.
             own, other = (t - t.mean(dim=0) for t in (wanted, found))
             assert float((other - own).norm() / own.norm()) < 0.1
 

@@ -170,7 +170,7 @@ def arrays_from_pickle(data: bytes, *, source: str) -> dict[str, object]:
     come as text, arrays as read-only integer `ndarray`s, text in values as the file has it.
 
     Raises:
-        InputError: the file is truncated, is no pickle, names anything but a numpy array of
+        InputError: the file is truncated, is not a pickle, names anything but a numpy array of
             integers, or does not hold a dictionary.
     """
     try:

@@ -55,7 +55,7 @@ def cached_images(listing: Listing, size_px: int | None, folder: Path) -> ImageS
     they are not there.  ``size_px`` as :func:`training.data.image_file.read_image`.
 
     Raises:
-        InputError: a file is no readable image or has another size than the first one; the cache
+        InputError: a file is not a readable image or has another size than the first one; the cache
             holds other images under this name, cannot be written, or its disk is too small.
     """
     entry = _Entry(listing, size_px, folder)

@@ -27,7 +27,7 @@ def read_digits(split: str, *, size_px: int = DEFAULT_PX) -> ImageSet:
     N×3×size×size, the three channels equal.  ``size_px``: a multiple of 8.
 
     Raises:
-        InputError: `size_px` is no multiple of 8, or scikit-learn is not installed.
+        InputError: `size_px` is not a multiple of 8, or scikit-learn is not installed.
     """
     if size_px < SOURCE_PX or size_px % SOURCE_PX:
         raise InputError(

@@ -38,7 +38,7 @@ def read_folder(
             they are held in memory. Bytes and digest are the same.
 
     Raises:
-        InputError: a folder is missing or empty, a file is no readable image, the sizes differ
+        InputError: a folder is missing or empty, a file is not a readable image, the sizes differ
             and no `size_px` was given, or the cache is of other images or cannot be written.
     """
     if size_px is not None and size_px < 1:

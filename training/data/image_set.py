@@ -214,7 +214,7 @@ class ImageSet:
         image, chosen by the images' bytes.
 
         Raises:
-            InputError: a class has fewer than two images, or the set is no training set.
+            InputError: a class has fewer than two images, or the set is not a training set.
         """
         if self.split != "train":
             raise InputError(f"images are held out of a training set, not of the {self.split} set")
@@ -346,7 +346,7 @@ def _bytes_of(image: Any, where: str) -> NDArray[np.uint8]:
         return array
     scaled = array * 255.0 if array.dtype.kind == "f" else array
     found = np.rint(scaled)
-    # ToTensor divides bytes by 255 in float32; what lies further from a byte is no such image.
+    # ToTensor divides bytes by 255 in float32; what lies further from a byte is not such an image.
     if array.dtype.kind != "f" or not (np.abs(scaled - found) < 1e-3).all() or not _is_byte(found):
         raise InputError(
             f"{where}: expected uint8 of 0…255, or float of 0…1 that were bytes, got "

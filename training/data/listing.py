@@ -73,7 +73,7 @@ class Listing:
         """The images from number ``start`` on, uint8 3×H×W, in order, decoded on all cores.
 
         Raises:
-            InputError: a file is no readable image, or has another size than the first one.
+            InputError: a file is not a readable image, or has another size than the first one.
         """
         first = read_image(self.folder / self.files[0], size_px).shape
         cores = usable_cores()
@@ -112,7 +112,7 @@ def list_folder(root: Path, split: str, name: str | None = None) -> Listing:
 
     Classes are sorted by name as text, as torchvision's ``ImageFolder`` sorts them; where their
     names are numbers and that is another order, a warning says so. What lies in a class folder and
-    is no image (another ending, a folder) is counted in a warning, and so are images beside the class
+    is not an image (another ending, a folder) is counted in a warning, and so are images beside the class
     folders; hidden files are not.
 
     Args:

@@ -115,7 +115,7 @@ def require_batch(settings: Any, batch_size: int) -> None:
     for name, share in getattr(settings, "batch_shares", {}).items():
         if share > 0.0 and round(share * batch_size) == 0:
             raise InputError(
-                f"defense.{name} is {share:g}, which is no image of training.batch_size "
+                f"defense.{name} is {share:g}, which is not an image of training.batch_size "
                 f"{batch_size}: nothing would be attacked; raise one of them"
             )
 

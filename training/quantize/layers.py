@@ -292,7 +292,7 @@ class PlannedConvolution(nn.Module):
         return cast(Tensor, self.conv(x, *self.norm.gain_and_bias()))
 
     def rectify(self, y: Tensor) -> Tensor:
-        """The clamp that is no quantizer's own: unsigned codes and the float mode have theirs."""
+        """The clamp outside of a quantizer: unsigned codes and the float mode have theirs."""
         if not self.rectified:
             return y
         if self.ceiling is not None:

@@ -432,11 +432,11 @@ def _last_use(plan: Plan) -> dict[int, tuple[str, ...]]:
 
 
 def _require_exact(plan: Plan) -> None:
-    """Refuse what has scales that are no powers of two."""
+    """Refuse what has scales that are not powers of two."""
     for step in plan.steps:
         kind = "free normalization" if step.attributes.get("weights") == "map" else step.kind
         if kind in ("gate", "table", "free normalization"):
             raise InputError(
-                f"network.exact = true: {step.name} is a {kind}, whose scale is no power of two; "
-                "train without exact"
+                f"network.exact = true: {step.name} is a {kind}, whose scale is not a power of "
+                "two; train without exact"
             )

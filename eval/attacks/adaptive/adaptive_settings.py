@@ -48,7 +48,7 @@ class AdaptiveSettings(Recorded):
         size_px: side of the square, in pixels.
         placement: where it goes, see ``eval.attacks.placement``.
         steps: of each ascent. On a ResNet-20 trained with inner attacks, 100 win 84% of the images
-            and 300 win 92%: few are no statement on a network that resists. An image that is won
+            and 300 win 92%: few say little of a network that resists. An image that is won
             takes no more of them.
         step_size: of the first step, in pixel values (0…255).
         momentum: decay of the accumulated gradient.

@@ -66,7 +66,7 @@ def perturbed(
 ) -> NDArray[np.uint8]:
     """The images after the attack, in bytes: uint8 N×3×H×W.
 
-    A pixel between two bytes is no image, so what the library found is rounded to the nearest
+    A pixel between two bytes is not an image, so what the library found is rounded to the nearest
     byte; since ``epsilon`` is whole, that stays in the ball.
 
     Args:

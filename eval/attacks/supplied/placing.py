@@ -91,7 +91,7 @@ def placed_patch_sets(
         seed: of places, angles and scales.
 
     Raises:
-        InputError: a target that is no class, or a patch that does not fit into the image.
+        InputError: a target that is not a class, or a patch that does not fit into the image.
     """
     supplied = supplied.cut(image_size)
     targets = _targets(supplied, settings, classes)
@@ -133,7 +133,7 @@ def _targets(supplied: Supplied, settings: PlacingSettings, classes: int) -> tup
     wrong = sorted({target for target in targets if target is not None and target >= classes})
     if wrong:
         raise InputError(
-            f"{supplied.name}: target {', '.join(map(str, wrong))} is no class here, there are "
+            f"{supplied.name}: target {', '.join(map(str, wrong))} is not a class here, there are "
             f"0…{classes - 1}; name targets of this data set, or use --set targeted=false"
         )
     return targets

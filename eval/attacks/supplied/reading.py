@@ -173,7 +173,7 @@ def _masks(path: Path, given: NDArray[Any], shape: tuple[int, ...]) -> NDArray[n
 
 
 def _shown(patches: NDArray[np.uint8]) -> tuple[slice, slice]:
-    """The box outside of which every patch is black; all of it where that is no box."""
+    """The box outside of which every patch is black; all of it where that is not a box."""
     rows = np.flatnonzero(patches.any(axis=(0, 1, 3)))
     columns = np.flatnonzero(patches.any(axis=(0, 1, 2)))
     if rows.size == 0:  # wholly black patches: black is what they show

@@ -110,7 +110,7 @@ def read_float_patches(path: Path, suite: Suite) -> dict[int, NDArray[np.float32
 
     Raises:
         InputError: an unknown array, one of another shape or type, or one for a patch that was
-            posed for each image, whose bytes are no rounding of it.
+            posed for each image, whose bytes are not a rounding of it.
     """
     known = {f"patch-{number}": number for number in range(len(suite.patches))}
     found: dict[int, NDArray[np.float32]] = {}

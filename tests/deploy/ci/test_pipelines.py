@@ -364,7 +364,7 @@ def test_no_module_of_the_checkout_is_run(
     tmp_path_factory: pytest.TempPathFactory,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What is judged cannot judge itself, and a name that Python or pip looks for is no program."""
+    """What is judged cannot judge itself; a name that Python or pip looks for is not a program."""
     for name in (*HIJACKED, "json", "argparse", "sitecustomize", "usercustomize"):
         (folder / f"{name}.py").write_text("import os; os.write(1, b'HIJACKED'); os._exit(0)\n")
     made = ["--json", str(folder / "baseline.json"), "--junit", str(folder / "b.xml")]

@@ -47,7 +47,7 @@ def test_a_bar_on_a_terminal_and_lines_elsewhere() -> None:
     console.progress("images", 10, 10)
     console.say("3×3")
     assert err.getvalue().endswith(f"\rimages [{'#' * 30}] 10/10\r\033[K")
-    assert out.getvalue() == "3?3\n"  # a terminal of ASCII is no reason to fail
+    assert out.getvalue() == "3?3\n"  # a terminal of ASCII is not a reason to fail
 
     out, err = Terminal(False), Terminal(False)
     console = Console(out, err)

@@ -131,9 +131,9 @@ def test_what_cannot_be_compared() -> None:
         (None, "p is not in the new result"),
         ({"patch_file_sha256": "2" * 64}, "p is another patch"),
         ({"patch_file_sha256": None, "patch_sha256": "b" * 64}, "p is another patch"),
-        ({"patch_file_sha256": None, "patch_sha256": None}, "one that is not told"),
+        ({"patch_file_sha256": None, "patch_sha256": None}, "one that is not stated"),
         ({"images_sha256": "2" * 64}, "other images or labels"),
-        ({"images_sha256": None}, "some that are not told"),
+        ({"images_sha256": None}, "some not stated"),
         ({"indices": np.arange(200, 200 + N)}, f"p was not tried on {N} of the old {N} images"),
     ],
 )
@@ -218,7 +218,7 @@ def test_reports_as_commands(bundle: Path, capsys: pytest.CaptureFixture[str]) -
     assert json.loads(Path("c.json").read_text())["worse"] == ["ASR of quiet"]
     assert qadtr(["compare", "old.json", "new.json", "--fail-on-worse"]) == 1
     assert qadtr(["compare", "new.json", "old.json", "--fail-on-worse"]) == 0
-    # Figures of an engine that does not compute what the lab measured are no figures.
+    # Figures of an engine that does not compute what the lab measured are not figures.
     broken = json.loads(Path("old.json").read_text())
     conclude(broken, 2, "the logits are not those of the lab")
     write_json(Path("broken.json"), broken)

@@ -185,7 +185,7 @@ def test_no_length_of_a_truncated_file_loads(
 def test_what_is_no_onnx_is_one_clear_error(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(content)
-    with pytest.raises(InputError, match=r"model\.onnx .* is no readable ONNX file"):
+    with pytest.raises(InputError, match=r"model\.onnx .* is not a readable ONNX file"):
         OnnxRuntimeEngine(path)
 
 

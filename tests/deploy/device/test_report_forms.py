@@ -63,7 +63,7 @@ def test_every_gate_that_there_is_has_its_rule(least: str, bundle: Path) -> None
     rules = {rule for rule, _, _ in kinds(sarif)}
     assert rules == {"max_asr", "max_drift", "min_clean", "classes", "integer", "min_certified"}
     assert len(json.loads(Path("gate.json").read_text())) == code
-    # One that a later release has is no reason to lose the report.
+    # One that a later release has is not a reason to lose the report.
     report["checks"][0]["name"] = "max_heat of the device"
     assert "gate" in {rule for rule, _, _ in kinds(sarif_log(report))}
 

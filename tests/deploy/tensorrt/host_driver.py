@@ -1,6 +1,6 @@
 """A stand-in for the CUDA driver that keeps "GPU" memory on the host: there is no GPU here.
 
-It shows that the calls are well-formed, in order, and that everything is freed; it is no run on
+It shows that the calls are well-formed, in order, and that everything is freed; it is not a run on
 hardware, and nothing is claimed from it. Functions are real C callbacks, so that ctypes converts
 the arguments as it would for the driver.
 """

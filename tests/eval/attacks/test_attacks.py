@@ -299,7 +299,7 @@ def test_a_batch_of_one_is_still_per_image(
 def test_bad_input_is_refused(digit_network: SwitchableNetwork, digits: ImageSet) -> None:
     images, labels = digits.images[:3], digits.labels[:3]
     draw = torch.Generator()
-    with pytest.raises(InputError, match="target 10 is no class; the network has 10"):
+    with pytest.raises(InputError, match="target 10 is not a class; the network has 10"):
         Lavan(LavanSettings(target=10)).run(digit_network, images, labels, draw)
     with pytest.raises(InputError, match="one integer label for each of 3 images"):
         Lavan(LavanSettings()).run(digit_network, images, labels[:2], draw)

@@ -178,7 +178,7 @@ def test_a_supplied_patch_does_what_it_did_where_it_was_made(
             r"mask as 0 and 1 of shape \(6, 8\)",
         ),
         ({"patches": COLOURED, "mask": np.zeros((6, 8), bool)}, "covers no pixel"),
-        ({"patches": COLOURED, "targets": np.array([10])}, "target 10 is no class"),
+        ({"patches": COLOURED, "targets": np.array([10])}, "target 10 is not a class"),
     ],
 )
 def test_unfit_arrays_are_refused(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:

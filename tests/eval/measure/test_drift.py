@@ -132,7 +132,7 @@ class Lab:
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """The same sums on every machine: a tie that another order breaks is no fault of a step."""
+    """The same sums on every machine: a tie that another order breaks is not a fault of a step."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

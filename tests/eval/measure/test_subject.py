@@ -106,5 +106,5 @@ def test_the_network_in_the_place_of_an_engine(
     facts = subject.facts(TORCH)
     assert (facts["file"], facts["file_sha256"], facts["engine"]) == (None, None, TORCH)
     assert facts["engine_version"] == torch.__version__
-    with pytest.raises(InputError, match="in torch is no exported model"):
+    with pytest.raises(InputError, match="in torch is not an exported model"):
         subject.open_engine()

@@ -187,7 +187,7 @@ def test_seeds_are_one_row_with_mean_deviation_and_spread(evaluation: MakeRecord
         "5.0",
     ]
     assert several_seeds(table)
-    # Another export of one of the trainings is no further training, and the newer result counts.
+    # Another export of one of the trainings is not a further training, and the newer result counts.
     again = of_run(evaluation(defense="qadtr", asr=30, clean=903), "s3", 3)
     again["payload"]["model"]["file_sha256"] = "0" * 64
     (twice,) = tables_from_records([*records, again])

@@ -209,7 +209,7 @@ def test_a_hardened_network_that_is_too_weak_is_no_evidence(evaluation: MakeReco
     page = Page(
         render_report([evaluation(), evaluation(defense="qadtr", clean=800, asr=5)], title="t")
     )
-    assert "is no evidence for the defense" in page.text
+    assert "is not evidence for the defense" in page.text
     assert "not comparable" in page.texts["span"]
     assert [row.get("class") for row in page.all("tr")][-1] == "first"
     assert [cell["class"] for cell in page.all("td") if "asr" in (cell.get("class") or "")] == [

@@ -36,5 +36,5 @@ def test_the_first_images_come_back_and_none_where_no_file_is(tmp_path: Path) ->
 )
 def test_what_is_of_other_images_is_refused(arrays: dict[str, Any], tmp_path: Path) -> None:
     write_npz(tmp_path / "state.npz", arrays)
-    with pytest.raises(InputError, match=r"state\.npz is no resume file of a pixel attack on"):
+    with pytest.raises(InputError, match=r"state\.npz is not a resume file of a pixel attack on"):
         attacked_so_far(tmp_path / "state.npz", IMAGES)

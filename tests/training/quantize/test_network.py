@@ -81,7 +81,7 @@ def test_a_free_normalization_has_a_name_for_bits_and_no_weights() -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("gated", "stem_norm.silu is a table, whose scale is no power of two; train without exact"),
+        ("gated", "stem_norm.silu is a table, whose scale is not a power of two; train without"),
         ("shuffled", "grouped.leaky is a table"),
         ("preactivated", "norm1 is a free normalization"),
     ],

@@ -129,7 +129,7 @@ DAMAGE: dict[str, tuple[str, Callable[[Entries], None], str]] = {
     "weights of an unknown kind": ("dense", attribute("convolution", weights="thin"), r"switched"),
     "a ceiling below 0": ("dense", attribute("convolution", ceiling=-6.0), r"ceiling .*above 0"),
     "an unknown attribute": ("dense", attribute("pixels", mean=0.5), r"unknown key 'mean'"),
-    "a function that is none": (
+    "a function that does not exist": (
         "gated",
         attribute("table", expression=["sin", "x"]),
         r"expression of x",
