@@ -181,7 +181,7 @@ def test_tampered(
     assert code == 2 and "it was changed or exchanged" in text
     exchanged = rehashed({**files, path: files["images/images.npz"]})
     code, text = validated(name, exchanged, tmp_path, capsys)
-    assert code == 2 and re.search(r"no readable \.(onnx|tflite) file|no readable ONNX file", text)
+    assert code == 2 and re.search(r"not a readable (\.onnx|\.tflite|ONNX) file", text)
 
 
 @pytest.mark.usefixtures("unloaded")

@@ -76,7 +76,7 @@ def test_a_small_file_by_hand(tmp_path: Path) -> None:
 
 
 def test_files_that_are_not_for_it(model: Path, integer_onnx: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no readable \.tflite file"):
+    with pytest.raises(InputError, match=r"not a readable \.tflite file"):
         LiteRtEngine(integer_onnx)
     other = tmp_path / "other.tflite"
     other.write_bytes(model.read_bytes()[:-4000])
@@ -226,7 +226,7 @@ def test_the_validator_refuses_a_tampered_model(
     assert "departs from the golden logits" in said(capsys, 2, "--engine", "litert")
     # Nor does a file that holds something else.
     write_stored_zip(here / "b.qbundle", rehashed({**parts, name: parts["images/images.npz"]}))
-    assert "no readable .tflite file" in said(capsys, 2, "--engine", "litert")
+    assert "not a readable .tflite file" in said(capsys, 2, "--engine", "litert")
 
 
 def test_the_validator_without_the_package(

@@ -248,7 +248,7 @@ def test_wrong_arguments_name_the_right_ones(tmp_path: Path) -> None:
         lower(qonnx, tmp_path / "out.onnx", storage="int1")
     with pytest.raises(InputError, match=r"unknown tune 'sse' for .* available: any, amx"):
         lower(qonnx, tmp_path / "out.onnx", tune="sse")
-    with pytest.raises(InputError, match="no ONNX file"):
+    with pytest.raises(InputError, match="not an ONNX file"):
         lower(Path(__file__), tmp_path / "out.onnx")
     with pytest.raises(InputError, match="quantizes"):
         lower_float(qonnx, tmp_path / "out.onnx")

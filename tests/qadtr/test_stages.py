@@ -251,7 +251,7 @@ def test_the_same_checkpoint_gives_the_same_bytes(run: Path) -> None:
         (["parity", "RUN", "--bits", "8"], 2, "qadtr export"),
         (["report", "RUN"], 3, "qadtr patch"),
         (["report", "missing"], 2, "missing is not a folder"),
-        (["inspect", "RUN/checkpoint.json"], 2, "no ONNX file"),
+        (["inspect", "RUN/checkpoint.json"], 2, "not an ONNX file"),
         (["inspect", "missing.onnx"], 2, "missing.onnx"),
         (["inspect", "missing.onnx", "--shape", "images"], 4, "--shape expects"),
     ],

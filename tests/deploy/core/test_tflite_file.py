@@ -120,7 +120,7 @@ def test_inputs_that_an_operator_needs_are_there_and_a_bias_need_not_be(data: by
 
 @pytest.mark.parametrize("data", [b"", b"\x08\x0a" * 40, b"\0" * 8 + FILE_IDENTIFIER])
 def test_other_files_are_refused(data: bytes) -> None:
-    with pytest.raises(InputError, match=r"no readable \.tflite file"):
+    with pytest.raises(InputError, match=r"not a readable \.tflite file"):
         require_contents(data, "litert", "m.tflite")
 
 

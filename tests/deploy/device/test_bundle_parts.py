@@ -140,9 +140,9 @@ def test_signatures(tmp_path: Path) -> None:
     for data, given_ in ((b"Manifest", signature), (b"manifest", bytes(64)), (b"manifest", b"")):
         with pytest.raises(SignatureError):
             require_signature(data, given_, public)
-    with pytest.raises(InputError, match="no readable private key"):
+    with pytest.raises(InputError, match="not a readable private key"):
         sign(b"manifest", public)
-    with pytest.raises(InputError, match="no readable public key"):
+    with pytest.raises(InputError, match="not a readable public key"):
         require_signature(b"manifest", signature, private)
 
 

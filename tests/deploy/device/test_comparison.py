@@ -258,8 +258,8 @@ def test_a_report_of_version_1_is_read_as_todays(
     [
         ({"format_version": 3}, "format version '3', this qadtr reads 1 and 2"),
         ({"format_version": True}, "format version 'True'"),
-        ({"search": {"asr": 1}}, "no whole report"),
-        ({"clean": {"here": {"accuracy": 1, "n": 1, "correct": 1, "interval": [1]}}}, "no whole"),
+        ({"search": {"asr": 1}}, "not a whole report"),
+        ({"clean": {"here": {"accuracy": 1, "n": 1, "correct": 1, "interval": [1]}}}, "not a"),
         ({"format": "other"}, "no report.json"),
     ],
 )
