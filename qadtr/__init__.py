@@ -1,7 +1,7 @@
 """Small vision networks that resist adversarial patches at every bit-width: train to report.
 
-This package is the face: the `qadtr` command, and the names below (docs/api.md), each loaded from
-its home when it is first used. Importing this package needs nothing but the standard library.
+This package holds the `qadtr` command and the names below (docs/api.md). Each name is loaded from
+its module when it is first used. Importing this package needs nothing but the standard library.
 """
 
 from __future__ import annotations

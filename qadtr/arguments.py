@@ -28,7 +28,7 @@ def share(text: str) -> float:
     """A part of a whole, 0 to 1."""
     value = _number(text)
     if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"expected a share, 0 to 1, got {text[:40]}")
+        raise argparse.ArgumentTypeError(f"expected a share of 0 to 1, got {text[:40]}")
     return value
 
 
@@ -47,7 +47,7 @@ def _whole(text: str, least: int) -> int:
         value = -1
     if not least <= value < 1 << 31:
         raise argparse.ArgumentTypeError(
-            f"expected a whole number of {least} or more, of 31 bits, got {text[:40]}"
+            f"expected a whole number from {least} to 2147483647, got {text[:40]}"
         )
     return value
 

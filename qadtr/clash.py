@@ -29,12 +29,12 @@ def require_own_packages() -> None:
         if found == root / name / "__init__.py":
             continue
         if found is None:
-            message = f"qadtr's own package {name} is not beside {root / 'qadtr'}: install it again"
+            message = f"qadtr's own package {name} is missing from {root}; install qadtr again"
         else:
             other = found.parent if found.name == "__init__.py" else found
             message = (
-                f"qadtr needs its own package {name}, but Python finds {other} first: rename that, "
-                "or start qadtr from another folder"
+                f"qadtr needs its own package {name}, but Python finds {other} first; rename "
+                "that one, or start qadtr from another folder"
             )
         # "-m" is what `python -m qadtr` has there until the module is found.
         if sys.argv and Path(sys.argv[0]).name in ("-m", "qadtr"):

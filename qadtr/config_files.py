@@ -41,7 +41,7 @@ def config_file(name: str) -> Path:
         return shipped
     close = difflib.get_close_matches(name, config_names(), n=1)
     hint = f", did you mean {close[0]}" if close else ""
-    raise InputError(f"there is no config {name}{hint}; `qadtr configs` lists those there are")
+    raise InputError(f"there is no config {name}{hint}; `qadtr configs` lists the configs")
 
 
 def config_names() -> list[str]:

@@ -64,7 +64,7 @@ ENGINE_MODULES: Mapping[str, tuple[str, str]] = {
     "tensorrt": ("tensorrt", "Q/DQ files of the target tensorrt, on a GPU"),
     "tensorrt-rtx": (
         "tensorrt_rtx_bindings",
-        "builds such files ahead of time without a GPU, runs them on one",
+        "builds such files ahead of time without a GPU and runs them on a GPU",
     ),
 }
 """What each engine imports, and what it is for."""
@@ -190,14 +190,14 @@ def provider_finding(versions: Mapping[str, str]) -> Finding:
             "problem",
             subject,
             f"onnxruntime does not import ({_reason(error)}): its files are damaged, as after "
-            "uninstalling one of two overlapping distributions. "
-            "pip install --force-reinstall --no-deps onnxruntime mends it",
+            "uninstalling one of two overlapping distributions. pip install --force-reinstall "
+            "--no-deps onnxruntime repairs it",
         )
     text = ", ".join(name.removesuffix("ExecutionProvider") for name in providers)
     if "CUDAExecutionProvider" in providers:
-        text += "; CUDA has no integer convolution and is refused for integer inference"
+        text += "; CUDA has no integer convolution, so it is not used for integer inference"
     if PROVIDER not in providers:
-        text += "; no TensorRT, so no engine onnxruntime-tensorrt"
+        text += "; no TensorRT, so the engine onnxruntime-tensorrt is not available"
     return Finding("ok", subject, text)
 
 
@@ -230,15 +230,19 @@ def session_findings(host: Host) -> list[Finding]:
     exact = "off: this processor sums uint8 times int8 in 32 bits"
     if host.u8s8_saturates:
         exact = (
-            "on: 8-bit weights beyond ±64 would saturate in 16-bit sums; ONNX Runtime exchanges "
-            "them for uint8 ones (weights of 5 bits and fewer are immune and keep their kernel)"
+            "on: 8-bit weights beyond ±64 would saturate in 16-bit sums; ONNX Runtime replaces "
+            "them with uint8 weights (weights of 5 bits or fewer cannot saturate and keep their "
+            "kernel)"
         )
     elif host.machine.lower() in ARM64:
-        exact = "off: it is for x86-64 alone"
+        exact = "off: only x86-64 needs it"
     options = {
-        "threads": f"1 unless --threads says more; {host.cores} here at most",
-        "execution": "sequential: these networks are chains, operators gain nothing side by side",
-        "optimization": "all: Casts of low-bit weights fold at load, layouts become the kernels'",
+        "threads": f"1 unless --threads sets more; at most {host.cores} on this machine",
+        "execution": "sequential: these networks are chains, so parallel operators gain nothing",
+        "optimization": (
+            "all: Casts of low-bit weights are folded at load, and layouts become those of the "
+            "kernels"
+        ),
         "deterministic": "on: the same bytes on every run",
         "x64quantprecision": exact,
     }

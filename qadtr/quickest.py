@@ -74,7 +74,7 @@ class Quickest:
         text = f"{self.engine}, {self.image_ms[self.engine]:.3g} ms an image ({threads}, batch 1)"
         others = [_beside(name, ratio) for name, ratio in self.ratios.items()]
         if not others:
-            return f"{text}; no other engine runs a file of this run here"
+            return f"{text}; no other engine on this machine runs a file of this run"
         return f"{text}: {', '.join(others)}; quartiles of {self.turns} turns"
 
 
@@ -99,7 +99,7 @@ def quickest_findings(run: RunFolder, bits: int, *, threads: int = 1) -> list[Fi
 def _beside(name: str, ratio: Ratio) -> str:
     between = f"({ratio.low:.2f} to {ratio.high:.2f})"
     if ratio.low <= 1:
-        return f"no quicker than {name} {between}"
+        return f"no faster than {name} {between}"
     return f"{ratio.middle:.2f} times as fast as {name} {between}"
 
 
@@ -156,7 +156,9 @@ def quickest_engine(run: RunFolder, bits: int, *, threads: int = 1) -> Quickest:
                 refused[name] = one_line(str(error))
         if not engines:
             told = "; ".join(f"{name}: {why}" for name, why in refused.items())
-            raise EngineUnavailable(f"no engine here runs a {bits}-bit file of {run.path}: {told}")
+            raise EngineUnavailable(
+                f"no engine on this machine runs a {bits}-bit file of {run.path}: {told}"
+            )
         turns = _turns(engines)
     middle = {name: float(np.median(taken)) for name, taken in turns.items()}
     order = sorted(engines, key=middle.__getitem__)

@@ -8,7 +8,10 @@ from pathlib import Path
 from qadtr.arguments import count
 from qadtr.commands import shared
 
-HELP = "take any ONNX classifier, float or quantized, to eval, patch, bundle and the gate"
+HELP = (
+    "make a run folder of any ONNX classifier, float or quantized, for eval, patch, bundle "
+    "and the gate"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,12 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, metavar="MODEL.onnx", help="images in, logits out")
     shared.add_data(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="run folder")
-    shared.add_image_form(parser, "; not for a file that takes bytes")
+    shared.add_image_form(parser, "; leave out for a file that takes bytes")
     parser.add_argument(
         "--layout",
         default="NCHW",
         choices=("NCHW", "NHWC"),
-        help="of the file's input (default: NCHW)",
+        help="layout of the file's input (default: NCHW)",
     )
     parser.add_argument(
         "--output", metavar="NAME", help="tensor of the logits (default: the file's only output)"
@@ -29,22 +32,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--kind",
         choices=("cifar10", "folder", "digits", "npz"),
-        help="of the data (default: by what is in the folder)",
+        help="kind of the data (default: recognized from the folder's contents)",
     )
-    shared.add_split(parser, "images that the file is tried on (default: test)")
+    shared.add_split(parser, "split of the images that the file is tried on (default: test)")
     parser.add_argument(
-        "--images", type=count, default=64, metavar="N", help="how many of them (default: 64)"
+        "--images",
+        type=count,
+        default=64,
+        metavar="N",
+        help="number of images that the file is tried on (default: 64)",
     )
     parser.add_argument(
         "--bits",
         type=count,
         metavar="BITS",
-        help="bit-width that the file goes by (default: 8 where it is quantized, else 32)",
+        help="bit-width that the run lists the file under (default: 8 if it is quantized, else 32)",
     )
     parser.add_argument(
         "--require-integer",
         action="store_true",
-        help="refuse a file of which a layer runs in float",
+        help="refuse a file that has a layer running in float",
     )
     parser.add_argument(
         "--overwrite",

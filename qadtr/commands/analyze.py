@@ -8,7 +8,10 @@ from pathlib import Path
 from qadtr.arguments import count, index
 from qadtr.commands import shared
 
-HELP = "look into a network under a patch: gradients, places, features, as records for the report"
+HELP = (
+    "analyze a network under a patch (gradients, locations, features) and write records for "
+    "the report"
+)
 WHAT = ("gradients", "gradient-maps", "locations", "occlusion", "visibility", "features")
 
 
@@ -29,22 +32,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     shared.add_bits(parser)
     parser.add_argument(
-        "--images", type=count, metavar="N", help="how many of each patch file's (default: all)"
+        "--images",
+        type=count,
+        metavar="N",
+        help="number of images of each patch file (default: all)",
     )
     parser.add_argument(
-        "--stride", type=count, default=4, help="pixels between places of a map (default: 4)"
+        "--stride", type=count, default=4, help="pixels between the positions of a map (default: 4)"
     )
     parser.add_argument(
         "--occluder", type=count, default=8, help="side of the grey square in pixels (default: 8)"
     )
     parser.add_argument(
-        "--show", type=index, default=1, help="images whose maps are kept (default: 1)"
+        "--show", type=index, default=1, help="number of images whose maps are kept (default: 1)"
     )
     shared.add_split(parser)
     parser.add_argument(
-        "--batch-size", type=count, default=100, help="images at once (default: 100)"
+        "--batch-size", type=count, default=100, help="images per batch (default: 100)"
     )
-    parser.add_argument("--seed", type=index, default=0, help="of the random patches (default: 0)")
+    parser.add_argument(
+        "--seed", type=index, default=0, help="seed of the random patches (default: 0)"
+    )
     parser.add_argument("--device", default="cpu", help="torch device, such as cuda")
 
 
@@ -83,5 +91,5 @@ def run(arguments: argparse.Namespace) -> int:
     if analysis_rows(made):
         print(analysis_table([*checks, *made]))
     else:
-        print(f"{len(made)} record(s) of pictures alone; `qadtr report {folder.path}` draws them")
+        print(f"{len(made)} record(s) with pictures only; `qadtr report {folder.path}` draws them")
     return 0

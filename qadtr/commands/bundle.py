@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bits",
         type=count,
-        help="bit-width of the exported model (default: the only one that there is)",
+        help="bit-width of the exported model (default: the only exported one)",
     )
     parser.add_argument(
         "--patches",
@@ -38,20 +38,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="patch files (.npz) or folders of them (default: RUN/patches)",
     )
     shared.add_images(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the bundle")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="bundle to write")
     parser.add_argument(
         "--engines",
         nargs="+",
         default=[],
         metavar="NAME",
-        help="further engines whose exported files go along, each with its budget: litert, "
+        help="further engines whose exported files are included, each with its budget: litert, "
         "openvino (the qcdq file), tensorrt, tensorrt-rtx (the tensorrt file)",
     )
     parser.add_argument(
         "--folder",
         action="store_true",
         dest="as_folder",
-        help="write a folder in place of one file",
+        help="write a folder instead of one file",
     )
     parser.add_argument(
         "--sign",
@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="NAME",
         dest="gated",
-        help="patch sets that decide (default: all)",
+        help="names of the patch sets that the gate is decided on (default: all)",
     )
     parser.add_argument(
         "--max-asr",
@@ -85,18 +85,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--min-clean",
         type=share,
         metavar="X",
-        help="the clean accuracy must be over X (default: 5 points under the lower 95%% bound of "
-        "what the network has in the lab on these images)",
+        help="the clean accuracy must be over X, 0 to 1 (default: 5 points under the lower 95%% "
+        "bound of the network's clean accuracy in the lab on these images)",
     )
     parser.add_argument(
         "--images",
         type=count,
         metavar="N",
-        help="how many of the patches' images go along, drawn evenly; fewer make a smaller bundle "
-        "and a weaker proof (default: all)",
+        help="number of the patches' images to include, drawn evenly; fewer images make a "
+        "smaller bundle and a weaker proof (default: all)",
     )
     parser.add_argument(
-        "--golden", type=count, default=8, metavar="N", help="golden images, at most (default: 8)"
+        "--golden",
+        type=count,
+        default=8,
+        metavar="N",
+        help="largest number of golden images (default: 8)",
     )
     parser.add_argument(
         "--device-report",
@@ -105,8 +109,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="REPORT",
         dest="device_reports",
-        help="report.json of a device that validated this bundle: names it among the machines on "
-        "which the logits are proved identical (may be given again)",
+        help="report.json of a device that validated this bundle: adds the device to the "
+        "machines on which the logits are proved identical (may be given several times)",
     )
     shared.add_split(parser)
 
@@ -150,4 +154,6 @@ def _megabytes(size_bytes: Mapping[str, int]) -> str:
         parts[part] = parts.get(part, 0) + size
     ordered = sorted(parts.items(), key=lambda part: -part[1])
     words = ", ".join(f"{part} {size / 1e6:.2f}" for part, size in ordered)
-    return f"{sum(parts.values()) / 1e6:.2f} MB: {words}; --images and --golden take fewer"
+    return (
+        f"{sum(parts.values()) / 1e6:.2f} MB: {words}; lower --images and --golden make it smaller"
+    )

@@ -22,15 +22,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=(5,),
         dest="sizes_px",
         metavar="SIZE",
-        help="side of the patches in pixels, or share of the image, such as 5%%; several give a "
-        "record each (default: 5)",
+        help="side of the patches in pixels, or share of the image, such as 5%%; each size gives "
+        "its own record (default: 5)",
     )
     parser.add_argument(
         "--masks-per-axis",
         type=count,
         default=6,
         metavar="K",
-        help="K×K masks, all pairs of them (default: 6); more hide less and cost more passes",
+        help="use K×K masks and all pairs of them (default: 6); with more masks each hides "
+        "less, and more passes are needed",
     )
     parser.add_argument(
         "--patches",
@@ -40,19 +41,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATCHES",
         help="patch files (.npz) or folders of them, tried against masked inference",
     )
-    shared.add_bits(parser, "all that are exported")
+    shared.add_bits(parser, "all exported")
     parser.add_argument(
         "--images",
         type=count,
         default=500,
         metavar="N",
-        help="how many images, at most (default: 500)",
+        help="largest number of images (default: 500)",
     )
     shared.add_split(parser, "default: test")
     parser.add_argument(
-        "--engine", default="onnxruntime", help="default: onnxruntime; torch is the network itself"
+        "--engine",
+        default="onnxruntime",
+        help="default: onnxruntime; torch runs the network itself",
     )
-    parser.add_argument("--threads", type=count, default=1, help="of the engine (default: 1)")
+    parser.add_argument(
+        "--threads", type=count, default=1, help="threads of the engine (default: 1)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from qadtr.arguments import count, index
 from qadtr.commands import shared
 
-HELP = "check that attack success on a network can be believed; see docs/checks.md"
+HELP = "check whether the attack success rates of a network can be trusted; see docs/checks.md"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,27 +20,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--source",
         type=Path,
         metavar="RUN",
-        help="another network of the same data, whose patches are transferred",
+        help="run folder of another network for the same data, whose patches are transferred",
     )
     parser.add_argument(
-        "--undefended", type=Path, metavar="RUN", help="a network that the attack must break"
+        "--undefended",
+        type=Path,
+        metavar="RUN",
+        help="run folder of an undefended network, which the attack must break",
     )
     parser.add_argument(
-        "--images", type=count, default=100, help="how many are attacked (default: 100)"
+        "--images", type=count, default=100, help="number of images to attack (default: 100)"
     )
     shared.add_split(parser, "default: test")
-    parser.add_argument("--seed", type=index, default=0, help="of the attacks (default: 0)")
+    parser.add_argument("--seed", type=index, default=0, help="seed of the attacks (default: 0)")
     parser.add_argument(
         "--only",
         nargs="+",
         metavar="CHECK",
-        help="run these alone (default: all), with more images or steps where one is undecided",
+        help="run only these checks (default: all), for example with more images or steps "
+        "where one is undecided",
     )
     parser.add_argument(
         "--plant",
         metavar="FAKE",
         dest="planted",
-        help="put a fake defense around the network, which the checks must find",
+        help="put this fake defense around the network; the checks must find it",
     )
     shared.add_settings(parser, "steps=200")
 

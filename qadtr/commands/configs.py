@@ -13,7 +13,7 @@ HELP = "list the configs that `qadtr train` takes by name, or print one"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which one to print."""
     parser.add_argument(
-        "name", nargs="?", metavar="NAME", help="print this one's file, to start your own from"
+        "name", nargs="?", metavar="NAME", help="print this config's file, as a start for your own"
     )
 
 
@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     rows = [[name, _about(CONFIGS / f"{name}.toml")] for name in config_names()]
     print(Table(columns=("", ""), rows=rows).text())
-    print("\nqadtr train NAME --data DIR trains one; qadtr configs NAME prints it.")
+    print("\nqadtr train NAME --data DIR trains with a config; qadtr configs NAME prints it.")
     return 0
 
 

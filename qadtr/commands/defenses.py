@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from training.dry_run import DryRun
 
-HELP = "train, export, attack and compare several defenses; one table, resumable"
+HELP = "train, export, attack and compare several defenses in one table; can be resumed"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,26 +28,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="DIR",
-        help="folder of the runs, patches and the table; the same line continues in it",
+        help="folder of the runs, the patches and the table; repeat the same command to "
+        "continue an interrupted one",
     )
     add(
         "--configs",
         type=Path,
         default=CONFIGS,
         metavar="DIR",
-        help="of FAMILY-ROW.toml and FAMILY-source.toml (default: those of `qadtr configs`)",
+        help="folder of FAMILY-ROW.toml and FAMILY-source.toml (default: the configs of "
+        "`qadtr configs`)",
     )
-    add("--family", default="cifar10-resnet8", help="default: cifar10-resnet8")
-    add("--rows", nargs="+", metavar="ROW", help="default: plain pbat dwq triqdef … full")
-    add("--reference", default="full", help="row that differences are to (default: full)")
-    add("--source", type=Path, metavar="RUN", help="a finished float run, in place of training one")
+    add(
+        "--family",
+        default="cifar10-resnet8",
+        help="family of the configs (default: cifar10-resnet8)",
+    )
+    add(
+        "--rows",
+        nargs="+",
+        metavar="ROW",
+        help="rows of the table (default: plain pbat dwq triqdef … full)",
+    )
+    add("--reference", default="full", help="row that the others are compared with (default: full)")
+    add(
+        "--source",
+        type=Path,
+        metavar="RUN",
+        help="use this finished float run as the source instead of training one",
+    )
     add(
         "--warm-start",
         type=Path,
         metavar="CHECKPOINT",
         help="float checkpoint that every row (not the source) starts from, for fewer epochs",
     )
-    add("--epochs", type=positive, help="the same for every row (default: the configs')")
+    add("--epochs", type=positive, help="epochs of every row (default: those of each config)")
     add(
         "--sizes",
         type=shared.patch_size,
@@ -57,18 +73,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="sides of the patches in pixels, or their shares of the image (default: 6 8)",
     )
     shared.add_split(
-        parser, "choose settings on holdout; test images are for the final table (default: test)"
+        parser,
+        "split of the images; choose settings on holdout, the test images are for the "
+        "final table (default: test)",
     )
-    add("--images", type=count, default=2000, help="of a transfer cell (default: 2000)")
-    add("--made-from", type=count, default=5000, help="training images of a universal patch")
-    add("--steps", type=count, default=100, help="of the transferred patches (default: 100)")
-    add("--own-images", type=index, default=2000, help="of a white-box cell; 0: no such column")
-    add("--own-steps", type=count, default=100, help="of the white-box patches (default: 100)")
-    shared.add_settings(parser, "training.batch_size=64 (of every training)")
+    add("--images", type=count, default=2000, help="images of a transfer cell (default: 2000)")
+    add(
+        "--made-from",
+        type=count,
+        default=5000,
+        help="training images that a universal patch is optimized on (default: 5000)",
+    )
+    add("--steps", type=count, default=100, help="steps of the transferred patches (default: 100)")
+    add(
+        "--own-images",
+        type=index,
+        default=2000,
+        help="images of a white-box cell (default: 2000); 0 leaves the column out",
+    )
+    add(
+        "--own-steps", type=count, default=100, help="steps of the white-box patches (default: 100)"
+    )
+    shared.add_settings(parser, "training.batch_size=64 (for every training)")
     add("--device", default="cpu", help="torch device, such as cuda")
     only = parser.add_mutually_exclusive_group()
-    only.add_argument("--plan", action="store_true", help="time ten steps of each row, and stop")
-    only.add_argument("--table", action="store_true", help="only print what there is")
+    only.add_argument("--plan", action="store_true", help="only time ten steps of each row")
+    only.add_argument(
+        "--table", action="store_true", help="only print the table of what is already there"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -111,5 +143,7 @@ def _costs(costs: Mapping[str, DryRun]) -> str:
             f"{cost.seconds / 60:>8.1f}"
         )
     hours = sum(cost.seconds for cost in costs.values()) / 3600
-    lines.append(f"training of all rows: {hours:.1f} h; patches and evaluation come on top")
+    lines.append(
+        f"training of all rows: {hours:.1f} h; patches and evaluation take additional time"
+    )
     return "\n".join(lines)

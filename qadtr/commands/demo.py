@@ -91,7 +91,7 @@ def _make_room(out: Path) -> None:
     )
     if others:
         raise UsageError(
-            f"{out} holds something else than an earlier demo ({', '.join(others[:3])}); give "
+            f"{out} holds files that are not of an earlier demo ({', '.join(others[:3])}); give "
             "another folder with --out"
         )
     shutil.rmtree(out)

@@ -13,7 +13,7 @@ from qadtr.commands import shared
 if TYPE_CHECKING:
     from qadtr.diagnosis import Finding
 
-HELP = "say what is installed and what would fail, and how to mend it; which engine is quickest"
+HELP = "list what is installed, what would fail and how to fix it; find the fastest engine"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,10 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         nargs="?",
         metavar="RUN",
-        help="run folder with exported models: also time each engine that runs them here",
+        help="run folder with exported models: also time each engine that runs them on this "
+        "machine",
     )
-    shared.add_bits(parser, "all exported but 32")
-    parser.add_argument("--threads", type=count, default=1, help="of each engine (default: 1)")
+    shared.add_bits(parser, "all exported except 32")
+    parser.add_argument(
+        "--threads", type=count, default=1, help="threads of each engine (default: 1)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -13,19 +13,21 @@ HELP = "split a bundle's drift into rounding, preprocessing, export, engine and 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The bundle, its run, and what a device told."""
-    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="file or folder")
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="bundle file or folder")
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder that it was made from")
     parser.add_argument(
         "--device-report",
         type=Path,
         metavar="F.json",
-        help="report.json of a device that validated this bundle: adds the step to that device",
+        help="report.json of a device that validated this bundle: adds the step from the "
+        "engine to that device",
     )
     parser.add_argument(
         "--device-inputs",
         type=Path,
         metavar="F.npz",
-        help="the bytes that the device's program fed its engine (default: the images' own)",
+        help="the bytes that the device's program fed to its engine (default: the bytes of "
+        "the images)",
     )
     parser.add_argument(
         "--float-patches",
@@ -34,9 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the patches before they became bytes (default: the bundle's bytes)",
     )
     parser.add_argument("--engine", default="onnxruntime", help="default: onnxruntime")
-    parser.add_argument("--threads", type=count, default=1, help="of the engine (default: 1)")
     parser.add_argument(
-        "--require-signature", type=Path, metavar="PUB", help="public key that must have signed"
+        "--threads", type=count, default=1, help="threads of the engine (default: 1)"
+    )
+    parser.add_argument(
+        "--require-signature",
+        type=Path,
+        metavar="PUB",
+        help="refuse a bundle that was not signed with this public key's private key",
     )
     parser.add_argument(
         "--html", type=Path, metavar="F", help="also write a page with the images that flipped"

@@ -13,7 +13,7 @@ from qadtr.commands import shared
 if TYPE_CHECKING:
     from training.run_folder import RunFolder
 
-HELP = "measure clean accuracy, attack success and latency of exported models"
+HELP = "measure clean accuracy, attack success rate and latency of exported models"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,32 +30,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         nargs="+",
         metavar="PATCHES",
-        help="patch files (.npz) or folders of them; with --adaptive, where to start from besides",
+        help="patch files (.npz) or folders of them; with --adaptive, additional starting points",
     )
     shared.add_images(parser)
     shared.add_bits(parser, "all exported")
     parser.add_argument("--engine", default="onnxruntime", help="default: onnxruntime")
-    parser.add_argument("--threads", type=count, default=1, help="of the engine (default: 1)")
-    parser.add_argument("--batch-size", type=count, default=64, help="images a call (default: 64)")
+    parser.add_argument(
+        "--threads", type=count, default=1, help="threads of the engine (default: 1)"
+    )
+    parser.add_argument(
+        "--batch-size", type=count, default=64, help="images per call (default: 64)"
+    )
     shared.add_split(parser)
     parser.add_argument(
         "--adaptive",
         action="store_true",
-        help="attack each network itself, knowing its defense; see docs/checks.md",
+        help="attack each network directly, with knowledge of its defense; see docs/checks.md",
     )
     parser.add_argument(
-        "--images", type=count, help="adaptive: how many are attacked (default: 500)"
+        "--images", type=count, help="adaptive: number of images to attack (default: 500)"
     )
-    parser.add_argument("--seed", type=index, help="adaptive: of the attack (default: 0)")
+    parser.add_argument("--seed", type=index, help="adaptive: seed of the attack (default: 0)")
     parser.add_argument(
         "--random-precision",
         action="store_true",
-        help="adaptive: also with a bit-width drawn for each answer, as DWQ infers",
+        help="adaptive: also attack with a bit-width drawn at random for each answer, as DWQ "
+        "does at inference",
     )
     shared.add_settings(parser, "steps=200 (adaptive)")
-    parser.add_argument("--no-latency", action="store_true", help="take no times")
+    parser.add_argument("--no-latency", action="store_true", help="do not measure latency")
     parser.add_argument(
-        "--no-drift", action="store_true", help="do not ask the fake-quantized network"
+        "--no-drift", action="store_true", help="do not evaluate the fake-quantized network"
     )
 
 
@@ -78,12 +83,12 @@ def run(arguments: argparse.Namespace) -> int:
     shared.refuse_without_effect(
         arguments,
         {"images": None, "seed": None, "random_precision": False, "settings": []},
-        "without --adaptive: the patch files say which images they are for",
+        "without --adaptive, because the patch files record which images they are for",
     )
     if arguments.patches is None:
         raise UsageError(
-            "--patches is needed: files made on another network by `qadtr patch`; or attack this "
-            f"one: {runs[0].command('eval', '--adaptive')}"
+            "--patches is needed: give files that `qadtr patch` made on another network, or "
+            f"attack this one: {runs[0].command('eval', '--adaptive')}"
         )
     evaluate(
         runs,

@@ -29,31 +29,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=count,
         default=500,
         metavar="N",
-        help="hold-out images, at most, to check against the integer reference (default: 500)",
+        help="largest number of hold-out images to check against the integer reference "
+        "(default: 500)",
     )
     parser.add_argument(
         "--target",
         nargs="+",
         default=["onnxruntime"],
         metavar="TARGET",
-        help="what to write, each put in place after its own proof: onnxruntime (all-integer, "
-        "default), litert, tensorrt, qcdq, qonnx",
+        help="targets to write, each file put in place only after its own proof: onnxruntime "
+        "(all-integer, default), litert, tensorrt, qcdq, qonnx",
     )
     parser.add_argument(
         "--storage",
-        help="weights in the onnxruntime file: low-bit (INT2, INT4 or INT8, default) or int8",
+        help="storage of the weights in the onnxruntime file: low-bit (INT2, INT4 or INT8, "
+        "default) or int8",
     )
     parser.add_argument(
         "--tune",
-        help="processor whose kernels the onnxruntime file is laid out for: any (default), or amx "
-        "(the same codes, quicker on processors with AMX and slower on others)",
+        help="processor whose kernels the onnxruntime file is laid out for: any (default), or "
+        "amx (the same codes, faster on processors with AMX and slower on others)",
     )
     parser.add_argument(
         "--least-agreement",
         type=share,
         metavar="SHARE",
-        help="share of the images that must keep the fake-quantized network's class "
-        "(default: 0.995; for tensorrt 0.95, at 4 bits 0.92, under that 0.8)",
+        help="share of the images that must keep the fake-quantized network's class (default: "
+        "0.995; for tensorrt 0.95, at 4 bits 0.92, below 4 bits 0.8)",
     )
     parser.add_argument(
         "--engine-logits",
@@ -71,7 +73,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     shared.add_code_flips(parser)
     parser.add_argument(
-        "--explain", action="store_true", help="print what each lowering rule made of each layer"
+        "--explain",
+        action="store_true",
+        help="print what each lowering rule turned each layer into",
     )
 
 

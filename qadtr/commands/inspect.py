@@ -10,7 +10,7 @@ from pathlib import Path
 from qadtr.arguments import count
 from qadtr.commands import shared
 
-HELP = "say which kernels ONNX Runtime really runs for an ONNX file, layer by layer"
+HELP = "list the kernels that ONNX Runtime really runs for an ONNX file, layer by layer"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,18 +30,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="INPUT=N,N,…",
         dest="shapes",
-        help="shape of an input; as often as there are inputs to name",
+        help="shape of an input (may be given several times, once for each input)",
     )
     parser.add_argument(
         "--provider",
         default="cpu",
         choices=("cpu", "qnn"),
-        help="cpu: run it and say what ran; qnn: say what Qualcomm's HTP would take, without "
-        "running it and without a Snapdragon (default: cpu)",
+        help="cpu: run the file and list what ran; qnn: list what Qualcomm's HTP would take, "
+        "without running the file and without a Snapdragon (default: cpu)",
     )
-    parser.add_argument("--threads", type=count, default=1, help="of the engine (default: 1)")
     parser.add_argument(
-        "--json", action="store_true", help="print the certificate (certificate-2.json) instead"
+        "--threads", type=count, default=1, help="threads of the engine (default: 1)"
+    )
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print the certificate (certificate-2.json) instead of the table",
     )
 
 
@@ -88,7 +92,9 @@ def _print_qnn(arguments: argparse.Namespace) -> int:
     from export.qnn_check import qnn_assignment
 
     idle = {"threads": 1}
-    shared.refuse_without_effect(arguments, idle, "with --provider qnn, which runs nothing")
+    shared.refuse_without_effect(
+        arguments, idle, "with --provider qnn, which does not run the file"
+    )
     found = qnn_assignment(
         arguments.model,
         shapes=dict(_shape(word) for word in arguments.shapes),

@@ -8,7 +8,7 @@ from pathlib import Path
 from qadtr.arguments import count, share
 from qadtr.commands import shared
 
-HELP = "make an all-integer file of a quantized ONNX file (QONNX or Q/DQ) that anybody wrote"
+HELP = "turn a quantized ONNX file (QONNX or Q/DQ) of any origin into an all-integer one"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,25 +23,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("onnxruntime", "qcdq", "tensorrt"),
         help="default: onnxruntime, all integers",
     )
-    shared.add_image_form(parser, " (default: it is the byte, 0…255)")
+    shared.add_image_form(parser, " (default: the input is the byte itself, 0…255)")
     parser.add_argument(
         "--images",
         type=Path,
         metavar="FILE.npz",
-        help="images to prove it on, uint8 N×C×H×W or N×H×W×C under `images` (default: noise)",
+        help="images for the proof, uint8 N×C×H×W or N×H×W×C under `images` (default: noise)",
     )
     parser.add_argument(
-        "--count", type=count, default=64, metavar="N", help="how many of them (default: 64)"
+        "--count",
+        type=count,
+        default=64,
+        metavar="N",
+        help="number of images for the proof (default: 64)",
     )
     parser.add_argument(
         "--least-agreement",
         type=share,
         metavar="SHARE",
-        help="share of --images that must have the class that the file itself gives "
-        "(default: 0.95; not asked of noise)",
+        help="share of --images that must keep the class that the source file gives (default: "
+        "0.95; not required of noise)",
     )
     parser.add_argument(
-        "--storage", choices=("low-bit", "int8"), help="of the weights (default: low-bit)"
+        "--storage", choices=("low-bit", "int8"), help="storage of the weights (default: low-bit)"
     )
     parser.add_argument(
         "--explain", action="store_true", help="also print what was done to each layer"

@@ -13,15 +13,28 @@ HELP = "make the transfer matrix of a plan: sources Ã— attacks against targets Ã
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The plan, where it is written, and who does the work."""
-    parser.add_argument("plan", type=Path, metavar="PLAN.toml", help="see docs/matrix.md")
+    parser.add_argument(
+        "plan", type=Path, metavar="PLAN.toml", help="plan of the matrix; see docs/matrix.md"
+    )
     shared.add_images(parser)
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="default: runs/NAME of the plan's file"
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="folder of the patches and records (default: runs/NAME for NAME.toml)",
     )
-    parser.add_argument("--stage", default="all", help="all (default), patches or evaluate")
-    parser.add_argument("--shard", default="1/1", metavar="I/N", help="do every N-th job, from I")
-    parser.add_argument("--workers", type=count, default=1, help="processes here (default: 1)")
-    parser.add_argument("--ray", metavar="ADDRESS", help="a Ray cluster: auto, HOST:PORT, or local")
+    parser.add_argument(
+        "--stage", default="all", help="stages to run: all (default), patches or evaluate"
+    )
+    parser.add_argument(
+        "--shard", default="1/1", metavar="I/N", help="do every N-th job, starting from job I"
+    )
+    parser.add_argument(
+        "--workers", type=count, default=1, help="processes on this machine (default: 1)"
+    )
+    parser.add_argument(
+        "--ray", metavar="ADDRESS", help="address of a Ray cluster: auto, HOST:PORT, or local"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ from textwrap import indent
 from qadtr.arguments import count, share
 from qadtr.commands import shared
 
-HELP = "compare exported models with reference and fake quantization, layer by layer"
+HELP = "compare exported models with the integer reference and fake quantization, layer by layer"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,24 +20,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--split", default="holdout", choices=("holdout", "test"), help="default: holdout"
     )
-    parser.add_argument("--images", type=count, metavar="N", help="how many (default: all)")
+    parser.add_argument("--images", type=count, metavar="N", help="number of images (default: all)")
     parser.add_argument(
         "--target",
         default="onnxruntime",
         choices=("onnxruntime", "litert", "tensorrt", "qcdq", "qonnx"),
-        help="default: onnxruntime; that and litert must be equal, the others are held to their "
-        "budgets",
+        help="default: onnxruntime; the codes of onnxruntime and litert must be equal, the "
+        "others must stay within their budgets",
     )
     parser.add_argument(
         "--least-agreement",
         type=share,
         metavar="SHARE",
-        help="share of the images that must keep the fake-quantized network's class "
-        "(default: that of qadtr export)",
+        help="share of the images that must keep the fake-quantized network's class (default: as "
+        "in qadtr export)",
     )
     shared.add_code_flips(parser)
     parser.add_argument(
-        "--html", type=Path, metavar="FILE", help="also draw it: one page, no other file needed"
+        "--html",
+        type=Path,
+        metavar="FILE",
+        help="also write the comparison as one self-contained HTML page",
     )
 
 
@@ -58,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     images = split.images[chosen_indices(len(split), arguments.images)]
     if arguments.html is not None and arguments.target not in ("onnxruntime", "litert"):
         raise UsageError(
-            "--html draws layers, which only the targets onnxruntime and litert are compared by"
+            "--html needs a comparison by layers; only the targets onnxruntime and litert have one"
         )
     overrides = shared.settings_of(Overrides, arguments)
     failed, drawn = False, []

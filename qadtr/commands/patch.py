@@ -12,7 +12,7 @@ from qadtr.commands import shared
 if TYPE_CHECKING:
     from deploy.core.patch_set import PatchSet
 
-HELP = "make adversarial patches on a trained network, or place those of a file"
+HELP = "make adversarial patches on a trained network, or place the patches of a file on its images"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
         "--attack",
-        help="gap (universal), lavan, location; without gradients sparse-rs; package.module:Class",
+        help="gap (universal), lavan, location, sparse-rs (without gradients), or your own as "
+        "package.module:Class",
     )
     what.add_argument(
         "--supplied",
@@ -39,12 +40,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kind", help="lavan: per-image (default) or universal")
     parser.add_argument("--shape", help="square or circle")
     parser.add_argument("--placement", help="random, centre, top-left, …")
-    parser.add_argument("--target", type=index, metavar="CLASS", help="class index to cause")
+    parser.add_argument(
+        "--target",
+        type=index,
+        metavar="CLASS",
+        help="index of the class that the patch shall cause",
+    )
     parser.add_argument(
         "--bits", type=count, nargs="+", help="bit-widths of the source (default 32)"
     )
     parser.add_argument("--steps", type=count, help="steps of the optimization")
-    parser.add_argument("--restarts", type=count, help="independent tries, the best is kept")
+    parser.add_argument(
+        "--restarts", type=count, help="number of independent tries; the best is kept"
+    )
     parser.add_argument(
         "--with",
         type=Path,
@@ -52,18 +60,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="RUN",
         dest="beside",
-        help="make the patch against these networks too, all at once",
+        help="make the patch against these networks too, against all at once",
     )
     parser.add_argument(
         "--engine",
-        help="attack the exported model in this engine (onnxruntime), not the network; for attacks "
-        "without gradients",
+        help="attack the exported model in this engine (onnxruntime) instead of the network; for "
+        "attacks without gradients",
     )
     parser.add_argument("--seed", type=index, default=0, help="seed of the attack (default: 0)")
     shared.add_split(
-        parser, "images that the patch is tried on; choose settings on holdout (default: test)"
+        parser,
+        "split of the images that the patch is tried on; choose settings on holdout "
+        "(default: test)",
     )
-    parser.add_argument("--images", type=count, metavar="N", help="how many of them (default: all)")
+    parser.add_argument("--images", type=count, metavar="N", help="number of images (default: all)")
     parser.add_argument(
         "--made-from",
         type=count,
@@ -75,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out",
         type=Path,
         metavar="FILE.npz",
-        help="default: a file in RUN/patches/; with --supplied a folder",
+        help="file to write (default: a file in RUN/patches/); with --supplied a folder",
     )
     shared.add_settings(parser, "momentum=0.9")
 

@@ -25,30 +25,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--made-at",
         type=count,
         metavar="BITS",
-        help="follow the gradient of this bit-width for all of them (default: each its own)",
+        help="use the gradient of this bit-width for all bit-widths (default: each uses its own)",
     )
     parser.add_argument(
         "--epsilon",
         type=positive,
         default=8.0,
-        help="radius in pixel values, whole, 1…255 (default: 8)",
+        help="radius in pixel values, a whole number of 1…255 (default: 8)",
     )
-    parser.add_argument("--steps", type=count, default=20, help="of the attack (default: 20)")
+    parser.add_argument("--steps", type=count, default=20, help="steps of the attack (default: 20)")
     parser.add_argument("--restarts", type=count, default=1, help="random starts (default: 1)")
     parser.add_argument(
         "--queries",
         type=count,
         default=1000,
-        help="of autoattack-deepfool's Square (default: 1000)",
+        help="queries of the Square attack in autoattack-deepfool (default: 1000)",
     )
-    parser.add_argument("--images", type=count, metavar="N", help="how many images (default: all)")
+    parser.add_argument("--images", type=count, metavar="N", help="number of images (default: all)")
     shared.add_split(parser, "default: test")
     parser.add_argument(
-        "--batch-size", type=count, default=100, help="images at once (default: 100)"
+        "--batch-size", type=count, default=100, help="images per batch (default: 100)"
     )
-    parser.add_argument("--seed", type=index, default=0, help="of the random starts (default: 0)")
     parser.add_argument(
-        "--engine", help="also ask the exported models, in this engine (onnxruntime)"
+        "--seed", type=index, default=0, help="seed of the random starts (default: 0)"
+    )
+    parser.add_argument(
+        "--engine", help="also measure the exported models, in this engine (onnxruntime)"
     )
     parser.add_argument("--device", default="cpu", help="torch device, such as cuda")
 

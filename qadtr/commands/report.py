@@ -15,28 +15,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The runs, where the page goes, and the other forms."""
     add = parser.add_argument
     add("runs", type=Path, nargs="+", metavar="RUN", help="run folders")
-    add("--out", type=Path, metavar="FILE.html", help="default: report.html in the last RUN")
+    add(
+        "--out",
+        type=Path,
+        metavar="FILE.html",
+        help="page to write (default: report.html in the last RUN)",
+    )
     add("--title", help="heading of the page")
     add("--table", action="store_true", help="also print the table")
     add(
         "--group-by",
         choices=("seed",),
-        help="also a table, printed too, with the runs that differ in their seed alone as one row: "
-        "mean, standard deviation and spread",
+        help="also write and print a table in which the runs that differ only in their seed are "
+        "one row: mean, standard deviation and spread",
     )
-    add("--csv", type=Path, metavar="F", help="also a row for each result; - is standard output")
-    add("--json", type=Path, metavar="F", help="the same as JSON")
+    add(
+        "--csv",
+        type=Path,
+        metavar="F",
+        help="also write the results as CSV, one row each; - is standard output",
+    )
+    add(
+        "--json",
+        type=Path,
+        metavar="F",
+        help="also write the same rows as JSON; - is standard output",
+    )
     add(
         "--latex",
         type=Path,
         metavar="F",
-        help="also the table for a paper (booktabs); with --group-by seed the one over seeds",
+        help="also write the table for a paper (booktabs); with --group-by seed the table "
+        "over seeds",
     )
     add(
         "--figures",
         type=Path,
         metavar="DIR",
-        help="also each chart as SVG and PDF in this folder (needs matplotlib)",
+        help="also write each chart as SVG and PDF into this folder (needs matplotlib)",
     )
 
 
@@ -52,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
     out: Path = arguments.out or arguments.runs[-1] / "report.html"
     if out.suffix.lower() not in (".html", ".htm"):
         raise UsageError(
-            f"--out expects a page, FILE.html, got {out}; for data give --csv, --json or --latex "
+            f"--out expects a page, FILE.html, got {out}; for data use --csv, --json or --latex "
             "FILE, for charts --figures DIR"
         )
     to = shared.settings_of(DataFiles, arguments)

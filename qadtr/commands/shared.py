@@ -24,7 +24,7 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="DIR",
         help=(
-            "folder of the images: cifar-10-batches-py or its .tar.gz in it, train.npz and "
+            "folder of the images: it holds cifar-10-batches-py or its .tar.gz, or train.npz and "
             "test.npz, or SPLIT/CLASS/IMAGE; not needed for digits"
         ),
     )
@@ -38,7 +38,7 @@ def add_code_flips(parser: argparse.ArgumentParser) -> None:
         default=0.05,
         metavar="SHARE",
         help="largest share of one layer's codes that may differ from the fake-quantized "
-        "network's (default: 0.05); an exact network may differ nowhere",
+        "network's (default: 0.05); an exact network may not differ in any code",
     )
 
 
@@ -56,7 +56,7 @@ def add_images(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_bits(parser: argparse.ArgumentParser, default: str = "all it has") -> None:
+def add_bits(parser: argparse.ArgumentParser, default: str = "all of the network") -> None:
     """`--bits`, any number of bit-widths."""
     parser.add_argument(
         "--bits",
@@ -70,7 +70,7 @@ def add_bits(parser: argparse.ArgumentParser, default: str = "all it has") -> No
 
 def add_split(
     parser: argparse.ArgumentParser,
-    about: str = "for patches that do not say what they were made for (default: test)",
+    about: str = "split of the images, for patches that do not record it (default: test)",
 ) -> None:
     """`--split`: test images, or those held out of the training set."""
     parser.add_argument("--split", default="test", choices=("test", "holdout"), help=about)
@@ -123,7 +123,7 @@ def refuse_without_effect(
         if getattr(arguments, name) != idle
     ]
     if given:
-        raise UsageError(f"{', '.join(given)} has no effect {because}; leave it away")
+        raise UsageError(f"{', '.join(given)} has no effect {because}; leave it out")
 
 
 def settings_of(kind: Callable[..., _T], arguments: argparse.Namespace, **others: Any) -> _T:
@@ -145,7 +145,10 @@ def add_image_form(parser: argparse.ArgumentParser, without: str) -> None:
             type=float,
             nargs="+",
             metavar="V",
-            help="of each channel or of all: the file's input is (byte / 255 - mean) / std"
+            help=(
+                f"{name} of each channel, or one for all: the file's input is (byte / 255 - "
+                "mean) / std"
+            )
             + without,
         )
     parser.add_argument(
@@ -153,7 +156,7 @@ def add_image_form(parser: argparse.ArgumentParser, without: str) -> None:
         type=count,
         nargs=2,
         metavar=("HEIGHT", "WIDTH"),
-        help="of the images, where the file leaves it open",
+        help="size of the images, where the file leaves it open",
     )
 
 

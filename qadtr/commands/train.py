@@ -27,46 +27,50 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     shared.add_images(parser)
     parser.add_argument(
-        "--out", type=Path, metavar="RUN", help="run folder (default: runs/ and the config's name)"
+        "--out",
+        type=Path,
+        metavar="RUN",
+        help="run folder (default: runs/NAME with the config's name)",
     )
     parser.add_argument(
         "--seed",
         type=index,
         nargs="+",
         metavar="N",
-        help="one training for each, in folders that end with -seedN (default: the config's)",
+        help="one training for each seed, in folders that end with -seedN (default: the "
+        "config's seed)",
     )
     again = parser.add_mutually_exclusive_group()
     again.add_argument(
         "--resume",
         action="store_true",
-        help="continue the interrupted run in RUN; its folder knows config, images and device",
+        help="continue the interrupted run in RUN, whose folder records config, images and device",
     )
     again.add_argument("--overwrite", action="store_true", help="replace the run in RUN")
     again.add_argument(
         "--dry-run",
         action="store_true",
-        help="config, size, memory and time, estimated from ten real steps; writes nothing",
+        help="print config, size, memory and time, estimated from ten real steps; write nothing",
     )
     parser.add_argument("--device", help="torch device, such as cuda (default: cpu)")
     parser.add_argument(
         "--save-every",
         type=count,
         metavar="STEPS",
-        help="steps between two states to resume from (default: 500)",
+        help="steps between two saved states to resume from (default: 500)",
     )
     parser.add_argument(
         "--save-seconds",
         type=positive,
         default=300.0,
         metavar="S",
-        help="save such a state after so many seconds too (default: 300)",
+        help="also save such a state after this many seconds (default: 300)",
     )
     for name, what in (("network", "one of docs/networks.md"), ("defense", "qat, pbat, …")):
         parser.add_argument(
             f"--{name}",
             metavar="NAME",
-            help=f"{what}, or your own by package.module:NAME, in place of the config's",
+            help=f"{what}, or your own as package.module:NAME; replaces the config's {name}",
         )
     shared.add_settings(parser, "training.epochs=2")
 
@@ -102,7 +106,7 @@ def run(arguments: argparse.Namespace) -> int:
     if start is not None and start.in_memory:
         if arguments.data is None:
             raise InputError(
-                f"{first.folder} knows no folder of its images; {from_memory(first.folder)}"
+                f"{first.folder} records no folder of its images; {from_memory(first.folder)}"
             )
         kind = kind_of(arguments.data)
     training_set, holdout = (
@@ -114,7 +118,7 @@ def run(arguments: argparse.Namespace) -> int:
     torch_device(device)
     if arguments.dry_run:
         if len(jobs) > 1:
-            raise UsageError("--dry-run is of one training; give one --seed")
+            raise UsageError("--dry-run takes one training; give one --seed")
         print(dry_run(first.config, training_set, holdout, RunOptions(device=device)).text())
         return 0
     for job in jobs:
@@ -175,13 +179,13 @@ def _job_of_folder(arguments: argparse.Namespace) -> _Job:
     shared.refuse_without_effect(
         arguments,
         {"settings": [], "seed": None, "network": None, "defense": None},
-        "on a run that is resumed with its own settings",
+        "on a run that is resumed without CONFIG, with its own settings",
     )
     start = read_start(arguments.out)
     if start is None:
         raise InputError(
-            f"nothing to resume: there is no {arguments.out / START}; a run of an earlier version "
-            f"is resumed with its config: qadtr train CONFIG --resume --out {arguments.out}"
+            f"nothing to resume: there is no {arguments.out / START}; resume a run of an earlier "
+            f"version with its config: qadtr train CONFIG --resume --out {arguments.out}"
         )
     config = start.training_config(arguments.out)
     return _Job(config=config, folder=arguments.out, resumed=True)

@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path("validate.pyz"),
         metavar="FILE",
-        help="default: validate.pyz",
+        help="file to write (default: validate.pyz)",
     )
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from qadtr.commands import shared
 
-HELP = "list the trained networks of the repository with their figures, or take one out"
+HELP = "list the trained networks of the repository with their figures, or copy one out"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which network, where it goes, and where the zoo is."""
     parser.add_argument(
-        "name", nargs="?", metavar="NAME", help="this network alone (default: list all)"
+        "name", nargs="?", metavar="NAME", help="only this network (default: list all)"
     )
     parser.add_argument(
         "--out",
@@ -26,7 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--folder",
         type=Path,
         metavar="DIR",
-        help="folder of run folders, or of groups of them (default: results of the repository)",
+        help="folder of run folders, or of groups of them (default: the repository's folder "
+        "results)",
     )
 
 
@@ -37,15 +38,15 @@ def run(arguments: argparse.Namespace) -> int:
     from eval.stages.zoo import chosen, take_out, zoo_json, zoo_networks, zoo_table
 
     if arguments.out is not None and arguments.name is None:
-        raise UsageError("--out takes one network: name it, as `qadtr zoo` lists them")
+        raise UsageError("--out copies one network; give its name, as `qadtr zoo` lists it")
     if arguments.out is not None and arguments.json:
-        raise UsageError("--json lists figures and --out copies a network: give one of them")
+        raise UsageError("--json lists figures and --out copies a network; give one of the two")
     folder, root = arguments.folder, shared.repository()
     if folder is None:
         if root is None:
             raise InputError(
-                "the zoo is the folder results of qadtr's repository; an installed package brings "
-                "no networks: clone the repository and give --folder CLONE/results"
+                "the zoo is the folder results of qadtr's repository, and an installed package "
+                "has no networks; clone the repository and give --folder CLONE/results"
             )
         folder = root / "results"
     networks = zoo_networks(folder)

@@ -29,9 +29,9 @@ class Bundled:
 
     Attributes:
         path: the file, or folder.
-        manifest_sha256: names this very bundle.
-        thresholds: of the gate, by name, shares of 0…1.
-        size_bytes: of each file in it.
+        manifest_sha256: identifies exactly this bundle.
+        thresholds: the gate's, by name, shares of 0…1.
+        size_bytes: size of each file in it, by path.
     """
 
     path: Path
@@ -58,23 +58,23 @@ def bundle(
     """Pack an exported model, patches, images and thresholds for the device.
 
     Args:
-        run: with the exported model.
+        run: the run with the exported model.
         out: the file to write.
-        bits: of the model; None: the only one that there is.
+        bits: bit-width of the model; None: the only exported one.
         patches: patch sets, files or folders; None: those in the run's ``patches`` folder.
-        images: that the patches are for; None takes the run's own.
+        images: the images that the patches are for; None takes the run's own.
         max_asr: the success rate of each gated patch must be under it, 0…1.
         max_drift: largest difference to the fake-quantized network's rate, 0…1.
         min_clean: the clean accuracy must be over it; None: 5 points under the lower 95% bound of
-            what the network has here.
-        count: of the patches' images, drawn evenly; None takes all.
-        engines: further engines whose exported files go along.
-        gated: names of the patch sets that decide; None: all.
+            the network's clean accuracy here.
+        count: number of the patches' images to include, drawn evenly; None takes all.
+        engines: further engines whose exported files are included.
+        gated: names of the patch sets that the gate is decided on; None: all.
         signing_key: PEM file of an Ed25519 private key.
 
     Raises:
         InputError: a model that is not exported, patches for other images, an unwritable place.
-        UsageError: 32 bits, or a threshold outside of 0…1.
+        UsageError: 32 bits, or a threshold outside 0…1.
         NothingToEvaluate: there is no patch.
 
     Example:
@@ -103,7 +103,7 @@ def bundled(
     out: Path,
     settings: BundleSettings,
 ) -> Bundled:
-    """The same of all settings, of `qadtr bundle` too."""
+    """:func:`bundle` with all settings; `qadtr bundle` calls this too."""
     for name, value in asdict(settings.thresholds).items():
         if value is not None and not 0.0 <= value <= 1.0:
             raise UsageError(f"--{name.replace('_', '-')} expects a share of 0 to 1, got {value}")
@@ -119,13 +119,13 @@ def bundled(
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What a validation ended with.
+    """The result of a validation.
 
     Attributes:
         outcome: "pass", "fail", "undecided" or "error".
-        exit_code: of the command: 0 pass, 1 a gate failed, 2 broken, 3 undecided, 4 usage.
-        reason: half a sentence.
-        report: all of it, as ``report.json`` has it.
+        exit_code: that of the command: 0 pass, 1 a gate failed, 2 broken, 3 undecided, 4 usage.
+        reason: the reason in a few words.
+        report: the whole report, as in ``report.json``.
     """
 
     outcome: str
@@ -155,17 +155,17 @@ def validate(
 
     Args:
         bundle: the file, or folder.
-        engine: which of its models to run, and in what.
-        threads: of the engine.
+        engine: engine to run; it determines which of the bundle's models is run.
+        threads: threads of the engine.
         quick: stop as soon as the thresholds are decided.
-        max_asr: None: the manifest's; so are the next two.
+        max_asr: threshold, 0…1; None takes the manifest's, also for the next two.
         max_drift: 0…1.
         min_clean: 0…1.
-        public_key: PEM file of the key that must have signed it.
-        manifest_sha256: take this very bundle alone.
+        public_key: PEM file of the public key; the bundle must be signed by its private key.
+        manifest_sha256: accept only the bundle whose manifest has this SHA-256.
 
     Returns:
-        The verdict. Whatever is wrong with the bundle is in it; nothing is raised.
+        The verdict. It states everything that is wrong with the bundle; nothing is raised.
 
     Example:
         >>> verdict = qadtr.validate("own.qadtr")

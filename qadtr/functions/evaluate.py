@@ -1,4 +1,4 @@
-"""`qadtr.evaluate` and `qadtr.adaptive`: how often patches win."""
+"""`qadtr.evaluate` and `qadtr.adaptive`: the attack success rate of patches."""
 
 from __future__ import annotations
 
@@ -38,28 +38,28 @@ def evaluate(
     latency: bool = True,
     split: str = "test",
 ) -> Results:
-    """Clean accuracy, attack success and latency of exported models, in the engine that ships.
+    """Clean accuracy, attack success rate and latency of exported models in their engine.
 
     Args:
-        runs: one, or several that are compared on the images which all have right.
+        runs: one, or several, which are compared on the images that all classify correctly.
         patches: patch sets, their files, or folders of these.
-        images: of the split that the patches are for; None takes the first run's own.
+        images: images of the split that the patches are for; None takes the first run's own.
         bits: bit-widths; None: all that are exported.
         engine: "onnxruntime", "litert", "openvino", "tensorrt", ….
         threads: of the engine.
-        batch_size: images a call.
-        drift: ask the fake-quantized network too.
-        latency: take times.
-        split: of the images, where a patch set does not say (a supplied one).
+        batch_size: images per call.
+        drift: also evaluate the fake-quantized network.
+        latency: measure latency.
+        split: split of the images, for patch sets that do not record it (supplied ones).
 
     Returns:
-        ``rows`` of plain values, ``to_csv()``; a record of each is in the run's folder, and is not
-        made again.
+        Results with ``rows`` of plain values and ``to_csv()``. A record of each is kept in the
+        run's folder and is not made again.
 
     Raises:
-        InputError: a model that is not exported, patches of other images.
+        InputError: a model is not exported, or patches are for other images.
         NothingToEvaluate: no patch, or no image that counts for a rate.
-        EngineUnavailable: the engine is not here.
+        EngineUnavailable: the engine is not installed or does not run on this machine.
 
     Example:
         >>> results = qadtr.evaluate("runs/own", patches, [training_set, test_set], bits=[4],
@@ -97,28 +97,29 @@ def adaptive(
     engine: str = "onnxruntime",
     random_precision: bool = False,
 ) -> Results:
-    """Attack each network itself, at each bit-width, knowing its defense: what its low rates
-    against patches from elsewhere are to be read beside.
+    """Attack each network itself, at each bit-width, with knowledge of its defense.
+
+    Low attack success rates of transferred patches must be compared with these rates.
 
     Args:
         runs: one or several.
-        images: to attack on; None takes the run's own.
+        images: images to attack; None takes the run's own.
         bits: bit-widths; None: all of the network.
-        count: of the images, drawn evenly.
-        seed: of the attack.
-        settings: of the attack: ``{"size_px": "5%", "steps": 200}``.
-        patches: to start from besides.
-        split: of the images.
-        engine: that the patches are tried in, where a model is exported for it; else in torch.
-        random_precision: also with a bit-width drawn for each answer.
+        count: number of images to attack, drawn evenly.
+        seed: seed of the attack.
+        settings: settings of the attack: ``{"size_px": "5%", "steps": 200}``.
+        patches: additional starting points.
+        split: split of the images.
+        engine: engine that the patches are tried in if a model is exported for it, else torch.
+        random_precision: also attack with a bit-width drawn at random for each answer.
 
     Returns:
-        A row for each bit-width, and for the worst of them image by image.
+        A row for each bit-width, and one for the worst bit-width of each image.
 
     Raises:
         InputError: a bit-width that a network lacks, too many images, an unknown setting.
-        NothingToEvaluate: a network has no image right.
-        EngineUnavailable: the engine is not here.
+        NothingToEvaluate: a network classifies no image correctly.
+        EngineUnavailable: the engine is not installed or does not run on this machine.
 
     Example:
         >>> found = qadtr.adaptive("runs/own", [training_set, test_set], bits=[4], count=12,
@@ -153,7 +154,7 @@ def attacked_adaptively(
     settings: AdaptiveRunSettings,
     known: Sequence[PatchSet],
 ) -> list[AdaptiveRecord]:
-    """One run of `qadtr eval --adaptive` too."""
+    """:func:`adaptive` on one run; `qadtr eval --adaptive` calls this too."""
     sizes = in_pixels(given, run.spec.image_size)
     attack = read_settings(AdaptiveSettings, sizes, "adaptive evaluation")
     about = provenance(seed=settings.seed, config=attack.as_record())

@@ -33,22 +33,23 @@ def export(
 
     Args:
         run: a run, or its folder.
-        images: whose hold-out the proofs are made on; None takes the run's own.
+        images: images whose hold-out is used for the proofs; None takes the run's own.
         bits: bit-widths; 32 is the float baseline; None: all.
         targets: "onnxruntime" (all integers), "litert", "tensorrt", "qcdq", "qonnx".
-        count: of the hold-out images, at most.
+        count: largest number of hold-out images.
         storage: weights in the onnxruntime file, "low-bit" (None) or "int8".
         tune: processor whose kernels it is laid out for, "any" (None) or "amx".
-        overrides: of the targets' budgets.
+        overrides: changes to the budgets of the targets.
 
     Returns:
         What was written and proved: ``lowered.path`` and ``lowered.size_bytes`` of each file, its
         ``certificate`` and ``proof``.
 
     Raises:
-        InputError: a bit-width that the network lacks, an unknown target.
-        CertificateError: a layer would run in float. ParityError: a code differs.
-        ExportError: of several files some failed; its ``made`` are the others, ``failures`` why.
+        InputError: the network lacks a bit-width, or a target is unknown.
+        CertificateError: a layer would run in float.
+        ParityError: a code differs.
+        ExportError: some of several files failed; its ``made`` lists the others, ``failures`` why.
 
     Example:
         >>> model, = qadtr.export("runs/own", training_set, bits=[4])
@@ -84,27 +85,27 @@ def lower(
     storage: str | None = None,
     least_agreement: float | None = None,
 ) -> LoweredFile:
-    """Make an all-integer file of a quantized ONNX file that anybody wrote.
+    """Turn a quantized ONNX file of any origin into an all-integer file.
 
     Args:
         model: QONNX (Brevitas, FINN) or Q/DQ of int8 and uint8.
-        out: the file to write, another one; a sidecar and a certificate go beside it.
+        out: the file to write, not the input; a sidecar and a certificate are written beside it.
         mean: of each channel or of all, with ``std``: the file takes (byte / 255 - mean) / std;
             None: it takes the byte, 0…255.
         std: above 0.
         size: (height, width) of the images, where the file leaves it open.
-        images: to prove it on: a set, uint8 N×C×H×W or N×H×W×C, or an .npz; None: noise.
-        count: of the images, the first ones.
+        images: images for the proof: a set, uint8 N×C×H×W or N×H×W×C, or an .npz; None: noise.
+        count: number of images for the proof, taken from the start.
         target: "onnxruntime", "qcdq" or "tensorrt".
-        storage: of the weights, "low-bit" (None) or "int8".
-        least_agreement: share, 0…1, of the images that keep the source's class; None: 0.95, and
-            nothing of noise.
+        storage: storage of the weights, "low-bit" (None) or "int8".
+        least_agreement: share of the images, 0…1, that must keep the source's class; None: 0.95,
+            and no requirement for noise.
 
     Returns:
-        What was written and proved; ``ok`` is whether it is integers throughout.
+        What was written and proved; ``ok`` states whether it runs in integers throughout.
 
     Raises:
-        LoweringError: an operator that is not taken; names the layers.
+        LoweringError: an operator is not supported; the message names the layers.
         InputError: the file or the images are damaged.
 
     Example:

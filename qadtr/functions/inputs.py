@@ -1,4 +1,4 @@
-"""What every function takes for a run, for several, and for patches."""
+"""The types that every function accepts for a run, for several runs, and for patches."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Patches = PatchSet | Path | str | Sequence[PatchSet | Path | str]
 
 
 def opened(run: Run, images: Images | None = None) -> RunFolder:
-    """A run that is given as itself or by its folder."""
+    """The run, from the run itself or from its folder."""
     return run if isinstance(run, RunFolder) else load(run, images)
 
 
 def several(runs: Runs) -> Sequence[Run]:
-    """One or several, as several."""
+    """One run or several, as a sequence."""
     return [runs] if isinstance(runs, RunFolder | Path | str) else runs
 
 
@@ -35,6 +35,6 @@ def all_opened(runs: Runs, images: Images | None = None) -> list[RunFolder]:
 
 
 def all_patches(patches: Patches) -> list[Path | PatchSet]:
-    """One or several, paths as paths."""
+    """One patch set or several, as a list, with strings as paths."""
     given = [patches] if isinstance(patches, PatchSet | Path | str) else patches
     return [Path(one) if isinstance(one, str) else one for one in given]

@@ -35,23 +35,24 @@ def make_patches(
     beside: Sequence[Run] = (),
     out: Path | str | None = None,
 ) -> PatchSet:
-    """Attack a network and keep what was found, for any other network.
+    """Attack a network and keep the patches, for use on any other network.
 
     Args:
         source: the run whose network is attacked, or its folder.
         attack: "lavan" or "location" (a patch for each image), "gap" (one for all), "sparse-rs"
             (without gradients), or ``package.module:Class``, a subclass of
             ``eval.attacks.base.PatchAttack``.
-        images: that the patch is tried on; None takes the run's own.
-        size: side in pixels, or a share of the image's area such as "5%"; None is the attack's.
-        settings: of the attack: ``{"steps": 50, "target": 3, "bit_widths": [4]}``.
-        count: of the images, drawn evenly; None takes all.
-        split: of the images; "holdout" to choose settings.
-        made_from: universal patches: training images to optimize on; None takes all.
-        seed: of the attack.
-        device: of torch.
+        images: images that the patch is tried on; None takes the run's own.
+        size: side in pixels, or a share of the image's area such as "5%"; None takes the
+            attack's default.
+        settings: settings of the attack: ``{"steps": 50, "target": 3, "bit_widths": [4]}``.
+        count: number of images, drawn evenly; None takes all.
+        split: split of the images; "holdout" to choose settings.
+        made_from: universal patches: number of training images to optimize on; None takes all.
+        seed: seed of the attack.
+        device: torch device.
         engine: attack the exported model in this engine, without gradients, at one bit-width.
-        beside: runs of other networks that the patch is made against too.
+        beside: runs of other networks that the patch is also made against.
         out: NAME.npz; None: a file in the run's ``patches`` folder.
 
     Returns:
@@ -59,7 +60,7 @@ def make_patches(
 
     Raises:
         InputError: an unknown attack or setting, a patch that does not fit, too many images.
-        EngineUnavailable: the engine or device is not here.
+        EngineUnavailable: the engine or device is not available on this machine.
 
     Example:
         >>> patches = qadtr.make_patches(
@@ -94,7 +95,7 @@ def attacked(
     out: Path | None,
     beside: Sequence[RunFolder],
 ) -> tuple[Path, PatchSet]:
-    """The same with the file's path, of `qadtr patch` too."""
+    """:func:`make_patches` with the file's path; `qadtr patch` calls this too."""
     if run.adopted:  # there is no network, and one model
         settings = replace(settings, engine=settings.engine or "onnxruntime")
         given = {"bit_widths": run.bit_widths, **given}
@@ -102,7 +103,7 @@ def attacked(
     if made.kind != "universal" and settings.made_from is not None:
         raise UsageError(
             "--made-from (made_from) has no effect where each patch is made on its own image; "
-            "leave it away"
+            "leave it out"
         )
     about = provenance(seed=settings.seed, config=made.settings.as_record())
     return make_patches_of_run(run, made, images, settings, about, out, beside=beside)

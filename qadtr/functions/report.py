@@ -22,7 +22,7 @@ def report(
         runs: run folders, or folders of records.
         out: FILE.html; None: ``report.html`` in the last run.
         title: heading of the page.
-        by_seed: also a table with the runs that differ in their seed alone as one row.
+        by_seed: also a table in which the runs that differ only in their seed are one row.
 
     Returns:
         The path of the page.

@@ -16,15 +16,15 @@ class Result:
     """One network at one bit-width against one patch set; shares are 0…1.
 
     Attributes:
-        name, network, defense: of the network, as tables call it.
+        name, network, defense: of the network, as in the tables.
         bits: bit-width, "float" for 32; several where an attacker may choose.
-        engine: that ran it, such as "onnxruntime-cpu"; "torch" is fake quantization.
+        engine: the engine that ran it, such as "onnxruntime-cpu"; "torch" is fake quantization.
         patch, attack: what was pasted.
-        clean, clean_n: accuracy without a patch, and of how many images.
-        asr, asr_low, asr_high, asr_n: attack success rate, its 95% interval, of how many images.
+        clean, clean_n: accuracy without a patch, and its number of images.
+        asr, asr_low, asr_high, asr_n: attack success rate, its 95% interval and number of images.
         robust: accuracy with the patch; None for an adaptive attack.
-        noise: the rate of random pixels in the patch's place; None likewise.
-        drift_points: rate in the engine minus that of fake quantization, in points, where asked.
+        noise: the rate of random pixels in place of the patch; None likewise.
+        drift_points: rate in the engine minus that of fake quantization, in points, if measured.
         whitebox: the patch was made on these very weights.
     """
 
@@ -53,7 +53,7 @@ class Results:
 
     Attributes:
         rows: a :class:`Result` for each.
-        columns: the same with every column that ``qadtr report --csv`` has.
+        columns: the same rows with every column of ``qadtr report --csv``.
         records: the records themselves, as in the run's ``records`` folder.
     """
 
@@ -70,7 +70,7 @@ class Results:
         return cls(rows=rows, columns=tuple(flat), records=tuple(records))
 
     def to_csv(self, path: Path | str | None = None) -> str:
-        """The columns as CSV, headings first; written to ``path`` too where one is given."""
+        """The columns as CSV, headings first; also written to ``path`` if one is given."""
         data = rows_as_csv(self.columns)
         if path is not None:
             write_to(Path(path), data)

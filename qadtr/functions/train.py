@@ -40,7 +40,7 @@ def train(
     """Train a network, with a defense or without one, at all of its bit-widths.
 
     Args:
-        what: a network to start from, which is left as it is; or a config: a TOML file, or the name
+        what: a network to start from, which is not changed; or a config: a TOML file, or the name
             of one of `qadtr configs`.
         images: the training set in memory, or several sets ("train", "holdout", "test"), or a data
             folder of the config's kind. Without a "holdout" a tenth of each class is held out.
@@ -49,14 +49,15 @@ def train(
         defense: a name ("qadtr", "pbat", …, ``package.module:Class``) or a table with its settings;
             None is the config's, or plain quantization-aware training.
         seed: None is the config's, or 0.
-        settings: others, by their dotted keys: ``{"training.batch_size": 64}``.
-        device: of torch.
-        resume: continue the interrupted run in ``out``; the end has the unbroken one's bytes.
+        settings: other settings, by their dotted keys: ``{"training.batch_size": 64}``.
+        device: torch device.
+        resume: continue the interrupted run in ``out``; the result equals that of an uninterrupted
+            run byte for byte.
         overwrite: replace the run in ``out``.
-        progress: show a bar, or lines where there is no terminal.
+        progress: show a bar, or lines if there is no terminal.
 
     Returns:
-        The run. Its folder has the checkpoint, the log and what resuming needs.
+        The run. Its folder has the checkpoint, the log and the state for resuming.
 
     Raises:
         InputError: config, network and images do not fit, or the state to resume is another run's.
@@ -89,7 +90,7 @@ def train(
     height, width = sets[0].images.shape[2:]
     config = resolved(config, (height, width))
     if resume and overwrite:
-        raise UsageError("a run is resumed or overwritten, not both")
+        raise UsageError("resume and overwrite exclude each other; give one of the two")
     torch_device(device)
     options = RunOptions(
         resume=resume,
@@ -113,7 +114,7 @@ def train_config(
     *,
     network: Network | None = None,
 ) -> Path:
-    """The training itself, of `qadtr train` too: with the provenance that its sidecar carries."""
+    """The training itself, with the provenance for its sidecar; `qadtr train` calls this too."""
     return train_loop(
         config,
         training_set,

@@ -91,8 +91,8 @@ def test_another_package_of_that_name_is_found_and_told_in_one_line(
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line == (
-        f"qadtr: qadtr needs its own package {name}, but Python finds {tmp_path / name} first: "
-        "rename that, or start qadtr from another folder"
+        f"qadtr: qadtr needs its own package {name}, but Python finds {tmp_path / name} first; "
+        "rename that one, or start qadtr from another folder"
     )
     words = [sys.executable, "-c", "import qadtr"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -99,7 +99,7 @@ def test_the_sentence_says_by_how_much_and_where_there_is_no_difference() -> Non
         turns=15,
     )
     assert found.sentence() == (
-        "litert, 0.1 ms an image (2 threads, batch 1): no quicker than openvino (0.98 to 1.05), "
+        "litert, 0.1 ms an image (2 threads, batch 1): no faster than openvino (0.98 to 1.05), "
         "1.50 times as fast as onnxruntime (1.40 to 1.60); quartiles of 15 turns"
     )
 
@@ -111,7 +111,9 @@ def test_what_cannot_be_timed_is_one_line(run: RunFolder) -> None:
         quickest_engine(run, 3)
     for engine in TIMED:
         run.model_file(4, engine).unlink()
-    with pytest.raises(EngineUnavailable, match=r"no engine here runs a 4-bit file.*tensorrt: "):
+    with pytest.raises(
+        EngineUnavailable, match=r"no engine on this machine runs a 4-bit file.*tensorrt: "
+    ):
         quickest_engine(run, 4)
     run.model_file(4, "tensorrt").unlink()
     with pytest.raises(InputError, match=r"no exported model at 8 5 4 2 bits"):

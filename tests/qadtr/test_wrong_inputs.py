@@ -37,10 +37,22 @@ def code_of(words: str) -> object:
     [
         ("train small.toml --set seed=-1", 2, "seed must be at least 0; got -1"),
         ("train small.toml --out file", 2, "Not a directory; "),
-        ("train small.toml --out new --device gpu", 2, "no device 'gpu' here; available: cpu"),
-        ("patch RUN --attack lavan --device gpu", 2, "no device 'gpu' here; available: cpu"),
-        ("pixel RUN --attack fgsm --device gpu", 2, "no device 'gpu' here; available: cpu"),
-        ("patch RUN --attack sparse-rs --bits 4 --engine foo", 2, "no engine 'foo' here; avail"),
+        (
+            "train small.toml --out new --device gpu",
+            2,
+            "no device 'gpu' on this machine; available: cpu",
+        ),
+        (
+            "patch RUN --attack lavan --device gpu",
+            2,
+            "no device 'gpu' on this machine; available: cpu",
+        ),
+        (
+            "pixel RUN --attack fgsm --device gpu",
+            2,
+            "no device 'gpu' on this machine; available: cpu",
+        ),
+        ("patch RUN --attack sparse-rs --bits 4 --engine foo", 2, "unknown engine 'foo'; avail"),
         ("eval RUN --patches nowhere", 2, "there is no patch file or folder nowhere"),
         ("analyze RUN --patches nowhere", 2, "there is no patch file or folder nowhere"),
         ("validator --out .", 2, "cannot write"),
@@ -94,7 +106,7 @@ def test_two_patch_sets_of_one_name_in_a_bundle(
 def test_pictures_alone_have_no_table(patched: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--patches", "RUN/patches", "--bits", "4", "--images", "4", "--what", "gradient-maps"]
     assert main(["analyze", "RUN", *words]) == 0
-    assert "2 record(s) of pictures alone; `qadtr report RUN`" in capsys.readouterr().out
+    assert "2 record(s) with pictures only; `qadtr report RUN`" in capsys.readouterr().out
     assert len(list((patched / "RUN" / "records").glob("gradient-maps-*.json"))) == 2
 
 
