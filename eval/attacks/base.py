@@ -90,8 +90,8 @@ class PatchAttack(ABC, Generic[S]):
             name: of the patch set; default such as ``lavan-per-image-8px-centre-from-32bit``.
             resume_from: an npz file that keeps what is done so far after each restart of each
                 batch, and by gradients twice a minute within; an interrupted run that is started
-                again with it gives the same bytes. It stays behind; delete it when the patch set
-                is written.
+                again with it gives the same bytes. The file is not deleted; delete it when the
+                patch set is written.
 
         Raises:
             InputError: images and labels that do not belong together, a target that is not a class,

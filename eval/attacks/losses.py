@@ -15,8 +15,8 @@ def attack_loss(loss: Loss, logits: Tensor, labels: Tensor, target: int | None) 
     """The loss that the attacker raises: float N.
 
     * ``margin``: the wanted logit over the best of the others; targeted z_t − max_{j≠t} z_j,
-      untargeted max_{j≠y} z_j − z_y. Positive exactly where the attack wins. It goes on rising
-      behind the border, which is what makes a patch survive another network.
+      untargeted max_{j≠y} z_j − z_y. Positive exactly where the attack wins. It keeps
+      rising beyond that point, which is what makes a patch transfer to another network.
     * ``cross-entropy``: −log p_y raised, or −log p_t lowered.
     * ``target-over-source``: z_t − z_y (LaVAN); untargeted, the strongest other class stands in
       for the target, which is the margin.

@@ -29,7 +29,7 @@ Degrees = Annotated[float, Field(ge=0.0, le=180.0)]
 
 @validated()
 class AttackSettings(Recorded):
-    """What every patch attack is told.
+    """The settings of every patch attack.
 
     Attributes:
         size_px: side of the patch's box, in pixels.
@@ -67,7 +67,7 @@ class AttackSettings(Recorded):
 
 @validated()
 class GradientSettings(AttackSettings):
-    """What an attack by signed gradient steps is told besides.
+    """The additional settings of an attack by signed gradient steps.
 
     Attributes:
         step_size: of the first step, in pixel values (0…255); it falls linearly to a tenth, so

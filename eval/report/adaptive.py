@@ -19,7 +19,10 @@ from eval.report.names import Names, names_from_records
 from eval.report.words import MISSING, images_words, model_order, percent, rate
 
 _LAWS = ("fixed", "worst", "random")
-_WORST = "worst of …: per image the bit-width at which the attack wins, of the images right at all."
+_WORST = (
+    "worst of …: for each image the bit-width at which the attack wins, over the images right at "
+    "every bit-width."
+)
 
 
 @refuses_misfits
@@ -33,7 +36,7 @@ def adaptive_table(records: Iterable[Mapping[str, Any]]) -> str:
     table = _table(list(records))
     if not table.rows:
         raise NothingToEvaluate(
-            "There is no adaptive evaluation; run `qadtr eval RUN --adaptive` first."
+            "no adaptive evaluation found; run `qadtr eval RUN --adaptive` first"
         )
     return table.text()
 
@@ -72,7 +75,7 @@ def _table(records: Sequence[Mapping[str, Any]]) -> Table:
         notes=[
             *patches,
             _WORST,
-            "random of …: a bit-width drawn for each answer; K draws a step in the attack.",
+            "random of …: a bit-width is drawn for each answer; the attack uses K draws a step.",
             LOWER_BOUND,
         ],
     )

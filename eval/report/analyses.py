@@ -55,7 +55,7 @@ def analyses_section(records: Iterable[Mapping[str, Any]]) -> Html:
     first = tag(
         "p",
         "The fake-quantized networks in torch, with straight-through gradients as they were "
-        "trained. Means over images have 95% bootstrap intervals, shares Wilson's.",
+        "trained. Means over images have 95% bootstrap intervals, shares have Wilson intervals.",
     )
     return join(first, parts)
 
@@ -73,49 +73,52 @@ class _Kind(NamedTuple):
 _KINDS = (
     _Kind(
         "Where a patch wins",
-        "Every patch moved to each place of a grid; rows and columns are its upper and left "
-        "edge in pixels. Images that are right without it, the same ones at every place.",
+        "Every patch is moved to each position of a grid; rows and columns are its upper and "
+        "left edge in pixels. The images are those that are right without the patch, the same "
+        "ones at every position.",
         patch_locations.KIND,
         patch_locations.PatchLocations,
         location_views,
     ),
     _Kind(
         "Where a network looks",
-        "Mean drop of the true class's logit when a grey square covers a place (Zeiler and "
-        "Fergus 2014), over the images that are right without it. Cold: covering it helps.",
+        "Mean drop of the true class's logit when a grey square covers a position (Zeiler and "
+        "Fergus 2014), over the images that are right without the square. Cold: covering the "
+        "position helps.",
         occlusion.KIND,
         occlusion.Occlusion,
         occlusion_views,
     ),
     _Kind(
         "Gradient alignment between bit-widths",
-        "How alike the gradients of an image's cross-entropy at its pixels are at two "
-        "bit-widths: 1 is the same direction, 0 orthogonal. A small cosine says that an attack "
-        "at one bit-width steps past the other, not that the other cannot be attacked. Beside "
-        "it the same measure between two different images.",
+        "Cosine similarity between the pixel gradients of an image's cross-entropy at two "
+        "bit-widths: 1 is the same direction, 0 is orthogonal. A small cosine means that an "
+        "attack at one bit-width steps past the other, not that the other cannot be attacked. "
+        "The same measure between two different images is given for comparison.",
         gradient_alignment.KIND,
         gradient_alignment.GradientAlignment,
         gradient_views,
     ),
     _Kind(
         "Gradient maps",
-        "The gradient's magnitude at each pixel: the first images, not chosen by outcome.",
+        "The gradient's magnitude at each pixel, for the first images, which are not "
+        "chosen by outcome.",
         gradient_maps.KIND,
         gradient_maps.GradientMaps,
         gradient_map_views,
     ),
     _Kind(
         "Patch visibility",
-        "Share of a layer's activation energy that belongs to the patch, and of the saliency "
-        "of the predicted logit. Above the grey lines, the patch weighs more than its area.",
+        "The patch's share of each layer's activation energy, and of the saliency of the "
+        "predicted logit. Above the grey lines the patch has more weight than its area.",
         patch_visibility.KIND,
         patch_visibility.PatchVisibility,
         visibility_views,
     ),
     _Kind(
         "Feature maps",
-        "The first three convolutions, without and with the patch. The change is that of the "
-        "output, in units of its length.",
+        "The first three convolutions, without and with the patch. The change is the change of "
+        "the output, relative to its length.",
         feature_maps.KIND,
         feature_maps.FeatureMaps,
         feature_views,

@@ -111,7 +111,7 @@ def analysis_table(records: Iterable[Mapping[str, Any]]) -> str:
     """
     rows = analysis_rows(records)
     if not rows:
-        raise NothingToEvaluate("There are no figures of analyses; run `qadtr analyze RUN` first.")
+        raise NothingToEvaluate("no analysis with figures found; run `qadtr analyze RUN` first")
     figures = [
         (f"{name}, {bits}{' bits' if bits.isdigit() else ''}", what, value)
         for name, bits, *values in rows

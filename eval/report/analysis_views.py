@@ -76,7 +76,7 @@ def occlusion_views(payload: Mapping[str, Any], name: str) -> Html:
         maps.append(
             place_map(
                 f"{name}, {bits}: drop of the right logit",
-                f"{at['n']} images; a grey square of {side}×{side} px at each place",
+                f"{at['n']} images; a grey square of {side}×{side} px covers each position in turn",
                 tops_px=payload["tops_px"],
                 lefts_px=payload["lefts_px"],
                 places=places,
@@ -106,7 +106,7 @@ def gradient_views(payload: Mapping[str, Any], name: str) -> Html:
     """The views of one gradient-alignment payload; ``name`` is the network's."""
     pairs: Sequence[Mapping[str, Any]] = payload["pairs"]
     if not pairs:
-        return tag("p", f"{name}: one bit-width alone has nothing to be aligned with.")
+        return tag("p", f"{name}: alignment needs two bit-widths, and only one was analysed.")
     maps = [
         _cosines(
             [p for p in pairs if (p["on"], p["region"]) == (on, region)],
@@ -260,8 +260,8 @@ def gradient_map_views(payload: Mapping[str, Any], name: str) -> Html:
     columns = [bits_words(bits) for bits in payload["model"]["bit_widths"]]
     tables = [
         map_table(
-            f"{name}: magnitude of the input gradient, image {shown['index']}, each map to its own "
-            "maximum",
+            f"{name}: magnitude of the input gradient, image {shown['index']}, each map scaled "
+            "to its own maximum",
             columns,
             [("without the patch", shown["clean"]), ("with the patch", shown["patched"])],
             about=f"{name}: input gradient of image {shown['index']}",
@@ -279,8 +279,8 @@ def _maps(shown: Mapping[str, Any], columns: Sequence[str], name: str) -> Html:
         for key, words in (("clean", "without"), ("patched", "with the patch"))
     ]
     caption = (
-        f"{name}, {where}: mean magnitude of the channels, and the channel that the patch changes "
-        "most; one scale for each kind"
+        f"{name}, {where}: mean magnitude of the channels, and the channel that the patch "
+        "changes most; each kind has one scale"
     )
     return map_table(caption, columns, rows, about=f"{name}: features of {where}")
 

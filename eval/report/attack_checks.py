@@ -32,7 +32,7 @@ def checks_table(records: Sequence[ChecksRecord], names: Names = Names()) -> str
         NothingToEvaluate: there is no record.
     """
     if not records:
-        raise NothingToEvaluate("There are no attack checks; run `qadtr checks RUN` first.")
+        raise NothingToEvaluate("no attack checks found; run `qadtr checks RUN` first")
     return "\n\n".join(_table(group, names).text() for group in _groups(records))
 
 
@@ -57,8 +57,8 @@ def checks_section(checks: AttackChecks, names: Names) -> Html:
     if not found:
         return Html("")
     explained = (
-        "Whether the attacks on each network can be believed: each check, its threshold and its "
-        f"source are in docs/checks.md. {LOWER_BOUND}"
+        "Whether the attack success rates of each network can be trusted. Each check, its "
+        f"threshold and its source are described in docs/checks.md. {LOWER_BOUND}"
     )
     # What each check asks stands in the first table; the others have the same rows.
     tables = [

@@ -20,17 +20,18 @@ from eval.report.words import images_words, model_order, percent, rate
 
 _TRIED = "ASR tried (95%)"
 _MEANING = (
-    "Certified: by masked inference the image is right, and stays right whatever a square patch of "
-    "that size shows and wherever it lies; no attack is involved. A model that is asked once, "
-    "without masks, has no certificate."
+    "Certified: masked inference classifies the image correctly, and no square patch of that "
+    "size can change that, whatever it shows and wherever it lies. No attack is involved. A "
+    "model that is run once, without masks, has no certificate."
 )
 _TRIED_MEANING = (
-    "ASR tried: what the worst of the patches that were tried against masked inference wins, of "
+    "ASR tried: success rate of the worst patch that was tried against masked inference, over "
     "those of these images that it was made for."
 )
 _BOUND = (
-    "ASR at most: of the images that masked inference has right without a patch, those without a "
-    "certificate. No attack with one such patch wins more of them, whatever it knows."
+    "ASR at most: share of the images without a certificate among those that masked inference "
+    "classifies correctly without a patch. No attack with one such patch can exceed it, whatever "
+    "the attacker knows."
 )
 
 

@@ -21,9 +21,10 @@ def defenses_markdown(table: Mapping[str, Any]) -> str:
     first = table["cells"][0]
     said = (
         f"{first['engine']}, split {first['split']}; ASR in % with Wilson's 95% interval; in "
-        f"brackets the difference to {table['reference']} in points over the images that both have "
-        "right, with Newcombe's paired 95% interval. § a size that the row's training never "
-        "pasted. ‡ clean accuracy more than 2 points under plain QAT: not comparable."
+        f"brackets the difference to {table['reference']} in points over the images that both "
+        "classify correctly, with Newcombe's paired 95% interval. § a size that the row's "
+        "training never pasted. ‡ clean accuracy more than 2 points under plain QAT: not "
+        "comparable."
     )
     parts = [said]
     marked: dict[str, dict[str, None]] = {}

@@ -25,8 +25,8 @@ SHOWN = 24
 
 
 _CHANGED = (
-    "note: {} predictions of the network are other ones here than when the bundle was made: "
-    "another machine or another torch"
+    "note: {} predictions of the network differ here from those recorded when the bundle was "
+    "made, because of another machine or another torch"
 )
 
 
@@ -103,7 +103,7 @@ def flip_words(flip: Flip, classes: Sequence[str]) -> str:
         ("patched", flip["patched_flipped"], flip["patched_before"], flip["patched_after"]),
     ):
         if flipped and after is None:
-            parts.append(f"{kind} right before or after it, not both")
+            parts.append(f"{kind} right either before or after it")
         elif flipped:
             parts.append(f"{kind} {name(before)} → {name(after)}")
     if flip["won_before"] != flip["won_after"]:
@@ -123,8 +123,8 @@ def _flips(step: StepFacts, classes: Sequence[str]) -> list[str]:
 
 
 _INTRODUCTION = (
-    "Where the attack success rate moved between the lab's fake-quantized network and the engine. "
-    "Two neighbouring stages differ in one thing alone, and the changes sum to the drift."
+    "Where the attack success rate moved between the lab's fake-quantized network and the "
+    "engine. Two neighbouring stages differ in one thing only, and the changes sum to the drift."
 )
 
 

@@ -44,7 +44,7 @@ def flat_rows(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     evaluations = payloads(records, KIND, EvaluationRecord)
     adaptive = adaptive_from_records(records)
     if not evaluations and not adaptive:
-        raise NothingToEvaluate("there is no evaluation record yet; run `qadtr eval` first")
+        raise NothingToEvaluate("no evaluation record found; run `qadtr eval` first")
     verdicts = _verdicts(records) if evaluations else {}
     newest: dict[tuple[object, ...], dict[str, Any]] = {}
     for record in evaluations:

@@ -43,13 +43,13 @@ def patch_picture(patch_set: PatchSet) -> Picture:
     masks = np.broadcast_to(patch_set.mask, (len(patch_set.patch), height, width))
     detail = f"{patch_set.kind}, {height}×{width} px, {patch_set.area_px} px under the mask"
     if patch_set.kind == "per-image":
-        detail += f"; the first {len(shown)} of {len(patch_set.patch)} patches, one an image"
+        detail += f"; the first {len(shown)} of {len(patch_set.patch)} patches, one for each image"
         alts = tuple(
             f"Patch {patch_set.name} for image {index}"
             for index in patch_set.image_indices[: len(shown)]
         )
     elif len(patch_set.patch) > 1:
-        detail += f"; one patch, as it lies on the first {len(shown)} of {len(patch_set.patch)}"
+        detail += f"; one patch, placed on the first {len(shown)} of {len(patch_set.patch)}"
         alts = tuple(
             f"Patch {patch_set.name} as it lies on image {index}"
             for index in patch_set.image_indices[: len(shown)]
@@ -74,7 +74,7 @@ def gallery(pictures: Sequence[Picture], examples: Sequence[tuple[str, ExampleIt
     if examples:
         parts += [
             tag("h3", "Images without and with a patch"),
-            soft("The first images of each patch set, not chosen by outcome."),
+            soft("The first images of each patch set; they are not chosen by outcome."),
             tag("div", [_example(*one) for one in examples], class_="gallery"),
         ]
     return join(parts)

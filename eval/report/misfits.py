@@ -37,7 +37,7 @@ def refuses_misfits(
         except _OF_MISFITS as error:
             raise InputError(
                 f"the records do not fit together ({type(error).__name__}: {error}): one of them "
-                "was edited or written by another version; make it again, or read it with the "
+                "was edited or written by another version; create it again, or read it with the "
                 "version that wrote it"
             ) from error
 

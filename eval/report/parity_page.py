@@ -35,8 +35,8 @@ def parity_page(name: str, found: Sequence[Parity]) -> str:
 
 _INTRODUCTION = (
     "The engine must equal the integer reference in every code and logit. A flip is a code that "
-    "the reference and the fake-quantized network in torch have differently; flips have a budget, "
-    "and an exact network has none."
+    "differs between the reference and the fake-quantized network in torch. Flips have a budget; "
+    "an exact network has no flips."
 )
 
 
@@ -114,8 +114,8 @@ def _chart(parity: Parity) -> Html:
     described = ", ".join(f"{layer.tensor} {layer.flip_share:.4%}" for layer in layers)
     about = f"Flips by layer, {parity.model}"
     caption = (
-        "Share of each layer's codes: flips against fake quantization (upper bar), departures "
-        "of the engine from the reference (lower bar, where there are any); logarithmic"
+        "Share of each layer's codes: flips against fake quantization (upper bar), departures of "
+        "the engine from the reference (lower bar, if there are any); logarithmic scale"
     )
     svg = drawing(about, described, parts, width=_WIDTH, height=height)
     return tag("figure", tag("figcaption", caption), svg)
@@ -128,7 +128,7 @@ def _bar(share: float, y: float, colour: str) -> Html:
 
 def _table(parity: Parity) -> Html:
     return Table(
-        title="Every tensor of codes, in the file's order; – where not compared",
+        title="Every tensor of codes, in the file's order; – means not compared",
         columns=(
             *("Layer", "Operator", "Codes", "Engine ≠ reference", "Largest"),
             *("Reference ≠ fake", "Share", "Largest"),

@@ -24,8 +24,8 @@ _ATTACK_NAMES = {
 }
 
 _UPPER_BOUND = (
-    f"{MARK}: a check of the attack tripped, so the accuracy is an upper bound of what an attacker "
-    "leaves."
+    f"{MARK}: a check of the attack tripped, so the accuracy is an upper bound on the accuracy "
+    "under attack."
 )
 
 
@@ -111,7 +111,7 @@ def _lines(found: Sequence[Mapping[str, Any]], checks: AttackChecks) -> dict[str
         bits, made_at = payload["model"]["bit_width"], payload["made_at_bit_width"]
         radius = "L2" if payload["epsilon"] is None else f"L∞ {payload['epsilon']:g}/255"
         attack = f"{_ATTACK_NAMES.get(payload['attack'], payload['attack'])}, {radius}"
-        own = f"{attack}, each bit-width its own gradient"
+        own = f"{attack}, own gradient of each bit-width"
         other = f"{attack}, gradient of {bits_words(made_at)}"
         mark = checks.mark_at(payload["model"]["checkpoint_sha256"], bits, made_at)
         point = Point(x=bits, share=payload["robust_accuracy"], mark=mark)

@@ -49,8 +49,9 @@ def place_map(
     """
     if {len(row) for row in places} - {len(lefts_px)} or len(places) != len(tops_px):
         raise InputError(
-            f"the record of {title!r} has another map than its {len(tops_px)}×{len(lefts_px)} "
-            "places: it was edited or written by another version; make it again"
+            f"the map in the record of {title!r} does not have its "
+            f"{len(tops_px)}×{len(lefts_px)} positions: the record was edited or written by "
+            "another version; create it again"
         )
     width = _LEFT_PX + _CELL_PX * len(lefts_px)
     height = _TOP_PX + _CELL_PX * len(tops_px)

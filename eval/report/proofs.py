@@ -98,7 +98,7 @@ def _compared(parity: Mapping[str, Any]) -> Html:
     agreement = parity["agreement"]
     if agreement is None:
         return tag("small", f"{parity['images']:,} images")
-    return tag("small", f"top-1 as fake-quantized {100 * agreement:.2f}%")
+    return tag("small", f"same top-1 as fake-quantized {100 * agreement:.2f}%")
 
 
 def _parity(parity: Mapping[str, Any]) -> str:
@@ -111,7 +111,9 @@ def _parity(parity: Mapping[str, Any]) -> str:
         f"{parity['predicted_classes']} classes predicted"
     )
     if parity["agreement"] is not None:
-        text += f"; the fake-quantized network's class on {100 * parity['agreement']:.2f}%"
+        text += (
+            f"; the same class as the fake-quantized network on {100 * parity['agreement']:.2f}%"
+        )
     return text + "."
 
 

@@ -19,30 +19,34 @@ from eval.report.words import MISSING, interval, latency, percent, points, rate,
 
 _TERMS = {
     "Attack success rate (ASR)": (
-        "of the images that this model on this engine gets right without the patch (and, for a "
-        "patch with a target class, that are not of that class): the share whose prediction the "
-        "patch changes, or turns into the target. Lower is better for the model."
+        "share of images whose prediction the patch changes (for a patch with a target class: "
+        "turns into the target), among the images that this model on this engine classifies "
+        "correctly without the patch (with a target class: and that are not of that class). "
+        "Lower is better for the model."
     ),
-    "Interval": "95%, after Wilson; n is the number of images behind the rate.",
-    "Noise": "the same with random pixels of the same size and place: what any patch does.",
+    "Interval": "95% Wilson interval; n is the number of images that the rate is computed over.",
+    "Noise": (
+        "the same rate with random pixels of the same size and at the same position: the effect "
+        "of any patch."
+    ),
     "Overlaps noise": (
-        "the intervals of patch and noise overlap: these images do not show that the patch does "
-        "more than random pixels."
+        "the intervals of patch and noise overlap, so these images do not show that the patch "
+        "does more than random pixels."
     ),
     "Drift": (
         "ASR in this engine minus ASR of the fake-quantized network in PyTorch, on the same images."
     ),
     MARK: (
-        "a check of the attacks on this network tripped: the rate is a lower bound of what an "
-        "attacker can do. Which one is listed under “Attack checks”."
+        "a check of the attacks on this network tripped, so the rate is a lower bound on what an "
+        "attacker can achieve. The check is listed under “Attack checks”."
     ),
     "Bits": (
         "bit-width of weights and activations of the hidden layers: b-bit codes, int8 arithmetic. "
         "“Float” is the network without quantization."
     ),
     "Not comparable": (
-        "the hardened network has lost more than 2 points of clean accuracy against the plain one; "
-        "its ASR is shown, but does not count for the defense."
+        "the hardened network has lost more than 2 points of clean accuracy against the plain "
+        "one; its ASR is shown, but is not evidence for the defense."
     ),
 }
 
@@ -79,7 +83,7 @@ def _for_terminal(table: ResultTable, checks: AttackChecks) -> Table:
     shown = [i for i in range(len(columns)) if any(row[i] for row in rows)]
     into = any(column.facts["target"] is not None for column in table.columns)
     explained = (
-        f"ASR: of the images right without the patch{_counts(table)}, the share that it turns "
+        f"ASR: share of the images right without the patch{_counts(table)} that the patch turns "
         f"wrong{' (into its target)' if into else ''}."
     )
     marked = [
@@ -89,7 +93,7 @@ def _for_terminal(table: ResultTable, checks: AttackChecks) -> Table:
         if row.comparability == "not comparable"
     ]
     legend = [f"{letter}: {patch}" for letter, patch in table.legend.items()]
-    noise = "noise: the same with random pixels as the patch."
+    noise = "noise: the same rate with random pixels as the patch."
     return Table(
         title=f"{table.images_name}, {table.split} split, {table.n:,} images"
         + ("" if several else f", engine {table.engines[0]}"),

@@ -193,7 +193,7 @@ def tables_from_records(records: Iterable[Mapping[str, Any]]) -> tuple[ResultTab
     evaluations = payloads(records, KIND, EvaluationRecord)
     if not evaluations:
         raise NothingToEvaluate(
-            "There is no evaluation record to report; run `qadtr eval` on this run first."
+            "no evaluation record found to report; run `qadtr eval` on this run first"
         )
     groups: dict[tuple[str, ...], list[EvaluationRecord]] = {}
     for evaluation in evaluations:

@@ -43,8 +43,8 @@ def seeds_table(table: ResultTable) -> Table:
     unknown = [row.label for row in table.rows if row.model.get("run") is None]
     if unknown:
         raise InputError(
-            f"{unknown[0]}: its records are of an earlier version and do not name their run and "
-            "seed: move its records/ away and evaluate again to group by seed"
+            f"the records of {unknown[0]} are of an earlier version and do not state run and "
+            "seed; move its records/ away and evaluate again to group by seed"
         )
     groups = _groups(table)
     names = _names(groups)

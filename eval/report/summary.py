@@ -79,7 +79,7 @@ def summary(
         parts += [_tiles(case, known, table, proofs), *_sentences(case, known, table)]
     parts += _proofs(table, proofs)
     if any(cell.mark for row in table.rows for cell in row.cells.values()):
-        parts.append(note(f"{LOWER_BOUND} Which one is listed under “Attack checks”."))
+        parts.append(note(f"{LOWER_BOUND} The check is listed under “Attack checks”."))
     if table.split != "test":
         parts.append(
             note(
@@ -186,7 +186,7 @@ def _tiles(case: _Case, known: _Knowing | None, table: ResultTable, proofs: Proo
         cell = defended.cell
         tiles.append((cell.rate, f"fooled, hardened, {over}", _where(defended)))
         if known is not None:
-            who = "fooled, hardened, by one who knows it"
+            who = "fooled, hardened, by an attacker who knows it"
             tiles.append((known.rate, who, f"{interval(known.asr)}; {known.where}"))
         lost = [row for row in case.rows if row.points_under_plain is not None]
         if lost:
@@ -234,17 +234,17 @@ def _sentences(case: _Case, known: _Knowing | None, table: ResultTable) -> Itera
         f"otherwise gets right ({worst.row.at}; 95% interval {interval(plain.asr)}). "
         f"Random pixels in its place: {percent(plain.floor['value'])}. "
     )
-    overlap = "The intervals of the two overlap: more than noise is not shown."
+    overlap = "The intervals of the two overlap, so these images do not show more than noise."
     yield tag("p", said, "" if plain.above_floor else overlap)
     if defended is None:
-        yield tag("p", "No hardened network was measured beside it.")
+        yield tag("p", "No hardened network was measured for comparison.")
         return
     cell = defended.cell
     same = "the same patch" if defended.column.key == column.key else defended.column.title
     yield tag(
         "p",
-        f"The worst case of the hardened network ({defended.row.label}) over the same: {same} "
-        f"succeeds on {cell.rate} ({interval(cell.asr)}; {defended.row.at}). "
+        f"The worst case of the hardened network ({defended.row.label}) over the same bit-widths "
+        f"and patches: {same} succeeds on {cell.rate} ({interval(cell.asr)}; {defended.row.at}). "
         f"{_difference(plain.asr, cell.asr)}",
     )
     yield note(_knowing_attacker(known))
@@ -252,9 +252,9 @@ def _sentences(case: _Case, known: _Knowing | None, table: ResultTable) -> Itera
         most = max(row.points_under_plain or 0.0 for row in case.apart)
         widths = ", ".join(dict.fromkeys(bits_words(r.model["bit_width"]) for r in case.apart))
         yield note(
-            f"The hardened network's clean accuracy is up to {most:.1f} points under the plain one "
-            f"({widths}): more than the 2 points up to which rows are compared. Its attack success "
-            "rate is shown, but is not evidence for the defense."
+            f"The hardened network's clean accuracy is up to {most:.1f} points under the plain "
+            f"one ({widths}). Rows are compared up to 2 points. Its attack success rate is "
+            "shown, but is not evidence for the defense."
         )
 
 
@@ -310,9 +310,9 @@ def _knowing_attacker(known: _Knowing | None) -> str:
             "gradients counts only against an attacker who knows it."
         )
     return (
-        "An attacker who has the hardened network itself succeeds on "
-        f"{known.rate} ({interval(known.asr)}; {known.where}): resisting "
-        "transferred patches is not resisting that one."
+        f"An attacker who has the hardened network itself succeeds on {known.rate} "
+        f"({interval(known.asr)}; {known.where}). Resistance to transferred patches is not "
+        "resistance to this attacker."
     )
 
 
@@ -329,7 +329,7 @@ def _proofs(table: ResultTable, proofs: Proofs) -> list[Html]:
     compared = [proofs.parity_ok(row.model) for row in quantized]
     known = [ok for ok in compared if ok is not None]
     if known:
-        rest = "" if len(known) == len(compared) else ", the others were not compared"
+        rest = "" if len(known) == len(compared) else "; the others were not compared"
         sentences.append(
             f"{sum(known)} of {len(known)} integer models give exactly the codes and logits of the "
             f"numpy reference{rest}."
@@ -359,6 +359,6 @@ def _without_baseline(table: ResultTable) -> Html:
     return tag(
         "p",
         f"The highest attack success rate: {column.title} against {row.label} ({row.at}), "
-        f"{cell.rate} ({interval(cell.asr)}). No plain network with a transferred "
-        "patch is among the records, so nothing is compared.",
+        f"{cell.rate} ({interval(cell.asr)}). The records have no plain network with a "
+        "transferred patch, so nothing is compared.",
     )

@@ -66,7 +66,7 @@ def matrix_text(records: Sequence[EvaluationRecord], checks: AttackChecks) -> st
         NothingToEvaluate: there is no record.
     """
     if not records:
-        raise NothingToEvaluate("there is no evaluation record in the matrix's folder yet")
+        raise NothingToEvaluate("no evaluation record found in the matrix's folder")
     names = names_of_models(record["model"] for record in records)
     matrices = matrices_of(records, checks, names)
     return "\n\n".join(_lines(matrix).text() for matrix in matrices) or "one cell only"
@@ -100,10 +100,11 @@ def heat_maps(matrices: Sequence[Matrix]) -> Html:
     if not shown:
         return Html("")
     explained = (
-        "A row is the network that a patch was made on, a column one that it was tried on. Large: "
-        "ASR over the images that this target gets right; below it the 95% interval, then the "
-        "ASR over the common set, the images that every target of the map gets right. A frame "
-        "marks a patch made on the target's own weights (white-box)."
+        "A row is the network that a patch was made on, a column is a network that it was tried "
+        "on. Large: ASR over the images that this target classifies correctly; below it the 95% "
+        "interval, then the ASR over the common set, which is the images that every target of "
+        "the map classifies correctly. A frame marks a patch made on the target's own weights "
+        "(white-box)."
     )
     maps = [_map(m).html(about=f"Transfer matrix: {m.title}", kind="heat") for m in shown]
     return join(small(" ".join([explained, *_lower_bound(shown)])), maps)

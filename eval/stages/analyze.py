@@ -96,8 +96,7 @@ def analyse_run(
     unknown = [name for name in names if name not in ANALYSES]
     if unknown or not names:
         raise InputError(
-            f"there is no analysis {', '.join(unknown) or '(none given)'}; known are "
-            f"{', '.join(ANALYSES)}"
+            f"unknown analysis {', '.join(unknown) or '(none given)'}; known: {', '.join(ANALYSES)}"
         )
     run.chosen_bit_widths(settings.bit_widths)
     patch_sets = [read_patch_set(path) for path in patch_files_in(patch_files)]

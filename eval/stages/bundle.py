@@ -117,7 +117,9 @@ def bundle_run(
     split = images_of_patches([run], patch_sets, data, settings.split)
     indices = np.unique(np.concatenate([one.image_indices for one in patch_sets]))
     if indices[-1] >= len(split):
-        raise InputError(f"a patch is for image {indices[-1]}, the split has {len(split)}")
+        raise InputError(
+            f"a patch is for image {indices[-1]}, but the split has {len(split)} images"
+        )
     if settings.images is not None:
         indices = indices[chosen_indices(len(indices), min(settings.images, len(indices)))]
         patch_sets = [one.on_images(indices) for one in patch_sets]
@@ -125,8 +127,8 @@ def bundle_run(
     for one, on in zip(patch_sets, gated, strict=True):
         if on and len(one.image_indices) < LEAST_SHARE * len(images):
             logger.warning(
-                "%s is for %d of the bundle's %d images: the gate stays undecided below %.0f%%; "
-                "make it for more of them, or name the patches that decide with --gate",
+                "%s covers %d of the bundle's %d images, and the gate stays undecided below "
+                "%.0f%%; make it for more of them, or name the patch sets to gate with --gate",
                 one.name,
                 len(one.image_indices),
                 len(images),
@@ -186,7 +188,10 @@ def _bits(run: RunFolder, wanted: int | None) -> int:
             )
         return there[0]
     if wanted == FLOAT and not run.adopted:
-        raise UsageError("a bundle holds an integer model; 32 bits is the float baseline")
+        raise UsageError(
+            "a bundle holds an integer model, and 32 bits is the float baseline; give "
+            "another --bits"
+        )
     return wanted
 
 
@@ -281,8 +286,8 @@ def _patch_sets(patches: Sequence[Path | PatchSet]) -> list[PatchSet]:
             what = str(one) if isinstance(one, Path) else "a patch set in memory"
             if patch_set.name in read:
                 raise InputError(
-                    f"{read[patch_set.name]} and {what} are both named {patch_set.name!r}, and in "
-                    "a bundle a name stands for one patch set; choose the files with --patches"
+                    f"{read[patch_set.name]} and {what} are both named {patch_set.name!r}, but "
+                    "in a bundle a name identifies one patch set; choose the files with --patches"
                 )
             read[patch_set.name] = what
             found.append(patch_set)
@@ -328,14 +333,16 @@ def _further_model(
                 }
                 model = replace(model, certificate=certificate)
     except EngineUnavailable as error:
-        logger.warning("%s was not run here, its budget is untried: %s", engine, error)
+        logger.warning(
+            "%s was not run on this machine, so its budget is untested: %s", engine, error
+        )
     return model
 
 
 def _patched(
     lab: _Lab, patch_set: PatchSet, images: NDArray[np.uint8], indices: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    logger.info("%s: what the %s predicts", patch_set.name, lab.name)
+    logger.info("%s: predictions of the %s", patch_set.name, lab.name)
     own = images[np.searchsorted(indices, patch_set.image_indices)]
     return lab.predict(patch_set.paste_on(own))
 
@@ -371,7 +378,7 @@ def _require_equal(
         if not np.array_equal(run_all(engine, golden), logits):
             raise InputError(
                 f"{subject.file} in {engine.name} does not give the integer reference's logits "
-                f"here; where they part: {run.command('parity')}"
+                f"on this machine; this command shows where they differ: {run.command('parity')}"
             )
 
 
@@ -380,6 +387,6 @@ def _gated(patch_sets: Sequence[PatchSet], wanted: tuple[str, ...] | None) -> li
     unknown = sorted(set(wanted or ()) - set(names))
     if unknown:
         raise UsageError(
-            f"there is no patch set {', '.join(unknown)} to gate; there are {', '.join(names)}"
+            f"unknown patch set {', '.join(unknown)} in --gate; the bundle has {', '.join(names)}"
         )
     return [wanted is None or name in wanted for name in names]

@@ -79,8 +79,8 @@ def certify_run(
         if max(patch_set.size_px) > max(settings.sizes_px):
             side = max(patch_set.size_px)
             raise InputError(
-                f"{patch_set.name} has a side of {side} px, and certificates against "
-                f"{max(settings.sizes_px)} px do not cover it; give --patch {side}"
+                f"{patch_set.name} has a side of {side} px, which certificates against "
+                f"{max(settings.sizes_px)} px do not cover; give --patch {side}"
             )
     images = images_of_patches([run], patch_sets, data, settings.split)
     indices = chosen_indices(len(images), min(settings.images, len(images)))
@@ -144,8 +144,8 @@ def _attack(
     own = np.flatnonzero(np.isin(patch_set.image_indices, indices))
     if len(own) == 0:
         raise InputError(
-            f"{patch_set.name} is for none of the {len(indices)} images that are certified; make "
-            "it for more of the split, or certify more"
+            f"{patch_set.name} was made for none of the {len(indices)} images to certify; make "
+            "it for more of the split, or certify more images"
         )
     of = patch_set.image_indices[own]
     success = attack_masked(

@@ -52,7 +52,8 @@ class ChecksRunSettings:
         unknown = sorted(set(self.only or ()) - set(CATALOGUE))
         if unknown or self.only == ():
             raise ValueError(
-                f"there is no check {', '.join(unknown) or 'named'}; known: {', '.join(CATALOGUE)}"
+                f"unknown check {', '.join(unknown) or '(none given)'}; known: "
+                f"{', '.join(CATALOGUE)}"
             )
         return self
 
@@ -153,8 +154,8 @@ def _other(run: RunFolder, other: RunFolder | None) -> SwitchableNetwork | None:
         return None
     if other.classes != run.classes:
         raise InputError(
-            f"{other.path} has other classes than {run.path}: its patches and answers cannot be "
-            "compared; give a run of the same data"
+            f"{other.path} has other classes than {run.path}: their patches and answers cannot "
+            "be compared; give a run for the same data"
         )
     network: SwitchableNetwork = other.load_network().requires_grad_(False)
     return network

@@ -152,7 +152,9 @@ class Defenses:
             except Exception as error:
                 failed[row] = str(error)
                 unexpected = not isinstance(error, QadtrError)
-                logger.error("%s: %s; the other rows go on", row, error, exc_info=unexpected)
+                logger.error(
+                    "%s: %s; continuing with the other rows", row, error, exc_info=unexpected
+                )
         return failed
 
     def table(self, failed: Mapping[str, str]) -> dict[str, Any]:
@@ -210,7 +212,8 @@ class Defenses:
             run = RunFolder.open(self.settings.source)
             if run.bit_widths != (FLOAT,):
                 raise InputError(
-                    f"--source {run.path} has the bit-widths {run.bit_widths}, not 32 alone"
+                    f"--source expects a run with only bit-width 32, but {run.path} has "
+                    f"{run.bit_widths}; give a float run"
                 )
             return run
         config = self.settings.config(row)
@@ -303,7 +306,7 @@ def _check_same(run: RunFolder, config: TrainingConfig) -> None:
     differing = [name for name in wanted if wanted[name] != there.get(name)]
     if differing:
         raise InputError(
-            f"{run.path} was trained with another {', '.join(differing)} than asked for now "
-            f"({there.get(differing[0])} instead of {wanted[differing[0]]}); take another --out, "
+            f"{run.path} was trained with another {', '.join(differing)} than requested now "
+            f"({there.get(differing[0])} instead of {wanted[differing[0]]}); give another --out, "
             "or the settings that it was trained with"
         )

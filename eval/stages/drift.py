@@ -66,7 +66,7 @@ def drift_of_bundle(
         models = bundle.manifest.models
         if settings.engine not in models:
             raise InputError(
-                f"the bundle has no model for {settings.engine}; it has some for "
+                f"the bundle has no model for {settings.engine}; it has models for "
                 f"{', '.join(models)}"
             )
         suite = read_suite(bundle)
@@ -112,6 +112,6 @@ def _check_checkpoint(bundle: Bundle, run: RunFolder) -> None:
     named = bundle.manifest.raw["provenance"].get("checkpoint_sha256")
     if named != run.checkpoint_sha256:
         raise InputError(
-            f"{bundle.path.name} was made from the checkpoint {str(named)[:16]}, {run.path} has "
-            f"{run.checkpoint_sha256[:16]}; name the run that the bundle was made from"
+            f"{bundle.path.name} was made from the checkpoint {str(named)[:16]}, but {run.path} "
+            f"has {run.checkpoint_sha256[:16]}; give the run that the bundle was made from"
         )

@@ -161,7 +161,8 @@ def _opened(
         for run in beside:
             if run.classes != source.classes:
                 raise InputError(
-                    f"{run.path} has other classes than {source.path}; no patch is made on both"
+                    f"{run.path} has other classes than {source.path}, so no patch can "
+                    "be made on both; give runs for the same data"
                 )
         device = torch_device(settings.device)
         networks = [run.load_network().to(device) for run in (source, *beside)]
@@ -170,7 +171,8 @@ def _opened(
     widths = attack.settings.bit_widths
     if beside or len(widths) != 1:
         raise InputError(
-            "an attack on an engine has one source at one bit-width; give one --bits, no --with"
+            "an attack on an engine takes one source at one bit-width; give one --bits "
+            "and no --with"
         )
     (subject,) = subjects_of(source, settings.engine, widths)
     with subject.as_network(threads=settings.threads) as network:
@@ -206,8 +208,8 @@ def supply_patches(
     own, given = images.images.shape[1], supplied.patches.shape[1]
     if own != given:
         raise InputError(
-            f"{file} holds patches of {given} channel{'s' if given > 1 else ''}, the images of "
-            f"{run.path} have {own}; give patches of as many"
+            f"{file} holds patches of {given} channel{'s' if given > 1 else ''}, but the images "
+            f"of {run.path} have {own}; give patches with as many channels"
         )
     made = placed_patch_sets(
         supplied,

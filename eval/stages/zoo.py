@@ -36,11 +36,14 @@ RECORDS = "records"
 _NOTES = (
     "clean: accuracy without a patch, in the engine; all with 95% intervals.",
     (
-        "transferred: of the images right without a patch, the share that the worst of all patches "
-        "made on other networks turns wrong; which were tried differs (--json names them)."
+        "transferred: share of the images right without a patch that the worst patch made on "
+        "another network turns wrong; which patches were tried differs (--json lists them)."
     ),
-    "adaptive: the same by an attacker who knows network and defense.",
-    "certified: right by masked inference, whatever one square patch of that side shows.",
+    "adaptive: the same share for an attacker who knows the network and its defense.",
+    (
+        "certified: share that masked inference classifies correctly, whatever one square "
+        "patch of that side shows."
+    ),
     LOWER_BOUND,
 )
 
@@ -94,8 +97,8 @@ def zoo_networks(folder: Path) -> list[ZooNetwork]:
             found.append(ZooNetwork(name=name, run=run, figures=tuple(own), records=naming))
     if not found:
         raise InputError(
-            f"{folder} has no network of a zoo: no run folder in it, or in a folder of it, has a "
-            f"{CHECKPOINT} and, in records/, a figure on test images"
+            f"{folder} holds no network for a zoo; expected a run folder in it, or in one of its "
+            f"folders, with a {CHECKPOINT} and, in records/, a figure on test images"
         )
     return found
 

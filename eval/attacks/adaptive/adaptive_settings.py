@@ -48,11 +48,11 @@ class AdaptiveSettings(Recorded):
         size_px: side of the square, in pixels.
         placement: where it goes, see ``eval.attacks.placement``.
         steps: of each ascent. On a ResNet-20 trained with inner attacks, 100 win 84% of the images
-            and 300 win 92%: few say little of a network that resists. An image that is won
-            takes no more of them.
+            and 300 win 92%: too few steps show little about a network that resists. An image that
+            is won takes no further steps.
         step_size: of the first step, in pixel values (0…255).
         momentum: decay of the accumulated gradient.
-        confidence: margin in logits behind which an image is won for good.
+        confidence: margin in logits above which an image counts as won and is not attacked further.
         restarts: of the whole cascade, each with other random starts, on the images that resist.
         batch_size: images per step.
         most_draws: largest K of the expectation over randomness.

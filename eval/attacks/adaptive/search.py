@@ -2,7 +2,7 @@
 
 Each stage attacks only the images that no earlier one has won; per image the best patch of all is
 kept, so the result is the worst case over variants, losses, starts and restarts. Against a network
-with randomness K, the draws a step, is raised until the result stands still.
+with randomness, K, the number of draws per step, is raised until the result no longer changes.
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ def raise_draws(
         counted: bool N, which of the attacked images the ASR is over; None takes all.
 
     Returns:
-        The strongest search, the ASR at each K, and whether it stood still.
+        The strongest search, the ASR at each K, and whether the ASR had stopped changing.
     """
 
     def scored(draws: int, found: Searched) -> AtDraws:

@@ -83,8 +83,8 @@ class EvaluationJob:
         missing = [path.name for path in self.patches if not path.is_file()]
         if missing:
             raise InputError(
-                f"{len(missing)} patch sets of the matrix are not made yet, {missing[0]} among "
-                "them; let every shard do --stage patches before one does --stage evaluate"
+                f"{len(missing)} patch sets of the matrix are missing, for example {missing[0]}; "
+                "run --stage patches in every shard before --stage evaluate"
             )
         patch_sets = [read_patch_set(path) for path in self.patches]
         run = RunFolder.open(self.run, self.cache)

@@ -139,10 +139,10 @@ def read_plan(path: Path) -> MatrixPlan:
 
 def _patches(source: _Source, attack: Mapping[str, Any]) -> list[PatchPlan]:
     if "name" not in attack:
-        raise InputError('an [[attack]] has no name, such as "lavan"')
+        raise InputError('an [[attack]] needs a name, such as "lavan"')
     rest = {key: value for key, value in attack.items() if key != "name"}
     if "bit_widths" in rest:
-        raise InputError("the bit-widths of an attack are listed in [[source]], as bits")
+        raise InputError("an [[attack]] takes no bit-widths; give them as bits in [[source]]")
     fixed = {key: value for key, value in rest.items() if key not in _VARIED}
     varied = {key: _listed(rest[key]) for key in _VARIED if key in rest}
     patches = []

@@ -61,8 +61,8 @@ class Running:
             raise ValueError(f"expected a shard such as 1/4 … 4/4, got {index}/{count}")
         if self.stage == "all" and count > 1:
             raise ValueError(
-                "evaluation needs the patches of every shard: with --shard, first --stage patches "
-                "in all shards, then --stage evaluate"
+                "evaluation needs the patches of every shard; with --shard, run --stage patches "
+                "in all shards first, then --stage evaluate"
             )
         return self
 
@@ -142,8 +142,8 @@ def _in_pool(
 
 
 _KILLED = (
-    "a worker was killed, as the kernel does where memory runs out; what was done is kept: run the "
-    "same command again, with fewer --workers"
+    "a worker was killed, probably by the kernel because memory ran out; finished work is kept, "
+    "so run the same command again with fewer --workers"
 )
 
 

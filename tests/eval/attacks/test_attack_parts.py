@@ -28,7 +28,7 @@ def test_settings_come_back_from_their_record(name: str) -> None:
 
 def test_unknown_names_tell_the_known_ones() -> None:
     with pytest.raises(
-        InputError, match="there is no attack 'pgd'; known are gap, lavan, location, sparse-rs"
+        InputError, match="unknown attack 'pgd'; known: gap, lavan, location, sparse-rs"
     ):
         attack_from_settings("pgd", {})
     with pytest.raises(

@@ -206,7 +206,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"rotation": 3}, r"unknown key 'rotation'.* valid here are margin_px"),
+        ({"rotation": 3}, r"unknown key 'rotation'.* valid keys are margin_px"),
         ({"rotation_degrees": 181}, "at most 180; got 181"),
         ({"scale_range": [1.0, 0.5]}, "low ≤ high"),
         ({"translation": 0.5}, "translation must be at least 0 and below 0.5"),

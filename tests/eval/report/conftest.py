@@ -210,7 +210,7 @@ def _parity(digest: str, *, ok: bool = True, agreement: float | None = 0.998) ->
             "first_departure": None if ok else "conv1",
             "flips": [],
             "agreement": agreement,
-            "failures": [] if ok else ["codes depart first at layer 'conv1'"],
+            "failures": [] if ok else ["codes differ first at layer 'conv1'"],
         },
     )
 

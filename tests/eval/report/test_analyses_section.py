@@ -160,7 +160,9 @@ def test_a_record_of_another_version_is_refused() -> None:
 def test_a_map_of_other_places_than_its_own_is_refused() -> None:
     for change in ({"tops_px": [0]}, {"lefts_px": [0, 8, 16]}):
         broken = {**LOCATIONS, "payload": LOCATIONS["payload"] | change}
-        with pytest.raises(InputError, match=r"another map than its \d×\d places: it was edited"):
+        with pytest.raises(
+            InputError, match=r"does not have its \d×\d positions: the record was edited"
+        ):
             analyses_section([broken])
 
 
@@ -171,7 +173,7 @@ def test_records_that_do_not_fit_together_are_one_error() -> None:
 
     assert report(2) == 0.5
     with pytest.raises(
-        InputError, match=r"do not fit together \(ZeroDivisionError: .*make it again"
+        InputError, match=r"do not fit together \(ZeroDivisionError: .*create it again"
     ):
         report(0)
 
@@ -258,7 +260,7 @@ def pixel(bits: int, robust: int, made_at: int) -> Record:
 
 def test_accuracy_under_pixel_attacks_is_a_chart_over_bit_widths() -> None:
     chart = pixel_curves([pixel(32, 5, 32), pixel(2, 25, 2), pixel(2, 60, 32)])
-    assert "PGD, L∞ 8/255, each bit-width its own gradient: 2 bits 25.0%" in chart
+    assert "PGD, L∞ 8/255, own gradient of each bit-width: 2 bits 25.0%" in chart
     assert "float 5.0%" in chart
     assert "PGD, L∞ 8/255, gradient of float: 2 bits 60.0%" in chart
     assert "without an attack: 2 bits 80.0%" in chart

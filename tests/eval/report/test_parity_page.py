@@ -96,11 +96,11 @@ def test_a_departure_is_told_as_one() -> None:
     broken = parity(
         layers=(layer("stem", different=500, largest_difference=3),),
         first_departure="stem",
-        failures=("codes depart first at layer 'stem'",),
+        failures=("codes differ first at layer 'stem'",),
     )
     page = parity_page("run", [broken])
     assert "no parity" in page
-    assert "codes depart first at layer 'stem'" in page
+    assert "codes differ first at layer 'stem'" in page
     assert "departs first" in Outline(page).rows[1][0]
     # Half of the codes: the bar ends one 23rd of the scale before its end.
     widths = re.findall(r'<rect[^>]* width="([\d.]+)"', page)

@@ -129,7 +129,10 @@ def test_the_summary_says_what_the_records_say(page: Page) -> None:
     # The worst over bit-widths and patches, of each network: at 2 bits both look better.
     assert "Worst cases over float, 8, 4, 2 bits and 2 transferred patches" in text
     assert "makes resnet8 plain QAT wrong on 90.0% of the images" in text
-    assert "over the same: the same patch succeeds on 40.0% (30.9–49.8; float, onnxruntime)" in text
+    assert (
+        "over the same bit-widths and patches: the same patch succeeds on 40.0% (30.9–49.8; "
+        "float, onnxruntime)"
+    ) in text
     assert "up to 2.8 points under the plain one (4 bits)" in text
     assert "The intervals do not overlap: the hardened network resists it better." in text
     assert "No patch made on the hardened network itself was tried." in text
@@ -146,7 +149,7 @@ def test_the_summary_names_what_a_knowing_attacker_achieves(evaluation: MakeReco
     ]
     text = Page(render_report(records, title="t")).text
     assert "An attacker who has the hardened network itself succeeds on 70.0%" in text
-    assert "resisting transferred patches is not resisting that one" in text
+    assert "Resistance to transferred patches is not resistance to this attacker" in text
     assert "itself was tried" not in text
 
 
@@ -159,7 +162,7 @@ def test_an_adaptive_attack_is_what_a_knowing_attacker_achieves() -> None:
     known = re.search(r"has the hardened network itself succeeds on ([0-9.]+)%", page.text)
     assert known is not None
     assert float(known[1]) >= round(100 * rate, 1)
-    assert "fooled, hardened, by one who knows it" in page.text
+    assert "fooled, hardened, by an attacker who knows it" in page.text
     assert "worst of float, 8, 5, 4, 2, fake-quantized" in page.text
 
 
@@ -234,13 +237,13 @@ def test_no_difference_is_claimed_without_one(evaluation: MakeRecord, asr: int, 
 def test_an_attack_within_the_noise_is_marked(evaluation: MakeRecord) -> None:
     page = Page(render_report([evaluation(asr=4, floor=3)], title="t"))
     assert "overlaps noise" in page.texts["span"]
-    assert "more than noise is not shown" in page.text
+    assert "these images do not show more than noise" in page.text
     assert "overlaps noise" not in Page(render_report([evaluation()], title="t")).texts["span"]
 
 
 def test_figures_of_the_hold_out_are_no_final_figures(evaluation: MakeRecord) -> None:
-    assert "no final results" in Page(render_report([evaluation(split="holdout")], title="t")).text
-    assert "no final results" not in Page(render_report([evaluation()], title="t")).text
+    assert "not final results" in Page(render_report([evaluation(split="holdout")], title="t")).text
+    assert "not final results" not in Page(render_report([evaluation()], title="t")).text
 
 
 def test_a_targeted_patch_names_its_target(evaluation: MakeRecord) -> None:

@@ -296,7 +296,7 @@ def test_random_precision_draws_for_each_image(
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"stepz": 3}, "valid here are asr_points"),
+        ({"stepz": 3}, "valid keys are asr_points"),
         ({"steps": 0}, "at least 1"),
         ({"momentum": 1.0}, "at least 0 and below 1"),
         ({"placement": "moon"}, "centre"),

@@ -80,7 +80,7 @@ def test_patches_of_one_name_have_examples_each(
 
 def test_supplied_patches_have_the_channels_of_the_images(run: RunFolder, tmp_path: Path) -> None:
     np.savez(tmp_path / "grey.npz", patches=np.zeros((1, 1, 6, 6), np.uint8))
-    with pytest.raises(InputError, match=r"patches of 1 channel, the images of .* have 3"):
+    with pytest.raises(InputError, match=r"patches of 1 channel, but the images of .* have 3"):
         supply_patches(
             run, tmp_path / "grey.npz", None, PlacingSettings(), PatchRunSettings(images=2), {}
         )
