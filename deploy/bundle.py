@@ -230,7 +230,7 @@ def write_bundle(
     about, bill = (out.with_name(f"{out.name}{suffix}") for suffix in (".json", SUFFIX))
     for place in (out, about, bill):
         if any(one is not None and same_place(place, one) for one in inputs):
-            raise InputError(f"{place} is what the bundle is made of: name a place of its own")
+            raise InputError(f"{place} is an input of the bundle; give another output path")
     files = bundle_files(contents, signing_key=signing_key)
     if as_folder:
         _write_folder(out, files)
@@ -299,8 +299,8 @@ def _data_files(contents: BundleContents) -> dict[str, bytes]:
         require_contents(data, engine, str(model.path), target=model.target)
         if files.setdefault(path, data) != data:
             raise InputError(
-                f"{engine} runs the target {target_of(engine)}, and so does another "
-                "engine with another file: give both the same"
+                f"{engine} runs the target {target_of(engine)}, and another engine runs that "
+                "target with another file; give both engines the same file"
             )
     for number, patch in enumerate(contents.patches):
         path = _patch_path(number)
@@ -442,7 +442,7 @@ def _write_folder(out: Path, files: Mapping[str, bytes]) -> None:
     if out.exists():
         if _is_bundle(out, sha256_of_bytes(files[MANIFEST])):
             return
-        raise InputError(f"{out} exists: a bundle is written to a new folder; remove it first")
+        raise InputError(f"{out} exists, but a bundle is written to a new folder; remove it first")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with Scratch(f".{out.name}.", out.parent) as made:

@@ -67,9 +67,7 @@ def require_engine(name: str) -> None:
         EngineUnavailable: no engine of that name here.
     """
     if name not in ENGINES:
-        raise EngineUnavailable(
-            f"there is no engine {name!r} here; available: {', '.join(sorted(ENGINES))}"
-        )
+        raise EngineUnavailable(f"unknown engine {name!r}; available: {', '.join(sorted(ENGINES))}")
 
 
 def open_engine(name: str, model: Path, **settings: Any) -> Engine:
@@ -92,6 +90,7 @@ def open_engine(name: str, model: Path, **settings: Any) -> Engine:
     unknown = sorted(settings.keys() - set(known))
     if unknown:
         raise UsageError(
-            f"the engine {name!r} has no setting {', '.join(unknown)}; it has {', '.join(known)}"
+            f"the engine {name!r} has no setting {', '.join(unknown)}; its settings are "
+            f"{', '.join(known)}"
         )
     return engine(model, **settings)

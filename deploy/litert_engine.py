@@ -84,8 +84,8 @@ def _require_rehearsed(data: bytes, kernels: str, model: Path, sha256: str) -> N
     if ended.code:
         how = f"signal {-ended.code}" if ended.code < 0 else str(ended.error or ended.said)
         raise InputError(
-            f"LiteRT does not survive {model}: loading it, with {spare >> 20} MiB, ended the "
-            f"process ({how}); export or copy it again"
+            f"loading {model} in LiteRT, with {spare >> 20} MiB, crashed the process ({how}); "
+            "export or copy it again"
         )
     _rehearsed.add((sha256, kernels))
 
@@ -157,9 +157,9 @@ class LiteRtEngine(ModelEngine):
         machine = host_facts().machine
         if kernels == "xnnpack" and machine.lower() not in PROCESSORS:
             raise EngineUnavailable(
-                f"the engine 'litert' needs x86-64 or aarch64 for XNNPACK's kernels, this "
-                f"processor is {machine}; LiteRT's fixed-point kernels run anywhere: open it with "
-                "kernels='reference'"
+                "the engine 'litert' needs x86-64 or aarch64 for XNNPACK's kernels, and this "
+                f"processor is {machine}; LiteRT's fixed-point kernels run on any processor, so "
+                "open the model with kernels='reference'"
             )
         self._model, self._opened = Path(model), False
         self.name, self.threads, self.kernels = f"litert-{kernels}", threads, kernels
@@ -198,7 +198,7 @@ class LiteRtEngine(ModelEngine):
             one.provider == "XNNPACK" for one in self.operators_that_ran()
         ):
             raise InputError(
-                f"XNNPACK takes no operator of {self._model}; open it with kernels='reference'"
+                f"XNNPACK supports no operator of {self._model}; open it with kernels='reference'"
             )
 
     def _read_interface(self) -> None:
@@ -275,8 +275,9 @@ class LiteRtEngine(ModelEngine):
             types = (*one.input_types, *one.output_types)
             if not all("int" in kind for kind in types):
                 raise InputError(
-                    f"{one.tensor} ({one.operator}) runs on {', '.join(types)}, expected integers "
-                    "throughout: this engine is not what the bundle was certified for"
+                    f"{one.tensor} ({one.operator}) runs on {', '.join(types)}, expected "
+                    "integers throughout: this is not the engine that the bundle was certified "
+                    "for"
                 )
             counts[LITERT_KINDS.get(one.operator, "")] += 1
         if not counts["convolution"] + counts["matrix product"]:

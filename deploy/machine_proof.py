@@ -79,7 +79,8 @@ def machine_of_report(path: Path, lab: LabLogits) -> dict[str, Any]:
     # A gate that failed says nothing against the logits.
     if report["exit_code"] not in REACHED_A_VERDICT:
         raise InputError(
-            f"{path} is of a validation that broke off and proves nothing: {report['reason']}"
+            f"{path} is the report of a validation that was aborted, so it proves "
+            f"nothing: {report['reason']}"
         )
     _of(report["host"], "emulated", path)
     engine, golden, clean = report["engine"], report["golden"], report["clean"]
@@ -91,8 +92,9 @@ def machine_of_report(path: Path, lab: LabLogits) -> dict[str, Any]:
     ):
         if found != expected:
             raise InputError(
-                f"{path} is of another {what} ({found[:16]}) than this bundle ({expected[:16]}): "
-                "validate a bundle of these parts on the device, and give that report"
+                f"{path} is the report on another {what} ({found[:16]}) than that of this bundle "
+                f"({expected[:16]}); validate a bundle with the same parts on the device, and "
+                "give that report"
             )
     full = not report["quick"]
     logits = [("golden images", golden["logits_sha256"], lab.golden_logits_sha256)]
@@ -101,8 +103,9 @@ def machine_of_report(path: Path, lab: LabLogits) -> dict[str, Any]:
     for what, found, expected in logits:
         if found != expected:
             raise InputError(
-                f"{path}: the device's logits of the {what} have SHA-256 {found[:16]}…, the lab's "
-                f"{expected[:16]}…: they are not identical there, and the bundle cannot say so"
+                f"{path}: the device's logits of the {what} have SHA-256 {found[:16]}…, the "
+                f"lab's {expected[:16]}…: the logits are not identical on that device, so the "
+                "bundle cannot state that they are"
             )
     return machine_entry(
         report["host"],
@@ -118,7 +121,7 @@ def _of(part: Mapping[str, Any] | None, key: str, path: Path) -> str:
     value = None if part is None else part.get(key)
     if value is None:
         raise InputError(
-            f"{path} does not tell {key}: an older validator wrote it; validate again on the "
-            "device with the validator of this qadtr"
+            f"{path} does not state {key}, because an older validator wrote it; validate again "
+            "on the device with the validator of this qadtr"
         )
     return str(value)

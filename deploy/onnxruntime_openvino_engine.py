@@ -76,7 +76,7 @@ class OnnxRuntimeOpenVinoEngine(FromPlugin, OnnxRuntimeEngine):
     extra: ClassVar[str] = "openvino-ep"
     device: ClassVar[str] = "CPU"
     hardware: ClassVar[str] = (
-        "a processor of Intel's (on others the engine 'openvino' runs the same file)"
+        "an Intel processor (on others the engine 'openvino' runs the same file)"
     )
 
     def __init__(self, model: Path, *, threads: int = 1) -> None:
@@ -89,8 +89,8 @@ class OnnxRuntimeOpenVinoEngine(FromPlugin, OnnxRuntimeEngine):
         contents = read_model_contents(read_bytes(Path(model)), str(model))
         if "QLinearConv" in contents.operators:
             raise InputError(
-                f"{model} is an all-integer file, which OpenVINO does not take; expected a Q/DQ "
-                "file: qadtr export --target qcdq"
+                f"{model} is an all-integer file, which OpenVINO does not support; expected a "
+                "Q/DQ file, as qadtr export --target qcdq writes it"
             )
         self._counted = True
         with Scratch() as folder:
@@ -134,12 +134,12 @@ def kernels_of(profile: Path, provider: str) -> tuple[Kernel, ...]:
             continue
         name, where = str(event.get("name")), arguments.get("provider", provider)
         if where != provider:
-            raise InputError(f"{name} ran in {where}, not in {provider}; nothing falls back here")
+            raise InputError(f"{name} ran in {where}, not in {provider}; a fallback is not allowed")
         if "ov_exec_type" in arguments and arguments.get("ov_status") == "EXECUTED":
             operator, kernel = str(arguments.get("ov_node_type")), str(arguments["ov_exec_type"])
             found[name] = Kernel(name.removeprefix("OV::"), operator, kernel)
     if not found:
-        raise InputError(f"{provider} counted no kernel: nothing shows what ran")
+        raise InputError(f"{provider} counted no kernel, so it is not known what ran")
     return tuple(found.values())
 
 
@@ -155,7 +155,7 @@ def require_integers(file: OnnxFile, name: str, kernels: tuple[Kernel, ...]) -> 
         told = ", ".join(f"{one.layer} ({one.kernel})" for one in in_float[:5])
         raise InputError(
             f"{len(in_float)} of {len(ran)} convolutions and products of {name} ran in float in "
-            f"OpenVINO: {told}; expected int8 kernels: use a file of the target qcdq"
+            f"OpenVINO: {told}; expected int8 kernels; use a file of the target qcdq"
         )
     wanted = dict.fromkeys(_IN_THE_FILE.values(), 0)
     for node in file.nodes:
@@ -163,8 +163,8 @@ def require_integers(file: OnnxFile, name: str, kernels: tuple[Kernel, ...]) -> 
             wanted[_IN_THE_FILE[node.operator]] += 1
     if sum(wanted.values()) != len(ran):
         raise InputError(
-            f"OpenVINO ran {len(ran)} convolutions and products, {name} has "
-            f"{sum(wanted.values())}: what the others became is not shown"
+            f"OpenVINO ran {len(ran)} convolutions and products, but {name} has "
+            f"{sum(wanted.values())}: it is not known how the others were run"
         )
     counts = dict.fromkeys(_IN_THE_FILE.values(), 0)
     for one in ran:

@@ -47,8 +47,8 @@ class FromPlugin:
         if not chosen:
             seen = ", ".join(sorted({_device_name(one) for one in there}))
             raise EngineUnavailable(
-                f"the engine {self.name!r} needs {self.hardware}; {self.package} is installed and "
-                f"finds none here (ONNX Runtime sees: {seen})"
+                f"the engine {self.name!r} needs {self.hardware}; {self.package} is installed "
+                f"but finds none on this machine (ONNX Runtime sees: {seen})"
             )
         options.add_provider_for_devices(chosen[:1], self._provider_options())
         return {}
@@ -74,8 +74,8 @@ def load_plugin(ort: Any, provider: str, package: str, *, name: str, extra: str,
     register = getattr(ort, "register_execution_provider_library", None)
     if register is None:
         raise EngineUnavailable(
-            f"{name} needs onnxruntime 1.23 or later, which takes plug-ins; "
-            f"this is {ort.__version__}: pip install --upgrade onnxruntime"
+            f"{name} needs onnxruntime 1.23 or later, which supports plug-ins, but "
+            f"{ort.__version__} is installed; upgrade it: pip install --upgrade onnxruntime"
         )
     try:
         module = importlib.import_module(package)
@@ -92,8 +92,8 @@ def load_plugin(ort: Any, provider: str, package: str, *, name: str, extra: str,
     # onnxruntime's exceptions have no public base class below Exception.
     except Exception as error:
         raise EngineUnavailable(
-            f"{name} needs {needs}; the library of {package} "
-            f"does not load here: {one_line(str(error))}"
+            f"{name} needs {needs}; the library of {package} does not load on this machine: "
+            f"{one_line(str(error))}"
         ) from error
     _registered.add(provider)
     return module

@@ -117,10 +117,10 @@ class QnnAssignment:
     def summary(self) -> str:
         """The verdict in a line."""
         return (
-            f"{self.integer_products} of {self.products} convolutions and products in integers on "
-            f"the HTP; {self.taken} of {self.taken + len(self.refused)} nodes taken, "
-            f"{len(self.refused)} left to the CPU (onnxruntime-qnn {self.version} was asked; "
-            "nothing was run, and never on a Snapdragon)"
+            f"{self.integer_products} of {self.products} convolutions and products in integers "
+            f"on the HTP; {self.taken} of {self.taken + len(self.refused)} nodes taken, "
+            f"{len(self.refused)} left to the CPU (as onnxruntime-qnn {self.version} assigns "
+            "them; nothing was run, and never on a Snapdragon)"
         )
 
 
@@ -161,7 +161,7 @@ def _ask(job: Mapping[str, Any], folder: Path) -> None:
     devices = [one for one in ort.get_ep_devices() if one.ep_name == PROVIDER]
     if not devices:
         raise EngineUnavailable(
-            f"{DISTRIBUTION} is installed and offers no device; it needs {needs}"
+            f"{DISTRIBUTION} is installed but offers no device; it needs {needs}"
         )
     devices.sort(key=lambda one: one.device.type != ort.OrtHardwareDeviceType.NPU)
     options = common_options(ort, 1, exact=False)

@@ -49,8 +49,8 @@ class OnnxRuntimeTensorRtEngine(OnnxRuntimeEngine):
 
     providers: ClassVar[Mapping[str, str]] = {"tensorrt": PROVIDER}
     remedy: ClassVar[str] = (
-        "the package onnxruntime-gpu in place of onnxruntime brings it, and needs TensorRT's "
-        "libraries of the version that it was linked with"
+        "the package onnxruntime-gpu has it (install it instead of onnxruntime), and needs the "
+        "TensorRT libraries of the version that it was linked with"
     )
     image_type: ClassVar[str] = "tensor(int8)"
 
@@ -135,6 +135,6 @@ def require_only(provider: str, profile: Path) -> int:
         told = ", ".join(f"{name} in {one}" for name, one in list(elsewhere.items())[:5])
         raise EngineUnavailable(
             f"{len(elsewhere)} of {len(where)} nodes did not run in {provider}: "
-            f"{told or 'no node ran'}; nothing falls back in silence here"
+            f"{told or 'no node ran'}; a silent fallback is not allowed"
         )
     return len(where)

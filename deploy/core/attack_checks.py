@@ -17,7 +17,7 @@ MARK = "†"
 """Stands beside every attack success rate of a model with a tripped check."""
 
 LOWER_BOUND = (
-    f"{MARK}: a check of the attack tripped, so the rate is a lower bound of what an attacker "
+    f"{MARK}: a check of the attack tripped, so the rate is a lower bound on what an attacker "
     "can do."
 )
 """Stands below every table and picture with a marked rate."""

@@ -308,18 +308,19 @@ def attack_masked(
     answered = predict_masked(predict, patched, found.masks, stepped=stepped)
     if (broken := found.holds[rows] & (answered.classes != labels)).any():
         raise InputError(
-            f"a patch changes the answer on {int(broken.sum())} images that are certified against "
-            f"it, of which the first is number {int(rows[broken.argmax()])}: the model does not "
-            "give the same answer to the same image, or the patch is larger than the certificate's"
+            f"a patch changes the answer on {int(broken.sum())} images that are certified "
+            f"against it, the first of which is number {int(rows[broken.argmax()])}: either the "
+            "model does not give the same answer to the same image, or the patch is larger than "
+            "the certificate's"
         )
     return attack_success(found.classes[rows], answered.classes, labels, target)
 
 
 def _check(images: NDArray[np.uint8], masks: MaskSet) -> None:
     if len(images) == 0:
-        raise NothingToEvaluate("there is no image to certify")
+        raise NothingToEvaluate("expected at least one image to certify, got none")
     if images.shape[2:] != masks.image_size:
         raise InputError(
-            f"the masks are for images of {masks.image_size[0]}×{masks.image_size[1]} px, got "
-            f"{images.shape[2]}×{images.shape[3]} px"
+            f"expected images of {masks.image_size[0]}×{masks.image_size[1]} px, as the masks "
+            f"are for, got {images.shape[2]}×{images.shape[3]} px"
         )

@@ -70,7 +70,7 @@ def why_too_old(found: OnnxFile, version: str) -> str | None:
     what, oldest = _need(found)
     if not version_key(version) or version_key(version) >= version_key(oldest):
         return None
-    text = f"it needs onnxruntime {oldest} or newer for {what}: upgrade it"
+    text = f"it needs onnxruntime {oldest} or newer for {what}; upgrade it"
     if version_key(oldest) > version_key(OLDEST) and asks_for_integers(found.operators):
         text += f", or export the model with --storage int8 (from {OLDEST})"
     return text

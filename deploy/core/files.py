@@ -61,7 +61,7 @@ def write_atomic(path: Path, data: bytes) -> None:
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
-            raise NotADirectoryError(errno.ENOTDIR, "what it lies in is a file") from error
+            raise NotADirectoryError(errno.ENOTDIR, "its parent is a file, not a folder") from error
         temporary, descriptor = _temporary(place)
         try:
             with os.fdopen(descriptor, "wb") as stream:
@@ -202,14 +202,14 @@ def write_json(path: Path, obj: object) -> None:
 def _finite_float(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"the number {text} does not fit a float64")
+        raise ValueError(f"the number {text} does not fit into a float64")
     return value
 
 
 def _short_integer(text: str) -> int:
     # Reading n digits takes time in proportion to n², and what no array holds overflows later on.
     if len(text.lstrip("-")) > _MOST_DIGITS or int(text) not in _INTEGERS:
-        raise ValueError(f"the whole number {shortened(text, 30)} does not fit 64 bits")
+        raise ValueError(f"the whole number {shortened(text, 30)} does not fit into 64 bits")
     return int(text)
 
 
@@ -286,7 +286,7 @@ def parse_json(data: bytes, where: str) -> object:
         require_plain_tree(result)
     except (ValueError, RecursionError, MemoryError) as error:
         raise InputError(
-            f"{where} is not valid JSON ({error}); it is damaged or truncated: make it again"
+            f"{where} is not valid JSON ({error}); it is damaged or truncated, create it again"
         ) from error
     return result
 
@@ -376,7 +376,7 @@ def _array_from_npy(stream: IO[bytes], length: int) -> NDArray[Any]:
     expected = math.prod(shape) * dtype.itemsize
     found = length - stream.tell()
     if found != expected:
-        raise ValueError(f"{dtype} of shape {shape} needs {expected} bytes, {found} are there")
+        raise ValueError(f"{dtype} of shape {shape} needs {expected} bytes, the file has {found}")
     if expected == 0:
         return np.empty(shape, dtype=dtype)
     data = bytearray(expected)
@@ -385,7 +385,7 @@ def _array_from_npy(stream: IO[bytes], length: int) -> NDArray[Any]:
         view[at : at + len(part)] = part
         at += len(part)
     if at != expected:
-        raise ValueError(f"{dtype} of shape {shape} needs {expected} bytes, {at} are there")
+        raise ValueError(f"{dtype} of shape {shape} needs {expected} bytes, the file has {at}")
     array = np.frombuffer(data, dtype=dtype).reshape(shape, order="F" if fortran_order else "C")
     return np.asarray(array, order="C")
 
@@ -413,7 +413,7 @@ def read_npz(path: Path, *, max_bytes: int = 1 << 32) -> dict[str, NDArray[Any]]
             for member in members:
                 name = member.filename.removesuffix(".npy")
                 if name == member.filename or name in arrays:
-                    raise ValueError(f"{member.filename!r} is not an array or is there twice")
+                    raise ValueError(f"{member.filename!r} is not an array, or occurs twice")
                 try:
                     with archive.open(member) as stream:
                         arrays[name] = _array_from_npy(stream, member.file_size)
@@ -422,6 +422,6 @@ def read_npz(path: Path, *, max_bytes: int = 1 << 32) -> dict[str, NDArray[Any]]
     # Damaged archives surface from zipfile, zlib and numpy under many names.
     except Exception as error:
         raise InputError(
-            f"{path} is not a readable .npz archive ({error}); it is damaged: make it again"
+            f"{path} is not a readable .npz archive ({error}); it is damaged, create it again"
         ) from error
     return arrays

@@ -49,8 +49,8 @@ def check_images(
         raise InputError(f"expected images as a uint8 numpy array, got {type(images).__name__}")
     if images.dtype != np.uint8:
         raise InputError(
-            f"expected images as uint8 (bytes 0…255), got {images.dtype}; the bytes go to the "
-            "engine as they are, without normalisation"
+            f"expected images as uint8 (bytes 0…255), got {images.dtype}; the bytes are given to "
+            "the engine unchanged, without normalisation"
         )
     if images.ndim != 4 or images.shape[1] not in GREY_OR_RGB:
         hint = ""

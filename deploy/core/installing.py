@@ -66,13 +66,13 @@ def installed_from() -> str:
     source = _source()
     if source is None:
         return (
-            "from a package index or a folder of wheels; where pip finds no qadtr, clone its "
-            "repository and run pip install '.[EXTRA]' in it"
+            "from a package index or a folder of wheels; if pip finds no qadtr, clone its "
+            "repository and run pip install '.[EXTRA]' in the clone"
         )
     url, editable = source
     place = _folder(url) if url.startswith("file://") else url
     words = f"{place}, editable" if editable else place
-    return f"from {words}; on no package index, so extras are installed from there"
+    return f"from {words}; qadtr is on no package index, so its extras are installed from there too"
 
 
 def _source() -> tuple[str, bool] | None:

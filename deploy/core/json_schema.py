@@ -75,7 +75,7 @@ def check(value: object, schema: Mapping[str, Any]) -> None:
 def _check(value: object, schema: Mapping[str, Any], root: Mapping[str, Any], at: str) -> None:
     unknown = schema.keys() - _KNOWN
     if unknown:
-        raise KeyError(f"schema keywords {sorted(unknown)} are not known here")
+        raise KeyError(f"the schema keywords {sorted(unknown)} are not supported")
     if "$ref" in schema:
         _check(value, root["$defs"][schema["$ref"].removeprefix("#/$defs/")], root, at)
     if "type" in schema:
@@ -113,7 +113,7 @@ def _is(value: object, kind: str) -> bool:
     if kind == "number":
         plain = isinstance(value, (int, float)) and not isinstance(value, bool)
         return plain and (isinstance(value, int) or math.isfinite(float(value)))  # type: ignore[arg-type]
-    raise KeyError(f"schema type {kind!r} is not known here")
+    raise KeyError(f"the schema type {kind!r} is not supported")
 
 
 def _same(value: object, wanted: object) -> bool:
@@ -141,7 +141,7 @@ def _check_list(
     if not schema.get("minItems", 0) <= len(value) <= schema.get("maxItems", math.inf):
         raise _mismatch(at, f"expected a list of another length than {len(value)}", value)
     if schema.get("uniqueItems") and any(one in value[:i] for i, one in enumerate(value)):
-        raise _mismatch(at, "expected different items", value)
+        raise _mismatch(at, "expected items that all differ", value)
     if "items" in schema:
         for i, item in enumerate(value):
             _check(item, schema["items"], root, f"{at}[{i}]")
@@ -165,7 +165,7 @@ def _check_object(
             _check(item, properties[name], root, place)
         elif more is False:
             known = ", ".join(properties) or "none"
-            raise SchemaMismatch(f"{place!r} is an unknown field; known there: {known}")
+            raise SchemaMismatch(f"{place!r} is an unknown field; known fields there: {known}")
         elif isinstance(more, Mapping):
             _check(item, more, root, place)
 

@@ -44,8 +44,8 @@ def require_file_size(path: Path, most_bytes: int) -> None:
         return
     if size > most_bytes:
         raise InputError(
-            f"{path} has {size:,} bytes, at most {most_bytes:,} are read: it is not the kind of "
-            "file that was expected, or damaged"
+            f"{path} has {size:,} bytes, but at most {most_bytes:,} are read: it is not the "
+            "expected kind of file, or it is damaged"
         )
 
 

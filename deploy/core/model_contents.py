@@ -196,8 +196,9 @@ def read_model_contents(model: bytes, name: str) -> OnnxFile:
         ) from error
     if found.outside:
         raise InputError(
-            f"{name} names data outside the file for {some(found.outside)}: nothing vouches for "
-            "what lies there; expected all tensors inside: save it again without external data"
+            f"{name} refers to data outside the file for {some(found.outside)}, which nothing "
+            "authenticates; expected all tensors inside the file; save it again without external "
+            "data"
         )
     return found
 
@@ -229,13 +230,13 @@ def require_contents(
     foreign = sorted(found.domains - {"", MICROSOFT})
     if foreign:
         raise InputError(
-            f"{name} imports operator sets of the domains {some(foreign)}; none is expected in a "
-            f"file for {engine}: export it again"
+            f"{name} imports operator sets of the domains {some(foreign)}, but a file for "
+            f"{engine} must not; export it again"
         )
     if found.out_of_order:
         raise InputError(
-            f"{name} reads {some(found.out_of_order)} before the node that gives it; expected "
-            "nodes in the order in which they run: export it again"
+            f"{name} reads {some(found.out_of_order)} before the node that computes it; expected "
+            "nodes in the order in which they run; export it again"
         )
     if target == _EXACT:
         _require_integers(found, name)
@@ -247,8 +248,8 @@ def _require_integers(found: OnnxFile, name: str) -> None:
     casts = [one for one in found.nodes if one.operator == "Cast" and not _to_integers(one)]
     if casts:
         raise InputError(
-            f"{name} casts {some([one.outputs[0] for one in casts if one.outputs])} to a type that "
-            "holds no integers; expected integers between all nodes: export it again"
+            f"{name} casts {some([one.outputs[0] for one in casts if one.outputs])} to a type "
+            "that holds no integers; expected integers between all nodes; export it again"
         )
     in_float = {
         tensor for tensor, element in found.tensors if element not in INTEGER_TYPES | _NARROW_TYPES
@@ -267,15 +268,16 @@ def _require_integers(found: OnnxFile, name: str) -> None:
             odd.append(f"the mode {node.mode}")
         if read or odd:
             raise InputError(
-                f"{name} computes {some(list(node.outputs))} ({node.operator}) from floating-point "
-                f"numbers, {some(read + odd)}; expected integers between all nodes: export it again"
+                f"{name} computes {some(list(node.outputs))} ({node.operator}) from "
+                f"floating-point numbers, {some(read + odd)}; expected integers between all "
+                "nodes; export it again"
             )
 
 
 def _require_plain(inner: Sequence[str], name: str) -> None:
     if inner:
         raise InputError(
-            f"{name} holds {some(inner)}; expected one plain graph, as every export writes: "
+            f"{name} holds {some(inner)}; expected one plain graph, as every export writes; "
             "export it again"
         )
 
@@ -286,12 +288,12 @@ def _require_known(
     unknown = sorted(operators.keys() - allowed)
     if unknown:
         may = (
-            "any classifier may contain ONNX's and ONNX Runtime's operators of inference, without "
-            "control flow, randomness or operators of one's own"
+            "a classifier may contain the inference operators of ONNX and ONNX Runtime, without "
+            "control flow, randomness or custom operators"
             if allowed is _OF_CLASSIFIERS
             else f"a file for {engine} may contain {', '.join(sorted(allowed))}"
         )
-        raise InputError(f"{name} holds the operators {some(unknown)}; {may}: export it again")
+        raise InputError(f"{name} holds the operators {some(unknown)}; {may}; export it again")
 
 
 def _require_tflite(model: bytes, engine: str, name: str) -> TfLiteFile:
@@ -299,15 +301,15 @@ def _require_tflite(model: bytes, engine: str, name: str) -> TfLiteFile:
     _require_plain(found.inner, name)
     if found.outside:
         raise InputError(
-            f"{name} names data outside the file for {some(found.outside)}: nothing vouches for "
-            "what lies there; export it again"
+            f"{name} refers to data outside the file for {some(found.outside)}, which nothing "
+            "authenticates; export it again"
         )
     _require_known(found.operators, OPERATORS[LITERT], engine, name)
     in_float = [one.name for one in found.tensors if one.type not in _TFLITE_TYPES]
     if in_float:
         raise InputError(
             f"{name} has tensors that hold no integers, {some(in_float)}; expected integers "
-            "throughout: export it again"
+            "throughout; export it again"
         )
     return found
 

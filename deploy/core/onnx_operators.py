@@ -123,7 +123,7 @@ def read_onnx(model: bytes) -> OnnxFile:
             fields than any file of use, or use a domain that they do not import.
     """
     if model[4:8] == _ORT_FORMAT:
-        raise ValueError("it is of ONNX Runtime's own format")  # which would be tried first
+        raise ValueError("it is in ONNX Runtime's own format")  # which would be tried first
     return _Reader().read(memoryview(model))
 
 
@@ -223,7 +223,7 @@ class _Reader:
         read = [self._attribute(one, f"an attribute of {name}", depth) for one in attributes]
         named = {one.name: one for one in read}
         if len(named) != len(read):
-            raise ValueError(f"a node {name} has an attribute twice")
+            raise ValueError(f"a node {name} has the same attribute twice")
         if not place:
             to, mode = named.get("to"), named.get("mode")
             self.found.nodes.append(

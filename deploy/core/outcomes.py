@@ -47,9 +47,9 @@ def unpack_bits(text: str, n: int) -> NDArray[np.bool_]:
     try:
         packed = np.frombuffer(bytes.fromhex(text), dtype=np.uint8)
     except ValueError as error:
-        raise InputError(f"Expected hexadecimal flags, got {text[:20]!r}….") from error
+        raise InputError(f"expected hexadecimal flags, got {text[:20]!r}…") from error
     if packed.size != (n + 7) // 8:
-        raise InputError(f"Expected {n} flags in {(n + 7) // 8} bytes, got {packed.size} bytes.")
+        raise InputError(f"expected {n} flags in {(n + 7) // 8} bytes, got {packed.size} bytes")
     return np.unpackbits(packed, count=n).astype(np.bool_)
 
 
@@ -93,12 +93,12 @@ def image_indices(outcomes: Outcomes | Mapping[str, Any]) -> NDArray[np.int64]:
     # Before anything is made of n: the flags of a file bound it.
     flags = len(outcomes["success"])
     if type(n) is not int or not n >= 0 or (n + 7) // 8 * 2 != flags:
-        raise InputError(f"Expected as many images as flags, got {n} and {flags} hex digits.")
+        raise InputError(f"expected as many images as flags, got {n} and {flags} hex digits")
     numbers = listed if listed is not None else [first]
     if not isinstance(numbers, list) or any(type(one) is not int for one in numbers):
-        raise InputError("Expected the images' indices as whole numbers.")
+        raise InputError("expected the images' indices as whole numbers")
     if numbers and not 0 <= min(numbers) <= max(numbers) < _MOST_IMAGES:
-        raise InputError(f"Expected the images' indices as 0…{_MOST_IMAGES - 1:,}.")
+        raise InputError(f"expected the images' indices as 0…{_MOST_IMAGES - 1:,}")
     if listed is None:
         return np.arange(n, dtype=np.int64) + first
     return np.array(listed, dtype=np.int64)

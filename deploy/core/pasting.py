@@ -34,7 +34,9 @@ def check_patch(patch: NDArray[Any], mask: NDArray[Any], positions: NDArray[Any]
             f"image, got {mask.dtype} {mask.shape}"
         )
     if not mask.any(axis=(-2, -1)).all():
-        raise InputError("the mask covers no pixel: the patch would change nothing")
+        raise InputError(
+            "expected a mask that covers a pixel, got an empty one: the patch would change nothing"
+        )
     if positions.dtype.kind != "i" or positions.ndim != 2 or positions.shape[1] != 2:
         raise InputError(
             f"expected positions as int32 N×2 (top, left), got {positions.dtype} {positions.shape}"
@@ -77,8 +79,8 @@ def paste(
     count, channels, height, width = images.shape
     if patch.shape[1] != channels:
         raise InputError(
-            f"expected a patch of {channels} {'channel' if channels == 1 else 'channels'}, as the "
-            f"images have, got {patch.shape[1]}"
+            f"expected a patch of {channels} {'channel' if channels == 1 else 'channels'}, like "
+            f"the images, got {patch.shape[1]}"
         )
     if positions.shape[0] != count:
         raise InputError(

@@ -103,11 +103,13 @@ class PatchSet:
                 f"got shape {indices.shape}"
             )
         if int(self.positions.min()) < 0:
-            raise InputError(f"{self.name}: a position is negative")
+            raise InputError(f"{self.name}: expected positions of 0 or more, got a negative one")
         if self.target is not None and (
             not isinstance(self.target, int) or isinstance(self.target, bool) or self.target < 0
         ):
-            raise InputError(f"{self.name}: expected a class or None as target: {self.target!r}")
+            raise InputError(
+                f"{self.name}: expected a class or None as target, got {self.target!r}"
+            )
 
     @property
     def area_px(self) -> int:
@@ -127,7 +129,9 @@ class PatchSet:
         """
         rows = np.flatnonzero(np.isin(self.image_indices, indices))
         if not len(rows):
-            raise InputError(f"{self.name}: none of its images is among the {len(indices)} chosen")
+            raise InputError(
+                f"{self.name}: none of its images is among the {len(indices)} chosen ones"
+            )
         each = self.mask.ndim == 3 or self.kind == "per-image"
         return replace(
             self,
@@ -232,8 +236,8 @@ def read_patch_set(path: Path, *, max_bytes: int = 1 << 32) -> PatchSet:
         raise InputError(f"{sidecar} does not describe a patch set")
     if meta.get("format_version") != FORMAT_VERSION:
         raise InputError(
-            f"{sidecar} has format version {meta.get('format_version')!r}, this qadtr reads "
-            f"{FORMAT_VERSION}: make the patches again or use the qadtr that made them"
+            f"{sidecar} has format version {meta.get('format_version')!r}, but this qadtr reads "
+            f"{FORMAT_VERSION}; make the patches again or use the qadtr that made them"
         )
     missing = sorted({"sha256", "name", "kind", "target", "provenance"} - meta.keys())
     if missing:
@@ -241,8 +245,8 @@ def read_patch_set(path: Path, *, max_bytes: int = 1 << 32) -> PatchSet:
     digest = sha256_of(path)
     if digest != meta["sha256"]:
         raise InputError(
-            f"{path} has SHA-256 {digest}, its sidecar names {meta['sha256']}: the two files do "
-            "not belong together or one is damaged; make the patches again"
+            f"{path} has SHA-256 {digest}, but its sidecar states {meta['sha256']}: the two "
+            "files do not belong together, or one is damaged; make the patches again"
         )
     arrays = read_npz(path, max_bytes=max_bytes)
     if set(arrays) != set(_ARRAYS):

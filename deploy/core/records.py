@@ -105,7 +105,9 @@ def write_record(
         InputError: another form of kind, something JSON cannot hold, or a place not writable.
     """
     if not _KIND.fullmatch(kind):
-        raise InputError(f"kind {kind!r} is not lower-case words with dashes, such as 'latency'")
+        raise InputError(
+            f"expected a kind of lower-case words with dashes, such as 'latency', got {kind!r}"
+        )
     data = json_bytes(
         {
             "format_version": FORMAT_VERSION,
@@ -161,9 +163,9 @@ def require_clean(provenance: Mapping[str, Any], path: Path) -> None:
     """
     if provenance.get("dirty"):
         raise InputError(
-            f"{path} is of a dirty tree (commit {str(provenance.get('commit'))[:12]} with "
-            "uncommitted changes), so it is not published: commit first and make the result again, "
-            "or remove it"
+            f"{path} was made from a dirty tree (commit {str(provenance.get('commit'))[:12]} "
+            "with uncommitted changes), so it is not published; commit first and create the "
+            "result again, or remove it"
         )
 
 
@@ -174,11 +176,11 @@ def read_record(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} is not a record: it has no format_version")
     if record["format_version"] != FORMAT_VERSION:
         raise InputError(
-            f"{path} has format version {record['format_version']!r}, this qadtr reads "
-            f"{FORMAT_VERSION}: use the qadtr that wrote it, or make the result again"
+            f"{path} has format version {record['format_version']!r}, but this qadtr reads "
+            f"{FORMAT_VERSION}; use the qadtr that wrote it, or create the result again"
         )
     if sorted(record) != sorted(_KEYS):
-        raise InputError(f"{path} has {sorted(record)}, expected {sorted(_KEYS)}")
+        raise InputError(f"{path} has the keys {sorted(record)}, expected {sorted(_KEYS)}")
     for key in ("payload", "provenance"):
         if not isinstance(record[key], dict):
             raise InputError(f"{path}: expected {key} as an object")
@@ -186,8 +188,8 @@ def read_record(path: Path) -> dict[str, Any]:
     kind, digest = record["kind"], sha256_of_bytes(json_bytes(record))[:_HASH_DIGITS]
     if not path.stem.startswith(f"{kind}-") or not path.stem.endswith(f"-{digest}"):
         raise InputError(
-            f"{path} does not hold what was written: by its content it is {kind}-{digest}.json; "
-            "it was edited, renamed or damaged: make the result again"
+            f"{path} does not match its name, because its content gives {kind}-{digest}.json: it "
+            "was edited, renamed or damaged; create the result again"
         )
     return record
 

@@ -348,7 +348,7 @@ def _judge(
     logits = answers.astype(np.float64)
     if target is not None:
         if target >= logits.shape[1]:
-            raise InputError(f"the target {target} is none of {logits.shape[1]} classes")
+            raise InputError(f"expected a target of 0 to {logits.shape[1] - 1}, got {target}")
         top = logits.max(axis=1)
         total = np.log(np.exp(logits - top[:, None]).sum(axis=1)) + top
         return total - logits[:, target], classes == target

@@ -33,7 +33,7 @@ class Interval:
 
 def _check(successes: int, trials: int, confidence: float) -> None:
     if trials == 0:
-        raise NothingToEvaluate("a share of 0 trials does not exist")
+        raise NothingToEvaluate("expected at least 1 trial for a share, got 0")
     if not 0 <= successes <= trials:
         raise InputError(f"expected 0 to {trials} successes, got {successes}")
     if not 0.0 < confidence < 1.0:

@@ -62,7 +62,7 @@ def stored_zip_bytes(files: Mapping[str, bytes]) -> bytes:
         InputError: a name that is not ASCII, too many files, or 4 GiB and more.
     """
     if len(files) > MAX_MEMBERS:
-        raise InputError(f"at most {MAX_MEMBERS} files fit a zip bundle, got {len(files)}")
+        raise InputError(f"a zip bundle holds at most {MAX_MEMBERS} files, got {len(files)}")
     parts: list[bytes] = []
     directory = bytearray()
     offset = 0
@@ -70,7 +70,7 @@ def stored_zip_bytes(files: Mapping[str, bytes]) -> bytes:
         if not name.isascii() or not 0 < len(name) < 1 << 16:
             raise InputError(f"{name!r} cannot name a file in an archive: use ASCII")
         if offset + len(data) > MAX_ARCHIVE_BYTES - (1 << 20):
-            raise InputError("the files are 4 GiB or more: write a folder instead of one file")
+            raise InputError("the files have 4 GiB or more; write a folder instead of one file")
         header, entry = _headers(name.encode("ascii"), zlib.crc32(data), len(data), offset)
         parts += [header, data]
         directory += entry
@@ -95,12 +95,14 @@ def read_members(stream: BinaryIO, size: int, *, max_name: int = 256) -> list[Me
         ValueError: the archive is not exactly of the form that is written here.
     """
     if not _END.size <= size <= MAX_ARCHIVE_BYTES:
-        raise ValueError(f"{size} bytes are not an archive of this form")
+        raise ValueError(
+            f"expected an archive of {_END.size} to {MAX_ARCHIVE_BYTES} bytes, got {size}"
+        )
     stream.seek(size - _END.size)
     end = stream.read(_END.size)
     count, directory_size, directory_offset = _END.unpack(end)[4:7]
     if end != _end_record(count, directory_size, directory_offset):
-        raise ValueError("it does not end as an archive of this form ends")
+        raise ValueError("its end is not that of an archive of this form")
     if count > MAX_MEMBERS or directory_size > count * (_ENTRY.size + max_name):
         raise ValueError(f"its directory is too large ({count} files, {directory_size} bytes)")
     if directory_offset + directory_size + _END.size != size:
@@ -112,7 +114,7 @@ def read_members(stream: BinaryIO, size: int, *, max_name: int = 256) -> list[Me
         header = _headers(member.name.encode("ascii"), member.crc, member.size, expected)[0]
         stream.seek(expected)
         if member.offset != expected + len(header) or stream.read(len(header)) != header:
-            raise ValueError(f"the header of {member.name!r} is not what it must be")
+            raise ValueError(f"the header of {member.name!r} is not the expected one")
         expected = member.offset + member.size
     if expected != directory_offset:
         raise ValueError("bytes are between its files and its directory")
@@ -142,7 +144,7 @@ def _read_directory(directory: bytes, count: int) -> list[Member]:
         raise ValueError("its directory holds more than its files")
     names = [member.name for member in members]
     if names != sorted(set(names)):
-        raise ValueError("its files are not sorted by name, or a name is there twice")
+        raise ValueError("its files are not sorted by name, or a name occurs twice")
     return members
 
 
@@ -162,4 +164,4 @@ def copy_member(stream: BinaryIO, member: Member, target: BinaryIO) -> None:
         left -= len(chunk)
         target.write(chunk)
     if crc != member.crc:
-        raise ValueError(f"{member.name!r} has another checksum than the archive says")
+        raise ValueError(f"{member.name!r} has another checksum than the archive states")

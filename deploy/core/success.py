@@ -108,7 +108,7 @@ def _won(
 def _rate(eligible: NDArray[np.bool_], won: NDArray[np.bool_]) -> AttackSuccess:
     if not eligible.any():
         raise NothingToEvaluate(
-            f"none of {len(eligible)} images counts for the attack success rate: each is "
+            f"none of the {len(eligible)} images counts for the attack success rate: each is "
             "misclassified without the patch, labelled as the target, or outside the common set"
         )
     success = eligible & won

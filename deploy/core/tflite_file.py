@@ -150,7 +150,9 @@ def read_tflite(model: bytes) -> TfLiteFile:
         ValueError: the bytes are not such a file, end early, or point outside of themselves.
     """
     if model[4:8] != IDENTIFIER:
-        raise ValueError(f"it does not begin as a .tflite file does ({IDENTIFIER.decode()})")
+        raise ValueError(
+            f"it does not begin with the identifier of a .tflite file ({IDENTIFIER.decode()})"
+        )
     try:
         return _Reader(model).read()
     except struct.error as error:
@@ -234,7 +236,7 @@ class _Table:
 
 def _inside(data: bytes, place: int) -> int:
     if not 0 <= place < len(data):
-        raise ValueError("it points outside of itself")
+        raise ValueError("it contains an offset that points outside the file")
     return place
 
 
@@ -277,7 +279,7 @@ class _Reader:
         name = tensor.text(3)
         index = tensor.value(2, "I")
         if index and index >= len(buffers):
-            raise ValueError(f"the tensor {name!r} names a buffer that is not there")
+            raise ValueError(f"the tensor {name!r} refers to a missing buffer")
         data: bytes | None = None
         if index:
             buffer = buffers[index]
@@ -315,7 +317,7 @@ class _Reader:
     def _node(self, node: _Table, codes: list[str]) -> TfLiteOperator:
         index = node.value(0, "I")
         if index >= len(codes):
-            raise ValueError("an operator names a code that is not there")
+            raise ValueError("an operator refers to a missing operator code")
         operator = codes[index]
         if node.has(5) or node.value(9, "Q") or node.value(11, "B"):
             self.found.inner.append(f"options of its own kind in {operator}")
@@ -334,4 +336,4 @@ class _Reader:
 
     def _known(self, number: int) -> None:
         if not 0 <= number < len(self.found.tensors):
-            raise ValueError("an operator names a tensor that is not there")
+            raise ValueError("an operator refers to a missing tensor")

@@ -70,12 +70,12 @@ class Bundle:
         path: as given.
         folder: a temporary one, where the checked copies of the files lie.
         manifest: checked.
-        manifest_sha256: of its bytes: names this very bundle.
+        manifest_sha256: of its bytes; identifies exactly this bundle.
         authentication: "signed by KEYFILE", "pinned by its manifest's SHA-256", both with "and", or
             "unauthenticated".
 
     Raises:
-        InputError: the bundle is missing, damaged, changed or hostile, or not the pinned one.
+        InputError: the bundle is missing, damaged, changed or malicious, or not the pinned one.
         SignatureError: a signature was asked for and is missing or wrong.
         EngineUnavailable: a signature was asked for and the package cryptography is missing.
     """
@@ -96,9 +96,9 @@ class Bundle:
         except (OSError, ValueError) as error:
             self.close()
             raise InputError(
-                f"{self.path.name} is not a bundle that can be trusted: {error}; copy it again, or "
-                "make it again with: qadtr bundle (an archive made by other tools: unpack it and "
-                "validate the folder)"
+                f"{self.path.name} is not a bundle that can be trusted: {error}; copy it again, "
+                "or make it again with: qadtr bundle (if other tools made the archive, unpack it "
+                "and validate the folder)"
             ) from error
         except BaseException:
             self.close()
@@ -166,14 +166,14 @@ class Bundle:
             found = sha256_of_bytes(data)
             if found != self._pinned_sha256:
                 raise ValueError(
-                    f"it is another bundle than the pinned one: its {MANIFEST} has the SHA-256 "
-                    f"{found}, expected {self._pinned_sha256}"
+                    f"it is not the pinned bundle: its {MANIFEST} has the SHA-256 {found}, "
+                    f"expected {self._pinned_sha256}"
                 )
             vouched.append("pinned by its manifest's SHA-256")
         self.authentication = " and ".join(vouched) or "unauthenticated"
         if small[CHECKSUMS] != checksums_text(data, signature):
             raise ValueError(
-                f"{MANIFEST} or {SIGNATURE} is not what {CHECKSUMS} says: it was changed"
+                f"{MANIFEST} or {SIGNATURE} does not match {CHECKSUMS}: it was changed"
             )
         self.manifest: Manifest = parse_manifest(data)
         self.manifest_sha256 = sha256_of_bytes(data)
@@ -189,7 +189,7 @@ class Bundle:
         for name, facts in listed.items():
             if found[name] != facts.size_bytes:
                 raise ValueError(
-                    f"{name} has {found[name]} bytes, its manifest says {facts.size_bytes}"
+                    f"{name} has {found[name]} bytes, its manifest states {facts.size_bytes}"
                 )
 
     def file(self, name: str) -> Path:
@@ -224,7 +224,7 @@ def _own_disk() -> Iterator[None]:
     except OSError as error:
         raise InputError(
             f"the bundle cannot be copied to {tempfile.gettempdir()}: {error.strerror or error}; "
-            "make room there for its size, or name another place in TMPDIR"
+            "free as much space there as the bundle takes, or set TMPDIR to another folder"
         ) from error
 
 
@@ -242,7 +242,7 @@ class _Hashing:
         """Take some more."""
         self.left -= len(data)
         if self.left < 0:
-            raise ValueError("a file grew while it was read")
+            raise ValueError("a file grew while it was being read")
         self.digest.update(data)
         if self._out is None:
             self.data.extend(data)
@@ -299,6 +299,6 @@ def _require_facts(copied: _Hashing, name: str, facts: FileFacts) -> None:
     found = copied.digest.hexdigest()
     if copied.left or found != facts.sha256:
         raise ValueError(
-            f"{name} has SHA-256 {found[:16]}…, its manifest says {facts.sha256[:16]}…: it was "
-            "changed or exchanged"
+            f"{name} has SHA-256 {found[:16]}…, its manifest states {facts.sha256[:16]}…: it was "
+            "changed or replaced"
         )

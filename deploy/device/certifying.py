@@ -1,7 +1,7 @@
 """Certificates on the device: on how many images no patch of a size can win against this engine.
 
-Unlike a search or a patch that was brought, this needs no attack: what it counts holds for every
-patch of the size, known or not (:mod:`..core.double_masking`).
+Unlike a search or a transferred patch, this needs no attack: its result holds for every patch of
+the size, known or not (:mod:`..core.double_masking`).
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ class CertifySettings:
 
     Attributes:
         patch_px: side of the patches that are to have no effect.
-        images: how many at most, each other than the rest; the same for the same bundle and model.
-        masks_per_axis: masks along a side; their pairs are asked.
+        images: largest number of images, all different; the same ones for the same bundle and
+            model.
+        masks_per_axis: masks along a side; all pairs of masks are evaluated.
         min_certified: the share of certified images must be over it, 0…1; None gates nothing.
 
     Raises:
@@ -51,12 +52,13 @@ class CertifySettings:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CertifiedHere:
-    """What was certified, and what the bundle's patches win against masked inference.
+    """What was certified, and the success of the bundle's patches against masked inference.
 
     Attributes:
         certification: of the images that were certified.
-        asr: by patch, of those of them that it is for and masked inference has right without it;
-            a patch that is larger than the certificate's, or has no such image, is not there.
+        asr: by patch, over those of them that the patch is for and that masked inference classifies
+            correctly without it; a patch that is larger than the certificate's, or has no such
+            image, is left out.
     """
 
     certification: Certification

@@ -62,35 +62,49 @@ def build_parser(engines: Sequence[str] | None = None) -> argparse.ArgumentParse
     """Return the parser; it has ``--engine`` where names of engines are given."""
     parser = _Parser(
         prog="validate",
-        description="Check a bundle on this machine and say whether its model may ship.",
+        description="Check a bundle on this machine and decide whether its model may ship.",
         epilog=(
             "exit codes: 0 pass, 1 a gate failed, 2 broken bundle or engine, "
             "3 nothing evaluated or too few images to decide, 4 usage"
         ),
     )
-    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder or file")
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="bundle folder or file")
     parser.add_argument("--threads", type=_count, default=1, metavar="N", help="default: 1")
     parser.add_argument(
         "--json",
         type=Path,
         default=Path("report.json"),
         metavar="F",
-        help="default: report.json; - is standard output",
+        help="JSON report to write (default: report.json); - is standard output",
     )
     parser.add_argument(
-        "--junit", type=Path, default=Path("junit.xml"), metavar="F", help="default: junit.xml"
+        "--junit",
+        type=Path,
+        default=Path("junit.xml"),
+        metavar="F",
+        help="JUnit report to write (default: junit.xml)",
     )
-    parser.add_argument("--sarif", type=Path, metavar="F", help="also write SARIF 2.1.0 there")
-    parser.add_argument("--markdown", type=Path, metavar="F", help="also write a summary there")
     parser.add_argument(
-        "--code-quality", type=Path, metavar="F", help="also write GitLab's Code Quality JSON there"
+        "--sarif", type=Path, metavar="F", help="also write the report as SARIF 2.1.0 to this file"
     )
     parser.add_argument(
-        "--badge", type=Path, metavar="F", help="also write the JSON of a shields.io badge there"
+        "--markdown", type=Path, metavar="F", help="also write a summary as Markdown to this file"
+    )
+    parser.add_argument(
+        "--code-quality",
+        type=Path,
+        metavar="F",
+        help="also write GitLab's Code Quality JSON to this file",
+    )
+    parser.add_argument(
+        "--badge",
+        type=Path,
+        metavar="F",
+        help="also write the JSON of a shields.io badge to this file",
     )
     for name, what in (
         ("--max-asr", "the attack success rate of each gated patch must be under X"),
-        ("--max-drift", "largest difference of an ASR to the lab's, same images"),
+        ("--max-drift", "largest difference of an ASR from the lab's, on the same images"),
         ("--min-clean", "the clean accuracy must be over X"),
     ):
         parser.add_argument(
@@ -99,7 +113,8 @@ def build_parser(engines: Sequence[str] | None = None) -> argparse.ArgumentParse
     parser.add_argument(
         "--require-integer",
         action="store_true",
-        help="gate: every layer must run in integers here, which an adopted file may not",
+        help="gate: every layer must run in integers on this machine (layers of an adopted "
+        "file may run in float)",
     )
     parser.add_argument(
         "--quick", action="store_true", help="stop as soon as the thresholds are decided"
@@ -114,7 +129,7 @@ def build_parser(engines: Sequence[str] | None = None) -> argparse.ArgumentParse
         "--manifest-sha256",
         type=_sha256,
         metavar="HEX",
-        help="take this very bundle alone: the SHA-256 of its manifest, as qadtr bundle prints it",
+        help="accept only the bundle whose manifest has this SHA-256, as qadtr bundle prints it",
     )
     _add_search(parser)
     _add_certify(parser)
@@ -129,7 +144,8 @@ def build_parser(engines: Sequence[str] | None = None) -> argparse.ArgumentParse
             "--engine-file",
             type=Path,
             metavar="FILE",
-            help="built from the bundle's model before, for an engine that has such files",
+            help="engine file built earlier from the bundle's model, for an engine that has "
+            "such files",
         )
     return parser
 
@@ -149,25 +165,41 @@ _SEARCH = {
 
 def _add_search(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
-        "search", "look for patches against this very engine (Sparse-RS); no gradient is needed"
+        "search",
+        "search for patches against this engine itself (Sparse-RS); this needs no gradient",
     )
-    group.add_argument("--search", action="store_true", help="search, beside the bundle's patches")
-    group.add_argument("--queries", type=_count, metavar="N", help="per image (default: 1000)")
     group.add_argument(
-        "--search-size", type=_count, metavar="PX", help="side (default: the first gated patch's)"
+        "--search", action="store_true", help="search, in addition to the bundle's patches"
     )
-    group.add_argument("--search-images", type=_count, metavar="N", help="at most (default: 100)")
+    group.add_argument(
+        "--queries", type=_count, metavar="N", help="queries per image (default: 1000)"
+    )
+    group.add_argument(
+        "--search-size",
+        type=_count,
+        metavar="PX",
+        help="side of the patches in pixels (default: that of the first gated patch)",
+    )
+    group.add_argument(
+        "--search-images", type=_count, metavar="N", help="largest number of images (default: 100)"
+    )
     group.add_argument(
         "--search-answers",
         choices=("logits", "classes"),
-        help="what the search may see (default: logits)",
+        help="answers of the engine that the search may use (default: logits)",
     )
     group.add_argument(
         "--search-location",
         choices=("random", "fixed"),
-        help="search for the place too, or keep the centre (default: random)",
+        help="position of the patch: also searched for (random), or the centre (fixed) "
+        "(default: random)",
     )
-    group.add_argument("--search-target", type=_count, metavar="CLASS", help="class to cause")
+    group.add_argument(
+        "--search-target",
+        type=_count,
+        metavar="CLASS",
+        help="index of the class that the patch shall cause",
+    )
     group.add_argument("--seed", type=_count, metavar="N", help="default: 0")
     group.add_argument(
         "--max-search-asr",
@@ -176,7 +208,7 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
         help="gate: the rate of the patches found must be under X, 0 to 1 (default: no gate)",
     )
     group.add_argument(
-        "--search-out", type=Path, metavar="F.npz", help="also write the patches found there"
+        "--search-out", type=Path, metavar="F.npz", help="also write the patches found to this file"
     )
 
 
@@ -193,11 +225,13 @@ def _search_settings(arguments: argparse.Namespace) -> SearchSettings | None:
     given = _given(arguments, _SEARCH)
     if arguments.search:
         if arguments.search_out is not None and arguments.search_out.suffix != ".npz":
-            raise UsageError(f"--search-out names a .npz file, got {arguments.search_out.name}")
+            raise UsageError(f"--search-out expects a .npz file, got {arguments.search_out.name}")
         return SearchSettings(**given)
     alone = [name for name in (*_SEARCH, "search_out") if getattr(arguments, name) is not None]
     if alone:
-        raise UsageError(f"--{alone[0].replace('_', '-')} is of the search: add --search")
+        raise UsageError(
+            f"--{alone[0].replace('_', '-')} has no effect without --search; add --search"
+        )
     return None
 
 
@@ -215,11 +249,19 @@ def _add_certify(parser: argparse.ArgumentParser) -> None:
         "certificate", "count the images on which no patch of a size can win, by masked inference"
     )
     group.add_argument(
-        "--certified", type=_count, metavar="PX", help="certify against patches of that side"
+        "--certified",
+        type=_count,
+        metavar="PX",
+        help="certify against patches of this side in pixels",
     )
-    group.add_argument("--certify-images", type=_count, metavar="N", help="at most (default: 100)")
     group.add_argument(
-        "--masks-per-axis", type=_count, metavar="K", help="K×K masks, all pairs (default: 6)"
+        "--certify-images", type=_count, metavar="N", help="largest number of images (default: 100)"
+    )
+    group.add_argument(
+        "--masks-per-axis",
+        type=_count,
+        metavar="K",
+        help="use K×K masks and all pairs of them (default: 6)",
     )
     group.add_argument(
         "--min-certified",
@@ -233,7 +275,9 @@ def _certify_settings(arguments: argparse.Namespace) -> CertifySettings | None:
     given = _given(arguments, _CERTIFY)
     if given and "patch_px" not in given:
         first = next(option for option, setting in _CERTIFY.items() if setting in given)
-        raise UsageError(f"--{first.replace('_', '-')} is of the certificate: add --certified PX")
+        raise UsageError(
+            f"--{first.replace('_', '-')} has no effect without --certified; add --certified PX"
+        )
     return CertifySettings(**given) if given else None
 
 
@@ -342,12 +386,12 @@ def _check_places(arguments: argparse.Namespace) -> None:
     for option, path in _outputs(arguments).items():
         other = next((what for what, one in taken.items() if same_place(path, one)), None)
         if other is not None:
-            raise UsageError(f"{option} {path.name} is {other}: name a place of its own")
+            raise UsageError(f"{option} {path.name} is {other}; give another path")
         place = os.path.realpath(path)
         if is_folder and path != STDOUT and Path(bundle) in Path(place).parents:
             raise UsageError(
-                f"{option} {path.name} would lie inside the bundle, which would then be another "
-                "bundle: name a place outside of it"
+                f"{option} {path.name} is inside the bundle and would change it; give a path "
+                "outside the bundle"
             )
         taken[option] = path
 

@@ -48,14 +48,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "old",
         type=Path,
         metavar="OLD",
-        help="report.json, evaluation record, run folder or folder of records",
+        help="old result: report.json, evaluation record, run folder or folder of records",
     )
-    parser.add_argument("new", type=Path, metavar="NEW", help="likewise, of the same images")
+    parser.add_argument(
+        "new", type=Path, metavar="NEW", help="new result, likewise, on the same images"
+    )
     parser.add_argument(
         "--json",
         type=Path,
         metavar="F",
-        help="also write the comparison there; - is standard output",
+        help="also write the comparison as JSON to this file; - is standard output",
     )
     parser.add_argument(
         "--level",
@@ -67,8 +69,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fail-on-worse",
         action="store_true",
-        help="exit 1 where an ASR is significantly higher or the clean accuracy lower, and where "
-        "the new result lacks a patch or images of the old one, or has others in their place",
+        help="exit 1 if an ASR is significantly higher or the clean accuracy significantly "
+        "lower, or if the new result lacks a patch or images of the old one, or has others "
+        "instead",
     )
 
 
@@ -82,7 +85,7 @@ def run(arguments: argparse.Namespace, *verdict_of: VerdictOf) -> int:
         raise UsageError(f"--level expects a number between 0 and 1, got {arguments.level}")
     for given in (arguments.old, arguments.new):
         if arguments.json is not None and same_place(arguments.json, given):
-            raise UsageError(f"--json {arguments.json.name} is an input: name a place of its own")
+            raise UsageError(f"--json {arguments.json.name} is an input; give another path")
     old, new = (read_outcomes(path, *verdict_of) for path in (arguments.old, arguments.new))
     found = compare(old, new, level=arguments.level)
     for name, more in compare_beside(arguments.old, arguments.new)._asdict().items():
@@ -125,9 +128,9 @@ def comparison_lines(found: Mapping[str, Any]) -> list[str]:
     lines = [*table.text().splitlines(), *(["", *images] if images else []), ""]
     for side in ("old", "new"):
         if found[f"only_in_{side}"]:
-            lines.append(f"only in the {side} one: {', '.join(found[f'only_in_{side}'])}")
+            lines.append(f"only in the {side} result: {', '.join(found[f'only_in_{side}'])}")
     for on, (old, new) in verdicts.items():
-        lines.append(f"attack checks{on}: old one {old.words} -> new one {new.words}")
+        lines.append(f"attack checks{on}: old result {old.words} -> new result {new.words}")
     if any(one.mark for both in verdicts.values() for one in both):
         lines.append(LOWER_BOUND)
     lines += [f"not measured as before: {line}" for line in found["not_measured"]]
@@ -165,7 +168,7 @@ def _between(row: Mapping[str, Any]) -> str:
 
 def _patch(row: Mapping[str, Any]) -> str:
     if row["patch"] != row["patch_new"]:
-        return f"{row['patch']} (the new one calls it {row['patch_new']})"
+        return f"{row['patch']} (named {row['patch_new']} in the new result)"
     return (
         f"{row['patch']} (another patch of that name)"
         if row["same_patch"] is False
@@ -177,7 +180,7 @@ def _tested(row: Mapping[str, Any]) -> list[str]:
     """Difference with its interval, p after Holm's correction, images, and the verdict."""
     paired = row["paired"]
     if paired is None:
-        return ["no image counts in both", "", "", row["verdict"]]
+        return ["no image counts in both results", "", "", row["verdict"]]
     low, high = paired["interval"]
     return [
         f"{paired['difference']:+.2%} [{low:+.2%}, {high:+.2%}]",

@@ -44,7 +44,7 @@ def compare(
 
     Returns:
         ``patches`` (each with ``asr``, its paired test over images that count in both, lists of
-        changed images, and ``verdict``), ``clean`` (likewise, by model), what is in one only,
+        changed images, and ``verdict``), ``clean`` (likewise, by model), what is in only one,
         ``worse``: names of what is significantly worse, and ``not_measured``: what the old result
         measured and the new one does not, or not with the same patch on the same images.
 
@@ -95,8 +95,8 @@ _MODELS: tuple[_Key, ...] = (
     lambda one: (one.bit_width,),
 )
 _PATCHES: tuple[_Key, ...] = (lambda one: (one.content,), lambda one: (one.patch,))
-"""What two outcomes are paired by, the surest first, and only where it is told: by what their
-models share, and then by what their patches do."""
+"""What two outcomes are paired by, the surest first, and only where it is stated: by what their
+models share, and then by what their patches share."""
 
 
 def _paired_up(old: Sequence[Outcome], new: Sequence[Outcome]) -> list[tuple[Outcome, Outcome]]:
@@ -138,7 +138,7 @@ def _why(old: Sequence[Outcome], new: Sequence[Outcome]) -> str:
     }
     if not same["content"] and not same["patch"]:
         sides = (", ".join(sorted(values(side, "patch"))) for side in (old, new))
-        return "the old one has the patches {}, the new one {}".format(*sides)
+        return "the old result has the patches {}, the new result {}".format(*sides)
     if not same["bit_width"]:
         sides = (
             ", ".join(
@@ -146,11 +146,11 @@ def _why(old: Sequence[Outcome], new: Sequence[Outcome]) -> str:
             )
             for side in (old, new)
         )
-        return "the old one is of bit-width {}, the new one of {}".format(*sides)
+        return "the old result is for bit-width {}, the new result for {}".format(*sides)
     sides = (", ".join(sorted(values(side, "model"))) for side in (old, new))
     return (
-        "several models have one bit-width, so the pairs are not clear (old: {}; new: {}); name "
-        "the folder of one run, or the file of one record"
+        "several models have the same bit-width, so the pairs are ambiguous (old: {}; new: {}); "
+        "give the folder of one run, or the file of one record"
     ).format(*sides)
 
 
@@ -163,9 +163,11 @@ def _not_measured(old: Sequence[Outcome], pairs: Sequence[tuple[Outcome, Outcome
     for before, after in pairs:
         title = _title(before.model, before.patch)
         if not _same_patch(before, after) and before.patch_sha256 is not None:
-            found.append(f"{title} is another patch in the new result, or one that is not stated")
+            found.append(f"{title} is another patch in the new result, or its patch is not stated")
         if before.images_sha256 is not None and before.images_sha256 != after.images_sha256:
-            found.append(f"{title} was tried on other images or labels, or some not stated")
+            found.append(
+                f"{title} was tried on other images or labels, or on some that are not stated"
+            )
         left = len(np.setdiff1d(before.indices, after.indices))
         # A quick run of the same patch and images stopped where it had decided.
         if left and not (after.quick and before.images_sha256 is not None):
@@ -253,9 +255,9 @@ def _common(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     if old.images[1:] != new.images[1:]:
         raise InputError(
-            f"{old.patch}: the old result is of {old.images[0]}, {old.images[1]} "
-            f"({old.images[2][:12]}…), the new one of {new.images[0]}, {new.images[1]} "
-            f"({new.images[2][:12]}…): only the same images can be compared"
+            f"{old.patch}: the old result is on {old.images[0]}, {old.images[1]} "
+            f"({old.images[2][:12]}…), the new one on {new.images[0]}, {new.images[1]} "
+            f"({new.images[2][:12]}…); only results on the same images can be compared"
         )
     return np.intersect1d(old.indices, new.indices, assume_unique=True, return_indices=True)
 

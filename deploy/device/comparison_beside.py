@@ -43,7 +43,7 @@ def compare_beside(old: Path, new: Path) -> Beside:
     _certified(before.get("certification"), after.get("certification"), found)
     layers = sum((after.get("in_float") or {}).values())
     if layers and not sum((before.get("in_float") or {}).values()):
-        found.worse.append(f"integers: {layers} layers run in float, none did")
+        found.worse.append(f"integers: {layers} layers run in float, before none did")
     return found
 
 
@@ -61,9 +61,11 @@ def _search(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None, found:
         return
     for name in ("size_px", "answers", "location", "target"):
         if old[name] != new[name]:
-            found.not_measured.append(f"the search had {name} {old[name]}, now {new[name]}")
+            found.not_measured.append(f"the search had {name} {old[name]}, now it has {new[name]}")
     if new["queries"] < old["queries"]:
-        found.not_measured.append(f"the search had {old['queries']} queries, now {new['queries']}")
+        found.not_measured.append(
+            f"the search had {old['queries']} queries, now it has {new['queries']}"
+        )
     _fewer("the search", old["asr"], new["asr"], found)
     if new["asr"]["low"] > old["asr"]["high"]:
         found.worse.append(f"ASR of the search: {_between(old['asr'], new['asr'])}")
@@ -77,7 +79,8 @@ def _certified(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None, fou
         return
     if new["patch_px"] < old["patch_px"]:
         found.not_measured.append(
-            f"the certificate was against patches of {old['patch_px']} px, now {new['patch_px']}"
+            f"the certificate was against patches of {old['patch_px']} px, now of "
+            f"{new['patch_px']} px"
         )
     _fewer("the certificate", old["certified"], new["certified"], found)
     if new["certified"]["high"] < old["certified"]["low"]:
@@ -86,7 +89,7 @@ def _certified(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None, fou
 
 def _fewer(what: str, old: Mapping[str, Any], new: Mapping[str, Any], found: Beside) -> None:
     if new["n"] < _ALMOST * old["n"]:
-        found.not_measured.append(f"{what} was of {old['n']} images, now {new['n']}")
+        found.not_measured.append(f"{what} was on {old['n']} images, now on {new['n']}")
 
 
 def _between(old: Any, new: Any) -> str:

@@ -1,8 +1,9 @@
 """What a suite can decide: which of its images count, and whether they are enough of them.
 
-A gate is worth what its suite is worth. One image two hundred times is one image; a patch that
-leaves an image as it was has not been tried on it; an image that the model has wrong says nothing
-of a patch; and a network that says one class to everything does not resist, it does not look.
+A gate is only as good as its suite. The same image two hundred times is one image. A patch that
+does not change an image has not been tried on it. An image that the model misclassifies without the
+patch shows nothing about the patch. A network that predicts one class for everything does not
+resist; it ignores its input.
 """
 
 from __future__ import annotations
@@ -139,7 +140,7 @@ class Counted:
         if self.n == 0:
             raise NothingToEvaluate(
                 f"none of {self.images} images counts for {name}{self._left_out}; the others are "
-                "wrong without it or of the target's class"
+                "wrong without the patch or of the target's class"
             )
 
     def held(self, check: Check) -> Check:
@@ -155,8 +156,9 @@ class Counted:
             )
         else:
             reason = (
-                f"{check.reason}; but the patch changes the class of {self.moved} of {self.n}, to "
-                f"others than its target {self.target!r}: the target decides this, not the patch"
+                f"{check.reason}; but the patch changes the class of {self.moved} of {self.n} to "
+                f"classes other than its target {self.target!r}: the target decides this, not "
+                "the patch"
             )
         return replace(check, outcome=Outcome.UNDECIDED, reason=reason)
 
@@ -168,8 +170,8 @@ class Counted:
     def _left_out(self) -> str:
         untried = f"the patch is not for {self.untried}, " if self.untried else ""
         return (
-            f"; of {self.images}, {untried}{self.repeated} look like an earlier image and "
-            f"{self.unchanged} are left unchanged by the patch, or nearly"
+            f"; of {self.images} images, {untried}{self.repeated} look like an earlier image, "
+            f"and the patch leaves {self.unchanged} unchanged or nearly so"
         )
 
 
@@ -202,13 +204,13 @@ def classes_check(
     elif one_label > MOST_OF_ONE_LABEL:
         outcome = Outcome.UNDECIDED
         said = (
-            f"{said}: {one_label:.1%} of the images have one label, expected "
+            f"{said}: {one_label:.1%} of the images have the same label, expected "
             f"{MOST_OF_ONE_LABEL:.0%} or less: they cannot show that the network tells classes "
             "apart"
         )
     elif observed < LEAST_VARIETY:
         outcome = Outcome.UNDECIDED
-        said = f"{said}: a network that says nearly one class to everything resists nothing"
+        said = f"{said}: a network that predicts nearly always one class resists nothing"
     return Check(
         name=CLASSES,
         outcome=outcome,

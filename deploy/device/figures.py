@@ -113,7 +113,7 @@ def changed_in_words(pixels: Mapping[str, Any] | None) -> str:
     if pixels is None:
         return "on no image"
     unchanged = pixels["unchanged_images"]
-    return f"changes {pixels['median']:g} px (median), too few on {unchanged} images"
+    return f"changes {pixels['median']:g} px (median), and too few on {unchanged} images"
 
 
 def weaker_than_noise(patches: Sequence[Mapping[str, Any]]) -> dict[str, str]:

@@ -49,7 +49,7 @@ _ROUNDING = 1e-9
 shares rounds by."""
 
 MOST_IMAGES = 1_000_000
-"""What a reader is advised to bring, at most."""
+"""Largest number of images that a reader is advised to use."""
 
 EXIT_PASS, EXIT_FAIL, EXIT_UNDECIDED = 0, 1, 3
 REACHED_A_VERDICT = (EXIT_PASS, EXIT_FAIL, EXIT_UNDECIDED)
@@ -57,7 +57,7 @@ REACHED_A_VERDICT = (EXIT_PASS, EXIT_FAIL, EXIT_UNDECIDED)
 
 
 class Outcome(Enum):
-    """What a gate says."""
+    """The outcome of a gate."""
 
     PASS = "pass"
     FAIL = "fail"
@@ -88,7 +88,7 @@ def sequence_bounds(successes: int, trials: int) -> Interval:
         InputError: successes outside 0…trials.
     """
     if trials == 0:
-        raise NothingToEvaluate("a share of 0 trials does not exist")
+        raise NothingToEvaluate("expected at least 1 trial for a share, got 0")
     if not 0 <= successes <= trials:
         raise InputError(f"expected 0 to {trials} successes, got {successes}")
     return Interval(
@@ -132,7 +132,7 @@ class Check:
     Attributes:
         name: such as "max_asr of lavan-6".
         outcome: of the gate.
-        threshold: that the share was held against.
+        threshold: the threshold that the share was compared with.
         observed: successes / trials, or the difference for the drift; None where nothing counts.
         bounds: of the share; None for the drift, which has none, and where nothing counts.
         n: images that count.
@@ -180,7 +180,7 @@ def or_undecided(name: str, threshold: float, ask: Callable[[], Check]) -> Check
 def share_at_most(
     name: str, threshold: float, successes: int, trials: int, bounds: Bounds = fixed_bounds
 ) -> Check:
-    """Hold a share against the most that it may be.
+    """Compare a share with the largest allowed value.
 
     Raises:
         NothingToEvaluate: no trials.
@@ -192,7 +192,7 @@ def share_at_most(
 def share_at_least(
     name: str, threshold: float, successes: int, trials: int, bounds: Bounds = fixed_bounds
 ) -> Check:
-    """Hold a share against the least that it must be; errors as :func:`share_at_most`."""
+    """Compare a share with the smallest allowed value; errors as :func:`share_at_most`."""
     return _share(name, threshold, successes, trials, bounds, at_most=False)
 
 
@@ -210,9 +210,12 @@ def _share(
     if outcome is Outcome.UNDECIDED:
         wanted = images_that_decide(threshold, successes, trials, bounds)
         more = (
-            f"; at this rate about {wanted:,} images that count would"
+            f"; at this rate about {wanted:,} images that count would decide"
             if wanted is not None
-            else "; so near to it no number of images under a million would"
+            else (
+                "; the rate is so close to the threshold that no number of images under a "
+                "million would decide"
+            )
         )
     verdict = {
         Outcome.PASS: "is",
@@ -282,7 +285,7 @@ def drift_at_most(name: str, threshold: float, here: float, lab: float, n: int) 
         bounds=None,
         n=n,
         reason=(
-            f"{here:.2%} here, {lab:.2%} in the lab: the difference is "
+            f"{here:.2%} on this machine, {lab:.2%} in the lab: the difference is "
             f"{'within' if passed else 'beyond'} {threshold:.2%}"
         ),
     )
@@ -296,7 +299,7 @@ def exit_code_of(checks: Iterable[Check]) -> int:
     """
     outcomes = [check.outcome for check in checks]
     if not outcomes:
-        raise NothingToEvaluate("nothing is gated: the bundle has no gated patch")
+        raise NothingToEvaluate("there is nothing to gate: the bundle has no gated patch")
     if Outcome.FAIL in outcomes:
         return EXIT_FAIL
     return EXIT_UNDECIDED if Outcome.UNDECIDED in outcomes else EXIT_PASS

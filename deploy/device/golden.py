@@ -59,7 +59,7 @@ def check_logits(
     *,
     tensors: int,
 ) -> GoldenResult:
-    """Run the golden inputs and hold the logits against the model's budget.
+    """Run the golden inputs and compare the logits with the golden ones, within the model's budget.
 
     Args:
         engine: open.
@@ -74,7 +74,7 @@ def check_logits(
     _require_budget(model, golden)
     logits = run_all(engine, inputs)
     if logits.shape != golden.shape:
-        raise InputError(f"the model gives {logits.shape[1]} classes, {golden.shape[1]} expected")
+        raise InputError(f"the model gives {logits.shape[1]} classes, expected {golden.shape[1]}")
     result = GoldenResult(
         n=len(inputs),
         tensors=tensors,
@@ -84,10 +84,10 @@ def check_logits(
     )
     if result.largest_difference > model.max_logit_difference or result.flips > model.max_flips:
         raise InputError(
-            f"{engine.name} departs from the golden logits of {result.n} images: largest "
-            f"difference {result.largest_difference:g} (allowed {model.max_logit_difference:g}), "
-            f"{result.flips} flips (allowed {model.max_flips}): this engine does not compute what "
-            "the lab measured"
+            f"{engine.name} differs from the golden logits of {result.n} images, with a largest "
+            f"difference of {result.largest_difference:g} (allowed "
+            f"{model.max_logit_difference:g}) and {result.flips} flips (allowed "
+            f"{model.max_flips}): this engine does not compute what the lab measured"
         )
     return result
 
@@ -99,8 +99,8 @@ def _require_budget(model: ModelFacts, golden: NDArray[np.float32]) -> None:
         raise InputError(
             f"the manifest allows {model.file} a difference of logits of "
             f"{model.max_logit_difference:g} and {model.max_flips} flips of {len(golden)} golden "
-            f"images; expected {most:g} and {flips} or less, of which more is met by any model: "
-            "make the bundle again"
+            f"images; expected {most:g} and {flips} or less, because any model meets larger "
+            "limits; make the bundle again"
         )
 
 
@@ -111,7 +111,7 @@ def check_independence(
     model: ModelFacts,
     rng: np.random.Generator,
 ) -> None:
-    """Hold single images, pairs and batches of 64, in two orders, against the budget.
+    """Check single images, pairs and batches of 64, in two orders, against the budget.
 
     So the logits of an image depend neither on its neighbours nor on their number, their order and
     the calls before. It takes 400 images at most: the first 64 golden ones, and 64 to fill up.
@@ -139,7 +139,7 @@ def check_suite_independence(
     golden: int,
     rng: np.random.Generator,
 ) -> None:
-    """Hold 64 images of the suite, singly, in pairs and in one batch, against each other.
+    """Compare 64 images of the suite, run singly, in pairs and in one batch, with each other.
 
     The golden images are the lab's choice, and may be one image again and again; what the suite
     measures is what must not depend on the batch. Two runs, each within the budget of the
@@ -184,7 +184,7 @@ def _hold(
         raise InputError(
             f"{engine.name} gives other logits in batches of {size} in another order: largest "
             f"difference {largest:g} (allowed {most:g}), {flips} flips (allowed {most_flips}): "
-            "what it says of an image depends on its neighbours or on the call"
+            "its answer for an image depends on the other images or on the call"
         )
 
 
@@ -204,13 +204,13 @@ def require_exact(
     if model.max_logit_difference or model.max_flips:
         raise InputError(
             f"the manifest allows {model.file} a difference of logits of "
-            f"{model.max_logit_difference:g} and {model.max_flips} flips; expected 0 and 0, its "
-            "engine computes the codes exactly: make the bundle again"
+            f"{model.max_logit_difference:g} and {model.max_flips} flips; expected 0 and 0, "
+            "because its engine computes the codes exactly; make the bundle again"
         )
     missing, unknown = sorted(set(tensors) - codes.keys()), sorted(codes.keys() - set(tensors))
     if missing or unknown:
         raise InputError(
-            f"expected golden codes of all {len(tensors)} tensors of codes of {model.file}, got "
+            f"expected golden codes for all {len(tensors)} code tensors of {model.file}, got "
             f"{len(codes)}: missing {', '.join(missing[:3]) or 'none'}, unknown "
             f"{', '.join(unknown[:3]) or 'none'}; make the bundle again"
         )

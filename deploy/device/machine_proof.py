@@ -82,7 +82,7 @@ def check_proved_logits(model: ModelFacts, logits_sha256: str | None) -> None:
         return
     if logits_sha256 != proof["logits_sha256"]:
         raise InputError(
-            f"the logits of all images have SHA-256 {logits_sha256[:16]}…, the manifest's machines "
-            f"gave {proof['logits_sha256'][:16]}…: this engine does not compute what the lab "
-            "measured"
+            f"the logits of all images have SHA-256 {logits_sha256[:16]}…, those of the "
+            f"manifest's machines {proof['logits_sha256'][:16]}…: this engine does not compute "
+            "what the lab measured"
         )

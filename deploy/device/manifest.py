@@ -44,7 +44,7 @@ class FileFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFacts:
-    """The model file for one engine; the fields are told in the schema."""
+    """The model file for one engine; the fields are described in the schema."""
 
     file: str
     max_logit_difference: float
@@ -58,7 +58,7 @@ class ModelFacts:
 
     @property
     def adopted(self) -> bool:
-        """Whether the file is somebody else's, of which no integers were promised."""
+        """Whether the file is a third-party file, for which no integers were promised."""
         return self.target == ADOPTED
 
     def as_record(self) -> dict[str, Any]:
@@ -72,7 +72,7 @@ class ModelFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class PatchFacts:
-    """One patch set of the suite; the fields are told in the schema."""
+    """One patch set of the suite; the fields are described in the schema."""
 
     name: str
     file: str
@@ -122,7 +122,9 @@ def parse_manifest(data: bytes, *, where: str = MANIFEST) -> Manifest:
             round, or a preprocessing that is not the one of this code.
     """
     if len(data) > MAX_MANIFEST_BYTES:
-        raise InputError(f"{where} has {len(data)} bytes, at most {MAX_MANIFEST_BYTES} are allowed")
+        raise InputError(
+            f"{where} has {len(data)} bytes, but at most {MAX_MANIFEST_BYTES} are allowed"
+        )
     raw = parse_json(data, where)
     _check_version(raw, where)
     try:
@@ -197,8 +199,8 @@ def _check_version(raw: object, where: str) -> None:
     version = raw.get("format_version")
     if type(version) is not int or version != FORMAT_VERSION:
         raise InputError(
-            f"{where} has format version {str(version)[:40]!r}, this validator reads "
-            f"{FORMAT_VERSION}: use the validator of the release that wrote the bundle"
+            f"{where} has format version {str(version)[:40]!r}, but this validator reads "
+            f"{FORMAT_VERSION}; use the validator of the release that wrote the bundle"
         )
 
 
@@ -211,14 +213,14 @@ def _check_files(manifest: Manifest, where: str) -> None:
         named += [patch.file, sidecar_of(patch.file)]
     missing = sorted(set(named) - manifest.files.keys())
     if missing:
-        raise InputError(f"{where} names files that it does not list: {', '.join(missing)}")
+        raise InputError(f"{where} refers to files that it does not list: {', '.join(missing)}")
     taken = sorted(path for path in manifest.files if path in ENVELOPE)
     if taken:
         raise InputError(f"{where} lists {', '.join(taken)}, which are files of the bundle itself")
     lowered = [path.lower() for path in manifest.files]
     if len(set(lowered)) != len(lowered):
-        raise InputError(f"{where} lists paths that differ in upper and lower case only")
+        raise InputError(f"{where} lists paths that differ only in upper and lower case")
     names = [patch.name for patch in manifest.patches]
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise InputError(f"{where}: two patches have one name, {twice!r}")
+        raise InputError(f"{where}: two patches have the same name, {twice!r}")

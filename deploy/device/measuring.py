@@ -201,8 +201,10 @@ def _drift_of_some(gate: SequentialGate) -> Check:
     check = gate.check()
     said = check.reason
     if check.outcome is not Outcome.PASS:
-        said = "these are too few to tell how far that moves the ASR"
-    return replace(check, reason=f"images with another outcome here than in the lab: {said}")
+        said = "they are too few to show how far that moves the ASR"
+    return replace(
+        check, reason=f"images with another outcome on this machine than in the lab: {said}"
+    )
 
 
 def _here_and_lab(
@@ -238,7 +240,7 @@ def _without_quick(check: Check, gates: Mapping[str, SequentialGate]) -> Check:
     look at them may."""
     if check.name not in gates or check.outcome is not Outcome.UNDECIDED:
         return check
-    advice = "; all images were run: run without --quick, whose one look has narrower bounds"
+    advice = "; all images were run; run without --quick, whose single look has narrower bounds"
     return replace(check, reason=check.reason + advice)
 
 

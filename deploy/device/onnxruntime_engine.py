@@ -86,7 +86,7 @@ class OnnxRuntimeEngine(ModelEngine):
     """
 
     providers: ClassVar[Mapping[str, str]] = PROVIDERS
-    remedy: ClassVar[str] = "the package onnxruntime-gpu in place of onnxruntime brings it"
+    remedy: ClassVar[str] = "the package onnxruntime-gpu has it; install it instead of onnxruntime"
     image_type: ClassVar[str] = "tensor(uint8)"
 
     def __init__(
@@ -124,9 +124,9 @@ class OnnxRuntimeEngine(ModelEngine):
         self.integer = asks_for_integers(found.operators)
         if self.integer and provider == "cuda":
             raise InputError(
-                f"{self._model} asks for integer inference, which ONNX Runtime's CUDA provider "
-                "does not have (no QLinearConv): it would run in float; "
-                "use provider 'cpu', or give CUDA the float file"
+                f"{self._model} needs integer inference, which ONNX Runtime's CUDA provider does "
+                "not have (no QLinearConv), so it would run in float; use provider 'cpu', or "
+                "give CUDA the float file"
             )
         ort, wanted = _onnxruntime(), self.providers[provider]
         # On by need only: it exchanges int8 weights for uint8 ones, which costs time.
@@ -156,8 +156,8 @@ class OnnxRuntimeEngine(ModelEngine):
             ) from error
         if self._session.get_providers()[0] != wanted:
             raise EngineUnavailable(
-                f"ONNX Runtime left {wanted} for "
-                f"{', '.join(self._session.get_providers())}: its libraries are not complete"
+                f"ONNX Runtime replaced {wanted} by {', '.join(self._session.get_providers())}: "
+                "its libraries are incomplete"
             )
         self._read_interface(self._session)
         if optimized_to is not None:
@@ -352,8 +352,8 @@ def require_its_numpy() -> None:
             version = metadata.version(name)
             if () < version_key(version) < version_key(OLDEST_FOR_NUMPY_2):
                 raise EngineUnavailable(
-                    f"{name} {version} was compiled for numpy 1 and does not import beside numpy "
-                    f"{np.__version__}: upgrade {name} ({OLDEST_FOR_NUMPY_2} or newer), or pip "
+                    f"{name} {version} was compiled for numpy 1 and does not import with numpy "
+                    f"{np.__version__}; upgrade {name} ({OLDEST_FOR_NUMPY_2} or newer), or pip "
                     "install 'numpy<2'"
                 )
 

@@ -100,7 +100,7 @@ def _run(
     except Exception as error:  # as above
         raise InputError(
             f"ONNX Runtime {ort.__version__} failed to run {model.name} on a made-up input "
-            f"({_shapes(feeds)}): {one_line(str(error))}. If it takes other shapes, name them."
+            f"({_shapes(feeds)}): {one_line(str(error))}; if it takes other shapes, give them"
         ) from error
     Path(session.end_profiling()).replace(folder / "profile.json")
 

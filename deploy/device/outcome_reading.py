@@ -106,7 +106,7 @@ def read_outcomes(path: Path, verdict_of: VerdictOf = _not_checked) -> list[Outc
                 f"{path} is neither a report.json of the validator nor an evaluation record"
             )
     if not found:
-        raise NothingToEvaluate(f"{path} has no patch that was measured")
+        raise NothingToEvaluate(f"{path} has no measured patch")
     newest = {(one.model, one.patch, one.content, one.images): one for one in found}
     if path.is_dir() and folder == path:
         _require_one_training_each(found, path)
@@ -124,24 +124,24 @@ def _require_one_training_each(found: Sequence[Outcome], path: Path) -> None:
         if len(checkpoints) > 1:
             known = ", ".join(sorted(f"{checkpoint[:12]}…" for checkpoint in checkpoints))
             raise InputError(
-                f"{path} has results of several trainings of {model} (checkpoints {known}); name "
+                f"{path} has results of several trainings of {model} (checkpoints {known}); give "
                 "the folder of one run, or the file of one record"
             )
 
 
 def _of_report(raw: Mapping[str, Any], path: Path) -> list[Outcome]:
     if not raw["patches"]:
-        raise NothingToEvaluate(f"{path} has no patch that was measured: {raw['reason']}")
+        raise NothingToEvaluate(f"{path} has no measured patch: {raw['reason']}")
     if raw["exit_code"] not in REACHED_A_VERDICT:
         raise InputError(
-            f"{path} is of a validation that broke off, so that its figures prove nothing: "
-            f"{raw['reason']}"
+            f"{path} is the report of a validation that was aborted, so its figures prove "
+            f"nothing: {raw['reason']}"
         )
     facts = raw.get("images")
     if facts is None or any("outcomes" not in patch for patch in raw["patches"]):
         raise InputError(
-            f"{path} does not say which images each patch won on: validate again with a validator "
-            "of this release"
+            f"{path} does not state on which images each patch succeeded; validate again with a "
+            "validator of this release"
         )
     images = facts["name"], facts["split"], facts["digest"]
     verdict = AttackVerdict.of(raw.get("attack_checks"))
@@ -181,10 +181,10 @@ def _of_evaluation(payload: Mapping[str, Any], folder: Path, verdict_of: Verdict
             checkpoint=checkpoint,
         )
     except KeyError as error:
-        raise InputError(f"an evaluation record lacks {error}: evaluate again") from error
+        raise InputError(f"an evaluation record lacks {error}; evaluate again") from error
     except (ArithmeticError, AttributeError, IndexError, TypeError, ValueError) as error:
         raise InputError(
-            f"an evaluation record has a value of another kind ({error}): evaluate again"
+            f"an evaluation record has a value of another type ({error}); evaluate again"
         ) from error
 
 

@@ -38,7 +38,7 @@ def run_in_process(module: str, job: Mapping[str, Any], folder: Path, model: str
         ended = how_it_ended(module, job, folder, LONGEST_S)
     except subprocess.TimeoutExpired as error:
         raise InputError(
-            f"{model} had not run through after {LONGEST_S:.0f} s; it was stopped"
+            f"{model} was not finished after {LONGEST_S:.0f} s and was stopped"
         ) from error
     if ended.error is not None:
         raise ended.error
@@ -47,7 +47,7 @@ def run_in_process(module: str, job: Mapping[str, Any], folder: Path, model: str
         if ended.code < 0:
             how = f"signal {signal.Signals(-ended.code).name}"
         raise InputError(
-            f"ONNX Runtime crashed on {model} ({how}): the file is damaged or hostile, or "
+            f"ONNX Runtime crashed on {model} ({how}): the file is damaged or malicious, or "
             f"needs more memory than this machine has{': ' + ended.said if ended.said else ''}"
         )
 

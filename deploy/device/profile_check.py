@@ -19,7 +19,7 @@ from .onnxruntime_engine import OnnxRuntimeEngine
 INTEGER = "integer"
 """Name of the gate that asks for integers in every layer."""
 
-UNTOLD = "this engine does not tell what all other layers compute in"
+UNTOLD = "this engine does not report what all other layers compute in"
 
 _SUFFIX = "_kernel_time"
 _CPU = "CPUExecutionProvider"
@@ -105,9 +105,9 @@ class RanKinds:
         """
         if self.float_nodes:
             raise InputError(
-                f"{len(self.float_nodes)} of {self.nodes} nodes that were promised in integers ran "
-                f"in float: {', '.join(self.float_nodes[:5])}; this engine is not what the bundle "
-                "was certified for"
+                f"{len(self.float_nodes)} of {self.nodes} nodes that were promised in integers "
+                f"ran in float: {', '.join(self.float_nodes[:5])}; this is not the engine that "
+                "the bundle was certified for"
             )
         if not self._layers:
             raise InputError("the profile has no convolution and no matrix product")
@@ -226,5 +226,5 @@ def check_against_certificate(ran: Mapping[str, int], certified: Mapping[str, An
         came = ", ".join(f"{count} × {kind}" for kind, count in sorted(ran.items()))
         raise InputError(
             f"the engine ran {came}; the lab's certificate ({certified['engine']}, "
-            f"{certified['machine']}) has {wanted}: it is another graph"
+            f"{certified['machine']}) has {wanted}: the graph is another one"
         )

@@ -37,7 +37,7 @@ def empty_report(bundle: str) -> dict[str, Any]:
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "outcome": "error",
         "exit_code": 2,
-        "reason": "the validation did not end",
+        "reason": "the validation did not finish",
         "images": None,
         "bundle": {
             "file": printable(bundle),
@@ -78,14 +78,14 @@ def read_report(path: Path) -> dict[str, Any]:
     version = raw.get("format_version")
     if type(version) is not int or version not in (1, FORMAT_VERSION):
         raise InputError(
-            f"{path} has format version {str(version)[:40]!r}, this qadtr reads 1 and "
+            f"{path} has format version {str(version)[:40]!r}, but this qadtr reads 1 and "
             f"{FORMAT_VERSION}"
         )
     report: dict[str, Any] = raw if version == FORMAT_VERSION else _from_version_1(raw)
     try:
         check(report, load_schema(SCHEMA, __package__))
     except SchemaMismatch as error:
-        raise InputError(f"{path} is not a whole report of the validator: {error}") from error
+        raise InputError(f"{path} is not a complete report of the validator: {error}") from error
     return report
 
 
@@ -187,7 +187,7 @@ def write_report(report: dict[str, Any], places: ReportPlaces) -> None:
         for place, data in places.forms(report):
             write_to(place, data)
     except QadtrError as error:
-        conclude(report, 2, f"{error}; the gates came to: {report['outcome']}")
+        conclude(report, 2, f"{error}; the outcome of the gates was: {report['outcome']}")
         for place, data in places.forms(report):
             try:
                 if place != STDOUT:

@@ -33,7 +33,7 @@ def markdown_text(report: Mapping[str, Any]) -> str:
         lines += [*([LOWER_BOUND] if verdict.tripped else []), ""]
     search = report.get("search")
     if search is not None:
-        how = f"{search['queries']} queries an image, {search['size_px']} px"
+        how = f"{search['queries']} queries per image, {search['size_px']} px"
         what = f"Search on the device ({search['attack']}, {how}, by {search['answers']})"
         lines += [
             f"{what}: ASR {_asr(search['asr'], verdict.mark)} of {search['asr']['n']} images.",
@@ -47,7 +47,10 @@ def markdown_text(report: Mapping[str, Any]) -> str:
         if attacks:
             worst = max(attacks, key=lambda one: one["asr"]["value"])
             won = share_in_words(worst["asr"])
-            said += f"; of the bundle's patches {in_markdown(worst['patch'])} wins most: {won}"
+            said += (
+                f"; of the bundle's patches {in_markdown(worst['patch'])} succeeds most "
+                f"often: {won}"
+            )
         lines += [f"{said}.", ""]
     failed = [step for step in report["steps"] if not step["ok"]]
     lines += [

@@ -19,13 +19,15 @@ SARIF_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 
 _RULES = {  # by the first word of a gate's name; "gate" is for any other
     "max_asr": "The attack success rate of a gated patch must be under its threshold.",
-    "max_drift": "The attack success rate may depart from the lab's by so much at most.",
+    "max_drift": (
+        "The attack success rate must not differ from the lab's by more than its threshold."
+    ),
     "min_clean": "The clean accuracy must be over its threshold.",
     "min_certified": "The share of images with a certificate must be over its threshold.",
     "integer": "Every layer must run in integers.",
     "classes": "The network must tell the classes of the suite apart.",
     "gate": "A gate of the validation must pass.",
-    "broken": "Every step of the validation must be possible, and reproduce what the lab had.",
+    "broken": "Every step of the validation must be possible and reproduce the lab's results.",
 }
 
 

@@ -1,7 +1,7 @@
-"""A search on the device: patches made against this very engine, beside those that were brought.
+"""A search on the device: patches made against this engine itself, in addition to the bundle's.
 
 A patch from another network may fail because the model resists, or because it did not transfer.
-The search asks the engine itself and tells the two apart: what it finds needs no transfer.
+The search attacks the engine itself and so distinguishes the two: its patches need no transfer.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class SearchSettings:
         queries: per image.
         size_px: side of the patch; None takes that of the first gated patch's box.
         images: how many at most; the same ones for the same bundle and model.
-        answers: what the search may see.
+        answers: the answers of the engine that the search may use.
         location: "random" searches for the place too, "fixed" keeps the image's centre.
         target: class to cause, or None.
         seed: of the search.
@@ -66,7 +66,7 @@ class SearchSettings:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SearchResult:
-    """What a search on the device came to.
+    """The result of a search on the device.
 
     Attributes:
         success: over the images that were searched, each of which this engine has right.
@@ -130,7 +130,7 @@ def search_on(
     size = settings.size_px or _size_of_first_gated(suite)
     if settings.target is not None and settings.target >= engine.classes:
         raise InputError(
-            f"the search's target {settings.target} is not a class: it has 0…{engine.classes - 1}"
+            f"the search's target {settings.target} is not a class; expected 0…{engine.classes - 1}"
         )
     counts = (measurement.clean != UNSEEN) & (measurement.clean == suite.labels) & suite.distinct
     if settings.target is not None:
@@ -138,7 +138,9 @@ def search_on(
     order = shuffled(suite)
     rows = np.sort(order[counts[order]][: settings.images])
     if len(rows) == 0:
-        raise NothingToEvaluate("the search has no image: the engine has none right that counts")
+        raise NothingToEvaluate(
+            "the search has no image: the engine classifies none of the images that count correctly"
+        )
     images, labels = suite.images[rows], suite.labels[rows]
     rng = np.random.default_rng(settings.seed)
     centre = np.array([(side - size) // 2 for side in images.shape[2:]])
@@ -219,7 +221,7 @@ def _best_brought(
 
 
 def transfer_failed(result: SearchResult) -> bool:
-    """Say whether the search wins clearly more often than any brought patch: intervals apart."""
+    """Whether the search succeeds clearly more often than any bundled patch: intervals apart."""
     if result.transferred is None:
         return False
     return result.success.share["low"] > result.transferred[1]["high"]

@@ -55,11 +55,13 @@ def require_signature(data: bytes, signature: bytes | None, public_key: Path) ->
     key = _load(public_key, "public")
     if signature is None:
         raise SignatureError(
-            "the bundle is not signed, and a signature is required; "
-            "make it with: qadtr bundle … --sign KEY"
+            "the bundle is not signed, but a signature is required; make it with: qadtr bundle … "
+            "--sign KEY"
         )
     if len(signature) != SIGNATURE_BYTES:
-        raise SignatureError(f"the signature has {len(signature)} bytes, not {SIGNATURE_BYTES}")
+        raise SignatureError(
+            f"the signature has {len(signature)} bytes, expected {SIGNATURE_BYTES}"
+        )
     from cryptography.exceptions import InvalidSignature
 
     try:
@@ -98,5 +100,5 @@ def _load(path: Path, kind: str) -> Any:
             f"{path} is not a readable {kind} key in PEM form: {' '.join(str(error).split())}"
         ) from error
     if not fits:
-        raise InputError(f"{path} holds a {kind} key of another kind than Ed25519")
+        raise InputError(f"{path} holds a {kind} key that is not an Ed25519 key")
     return key

@@ -58,7 +58,7 @@ PROFILED_IMAGES = 8
 
 @dataclass(frozen=True, kw_only=True)
 class UnderTest:
-    """What a validation asks, and whom it tells.
+    """What a validation works on, and where it reports.
 
     Attributes:
         bundle: whose hashes were checked.
@@ -110,7 +110,7 @@ def describe_engine(engine: Engine, runs_in: str, report: dict[str, Any], consol
 
 
 def check_golden(under: UnderTest) -> None:
-    """Hold the engine to the lab's codes and logits of the golden images.
+    """Compare the engine with the lab's codes and logits of the golden images.
 
     Raises:
         InputError: one differs by more than the manifest allows.
@@ -150,12 +150,12 @@ def check_independence_of_the_suite(under: UnderTest) -> None:
 
 
 def check_certificate(under: UnderTest, *, gated: bool) -> Check | None:
-    """Hold what runs to the lab's certificate; returns the gate that asks for integers, if
+    """Compare what runs with the lab's certificate; returns the gate that asks for integers, if
     ``gated``."""
     model, engine = under.model, under.engine
     profiled = under.runs_in == ONNXRUNTIME
     if not profiled and not isinstance(engine, Certified):
-        told = "this engine does not tell what its layers compute in"
+        told = "this engine does not report what its layers compute in"
         under.console.say(f"profile    not taken: {told}")
         return integer_check(None, told) if gated else None
     with step(under.report, "certificate"):
@@ -255,16 +255,18 @@ def search_here(
             write_patch_set(out, found.patch_set)
     record = under.report["search"]
     best, mark = record["best_brought"], under.bundle.manifest.attack_checks.mark
-    brought = "" if best is None else f", the best brought {share_in_words(best['asr'])}"
+    brought = (
+        "" if best is None else f", the best patch of the bundle {share_in_words(best['asr'])}"
+    )
     under.console.say(
-        f"search     {record['size_px']} px, {record['queries']} queries an image, by "
+        f"search     {record['size_px']} px, {record['queries']} queries per image, by "
         f"{record['answers']}: ASR{mark} {share_in_words(record['asr'])} (noise "
         f"{share_in_words(record['random_floor'])}{brought})"
     )
     if transfer_failed(found):
         under.console.say(
-            "search     wins clearly more often than any patch of the bundle: those fail for want "
-            "of transfer, not by the model's robustness"
+            "search     succeeds clearly more often than any patch of the bundle: those fail "
+            "because they do not transfer, not because the model is robust"
         )
     return found
 
@@ -284,19 +286,20 @@ def certify_here(under: UnderTest, settings: CertifySettings) -> Certification:
     under.console.say(
         f"certified  {share_in_words(found.certified)} images against every patch of "
         f"{settings.patch_px} px, by masked inference ({len(found.masks)} masks, "
-        f"{found.mean_passes:.0f} passes an image; without a patch "
+        f"{found.mean_passes:.0f} passes per image; without a patch "
         f"{share_in_words(found.masked)} right, {share_in_words(found.clean)} unmasked)"
     )
     if found.asr_at_most is not None:
         under.console.say(
-            f"certified  so no attack with such a patch wins on more than "
-            f"{share_in_words(found.asr_at_most)} of the images that masked inference has right"
+            "certified  so no attack with such a patch succeeds on more than "
+            f"{share_in_words(found.asr_at_most)} of the images that masked inference classifies "
+            "correctly"
         )
     if certified.worst is not None:
         name, asr = certified.worst
         under.console.say(
-            f"certified  of the bundle's patches {name} wins most of those that it was made for: "
-            f"{share_in_words(asr)}"
+            f"certified  of the bundle's patches {name} succeeds most often on the images that "
+            f"it was made for: {share_in_words(asr)}"
         )
     return found
 

@@ -113,8 +113,8 @@ def check_preprocessing(bundle: Bundle) -> None:
     if (given["zero_point"], given["scale"]) != (INPUT_ZERO_POINT, INPUT_SCALE):
         raise InputError(
             f"the bundle's images have zero point {given['zero_point']} and scale "
-            f"{given['scale']}; the bytes that this validator feeds have {INPUT_ZERO_POINT} and "
-            f"{INPUT_SCALE}"
+            f"{given['scale']}, but the bytes that this validator feeds have {INPUT_ZERO_POINT} "
+            f"and {INPUT_SCALE}"
         )
 
 
@@ -130,7 +130,7 @@ def read_suite(bundle: Bundle) -> Suite:
     images = check_images(arrays["images"], expected_shape=manifest.input_shape)
     count = len(images)
     if count != manifest.images["n"]:
-        raise InputError(f"the manifest has {manifest.images['n']} images, {count} are there")
+        raise InputError(f"the manifest has {manifest.images['n']} images, the bundle has {count}")
     labels = _classes(arrays["labels"], count, len(manifest.classes), "labels")
     indices = arrays["indices"]
     if (
@@ -154,8 +154,8 @@ def read_suite(bundle: Bundle) -> Suite:
         predicted = _classes(lab[f"patched-{number}"], len(rows), classes, f"patched-{number}")
         if pasted_sha256(patch_set, images[rows[:PASTED_IMAGES]]) != facts.pasted_sha256:
             raise InputError(
-                f"pasting {facts.name} gives other bytes here than in the lab: the patch was "
-                "exchanged, or this is another way of pasting"
+                f"pasting {facts.name} gives other bytes on this machine than in the lab: the "
+                "patch was replaced, or the pasting is another one"
             )
         patches.append(SuitePatch(facts=facts, patch_set=patch_set, rows=rows, lab=predicted))
     return Suite(
@@ -212,15 +212,17 @@ def _classes(array: NDArray[Any], count: int, classes: int, name: str) -> Classe
     if array.dtype != np.int64 or array.shape != (count,):
         raise InputError(f"expected {name} as int64 of {count}, got {array.dtype} {array.shape}")
     if array.min() < 0 or array.max() >= classes:
-        raise InputError(f"{name} must be 0…{classes - 1}, they are {array.min()}…{array.max()}")
+        raise InputError(f"expected {name} of 0…{classes - 1}, got {array.min()}…{array.max()}")
     return array
 
 
 def _check_patch(facts: PatchFacts, patch_set: PatchSet, classes: int) -> None:
     if (patch_set.kind, patch_set.target) != (facts.kind, facts.target):
         raise InputError(
-            f"{facts.name} is {patch_set.kind} with target {patch_set.target}, the manifest says "
-            f"{facts.kind} and {facts.target}"
+            f"{facts.name} is {patch_set.kind} with target {patch_set.target}, the manifest "
+            f"states {facts.kind} and {facts.target}"
         )
     if patch_set.target is not None and patch_set.target >= classes:
-        raise InputError(f"{facts.name} has target {patch_set.target} of {classes} classes")
+        raise InputError(
+            f"{facts.name} has the target {patch_set.target}, but there are {classes} classes"
+        )

@@ -1,6 +1,6 @@
 """Validate a bundle on this machine: the steps, in their order, and the verdict.
 
-Everything fails closed: the report says "error" until the last step has said something better.
+Everything fails closed: the report states "error" until the last step has set another outcome.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class ValidationSettings:
         thresholds: those of the command line, by name; None or missing leaves the manifest's.
         public_key: PEM of the key that must have signed the bundle; None asks for none.
         manifest_sha256: that the bundle's manifest must have; None takes any.
-        engine: which of the bundle's models to run, and in what.
+        engine: engine to run; it determines which of the bundle's models is run.
         engine_file: built from that model before, for an engine that has such files; None: none.
         batch_size: images a call.
         latency_repeats: timed calls of one image.
@@ -100,9 +100,7 @@ def validate(
     try:
         require_threads(settings.threads)
         if settings.engine not in known:
-            raise UsageError(
-                f"there is no engine {settings.engine!r} here; available: {', '.join(known)}"
-            )
+            raise UsageError(f"unknown engine {settings.engine!r}; available: {', '.join(known)}")
         _validate(path, settings, console, known[settings.engine], report)
     except QadtrError as error:
         conclude(report, error.exit_code, error.line)
@@ -142,7 +140,7 @@ def _validate(
             describe_engine(engine, settings.engine, report, console)
             expected = bundle.manifest.files[model.file].sha256
             if getattr(engine, "model_sha256", None) not in (None, expected):
-                raise InputError(f"{model.file} was changed after its hash had been checked")
+                raise InputError(f"{model.file} was changed after its hash was checked")
             report["engine"] |= {"model": settings.engine, "model_sha256": expected}
             with step(report, "preprocessing"):
                 suite = _suite_for(engine, bundle)
@@ -212,12 +210,12 @@ def _require_sizes(settings: ValidationSettings, suite: Suite) -> None:
     for option, size in sizes.items():
         if size is not None and size > min(height, width):
             raise UsageError(
-                f"{option} {size}: such a patch does not fit images of {height}×{width} px"
+                f"{option} {size}: a patch of this size does not fit images of {height}×{width} px"
             )
     target = None if settings.search is None else settings.search.target
     if target is not None and target >= len(suite.classes):
         raise UsageError(
-            f"--search-target {target} is not a class; there are 0…{len(suite.classes) - 1}"
+            f"--search-target expects a class of 0…{len(suite.classes) - 1}, got {target}"
         )
 
 
@@ -230,12 +228,13 @@ def _suite_for(engine: Engine, bundle: Bundle) -> Suite:
     check_preprocessing(bundle)
     if engine.input_shape != bundle.manifest.input_shape:
         raise InputError(
-            f"the model takes images of {engine.input_shape}, the manifest says "
+            f"the model takes images of {engine.input_shape}, the manifest states "
             f"{bundle.manifest.input_shape}"
         )
     if engine.classes != len(bundle.manifest.classes):
         raise InputError(
-            f"the model has {engine.classes} classes, the manifest {len(bundle.manifest.classes)}"
+            f"the model has {engine.classes} classes, the manifest states "
+            f"{len(bundle.manifest.classes)}"
         )
     return read_suite(bundle)
 
@@ -276,7 +275,7 @@ def _describe(bundle: Bundle, report: dict[str, Any], console: Console) -> None:
     report["attack_checks"] = manifest.raw.get("attack_checks")
     codes = "float" if manifest.bit_width == FLOAT else f"{manifest.bit_width}-bit codes"
     if any(model.adopted for model in manifest.models.values()):
-        codes = f"somebody else's file, called {codes}"
+        codes = f"a third-party file, listed as {codes}"
     console.say(
         f"bundle     {manifest.name}: {codes}, "
         f"{len(manifest.patches)} patches, {manifest.images['n']} images; "
@@ -291,7 +290,7 @@ def _model(bundle: Bundle, engine: str) -> ModelFacts:
     models = bundle.manifest.models
     if engine not in models:
         raise InputError(
-            f"the bundle has no model for {engine}; it has some for {', '.join(models)}"
+            f"the bundle has no model for {engine}; it has models for {', '.join(models)}"
         )
     return models[engine]
 

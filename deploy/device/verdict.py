@@ -1,4 +1,4 @@
-"""The verdict of a validation: what every gate says, and what follows."""
+"""The verdict of a validation: the outcome of every gate, and the overall outcome."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def verdict_on(
         measured: clean accuracy and attack success on ``suite``, gated by ``thresholds``.
         patches: their figures, as the report has them.
         attack_checks: the lab's, of its attacks on this model.
-        in_float: layers of somebody else's file that ran in float, by kind; None: not such a file.
+        in_float: layers of a third-party file that ran in float, by kind; None: not such a file.
         searched: patches found here, gated by ``max_asr_of_search``; None with such a gate: no
             image counts.
         certified: gated by ``min_certified``.
@@ -85,6 +85,6 @@ def verdict_on(
     classes = next(check.reason for check in checks if check.name == CLASSES)
     passed = f"all {len(checks)} gates passed; {classes}"
     if in_float is not None:
-        passed += f"; somebody else's file, of whose layers {sum(in_float.values())} ran in float"
+        passed += f"; {sum(in_float.values())} layers of the third-party file ran in float"
     reason = attack_checks.noted("all", passed + "".join(weaker.values()))
     return Verdict(checks=checks, exit_code=code, reason=reason)

@@ -34,17 +34,18 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog=PROGRAM,
         description="Build a TensorRT engine from a file of the target 'tensorrt'.",
-        epilog="TensorRT-RTX needs no GPU to build, TensorRT does; both need one to run.",
+        epilog="TensorRT-RTX needs no GPU for the build, TensorRT needs one; both need one to "
+        "run an engine.",
     )
     parser.add_argument("model", type=Path, metavar="MODEL.onnx")
     parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="the engine (default: MODEL.NAME.engine)"
+        "--out", type=Path, metavar="FILE", help="engine file to write (default: MODEL.NAME.engine)"
     )
     parser.add_argument(
         "--engine",
         choices=tuple(FLAVOURS),
         default="tensorrt-rtx",
-        help="which product builds it, and will run it (default: tensorrt-rtx)",
+        help="product that builds the engine and will run it (default: tensorrt-rtx)",
     )
     parser.add_argument(
         "--batch-sizes",
@@ -52,26 +53,32 @@ def build_parser() -> argparse.ArgumentParser:
         nargs=3,
         default=BuildOptions.batch_sizes,
         metavar=("LEAST", "USUAL", "MOST"),
-        help="images a call (default: 1 64 64)",
+        help="images per call: least, usual and largest (default: 1 64 64)",
     )
     parser.add_argument("--optimization-level", type=int, metavar="0-5")
     parser.add_argument(
         "--compute-capability",
         nargs="+",
         metavar="X.Y",
-        help=f"tensorrt-rtx: for GPUs of, or current (default: {' '.join(COMPUTE_CAPABILITIES)})",
+        help="tensorrt-rtx: compute capabilities of the GPUs to build for, or current "
+        f"(default: {' '.join(COMPUTE_CAPABILITIES)})",
     )
     parser.add_argument(
         "--hardware",
         choices=tuple(HARDWARE),
         default=BuildOptions.hardware,
-        help="tensorrt: on which other GPUs it may run (default: this-gpu)",
+        help="tensorrt: other GPUs that the engine may run on (default: this-gpu)",
     )
     parser.add_argument(
-        "--version-compatible", action="store_true", help="tensorrt: for later versions too"
+        "--version-compatible",
+        action="store_true",
+        help="tensorrt: also allow later versions to run it",
     )
     parser.add_argument(
-        "--timing-cache", type=Path, metavar="FILE", help="tensorrt: read and written back"
+        "--timing-cache",
+        type=Path,
+        metavar="FILE",
+        help="tensorrt: timing cache, which is read and written back",
     )
     return parser
 

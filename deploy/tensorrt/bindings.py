@@ -41,7 +41,8 @@ class Flavour:
 TENSORRT = Flavour(
     name="tensorrt",
     package="tensorrt",
-    install="pip install tensorrt (it comes from NVIDIA's own index, for the CUDA of your driver)",
+    install="pip install tensorrt (it comes from NVIDIA's own index; choose the one for the CUDA "
+    "version of your driver)",
     majors=(10, 11),
     rtx=False,
 )
@@ -132,8 +133,8 @@ def load(flavour: Flavour) -> Bindings:
         ) from error
     if version.partition(".")[0] not in map(str, flavour.majors):
         raise EngineUnavailable(
-            f"{flavour.package} {version} is installed; this release of qadtr knows the versions "
-            f"{' and '.join(map(str, flavour.majors))}"
+            f"{flavour.package} {version} is installed, but this release of qadtr supports the "
+            f"versions {' and '.join(map(str, flavour.majors))}"
         )
     log = Log()
 

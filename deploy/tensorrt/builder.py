@@ -75,7 +75,7 @@ def build_plan(
     serialised = builder.build_serialized_network(network, config)
     if serialised is None:
         raise InputError(
-            f"{flavour.name} {bindings.version} does not compile {where}: "
+            f"{flavour.name} {bindings.version} cannot compile {where}: "
             f"{bindings.log.last_errors()}"
         )
     plan = bytes(serialised)
@@ -83,7 +83,7 @@ def build_plan(
         if bindings.log.layers is None:
             raise InputError(
                 f"{flavour.name} {bindings.version} did not list the layers of the plan while "
-                "building: what runs in integers is not known"
+                "building, so it is not known what runs in integers"
             )
         layers, layers_from = layers_from_text(bindings.log.layers), "builder"
     else:
@@ -139,7 +139,7 @@ def _builder(bindings: Bindings) -> Any:
         return bindings.api.Builder(bindings.logger)
     except (TypeError, RuntimeError) as error:  # pybind11, where the library gives none
         raise EngineUnavailable(
-            f"{bindings.flavour.name} {bindings.version} cannot build here: "
+            f"{bindings.flavour.name} {bindings.version} cannot build on this machine: "
             f"{bindings.log.last_errors()}"
         ) from error
 
@@ -175,8 +175,8 @@ def _configure(config: Any, options: BuildOptions, bindings: Bindings) -> None:
         unknown = [one for one in wanted if one not in known]
         if unknown:
             raise UsageError(
-                f"{bindings.flavour.name} {bindings.version} does not build for compute capability "
-                f"{', '.join(unknown)}; it knows {', '.join(known)}"
+                f"{bindings.flavour.name} {bindings.version} does not build for compute "
+                f"capability {', '.join(unknown)}; it supports {', '.join(known)}"
             )
         config.num_compute_capabilities = len(wanted)
         for index, one in enumerate(wanted):
@@ -195,7 +195,7 @@ def _configure(config: Any, options: BuildOptions, bindings: Bindings) -> None:
         if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
             raise InputError(
                 f"{path} is not a timing cache of TensorRT {bindings.version} for this GPU: "
-                f"{bindings.log.last_errors()}; remove it or name another"
+                f"{bindings.log.last_errors()}; remove it or give another"
             )
 
 

@@ -100,7 +100,7 @@ class Device:
         count, device, context, stream = c_int(), c_int(), c_void_p(), c_void_p()
         self._call("cuDeviceGetCount", byref(count))
         if not 0 <= ordinal < count.value:
-            raise CudaError(f"GPU {ordinal} was asked for, the driver has {count.value}")
+            raise CudaError(f"GPU {ordinal} was requested, but the driver has {count.value}")
         self._call("cuDeviceGet", byref(device), ordinal)
         name = ctypes.create_string_buffer(256)
         self._call("cuDeviceGetName", name, len(name), device)
@@ -123,7 +123,8 @@ class Device:
                 function = getattr(self._library, name)
             except AttributeError as error:
                 raise EngineUnavailable(
-                    f"the CUDA driver has no {name}: it is older than CUDA 12; install a newer one"
+                    f"the CUDA driver has no {name}, because it is older than CUDA 12; "
+                    "install a newer one"
                 ) from error
             function.argtypes, function.restype = arguments, c_int
 
@@ -200,6 +201,7 @@ def _driver() -> Any:
         return ctypes.CDLL(LIBRARY)
     except OSError as error:
         raise EngineUnavailable(
-            f"no CUDA driver here ({one_line(str(error))}): running a TensorRT engine "
-            "needs an NVIDIA GPU and its driver; building one with TensorRT-RTX needs neither"
+            f"there is no CUDA driver on this machine ({one_line(str(error))}): running a "
+            "TensorRT engine needs an NVIDIA GPU and its driver; building one with TensorRT-RTX "
+            "needs neither"
         ) from error

@@ -196,8 +196,8 @@ def _runtime(bindings: Bindings, lean_runtime: Path | None, compatible: bool) ->
         return runtime
     if lean_runtime is None:
         raise UsageError(
-            "a version-compatible engine runs in the lean runtime of the version that built it: "
-            "name that library as lean_runtime (libnvinfer_lean.so of the package tensorrt-lean)"
+            "a version-compatible engine runs in the lean runtime of the version that built it; "
+            "give that library as lean_runtime (libnvinfer_lean.so of the package tensorrt-lean)"
         )
     loaded = runtime.load_runtime(str(lean_runtime))
     if loaded is None:

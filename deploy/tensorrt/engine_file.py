@@ -73,8 +73,8 @@ def read_engine_file(
     version = facts.get("format_version")
     if type(version) is not int or version != FORMAT_VERSION:
         raise InputError(
-            f"{sidecar} has format version {str(version)[:40]!r}, this release reads "
-            f"{FORMAT_VERSION}: build the engine again"
+            f"{sidecar} has format version {str(version)[:40]!r}, but this release reads "
+            f"{FORMAT_VERSION}; build the engine again"
         )
     _check_schema(facts, str(sidecar))
     plan = read_bytes(engine)
@@ -88,17 +88,17 @@ def read_engine_file(
     if facts["onnx_sha256"] != onnx_sha256:
         raise InputError(
             f"{engine} was built from another ONNX file ({facts['onnx_sha256'][:16]}…) than the "
-            f"model that is asked for ({onnx_sha256[:16]}…); build it again from that"
+            f"requested model ({onnx_sha256[:16]}…); build it again from that model"
         )
     builder, here = facts["builder"], bindings.flavour.name
     if builder["name"] != here:
-        raise InputError(f"{engine} was built by {builder['name']}, it does not run in {here}")
+        raise InputError(f"{engine} was built by {builder['name']} and does not run in {here}")
     older = _numbers(builder["version"]) <= _numbers(bindings.version)
     may_differ = older and facts["options"].get("version_compatible", False)
     if builder["version"] != bindings.version and not may_differ:
         raise InputError(
-            f"{engine} was built by {here} {builder['version']}, {bindings.version} is installed; "
-            "build it again here, or install that version"
+            f"{engine} was built by {here} {builder['version']}, but {bindings.version} is "
+            "installed; build it again with that, or install the version that built it"
         )
     return plan, facts
 

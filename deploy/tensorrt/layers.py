@@ -123,8 +123,8 @@ def layers_from_json(listing: str) -> tuple[EngineLayer, ...]:
     for entry in entries:
         if not isinstance(entry, dict) or not isinstance(entry.get("LayerType"), str):
             raise InputError(
-                f"the inspector states no details of {str(entry)[:100]!r}: the engine was built "
-                "without detailed profiling; build it with: python -m deploy.tensorrt"
+                f"the inspector gives no details of {str(entry)[:100]!r}, because the engine was "
+                "built without detailed profiling; build it with: python -m deploy.tensorrt"
             )
         told = entry.get("Weights")
         weights = [str(told.get("Type", ""))] if isinstance(told, dict) else []
@@ -188,14 +188,14 @@ def require_integer(
             in_float.append(f"{layer.name} ({layer.operator} of {', '.join(told) or 'nothing'})")
     if in_float:
         raise InputError(
-            f"{len(in_float)} of {counts.total()} layers of {what} that were promised in integers "
-            f"are not: {', '.join(in_float[:5])}"
+            f"{len(in_float)} of {counts.total()} layers of {what} that were promised in "
+            f"integers are not in integers: {', '.join(in_float[:5])}"
         )
     promised = sum(operators.get(name, 0) for name in ("Conv", "Gemm", "MatMul"))
     found = counts["convolution"] + counts["matrix product"]
     if found != promised:
         raise InputError(
-            f"{what} lists {found} convolutions and matrix products, the ONNX file has {promised}: "
-            "what runs in place of the others is not known"
+            f"{what} lists {found} convolutions and matrix products, but the ONNX file has "
+            f"{promised}: it is not known how the others are run"
         )
     return {kind: counts[kind] for kind in _KINDS}

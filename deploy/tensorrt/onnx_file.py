@@ -83,7 +83,7 @@ def check_symmetric_int8(data: bytes, where: str) -> OnnxFacts:
             "again"
         ) from error
     raise InputError(
-        f"{where}: {problem}; TensorRT takes symmetric int8 alone: qadtr export --target tensorrt "
+        f"{where}: {problem}; TensorRT takes only symmetric int8; qadtr export --target tensorrt "
         "writes such a file"
     )
 
@@ -135,7 +135,7 @@ class _Graph:
     def problem(self) -> str | None:
         """The first thing that TensorRT would misread, as a sentence; None where there is none."""
         if self.functions:
-            return "it defines functions, whose nodes are not looked into"
+            return "it defines functions, whose nodes are not checked"
         for name, stored in self.stored.items():
             if _is_external(stored):
                 return f"the stored tensor {name!r} lies in another file"
@@ -191,7 +191,7 @@ def _attribute_problem(attribute: _Message) -> str | None:
     if attribute.text(1) in _TYPE_ATTRIBUTES and attribute.number(3) in _UNSIGNED:
         return f"gives {_UNSIGNED[attribute.number(3)]}"
     if 6 in attribute or 11 in attribute:
-        return "has a subgraph, which is not looked into"
+        return "has a subgraph, which is not checked"
     tensor = attribute.one(5)
     if _is_external(tensor):
         return "holds a tensor that lies in another file"

@@ -51,19 +51,22 @@ class BuildOptions:
         least, usual, largest = self.batch_sizes
         if not 1 <= least <= usual <= largest:
             raise UsageError(
-                f"batch sizes are least, usual and largest, 1 or more, ascending; got {least}, "
-                f"{usual}, {largest}"
+                "expected batch sizes in ascending order (least, usual and largest) of 1 or "
+                f"more, got {least}, {usual}, {largest}"
             )
         if self.optimization_level not in (None, 0, 1, 2, 3, 4, 5):
-            raise UsageError(f"the optimization level is 0 to 5, not {self.optimization_level}")
+            raise UsageError(
+                f"expected an optimization level of 0 to 5, got {self.optimization_level}"
+            )
         if self.hardware not in HARDWARE:
             raise UsageError(f"hardware {self.hardware!r} is unknown; known: {', '.join(HARDWARE)}")
         wanted = self.compute_capabilities
         if wanted is not None and (not wanted or len(set(wanted)) != len(wanted)):
-            raise UsageError("name one compute capability or more, each once")
+            raise UsageError("expected one or more different compute capabilities")
         if wanted is not None and CURRENT in wanted and len(wanted) > 1:
             raise UsageError(
-                f"{CURRENT!r} stands alone: it is the capability of the GPU that is here"
+                f"{CURRENT!r} cannot be combined with others: it is the capability of "
+                "the GPU of this machine"
             )
 
     def check_for(self, flavour: Flavour) -> None:
@@ -73,12 +76,12 @@ class BuildOptions:
             UsageError: it is named, with the reason.
         """
         refused: tuple[str, ...] = ("compute_capabilities",)
-        reason = "TensorRT times kernels on the GPU that is in the machine and builds for that"
+        reason = "TensorRT times kernels on the GPU of this machine and builds for that GPU"
         if flavour.rtx:
             refused = ("hardware", "version_compatible", "timing_cache")
             reason = (
-                "TensorRT-RTX builds for the compute capabilities that it is given, compiles the "
-                "kernels on the device, and times none while it builds"
+                "TensorRT-RTX builds for the given compute capabilities, compiles the kernels on "
+                "the device, and times no kernel during the build"
             )
         for name in refused:
             if getattr(self, name) != getattr(BuildOptions, name):

@@ -206,5 +206,5 @@ def test_one_changed_bit_of_the_golden_logits_is_found_on_arm64(
     write_stored_zip(tmp_path / "changed.qbundle", rehashed(files))
     there = validated_on_arm64(root, validator, tmp_path / "changed.qbundle", work, cpu=CPUS[-1])
     assert there.exit_code == 2
-    assert "departs from the golden logits" in there.err
+    assert "differs from the golden logits" in there.err
     assert (there.report["outcome"], there.report["steps"][-1]["name"]) == ("error", "golden codes")

@@ -39,7 +39,9 @@ def test_every_listed_engine_exists() -> None:
 
 
 def test_an_unknown_setting_names_the_known_ones(integer_onnx: Path) -> None:
-    with pytest.raises(UsageError, match=r"no setting thread; it has threads, profile_to"):
+    with pytest.raises(
+        UsageError, match=r"no setting thread; its settings are threads, profile_to"
+    ):
         open_engine("onnxruntime", integer_onnx, thread=2)
 
 

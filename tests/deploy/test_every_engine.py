@@ -45,11 +45,11 @@ MODULES = {
 """What each engine imports."""
 
 NOT_HERE = {
-    "onnxruntime-openvino": r"a processor of Intel's|no VNNI",
+    "onnxruntime-openvino": r"an Intel processor|no VNNI",
     "onnxruntime-tensorrt": r"no TensorrtExecutionProvider; available: .*onnxruntime-gpu",
     "onnxruntime-tensorrt-rtx": r"needs the package .*\[rtx-ep\]|an NVIDIA GPU .* and its driver",
-    "tensorrt": r"needs the package tensorrt .*pip install tensorrt|no CUDA driver here",
-    "tensorrt-rtx": r"needs the package tensorrt-rtx.*\[rtx\]|no CUDA driver here",
+    "tensorrt": r"needs the package tensorrt .*pip install tensorrt|no CUDA driver on this machine",
+    "tensorrt-rtx": r"needs the package tensorrt-rtx.*\[rtx\]|no CUDA driver on this machine",
 }
 """Engines whose hardware or package a machine may lack, and what they say there."""
 
@@ -178,7 +178,7 @@ def test_tampered(
     changed = bytearray(files[path])
     changed[len(changed) // 2] ^= 1
     code, text = validated(name, {**files, path: bytes(changed)}, tmp_path, capsys)
-    assert code == 2 and "it was changed or exchanged" in text
+    assert code == 2 and "it was changed or replaced" in text
     exchanged = rehashed({**files, path: files["images/images.npz"]})
     code, text = validated(name, exchanged, tmp_path, capsys)
     assert code == 2 and re.search(r"not a readable (\.onnx|\.tflite|ONNX) file", text)
@@ -241,7 +241,7 @@ def test_tensorrt_without_a_gpu(
     stand_in: Any = SimpleNamespace(__version__="11.4", ILogger=object)
     monkeypatch.setitem(sys.modules, "tensorrt", stand_in)
     code, text = validated("tensorrt", files, tmp_path, capsys)
-    assert code == 2 and "no CUDA driver here" in text and "needs an NVIDIA GPU" in text
+    assert code == 2 and "no CUDA driver on this machine" in text and "needs an NVIDIA GPU" in text
 
 
 @pytest.mark.rtx

@@ -183,7 +183,7 @@ def test_a_patch_is_counted_where_masked_inference_was_right_and_never_beats_a_c
         with pytest.raises(InputError, match="images that are certified"):
             attack_masked(moody, found, rows, patched, labels[rows], target)
     first = rows[found.holds[rows]][0]
-    with pytest.raises(InputError, match=f"the first is number {first}:"):
+    with pytest.raises(InputError, match=f"the first of which is number {first}:"):
         attack_masked(moody, found, rows, patched, labels[rows])
 
 
@@ -201,14 +201,14 @@ def test_a_patch_is_counted_where_masked_inference_was_right_and_never_beats_a_c
                 covering_masks((8, 8), 2),
             ),
             InputError,
-            "images of 8×8 px, got 4×4",
+            "images of 8×8 px, as the masks are for, got 4×4",
         ),
         (
             lambda: predict_masked(
                 brightness, np.zeros((0, 3, 8, 8), np.uint8), covering_masks((8, 8), 2)
             ),
             NothingToEvaluate,
-            "no image",
+            "at least one image to certify",
         ),
     ],
 )

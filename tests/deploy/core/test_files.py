@@ -242,7 +242,7 @@ def _npy(shape: str, data: bytes) -> bytes:
     [
         (b"", "not a readable"),
         (b"no zip at all", "not a readable"),
-        (_archive({"x.txt": b"hello"}), "no array"),
+        (_archive({"x.txt": b"hello"}), "is not an array"),
         (_archive({"x.npy": b"hello"}), "array 'x'"),
         (_archive({"x.npy": _npy("(99999999999,)", b"abc")}), "needs 99999999999 bytes, 3"),
         (_archive({"x.npy": _npy("(-1,)", b"abc")}), "negative"),

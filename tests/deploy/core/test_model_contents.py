@@ -138,7 +138,7 @@ def test_data_outside_the_file_are_found(
     place: Callable[[onnx.ModelProto], None], engine: str, model: onnx.ModelProto
 ) -> None:
     place(model)
-    with pytest.raises(InputError, match="names data outside the file for 'hidden'"):
+    with pytest.raises(InputError, match="refers to data outside the file for 'hidden'"):
         require_contents(model.SerializeToString(), engine, "m.onnx")
 
 
@@ -257,7 +257,7 @@ def test_nodes_are_in_the_order_in_which_they_run(engine: str, model: onnx.Model
     if engine != "onnxruntime":
         del model.graph.node[:]
         model.graph.node.extend(late)
-    with pytest.raises(InputError, match="reads 'early' before the node that gives it"):
+    with pytest.raises(InputError, match="reads 'early' before the node that computes it"):
         require_contents(model.SerializeToString(), engine, "m")
 
 
@@ -265,5 +265,5 @@ def test_an_attribute_that_is_there_twice(model: onnx.ModelProto) -> None:
     node = helper.make_node("Cast", ["images"], ["f"], to=TensorProto.UINT8)
     node.attribute.append(helper.make_attribute("to", TensorProto.FLOAT))
     model.graph.node.append(node)
-    with pytest.raises(InputError, match="a node Cast has an attribute twice"):
+    with pytest.raises(InputError, match="a node Cast has the same attribute twice"):
         require_contents(model.SerializeToString(), "onnxruntime", "m")

@@ -105,5 +105,5 @@ def test_each_image_may_have_its_own_mask(images: np.ndarray, patches: str) -> N
     with pytest.raises(InputError, match="1 mask or one for each"):
         paste(images, patch, mask[1:], positions)
     mask[3] = False
-    with pytest.raises(InputError, match="covers no pixel"):
+    with pytest.raises(InputError, match="a mask that covers a pixel"):
         paste(images, patch, mask, positions)

@@ -131,5 +131,5 @@ def test_what_a_dirty_tree_made_is_read_but_not_published(tmp_path: Path) -> Non
     assert published_records(tmp_path) == read_records(tmp_path)
     path = write_record(tmp_path, "asr", {"asr": 0.5}, ORIGIN | {"dirty": True})
     assert len(read_records(tmp_path)) == 2
-    with pytest.raises(InputError, match=rf"{path.name} is of a dirty tree \(commit abc"):
+    with pytest.raises(InputError, match=rf"{path.name} was made from a dirty tree \(commit abc"):
         published_records(tmp_path, "latency")

@@ -243,7 +243,7 @@ def an_attribute_twice(files: Files, rng: np.random.Generator, folder: Path) -> 
     node = next(node for node in model.graph.node if node.op_type == "Cast")
     node.attribute.append(helper.make_attribute("to", int(rng.choice([TensorProto.FLOAT, 3]))))
     _keep(files, model)
-    return "an attribute twice"
+    return "the same attribute twice"
 
 
 def floats_between_the_codes(files: Files, rng: np.random.Generator, folder: Path) -> str:
@@ -279,7 +279,7 @@ def floats_between_the_codes(files: Files, rng: np.random.Generator, folder: Pat
         _keep(files, model)
         return "from floating-point numbers"
     _honest_about(files, model, folder, without=("f", "large", "small"))
-    return "before the node that gives it"
+    return "before the node that computes it"
 
 
 def neighbours_mixed(files: Files, rng: np.random.Generator, folder: Path) -> str:
@@ -301,7 +301,7 @@ def neighbours_mixed(files: Files, rng: np.random.Generator, folder: Path) -> st
     golden = arrays_of(files[GOLDEN])["inputs"]
     chosen: list[NDArray[np.uint8]] = [golden, golden[:1], np.repeat(golden[:1], 4, axis=0)]
     _honest_about(files, model, folder, golden=chosen[int(rng.integers(3))])
-    return "depends on its neighbours"
+    return "depends on the other images"
 
 
 def neighbours_mixed_in_a_fixed_batch(files: Files, rng: np.random.Generator, folder: Path) -> str:
@@ -313,7 +313,7 @@ def neighbours_mixed_in_a_fixed_batch(files: Files, rng: np.random.Generator, fo
         value.type.tensor_type.shape.dim[0].dim_value = 64
     del model.graph.value_info[:]
     _honest_about(files, model, folder, golden=arrays_of(files[IMAGES])["images"][:64])
-    return "depends on its neighbours"
+    return "depends on the other images"
 
 
 def _honest_about(
@@ -382,7 +382,7 @@ def an_adopted_file_that_knows_its_batch(
         arrays = {n: np.repeat(values[:1], 4, axis=0) for n, values in arrays.items()}
         _keep(files, model)
         files[GOLDEN] = npz_bytes(arrays)
-    return "depends on its neighbours"
+    return "depends on the other images"
 
 
 def _keep_constant(model: onnx.ModelProto, name: str, value: NDArray[Any]) -> None:
@@ -408,7 +408,7 @@ def an_adopted_file_with_any_budget(files: Files, rng: np.random.Generator, fold
         manifest["models"]["onnxruntime"].update(max_logit_difference=1e3, **budget)
 
     in_manifest(files, change)
-    return "met by any model"
+    return "any model meets"
 
 
 def _predict(files: Files, path: Path) -> None:
@@ -451,7 +451,7 @@ def a_nearly_constant_network(files: Files, rng: np.random.Generator, folder: Pa
         manifest["thresholds"]["min_clean"] = 0.0 if rng.random() < 0.5 else None
 
     in_manifest(files, change)
-    return "nearly one class"
+    return "nearly always one class"
 
 
 # ------------------------------------------------------------------ golden data
@@ -477,7 +477,7 @@ def tensors_left_out(files: Files, rng: np.random.Generator, folder: Path) -> st
     codes = {f"codes-{i}": golden[f"codes-{old}"] for i, old in enumerate(kept)}
     files[GOLDEN] = npz_bytes({name: golden[name] for name in ("inputs", "logits")} | codes)
     in_manifest(files, lambda m: m["golden"].update(tensors=[tensors[i] for i in kept]))
-    return "expected golden codes of all"
+    return "expected golden codes for all"
 
 
 # ------------------------------------------------------------------ suites
@@ -560,14 +560,14 @@ def pixels_of_the_image_itself(files: Files, rng: np.random.Generator, folder: P
     }
     _put_patch(files, 1, arrays, kind="per-image")
     _no_drift(files)
-    return "left unchanged"
+    return "the patch leaves"
 
 
 def patch_on_no_pixel(files: Files, rng: np.random.Generator, folder: Path) -> str:
     arrays = arrays_of(files[f"{LOUD}.npz"])
     if rng.random() < 0.5:
         arrays["mask"] = np.zeros_like(arrays["mask"])
-        words = "covers no pixel"
+        words = "a mask that covers a pixel"
     else:
         arrays["positions"] = arrays["positions"] + np.int32(rng.integers(1, 100))
         words = "outside"
@@ -644,7 +644,7 @@ def images_of_nearly_one_class(files: Files, rng: np.random.Generator, folder: P
     others = np.flatnonzero(labels != most)[: len(own) // int(rng.integers(12, 16))]
     _suite(files, np.sort(np.concatenate([own, others])))
     _no_drift(files)
-    return "have one label"
+    return "have the same label"
 
 
 SUITE_ATTACKS: tuple[Attack, ...] = (

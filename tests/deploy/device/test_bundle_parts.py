@@ -120,11 +120,11 @@ def test_the_manifest_reader_says_what_is_wrong(files: dict[str, bytes]) -> None
     good = json.loads(files["manifest.json"])
     for change, said in (
         ({"format": "other"}, "does not describe"),
-        ({"format_version": 2}, "format version '2', this validator reads 1"),
+        ({"format_version": 2}, "format version '2', but this validator reads 1"),
         ({"bit_width": True}, "bit_width: expected integer"),
         ({"surprise": 1}, "'surprise' is an unknown field"),
         ({"images": good["images"] | {"file": "images/none.npz"}}, "does not list"),
-        ({"patches": good["patches"] * 2}, "two patches have one name"),
+        ({"patches": good["patches"] * 2}, "two patches have the same name"),
     ):
         with pytest.raises(InputError, match=said):
             parse_manifest(json.dumps(good | change).encode())
@@ -175,7 +175,7 @@ def test_a_pinned_bundle_is_that_one_alone(
     own = sha256_of_bytes(files["manifest.json"])
     with Bundle(folder, pinned_sha256=own) as bundle:
         assert bundle.authentication == "pinned by its manifest's SHA-256"
-    with pytest.raises(InputError, match=f"another bundle than the pinned one.*{own}, expected 00"):
+    with pytest.raises(InputError, match=f"not the pinned bundle.*{own}, expected 00"):
         Bundle(folder, pinned_sha256="0" * 64)
 
 

@@ -37,7 +37,7 @@ def test_what_is_certified_is_what_the_engine_says_under_every_pair(
     assert f"{found['certified']['n']}" in printed
     right, held = found["masked"]["k"], found["certified"]["k"]
     bound = share_in_words(share(right - held, right))
-    assert f"no attack with such a patch wins on more than {bound}" in printed
+    assert f"no attack with such a patch succeeds on more than {bound}" in printed
     assert "No patch of 1 px can win" in Path("summary.md").read_text()
     with Bundle(bundle) as opened:
         suite = read_suite(opened)

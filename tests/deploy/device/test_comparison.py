@@ -115,9 +115,9 @@ def test_holm_keeps_many_patches_from_a_false_alarm() -> None:
 
 
 def test_what_cannot_be_compared() -> None:
-    with pytest.raises(InputError, match="only the same images"):
+    with pytest.raises(InputError, match="only results on the same images"):
         compare([outcome([])], [outcome([], images=("noise", "test", "1" * 64))])
-    with pytest.raises(NothingToEvaluate, match="the old one has the patches p, the new"):
+    with pytest.raises(NothingToEvaluate, match="the old result has the patches p, the new"):
         compare([outcome([])], [outcome([], patch="q", patch_sha256="b" * 64)])
     with pytest.raises(NothingToEvaluate, match="no image counts"):
         compare([outcome([])], [outcome([], eligible=np.zeros(N, np.bool_))])
@@ -131,9 +131,9 @@ def test_what_cannot_be_compared() -> None:
         (None, "p is not in the new result"),
         ({"patch_file_sha256": "2" * 64}, "p is another patch"),
         ({"patch_file_sha256": None, "patch_sha256": "b" * 64}, "p is another patch"),
-        ({"patch_file_sha256": None, "patch_sha256": None}, "one that is not stated"),
+        ({"patch_file_sha256": None, "patch_sha256": None}, "its patch is not stated"),
         ({"images_sha256": "2" * 64}, "other images or labels"),
-        ({"images_sha256": None}, "some not stated"),
+        ({"images_sha256": None}, "some that are not stated"),
         ({"indices": np.arange(200, 200 + N)}, f"p was not tried on {N} of the old {N} images"),
     ],
 )
@@ -225,7 +225,7 @@ def test_reports_as_commands(bundle: Path, capsys: pytest.CaptureFixture[str]) -
     for words in (["broken.json", "new.json"], ["old.json", "broken.json"]):
         capsys.readouterr()
         assert main([*words, "--fail-on-worse"]) == 2
-        assert "broke off" in capsys.readouterr().err
+        assert "was aborted" in capsys.readouterr().err
 
 
 VERSION_1 = Path(__file__).parent / "validation-report-1.json"
@@ -256,11 +256,11 @@ def test_a_report_of_version_1_is_read_as_todays(
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"format_version": 3}, "format version '3', this qadtr reads 1 and 2"),
+        ({"format_version": 3}, "format version '3', but this qadtr reads 1 and 2"),
         ({"format_version": True}, "format version 'True'"),
-        ({"search": {"asr": 1}}, "not a whole report"),
+        ({"search": {"asr": 1}}, "not a complete report"),
         ({"clean": {"here": {"accuracy": 1, "n": 1, "correct": 1, "interval": [1]}}}, "not a"),
-        ({"format": "other"}, "no report.json"),
+        ({"format": "other"}, "is not a report.json"),
     ],
 )
 def test_a_report_that_is_refused(change: dict[str, Any], words: str, tmp_path: Path) -> None:
@@ -297,7 +297,10 @@ def test_a_report_hands_on_what_its_bundle_says_of_the_attacks(
     head, _, first = said.splitlines()[:3]
     assert first.count("†") == 1
     assert head.index("new") < first.index("†") < head.index("difference")  # of the new one alone
-    assert "attack checks: old one not checked -> new one TRIPPED: doubled-steps; 14 pass" in said
+    assert (
+        "attack checks: old result not checked -> new result TRIPPED: doubled-steps; 14 pass"
+        in said
+    )
     assert LOWER_BOUND in said
 
 
@@ -341,13 +344,13 @@ def of(defense: str, facts: dict[str, Any]) -> dict[str, Any]:
         (("outcomes", "indices"), [2**63] * N, "indices as 0…"),
         (("outcomes", "indices"), [0.5] * N, "as whole numbers"),
         (("outcomes", "indices"), {}, "as whole numbers"),
-        (("outcomes", "success"), 7, "value of another kind"),
+        (("outcomes", "success"), 7, "value of another type"),
         (("patch", "sha256"), {}, "SHA-256 of a patch as str or NoneType, got dict"),
         (("patch", "name"), [], "name of a patch, data set or split as str, got list"),
         (("images", "digest"), {}, "name of a patch, data set or split as str, got dict"),
         (("model", "bit_width"), "2", "bit-width as int or NoneType, got str"),
         (("model", "engine"), {}, "engine as str, got dict"),
-        (("model",), [], "value of another kind"),
+        (("model",), [], "value of another type"),
     ],
 )
 def test_a_record_with_a_value_of_another_kind_is_one_error(
@@ -388,7 +391,7 @@ def test_models_of_other_names_are_paired_by_bit_width_and_patches_by_content() 
     assert found["not_measured"] == found["only_in_old"] == found["only_in_new"] == []
     text = "\n".join(comparison_lines(found))
     assert "r qat 8-bit e -> r qadtr 8-bit e" in text
-    assert "ASR of p (the new one calls it q)" in text
+    assert "ASR of p (named q in the new result)" in text
     assert "ASR of p (another" not in text
 
 
@@ -418,12 +421,12 @@ def test_patches_made_anew_for_each_network_are_paired_by_their_name() -> None:
         (
             [WIDE, WIDE | {"patch": "q"}],
             [NARROW, NARROW | {"model": "s"}],
-            "is of bit-width 8, the",
+            "is for bit-width 8, the",
         ),
         (
             [of("a", WIDE), of("b", WIDE)],
             [of("c", WIDE), of("d", WIDE)],
-            r"\(old: r a 8-bit e, r b 8-bit e; new: r c 8-bit e, r d 8-bit e\); name the folder",
+            r"\(old: r a 8-bit e, r b 8-bit e; new: r c 8-bit e, r d 8-bit e\); give the folder",
         ),
     ],
 )
@@ -487,16 +490,19 @@ def beside(
         (beside(won=18), [], []),
         (beside(won=30), ["ASR of the search: 20.0% [11.2%, 33.0%] of 50 -> 60.0%"], []),
         (beside(certified=20), ["certified accuracy: 80.0%"], []),
-        (beside(in_float=3), ["integers: 3 layers run in float, none did"], []),
+        (beside(in_float=3), ["integers: 3 layers run in float, before none did"], []),
         ({}, [], ["the search for patches is not", "the certified accuracy is not"]),
-        (beside(queries=99), [], ["the search had 100 queries, now 99"]),
+        (beside(queries=99), [], ["the search had 100 queries, now it has 99"]),
         (beside(queries=101), [], []),
-        (beside(size_px=4), [], ["the search had size_px 5, now 4"]),
-        (beside(answers="classes"), [], ["the search had answers logits, now classes"]),
+        (beside(size_px=4), [], ["the search had size_px 5, now it has 4"]),
+        (beside(answers="classes"), [], ["the search had answers logits, now it has classes"]),
         (
             beside(n=44, won=9, certified=36),
             [],
-            ["the search was of 50 images, now 44", "the certificate was of 50 images, now 44"],
+            [
+                "the search was on 50 images, now on 44",
+                "the certificate was on 50 images, now on 44",
+            ],
         ),
         (beside(n=45, won=9, certified=36), [], []),
     ],

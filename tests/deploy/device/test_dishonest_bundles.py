@@ -135,8 +135,8 @@ def test_a_float_model_that_is_called_somebody_elses(
     parts = signed(parts, lab.private)
     code, report = lab.gate(parts)
     assert code == 0, report["reason"]
-    assert "somebody else's file, of whose layers 1 ran in float" in report["reason"]
-    assert "somebody else's file, called 4-bit codes" in capsys.readouterr().out
+    assert "1 layers of the third-party file ran in float" in report["reason"]
+    assert "a third-party file, listed as 4-bit codes" in capsys.readouterr().out
     code, report = lab.gate(parts, "--require-integer")
     assert code == 1
     assert "not an integer model: 1 of 4 convolution" in report["reason"]

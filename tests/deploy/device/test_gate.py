@@ -167,7 +167,7 @@ def test_at_the_threshold_no_number_of_images_decides() -> None:
     assert images_that_decide(0.3, 30, 100) is None
     assert images_that_decide(0.0, 0, 10) is None
     reason = share_at_most("asr", 0.3, 30, 100).reason
-    assert "so near to it no number of images under a million would" in reason
+    assert "so close to the threshold that no number of images under a million would" in reason
     assert "would" not in share_at_most("asr", 0.5, 30, 1000).reason
 
 

@@ -139,11 +139,11 @@ def test_a_bundle_names_the_machines_of_its_reports(
         ({"images__file_sha256": "1" * 64}, "another image file"),
         ({"golden__logits_sha256": "1" * 64}, "logits of the golden images"),
         ({"clean__logits_sha256": "1" * 64}, "logits of the images"),
-        ({"clean__logits_sha256": None}, "does not tell logits_sha256"),
+        ({"clean__logits_sha256": None}, "does not state logits_sha256"),
         ({"exit_code": 2, "outcome": "error", "reason": "broke"}, "proves nothing: broke"),
-        ({"golden": None}, "does not tell file_sha256"),
-        ({"host": None}, "does not tell emulated"),
-        ({"format": "other"}, "no report.json"),
+        ({"golden": None}, "does not state file_sha256"),
+        ({"host": None}, "does not state emulated"),
+        ({"format": "other"}, "is not a report.json"),
         ({"format_version": 3}, "format version '3'"),
         ({"quick": 1}, "quick: expected boolean"),
         ({"host__machine": 7}, "host.machine: expected string"),
@@ -200,7 +200,7 @@ def test_one_bit_of_a_golden_logit_is_exit_code_2(
     monkeypatch.chdir(tmp_path)
     write_stored_zip(tmp_path / "model.qbundle", rehashed(with_one_bit_changed(files)))
     assert main(["model.qbundle"]) == 2
-    assert "departs from the golden logits" in capsys.readouterr().err
+    assert "differs from the golden logits" in capsys.readouterr().err
 
 
 def with_one_bit_changed(files: dict[str, bytes]) -> dict[str, bytes]:

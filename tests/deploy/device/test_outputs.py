@@ -82,7 +82,7 @@ def test_a_form_that_cannot_be_written_leaves_no_pass_in_the_others(
     assert not Path(broken).exists()  # an older pass is worse than nothing
     Path(broken).write_bytes(b"")
     said = capsys.readouterr()
-    assert "No space left on device; the gates came to: pass" in said.err
+    assert "No space left on device; the outcome of the gates was: pass" in said.err
     for form in {"report.json", "junit.xml", "gate.sarif", "summary.md", "quality.json"} - {broken}:
         assert "No space left" in Path(form).read_text()
         assert "## PASS" not in Path(form).read_text()
@@ -106,7 +106,7 @@ def test_an_unwritable_place_voids_the_other_reports_too(
     Path("loop").symlink_to("loop")
     places = {
         "folder": "it is a folder",
-        "file/report": "what it lies in is a file",
+        "file/report": "its parent is a file, not a folder",
         "loop": "a loop of links",
         "n" * 300: "File name too long",
     }
@@ -128,7 +128,7 @@ def test_a_full_disk_is_not_called_a_bad_bundle(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     resource = pytest.importorskip("resource")
-    words = "the bundle cannot be copied to {}: {}; make room there for its size, or name another"
+    words = "the bundle cannot be copied to {}: {}; free as much space there as the bundle takes"
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
@@ -219,7 +219,7 @@ def test_an_output_names_no_input_and_no_other_output(
     monkeypatch.setattr(sys, "argv", ["validate.pyz"])
     before = {path.name: path.read_bytes() for path in Path().iterdir() if path.is_file()}
     assert main([str(bundle), *words]) == 4
-    assert "name a place of its own" in capsys.readouterr().err
+    assert "give another path" in capsys.readouterr().err
     assert before == {path.name: path.read_bytes() for path in Path().iterdir() if path.is_file()}
 
 

@@ -38,7 +38,7 @@ def test_a_search_finds_what_the_brought_patches_do_not(
     assert search["asr"]["value"] > search["random_floor"]["value"]
     assert len(search["won"]) == search["asr"]["k"] > 0
     assert search["best_brought"]["name"] == "loud"
-    assert "search     5 px, 60 queries an image, by logits: ASR" in said
+    assert "search     5 px, 60 queries per image, by logits: ASR" in said
     # The patches are on file, and the engine says of them what the report says.
     patch_set = read_patch_set(Path("found.npz"))
     with Bundle(bundle) as opened:

@@ -102,12 +102,14 @@ def test_without_a_device_or_a_driver_the_error_says_what_is_missing(
 ) -> None:
     with pytest.raises(EngineUnavailable, match=r"no GPU can be used: .*cuInit failed with 100"):
         Device(library=HostDriver(devices=0))
-    with pytest.raises(EngineUnavailable, match="GPU 3 was asked for, the driver has 2"):
+    with pytest.raises(EngineUnavailable, match="GPU 3 was requested, but the driver has 2"):
         Device(3, library=HostDriver(devices=2))
     monkeypatch.setattr(cuda, "LIBRARY", "libno-such-driver.so.1")
-    with pytest.raises(EngineUnavailable, match=r"no CUDA driver here .*needs an NVIDIA GPU"):
+    with pytest.raises(
+        EngineUnavailable, match=r"no CUDA driver on this machine .*needs an NVIDIA GPU"
+    ):
         Device()
-    with pytest.raises(EngineUnavailable, match="has no cuInit: it is older"):
+    with pytest.raises(EngineUnavailable, match="has no cuInit, because it is older"):
         Device(library=SimpleNamespace())
 
 
