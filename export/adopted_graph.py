@@ -93,7 +93,7 @@ def read_foreign(
         UsageError: the layout, size, mean or std do not fit the file.
     """
     if layout not in LAYOUTS:
-        raise UsageError(f"--layout is one of {', '.join(LAYOUTS)}, got {layout!r}")
+        raise UsageError(f"expected --layout as one of {', '.join(LAYOUTS)}, got {layout!r}")
     model = read_model(path)
     if model.functions:
         with refusing_malformed(path):
@@ -149,8 +149,8 @@ def _only_input(model: onnx.ModelProto, path: Path) -> onnx.ValueInfoProto:
     if len(inputs) != 1:
         named = ", ".join(f"{one.name!r} {_shown(input_dims(one))}" for one in inputs) or "none"
         raise InputError(
-            f"{path} has {len(inputs)} inputs ({named}); expected one, the images: fix the others "
-            "as constants and export it again"
+            f"{path} has {len(inputs)} inputs ({named}); expected one, the images; make the "
+            "others constants and export it again"
         )
     return inputs[0]
 
@@ -162,8 +162,8 @@ def _choose_output(model: onnx.ModelProto, path: Path, wanted: str | None) -> No
     if wanted is None:
         if len(names) != 1:
             raise InputError(
-                f"{path} has {len(names)} outputs ({', '.join(names)}); say which are the logits: "
-                f"--output {names[0]}"
+                f"{path} has {len(names)} outputs ({', '.join(names)}); select the logits with "
+                f"--output, for example --output {names[0]}"
             )
         wanted = names[0]
     made = [name for node in graph.node for name in node.output if name]
@@ -200,8 +200,8 @@ def _require_finite(model: onnx.ModelProto, path: Path) -> None:
     for name, values in initializers(model).items():
         if values.dtype.kind == "f" and np.isnan(values).any():
             raise InputError(
-                f"{path}: the stored tensor {name!r} holds {int(np.isnan(values).sum())} NaN of "
-                f"{values.size} values: its training diverged or the file is damaged"
+                f"{path}: the stored tensor {name!r} holds {int(np.isnan(values).sum())} NaN "
+                f"among {values.size} values: its training diverged, or the file is damaged"
             )
 
 
@@ -217,23 +217,23 @@ def _image_shape(
         raise InputError(f"{what}; expected images, N×C×H×W or N×H×W×C")
     first, last = dims[1] in GREY_OR_RGB, dims[3] in GREY_OR_RGB
     if layout == "NCHW" and last and not first:
-        raise UsageError(f"{what}, channels last: say --layout NHWC")
+        raise UsageError(f"{what}, channels last; give --layout NHWC")
     if layout == "NHWC" and not last:
-        raise UsageError(f"{what}, not channels last: leave --layout NHWC away")
+        raise UsageError(f"{what}, which is not channels last; leave out --layout NHWC")
     if not (first if layout == "NCHW" else last):
         raise InputError(
-            f"{what}; an image is grey or RGB here, 1 or 3 channels, fixed in the file"
+            f"{what}; expected a fixed number of channels in the file, 1 (grey) or 3 (RGB)"
         )
     channels, *sides = (dims[1], dims[2], dims[3]) if layout == "NCHW" else (dims[3], *dims[1:3])
     if form.size is not None:
         if any(side not in (None, wanted) for side, wanted in zip(sides, form.size, strict=True)):
             raise UsageError(
-                f"{what}; --size {form.size[0]} {form.size[1]} is another: leave it away"
+                f"{what}, but --size is {form.size[0]} {form.size[1]}; leave out --size"
             )
         sides = list(form.size)
     height, width = sides
     if not height or not width:
-        raise UsageError(f"{what}: its height or width is open; name it with --size HEIGHT WIDTH")
+        raise UsageError(f"{what}, whose height or width is open; give it with --size HEIGHT WIDTH")
     assert channels is not None
     return channels, height, width
 
@@ -242,15 +242,15 @@ def _require_form(kind: int, name: str, form: ImageForm, path: Path) -> None:
     what = f"{path}: its input {name!r} is {type_name(kind)}"
     if kind == TensorProto.UINT8:
         if form.mean is not None:
-            raise UsageError(f"{what}: it takes the bytes; leave --mean and --std away")
+            raise UsageError(f"{what}, so it takes the bytes; leave out --mean and --std")
         return
     if kind not in _FLOATS:
         raise InputError(f"{what}; expected uint8, float, float16 or double")
     if form.mean is None:
         raise UsageError(
-            f"{what}: name what it wants, (byte / 255 - mean) / std, with --mean and --std, one "
-            "value or one for each channel; 0 and 1 for an image of 0…1, 0 and 0.00392156863 for "
-            "0…255"
+            f"{what}; give its preprocessing, (byte / 255 - mean) / std, with --mean and --std, "
+            "as one value or one for each channel: 0 and 1 for an image of 0…1, 0 and "
+            "0.00392156863 for 0…255"
         )
 
 
@@ -419,8 +419,8 @@ def _after(logits: NDArray[Any], output: str, path: Path) -> list[onnx.NodeProto
     shape = _shown((None, *logits.shape[1:]))
     if logits.dtype.kind != "f" or logits.ndim < 2 or any(side != 1 for side in logits.shape[2:]):
         raise InputError(
-            f"{path}: its output is {logits.dtype} {shape}; expected logits, float N×C: name the "
-            "tensor that has them with --output, such as what an ArgMax or TopK reads"
+            f"{path}: its output is {logits.dtype} {shape}; expected logits, float N×C; select "
+            "the tensor that has them with --output, such as the input of an ArgMax or TopK"
         )
     nodes, name = [], output
     if logits.ndim > 2:

@@ -89,7 +89,8 @@ class Adopted:
         ]
         if self.accuracy["high"] <= 2.0 / classes:
             lines.append(
-                "that is about chance: check --mean, --std, --layout and the order of the classes"
+                "this is about chance level; check --mean, --std, --layout and the order "
+                "of the classes"
             )
         return "\n".join(lines)
 
@@ -164,9 +165,9 @@ def adopt(
     made = adopted_model(foreign, own, description=origin_text(digest))
     if own.shape[1] != len(tried.classes):
         raise InputError(
-            f"{path} gives {own.shape[1]} logits, {tried.name} has {len(tried.classes)} classes "
-            f"({', '.join(tried.classes[:5])}…): give data whose classes are the file's, in its "
-            "order"
+            f"{path} gives {own.shape[1]} logits, but {tried.name} has {len(tried.classes)} "
+            f"classes ({', '.join(tried.classes[:5])}…); give data with the classes of the file, "
+            "in the same order"
         )
     facts = provenance_of() if provenance is None else dict(provenance)
     contents = model_bytes(made)
@@ -241,15 +242,15 @@ def _require_place(out: Path) -> None:
     """Refuse a folder that is of something else, which an adoption that was cut short is not."""
     ours = (out / ADOPTED_SIDECAR).is_file() or any(out.glob(f"export/{ADOPTED}-*"))
     if out.exists() and not ours and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"--out {out} is of something else; name a new folder")
+        raise UsageError(f"--out {out} is not a run folder of an adopted model; give a new folder")
 
 
 def _require_no_other(out: Path) -> None:
     """Refuse a folder whose records are of another model: they would pass for the new one's."""
     if (out / ADOPTED_SIDECAR).is_file():
         raise UsageError(
-            f"{out} holds another adopted model: --overwrite replaces it and its records, "
-            "--out RUN leaves it alone"
+            f"{out} holds another adopted model; give --overwrite to replace it and its records, "
+            "or another folder with --out RUN"
         )
 
 
@@ -275,9 +276,9 @@ def _images(
     if found.images.shape[1:] != foreign.shape:
         shown = "×".join(map(str, found.images.shape[1:]))
         raise InputError(
-            f"{foreign.path} takes images of {'×'.join(map(str, foreign.shape))}, those of "
-            f"{found.name} are {shown}; give data of that size (a folder of images is resized to "
-            "a square one)"
+            f"{foreign.path} takes images of {'×'.join(map(str, foreign.shape))}, but those of "
+            f"{found.name} are {shown}; give data of that size (images of a folder are resized "
+            "to a square)"
         )
     return found, {"kind": kind, "size": size}
 
@@ -319,11 +320,11 @@ def _require_same(
     classes = expected.shape[1]
     with open_engine(ENGINE, candidate, optimize=False) as engine:
         if engine.classes != classes:
-            raise InputError(f"{path} gives {classes} logits, {engine.classes} in the new graph")
+            raise InputError(f"{path} gives {classes} logits, the new graph gives {engine.classes}")
         inside = run_all(engine, images, 1)
     exact = own.dtype == np.float32
     found = departure(
-        (f"{path.name} with its preprocessing inside", inside),
+        (f"{path.name} with its preprocessing included", inside),
         (SOURCE, expected),
         EQUAL if exact else FLOAT_BUDGET,
     )
@@ -360,7 +361,10 @@ def _require_independent(
     if found.failures:
         why, cure = "", "export it in evaluation mode"
         if dynamic:
-            why = f": DynamicQuantizeLinear computes one scale of them all ({some(dynamic)})"
+            why = (
+                ", because DynamicQuantizeLinear computes one scale for all of them "
+                f"({some(dynamic)})"
+            )
             cure = "quantize it statically (onnxruntime.quantization.quantize_static)"
         raise InputError(
             f"{foreign.path}: the logits of an image depend on the other images of its batch"
@@ -375,8 +379,8 @@ def _require_within(optimized: Departure, path: Path) -> None:
     if optimized.failures:
         raise InputError(
             f"{path}: {'; '.join(optimized.failures)}; expected the engine to compute what the "
-            "file says: quantize with reduce_range=True where sums of 8-bit weights saturate; try "
-            "more images (--images) where a few have another class"
+            "file specifies; quantize with reduce_range=True if sums of 8-bit weights saturate, "
+            "or try more images (--images) if a few have another class"
         )
 
 

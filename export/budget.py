@@ -43,8 +43,9 @@ class Budget:
         shares = (self.flips, self.code_flips)
         if not ((self.logits is None or self.logits >= 0.0) and all(0 <= s <= 1 for s in shares)):
             raise InputError(
-                "a budget has a share of the logits, 0 or more, and of the images and codes, 0 to "
-                f"1; got {self.logits}, {self.flips} and {self.code_flips}"
+                "expected a budget with a share of the logits of 0 or more and shares of the "
+                f"images and codes of 0 to 1, got {self.logits}, {self.flips} and "
+                f"{self.code_flips}"
             )
 
 
@@ -89,7 +90,9 @@ class Overrides:
         for name in ("least_agreement", "code_flips"):
             share = getattr(self, name)
             if share is not None and not 0.0 <= share <= 1.0:
-                raise InputError(f"{name.replace('_', ' ')} is a share, 0 to 1, not {share}")
+                raise InputError(
+                    f"expected {name.replace('_', ' ')} as a share of 0 to 1, got {share}"
+                )
 
     def of(self, budget: FileBudget) -> FileBudget:
         """The budget with what is set here; equality is never loosened."""
@@ -210,8 +213,8 @@ def departure(
     (name, ours), (truth, theirs) = computed, held_to
     if ours.shape != theirs.shape:
         raise InputError(
-            f"{name} gives logits of shape {ours.shape}, {truth} of shape {theirs.shape}: they are "
-            "not of one network"
+            f"{name} gives logits of shape {ours.shape}, {truth} of shape {theirs.shape}: they "
+            "do not belong to the same network"
         )
     if not len(ours):
         raise NothingToEvaluate("expected at least one image, got none")

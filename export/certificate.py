@@ -252,8 +252,8 @@ def refuse_qonnx(model: onnx.ModelProto, path: Path) -> None:
     )
     if quant is not None:
         raise InputError(
-            f"{path} is a QONNX file: no engine runs its {quant.op_type} nodes "
-            f"({quant.domain}); `qadtr lower {path} --out FILE` makes a file that runs"
+            f"{path} is a QONNX file, and no engine runs its {quant.op_type} nodes "
+            f"({quant.domain}); make a file that runs with: qadtr lower {path} --out FILE"
         )
 
 

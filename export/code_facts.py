@@ -74,8 +74,8 @@ def code_facts(model: onnx.ModelProto, constants: dict[str, NDArray[Any]]) -> di
                 facts[node.output[0]] = _facts(node, facts, constants)
         except (KeyError, IndexError, ValueError) as error:
             raise UnsupportedGraph(
-                f"node {node_label(node)}: the range of its codes is unknown ({error}); only files "
-                "that `qadtr export` wrote for ONNX Runtime are looked at"
+                f"node {node_label(node)}: the range of its codes is unknown ({error}); only "
+                "files that `qadtr export` wrote for ONNX Runtime are supported"
             ) from error
     return facts
 
@@ -129,7 +129,7 @@ def _of_table(
                     scale, zero_point = (constants[reader.input[place + i]].item() for i in (1, 2))
                     ends = {"low": int(table.min()), "high": int(table.max())}
                     return CodeFacts(scale=float(scale), zero_point=int(zero_point), **ends)
-    raise ValueError("nothing that has a scale reads the table")
+    raise ValueError("no node with a scale reads the table")
 
 
 def _through(x: CodeFacts, out: CodeFacts) -> CodeFacts:

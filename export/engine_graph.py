@@ -182,8 +182,8 @@ def _kernels(profile: Path) -> dict[str, _Kernel]:
             kernel.times_us.append(int(event["dur"]))
         except (KeyError, TypeError, ValueError, StopIteration) as error:
             raise InputError(
-                f"{profile}: event {name!r} lacks what a kernel has: {error}"
+                f"{profile}: event {name!r} lacks a field of a kernel: {error}"
             ) from error
     if not kernels:
-        raise InputError(f"{profile} has no kernel times: was the engine run before it was closed?")
+        raise InputError(f"{profile} has no kernel times; run the engine before closing it")
     return kernels

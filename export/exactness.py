@@ -133,9 +133,9 @@ def _bound(
         times = f" times {found.odd}, the odd part of its input's scale," if found.odd > 1 else ""
         raise ExactnessError(
             f"layer {node.name}: the accumulator of channel {int(totals.argmax())} can reach "
-            f"{found.accumulator:,};{times} that is not under 2^24 = {EXACT_LIMIT:,}, beyond which "
-            "float32 is not exact. Train with exact = true under [network], which keeps the bound, "
-            "or give the layer fewer bits under [network.mixed]"
+            f"{found.accumulator:,};{times} that is not under 2^24 = {EXACT_LIMIT:,}, above "
+            "which float32 is not exact; train with exact = true under [network], which keeps "
+            "the bound, or give the layer fewer bits under [network.mixed]"
         )
     return found
 

@@ -122,7 +122,7 @@ def export_run(
         ExportError: the same of one or more of several files; the others are in place.
     """
     if len(images) == 0:
-        raise NothingToEvaluate("a proof needs images, and there are none")
+        raise NothingToEvaluate("expected at least one image for the proof, got none")
     unknown = sorted(set(settings.targets) - set(NAMES))
     if unknown or not settings.targets:
         named = ", ".join(unknown) or "none"
@@ -132,7 +132,7 @@ def export_run(
     for bits in wanted:
         if bits not in run.bit_widths:
             raise InputError(
-                f"{run.path} has no bit-width {bits}; it was trained for "
+                f"{run.path} has no bit-width {bits}; it was trained at "
                 f"{', '.join(map(str, run.bit_widths))}"
             )
     made: list[ExportedModel] = []

@@ -37,7 +37,7 @@ def write_expression(builder: GraphBuilder, expression: Expression, x: str, name
         )
 
     found = written(expression)
-    assert isinstance(found, str), "a function of a tensor is not a number"
+    assert isinstance(found, str), "expected a number, got a function of a tensor"
     return found
 
 

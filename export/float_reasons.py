@@ -59,7 +59,7 @@ def why_float(node: RanNode, graph: EngineGraph) -> list[Reason]:
 def why_computed_again(node: RanNode, graph: EngineGraph) -> Reason:
     """Give the reason why stored parameters are computed anew on every run."""
     if any(_origins(name, graph) & graph.overridable for name in node.input if name):
-        text = "an initializer that is also a graph input does not fold"
+        text = "an initializer that is also a graph input is not folded"
         return Reason("overridable-initializer", text)
     return Reason("no-pattern", "no integer kernel took them in")
 
@@ -90,8 +90,8 @@ def _no_quantizer_before(producer: RanNode, graph: EngineGraph) -> Reason:
     if bare(producer.operator) in _LAYOUT and _dequantized_before(producer, graph):
         return Reason(
             "flatten-without-quantizer",
-            f"{producer.operator} {producer.layer!r} is between DequantizeLinear and it "
-            "(a QuantizeLinear and DequantizeLinear behind it are needed)",
+            f"{producer.operator} {producer.layer!r} is between DequantizeLinear and it (a "
+            f"QuantizeLinear and DequantizeLinear are needed after {producer.operator})",
         )
     return Reason(
         "no-quantizer-before",
@@ -118,12 +118,13 @@ def _weight_reasons(node: RanNode, graph: EngineGraph) -> Iterator[Reason]:
     origins = {origin for name in node.input[1:] if name for origin in _origins(name, graph)}
     if origins & graph.overridable:
         text = (
-            "its weights come from an initializer that is also a graph input, so that nothing folds"
+            "its weights come from an initializer that is also a graph input, so they "
+            "are not folded"
         )
         yield Reason("overridable-initializer", text)
     low = {graph.stored.get(origin) for origin in origins} & {"int4", "uint4", "int2", "uint2"}
     for kind in sorted(map(str, low)):
-        text = f"its weights come from {kind}, which has no kernel behind DequantizeLinear"
+        text = f"its weights come from {kind}, for which there is no kernel after DequantizeLinear"
         yield Reason("low-bit-weights", text)
     if (stored := graph.stored.get(node.input[1], "")).startswith(_FLOATS):
         # The engine folds DequantizeLinear of stored weights too, so this says nothing of the file.
@@ -161,5 +162,5 @@ def _output_reasons(node: RanNode, graph: EngineGraph) -> Iterator[Reason]:
             text = f"a float {named} is between it and QuantizeLinear"
             yield Reason("float-clip", text)
         else:
-            text = f"no QuantizeLinear behind it: {named} reads its output in float"
+            text = f"no QuantizeLinear after it: {named} reads its output in float"
             yield Reason("no-quantizer-behind", text)

@@ -112,7 +112,7 @@ def failures_of(
 
     ``layers`` are those of the graph, ``input_types`` the element types of the file's inputs.
     """
-    unproven = "graph and profile disagree here: what ran is not proven"
+    unproven = "graph and profile disagree, so it is not proved what ran"
     failures = [Failure(name, unproven, ("not-proven",)) for name in graph.unproven]
     for name, kind in input_types.items():
         if kind not in INTEGERS:

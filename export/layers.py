@@ -24,9 +24,9 @@ from export.passes.weighted_sum import affine_before
 from export.targets import Target
 
 QUANTIZE_IT = (
-    "what has no integer codes is a float number in the file too: put a quantizer after it in the "
-    "network (Brevitas: a QuantIdentity, the same one for all that meet in a sum or a "
-    "concatenation; brevitas.graph.quantize puts them everywhere)"
+    "a tensor without integer codes is a float tensor in the file too; put a quantizer after it "
+    "in the network (Brevitas: a QuantIdentity, the same one for all tensors that meet in a sum "
+    "or a concatenation; brevitas.graph.quantize inserts them everywhere)"
 )
 
 MEETINGS = ("Add", "AveragePool", "Concat", "GlobalAveragePool", "Mul", "ReduceMean", "Sub")
@@ -127,8 +127,8 @@ def _in_the_way(read: str, context: Context) -> str:
     ]
     if missing:
         makers = ", ".join(named(context.source.producer(name)) for name in missing)
-        return f"{named(node)} reads what has {NO_CODES}, of {makers}"
-    return f"{named(node)} is nothing that any pass takes"
+        return f"{named(node)} reads a tensor that has {NO_CODES}, computed by {makers}"
+    return f"no pass supports {named(node)}"
 
 
 def _assume_codes(node: onnx.NodeProto, context: Context) -> bool:

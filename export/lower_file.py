@@ -52,7 +52,7 @@ class LowerSettings:
             raise UsageError(f"--count expects 1 or more, got {self.count}")
         share = self.least_agreement
         if share is not None and not 0.0 <= share <= 1.0:
-            raise UsageError(f"--least-agreement is a share, 0 to 1, got {share}")
+            raise UsageError(f"--least-agreement expects a share of 0 to 1, got {share}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,9 @@ class LoweredFile:
         """What was proved, for a person."""
         lines = [f"{self.lowered.path}: {self.lowered.size_bytes:,} bytes"]
         if self.lowered.source is None:
-            lines.append("never run: onnxruntime is not installed here, so nothing is proved of it")
+            lines.append(
+                "never run: onnxruntime is not installed, so nothing is proved about the file"
+            )
         else:
             lines.append(self.lowered.source.summary())
         if self.certificate is not None:
@@ -89,7 +91,7 @@ def lower_file(model: Path, out: Path, form: ImageForm, settings: LowerSettings)
         LoweringError, SourceError: as :func:`export.lowering.lower`.
     """
     if out.exists() and model.exists() and out.samefile(model):
-        raise UsageError(f"--out {out} is the file that is read; name another one")
+        raise UsageError(f"--out {out} is the input file; give another file")
     images = None if settings.images is None else _images(settings.images, settings.count)
     least = settings.least_agreement
     if least is None:

@@ -117,8 +117,8 @@ def lower(
     source = QonnxGraph(qonnx, form)
     if not any(source.is_quant(node) or source.is_sign(node) for node in source.nodes):
         raise LoweringError(
-            f"{qonnx}: no layer is quantized: expected a QONNX or Q/DQ file; `qadtr inspect` says "
-            "what runs in a float one"
+            f"{qonnx} has no quantized layer; expected a QONNX or Q/DQ file (`qadtr inspect` "
+            "lists what runs in a float file)"
         )
     context = Context(
         source=source,
@@ -157,7 +157,7 @@ def lower_float(qonnx: Path, out: Path, *, target: str = "onnxruntime") -> Lower
     chosen = target_named(target)
     if chosen is LITERT:
         raise InputError(
-            "the target 'litert' has no float baseline; name the integer bit-widths with --bits"
+            "the target 'litert' has no float baseline; give the integer bit-widths with --bits"
         )
     source = QonnxGraph(qonnx)
     builder = GraphBuilder()
@@ -171,7 +171,7 @@ def lower_float(qonnx: Path, out: Path, *, target: str = "onnxruntime") -> Lower
     log: list[str] = []
     for node in source.nodes:
         if source.is_quant(node):
-            raise InputError(f"{qonnx}: {node_label(node)} quantizes; this is not a float network")
+            raise InputError(f"{qonnx}: expected a float network, but {node_label(node)} quantizes")
         if node.op_type == "Conv" and _following_norm(node, source) is not None:
             continue
         output = node.output[0]
@@ -352,8 +352,8 @@ def _finish(
     classes = math.prod(shape[1:])
     if not shape or classes < 1:
         raise LoweringError(
-            f"{source.path}: its output {logits!r} has the shape {list(shape)}; one number for "
-            "each class is expected"
+            f"{source.path}: its output {logits!r} has the shape {list(shape)}; expected one "
+            "number for each class"
         )
     inputs = [
         helper.make_tensor_value_info(image, target.image_type, ["N", channels, height, width])

@@ -34,7 +34,7 @@ def origin_text(checkpoint_sha256: str) -> str:
     """
     text = f"checkpoint sha256:{checkpoint_sha256}"
     if _FORM.fullmatch(text) is None:
-        raise ValueError(f"{checkpoint_sha256!r} is not a SHA-256")
+        raise ValueError(f"expected a SHA-256, got {checkpoint_sha256!r}")
     return text
 
 
@@ -57,8 +57,8 @@ def require_origin(path: Path, checkpoint_sha256: str) -> None:
         named = origin_of(read_model(path))
     if named not in (None, checkpoint_sha256):
         raise InputError(
-            f"{path} follows from the checkpoint {named[:16]}…, the run has "
-            f"{checkpoint_sha256[:16]}…: it was trained again since; export it again: "
+            f"{path} was made from the checkpoint {named[:16]}…, but the run has "
+            f"{checkpoint_sha256[:16]}…, because it was trained again since; export it again: "
             f"{_again(path)}"
         )
 
@@ -94,7 +94,7 @@ def recorded_budget(model: Path) -> tuple[float, float]:
         found = (float(budget["max_logit_difference"]), float(budget["max_flip_share"]))
     except (TypeError, KeyError, ValueError) as error:
         raise InputError(
-            f"{path} states no budget: no engine ran {model.name} when it was exported"
+            f"{path} states no budget, because no engine ran {model.name} when it was exported"
         ) from error
     if not (0.0 <= found[0] < float("inf") and 0.0 <= found[1] <= 1.0):
         raise InputError(f"{path} states the budget {found}, which is not valid; export it again")

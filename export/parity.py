@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 LEAST_CODES = 2
 LEAST_CLASSES = 3
-_CURE = "train longer or calibrate, or give more hold-out images, of all classes"
+_CURE = "train longer or calibrate, or give more hold-out images of all classes"
 
 
 def check_parity(
@@ -193,7 +193,7 @@ def _write_probe(
     if absent:
         raise InputError(
             f"{path} does not give the tensors {', '.join(absent[:5])} that the reference "
-            f"{truth.path} has: the files are not of one network"
+            f"{truth.path} has: the files are not of the same network"
         )
     logits, codes = next(truth.batches(sample))
     widths = {name: codes[name].size for name in truth.code_tensors}
@@ -296,7 +296,7 @@ class _Tally:
         if engine.shape != reference.shape:
             raise InputError(
                 f"the engine gives logits of shape {engine.shape}, the reference of shape "
-                f"{reference.shape}: the files are not of one network"
+                f"{reference.shape}: the files are not of the same network"
             )
         self.engine.append(engine)
         self.reference.append(reference)
@@ -311,8 +311,9 @@ class _Tally:
         for name, theirs in fake.items():
             if name not in reference or reference[name].size != theirs.size:
                 raise InputError(
-                    f"the fake-quantized network has a layer {name!r} of {theirs.size} codes, "
-                    "which the file has not: they are not one network; export again"
+                    f"the fake-quantized network has a layer {name!r} of {theirs.size} codes "
+                    "that the file does not have, so the two are not the same network; export "
+                    "again"
                 )
             self.codes[name].add_fake(theirs, reference[name], self.zero_points[name])
 
@@ -365,12 +366,12 @@ def _failures(found: Parity, probe_departs: bool) -> Iterator[str]:
     if departed:
         layer = departed[0]
         yield (
-            f"codes depart first at layer {layer.name!r} ({layer.operator}): {layer.different:,} "
-            f"of {layer.values:,} differ, by at most {layer.largest_difference}; "
-            f"{len(departed)} of {len(found.layers)} layers depart"
+            f"codes differ first at layer {layer.name!r} ({layer.operator}): {layer.different:,} "
+            f"of {layer.values:,} differ, by at most {layer.largest_difference}; {len(departed)} "
+            f"of {len(found.layers)} layers differ"
         )
     if found.logits_different:
-        where = f" while all codes agree: the departure is in {found.first_departure!r}"
+        where = f" while all codes agree: the difference arises in {found.first_departure!r}"
         yield (
             f"{found.logits_different:,} logits differ, by at most "
             f"{found.largest_logit_difference:.9g}{'' if departed else where}"
@@ -379,18 +380,18 @@ def _failures(found: Parity, probe_departs: bool) -> Iterator[str]:
         if layer.distinct_codes < LEAST_CODES:
             yield (
                 f"layer {layer.name!r} ({layer.operator}) gives {layer.distinct_codes} distinct "
-                f"code, at least {LEAST_CODES} expected: it is dead, {_CURE}"
+                f"code, expected at least {LEAST_CODES}: the layer is dead; {_CURE}"
             )
     if probe_departs:
         yield (
-            "the copy that shows the codes gives other logits than the file itself: the "
-            "engine optimized the two differently, so its codes were not proven"
+            "the copy that outputs the codes gives other logits than the file itself: the engine "
+            "optimized the two differently, so its codes were not proved"
         )
     if found.classes >= LEAST_CLASSES > found.predicted_classes:
         yield (
             f"only {found.predicted_classes} of {found.classes} classes predicted on "
-            f"{found.images} images, at least {LEAST_CLASSES} expected: a dead network agrees with "
-            f"anything, {_CURE}"
+            f"{found.images} images, expected at least {LEAST_CLASSES}: a dead network agrees "
+            f"with anything; {_CURE}"
         )
     if found.budget is not None:
         yield from _over_budget(found, found.budget)
@@ -407,8 +408,8 @@ def _over_budget(found: Parity, budget: Budget) -> Iterator[str]:
         if layer.flip_share > budget.code_flips or wide:
             yield (
                 f"layer {layer.tensor!r} has {layer.flips:,} of {layer.values:,} codes "
-                f"({layer.flip_share:.3%}) other than the fake-quantized network, by at most "
-                f"{layer.largest_flip}; the budget is {budget.code_flips:.3%}"
+                f"({layer.flip_share:.3%}) that differ from the fake-quantized network's, by at "
+                f"most {layer.largest_flip}; the budget is {budget.code_flips:.3%}"
                 + ("" if most is None else f", by at most {most}")
             )
             break
@@ -420,6 +421,7 @@ def _over_budget(found: Parity, budget: Budget) -> Iterator[str]:
         )
     if budget.logits == 0.0 and found.fake_logits_different:
         yield (
-            f"{found.fake_logits_different:,} logits are not fake quantization's bytes, by at most "
-            f"{found.largest_fake_logit_difference:.9g}; an exact network has none"
+            f"{found.fake_logits_different:,} logits differ from those of fake quantization, by "
+            f"at most {found.largest_fake_logit_difference:.9g}; in an exact network none may "
+            "differ"
         )

@@ -130,7 +130,7 @@ class Parity:
             text += f"; same class as fake quantization on {self.agreement:.2%}"
         if self.fake_logits_different is not None:
             text += (
-                "; every code and every logit's bytes are those of fake quantization"
+                "; every code and the bytes of every logit equal those of fake quantization"
                 if self.first_flip is None and not self.fake_logits_different
                 else f"; first flip against fake quantization: {self.first_flip or 'the logits'}"
             )

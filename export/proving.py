@@ -111,7 +111,7 @@ def parity_of_run(
         NothingToEvaluate: there are no images.
     """
     if len(images) == 0:
-        raise NothingToEvaluate("a proof needs images, and there are none")
+        raise NothingToEvaluate("expected at least one image for the proof, got none")
     wanted = _exported(run, bit_widths, target)
     network = run.load_network()
     for bits in wanted:
@@ -128,7 +128,9 @@ def _exported(run: RunFolder, bit_widths: Sequence[int] | None, target: str) -> 
     there = [bits for bits in run.bit_widths_with_file(target) if bits != FLOAT]
     wanted = run.exported(bit_widths or there or integer, target)
     if FLOAT in wanted:
-        raise InputError("parity is of integer models, and 32 bits is the float baseline")
+        raise InputError(
+            "parity compares integer models, and 32 bits is the float baseline; give other --bits"
+        )
     for bits in wanted:
         require_origin(run.model_file(bits, target), run.checkpoint_sha256)
     return wanted

@@ -67,8 +67,8 @@ def refusing_malformed(path: Path | str) -> Iterator[None]:
         raise type(error)(f"{path}: {error}") from error
     except _OF_A_MALFORMED_FILE as error:
         raise InputError(
-            f"{path} is malformed: a part of it is missing, or of another type or shape than its "
-            f"operator has ({type(error).__name__}: {error}); export it again"
+            f"{path} is malformed: a part is missing, or has another type or shape than its "
+            f"operator requires ({type(error).__name__}: {error}); export it again"
         ) from error
 
 
@@ -104,13 +104,13 @@ def read_model(path: Path | str, *, max_bytes: int = MAX_FILE_BYTES) -> onnx.Mod
     model = _parse(path, max_bytes)
     if model.graph.input and model.graph.output and not model.graph.node:
         raise InputError(
-            f"{path}: its graph has no nodes, so that its output is its input; expected a network"
+            f"{path}: its graph has no nodes, so its output is its input; expected a network"
         )
     if not model.graph.node or not model.graph.output:
         raise InputError(
             f"{path} holds no ONNX graph: expected nodes and outputs, found "
-            f"{len(model.graph.node)} nodes and {len(model.graph.output)} outputs. "
-            "The file is not an ONNX file or was cut off; export it again."
+            f"{len(model.graph.node)} nodes and {len(model.graph.output)} outputs: the file is "
+            "not an ONNX file or was truncated; export it again"
         )
     _check_versions(model, path)
     _load_external_data(model, path, max_bytes)
@@ -142,9 +142,9 @@ def require_sizes(
     for name, shape in shapes.items():
         if math.prod(shape[1:]) > most:
             raise InputError(
-                f"{path}: the tensor {name!r} would be {list(shape[:9])}, at most {most:,} numbers "
-                f"are expected of an image {list(image)}: look at the paddings, strides and sizes "
-                "before it"
+                f"{path}: the tensor {name!r} would have the shape {list(shape[:9])}, but at "
+                f"most {most:,} numbers are expected for an image {list(image)}; check the "
+                "paddings, strides and sizes before it"
             )
 
 
@@ -155,8 +155,8 @@ def _parse(path: Path, max_bytes: int) -> onnx.ModelProto:
             raise InputError(f"expected an ONNX file, but {path} is a folder or a device")
         if size > max_bytes:
             raise InputError(
-                f"{path} has {size:,} bytes; at most {max_bytes:,} are read. "
-                "An ONNX file of this size is damaged or not meant for this tool."
+                f"{path} has {size:,} bytes, but at most {max_bytes:,} are read: an ONNX file of "
+                "this size is damaged or not meant for this tool"
             )
         data = path.read_bytes()
     except OSError as error:
@@ -168,7 +168,8 @@ def _parse(path: Path, max_bytes: int) -> onnx.ModelProto:
         model.ParseFromString(data)
     except (DecodeError, ValueError) as error:
         raise InputError(
-            f"{path} ({size:,} bytes) is not an ONNX file or was cut off: {error}. Export it again."
+            f"{path} ({size:,} bytes) is not an ONNX file or was truncated: {error}; "
+            "export it again"
         ) from error
     return model
 
@@ -177,17 +178,17 @@ def _check_versions(model: onnx.ModelProto, path: Path) -> None:
     newest_ir, newest_opset = onnx.IR_VERSION, onnx.defs.onnx_opset_version()
     if not 1 <= model.ir_version <= newest_ir:
         raise InputError(
-            f"{path} has IR version {model.ir_version}; known are 1 to {newest_ir}: it is damaged, "
-            "or of a newer onnx than the installed one"
+            f"{path} has IR version {model.ir_version}, expected 1 to {newest_ir}: it is "
+            "damaged, or was written by a newer onnx than the installed one"
         )
     domains = ["" if e.domain == "ai.onnx" else e.domain for e in model.opset_import]
     standard = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
     if len(set(domains)) != len(domains):
-        raise InputError(f"{path} names the opset of a domain twice: {sorted(domains)}")
+        raise InputError(f"{path} states the opset of a domain twice: {sorted(domains)}")
     if len(standard) != 1 or not 1 <= standard[0] <= newest_opset:
         raise InputError(
-            f"{path} has opset {standard[0] if standard else 'none'} of ONNX's own operators; "
-            f"known are 1 to {newest_opset}: it is damaged, or newer than the installed onnx"
+            f"{path} has opset {standard[0] if standard else 'none'} of ONNX's own operators, "
+            f"expected 1 to {newest_opset}: it is damaged, or newer than the installed onnx"
         )
 
 
@@ -209,7 +210,9 @@ def _check_node(node: onnx.NodeProto, path: Path) -> None:
                 f"a known type: {error}"
             ) from error
     if len(set(names)) != len(names):
-        raise InputError(f"{path}: node {node_label(node)} has an attribute twice: {sorted(names)}")
+        raise InputError(
+            f"{path}: node {node_label(node)} has the same attribute twice: {sorted(names)}"
+        )
 
 
 def _tensors_of(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
@@ -234,8 +237,8 @@ def _load_external_data(model: onnx.ModelProto, path: Path, max_bytes: int) -> N
         file = Path(os.path.realpath(folder / location.replace("\0", "?")))
         if not location or not file.is_relative_to(folder) or file == folder:
             raise InputError(
-                f"{path}: tensor {tensor.name!r} wants its data from {location!r}, which is "
-                f"outside the model's folder {folder}. Only files inside it are opened."
+                f"{path}: tensor {tensor.name!r} reads its data from {location!r}, which is "
+                f"outside the model's folder {folder}; only files inside that folder are opened"
             )
         try:
             offset = int(entries.get("offset", "0"))
@@ -246,8 +249,9 @@ def _load_external_data(model: onnx.ModelProto, path: Path, max_bytes: int) -> N
             total += length
             if min(offset, length) < 0 or offset + length > size or total > max_bytes:
                 raise InputError(
-                    f"{path}: tensor {tensor.name!r} wants bytes {offset}…{offset + length} of "
-                    f"{location!r}, which has {size:,} (at most {max_bytes:,} are read in all)"
+                    f"{path}: tensor {tensor.name!r} reads the bytes {offset}…{offset + length} "
+                    f"of {location!r}, which has {size:,} (at most {max_bytes:,} are read in "
+                    "total)"
                 )
             with file.open("rb") as stream:
                 stream.seek(offset)
@@ -289,14 +293,14 @@ def _check_tensor(tensor: onnx.TensorProto, path: Path) -> None:
         raise InputError(f"{what} has a negative dimension")
     elements = math.prod(tensor.dims)
     if elements > MAX_TENSOR_ELEMENTS:
-        raise InputError(f"{what} promises {elements:,} values; more than any network has")
+        raise InputError(f"{what} declares {elements:,} values, more than any network has")
     bits = _BITS.get(tensor.data_type)
     if tensor.HasField("raw_data") and bits is not None:
         expected = (elements * bits + 7) // 8
         if len(tensor.raw_data) != expected:
             raise InputError(
-                f"{what} must hold {expected:,} bytes and holds {len(tensor.raw_data):,}: "
-                "the file is damaged; export it again"
+                f"{what} must have {expected:,} bytes but has {len(tensor.raw_data):,}: the file "
+                "is damaged; export it again"
             )
     elif elements > 0 and bits is not None:
         held = max(
@@ -309,8 +313,8 @@ def _check_tensor(tensor: onnx.TensorProto, path: Path) -> None:
         per_entry = 8 // bits if bits < 8 else 1
         if held < -(-elements // per_entry):
             raise InputError(
-                f"{what} must hold {elements:,} values and holds {held * per_entry:,}: "
-                "the file is damaged or its data are missing; export it again"
+                f"{what} must have {elements:,} values but has {held * per_entry:,}: the file is "
+                "damaged or its data are missing; export it again"
             )
 
 
@@ -319,7 +323,8 @@ def _check_inputs(graph: onnx.GraphProto, path: Path) -> None:
         dims = [dim or 1 for dim in input_dims(value)]
         if any(dim < 0 for dim in dims) or math.prod(dims) > MAX_TENSOR_ELEMENTS:
             raise InputError(
-                f"{path}: input {value.name!r} has shape {dims}, which no network of images has"
+                f"{path}: input {value.name!r} has the shape {dims}, which is not a "
+                "valid shape for images"
             )
 
 
@@ -331,7 +336,9 @@ def _check_wiring(graph: onnx.GraphProto, path: Path) -> None:
         raise InputError(f"{path}: initializers stored twice: {', '.join(twice)}")
     inputs = [value.name for value in graph.input]
     if len(set(inputs)) != len(inputs) or "" in inputs:
-        raise InputError(f"{path}: its inputs have no names of their own: {sorted(inputs)}")
+        raise InputError(
+            f"{path}: the names of its inputs are missing or not unique: {sorted(inputs)}"
+        )
     known = set(stored) | set(inputs)
     for node in graph.node:
         for name in node.input:
@@ -344,12 +351,13 @@ def _check_wiring(graph: onnx.GraphProto, path: Path) -> None:
         for name in node.output:
             if name and name in known:
                 raise InputError(
-                    f"{path}: node {node_label(node)} gives tensor {name!r}, which exists already"
+                    f"{path}: node {node_label(node)} writes the tensor {name!r}, which "
+                    "exists already"
                 )
             known.add(name)
     for value in graph.output:
         if value.name not in known:
             raise InputError(
-                f"{path}: output {value.name!r} is given by no node: the file was cut off or is "
+                f"{path}: no node writes the output {value.name!r}: the file was truncated or is "
                 "damaged; export it again"
             )

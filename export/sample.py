@@ -73,7 +73,7 @@ def feeds_of_images(model: onnx.ModelProto, images: NDArray[np.uint8]) -> dict[s
     if not fits:
         wanted = "×".join("open" if dim is None else str(dim) for dim in dims[1:])
         raise InputError(
-            f"input {inputs[0].name!r} takes images of {wanted}, the sample has "
+            f"input {inputs[0].name!r} takes images of {wanted}, but the sample has "
             f"{'×'.join(map(str, images.shape[1:]))}"
         )
     batch = dims[0] or len(images)
@@ -87,8 +87,8 @@ def _dtype(value: onnx.ValueInfoProto) -> np.dtype[Any]:
     if kind != "tensor_type" or name not in _FEEDABLE:
         what = name if kind == "tensor_type" else str(kind)
         raise InputError(
-            f"input {value.name!r} is {what}: only tensors of {', '.join(sorted(_FEEDABLE))} can "
-            "be made up"
+            f"input {value.name!r} is {what}; sample values can only be generated for tensors of "
+            f"{', '.join(sorted(_FEEDABLE))}"
         )
     return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
 
@@ -101,12 +101,12 @@ def _noise(
 ) -> NDArray[Any]:
     dtype = _dtype(value)
     if given is None and not value.type.tensor_type.HasField("shape"):
-        raise InputError(f"input {value.name!r} has no shape in the file: name one")
+        raise InputError(f"input {value.name!r} has no shape in the file; give one")
     shape = _filled(input_dims(value), open_size) if given is None else tuple(given)
     if any(dim < 0 for dim in shape) or math.prod(shape) > MAX_ELEMENTS:
         raise InputError(
-            f"input {value.name!r} has shape {list(shape)}; at most {MAX_ELEMENTS:,} values are "
-            "made up"
+            f"input {value.name!r} has shape {list(shape)}, but at most {MAX_ELEMENTS:,} sample "
+            "values are generated"
         )
     if dtype == np.uint8:
         return rng.integers(0, 256, shape, dtype=np.uint8)

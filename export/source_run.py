@@ -75,8 +75,8 @@ class SourceRun:
             raise
         except Exception as error:  # onnxruntime's exceptions have no public base class
             raise InputError(
-                f"{path}: ONNX Runtime does not run the file itself, so nothing can be compared "
-                f"with it: {one_line(str(error))}"
+                f"{path}: ONNX Runtime cannot run the source file, so there is nothing to "
+                f"compare with: {one_line(str(error))}"
             ) from error
 
     def run(self, inputs: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
@@ -97,7 +97,7 @@ class SourceRun:
                 values = self._session.run(self._outputs, {self._image: fed})
             except Exception as error:
                 raise InputError(
-                    f"{self.path}: ONNX Runtime fails on the file itself: {one_line(str(error))}"
+                    f"{self.path}: ONNX Runtime fails on the source file: {one_line(str(error))}"
                 ) from error
             rows.append([value[: len(part)] for value in values])
         names = self.tensors or ("",)
@@ -195,7 +195,7 @@ class _Writer:
         mode = self.attributes.get("rounding_mode", default.encode()).decode().upper()
         if mode not in modes:
             raise InputError(
-                f"{self.path}: {node_label(self.node)}: rounding mode {mode} is none of "
+                f"{self.path}: {node_label(self.node)}: unknown rounding mode {mode}; known: "
                 f"{', '.join(modes)}"
             )
         return str(mode)

@@ -166,8 +166,8 @@ def prove_qonnx(
             cleaned = execute_qonnx(out, few)
         except InputError as error:
             raise TargetProofError(
-                f"qonnx: {path.name} itself is valid, what qonnx-cleanup makes of it is not: "
-                f"{error}"
+                f"qonnx: {path.name} itself is valid, but the output of qonnx-cleanup for it is "
+                f"not: {error}"
             ) from error
     return TargetProof(
         target="qonnx",

@@ -108,16 +108,19 @@ class SourceComparison:
             beyond = max(FEW, self.budget.code_flips * one.codes / 10)
             if one.different > few or one.beyond > beyond:
                 found.append(
-                    f"{one.different:,} of {one.codes:,} codes of {one.layer!r} ({one.share:.1%}) "
-                    f"are not the source's, by up to {one.largest}, computed from the source's own "
-                    f"codes before it; the budget is {self.budget.code_flips:.1%}"
+                    f"{one.different:,} of {one.codes:,} codes of {one.layer!r} "
+                    f"({one.share:.1%}) differ from the source's by up to {one.largest} when "
+                    "computed from the source's own input codes; the budget is "
+                    f"{self.budget.code_flips:.1%}"
                 )
         return tuple(found)
 
     def required(self) -> SourceComparison:
         """This, or a SourceError with all failures."""
         if self.failures:
-            raise SourceError("the lowered file is not its source: " + "; ".join(self.failures))
+            raise SourceError(
+                "the lowered file is not equivalent to its source: " + "; ".join(self.failures)
+            )
         return self
 
     def summary(self) -> str:

@@ -127,8 +127,8 @@ class Draft:
         count = _count(node.op_type, attributes, inputs)
         if count > MOST_FOLDED:
             raise InputError(
-                f"{self.path}: node {node_label(node)} computes {count:,} stored values; at most "
-                f"{MOST_FOLDED:,} are computed: the file is damaged"
+                f"{self.path}: node {node_label(node)} computes {count:,} stored values, but at "
+                f"most {MOST_FOLDED:,} are allowed: the file is damaged"
             )
         with np.errstate(all="ignore"):
             return np.asarray(function(attributes, *inputs))
@@ -144,7 +144,7 @@ class Draft:
                 return np.asarray(attributes[key], dtype)
         if "value" not in attributes:
             raise InputError(
-                f"{self.path}: node {node_label(node)} stores no numbers, but "
+                f"{self.path}: node {node_label(node)} must store numbers, but stores "
                 f"{', '.join(attributes) or 'nothing'}"
             )
         value: NDArray[Any] = numpy_helper.to_array(attributes["value"])

@@ -52,8 +52,8 @@ def leave_out(draft: Draft) -> None:
         if node.op_type in CHOOSING:
             if not attributes.get("largest", 1):
                 raise InputError(
-                    f"{draft.path}: {node_label(node)} chooses the smallest logit; a classifier's "
-                    "class is the largest"
+                    f"{draft.path}: {node_label(node)} selects the smallest logit, but the class "
+                    "of a classifier is that of the largest"
                 )
         elif node.op_type not in (*INCREASING, *NOTHING):
             break

@@ -65,7 +65,7 @@ class ImageForm:
 
     def __post_init__(self) -> None:
         if (self.mean is None) != (self.std is None):
-            raise UsageError("mean and std go together: give both, or neither")
+            raise UsageError("mean and std belong together; give both or neither")
         if self.std is not None and not all(np.isfinite(s) and s > 0 for s in self.std):
             raise UsageError(f"std must be above 0, got {self.std}")
         if self.mean is not None and not all(np.isfinite(self.mean)):
@@ -88,8 +88,8 @@ class ImageForm:
     def _per_channel(values: Sequence[float], channels: int) -> NDArray[np.float32]:
         if len(values) not in (1, channels):
             raise UsageError(
-                f"mean and std have {len(values)} values, the images have {channels} channels; "
-                "expected one value, or one per channel"
+                f"mean and std have {len(values)} values, but the images have {channels} "
+                "channels; expected one value, or one per channel"
             )
         return np.asarray(values, np.float32).reshape(1, -1, 1, 1)
 
@@ -110,7 +110,7 @@ def require_image(draft: Draft, form: ImageForm) -> None:
     kind = type_name(draft.image_type)
     if draft.image_type not in (TensorProto.FLOAT, TensorProto.UINT8):
         raise InputError(
-            f"{draft.path}: its input {name!r} is {kind}; an image is float or uint8 here"
+            f"{draft.path}: its input {name!r} is {kind}; expected an image of float or uint8"
         )
     if len(shape) == 3:
         raise InputError(
@@ -129,14 +129,15 @@ def require_image(draft: Draft, form: ImageForm) -> None:
         for place, side in zip(places, form.size, strict=True):
             if shape[place] not in (0, side):
                 raise UsageError(
-                    f"{draft.path} takes images of {shown}; the size {form.size[0]}×{form.size[1]} "
-                    "is another"
+                    f"{draft.path} takes images of {shown}, not of the given size "
+                    f"{form.size[0]}×{form.size[1]}"
                 )
             sides[place] = side
     if not all(sides):
         raise InputError(
-            f"{draft.path}: its input {name!r} has the shape {shown}: height, width and channels "
-            "must be known; name the size (--size HEIGHT WIDTH), or export with fixed ones"
+            f"{draft.path}: its input {name!r} has the shape {shown}, but height, width and "
+            "channels must be known; give the size (--size HEIGHT WIDTH), or export with a fixed "
+            "size"
         )
     if tuple(sides) != shape:
         keep = {draft.image: tuple(sides)}
@@ -145,8 +146,8 @@ def require_image(draft: Draft, form: ImageForm) -> None:
         _channels_first(draft)
     if draft.shapes[draft.image][1] not in (1, 3):
         raise InputError(
-            f"{draft.path}: its input {name!r} has the shape {shown}; an image is grey or RGB, 1 "
-            "or 3 channels"
+            f"{draft.path}: its input {name!r} has the shape {shown}; expected a grey or RGB "
+            "image, 1 or 3 channels"
         )
 
 
@@ -159,7 +160,9 @@ def _channels_first(draft: Draft) -> None:
     draft.shapes[draft.image] = (n, channels, height, width)
     node = helper.make_node("Transpose", [draft.image], [inner], name=inner, perm=[0, 2, 3, 1])
     draft.nodes.insert(0, node)
-    draft.notes.append("the image is N×C×H×W in the lowered file; the file has its channels last")
+    draft.notes.append(
+        "the image is N×C×H×W in the lowered file; in the source file its channels are last"
+    )
 
 
 def quantize(draft: Draft, form: ImageForm) -> None:
@@ -330,10 +333,10 @@ def _insert(draft: Draft, name: str, readers: list[onnx.NodeProto], form: ImageF
     step = (x[:, :, -1:] - x[:, :, :1]) / np.float32(BYTES - 1)
     first = readers[0]
     why = (
-        f"{draft.path}: the layer {node_label(first)} reads the image without a quantizer, "
-        "and its bytes are not codes of it"
+        f"{draft.path}: the layer {node_label(first)} reads the image without a quantizer, and "
+        "the bytes of the image are not its codes"
     )
-    cure = "quantize the image in the network (a QuantIdentity of 8 bits), or name mean and std"
+    cure = "quantize the image in the network (a QuantIdentity of 8 bits), or give mean and std"
     if not bool((step == step.reshape(-1)[0]).all()) or not step.reshape(-1)[0] > 0:
         raise InputError(f"{why}: the channels have {channels} different scales; {cure}")
     scale = np.float32(step.reshape(-1)[0])

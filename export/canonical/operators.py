@@ -32,7 +32,7 @@ def require_known(draft: Draft) -> None:
         domain = "ONNX's own domain" if standard else f"the domain {node.domain!r}"
         raise InputError(
             f"{draft.path}: the layer {node_label(node)} cannot be lowered to integers: "
-            f"{node.op_type} of {domain} is neither an operator of ONNX (opset {draft.opset}) nor "
-            f"a quantizer of QONNX ({', '.join(QUANTIZERS)}); export the network before this "
-            "operator was put in"
+            f"{node.op_type} of {domain} is neither an operator of ONNX (opset {draft.opset}) "
+            f"nor a quantizer of QONNX ({', '.join(QUANTIZERS)}); export the network without "
+            "this operator"
         )

@@ -58,7 +58,7 @@ def _parameters(draft: Draft, node: onnx.NodeProto) -> Parameters:
     if any(name and name not in draft.constants for name in names):
         raise InputError(
             f"{draft.path}: {node_label(node)}: its scale or zero point is computed from the "
-            "image; only stored ones can be lowered (static quantization)"
+            "image; only stored scales and zero points can be lowered (static quantization)"
         )
     attributes = attributes_of(node)
     if attributes.get("block_size", 0):
@@ -80,8 +80,8 @@ def _along(value: NDArray[np.generic], node: onnx.NodeProto, rank: int) -> NDArr
 def _kind(draft: Draft, node: onnx.NodeProto, dtype: np.dtype[np.generic]) -> tuple[int, int]:
     if dtype not in _TYPES:
         raise InputError(
-            f"{draft.path}: {node_label(node)} has codes of {dtype}; int8 and uint8 can be lowered "
-            "(and int32 of a bias): quantize to 8 bits"
+            f"{draft.path}: {node_label(node)} has codes of {dtype}; only int8 and uint8 can be "
+            "lowered (and int32 for a bias); quantize to 8 bits"
         )
     return _TYPES[dtype]
 
@@ -120,8 +120,8 @@ def _pair(draft: Draft, node: onnx.NodeProto) -> None:
     kind = _kind(draft, node, zero.dtype)
     if scale.size != 1:
         raise InputError(
-            f"{draft.path}: {node_label(node)} has {scale.size} scales; activations have one scale "
-            "per tensor"
+            f"{draft.path}: {node_label(node)} has {scale.size} scales, but activations must "
+            "have one scale per tensor"
         )
     x, values = node.input[0], node.output[0]
     bounds: tuple[float, float] | None = None
@@ -211,8 +211,9 @@ def _stored(draft: Draft, node: onnx.NodeProto) -> None:
         )
     else:
         raise InputError(
-            f"{draft.path}: {node_label(node)} dequantizes what no QuantizeLinear gave; a file "
-            "whose layers are integer operators already needs no lowering (`qadtr inspect`)"
+            f"{draft.path}: {node_label(node)} dequantizes a tensor that no QuantizeLinear "
+            "wrote; a file whose layers are already integer operators needs no lowering (check "
+            "it with `qadtr inspect`)"
         )
 
 

@@ -61,7 +61,9 @@ def average_pool(node: onnx.NodeProto, context: Context) -> AveragePool:
         stored = context.source.constants.get(pool.input[1]) if len(pool.input) > 1 else None
         axes = attributes.get("axes", []) if stored is None else stored.tolist()
         if {axis % 4 for axis in axes} != {2, 3}:
-            raise Refusal(f"its ReduceMean is over the axes {axes}, not over height and width")
+            raise Refusal(
+                f"its ReduceMean averages over the axes {axes}, not over height and width"
+            )
         flat = not attributes.get("keepdims", 1)
     x = context.codes_of(pool.input[0], "the pool's input")
     return AveragePool(x=x, quantizer=activation_quantizer(node, context), flat=flat)

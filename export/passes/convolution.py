@@ -117,15 +117,15 @@ def convolution_before(name: str, context: Context) -> Convolution:
     weights, scale, bits = quantized_weights(conv.input[1], context, what="output channel")
     if weights.ndim != 4:
         raise Refusal(
-            f"{node_label(conv)} is a convolution over {weights.ndim - 2} dimensions; images have "
-            "two"
+            f"{node_label(conv)} is a convolution over {weights.ndim - 2} dimensions, but images "
+            "have two"
         )
     attributes = attributes_of(conv)
     if attributes.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
         raise Refusal("auto_pad is not supported; write the padding out")
     groups = int(attributes.get("group", 1))
     if groups < 1 or len(weights) % groups:
-        raise Refusal(f"{len(weights)} outputs in {groups} groups: the groups share them evenly")
+        raise Refusal(f"{len(weights)} outputs do not divide evenly into {groups} groups")
     if len(conv.input) > 2 and conv.input[2]:
         added = source.constant_values(conv.input[2])
         if added is None:

@@ -43,7 +43,7 @@ def gate_without_ties(node: onnx.NodeProto, context: Context) -> TwoOperands:
         raise Refusal(
             f"with scales {first.scale} · {second.scale} → {found.quantizer.step} a product lies "
             f"{nearest:.1e} from a rounding tie; engines may disagree (a gate of scale 1/255 on "
-            "the scale of what it gates has none)"
+            "the scale of the gated tensor has no ties)"
         )
     return found
 

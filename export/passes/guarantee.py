@@ -48,7 +48,7 @@ class OnlyOperators(Guarantee):
             name = node.op_type if standard else f"{node.domain}::{node.op_type}"
             if name not in self.operators:
                 return (
-                    f"node {node_label(node)} is none of the operators of this target: "
+                    f"the operator of node {node_label(node)} is not one of this target: "
                     f"{', '.join(sorted(self.operators))}"
                 )
         return None
@@ -70,7 +70,7 @@ class SymmetricInt8(Guarantee):
         for value in (*graph.inputs, *graph.outputs, *model.graph.value_info):
             kind = value.type.tensor_type.elem_type
             if kind in _UNSIGNED:
-                return f"tensor {value.name!r} is {type_name(kind)}; this target knows int8 only"
+                return f"tensor {value.name!r} is {type_name(kind)}; this target supports only int8"
         for tensor in model.graph.initializer:
             if tensor.data_type in _UNSIGNED:
                 return (
@@ -120,7 +120,9 @@ class QuantizedOperands(Guarantee):
             if node.op_type in ("Relu", "Clip"):
                 maker = graph.producer(node.input[0])
                 if maker is not None and maker.op_type == "QuantizeLinear":
-                    return f"node {node_label(node)} clamps codes; clamps here are on values"
+                    return (
+                        f"node {node_label(node)} clamps codes, but this target clamps only values"
+                    )
         return None
 
 

@@ -42,8 +42,8 @@ SAME = 250
 """Where so many bytes or more have one code, the image means something else to the file."""
 
 CURE = (
-    "a byte is taken as the number 0…255 here; where the file wants (byte / 255 - mean) / std, "
-    "name them (--mean, --std; 0 and 1 for an image of 0…1)"
+    "a byte is taken as the number 0…255; if the file expects (byte / 255 - mean) / std, give "
+    "both (--mean, --std; 0 and 1 for an image of 0…1)"
 )
 
 
@@ -69,7 +69,7 @@ def image_codes(node: onnx.NodeProto, context: Context) -> ImageCodes:
     values = source.form.bytes(channels)
     x = image_function(node.input[0], source, source.image, values)
     if x is None:
-        raise Refusal("it quantizes no function of the image", other=True)
+        raise Refusal("it does not quantize a function of the image", other=True)
     x = x[0, :, :, 0]
     if source.is_sign(node):
         scale = step_of(node, context)
@@ -96,8 +96,8 @@ def image_codes(node: onnx.NodeProto, context: Context) -> ImageCodes:
     largest = max(np.unique(row, return_counts=True)[1].max() for row in table)
     if clipped > MOST_CLIPPED or largest >= SAME:
         raise Refusal(
-            f"the image's quantizer gives one code to {largest} of the 256 bytes and clips "
-            f"{clipped}: {CURE}"
+            f"the image's quantizer gives the same code to {largest} of the 256 bytes and clips "
+            f"{clipped}; {CURE}"
         )
     return ImageCodes(image=source.image, codes=out, table=table)
 
@@ -131,8 +131,9 @@ def write_dequantized(found: ImageCodes, layer: str, context: Context) -> Writte
         means = f"the mean {CENTRE} / 255" if signed else "the mean a whole number / 255"
         raise Refusal(
             f"the image's bytes are not codes of zero point {CENTRE if signed else '0…255'}, and "
-            "only the target onnxruntime has a table for them: lower to that one, or quantize the "
-            f"image in steps of 1 / (255 std), with one mean and std for all channels, {means}"
+            "only the target onnxruntime has a table for them; lower to that target, or quantize "
+            "the image in steps of 1 / (255 std), with one mean and std for all channels, "
+            f"{means}"
         )
     zero = np.int8(0) if signed else np.uint8(codes.zero_point)
     parameters = [builder.constant(codes.scale, "s"), builder.constant(zero, "z")]

@@ -47,7 +47,7 @@ def layout(node: onnx.NodeProto, context: Context) -> Move:
         before, after = shapes.get(node.input[0], ()), shapes.get(node.output[0], ())
         if not after or not before or before[0] != after[0] or 0 in after[1:]:
             raise Refusal(
-                f"the file does not say that it keeps the batch: {list(before)} → {list(after)}"
+                f"the file does not state that it keeps the batch: {list(before)} → {list(after)}"
             )
         return replace(move, shape=(0, *after[1:]))
     return move

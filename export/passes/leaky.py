@@ -62,7 +62,7 @@ def leaky(node: onnx.NodeProto, context: Context) -> Leaky:
     else:
         stored = context.source.constants.get(found.input[1])
         if stored is None or stored.size != max(stored.shape, default=1):
-            raise Refusal(f"{node_label(found)} has slopes that are not one, or one per channel")
+            raise Refusal(f"{node_label(found)} has neither one slope nor one slope per channel")
         slope = stored.astype(np.float64).reshape(-1)
     if not bool(((slope >= 0.0) & (slope <= 1.0)).all()):
         raise Refusal(f"{node_label(found)} has slopes outside 0…1")
@@ -100,7 +100,7 @@ def write_integer_leaky(found: Leaky, layer: str, context: Context) -> Written:
 def write_leaky(found: Leaky, layer: str, context: Context) -> Written:
     """Conv, LeakyRelu, Q, DQ."""
     if len(found.slope) != 1:
-        raise Refusal("slopes of each channel have no Q/DQ form here")
+        raise Refusal("one slope per channel has no Q/DQ form")
     scale = byte_codes(found.convolution.output, found.clamp, layer).scale
     conv = written_convolution(found.convolution, scale, layer, context)
     alpha = float(np.float32(found.slope[0]))

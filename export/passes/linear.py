@@ -106,7 +106,7 @@ def linear(node: onnx.NodeProto, context: Context) -> Linear:
     """Take apart the node that gives the logits."""
     found, clamp = _product(node.output[0], context)
     if clamp != Clamp():
-        raise Refusal("a Relu or Clip of the logits is not supported: leave it out")
+        raise Refusal("a Relu or Clip of the logits is not supported; leave it out")
     affine = found.affine.of(len(found.weights))
     folded = found.scale.astype(np.float64) * np.abs(affine.gain)
     grid = float(found.x.scale) * folded
@@ -214,11 +214,13 @@ def _mean_over(node: onnx.NodeProto, context: Context) -> tuple[Codes, int, int]
         stored = context.source.constants.get(node.input[1]) if len(node.input) > 1 else None
         axes = attributes.get("axes", []) if stored is None else stored.tolist()
         if {axis % 4 for axis in axes} != {2, 3}:
-            raise Refusal(f"its ReduceMean is over the axes {axes}, not over height and width")
+            raise Refusal(
+                f"its ReduceMean averages over the axes {axes}, not over height and width"
+            )
     x = context.codes_of(node.input[0], f"the input of {node_label(node)}")
     shape = context.source.shapes.get(node.input[0], ())
     if len(shape) != 4 or not all(shape[1:]) or math.prod(shape[1:]) > 2**16:
-        raise Refusal(f"{node_label(node)} reads {list(shape)}: quantize its result")
+        raise Refusal(f"{node_label(node)} reads the shape {list(shape)}; quantize its result")
     return x, shape[1], shape[2] * shape[3]
 
 
@@ -255,7 +257,9 @@ def _with_pool(
         return context.codes_of(node.input[0], "its input"), weights, scale, flat
     x, channels, positions = _mean_over(pool, context)
     if weights.shape[1] != channels:
-        raise Refusal(f"{node_label(pool)} gives {channels} channels, the product reads others")
+        raise Refusal(
+            f"{node_label(pool)} gives {channels} channels, but the product reads another number"
+        )
     spread = np.repeat(weights, positions, axis=1)
     return x, spread, (scale / np.float32(positions)).astype(np.float32), True
 

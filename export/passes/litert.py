@@ -78,7 +78,9 @@ def _out(quantizer: Quantizer, clamp: Clamp) -> Codes:
     """The codes, not named yet, that the quantizer of a layer behind a clamp gives."""
     low, high = clamp.codes(*quantizer.code_range(), quantizer.step)
     if high < 0:
-        raise LoweringError(f"its codes {low}…{high} lie below 0, where int8 cannot end")
+        raise LoweringError(
+            f"its codes {low}…{high} are all below 0, so they cannot end at the largest int8 code"
+        )
     zero = HIGH - high
     return Codes(name="", scale=quantizer.step, zero_point=zero, low=low + zero, high=HIGH)
 
@@ -136,7 +138,8 @@ def write_image(found: ImageCodes, layer: str, context: Context) -> Written:
     """The int8 input itself: byte - 128, zero point 0."""
     if found.table is not None or found.codes.zero_point != CENTRE:
         raise Refusal(
-            f"the image's bytes are not codes of zero point {CENTRE}, and there is no table"
+            f"the image's bytes are not codes of zero point {CENTRE}, and this target "
+            "has no table for them"
         )
     _, channels, height, width = context.source.shapes[found.image]
     codes = Codes(name="", scale=found.codes.scale, zero_point=0, low=LOW, high=HIGH)
@@ -481,7 +484,7 @@ def write_code_move(found: CodeMove, layer: str, context: Context) -> Written:
 def write_linear(found: Linear, layer: str, context: Context) -> Written:
     """QUANTIZE to int16, FULLY_CONNECTED."""
     if found.flat:
-        raise Refusal("the logits are not a product with a matrix of codes N×K")
+        raise Refusal("the logits are not the product of a matrix and codes N×K")
     builder, x = _builder(context), found.x
     shape = builder.shape_of(x.name)
     wide = builder.tensor(f"{layer}.int16", shape, "int16", scales=[x.scale])

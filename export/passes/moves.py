@@ -50,7 +50,7 @@ def code_move(node: onnx.NodeProto, context: Context) -> CodeMove:
         for other in parts[1:]:
             if (other.scale, other.zero_point) != (first.scale, first.zero_point):
                 raise Refusal(
-                    "its parts must share one scale and zero point, they have "
+                    "its parts must share one scale and zero point, but they have "
                     + " and ".join(f"{one.scale} ({one.zero_point})" for one in (first, other))
                 )
         return CodeMove(parts=parts, operator="Concat", constants=(), attributes={"axis": 1})
@@ -70,7 +70,7 @@ def code_move(node: onnx.NodeProto, context: Context) -> CodeMove:
         if attributes.get("mode", b"constant") != b"constant" or amounts is None:
             raise Refusal("only constant padding by stored amounts is supported")
         if amounts[0] or amounts[len(amounts) // 2] or (amounts < 0).any() or len(node.input) > 3:
-            raise Refusal(f"its amounts {amounts.tolist()} pad the batch, or cut")
+            raise Refusal(f"its amounts {amounts.tolist()} pad the batch, or crop")
         value = stored[1] if len(stored) > 1 else None
         if len(node.input) > 2 and node.input[2] and (value is None or value.size != 1):
             raise Refusal("its value is not stored")
@@ -90,7 +90,10 @@ def code_move(node: onnx.NodeProto, context: Context) -> CodeMove:
     if mode != b"nearest" or not plain or factors is None or rank != 4:
         raise Refusal("only nearest resizing by stored factors (asymmetric, floor) is supported")
     if factors.tolist()[:2] != [1, 1] or (factors != np.rint(factors)).any():
-        raise Refusal(f"its factors {factors.tolist()} are not whole, or not of height and width")
+        raise Refusal(
+            f"its factors {factors.tolist()} are not whole numbers, or not those of height "
+            "and width"
+        )
     return CodeMove(
         parts=(codes,),
         operator="Resize",

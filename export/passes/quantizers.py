@@ -55,10 +55,10 @@ def value_codes(quantizer: Quantizer, clamp: Clamp, context: Context, layer: str
     if low < INT8[0] or (low < 0 and high > INT8[1]):  # no int8 of zero point 0 holds them
         if context.dialect.signed_only:
             raise Refusal(
-                f"its codes {low}…{high} of zero point 0 do not fit int8, and the target takes no "
-                "other zero point: quantize activations symmetrically to int8 (ONNX Runtime: "
-                'activation_type=QuantType.QInt8, extra_options={"ActivationSymmetric": True}), or '
-                "lower to another target"
+                f"its codes {low}…{high} of zero point 0 do not fit into int8, and the target "
+                "supports no other zero point; quantize activations symmetrically to int8 (ONNX "
+                'Runtime: activation_type=QuantType.QInt8, extra_options={"ActivationSymmetric": '
+                "True}), or lower to another target"
             )
         zero_point = -low
         low, high = 0, high - low

@@ -35,7 +35,7 @@ def residual_add_at_one_scale(node: onnx.NodeProto, context: Context) -> TwoOper
     scale = found.quantizer.step
     if not first.scale == second.scale == scale:
         raise Refusal(
-            f"its summands and its sum must share one scale, they have {first.scale}, "
+            f"its summands and its sum must share one scale, but they have {first.scale}, "
             f"{second.scale} and {scale}"
         )
     return found

@@ -160,12 +160,12 @@ def require_codes(rule: str, layer: str, codes: Codes | None, code_range: tuple[
         ContractError: it has none, or others.
     """
     if codes is None:
-        raise ContractError(f"{layer}: the rule {rule!r} matched and gave no codes")
+        raise ContractError(f"{layer}: the rule {rule!r} matched but gave no codes")
     low, high = code_range
     if not (low <= codes.low <= codes.high <= high and low <= codes.zero_point <= high):
         raise ContractError(
-            f"{layer}: the rule {rule!r} gave codes {codes.low}…{codes.high} with zero "
-            f"point {codes.zero_point}; the target holds {low}…{high}"
+            f"{layer}: the rule {rule!r} gave codes {codes.low}…{codes.high} with zero point "
+            f"{codes.zero_point}, but the target holds only {low}…{high}"
         )
     if not (np.isfinite(codes.scale) and codes.scale > 0):
         raise ContractError(f"{layer}: the rule {rule!r} gave the scale {codes.scale}")
@@ -247,7 +247,9 @@ def byte_codes(quantizer: Quantizer, clamp: Clamp, layer: str) -> Codes:
     if quantizer.zero_point:
         zero_point = max(0, -least)
     if zero_point > BYTE_HIGH or most + zero_point > BYTE_HIGH:
-        raise Refusal(f"its zero point {quantizer.zero_point} leaves the byte's range 0…255")
+        raise Refusal(
+            f"its zero point {quantizer.zero_point} is outside the range of a byte, 0…255"
+        )
     low, high = clamp.codes(least, most, quantizer.step)
     codes = Codes(
         name=layer,
@@ -288,7 +290,7 @@ def quantized_weights(
     found = context.source.stored_codes(name)
     if found is None:
         raise Refusal(
-            f"the weights {name!r} are not a quantized constant: quantize them in the network (8 "
+            f"the weights {name!r} are not a quantized constant; quantize them in the network (8 "
             "bits or fewer)"
         )
     codes, scale = found.codes, found.scale
@@ -299,14 +301,15 @@ def quantized_weights(
     rows = scale.reshape(len(codes), -1)
     if bool((rows != rows[:, :1]).any()):
         raise Refusal(
-            f"its weight scales are not one, or one per {what}: they differ within one {what}, "
-            "along its inputs; quantize the weights with one scale per tensor or per "
+            f"it has neither one weight scale nor one per {what}: the scales differ within one "
+            f"{what}, along its inputs; quantize the weights with one scale per tensor or per "
             f"{what}"
         )
     if codes.min() < -128 or codes.max() > 127:
         raise Refusal(
-            f"its weight codes are {codes.min()}…{codes.max()}, and int8 holds -128…127: unsigned "
-            f"weights of {found.bits} bits do not fit; quantize the weights signed, or to 7 bits"
+            f"its weight codes are {codes.min()}…{codes.max()}, but int8 holds -128…127, so "
+            f"unsigned weights of {found.bits} bits do not fit; quantize the weights signed, or "
+            "to 7 bits"
         )
     return codes, np.ascontiguousarray(rows[:, 0]), found.bits
 
@@ -326,7 +329,7 @@ def int32_bias(
         channel = int(np.argmax(over))
         raise LoweringError(
             f"{layer}: the bias of channel {channel} is {codes[channel]:.3g} steps of the "
-            "accumulator, more than int32 holds; the channel's gain is nearly 0: train on, or set "
-            "the gain to 0"
+            "accumulator, more than int32 holds, because the channel's gain is nearly 0; train "
+            "on, or set the gain to 0"
         )
     return codes.astype(np.int32)

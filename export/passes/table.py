@@ -117,7 +117,7 @@ def function_before(tensor: str, context: Context) -> tuple[Expression, tuple[st
             return found[name]
         maker = context.source.producer(name)
         if maker is None or maker.op_type not in _NAMES:
-            raise Refusal(f"{named(maker)} is not a function that a table can hold", other=True)
+            raise Refusal(f"a table cannot hold the function of {named(maker)}", other=True)
         if depth > 64:
             raise Refusal("the function has more than 64 nested operators")
         try:

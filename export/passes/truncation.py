@@ -77,7 +77,7 @@ def truncation(node: onnx.NodeProto, context: Context) -> Truncation:
     attributes = attributes_of(node)
     mode = attributes.get("rounding_mode", b"FLOOR").decode().upper()
     if mode not in ("FLOOR", "ROUND", "HALF_EVEN"):
-        raise Refusal(f"its rounding mode {mode} is none of FLOOR, ROUND and HALF_EVEN")
+        raise Refusal(f"unknown rounding mode {mode}; known: FLOOR, ROUND, HALF_EVEN")
     pool, tensor, affine, clamp = affine_before(node.input[0], context, POOLS)
     if pool is not None and pool.op_type not in POOLS:
         raise Refusal(f"{named(pool)} precedes it, not an average pool of codes")
@@ -87,7 +87,7 @@ def truncation(node: onnx.NodeProto, context: Context) -> Truncation:
         or clamp.low != -math.inf
         or clamp.high != math.inf
     ):
-        raise Refusal("it truncates something other than the sum of a window")
+        raise Refusal("it does not truncate the sum of a window")
     if pool is None:
         shape = source.shapes.get(tensor, ())
         window: dict[str, Any] = {"kernel_shape": [1, 1], "strides": [1, 1], "pads": [0] * 4}
@@ -100,7 +100,7 @@ def truncation(node: onnx.NodeProto, context: Context) -> Truncation:
         x, channels, window = window_of(pool, context)
     positions = math.prod(window["kernel_shape"])
     if channels < 1:
-        raise Refusal("it truncates something without channels")
+        raise Refusal("the tensor that it truncates has no channels")
     ratio = float(x.scale) * float(affine.gain[0]) / (positions * scale)
     if not abs(ratio - 1.0) < 1e-4:
         raise Refusal(f"its sums are {ratio:.6g} codes a step; expected 1")

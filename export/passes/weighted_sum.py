@@ -41,8 +41,8 @@ class Affine:
         """
         if {len(self.gain), len(self.bias)} - {1, channels}:
             raise Refusal(
-                f"its gains and biases are of {max(len(self.gain), len(self.bias))} channels, it "
-                f"gives {channels}"
+                f"its gains and biases have {max(len(self.gain), len(self.bias))} channels, but "
+                f"it gives {channels}"
             )
         gain, bias = (np.broadcast_to(one, (channels,)) for one in (self.gain, self.bias))
         return Affine(gain=gain, bias=bias)
@@ -107,8 +107,8 @@ def _clamped(later: Clamp, earlier: Clamp, total: Affine) -> Clamp:
     gains, biases = np.unique(total.gain), np.unique(total.bias)
     if len(gains) != 1 or len(biases) != 1 or gains[0] == 0.0:
         raise Refusal(
-            "a Relu or Clip precedes gains or biases of each channel, which changes its "
-            "bounds channel by channel; let it come after them"
+            "a Relu or Clip precedes gains or biases per channel, which change its bounds for "
+            "each channel; put it after them"
         )
     ends = np.sort(gains[0] * np.array([earlier.low, earlier.high]) + biases[0])
     low, high = (float(v) for v in np.clip(ends, later.low, later.high))

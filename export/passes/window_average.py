@@ -65,7 +65,9 @@ def window_of(pool: onnx.NodeProto, context: Context) -> tuple[Codes, int, dict[
         raise Refusal("windows at the border have another divisor; set count_include_pad")
     shape = context.source.shapes.get(pool.input[0], ())
     if len(shape) != 4 or shape[1] < 1:
-        raise Refusal(f"the file does not tell the channels of its input ({list(shape)})")
+        raise Refusal(
+            f"the file does not state the number of channels of its input ({list(shape)})"
+        )
     window = {
         "kernel_shape": kernel,
         "strides": list(attributes.get("strides", [1, 1])),

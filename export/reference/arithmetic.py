@@ -279,9 +279,9 @@ def add_table(
         raise NotReproducible(
             f"{what}: QLinearAdd with scales {sa:.9g}, {sb:.9g} → {sc:.9g} gives "
             f"{value[i, j]:.6f} for codes {int(a_codes[i])} and {int(b_codes[j])}, within "
-            f"{tolerance:.1e} of a rounding tie ({int(undecided.sum())} of {undecided.size} pairs "
-            "are): engines differ there. Use one scale for both inputs and the output, or an odd "
-            "integer ratio of scales for a requantization."
+            f"{tolerance:.1e} of a rounding tie ({int(undecided.sum())} of {undecided.size} "
+            "pairs are): engines differ there; use one scale for both inputs and the output, or "
+            "an odd integer ratio of scales for a requantization"
         )
     table: Codes = np.clip(np.rint(value), 0, 255).astype(np.uint8)
     return table
@@ -311,8 +311,8 @@ def mul_table(
         a, b = (int(index[0]) for index in np.nonzero(undecided))
         raise NotReproducible(
             f"{what}: QLinearMul with scales {sa:.9g} · {sb:.9g} → {sc:.9g} gives "
-            f"{value[a, b]:.6f} for codes {a} and {b}, a rounding tie: engines differ there. Use "
-            "a gate of scale 1/255 on the scale of what it gates."
+            f"{value[a, b]:.6f} for codes {a} and {b}, a rounding tie: engines differ there; use "
+            "a gate of scale 1/255 on the scale of the gated tensor"
         )
     table: Codes = np.clip(np.rint(value), 0, 255).astype(np.uint8)
     return table

@@ -222,8 +222,8 @@ class LiteRtReference(Reference[np.uint8]):
     def _step(self, node: TfLiteOperator) -> Callable[..., Integers]:
         if node.operator not in _OPERATORS or len(node.outputs) != 1 or -1 in node.inputs:
             raise UnsupportedGraph(
-                f"operator {node.operator} has no LiteRT reference. Defined are: "
-                f"{', '.join(supported_litert_operators())}."
+                f"operator {node.operator} has no LiteRT reference; supported: "
+                f"{', '.join(supported_litert_operators())}"
             )
         tensors = [self._file.tensors[number] for number in node.inputs]
         output = self._file.tensors[node.outputs[0]]
@@ -403,7 +403,7 @@ def _mean(step: _Step, x: Integers, axes: Integers) -> Integers:
 
 def _quantize(step: _Step, x: Integers) -> Integers:
     if np.float32(step.scale(0).item()) != step.out_scale:
-        raise UnsupportedGraph("QUANTIZE to another scale: the reference has none")
+        raise UnsupportedGraph("QUANTIZE to another scale is not supported by the reference")
     return step.code(x - step.zero(0))
 
 

@@ -42,7 +42,7 @@ class Reference(ABC, Generic[Code]):
 
     def __init__(self, path: Path | str, *, batch_size: int = 16) -> None:
         if batch_size < 1:
-            raise InputError(f"batch_size must be at least 1, not {batch_size}")
+            raise InputError(f"expected a batch_size of at least 1, got {batch_size}")
         self.path = Path(path)
         self.batch_size = batch_size
 
@@ -144,8 +144,8 @@ class OnnxReference(Reference[Code]):
                 wanted = " or ".join(map(type_name, self.input_types))
                 raise UnsupportedGraph(
                     f"input {image.name!r} is {type_name(self._type)}{list(dims)}: expected "
-                    f"{wanted} of four dimensions, N×C×H×W. A file with a float input is not an "
-                    "integer graph."
+                    f"{wanted} of four dimensions, N×C×H×W; a file with a float input is not an "
+                    "integer graph"
                 )
             self._input, self._output = image.name, graph.outputs[0].name
             self.input_shape = dims[1:]
@@ -250,11 +250,11 @@ def _looked_up(
     place, size = indices.get(node.input[1]), constants[node.input[0]].size
     if place is None:
         raise UnsupportedGraph(
-            f"node {node_label(node)} is read at {node.input[1]!r}, which is not an index: codes, "
-            "cast to int32"
+            f"node {node_label(node)} is indexed by {node.input[1]!r}, which is not an index "
+            "(codes cast to int32)"
         )
     if place.largest >= size:
         raise UnsupportedGraph(
-            f"node {node_label(node)} has {size} entries and is read at up to {place.largest}"
+            f"node {node_label(node)} has {size} entries but is indexed up to {place.largest}"
         )
     return place.reads, lambda *codes: table(place.of(*codes))

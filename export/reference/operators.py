@@ -72,7 +72,8 @@ class _Operands:
             if name not in found:
                 listed = ", ".join(sorted(found)) or "none"
                 raise self.refusal(
-                    f" has attribute {name!r}; the reference knows {listed} for {self.node.op_type}"
+                    f" has the attribute {name!r}, but the reference supports {listed} "
+                    f"for {self.node.op_type}"
                 )
             found[name] = value.decode() if isinstance(value, bytes) else value
         for name, value in wanted.items():
@@ -82,7 +83,9 @@ class _Operands:
     def require(self, name: str, found: Any, wanted: Any) -> None:
         """Refuse an attribute with another value than the one that is defined."""
         if found != wanted:
-            raise self.refusal(f" has {name} = {found!r}; the reference defines {wanted!r} only")
+            raise self.refusal(
+                f" has {name} = {found!r}, but the reference defines only {wanted!r}"
+            )
 
     def integers(self, name: str, value: Any, length: int, least: int = 0) -> tuple[int, ...]:
         """An attribute of ``length`` integers, each ``least`` or more."""
@@ -101,8 +104,8 @@ class _Operands:
         if value is None or value.dtype != dtype:
             found = "missing" if not name else "computed" if value is None else f"{value.dtype}"
             raise self.refusal(
-                f": {what} (input {index}, {name!r}) must be a stored "
-                f"{np.dtype(dtype).name} tensor and is {found}"
+                f": {what} (input {index}, {name!r}) must be a stored {np.dtype(dtype).name} "
+                f"tensor but is {found}"
             )
         return value
 
@@ -182,8 +185,8 @@ def index_cast(node: onnx.NodeProto) -> str:
     to = _Operands(node, {}).attributes(to=None, saturate=1, round_mode="up")["to"]
     if to != onnx.TensorProto.INT32:
         raise UnsupportedGraph(
-            f"Cast {node_label(node)} of codes to {type_name(to or 0)}: codes become int32, as the "
-            "indices of a table, and nothing else"
+            f"Cast {node_label(node)} of codes to {type_name(to or 0)}: codes are only cast to "
+            "int32, as the indices of a table"
         )
     return str(node.input[0])
 
@@ -226,7 +229,7 @@ def index(node: onnx.NodeProto, indices: Mapping[str, Index], constants: Constan
         lowest = factor
     else:
         if node.input[1] not in indices:
-            raise operands.refusal(" adds to an index what is none")
+            raise operands.refusal(" adds to an index a tensor that is not an index")
         second, count = indices[node.input[1]], len(first.reads)
         found = Index(
             first.reads + second.reads,
@@ -235,7 +238,7 @@ def index(node: onnx.NodeProto, indices: Mapping[str, Index], constants: Constan
         )
         lowest = 0
     if not lowest >= 0 or found.largest >= 2**31:
-        raise operands.refusal(f": an index of up to {found.largest:,} leaves int32")
+        raise operands.refusal(f": an index of up to {found.largest:,} does not fit into int32")
     return found
 
 
@@ -250,13 +253,13 @@ def prepare(node: onnx.NodeProto, constants: Constants) -> Prepared:
     builder = _BUILDERS.get((domain, node.op_type))
     if builder is None:
         raise UnsupportedGraph(
-            f"node {node_label(node)} of domain {domain!r} has no integer reference. "
-            f"Defined are: {', '.join(supported_operators())}."
+            f"node {node_label(node)} of domain {domain!r} has no integer reference; supported: "
+            f"{', '.join(supported_operators())}"
         )
     outputs = [name for name in node.output if name]
     if len(outputs) != 1:
         raise UnsupportedGraph(
-            f"node {node_label(node)} has {len(outputs)} outputs; the reference defines one"
+            f"node {node_label(node)} has {len(outputs)} outputs, but the reference defines one"
         )
     return builder(_Operands(node, constants))
 
@@ -336,7 +339,7 @@ def _add(node: _Operands) -> Prepared:
             codes.append(ALL_CODES)
             computed.append(name)
     if not computed:
-        raise node.refusal(" adds two constants: fold it")
+        raise node.refusal(" adds two constants; fold it")
     table = add_table(
         what=node.what,
         scales=(node.scale(1, "first"), node.scale(4, "second"), node.scale(6, "output")),

@@ -52,8 +52,8 @@ class QdqReference(OnnxReference[np.int16]):
         for node in graph.nodes:
             if node.domain not in ("", "ai.onnx") or node.op_type not in _OPERATORS:
                 raise UnsupportedGraph(
-                    f"node {node_label(node)} of domain {node.domain!r} has no Q/DQ reference. "
-                    f"Defined are: {', '.join(supported_qdq_operators())}."
+                    f"node {node_label(node)} of domain {node.domain!r} has no Q/DQ reference; "
+                    f"supported: {', '.join(supported_qdq_operators())}"
                 )
 
     def _batch(self, images: NDArray[np.uint8], exchange: Exchange) -> Batch[np.int16]:
@@ -95,7 +95,9 @@ def _along(parameter: NDArray[Any], x: NDArray[Any], attributes: Attributes) -> 
 def _quantize(attributes: Attributes, x: Values, scale: Any, zero: Any = None) -> Values:
     kind = np.uint8 if zero is None else zero.dtype
     if kind not in (np.uint8, np.int8):
-        raise UnsupportedGraph(f"QuantizeLinear to {kind}: the reference knows uint8 and int8")
+        raise UnsupportedGraph(
+            f"QuantizeLinear to {kind} is not supported by the reference; supported: uint8, int8"
+        )
     bounds = np.iinfo(kind)
     shift = 0.0 if zero is None else _along(zero, x, attributes)
     codes = np.rint(x / _along(scale, x, attributes)) + shift
@@ -115,7 +117,9 @@ def _clip(_: Attributes, x: Values, low: Any = None, high: Any = None) -> Values
 def _convolution(attributes: Attributes, x: Values, weight: Values, bias: Any = None) -> Values:
     groups, kernel = int(attributes.get("group", 1)), weight.shape[2:]
     if attributes.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
-        raise UnsupportedGraph("Conv with auto_pad: the reference wants the padding written out")
+        raise UnsupportedGraph(
+            "Conv with auto_pad is not supported by the reference; write the padding out"
+        )
     if groups < 1 or len(weight) % groups or x.shape[1] != groups * weight.shape[1]:
         raise UnsupportedGraph(
             f"Conv of {x.shape[1]} channels in {groups} groups with weights of {weight.shape}"
@@ -160,16 +164,20 @@ def _windows(
 
 def _max_pool(attributes: Attributes, x: Values) -> Values:
     if attributes.get("ceil_mode", 0) or set(attributes.get("dilations", [1])) != {1}:
-        raise UnsupportedGraph("MaxPool with ceil_mode or dilations: the reference has none")
+        raise UnsupportedGraph(
+            "MaxPool with ceil_mode or dilations is not supported by the reference"
+        )
     kernel = _integers(attributes, "kernel_shape", 2, least=1)
     return largest_of(_windows(attributes, x, kernel, -np.inf))
 
 
 def _gemm(attributes: Attributes, x: Values, weight: Values, bias: Any = None) -> Values:
     if attributes.get("transA", 0) or {attributes.get(k, 1.0) for k in ("alpha", "beta")} != {1.0}:
-        raise UnsupportedGraph("Gemm with alpha, beta or transA: the reference has none")
+        raise UnsupportedGraph("Gemm with alpha, beta or transA is not supported by the reference")
     if x.ndim != 2 or weight.ndim != 2:
-        raise UnsupportedGraph(f"Gemm of {x.shape} and {weight.shape}: both have two dimensions")
+        raise UnsupportedGraph(
+            f"Gemm of {x.shape} and {weight.shape}: expected two dimensions of both"
+        )
     product = x @ (weight.T if attributes.get("transB", 0) else weight)
     return product if bias is None else product + bias.astype(np.float64)
 

@@ -186,7 +186,11 @@ def less_the_batch(path: Path, batch: int | str) -> None:
 @pytest.mark.parametrize(
     ("write", "batch", "said"),
     [
-        (dynamically_quantized, "N", r"DynamicQuantizeLinear computes one scale of them all \('x"),
+        (
+            dynamically_quantized,
+            "N",
+            r"DynamicQuantizeLinear computes one scale for all of them \('x",
+        ),
         (dynamically_quantized, "N", r"quantize it statically .* fix the batch of its input at 1"),
         (dynamically_quantized, 4, r"one image at a time, differ by up to .* from batches of 4;"),
         (less_the_batch, "N", r"other images of its batch; .* export it in evaluation mode"),
@@ -376,34 +380,34 @@ USUAL: dict[str, Any] = {"mean": MEAN, "std": STD}
     ("write", "given", "error", "said"),
     [
         (two_inputs, USUAL, InputError, r"has 2 inputs \('x' open×3×16×16, 'mask' 1\); expected"),
-        (two_outputs, USUAL, InputError, r"has 2 outputs \(y, z\); say which.*--output y"),
+        (two_outputs, USUAL, InputError, r"has 2 outputs \(y, z\); select the logits.*--output y"),
         (plain, {**USUAL, "output": "q"}, UsageError, r"has no tensor 'q'; its outputs are y"),
         (classes_alone, USUAL, InputError, r"output is int64 open; expected logits.*--output"),
-        (unknown_operator, USUAL, InputError, r"ONNX Runtime does not run.*Invented"),
+        (unknown_operator, USUAL, InputError, r"ONNX Runtime cannot run.*Invented"),
         (unknown_domain, USUAL, InputError, r"my\.ops"),
-        (random_numbers, USUAL, InputError, r"operators 'RandomNormalLike'; any classifier may"),
-        (nan_weights, USUAL, InputError, r"tensor 'w' holds 1 NaN of 216 values"),
-        (not_loaded, USUAL, InputError, r"ONNX Runtime (does not run|fails)"),
+        (random_numbers, USUAL, InputError, r"operators 'RandomNormalLike'; a classifier may"),
+        (nan_weights, USUAL, InputError, r"tensor 'w' holds 1 NaN among 216 values"),
+        (not_loaded, USUAL, InputError, r"ONNX Runtime (cannot run|fails)"),
         (qonnx, USUAL, InputError, r"is a QONNX file.*qadtr lower"),
         (old_opset, USUAL, InputError, r"has opset 6, expected 7 or newer"),
-        (dynamic_height, USUAL, UsageError, r"open×3×open×16: its height or width is open.*--size"),
-        (channels_last, USUAL, UsageError, r"open×16×16×3, channels last: say --layout NHWC"),
-        (plain, {**USUAL, "layout": "NHWC"}, UsageError, r"not channels last: leave --layout NHWC"),
-        (plain, {**USUAL, "layout": "CHWN"}, UsageError, r"--layout is one of NCHW, NHWC"),
-        (plain, {**USUAL, "size": (8, 8)}, UsageError, r"--size 8 8 is another"),
-        (five_channels, USUAL, InputError, r"open×5×16×16; an image is grey or RGB"),
+        (dynamic_height, USUAL, UsageError, r"open×3×open×16, whose height or width.*--size"),
+        (channels_last, USUAL, UsageError, r"open×16×16×3, channels last; give --layout NHWC"),
+        (plain, {**USUAL, "layout": "NHWC"}, UsageError, r"leave out --layout NHWC"),
+        (plain, {**USUAL, "layout": "CHWN"}, UsageError, r"--layout as one of NCHW, NHWC"),
+        (plain, {**USUAL, "size": (8, 8)}, UsageError, r"but --size is 8 8; leave out --size"),
+        (five_channels, USUAL, InputError, r"open×5×16×16; expected a fixed number of channels"),
         (a_vector, USUAL, InputError, r"is open×3; expected images"),
-        (plain, {}, UsageError, r"is float: name what it wants.*--mean and --std"),
-        (plain, {"mean": MEAN}, UsageError, r"mean and std go together"),
+        (plain, {}, UsageError, r"is float; give its preprocessing.*--mean and --std"),
+        (plain, {"mean": MEAN}, UsageError, r"mean and std belong together"),
         (plain, {"mean": (0.1, 0.2), "std": (1.0, 1.0)}, UsageError, r"2 values.*3 channels"),
         (plain, {"mean": MEAN, "std": (0.0,)}, UsageError, r"std must be above 0"),
-        (bytes_file, USUAL, UsageError, r"is uint8: it takes the bytes; leave --mean"),
-        (other_size, USUAL, InputError, r"takes images of 3×20×20, those of .* are 3×16×16"),
+        (bytes_file, USUAL, UsageError, r"is uint8, so it takes the bytes; leave out --mean"),
+        (other_size, USUAL, InputError, r"takes images of 3×20×20, but those of .* are 3×16×16"),
         (other_classes, USUAL, InputError, r"gives 20 logits, .* has 10 classes \(0, 1, 2, 3, 4"),
         (plain, {**USUAL, "kind": "cifar10"}, InputError, r"cifar-10-batches-py"),
         (plain, {**USUAL, "bits": 64}, InputError, r"bit-widths must be 32 \(float\) or 2 to 8"),
-        (vast_padding, USUAL, InputError, r"would be \[1, 8, 9007, 9007\], at most"),
-        (text_file, USUAL, InputError, r"no ONNX"),
+        (vast_padding, USUAL, InputError, r"the shape \[1, 8, 9007, 9007\], but at most"),
+        (text_file, USUAL, InputError, r"is not an ONNX file"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )  # fmt: skip
@@ -451,7 +455,7 @@ def test_another_model_in_the_folder_keeps_no_records_of_the_first(
     given: dict[str, Any] = {"mean": (0.1,), "std": (1.0,)} if other == "options" else USUAL
     if other == "file":
         foreign(path, weights=np.ones((8, 3, 3, 3)))
-    with pytest.raises(UsageError, match=r"run holds another adopted model: --overwrite"):
+    with pytest.raises(UsageError, match=r"run holds another adopted model; give --overwrite"):
         qadtr.adopt(path, data, first.path, **given)
     assert {one.name for one in first.records.iterdir()} == records
     words = [f"--{name}={value[0]}" for name, value in given.items()]
@@ -467,14 +471,18 @@ def test_another_model_in_the_folder_keeps_no_records_of_the_first(
 
 def test_places(data: Path, tmp_path: Path) -> None:
     path = foreign(tmp_path / "theirs.onnx")
-    with pytest.raises(UsageError, match="is of something else; name a new folder"):
+    with pytest.raises(
+        UsageError, match="is not a run folder of an adopted model; give a new folder"
+    ):
         qadtr.adopt(path, data, data, **USUAL)
-    with pytest.raises(InputError, match="has no images that are known"):
+    with pytest.raises(InputError, match="has no images of a known kind"):
         qadtr.adopt(path, tmp_path, tmp_path / "run", **USUAL)
     with pytest.raises(InputError, match="there is no data folder"):
         qadtr.adopt(path, tmp_path / "nowhere", tmp_path / "run", **USUAL)
     qadtr.adopt(path, data, tmp_path / "run", bits=8, **USUAL)
-    with pytest.raises(UsageError, match=r"holds another adopted model: --overwrite replaces it"):
+    with pytest.raises(
+        UsageError, match=r"holds another adopted model; give --overwrite to replace it"
+    ):
         qadtr.adopt(path, data, tmp_path / "run", **USUAL)
     (tmp_path / "run" / "adopted.json").unlink()  # cut short
     run = qadtr.adopt(path, data, tmp_path / "run", **USUAL).run  # again, as another width
@@ -486,7 +494,7 @@ def test_places(data: Path, tmp_path: Path) -> None:
     sidecar = tmp_path / "run" / "adopted.json"
     facts = json.loads(sidecar.read_text())
     for broken, said in (
-        ({**facts, "format": "x"}, "is not what `qadtr adopt` writes"),
+        ({**facts, "format": "x"}, "was not written by `qadtr adopt`"),
         ({**facts, "format_version": 9}, "format version 9"),
         ({k: v for k, v in facts.items() if k != "classes"}, "lacks classes"),
     ):

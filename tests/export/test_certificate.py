@@ -177,9 +177,9 @@ def reasons(certificate: Certificate, layer: str) -> str:
 
 
 FLOAT_CONVOLUTIONS: dict[str, tuple[dict[str, Any], str]] = {
-    "signed activations": ({"activation": np.int8, "between": "Relu"}, "float Relu stands"),
-    "float clip": ({"between": "Clip"}, "float Clip stands"),
-    "no quantizer": ({"quantize_after": False}, "no QuantizeLinear behind it"),
+    "signed activations": ({"activation": np.int8, "between": "Relu"}, "float Relu is between"),
+    "float clip": ({"between": "Clip"}, "float Clip is between"),
+    "no quantizer": ({"quantize_after": False}, "no QuantizeLinear after it"),
     "initializer as input": ({"weight_is_input": True, "between": "Clip"}, "also a graph input"),
     "INT4 weights": ({"weight": ml_dtypes.int4}, "int4"),
 }
@@ -246,10 +246,10 @@ def test_certificates_from_before_gates_were_counted_are_read(
     certified = {"engine": "e", "machine": "m", "kinds": {"convolution": 3, "pool": 2}}
     check_against_certificate({"convolution": 3, "pool": 2, "gate": 1, "function": 0}, certified)
     for ran in ({"convolution": 2, "pool": 2}, {"convolution": 3, "pool": 2, "addition": 1}):
-        with pytest.raises(InputError, match="another graph"):
+        with pytest.raises(InputError, match="the graph is another one"):
             check_against_certificate(ran, certified)
     certified["kinds"] = {"convolution": 3, "pool": 2, "gate": 2}
-    with pytest.raises(InputError, match="another graph"):
+    with pytest.raises(InputError, match="the graph is another one"):
         check_against_certificate({"convolution": 3, "pool": 2, "gate": 1}, certified)
 
 

@@ -84,7 +84,7 @@ def test_every_float_number_of_a_stock_network_is_named_with_the_cure(tmp_path: 
     first, second, cure = str(caught.value).splitlines()
     assert "(Conv), has no integer codes" in first
     assert "(AveragePool), has no integer codes" in second
-    assert "QuantIdentity, the same one for all that meet in a sum" in cure
+    assert "QuantIdentity, the same one for all tensors that meet in a sum" in cure
 
 
 def test_a_stock_brevitas_network_is_lowered(tmp_path: Path) -> None:

@@ -216,7 +216,7 @@ def test_every_operator_of_the_target_has_a_reference() -> None:
 
 def test_32_bits_are_refused_in_one_line(tmp_path: Path) -> None:
     source = write_qonnx(calibrated("dense"), 32, tmp_path / "q.onnx")
-    with pytest.raises(InputError, match="no float baseline; name the integer bit-widths"):
+    with pytest.raises(InputError, match="no float baseline; give the integer bit-widths"):
         lower_float(source, tmp_path / "m.tflite", target="litert")
 
 

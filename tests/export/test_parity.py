@@ -157,7 +157,7 @@ def test_an_engine_that_treats_the_probe_otherwise_is_found(
 
     engine: Any = TwoFaced
     parity = check_parity(model, images, open_engine=engine)
-    assert any("not proven" in failure for failure in parity.failures)
+    assert any("not proved" in failure for failure in parity.failures)
 
 
 def test_a_dead_layer_fails_although_everything_agrees(
@@ -185,7 +185,7 @@ def test_too_few_predicted_classes_fail_although_everything_agrees(
     parity = check_parity(one, images)
     assert (parity.first_departure, parity.predicted_classes) == (None, 1)
     (said,) = (text for text in parity.failures if "1 of 5 classes" in text)
-    assert said.endswith("train longer or calibrate, or give more hold-out images, of all classes")
+    assert said.endswith("train longer or calibrate, or give more hold-out images of all classes")
 
 
 def test_flips_against_the_fake_quantized_network_are_image_indices(
