@@ -29,7 +29,7 @@ def keep_freed_memory() -> bool:
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
-        logger.debug("no mallopt in this C library; memory is handled as it does by itself")
+        logger.debug("this C library has no mallopt, so its default memory handling is used")
         return False
     settings = (
         (_M_MMAP_THRESHOLD, _KEEP_BYTES),

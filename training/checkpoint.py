@@ -99,8 +99,9 @@ def read_sidecar(path: Path) -> dict[str, Any]:
     if not path.is_file():
         if (path.parent / RESUME).is_file():
             raise InputError(
-                f"there is no checkpoint {path} yet: its training was interrupted; continue it "
-                f"with: {shlex.join(['qadtr', 'train', '--resume', '--out', str(path.parent)])}"
+                f"there is no checkpoint {path} yet, because its training was interrupted; "
+                "continue it with: "
+                f"{shlex.join(['qadtr', 'train', '--resume', '--out', str(path.parent)])}"
             )
         raise InputError(f"there is no checkpoint {path}; train one with: qadtr train CONFIG")
     sidecar = read_json(path.with_suffix(".json"))
@@ -108,12 +109,12 @@ def read_sidecar(path: Path) -> dict[str, Any]:
         raise InputError(f"{path.with_suffix('.json')} is not a sidecar of a qadtr checkpoint")
     if sidecar.get("format_version") not in (1, FORMAT_VERSION):
         raise InputError(
-            f"{path.with_suffix('.json')} has format version {sidecar.get('format_version')!r}; "
-            f"this qadtr reads versions 1 and {FORMAT_VERSION}"
+            f"{path.with_suffix('.json')} has format version {sidecar.get('format_version')!r}, "
+            f"but this qadtr reads versions 1 and {FORMAT_VERSION}"
         )
     if sidecar.get("sha256") != sha256_of(path):
         raise InputError(
-            f"{path} is not the file that its sidecar describes (SHA-256 differs); "
+            f"{path} is not the file that its sidecar describes, because the SHA-256 differs; "
             "copy both files again or train again"
         )
     return sidecar
@@ -187,8 +188,8 @@ def load_network(path: Path) -> Network:
         plan = read_plan(sidecar.get("plan"), f"{path.with_suffix('.json')}: plan")
     if plan.classes != spec.classes:
         raise InputError(
-            f"{path.with_suffix('.json')} is damaged: its network has {spec.classes} classes, its "
-            f"plan {plan.classes}"
+            f"{path.with_suffix('.json')} is damaged: its network has {spec.classes} classes, "
+            f"but its plan has {plan.classes}"
         )
     network = Network(spec, plan)
     load_tensors(network, tensors_of(path, sidecar), str(path))
@@ -216,8 +217,8 @@ def start_from(network: Network, checkpoint: Path) -> None:
     if (held.name, held.classes) != (spec.name, spec.classes):
         raise InputError(
             f"training.warm_start: {checkpoint} holds {held.name!r} with {held.classes} classes, "
-            f"this run needs {spec.name!r} with {spec.classes}; train a float network of the same "
-            "name and classes first"
+            f"but this run needs {spec.name!r} with {spec.classes}; train a float network of the "
+            "same name and classes first"
         )
     tensors = tensors_of(checkpoint, sidecar)
     for name, own in persistent_tensors(network).items():
@@ -229,7 +230,7 @@ def start_from(network: Network, checkpoint: Path) -> None:
             continue
         if source is None or source.shape != own.shape:
             raise InputError(
-                f"training.warm_start: {checkpoint} has nothing that fits {name}; it needs a "
+                f"training.warm_start: {checkpoint} has no weights that fit {name}; give a "
                 f"network trained at 32 bits or at all of {', '.join(map(str, spec.bit_widths))}"
             )
         own.copy_(source)
@@ -294,7 +295,7 @@ def read_run_state(folder: Path, run: str) -> RunState:
     if read["run"] != run:
         raise InputError(
             f"{path} belongs to a run with another config, other images or another number of "
-            "processes, or of a version of qadtr whose settings were others; resume it as it was "
-            "started and with that version, or train without --resume"
+            "processes, or to a version of qadtr with other settings; resume it with that "
+            "version and as it was started, or train without --resume"
         )
     return RunState(run=run, step=read["step"], course=read["course"], tensors=tensors)

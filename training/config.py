@@ -34,7 +34,7 @@ from training.validated import (
 
 def _known_kind(kind: str) -> str:
     if kind not in KINDS and not is_foreign(kind):
-        raise ValueError(f"must be one of {', '.join(KINDS)}, or your own by {FORM}; got {kind!r}")
+        raise ValueError(f"must be one of {', '.join(KINDS)}, or your own as {FORM}; got {kind!r}")
     return kind
 
 
@@ -60,7 +60,7 @@ class DataSettings:
     @model_validator(mode="after")
     def _smaller_mask_first(self) -> DataSettings:
         if self.mask_px[0] > self.mask_px[1]:
-            raise ValueError(f"mask_px must have the smaller first; got {list(self.mask_px)}")
+            raise ValueError(f"mask_px must have the smaller value first; got {list(self.mask_px)}")
         return self
 
 

@@ -19,7 +19,7 @@ def torch_device(name: str) -> torch.device:
     except (AssertionError, NotImplementedError, RuntimeError) as error:
         here = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
         raise EngineUnavailable(
-            f"torch has no device {name!r} here; available: {', '.join(here)}"
+            f"torch has no device {name!r} on this machine; available: {', '.join(here)}"
         ) from error
     return device
 

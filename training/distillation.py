@@ -66,12 +66,12 @@ class Teaching:
             return
         if not trained:
             raise InputError(
-                'distillation.teacher = "start" needs a trained network to start from: name one in '
-                "training.warm_start or training.weights"
+                'distillation.teacher = "start" needs a trained network to start from; give one '
+                "in training.warm_start or training.weights"
             )
         if FLOAT not in network.bit_widths:
             raise InputError(
-                f'distillation.teacher = "start" is the float network: add {FLOAT} to '
+                f'distillation.teacher = "start" is the float network; add {FLOAT} to '
                 f"network.bit_widths, which are {list(network.bit_widths)}"
             )
         self._start = copy.deepcopy(network).for_evaluation().requires_grad_(False)

@@ -65,9 +65,9 @@ class DryRun:
                 json.dumps(self.config, indent=2, sort_keys=True, ensure_ascii=False),
                 f"images      {self.images}, {self.steps} steps",
                 f"parameters  {self.parameters} ({_megabytes(self.network_bytes)} with statistics)",
-                f"state       {_megabytes(self.state_bytes)} beside the network",
-                f"memory      {_megabytes(self.peak_bytes)} at its peak on {self.device}",
-                f"speed       {self.images_per_s:.0f} images/s, {timed}",
+                f"state       {_megabytes(self.state_bytes)} in addition to the network",
+                f"memory      peak of {_megabytes(self.peak_bytes)} on {self.device}",
+                f"speed       {self.images_per_s:.0f} images/s ({timed})",
                 f"bf16        {self._bf16()}",
                 f"step        {self.seconds_per_step:.3f} s",
                 f"time        {hours} h {rest // 60} min {rest % 60} s for all steps at that speed",
@@ -78,7 +78,7 @@ class DryRun:
         if self.bf16_over_float32 is None:
             return "not timed: the training is too short"
         return (
-            f"{self.bf16_over_float32:.2f}× the images/s of float32 products "
+            f"{self.bf16_over_float32:.2f} times the images/s of float32 products "
             f"(training.autocast is {self.config['training']['autocast']!r})"
         )
 

@@ -223,8 +223,8 @@ class TrainingRun:
         untrained = self.network.untrained()
         if untrained:
             logger.warning(
-                "never trained at %s bits: what the checkpoint has there is of no use; train "
-                "longer, or leave them out of network.bit_widths",
+                "never trained at %s bits, so the checkpoint is not usable there; train longer, "
+                "or leave them out of network.bit_widths",
                 ", ".join(map(str, untrained)),
             )
         self.network.for_evaluation()
@@ -322,8 +322,9 @@ class TrainingRun:
         number = self.stop.by or signal.SIGTERM  # another rank's
         return Interrupted(
             number,
-            f"interrupted by {signal.Signals(number).name} after step {self.step} of {self.steps}; "
-            f"the state is saved in {self.run_dir / RESUME}, --resume goes on from there",
+            f"interrupted by {signal.Signals(number).name} after step {self.step} of "
+            f"{self.steps}; the state is saved in {self.run_dir / RESUME}, and --resume "
+            "continues from it",
         )
 
     def one_step(self) -> tuple[float, float]:

@@ -63,7 +63,7 @@ def class_named(name: str, base: type[Any], what: str) -> type[Any]:
         )
     lacking = ", ".join(sorted(getattr(found, "__abstractmethods__", ())))
     if lacking:
-        raise InputError(f"{name} is not a whole {what}: it lacks {lacking}")
+        raise InputError(f"{name} is not a complete {what}: it lacks {lacking}")
     return found
 
 
@@ -86,6 +86,4 @@ def called(name: str, what: str, *arguments: Any) -> Any:
 
 def unknown(what: str, name: object, known: Iterable[str]) -> InputError:
     """The error for a name that is not registered and names nothing of the user's."""
-    return InputError(
-        f"there is no {what} {name!r}; known are {', '.join(known)}, and your own by {FORM}"
-    )
+    return InputError(f"unknown {what} {name!r}; known: {', '.join(known)}, or your own as {FORM}")

@@ -83,15 +83,15 @@ class NetworkSettings:
     def _exact_has_power_of_two_scales(self) -> NetworkSettings:
         if self.exact and self.weight_scales != "statistics":
             raise ValueError(
-                'exact = true needs weight_scales = "statistics": an exact network\'s weight '
-                "scales are powers of two that its accumulator's bound decides"
+                'exact = true needs weight_scales = "statistics", because the weight scales of '
+                "an exact network are powers of two that follow from the bound of its accumulator"
             )
         return self
 
     @model_validator(mode="after")
     def _mean_and_std_belong_together(self) -> NetworkSettings:
         if len(self.mean or ()) != len(self.std or ()):
-            raise ValueError("mean and std go together, one number of each for a channel")
+            raise ValueError("mean and std belong together; give one number of each per channel")
         return self
 
 

@@ -68,7 +68,7 @@ class DefendedLoop:
         channels, height, width = images.images.shape[1:]
         if network.plan.input_shape != (channels, height, width):
             raise InputError(
-                f"the network takes images {network.plan.input_shape}, these are "
+                f"the network takes images of {network.plan.input_shape}, got "
                 f"{(channels, height, width)}"
             )
         self.network = network
@@ -129,7 +129,7 @@ class DefendedLoop:
             raise UsageError("learn() comes after prepare() and loss.backward() of the same step")
         (step, batch, shown), self._about = self._about, None
         if self.defense.needs_pixel_gradient and shown.grad is None:
-            raise UsageError("learn() needs the gradient of the pixels: call loss.backward() first")
+            raise UsageError("learn() needs the gradient of the pixels; call loss.backward() first")
         extra = self.defense.extra_loss(step, batch, shown.detach(), self.network)
         if extra is not None:
             extra.backward()

@@ -86,7 +86,7 @@ def require_fit(sides: Mapping[str, int], image_size: tuple[int, int]) -> None:
     if too_large:
         height, width = image_size
         raise InputError(
-            f"defense.{', defense.'.join(too_large)}: too large for images of {height}×{width} px, "
-            f"where training patches have {most} px at most; the config was made for other images: "
-            'set the sizes in pixels, or as a share of the image such as "5%"'
+            f"defense.{', defense.'.join(too_large)}: too large for images of {height}×{width} "
+            f"px, for which training patches have at most {most} px; the config was made for "
+            'other images, so set the sizes in pixels, or as a share of the image such as "5%"'
         )

@@ -121,7 +121,7 @@ def patch_gradient(
     gathered[:, :, mask_rows, mask_columns] = gradient[images, :, rows, columns].transpose(1, 2)
     if owners is not None:
         if patches is None:
-            raise InputError("patch_gradient with owners needs patches, the number of patches.")
+            raise InputError("patch_gradient with owners needs patches, the number of patches")
         summed = gathered.new_zeros(patches, *gathered.shape[1:])
         return summed.index_add_(0, owners.to(gathered.device), gathered)
     if patches is None or patches == count:
@@ -129,8 +129,8 @@ def patch_gradient(
     if patches == 1:
         return gathered.sum(dim=0, keepdim=True)
     raise InputError(
-        f"{patches} patches for {count} images: give 1, {count}, or owners that say which image "
-        "has which patch."
+        f"{patches} patches for {count} images; give 1, {count}, or owners that state which "
+        "image has which patch"
     )
 
 
@@ -196,15 +196,15 @@ def _free_places(image_size: tuple[int, int], patch_size: tuple[int, int]) -> tu
     height, width = (image - patch + 1 for image, patch in zip(image_size, patch_size, strict=True))
     if height < 1 or width < 1:
         raise InputError(
-            f"A patch of {patch_size[0]}×{patch_size[1]} px does not fit into an image of "
-            f"{image_size[0]}×{image_size[1]} px; make it smaller."
+            f"a patch of {patch_size[0]}×{patch_size[1]} px does not fit into an image of "
+            f"{image_size[0]}×{image_size[1]} px; make it smaller"
         )
     return height, width
 
 
 def _check_size(size_px: int) -> None:
     if size_px < 1:
-        raise InputError(f"A patch needs a size of at least 1 px, got {size_px}.")
+        raise InputError(f"expected a patch of at least 1 px, got {size_px}")
 
 
 def _check(
@@ -213,30 +213,30 @@ def _check(
     count = pixels.shape[0]
     if pixels.ndim != 4 or mask.ndim != 2 or mask.dtype != torch.bool:
         raise InputError(
-            "Expected images N×C×H×W and a boolean mask h×w, got "
-            f"{tuple(pixels.shape)} and {tuple(mask.shape)} of {mask.dtype}."
+            f"expected images N×C×H×W and a boolean mask h×w, got {tuple(pixels.shape)} and "
+            f"{tuple(mask.shape)} of {mask.dtype}"
         )
     if positions.shape != (count, 2) or positions.is_floating_point():
         raise InputError(
-            f"Expected integer positions {count}×2 (top, left), got {tuple(positions.shape)} "
-            f"of {positions.dtype}."
+            f"expected integer positions {count}×2 (top, left), got {tuple(positions.shape)} of "
+            f"{positions.dtype}"
         )
     if patch is not None:
         shape = (pixels.shape[1], *mask.shape)
         if patch.ndim != 4 or tuple(patch.shape[1:]) != shape:
-            raise InputError(f"Expected a patch P×{shape}, got {tuple(patch.shape)}.")
+            raise InputError(f"expected a patch P×{shape}, got {tuple(patch.shape)}")
         if owners is None and patch.shape[0] not in (1, count):
             raise InputError(
-                f"{patch.shape[0]} patches for {count} images: give 1, {count}, or owners."
+                f"{patch.shape[0]} patches for {count} images; give 1, {count}, or owners"
             )
     if owners is not None and owners.shape != (count,):
-        raise InputError(f"Expected owners of shape ({count},), got {tuple(owners.shape)}.")
+        raise InputError(f"expected owners of shape ({count},), got {tuple(owners.shape)}")
     places = _free_places((pixels.shape[2], pixels.shape[3]), (mask.shape[0], mask.shape[1]))
     if count:
         # A negative index would wrap around in silence, so the bounds are looked at here.
         lowest, highest = int(positions.min()), positions.amax(dim=0).tolist()
         if lowest < 0 or highest[0] >= places[0] or highest[1] >= places[1]:
             raise InputError(
-                f"A position leaves the image: top must be 0…{places[0] - 1} and left "
-                f"0…{places[1] - 1}, got {lowest} to {tuple(highest)}."
+                f"expected positions inside the image, top 0…{places[0] - 1} and left "
+                f"0…{places[1] - 1}, got {lowest} to {tuple(highest)}"
             )

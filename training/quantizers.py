@@ -86,8 +86,8 @@ class BitWidthSwitch:
         """Make ``bits`` the active bit-width; ``InputError`` if the network does not have it."""
         if bits not in self.spec.bit_widths:
             raise InputError(
-                f"bit-width {bits} is not one that this network was trained for; "
-                f"it has {', '.join(map(str, self.spec.bit_widths))}"
+                f"this network was not trained at bit-width {bits}; it has "
+                f"{', '.join(map(str, self.spec.bit_widths))}"
             )
         self.active = bits
 

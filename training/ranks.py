@@ -111,8 +111,8 @@ class Ranks:
         every = self.gathered(torch.tensor([digest], dtype=torch.uint8, device=device))
         if bool((every != every[:1]).any()):
             raise RanksDiffer(
-                f"{what} differ between the {self.count} processes; the machines do not compute "
-                "alike (other processors or package versions?): use equal ones"
+                f"{what} differ between the {self.count} processes, because the machines compute "
+                "differently (other processors or package versions?); use identical machines"
             )
 
     def wait(self) -> None:
@@ -154,7 +154,7 @@ def check_batch(batch_size: int, accumulate: int, ranks: Ranks) -> None:
     """
     if batch_size % (ranks.count * accumulate):
         raise InputError(
-            f"training.batch_size is {batch_size}, which {ranks.count} processes of "
-            f"{accumulate} parts cannot share equally; choose a multiple of "
+            f"training.batch_size is {batch_size}, which cannot be divided equally among "
+            f"{ranks.count} processes of {accumulate} parts; choose a multiple of "
             f"{ranks.count * accumulate}"
         )

@@ -82,7 +82,7 @@ def record_form(kind: str, payload: Any) -> Any:
 def _counts(found: share.Share) -> share.Share:
     n, k, value = found["n"], found["k"], found["value"]
     if k > n or abs(value - k / n) > _ROUNDING:
-        raise ValueError(f"expected k of n and value = k / n, got {k} of {n} and {value}")
+        raise ValueError(f"expected k of n with value = k / n, got {k} of {n} and {value}")
     if not found["low"] - _ROUNDING <= value <= found["high"] + _ROUNDING:
         raise ValueError(
             f"expected low ≤ value ≤ high, got {found['low']}, {value} and {found['high']}"
@@ -102,7 +102,9 @@ def _bits_of_each(found: outcomes.Outcomes) -> outcomes.Outcomes:
     except InputError as error:
         raise ValueError(str(error)) from error
     if (eligible & ~correct).any() or (success & ~eligible).any():
-        raise ValueError("expected success on eligible images, eligible ones right without a patch")
+        raise ValueError(
+            "expected success only on eligible images, and eligible images right without a patch"
+        )
     return found
 
 
@@ -129,7 +131,7 @@ def payload_of(record: Mapping[str, Any], form: type[_T]) -> _T:
         found: _T = checked(form, record["payload"], where)
     except InputError as error:
         raise InputError(
-            f"{error}\nit was edited or written by another version: make it again, or read it "
+            f"{error}\nit was edited or written by another version; create it again, or read it "
             "with the version that wrote it"
         ) from error
     return found

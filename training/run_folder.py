@@ -74,9 +74,9 @@ class RunFolder:
         """
         if path.is_file():
             raise InputError(
-                f"{path} is a file, and a run folder of `qadtr train` is expected here; for an "
-                f"ONNX file of your own: `qadtr adopt {path} --data DIR --out RUN` makes one, "
-                f"`qadtr inspect {path}` says what runs of it, `qadtr lower {path} --out FILE` "
+                f"expected a run folder of `qadtr train`, but {path} is a file; for an ONNX file "
+                f"of your own, `qadtr adopt {path} --data DIR --out RUN` makes a run folder, "
+                f"`qadtr inspect {path}` lists what it runs, and `qadtr lower {path} --out FILE` "
                 "makes an all-integer file of a quantized one"
             )
         if not path.is_dir():
@@ -84,7 +84,8 @@ class RunFolder:
             close = difflib.get_close_matches(path.name, known, n=1)
             meant = f"did you mean {path.parent / close[0]}? " if close else ""
             raise InputError(
-                f"there is no run folder {path}; {meant}`qadtr train CONFIG --out {path}` makes it"
+                f"there is no run folder {path}; {meant}make it with: qadtr train CONFIG "
+                f"--out {path}"
             )
         if (path / ADOPTED_SIDECAR).is_file():
             sidecar = _adopted_sidecar(path / ADOPTED_SIDECAR)
@@ -96,8 +97,8 @@ class RunFolder:
         lacking = sorted({"config", "classes", "network", "sha256"} - set(sidecar))
         if lacking:
             raise InputError(
-                f"{path / CHECKPOINT}: its sidecar lacks {', '.join(lacking)}: it was not written "
-                "by `qadtr train`; train again"
+                f"{path / CHECKPOINT}: its sidecar lacks {', '.join(lacking)}, so `qadtr train` "
+                "did not write it; train again"
             )
         _require_facts(sidecar, path / CHECKPOINT)
         if data is None and start is not None:
@@ -144,8 +145,8 @@ class RunFolder:
         classes, shape = sets[0].classes, sets[0].images.shape[1:]
         if network.plan.classes != len(classes) or network.plan.input_shape != shape:
             raise InputError(
-                f"the network takes images {network.plan.input_shape} of {network.plan.classes} "
-                f"classes, these are {shape} of {len(classes)}"
+                f"the network takes images of {network.plan.input_shape} in "
+                f"{network.plan.classes} classes, got {shape} in {len(classes)}"
             )
         path = Path(path)
         if not overwrite:
@@ -275,8 +276,9 @@ class RunFolder:
             named = " ".join(map(str, missing))
             if self.adopted:
                 raise InputError(
-                    f"{self.path} was adopted from {self.sidecar['source']} and has one model, at "
-                    f"{', '.join(map(str, there)) or 'no'} bits, none at {named or 'others'}"
+                    f"{self.path} was adopted from {self.sidecar['source']} and has one model, "
+                    f"at {', '.join(map(str, there)) or 'no'} bits, but none at "
+                    f"{named or 'others'}"
                 )
             target = target_of(engine)
             words = ["--bits", *map(str, missing)] if missing else []
@@ -338,11 +340,11 @@ def _adopted_sidecar(path: Path) -> dict[str, Any]:
     """The sidecar of an adopted file, checked; InputError where it is damaged."""
     found = read_json(path)
     if not isinstance(found, dict) or found.get("format") != ADOPTED_FORMAT:
-        raise InputError(f"{path} is not what `qadtr adopt` writes; adopt the file again")
+        raise InputError(f"{path} was not written by `qadtr adopt`; adopt the file again")
     if found.get("format_version") != ADOPTED_FORMAT_VERSION:
         raise InputError(
-            f"{path} has format version {found.get('format_version')!r}, this qadtr reads "
-            f"{ADOPTED_FORMAT_VERSION}: use the qadtr that wrote it, or adopt the file again"
+            f"{path} has format version {found.get('format_version')!r}, but this qadtr reads "
+            f"{ADOPTED_FORMAT_VERSION}; use the qadtr that wrote it, or adopt the file again"
         )
     needed = {"classes", "config", "data", "network", "sha256", "source"}
     lacking = sorted(needed - set(found))
@@ -365,8 +367,8 @@ def _require_facts(sidecar: Mapping[str, Any], path: Path) -> None:
     ):
         if not fits:
             raise InputError(
-                f"{path}: the {what} of its sidecar is missing or of another kind: it is damaged; "
-                "copy the run again, or make it again"
+                f"{path}: the {what} of its sidecar is missing or of another type, so the "
+                "sidecar is damaged; copy the run again, or make it again"
             )
 
 

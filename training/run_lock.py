@@ -30,8 +30,8 @@ def require_free(folder: Path) -> None:
     """
     if (folder / RESUME).exists() or (folder / CHECKPOINT).exists():
         raise UsageError(
-            f"{folder} holds a run already: --resume continues it, --overwrite replaces it, "
-            "--out RUN leaves it alone"
+            f"{folder} already holds a run; give --resume to continue it, --overwrite to replace "
+            "it, or another folder with --out RUN"
         )
 
 
@@ -55,8 +55,8 @@ def run_lock(folder: Path) -> Iterator[None]:
         if taken is False:
             found = os.read(descriptor, _MOST_SHOWN).decode("utf-8", "replace")
             raise InputError(
-                f"another training writes into {folder} ({one_line(found)}): wait for its end, "
-                "stop it, or give --out another folder"
+                f"another training writes into {folder} ({one_line(found)}); wait until it ends, "
+                "stop it, or give another --out"
             )
         if taken is None:
             logger.info("%s: this file system has no locks; start one training there only", folder)

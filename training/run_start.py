@@ -80,7 +80,7 @@ class RunStart:
         before = flat_settings(self.training_config(folder).as_dict())
         after = flat_settings(config.as_dict())
         different = [
-            f"{key} is {after.get(key)!r}, the run has {before.get(key)!r}"
+            f"{key} is {after.get(key)!r}, but the run has {before.get(key)!r}"
             for key in dict.fromkeys([*before, *after])
             if before.get(key) != after.get(key)
         ]
@@ -111,10 +111,10 @@ class RunStart:
 def from_memory(folder: Path) -> str:
     """How a training on images in memory goes on."""
     return (
-        "its images were in memory: write the training images, as they were given, with "
-        f"images.write(DIR) and run qadtr train --resume --out {folder} --data DIR; or, where a "
-        "hold-out of your own was given too, go on from Python: qadtr.train(network, images, "
-        f"{str(folder)!r}, resume=True, …) with what it was started with"
+        "its images were in memory; write the training images, as they were given, with "
+        f"images.write(DIR) and run qadtr train --resume --out {folder} --data DIR; if your own "
+        "hold-out was given too, continue from Python with the same arguments: "
+        f"qadtr.train(network, images, {str(folder)!r}, resume=True, …)"
     )
 
 
@@ -130,12 +130,12 @@ def read_start(folder: Path) -> RunStart | None:
         return None
     found = read_json(path)
     if not isinstance(found, dict) or found.get("format") != FORMAT:
-        raise InputError(f"{path} is not what `qadtr train` writes; give the config to --resume")
+        raise InputError(f"{path} was not written by `qadtr train`; give the config to --resume")
     try:
         if found["format_version"] != FORMAT_VERSION:
             raise InputError(
-                f"{path} has format version {found['format_version']!r}, this qadtr reads "
-                f"{FORMAT_VERSION}: use the qadtr that wrote it, or give the config to --resume"
+                f"{path} has format version {found['format_version']!r}, but this qadtr reads "
+                f"{FORMAT_VERSION}; use the qadtr that wrote it, or give the config to --resume"
             )
         return RunStart(
             config=dict(found["config"]),

@@ -104,9 +104,9 @@ def _require_fit(network: Network, spec: NetworkSpec, channels: int) -> None:
     if network.plan.input_shape != expected or network.plan.classes != spec.classes:
         shape, own = ("×".join(map(str, one)) for one in (expected, network.plan.input_shape))
         raise InputError(
-            f"the network takes images {own} and gives {network.plan.classes} logits, the training "
-            f"images are {shape} of {spec.classes} classes; quantize it with an example of that "
-            "shape"
+            f"the network takes images of {own} and gives {network.plan.classes} logits, but the "
+            f"training images are {shape} in {spec.classes} classes; quantize it with an example "
+            "of that shape"
         )
     if network.spec.settings != spec.settings:
-        raise InputError("the config's [network] is not that of the network that is to be trained")
+        raise InputError("the config's [network] is not that of the network to be trained")

@@ -44,11 +44,12 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except (SafetensorError, OSError, ValueError) as error:
         if path.is_file() and _is_pickled(path):
             raise InputError(
-                f"{path} is a pickle, as torch.save writes it, and is not read: a pickle can run "
-                "any code; convert the state_dict once: safetensors.torch.save_file(torch.load("
-                f"{str(path)!r}, weights_only=True), {str(path.with_suffix('.safetensors'))!r})"
+                f"{path} is a pickle, as torch.save writes it, and is not read, because a pickle "
+                "can run any code; convert the state_dict once: "
+                f"safetensors.torch.save_file(torch.load({str(path)!r}, weights_only=True), "
+                f"{str(path.with_suffix('.safetensors'))!r})"
             ) from error
-        raise InputError(f"{path} is damaged or no safetensors file: {error}") from error
+        raise InputError(f"{path} is damaged or not a safetensors file: {error}") from error
 
 
 def _is_pickled(path: Path) -> bool:

@@ -49,4 +49,4 @@ def _require_integers(value: object) -> None:
         for one in value.values() if isinstance(value, dict) else value:
             _require_integers(one)
     elif isinstance(value, int) and value not in _INTEGERS:
-        raise ValueError("a whole number does not fit 64 bits")
+        raise ValueError("a whole number does not fit into 64 bits")

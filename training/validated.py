@@ -136,7 +136,7 @@ def read_settings(
         data = to_json(table, inf_nan_mode="constants")
         return cast(_T, _adapter(cast(Any, kind)).validate_json(data))
     except PydanticSerializationError as fault:
-        raise error(f"{where}: holds a value that no table can hold: {fault}") from fault
+        raise error(f"{where}: holds a value that a table cannot hold: {fault}") from fault
     except ValidationError as fault:
         raise error(_text(fault, kind, where)) from fault
 
@@ -195,7 +195,7 @@ def _text(fault: ValidationError, kind: Any, where: str) -> str:
     faults = fault.errors(include_url=False)
     lines = [f"{where}: {_line(one, kind)}" for one in faults[:_MOST_FAULTS]]
     if len(faults) > _MOST_FAULTS:
-        lines.append(f"{where}: and {len(faults) - _MOST_FAULTS:,} faults more")
+        lines.append(f"{where}: and {len(faults) - _MOST_FAULTS:,} more faults")
     return "\n".join(lines)
 
 
@@ -215,7 +215,7 @@ def _line(fault: ErrorDetails, kind: Any) -> str:
         valid = sorted({key for table in outer for key in table.get("properties", {})})
         near = difflib.get_close_matches(str(place[-1]), valid, n=1)
         guess = f" did you mean {near[0]!r}?" if near else ""
-        return f"unknown key {key!r};{guess} valid here are {', '.join(valid)}"
+        return f"unknown key {key!r};{guess} valid keys are {', '.join(valid)}"
     if what == "value_error":
         return f"{key}: {about['error']}" if key else str(about["error"])
     if what == "literal_error":

@@ -45,7 +45,7 @@ def test_random_precision_of_a_dwq_run(tmp_path: Path, capsys: pytest.CaptureFix
     words = ["eval", str(run), "--adaptive", "--random-precision", "--images", "24"]
     words += ["--set", "steps=4", "--set", "most_draws=4", "--set", "size_px=10"]
     assert main([*words, "--engine", "nonsense"]) == 2
-    assert "there is no engine 'nonsense'" in capsys.readouterr().err
+    assert "unknown engine 'nonsense'" in capsys.readouterr().err
     assert main(words) == 0
     printed = capsys.readouterr().out
 

@@ -75,8 +75,8 @@ def test_from_a_run_to_a_verdict(
     capsys.readouterr()
     for more, code, said in (
         (["--engines", "openvino"], 2, "--target qcdq"),
-        (["--engines", "abacus"], 2, "there is no engine 'abacus'"),
-        (["--gate", "nothing"], 4, "no patch set nothing"),
+        (["--engines", "abacus"], 2, "unknown engine 'abacus'"),
+        (["--gate", "nothing"], 4, "unknown patch set nothing"),
         (["--golden", "9", *proved[-2:]], 2, "report.json is of another golden file"),
         (["--patches", str(tmp_path / "none")], 2, "none"),
     ):
@@ -211,7 +211,7 @@ def with_openvino(run: Path, words: list[str], folder: Path) -> None:
         code = validate([str(out), "--engine", name, *command[2:]])
         told = json.loads(report.read_text())
         if code == 2:
-            missing = ("pip install", "no CUDA driver", "brings it", "needs an NVIDIA GPU")
+            missing = ("pip install", "no CUDA driver", "has it; install", "needs an NVIDIA GPU")
             assert any(text in told["reason"] for text in missing), told["reason"]
         else:
             assert "hardware" in told["engine"]["note"]

@@ -101,11 +101,11 @@ def test_a_planted_fake_is_found_and_says_nothing_of_the_network(
     ("more", "said"),
     [
         (["--bits", "3"], "has no bit-width 3; it has 32, 4"),
-        (["--set", "stepz=1"], "valid here are batch_size, images"),
+        (["--set", "stepz=1"], "valid keys are batch_size, images"),
         (["--set", "size_px=40"], "does not fit images of 32 px"),
         (["--images", "100000"], "expected 1 to"),
         (["--plant", "magic"], "gradient-killer"),
-        (["--only", "doubled"], "there is no check doubled; known: gradient-reaches-patch"),
+        (["--only", "doubled"], "unknown check doubled; known: gradient-reaches-patch"),
         (["--source", "nowhere"], "there is no run folder nowhere"),
     ],
 )

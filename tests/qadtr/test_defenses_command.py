@@ -149,7 +149,7 @@ def test_rows_are_made_once_compared_in_pairs_and_a_failing_one_stops_no_other(
     assert main(other_start) == 1
     assert "trained with another warm_start_sha256" in caplog.text
     assert main([*again, "--source", str(out / "plain")]) == 2
-    assert "has the bit-widths (4,), not 32 alone" in capsys.readouterr().err
+    assert "plain has (4,); give a float run" in capsys.readouterr().err
 
     other = [*words, "--rows", "plain", "full", "--epochs", "2"]
     assert main(other) == 2

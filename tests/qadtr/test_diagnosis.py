@@ -108,7 +108,7 @@ def test_engines() -> None:
 
 def test_a_gpu_is_looked_for_as_the_engines_do_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deploy.tensorrt.cuda.LIBRARY", "libno-such-driver.so.1")
-    assert "no CUDA driver here" in gpu_finding().text
+    assert "no CUDA driver on this machine" in gpu_finding().text
 
     driver = HostDriver()
     monkeypatch.setattr("deploy.tensorrt.cuda._driver", lambda: driver)

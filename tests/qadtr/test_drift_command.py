@@ -142,4 +142,4 @@ def test_what_does_not_belong_together(
     sidecar["sha256"] = sha256_of(weights)
     write_json(other / "checkpoint.json", sidecar)
     assert main(["drift", str(bundle), str(other)]) == 2
-    assert "name the run that the bundle was made from" in capsys.readouterr().err
+    assert "give the run that the bundle was made from" in capsys.readouterr().err

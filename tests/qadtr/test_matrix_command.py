@@ -171,12 +171,12 @@ def test_an_error_in_a_worker_is_its_own(
         (
             "seed = 3",
             "sead = 3",
-            "did you mean 'seed'? valid here are attack, images",
+            "did you mean 'seed'? valid keys are attack, images",
         ),
         ("seed = 3", "seed = -1", "seed must be"),
         ("images = 40", "images = true", "images must be"),
         ("images = 40", 'split = "train"', "split must be one of test, holdout; got 'train'"),
-        ('name = "lavan"', 'name = "magic"', "there is no attack 'magic'"),
+        ('name = "lavan"', 'name = "magic"', "unknown attack 'magic'"),
         ("steps = 4", "stepz = 4", "unknown key 'stepz'"),
         ("steps = 4", "bit_widths = [4]", "in [[source]]"),
         ('"torch"]', '"tpu"]', "unknown engine tpu"),
@@ -186,7 +186,7 @@ def test_an_error_in_a_worker_is_its_own(
         (
             "[[source]]\nrun",
             "[[source]]\nfolder",
-            "'source[0].folder'; valid here are bits, run",
+            "'source[0].folder'; valid keys are bits, run",
         ),
         ("images = 40", "images = ", "cannot be read as TOML"),
     ],

@@ -165,9 +165,9 @@ def test_the_same_from_python(here: Path) -> None:
         (["--network", "own_parts:needs_two"], "the network own_parts:needs_two failed: TypeError"),
         (["--network", "nowhere:build"], "there is no network 'nowhere:build': No module named"),
         (["--defense", "own_parts:White"], "own_parts:White is not a defense: expected a subclass"),
-        (["--defense", "own_parts:Half"], "own_parts:Half is not a whole defense: it lacks"),
+        (["--defense", "own_parts:Half"], "own_parts:Half is not a complete defense: it lacks"),
         (["--defense", "own_parts:Nothing"], "there is no defense 'own_parts:Nothing'"),
-        (["--set", "defense.power=3"], "unknown key 'power'; valid here are strength"),
+        (["--set", "defense.power=3"], "unknown key 'power'; valid keys are strength"),
         (["--set", "data.kind=own_parts:broken"], "own_parts:broken failed: OSError: no disk"),
         (["--set", "data.kind=own_parts:Missing"], "there is no data set 'own_parts:Missing'"),
         (["--set", "data.kind=pairs"], "must be one of cifar10, folder, digits, npz, or your own"),
@@ -188,7 +188,7 @@ def test_the_same_of_attacks_and_in_python(here: Path) -> None:
         ("own_parts:Noise", "is not an attack: expected a subclass of eval.attacks.base.Patch"),
         ("own_parts:Nameless", "needs a name of its own"),
         ("own_parts:None_", "there is no attack 'own_parts:None_'"),
-        ("magic", "there is no attack 'magic'; known are gap, .*your own by package.module:name"),
+        ("magic", "unknown attack 'magic'; known: gap, .*your own as package.module:name"),
     ):
         with pytest.raises(InputError, match=said):
             attack_from_settings(name, {})

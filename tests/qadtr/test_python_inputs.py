@@ -39,14 +39,17 @@ def network(classes: int = 3, **settings: Any) -> qadtr.Network:
     ("pairs", "said"),
     [
         (iter([]), "expected a map-style dataset, with len"),
-        ([], "there are no images in it"),
-        ([(np.zeros((8, 8, 3), np.uint8),)], r"expected pairs \(image, label\), item 0 is a tuple"),
+        ([], "expected images, found none"),
+        (
+            [(np.zeros((8, 8, 3), np.uint8),)],
+            r"expected pairs \(image, label\), but item 0 is a tuple",
+        ),
         ([(np.zeros((8, 8, 3)) - 2.0, 0)], "image 0: expected uint8 of 0…255, or float of 0…1"),
         ([(np.full((8, 8, 3), 0.3141), 0)], "leave normalization out"),
         ([(np.zeros((8, 8, 3), np.int64), 0)], "got int64"),
         (
             [(np.zeros((8, 8, 3), np.uint8), 0), (np.zeros((8, 9, 3), np.uint8), 1)],
-            "image 1 is 8×9×3, the first one 8×8×3",
+            "image 1 is 8×9×3, but the first one is 8×8×3",
         ),
         ([(np.zeros((8, 8, 5), np.uint8), 0)] * 2, "expected uint8 images N×3×H×W"),
         ([(np.zeros((8, 8, 3), np.uint8), 0)] * 2, "at least two distinct classes"),
@@ -69,9 +72,9 @@ def test_a_dataset_of_torch_gives_its_bytes_back() -> None:
 
 
 def test_splits_that_are_not_there() -> None:
-    with pytest.raises(InputError, match="this needs the test images; given are train"):
+    with pytest.raises(InputError, match="this needs the test images, got train"):
         split_of(images(), "test")
-    with pytest.raises(InputError, match="this needs the train images; given are test, holdout"):
+    with pytest.raises(InputError, match="this needs the train images, got test, holdout"):
         split_of([images("test"), images("holdout")], "train")
     with pytest.raises(InputError, match="held out of a training set, not of the test set"):
         images("test").hold_out()
@@ -82,7 +85,7 @@ def test_splits_that_are_not_there() -> None:
 
 
 def test_a_network_without_scales_is_no_run(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no scales at 4 bits: .*qadtr\.calibrate"):
+    with pytest.raises(InputError, match=r"no scales at 4 bits; .*qadtr\.calibrate"):
         qadtr.RunFolder.from_network(network(), tmp_path / "run", images())
     assert not (tmp_path / "run").exists()
 
@@ -95,7 +98,7 @@ def test_a_run_of_other_images_or_in_a_folder_that_is_taken(tmp_path: Path) -> N
             qadtr.RunFolder.from_network(made, tmp_path / "run", other)
     run = qadtr.RunFolder.from_network(made, tmp_path / "run", images())
     assert run.defense == "calibrated"
-    with pytest.raises(UsageError, match="holds a run already"):
+    with pytest.raises(UsageError, match="already holds a run"):
         qadtr.RunFolder.from_network(made, tmp_path / "run", images())
     qadtr.RunFolder.from_network(made, tmp_path / "run", images(), overwrite=True)
 
@@ -149,7 +152,7 @@ def test_a_network_is_left_as_it_is_and_resumed_to_the_same_bytes(tmp_path: Path
     words: dict[str, Any] = {"epochs": 2, "settings": settings, "progress": False}
     first = qadtr.train(made, images(), tmp_path / "first", **words)
     assert all(torch.equal(before[name], tensor) for name, tensor in made.state_dict().items())
-    with pytest.raises(UsageError, match="holds a run already"):
+    with pytest.raises(UsageError, match="already holds a run"):
         qadtr.train(made, images(), tmp_path / "first", **words)
     again = qadtr.train(made, images(), tmp_path / "first", resume=True, **words)
     assert again.checkpoint_sha256 == first.checkpoint_sha256
@@ -178,7 +181,7 @@ def test_a_run_from_memory_that_was_broken_ends_with_the_same_bytes(
     else:
         assert main(resume) == 2
         said = capsys.readouterr().err
-        assert "its images were in memory: write the training images" in said
+        assert "its images were in memory; write the training images" in said
         assert f"qadtr train --resume --out {broken} --data DIR" in said
         assert said.count("\n") == 1
         other = qadtr.ImageSet.from_arrays(255 - given.images, given.labels)
@@ -273,7 +276,7 @@ def test_a_network_that_was_trained_is_not_called_calibrated(tmp_path: Path) -> 
 
 
 def test_names_and_modules_that_quantize_does_not_take() -> None:
-    with pytest.raises(InputError, match="'resnet8' is a network of the project's"):
+    with pytest.raises(InputError, match="'resnet8' is the name of a network of this project"):
         network(name="resnet8")
     with pytest.raises(InputError, match=r"expected a torch nn\.Module, got a str"):
         qadtr.quantize("resnet8", torch.zeros(1, 3, 8, 8))  # type: ignore[arg-type]

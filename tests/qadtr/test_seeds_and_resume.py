@@ -58,7 +58,7 @@ def test_what_differs_is_named(
     capsys.readouterr()
     words = ["train", str(config), "--resume", "--out", str(folder)]
     line = refusal([*words, "--set", "training.learning_rate=0.2", "--seed", "9"], capsys)
-    assert "seed is 9, the run has 3; training.learning_rate is 0.2, the run has 0.1" in line
+    assert "seed is 9, but the run has 3; training.learning_rate is 0.2, the run has 0.1" in line
     assert f"qadtr train --resume --out {folder}" in line
     given = ["train", "--resume", "--out", str(folder)]
     assert "--set has no effect on a run that is resumed" in refusal(

@@ -270,7 +270,7 @@ def test_an_engine_that_is_not_there(run: Path, capsys: pytest.CaptureFixture[st
     assert main(["patch", str(run), "--attack", "lavan", "--steps", "1", "--images", "4"]) == 0
     words = ["eval", str(run), "--patches", str(run / "patches"), "--engine", "abacus"]
     refused = refusal(words, capsys)
-    assert "there is no engine 'abacus' here; available: " in refused and "onnxruntime" in refused
+    assert "unknown engine 'abacus'; available: " in refused and "onnxruntime" in refused
 
 
 def test_a_model_that_is_not_exported(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -302,7 +302,7 @@ def test_a_damaged_checkpoint(damage: str, run: Path, capsys: pytest.CaptureFixt
     content = json.loads(sidecar.read_text())
     said = {
         "weights": "SHA-256 differs",
-        "sidecar": "no sidecar",
+        "sidecar": "is not a sidecar",
         "nan": "NaN or infinite",
         "network": "belongs to another network than resnet20",
     }[damage]

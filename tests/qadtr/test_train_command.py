@@ -200,4 +200,4 @@ def test_resume_refuses_the_state_of_another_run(
     del start["config"]["data"]["mask_tries"]
     (folder / "run.json").write_text(json.dumps(start))
     line = refusal([*words, "--set", "seed=4", "--resume"], capsys)
-    assert "another config: seed is 4, the run has 3;" in line
+    assert "another config: seed is 4, but the run has 3;" in line

@@ -90,7 +90,7 @@ def test_a_network_is_added_by_its_folder_with_its_records(
     for path in (source / CHECKPOINT, (source / CHECKPOINT).with_suffix(".json")):
         shutil.copy(path, run)
     assert main(["zoo", "--folder", str(tmp_path)]) == 2  # without records it is in no zoo
-    assert "has no network of a zoo" in capsys.readouterr().err
+    assert "holds no network for a zoo" in capsys.readouterr().err
     # The records may be in another folder: they name the checkpoint.
     shutil.copytree(source / "records", tmp_path / "later" / "records")
     networks = listed(capsys, "--folder", str(tmp_path))
@@ -101,8 +101,8 @@ def test_a_network_is_added_by_its_folder_with_its_records(
     assert capsys.readouterr().out.count("not checked") == 5
     for words, code, expected in (
         (["mine/frist"], 2, "did you mean mine/first?"),
-        (["--out", "x"], 4, "--out takes one network"),
-        (["mine/first", "--out", "x", "--json"], 4, "give one of them"),
+        (["--out", "x"], 4, "--out copies one network"),
+        (["mine/first", "--out", "x", "--json"], 4, "give one of the two"),
         (["mine/first", "--out", str(run)], 4, "is there already"),
         (["--folder", str(tmp_path / "none")], 2, "there is no folder"),
     ):

@@ -109,7 +109,7 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": "other"}, "no sidecar"),
+        ({"format": "other"}, "is not a sidecar"),
         ({"format_version": 99}, "reads versions 1 and 2"),
         ({"network": {"name": "resnet8"}}, "spec is damaged"),
         (
@@ -117,7 +117,7 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
                 "format_version": 1,
                 "network": {"name": "x", "classes": 4, "input_size": 16, "bit_widths": [4]},
             },
-            "known are",
+            "known: ",
         ),
         (
             {"network": {"name": "resnet8", "classes": 4, "input_size": 16, "bit_widths": [8]}},
@@ -245,7 +245,7 @@ def test_a_missing_or_damaged_plan_is_refused(tmp_path: Path) -> None:
         (None, r"checkpoint\.json: plan: expected a list of steps, got None"),
         ([], "expected a list of steps"),
         ([{"name": "pixels"}], "step 0: the key 'kind' is missing"),
-        (sidecar["plan"][:-1], "one linear, the last"),
+        (sidecar["plan"][:-1], "one linear, as the last"),
     ):
         changed = {**sidecar, "plan": plan}
         path.with_suffix(".json").write_text(json.dumps(changed))
@@ -293,7 +293,7 @@ def more_classes(plan: list[dict[str, Any]]) -> None:
         (without_norm, r"lacks 'layers\.block0/first\.norm\.bias'"),
         (renamed, r"lacks 'layers\.trunk\.conv\.weight'"),
         (scales_apart, r"has the unknown 'layers\.block2/first\.output\.scale\."),
-        (more_classes, "its network has 4 classes, its plan 5"),
+        (more_classes, "its network has 4 classes, but its plan has 5"),
     ],
 )
 def test_a_plan_that_does_not_fit_the_tensors_is_refused(

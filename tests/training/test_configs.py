@@ -160,7 +160,9 @@ def test_a_share_of_no_image_is_refused(defense: str, name: str) -> None:
         return small_config(defense={"name": defense, name: share})
 
     resolved(config(0.02))
-    with pytest.raises(InputError, match=rf"defense\.{name} is 0\.01, which is not an image of"):
+    with pytest.raises(
+        InputError, match=rf"defense\.{name} is 0\.01, which is less than one image"
+    ):
         resolved(config(0.01))
 
 

@@ -202,5 +202,5 @@ def test_a_patch_larger_than_the_image_is_refused() -> None:
     with pytest.raises(InputError, match=r"defense\.sizes_px"):
         build_defense({"name": "qadtr", "sizes_px": [20]}, facts())
     alone = replace(facts(), bit_widths=(8,))
-    with pytest.raises(InputError, match=r"network\.bit_widths at least two"):
+    with pytest.raises(InputError, match=r"at least two network\.bit_widths"):
         build_defense({"name": "qadtr", "sizes_px": [4], "gir_penalty": True}, alone)

@@ -210,7 +210,7 @@ def test_a_distilled_training_differs_only_where_there_is_a_teacher_and_resumes_
         ({"weight": 1.5}, "at least 0 and at most 1; got 1.5"),
         ({"temperature": 0.0}, "above 0"),
         ({"teacher": "me"}, "next, widest, start"),
-        ({"strength": 1.0}, "valid here are teacher, temperature, weight"),
+        ({"strength": 1.0}, "valid keys are teacher, temperature, weight"),
     ],
 )
 def test_wrong_settings(change: dict[str, object], message: str) -> None:

@@ -150,7 +150,7 @@ def test_a_run_that_came_since_the_start_is_not_replaced_unasked(
     waiting = made(tmp_path, RunOptions(progress=False, overwrite=False))
     made(tmp_path).finish(dict)
     before = (tmp_path / CHECKPOINT).read_bytes()
-    with pytest.raises(UsageError, match="holds a run already"):
+    with pytest.raises(UsageError, match="already holds a run"):
         waiting.finish(dict)
     assert (tmp_path / CHECKPOINT).read_bytes() == before
 
@@ -205,5 +205,5 @@ def test_the_command_says_how_to_go_on_and_its_exit_code_is_the_signals(
         assert main(words) == 143
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith("qadtr: interrupted by SIGTERM after step 2 of 4; the state is saved in")
-    assert said.endswith("--resume goes on from there")
+    assert said.endswith("--resume continues from it")
     assert main([*words, "--resume"]) == 0

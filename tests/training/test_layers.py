@@ -103,7 +103,7 @@ def test_the_codes_have_as_many_levels_as_the_layer_has_bits() -> None:
     [
         ({4: {"block9": 2}}, r"no layer 'block9'; it has block0, .*block2\.shortcut.*linear"),
         ({4: {"block0.third": 2}}, r"no layer 'block0\.third'"),
-        ({5: {"block0": 2}}, "5 is not a quantized bit-width of the network; it has 8, 4"),
+        ({5: {"block0": 2}}, "5 is not a quantized bit-width of the network, which has 8, 4"),
         ({32: {"block0": 2}}, "32 is not a quantized bit-width"),
         ({4: {"block0": 9}}, "block0 must have 2 to 8 bits, got 9"),
         ({4: {"block0": 32}}, "block0 must have 2 to 8 bits, got 32"),

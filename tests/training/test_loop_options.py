@@ -199,7 +199,7 @@ def test_a_dry_run_estimates_from_real_steps_and_writes_nothing(
     assert cost.steps >= 20
     assert cost.bf16_over_float32 is not None
     assert cost.bf16_over_float32 > 0.0
-    assert f"{cost.bf16_over_float32:.2f}× the images/s of float32 products" in text
+    assert f"{cost.bf16_over_float32:.2f} times the images/s of float32 products" in text
     assert f"{cost.parameters}" in text
 
 

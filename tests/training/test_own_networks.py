@@ -76,7 +76,7 @@ def test_a_network_of_ones_own_has_the_weights_of_the_seed(here: Path) -> None:
 
 
 def test_the_projects_networks_take_rgb_alone(here: Path) -> None:
-    with pytest.raises(InputError, match="resnet8 takes images of 3 channels, these have 1"):
+    with pytest.raises(InputError, match="resnet8 takes images of 3 channels, but these have 1"):
         build_network(spec("resnet8"), torch.Generator().manual_seed(0), channels=1)
 
 
@@ -99,7 +99,7 @@ def test_a_callable_gives_the_network_with_as_many_logits_as_classes(here: Path)
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("resnet9", "no network 'resnet9'; known are .*resnet8.*package.module:name"),
+        ("resnet9", "unknown network 'resnet9'; known: .*resnet8.*package.module:name"),
         ("not_there:build", "no network 'not_there:build'.*No module named"),
         ("someones_network:absent", "no network .*absent"),
         ("someones_network:nothing", "is a int, expected a callable"),
@@ -112,7 +112,7 @@ def test_a_name_that_names_no_network_is_one_error(here: Path, name: str, said: 
 
 
 def test_another_number_of_classes_is_refused(here: Path) -> None:
-    with pytest.raises(InputError, match="gives 3 logits, the images have 5 classes"):
+    with pytest.raises(InputError, match="gives 3 logits, but the images have 5 classes"):
         build_network(spec("someones_network:Fixed", classes=5), torch.Generator())
 
 
@@ -198,7 +198,7 @@ def test_quantize_takes_mean_and_std_together_and_patterns_that_fit() -> None:
     for wrong, said in (
         ({"mean": MEAN}, "mean was given without std"),
         ({"mean": MEAN[:1], "std": STD[:1]}, "expected 3 means and 3 standard deviations"),
-        ({"wide": ("head.*",)}, "wide: no layer fits 'head"),
+        ({"wide": ("head.*",)}, "wide: no layer matches 'head"),
         ({"bits": (9,)}, "bit-widths must be 32"),
     ):
         with pytest.raises(InputError, match=said):

@@ -44,7 +44,7 @@ def test_outer_places_are_all_that_miss_the_centre_and_no_others(
 
 
 def test_a_patch_that_fits_nowhere_outside_the_centre_is_refused() -> None:
-    with pytest.raises(InputError, match="no place"):
+    with pytest.raises(InputError, match="does not fit"):
         outer_places((16, 16), 12)
 
 

@@ -239,7 +239,7 @@ def test_the_curriculum_begins_with_the_two_widest() -> None:
     ("table", "message"),
     [
         ({"wide_until": 1.5}, "at most 1"),
-        ({"wide_until": 1.0}, "under 1, or the narrow bit-widths are not trained"),
+        ({"wide_until": 1.0}, "under 1, because otherwise the narrow bit-widths are not trained"),
         ({"feature_weight": -1.0}, "at least 0"),
         ({"penalty_images": 0}, "at least 1"),
         ({"share": 2.0}, "at most 1"),

@@ -101,7 +101,7 @@ def test_a_table_becomes_settings_and_only_exact_conversions_are_made() -> None:
         ({"inner": {"sizes": [1, "2"]}}, "inner.sizes[1] must be a whole number; got '2'"),
         (
             {"inner": {"counts": 3}},
-            "unknown key 'inner.counts'; did you mean 'count'? valid here are count, sizes",
+            "unknown key 'inner.counts'; did you mean 'count'? valid keys are count, sizes",
         ),
         ({"share": 1.0, "rate": 0.5}, "share must not be above rate; got 1.0 and 0.5"),
     ],
@@ -143,10 +143,10 @@ def test_a_record_with_impossible_content_is_refused_to_the_last_key() -> None:
     assert sorted(lines(lambda: checked(Row, wrong, "record"))) == [
         "record: rows[0].successes must be a whole number; got [1]",
         "record: the key 'asr.successes' is missing",
-        "record: unknown key 'rows[0].m'; valid here are n, successes",
+        "record: unknown key 'rows[0].m'; valid keys are n, successes",
     ]
     assert lines(lambda: checked(Row, [], "record")) == ["record: must be a table; got []"]
-    assert "no table can hold" in lines(lambda: checked(Row, {"asr": object()}, "record"))[0]
+    assert "a table cannot hold" in lines(lambda: checked(Row, {"asr": object()}, "record"))[0]
 
 
 def test_the_schema_says_the_same() -> None:

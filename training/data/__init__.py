@@ -35,8 +35,8 @@ def kind_of(root: Path | None) -> str:
     if has_split_folders(root):
         return "folder"
     raise InputError(
-        f"{root} has no images that are known: expected cifar-10-batches-py or its archive, "
-        "train.npz and test.npz, or SPLIT/CLASS/IMAGE; say what it is with --kind "
+        f"{root} has no images of a known kind; expected cifar-10-batches-py or its archive, "
+        "train.npz and test.npz, or SPLIT/CLASS/IMAGE; give the kind with --kind "
         f"{'|'.join(KINDS)}"
     )
 
@@ -73,28 +73,28 @@ def load_images(
             what was expected, what was found and how to mend it.
     """
     if split not in SPLITS:
-        raise InputError(f"Unknown split {split!r}; available: {', '.join(SPLITS)}.")
+        raise InputError(f"unknown split {split!r}; available: {', '.join(SPLITS)}")
     if kind not in KINDS and not is_foreign(kind):
         raise unknown("kind of data", kind, KINDS)
     if cache is not None and kind != "folder":
         raise InputError(
-            f'A cache on disk (--cache DIR) is for data of the kind "folder"; {kind!r} is small and '
-            "is held in memory: leave it out."
+            f'a cache on disk (--cache DIR) is only for data of the kind "folder", and {kind!r} '
+            'is small and held in memory; leave it out'
         )
     if kind == "digits":
         return read_digits(split, size_px=DEFAULT_PX if size is None else size)
     if is_foreign(kind):
         return _foreign(kind, root, split)
     if root is None:
-        raise InputError(f"The data set {kind!r} needs a folder: give one with --data DIR.")
+        raise InputError(f"the data set {kind!r} needs a folder; give one with --data DIR")
     if kind == "npz":
         return read_arrays(root, split)
     if kind == "folder":
         return read_folder(root, split, size_px=size, cache=cache)
     if size not in (None, SIZE_PX):
         raise InputError(
-            f"CIFAR-10 images have {SIZE_PX}×{SIZE_PX} px; got the size {size}. Leave it out, or "
-            'choose the kind "folder" to resize.'
+            f'CIFAR-10 images have {SIZE_PX}×{SIZE_PX} px, got the size {size}; leave it out, or '
+            'choose the kind "folder" to resize'
         )
     return read_cifar10(root, split)
 

@@ -47,7 +47,7 @@ class _Element:
 
     def __setstate__(self, state: object) -> None:
         if not isinstance(state, tuple) or len(state) < 2:
-            raise _Refused("an array type whose state is malformed")
+            raise _Refused("an array type with a malformed state")
         order = state[1].decode("ascii") if isinstance(state[1], bytes) else state[1]
         if order not in ("|", "<", ">"):
             raise _Refused(f"an array type of byte order {_shown(order)}")
@@ -65,7 +65,7 @@ class _Array:
 
     def __setstate__(self, state: object) -> None:
         if not isinstance(state, tuple) or len(state) != 5:
-            raise _Refused("an array whose state is malformed")
+            raise _Refused("an array with a malformed state")
         _version, shape, element, is_fortran, data = state
         self.array = _built(data, element, shape, "F" if is_fortran else "C")
 
@@ -178,18 +178,18 @@ def arrays_from_pickle(data: bytes, *, source: str) -> dict[str, object]:
         content = _ArrayUnpickler(io.BytesIO(data), encoding="bytes").load()
     except _Refused as error:
         raise InputError(
-            f"{source}: refused, because this pickle holds {error}. Expected a dictionary of "
-            "numpy arrays, lists, numbers and text, as in the official CIFAR-10 files; anything "
-            "else could run code. Get the official archive with: qadtr data cifar10 DIR"
+            f"{source}: refused, because this pickle holds {error}; expected a dictionary of "
+            "numpy arrays, lists, numbers and text, as in the official CIFAR-10 files, because "
+            "anything else could run code; get the official archive with: qadtr data cifar10 DIR"
         ) from error
     except Exception as error:  # a damaged pickle can raise nearly anything
         raise InputError(
             f"{source}: not a readable pickle ({type(error).__name__}: {error}); the file has "
-            f"{len(data):,} bytes and is probably truncated or damaged. Copy it again."
+            f"{len(data):,} bytes and is probably truncated or damaged; copy it again"
         ) from error
     if not isinstance(content, dict):
         raise InputError(
-            f"{source}: expected a pickled dictionary, got a {type(content).__name__}."
+            f"{source}: expected a pickled dictionary, got a {type(content).__name__}"
         )
     plain: dict[str, object] = {}
     for key, value in content.items():

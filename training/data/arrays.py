@@ -25,8 +25,8 @@ def read_arrays(root: Path, split: str) -> ImageSet:
     path = root / f"{'test' if split == 'test' else 'train'}.npz"
     if not path.is_file():
         raise InputError(
-            f"there is no {path}; data of the kind npz has train.npz and test.npz in one folder, "
-            "each with images, labels and classes"
+            f"there is no {path}; data of the kind npz needs train.npz and test.npz in one "
+            "folder, each with images, labels and classes"
         )
     arrays = read_npz(path)
     lacking = sorted({"images", "labels"} - set(arrays))

@@ -63,7 +63,7 @@ def cached_images(listing: Listing, size_px: int | None, folder: Path) -> ImageS
     try:
         found = entry.found()
     except _DamagedError as error:
-        _log.warning("the cache is damaged and is made again: %s", error)
+        _log.warning("the cache is damaged and is created again: %s", error)
     if found is None:
         with entry.locked():
             # Another process may have made it meanwhile.
@@ -129,15 +129,15 @@ class _Entry:
             or not images.flags.c_contiguous
             or images.offset + images.nbytes != told.st_size
         ):
-            raise _DamagedError(f"{self.images} has not the array that its sidecar names")
+            raise _DamagedError(f"{self.images} does not hold the array that its sidecar describes")
         if not isinstance(facts.get("digest"), str):
             raise _DamagedError(f"{self.sidecar} has no digest of its images")
         if self.listing.labels.tolist() != facts.get("labels"):
             raise _DamagedError(f"{self.sidecar} has other labels")
         if facts.get("stamp") != _stamp(told):
-            _log.info("%s was copied or changed: reading it whole to compare digests", self.images)
+            _log.info("%s was copied or changed; reading all of it to compare digests", self.images)
             if digest_of(images, self.listing.labels) != facts.get("digest"):
-                raise _DamagedError(f"{self.images} has not the digest that its sidecar names")
+                raise _DamagedError(f"{self.images} does not have the digest that its sidecar states")
             self._note(facts | {"stamp": _stamp(told)})
         return ImageSet(
             images=np.asarray(images),
@@ -152,16 +152,16 @@ class _Entry:
         other = [key for key, value in self.wanted.items() if facts.get(key) != value]
         if other:
             raise InputError(
-                f"{self.images} was made of other images than those in {self.listing.folder} now "
-                f"(different: {', '.join(other)}); delete it to have it made again, or give "
-                "another --cache DIR"
+                f"{self.images} was made from other images than those now in "
+                f"{self.listing.folder} (different: {', '.join(other)}); delete it so that it is "
+                "created again, or give another --cache DIR"
             )
 
     def _note(self, facts: Mapping[str, Any]) -> None:
         try:
             write_json(self.sidecar, _signed(facts))
         except InputError:
-            _log.info("%s cannot be written: the next start reads it whole again", self.sidecar)
+            _log.info("%s cannot be written, so the next start reads all of it again", self.sidecar)
 
     # ------------------------------------------------------------------ making it
 
@@ -174,7 +174,7 @@ class _Entry:
                 try:
                     fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
-                    _log.info("waiting for the process that makes %s", self.images)
+                    _log.info("waiting for the process that creates %s", self.images)
                     fcntl.flock(stream, fcntl.LOCK_EX)
                 yield
         except OSError as error:
@@ -228,7 +228,7 @@ class _Entry:
         self.state.unlink(missing_ok=True)
         made = self.found()
         if made is None:
-            raise InputError(f"{self.images} cannot be read back; look at that disk")
+            raise InputError(f"{self.images} cannot be read back; check that disk")
         return made
 
     def _begun(self, shape: tuple[int, ...], header: bytes) -> tuple[int, ImageDigest]:
@@ -244,7 +244,7 @@ class _Entry:
                     for _ in range(done):
                         digest.add(np.frombuffer(file.read(math.prod(shape[1:])), np.uint8))
                 if same and digest.so_far() == state["digest"]:
-                    _log.info("%s: going on behind image %d of %d", self.images, done, shape[0])
+                    _log.info("%s: continuing after image %d of %d", self.images, done, shape[0])
                     return done, digest
         # Its room is needed.
         self.partial.unlink(missing_ok=True)
@@ -258,9 +258,9 @@ class _Entry:
         free = shutil.disk_usage(self.folder).free
         if free < needed:
             raise InputError(
-                f"the decoded images of {self.listing.folder} need {needed / 1e9:,.2f} GB more, "
-                f"but {self.folder} has {free / 1e9:,.2f} GB free; choose another --cache DIR or a "
-                "smaller data.size"
+                f"the decoded images of {self.listing.folder} need another {needed / 1e9:,.2f} "
+                f"GB, but {self.folder} has {free / 1e9:,.2f} GB free; choose another --cache "
+                "DIR or a smaller data.size"
             )
 
 

@@ -70,9 +70,9 @@ def read_cifar10(root: Path, split: str) -> ImageSet:
     missing = [name for name in files if name not in contents]
     if missing:
         raise InputError(
-            f"{place}: {', '.join(missing)} not there; expected {', '.join(files)}, "
-            f"found {', '.join(sorted(contents)) or 'none of them'}. "
-            f"Get the official archive with: {_fetch(place)}"
+            f"{place}: {', '.join(missing)} missing; expected {', '.join(files)}, found "
+            f"{', '.join(sorted(contents)) or 'none of them'}; get the official archive with: "
+            f"{_fetch(place)}"
         )
     if _META_FILE in contents:
         _check_classes(contents[_META_FILE], f"{place}/{_META_FILE}")
@@ -104,8 +104,8 @@ def _place(root: Path) -> Path | None:
     """The batches folder or the archive of `root`; None where it holds split folders instead."""
     if not root.exists():
         raise InputError(
-            f"Data folder {root} does not exist. Expected a folder with {FOLDER}/, {ARCHIVE}, or "
-            f"train/CLASS/IMAGE and test/CLASS/IMAGE; {_fetch(root)} downloads the archive."
+            f"data folder {root} does not exist; expected a folder with {FOLDER}/, {ARCHIVE}, or "
+            f"train/CLASS/IMAGE and test/CLASS/IMAGE; download the archive with: {_fetch(root)}"
         )
     if root.is_file() or any((root / name).is_file() for name in _TRAIN_FILES + _TEST_FILES):
         return root
@@ -117,8 +117,8 @@ def _place(root: Path) -> Path | None:
         return None
     found = ", ".join(sorted(p.name for p in root.iterdir())[:12]) or "nothing"
     raise InputError(
-        f"No CIFAR-10 in {root}: expected {FOLDER}/, {ARCHIVE}, or train/CLASS/IMAGE and "
-        f"test/CLASS/IMAGE, found {found}. {_fetch(root)} downloads the archive."
+        f"no CIFAR-10 in {root}: expected {FOLDER}/, {ARCHIVE}, or train/CLASS/IMAGE and "
+        f"test/CLASS/IMAGE, found {found}; download the archive with: {_fetch(root)}"
     )
 
 
@@ -131,7 +131,7 @@ def _files_of_folder(folder: Path, wanted: tuple[str, ...]) -> dict[str, bytes]:
         try:
             contents[name] = path.read_bytes()
         except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error}).") from error
+            raise InputError(f"cannot read {path}: {error}") from error
     return contents
 
 
@@ -146,8 +146,8 @@ def _files_of_archive(archive: Path, wanted: tuple[str, ...]) -> dict[str, bytes
                     continue
                 if member.size > _LARGEST_MEMBER_BYTES:
                     raise InputError(
-                        f"{archive}: {member.name} claims {member.size:,} bytes; expected at most "
-                        f"{_LARGEST_MEMBER_BYTES:,}."
+                        f"{archive}: {member.name} claims {member.size:,} bytes, expected at "
+                        f"most {_LARGEST_MEMBER_BYTES:,}"
                     )
                 file = tar.extractfile(member)
                 assert file is not None  # a regular file
@@ -158,7 +158,7 @@ def _files_of_archive(archive: Path, wanted: tuple[str, ...]) -> dict[str, bytes
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise InputError(
             f"{archive}: not a readable .tar.gz ({type(error).__name__}: {error}); it has "
-            f"{archive.stat().st_size:,} bytes and is probably truncated. Delete it and get it "
+            f"{archive.stat().st_size:,} bytes and is probably truncated; delete it and get it "
             f"again with: {_fetch(archive.parent)}"
         ) from error
     return contents
@@ -167,12 +167,12 @@ def _files_of_archive(archive: Path, wanted: tuple[str, ...]) -> dict[str, bytes
 def _check_classes(data: bytes, source: str) -> None:
     names = arrays_from_pickle(data, source=source).get("label_names")
     if not isinstance(names, list):
-        raise InputError(f"{source}: expected a list `label_names`, got {type(names).__name__}.")
+        raise InputError(f"{source}: expected a list `label_names`, got {type(names).__name__}")
     classes = tuple(n.decode("latin1") if isinstance(n, bytes) else n for n in names)
     if classes != CLASSES:
         raise InputError(
-            f"{source}: expected the ten classes of CIFAR-10 ({', '.join(CLASSES)}), "
-            f'got {classes}. For other data use SPLIT/CLASS/IMAGE folders (kind "folder").'
+            f"{source}: expected the ten classes of CIFAR-10 ({', '.join(CLASSES)}), got "
+            f"{classes}; for other data use SPLIT/CLASS/IMAGE folders (kind \"folder\")"
         )
 
 
@@ -181,8 +181,8 @@ def _batch(data: bytes, source: str) -> tuple[NDArray[np.uint8], NDArray[np.int6
     rows, labels = content.get("data"), content.get("labels")
     if rows is None or labels is None:
         raise InputError(
-            f"{source}: expected the keys `data` and `labels`, "
-            f"got {', '.join(sorted(content)) or 'none'}."
+            f"{source}: expected the keys `data` and `labels`, got "
+            f"{', '.join(sorted(content)) or 'none'}"
         )
     if (
         not isinstance(rows, np.ndarray)
@@ -193,17 +193,17 @@ def _batch(data: bytes, source: str) -> tuple[NDArray[np.uint8], NDArray[np.int6
         what = f"{rows.dtype} {rows.shape}" if isinstance(rows, np.ndarray) else type(rows).__name__
         raise InputError(
             f"{source}: expected `data` as a uint8 array N×{_ROW_BYTES} (N images of 3×32×32), "
-            f"got {what}."
+            f"got {what}"
         )
     values = labels.tolist() if isinstance(labels, np.ndarray) else labels
     if not isinstance(values, list) or not all(
         type(value) is int and 0 <= value < len(CLASSES) for value in values
     ):
-        raise InputError(f"{source}: expected `labels` as a list of integers 0…9.")
+        raise InputError(f"{source}: expected `labels` as a list of integers 0…9")
     if len(values) != len(rows):
-        raise InputError(f"{source}: {len(rows)} images but {len(values)} labels.")
+        raise InputError(f"{source}: {len(rows)} images but {len(values)} labels")
     if not values:
-        raise InputError(f"{source}: there are no images in it.")
+        raise InputError(f"{source}: expected images, found none")
     return rows.reshape(-1, 3, SIZE_PX, SIZE_PX), np.asarray(values, np.int64)
 
 
@@ -213,7 +213,7 @@ def _from_folders(root: Path, split: str) -> ImageSet:
         height, width = images.images.shape[2:]
         raise InputError(
             f"{root}: expected the ten classes of CIFAR-10 ({', '.join(CLASSES)}) at 32×32 px, "
-            f"got {', '.join(images.classes[:12])} at {height}×{width} px. "
-            'For other data choose the kind "folder".'
+            f"got {', '.join(images.classes[:12])} at {height}×{width} px; for other data choose "
+            "the kind \"folder\""
         )
     return images

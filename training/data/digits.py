@@ -31,8 +31,8 @@ def read_digits(split: str, *, size_px: int = DEFAULT_PX) -> ImageSet:
     """
     if size_px < SOURCE_PX or size_px % SOURCE_PX:
         raise InputError(
-            f"The digits have {SOURCE_PX}×{SOURCE_PX} px: expected an image size that is a "
-            f"multiple of {SOURCE_PX}, got {size_px}."
+            f"the digits have {SOURCE_PX}×{SOURCE_PX} px; expected an image size that is a "
+            f"multiple of {SOURCE_PX}, got {size_px}"
         )
     try:
         from sklearn.datasets import load_digits

@@ -66,10 +66,10 @@ def download(
     if path.exists():
         if not path.is_file() or sha256_of(path) != archive.sha256:
             raise InputError(
-                f"{path} exists but is not the official file (its SHA-256 is not "
-                f"{archive.sha256}). Move it away to download it again."
+                f"{path} exists but is not the official file, because its SHA-256 is not "
+                f"{archive.sha256}; move it away to download it again"
             )
-        _log.info("%s is there already", path)
+        _log.info("%s exists already", path)
         return path
     temporary: Path | None = None
     try:
@@ -85,8 +85,8 @@ def download(
             os.fsync(file.fileno())
         if digest != archive.sha256:
             raise InputError(
-                f"{archive.url}: expected SHA-256 {archive.sha256}, got {digest}: this is another "
-                "file. Nothing was kept."
+                f"{archive.url}: expected SHA-256 {archive.sha256}, got {digest}: this is "
+                "another file, and nothing was kept"
             )
         # A temporary file is private (0600); a data set is an ordinary file.
         temporary.chmod(0o644)
@@ -94,11 +94,11 @@ def download(
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         raise InputError(
-            f"{archive.url}: cannot be downloaded ({reason}). Where there is no network, copy "
-            f"{archive.filename} to {root} by hand."
+            f"cannot download {archive.url}: {reason}; without a network, copy "
+            f"{archive.filename} to {root} by hand"
         ) from error
     except OSError as error:
-        raise InputError(f"{root}: cannot be written ({error}).") from error
+        raise InputError(f"cannot write {root}: {error}") from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -113,7 +113,7 @@ def _fetch(
 ) -> str:
     """Pass the bytes to `write`; return their SHA-256. Stops as soon as there are too many."""
     if not archive.url.startswith(("http://", "https://")):
-        raise InputError(f"{archive.url}: expected an http or https address.")
+        raise InputError(f"{archive.url}: expected an http or https address")
     digest = hashlib.sha256()
     done = 0
     with urllib.request.urlopen(archive.url, timeout=timeout_s) as answer:
@@ -128,6 +128,6 @@ def _fetch(
     if done != archive.size_bytes:
         raise InputError(
             f"{archive.url}: expected {archive.size_bytes:,} bytes, got "
-            f"{'more' if done > archive.size_bytes else f'{done:,}'}. Nothing was kept; try again."
+            f"{'more' if done > archive.size_bytes else f'{done:,}'}; nothing was kept, try again"
         )
     return digest.hexdigest()

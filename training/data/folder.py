@@ -42,7 +42,7 @@ def read_folder(
             and no `size_px` was given, or the cache is of other images or cannot be written.
     """
     if size_px is not None and size_px < 1:
-        raise InputError(f"Expected an image size of at least 1 px, got {size_px}.")
+        raise InputError(f"expected an image size of at least 1 px, got {size_px}")
     listing = list_folder(root, split, name)
     sized = "as they are" if size_px is None else _SIZED.format(size_px)
     _log.info("reading %d images of %s %s", len(listing.files), listing.folder, sized)

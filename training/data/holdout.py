@@ -42,8 +42,8 @@ def held_out(
         members = np.flatnonzero(labels == label)
         if len(members) < 2:
             raise InputError(
-                f"Class {int(label)} has {len(members)} training image: expected at least 2, "
-                "because a part of each class is held out for choosing settings."
+                f"class {int(label)} has {len(members)} training image, expected at least 2, "
+                "because a part of each class is held out for choosing settings"
             )
         count = min(max(round(share * len(members)), 1), len(members) - 1)
         by_hash = sorted(members.tolist(), key=ranks.__getitem__)

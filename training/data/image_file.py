@@ -57,13 +57,13 @@ def decoded(
             width, height = opened.size
             if width * height > MOST_PIXELS:
                 raise InputError(
-                    f"{path}: has {width:,}×{height:,} px; at most {MOST_PIXELS:,} in all are read."
-                    " Make it smaller first."
+                    f"{path} has {width:,}×{height:,} px, but at most {MOST_PIXELS:,} in total "
+                    "are read; make it smaller first"
                 )
             if (deep := _deep(opened)) is not None:
                 raise InputError(
-                    f"{path}: has more than 8 bits a channel ({deep}); expected 8-bit images. "
-                    "Convert it first."
+                    f"{path} has more than 8 bits per channel ({deep}), expected 8-bit images; "
+                    "convert it first"
                 )
             image = ImageOps.exif_transpose(opened) if turned else opened
             return image.convert(mode)
@@ -72,7 +72,7 @@ def decoded(
     except Exception as error:  # a damaged image surfaces from Pillow under many names
         kind = "image" if formats is FORMATS else " or ".join(formats)
         raise InputError(
-            f"{path}: not a readable {kind} ({str(error) or type(error).__name__})."
+            f"{path} is not a readable {kind} ({str(error) or type(error).__name__})"
         ) from error
 
 
@@ -95,8 +95,8 @@ def _square(image: Image.Image, size_px: int, path: Path) -> Image.Image:
     shorter = min(width, height)
     if width * height * size_px**2 > MOST_PIXELS * shorter**2:
         raise InputError(
-            f"{path}: has {width:,}×{height:,} px; with the shorter side at {size_px} it would have"
-            f" more than {MOST_PIXELS:,}. It is too narrow for an image: leave it out."
+            f"{path} has {width:,}×{height:,} px, and with the shorter side at {size_px} it "
+            f"would have more than {MOST_PIXELS:,}: it is too narrow for an image; leave it out"
         )
     if shorter != size_px:
         # Rounded to the nearest pixel; the shorter side is exact.

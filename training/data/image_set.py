@@ -163,26 +163,26 @@ class ImageSet:
         title = type(dataset).__name__ if name is None else name
         if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
             raise InputError(
-                f"{title}: expected a map-style dataset, with len() and an index; for an iterable "
-                "one give its images to ImageSet.from_arrays"
+                f"{title}: expected a map-style dataset, with len() and an index; for an "
+                "iterable dataset, give its images to ImageSet.from_arrays"
             )
         images, labels = [], []
         for index in range(len(dataset)):
             pair = dataset[index]
             if not isinstance(pair, tuple | list) or len(pair) != 2:
                 raise InputError(
-                    f"{title}: expected pairs (image, label), item {index} is a "
+                    f"{title}: expected pairs (image, label), but item {index} is a "
                     f"{type(pair).__name__}"
                 )
             images.append(_bytes_of(pair[0], f"{title}: image {index}"))
             if images[-1].shape != images[0].shape:
                 raise InputError(
-                    f"{title}: image {index} is {_by(images[-1].shape)}, the first one "
+                    f"{title}: image {index} is {_by(images[-1].shape)}, but the first one is "
                     f"{_by(images[0].shape)}; give the dataset a transform that resizes them"
                 )
             labels.append(int(pair[1]))
         if not images:
-            raise InputError(f"{title}: there are no images in it")
+            raise InputError(f"{title}: expected images, found none")
         known = getattr(dataset, "classes", None) if classes is None else classes
         return cls.from_arrays(np.stack(images), np.array(labels), known, name=title, split=split)
 
@@ -236,7 +236,8 @@ class ImageSet:
         """
         if self.split == "holdout":
             raise InputError(
-                "a hold-out has no file: write the whole training set, whose readers hold out a tenth"
+                "a hold-out has no file of its own; write the whole training set, of "
+                "which its readers hold out a tenth"
             )
         path = Path(folder) / f"{'test' if self.split == 'test' else 'train'}.npz"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -269,8 +270,8 @@ def split_of(images: ImageSet | Sequence[ImageSet], split: str) -> ImageSet:
         return by_name["train"].hold_out()[split == "holdout"]
     if split not in by_name:
         raise InputError(
-            f"this needs the {split} images; given are {', '.join(by_name) or 'none'}: make them "
-            f'with ImageSet.from_arrays(…, split="{split}")'
+            f"this needs the {split} images, got {', '.join(by_name) or 'none'}; make them with "
+            f"ImageSet.from_arrays(…, split=\"{split}\")"
         )
     return by_name[split]
 
@@ -316,26 +317,26 @@ def _check(
     split: str,
 ) -> None:
     if split not in SPLITS:
-        raise InputError(f"{where}: expected one of {', '.join(SPLITS)}.")
+        raise InputError(f"{where}: expected one of {', '.join(SPLITS)}")
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] not in GREY_OR_RGB:
         raise InputError(
             f"{where}: expected uint8 images N×3×H×W, or N×1×H×W for grey ones, got "
-            f"{images.dtype} {_by(images.shape)}."
+            f"{images.dtype} {_by(images.shape)}"
         )
     if len(images) == 0:
-        raise InputError(f"{where}: there are no images in it.")
+        raise InputError(f"{where}: expected images, found none")
     if labels.dtype != np.int64 or labels.shape != (len(images),):
         raise InputError(
-            f"{where}: expected {len(images)} int64 labels for {len(images)} images, "
-            f"got {labels.dtype} {_by(labels.shape)}."
+            f"{where}: expected {len(images)} int64 labels for {len(images)} images, got "
+            f"{labels.dtype} {_by(labels.shape)}"
         )
     if len(set(classes)) != len(classes) or len(classes) < 2:
-        raise InputError(f"{where}: expected at least two distinct classes, got {list(classes)}.")
+        raise InputError(f"{where}: expected at least two distinct classes, got {list(classes)}")
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= len(classes):
         raise InputError(
-            f"{where}: labels must be 0…{len(classes) - 1} for its {len(classes)} classes, "
-            f"but they run from {low} to {high}."
+            f"{where}: labels must be 0…{len(classes) - 1} for its {len(classes)} classes, but "
+            f"they run from {low} to {high}"
         )
 
 
@@ -350,8 +351,8 @@ def _bytes_of(image: Any, where: str) -> NDArray[np.uint8]:
     if array.dtype.kind != "f" or not (np.abs(scaled - found) < 1e-3).all() or not _is_byte(found):
         raise InputError(
             f"{where}: expected uint8 of 0…255, or float of 0…1 that were bytes, got "
-            f"{array.dtype} of {array.min():g} to {array.max():g}; leave normalization out of the "
-            "dataset: quantize(mean=…, std=…) takes it into the network"
+            f"{array.dtype} of {array.min():g} to {array.max():g}; leave normalization out of "
+            "the dataset, because quantize(mean=…, std=…) builds it into the network"
         )
     return found.astype(np.uint8)
 

@@ -65,7 +65,7 @@ class Listing:
             try:
                 found = os.stat(self.folder / file)  # noqa: PTH116  not a Path for each
             except OSError as error:
-                raise InputError(f"{self.folder / file}: cannot be read ({error}).") from error
+                raise InputError(f"cannot read {self.folder / file}: {error}") from error
             digest.update(os.fsencode(f"{file}\0{found.st_size}\0{found.st_mtime_ns}\n"))
         return digest.hexdigest()
 
@@ -94,7 +94,8 @@ class Listing:
                         raise InputError(
                             f"{self.folder / file} has {image.shape[1]}×{image.shape[2]} px, but "
                             f"{self.folder / self.files[0]} has {first[1]}×{first[2]} px "
-                            "(height×width). Give an image size to resize and cut all of them to."
+                            "(height×width); give an image size, to which all of them are "
+                            "resized and cropped"
                         )
                     yield image
             finally:
@@ -136,7 +137,7 @@ def list_folder(root: Path, split: str, name: str | None = None) -> Listing:
         if not found:
             raise InputError(
                 f"{folder / class_name}: no image for class {class_name!r}; expected files that "
-                f"end in {', '.join(SUFFIXES)}."
+                f"end in {', '.join(SUFFIXES)}"
             )
         files += [f"{class_name}/{file}" for file in found]
         labels += [label] * len(found)
@@ -164,15 +165,15 @@ def _split_folder(root: Path, split: str) -> Path:
     wanted = _FOLDERS[split]
     if not root.is_dir():
         raise InputError(
-            f"Data folder {root} does not exist. Expected a folder with train/CLASS/IMAGE and "
-            "test/CLASS/IMAGE."
+            f"data folder {root} does not exist; expected a folder with train/CLASS/IMAGE and "
+            "test/CLASS/IMAGE"
         )
     for candidate in wanted:
         if (root / candidate).is_dir():
             return root / candidate
     found = ", ".join(sorted(p.name for p in root.iterdir())[:12]) or "nothing"
     raise InputError(
-        f"{root}: no folder {' or '.join(wanted)}/ for the split {split!r}; found {found}."
+        f"{root}: no folder {' or '.join(wanted)}/ for the split {split!r}; found {found}"
     )
 
 
@@ -182,22 +183,23 @@ def _classes(root: Path, folder: Path) -> tuple[str, ...]:
     for name in names:
         if printable(name) != name or not set("\t\n\r").isdisjoint(name):
             raise InputError(
-                f"{folder}: the class folder {name!a} has a name that is not UTF-8, or with "
-                "characters that cannot be shown; rename it (convmv changes the encoding of names)"
+                f"{folder}: the name of the class folder {name!a} is not UTF-8, or has "
+                "characters that cannot be shown; rename it (convmv changes the encoding of "
+                "names)"
             )
     train = root / "train"
     if train.is_dir() and train != folder:
         expected = _subfolders(train)
         if names != expected:
             raise InputError(
-                f"{folder} and {train} do not have the same classes: "
-                f"only in {train.name}: {sorted(set(expected) - set(names))[:8]}; "
-                f"only in {folder.name}: {sorted(set(names) - set(expected))[:8]}."
+                f"{folder} and {train} do not have the same classes: only in {train.name}: "
+                f"{sorted(set(expected) - set(names))[:8]}; only in {folder.name}: "
+                f"{sorted(set(names) - set(expected))[:8]}"
             )
     if len(names) < 2:
         raise InputError(
-            f"{folder}: expected a folder for each of at least two classes, "
-            f"got {list(names) or 'none'}."
+            f"{folder}: expected a folder for each of at least two classes, got "
+            f"{list(names) or 'none'}"
         )
     return names
 
@@ -224,8 +226,9 @@ def _say_passed_over(names: list[str], folder: Path) -> None:
     )
     counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common(4))
     _say_once(
-        f"{folder}: {len(names):,} entries are skipped ({counts}), such as {printable(names[0])}; "
-        f"images lie in the class folder itself and end in {', '.join(SUFFIXES)}"
+        f"{folder}: {len(names):,} entries are skipped ({counts}), such as "
+        f"{printable(names[0])}; images must be in the class folder itself and end in "
+        f"{', '.join(SUFFIXES)}"
     )
 
 
@@ -236,6 +239,6 @@ def _say_if_numbers(classes: tuple[str, ...], folder: Path) -> None:
     if len(numbers) == len(classes) and numbers != in_order:
         label = next(i for i, number in enumerate(numbers) if number != in_order[i])
         _say_once(
-            f"{folder}: class folders named by numbers are sorted as text, as torchvision does: "
-            f"label {label} is class {classes[label]!r}; pad them ('02') for the order of numbers"
+            f"{folder}: class folders named by numbers are sorted as text, as in torchvision, so "
+            f"label {label} is class {classes[label]!r}; pad the names ('02') for numerical order"
         )

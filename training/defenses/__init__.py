@@ -51,8 +51,8 @@ def defense_named(name: object) -> type[Defense]:
         return class_named(name, Defense, "defense")
     if not isinstance(name, str) or name not in DEFENSES:
         raise InputError(
-            f"defense.name must be one of {', '.join(DEFENSES)}, or your own by {FORM}; "
-            f"got {name!r}"
+            f"defense.name must be one of {', '.join(DEFENSES)}, or your own as {FORM}; got "
+            f"{name!r}"
         )
     return DEFENSES[name]
 
@@ -115,8 +115,9 @@ def require_batch(settings: Any, batch_size: int) -> None:
     for name, share in getattr(settings, "batch_shares", {}).items():
         if share > 0.0 and round(share * batch_size) == 0:
             raise InputError(
-                f"defense.{name} is {share:g}, which is not an image of training.batch_size "
-                f"{batch_size}: nothing would be attacked; raise one of them"
+                f"defense.{name} is {share:g}, which is less than one image of "
+                f"training.batch_size {batch_size}, so nothing would be attacked; raise one of "
+                "the two"
             )
 
 

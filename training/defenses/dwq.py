@@ -55,9 +55,9 @@ class Dwq(ScheduledDefense):
     def __init__(self, settings: DwqSettings, facts: TrainingFacts) -> None:
         if set(settings.bits) != set(facts.bit_widths):
             raise InputError(
-                f"defense.bits of dwq are {sorted(settings.bits)}, the network's bit-widths "
-                f"{sorted(facts.bit_widths)}: one that is not drawn is never trained; set "
-                "network.bit_widths and defense.bits to the same"
+                f"defense.bits of dwq are {sorted(settings.bits)}, but the network's bit-widths "
+                f"are {sorted(facts.bit_widths)}: a bit-width that is not drawn is never "
+                "trained; set network.bit_widths and defense.bits to the same values"
             )
         super().__init__("uniform", facts)
         self.settings = settings

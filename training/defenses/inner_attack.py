@@ -54,7 +54,7 @@ def outer_places(image_size: tuple[int, int], size_px: int) -> Tensor:
     places = (over[:, None] | beside[None, :]).nonzero()
     if len(places) == 0:
         raise InputError(
-            f"a patch of {size_px} px finds no place in an image of {height}×{width} px outside "
+            f"a patch of {size_px} px does not fit into an image of {height}×{width} px outside "
             f"its centre box of {centre} px; make the patch smaller"
         )
     return places

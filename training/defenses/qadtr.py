@@ -108,7 +108,7 @@ class QadtrSettings:
             raise ValueError(f"universal_share + personal_share must be at most 1; got {both}")
         if self.pose_scales[0] > self.pose_scales[1]:
             raise ValueError(
-                f"pose_scales must have the smaller first; got {list(self.pose_scales)}"
+                f"pose_scales must have the smaller value first; got {list(self.pose_scales)}"
             )
         if self.targeted > self.per_bit_width:
             raise ValueError(
@@ -116,11 +116,12 @@ class QadtrSettings:
             )
         if self.gir_penalty and not self.aqapa:
             raise ValueError(
-                "gir_penalty looks in and around the patches of A-QAPA: set aqapa = true with it"
+                "gir_penalty acts in and around the patches of A-QAPA; set aqapa = true with it"
             )
         if self.gir_penalty and both == 0.0:
             raise ValueError(
-                "gir_penalty looks in and around patches: universal_share or personal_share over 0"
+                "gir_penalty acts in and around patches; set universal_share or "
+                "personal_share over 0"
             )
         return self
 
@@ -138,8 +139,9 @@ class QadtrSettings:
         while round(least * share) < 2:
             least += 1
         raise InputError(
-            f"training.batch_size must be at least {least}, so that A-QAPA can show two universal "
-            f"patches a step (defense.universal_share is {share:g}; 0 shows none); got {batch_size}"
+            f"training.batch_size must be at least {least}, so that A-QAPA can show two "
+            f"universal patches per step (defense.universal_share is {share:g}; 0 shows none); "
+            f"got {batch_size}"
         )
 
     @property
@@ -166,8 +168,8 @@ class Qadtr(ScheduledDefense):
     def __init__(self, settings: QadtrSettings, facts: TrainingFacts) -> None:
         if settings.gir_penalty and len(facts.bit_widths) < 2:
             raise InputError(
-                "gir_penalty compares a network with itself at another bit-width; give "
-                "network.bit_widths at least two"
+                "gir_penalty compares a network with itself at another bit-width; give at least "
+                "two network.bit_widths"
             )
         super().__init__(settings.schedule, facts)
         self.settings = settings

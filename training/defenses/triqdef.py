@@ -73,7 +73,10 @@ class TriqdefSettings:
     @model_validator(mode="after")
     def _reaches_all(self) -> TriqdefSettings:
         if self.wide_until == 1.0:
-            raise ValueError("wide_until must be under 1, or the narrow bit-widths are not trained")
+            raise ValueError(
+                "wide_until must be under 1, because otherwise the narrow bit-widths are not "
+                "trained"
+            )
         return self
 
     @property
@@ -95,8 +98,8 @@ class Triqdef(ScheduledDefense):
     def __init__(self, settings: TriqdefSettings, facts: TrainingFacts) -> None:
         if len(facts.bit_widths) < 2:
             raise InputError(
-                "triqdef compares a network with itself at another bit-width; give "
-                "network.bit_widths at least two"
+                "triqdef compares a network with itself at another bit-width; give at least two "
+                "network.bit_widths"
             )
         super().__init__("cycle", facts)
         self.settings = settings

@@ -55,5 +55,5 @@ def _foreign(name: str, classes: int) -> nn.Module:
     takes = inspect.signature(named(name, "network")).parameters
     made = called(name, "network", *([classes] if takes else []))
     if not isinstance(made, nn.Module):
-        raise InputError(f"{name} gave a {type(made).__name__}, expected a torch nn.Module")
+        raise InputError(f"{name} returned a {type(made).__name__}, expected a torch nn.Module")
     return made

@@ -95,7 +95,7 @@ def cifar_resnet(classes: int, size: int, *, depth: int) -> ResNet:
     del size  # the average takes any
     count, rest = divmod(depth - 2, 6)
     if rest or count < 1:
-        raise ValueError(f"a CIFAR ResNet has depth 6 n + 2, got {depth}")
+        raise ValueError(f"expected a CIFAR ResNet of depth 6 n + 2, got {depth}")
     blocks: list[nn.Module] = []
     channels = CIFAR_WIDTHS[0]
     for stage, width in enumerate(CIFAR_WIDTHS):

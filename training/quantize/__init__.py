@@ -39,20 +39,20 @@ def quantize(
     It has scales after training, or after :func:`training.quantize.calibration.calibrate`.
 
     Args:
-        module: a classifier of images, in any mode; it is left as it is. A softmax at its end is
+        module: a classifier of images, in any mode; it is not changed. A softmax at its end is
             left out: the network gives the logits before it.
-        example: float32 N×C×H×W, what the module takes; the values do not matter.
+        example: an input of the module, float32 N×C×H×W; the values do not matter.
         bits: bit-widths, 2 to 8 and 32 (float).
         mean: of each channel, 0…1: the module takes (byte / 255 - mean) / std. None, with ``std``:
             it takes (byte - 128) / 64.
         std: of each channel, above 0.
         wide: patterns (``head.*``) of layers whose weights and codes keep 8 bits at every
             bit-width.
-        mixed: for a bit-width, the bits of layers that have others then, by layer name.
-        exact: scales are powers of two, and torch computes bit for bit what integers do.
+        mixed: for a bit-width, the bits of the layers that use other bits then, by layer name.
+        exact: scales are powers of two, and torch computes bit for bit the same as integers.
         activation_scales: "learned" or from "statistics".
         weight_scales: likewise.
-        codes: "int8": unsigned 8-bit codes end at 127, so that engines that hold nothing but int8
+        codes: "int8": unsigned 8-bit codes end at 127, so that engines that hold only int8
             of zero point 0 (TensorRT) hold the network's own codes.
         name: of the network in files and tables; None: that of the module's class, after "own-"
             where the project has a network of that name.
@@ -61,9 +61,9 @@ def quantize(
         An ordinary ``nn.Module`` that takes float32 pixel values 0…255, N×C×H×W, in training mode.
 
     Raises:
-        Refused: operations that cannot be taken, all of them.
-        InputError: as :func:`training.quantize.trace.trace`; mean without std, or of other
-            channels than the example has; bit-widths or layers that there are not; a name that is
+        Refused: operations that cannot be quantized; the message lists all of them.
+        InputError: as :func:`training.quantize.trace.trace`; mean without std, or for another
+            number of channels than the example has; unknown bit-widths or layers; a name that is
             one of the project's networks.
 
     Example:
@@ -76,8 +76,8 @@ def quantize(
     """
     if name in NETWORKS:
         raise InputError(
-            f"{name!r} is a network of the project's, and its checkpoints are held to that; give "
-            "this one another name"
+            f"{name!r} is the name of a network of this project, whose checkpoints must have its "
+            "structure; give this network another name"
         )
     channels = example.shape[1] if isinstance(example, Tensor) and example.dim() == 4 else 0
     normalization = normalization_of(mean, std, channels=channels)

@@ -31,7 +31,7 @@ def planned(module: nn.Module, spec: NetworkSpec, channels: int = 3) -> Planned:
     found = plan_of(trace(module, example), normalization=normalization, wide=spec.wide)
     if found.plan.classes != spec.classes:
         raise InputError(
-            f"the network {spec.name} gives {found.plan.classes} logits, the images have "
+            f"the network {spec.name} gives {found.plan.classes} logits, but the images have "
             f"{spec.classes} classes"
         )
     return found
@@ -59,8 +59,8 @@ def build_network(
     """
     if spec.name in NETWORKS and channels != CHANNELS:
         raise InputError(
-            f"{spec.name} takes images of {CHANNELS} channels, these have {channels}: name a "
-            "network of your own, package.module:callable"
+            f"{spec.name} takes images of {CHANNELS} channels, but these have {channels}; give "
+            "your own network as package.module:callable"
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator.initial_seed())

@@ -78,9 +78,9 @@ def calibrate(
     if isinstance(images, ImageSet):
         images = images.images
     if len(images) == 0:
-        raise NothingToEvaluate("calibration needs images, and there are none")
+        raise NothingToEvaluate("calibration needs at least one image, got none")
     if FLOAT not in network.bit_widths:
-        raise InputError("calibration fits scales to the float mode; give the bit-widths 32 too")
+        raise InputError("calibration fits scales to the float mode; add 32 to the bit-widths")
     network.train(False)
     network.calibrated = True
     if norms == "estimate":

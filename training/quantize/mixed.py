@@ -51,7 +51,8 @@ def assign_bit_widths(network: Network, mixed: Mapping[int, Mapping[str, int]]) 
         if mode == FLOAT or mode not in network.bit_widths:
             valid = ", ".join(str(b) for b in network.bit_widths if b != FLOAT) or "none"
             raise InputError(
-                f"network.mixed: {mode} is not a quantized bit-width of the network; it has {valid}"
+                f"network.mixed: {mode} is not a quantized bit-width of the network, "
+                f"which has {valid}"
             )
         unknown = sorted(set(wanted) - set(layers) - groups)
         if unknown:

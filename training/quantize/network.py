@@ -323,8 +323,8 @@ class Network(nn.Module):
         """
         if lacking := self.untrained():
             raise InputError(
-                f"the network has no scales at {', '.join(map(str, lacking))} bits: train it at "
-                "every bit-width, or set them from images: qadtr.calibrate(network, images)"
+                f"the network has no scales at {', '.join(map(str, lacking))} bits; train it at "
+                "every bit-width, or set them from images with qadtr.calibrate(network, images)"
             )
         return self.eval() if self.scales_stored else self.for_evaluation()
 

@@ -142,7 +142,8 @@ def read_plan(value: Any, where: str) -> Plan:
     kinds = [step.kind for step in steps if step.kind in ("pixels", "linear")]
     if (steps[0].kind, steps[-1].kind) != ("pixels", "linear") or len(kinds) != 2:
         raise InputError(
-            f"{where}: expected one step of pixels, the first, and one linear, the last"
+            f"{where}: expected exactly one step of pixels, as the first, and one "
+            "linear, as the last"
         )
     return Plan(steps=steps)
 
@@ -150,10 +151,10 @@ def read_plan(value: Any, where: str) -> Plan:
 def _check(step: Step, known: Mapping[str, Step]) -> None:
     """Whether name, inputs, shape and codes go with the steps before."""
     if step.name in known:
-        raise _Unfit("its name is there twice")
+        raise _Unfit("its name occurs twice")
     for name in step.inputs:
         if name not in known:
-            raise _Unfit(f"it reads {name!r} before that is made")
+            raise _Unfit(f"it reads {name!r} before it is computed")
     if step.attributes.get("norm") and "epsilon" not in step.attributes:
         raise _Unfit("its BatchNorm has no epsilon")
     inputs, wanted = [known[name] for name in step.inputs], _INPUTS.get(step.kind, 1)
@@ -168,12 +169,12 @@ def _check(step: Step, known: Mapping[str, Step]) -> None:
         return
     if not _codes_fit(step, step.codes, [one.codes for one in inputs if one.codes is not None]):
         read = "; ".join(str(one.codes) for one in inputs)
-        raise _Unfit(f"its codes, {step.codes}, do not go with those it reads ({read or 'none'})")
+        raise _Unfit(f"its codes, {step.codes}, do not fit those that it reads ({read or 'none'})")
     same = [one.codes for one in known.values() if one.codes and one.kind != "requantize"]
     if step.kind != "requantize" and any(
         one.scale == step.codes.scale and one.wide != step.codes.wide for one in same
     ):
-        raise _Unfit(f"the scale {step.codes.scale!r} is of 8-bit codes and of others")
+        raise _Unfit(f"the scale {step.codes.scale!r} is shared by 8-bit codes and others")
 
 
 def _shape(step: Step, shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
@@ -238,7 +239,7 @@ def _windows(found: Mapping[str, Any], sides: Sequence[int]) -> list[int]:
         reach = found.get("dilation", (1, 1))[axis] * (found["kernel"][axis] - 1) + 1
         before, behind = found["padding"][axis], found["padding"][axis + 2]
         if "dilation" not in found and max(before, behind) >= found["kernel"][axis]:
-            raise _Unfit("a window of its pool lies in the padding alone")
+            raise _Unfit("a window of its pool covers only padding")
         after.append(max(0, (side + before + behind - reach) // found["stride"][axis] + 1))
     return after
 

@@ -54,7 +54,9 @@ def plan_of(
     layers = [one.name for one in operations if one.kind in ("convolution", "unary", "linear")]
     for pattern in wide:
         if not any(fnmatchcase(name, pattern) for name in layers):
-            raise InputError(f"wide: no layer fits {pattern!r}; there are {', '.join(layers)}")
+            raise InputError(
+                f"wide: no layer matches {pattern!r}; the layers are {', '.join(layers)}"
+            )
     return _Planner(operations, tuple(wide)).plan()
 
 
@@ -139,7 +141,7 @@ class _Planner:
                             operation="mul",
                             reason=f"its gate shares a scale with {one.name}, in a sum or a "
                             "concatenation",
-                            cure="let nothing but products read the gate",
+                            cure="let only products read the gate",
                         )
                     )
                     break

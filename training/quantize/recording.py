@@ -79,8 +79,8 @@ class Recorder(fx.Tracer):
             found, wanted, rtol=CLOSE, atol=close, equal_nan=True
         ):
             raise fx.proxy.TraceError(
-                "on other images its calls give other logits than itself: it reads the values of "
-                "tensors, or hides calls in compiled code"
+                "on other images its recorded calls give other logits than the module itself: it "
+                "reads the values of tensors, or hides calls in compiled code"
             )
 
     # ------------------------------------------------------------------ what fx asks of a tracer
@@ -94,7 +94,7 @@ class Recorder(fx.Tracer):
         for other in others:
             if other.default is other.empty and other.kind not in _ANY_NUMBER:
                 raise InputError(
-                    f"{type(self.root).__name__} takes a second input, {other.name!r}; a "
+                    f"{type(self.root).__name__} takes a second input, {other.name!r}, but a "
                     "classifier takes one batch of images"
                 )
         return root_fn, [self.root, self.create_proxy("placeholder", "images", (), {})]

@@ -63,10 +63,10 @@ def _recorded(module: nn.Module, recorder: Recorder) -> fx.Graph:
     try:
         return recorder.record(module)
     except _RAISED as error:
-        cure = "its forward must take the example, and call no modules but those that it has"
+        cure = "its forward must take the example, and call only modules that it contains"
         if isinstance(error, fx.proxy.TraceError):
             cure = (
-                "its forward must not branch or loop on the values of tensors: quantize the part "
+                "its forward must not branch or loop on the values of tensors; quantize the part "
                 "that does not, or choose the branch when the network is built"
             )
         said = " ".join(str(error).split()) or type(error).__name__
@@ -86,8 +86,8 @@ def _check(module: nn.Module, example: Tensor) -> None:
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         if tensor.device != example.device:
             raise InputError(
-                f"{name} is on {tensor.device}, the example on {example.device}; move the module: "
-                f"module.to({str(example.device)!r})"
+                f"{name} is on {tensor.device}, but the example is on {example.device}; move the "
+                f"module: module.to({str(example.device)!r})"
             )
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise InputError(f"{name} has values that are NaN or infinite; give trained weights")
@@ -121,8 +121,8 @@ class _Tracer:
         if not isinstance(logits, Traced) or not isinstance(value, Tensor) or value.dim() != 2:
             came = tuple(value.shape) if isinstance(value, Tensor) else type(result).__name__
             raise InputError(
-                f"{type(self.module).__name__} must return one tensor of logits, N×classes; it "
-                f"returns {came}"
+                f"{type(self.module).__name__} must return one tensor of logits, N×classes, but "
+                f"it returns {came}"
             )
         last = self.draft.materialized(logits, value)
         return FloatGraph(operations=_reaching(self.draft.operations, last))
@@ -164,13 +164,13 @@ class _Tracer:
         if take is None:
             raise Untakeable(
                 "quantization does not know it",
-                "put one of the known operations in its place (docs/own-network.md lists them)",
+                "replace it with one of the known operations (docs/own-network.md lists them)",
             )
         try:
             return take(Call(self.draft, node, value), *arguments, **keywords)
         except (TypeError, ValueError) as error:
             raise Untakeable(
-                f"arguments that are not known ({error})", "call it in its plain form"
+                f"its arguments are not supported ({error})", "call it in its plain form"
             ) from error
 
     def _require_no_hook(self, module: nn.Module, node: fx.Node, value: Any) -> None:
@@ -181,7 +181,7 @@ class _Tracer:
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: self.draft.values[n])
         own = module.forward(*args, **kwargs)
         if not isinstance(own, Tensor) or not torch.equal(own, value):
-            raise Untakeable("a forward hook changes what it reads or gives", "take the hook off")
+            raise Untakeable("a forward hook changes its input or output", "remove the hook")
 
     def _argument(self, node: fx.Node) -> Any:
         return self.draft.traced.get(node, self.draft.values[node])

@@ -141,13 +141,13 @@ def test_missing_folder(tmp_path: Path) -> None:
 
 def test_folder_with_other_things(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("hello")
-    with pytest.raises(InputError, match=r"No CIFAR-10 in .*found notes\.txt"):
+    with pytest.raises(InputError, match=r"no CIFAR-10 in .*found notes\.txt"):
         load_images("cifar10", tmp_path, "train")
 
 
 def test_missing_batch(root: Path) -> None:
     (root / "cifar-10-batches-py/data_batch_4").unlink()
-    with pytest.raises(InputError, match="data_batch_4 not there"):
+    with pytest.raises(InputError, match="data_batch_4 missing"):
         load_images("cifar10", root, "train")
     assert len(load_images("cifar10", root, "test")) == PER_BATCH
 
@@ -175,7 +175,7 @@ def test_batches_is_a_file_and_batch_is_a_folder(tmp_path: Path) -> None:
     batch_1 = tmp_path / "cifar-10-batches-py/data_batch_1"
     batch_1.unlink()
     batch_1.mkdir()
-    with pytest.raises(InputError, match="data_batch_1: cannot be read"):
+    with pytest.raises(InputError, match="cannot read .*data_batch_1"):
         load_images("cifar10", tmp_path, "train")
 
 
@@ -196,7 +196,7 @@ ROWS = np.asarray(GOOD[b"data"])
         ({b"labels": [-1] * PER_BATCH}, "integers 0…9"),
         ({b"labels": [True] * PER_BATCH}, "integers 0…9"),
         ({b"labels": "cat"}, "integers 0…9"),
-        ({b"data": ROWS[:0], b"labels": []}, "no images"),
+        ({b"data": ROWS[:0], b"labels": []}, "expected images, found none"),
     ],
     ids=lambda value: next(iter(value)).decode() if isinstance(value, dict) else None,
 )
@@ -249,7 +249,7 @@ def test_archive_with_unsafe_paths_and_links_touches_nothing(tmp_path: Path) -> 
             member = tarfile.TarInfo(name)
             member.size = 3
             tar.addfile(member, io.BytesIO(b"abc"))
-    with pytest.raises(InputError, match="test_batch not there"):
+    with pytest.raises(InputError, match="test_batch missing"):
         load_images("cifar10", root, "test")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["root", "secret"]
 
@@ -266,8 +266,8 @@ def test_archive_that_claims_a_huge_member(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "split", "size", "message"),
     [
-        ("cifar100", "test", None, "there is no kind of data 'cifar100'; known are cifar10, folder"),
-        ("cifar10", "val", None, "Unknown split 'val'; available: train, holdout, test"),
+        ("cifar100", "test", None, "unknown kind of data 'cifar100'; known: cifar10, folder"),
+        ("cifar10", "val", None, "unknown split 'val'; available: train, holdout, test"),
         ("cifar10", "test", 64, "32×32"),
     ],
 )

@@ -221,7 +221,7 @@ def test_images_of_one_value_and_fewer_than_a_batch_give_finite_scales() -> None
 
 
 def test_no_images_and_no_float_mode_are_refused() -> None:
-    with pytest.raises(NothingToEvaluate, match="calibration needs images"):
+    with pytest.raises(NothingToEvaluate, match="calibration needs at least one image"):
         calibrate(uncalibrated("dense", 32, 8), CALIBRATION[:0])
-    with pytest.raises(InputError, match="give the bit-widths 32 too"):
+    with pytest.raises(InputError, match="add 32 to the bit-widths"):
         calibrate(uncalibrated("dense", 8, 4), CALIBRATION)

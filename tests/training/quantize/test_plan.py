@@ -148,9 +148,9 @@ DAMAGE: dict[str, tuple[str, Callable[[Entries], None], str]] = {
     "an input that comes later": (
         "dense",
         put("convolution", inputs=["linear"]),
-        r"before that is made",
+        r"before it is computed",
     ),
-    "a name twice": ("dense", put("concat", name="stem"), r"its name is there twice"),
+    "a name twice": ("dense", put("concat", name="stem"), r"its name occurs twice"),
     "a sum of three": ("gated", put("add", inputs=["gate"] * 3), r"expected 2 inputs, got 3"),
     "a concatenation of nothing": ("dense", put("concat", inputs=[]), r"expected 1 inputs, got 0"),
     # shapes
@@ -197,21 +197,29 @@ DAMAGE: dict[str, tuple[str, Callable[[Entries], None], str]] = {
         put("linear", codes={"scale": "a", "signed": True, "wide": True, "pooled": 0}),
         r"every step but the last",
     ),
-    "unsigned pixels": ("dense", code("pixels", signed=False), r"do not go with those it reads"),
-    "a scale that is the image's": ("dense", code("convolution", scale="image"), r"do not go with"),
-    "a signed gate": ("gated", code("convolution", scale="gate"), r"do not go with"),
-    "summands of other scales": ("gated", code("add", scale="other"), r"do not go with"),
-    "joined scales": ("dense", code("concat", scale="other"), r"do not go with"),
-    "a product of another scale": ("gated", code("gate", scale="other"), r"do not go with"),
+    "unsigned pixels": ("dense", code("pixels", signed=False), r"do not fit those that it reads"),
+    "a scale that is the image's": (
+        "dense",
+        code("convolution", scale="image"),
+        r"do not fit those",
+    ),
+    "a signed gate": ("gated", code("convolution", scale="gate"), r"do not fit those"),
+    "summands of other scales": ("gated", code("add", scale="other"), r"do not fit those"),
+    "joined scales": ("dense", code("concat", scale="other"), r"do not fit those"),
+    "a product of another scale": ("gated", code("gate", scale="other"), r"do not fit those"),
     "codes that change as they move": (
         "shuffled",
         code("max pool", signed=True),
-        r"do not go with",
+        r"do not fit those",
     ),
-    "an entry at 8 bits": ("dense", code("requantize", wide=True), r"do not go with"),
-    "an entry of another scale": ("dense", code("requantize", scale="other"), r"do not go with"),
-    "an average of other positions": ("gated", code("average pool", pooled=35), r"do not go with"),
-    "a pooled convolution": ("gated", code("convolution", pooled=4), r"do not go with"),
+    "an entry at 8 bits": ("dense", code("requantize", wide=True), r"do not fit those"),
+    "an entry of another scale": ("dense", code("requantize", scale="other"), r"do not fit those"),
+    "an average of other positions": (
+        "gated",
+        code("average pool", pooled=35),
+        r"do not fit those",
+    ),
+    "a pooled convolution": ("gated", code("convolution", pooled=4), r"do not fit those"),
 }
 
 
@@ -231,7 +239,7 @@ def test_one_scale_of_two_widths_is_refused() -> None:
     convolutions = [one for one in entries if one["kind"] == "convolution"]
     assert [one["codes"]["wide"] for one in convolutions] == [False, False, True]
     convolutions[2]["codes"]["scale"] = convolutions[1]["codes"]["scale"]
-    with pytest.raises(InputError, match=r"is of 8-bit codes and of others"):
+    with pytest.raises(InputError, match=r"is shared by 8-bit codes and others"):
         read_plan(entries, "plan")
 
 
@@ -253,7 +261,7 @@ def test_the_ends_are_pixels_and_a_linear_layer() -> None:
     entries = entries_of("classical")
     for wrong in (entries[:-1], entries[:1], [*entries[:1], {**entries[0], "name": "other"}]):
         with pytest.raises(
-            InputError, match="one step of pixels, the first, and one linear, the last"
+            InputError, match="one step of pixels, as the first, and one linear, as the last"
         ):
             read_plan(wrong, "plan")
 

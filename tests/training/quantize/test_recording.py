@@ -174,8 +174,11 @@ REFUSED: dict[str, tuple[Function, str]] = {
     "list": (lambda m, x: x * x.flatten().tolist()[0], "tolist reads what a tensor holds"),
     "equal": (lambda m, x: x if torch.equal(x, -x) else m.conv(x), "equal reads what a"),
     "numpy": (lambda m, x: torch.from_numpy(x.numpy()), "numpy reads what a tensor holds"),
-    "caught": (guessed, "on other images its calls give other logits"),
-    "compiled": (lambda m, x: x * compiled_sigmoid(x), "on other images its calls give other"),
+    "caught": (guessed, "on other images its recorded calls give other logits"),
+    "compiled": (
+        lambda m, x: x * compiled_sigmoid(x),
+        "on other images its recorded calls give other",
+    ),
     "slice in place": (of_a_slice, "conv: the output of Conv2d is changed in place"),
     "item in place": (of_an_item, "conv: the output of Conv2d is changed in place"),
     "another module": (lambda m, x: nn.ReLU()(x), "not installed as a submodule"),
@@ -200,7 +203,7 @@ def test_a_hook_that_changes_something_is_refused_and_others_are_not() -> None:
     nn.utils.weight_norm(module[0])
     assert [one.kind for one in trace(module, EXAMPLE).operations][1:2] == ["convolution"]
     module[0].register_forward_hook(lambda part, given, found: found * 2.0)
-    with pytest.raises(Refused, match=r"0: Conv2d: a forward hook changes what it reads or gives"):
+    with pytest.raises(Refused, match=r"0: Conv2d: a forward hook changes its input or output"):
         trace(module, EXAMPLE)
 
 

@@ -501,13 +501,13 @@ REFUSED: dict[str, tuple[Function, str, str]] = {
         lambda m, x: torch.batch_norm(
             x, None, None, torch.zeros(4), torch.ones(4), False, 0.1, 1e-5, False
         ),
-        "batch_norm: arguments that are not known",
+        "batch_norm: its arguments are not supported",
         "plain form",
     ),
     "computed weights": (lambda m, x: F.conv2d(x, m.a(x)), "conv2d", "use nn.Conv2d"),
     "linear on a map": (lambda m, x: m.linear(x), "applied to N×4×8×8", "flatten first"),
     "no statistics": (lambda m, x: m.instant(x), "no running statistics", "track_running_stats"),
-    "alpha": (lambda m, x: torch.add(x, m.a(x), alpha=2), "it has alpha", "two operands alone"),
+    "alpha": (lambda m, x: torch.add(x, m.a(x), alpha=2), "it has alpha", "only two operands"),
     "rounded": (lambda m, x: torch.div(x, 2.0, rounding_mode="floor"), "rounding_mode", "two op"),
     "quotient": (lambda m, x: m.a(x) / m.b(x), "div of two tensors", "sums and gates"),
     "difference": (lambda m, x: m.a(x) - m.b(x), "sub of two tensors", "sums and gates"),
@@ -612,7 +612,9 @@ def test_an_argument_that_nobody_reads_is_refused_with_the_module(
         return int("same")
 
     monkeypatch.setitem(trace.__globals__, "module_taker", lambda module: take)
-    with pytest.raises(Refused, match=r"conv: Conv2d: arguments that are not known \(invalid lit"):
+    with pytest.raises(
+        Refused, match=r"conv: Conv2d: its arguments are not supported \(invalid lit"
+    ):
         graph_of(lambda m, x: m.conv(x), conv=nn.Conv2d(4, 4, 1))
 
 
@@ -644,7 +646,9 @@ def test_a_second_input_is_refused_and_one_with_a_default_is_not() -> None:
 
 def test_a_module_on_another_device_is_refused() -> None:
     module = nn.Sequential(nn.Conv2d(4, 4, 1), nn.Flatten()).to(torch.device("meta"))
-    with pytest.raises(InputError, match=r"0\.weight is on meta, the example on cpu; .*'cpu'"):
+    with pytest.raises(
+        InputError, match=r"0\.weight is on meta, but the example is on cpu; .*'cpu'"
+    ):
         trace(module, EXAMPLE)
 
 

@@ -16,7 +16,7 @@ from training.quantize.pointwise import X
 def _binary(name: str) -> Callable[..., Traced]:
     def take(call: Call, a: Any, b: Any, **keywords: Any) -> Traced:
         if any(value not in (None, 1) for value in keywords.values()):
-            raise Untakeable(f"it has {', '.join(keywords)}", "call it with two operands alone")
+            raise Untakeable(f"it has {', '.join(keywords)}", "call it with only two operands")
         constant = [number(one) for one in (a, b)]
         if constant[1] is not None:
             return call.pointwise([name, X, constant[1]], a)
@@ -92,7 +92,7 @@ def _gate(call: Call, a: Traced, b: Traced) -> Traced:
     by_name = {one.name: one for one in call.draft.operations}
     if not any(call.refused(name) or is_gate(name, by_name) for name in names):
         raise Untakeable(
-            "neither factor is known to be in 0…1", "a gate is a sigmoid or hard sigmoid"
+            "neither factor is known to be within 0…1", "a gate is a sigmoid or hard sigmoid"
         )
     first, second = (call.shape(name) for name in names)
     # Broadcasting aligns the last dimensions: both are vectors of features, or both are maps.

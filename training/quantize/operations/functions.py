@@ -34,14 +34,14 @@ from training.quantize.pointwise import (
 def _power(call: Call, x: Any, exponent: Any) -> Traced:
     known = {2.0: "square", 0.5: "sqrt"}.get(number(exponent) or 0.0)
     if known is None:
-        raise Untakeable(f"its exponent is {exponent}", "2 and 0.5 are known")
+        raise Untakeable(f"its exponent is {exponent}", "the supported exponents are 2 and 0.5")
     return call.pointwise([known, X], x)
 
 
 def _prelu(call: Call, x: Any, weight: Tensor) -> Traced:
     if weight.numel() != 1:
         raise Untakeable(
-            f"it has a slope for each of {weight.numel()} channels, a table has one for all",
+            f"it has a slope for each of {weight.numel()} channels, but a table has one for all",
             "use nn.PReLU() with one slope, or LeakyReLU",
         )
     return call.pointwise(["leaky", X, float(weight)], x)

@@ -24,7 +24,7 @@ def _refused(reason: str, cure: str) -> Taker:
 
 
 _NORM_OF_EACH_IMAGE = _refused(
-    "it normalizes by statistics of each image, which no integer layer here holds",
+    "it normalizes by statistics of each image, for which there is no integer layer",
     "use nn.BatchNorm2d, whose statistics are constants after training, and train again",
 )
 _ATTENTION = _refused(
@@ -39,7 +39,7 @@ def _matmul(call: Call, a: Any, b: Any) -> NoReturn:
 
 
 _TRANSPOSED = _refused(
-    "transposed convolutions have no integer layer here",
+    "there is no integer layer for transposed convolutions",
     "use nn.Upsample with mode='nearest', then nn.Conv2d",
 )
 
