@@ -74,7 +74,7 @@ def test_what_a_dirty_tree_made_is_on_no_page(tmp_path: Path) -> None:
     group = tmp_path / "cifar10-resnet20-x" / "run" / "records"
     facts = {"commit": "abc", "dirty": True, "date": "2026-01-01"}
     path = write_record(group, "latency", {"p50_ms": 1.5}, facts)
-    with pytest.raises(InputError, match=f"{path.name} is of a dirty tree"):
+    with pytest.raises(InputError, match=f"{path.name} was made from a dirty tree"):
         topic_page(topic, tmp_path)
     path.unlink()
     write_record(group, "latency", {"p50_ms": 1.5}, facts | {"dirty": False})
