@@ -69,7 +69,9 @@ def build_parser(engines: Sequence[str] | None = None) -> argparse.ArgumentParse
         ),
     )
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="bundle folder or file")
-    parser.add_argument("--threads", type=_count, default=1, metavar="N", help="default: 1")
+    parser.add_argument(
+        "--threads", type=_count, default=1, metavar="N", help="threads of the engine (default: 1)"
+    )
     parser.add_argument(
         "--json",
         type=Path,
@@ -200,7 +202,7 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
         metavar="CLASS",
         help="index of the class that the patch shall cause",
     )
-    group.add_argument("--seed", type=_count, metavar="N", help="default: 0")
+    group.add_argument("--seed", type=_count, metavar="N", help="seed of the search (default: 0)")
     group.add_argument(
         "--max-search-asr",
         type=float,

@@ -49,11 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="largest number of images (default: 500)",
     )
-    shared.add_split(parser, "default: test")
+    shared.add_split(parser, "split of the images (default: test)")
     parser.add_argument(
         "--engine",
         default="onnxruntime",
-        help="default: onnxruntime; torch runs the network itself",
+        help="engine (default: onnxruntime); torch runs the network itself",
     )
     parser.add_argument(
         "--threads", type=count, default=1, help="threads of the engine (default: 1)"

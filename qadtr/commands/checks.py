@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--images", type=count, default=100, help="number of images to attack (default: 100)"
     )
-    shared.add_split(parser, "default: test")
+    shared.add_split(parser, "split of the images (default: test)")
     parser.add_argument("--seed", type=index, default=0, help="seed of the attacks (default: 0)")
     parser.add_argument(
         "--only",

@@ -35,7 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="F.npz",
         help="the patches before they became bytes (default: the bundle's bytes)",
     )
-    parser.add_argument("--engine", default="onnxruntime", help="default: onnxruntime")
+    parser.add_argument(
+        "--engine", default="onnxruntime", help="engine to run (default: onnxruntime)"
+    )
     parser.add_argument(
         "--threads", type=count, default=1, help="threads of the engine (default: 1)"
     )

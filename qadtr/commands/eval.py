@@ -34,7 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     shared.add_images(parser)
     shared.add_bits(parser, "all exported")
-    parser.add_argument("--engine", default="onnxruntime", help="default: onnxruntime")
+    parser.add_argument(
+        "--engine", default="onnxruntime", help="engine to run (default: onnxruntime)"
+    )
     parser.add_argument(
         "--threads", type=count, default=1, help="threads of the engine (default: 1)"
     )

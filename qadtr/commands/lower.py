@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--target",
         default="onnxruntime",
         choices=("onnxruntime", "qcdq", "tensorrt"),
-        help="default: onnxruntime, all integers",
+        help="target of the file (default: onnxruntime, all integers)",
     )
     shared.add_image_form(parser, " (default: the input is the byte itself, 0…255)")
     parser.add_argument(

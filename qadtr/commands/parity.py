@@ -18,15 +18,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_images(parser)
     shared.add_bits(parser, "all exported")
     parser.add_argument(
-        "--split", default="holdout", choices=("holdout", "test"), help="default: holdout"
+        "--split",
+        default="holdout",
+        choices=("holdout", "test"),
+        help="split of the images (default: holdout)",
     )
     parser.add_argument("--images", type=count, metavar="N", help="number of images (default: all)")
     parser.add_argument(
         "--target",
         default="onnxruntime",
         choices=("onnxruntime", "litert", "tensorrt", "qcdq", "qonnx"),
-        help="default: onnxruntime; the codes of onnxruntime and litert must be equal, the "
-        "others must stay within their budgets",
+        help=(
+            "target of the files (default: onnxruntime); the codes of onnxruntime and litert "
+            "must be equal, the others must stay within their budgets"
+        ),
     )
     parser.add_argument(
         "--least-agreement",

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="queries of the Square attack in autoattack-deepfool (default: 1000)",
     )
     parser.add_argument("--images", type=count, metavar="N", help="number of images (default: all)")
-    shared.add_split(parser, "default: test")
+    shared.add_split(parser, "split of the images (default: test)")
     parser.add_argument(
         "--batch-size", type=count, default=100, help="images per batch (default: 100)"
     )
