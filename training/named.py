@@ -58,8 +58,10 @@ def class_named(name: str, base: type[Any], what: str) -> type[Any]:
     """
     found = named(name, what)
     if not isinstance(found, type) or not issubclass(found, base):
+        article = "an" if what[0] in "aeiou" else "a"
         raise InputError(
-            f"{name} is not a {what}: expected a subclass of {base.__module__}.{base.__name__}"
+            f"{name} is not {article} {what}: expected a subclass of "
+            f"{base.__module__}.{base.__name__}"
         )
     lacking = ", ".join(sorted(getattr(found, "__abstractmethods__", ())))
     if lacking:

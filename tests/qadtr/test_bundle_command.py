@@ -127,7 +127,10 @@ def with_attack_checks(
     assert "attack checks: TRIPPED: zero-gradients; 14 passed" in said
     assert main(["compare", str(before), str(run / "records")]) == 0
     said = capsys.readouterr().out
-    assert "4-bit onnxruntime-cpu: old one not checked -> new one TRIPPED: zero-gradients" in said
+    assert (
+        "4-bit onnxruntime-cpu: old result not checked -> new result TRIPPED: zero-gradients"
+        in said
+    )
     assert "32-bit onnxruntime-cpu: old one not checked -> new one not checked" in said
     assert said.count("%†") == 1
 

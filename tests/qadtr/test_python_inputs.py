@@ -94,7 +94,7 @@ def test_a_run_of_other_images_or_in_a_folder_that_is_taken(tmp_path: Path) -> N
     made = network()
     qadtr.calibrate(made, images())
     for other in (images(classes=5), images(shape=(3, 8, 8)), images(shape=(1, 8, 12))):
-        with pytest.raises(InputError, match=r"the network takes images .* of 3 classes"):
+        with pytest.raises(InputError, match=r"the network takes images .* in 3 classes"):
             qadtr.RunFolder.from_network(made, tmp_path / "run", other)
     run = qadtr.RunFolder.from_network(made, tmp_path / "run", images())
     assert run.defense == "calibrated"
@@ -126,7 +126,7 @@ def test_what_calibration_fitted_is_kept_until_something_is_trained(tmp_path: Pa
     ("given", "said"),
     [
         ({"images": images("test")}, "this needs the train images"),
-        ({"images": images(classes=5)}, "the training images are 3×8×12 of 5 classes"),
+        ({"images": images(classes=5)}, "the training images are 3×8×12 in 5 classes"),
         ({"images": images(shape=(3, 8, 8))}, "the training images are 3×8×8"),
         ({"epochs": None}, r"the key 'training\.epochs' is missing"),
         ({"epochs": -1}, r"training\.epochs must be above 0"),
@@ -218,7 +218,7 @@ def test_a_step_of_ones_own_loop_out_of_order() -> None:
     made, given = network(), images()
     with pytest.raises(InputError, match=r"defense\.name must be one of"):
         qadtr.DefendedLoop(made, given, "magic", steps=3)
-    with pytest.raises(InputError, match="these are"):
+    with pytest.raises(InputError, match="the network takes images of"):
         qadtr.DefendedLoop(made, images(shape=(3, 8, 8)), steps=3)
     table = {"name": "qadtr", "sizes_px": [3], "personal_px": 3, "universal_share": 0.2}
     with pytest.raises(InputError, match="too large for images"):

@@ -58,7 +58,9 @@ def test_what_differs_is_named(
     capsys.readouterr()
     words = ["train", str(config), "--resume", "--out", str(folder)]
     line = refusal([*words, "--set", "training.learning_rate=0.2", "--seed", "9"], capsys)
-    assert "seed is 9, but the run has 3; training.learning_rate is 0.2, the run has 0.1" in line
+    assert (
+        "seed is 9, but the run has 3; training.learning_rate is 0.2, but the run has 0.1" in line
+    )
     assert f"qadtr train --resume --out {folder}" in line
     given = ["train", "--resume", "--out", str(folder)]
     assert "--set has no effect on a run that is resumed" in refusal(
@@ -83,7 +85,7 @@ def test_one_command_trains_several_seeds(
     assert seeds == [1, 2]
     # Nothing is trained again, and nothing before all of it is known to be free.
     line = refusal([*words, "--seed", "5", "2"], capsys, code=4)
-    assert "run-seed2 holds a run already" in line
+    assert "run-seed2 already holds a run" in line
     assert not (tmp_path / "run-seed5").exists()
     assert "twice" in refusal([*words, "--seed", "5", "5"], capsys, code=4)
     # Those that were not reached begin.

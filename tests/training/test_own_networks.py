@@ -103,7 +103,7 @@ def test_a_callable_gives_the_network_with_as_many_logits_as_classes(here: Path)
         ("not_there:build", "no network 'not_there:build'.*No module named"),
         ("someones_network:absent", "no network .*absent"),
         ("someones_network:nothing", "is a int, expected a callable"),
-        ("someones_network:other", "gave a str, expected a torch nn.Module"),
+        ("someones_network:other", "returned a str, expected a torch nn.Module"),
     ],
 )
 def test_a_name_that_names_no_network_is_one_error(here: Path, name: str, said: str) -> None:

@@ -56,7 +56,7 @@ def test_a_config_for_larger_images_is_refused_and_shares_fit_any() -> None:
         resolved(load_config(path, {"data.size": 64}))
     text = str(refused.value)
     assert "defense.sizes_px 50 px, defense.personal_px 50 px: too large for images of 64" in text
-    assert "32 px at most" in text
+    assert "at most 32 px" in text
     shares = {"defense.sizes_px": ["2.9%", "5%"], "defense.personal_px": "5%"}
     fitting = resolved(load_config(path, {"data.size": 64, **shares}))
     assert fitting.defense["sizes_px"] == [11, 14]

@@ -145,8 +145,8 @@ def test_circle_lies_in_its_box_and_is_symmetric() -> None:
 @pytest.mark.parametrize(
     ("positions", "message"),
     [
-        ([[-1, 0]], "leaves the image"),
-        ([[0, 19]], "leaves the image"),
+        ([[-1, 0]], "positions inside the image"),
+        ([[0, 19]], "positions inside the image"),
         ([[0, 0], [0, 0]], "positions 1×2"),
     ],
     ids=["negative", "over the edge", "too many"],

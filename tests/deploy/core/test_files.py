@@ -244,9 +244,12 @@ def _npy(shape: str, data: bytes) -> bytes:
         (b"no zip at all", "not a readable"),
         (_archive({"x.txt": b"hello"}), "is not an array"),
         (_archive({"x.npy": b"hello"}), "array 'x'"),
-        (_archive({"x.npy": _npy("(99999999999,)", b"abc")}), "needs 99999999999 bytes, 3"),
+        (
+            _archive({"x.npy": _npy("(99999999999,)", b"abc")}),
+            "needs 99999999999 bytes, the file has 3",
+        ),
         (_archive({"x.npy": _npy("(-1,)", b"abc")}), "negative"),
-        (_archive({"x.npy": _npy("(2,)", b"abc")}), "needs 2 bytes, 3"),
+        (_archive({"x.npy": _npy("(2,)", b"abc")}), "needs 2 bytes, the file has 3"),
         (_archive({"x.npy": _npy("__import__('os')", b"")}), "array 'x'"),
     ],
 )
@@ -293,7 +296,7 @@ def test_json_too_large_or_too_deep_is_refused(
     with pytest.raises(InputError, match=r"large\.json is not valid JSON"):
         read_json(path)
     monkeypatch.setattr(files, "MOST_JSON_BYTES", 1000)
-    with pytest.raises(InputError, match=r"large\.json has 200,000 bytes, at most 1,000 are read"):
+    with pytest.raises(InputError, match=r"large\.json has 200,000 bytes, but at most 1,000"):
         read_json(path)
 
 

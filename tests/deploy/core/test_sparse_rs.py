@@ -213,7 +213,7 @@ def test_what_does_not_fit_is_refused() -> None:
         search_per_image(model.logits, pixels, labels[:3], SparseRsSettings(), rng)
     with pytest.raises(UsageError, match="positions"):
         search_per_image(model.logits, pixels, labels, SparseRsSettings(location="fixed"), rng)
-    with pytest.raises(InputError, match="classes"):
+    with pytest.raises(InputError, match="expected a target of 0 to"):
         search_per_image(model.logits, pixels, labels, SparseRsSettings(target=3), rng)
     with pytest.raises(InputError, match="logits"):
         search_per_image(lambda batch: batch, pixels, labels, SparseRsSettings(), rng)

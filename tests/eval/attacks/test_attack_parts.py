@@ -33,7 +33,7 @@ def test_unknown_names_tell_the_known_ones() -> None:
         attack_from_settings("pgd", {})
     with pytest.raises(
         InputError,
-        match=r"attack lavan: unknown key 'sise_px'; did you mean 'size_px'\? valid here",
+        match=r"attack lavan: unknown key 'sise_px'; did you mean 'size_px'\? valid keys",
     ):
         attack_from_settings("lavan", {"sise_px": 6})
 

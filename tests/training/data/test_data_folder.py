@@ -217,8 +217,8 @@ def grey_png(width: int, height: int) -> bytes:
     ("content", "match"),
     [
         (grey_png(1, 65_000), r"1×65,000 px, and with the shorter side at 96 .* leave it out"),
-        (grey_png(65_000, 1), r"65,000×1 px; with the shorter side"),
-        (grey_png(9_000, 9_000), r"9,000×9,000 px; at most 67,108,864 in all are read"),
+        (grey_png(65_000, 1), r"65,000×1 px, and with the shorter side"),
+        (grey_png(9_000, 9_000), r"9,000×9,000 px, but at most 67,108,864 in total are read"),
     ],
 )
 def test_an_image_that_would_take_the_memory_is_refused_by_its_header(

@@ -184,7 +184,7 @@ DAMAGE: dict[str, tuple[str, Callable[[Entries], None], str]] = {
     "a window of padding": (
         "shuffled",
         attribute("max pool", padding=[3, 1, 1, 1]),
-        r"padding alone",
+        r"covers only padding",
     ),
     "features that are not there": ("dense", attribute("linear", features=9), r"do not fit"),
     "other classes": ("dense", attribute("linear", classes=9), r"expected the shape \(9,\)"),

@@ -489,7 +489,7 @@ def test_everything_that_cannot_be_taken_is_refused_at_once() -> None:
     lines = str(caught.value).splitlines()
     assert lines[0] == "the network has 6 operations that cannot be quantized:"
     assert lines[1].startswith(
-        "  attention.norm: LayerNorm: it normalizes by statistics of each image, which"
+        "  attention.norm: LayerNorm: it normalizes by statistics of each image, for which"
     )
     assert lines[4].startswith("  (network): mul: neither factor")
 
@@ -697,6 +697,6 @@ def test_logits_of_the_wrong_shape_are_refused(function: Function, said: str | N
         def forward(self, x: Tensor) -> Tensor:
             return self.function(self, x)
 
-    said = said or r"must return one tensor of logits, N×classes; it returns \(2, 4, 1, 1\)"
+    said = said or r"must return one tensor of logits, N×classes, but it returns \(2, 4, 1, 1\)"
     with pytest.raises(InputError, match=said):
         trace(Plain(function, logits=nn.Parameter(torch.ones(2, 3))), EXAMPLE)
