@@ -131,7 +131,7 @@ def with_attack_checks(
         "4-bit onnxruntime-cpu: old result not checked -> new result TRIPPED: zero-gradients"
         in said
     )
-    assert "32-bit onnxruntime-cpu: old one not checked -> new one not checked" in said
+    assert "32-bit onnxruntime-cpu: old result not checked -> new result not checked" in said
     assert said.count("%†") == 1
 
 
