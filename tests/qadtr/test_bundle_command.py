@@ -77,7 +77,7 @@ def test_from_a_run_to_a_verdict(
         (["--engines", "openvino"], 2, "--target qcdq"),
         (["--engines", "abacus"], 2, "unknown engine 'abacus'"),
         (["--gate", "nothing"], 4, "unknown patch set nothing"),
-        (["--golden", "9", *proved[-2:]], 2, "report.json is of another golden file"),
+        (["--golden", "9", *proved[-2:]], 2, "report.json is the report on another golden file"),
         (["--patches", str(tmp_path / "none")], 2, "none"),
     ):
         assert main([*words, "--out", str(tmp_path / "other"), *more]) == code
@@ -214,7 +214,12 @@ def with_openvino(run: Path, words: list[str], folder: Path) -> None:
         code = validate([str(out), "--engine", name, *command[2:]])
         told = json.loads(report.read_text())
         if code == 2:
-            missing = ("pip install", "no CUDA driver", "has it; install", "needs an NVIDIA GPU")
+            missing = (
+                "pip install",
+                "no CUDA driver",
+                "onnxruntime-gpu has it",
+                "needs an NVIDIA GPU",
+            )
             assert any(text in told["reason"] for text in missing), told["reason"]
         else:
             assert "hardware" in told["engine"]["note"]
