@@ -149,37 +149,64 @@ def first_chart(results: Results) -> Chart:
 def first_page(results: Results) -> str:
     """docs/results.md."""
     topics = [f"- [{topic.title}](results/{topic.name}.md): {topic.about}" for topic in TOPICS]
-    what = _tried(results)
     parts = [
         "# Results",
         (
             f"{title(NETWORK)} on a JPEG copy of CIFAR-10 in ONNX Runtime's integer kernels, test "
-            "images. Made by `python -m benchmarks.results_page` from the records in `results/`."
+            "images, with 95% intervals. Made by `python -m benchmarks.results_page` from the "
+            "records in `results/`."
         ),
         first_table(results).markdown(),
-        (
-            f"All with 95% intervals. {_counts(results)} {_trainings(results)} Transferred: the "
-            f"worst patch of a network that none of them has seen{what['transferred']}. White-box: "
-            "the worst made on the network's own weights, at whatever bit-width"
-            f"{what['whitebox']}. Adaptive: by one who knows network and defense"
-            f"{what['adaptive']}, in so many steps a stage: where a network resists, few steps win "
-            "too little, so compare rows of as many ([checks](checks.md)). Certified: right "
-            "by masked inference, whatever one square patch of that side shows "
-            "([certificates](certify.md)). Masked: the same network by masked inference, which "
-            f"no attack with one {ATTACKED_PX}×{ATTACKED_PX} patch beats more often (≤), whatever "
-            "it knows; before it, where patches were tried, what they won. Latency: one image on "
-            "one thread, and how many times faster than the float file, with quartiles. "
-            f"{missing_notes(results)}".rstrip()
-        ),
-        f"![Attack success over bit-width](results/{PLOT})",
+        missing_notes(results),
         "\n".join(f"- {one}" for one in sentences(results)),
+        f"![Attack success over bit-width](results/{PLOT})",
         "## By topic",
         "\n".join(topics),
+        "## The columns and the trainings",
+        columns_table(results).markdown(),
+        (
+            "More of [the attacks](attacks.md), [their checks](checks.md) and "
+            "[certificates](certify.md)."
+        ),
+        trainings_table(results).markdown(),
     ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def _counts(results: Results) -> str:
+def columns_table(results: Results) -> Table:
+    """What each column of the first table is, and over how many images."""
+    size = f"{ATTACKED_PX}×{ATTACKED_PX}"
+    tried, counts = _tried(results), _counts(results)
+    meanings = {
+        "clean": "accuracy without a patch",
+        "transferred": (
+            f"ASR of the worst patch of a network that none of them has seen{tried['transferred']}"
+        ),
+        "white-box": (
+            "ASR of the worst patch made on the network's own weights, at whatever bit-width"
+            f"{tried['whitebox']}"
+        ),
+        "adaptive": (
+            f"ASR of an attacker who has the network and knows its defense{tried['adaptive']}. "
+            "Few steps a stage win too little where a network resists: compare rows of as many"
+        ),
+        "certified": ("right by masked inference, whatever one square patch of that side shows"),
+        "masked": (
+            f"a row: the same network by masked inference. No attack with one {size} patch beats "
+            "the rate after ≤, whatever it knows; before it, what the patches that were tried won"
+        ),
+        "latency": (
+            "of one image on one thread, and how many times faster than the float file, with "
+            "quartiles"
+        ),
+    }
+    return Table(
+        columns=("column", "what it is", "n"),
+        rows=[[name, text, counts.get(name, "")] for name, text in meanings.items()],
+    )
+
+
+def _counts(results: Results) -> dict[str, str]:
     """How many images are behind the columns."""
     rows = results.rows
     found = {
@@ -187,15 +214,15 @@ def _counts(results: Results) -> str:
         "transferred": [
             one.asr["n"] for f in rows if (one := worst(f.transferred, results.patches))
         ],
+        "white-box": [one.asr["n"] for f in rows if (one := worst(f.whitebox))],
         "adaptive": [one.asr["n"] for f in rows if (one := worst(f.adaptive))],
         "certified": [one["certified"]["n"] for f in rows for one in f.certified.values()],
     }
-    said = [
-        f"{name} {' to '.join(f'{n:,}' for n in dict.fromkeys([min(counts), max(counts)]))}"
+    return {
+        name: " to ".join(f"{n:,}" for n in dict.fromkeys([min(counts), max(counts)]))
         for name, counts in found.items()
         if counts
-    ]
-    return f"n: {', '.join(said)}."
+    }
 
 
 def _tried(results: Results) -> dict[str, str]:
@@ -212,18 +239,18 @@ def _tried(results: Results) -> dict[str, str]:
     return found
 
 
-def _trainings(results: Results) -> str:
-    """Seed, length and changed settings of each network's training, as its records say."""
-    said = []
+def trainings_table(results: Results) -> Table:
+    """Length, changed settings and seed of each network's one training, as its records say."""
+    rows = []
     for one in results.networks.values():
         runs = [f.model["run"] for f in one.figures.values() if f.model.get("run")]
         if runs:
             config = runs[0]["config"]
             start = " from a trained network" if config["training"].get("warm_start") else ""
             length = f"{config['training']['epochs']:g} epochs{start}"
-            words = [length, *_changed(config), f"seed {runs[0]['seed']}"]
-            said.append(f"{one.label}: {', '.join(words)}")
-    return f"Trained once each ({'; '.join(said)})." if said else ""
+            changed = ", ".join(_changed(config))
+            rows.append([one.label, length, changed or MISSING, str(runs[0]["seed"])])
+    return Table(columns=("network", "trained once", "settings", "seed"), rows=rows)
 
 
 def _changed(config: Mapping[str, Any]) -> list[str]:
@@ -237,7 +264,7 @@ def _changed(config: Mapping[str, Any]) -> list[str]:
     )
     now, default = (one.as_dict() for one in (whole, resolved(plain)))
     return [
-        f"`{table}.{key}={value:g}`" if isinstance(value, float) else f"`{table}.{key}={value}`"
+        f"{table}.{key}={value:g}" if isinstance(value, float) else f"{table}.{key}={value}"
         for table in ("data", "defense", "distillation")
         for key, value in now[table].items()
         if value != default[table][key]
@@ -248,9 +275,9 @@ def readme_part(results: Results) -> str:
     """What the README says was found: the table and three sentences."""
     parts = [
         (
-            f"{title(NETWORK)} on CIFAR-10 in ONNX Runtime's integer kernels, with 95% intervals "
-            f"({MISSING}: not measured yet; [what the columns mean, and all results]"
-            f"(docs/results.md)). {_trainings(results)}"
+            f"{title(NETWORK)} on CIFAR-10 in ONNX Runtime's integer kernels, with 95% intervals, "
+            f"one training each ({MISSING}: not measured yet; [what the columns mean, how each was "
+            "trained, and all results](docs/results.md))."
         ),
         first_table(results).markdown(),
         " ".join(
