@@ -34,7 +34,7 @@ def quantize(
     codes: CodesRecipe = "uint8",
     name: str | None = None,
 ) -> Network:
-    """A network of codes from any traceable float classifier, with its weights.
+    """Build a network of codes from any traceable float classifier, with its weights.
 
     It has scales after training, or after :func:`training.quantize.calibration.calibrate`.
 
@@ -49,22 +49,23 @@ def quantize(
         wide: patterns (``head.*``) of layers whose weights and codes keep 8 bits at every
             bit-width.
         mixed: for a bit-width, the bits of the layers that use other bits then, by layer name.
-        exact: scales are powers of two, and torch computes bit for bit the same as integers.
+        exact: scales are powers of two, and torch computes the results of integer arithmetic bit
+            for bit.
         activation_scales: "learned" or from "statistics".
         weight_scales: likewise.
-        codes: "int8": unsigned 8-bit codes end at 127, so that engines that hold only int8
-            of zero point 0 (TensorRT) hold the network's own codes.
-        name: of the network in files and tables; None: that of the module's class, after "own-"
-            where the project has a network of that name.
+        codes: "int8": unsigned 8-bit codes end at 127, so that engines that support only int8 with
+            zero point 0 (TensorRT) can store the network's own codes.
+        name: of the network in files and tables; None: the name of the module's class, prefixed
+            with "own-" where the project has a network of that name.
 
     Returns:
         An ordinary ``nn.Module`` that takes float32 pixel values 0…255, N×C×H×W, in training mode.
 
     Raises:
         Refused: operations that cannot be quantized; the message lists all of them.
-        InputError: as :func:`training.quantize.trace.trace`; mean without std, or for another
-            number of channels than the example has; unknown bit-widths or layers; a name that is
-            one of the project's networks.
+        InputError: as :func:`training.quantize.trace.trace`; mean without std, or for a number of
+            channels that the example does not have; unknown bit-widths or layers; a name that
+            belongs to one of the project's networks.
 
     Example:
         >>> module = nn.Sequential(

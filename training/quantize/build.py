@@ -23,8 +23,8 @@ def planned(module: nn.Module, spec: NetworkSpec, channels: int = 3) -> Planned:
     """The plan of a float module as ``spec`` asks for it.
 
     Raises:
-        Refused, InputError: as :func:`training.quantize.trace.trace`; a number of classes or
-            channels that ``spec`` has not.
+        Refused, InputError: as :func:`training.quantize.trace.trace`; the number of classes or
+            channels differs from that in ``spec``.
     """
     example = torch.zeros(1, channels, *spec.image_size)
     normalization: Normalization | None = normalization_of(spec.mean, spec.std, channels=channels)
@@ -48,14 +48,15 @@ def build_network(
 
     Args:
         spec: of the network.
-        generator: draws the weights of the project's own networks; another module draws its own
-            from torch's, which starts at the generator's seed meanwhile.
+        generator: draws the weights of the project's own networks; any other module draws its
+            weights from torch's global generator, seeded meanwhile with this generator's seed.
         weights: safetensors with the float module's ``state_dict``.
         channels: of the images, 3 or 1.
 
     Raises:
-        InputError: an unknown network, or layer in ``spec.mixed``, weights that do not fit the
-            module, images that are not RGB for one of the project's networks; as :func:`planned`.
+        InputError: an unknown network; an unknown layer in ``spec.mixed``; weights that do not fit
+            the module; images that are not RGB for one of the project's networks; as
+            :func:`planned`.
     """
     if spec.name in NETWORKS and channels != CHANNELS:
         raise InputError(
@@ -79,7 +80,8 @@ def load_weights(module: nn.Module, path: Path) -> None:
     """Copy the ``state_dict`` in a safetensors file into a float module.
 
     Raises:
-        InputError: the file is missing or damaged, or of another module; names what differs.
+        InputError: the file is missing or damaged, or belongs to another module; the message names
+            what differs.
     """
     if not path.is_file():
         raise InputError(f"there is no file {path}; save one with safetensors.torch.save_file")

@@ -1,15 +1,15 @@
 """Scales and BatchNorm statistics from images, without training.
 
-Weight scales: of each channel the one with the least squared error.  Activation scales: for every
-bit-width the one with the least squared error over the values that the float network gives the
-tensors that share it.
+Weight scales: each channel gets the scale with the least squared error.  Activation scales: each
+bit-width gets the scale with the least squared error over the values that the tensors that share it
+have in the float network.
 
-BatchNorm, from 4 bits up: the trained statistics, corrected by what quantization does to them on
-these images: mean + (m_b - m_32) and variance · v_b / v_32, with m and v of the images at bit-width
-b and in float.  What some hundred images differ from the training set by is in both, and drops out.
-Below 4 bits the statistics have little to do with the float ones, and are those of the images.
-Layer by layer in the order of the network, each layer given batches that are normalized by their
-own statistics.
+BatchNorm, from 4 bits up: the trained statistics are corrected by what quantization does to them on
+these images: mean + (m_b - m_32) and variance · v_b / v_32, with m and v the statistics of the
+images at bit-width b and in float.  The difference between some hundred images and the training set
+is in both, and cancels.  Below 4 bits the statistics have little to do with the float ones, and
+those of the images are used.  The layers are taken in the order of the network, and each layer
+reads batches that are normalized by their own statistics.
 """
 
 from __future__ import annotations
@@ -59,11 +59,12 @@ def calibrate(
     """Set every scale from ``images`` and BatchNorm's statistics at each integer bit-width.
 
     Args:
-        network: with the bit-width 32 among its own; left in evaluation mode.
+        network: must have the bit-width 32; left in evaluation mode.
         images: an :class:`ImageSet` or uint8 N×C×H×W, some hundred of the training set.
-        batch_size: images at once; N is cut to whole batches where it is larger.
+        batch_size: images at once; where N is larger, it is cut to whole batches.
         norms: "correct" the trained statistics by what quantization changes; "estimate" them from
-            the images at every bit-width, 32 too, where they were never trained; "keep" them.
+            the images at every bit-width, including 32, where they were never trained; "keep"
+            them.
 
     Raises:
         NothingToEvaluate: no images.
@@ -103,17 +104,18 @@ def calibrate(
         if bits in corrected:
             own = _statistics(network, bits)
             _set_statistics(network, bits, _corrected(trained, own, seen))
-    # Those of an exact network have the gain of BatchNorm in them.
+    # The weights of an exact network include the gain of BatchNorm.
     network.store_scales(fitted=fitted)
 
 
 def _corrected(trained: _Statistics, own: _Statistics, seen: _Statistics) -> _Statistics:
-    """``trained`` with what the bit-width's ``own`` differ by from the float ones ``seen``."""
+    """``trained``, corrected by the difference between the bit-width's ``own`` statistics and the
+    float ones ``seen``."""
     found = []
     for (mean, variance), (own_mean, own_variance), (seen_mean, seen_variance) in zip(
         trained, own, seen, strict=True
     ):
-        # A channel that is constant on these images has nothing to be corrected by.
+        # A channel that is constant on these images gives no correction.
         ratio = torch.where(seen_variance > 0.0, own_variance / seen_variance, 1.0)
         found.append((mean + own_mean - seen_mean, variance * ratio))
     return found
@@ -210,7 +212,7 @@ def _set_statistics(network: Network, bits: int, statistics: _Statistics) -> Non
 def _estimating(network: Network) -> Iterator[None]:
     norms = [m for m in network.modules() if isinstance(m, SwitchableBatchNorm2d)]
     inner = [norm.active() for norm in norms]
-    # An exact network's weights have the gain in them, except in training.
+    # An exact network's weights include the gain, except in training.
     weights = [m for m in network.modules() if isinstance(m, WeightQuantizer)]
     weights = weights if network.switch.spec.exact else []
     before: Mapping[nn.BatchNorm2d, float | None] = {one: one.momentum for one in inner}
@@ -218,7 +220,7 @@ def _estimating(network: Network) -> Iterator[None]:
         for norm, one in zip(norms, inner, strict=True):
             norm.training = one.training = True
             one.momentum = None
-            # The first batch then replaces the statistics; until it does, they are as they were.
+            # The first batch then replaces the statistics; until then they stay unchanged.
             cast(Tensor, one.num_batches_tracked).zero_()
         for quantizer in weights:
             quantizer.training = True
@@ -232,7 +234,7 @@ def _estimating(network: Network) -> Iterator[None]:
 
 
 def _batches(images: NDArray[np.uint8], batch_size: int) -> Iterator[NDArray[np.uint8]]:
-    """Full batches; where there is not one, all images."""
+    """Full batches; where there is no full batch, all images."""
     whole = max(batch_size, len(images) // batch_size * batch_size)
     for first in range(0, min(len(images), whole), batch_size):
         yield images[first : first + batch_size]

@@ -38,19 +38,19 @@ _GRID = np.concatenate([np.linspace(-64.0, 64.0, 4097), [-1e3, 1e3]])
 
 @dataclass(frozen=True, kw_only=True)
 class Operation:
-    """One operation; its output bears its name.
+    """One operation; its output has the same name.
 
     Attributes:
-        name: unique; the path of the module, where it is one.
+        name: unique; the path of the module where the operation is one.
         kind: what it does.
         inputs: names of the operations that it reads, in order.
         shape: of its output without the batch, such as (C, H, W).
-        attributes: JSON values; which ones, by kind:
+        attributes: JSON values, by kind:
 
             convolution: stride, dilation (2 each), padding (top, left, bottom, right), groups
             unary: expression (:mod:`training.quantize.pointwise`)
             average pool: kernel, stride, padding; max pool: the same
-            norm: epsilon; fixed, where it is a gain and a bias and has no statistics
+            norm: epsilon; fixed: whether it is a gain and a bias without statistics
             slice: start, stop of the channels
             reshape: shape, without the batch; transpose: order, of all dimensions
             upsample: factor (2); pad: amounts (top, left, bottom, right)
@@ -74,7 +74,7 @@ class FloatGraph:
 
 
 def value_range(name: str, by_name: Mapping[str, Operation]) -> tuple[float, float]:
-    """Least and largest value that an operation's output can have, as far as that is known."""
+    """The least and largest value that an operation's output can have, as far as known."""
     one = by_name[name]
     if one.kind in MOVERS or one.kind == "average pool":
         low, high = value_range(one.inputs[0], by_name)
@@ -104,12 +104,12 @@ def is_gate(name: str, by_name: Mapping[str, Operation]) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Refusal:
-    """One operation that cannot be taken.
+    """One operation that cannot be quantized.
 
     Attributes:
         path: of the module that it is in; "" for the outermost.
         operation: its class or function.
-        reason: half a sentence.
+        reason: why, as half a sentence.
         cure: what to do.
     """
 
@@ -123,10 +123,11 @@ class Refusal:
 
 
 class Refused(InputError):
-    """A network cannot be quantized; ``refusals`` lists every reason, the text a line for each.
+    """A network cannot be quantized; ``refusals`` lists every reason, the message one per line.
 
     Attributes:
-        refusals: of each operation its module's ``path``, ``operation``, ``reason`` and ``cure``.
+        refusals: one entry per operation: its module's ``path``, ``operation``, ``reason`` and
+            ``cure``.
 
     Example:
         >>> normalized = nn.Sequential(
@@ -147,7 +148,7 @@ class Refused(InputError):
 
 
 def unique(name: str, taken: Collection[str]) -> str:
-    """The name, numbered where it is taken."""
+    """The name, with a number where it is already taken."""
     number, free = 1, name
     while free in taken:
         number += 1

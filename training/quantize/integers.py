@@ -1,14 +1,14 @@
 """Evaluation on integer codes: what an engine computes, in its own order of roundings.
 
-A layer's inputs and weights are codes, integers in float32; the sums of their products are exact
-below 2^24, in whatever order they are taken, and the one inexact step, the multiplication by a
-scale, is that of ONNX Runtime's QLinearConv::
+A layer's inputs and weights are codes, integers in float32.  The sums of their products are exact
+below 2^24, in any order.  The one inexact step, the multiplication by a scale, is that of ONNX
+Runtime's QLinearConv::
 
     code = clip(rint(f32(sum + bias) · m)),    m = (s_x · s') / s_y
 
 with s' the weights' scale times |gain|, rounded to float32, and the bias an integer at the scale
-s_x · s'.  So the fake-quantized network has the engine's codes, not codes that differ where a
-float32 sum was rounded otherwise.  Gradients are straight through, as those of
+s_x · s'.  So the fake-quantized network has the engine's codes; none differs because a float32 sum
+was rounded differently.  Gradients are straight-through, as in
 :class:`training.gradients.FakeQuantize`.
 """
 
@@ -56,13 +56,14 @@ def integer_weights(layer: nn.Module) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """What a quantizer makes of values.
+    """The grid of codes that a quantizer rounds values to.
 
     Attributes:
         step: the scale of its codes, a float32 scalar.
         low, high: its smallest and largest code.
-        floor, ceiling: values that a clamp before it keeps to, no code of which is beyond.
-        straight_through: what of the gradient passes (:class:`training.quantizers.BitWidthSwitch`).
+        floor, ceiling: bounds of a clamp before it; no code lies outside of them.
+        straight_through: which part of the gradient passes
+            (:class:`training.quantizers.BitWidthSwitch`).
     """
 
     step: Tensor
@@ -115,7 +116,7 @@ class _Requantized(torch.autograd.Function):
 
 
 def requantized(total: Tensor, multiplier: Tensor, grid: Grid) -> Tensor:
-    """Codes times their step, of integer sums N×C×H×W, which may be overwritten, and a float32
+    """Codes times their step, from integer sums N×C×H×W, which may be overwritten, and a float32
     multiplier that broadcasts."""
     return cast(Tensor, _Requantized.apply(total, multiplier.detach(), grid))
 
@@ -125,7 +126,7 @@ class Folded:
     """A layer's integers with the gain and the bias that follow it.
 
     Attributes:
-        sign: of the gain, what the weights of each output are multiplied by, float32 (C,).
+        sign: of the gain, float32 (C,); the weights of each output are multiplied by it.
         bias: integers in float32 or float64, (C,).
         multiplier: m, float32 (C,).
     """
@@ -147,7 +148,7 @@ def folded(
         scale_in: of the input's codes.
         scales: of the weights, float32 (C,).
         step: of the output's codes.
-        dead: bool (C,): all weights of the output are 0.
+        dead: bool (C,), whether all weights of the output are 0.
     """
     constant = dead | (gain == 0.0)
     scale = (scales.double() * gain.double().abs()).float()
@@ -162,8 +163,8 @@ def folded(
 
 
 def with_bias(total: Tensor, bias: Tensor) -> Tensor:
-    """Integer sums N×C×…, which are overwritten, plus an integer for each channel, rounded to
-    float32 once."""
+    """Integer sums N×C×… plus an integer for each channel, rounded to float32 once; the sums are
+    overwritten."""
     bias = bias.view(1, -1, *[1] * (total.dim() - 2))
     if total.is_cpu and float(bias.abs().max()) > EXACT_BIAS:
         return (total.double() + bias).float()

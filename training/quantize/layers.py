@@ -1,4 +1,4 @@
-"""The layers of a planned network: convolutions, tables, averages, and where scales come from."""
+"""The layers of a planned network: convolutions, tables, averages, and the sources of scales."""
 
 from __future__ import annotations
 
@@ -69,16 +69,16 @@ class GateScale(nn.Module):
 class PooledScale(nn.Module):
     """The scale of averages over ``positions`` codes.
 
-    S (n + 1) / n for an even n and S for an odd one: the average of n codes over that ratio is
-    (sum of codes) / odd, never halfway between two codes.  In an exact network the ratio must be
-    short in binary: (t + 1) / t, with t the power of two in n, has the same property; it is 1 where
-    n is itself a power of two, for then the mean is exact in float32.
+    It is S (n + 1) / n for an even n and S for an odd one: the average of n codes over that ratio
+    is (sum of codes) / odd, never halfway between two codes.  In an exact network the ratio must
+    have few binary digits: (t + 1) / t, with t the power of two in n, has the same property.  It is
+    1 where n itself is a power of two, because the mean is then exact in float32.
     """
 
     def __init__(self, switch: BitWidthSwitch, stream: ScaleSource, positions: int) -> None:
         super().__init__()
         self.switch = switch
-        self._stream = (stream,)  # not a submodule: the scale has its home elsewhere
+        self._stream = (stream,)  # not a submodule: another module owns the scale
         self.positions = positions
 
     def value(self) -> Tensor:
@@ -103,7 +103,7 @@ class PooledScale(nn.Module):
 
 
 class FixedQuantizer(nn.Module):
-    """8-bit codes of a scale that follows from another or is constant."""
+    """8-bit codes whose scale follows from another scale or is constant."""
 
     def __init__(self, switch: BitWidthSwitch, source: ScaleSource, *, signed: bool) -> None:
         super().__init__()
@@ -127,7 +127,7 @@ def grid_of(
     floor: float | None = None,
     ceiling: float | None = None,
 ) -> Grid:
-    """What a quantizer makes of values now, behind a clamp."""
+    """The grid of a quantizer at the active bit-width, after a clamp."""
     source: ScaleSource = output.scale if isinstance(output, ActivationQuantizer) else output.source
     low, high = output.switch.code_range(source.codes_bits(), signed=output.signed)
     return Grid(
@@ -141,8 +141,11 @@ def grid_of(
 
 
 class Bias(nn.Module):
-    """A bias, with ``gain`` a gain too, in the place of a normalization: at every bit-width the
-    same, with no statistics that training or calibration would move."""
+    """A bias, and with ``gain`` also a gain, in place of a normalization.
+
+    It is the same at every bit-width and has no statistics that training or calibration would
+    change.
+    """
 
     def __init__(self, switch: BitWidthSwitch, channels: int, *, gain: bool = False) -> None:
         super().__init__()
@@ -158,7 +161,7 @@ class Bias(nn.Module):
         self, x: Tensor, accumulator_scale: Tensor | None, *, folded: bool = False
     ) -> Tensor:
         """``x`` N×C×H×W times the gain plus the bias, on the grid of the accumulator where there is
-        one; ``folded`` means nothing here, since no gain of these is in the weights."""
+        one; ``folded`` has no effect here, because the weights never include this gain."""
         gain, bias = self.gain_and_bias()
         if accumulator_scale is not None:
             bias = bias_on_grid(bias, accumulator_scale * gain.abs())
@@ -168,10 +171,10 @@ class Bias(nn.Module):
 
 
 class PlannedConvolution(nn.Module):
-    """Convolution → normalization or bias → rectifier → codes, as a step of the plan says.
+    """Convolution → normalization or bias → rectifier → codes, as a step of the plan states.
 
-    With weights "map" there are no weights: each channel is normalized by itself, as a convolution
-    with the constant 1 in the file.
+    With weights "map" there are no weights: each channel is normalized separately; in the exported
+    file this is a convolution with the constant 1.
     """
 
     def __init__(
@@ -220,12 +223,12 @@ class PlannedConvolution(nn.Module):
 
     @property
     def source(self) -> ScaleSource:
-        """Where the codes that the layer reads have their scale from."""
+        """The source of the scale of the codes that the layer reads."""
         return self._source[0]
 
     @torch.no_grad()
     def folding(self) -> Folding:
-        """For the weight quantizer of an exact network, at the active bit-width."""
+        """The folding for the weight quantizer of an exact network, at the active bit-width."""
         gain, bias = self.norm.gain_and_bias()
         return folding_of(gain, bias, self.source)
 
@@ -280,7 +283,7 @@ class PlannedConvolution(nn.Module):
         return requantized(total, found.multiplier.view(1, -1, 1, 1), grid)
 
     def sums(self, x: Tensor) -> Tensor:
-        """What the rectifier is given, N×C×H×W."""
+        """The input of the rectifier, N×C×H×W."""
         if self.border:
             x = F.pad(x, self.border)
         scale = None if self.norm.training else self.accumulator_scale()
@@ -292,7 +295,7 @@ class PlannedConvolution(nn.Module):
         return cast(Tensor, self.conv(x, *self.norm.gain_and_bias()))
 
     def rectify(self, y: Tensor) -> Tensor:
-        """The clamp outside of a quantizer: unsigned codes and the float mode have theirs."""
+        """The clamp outside of a quantizer: unsigned codes and the float mode have their own."""
         if not self.rectified:
             return y
         if self.ceiling is not None:
@@ -303,8 +306,7 @@ class PlannedConvolution(nn.Module):
 class Table(nn.Module):
     """A function of codes: at most 256 entries, computed in float64.
 
-    In evaluation the codes are the table's; training, and every gradient, go through the function
-    itself.
+    In evaluation the codes are the table's; training and every gradient use the function itself.
     """
 
     def __init__(
@@ -326,7 +328,7 @@ class Table(nn.Module):
 
     @torch.no_grad()
     def entries(self) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """The codes of the function, int64, for each code that may come, the least one first."""
+        """The codes of the function, int64, for each possible input code in ascending order."""
         low, high = self._codes_in()
         scale, to = (
             np.float64(np.float32(s[0].value().item())) for s in (self._source, self._scale_out)
@@ -385,7 +387,8 @@ class AveragePool(nn.Module):
         return cast(Tensor, self.quantize(mean))
 
     def _on_codes(self, x: Tensor, *, whole: bool) -> Tensor:
-        """As QLinearGlobalAveragePool, or as a convolution with ones of scale 1/n."""
+        """The average as QLinearGlobalAveragePool computes it, or a convolution with ones of scale
+        1/n."""
         scale, grid = self._source[0].value().detach(), grid_of(self.output)
         codes, positions = codes_of(x, scale), self.kernel[0] * self.kernel[1]
         count = torch.tensor(float(positions), device=x.device)
@@ -397,7 +400,7 @@ class AveragePool(nn.Module):
 
 
 class Gate(nn.Module):
-    """The product with a gate, on the scale of what is gated."""
+    """The product with a gate, on the scale of the gated tensor."""
 
     def __init__(self, output: nn.Module, *, signed: bool) -> None:
         super().__init__()

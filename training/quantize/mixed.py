@@ -1,9 +1,9 @@
-"""Bit-widths of their own for layers, by name.
+"""Separate bit-widths for single layers, by name.
 
-A layer's bit-width is that of its weights and of the codes that it *gives*, where these follow the
-bit-width at all: what goes onto an 8-bit stream stays at 8 bits.  The names are those of the plan's
-steps: convolutions and linear layers have the paths of their modules, and ``NAME.enter`` is where a
-stream is requantized.
+A layer's bit-width is that of its weights and of the codes that it *outputs*, where these follow
+the bit-width at all: an output on an 8-bit stream stays at 8 bits.  The names are those of the
+plan's steps: convolutions and linear layers have the paths of their modules, and ``NAME.enter`` is
+where a stream is requantized.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ def quantizers_of(network: Network) -> dict[str, tuple[OwnBits, ...]]:
 
 
 def assign_bit_widths(network: Network, mixed: Mapping[int, Mapping[str, int]]) -> None:
-    """Give layers bit-widths of their own: for a bit-width of the network, bits by layer name.
+    """Assign separate bit-widths to layers: for a bit-width of the network, bits by layer name.
 
-    The name of a module stands for all layers in it; a layer's own name goes before it.
+    The name of a module stands for all layers in it; a layer's own name takes precedence over it.
 
     Raises:
-        InputError: a bit-width that the network has not, an unknown name (the valid ones are
-            named), bits that are not 2 to 8.
+        InputError: a bit-width that the network does not have, an unknown name (the message lists
+            the valid ones), bits that are not 2 to 8.
     """
     layers = quantizers_of(network) if mixed else {}
     groups = {name[:place] for name in layers for place, letter in enumerate(name) if letter == "."}

@@ -52,7 +52,7 @@ from training.weight_quantizer import WeightQuantizer
 class LastLinear(nn.Module):
     """8-bit codes → 8-bit linear layer → float logits.
 
-    With ``identity`` the layer is there for networks that end otherwise, and starts as 1.
+    With ``identity`` the layer serves networks that do not end in a linear layer, and starts as 1.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class LastLinear(nn.Module):
 
     @torch.no_grad()
     def folding(self) -> Folding:
-        """For the weight quantizer of an exact network, at the active bit-width."""
+        """The folding for the weight quantizer of an exact network, at the active bit-width."""
         return folding_of(None, self.bias, self._source[0])
 
     def accumulator_scale(self) -> Tensor:
@@ -101,8 +101,8 @@ class LastLinear(nn.Module):
 class Network(nn.Module):
     """A classifier whose bit-width switches at run time.
 
-    ``network(pixels)`` takes float32 N×C×H×W pixel values in [0, 255] (integers, where they come
-    from images; an attack's fractional ones are rounded by the first quantizer) and gives float32
+    ``network(pixels)`` takes float32 N×C×H×W pixel values in [0, 255] (integers where they come
+    from images; an attack's fractional ones are rounded by the first quantizer) and returns float32
     N×classes logits.
 
     Args:
@@ -110,7 +110,7 @@ class Network(nn.Module):
         plan: what it computes.
 
     Raises:
-        InputError: ``spec.exact`` or ``spec.mixed`` asks for what the plan has not.
+        InputError: ``spec.exact`` or ``spec.mixed`` asks for something that the plan does not have.
 
     Example:
         >>> network.bit_widths, network.plan.input_shape, network.plan.classes
@@ -144,7 +144,8 @@ class Network(nn.Module):
     # ------------------------------------------------------------------ building
 
     def scale_named(self, name: str) -> ScaleSource:
-        """The scale of this name in the plan; made at the first who asks, whose module holds it."""
+        """The scale of this name in the plan, made at the first request; the requesting module
+        holds it."""
         if name not in self._scales:
             self._scales[name] = self._made_scale(name)
         return self._scales[name]
@@ -260,7 +261,7 @@ class Network(nn.Module):
 
     def report(self) -> str:
         """A table of what the network computes on codes: each step, its shape, the bits of its
-        weights and codes, and the scale, which steps of one name share."""
+        weights and codes, and the name of its scale (steps with the same name share it)."""
         return plan_table(self.plan).text()
 
     def layer(self, name: str) -> nn.Module:
@@ -268,7 +269,7 @@ class Network(nn.Module):
         return self.layers[_key(name)]
 
     def scale_of(self, name: str) -> ScaleSource:
-        """Where the codes of a step have their scale from."""
+        """The source of the scale of a step's codes."""
         return self._sources[name]
 
     @property
@@ -282,12 +283,12 @@ class Network(nn.Module):
         return self.switch.active
 
     def set_bit_width(self, bits: int) -> None:
-        """Switch the whole network to ``bits``; ``InputError`` naming those it has."""
+        """Switch the whole network to ``bits``; ``InputError`` lists the bit-widths it has."""
         self.switch.set(bits)
 
     @contextmanager
     def at(self, bits: int) -> Iterator[Self]:
-        """The network at ``bits`` inside a ``with`` block, back to where it was after it."""
+        """The network at ``bits`` inside a ``with`` block; its former bit-width after it."""
         before = self.switch.active
         self.switch.set(bits)
         try:
@@ -296,7 +297,7 @@ class Network(nn.Module):
             self.switch.set(before)
 
     def train(self, mode: bool = True) -> Self:
-        """As of any module; where weights may move, their stored scales no longer hold."""
+        """As for any module; the stored scales become invalid where weights may change."""
         self.scales_stored = self.scales_stored and not mode
         self.calibrated = self.calibrated and not mode
         return super().train(mode)
@@ -315,8 +316,8 @@ class Network(nn.Module):
         return tuple(bits for bits in self.bit_widths if not self.is_ready(bits))
 
     def finished(self) -> Self:
-        """The network itself in evaluation mode, as it is to be kept: with the weight scales of
-        calibration, where nothing was trained since, else with those of training.
+        """The network itself in evaluation mode, as it is to be saved: with the weight scales of
+        calibration if nothing was trained since, else with those of training.
 
         Raises:
             InputError: some bit-width was neither trained nor calibrated.
@@ -330,8 +331,8 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def store_scales(self, *, fitted: bool = False) -> None:
-        """Compute and keep every layer's weight scales at every bit-width, for evaluation: those of
-        training, or with ``fitted`` those of the least squared error."""
+        """Compute and store every layer's weight scales at every bit-width, for evaluation: those
+        of training, or with ``fitted`` those of the least squared error."""
         for bits in self.bit_widths:
             if bits == FLOAT:
                 continue
@@ -344,7 +345,7 @@ class Network(nn.Module):
         self.scales_stored = True
 
     def set_products(self, kind: torch.dtype) -> None:
-        """Take the products of convolutions in ``kind`` (float32, bfloat16) while training."""
+        """Compute the products of convolutions in ``kind`` (float32, bfloat16) while training."""
         for layer in self.modules():
             if isinstance(layer, Convolution):
                 layer.products = kind
@@ -364,8 +365,10 @@ class Network(nn.Module):
         *,
         seen: Callable[[str, Tensor], None] | None = None,
     ) -> dict[str, Tensor]:
-        """The logits, and the tensors of the steps in ``keep``, by the names of their steps;
-        ``seen`` is shown every step's name and tensor, and none of them is kept for it."""
+        """The logits, and the tensors of the steps in ``keep`` by the names of their steps.
+
+        ``seen`` is called with every step's name and tensor; no tensor is kept for it.
+        """
         if not (self.training or self.scales_stored) and self.switch.quantized:
             raise ValueError("the weight scales were never stored; use for_evaluation()")
         values: dict[str, Tensor] = {}
@@ -413,14 +416,13 @@ class Network(nn.Module):
 
 
 def _key(name: str) -> str:
-    """A step's name as a module's; a dictionary of modules has methods that no module may be called
-    like."""
+    """A step's name as a key of a dictionary of modules, whose method names no module may have."""
     key = name.replace(".", "/")
     return f"{key}/" if hasattr(nn.ModuleDict, key) or key == "training" else key
 
 
 def _last_use(plan: Plan) -> dict[int, tuple[str, ...]]:
-    """The tensors that nothing reads after a step, by its index."""
+    """By the index of a step, the tensors that no later step reads."""
     last: dict[str, int] = {}
     for index, step in enumerate(plan.steps):
         for name in step.inputs:
@@ -432,7 +434,7 @@ def _last_use(plan: Plan) -> dict[int, tuple[str, ...]]:
 
 
 def _require_exact(plan: Plan) -> None:
-    """Refuse what has scales that are not powers of two."""
+    """Refuse steps whose scales are not powers of two."""
     for step in plan.steps:
         kind = "free normalization" if step.attributes.get("weights") == "map" else step.kind
         if kind in ("gate", "table", "free normalization"):

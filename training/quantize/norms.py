@@ -1,4 +1,4 @@
-"""Normalizations by bit-width, and what integers ask of their biases."""
+"""Normalizations by bit-width, and their biases on the grid of integer accumulators."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from training.quantizers import BitWidthSwitch
 
 
 class ScaleSource(Protocol):
-    """Whatever gives a tensor of codes its scale."""
+    """The source of the scale of a tensor of codes."""
 
     def value(self) -> Tensor:
         """The scale of the codes at the active bit-width, a positive float32 scalar."""
@@ -34,12 +34,12 @@ def bias_on_grid(bias: Tensor, grid: Tensor) -> Tensor:
     """
     wide, step = bias.double(), grid.double()
     rounded = torch.where(step > 0.0, torch.round(wide / step.clamp_min(1e-300)) * step, wide)
-    # An integer has no -0: neither has a bias.
+    # An integer has no -0, so a bias must not have it either.
     return rounded.to(bias.dtype) + 0.0
 
 
 def folding_of(gain: Tensor | None, bias: Tensor, source: ScaleSource) -> Folding:
-    """What the weight quantizer of an exact network must know of a layer that reads ``source``."""
+    """What the weight quantizer of an exact network needs from a layer that reads ``source``."""
     unit = source.value().detach() / source.odd_part()
     return Folding(gain=gain, bias=bias, unit=unit, reach=source.reach())
 
@@ -48,8 +48,8 @@ class SwitchableBatchNorm2d(nn.Module):
     """One BatchNorm per bit-width (Any-Precision DNNs, Yu et al. 2021).
 
     In evaluation at an integer bit-width the folded bias beta - mean * gamma / sigma is rounded to
-    the grid of the integer accumulator, so the fake-quantized network is the one that is exported.
-    In an exact network the gain is in the weights by then, and the bias alone is added.
+    the grid of the integer accumulator, so the fake-quantized network is the exported one.  In an
+    exact network the weights include the gain by then, and only the bias is added.
     """
 
     def __init__(self, switch: BitWidthSwitch, channels: int) -> None:
@@ -66,8 +66,8 @@ class SwitchableBatchNorm2d(nn.Module):
     def gain_and_bias(self) -> tuple[Tensor, Tensor]:
         """gamma / sigma and beta - mean * gamma / sigma of the running statistics, float32 (C,).
 
-        In float64 with + - * / and square root alone, each correctly rounded by IEEE 754, and then
-        rounded once: the same bits on every machine, and in what is exported.
+        Computed in float64 with only + - * / and square root, each correctly rounded by IEEE 754,
+        and then rounded once: the same bits on every machine and in the exported file.
         """
         norm = self.active()
         assert norm.running_mean is not None and norm.running_var is not None
@@ -81,9 +81,9 @@ class SwitchableBatchNorm2d(nn.Module):
         """``x`` N×C×H×W normalized.
 
         Args:
-            accumulator_scale: (C,), input times weight scale; None in float, and where the bias is
-                not to be on the accumulator's grid.
-            folded: whether the gain is in the weights already.
+            accumulator_scale: (C,), input times weight scale; None in float, and where the bias
+                should not be on the accumulator's grid.
+            folded: whether the weights already include the gain.
         """
         if self.training:
             return cast(Tensor, self.active()(x))

@@ -1,13 +1,14 @@
 """The plan of a quantized network: which tensors hold codes, of which width, sharing which scale.
 
-A plan is data: with the tensors beside it (:mod:`training.checkpoint`) it is the whole network, and
-training, export, attacks and bundles need nothing of the code that the float network was made from.
+A plan is data: together with the stored tensors (:mod:`training.checkpoint`) it is the whole
+network.  Training, export, attacks and bundles do not need the code of the float network.
 
-Every step gives one tensor of codes.  A tensor's codes have the bit-width b of the network
-("switched"), or 8 bits at every b ("wide").  Wide are the image, whatever meets in a sum or a
-concatenation (a *stream*: one scale for all that meet), what is read at more than one place or by a
-function, a gate, an average or the last layer, and what a convolution gives without a rectifier.
-A convolution of switched weights that reads a wide tensor reads it requantized to b bits.
+Every step outputs one tensor of codes.  A tensor's codes have the bit-width b of the network
+("switched"), or 8 bits at every b ("wide").  These tensors are wide: the image; the operands of a
+sum or a concatenation (a *stream*: all of them share one scale); tensors that are read at more than
+one place, or by a function, a gate, an average or the last layer; and the output of a convolution
+without a rectifier.  A convolution with switched weights that reads a wide tensor reads it
+requantized to b bits.
 """
 
 from __future__ import annotations
@@ -51,13 +52,14 @@ gate, so that a product with a gate is never halfway between two codes."""
 
 @validated()
 class Codes:
-    """What a tensor's codes are.
+    """The codes of a tensor.
 
     Attributes:
-        scale: name of its scale; tensors of one name share it. ``image`` and ``gate`` are constant.
+        scale: name of its scale; tensors with the same name share it. ``image`` and ``gate`` are
+            constant.
         signed: codes -2^(b-1) … 2^(b-1) - 1 instead of 0 … 2^b - 1.
         wide: 8 bits at every bit-width.
-        pooled: 0, or the number of positions whose average it is: the scale is then that of the
+        pooled: 0, or the number n of positions whose average the tensor is: its scale is then the
             named one times (n + 1) / n for an even n, so that no average is halfway between codes.
     """
 
@@ -82,7 +84,7 @@ class Step:
             convolution: kernel, channels (in, out), weights (:data:`Weights`), norm (bool; else a
             bias alone), rectified, ceiling
             add: rectified, ceiling; table: expression; pad: value, what the border holds
-            linear: features, classes, identity (bool: it is there to end the network)
+            linear: features, classes, identity (bool: it was added to end the network)
     """
 
     name: Annotated[str, Field(min_length=1)]
@@ -141,7 +143,7 @@ _WEIGHT_BITS = {"switched": "b", "wide": "8", "map": "gain"}
 
 
 def plan_table(plan: Plan) -> Table:
-    """A row for each step: b is the network's bit-width."""
+    """A table with a row for each step; b is the network's bit-width."""
     rows = []
     for one in plan.steps:
         codes, weights = one.codes, ""

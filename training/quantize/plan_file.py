@@ -1,4 +1,4 @@
-"""The plan of a file, checked to the last number: what it asks for can be built and run."""
+"""Reading the plan of a file, with every value checked: it can then be built and run."""
 
 from __future__ import annotations
 
@@ -112,14 +112,14 @@ _INPUTS: Mapping[str, int] = {"pixels": 0, "add": 2, "gate": 2}
 
 
 class _Unfit(Exception):
-    """A step does not go with those that it reads; says what was expected."""
+    """A step does not match the steps that it reads; the message states what was expected."""
 
 
 def read_plan(value: Any, where: str) -> Plan:
-    """The plan of a file: what :meth:`training.quantize.plan.Plan.to_json` gave.
+    """The plan from the JSON of a file, as :meth:`training.quantize.plan.Plan.to_json` returns it.
 
     Raises:
-        InputError: it is none; says at which step and why.
+        InputError: it is not a valid plan; the message states at which step and why.
     """
     if not isinstance(value, list) or not value:
         raise InputError(f"{where}: expected a list of steps, got {str(value)[:200]}")
@@ -149,7 +149,7 @@ def read_plan(value: Any, where: str) -> Plan:
 
 
 def _check(step: Step, known: Mapping[str, Step]) -> None:
-    """Whether name, inputs, shape and codes go with the steps before."""
+    """Check that name, inputs, shape and codes match the steps before."""
     if step.name in known:
         raise _Unfit("its name occurs twice")
     for name in step.inputs:
@@ -178,7 +178,7 @@ def _check(step: Step, known: Mapping[str, Step]) -> None:
 
 
 def _shape(step: Step, shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
-    """What the step's output is like, for inputs of these shapes."""
+    """The shape of the step's output for inputs of these shapes."""
     found = step.attributes
     match step.kind:
         case "pixels" if len(step.shape) == 3:
@@ -198,7 +198,7 @@ def _shape(step: Step, shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
 
 
 def _map_shape(step: Step, shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
-    """The same for steps that read C×H×W."""
+    """The shape of the output of a step that reads C×H×W."""
     found, (channels, *sides) = step.attributes, shapes[0]
     match step.kind:
         case "convolution":
@@ -233,7 +233,7 @@ def _map_shape(step: Step, shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]
 
 
 def _windows(found: Mapping[str, Any], sides: Sequence[int]) -> list[int]:
-    """Height and width after windows; 0 where there is none."""
+    """Height and width after windows; 0 where no window fits."""
     after = []
     for axis, side in enumerate(sides):
         reach = found.get("dilation", (1, 1))[axis] * (found["kernel"][axis] - 1) + 1

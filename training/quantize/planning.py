@@ -1,7 +1,7 @@
 """From the float graph to the plan, with the tensors that the network starts from.
 
 The graph is rewritten first (:mod:`training.quantize.rewriting`); then widths, signs and scales
-follow from who reads what (:mod:`training.quantize.plan`).
+follow from which step reads which tensor (:mod:`training.quantize.plan`).
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ def plan_of(
     """Plan a float graph.
 
     Args:
-        graph: of :func:`training.quantize.trace.trace`.
+        graph: from :func:`training.quantize.trace.trace`.
         normalization: of the image; None: the network takes (byte - 128) / 64.
         wide: patterns (``head.*``) of layers whose weights and codes keep 8 bits.
 
     Raises:
-        Refused: what no codes can be planned for, all of it.
-        InputError: a pattern that no layer fits; names the layers.
+        Refused: operations that no codes can be planned for; the message lists all of them.
+        InputError: a pattern that matches no layer; the message lists the layers.
     """
     operations = rewritten(graph, normalization)
     layers = [one.name for one in operations if one.kind in ("convolution", "unary", "linear")]
@@ -129,7 +129,7 @@ class _Planner:
             self.gates[one.name] = second if fits[1] else first
 
     def _refuse_gates_that_meet(self) -> None:
-        """A gate's scale is constant; what shares it must be in 0…1 as well."""
+        """Refuse tensors outside of 0…1 that share the constant scale of a gate."""
         for product, gate in self.gates.items():
             group = self.scales.find(self.tied.find(gate))
             for one in self.operations[:-1]:
@@ -226,12 +226,13 @@ class _Planner:
         }
 
     def _scale_names(self) -> dict[str, str]:
-        """A name for each class of tensors that share a scale: that of its first maker."""
+        """A name for each class of tensors that share a scale: that of the first step that outputs
+        one of them."""
         names: dict[str, str] = {}
         constant = (IMAGE_SCALE, GATE_SCALE)
         for one in self.operations:
             name = one.name
-            if name in constant:  # a layer may be called so
+            if name in constant:  # a layer may have that name
                 name = unique(name, [*constant, *self.by_name])
             names.setdefault(self.scales.find(self.tied.find(one.name)), name)
         image = self.scales.find(self.tied.find(self.operations[0].name))
@@ -296,7 +297,8 @@ class _Planner:
         return Planned(plan=Plan(steps=tuple(steps)), tensors=tensors)
 
     def _pooled(self, one: Operation, own: Codes, source: Codes) -> Codes:
-        """The average of codes has their scale (times (n + 1) / n), unless it meets others."""
+        """An average of codes has their scale (times (n + 1) / n), unless it shares a scale with
+        other tensors."""
         group = self.scales.find(self.tied.find(one.name))
         alone = all(
             self.scales.find(self.tied.find(other.name)) != group
@@ -324,7 +326,7 @@ class _Planner:
         taken: set[str],
         steps: list[Step],
     ) -> str:
-        """The requantization of a wide tensor, once for all that read it."""
+        """The requantization of a wide tensor, shared by all steps that read it."""
         source = one.inputs[0]
         if source not in entries:
             parent, dot, _ = one.name.rpartition(".")

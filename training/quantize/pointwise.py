@@ -1,8 +1,8 @@
-"""Functions of one number, as data: what becomes a table of at most 256 codes.
+"""Functions of one number, as data, each of which becomes a table of at most 256 codes.
 
-An expression is ``"x"``, a number, or ``[name, expression, …]``, and so is plain JSON.  It is
-computed by torch where gradients are needed, and by numpy in float64 where a table is made: the
-network, the reference and the exported file all take their codes from the same numbers.
+An expression is ``"x"``, a number, or ``[name, expression, …]``, and therefore plain JSON.  torch
+computes it where gradients are needed, and numpy in float64 where a table is made: the network, the
+reference and the exported file all take their codes from the same numbers.
 
 Example:
     >>> hard_swish = ["mul", "x", ["div", ["clamp", ["add", "x", 3.0], 0.0, 6.0], 6.0]]
@@ -77,7 +77,7 @@ _ERF = np.vectorize(math.erf, otypes=[np.float64])
 
 
 def _exp(x: Any) -> Any:
-    with np.errstate(over="ignore"):  # the limit of what it stands in is right at infinity
+    with np.errstate(over="ignore"):  # the limit of the enclosing expression is right at infinity
         return np.exp(x)
 
 
@@ -132,27 +132,27 @@ MOST_NESTED = 64
 
 
 def evaluate(expression: Expression, x: NDArray[np.float64] | np.float64) -> NDArray[np.float64]:
-    """The expression in float64, of the shape of ``x``."""
+    """The value of the expression in float64, of the shape of ``x``."""
     return np.asarray(_apply(expression, x, _NUMPY), np.float64) + np.zeros_like(x)
 
 
 def evaluate_pair(
     expression: Expression, x: NDArray[np.floating[Any]], y: NDArray[np.floating[Any]]
 ) -> NDArray[np.floating[Any]]:
-    """An expression of :data:`X` and :data:`Y` in their precision, of the shape that the two
-    broadcast to."""
+    """The value of an expression of :data:`X` and :data:`Y` in their precision, of the shape that
+    the two broadcast to."""
     found = np.asarray(_apply(expression, x, _NUMPY, y))
     return np.broadcast_to(found, np.broadcast_shapes(x.shape, y.shape))
 
 
 def evaluate_torch(expression: Expression, x: Tensor) -> Tensor:
-    """The expression of a float tensor of any shape, with its gradient."""
+    """The value of the expression for a float tensor of any shape, with its gradient."""
     found = _apply(expression, x, _TORCH)
     return found if isinstance(found, Tensor) else torch.full_like(x, found)
 
 
 def substitute(expression: Expression, inner: Expression) -> Expression:
-    """The expression with ``inner`` in the place of the variable."""
+    """The expression with ``inner`` in place of the variable."""
     if expression == X:
         return inner
     if isinstance(expression, list):
@@ -161,11 +161,11 @@ def substitute(expression: Expression, inner: Expression) -> Expression:
 
 
 def check(expression: object, where: str, depth: int = 0) -> Expression:
-    """An expression that came from a file.
+    """Check an expression that came from a file.
 
     Raises:
-        InputError: it is none, names a function that is not in :data:`FUNCTIONS`, gives one another
-            number of operands, or is nested more than :data:`MOST_NESTED` deep.
+        InputError: it is not an expression, names a function that is not in :data:`FUNCTIONS`,
+            gives one the wrong number of operands, or is nested more than :data:`MOST_NESTED` deep.
     """
     match expression:
         case [str(name), first, *rest] if (
@@ -203,15 +203,16 @@ def name_of(expression: Expression) -> str:
 
 
 def in_float32(expression: Expression) -> Expression:
-    """The expression with every number rounded to float32, as a file's constants are: a table of
-    the network and one of its file then come from the same numbers."""
+    """The expression with every number rounded to float32, as the constants of a file are: the
+    tables of the network and of its file then come from the same numbers."""
     if isinstance(expression, list):
         return [expression[0], *(None if e is None else in_float32(e) for e in expression[1:])]
     return float(np.float32(expression)) if _is_number(expression) else expression
 
 
 def rectifier(expression: Expression) -> tuple[float | None] | None:
-    """(ceiling,) of a ReLU (None: it has none) or of a clamp to 0 … ceiling; None for another."""
+    """(ceiling,) of a ReLU (where it is None) or of a clamp to 0 … ceiling; None for any other
+    function."""
     match expression:
         case ["clamp", "x", low, None] if low == 0:
             return (None,)

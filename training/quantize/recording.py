@@ -1,10 +1,11 @@
-"""A module's calls on an example, as a ``torch.fx`` graph whose every value is known.
+"""A module's calls on an example, as a ``torch.fx`` graph in which every value is known.
 
-The forward runs once, on real tensors that write down what is done with them.  So what depends on
-the shape, the rank or the type of a tensor, or on a flag of the module, has one answer: Python
-branches, loops and counts on it as it does without us.  What a tensor holds must not decide: a call
-that answers Python and cannot do so for a tensor without values (on torch's ``meta`` device) reads
-values, and is refused; so is a module whose recorded calls give other logits on other images.
+The forward pass runs once, on real tensors that record the calls made with them.  Anything that
+depends on the shape, rank or type of a tensor, or on a flag of the module, therefore has one value:
+Python branches, loops and counts on it as usual.  The values of a tensor must not decide anything.
+A call that returns a Python value and cannot do so for a tensor without values (on torch's ``meta``
+device) reads values, and is refused.  A module whose recorded calls give different logits than the
+module itself on other images is refused too.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Recorder(fx.Tracer):
     """Records the calls of a module while it runs.
 
     Attributes:
-        values: of each node what it gave on the example.
+        values: the output of each node on the example.
     """
 
     def __init__(self, example: Tensor) -> None:
@@ -46,12 +47,12 @@ class Recorder(fx.Tracer):
         self._running = False
 
     def record(self, module: nn.Module) -> fx.Graph:
-        """The graph of one run; the module is left as it was.
+        """The graph of one run; the module is left unchanged.
 
         Raises:
-            TraceError: it branches, loops or counts on what a tensor holds.
-            InputError: the example does not go through; a second input; a change in place that
-                the graph does not show.
+            TraceError: it branches, loops or counts on the values of a tensor.
+            InputError: the forward pass fails on the example; a second input; a change in place
+                that the graph does not show.
         """
         self._modules = dict(module.named_modules())
         was = {part: dict(vars(part)) for part in self._modules.values()}
@@ -66,14 +67,14 @@ class Recorder(fx.Tracer):
                 vars(part).update(attributes)
 
     def _check(self, module: nn.Module, graph: fx.Graph) -> None:
-        """Hold the recorded calls to the module on other images."""
+        """Compare the recorded calls with the module on other images."""
         images = torch.rand_like(self._example)
         torch.manual_seed(0)  # dropout that is never off draws the same in both
         wanted = module(images.clone())
         torch.manual_seed(0)
         found = fx.Interpreter(fx.GraphModule(module, graph)).run(images.clone())
         if not isinstance(wanted, Tensor) or not isinstance(found, Tensor):
-            return  # no logits: said by whoever reads the graph
+            return  # no logits: the reader of the graph reports it
         close = CLOSE * float(wanted.abs().nan_to_num(0.0, 0.0).max())
         if wanted.shape != found.shape or not torch.allclose(
             found, wanted, rtol=CLOSE, atol=close, equal_nan=True
@@ -88,7 +89,7 @@ class Recorder(fx.Tracer):
     def create_args_for_root(
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
     ) -> tuple[Any, list[Any]]:
-        """The forward is called with images alone: other arguments are what they are by default."""
+        """The forward pass is called with the images only; other arguments have their defaults."""
         del is_module, concrete_args
         _, *others = inspect.signature(self.root.forward).parameters.values()
         for other in others:
@@ -109,7 +110,7 @@ class Recorder(fx.Tracer):
         type_expr: Any = None,
         proxy_factory_fn: Any = None,
     ) -> Any:
-        """The result of a call, written down; what holds no tensor is an answer, not a node."""
+        """The recorded result of a call; a result without tensors is a Python value, not a node."""
         del proxy_factory_fn
         node = self.create_node(
             kind, target, self.create_arg(args), self.create_arg(kwargs), name, type_expr
@@ -119,7 +120,7 @@ class Recorder(fx.Tracer):
             return self._answer(node)
         for one in args:
             if isinstance(one, Recorded) and self.values[one.node] is value:
-                one.node = node  # changed in place, or handed on: the same tensor under all names
+                one.node = node  # changed in place or passed on: one tensor under all names
                 return one
         return self._recorded(node)
 
@@ -132,7 +133,7 @@ class Recorder(fx.Tracer):
         name: str | None = None,
         type_expr: Any = None,
     ) -> fx.Node:
-        """A node; what it gives is known from here on."""
+        """A new node; its output is known from here on."""
         node = super().create_node(kind, target, args, kwargs, name, type_expr)
         if kind != "output":
             value = self._example if kind == "placeholder" else self._run(node)
@@ -142,7 +143,7 @@ class Recorder(fx.Tracer):
         return node
 
     def create_arg(self, a: Any) -> Any:
-        """A recorded tensor is its node, also inside of lists."""
+        """A recorded tensor becomes its node, also inside lists."""
         if not isinstance(a, Recorded):
             return super().create_arg(a)
         if self._versions[a.node] != _version(self.values[a.node]):
@@ -154,7 +155,7 @@ class Recorder(fx.Tracer):
         return a.node
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        """Parameters are what they are."""
+        """Parameters are returned unchanged."""
         del attr, parameter_proxy_cache
         return attr_val
 
@@ -165,7 +166,7 @@ class Recorder(fx.Tracer):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
-        """A part of torch is one node; what it calls in turn is not written down."""
+        """A module of torch is one node; the calls inside it are not recorded."""
         if self._running or not tree_any(lambda one: isinstance(one, Recorded), (args, kwargs)):
             return forward(*args, **kwargs)
         return super().call_module(m, forward, args, kwargs)
@@ -200,7 +201,7 @@ class Recorder(fx.Tracer):
             self._running = False
 
     def _answer(self, node: fx.Node) -> Any:
-        """What a node says to Python, if it says it of a tensor without values too."""
+        """The Python value of a node, if a tensor without values gives one too."""
         value = self.values[node]
         if not tree_any(lambda one: not isinstance(one, _ANSWERS), value):
             try:
@@ -216,7 +217,7 @@ class Recorder(fx.Tracer):
 
 
 class Recorded(Tensor):
-    """A tensor of the run, the node that gives it, and who writes down what is done with it."""
+    """A tensor of the run, the node that outputs it, and the recorder of the calls made with it."""
 
     node: fx.Node
     recorder: Recorder
@@ -232,7 +233,7 @@ class Recorded(Tensor):
     def __torch_function__(
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        """Every function, method and property of a recorded tensor comes by here."""
+        """Every function, method and property of a recorded tensor is dispatched here."""
         leaves = tree_leaves((args, kwargs or {}))
         recorder = next(one.recorder for one in leaves if isinstance(one, Recorded))
         if isinstance(func, torch._C.ScriptMethod):
@@ -273,7 +274,7 @@ def callable_of(node: fx.Node, modules: Mapping[str, nn.Module]) -> Callable[...
 
 
 def function_name(node: fx.Node) -> str:
-    """Of a function, method or property, without the underscores of in-place forms."""
+    """The name of a function, method or property, without the underscores of in-place forms."""
     if node.target is getattr:
         return str(node.args[1])
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "?")
@@ -281,7 +282,7 @@ def function_name(node: fx.Node) -> str:
 
 
 def path_of(node: fx.Node) -> str:
-    """Of the module that is called, or that calls the function; empty for the whole."""
+    """The path of the module that is called, or that calls the function; "" for the outermost."""
     if node.op == "call_module":
         return str(node.target)
     stack = node.meta.get("nn_module_stack") or {}
@@ -296,7 +297,7 @@ def title_of(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
 
 
 def holds_tensor(value: Any) -> bool:
-    """Whether a value is a tensor, or a tuple or list of some."""
+    """Whether a value is a tensor, or a tuple or list that contains one."""
     if isinstance(value, tuple | list):
         return any(isinstance(one, Tensor) for one in value)
     return isinstance(value, Tensor)

@@ -1,13 +1,13 @@
-"""Four rewritings of the float graph, each of which leaves the function of the network as it is.
+"""Four rewritings of the float graph, each of which keeps the function of the network.
 
-1. A linear layer that is not the last is a convolution whose kernel is as large as the map it
-   reads; a vector is a map of one position.  A last convolution of one position is a linear layer,
-   and a network that ends otherwise gets the identity as its last layer.
-2. A normalization goes into the convolution before it, if nothing else reads that; one that stands
-   alone is a convolution of each channel with the constant 1, and a normalization.
-3. A ReLU, or a clamp to 0 … c, goes into the quantizer of the convolution or sum before it, if
-   nothing else reads that.  Every other function is a table.
-4. Normalization of the image, (x / 255 - mean) / std, goes into the layers that read it.
+1. A linear layer that is not the last becomes a convolution whose kernel is as large as the map it
+   reads; a vector becomes a map of one position.  A last convolution of one position becomes a
+   linear layer, and a network that ends differently gets the identity as its last layer.
+2. A normalization is folded into the convolution before it, if nothing else reads the convolution.
+   Otherwise it becomes a convolution of each channel with the constant 1 and a normalization.
+3. A ReLU, or a clamp to 0 … c, is folded into the quantizer of the convolution or sum before it, if
+   nothing else reads that.  Every other function becomes a table.
+4. Normalization of the image, (x / 255 - mean) / std, is folded into the layers that read it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ GREY = 128.0
 
 @dataclass(frozen=True, kw_only=True)
 class Normalization:
-    """What the float network takes: (byte / 255 - mean) / std, by channel."""
+    """The input of the float network: (byte / 255 - mean) / std, by channel."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -44,17 +44,17 @@ class Normalization:
         return 64.0 / (255.0 * std), (GREY / 255.0 - mean) / std
 
     def padding_byte(self) -> int:
-        """The byte that is nearest to what the float network pads with, 0 after normalization."""
+        """The byte nearest to the padding of the float network, which is 0 after normalization."""
         return round(255.0 * sum(self.mean) / len(self.mean))
 
 
 def normalization_of(
     mean: Sequence[float] | None, std: Sequence[float] | None, *, channels: int
 ) -> Normalization | None:
-    """What mean and std of an image of ``channels`` say; None for None.
+    """The normalization by mean and std of an image with ``channels`` channels; None for None.
 
     Raises:
-        InputError: one without the other, or of another number of channels; a std of 0 or less.
+        InputError: one without the other; the wrong number of channels; a std of 0 or less.
     """
     if mean is None and std is None:
         return None
@@ -83,7 +83,7 @@ def rewritten(graph: FloatGraph, normalization: Normalization | None) -> list[Op
 
 
 def readers_of(operations: Iterable[Operation]) -> dict[str, list[Operation]]:
-    """Who reads each operation, by its name."""
+    """The operations that read each operation, by its name."""
     found: dict[str, list[Operation]] = {}
     for one in operations:
         found.setdefault(one.name, [])
@@ -93,13 +93,13 @@ def readers_of(operations: Iterable[Operation]) -> dict[str, list[Operation]]:
 
 
 def renamed(one: Operation, names: Mapping[str, str]) -> Operation:
-    """The operation with what it reads under new names."""
+    """The operation with new names for its inputs."""
     inputs = tuple(names.get(name, name) for name in one.inputs)
     return one if inputs == one.inputs else replace(one, inputs=inputs)
 
 
 def _without_vectors(operations: list[Operation]) -> list[Operation]:
-    """Vectors as maps of one position, linear layers as convolutions."""
+    """The operations with vectors as maps of one position and linear layers as convolutions."""
     found: list[Operation] = []
     names: dict[str, str] = {}
     shapes: dict[str, tuple[int, ...]] = {}
@@ -115,7 +115,7 @@ def _without_vectors(operations: list[Operation]) -> list[Operation]:
             names[one.name] = source
             if one.name != last:
                 continue
-            if one.name in flattened:  # logits that are a flattened map
+            if one.name in flattened:  # the logits are a flattened map
                 refusals.append(
                     Refusal(
                         path=one.name,
@@ -154,7 +154,7 @@ def _without_vectors(operations: list[Operation]) -> list[Operation]:
 
 
 def _with_linear_end(operations: list[Operation]) -> list[Operation]:
-    """The last operation as a linear layer."""
+    """The operations with a linear layer as the last one."""
     last = operations[-1]
     classes = last.shape[0]
     if last.kind == "convolution" and last.shape[1:] == (1, 1) and last.attributes["groups"] == 1:
@@ -185,14 +185,14 @@ def _folded(
     fold: Callable[[Operation, Operation], Operation | None],
     alone: Callable[[Operation], Operation] = lambda one: one,
 ) -> list[Operation]:
-    """Each operation in the one before it, where nothing else reads that and ``fold(before, one)``
-    gives what the two are; the others as ``alone`` gives them."""
+    """Fold each operation into the one before it, where nothing else reads that one and
+    ``fold(before, one)`` returns the folded operation; the others become what ``alone`` returns."""
     readers = readers_of(operations)
     names: dict[str, str] = {}
     found: dict[str, Operation] = {}
     for original in operations:
         one = renamed(original, names)
-        # What goes before may itself have gone into what is before it.
+        # The operation before may itself have been folded into its predecessor.
         before = found.get(one.inputs[0]) if one.inputs else None
         folded = None
         if before is not None and len(readers[original.inputs[0]]) == 1:
@@ -278,7 +278,8 @@ def _rectifiers_folded(operations: list[Operation]) -> list[Operation]:
 def _image_folded(
     operations: list[Operation], normalization: Normalization | None
 ) -> list[Operation]:
-    """Normalization of the image in the layers that read it; padding by its byte, explicitly."""
+    """Fold normalization of the image into the layers that read it; padding becomes explicit, with
+    the padding byte."""
     image = operations[0]
     channels = image.shape[0]
     moved = {image.name}
@@ -302,8 +303,8 @@ def _image_folded(
         for one in operations
     )
     if plain:
-        # Something other than a convolution reads the image: normalize it once, for everybody,
-        # with a scale of its own.
+        # Something other than a convolution reads the image: normalize it once for all readers,
+        # with a separate scale.
         source = unique(f"{image.name}.normalized", names)
         affine = {"gain": gain.float(), "bias": offset.float()}
         own = _map(source, image.name, image.shape)

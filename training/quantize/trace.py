@@ -1,10 +1,10 @@
 """From a float ``nn.Module`` to the graph of its operations.
 
 The module is recorded in one run on the example (:mod:`training.quantize.recording`), so that every
-shape is known and what depends on shapes alone (``x.size(0)``, ``channels // groups``) is a number.
-Pointwise functions of one tensor are kept as expressions until something else reads them,
-so that ``x * sigmoid(x)`` and ``relu6(x + 3) / 6 * x`` are one function each, whatever they are
-written with.  Whatever cannot be taken is collected, and refused all at once.
+shape is known and values that depend only on shapes (``x.size(0)``, ``channels // groups``) are
+numbers.  Pointwise functions of one tensor are kept as expressions until something else reads them,
+so that ``x * sigmoid(x)`` and ``relu6(x + 3) / 6 * x`` are one function each, however they are
+written.  Operations that cannot be quantized are collected and refused together.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ _RAISED += (AssertionError, LookupError, ArithmeticError)
 
 
 def trace(module: nn.Module, example: Tensor) -> FloatGraph:
-    """The graph of a module; it is run once, in evaluation mode, and left as it was.
+    """The graph of a module, which is run once, in evaluation mode, and left unchanged.
 
     Args:
         module: a classifier of images; a softmax at its end is left out.
-        example: float32 N×C×H×W, what the module takes; the values do not matter.
+        example: an input of the module, float32 N×C×H×W; the values do not matter.
 
     Raises:
-        Refused: operations that cannot be taken, all of them.
-        InputError: the module cannot be traced or does not take the example, gives no logits
-            N×classes, lies on another device than the example, or has weights that are not finite.
+        Refused: operations that cannot be quantized; the message lists all of them.
+        InputError: the module cannot be traced, does not take the example, gives no logits
+            N×classes, is on another device than the example, or has weights that are not finite.
     """
     _check(module, example)
     was = {part: part.training for part in module.modules()}
@@ -142,7 +142,7 @@ class _Tracer:
             self.draft.traced[node] = self._opaque(value)
 
     def _opaque(self, value: Any) -> Any:
-        """What stands for the output of something refused, so that the rest can be looked at."""
+        """A placeholder for the output of a refused operation, so that the rest can be checked."""
         if isinstance(value, tuple | list):
             return tuple(self._opaque(one) for one in value)
         if not isinstance(value, Tensor):
@@ -174,8 +174,8 @@ class _Tracer:
             ) from error
 
     def _require_no_hook(self, module: nn.Module, node: fx.Node, value: Any) -> None:
-        """Refuse a part of torch whose hooks change what it gives; those that prepare its weights
-        (``weight_norm``) do not."""
+        """Refuse a module of torch whose hooks change its output; hooks that prepare its weights
+        (``weight_norm``) are accepted."""
         if not (module._forward_hooks or module._forward_pre_hooks):
             return
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: self.draft.values[n])

@@ -1,8 +1,8 @@
-"""The operations that quantization takes, by module type and by function name.
+"""The operations that quantization supports, by module type and by function name.
 
-Each file of this folder takes one family: its ``MODULES`` and ``FUNCTIONS`` say what to write into
-the graph for a call.  A further operation is a further entry there; what is not in here is refused,
-and :mod:`training.quantize.operations.refusals` names what to put in its place.
+Each file of this folder handles one family: its ``MODULES`` and ``FUNCTIONS`` define what to write
+into the graph for a call.  To support another operation, add an entry there.  An operation without
+an entry is refused, and :mod:`training.quantize.operations.refusals` names its replacement.
 """
 
 from __future__ import annotations
@@ -78,10 +78,10 @@ _SYNONYMS: Mapping[str, str] = MappingProxyType(
 
 
 def module_taker(module: nn.Module) -> Taker | None:
-    """What takes a call of ``module``; None: it is not known."""
+    """The handler of a call of ``module``; None where it is unknown."""
     return next((take for kind, take in MODULES.items() if isinstance(module, kind)), None)
 
 
 def function_taker(name: str) -> Taker | None:
-    """What takes a call of the function or method ``name``; None: it is not known."""
+    """The handler of a call of the function or method ``name``; None where it is unknown."""
     return FUNCTIONS.get(_SYNONYMS.get(name, name))

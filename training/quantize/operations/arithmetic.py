@@ -46,8 +46,8 @@ def _same_shape(call: Call) -> bool:
 
 
 def _channel_affine(call: Call, name: str, a: Any, b: Any) -> Traced:
-    """A sum, difference, product or quotient with a stored tensor of one number a channel: a norm
-    of gain and bias alone. With one number for all channels it is a function."""
+    """A sum, difference, product or quotient with a stored tensor of one number per channel: a norm
+    that has only gain and bias. With one number for all channels it is a function."""
     x, stored = (a, b) if isinstance(a, Traced) else (b, a)
     shape = call.shape(x.root)
     # Broadcasting aligns the last dimensions: a map's channels are the third from the end.

@@ -1,4 +1,4 @@
-"""One call that is being taken, and the draft of the graph that it is written into."""
+"""One call that is being traced, and the draft of the graph that it is written into."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ FunctionTakers = Mapping[str, Taker]
 
 @dataclass(frozen=True, kw_only=True)
 class Traced:
-    """A tensor of the trace: a function, mostly none, of an operation's output."""
+    """A tensor of the trace: an operation's output, possibly with a function of it pending."""
 
     root: str
     expression: Expression = X
 
 
 class Untakeable(Exception):
-    """An operation cannot be taken: reason and cure."""
+    """An operation cannot be quantized; the error has the reason and the cure."""
 
     def __init__(self, reason: str, cure: str) -> None:
         super().__init__(reason)
@@ -44,10 +44,10 @@ class Draft:
     """The graph as far as it is written.
 
     Attributes:
-        values: what each node gave when the module was run.
-        batch: images of that run.
+        values: the output of each node when the module was run.
+        batch: number of images in that run.
         operations: in order.
-        traced: what stands for the output of each node so far.
+        traced: the traced tensor of each node so far.
     """
 
     values: Mapping[fx.Node, Any]
@@ -72,7 +72,7 @@ class Draft:
         attributes: Mapping[str, Any] | None = None,
         tensors: Mapping[str, Tensor] | None = None,
     ) -> str:
-        """Write an operation that gave ``value``; returns its name, which is made unique."""
+        """Write an operation whose output was ``value``; returns its name, made unique."""
         name = unique(name, self._by_name)
         operation = Operation(
             name=name,
@@ -87,7 +87,7 @@ class Draft:
         return name
 
     def materialized(self, tensor: Traced, value: Tensor) -> str:
-        """The operation whose output the traced tensor is; its function is written if it must."""
+        """The operation whose output the traced tensor is; a pending function is written first."""
         if tensor.expression == X:
             return tensor.root
         key = (tensor.root, repr(tensor.expression))
@@ -102,7 +102,7 @@ class Draft:
 
 @dataclass(frozen=True)
 class Call:
-    """One call that is being taken: its node, and the value that it gave."""
+    """One call that is being traced: its node, and the value that it returned."""
 
     draft: Draft
     node: fx.Node
@@ -125,7 +125,7 @@ class Call:
         return name.startswith(REFUSED)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Of an operation's output, without the batch."""
+        """The shape of an operation's output, without the batch."""
         return self.draft[name].shape
 
     def map_shape(self, name: str) -> tuple[int, int, int]:
@@ -144,11 +144,12 @@ class Call:
         *,
         value: Tensor | None = None,
     ) -> Traced:
-        """A new operation, and the traced tensor that it gives."""
+        """Add an operation; returns the traced tensor of its output."""
         value = self.value if value is None else value
         name = str(self.node.target) if self.node.op == "call_module" else path_of(self.node)
         if not name or (self.node.op != "call_module" and name in self.draft):
-            # The first function that a module calls bears its name, the others their own besides.
+            # The first function that a module calls has the module's name; the others have their
+            # own name appended.
             name = ".".join(filter(None, [name, kind.replace(" ", "_")]))
         return Traced(root=self.draft.add(name, kind, inputs, value, attributes, tensors))
 
@@ -160,13 +161,13 @@ class Call:
 
 
 def pair(value: Any) -> list[int]:
-    """The height's and the width's number of an argument that is one for both, or two."""
+    """(height, width) of an argument that is one number for both, or two numbers."""
     found = [int(value)] if isinstance(value, int) else [int(v) for v in value]
     return found * 2 if len(found) == 1 else found
 
 
 def number(value: Any) -> float | None:
-    """A number, also of a stored tensor that holds one; None: it is none."""
+    """The number that an argument or a stored tensor holds; None where it is not one number."""
     if isinstance(value, bool | int | float):
         return float(value)
     if isinstance(value, Tensor) and value.numel() == 1 and value.dim() <= 1:

@@ -1,4 +1,4 @@
-"""Operations that have no integers here, with the reason and what to put in their place."""
+"""Operations that have no integer form here, with the reason and a replacement."""
 
 from __future__ import annotations
 

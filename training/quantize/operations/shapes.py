@@ -1,4 +1,4 @@
-"""What moves codes and changes none: joining, cutting, reshaping, and calls that do nothing."""
+"""Operations that move codes without changing them: joining, cutting, reshaping, and no-ops."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _transpose(call: Call, x: Any, dim0: int, dim1: int) -> Traced:
 
 
 def _movedim(call: Call, x: Any, source: Any, destination: Any) -> Traced:
-    # Of a tensor of shape 0 × 1 × 2 … the shape afterwards is the order.
+    # For a tensor of shape 0 × 1 × 2 … the shape after the call is the order.
     order = torch.empty(*range(call.value.dim())).movedim(source, destination).shape
     return _permute(call, x, order)
 
@@ -118,7 +118,7 @@ def _channel_shuffle(call: Call, x: Any, groups: int) -> Traced:
 
 
 def _softmax(call: Call, x: Any, dim: int | None = None, *_rest: Any, **_more: Any) -> Any:
-    """Left out at the end: the logits before it have the same order."""
+    """A softmax at the end is left out: the logits before it have the same order."""
     last = not any(holds_tensor(call.draft.values.get(user)) for user in call.node.users)
     if last and call.value.dim() == 2 and dim in (None, 1, -1):
         return x

@@ -44,7 +44,7 @@ def _window(
     sides = pair(kernel)
     steps = sides if stride is None or stride == [] else pair(stride)
     pads = pair(padding) * 2
-    if ceil_mode:  # the same windows, with what hangs over written as padding
+    if ceil_mode:  # the same windows, with the overhang written as padding
         _, height, width = call.map_shape(source)
         for axis, size in enumerate((height, width)):
             windows = call.value.shape[2 + axis]
@@ -116,7 +116,7 @@ def _adaptive_max_pool(
 
 
 def _over_the_map(kind: Kind, verb: str) -> Taker:
-    """The average or the largest of the dimensions ``dim``, height and width."""
+    """The average or the maximum over the dimensions ``dim``, height and width."""
 
     def take(call: Call, x: Any, dim: Any = None, keepdim: bool = False, **_more: Any) -> Traced:
         source = call.tensor(x)
