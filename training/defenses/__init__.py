@@ -1,4 +1,4 @@
-"""Defenses by name: each one file, the same interface, its settings in the config's [defense]."""
+"""Defenses by name: each in one file, with one interface and its settings in [defense]."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def defense_named(name: object) -> type[Defense]:
     """One of :data:`DEFENSES`, or the user's own by ``package.module:Class``.
 
     Raises:
-        InputError: neither.
+        InputError: it is neither.
     """
     if isinstance(name, str) and is_foreign(name):
         return class_named(name, Defense, "defense")
@@ -68,15 +68,15 @@ _SOME_SIZE, _ANOTHER_SIZE = (224, 224), (448, 448)
 
 
 def resolved(config: TrainingConfig, image_size: tuple[int, int] | None = None) -> TrainingConfig:
-    """The config with every setting of its defense written out, so that a checkpoint says what was
-    trained even where a later version has other defaults.
+    """The config with every setting of its defense written out, so that a checkpoint records what
+    was trained even where a later version has other defaults.
 
     Args:
-        image_size: height and width in pixels; None takes the config's ``data.size``, where that
-            is what the images will have.
+        image_size: height and width in pixels; None takes the config's ``data.size`` where the
+            images will have that size.
 
     Raises:
-        InputError: as :func:`check_defense`, the batch is too small for the defense, or its patches
+        InputError: as :func:`check_defense`; the batch is too small for the defense; its patches
             are too large for the images.
     """
     if image_size is None and config.data.kind in SIZED:
@@ -105,10 +105,10 @@ def settings_for(table: Mapping[str, Any], image_size: tuple[int, int]) -> Any:
 
 
 def require_batch(settings: Any, batch_size: int) -> None:
-    """Refuse a batch of so few images that a defense with these settings would attack none.
+    """Refuse a batch so small that a defense with these settings would attack none of its images.
 
     Raises:
-        InputError: naming the setting.
+        InputError: the batch is that small; the message names the setting.
     """
     if isinstance(settings, QadtrSettings):
         settings.require_batch_size(batch_size)
@@ -124,14 +124,14 @@ def require_batch(settings: Any, batch_size: int) -> None:
 def config_of_run(table: Mapping[str, Any], source: str) -> TrainingConfig:
     """The config that a checkpoint or a record holds, every setting of its defense written out.
 
-    A setting that is newer than the run has the value with which the defense does what it did then
-    (``BEFORE`` of its settings, where that is not today's default).
+    A setting that is newer than the run gets the value that reproduces the defense's behaviour at
+    that time (``BEFORE`` of its settings, where that is not the current default).
 
     Args:
         table: as it was written; ``source`` names it in errors.
 
     Raises:
-        InputError: today's version does not read it.
+        InputError: the current version cannot read it.
     """
     config = config_from_dict(table, source)
     before = getattr(defense_named(config.defense.get("name")).settings_type, "BEFORE", {})

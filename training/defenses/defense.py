@@ -20,7 +20,7 @@ from training.validated import validated
 class Batch:
     """One batch: ``pixels`` float32 N×3×H×W in [0, 255] after augmentation, ``labels`` int64 (N,),
     ``indices`` int64 (N,) of the images in the training set, all on the same device.  ``bare``:
-    ``pixels`` without the grey squares of ``data.masks``, None where those cover nothing."""
+    ``pixels`` without the grey squares of ``data.masks``, None where the squares cover nothing."""
 
     pixels: Tensor
     labels: Tensor
@@ -30,8 +30,9 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingFacts:
-    """What a defense is built for: ``images`` in the training set, ``image_size`` (H, W) in
-    pixels, ``channels`` (3 or 1), ``classes``, total ``steps``, and the run's ``seed``."""
+    """The training that a defense is built for: number of ``images`` in the training set,
+    ``image_size`` (H, W) in pixels, ``channels`` (3 or 1), ``classes``, total ``steps``, and the
+    run's ``seed``."""
 
     images: int
     image_size: tuple[int, int]
@@ -45,7 +46,7 @@ class TrainingFacts:
 
 @validated()
 class NoSettings:
-    """Of a defense that has none."""
+    """The settings of a defense without settings."""
 
 
 class Defense(ABC):
@@ -53,14 +54,14 @@ class Defense(ABC):
 
     The loop calls, at each step and in this order, :meth:`bit_width`, :meth:`prepare`, the
     network's forward and backward pass, :meth:`extra_loss` (and its backward pass), :meth:`learn`,
-    and then lets the optimizer take its step.  ``needs_pixel_gradient`` tells the loop to keep the
-    loss's gradient at the pixels, which the backward pass then yields for little.
+    and then lets the optimizer take its step.  With ``needs_pixel_gradient`` the loop keeps the
+    loss's gradient at the pixels, which costs the backward pass little.
 
     A defense that runs the network itself does so inside
-    :func:`training.frozen.frozen_statistics`, at whatever bit-width it likes, and leaves the
-    network at the bit-width that it found.
+    :func:`training.frozen.frozen_statistics`, at any bit-width, and then restores the network's
+    bit-width.
 
-    A defense of one's own is a subclass that a config names by ``package.module:Class``. It is made
+    A user's own defense is a subclass that a config names by ``package.module:Class``. It is built
     with its settings, from the config's ``[defense]`` table, and the facts of the training.
     """
 
@@ -94,8 +95,8 @@ class Defense(ABC):
         return None
 
     def learn(self, step: int, gradient: Tensor | None, logits: Tensor, batch: Batch) -> None:
-        """Look at the step's result: ``gradient`` of the loss at the prepared pixels (if asked
-        for), ``logits`` N×classes, both detached."""
+        """Learn from the step's result: ``gradient`` of the loss at the prepared pixels (if
+        requested) and ``logits`` N×classes, both detached."""
         del step, gradient, logits, batch
 
     def state(self) -> dict[str, Tensor]:
@@ -103,7 +104,7 @@ class Defense(ABC):
         return {}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take back what :meth:`state` gave."""
+        """Restore what :meth:`state` returned."""
         del tensors
 
     def patch_files(self) -> Mapping[str, Mapping[str, NDArray[np.generic]]]:

@@ -1,9 +1,9 @@
 """DWQ: double-win quantization (Fu et al., ICML 2021): random precision while training and after.
 
 Each step draws one bit-width; the adversarial batch is made and the update is taken at that same
-precision, with a BatchNorm for each.  At inference a bit-width is drawn for every answer, so an
-attacker does not know the precision that will be used (:mod:`eval.adaptive` attacks that).
-docs/rivals.md says what the paper fixes and what is chosen.
+precision, with a BatchNorm for each bit-width.  At inference a bit-width is drawn for every answer,
+so an attacker does not know the precision that will be used (:mod:`eval.attacks.adaptive` attacks
+this defense).  docs/rivals.md lists what the paper fixes and what this project chose.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from training.validated import AtLeast1, Positive, validated
 class DwqSettings:
     """Settings of DWQ.
 
-    ``bits`` is its own set of bit-widths; it must be the network's, since one that is never drawn
-    would never be trained.  The paper draws from 4…16; networks here have 2…8 and 32, so 4…8.
+    ``bits`` is the set of bit-widths that are drawn.  It must equal the network's set, because a
+    bit-width that is never drawn would never be trained.  The paper draws from 4…16; networks here
+    have 2…8 and 32, so the range is 4…8.
     ``attack`` makes the whole batch adversarial: "pgd", in the L∞ ball of ``radius`` pixel values
     with ``inner_steps`` of ``step_size``, is the paper's threat; "patch" is PBAT's per-image attack
     with a ``patch_px`` square and signed steps of ``patch_step_size``, for an equal threat.
@@ -48,7 +49,7 @@ class DwqSettings:
 
 
 class Dwq(ScheduledDefense):
-    """Random precision training behind the interface of every defense."""
+    """Random precision training, with the interface of every defense."""
 
     settings_type = DwqSettings
 

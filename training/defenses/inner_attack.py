@@ -1,8 +1,8 @@
 """Attacks that a defense runs inside a training step, on the network at its active bit-width.
 
-:class:`PatchAttack` is the one of Rao, Stutz and Schiele ("Adversarial training against
+:class:`PatchAttack` is the attack of Rao, Stutz and Schiele ("Adversarial training against
 location-optimized adversarial patches", ECCV-W 2020): signed steps of a patch that starts from
-uniform noise, at a place outside the image's centre, which may move while the loss improves.
+uniform noise, at a place outside the image's centre, which may move while the loss rises.
 :func:`perturb` is projected gradient descent (Madry et al., ICLR 2018) in the L∞ ball.
 
 Both expect the network inside :func:`training.frozen.frozen_statistics`, and no gradient reaches
@@ -74,7 +74,7 @@ class PatchAttack:
     """An untargeted patch attack of ``steps`` signed steps of ``step_size`` pixel values.
 
     ``moves`` is a :data:`Moves`.  The content of a patch moves with its place: position and
-    pixels are kept apart and pasted together, so nothing of the patch is left behind.
+    pixels are stored separately and joined by pasting, so nothing of the patch is left behind.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class PatchAttack:
             patches = step_along_sign(patches, own, self.step_size)
             if self.moves != "none":
                 positions = self._moved(network, pixels, labels, patches, positions, generator)
-        # What is trained on is what an image can hold: whole pixel values.
+        # Training uses what an image can hold: whole pixel values.
         patches = patches.round()
         pasted = paste(pixels, patches, self.mask, positions)
         return Patched(pixels=pasted, patches=patches, positions=positions)
@@ -136,7 +136,7 @@ class PatchAttack:
         *,
         start: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """As :meth:`run`, on a drawn ``share`` of the batch, inside frozen statistics.
+        """As :meth:`run`, on a randomly drawn ``share`` of the batch, inside frozen statistics.
 
         Returns the batch's pixels N×3×H×W, the patched rows, int64 (n,), and the patches.
         """
@@ -161,7 +161,7 @@ class PatchAttack:
         positions: Tensor,
         generator: torch.Generator,
     ) -> Tensor:
-        """The places after one trial: a neighbour where the loss is higher there."""
+        """The places after one trial: the neighbouring place where the loss is higher there."""
         count, device = len(positions), positions.device
         directions = torch.tensor(_DIRECTIONS)
         if self.moves == "random":

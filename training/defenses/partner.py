@@ -1,4 +1,4 @@
-"""The other bit-width that a penalty holds the network against, and GIR's penalty itself."""
+"""The other bit-width that a penalty compares the network with, and GIR's penalty itself."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from training.randomness import generator_for
 
 
 def drawn_partner(network: Network, seed: int, step: int) -> int | None:
-    """Another bit-width than the active one, drawn from those that have been trained at already
+    """A bit-width other than the active one, drawn from those that have been trained already
     (their activation scales are set); None if there is none yet."""
     started = started_partners(network)
     if not started:
@@ -23,7 +23,7 @@ def drawn_partner(network: Network, seed: int, step: int) -> int | None:
 
 
 def started_partners(network: Network) -> list[int]:
-    """The other bit-widths than the active one that have been trained at already, widest first."""
+    """The bit-widths other than the active one that have been trained already, widest first."""
     return [b for b in network.bit_widths if b != network.bit_width and network.is_ready(b)]
 
 
@@ -40,12 +40,13 @@ def gradient_agreement(
 ) -> Tensor:
     """How alike the input gradients at the active bit-width and at ``partner`` are in ``region``.
 
-    The mean over images of (max(0, cosine) + SoftDice of edges + cosine of HOGs) / 3, in [0, 1]; a
-    scalar with a graph to the weights through the active bit-width's side alone.  ``pixels``
+    The mean over images of (max(0, cosine) + SoftDice of edges + cosine of HOGs) / 3, in [0, 1]: a
+    scalar whose graph reaches the weights only through the active bit-width's gradient.  ``pixels``
     float32 N×3×H×W in [0, 255], ``labels`` int64 (N,), ``region`` bool N×H×W.
 
-    BatchNorm takes the statistics of these images, as in the step: the loss holds nothing against
-    a penalty on the network with its running ones, which is lowered by ruining that network.
+    BatchNorm takes the statistics of these images, as in the step.  With the running statistics,
+    the penalty could be lowered by ruining the network that uses them, and the training loss would
+    not oppose that.
     """
     with frozen_statistics(network, of_batch=True):
         with network.at(partner):

@@ -1,7 +1,8 @@
 """PBAT: patch-based adversarial training (Rao, Stutz, Schiele 2020), for shared weights.
 
 Half of each batch is attacked with patches made on the network as it is, at the bit-width of the
-step; the other half stays clean.  docs/rivals.md says what the paper fixes and what is chosen.
+step; the other half stays clean.  docs/rivals.md lists what the paper fixes and what this project
+chose.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class PbatSettings:
 
 
 class Pbat(ScheduledDefense):
-    """PBAT behind the interface of every defense."""
+    """PBAT, with the interface of every defense."""
 
     settings_type = PbatSettings
 

@@ -1,7 +1,8 @@
 """A-QAPA's per-image patches: one small uint8 patch for each training image, kept across epochs.
 
-A signed step at each visit, with the gradient that the training step computes anyway, after as many
-as are asked for, each a pass over the images that show a patch. 192 bytes an image at 8×8.
+At each visit a patch takes one signed step with the gradient that the training step computes
+anyway. Before that it takes the configured number of further steps, each of which is a pass over
+the images that show a patch. A patch of 8×8 takes 192 bytes per image.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from training.patching import paste, patch_gradient, random_positions, square_ma
 
 @dataclass(frozen=True, kw_only=True)
 class _Visit:
-    """Which rows of the batch the pool patched in the current step: patches of which images, at
-    which places, with which mask."""
+    """The rows of the batch that the pool patched in the current step, the images whose patches
+    they show, the places and the mask."""
 
     rows: Tensor
     images: Tensor
@@ -30,9 +31,9 @@ class PersonalPool:
     """One uint8 patch (3×s×s) and one place per training image, kept across epochs.
 
     The place of an image's patch is drawn anew with probability ``move`` at a visit, and with
-    probability ``central`` among the middle third of the places instead of all; half of the visits
-    show only the inner part of the patch (two pixels fewer on a side), so that two sizes are
-    trained against with the bytes of one.
+    probability ``central`` among the middle third of the places instead of all.  Half of the visits
+    show only the inner part of the patch (two pixels fewer on a side), so that training covers two
+    sizes with the memory of one.
     """
 
     def __init__(
@@ -66,8 +67,8 @@ class PersonalPool:
         steps: int = 0,
         improve: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
-        """``pixels``, float N×3×H×W of 0…255, with the given ``rows``, int64 (n,), patched by the
-        patches of images ``indices``, int64 (N,) within the training set.
+        """``pixels``, float N×3×H×W of 0…255, with the given ``rows``, int64 (n,), patched with the
+        patches of the images ``indices``, int64 (N,) within the training set.
 
         First the patches take ``steps`` signed steps, each along the gradient that ``improve``
         gives for the patched rows, n×3×H×W.
@@ -123,6 +124,6 @@ class PersonalPool:
         return {"patches": self.patches, "places": self.places}
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
-        """Take back what :meth:`state` gave."""
+        """Restore what :meth:`state` returned."""
         self.patches = tensors["patches"].to(self.patches.device)
         self.places = tensors["places"].to(self.places.device)

@@ -1,13 +1,13 @@
 """QADT-R (Guesmi, Ouni, Shafique 2025): A-QAPA + DBWT + GIR, each with its own switch.
 
-First version; docs/qadt-r.md says what the paper's abstract fixes and what this project chose.
+First version; docs/qadt-r.md lists what the paper's abstract fixes and what this project chose.
 
 * **A-QAPA** (``aqapa``): part of each batch carries patches that were made inside the quantized
   models, by straight-through gradients at the bit-width in use, the per-image ones in inner steps
   (:mod:`training.defenses.universal_pool`, :mod:`training.defenses.personal_pool`).
 * **DBWT** (``dbwt``): the bit-width changes at every step (:mod:`training.defenses.schedule`).
-  Without it each step trains at the bit-width that a plain cycle gives, but patches are only made
-  and shown at the widest one.
+  Without it each step trains at the bit-width of a plain cycle, but patches are only made and shown
+  at the widest bit-width.
 * **GIR** (``gir``): Gaussian noise on the gradients that leave the activation quantizers, of
   ``gir_noise`` times their own root mean square.  Its other reading (``gir_penalty``) is a penalty
   on the agreement of the input gradients at two bit-widths in and around the patch
@@ -51,18 +51,20 @@ class QadtrSettings:
     ``universal_share`` and ``personal_share`` of each batch are patched by the two pools;
     ``sizes_px`` are the sides of universal patches and ``personal_px`` that of per-image ones;
     ``step_size`` (pixel values, 0…255) is the signed step that a visited patch takes;
-    ``move``: probability that a per-image patch changes its place at a visit, and ``central`` that
-    the new place is in the middle third of the image's places on each axis; ``replays``: steps in a
-    row that train on the same batch with the same places, so that its patches take as many steps;
-    ``inner_steps``: further steps that a per-image patch takes before it is shown, in every
-    ``inner_every``-th round of bit-widths, each of them a pass over the images that show one.
+    ``move``: probability that a per-image patch changes its place at a visit, and ``central``:
+    probability that the new place is in the middle third of the image's places on each axis;
+    ``replays``: consecutive steps that train on the same batch with the same places, so that its
+    patches take as many steps; ``inner_steps``: further steps that a per-image patch takes before
+    it is shown, in every ``inner_every``-th round of bit-widths, each a pass over the images that
+    show one.
 
-    Universal patches: ``shapes`` (square, circle); ``targeted`` of the ``per_bit_width`` ones of
+    Universal patches: ``shapes`` (square, circle); ``targeted`` of the ``per_bit_width`` patches of
     each bit-width are made for a class, with a small backward pass of their own; ``placements``
-    (random, corners, posed: :mod:`training.defenses.showing`) are the laws that there are patches
-    for, posed ones scaled within ``pose_scales`` and turned within ±``pose_degrees``; ``turn``
-    shows upright ones turned by multiples of 90°; ``restart_after`` showings in a row with a
-    success below ``restart_below`` start one again from noise (0: never).
+    (random, corners, posed: :mod:`training.defenses.showing`) are the laws of placement, each with
+    its own patches; posed patches are scaled within ``pose_scales`` and turned within
+    ±``pose_degrees``; ``turn`` shows upright patches turned by multiples of 90°; after
+    ``restart_after`` consecutive showings with a success below ``restart_below`` a patch restarts
+    from noise (0: never).
 
     The penalty, ``penalty_weight`` times an agreement in [0, 1], is taken on at most
     ``penalty_images`` patched images of every ``penalty_every``-th round of bit-widths, in the
@@ -126,11 +128,11 @@ class QadtrSettings:
         return self
 
     def require_batch_size(self, batch_size: int) -> None:
-        """Refuse a batch that has no room for two universal patches, one of them at home at the
-        step's bit-width, one of any.
+        """Refuse a batch without room for two universal patches: one whose home is the step's
+        bit-width, and one of any bit-width.
 
         Raises:
-            InputError: ``training.batch_size`` is too small; the message has the least one.
+            InputError: ``training.batch_size`` is too small; the message states the smallest size.
         """
         share = self.universal_share if self.aqapa else 0.0
         if share == 0.0 or round(batch_size * share) >= 2:
@@ -146,7 +148,7 @@ class QadtrSettings:
 
     @property
     def batch_shares(self) -> dict[str, float]:
-        """The shares of a batch that must have an image where they are not 0, by setting."""
+        """The shares of a batch that, where not 0, must contain at least one image, by setting."""
         return {"personal_share": self.personal_share if self.aqapa else 0.0}
 
     @property
@@ -161,7 +163,7 @@ class QadtrSettings:
 
 
 class Qadtr(ScheduledDefense):
-    """The three parts of QADT-R behind the interface of every defense."""
+    """The three parts of QADT-R, with the interface of every defense."""
 
     settings_type = QadtrSettings
 
@@ -195,7 +197,7 @@ class Qadtr(ScheduledDefense):
         )
         personal = settings.aqapa and settings.personal_share > 0.0
         self.personal = PersonalPool(
-            # Gigabytes for ImageNet: none where none is shown.
+            # The pool takes gigabytes for ImageNet, so it is not made where no patch is shown.
             images=facts.images if personal else 0,
             image_size=facts.image_size,
             size_px=settings.personal_px,
@@ -249,7 +251,10 @@ class Qadtr(ScheduledDefense):
         return pixels
 
     def _round(self, step: int) -> int:
-        """The round of bit-widths that a step is in: every k-th step could be one for ever."""
+        """The round of bit-widths that a step is in.
+
+        Rounds are counted, not steps: every k-th step could always have the same bit-width.
+        """
         return step // len(self.facts.bit_widths)
 
     def _patches_at(self, bits: int) -> bool:

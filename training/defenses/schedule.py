@@ -40,7 +40,7 @@ def scheduled_bit_width(
 
 
 class ScheduledDefense(Defense):
-    """A defense whose bit-width follows a schedule, as that of all defenses here does."""
+    """A defense whose bit-width follows a schedule."""
 
     def __init__(self, schedule: Schedule, facts: TrainingFacts) -> None:
         self.schedule, self.facts = schedule, facts

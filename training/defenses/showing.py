@@ -1,4 +1,4 @@
-"""How a universal patch is shown: the laws of placement, and the gradient's way back.
+"""How a universal patch is shown: the laws of placement, and the gradient at the patch.
 
 =========  =========================================================================================
 law        a showing
@@ -54,7 +54,7 @@ class Showing:
     angles: Tensor | None = None
 
     def of(self, rows: Tensor) -> Showing:
-        """That of some of the images; ``rows`` is bool n."""
+        """The showing of some of the images; ``rows`` is bool n."""
         names = ("positions", "turns", "scales", "angles")
         drawn = {name: part for name in names if (part := getattr(self, name)) is not None}
         return replace(self, **{name: part[rows] for name, part in drawn.items()})
@@ -75,7 +75,7 @@ class Showing:
             own = patch_gradient(gradient, self.mask, self.positions)
         else:
             side = self.mask.shape[0]
-            # Pasting is linear in the patch: any patch gives its transpose.
+            # Pasting is linear in the patch: its transpose is the same for any patch.
             patches = gradient.new_zeros(*gradient.shape[:2], side, side).requires_grad_()
             with torch.enable_grad():
                 pasted = self.paste(torch.zeros_like(gradient), patches)

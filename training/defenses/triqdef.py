@@ -1,14 +1,14 @@
 """TriQDef (Guesmi, Ouni, Shafique, ICLR 2026): features and gradients disaligned across bit-widths.
 
-There is no public code; the loss is the published one as its readers write it down
-(docs/rivals.md has the algebra, and what was chosen here):
+There is no public code; the loss is the published one as summaries of the paper write it
+(docs/rivals.md has the algebra, and the choices of this project):
 
     CE(clean) + CE(patched) + 0.8 · FDP + 0.5 · GPDP
 
 with a penalty on the features (FDP) and one on the input gradients (GPDP) of the patched images,
 each a sum over all pairs of active bit-widths.  A step has one bit-width here, so it takes the
-pairs that this one is in, the other side a constant: over a cycle of the bit-widths that is the
-gradient of the sum over all pairs.
+pairs that contain it, with the other member as a constant: over a cycle of the bit-widths this is
+the gradient of the sum over all pairs.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ class TriqdefSettings:
 
     ``share`` of each batch carries per-image patches as PBAT makes them (``size_px``,
     ``inner_steps``, ``step_size`` in pixel values).  ``feature_weight`` and ``gradient_weight`` are
-    those of the two penalties, which are taken on at most ``penalty_images`` of the patched images
-    and ``partners`` of the other active bit-widths (0: all).  Until ``wide_until``, a share of the
-    training, the two widest bit-widths are active, then all.
+    the weights of the two penalties, which use at most ``penalty_images`` of the patched images and
+    ``partners`` of the other active bit-widths (0: all).  Until ``wide_until``, a share of the
+    training, the two widest bit-widths are active; after that, all are.
     """
 
     share: PositiveShare = 0.5
@@ -91,7 +91,7 @@ class TriqdefSettings:
 
 
 class Triqdef(ScheduledDefense):
-    """TriQDef behind the interface of every defense."""
+    """TriQDef, with the interface of every defense."""
 
     settings_type = TriqdefSettings
 
@@ -166,8 +166,9 @@ def alignment(
     them: a scalar with a graph to the weights.  ``pixels`` float32 N×3×H×W in [0, 255], ``labels``
     int64 (N,).
 
-    BatchNorm takes the statistics of these images, as it does in the step: a penalty on the network
-    with its running statistics is lowered by ruining that network, and no loss holds against it.
+    BatchNorm takes the statistics of these images, as it does in the step.  With the running
+    statistics, the penalty could be lowered by ruining the network that uses them, and no loss
+    would oppose that.
     """
     with frozen_statistics(network, of_batch=True):
         others = []
@@ -194,7 +195,7 @@ def likeness(a: Tensor, b: Tensor) -> Tensor:
 
 def _edges(maps: Tensor) -> Tensor:
     magnitude = sobel_magnitude(maps)
-    # The border between edge and none moves with the map, but no gradient flows through it.
+    # The threshold of an edge depends on the map, but no gradient flows through it.
     border = magnitude.detach().flatten(1).quantile(QUANTILE, dim=1)[:, None, None]
     return torch.sigmoid(STEEPNESS * (magnitude - border))
 

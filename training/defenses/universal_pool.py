@@ -1,8 +1,8 @@
 """A-QAPA's universal patches, improved with gradients that the training step has anyway.
 
-A few patches for each bit-width, shape, size and law of placement, shared by all images: each is
-improved only inside the quantized model of its own bit-width, and shown to the network at every
-bit-width. :mod:`training.defenses.personal_pool` holds the patches of single images.
+There are a few patches for each bit-width, shape, size and law of placement, shared by all images.
+Each is improved only inside the quantized model of its own bit-width, and shown to the network at
+every bit-width. :mod:`training.defenses.personal_pool` holds the patches of single images.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ Kind = tuple[Shape, int, Law]
 
 @dataclass(frozen=True, kw_only=True)
 class Visit:
-    """Which rows of a batch the pool patched in the current step, with whose patches of which kind,
-    shown how; ``learns`` are those whose patch takes a step by the training loss."""
+    """The rows of a batch that the pool patched in the current step, the patches that they show,
+    the kind of these, and how they are shown; ``learns`` marks the rows whose patch takes a step by
+    the training loss."""
 
     kind: Kind
     rows: Tensor
@@ -116,11 +117,11 @@ class UniversalPool:
         labels: Tensor | None = None,
         improve: Improve | None = None,
     ) -> Tensor:
-        """``pixels`` with the given ``rows`` patched: half of them by patches at home at ``bits``
-        (these will learn), the others by patches of any bit-width.
+        """``pixels`` with the given ``rows`` patched: half of them with patches whose home is
+        ``bits`` (these will learn), the others with patches of any bit-width.
 
-        Targeted patches at home take their step here, with the gradient that ``improve`` gives for
-        their images (those whose entry in ``labels``, int64 (N,), is not the target).
+        Targeted patches at home take their step here, with the gradient that ``improve`` returns
+        for their images (those whose entry in ``labels``, int64 (N,), is not the target).
         """
         kind = self.kinds[int(torch.randint(len(self.kinds), (), generator=generator))]
         shape, size, law = kind
@@ -152,10 +153,11 @@ class UniversalPool:
     def learn(
         self, gradient: Tensor, predicted: Tensor, labels: Tensor, generator: torch.Generator
     ) -> None:
-        """One signed step of every untargeted patch that was shown at home, and the successes.
+        """Take one signed step of every untargeted patch that was shown at home, and update the
+        success rates.
 
         ``gradient`` is that of the training loss at the pixels, ``predicted`` and ``labels`` are
-        int64 (N,); ``generator`` draws the noise that stale patches start again from.
+        int64 (N,); ``generator`` draws the noise that stale patches restart from.
         """
         if self._visit is None:
             return
@@ -207,7 +209,7 @@ class UniversalPool:
         return tensors
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
-        """Take back what :meth:`state` gave."""
+        """Restore what :meth:`state` returned."""
         device = self.targets.device
         self.targets = tensors["targets"].to(device)
         for kind in self.kinds:
@@ -218,7 +220,8 @@ class UniversalPool:
 
     def files(self) -> dict[str, dict[str, NDArray[np.generic]]]:
         """The patches as arrays of npz files by name, in the form that supplied patches have
-        (:mod:`eval.attacks.supplied.reading`): one file for each kind, targeted patches apart."""
+        (:mod:`eval.attacks.supplied.reading`): one file for each kind; targeted patches have their
+        own."""
         aimed = (self.targets >= 0).cpu()
         found: dict[str, dict[str, NDArray[np.generic]]] = {}
         for kind in self.kinds:
