@@ -26,9 +26,8 @@ from training.validated import AtLeast1, Positive, validated
 class DwqSettings:
     """Settings of DWQ.
 
-    ``bits`` is the set of bit-widths that are drawn.  It must equal the network's set, because a
-    bit-width that is never drawn would never be trained.  The paper draws from 4…16; networks here
-    have 2…8 and 32, so the range is 4…8.
+    ``bits`` is its own set of bit-widths; it must be the network's, since one that is never drawn
+    would never be trained.  The paper draws from 4…16; networks here have 2…8 and 32, so 4…8.
     ``attack`` makes the whole batch adversarial: "pgd", in the L∞ ball of ``radius`` pixel values
     with ``inner_steps`` of ``step_size``, is the paper's threat; "patch" is PBAT's per-image attack
     with a ``patch_px`` square and signed steps of ``patch_step_size``, for an equal threat.

@@ -51,20 +51,18 @@ class QadtrSettings:
     ``universal_share`` and ``personal_share`` of each batch are patched by the two pools;
     ``sizes_px`` are the sides of universal patches and ``personal_px`` that of per-image ones;
     ``step_size`` (pixel values, 0…255) is the signed step that a visited patch takes;
-    ``move``: probability that a per-image patch changes its place at a visit, and ``central``:
-    probability that the new place is in the middle third of the image's places on each axis;
-    ``replays``: consecutive steps that train on the same batch with the same places, so that its
-    patches take as many steps; ``inner_steps``: further steps that a per-image patch takes before
-    it is shown, in every ``inner_every``-th round of bit-widths, each a pass over the images that
-    show one.
+    ``move``: probability that a per-image patch changes its place at a visit, and ``central`` that
+    the new place is in the middle third of the image's places on each axis; ``replays``: steps in a
+    row that train on the same batch with the same places, so that its patches take as many steps;
+    ``inner_steps``: further steps that a per-image patch takes before it is shown, in every
+    ``inner_every``-th round of bit-widths, each of them a pass over the images that show one.
 
-    Universal patches: ``shapes`` (square, circle); ``targeted`` of the ``per_bit_width`` patches of
+    Universal patches: ``shapes`` (square, circle); ``targeted`` of the ``per_bit_width`` ones of
     each bit-width are made for a class, with a small backward pass of their own; ``placements``
-    (random, corners, posed: :mod:`training.defenses.showing`) are the laws of placement, each with
-    its own patches; posed patches are scaled within ``pose_scales`` and turned within
-    ±``pose_degrees``; ``turn`` shows upright patches turned by multiples of 90°; after
-    ``restart_after`` consecutive showings with a success below ``restart_below`` a patch restarts
-    from noise (0: never).
+    (random, corners, posed: :mod:`training.defenses.showing`) are the laws that there are patches
+    for, posed ones scaled within ``pose_scales`` and turned within ±``pose_degrees``; ``turn``
+    shows upright ones turned by multiples of 90°; ``restart_after`` showings in a row with a
+    success below ``restart_below`` start one again from noise (0: never).
 
     The penalty, ``penalty_weight`` times an agreement in [0, 1], is taken on at most
     ``penalty_images`` patched images of every ``penalty_every``-th round of bit-widths, in the

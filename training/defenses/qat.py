@@ -9,7 +9,7 @@ from training.validated import validated
 
 @validated()
 class QatSettings:
-    """``schedule``: the order of the bit-widths, with the same choices as QADT-R's DBWT."""
+    """``schedule``: the order of the bit-widths, the same choices as QADT-R's DBWT has."""
 
     schedule: Schedule = "cycle"
 

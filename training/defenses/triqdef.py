@@ -55,9 +55,9 @@ class TriqdefSettings:
 
     ``share`` of each batch carries per-image patches as PBAT makes them (``size_px``,
     ``inner_steps``, ``step_size`` in pixel values).  ``feature_weight`` and ``gradient_weight`` are
-    the weights of the two penalties, which use at most ``penalty_images`` of the patched images and
-    ``partners`` of the other active bit-widths (0: all).  Until ``wide_until``, a share of the
-    training, the two widest bit-widths are active; after that, all are.
+    those of the two penalties, which are taken on at most ``penalty_images`` of the patched images
+    and ``partners`` of the other active bit-widths (0: all).  Until ``wide_until``, a share of the
+    training, the two widest bit-widths are active, then all.
     """
 
     share: PositiveShare = 0.5
