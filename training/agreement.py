@@ -1,9 +1,9 @@
 """How alike two input gradients, or two feature maps, look: soft edges, soft HOG, direction.
 
 Every measure is differentiable and independent of the maps' magnitudes (which differ between
-bit-widths for reasons that no attacker cares about): 1 for equal maps, clearly less for unrelated
-ones (independent noise: direction about 0, edges 0.5, orientations 0.8).  Shapes: maps float32
-N×h×w, ``region`` bool N×h×w or None for everywhere; results float32 (N,), one per image.
+bit-widths for reasons that do not matter to an attacker): 1 for equal maps, clearly less for
+unrelated ones (independent noise: direction about 0, edges 0.5, orientations 0.8).  Shapes: maps
+float32 N×h×w, ``region`` bool N×h×w or None for everywhere; results float32 (N,), one per image.
 
 References:
     Dalal and Triggs, "Histograms of oriented gradients for human detection", CVPR 2005.
@@ -65,7 +65,7 @@ def soft_edges(maps: Tensor) -> Tensor:
 
 
 def sobel_magnitude(maps: Tensor) -> Tensor:
-    """The Sobel magnitude of each map at a root mean square of 1, N×h×w."""
+    """The Sobel magnitude of each map, scaled to a root mean square of 1, N×h×w."""
     x, y = sobel(_unit(maps))
     return (x * x + y * y + TINY).sqrt()
 

@@ -1,7 +1,7 @@
 """Batches: an order for each epoch and an augmentation for each step.
 
-The images stay where they are, in memory or mapped from disk, and a batch is read by index and sent
-to the device; only on another device than the CPU, where they fit, do they move there as a whole.
+The images stay where they are, in memory or mapped from disk; a batch is read by index and sent to
+the device.  On a device other than the CPU, the whole set is moved there if it fits.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Losses = Callable[[Tensor, Tensor], Tensor]
 class Batches:
     """The batches of a training, each a pure function of (seed, step).
 
-    ``steps_per_epoch`` is what an epoch has; a rest smaller than a batch is left out.
+    ``steps_per_epoch`` is the number of whole batches of an epoch; a smaller rest is left out.
     """
 
     def __init__(
@@ -49,8 +49,8 @@ class Batches:
         """The batch of ``step``, on the device.
 
         Args:
-            step: of the order and of all that is drawn.
-            losses: asked with ``data.mask_tries`` over 1, which grey squares are the hardest.
+            step: determines the order and everything that is drawn.
+            losses: called with ``data.mask_tries`` over 1 to find the hardest grey squares.
         """
         epoch = step // self.steps_per_epoch
         if epoch != self._order[0]:
@@ -140,9 +140,12 @@ def grey_squares(
     seed: int,
     tries: int = 1,
 ) -> Iterator[Tensor]:
-    """``tries`` times which pixels are hidden, bool N×H×W of ``shape``: on a ``share`` of the
-    images, the same each time, one or two squares, anywhere, of a side drawn from ``sides_px``
-    (least, greatest); a square larger than the image hides all of it."""
+    """``tries`` masks of hidden pixels, bool N×H×W of ``shape``.
+
+    On a ``share`` of the images, the same in each mask, one or two squares are hidden, anywhere,
+    with a side drawn from ``sides_px`` (least, greatest).  A square larger than the image hides all
+    of it.
+    """
     generator = generator_for(seed, step, "masks")
     count, height, width = shape
     low, high = sides_px
@@ -161,8 +164,8 @@ def grey_squares(
 
 
 def hardest(images: Tensor, masks: Iterable[Tensor], losses: Callable[[Tensor], Tensor]) -> Tensor:
-    """Each image (uint8 N×3×H×W) grey under the one of ``masks`` (bool N×H×W) at which its loss is
-    the largest: the worst of several draws, after Greedy Cutout. One mask is taken unasked.
+    """Each image (uint8 N×3×H×W), grey under the one of ``masks`` (bool N×H×W) at which its loss is
+    the largest: the worst of several draws, after Greedy Cutout. A single mask needs no losses.
 
     References:
         Saha et al., Revisiting Image Classifier Training for Improved Certified Robust Defense
@@ -176,8 +179,11 @@ def hardest(images: Tensor, masks: Iterable[Tensor], losses: Callable[[Tensor], 
 
 
 def squares(sides: Tensor, places: Tensor, image_size: tuple[int, int]) -> Tensor:
-    """bool N×H×W: a square for each image, of its side in pixels (int64 N), where its place says:
-    2×N, down and right, 0 the first place that there is and 1 (excluded) behind the last."""
+    """One square for each image, bool N×H×W.
+
+    Sides are in pixels (int64 N).  Places are 2×N, down and right, from 0, the first possible
+    place, to 1 (excluded), just after the last.
+    """
     spans = []
     for place, length in zip(places, image_size, strict=True):
         start = (place * (length - sides + 1).clamp(min=1)).long()[:, None]

@@ -1,11 +1,11 @@
 """Checkpoints: weights in safetensors, everything else needed to build the network in JSON.
 
 ``NAME.safetensors`` holds every parameter, statistic and quantizer scale of the network, for all
-bit-widths; ``NAME.json`` beside it the network's spec and plan, the SHA-256 of the weights, the
-resolved config, the history and the provenance.  Nothing in either is executed when it is read,
-and nothing is needed of the code that the float network was made from.
+bit-widths.  ``NAME.json`` in the same folder holds the network's spec and plan, the SHA-256 of the
+weights, the resolved config, the history and the provenance.  Nothing in either is executed when it
+is read, and the code of the float network is not needed.
 
-Version 1 had no plan: its networks are the project's own, by name, with tensors of other names.
+Version 1 had no plan: its networks are the project's own, by name, with different tensor names.
 """
 
 from __future__ import annotations
@@ -127,12 +127,12 @@ def spec_of(sidecar: Mapping[str, Any], path: Path) -> NetworkSpec:
         InputError: it is damaged.
     """
     where = f"{path.with_suffix('.json')}: the network's spec is damaged"
-    # What older checkpoints lack has the default that was the only way then.
+    # A setting that older checkpoints lack gets its default, the only choice at that time.
     return read_settings(NetworkSpec, sidecar.get("network", {}), where)
 
 
 def tensors_of(path: Path, sidecar: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors of the checkpoint ``path`` by the names that a network has for them now.
+    """The tensors of the checkpoint ``path`` by their current names in a network.
 
     Raises:
         InputError: as :func:`read_tensors`.
@@ -152,7 +152,7 @@ def _name_since_version_1(name: str) -> str:
 def _require_named_network(network: Network, path: Path) -> None:
     """Refuse a plan whose convolutions are not those of the network that the sidecar names.
 
-    Only the project's own networks are compared: no code of a user's is run to read a file.
+    Only the project's own networks are compared: reading a file runs no user code.
     """
     spec = network.spec
     if spec.name not in NETWORKS:
@@ -174,7 +174,8 @@ def load_network(path: Path) -> Network:
     """The network of a checkpoint, in evaluation mode, at its widest bit-width.
 
     Raises:
-        InputError: file or sidecar missing, damaged, of another network, or not finite.
+        InputError: the file or sidecar is missing or damaged, belongs to another network, or holds
+            values that are not finite.
     """
     sidecar = read_sidecar(path)
     spec = spec_of(sidecar, path)
@@ -202,10 +203,10 @@ def load_network(path: Path) -> Network:
 def start_from(network: Network, checkpoint: Path) -> None:
     """Copy the weights of ``checkpoint`` (.safetensors with its sidecar) into ``network``.
 
-    Convolutions, linear layer and biases are taken as they are.  A BatchNorm takes that of the
-    same bit-width, or the float one where the other network has not that bit-width.  Activation
-    scales are taken for shared bit-widths; the others are set from the first batch, as ever.  The
-    image size may be another one: a network trained on small images is a cheap start for large
+    Convolutions, linear layer and biases are copied unchanged.  A BatchNorm takes the one of the
+    same bit-width, or the float one where the other network does not have that bit-width.
+    Activation scales are taken for shared bit-widths; the others are set from the first batch, as
+    usual.  The image size may differ: a network trained on small images is a cheap start for large
     ones, where its layers fit.
 
     Raises:
@@ -243,7 +244,7 @@ class RunState:
     Attributes:
         run: digest of the run's configuration and images.
         step: steps taken.
-        course: the history, and what its next row is the mean of.
+        course: the history, and the sums for its next row.
         tensors: by the part's name, a dot, and the tensor's own name in that part.
     """
 
@@ -258,7 +259,7 @@ class RunState:
         return {n.removeprefix(start): t for n, t in self.tensors.items() if n.startswith(start)}
 
     def write(self, folder: Path) -> None:
-        """Write it into the run's folder: the old state stays whole until the new one is."""
+        """Write it into the run's folder; the old state stays intact until the new one is whole."""
         facts = as_json({"run": self.run, "step": self.step, "course": self.course})
         # One entry: safetensors writes several in an order that changes from call to call.
         metadata = {_STATE: json.dumps(facts)}
@@ -266,7 +267,7 @@ class RunState:
 
 
 class _StateFacts(TypedDict):
-    """What the metadata of a state hold."""
+    """The metadata of a state."""
 
     run: str
     step: AtLeast0
@@ -285,7 +286,7 @@ def read_run_state(folder: Path, run: str) -> RunState:
     tensors, metadata = read_tensors(path)
     if _STATE in metadata:
         facts = parse_json(metadata[_STATE].encode(), str(path))
-    else:  # an older one, without the sums of a broken epoch
+    else:  # an older state, without the sums of an interrupted epoch
         facts = {
             "run": metadata.get("run"),
             "step": parse_json(metadata.get("step", "").encode(), str(path)),

@@ -137,12 +137,12 @@ class TrainingConfig:
     defense: Mapping[str, Any] = field(default_factory=lambda: {"name": "qat"})
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain numbers, strings, lists and tables: what a run resumes with."""
+        """The config as plain numbers, strings, lists and tables, with which a run resumes."""
         return cast(dict[str, Any], as_json(self))
 
     def published(self) -> dict[str, Any]:
-        """As :meth:`as_dict`, for checkpoints and records: of the files that the run started from
-        the name alone ("…/NAME"), for their folders say nothing anywhere else."""
+        """As :meth:`as_dict`, for checkpoints and records: files that the run started from are
+        given by name alone ("…/NAME"), since their folders mean nothing on another machine."""
         found = self.as_dict()
         for key in ("warm_start", "weights"):
             if found["training"][key] is not None:
@@ -153,9 +153,9 @@ class TrainingConfig:
 def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> TrainingConfig:
     """Read a TOML config; ``overrides`` maps dotted keys (``training.epochs``) to values.
 
-    ``extends = "OTHER.toml"``, beside the file, names the config that this one is laid over: tables
-    merge key by key, any other value replaces, and a ``[defense]`` of another name replaces the
-    whole table, since its settings are another defense's.
+    ``extends = "OTHER.toml"``, in the same folder, names the config that this one overrides: tables
+    merge key by key, any other value replaces the one below, and a ``[defense]`` with another name
+    replaces the whole table, since its settings belong to another defense.
 
     Raises:
         InputError: a file is missing or not TOML or extends itself; a key is unknown, missing or of
@@ -165,10 +165,10 @@ def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Train
 
 
 def with_settings(table: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The table of a config itself, with values by their dotted keys (``training.epochs``).
+    """The table of a config, with values set by their dotted keys (``training.epochs``).
 
     Raises:
-        InputError: a key leads through what is not a table.
+        InputError: a key leads through a value that is not a table.
     """
     for dotted, value in changes.items():
         *parents, last = dotted.split(".")
@@ -182,7 +182,8 @@ def with_settings(table: dict[str, Any], changes: Mapping[str, Any]) -> dict[str
 
 
 def _read(path: Path, extending: tuple[Path, ...]) -> dict[str, Any]:
-    """The table of ``path`` over those that it extends; ``extending``: who asked for it."""
+    """The table of ``path`` merged over those that it extends; ``extending``: the files that led to
+    it."""
     by = f", which {extending[-1]} extends" if extending else ""
     if path.resolve() in [asked.resolve() for asked in extending]:
         raise InputError(f"configs extend in a circle: {' → '.join(map(str, (*extending, path)))}")

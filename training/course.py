@@ -1,7 +1,7 @@
-"""The history of a training, and what its next row is the mean of.
+"""The history of a training, and the sums for its next row.
 
-Both depend on the steps alone, so a resumed training goes on with them; the speed depends on the
-machine and the clock, and is kept apart.
+Both depend on the steps alone, so a resumed training continues with them; the speed depends on the
+machine and the clock, and is stored separately.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass(kw_only=True)
 class Course:
-    """What is known of the steps so far, to be saved and gone on with.
+    """The history and sums of the steps so far, from which a saved training continues.
 
     Attributes:
         history: a row per epoch: step, epoch, and the means of loss and accuracy.
@@ -25,7 +25,7 @@ class Course:
     steps: int = 0
 
     def add(self, loss: float, accuracy: float) -> None:
-        """One more step was taken."""
+        """Add one more step."""
         self.loss += loss
         self.accuracy += accuracy
         self.steps += 1

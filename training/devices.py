@@ -1,4 +1,4 @@
-"""The torch device that was asked for, or why it is not to be had."""
+"""The requested torch device, or the reason why it is not available."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from deploy.core.errors import EngineUnavailable
 
 
 def torch_device(name: str) -> torch.device:
-    """The device of that name, such as "cpu", "cuda" or "cuda:1", after a byte was put on it.
+    """The device of that name, such as "cpu", "cuda" or "cuda:1", checked by putting a byte on it.
 
     Raises:
         EngineUnavailable: no such device, or torch cannot use it here.
@@ -25,6 +25,6 @@ def torch_device(name: str) -> torch.device:
 
 
 def wait_for(device: torch.device) -> None:
-    """Until ``device`` has done what it was given, for a time that is taken."""
+    """Wait until ``device`` has finished its queued work, so that a time can be taken."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

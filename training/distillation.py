@@ -4,16 +4,17 @@ At a step at bit-width b the loss of an image with label y is
 
     (1 - w) CE(f_b(x), y) + w T² KL(softmax(f_t(x') / T) || softmax(f_b(x) / T)),
 
-with f_t the teacher, a constant, w ``weight``, T ``temperature``.  x is what ``data.masks`` and the
-defense made of the image x': the teacher looks at it without grey squares and patches, so that a
-covered image is taught what the bare one is.
+with f_t the teacher, a constant, w ``weight``, T ``temperature``.  x is the image x' after
+``data.masks`` and the defense; the teacher sees x' itself, without grey squares and patches, so
+that the student learns to answer for a covered image as for the bare one.
 
-With ``teacher`` "next" or "widest" it is the same network at a wider bit-width t, with BatchNorm's
-statistics of this batch, as the student has: the running ones lag behind weights that all
-bit-widths move, and a teacher with those is wrong more often than its student.  Its forward pass,
-without a backward one, moves nothing.  The widest bit-width has no teacher, nor has any before its
-teacher has been trained at once.  With "start" it is the float network as the training found it, as
-it would be deployed, and teaches every bit-width, float too.
+With ``teacher`` "next" or "widest", the teacher is the same network at a wider bit-width t, with
+BatchNorm statistics of this batch, like the student.  The running statistics lag behind weights
+that all bit-widths update, and a teacher with those is wrong more often than its student.  The
+teacher has a forward pass and no backward pass, and changes nothing.  The widest bit-width has no
+teacher, and no bit-width has one before its teacher has been trained at least once.  With "start",
+the teacher is the float network with which the training started, in evaluation mode, and it teaches
+every bit-width, float included.
 
 References:
     Yu et al., Any-Precision Deep Neural Networks, AAAI 2021 (the next wider bit-width teaches).
@@ -40,16 +41,16 @@ from training.tensors import load_tensors, persistent_tensors
 
 
 class Teaching:
-    """Who teaches in one training.
+    """The teacher of one training.
 
     Args:
-        settings: who, and how much.
-        network: as the training finds it, before its first step.
-        trained: whether it comes with weights of a training, not drawn ones.
+        settings: which teacher, with which weight.
+        network: as it is before the first step of the training.
+        trained: whether its weights are trained and not freshly drawn.
 
     Raises:
-        InputError: there is no wider bit-width to teach; or the network of the start is to teach,
-            and is not trained or has no float mode.
+        InputError: there is no wider bit-width to teach; or the network of the start should teach,
+            but is not trained or has no float mode.
     """
 
     def __init__(self, settings: DistillationSettings, network: Network, *, trained: bool) -> None:
@@ -78,8 +79,8 @@ class Teaching:
         self._start.set_bit_width(FLOAT)
 
     def logits(self, network: Network, pixels: Tensor) -> Tensor | None:
-        """What the teacher of the active bit-width says of ``pixels`` (float32 N×3×H×W, [0, 255]):
-        constant logits N×classes; None where there is no teacher, or none yet."""
+        """The teacher's logits for ``pixels`` (float32 N×3×H×W, [0, 255]) at the active bit-width:
+        constant, N×classes; None where there is no teacher, or none yet."""
         if self._start is not None:
             with torch.no_grad():
                 return cast(Tensor, self._start(pixels))
@@ -87,11 +88,12 @@ class Teaching:
         return None if wider is None else teacher_logits(network, wider, pixels)
 
     def state(self) -> dict[str, Tensor]:
-        """What a run continues from."""
+        """The tensors that a run continues from."""
         return {} if self._start is None else persistent_tensors(self._start)
 
     def load_state(self, tensors: Mapping[str, Tensor], where: str) -> None:
-        """Continue from :meth:`state`; InputError naming ``where`` if it is another network's."""
+        """Continue from :meth:`state`; InputError naming ``where`` if it belongs to another
+        network."""
         if self._start is not None:
             load_tensors(self._start, tensors, where)
 
@@ -107,7 +109,7 @@ def teacher_of(network: Network, settings: DistillationSettings) -> int | None:
 
 @torch.no_grad()
 def teacher_logits(network: Network, teacher: int, pixels: Tensor) -> Tensor:
-    """What ``network`` at ``teacher`` bits says of ``pixels`` (float32 N×3×H×W, [0, 255])."""
+    """The logits of ``network`` at ``teacher`` bits for ``pixels`` (float32 N×3×H×W, [0, 255])."""
     with frozen_statistics(network, of_batch=True), network.at(teacher):
         return network(pixels)
 

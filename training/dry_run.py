@@ -1,4 +1,4 @@
-"""What a training would cost: ten real steps, timed, before anything is written."""
+"""The cost of a training, estimated from ten real, timed steps before anything is written."""
 
 from __future__ import annotations
 
@@ -30,13 +30,14 @@ STEPS = 10
 class DryRun:
     """The resolved configuration of a run and what it costs on this machine.
 
-    ``parameters`` counts learned numbers, those of all bit-widths; ``network_bytes`` are the
-    parameters and statistics, ``state_bytes`` what a resumable state holds beside them (momentum,
-    patches, moving average); ``peak_bytes`` is the largest memory of the process (on CUDA: of the
-    tensors on the device), images included; ``seconds_per_step`` a mean, ``seconds`` for all
-    ``steps``, evaluation not included; ``bit_widths`` those of the timed steps, ``timed_steps``
-    many.  ``bf16_over_float32``: images/s with ``training.autocast`` "bf16" over those with "off",
-    each from as many steps; None where the training is too short to time both.
+    ``parameters`` counts learned numbers of all bit-widths.  ``network_bytes`` is the size of the
+    parameters and statistics, ``state_bytes`` that of the other contents of a resumable state
+    (momentum, patches, moving average).  ``peak_bytes`` is the largest memory of the process (on
+    CUDA: of the tensors on the device), images included.  ``seconds_per_step`` is a mean,
+    ``seconds`` is for all ``steps``, evaluation not included.  ``bit_widths`` are those of the
+    ``timed_steps`` timed steps.  ``bf16_over_float32``: images/s with ``training.autocast`` "bf16"
+    over those with "off", each measured over that number of steps; None where the training is too
+    short to time both.
     """
 
     config: dict[str, Any]
@@ -88,9 +89,9 @@ def dry_run(
 ) -> DryRun:
     """Take :data:`STEPS` steps of the training that ``config`` describes and write nothing.
 
-    As many more with convolutions in the other product type say what that would be worth.
-    A training shorter than that is taken to its end.  A penalty that a curriculum brings in later
-    is not in the first steps and so not in the estimate.
+    The same number of steps with convolutions in the other product type measures its speed.  A
+    training shorter than that is run to its end.  A penalty that a curriculum adds later is not in
+    the first steps, and therefore not in the estimate.
 
     Raises:
         InputError: config and images do not fit.
@@ -134,7 +135,7 @@ def dry_run(
 
 
 def _timed(run: TrainingRun, count: int, bar: Progress) -> tuple[int, float, set[int]]:
-    """Take ``count`` steps; of the second half, which is timed, the steps, seconds, bit-widths."""
+    """Take ``count`` steps and time the second half; returns its steps, seconds and bit-widths."""
     warm, seconds, widths = count // 2, 0.0, set()
     for index in range(count):
         wait_for(run.device)

@@ -1,4 +1,4 @@
-"""What makes a network exact: power-of-two scales, folded BatchNorm, a bounded accumulator.
+"""The parts of an exact network: power-of-two scales, folded BatchNorm, a bounded accumulator.
 
 In an exact network (``exact = true`` under ``[network]``) every value between two quantizers is an
 integer times a power of two, and every sum of a layer stays under 2^24 in units of that power.
@@ -7,9 +7,9 @@ network in torch computes, bit for bit, what integer arithmetic computes (docs/e
 
 BatchNorm is folded before the weight quantizer.  With the gain g = gamma / sigma of the running
 statistics, evaluation quantizes the folded weights g w to steps s, a power of two.  Training
-quantizes w to steps s / |g|, which are the same codes up to the sign of g, and normalises with the
-statistics of the batch behind it: the folding with running statistics and correction to the
-batch's of Krishnamoorthi (2018, section 3.2.2), with one convolution.
+quantizes w to steps s / |g|, which gives the same codes up to the sign of g, and then normalises
+with the statistics of the batch.  This is the folding with running statistics and the correction to
+batch statistics of Krishnamoorthi (2018, section 3.2.2), with one convolution.
 
 References:
     Jacob et al., Quantization and Training of Neural Networks for Efficient
@@ -39,7 +39,7 @@ _TINY = 2.0**-100
 def nearest_power_of_two(x: Tensor) -> Tensor:
     """The power of two nearest to each positive ``x`` on a logarithmic scale, exactly.
 
-    Multiplications and comparisons only: the same bits on every machine.
+    It uses multiplications and comparisons only, so the bits are the same on every machine.
     """
     mantissa, _ = torch.frexp(x)
     power = x / mantissa
@@ -55,7 +55,7 @@ def power_of_two_above(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Folding:
-    """What the weight quantizer of an exact network must know of its layer, at one bit-width.
+    """What the weight quantizer of an exact network needs from its layer, at one bit-width.
 
     Attributes:
         gain: of the BatchNorm's running statistics, (C,); None where there is none.
@@ -79,7 +79,7 @@ class Folding:
         """The smallest power of two per channel at which no sum can leave 2^24, (C,).
 
         With folded weights f of step s, sum |codes| is at most sum |f| / s plus half a step for
-        each weight, so products stay under 2^23 and bias under 2^22 but for that rounding.
+        each weight, so apart from that rounding products stay under 2^23 and the bias under 2^22.
         """
         folded = weight.detach().abs().flatten(1).sum(dim=1) * self.magnitude(weight)
         products = folded * (self.reach / WEIGHTS_SHARE)

@@ -1,8 +1,8 @@
-"""The network as an inner attack or a penalty may use it: differentiable, and left as it was.
+"""The network for an inner attack or a penalty: differentiable, and left unchanged.
 
-A defense that runs the network beside the training step must not move what the step alone may
-move: BatchNorm statistics (of the one bit-width), activation scales that are set from the first
-batch they see, and the noise stream of GIR.
+A defense that runs the network in addition to the training step must not change what only the step
+may change: BatchNorm statistics (of the one bit-width), activation scales that are set from the
+first batch they see, and the noise stream of GIR.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ def frozen_statistics(network: Network, *, of_batch: bool = False) -> Iterator[N
     Args:
         network: in training mode.
         of_batch: BatchNorm takes the statistics of the batch, as the training step does, and leaves
-            the running ones alone: for what has a gradient to the weights. Else the running ones,
-            so that no image acts on another and an attack meets the network that is deployed.
+            the running ones unchanged; for losses with a gradient to the weights. Otherwise it
+            takes the running ones, so that no image affects another and an attack runs on the
+            network that is deployed.
     """
     untracked = [m for m in network.modules() if of_batch and isinstance(m, nn.BatchNorm2d)]
     kinds = LearnedScale if of_batch else nn.BatchNorm2d | SwitchableBatchNorm2d | LearnedScale
@@ -69,8 +70,8 @@ def pixel_gradient(
 ) -> Tensor:
     """The gradient of each image's own cross-entropy at its pixels, N×3×H×W.
 
-    ``pixels`` float32 N×3×H×W in [0, 255].  Call it inside :func:`frozen_statistics`: there no
-    image of the batch acts on another, but with ``of_batch``.  With ``differentiable`` the result
+    ``pixels`` float32 N×3×H×W in [0, 255].  Call it inside :func:`frozen_statistics`: without
+    ``of_batch`` no image of the batch affects another there.  With ``differentiable`` the result
     has a graph back to the weights (double backward), otherwise it is detached.
     """
     leaf = pixels.detach().requires_grad_()

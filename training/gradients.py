@@ -105,10 +105,10 @@ class PowerOfTwo(torch.autograd.Function):
 
 
 class NoiseBank:
-    """Gaussian noise drawn once and read at random offsets: a 20th of the price of fresh draws.
+    """Gaussian noise drawn once and read at random offsets, at a 20th of the cost of fresh draws.
 
     ``offset`` draws from ``generator``, which the defense sets at each step, so the noise is a
-    function of (seed, step).  Within a step no two tensors of one network share an offset but by
+    function of (seed, step).  Within a step two tensors of one network share an offset only by
     chance; the values repeat only after the bank's whole length.
     """
 

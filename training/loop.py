@@ -67,13 +67,13 @@ class TrainingDiverged(QadtrError):
 class RunOptions:
     """How to run, as opposed to what to train.
 
-    ``resume`` continues from the run's last saved state; without it a run that is there already is
-    replaced if ``overwrite``, else refused.  A state is saved every ``save_every`` steps and after
-    ``save_seconds``, whichever comes first.  None of these nor ``progress`` (shown or not) change a
-    byte of the checkpoint.  Another ``device`` rounds otherwise, so its weights differ;
+    ``resume`` continues from the run's last saved state; without it an existing run is replaced if
+    ``overwrite``, else refused.  A state is saved every ``save_every`` steps and after
+    ``save_seconds``, whichever comes first.  None of these nor ``progress`` (shown or not) changes
+    a byte of the checkpoint.  Another ``device`` rounds differently, so its weights differ.
     ``stop_after`` ends the run at that step without a checkpoint, as an interruption would.
-    ``data`` and ``cache`` are where the images came from, or ``in_memory`` that they came from no
-    folder, for the run's folder to know.
+    ``data`` and ``cache`` are the folders that the images came from; ``in_memory`` means that they
+    came from no folder.  The run's folder records them.
     """
 
     resume: bool = False
@@ -101,12 +101,12 @@ def train(
     """Train one network; returns the path of its checkpoint in ``run_dir``.
 
     Args:
-        network: to start from, which is left as it is; None builds what ``config`` names.
+        network: to start from, left unchanged; None builds the network that ``config`` names.
 
     Raises:
-        InputError: config and data do not fit, the state to resume from is another run's, or
+        InputError: config and data do not fit, the state to resume from belongs to another run, or
             another training writes into the folder.
-        UsageError: the folder holds a run, and it is neither to be resumed nor replaced.
+        UsageError: the folder holds a run, and neither resuming nor replacing was requested.
         TrainingDiverged: the loss is NaN or infinite.
         RanksDiffer: two processes hold different weights.
         Interrupted: Ctrl-C, SIGTERM or SIGHUP; the state of the last whole step is saved.
@@ -208,7 +208,8 @@ class TrainingRun:
         elif self.ranks.first:
             if not self.options.overwrite:
                 require_free(self.run_dir)
-            # No earlier training's weights or patches pass for this one's before it has ended.
+            # An earlier training's weights or patches must not be taken for this one's before it
+            # has ended.
             for name in (CHECKPOINT, Path(CHECKPOINT).with_suffix(".json"), RESUME):
                 (self.run_dir / name).unlink(missing_ok=True)
             for patches in (self.run_dir / POOL).glob("*.npz"):
@@ -257,14 +258,14 @@ class TrainingRun:
         return path
 
     def _started(self) -> RunStart:
-        """What resuming needs to know, from anywhere."""
+        """What resuming from any folder needs to know."""
         options = self.options
         return RunStart(
             config=self.config.as_dict(),
             data=None if options.data is None else options.data.resolve(),
             cache=None if options.cache is None else options.cache.resolve(),
             images_sha256=self.training_set.digest,
-            # Which GPU of several is a process's own.
+            # The number of the GPU differs between processes.
             device=options.device if self.ranks.count == 1 else options.device.partition(":")[0],
             save_every=options.save_every,
             in_memory=options.in_memory,
@@ -273,8 +274,8 @@ class TrainingRun:
         )
 
     def _so_far(self) -> dict[str, float]:
-        """Hold-out accuracy of the weights as a checkpoint would have them now, by bit-width, on
-        :data:`WATCHED` images at most; of a copy, so that no byte of the training changes."""
+        """Hold-out accuracy, by bit-width, of the weights that a checkpoint would have now, on at
+        most :data:`WATCHED` images; measured on a copy, so that no byte of the training changes."""
         network = copy.deepcopy(self.network)
         if self.average is not None:
             load_tensors(network, self.average.tensors, "the moving average")
@@ -345,7 +346,7 @@ class TrainingRun:
         shown = pixels[own].detach() if self.ranks.count > 1 else pixels.detach()
         shown.requires_grad_(self.defense.needs_pixel_gradient)
         value, logits = self._backward(shown, batch.labels[own], taught)
-        # On the whole batch everywhere: few of its images enter it.
+        # On the whole batch on every rank: the loss uses few of its images.
         extra = self.defense.extra_loss(self.step, batch, pixels, network)
         if extra is not None:
             self._check_finite("the defense's extra loss", float(extra.detach()))
@@ -375,11 +376,11 @@ class TrainingRun:
     @torch.no_grad()
     def _share(self, loss: float, stop: bool) -> tuple[float, bool]:
         """Average gradients, statistics and the loss over the ranks; returns the loss, and whether
-        one of them was asked to ``stop``: they stop after the same step."""
+        ``stop`` was requested on any rank: all of them stop after the same step."""
         if self.ranks.count == 1:
             return loss, stop
         parameters = list(self.parameters.values())
-        # What a forward pass sets: running statistics, and a scale at the first visit of its mode.
+        # A forward pass sets running statistics, and a scale at the first use of its bit-width.
         statistics = [
             tensor
             for name, tensor in self.tensors.items()
@@ -467,7 +468,7 @@ class TrainingRun:
 def _accuracies(
     network: Network, images: NDArray[np.uint8], labels: NDArray[np.int64]
 ) -> dict[str, float]:
-    """Share of the images that a network in evaluation mode has right, by bit-width."""
+    """Share of the images that a network in evaluation mode classifies correctly, by bit-width."""
     return {
         str(bits): float((predict(network, images, bits) == labels).mean())
         for bits in network.bit_widths

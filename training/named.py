@@ -1,4 +1,4 @@
-"""The user's own code by ``package.module:name``, wherever a registered name is taken."""
+"""The user's own code by ``package.module:name``, accepted wherever a registered name is."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ def is_foreign(name: str) -> bool:
 
 
 def named(name: str, what: str) -> Callable[..., Any]:
-    """The class or function that ``package.module:name`` names. It is looked for where Python
-    looks, then in the current folder.
+    """The class or function that ``package.module:name`` names. It is searched on Python's path,
+    then in the current folder.
 
     Args:
         name: with a colon.
-        what: is wanted, such as "network", for the errors.
+        what: the kind of object, such as "network", for the errors.
 
     Raises:
-        InputError: there is no such module or name, the module cannot be imported, or the object is
-            nothing that can be called.
+        InputError: there is no such module or name, the module cannot be imported, or the object
+            cannot be called.
     """
     module_name, _, attribute = name.partition(":")
     here = str(Path.cwd())
@@ -70,10 +70,10 @@ def class_named(name: str, base: type[Any], what: str) -> type[Any]:
 
 
 def called(name: str, what: str, *arguments: Any) -> Any:
-    """What :func:`named` gives when it is called with ``arguments``.
+    """The result of calling the object that :func:`named` returns with ``arguments``.
 
     Raises:
-        InputError: as :func:`named`, or it raises an error of its own, which is then the cause.
+        InputError: as :func:`named`, or the call raises another error, which is then the cause.
     """
     function = named(name, what)
     try:
@@ -87,5 +87,5 @@ def called(name: str, what: str, *arguments: Any) -> Any:
 
 
 def unknown(what: str, name: object, known: Iterable[str]) -> InputError:
-    """The error for a name that is not registered and names nothing of the user's."""
+    """The error for a name that is not registered and does not name the user's own code."""
     return InputError(f"unknown {what} {name!r}; known: {', '.join(known)}, or your own as {FORM}")

@@ -1,4 +1,4 @@
-"""What a network is, in one class from the config to the checkpoint and back."""
+"""The description of a network, in one class from the config to the checkpoint and back."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _widest_first(bit_widths: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _dotted(layers: Any) -> Any:
-    """Bits by dotted layer name: TOML reads an unquoted ``block1.first`` as a table of a table."""
+    """Bits by dotted layer name: TOML reads an unquoted ``block1.first`` as nested tables."""
     if not isinstance(layers, Mapping):
         return layers
     flat: dict[str, Any] = {}
@@ -109,14 +109,14 @@ class NetworkSpec(NetworkSettings):
     def of(
         cls, settings: NetworkSettings, *, classes: int, image_size: tuple[int, int]
     ) -> NetworkSpec:
-        """The specification of the network that ``settings`` ask for, for these images."""
+        """The specification of the network that ``settings`` describe, for these images."""
         height, width = image_size
         size = height if height == width else (height, width)
         return cls(classes=classes, input_size=size, **vars(settings))
 
     @property
     def settings(self) -> NetworkSettings:
-        """What a config's ``[network]`` says of it."""
+        """The network as a config's ``[network]`` describes it."""
         own = {one.name: getattr(self, one.name) for one in fields(NetworkSettings)}
         return NetworkSettings(**own)
 

@@ -14,7 +14,7 @@ from training.config import OptimizerSettings
 def optimizer_of(
     parameters: Mapping[str, nn.Parameter], settings: OptimizerSettings
 ) -> torch.optim.SGD:
-    """SGD with Nesterov momentum; weight decay on matrices and kernels alone."""
+    """SGD with Nesterov momentum, and with weight decay only on matrices and kernels."""
     decayed = [p for p in parameters.values() if p.dim() > 1]
     others = [p for p in parameters.values() if p.dim() <= 1]
     return torch.optim.SGD(
@@ -31,7 +31,8 @@ def optimizer_of(
 def learning_rate(
     settings: OptimizerSettings, step: int, *, steps: int, steps_per_epoch: int
 ) -> float:
-    """Of ``step``: a linear warm-up, times a cosine from 1 at step 0 to 0 at ``steps``."""
+    """The learning rate of ``step``: a linear warm-up times a cosine from 1 at step 0 to 0 at
+    ``steps``."""
     warmup = settings.warmup_epochs * steps_per_epoch
     rate = settings.learning_rate * min(1.0, (step + 1) / max(1.0, warmup))
     return rate * 0.5 * (1.0 + math.cos(math.pi * step / steps))
@@ -41,10 +42,9 @@ class MovingAverage:
     """avg ← d · avg + (1 - d) · tensor after each step, with d = min(decay, (1 + t) / (10 + t)).
 
     ``network``: the live tensors by name.  All floating ones are averaged (parameters and BatchNorm
-    statistics alike); flags and counters are taken as they are.  The smaller decay of the first
-    steps t keeps the random start out of the average.  An activation scale is set from a batch in
-    the middle of training, at the first visit of its bit-width: an average from before is dropped
-    then.
+    statistics alike); flags and counters are copied.  The smaller decay of the first steps t keeps
+    the random start out of the average.  An activation scale is set from a batch in the middle of
+    training, at the first step of its bit-width; its earlier average is then dropped.
     """
 
     def __init__(self, network: Mapping[str, Tensor], decay: float) -> None:
@@ -53,7 +53,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the network's tensors after ``step`` (0-based)."""
+        """Add the network's tensors after ``step`` (0-based) to the average."""
         decay = min(self.decay, (1 + step) / (10 + step))
         fresh = {
             name.replace("ready_", "scale_")
@@ -68,6 +68,6 @@ class MovingAverage:
                 average.copy_(tensor)
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take back :attr:`tensors` as they were saved."""
+        """Restore :attr:`tensors` as they were saved."""
         for name, average in self.tensors.items():
             average.copy_(tensors[name])

@@ -1,4 +1,4 @@
-"""A defense in a training loop of one's own."""
+"""A defense in the user's own training loop."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from training.quantize import Network
 
 
 class DefendedLoop:
-    """What a defense does at each step of a loop that is not :func:`qadtr.train`'s.
+    """The steps of a defense in a loop other than that of :func:`qadtr.train`.
 
     The loop keeps its optimizer, loss and batches. :meth:`prepare` switches the bit-width and
-    patches the batch (a defense with ``replays`` counts on the same batch so many steps in a row);
-    :meth:`learn`, after the loss's backward pass, lets the patches take their
-    step.
+    patches the batch (a defense with ``replays`` expects the same batch for that number of
+    consecutive steps). :meth:`learn`, called after the loss's backward pass, lets the patches take
+    their step.
 
     Args:
         network: quantized; in training mode while the loop runs.
-        images: the training set; patches of single images are kept by the index in it.
+        images: the training set; patches of single images are stored by the image's index in it.
         defense: a name, or a table with its settings: ``{"name": "qadtr", "sizes_px": [5]}``.
         steps: of the whole training.
         seed: of everything that the defense draws.
@@ -90,7 +90,7 @@ class DefendedLoop:
         )
 
     def prepare(self, step: int, pixels: Tensor, labels: Tensor, indices: Tensor) -> Tensor:
-        """What the network is to be shown, at the bit-width that it now has.
+        """Switch the network's bit-width, and patch the images that it is then trained on.
 
         Args:
             step: 0-based.
@@ -116,14 +116,15 @@ class DefendedLoop:
         return shown
 
     def learn(self, logits: Tensor) -> None:
-        """After ``loss.backward()`` and before the optimizer's step: adds the gradient of the
-        defense's own loss, where it has one, and improves its patches.
+        """Add the gradient of the defense's own loss, where it has one, and improve its patches.
+
+        Call it after ``loss.backward()`` and before the optimizer's step.
 
         Args:
-            logits: float N×classes of what :meth:`prepare` gave.
+            logits: float N×classes, for the images that :meth:`prepare` returned.
 
         Raises:
-            UsageError: without :meth:`prepare` before, or without a backward pass.
+            UsageError: :meth:`prepare` was not called before, or there was no backward pass.
         """
         if self._about is None:
             raise UsageError("learn() comes after prepare() and loss.backward() of the same step")
@@ -134,9 +135,10 @@ class DefendedLoop:
         if extra is not None:
             extra.backward()
         self.defense.learn(step, shown.grad, logits.detach(), batch)
-        # What else asks the network for gradients, an attack in the loop, gets them without noise.
+        # Anything else that takes gradients from the network, such as an attack in the loop, gets
+        # them without noise.
         self.network.switch.gradient_noise = 0.0
 
     def patches(self) -> Mapping[str, Mapping[str, Any]]:
-        """The universal patches so far, by name: arrays as supplied patches have them."""
+        """The universal patches so far, by name, as arrays in the form of supplied patches."""
         return self.defense.patch_files()

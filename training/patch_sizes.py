@@ -24,7 +24,7 @@ def side_px(size: int | str, image_size: tuple[int, int]) -> int:
         image_size: height and width in pixels.
 
     Raises:
-        InputError: another text.
+        InputError: a text of another form.
 
     Examples:
         >>> side_px(8, (32, 32)), side_px("5%", (224, 224)), side_px("2.9%", (224, 224))
@@ -41,7 +41,7 @@ def share_of(size: str) -> float:
     """The share, 0…1, that a text such as "5%" names.
 
     Raises:
-        InputError: it names none.
+        InputError: the text does not name a share.
     """
     number = size.strip().removesuffix("%")
     try:
@@ -79,7 +79,7 @@ def require_fit(sides: Mapping[str, int], image_size: tuple[int, int]) -> None:
         image_size: height and width in pixels.
 
     Raises:
-        InputError: one is over :data:`MOST_OF_SIDE` of the shorter side.
+        InputError: a side is over :data:`MOST_OF_SIDE` of the image's shorter side.
     """
     most = int(MOST_OF_SIDE * min(image_size))
     too_large = [f"{key} {side} px" for key, side in sides.items() if side > most]

@@ -1,7 +1,7 @@
 """Pasting a patch so that gradients pass, and the white-box patch step.
 
 Both the training of a defense and the attacks of the evaluation call these functions, so that a
-network is hardened against the very step it is later attacked with. Shapes and ranges throughout:
+network is hardened against the same step that later attacks it. Shapes and ranges throughout:
 
 * ``pixels``: float, N×3×H×W, pixel values 0…255 (not normalised);
 * ``patch``: float, P×3×h×w, pixel values 0…255; P = 1 is one patch for all images, P = N one per
@@ -10,7 +10,7 @@ network is hardened against the very step it is later attacked with. Shapes and 
 * ``positions``: any integer type, N×2, the (top, left) corner of the patch's box per image.
 
 On integer values ``paste`` equals ``deploy.core.pasting.paste``, the one definition of pasting;
-a test holds the two together.
+a test compares the two.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def step_along_sign(
 ) -> Tensor:
     """One step of signed ascent: ``clamp(patch + step_size · sign(direction), 0, 255)``, new.
 
-    The direction is the gradient or, with a velocity v, MI-FGSM's accumulated one, which is set to
+    The direction is the gradient or, with a velocity v, MI-FGSM's accumulated gradient:
 
         v ← momentum · v + gradient / mean|gradient|    (the mean over each patch)
 
@@ -164,7 +164,7 @@ def step_along_sign(
     inside a patch.
     """
     if velocity is not None:
-        # A vanished gradient (no image counts any more) leaves the direction as it is.
+        # A zero gradient (no image counts any more) leaves the direction unchanged.
         scale = gradient.abs().mean(dim=(1, 2, 3), keepdim=True).clamp_min(1e-30)
         gradient = velocity.mul_(momentum).add_(gradient / scale)
     return (patch.detach() + step_size * gradient.sign()).clamp_(PIXEL_LOW, PIXEL_HIGH)
@@ -233,7 +233,7 @@ def _check(
         raise InputError(f"expected owners of shape ({count},), got {tuple(owners.shape)}")
     places = _free_places((pixels.shape[2], pixels.shape[3]), (mask.shape[0], mask.shape[1]))
     if count:
-        # A negative index would wrap around in silence, so the bounds are looked at here.
+        # A negative index would wrap around silently, so the bounds are checked here.
         lowest, highest = int(positions.min()), positions.amax(dim=0).tolist()
         if lowest < 0 or highest[0] >= places[0] or highest[1] >= places[1]:
             raise InputError(

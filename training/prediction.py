@@ -1,4 +1,4 @@
-"""What the (fake-quantized) network gives for bytes, batch by batch: the one home of it."""
+"""Predictions of the (fake-quantized) network for uint8 images, batch by batch."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def pixels_of(
 
     Channels last is the quicker layout; the last bits of a float sum may depend on it.
     """
-    # A copy: torch warns of arrays that cannot be written, as those of a cache cannot.
+    # A copy: torch warns about read-only arrays, such as those of a cache.
     pixels = torch.from_numpy(np.array(images)).to(device_of(network)).float()
     return pixels.contiguous(memory_format=torch.channels_last) if channels_last else pixels
 

@@ -40,11 +40,11 @@ class Progress:
         self.close()
 
     def close(self) -> None:
-        """Leave the bar as it is; nothing is counted after that."""
+        """Leave the bar in its last state; nothing is counted after that."""
         self._bar.close()
 
     def advance(self, count: int = 1, note: str = "") -> None:
-        """Count ``count`` more as done; ``note`` is shown behind the count."""
+        """Count ``count`` more as done; ``note`` is shown after the count."""
         self._done += count
         if note:
             self._bar.set_postfix_str(note, refresh=False)
@@ -70,7 +70,7 @@ class Progress:
         )
 
     def reach(self, done: int, total: int) -> None:
-        """Count up to ``done``: what code without a bar of its own calls back with."""
+        """Count up to ``done``: a callback for code that has no bar of its own."""
         del total  # known from the start
         self.advance(done - self._done)
 

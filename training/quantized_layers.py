@@ -15,7 +15,7 @@ from training.weight_quantizer import WeightQuantizer
 
 
 def quantized_activation(tensor_quant: nn.Module, *, signed: bool = False) -> QuantIdentity:
-    """A Brevitas ``QuantIdentity`` around one of the activation quantizers above."""
+    """A Brevitas ``QuantIdentity`` around one of the activation quantizers."""
 
     class Injector(ExtendedInjector):
         proxy_class = ActQuantProxyFromInjector
@@ -38,11 +38,11 @@ def _weight_injector(tensor_quant: WeightQuantizer) -> Any:
 
 
 class Convolution(QuantConv2d):
-    """Brevitas' ``QuantConv2d`` whose products a training may take in bfloat16.
+    """Brevitas' ``QuantConv2d`` whose products a training may compute in bfloat16.
 
-    Codes, scales, BatchNorm and everything behind the products stay float32: quantizers that saw
-    bfloat16 values (8 bits of precision) would give other codes.  In evaluation, and so in every
-    export, the products are float32 whatever ``products`` is.
+    Codes, scales, BatchNorm and everything after the products stay float32: quantizers that read
+    bfloat16 values (8 bits of precision) would give different codes.  In evaluation, and therefore
+    in every export, the products are float32 whatever ``products`` is.
     """
 
     products: torch.dtype = torch.float32
@@ -97,7 +97,7 @@ def quantized_convolution(
 
 
 def quantized_linear(switch: BitWidthSwitch, features: int, classes: int) -> QuantLinear:
-    """A Brevitas ``QuantLinear`` without bias, 8-bit weights at every quantized bit-width."""
+    """A Brevitas ``QuantLinear`` without bias, with 8-bit weights at every quantized bit-width."""
     layer = QuantLinear(
         features,
         classes,

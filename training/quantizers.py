@@ -2,14 +2,14 @@
 
 Every quantizer here is a module that Brevitas calls as its ``tensor_quant``: it maps a float32
 tensor to ``(fake-quantized tensor, scale, zero point, bit-width)``.  The values are those of
-Brevitas' ``RescalingIntQuant`` with the same scale (a test holds them equal, gradients included);
-what is added is the switch: one :class:`BitWidthSwitch` is read by all quantizers of a network, so
+Brevitas' ``RescalingIntQuant`` with the same scale (a test compares them, gradients included).
+This project adds the switch: all quantizers of a network read one :class:`BitWidthSwitch`, so
 that changing the bit-width of the whole network is one assignment and rebuilds nothing.
 
 Codes are integers: signed ones ``-(2^(b-1) - narrow) ... 2^(b-1) - 1``, unsigned ones
 ``0 ... 2^b - 1``, at most 127 with ``codes = "int8"``; the zero point of training is always 0.
-Bit-width 32 means float: the quantizer returns its input (rectified, where the unsigned clamp stood
-for the ReLU).
+Bit-width 32 means float: the quantizer returns its input (rectified where the unsigned clamp serves
+as the ReLU).
 
 References:
     Esser et al., Learned Step Size Quantization, ICLR 2020 (learned scales and their gradient).
@@ -47,12 +47,12 @@ QuantizerOutput = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]
 
 
 class BitWidthSwitch:
-    """The bit-width that all quantizers of one network use now.
+    """The bit-width that all quantizers of one network currently use.
 
     ``spec`` is that of the network.  ``gradient_noise`` is the relative strength of the noise, read
     from ``noise``, that GIR adds to the gradients that leave the activation quantizers while
-    training (0: none).  ``straight_through`` is an attacker's choice of the gradient that the
-    quantizers give; training leaves it alone.
+    training (0: none).  ``straight_through`` is an attacker's choice of the quantizers' gradient;
+    training does not change it.
     """
 
     def __init__(self, spec: NetworkSettings) -> None:
@@ -77,8 +77,8 @@ class BitWidthSwitch:
         return code_range(self.held_bits(bits, signed=signed), signed=signed)
 
     def largest_code(self, bits: int) -> int:
-        """The largest magnitude of codes of ``bits`` bits whose scale is first of all of unsigned
-        ones; signed ones that share it reach 128."""
+        """The largest magnitude of codes of ``bits`` bits whose scale is meant for unsigned codes;
+        signed codes that share it reach 128."""
         top = self.code_range(bits, signed=False)[1]
         return max(top, 2 ** (bits - 1)) if bits == STREAM_BITS else top
 
@@ -103,7 +103,7 @@ def quantize_activation(
 
 
 class OwnBits:
-    """A quantizer's bit-width where a config gives it one of its own in some modes.
+    """A quantizer's bit-width where a config gives it a separate one in some modes.
 
     ``own_bits`` maps an active bit-width to the bit-width that this quantizer then has.
     """
@@ -112,7 +112,7 @@ class OwnBits:
     own_bits: dict[int, int]
 
     def assign(self, mode: int, bits: int) -> None:
-        """Have ``bits`` bits whenever the network is at ``mode``."""
+        """Use ``bits`` bits whenever the network is at ``mode``."""
         self.own_bits[mode] = bits
 
     def switched_bits(self) -> int:
@@ -125,11 +125,11 @@ class LearnedScale(nn.Module, OwnBits):
 
     ``codes_bits`` maps the active bit-width to that of the codes (the residual stream has 8-bit
     codes at every bit-width).  Sharing one instance between quantizers makes their scales equal,
-    which is what the integer residual add needs to be exact.  A ``signed`` one serves a stream of
-    signed codes: one bit less for the magnitude that the first batch is fitted to.
+    which the integer residual add needs to be exact.  A ``signed`` instance serves a stream of
+    signed codes: its first batch is fitted to a magnitude with one bit less.
 
     With activation scales from statistics no gradient reaches it: each batch moves it towards the
-    scale that suits that batch, as BatchNorm's running statistics move.
+    scale that suits that batch, like BatchNorm's running statistics.
 
     In an exact network the scale is the power of two nearest to that value.
     """
@@ -177,9 +177,12 @@ class LearnedScale(nn.Module, OwnBits):
         return cast(Tensor, PowerOfTwo.apply(scale)) if self.switch.spec.exact else scale
 
     def fitted(self, x: Tensor) -> Tensor:
-        """The scale, initialised from ``x`` at its first use in training (optimal for a rectified
-        Gaussian with the mean of ``x``'s positive part), with LSQ's gradient factor; from
-        statistics it also follows each later batch and has no gradient."""
+        """The scale, with LSQ's gradient factor.
+
+        At its first use in training it is initialised from ``x`` (optimal for a rectified Gaussian
+        with the mean of ``x``'s positive part).  A scale from statistics also follows each later
+        batch and has no gradient.
+        """
         bits = self.switch.active
         learned = self.switch.spec.activation_scales == "learned"
         if self.training and (bits not in self._ready or not learned):
@@ -201,8 +204,11 @@ class LearnedScale(nn.Module, OwnBits):
 
     @torch.no_grad()
     def follow(self) -> None:
-        """After a forward pass: a scale from statistics moves towards what suited the tensors that
-        were seen in it, once however many share it, so that all of them had the same one."""
+        """After a forward pass, move a scale from statistics towards the scale that suits the
+        tensors of that pass.
+
+        It moves once, however many tensors share it, so that all of them had the same scale.
+        """
         if self._seen:
             suits = torch.stack(self._seen).mean()
             self._active().lerp_(suits, SCALE_MOMENTUM)

@@ -1,10 +1,10 @@
 """Several processes that train one network: each has a slice of every batch.
 
-Started by ``torchrun``, which sets ``RANK``, ``WORLD_SIZE`` and where the processes meet. What is
-shared each step goes in one flat all-reduce: the gradients, the BatchNorm and activation
-statistics, the loss. DistributedDataParallel is not used: the parameters that a step touches change
-with its bit-width, and a step may have two backward passes; after both, one vector is simplest and
-the same on every rank.
+``torchrun`` starts them, and sets ``RANK``, ``WORLD_SIZE`` and the address where they connect. Each
+step shares the gradients, the BatchNorm and activation statistics and the loss in one flat
+all-reduce. DistributedDataParallel is not used: the parameters that a step uses change with its
+bit-width, and a step may have two backward passes. One vector after both passes is the simplest
+solution, and it is the same on every rank.
 
 =====================  =====================================================================
 batch, its order and   a pure function of (seed, step): the same on every rank, which takes the
@@ -40,7 +40,7 @@ class RanksDiffer(QadtrError):
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among ``count``; ``Ranks()`` is one by itself, for which nothing is sent."""
+    """This process among ``count``; ``Ranks()`` is a single process, which sends nothing."""
 
     rank: int = 0
     count: int = 1
@@ -51,7 +51,7 @@ class Ranks:
         return self.rank == 0
 
     def device(self, asked: str) -> str:
-        """The torch device of this rank: "cuda" becomes this machine's next one in turn."""
+        """The torch device of this rank: "cuda" becomes one GPU of this machine, in rank order."""
         in_turn = self.count > 1 and asked == "cuda"
         return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if in_turn else asked
 
@@ -116,14 +116,14 @@ class Ranks:
             )
 
     def wait(self) -> None:
-        """Until every rank has come here."""
+        """Wait until every rank has reached this call."""
         if self.count > 1:
             dist.barrier()
 
 
 def join(device: str) -> Ranks:
-    """The ranks that ``torchrun`` started, or a process by itself where it did not; on the device
-    "cuda" they talk by NCCL, else by gloo.
+    """The ranks that ``torchrun`` started, or a single process without it; on the device "cuda"
+    they communicate by NCCL, else by gloo.
 
     Raises:
         InputError: the variables of ``torchrun`` are incomplete.

@@ -1,8 +1,8 @@
-"""What records are made of, checked: digests, shares of images, outcomes.
+"""The checked types that records consist of: digests, shares of images, outcomes.
 
 The JSON forms of a share and of outcomes belong to ``deploy.core``, which has no pydantic; here
 they get their limits. Record types are TypedDicts of ``typing_extensions`` (pydantic
-needs those before Python 3.12); :func:`payloads` reads records by them.
+needs those before Python 3.12); :func:`payloads` reads records with them.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ Outcomes = Annotated[
 
 
 def payload_of(record: Mapping[str, Any], form: type[_T]) -> _T:
-    """The payload of a record, if it is what the TypedDict ``form`` says.
+    """The payload of a record, if it has the form of the TypedDict ``form``.
 
     Raises:
         InputError: a line for each fault.
@@ -143,8 +143,8 @@ def payloads(records: Iterable[Mapping[str, Any]], kind: str, form: type[_T]) ->
 
 
 def payloads_by_key(folder: Path, kind: str, form: type[_T]) -> dict[str, _T]:
-    """The payloads of a kind in ``folder`` by their ``key``, to make none of them again; none where
-    there is no folder yet. Errors as :func:`payload_of` and
+    """The payloads of a kind in ``folder`` by their ``key``, so that none is made twice; empty
+    where there is no folder yet. Errors as :func:`payload_of` and
     ``deploy.core.records.read_records``.
     """
     found = payloads(records_so_far(folder, kind), kind, form)

@@ -9,7 +9,7 @@ records/                                  one JSON per result
 report.html
 
 The folder of an adopted file (export.adopting) has adopted.json in place of the first two, and no
-network in torch: its checkpoint is somebody else's file.
+network in torch: its checkpoint is a foreign model file.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ ADOPTED_FORMAT, ADOPTED_FORMAT_VERSION = "qadtr-adopted", 1
 
 
 def is_run(path: Path) -> bool:
-    """Whether a folder is one that :meth:`RunFolder.open` reads."""
+    """Whether :meth:`RunFolder.open` can read a folder."""
     return any((path / name).is_file() for name in (CHECKPOINT, ADOPTED_SIDECAR))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RunFolder:
-    """A finished training run, or an adopted file in the place of one.
+    """A finished training run, or an adopted file in place of one.
 
     Attributes:
         path: the folder.
         sidecar: of its checkpoint, checked against the weights when it was opened.
         cache: where `images` keeps decoded images; None: in memory.
-        data: the images that were named for the run, here or when its training was started: a data
+        data: the images given for the run, on opening or when its training was started: a data
             folder, or splits in memory.
     """
 
@@ -67,10 +67,10 @@ class RunFolder:
 
         Args:
             data: the data folder, or splits in memory; None takes the folder of the training, where
-                the run knows it.
+                the run records it.
 
         Raises:
-            InputError: no such folder, or no whole checkpoint in it.
+            InputError: there is no such folder, or no complete checkpoint in it.
         """
         if path.is_file():
             raise InputError(
@@ -117,20 +117,21 @@ class RunFolder:
         kind: str = "npz",
         overwrite: bool = False,
     ) -> Self:
-        """A run folder of a network from a loop of one's own, or from calibration alone.
+        """Make a run folder for a network from the user's own loop, or from calibration alone.
 
         Args:
             network: trained or calibrated; it is left in evaluation mode.
             path: the folder, made if missing.
-            images: sets in memory, one of them "train", for their classes; later stages take them.
+            images: sets in memory, one of them "train", for their classes; later stages use them.
             seed: of the training, for the records.
-            defense: what tables are to call the training ("qat" is plain); None: "calibrated",
-                where nothing was trained since, else "own loop".
-            kind: of data that the command line will find in ``--data`` (:data:`ImageSet.write`).
-            overwrite: replace the run that is there.
+            defense: the name of the training in tables ("qat" is plain); None: "calibrated" where
+                nothing was trained since, else "own loop".
+            kind: the kind of data that the command line will find in ``--data``
+                (:data:`ImageSet.write`).
+            overwrite: replace an existing run.
 
         Raises:
-            UsageError: there is a run in the folder already.
+            UsageError: the folder already holds a run.
             InputError: the network has another number of classes, or takes other images; or it has
                 neither been trained nor calibrated.
 
@@ -165,7 +166,7 @@ class RunFolder:
         return cls.open(path, data=images)
 
     def command(self, name: str, *words: str) -> str:
-        """A command line on this run, as it is to be typed: with its images where it knows them."""
+        """A command line on this run, as the user types it, with its images where it has some."""
         data = ["--data", str(self.data)] if isinstance(self.data, Path) else []
         return shlex.join(["qadtr", name, str(self.path), *data, *words])
 
@@ -176,12 +177,12 @@ class RunFolder:
 
     @property
     def adopted(self) -> bool:
-        """Whether it is somebody else's file, without a network in torch."""
+        """Whether it is a foreign model file, without a network in torch."""
         return self.sidecar.get("format") == ADOPTED_FORMAT
 
     @property
     def attack(self) -> str:
-        """The attack that a remedy names: one that needs no gradients where there are none."""
+        """The attack that a remedy names: gradient-free where the run has no gradients."""
         return "sparse-rs" if self.adopted else "lavan"
 
     @property
@@ -191,7 +192,7 @@ class RunFolder:
 
     @property
     def spec(self) -> NetworkSpec:
-        """What its network is."""
+        """The specification of its network."""
         return spec_of(self.sidecar, self.checkpoint)
 
     @property
@@ -201,14 +202,14 @@ class RunFolder:
 
     @property
     def bit_widths(self) -> tuple[int, ...]:
-        """Those that the network has, widest first; 32 is float."""
+        """The bit-widths of the network, widest first; 32 is float."""
         return self.spec.bit_widths
 
     def chosen_bit_widths(self, wanted: Sequence[int] | None) -> tuple[int, ...]:
         """``wanted``, or all where None.
 
         Raises:
-            InputError: one that the network lacks.
+            InputError: the network lacks one of them.
         """
         if wanted is None:
             return self.bit_widths
@@ -232,7 +233,7 @@ class RunFolder:
 
     @property
     def seed(self) -> int | None:
-        """Of the training; None of an adopted file, which does not say."""
+        """The seed of the training; None for an adopted file, which does not record one."""
         seed = self.sidecar["config"]["seed"]
         return None if seed is None else int(seed)
 
@@ -247,7 +248,7 @@ class RunFolder:
         return self.path / "patches"
 
     def about(self) -> PatchSource:
-        """The run as the source of patches, in the words of their sidecars."""
+        """The run as the source of patches, in the form that their sidecars record."""
         return PatchSource(
             network=self.network_name,
             defense=self.defense,
@@ -256,7 +257,7 @@ class RunFolder:
         )
 
     def model_file(self, bits: int, engine: str = "onnxruntime") -> Path:
-        """Where the file for an engine, or of a target, at one bit-width is, once it is made."""
+        """The path of the file for an engine, or of a target, at one bit-width, made or not."""
         if self.adopted:
             return self.path / "export" / f"{ADOPTED}-{bits}{suffix_of(ADOPTED)}"
         return self.path / "export" / f"{target_of(engine)}-{bits}{suffix_of(engine)}"
@@ -267,7 +268,8 @@ class RunFolder:
         """``wanted``, or the bit-widths that have a file for the engine, or of the target.
 
         Raises:
-            InputError: one that has no file, or there is none at all: with the command to make it.
+            InputError: a bit-width has no file, or there is no file at all; the message has the
+                command that makes it.
         """
         there = self.bit_widths_with_file(engine)
         chosen = there if wanted is None else tuple(wanted)
@@ -291,7 +293,7 @@ class RunFolder:
         return chosen
 
     def bit_widths_with_file(self, engine: str = "onnxruntime") -> tuple[int, ...]:
-        """Those that have a file for the engine, or of the target, widest first."""
+        """The bit-widths that have a file for the engine, or of the target, widest first."""
         return tuple(bits for bits in self.bit_widths if self.model_file(bits, engine).is_file())
 
     def load_network(self) -> Network:
@@ -312,7 +314,7 @@ class RunFolder:
         """One split of the kind of data that the run was trained on, in the same size.
 
         Args:
-            data: the data folder, or splits in memory; None takes the run's own, where it knows
+            data: the data folder, or splits in memory; None takes the run's own, where it records
                 some and needs some.
             split: "train", "holdout" or "test".
 
@@ -357,7 +359,7 @@ def _adopted_sidecar(path: Path) -> dict[str, Any]:
 
 
 def _require_facts(sidecar: Mapping[str, Any], path: Path) -> None:
-    """Refuse what every later stage reads of a run, where it is of another kind."""
+    """Refuse a sidecar whose facts, which every later stage reads, have the wrong type."""
     classes, config = sidecar["classes"], sidecar["config"]
     defense = config.get("defense") if isinstance(config, dict) else None
     for what, fits in (

@@ -37,10 +37,10 @@ def require_free(folder: Path) -> None:
 
 @contextmanager
 def run_lock(folder: Path) -> Iterator[None]:
-    """Alone among the trainings of this folder.
+    """Hold the folder's lock, so that this is its only training.
 
     Raises:
-        InputError: another training has it, or the folder is not writable.
+        InputError: another training holds it, or the folder is not writable.
     """
     path = folder / LOCK
     try:

@@ -1,4 +1,4 @@
-"""What a training shows and writes of its course: progress, log.jsonl, TensorBoard, log lines."""
+"""What a training shows and logs: progress, log.jsonl, TensorBoard, log lines."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ _log = logging.getLogger(__name__)
 
 
 class RunLog:
-    """The course of one training of ``steps``, ``done`` of which were taken before.
+    """The log of one training of ``steps``, ``done`` of which were taken before.
 
-    ``title`` is the bar's; only the ``first`` process writes, the others are silent; ``progress``
-    shows a bar, or log lines between the epochs where there is no terminal.
+    ``title`` is the title of the bar.  Only the ``first`` process writes; the others are silent.
+    ``progress`` shows a bar, or log lines between the epochs where there is no terminal.
 
     Attributes:
-        images_per_s: of the last epoch, or the part of it that this process trained; None before.
+        images_per_s: of the last epoch, or of the part of it that this process trained; None before
+            the first.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class RunLog:
             self._writer.close()
 
     def step(self, loss: float, accuracy: float, images: int) -> None:
-        """One more step was taken, of so many images."""
+        """Count one more step, of that many images."""
         self._course.add(loss, accuracy)
         self._images += images
         self._bar.advance(note=self._note)
@@ -69,8 +70,8 @@ class RunLog:
         """Add a row to the history, the means of the steps since the last one, and write it.
 
         Args:
-            holdout: gives the hold-out accuracy, 0…1, by bit-width; asked where there is somebody
-                to read it, and not part of the images per second.
+            holdout: returns the hold-out accuracy, 0…1, by bit-width; called only where the result
+                is shown or written, and not counted in the images per second.
         """
         now = time.monotonic()
         row = self._course.close_epoch(step, epoch)

@@ -1,4 +1,4 @@
-"""What a run was started with, in its folder: ``--resume`` needs no more than that folder."""
+"""What a run was started with, stored in its folder: ``--resume`` needs only that folder."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class RunStart:
         device: torch device.
         save_every: steps between two states.
         in_memory: whether the images were given in memory, so that no folder is known.
-        network: of a training that started from a network in memory, ``plan`` and the ``sha256`` of
-            its tensors: continuing needs none of the code it was made with.
+        network: for a training that started from a network in memory, the ``plan`` and the
+            ``sha256`` of its tensors: continuing does not need the code that made it.
         warm_start_sha256: of the file that ``training.warm_start`` names, which continuing does not
-            read again; None where there is none, or in a run of before.
+            read again; None where there is none, or in a run of an earlier version.
     """
 
     config: Mapping[str, Any]
@@ -72,10 +72,11 @@ class RunStart:
     def require_same(self, config: TrainingConfig, images_sha256: str, folder: Path) -> None:
         """Refuse to continue the run in ``folder`` with another config or other images.
 
-        A setting that the version of its start did not know counts as left at its default.
+        A setting that did not exist in the version that started the run counts as its default.
 
         Raises:
-            InputError: naming each setting that differs, as the run has it and as it was given.
+            InputError: a setting differs; the message names each one, with the run's value and the
+                given one.
         """
         before = flat_settings(self.training_config(folder).as_dict())
         after = flat_settings(config.as_dict())
@@ -109,7 +110,7 @@ class RunStart:
 
 
 def from_memory(folder: Path) -> str:
-    """How a training on images in memory goes on."""
+    """How a training on images in memory is continued."""
     return (
         "its images were in memory; write the training images, as they were given, with "
         f"images.write(DIR) and run qadtr train --resume --out {folder} --data DIR; if your own "

@@ -1,4 +1,4 @@
-"""The network that a training starts from, and what a continued one needs to know of it."""
+"""The network that a training starts from, and what a continued training needs to know of it."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Starting:
     """A network before its first step.
 
     Attributes:
-        network: on the CPU; of a run that continues, the state has its weights.
-        given: of a network that was in memory, its ``plan`` and the ``sha256`` of its tensors.
+        network: on the CPU; the state of a run that continues has its weights.
+        given: for a network in memory, its ``plan`` and the ``sha256`` of its tensors.
         warm_start_sha256: of the file that ``training.warm_start`` names; None where there is none.
-        trained: whether its weights are of an earlier training.
+        trained: whether its weights come from an earlier training.
     """
 
     network: Network
@@ -37,7 +37,7 @@ class Starting:
     trained: bool
 
     def identity(self) -> dict[str, Any]:
-        """What tells it from the start of another run of the same config."""
+        """What distinguishes it from the start of another run of the same config."""
         found: dict[str, Any] = {}
         if self.given is not None:
             found["network"] = self.given.get("sha256")
@@ -61,13 +61,13 @@ def starting_network(
         config: of the training.
         spec: of the network, for the images' size and classes.
         channels: of the images.
-        network: in memory, left as it is; None where the config names the network.
+        network: in memory, left unchanged; None where the config names the network.
         start: of the run that continues; None for a new one.
         run_dir: its folder.
 
     Raises:
-        InputError: the network is not for these images or this config, or a file of weights is not
-            for the network.
+        InputError: the network does not fit these images or this config, or a file of weights does
+            not fit the network.
     """
     settings = config.training
     given: Mapping[str, Any] | None = None
@@ -99,7 +99,7 @@ def starting_network(
 
 
 def _require_fit(network: Network, spec: NetworkSpec, channels: int) -> None:
-    """Refuse to train a network on images or by a config that are not its own."""
+    """Refuse a network that does not fit the images or the config of the training."""
     expected = (channels, *spec.image_size)
     if network.plan.input_shape != expected or network.plan.classes != spec.classes:
         shape, own = ("×".join(map(str, one)) for one in (expected, network.plan.input_shape))

@@ -78,10 +78,10 @@ def rectified_step(bits: int) -> float:
 def residual_ratio(bits: int, stream_bits: int = 8) -> int:
     """How many steps of the residual stream one step of the ``bits``-bit branch spans.
 
-    The odd integer nearest to 2^(s - 1) / (2^b - 1) for a stream of s bits: the branch then covers
-    about half of the stream's range.  Odd, because stream codes are integers and an integer divided
-    by an odd integer is never halfway between two others: every formula that any engine uses for
-    the requantization, in float32 or in integers, gives the same code
+    It is the odd integer nearest to 2^(s - 1) / (2^b - 1) for a stream of s bits: the branch then
+    covers about half of the stream's range.  It is odd because stream codes are integers and an
+    integer divided by an odd integer is never halfway between two others: every formula that any
+    engine uses for the requantization, in float32 or in integers, gives the same code
     (docs/decisions/requantization.md).
     """
     ratio = 2.0 ** (stream_bits - 1) / (2**bits - 1)

@@ -35,7 +35,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a safetensors file.
 
     Raises:
-        InputError: it is damaged, or a pickle, which may run code and is not read.
+        InputError: it is damaged, or it is a pickle, which could run code and is not read.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -67,7 +67,7 @@ def require_tensors_of(
     """Refuse ``tensors`` that are not, by names and shapes, those of ``own``, or not finite.
 
     Raises:
-        InputError: they are another network's, or NaN or infinite; ``source`` names them.
+        InputError: they belong to another network, or are NaN or infinite; ``source`` names them.
     """
     missing, unknown = sorted(set(own) - set(tensors)), sorted(set(tensors) - set(own))
     if missing or unknown:
@@ -82,7 +82,7 @@ def require_tensors_of(
                 f"{source} belongs to another network: {name} has shape {tuple(tensor.shape)}, "
                 f"expected {tuple(own[name].shape)}"
             )
-        # Of a type for which isfinite is not written, an 8-bit float, too.
+        # This also covers types that isfinite does not support, such as 8-bit floats.
         if tensor.is_floating_point() and not bool(tensor.double().isfinite().all()):
             raise InputError(f"{source}: {name} has values that are NaN or infinite; train again")
 

@@ -1,4 +1,4 @@
-"""TOML from files and from the command line, within bounds that hold before it is used."""
+"""TOML from files and from the command line, with its limits checked before it is used."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def parse_toml(text: str, where: str) -> dict[str, Any]:
     """The table that TOML text holds; ``where`` names it in errors.
 
     Raises:
-        InputError: no TOML, a whole number of more than 64 bits, or nested without end.
+        InputError: it is not TOML, has a whole number of more than 64 bits, or nests too deeply.
     """
     try:
         table = tomllib.loads(text)
         require_plain_tree(table)
         _require_integers(table)
-    # ValueError: tomllib's own, and Python's of a number of 5,000 digits.
+    # ValueError: tomllib's own error, and Python's error for a number of 5,000 digits.
     except (ValueError, RecursionError, MemoryError) as error:
         raise InputError(f"{where} cannot be read as TOML: {error}") from error
     return table
@@ -34,7 +34,7 @@ def read_toml(path: Path, where: str = "") -> dict[str, Any]:
     """The table that a TOML file holds; ``where`` names it in errors, by default its path.
 
     Raises:
-        InputError: missing, too large, not UTF-8, or as :func:`parse_toml`.
+        InputError: the file is missing, too large or not UTF-8; or as :func:`parse_toml`.
     """
     require_file_size(path, MOST_JSON_BYTES)
     try:

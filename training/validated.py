@@ -2,8 +2,9 @@
 
 :func:`validated` makes a frozen dataclass whose fields pydantic checks, deeply and strictly, where
 it is constructed, replaced (:func:`dataclasses.replace`) or read from a table.  Every fault is a
-line of one error: the dotted key, what was expected, what came.  A rule that several fields share
-is a method under ``pydantic.model_validator(mode="after")`` that raises ``ValueError``.
+line of one error: the dotted key, the expected value, the actual value.  A rule that involves
+several fields is a method under ``pydantic.model_validator(mode="after")`` that raises
+``ValueError``.
 """
 
 from __future__ import annotations
@@ -87,11 +88,11 @@ _BOUNDS = {
 def validated(error: type[QadtrError] = InputError) -> Callable[[type[_T]], type[_T]]:
     """A decorator: a frozen, keyword-only dataclass whose values are checked.
 
-    A whole number is taken for float, in a table a list for a tuple; nothing else is converted.
-    Unknown fields, NaN and infinity are refused.
+    A whole number is accepted for a float and, in a table, a list for a tuple; nothing else is
+    converted.  Unknown fields, NaN and infinity are refused.
 
     Args:
-        error: what the constructor raises for what it refuses.
+        error: the exception that the constructor raises for refused values.
     """
 
     def decorate(cls: type[_T]) -> type[_T]:
@@ -126,13 +127,14 @@ def read_settings(
 
     Args:
         where: names the table in errors.
-        error: what is raised.
+        error: the exception that is raised.
 
     Raises:
         InputError: a line for each unknown or missing key, wrong type or value.
     """
     try:
-        # As JSON, where strictness lets a table be a dataclass and a list a tuple.
+        # As JSON: pydantic's strict mode then accepts a table for a dataclass and a list for a
+        # tuple.
         data = to_json(table, inf_nan_mode="constants")
         return cast(_T, _adapter(cast(Any, kind)).validate_json(data))
     except PydanticSerializationError as fault:
@@ -142,7 +144,7 @@ def read_settings(
 
 
 def checked(kind: Any, value: Any, where: str) -> Any:
-    """``value`` itself, if it is what JSON of the type ``kind`` holds, to the last key.
+    """``value`` itself, if it is valid JSON of the type ``kind``, down to the last key.
 
     ``kind``: a TypedDict (of ``typing_extensions``, as pydantic needs it before Python 3.12), a
     dataclass, or a type of these.
@@ -155,12 +157,12 @@ def checked(kind: Any, value: Any, where: str) -> Any:
 
 
 def as_json(value: Any) -> Any:
-    """Settings as JSON holds them: dictionaries with text for keys, lists, numbers, text."""
+    """Settings as JSON values: dictionaries with text as keys, lists, numbers, text."""
     return to_jsonable_python(value)
 
 
 def json_schema(kind: Any) -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of what :func:`checked` takes for ``kind``."""
+    """The JSON Schema (draft 2020-12) of the values that :func:`checked` accepts for ``kind``."""
     draft = "https://json-schema.org/draft/2020-12/schema"
     return {
         "$schema": draft,
@@ -169,7 +171,7 @@ def json_schema(kind: Any) -> dict[str, Any]:
 
 
 class _Untitled(GenerateJsonSchema):
-    """Without titles that say the key again."""
+    """A schema generator without titles that repeat the key."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
@@ -177,7 +179,8 @@ class _Untitled(GenerateJsonSchema):
 
 @functools.cache
 def _adapter(kind: Any, *, documented: bool = False) -> TypeAdapter[Any]:
-    """``documented``: descriptions from the docstrings of fields, whose source is read for that."""
+    """The pydantic adapter of ``kind``; ``documented``: with descriptions from the docstrings of
+    its fields, which are read from the source."""
     config = ConfigDict(**_CONFIG, use_attribute_docstrings=documented)
     if is_typeddict(kind):
         # A copy has the config, so that ``kind`` takes another's where it is part of that.
@@ -191,7 +194,7 @@ def _adapter(kind: Any, *, documented: bool = False) -> TypeAdapter[Any]:
 
 
 def _text(fault: ValidationError, kind: Any, where: str) -> str:
-    """A line for each fault; of very many, for the first."""
+    """A line for each fault; where there are very many, for the first ones."""
     faults = fault.errors(include_url=False)
     lines = [f"{where}: {_line(one, kind)}" for one in faults[:_MOST_FAULTS]]
     if len(faults) > _MOST_FAULTS:
@@ -200,7 +203,7 @@ def _text(fault: ValidationError, kind: Any, where: str) -> str:
 
 
 def _came(value: object) -> str:
-    """What came, as it is shown."""
+    """The actual value, as it is shown in the error."""
     return shortened(repr(value), _LONGEST_VALUE)
 
 
@@ -236,7 +239,7 @@ def _dotted(place: Iterable[int | str]) -> str:
 
 
 def _at(schema: dict[str, Any], place: Iterable[int | str]) -> list[dict[str, Any]]:
-    """The parts of ``schema`` that hold for what is at ``place``."""
+    """The parts of ``schema`` that apply to the value at ``place``."""
     found = [schema]
     for step in (*place, None):
         tables = []

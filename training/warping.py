@@ -68,8 +68,8 @@ def _windows(
 ) -> tuple[Tensor, Tensor]:
     """Rows, int64 N×K, and columns, int64 N×L, of a window of each image that holds its patch.
 
-    One size for all images, that of the largest; where it would leave the image it is moved inside,
-    and still holds what the image shows of the patch.
+    All windows have the size of the largest; a window that would leave the image is moved inside,
+    and still holds the visible part of the patch.
     """
     height, width = mask.shape
     reaches = (
@@ -80,7 +80,7 @@ def _windows(
     for axis, reach in enumerate(reaches):
         length = pixels.shape[2 + axis]
         most = float(reach.max()) if len(reach) else 0.0
-        # A pixel more on each side, for coordinates that float32 rounded.
+        # One more pixel on each side, for coordinates that float32 rounded.
         size = min(length, math.floor(2 * most) + 3)
         first = (centres[:, axis] - most).ceil().long() - 1
         first = first.clamp(0, length - size)

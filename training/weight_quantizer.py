@@ -1,7 +1,7 @@
 """The quantizer of weights, as a tensor quantizer of Brevitas' weight proxy.
 
-As those of activations (:mod:`training.quantizers`) it reads one switch, so that one assignment
-changes the bit-width of the whole network.
+Like the quantizers of activations (:mod:`training.quantizers`) it reads one switch, so that one
+assignment changes the bit-width of the whole network.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ SHARES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 def least_squares_scale(weight: Tensor, start: Tensor, bits: int) -> Tensor:
     """The scale (C,) of each channel of ``weight`` (C×…) with about the least squared error.
 
-    The best of ``start`` (C,) and of :data:`SHARES`, and then two steps of Lloyd's iteration: the
-    codes of the scale, and the scale that fits these codes best.
+    It takes the best of ``start`` (C,) and of :data:`SHARES`, and then two steps of Lloyd's
+    iteration: the codes for the scale, and the scale that fits these codes best.
     """
     flat, top = weight.detach().flatten(1), 2 ** (bits - 1) - 1
 
@@ -63,16 +63,16 @@ class WeightQuantizer(nn.Module, OwnBits):
     the scales, and from then on, on whatever machine, the stored ones are used.
 
     ``fixed_bits`` pins the bit-width of the codes (first and last layer) at every quantized mode.
-    ``fixed_scale``, where it is set, is the scale whatever the weights are: a statistic of an
-    identity would clip it.
+    ``fixed_scale``, where set, is the scale for any weights: the statistic of an identity would
+    clip it.
 
-    With learned weight scales the statistic is only where a channel's scale starts; it is then a
-    parameter of its bit-width with LSQ's gradient, and clipped weights have none.
+    With learned weight scales the statistic is only the start of a channel's scale.  The scale is
+    then a parameter of its bit-width with LSQ's gradient, and clipped weights have no gradient.
 
-    In an exact network the layer sets ``folding``, the quantized weights are those with the gain
-    of BatchNorm in them (in evaluation; in training the gain follows in the BatchNorm), their scale
-    is the nearest power of two, or a larger one where the accumulator's bound asks for it, and one
-    is stored for each bit-width of the network, since each has a BatchNorm of its own.
+    In an exact network the layer sets ``folding``.  The quantized weights then include the gain of
+    BatchNorm (in evaluation; in training the BatchNorm applies it afterwards).  Their scale is the
+    nearest power of two, or a larger one where the accumulator's bound requires it.  One scale is
+    stored for each bit-width of the network, since each has its own BatchNorm.
     """
 
     def __init__(self, switch: BitWidthSwitch, channels: int, *, fixed_bits: int | None) -> None:
@@ -104,7 +104,7 @@ class WeightQuantizer(nn.Module, OwnBits):
         return self.switch.spec.weight_scales == "learned"
 
     def assign(self, mode: int, bits: int) -> None:
-        """Have ``bits`` bits whenever the network is at ``mode``, also where bits were fixed."""
+        """Use ``bits`` bits whenever the network is at ``mode``, also where bits were fixed."""
         super().assign(mode, bits)
         if not self.switch.spec.exact:
             self._reserve(bits)
@@ -115,9 +115,11 @@ class WeightQuantizer(nn.Module, OwnBits):
 
     @torch.no_grad()
     def store(self, weight: Tensor, *, fitted: bool = False) -> None:
-        """Keep the scales of the active bit-width for ``weight``: those of training, learned ones
-        only where no batch has set them yet; or with ``fitted`` those of the least squared
-        error."""
+        """Store the scales of the active bit-width for ``weight``.
+
+        They are those of training (learned ones are stored only where no batch has set them yet),
+        or with ``fitted`` those of the least squared error.
+        """
         if not self.learned:
             self.value().copy_(self._fitted(weight, least_squares=fitted)[0])
             return
@@ -129,8 +131,8 @@ class WeightQuantizer(nn.Module, OwnBits):
             ready.fill_(True)
 
     def _fitted(self, weight: Tensor, *, least_squares: bool = False) -> tuple[Tensor, Tensor]:
-        """Scales (C,) of the weights as they are and, in an exact network, with their gain; and
-        what the latter are divided by in training."""
+        """Scales (C,) of the weights without gain and, in an exact network, with their gain; and
+        the divisor of the latter in training."""
         mean = weight.detach().abs().flatten(1).mean(dim=1)
         scale = mean * weight_step(self.codes_bits())
         if self.fixed_scale is not None:
@@ -150,8 +152,8 @@ class WeightQuantizer(nn.Module, OwnBits):
         return self.folding()
 
     def value_for(self, weight: Tensor) -> Tensor:
-        """The scales (C,) of the active bit-width that evaluation would have for ``weight``: in
-        training those of statistics are stored nowhere yet."""
+        """The scales (C,) of the active bit-width that evaluation would use for ``weight``; during
+        training, scales from statistics are not stored yet."""
         return self._fitted(weight)[0] if self.training and not self.learned else self.value()
 
     def value(self) -> Tensor:
@@ -162,7 +164,7 @@ class WeightQuantizer(nn.Module, OwnBits):
 
     def _learned_value(self, weight: Tensor) -> Tensor:
         """The learned scales of the active bit-width with LSQ's gradient factor."""
-        if self.codes_bits() not in self._ready:  # asking the tensor would wait for a GPU
+        if self.codes_bits() not in self._ready:  # reading the tensor would wait for the GPU
             self.store(weight)
             self._ready.add(self.codes_bits())
         top = 2 ** (self.codes_bits() - 1) - 1
@@ -170,7 +172,7 @@ class WeightQuantizer(nn.Module, OwnBits):
         return cast(Tensor, ScaleGradient.apply(self.value(), factor))
 
     def folded(self, weight: Tensor) -> Tensor:
-        """The weights whose codes evaluation takes: with the gain in them in an exact network."""
+        """The weights whose codes evaluation uses; in an exact network they include the gain."""
         gain = self._folding().gain if self.switch.spec.exact else None
         return weight if gain is None else weight * gain.view(-1, *[1] * (weight.dim() - 1))
 

@@ -1,4 +1,4 @@
-"""Data sets: every one arrives as an `ImageSet` of uint8 N×3×H×W, whatever its files look like."""
+"""Data sets: each is read as an `ImageSet` of uint8 N×3×H×W, whatever its file format."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def kind_of(root: Path | None) -> str:
     """The kind of data that a folder holds, by the names in it; without a folder "digits".
 
     Raises:
-        InputError: there is no such folder, or nothing in it that has a kind.
+        InputError: there is no such folder, or it holds no known kind of data.
     """
     if root is None:
         return "digits"
@@ -57,20 +57,20 @@ def load_images(
     Args:
         kind: "cifar10", "folder" (SPLIT/CLASS/IMAGE), "digits" (comes with scikit-learn), "npz"
             (:mod:`training.data.arrays`), or the user's own by ``package.module:name``: called with
-            the data folder and "train" or "test", it gives an :class:`ImageSet`, a torch Dataset
+            the data folder and "train" or "test", it returns an :class:`ImageSet`, a torch Dataset
             (:meth:`ImageSet.from_dataset`), or the arguments of :meth:`ImageSet.from_arrays`; the
             hold-out is taken from its "train".
-        root: the data folder; None for "digits" and one's own only.
+        root: the data folder; None only for "digits" and the user's own kind.
         split: "train", "holdout" or "test".
         size: side of the images in px: any for "folder" (resize and centre cut; None leaves them
-            as they are), a multiple of 8 for "digits" (None: 32), 32 or None for "cifar10"; not
-            looked at for "npz".
-        cache: for "folder" alone: folder that keeps the decoded images on disk, for a data set
+            unchanged), a multiple of 8 for "digits" (None: 32), 32 or None for "cifar10"; ignored
+            for "npz".
+        cache: for "folder" only: a folder that stores the decoded images on disk, for a data set
             that is larger than the memory (:mod:`training.data.cache`).
 
     Raises:
-        InputError: an unknown kind or split, or anything missing or damaged; the message says
-            what was expected, what was found and how to mend it.
+        InputError: an unknown kind or split, or anything missing or damaged; the message states
+            what was expected, what was found and how to fix it.
     """
     if split not in SPLITS:
         raise InputError(f"unknown split {split!r}; available: {', '.join(SPLITS)}")

@@ -1,9 +1,9 @@
-"""An unpickler that admits numpy arrays and plain containers, and runs nothing of the file.
+"""An unpickler that admits numpy arrays and plain containers, and runs no code of the file.
 
 The official CIFAR-10 files are pickles. A pickle is a program: it names importable objects and
 calls them. Here no name is imported at all. The few names with which numpy writes an array are
-answered with inert stand-ins that only keep what they are given; the array is then built from the
-kept bytes, after its type and shape have been checked. Every other name is refused.
+replaced by inert stand-ins that only store their arguments; the array is then built from the
+stored bytes, after its type and shape have been checked. Every other name is refused.
 
 Source of the format: the reductions of `numpy.ndarray` and `numpy.dtype` (NEP-free, stable since
 numpy 1.0; `numpy.core` became `numpy._core` in 2.0; protocol 5 uses `_frombuffer`).
@@ -83,7 +83,7 @@ class _BufferArray(_Array):
 
 
 def _shown(value: object) -> str:
-    # Never the repr of what may be nested without end.
+    # Never the repr of a value that may be nested without end.
     return repr(value[:20]) if isinstance(value, str) else f"a {type(value).__name__}"
 
 
@@ -138,11 +138,11 @@ def _refuse_set(unpickler: Any) -> None:
 
 
 class _ArrayUnpickler(pickle._Unpickler):
-    """The Python one: the one in C answers a damaged memo index by touching gigabytes.
+    """The Python unpickler: the one in C reacts to a damaged memo index by touching gigabytes.
 
-    With it, too, nothing but `find_class` reaches a name. What is allocated is in the file: a size
-    that the file names is never believed. Only text is hashed: a tuple that holds another one
-    twice, and so on, takes time that doubles with each.
+    Here too, only `find_class` resolves names. Only the bytes present in the file are allocated: a
+    size that the file states is never trusted. Only text is hashed: hashing a tuple that holds
+    another tuple twice, and so on, takes time that doubles with each level.
     """
 
     dispatch: ClassVar[dict[int, Any]] = {
@@ -194,6 +194,6 @@ def arrays_from_pickle(data: bytes, *, source: str) -> dict[str, object]:
     plain: dict[str, object] = {}
     for key, value in content.items():
         name = key.decode("latin1") if isinstance(key, bytes) else key
-        # A stand-in that was never given its data has no array.
+        # A stand-in that never received its data has no array.
         plain[name] = getattr(value, "array", None) if isinstance(value, _Array) else value
     return plain

@@ -20,7 +20,7 @@ def read_arrays(root: Path, split: str) -> ImageSet:
         split: "train", "holdout" or "test".
 
     Raises:
-        InputError: the file is missing or damaged, or holds something else.
+        InputError: the file is missing or damaged, or has other contents.
     """
     path = root / f"{'test' if split == 'test' else 'train'}.npz"
     if not path.is_file():

@@ -3,19 +3,19 @@
 A cache is a folder. Each split of a data set has two files there:
 
 NAME-SPLIT-SIZEpx.npy    uint8 N×3×H×W as `numpy.load` reads it, in the order of the data set
-NAME-SPLIT-SIZEpx.json   what it was made of and what it holds: shape, classes, labels, digests
+NAME-SPLIT-SIZEpx.json   its source and its contents: shape, classes, labels, digests
 
 The images are mapped read-only, so all processes of a machine share the kernel's one copy of the
-pages that were read, and it gives them up when memory is short. They have the bytes and the digest
-of the set that is decoded into memory: a run and its checkpoint do not depend on which it was.
+pages that were read, and the kernel frees them when memory is short. Bytes and digest equal those
+of a set that is decoded into memory: a run and its checkpoint do not depend on the choice.
 
-One process at a time makes a file (`flock`); the others wait and then use it. A killed one leaves
-``.NAME.partial.npy`` and how far it came, with the digest of that part; the next one goes on there
-if that digest is still right. A file takes its name only when it is whole.
+One process at a time makes a file (`flock`); the others wait and then use it. A killed process
+leaves ``.NAME.partial.npy``, the number of finished images and the digest of that part; the next
+one continues there if that digest still matches. A file gets its name only when it is complete.
 
 Files are not hashed again at each start, which would read everything: byte count and time of change
-are compared with those noted, and only where they differ (a copy on another disk) is the whole file
-read and its digest compared.
+are compared with the recorded ones, and only where they differ (a copy on another disk) is the
+whole file read and its digest compared.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ _log = logging.getLogger(__name__)
 
 
 def cached_images(listing: Listing, size_px: int | None, folder: Path) -> ImageSet:
-    """The images of ``listing``, mapped read-only from ``folder``, the cache; decoded into it where
-    they are not there.  ``size_px`` as :func:`training.data.image_file.read_image`.
+    """The images of ``listing``, mapped read-only from ``folder``, the cache; missing images are
+    decoded into it first.  ``size_px`` as :func:`training.data.image_file.read_image`.
 
     Raises:
-        InputError: a file is not a readable image or has another size than the first one; the cache
+        InputError: a file is not a readable image or differs in size from the first one; the cache
             holds other images under this name, cannot be written, or its disk is too small.
     """
     entry = _Entry(listing, size_px, folder)
@@ -74,7 +74,7 @@ def cached_images(listing: Listing, size_px: int | None, folder: Path) -> ImageS
 
 
 class _DamagedError(InputError):
-    """What the cache holds is not what its sidecar says."""
+    """The contents of the cache do not match its sidecar."""
 
 
 class _Entry:
@@ -90,7 +90,7 @@ class _Entry:
 
     @cached_property
     def wanted(self) -> dict[str, Any]:
-        """What the sidecar must say."""
+        """The facts that the sidecar must record."""
         return {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -107,8 +107,8 @@ class _Entry:
         """The set, or None where the cache does not have it.
 
         Raises:
-            InputError: it has that of other images.
-            _DamagedError: it has it no longer whole.
+            InputError: the entry is of other images.
+            _DamagedError: the entry is no longer intact.
         """
         if not self.images.is_file() or not self.sidecar.is_file():
             return None
@@ -167,7 +167,7 @@ class _Entry:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Alone among the processes that make this entry; released by the kernel at a kill."""
+        """Hold the lock for making this entry; the kernel releases it if the process is killed."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with self.lock.open("a") as stream:
@@ -185,7 +185,7 @@ class _Entry:
     def made(self) -> ImageSet:
         """Decode what is missing, put the files in place, and return the set."""
         listing = self.listing
-        # What a damaged cache holds is of no use, and its room is needed.
+        # The contents of a damaged cache are useless, and their disk space is needed.
         self.images.unlink(missing_ok=True)
         first = read_image(listing.folder / listing.files[0], self.size_px)
         shape = (len(listing.files), *first.shape)
@@ -232,7 +232,7 @@ class _Entry:
         return made
 
     def _begun(self, shape: tuple[int, ...], header: bytes) -> tuple[int, ImageDigest]:
-        """How many images an interrupted process left whole, and the digest of them."""
+        """The number of complete images that an interrupted process left, and their digest."""
         digest = ImageDigest(shape)
         with suppress(InputError, FileNotFoundError):
             state = _checked_sidecar(self.state)
@@ -281,16 +281,16 @@ def _stamp(found: os.stat_result) -> dict[str, int]:
 
 
 def _signed(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """``facts`` with their own SHA-256, so that a changed word is seen."""
+    """``facts`` with their own SHA-256, so that a change is detected."""
     plain = {key: value for key, value in facts.items() if key != "sha256"}
     return {**plain, "sha256": sha256_of_bytes(json_bytes(plain))}
 
 
 def _checked_sidecar(path: Path) -> dict[str, Any]:
-    """What :func:`_signed` gave.
+    """The facts that :func:`_signed` wrote.
 
     Raises:
-        InputError: damaged or changed.
+        InputError: they are damaged or changed.
     """
     facts = read_json(path)
     if not isinstance(facts, dict) or _signed(facts) != facts:

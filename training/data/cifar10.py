@@ -53,13 +53,13 @@ def read_cifar10(root: Path, split: str) -> ImageSet:
     Args:
         root: a folder that holds `cifar-10-batches-py/`, or `cifar-10-python.tar.gz`, or
             `train/CLASS/IMAGE` and `test/CLASS/IMAGE` with the ten class names (looked for in
-            this order); or that batches folder or archive itself.
+            this order); or the batches folder or the archive itself.
         split: "train" (without the hold-out), "holdout" (10% of the official training set, the
             same images from the batches and from the archive, in any order), or "test".
 
     Raises:
-        InputError: nothing of the above is there, or a file is missing, truncated, of a wrong
-            shape, or holds anything but arrays.
+        InputError: none of the above exists, or a file is missing or truncated, has a wrong shape,
+            or holds anything but arrays.
     """
     files = _TEST_FILES if split == "test" else _TRAIN_FILES
     place = _place(root)
@@ -152,7 +152,7 @@ def _files_of_archive(archive: Path, wanted: tuple[str, ...]) -> dict[str, bytes
                 file = tar.extractfile(member)
                 assert file is not None  # a regular file
                 contents[name] = file.read()
-            # To the very end, where gzip keeps the checksum of everything before it.
+            # To the very end, where gzip stores the checksum of everything before it.
             while stream.read(1 << 20):
                 pass
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:

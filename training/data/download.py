@@ -1,4 +1,4 @@
-"""Fetch an official archive, check it, and only then give it its name."""
+"""Download an official archive, check it, and only then give it its name."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _BLOCK_BYTES = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Archive:
-    """A file on the network (``url``, http or https) and what it must be: its name on disk, its
-    SHA-256 (hex) and its exact length."""
+    """A file on the network (``url``, http or https), with its name on disk, its expected SHA-256
+    (hex) and its exact length."""
 
     filename: str
     url: str
@@ -60,7 +60,7 @@ def download(
         timeout_s: seconds without an answer after which to give up.
 
     Raises:
-        InputError: no network, another file than expected, or `root` cannot be written.
+        InputError: no network, a file other than the expected one, or `root` cannot be written.
     """
     path = root / archive.filename
     if path.exists():

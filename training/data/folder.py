@@ -39,7 +39,7 @@ def read_folder(
 
     Raises:
         InputError: a folder is missing or empty, a file is not a readable image, the sizes differ
-            and no `size_px` was given, or the cache is of other images or cannot be written.
+            and no `size_px` was given, or the cache holds other images or cannot be written.
     """
     if size_px is not None and size_px < 1:
         raise InputError(f"expected an image size of at least 1 px, got {size_px}")

@@ -21,15 +21,15 @@ def held_out(
 
     In each class the images with the smallest SHA-256 of (purpose, key) are chosen, so the choice
     depends neither on the order of the images nor on a random generator of some library version.
-    Images with equal keys (exact duplicates) get equal hashes, so they fall on the same side but
-    for at most one pair a class at the border.
+    Images with equal keys (exact duplicates) get equal hashes, so they fall on the same side,
+    except for at most one pair per class at the border.
 
     Args:
         labels: int64 N.
-        keys: N keys, one an image: its bytes, or its path where the bytes depend on a resize.
+        keys: N keys, one per image: its bytes, or its path where the bytes depend on a resize.
         share: share of each class to hold out, 0 < share < 1; rounded to whole images, and at
             least one image stays on each side.
-        purpose: seed of the choice: another word makes another choice.
+        purpose: seed of the choice: a different word gives a different choice.
 
     Raises:
         InputError: a class that occurs has fewer than two images, so it cannot be split.

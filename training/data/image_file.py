@@ -1,4 +1,4 @@
-"""One image file as bytes of the size asked for, read with Pillow."""
+"""One image file as bytes of the requested size, read with Pillow."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ DECODING = 2
 
 
 def read_image(path: Path, size_px: int | None) -> NDArray[np.uint8]:
-    """One image as uint8 3×H×W RGB, turned as its EXIF says, as every viewer shows it; grey and
-    palette files become RGB, alpha is dropped.
+    """One image as uint8 3×H×W RGB, turned by its EXIF orientation, as every viewer shows it; grey
+    and palette files become RGB, alpha is dropped.
 
     Args:
         path: a file with one of :data:`SUFFIXES`.
         size_px: side of the square: the shorter side is resized to it (Pillow's BILINEAR,
-            antialiased), then the centre is cut out. None: not a pixel is changed.
+            antialiased), then the centre is cut out. None: no pixel is changed.
 
     Raises:
-        InputError: no readable image, one with more than 8 bits a channel, or one so large or so
-            narrow that it would take the memory.
+        InputError: it is not a readable image, has more than 8 bits per channel, or is so large or
+            so narrow that it would exhaust the memory.
     """
     image = decoded(path, "RGB", turned=True)
     if size_px is not None:
@@ -42,12 +42,12 @@ def read_image(path: Path, size_px: int | None) -> NDArray[np.uint8]:
 def decoded(
     path: Path, mode: str, *, turned: bool = False, formats: tuple[str, ...] = FORMATS
 ) -> Image.Image:
-    """The pixels of a file of 8 bits a channel in another of Pillow's modes; the header is looked
-    at before anything is decoded.
+    """The pixels of a file of 8 bits per channel in another of Pillow's modes; the header is
+    checked before anything is decoded.
 
     Args:
-        turned: as its EXIF says.
-        formats: Pillow's names of those to try.
+        turned: whether to turn the image by its EXIF orientation.
+        formats: Pillow's names of the formats to try.
 
     Raises:
         InputError: as :func:`read_image`.
@@ -77,8 +77,8 @@ def decoded(
 
 
 def _deep(opened: Image.Image) -> str | None:
-    """How a file has more than 8 bits a channel, None where it has not. Pillow clips 16-bit grey at
-    255 and drops the lower byte of 16-bit colour, both without a word."""
+    """The form in which a file has more than 8 bits per channel, None where it does not. Pillow
+    silently clips 16-bit grey at 255 and drops the lower byte of 16-bit colour."""
     if opened.mode.startswith(("I", "F")):
         return f"mode {opened.mode}"
     for decoder, _, _, arguments in getattr(opened, "tile", ()):

@@ -1,4 +1,4 @@
-"""The one shape in which every data set enters the system."""
+"""The common form of every data set."""
 
 from __future__ import annotations
 
@@ -29,8 +29,7 @@ class ImageSet:
 
     Attributes:
         images: uint8 N×3×H×W, RGB, or N×1×H×W, grey; channel first, 0…255; read-only where they
-            lie on disk (:mod:`training.data.cache`): an index or a slice reads what it names, no
-            more.
+            are on disk (:mod:`training.data.cache`): an index or a slice reads only those images.
         labels: int64 N, indices into `classes`.
         classes: class names; the index of a name is its label.
         name: name of the data set, as records print it.
@@ -72,7 +71,7 @@ class ImageSet:
         name: str = "arrays",
         split: str = "train",
     ) -> Self:
-        """Arrays, checked.
+        """An `ImageSet` from arrays, which are checked.
 
         Args:
             images: uint8 N×C×H×W or N×H×W×C, of 3 channels (RGB) or 1 (grey), or N×H×W.
@@ -115,13 +114,13 @@ class ImageSet:
         """One split of a data set on disk, as a config's ``[data]`` reads it.
 
         Args:
-            folder: of SPLIT/CLASS/IMAGE, ``train.npz`` and ``test.npz``, or
+            folder: with SPLIT/CLASS/IMAGE, ``train.npz`` and ``test.npz``, or
                 ``cifar-10-batches-py``; None for digits.
             split: "train" (without the hold-out), "holdout" (a tenth of each class) or "test".
-            kind: "folder", "npz", "cifar10", "digits", or ``package.module:callable``; None: by what
-                is in the folder.
+            kind: "folder", "npz", "cifar10", "digits", or ``package.module:callable``; None: by the
+                contents of the folder.
             size: side in pixels, for "folder" and "digits".
-            cache: for "folder": keeps the decoded images on disk.
+            cache: for "folder": a folder that stores the decoded images on disk.
 
         Raises:
             InputError: as :func:`training.data.load_images`.
@@ -143,17 +142,17 @@ class ImageSet:
         """A map-style torch ``Dataset`` of (image, label), read once into memory.
 
         Args:
-            dataset: has ``len()`` and gives, by index, an image and its label. The image is a PIL
+            dataset: has ``len()`` and returns, by index, an image and its label. The image is a PIL
                 image, an array or tensor of uint8, C×H×W, H×W×C or H×W, or a float tensor of 0…1
-                as torchvision's ``ToTensor`` gives it (taken back to its bytes). Augmentation and
-                normalization belong elsewhere: leave them out.
+                as torchvision's ``ToTensor`` returns it (converted back to its bytes). Leave out
+                augmentation and normalization: they are done elsewhere.
             classes: names; None: ``dataset.classes`` where there are some, else 0, 1, ….
             name: of the data set; None: the class's name.
             split: "train", "holdout" or "test".
 
         Raises:
-            InputError: no length, no such pairs, images of different sizes, or values that are
-                neither bytes nor in 0…1.
+            InputError: it has no length or no such pairs, images of different sizes, or values that
+                are neither bytes nor in 0…1.
 
         Example:
             >>> pairs = [(np.full((8, 8, 3), i, np.uint8), i % 2) for i in range(10)]
@@ -223,16 +222,17 @@ class ImageSet:
         return self.chosen(~chosen), replace(self.chosen(chosen), split="holdout")
 
     def chosen(self, which: NDArray[Any]) -> ImageSet:
-        """The images at ``which``, indices or flags, as a set with a digest of its own."""
+        """The images at ``which``, indices or flags, as a set with its own digest."""
         return image_set(
             self.images[which], self.labels[which], self.classes, name=self.name, split=self.split
         )
 
     def write(self, folder: Path | str) -> Path:
-        """Write it as ``FOLDER/train.npz``, or ``test.npz``: data of the kind "npz"; the path.
+        """Write it as ``FOLDER/train.npz`` or ``test.npz``, data of the kind "npz"; returns the
+        path.
 
         Raises:
-            InputError: it is a hold-out, which the readers of ``train.npz`` take from there.
+            InputError: it is a hold-out; readers take the hold-out from ``train.npz``.
         """
         if self.split == "holdout":
             raise InputError(
@@ -250,7 +250,7 @@ class ImageSet:
 
     @property
     def about(self) -> TriedOn:
-        """Name, split and digest, as files that depend on the images say them."""
+        """Name, split and digest, as files that depend on the images record them."""
         return TriedOn(name=self.name, split=self.split, digest=self.digest)
 
 
@@ -263,7 +263,7 @@ def split_of(images: ImageSet | Sequence[ImageSet], split: str) -> ImageSet:
     :meth:`ImageSet.hold_out` takes from "train", and "train" is the rest.
 
     Raises:
-        InputError: there is none; names those there are.
+        InputError: there is no such split; the message lists the existing ones.
     """
     by_name = {one.split: one for one in ([images] if isinstance(images, ImageSet) else images)}
     if "holdout" not in by_name and split in ("train", "holdout") and "train" in by_name:
@@ -277,10 +277,10 @@ def split_of(images: ImageSet | Sequence[ImageSet], split: str) -> ImageSet:
 
 
 def require_holdout_of(training_set: ImageSet, holdout: ImageSet) -> None:
-    """Refuse a hold-out that is not of the training set's classes or size.
+    """Refuse a hold-out whose classes or image size differ from those of the training set.
 
     Raises:
-        InputError: naming what differs.
+        InputError: they differ; the message names what differs.
     """
     for what, expected, found in (
         ("classes", training_set.classes, holdout.classes),
@@ -347,7 +347,7 @@ def _bytes_of(image: Any, where: str) -> NDArray[np.uint8]:
         return array
     scaled = array * 255.0 if array.dtype.kind == "f" else array
     found = np.rint(scaled)
-    # ToTensor divides bytes by 255 in float32; what lies further from a byte is not such an image.
+    # ToTensor divides bytes by 255 in float32; values further from a byte are not such an image.
     if array.dtype.kind != "f" or not (np.abs(scaled - found) < 1e-3).all() or not _is_byte(found):
         raise InputError(
             f"{where}: expected uint8 of 0…255, or float of 0…1 that were bytes, got "
@@ -362,17 +362,17 @@ def _is_byte(values: NDArray[Any]) -> bool:
 
 
 class ImageDigest:
-    """The digest of an `ImageSet` whose images come one after the other."""
+    """The digest of an `ImageSet` whose images are added one after the other."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self._digest = hashlib.sha256(_by(shape).encode())
 
     def add(self, images: NDArray[np.uint8]) -> None:
-        """The next image or images, uint8, any shape."""
+        """Add the next image or images, uint8, any shape."""
         self._digest.update(np.ascontiguousarray(images).data)
 
     def so_far(self) -> str:
-        """SHA-256 (hex) of the shape and the images added yet."""
+        """SHA-256 (hex) of the shape and the images added so far."""
         return self._digest.hexdigest()
 
     def of_set(self, labels: NDArray[np.int64]) -> str:

@@ -58,7 +58,7 @@ class Listing:
         """SHA-256 (hex) of path, byte count and time of change of each file, in their order.
 
         Raises:
-            InputError: a file has gone.
+            InputError: a file no longer exists.
         """
         digest = hashlib.sha256()
         for file in self.files:
@@ -111,10 +111,10 @@ def list_folder(root: Path, split: str, name: str | None = None) -> Listing:
     """The files of `ROOT/SPLIT/CLASS/IMAGE`, in a fixed order that mixes the classes (by the hash
     of the path): any first part of them is a fair sample.
 
-    Classes are sorted by name as text, as torchvision's ``ImageFolder`` sorts them; where their
-    names are numbers and that is another order, a warning says so. What lies in a class folder and
-    is not an image (another ending, a folder) is counted in a warning, and so are images beside the class
-    folders; hidden files are not.
+    Classes are sorted by name as text, as torchvision's ``ImageFolder`` sorts them; a warning
+    states where their names are numbers and the numeric order differs. Entries of a class folder
+    that are not images (another ending, a folder) are counted in a warning, and so are images
+    outside of the class folders; hidden files are not.
 
     Args:
         root: folder with `train/` and `test/` (`val/` is taken where there is no `test/`).
@@ -211,7 +211,7 @@ def _subfolders(folder: Path) -> tuple[str, ...]:
 
 
 def _images_of(folder: Path) -> tuple[list[str], list[str]]:
-    """Sorted names of images, and of what else is there; as text, since a million `Path`s take a
+    """Sorted names of images, and of other entries; as text, since a million `Path`s take a
     gigabyte."""
     with os.scandir(folder) as entries:
         names = sorted(entry.name for entry in entries if not entry.name.startswith("."))

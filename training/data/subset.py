@@ -1,4 +1,4 @@
-"""Which images are used where not all are: decided by their places in the data set alone."""
+"""The choice of images where not all are used, decided only by their index in the data set."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from deploy.core.errors import InputError
 def chosen_indices(available: int, count: int | None) -> NDArray[np.int64]:
     """Indices of `count` of `available` images, int64, ascending; None takes all.
 
-    A pure function of the two numbers: of one `available`, the smaller of two counts is a subset of
-    the larger; what the images show has no part in it, and a data set with one image more may give
-    other ones.  Folders list their images class by class, so taking the first would take one class.
+    It is a pure function of the two numbers. For one `available`, the smaller of two counts gives a
+    subset of the larger.  The contents of the images do not matter, and a data set with one more
+    image may give other indices.  Folders list their images class by class, so the first ones would
+    all be of one class.
 
     Raises:
         InputError: `count` is under 1 or over `available`.

@@ -1,4 +1,4 @@
-"""The project's networks, as plain float torch modules: nothing in here knows of quantization."""
+"""The project's networks as plain float torch modules, independent of quantization."""
 
 from training.networks.registry import NETWORKS, float_network
 

@@ -22,7 +22,7 @@ expansion: a depthwise convolution and a projection to 16 channels)."""
 
 
 class InvertedResidual(nn.Module):
-    """Expand, filter each channel, project; the sum where the shapes allow one."""
+    """Expand, filter each channel, project; add the input where the shapes allow it."""
 
     def __init__(self, channels_in: int, channels_out: int, expansion: int, stride: int) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class MobileNetV2(nn.Module):
 
     def __init__(self, classes: int, size: int) -> None:
         super().__init__()
-        del size  # the average takes any
+        del size  # the average takes any size
         self.stem, self.stem_norm = normed(3, STEM_CHANNELS, 3, 2)
         self.conv0, self.conv0_norm = normed(STEM_CHANNELS, STEM_CHANNELS, 3, groups=STEM_CHANNELS)
         self.conv1, self.conv1_norm = normed(STEM_CHANNELS, FIRST_CHANNELS, 1)

@@ -1,4 +1,4 @@
-"""What the networks are built from: a convolution and its BatchNorm."""
+"""The building block of the networks: a convolution and its BatchNorm."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def normed(
     groups: int = 1,
     padding: int | None = None,
 ) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
-    """A convolution without bias, "same" padding unless told otherwise, and a BatchNorm for it."""
+    """A convolution without bias, by default with "same" padding, and a BatchNorm for it."""
     conv = nn.Conv2d(
         channels_in,
         channels_out,

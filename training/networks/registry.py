@@ -37,11 +37,11 @@ def float_network(name: str, *, classes: int, image_size: tuple[int, int]) -> nn
             classes where it takes an argument, it gives a float ``nn.Module``
             (:func:`training.named.named`).
         classes: number of logits.
-        image_size: (height, width) in pixels, which the project's VGG must know.
+        image_size: (height, width) in pixels, which the project's VGG needs.
 
     Raises:
-        InputError: an unknown network (the known ones are named), or a callable that is not there
-            or gives something else.
+        InputError: an unknown network (the message lists the known ones), or a callable that does
+            not exist or returns something else.
     """
     if is_foreign(name):
         return _foreign(name, classes)

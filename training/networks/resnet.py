@@ -1,9 +1,10 @@
 """Residual networks (He et al. 2016): those for CIFAR (section 4.2) and for ImageNet (table 1).
 
 The CIFAR networks have depth 6 n + 2 and widths 16, 32, 64; shortcuts that change the shape are 1×1
-convolutions (option B): a padded identity would need a scale of its own, a convolution lands on the
-stream's.  The ImageNet ones have a 7×7/2 stem, a 3×3/2 max-pool and four stages; ResNet-18 and -34
-have blocks of two 3×3 convolutions, ResNet-50 bottlenecks whose stride is in the 3×3 convolution.
+convolutions (option B): a padded identity would need a separate scale, while a convolution outputs
+codes at the stream's scale.  The ImageNet networks have a 7×7/2 stem, a 3×3/2 max-pool and four
+stages; ResNet-18 and -34 have blocks of two 3×3 convolutions, ResNet-50 has bottlenecks whose
+stride is in the 3×3 convolution.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ class ResNet(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class Depth:
-    """Blocks in each of the four stages, and how much wider a block's output is than its inside
+    """Blocks in each of the four stages, and the ratio of a block's output width to its inner width
     (1: two 3×3 convolutions and no bottleneck)."""
 
     blocks: tuple[int, int, int, int]

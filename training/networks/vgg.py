@@ -28,7 +28,7 @@ WIDE = 4096
 
 
 class Vgg(nn.Module):
-    """VGG-``depth``-BN for images of ``size`` px; ``wide_layers``: with the paper's two."""
+    """VGG-``depth``-BN for images of ``size`` px; ``wide_layers``: with the paper's wide layers."""
 
     def __init__(self, classes: int, size: int, *, depth: int, wide_layers: bool) -> None:
         super().__init__()
