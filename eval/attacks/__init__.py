@@ -24,12 +24,13 @@ def attack_from_settings(name: str, values: Mapping[str, Any]) -> PatchAttack[An
     """The named attack with settings from a configuration.
 
     Args:
-        name: one of :data:`ATTACKS`, or a subclass of ``PatchAttack`` of the user's own by
+        name: one of :data:`ATTACKS`, or the user's own subclass of ``PatchAttack`` by
             ``package.module:Class``.
         values: of its ``settings_type``.
 
     Raises:
-        InputError: an unknown attack or setting (the known ones are named), a wrong type or value.
+        InputError: an unknown attack or setting (the message lists the known ones), a wrong type or
+            value.
     """
     attack: type[PatchAttack[Any]]
     if is_foreign(name):

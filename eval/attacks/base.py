@@ -1,4 +1,4 @@
-"""What every patch attack shares: checks, starts, clipping, rounding, scoring, resuming."""
+"""The common parts of all patch attacks: checks, starts, clipping, rounding, scoring, resuming."""
 
 from __future__ import annotations
 
@@ -37,9 +37,10 @@ S = TypeVar("S", bound=AttackSettings)
 class PatchAttack(ABC, Generic[S]):
     """A patch attack with its settings. A subclass supplies ``optimize`` (and names itself).
 
-    The base class alone decides what counts: it draws the starts, clips and rounds what
+    Only the base class decides the result: it draws the starts, clips and rounds the patches that
     ``optimize`` found to bytes, pastes them as a device would, judges success on the network, and
-    keeps the best restart. So no attack can score itself, and what was scored is what is written.
+    keeps the best restart. So no attack can score itself, and the scored patches are the ones that
+    are written.
     """
 
     name: ClassVar[str]
@@ -77,21 +78,21 @@ class PatchAttack(ABC, Generic[S]):
         """Make the patch set.
 
         Args:
-            network: the source; its mode, bit-width and gradients are as before afterwards.
+            network: the source; its mode, bit-width and gradients are restored afterwards.
             images: uint8 N×3×H×W. Per-image: the images to attack. Universal: the images to
-                optimize on, which should not be those that the patch is tried on.
+                optimize on, which should differ from those that the patch is tried on.
             labels: int64 N, the true classes.
             generator: the only randomness, on the CPU; the same seed gives the same bytes.
             image_indices: per-image only: indices of ``images`` in their split (default 0…N−1).
             tried_on: universal only: indices of the images that the patch is to be pasted on
                 (default 0…N−1); their places are drawn after the optimization.
-            source: what the network is; the bit-widths are added here.
+            source: facts of the network; the bit-widths are added here.
             made_on: name of the split that ``images`` are from.
             name: of the patch set; default such as ``lavan-per-image-8px-centre-from-32bit``.
-            resume_from: an npz file that keeps what is done so far after each restart of each
-                batch, and by gradients twice a minute within; an interrupted run that is started
-                again with it gives the same bytes. The file is not deleted; delete it when the
-                patch set is written.
+            resume_from: an npz file that stores the progress after each restart of each batch, and
+                in attacks by gradients also twice a minute; an interrupted run that is restarted
+                with it gives the same bytes. The file is not deleted; delete it when the patch set
+                is written.
 
         Raises:
             InputError: images and labels that do not belong together, a target that is not a class,
@@ -151,7 +152,7 @@ class PatchAttack(ABC, Generic[S]):
         )
 
     def queries_per_image(self) -> int | None:
-        """Images that a gradient-free per-image search shows the source; None for white-box."""
+        """Queries per image of a gradient-free per-image search; None for white-box attacks."""
         return None
 
     # ------------------------------------------------------------------ the search
@@ -178,7 +179,7 @@ class PatchAttack(ABC, Generic[S]):
             bar.advance(found.units_done * self.settings.steps)
             for first, restart in units[found.units_done :]:
                 chosen = slice(first, first + size)
-                # A generator of its own for each unit: a resumed run draws what a whole one does.
+                # A separate generator for each unit: a resumed run draws the same as a whole one.
                 draw = generator_for(base_seed, f"{first} {restart}")
                 problem = self._problem(judge, images[chosen], labels[chosen], draw, found)
                 crafted = self.optimize(problem, bar.advance)
@@ -284,7 +285,7 @@ class PatchAttack(ABC, Generic[S]):
 
 
 def _as_bytes(patch: Tensor, mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Clip to 0…255, round half to even, and zero what the mask does not show."""
+    """Clip to 0…255, round half to even, and set the pixels outside of the mask to zero."""
     patch = patch.detach().cpu()
     if not bool(torch.isfinite(patch).all()):
         raise InputError("The attack found a patch with NaN or infinite values; check the network.")
@@ -295,7 +296,8 @@ def _as_bytes(patch: Tensor, mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
 
 @contextmanager
 def _without_parameter_gradients(network: SwitchableNetwork) -> Iterator[None]:
-    """The attack needs the input's gradient only: a third of the backward pass is saved."""
+    """Switch off the parameters' gradients: the attack needs only the input's, which saves a third
+    of the backward pass."""
     wanted = [parameter for parameter in network.parameters() if parameter.requires_grad]
     for parameter in wanted:
         parameter.requires_grad_(False)

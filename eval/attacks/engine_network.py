@@ -1,4 +1,4 @@
-"""An open engine in the place of a source network, for attacks that need no gradient."""
+"""An open engine in place of a source network, for attacks that need no gradient."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class EngineNetwork:
     """A ``SwitchableNetwork`` that has one bit-width and no gradient: the model as it ships.
 
     Pixels are rounded to the bytes that the engine takes. ``differentiable`` is False, which the
-    attacks look at.
+    attacks check.
     """
 
     differentiable = False
@@ -28,7 +28,7 @@ class EngineNetwork:
 
         Args:
             engine: open; whoever opened it closes it.
-            file_sha256: of the model file; a resumed attack must meet the same one.
+            file_sha256: of the model file; a resumed attack must use the same file.
         """
         self._engine = engine
         self._bits = bits
@@ -45,7 +45,7 @@ class EngineNetwork:
         """The engine, if it runs this bit-width.
 
         Raises:
-            InputError: another bit-width than the model's.
+            InputError: the bit-width is not the model's.
         """
         if bits != self._bits:
             raise InputError(
@@ -61,7 +61,7 @@ class EngineNetwork:
         return self
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """None: an engine shows no parameters."""
+        """An empty sequence: an engine has no visible parameters."""
         return iter(())
 
     def state_dict(self) -> Mapping[str, Any]:

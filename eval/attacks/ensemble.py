@@ -1,4 +1,4 @@
-"""Several networks as one source, so that a patch is made against all of them at once."""
+"""Several networks as one source, so that a patch is made against all of them together."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ class Found:
         wins: float64 P, share of source bit-widths (universal: and images) fooled.
         margins: float64 P, mean margin in logits, which decides between equal wins.
         units_done: restarts of batches that are finished.
-        unfinished: state of the optimization that was interrupted, by name; empty if none was.
+        unfinished: state of an interrupted optimization, by name; empty if there is none.
     """
 
     def __init__(self, path: Path | None, identity: str, arrays: dict[str, NDArray[Any]]):
@@ -51,8 +51,9 @@ class Found:
         images: int,
         size_px: int,
     ) -> Self:
-        """Nothing found yet for ``patches`` (count, channels) and the places of ``images``, or what
-        the file at ``path`` holds; ``identity``: digest of everything that the search depends on.
+        """An empty result for ``patches`` (count, channels) and the places of ``images``, or the
+        contents of the file at ``path``; ``identity``: digest of everything that the search depends
+        on.
 
         Raises:
             InputError: the file is damaged or belongs to another search.
@@ -75,8 +76,10 @@ class Found:
         wins: NDArray[np.float64],
         margins: NDArray[np.float64],
     ) -> None:
-        """Replace the rows that the new patches beat: more wins, or as many at a larger margin;
-        arrays as the attributes, of these rows alone. Positions None keeps the old ones."""
+        """Replace the rows that the new patches beat: more wins, or as many with a larger margin.
+
+        The arrays are as the attributes, for these rows only. Positions None keeps the old ones.
+        """
         equal = wins == self.wins[rows]
         better = (wins > self.wins[rows]) | (equal & (margins > self.margins[rows]))
         self.patch[rows][better] = patch[better]
@@ -92,7 +95,7 @@ class Found:
         self._write()
 
     def keep(self, state: Callable[[], Mapping[str, NDArray[Any]]]) -> None:
-        """Write the state of the running optimization, if the last writing was long ago."""
+        """Write the state of the running optimization, if the last write was long enough ago."""
         if self._path is not None and time.monotonic() - self._saved >= SECONDS_BETWEEN_SAVES:
             self.unfinished = dict(state())
             self._write()
@@ -124,10 +127,11 @@ _UNFINISHED = "unfinished_"
 def read_resumed(
     path: Path | None, identity: str, fields: Iterable[str]
 ) -> dict[str, NDArray[Any]] | None:
-    """The arrays of a resume file: ``fields``, and what was unfinished; None where no file is.
+    """The arrays of a resume file: ``fields``, and the unfinished state; None without a file.
 
     Raises:
-        InputError: it is damaged, no resume file, or of another attack than ``identity``.
+        InputError: it is damaged, is not a resume file, or belongs to an attack other than
+            ``identity``.
     """
     if path is None or not path.exists():
         return None

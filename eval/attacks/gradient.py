@@ -53,7 +53,7 @@ def sign_ascent(
 
 
 class Ascent:
-    """The velocity of the patches, the shrinking size of their steps, and where it stopped."""
+    """The velocity of the patches, the decreasing size of their steps, and the resume state."""
 
     def __init__(self, problem: Problem, settings: GradientSettings) -> None:
         height, width = problem.images.shape[2:]
@@ -70,11 +70,11 @@ class Ascent:
         """Steps taken."""
 
     def begin(self, stepped: Callable[[], None], more: dict[str, Tensor] | None = None) -> Tensor:
-        """The patch to begin with: the start, or where an interrupted ascent was.
+        """The initial patch: the start, or the state of an interrupted ascent.
 
         Args:
-            stepped: called for each step that is done already.
-            more: tensors that the attack keeps besides; those that were kept replace them here.
+            stepped: called for each step that is already done.
+            more: further tensors that the attack stores; stored ones replace them here.
         """
         kept = {} if self._problem.found is None else self._problem.found.unfinished
         if not kept:
@@ -100,7 +100,7 @@ class Ascent:
         )
 
     def keep(self, patch: Tensor, **more: Tensor) -> None:
-        """Keep where the ascent is, now and then, so that it can be resumed behind this step."""
+        """Store the state of the ascent at intervals, so that it can be resumed after this step."""
         if self._problem.found is None:
             return
         tensors = {"patch": patch, "velocity": self._velocity, **more}
@@ -125,7 +125,7 @@ def _batch(problem: Problem, settings: GradientSettings) -> tuple[Tensor, Tensor
 
 
 def as_pixels(images: Tensor) -> Tensor:
-    """Float pixels of uint8 images, channels last, where convolutions on a CPU are quicker."""
+    """Float pixels of uint8 images, channels last, where convolutions on a CPU are faster."""
     return images.float().contiguous(memory_format=torch.channels_last)
 
 
@@ -164,7 +164,7 @@ def _shifted(pixels: Tensor, shift_px: int, generator: torch.Generator) -> Tenso
 
 
 def _masked(pixels: Tensor, mask_px: int, generator: torch.Generator) -> Tensor:
-    """The images, each with one grey square of that side at a place of its own."""
+    """The images, each with one grey square of that side at its own place."""
     if mask_px == 0:
         return pixels
     count = len(pixels)

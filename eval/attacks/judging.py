@@ -33,9 +33,9 @@ def generator_for(base_seed: int, purpose: str) -> torch.Generator:
 class Judge:
     """Scores patches on the source network, in the bytes of the final paste.
 
-    A universal patch is judged at places that its optimization did not see: every restart on the
-    same images and places, so that patches are compared and not draws, and the winner once more on
-    fresh ones, since the best of several is too good on those that chose it.
+    A universal patch is judged at places that its optimization did not see. Every restart is judged
+    on the same images and places, so that patches are compared and not draws. The winner is judged
+    again on fresh ones, since the best of several is biased on those that selected it.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Judge:
 
 
 def success_in_words(results: Sequence[Mapping[str, Any]]) -> str:
-    """The success on the source, as :meth:`Judge.success` gives it, for people."""
+    """The success on the source, as :meth:`Judge.success` returns it, in words."""
     parts = []
     for result in results:
         asr = result["asr"]

@@ -15,12 +15,12 @@ from training.validated import AtLeast0, validated
 
 @validated()
 class LavanSettings(GradientSettings):
-    """As ``GradientSettings``, and for how many images a patch is.
+    """As ``GradientSettings``, and whether a patch is for one image or for all.
 
     Attributes:
         kind: ``per-image`` (the default, a patch for each image) or ``universal``.
         placement: LaVAN keeps the patch at one place, off the object: a corner. ``centre`` is the
-            stronger place, and the default, because a defense must stand there too.
+            stronger place, and the default, because a defense must also hold there.
         shift_px: 2, because patches are made to be tried on other networks. 0 is slightly stronger
             against the source itself.
     """
@@ -31,7 +31,7 @@ class LavanSettings(GradientSettings):
 
 
 class Lavan(PatchAttack[LavanSettings]):
-    """Raises the target's logit and lowers the source's, the patch staying where it is.
+    """Raises the target's logit and lowers the source's, with the patch at a fixed place.
 
     With the loss ``target-over-source`` this is the paper's z_target − z_source; the default
     ``margin`` also holds down the other classes. Untargeted, the strongest wrong class is raised.

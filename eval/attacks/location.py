@@ -18,13 +18,13 @@ from training.validated import AtLeast0, AtLeast1, validated
 
 @validated()
 class LocationSettings(GradientSettings):
-    """As ``GradientSettings``, and how the place is sought; ``placement`` must be random.
+    """As ``GradientSettings``, and the search for the place; ``placement`` must be random.
 
     Attributes:
-        first_places: random places tried for each image with the start's content; the best one is
-            where the optimization begins.
-        stride_px: how far one move goes.
-        moves: what is tried every ``move_every`` steps: one ``random`` direction of the four, or
+        first_places: random places tried for each image with the start's content; the optimization
+            begins at the best one.
+        stride_px: the length of one move, in pixels.
+        moves: the moves tried every ``move_every`` steps: one ``random`` direction of the four, or
             all (``full``); an image's patch moves where its loss is higher there.
         move_every: steps between two trials.
     """
@@ -38,15 +38,15 @@ class LocationSettings(GradientSettings):
 
 
 class Location(PatchAttack[LocationSettings]):
-    """A patch for each image whose place is optimized besides its content.
+    """A patch for each image, with its place optimized as well as its content.
 
-    Place and content are kept apart and joined by pasting, so the content follows the mask: a move
-    takes the whole patch along and leaves nothing behind.
+    Place and content are stored separately and joined by pasting, so the content follows the mask:
+    a move takes the whole patch along and leaves nothing behind.
 
     References: Rao, Stutz, Schiele, "Adversarial training against location-optimized adversarial
-    patches" (ECCV Workshops 2020). There the place keeps out of the image's centre and each step
-    tries moves; here every place is allowed, which is the stronger attacker, and the best of
-    several first places is begun with.
+    patches" (ECCV Workshops 2020). There the place avoids the image's centre and each step tries
+    moves; here every place is allowed, which makes the attacker stronger, and the optimization
+    begins at the best of several first places.
     """
 
     name: ClassVar[str] = "location"
@@ -74,7 +74,7 @@ class Location(PatchAttack[LocationSettings]):
                 problem, settings, problem.paste, patch, pixels, problem.labels, positions
             )
             patch = ascent.step(patch, gradient)
-            # Content fits its place only after a step there: no move behind the last one.
+            # Content fits its place only after a step there: no move after the last step.
             if step % settings.move_every == 0 and step + 1 < settings.steps:
                 positions = self._moved(problem, pixels, patch, positions)
             ascent.keep(patch, positions=positions)
@@ -106,7 +106,7 @@ class Location(PatchAttack[LocationSettings]):
     def _best(
         self, problem: Problem, pixels: Tensor, patch: Tensor, trials: list[Tensor]
     ) -> Tensor:
-        """Of several places for each image that of the highest loss; the first one of equals."""
+        """The place of the highest loss among several for each image; the first one of equals."""
         losses = []
         for places in trials:
             pasted = problem.paste(pixels, patch, places)

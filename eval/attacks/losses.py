@@ -1,4 +1,4 @@
-"""What a patch attack raises, per image, from logits (never from probabilities)."""
+"""The loss that a patch attack raises, per image, from logits (never from probabilities)."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def attack_loss(loss: Loss, logits: Tensor, labels: Tensor, target: int | None) 
 
     * ``margin``: the wanted logit over the best of the others; targeted z_t − max_{j≠t} z_j,
       untargeted max_{j≠y} z_j − z_y. Positive exactly where the attack wins. It keeps
-      rising beyond that point, which is what makes a patch transfer to another network.
+      rising beyond that point, which makes a patch transfer to another network.
     * ``cross-entropy``: −log p_y raised, or −log p_t lowered.
-    * ``target-over-source``: z_t − z_y (LaVAN); untargeted, the strongest other class stands in
-      for the target, which is the margin.
+    * ``target-over-source``: z_t − z_y (LaVAN); untargeted, the strongest other class replaces the
+      target, which gives the margin.
 
     Args:
         logits: float N×C.

@@ -1,4 +1,4 @@
-"""What a torch network predicts, in evaluation mode at one bit-width, batch by batch."""
+"""Predictions of a torch network, in evaluation mode at one bit-width, batch by batch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def digest_state(digest: hashlib._Hash, network: SwitchableNetwork) -> None:
 
 @contextmanager
 def evaluation_mode(network: SwitchableNetwork) -> Iterator[None]:
-    """Evaluation mode inside the block, and the mode from before after it."""
+    """Evaluation mode inside the block, and the former mode after it."""
     before = network.training
     if before:
         network.train(False)
@@ -42,7 +42,7 @@ def logits(
     """Logits, float32 N×C, of uint8 images N×3×H×W at one bit-width.
 
     Raises:
-        InputError: other images than these, or a bit-width that the network lacks.
+        InputError: images of another form, or a bit-width that the network lacks.
     """
     check_images(images)
     with evaluation_mode(network):

@@ -1,4 +1,4 @@
-"""One optimization that an attack is asked to do, with everything it may use."""
+"""One optimization problem of an attack, with everything that the attack may use."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Problem:
         images: uint8 N×3×H×W, on the network's device.
         labels: int64 N.
         mask: bool h×w.
-        start: float P×3×h×w, the content to begin with; P = N per image, 1 for a universal patch.
-        positions: int64 N×2, this problem's own places; a universal patch may use others.
-        universal: whether one patch is wanted for all images.
+        start: float P×3×h×w, the initial content; P = N per image, 1 for a universal patch.
+        positions: int64 N×2, the places of this problem; a universal patch may use others.
+        universal: whether one patch is for all images.
         settings: the attack's.
         generator: the only source of randomness (a CPU generator).
         found: keeps the state of a long optimization, see ``Ascent``; None keeps nothing.
@@ -52,7 +52,7 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class Crafted:
-    """What an attack found; the base class clips, rounds and scores it.
+    """The result of an attack; the base class clips, rounds and scores it.
 
     Attributes:
         patch: float P×3×h×w, 0…255.

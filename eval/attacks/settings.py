@@ -1,4 +1,4 @@
-"""Settings of the attacks: frozen, keyword-only, and strict about what they are given."""
+"""Settings of the attacks: frozen, keyword-only and strictly checked."""
 
 from __future__ import annotations
 
@@ -72,17 +72,18 @@ class GradientSettings(AttackSettings):
     Attributes:
         step_size: of the first step, in pixel values (0…255); it falls linearly to a tenth, so
             that the last steps refine what the first ones found.
-        momentum: decay of the accumulated gradient (MI-FGSM); 0 follows each step's own. Momentum
-            carries a patch over the source network's own wrinkles, so that it transfers.
+        momentum: decay of the accumulated gradient (MI-FGSM); 0 follows each step's own gradient.
+            Momentum carries a patch past local irregularities of the source network, so that it
+            transfers.
         loss: see ``eval.attacks.losses``.
         confidence: loss, in logits, above which an image no longer counts (margin losses only);
-            None lets every image count always.
-        shift_px: each step shows the network the pasted images moved by up to this many pixels,
-            the same for a whole batch; 0 shows them as they are. What survives the move is likelier
-            to survive another network.
-        mask_px: each step shows the network each pasted image under one grey square of this side,
-            at a place drawn for each image; 0 shows them whole. What wins under such squares is
-            likelier to win against masked inference, whose masks they are.
+            with None every image always counts.
+        shift_px: each step moves the pasted images by up to this number of pixels, the same for a
+            whole batch; 0 leaves them unmoved. A patch that survives the move is likelier to
+            transfer to another network.
+        mask_px: each step covers each pasted image with one grey square of this side, at a place
+            drawn for each image; 0 covers nothing. A patch that wins under such squares is likelier
+            to win against masked inference, which uses the same masks.
 
     References: Xie et al., "Improving transferability of adversarial examples with input
     diversity" (CVPR 2019), whose random resize and pad is a shift here; Dong et al., "Boosting

@@ -27,7 +27,7 @@ class SparseRsSettings(AttackSettings):
     Attributes:
         kind: ``per-image`` or ``universal``; ``steps`` are then the patches tried.
         placement: ``random`` lets a per-image search move its place, any other keeps it.
-        answers: what the source reveals, ``scores`` (logits) or ``labels`` (the class alone; at
+        answers: what the source reveals, ``scores`` (logits) or ``labels`` (only the class; at
             one bit-width).
         initial_area: share of the patch that the first changes repaint.
     """
@@ -48,8 +48,8 @@ class SparseRsSettings(AttackSettings):
 class SparseRs(PatchAttack[SparseRsSettings]):
     """Random search by squares of one colour, with no gradient and no other network.
 
-    With several source bit-widths it asks for the mean of their logits. A search for one image ends
-    with its first success, so its patches win narrowly where they were made: for what transfers,
+    With several source bit-widths it uses the mean of their logits. A search for one image ends
+    with its first success, so its patches win narrowly on their source; for patches that transfer,
     use a white-box attack.
 
     References: Croce, Andriushchenko, Singh, Flammarion, Hein, "Sparse-RS" (AAAI 2022).
@@ -65,12 +65,12 @@ class SparseRs(PatchAttack[SparseRsSettings]):
         return self.settings.kind
 
     def queries_per_image(self) -> int:
-        """At most one a step, restart and source bit-width, besides the judging of each restart."""
+        """At most one per step, restart and source bit-width, plus the judging of each restart."""
         settings = self.settings
         return settings.steps * settings.restarts * len(settings.bit_widths)
 
     def optimize(self, problem: Problem, stepped: Callable[[], None]) -> Crafted:
-        """What the search ends with."""
+        """The final patches of the search."""
         settings = self.settings
         images, labels = problem.images.cpu().numpy(), problem.labels.cpu().numpy()
         fixed = settings.placement != "random"

@@ -1,4 +1,4 @@
-"""What the adaptive evaluation is told: frozen, keyword-only, strict about what it is given."""
+"""Settings of the adaptive evaluation: frozen, keyword-only, strictly checked."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ CLASSES_TRIED = 5
 class Stage:
     """One ascent of the cascade: a straight-through variant, a loss, a start.
 
-    ``toward``: each image is driven to its wrong class of this rank, 1 the likeliest, in the place
-    of the loss.
+    ``toward``: each image is driven to its wrong class of this rank (1 is the likeliest) instead of
+    by the loss.
     """
 
     variant: Variant
@@ -34,7 +34,7 @@ class Stage:
 
     @property
     def name(self) -> str:
-        """Such as "clipped margin from random"."""
+        """The stage's name, such as "clipped margin from random"."""
         if self.toward is not None:
             return f"{self.variant} towards class {self.toward} from {self.start}"
         return f"{self.variant} {self.loss} from {self.start}"
@@ -42,18 +42,18 @@ class Stage:
 
 @validated()
 class AdaptiveSettings(Recorded):
-    """How the network is attacked by someone who knows it.
+    """Settings of an attack by someone who knows the network.
 
     Attributes:
         size_px: side of the square, in pixels.
-        placement: where it goes, see ``eval.attacks.placement``.
+        placement: its place, see ``eval.attacks.placement``.
         steps: of each ascent. On a ResNet-20 trained with inner attacks, 100 win 84% of the images
             and 300 win 92%: too few steps show little about a network that resists. An image that
             is won takes no further steps.
         step_size: of the first step, in pixel values (0…255).
         momentum: decay of the accumulated gradient.
         confidence: margin in logits above which an image counts as won and is not attacked further.
-        restarts: of the whole cascade, each with other random starts, on the images that resist.
+        restarts: of the whole cascade, each with new random starts, on the images that resist.
         batch_size: images per step.
         most_draws: largest K of the expectation over randomness.
         asr_points: K is doubled until the ASR moves by less than this many points.

@@ -1,4 +1,4 @@
-"""Per-image signed ascent that stops at each image once it has won, on bytes throughout.
+"""Per-image signed ascent that stops for each image once it has won, with whole bytes throughout.
 
 Per step, with a patch δ of whole numbers 0…255, K draws ω of the victim's randomness and a loss ℓ:
 
@@ -6,14 +6,14 @@ Per step, with a patch δ of whole numbers 0…255, K draws ω of the victim's r
     v ← momentum · v + g / mean|g|
     δ ← clamp(δ + round(step) · sign(v), 0, 255)
 
-The step falls linearly to a tenth, at least 1. Since δ is a whole number at every step, what the
-network is shown is what a device would be shown, and the best iterate needs no rounding. An image
-whose margin is over ``confidence`` in every one of the K answers leaves the batch and another takes
-its place: the work goes to the images that resist.
+The step falls linearly to a tenth, at least 1. Since δ is a whole number at every step, the network
+gets the same input as a device would, and the best iterate needs no rounding. An image whose margin
+is over ``confidence`` in all K answers leaves the batch and another takes its place, so the work
+goes to the images that resist.
 
 Towards one class t of each image, ℓ = z_t − z_y with the label y, and any wrong class still wins.
-Untargeted ascent follows whichever class leads, and stays in the first basin that it enters; class
-by class it finds others.
+Untargeted ascent follows the currently leading class, and stays in the first basin that it enters;
+ascent towards each class finds others.
 
 References: Athalye et al., "Obfuscated gradients give a false sense of security" (ICML 2018), the
 expectation over the defense's randomness and the backward pass through a stand-in; Croce and Hein,
@@ -42,7 +42,7 @@ from training.validated import AtLeast1, NotNegative, Positive, validated
 
 @validated()
 class AscentSettings:
-    """How one ascent goes; ``step_size`` in pixel values, ``confidence`` in logits of margin."""
+    """Settings of one ascent; ``step_size`` in pixel values, ``confidence`` in logits of margin."""
 
     variant: Variant = "clipped"
     loss: Loss = "margin"
@@ -64,8 +64,8 @@ class Ascended:
     wins: Tensor
 
     def keep_better(self, rows: Tensor, found: Ascended) -> None:
-        """Take over what is better in ``found``, which is of these rows, int64: more draws won, or
-        as many with a larger margin."""
+        """Take over better results from ``found``, which holds these rows, int64: more draws won,
+        or the same number with a larger margin."""
         better = (found.wins > self.wins[rows]) | (
             (found.wins == self.wins[rows]) & (found.margin > self.margin[rows])
         )
@@ -91,10 +91,10 @@ def ascend(
 
     Args:
         images: uint8 N×3×H×W; labels: int64 N; mask: bool h×w; positions: int64 N×2.
-        start: uint8 N×3×h×w, the content to begin with.
+        start: uint8 N×3×h×w, the initial content.
         generator: of the victim's randomness.
-        stepped: called with the number of images that are finished since the last call.
-        toward: int64 N, the class that each image is driven to in the place of ``settings.loss``;
+        stepped: called with the number of images finished since the last call.
+        toward: int64 N, the class that each image is driven to instead of by ``settings.loss``;
             any wrong class wins.
     """
     count = len(images)
@@ -195,7 +195,7 @@ def likeliest_wrong(
 
 
 def _answers(victim: Victim, pixels: Tensor, bits: int, variant: Variant) -> tuple[Tensor, Tensor]:
-    """What the victim answers, and the logits whose derivative is followed; both N×C."""
+    """The victim's logits, and the logits whose gradient is followed; both N×C."""
     if victim.stand_in is not None:
         with torch.no_grad():
             answered = victim.network(pixels)

@@ -1,6 +1,6 @@
 """The cascade of ascents against one victim, kept in a file so that it can be resumed.
 
-Each stage attacks only the images that no earlier one has won; per image the best patch of all is
+Each stage attacks only the images that no earlier stage has won. The best patch of each image is
 kept, so the result is the worst case over variants, losses, starts and restarts. Against a network
 with randomness, K, the number of draws per step, is raised until the result no longer changes.
 """
@@ -46,7 +46,7 @@ class StageResult(TypedDict):
 
 
 class AtDraws(TypedDict):
-    """The attack with K draws a step: ASR over fresh draws, ``asr["n"]`` image-draws."""
+    """The attack with K draws per step: ASR over fresh draws, ``asr["n"]`` image-draws."""
 
     draws: AtLeast1
     asr: Share
@@ -54,8 +54,10 @@ class AtDraws(TypedDict):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Attacked:
-    """The images of one attack, each right without a patch at one bit-width of the victim or more:
-    uint8 N×3×H×W, int64 N, int64 N×2."""
+    """The images of one attack: uint8 N×3×H×W, int64 N, int64 N×2.
+
+    The victim classifies each correctly without a patch at one or more of its bit-widths.
+    """
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
@@ -70,8 +72,8 @@ class Attacked:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Searched:
-    """Best patch of each image, uint8 N×3×h×w, whether it won as the search saw it, bool N, and
-    what each stage added."""
+    """Best patch of each image, uint8 N×3×h×w, whether it won in the search, bool N, and what each
+    stage added."""
 
     patch: NDArray[np.uint8]
     won: NDArray[np.bool_]
@@ -93,10 +95,10 @@ def search(
     """Run the cascade.
 
     Args:
-        victim: the network; for several bit-widths or a noisy one give ``draws``, K.
+        victim: the network; with several bit-widths or noise, give ``draws``, K.
         seed: of the starts and of the victim's draws.
-        transferred: patches made elsewhere for the same images, uint8 N×3×h×w, by name: tried
-            first as they are, and the best so far is where a "transferred" stage starts.
+        transferred: patches made elsewhere for the same images, uint8 N×3×h×w, by name: they are
+            first tried unchanged, and a "transferred" stage starts from the best so far.
         resume_from: an npz file written after each stage.
 
     Raises:
@@ -171,8 +173,8 @@ def raise_draws(
     A network without randomness is attacked with K = 1.
 
     Args:
-        run: the attack with K draws a step.
-        generator: of the fresh draws; not that of the attack.
+        run: the attack with K draws per step.
+        generator: of the fresh draws; not the generator of the attack.
         counted: bool N, which of the attacked images the ASR is over; None takes all.
 
     Returns:
@@ -242,7 +244,7 @@ def _as_it_is(
     draws: int,
     draw: torch.Generator,
 ) -> Ascended:
-    """What patches made elsewhere, uint8 N×3×h×w, do to the images that they were made for."""
+    """The result of patches made elsewhere, uint8 N×3×h×w, on the images they were made for."""
     mask = np.ones(patch.shape[2:], np.bool_)
     pasted = paste(attacked.images, patch, mask, attacked.positions.astype(np.int32))
     labels = torch.from_numpy(attacked.labels)
@@ -297,14 +299,14 @@ class _State:
         ]
 
     def won(self) -> NDArray[np.bool_]:
-        """What needs no further stage; a random victim must lose in every draw for that."""
+        """The images that need no further stage; a random victim must lose in every draw."""
         return ((self.best.wins >= 1.0) if self._random else (self.best.margin > 0)).numpy()
 
     def resisting(self) -> NDArray[np.int64]:
         return np.flatnonzero(~self.won())
 
     def keep_better(self, rows: NDArray[np.int64], found: Ascended, name: str) -> None:
-        """``rows`` resisted until now."""
+        """Keep better patches of ``rows``, the images that resisted so far."""
         self.best.keep_better(torch.from_numpy(rows), found)
         self._names.append(name)
         self._counts.append([len(rows), int(self.won()[rows].sum())])

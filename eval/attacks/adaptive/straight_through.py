@@ -1,4 +1,4 @@
-"""Which gradient the attacker takes where the network rounds and clips."""
+"""The gradients that an attacker can take where the network rounds and clips."""
 
 from __future__ import annotations
 
@@ -16,21 +16,25 @@ Variant = Literal["clipped", "rectified", "identity", "shadow"]
 
 
 def variants_of(network: SwitchableNetwork, bits: int) -> tuple[Variant, ...]:
-    """The variants that differ for this network at this bit-width; at 32 bits nothing is rounded,
-    and a network without a switch can only be taken as it is, or by way of its float mode."""
+    """The variants that differ for this network at this bit-width.
+
+    At 32 bits nothing is rounded; a network without a switch can only be attacked as it is, or
+    through its float mode.
+    """
     if bits == FLOAT:
         return ("clipped",)
     own: tuple[Variant, ...] = STRAIGHT_THROUGH if _switch(network) is not None else ("clipped",)
     try:
         with network.at(FLOAT):
             return (*own, "shadow")
-    except InputError:  # trained for integer bit-widths alone
+    except InputError:  # trained only at integer bit-widths
         return own
 
 
 @contextmanager
 def attacked(network: SwitchableNetwork, variant: Variant) -> Iterator[None]:
-    """The network as an attacker runs it: gradient noise off, the variant's straight-through."""
+    """The network as an attacker runs it: without gradient noise, and with the variant's
+    straight-through gradient."""
     switch = _switch(network)
     if switch is None:
         yield

@@ -1,4 +1,4 @@
-"""The network that is attacked, with whatever is drawn anew at each of its answers."""
+"""The network that is attacked, with the randomness that it draws for each answer."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class Victim:
     """A network at one bit-width, or at one that is drawn for each image (random precision).
 
     Attributes:
-        network: in evaluation mode while it is asked.
-        bit_widths: one: the bit-width that is deployed. Several: each answer is given at one of
+        network: in evaluation mode while it is evaluated.
+        bit_widths: one: the bit-width that is deployed. Several: each answer is computed at one of
             them, drawn uniformly, which the attacker cannot know beforehand (Fu et al., "Double-win
             quant", ICML 2021).
-        noisy: whether the network draws something itself when it answers, see ``found_random``.
-        stand_in: the network whose gradient is followed in the place of the victim's own, which
-            alone decides what wins: what an attacker does who knows that the victim hides its
-            gradient (Athalye et al. 2018, backward pass differentiable approximation).
+        noisy: whether the network itself is random in evaluation, see ``found_random``.
+        stand_in: the network whose gradient is followed instead of the victim's own. The victim
+            alone decides what wins. An attacker who knows that the victim hides its gradient does
+            this (Athalye et al. 2018, backward pass differentiable approximation).
     """
 
     network: SwitchableNetwork
@@ -47,7 +47,7 @@ class Victim:
 
     @contextmanager
     def drawn(self, generator: torch.Generator) -> Iterator[int]:
-        """The network as one answer finds it: inside, it is at the bit-width that is yielded."""
+        """The network for one answer: inside the block it is at the yielded bit-width."""
         if len(self.bit_widths) == 1:
             bits = self.bit_widths[0]
         else:
@@ -59,7 +59,7 @@ class Victim:
     def predict(
         self, images: NDArray[np.uint8], generator: torch.Generator, *, batch_size: int = 128
     ) -> NDArray[np.int64]:
-        """Classes, int64 N, of uint8 images N×3×H×W, with a draw of its own for each image."""
+        """Classes, int64 N, of uint8 images N×3×H×W, with a separate draw for each image."""
         drawn = torch.zeros(len(images), dtype=torch.int64)
         if len(self.bit_widths) > 1:
             drawn = torch.randint(len(self.bit_widths), (len(images),), generator=generator)
@@ -73,8 +73,8 @@ class Victim:
 
 
 def found_random(network: SwitchableNetwork, pixels: Tensor, bits: int) -> dict[str, bool]:
-    """Whether the network, asked twice about the same float pixels N×3×H×W, differs in a bit of its
-    ``logits``, or of its ``gradients`` at the pixels."""
+    """Whether two evaluations of the same float pixels N×3×H×W differ in a bit of the ``logits``,
+    or of the ``gradients`` at the pixels."""
     answers, gradients = [], []
     with evaluation_mode(network), network.at(bits):
         for _ in range(2):
@@ -89,8 +89,8 @@ def found_random(network: SwitchableNetwork, pixels: Tensor, bits: int) -> dict[
 
 
 def pixel_gradient(loss: Tensor, pixels: Tensor) -> Tensor:
-    """The gradient of a scalar at the pixels, float of their shape (N×3×H×W); zero where none
-    reaches them."""
+    """The gradient of a scalar at the pixels, float of their shape (N×3×H×W); zero where the scalar
+    does not depend on them."""
     if not loss.requires_grad:
         return torch.zeros_like(pixels)
     (found,) = torch.autograd.grad(loss, pixels, allow_unused=True)

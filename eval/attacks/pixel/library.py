@@ -3,10 +3,10 @@
 ART works with torch alone (its patch attacks need torchvision, these do not). The gradient goes
 through the fake-quantized network: rounding passes it straight through, clipping stops it, as in
 training. ``autoattack-deepfool`` is ART's ``AutoAttack``: APGD on cross-entropy, APGD on the
-difference-of-logits ratio, DeepFool in the place of the paper's FAB, and Square; each is tried on
-the images that the ones before left.
+difference-of-logits ratio, DeepFool in place of the paper's FAB, and Square; each is tried on
+the images that resisted the attacks before it.
 
-ART draws from numpy's global generator, which :func:`perturbed` seeds and puts back.
+ART draws from numpy's global generator, which :func:`perturbed` seeds and restores.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def perturbed(
 ) -> NDArray[np.uint8]:
     """The images after the attack, in bytes: uint8 N×3×H×W.
 
-    A pixel between two bytes is not an image, so what the library found is rounded to the nearest
-    byte; since ``epsilon`` is whole, that stays in the ball.
+    An image has no pixel values between two bytes, so the library's result is rounded to the
+    nearest byte; since ``epsilon`` is whole, it stays in the ball.
 
     Args:
         images: uint8 N×3×H×W.
@@ -93,11 +93,11 @@ def perturbed(
 
 
 def load_library() -> None:
-    """Import ART without the logging that it sets up for everybody.
+    """Import ART without the logging that it sets up for the whole process.
 
-    Its ``__init__`` calls ``logging.config.dictConfig``, which shuts down every handler that there
-    is: the program's own, and absl's (which TensorBoard brings), whose closing closes the stream
-    that it was made on.
+    Its ``__init__`` calls ``logging.config.dictConfig``, which shuts down every existing handler:
+    the program's own, and absl's (which TensorBoard brings), which closes its stream when it is
+    closed.
 
     Raises:
         InputError: it is not installed.

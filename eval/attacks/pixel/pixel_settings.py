@@ -14,20 +14,20 @@ PIXEL_ATTACKS: tuple[PixelAttack, ...] = get_args(PixelAttack)
 
 @validated()
 class PixelSettings(Recorded):
-    """Which attack, and how strong; all are untargeted.
+    """The attack and its strength; all attacks are untargeted.
 
     Attributes:
         attack: ``fgsm`` (one step), ``pgd``, ``mi-fgsm`` (PGD with momentum),
             ``autoattack-deepfool`` (AutoAttack with DeepFool in place of FAB, see
             ``eval.attacks.pixel.library``), all in the L∞ ball; ``cw``, which seeks the least L2
             change.
-        epsilon: radius of the L∞ ball in pixel values, 1…255 and whole, as those of an image are; 8
-            is the usual 8/255. Not of cw.
+        epsilon: radius of the L∞ ball in pixel values, 1…255 and whole, like those of an image; 8
+            is the usual 8/255. Not used by cw.
         step_size: of pgd and mi-fgsm, in pixel values; None takes a quarter of the radius.
         steps: of pgd and mi-fgsm; of each APGD of autoattack-deepfool; of each search of cw.
         restarts: random starts of pgd and of each APGD.
         queries: of autoattack-deepfool's gradient-free part, Square.
-        batch_size: images at once; an interrupted attack continues behind the last batch.
+        batch_size: images at once; an interrupted attack continues after the last batch.
         seed: of the random starts.
 
     References: Goodfellow et al. (ICLR 2015), FGSM; Madry et al. (ICLR 2018), PGD; Dong et al.

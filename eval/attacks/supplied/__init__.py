@@ -1,1 +1,1 @@
-"""Patches that somebody else made: read from PNG or npz, placed, and turned into patch sets."""
+"""Patches made by others: read from PNG or npz, placed, and turned into patch sets."""

@@ -1,4 +1,4 @@
-"""Where supplied patches lie on each image: upright, or turned, scaled and shifted (affine)."""
+"""The placement of supplied patches: upright, or turned, scaled and shifted (affine)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class PlacingSettings(Recorded):
         scale_range: factors on the patch's sides between which each image draws one.
         translation: each image draws its place with the box's centre within ±this share of the
             image's sides about the image's centre; replaces ``placement`` where it is given.
-        target: the class that every patch of the file is to cause, whatever the file names.
+        target: the class that every patch of the file should cause, whatever the file names.
         targeted: False ignores the targets that the file names: any wrong class is a success.
 
     ImageNet-Patch's own example turns by ±45°, scales by 0.5 to 1 and shifts by ±0.2.
@@ -79,15 +79,15 @@ def placed_patch_sets(
 ) -> list[PatchSet]:
     """A universal patch set for each patch of the file.
 
-    An affine placement is rendered here, once, so that every engine is shown the same bytes: the
-    patch is interpolated linearly, its edge stays hard (``training.warping``), and each image
-    gets a mask of its own. The places, angles and scales depend on the seed and not on the patch:
-    all patches of a file are tried in the same ones.
+    An affine placement is rendered here, once, so that every engine gets the same bytes: the patch
+    is interpolated linearly, its edge stays hard (``training.warping``), and each image has its own
+    mask. The places, angles and scales depend on the seed and not on the patch: all patches of a
+    file use the same ones.
 
     Args:
         image_indices: int64 N, of the images within their split.
         image_size: (H, W) in pixels.
-        classes: number of classes of the networks that it is tried on.
+        classes: number of classes of the networks that the patch is tried on.
         seed: of places, angles and scales.
 
     Raises:
@@ -167,7 +167,7 @@ def _rendered(
     angles = math.radians(settings.rotation_degrees) * (2 * drawn[1] - 1)
     reach = math.hypot(*mask.shape) if settings.rotation_degrees else max(mask.shape)
     side = math.ceil(high * reach)
-    # Where the parities differ the patch's centre is half a pixel off the box's: room for that.
+    # Where the parities differ, the patch's centre is half a pixel off the box's: leave room.
     side += any((side - length) % 2 for length in mask.shape)
     content, covered = _warped(patch, mask, side, scales, angles)
     masks = (covered > 0.5).numpy()

@@ -1,14 +1,15 @@
-"""Supplied patches as files: one PNG, or an npz with one or many.
+"""Supplied patches as files: one PNG, or an npz with one or more patches.
 
-The npz has no pickle and these arrays, of which only the first must be there:
+The npz has no pickle and these arrays, of which only the first is required:
 
 * ``patches``: k×3×h×w (or 3×h×w for one), uint8 0…255 or float 0…1;
 * ``targets``: integers, k: the class that each patch is to cause;
 * ``mask``: bool, or numbers 0 and 1, or 0 and 255, h×w or k×h×w: where each patch covers the image.
 
-The published ImageNet-Patch collection fits: ``patches`` 10×3×224×224 float and ``targets`` 10. Its
-patches lie in the middle of a black canvas as large as the image, which is cut to what they show
-(:meth:`Supplied.cut`). The black frame of a patch that is smaller than the image is the patch's.
+The published ImageNet-Patch collection has this form: ``patches`` 10×3×224×224 float and
+``targets`` 10. Its patches lie in the middle of a black canvas as large as the image; the canvas is
+cut off (:meth:`Supplied.cut`). The black frame of a patch that is smaller than the image is part of
+the patch.
 
 References: Pintor et al., "ImageNet-Patch: a dataset for benchmarking machine learning robustness
 against adversarial patches" (Pattern Recognition 2023).
@@ -47,7 +48,7 @@ class Supplied:
         patches: uint8 k×3×h×w.
         masks: bool k×h×w, True where the patch covers.
         targets: a class for each, or None where the file names none.
-        bare: the file says nothing of what they cover: they may lie on a canvas.
+        bare: the file does not state what the patches cover, so they may lie on a canvas.
     """
 
     name: str
@@ -84,7 +85,7 @@ def read_supplied(path: Path) -> Supplied:
     """Read a PNG or an npz of patches.
 
     Raises:
-        InputError: another kind of file, a missing or damaged one, or arrays that do not fit.
+        InputError: the file is of another kind, missing or damaged, or has arrays that do not fit.
     """
     if not path.is_file():
         raise InputError(f"there is no patch file {path}")
@@ -173,9 +174,9 @@ def _masks(path: Path, given: NDArray[Any], shape: tuple[int, ...]) -> NDArray[n
 
 
 def _shown(patches: NDArray[np.uint8]) -> tuple[slice, slice]:
-    """The box outside of which every patch is black; all of it where that is not a box."""
+    """The box outside of which every patch is black; the whole canvas where there is no box."""
     rows = np.flatnonzero(patches.any(axis=(0, 1, 3)))
     columns = np.flatnonzero(patches.any(axis=(0, 1, 2)))
-    if rows.size == 0:  # wholly black patches: black is what they show
+    if rows.size == 0:  # wholly black patches: the black is their content
         return slice(None), slice(None)
     return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
