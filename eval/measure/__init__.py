@@ -1,1 +1,1 @@
-"""What a patch does: subjects and patch sets in, records out."""
+"""Measuring the effect of patches: subjects and patch sets in, records out."""

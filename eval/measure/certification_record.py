@@ -50,7 +50,7 @@ class CertificationRecord(TypedDict):
 
 
 def worst_attack(record: CertificationRecord) -> MaskedAttack | None:
-    """The patch set that achieved most against masked inference; None where none was tried."""
+    """The patch set that achieved the most against masked inference; None where none was tried."""
     return max(record.get("attacks", []), key=lambda one: one["asr"]["value"], default=None)
 
 
@@ -58,6 +58,6 @@ def certifications_from_records(records: Iterable[Mapping[str, Any]]) -> list[Ce
     """The certifications among ``records``, in their order.
 
     Raises:
-        InputError: one is not as the schema says.
+        InputError: one does not match the schema.
     """
     return payloads(records, KIND, CertificationRecord)

@@ -47,18 +47,18 @@ def table_from_runs(
     plain: str,
     split: str,
 ) -> dict[str, Any]:
-    """Every cell of the table, as JSON values; the newest record of a cell counts.
+    """Every cell of the table, as JSON values; the newest record of a cell is used.
 
     Args:
         runs: run folders by the row's name.
         transferred: patch files that are tried on every row.
         own: for each row the patch files that were made on that row.
-        reference: row that differences are taken to.
+        reference: the row that differences are taken against.
         plain: row of plain QAT, for the rule of comparability.
-        split: of the images; records of another are not of this table.
+        split: of the images; records of other splits are ignored.
 
     Raises:
-        InputError: a damaged file, or two records of one column that are of different images.
+        InputError: a file is damaged, or two records of one column are of different images.
         NothingToEvaluate: no record belongs to any column.
     """
     folders = {row: RunFolder.open(path) for row, path in runs.items()}
@@ -130,7 +130,7 @@ def _cell(
 
 def _row_facts(row: str, folder: RunFolder) -> dict[str, Any]:
     config = folder.sidecar["config"]
-    rows = folder.sidecar.get("history") or [{}]  # of an older run: with its speed
+    rows = folder.sidecar.get("history") or [{}]  # an older run's rows include its speed
     return {
         "row": row,
         "defense": config["defense"],
@@ -155,7 +155,7 @@ def _sizes_met(folder: RunFolder) -> set[int]:
 
 
 def _paired(record: EvaluationRecord, other: EvaluationRecord) -> dict[str, Any] | None:
-    """ASR of ``record`` minus that of ``other`` over the images that both have right."""
+    """ASR of ``record`` minus that of ``other`` over the images that both classify correctly."""
     if not np.array_equal(image_indices(record["outcomes"]), image_indices(other["outcomes"])):
         raise InputError(
             f"{record['patch']['name']} was tried on other images in one row than in another; "

@@ -1,7 +1,7 @@
 """Evaluate a model on its engine against patch sets, one record each.
 
-The driver asks the engine, and the fake-quantized network where there is one, for predictions;
-``eval.measure.patch_measures`` turns them into figures. Records that exist are not made again.
+The driver gets predictions from the engine, and from the fake-quantized network where there is one;
+``eval.measure.patch_measures`` turns them into figures. Existing records are not made again.
 """
 
 from __future__ import annotations
@@ -61,20 +61,20 @@ def evaluate_model(
     batch_size: int = 64,
     progress: bool = True,
 ) -> list[EvaluationRecord]:
-    """Evaluate one open model against patch sets; one record each, written as it is done.
+    """Evaluate one open model against patch sets; one record each, written when it is finished.
 
-    A record that exists for the same model file, engine, patch set, images and common set is read
+    An existing record for the same model file, engine, patch set, images and common set is read
     and not made again, so an interrupted evaluation continues where it stopped. (Latency is not
-    part of that: it is kept as first measured.)
+    part of that: its first measurement is kept.)
 
     Args:
-        images: the split that the patch sets' ``image_indices`` count in.
-        model: what ``engine`` runs; ``model["bit_width"]`` is the one that ``network`` is asked at.
+        images: the split that the patch sets' ``image_indices`` refer to.
+        model: what ``engine`` runs; ``network`` runs at ``model["bit_width"]``.
         records: folder of the records, made if missing.
         network: the fake-quantized network, for the drift; None leaves the drift null.
-        clean: int64 N, the engine's classes of all images, where they are known; None asks it.
+        clean: int64 N, the engine's classes of all images, where known; None runs the engine.
         common: the common set, for ``asr_common``; None leaves it null.
-        latency: measures that of the engine; asked once, where there is a record to make. None
+        latency: measures the engine's latency; called once, where there is a record to make. None
             leaves it null.
         batch_size: images per call of the engine and the network.
 
@@ -82,8 +82,8 @@ def evaluate_model(
         The records in the order of ``patch_sets``.
 
     Raises:
-        InputError: a patch set of other images (an index or position outside them), a common set
-            of another length, or a damaged record in the folder.
+        InputError: a patch set does not fit the images (an index or position is outside them), a
+            common set has another length, or a record in the folder is damaged.
         NothingToEvaluate: no image counts for the ASR of a patch set, which the message names.
     """
     if common is not None and common.member.shape != (len(images),):
@@ -105,7 +105,7 @@ def evaluate_model(
     timed = None if latency is None else latency()
 
     def ask(images: NDArray[np.uint8], known: Classes | None = None) -> _Both:
-        """Classes in the engine, unless they are known, and of the network, if there is one."""
+        """Classes from the engine, unless they are known, and from the network, if there is one."""
         on_engine = engine.predict(images, batch_size) if known is None else known
         if network is None:
             return on_engine, None
@@ -180,7 +180,7 @@ def _key(
     *,
     drifted: bool,
 ) -> str:
-    # The certificate describes the file, whose hash is here already; a run may be renamed.
+    # The certificate describes the file, whose hash is already included; a run may be renamed.
     about = ("certificate", "run")
     named = {field: value for field, value in model.items() if field not in about}
     member = None

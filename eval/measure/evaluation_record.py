@@ -1,11 +1,11 @@
 """The record of one evaluation: one model file on one engine against one set of patches.
 
 This module is the schema that ``eval.measure.evaluation`` writes and the report reads. A record is
-plain JSON; every share carries n, k and its 95% Wilson interval; a value that was not measured is
-null, never 0. ``read_evaluations`` refuses what is not as it says.
+plain JSON; every share has n, k and its 95% Wilson interval; a value that was not measured is null,
+never 0. ``read_evaluations`` refuses records that do not match the schema.
 
-Which images an attack won on is kept as packed bits (``outcomes``), so that any later comparison of
-records (a common set, a paired test) needs no second run of the models.
+The images that an attack won on are stored as packed bits (``outcomes``), so that any later
+comparison of records (a common set, a paired test) needs no second run of the models.
 """
 
 from __future__ import annotations
@@ -77,14 +77,14 @@ class PatchFacts(TypedDict):
 
 
 def patch_identity(patch: PatchFacts) -> tuple[str, int | None]:
-    """What tells patch sets apart in the key of a record: the digest of their arrays, and the
-    target, which none of these holds and which decides what a success is."""
+    """What distinguishes patch sets in the key of a record: the digest of their arrays, and the
+    target, which is not part of the arrays and decides what a success is."""
     return patch["sha256"], patch["target"]
 
 
 def made_on_it(patch: PatchFacts, checkpoint_sha256: str | None) -> bool:
-    """Whether a patch is white-box to a network: it was made on these very weights, alone or with
-    others."""
+    """Whether a patch is white-box for a network: it was made on the same weights, alone or with
+    other networks."""
     source = patch["source"]
     made_on = {source["checkpoint_sha256"], *source.get("members", [])}
     return checkpoint_sha256 is not None and checkpoint_sha256 in made_on
@@ -224,7 +224,7 @@ def read_evaluations(folder: Path) -> list[EvaluationRecord]:
     """All evaluation records of a folder, checked.
 
     Raises:
-        InputError: a file is damaged, of an unknown version, or not as the schema says.
+        InputError: a file is damaged, has an unknown version, or does not match the schema.
     """
     return payloads(read_records(folder), KIND, EvaluationRecord)
 
@@ -234,7 +234,7 @@ MOST_CLEAN_LOST = fractions.Fraction(2, 100)
 
 
 def clean_accuracy_lost(plain: EvaluationRecord, defended: EvaluationRecord) -> fractions.Fraction:
-    """How far the clean accuracy lies under that of plain QAT, exactly; negative where above."""
+    """How far the clean accuracy is below that of plain QAT, exactly; negative where above."""
     before, after = (
         fractions.Fraction(one["clean_accuracy"]["k"], one["clean_accuracy"]["n"])
         for one in (plain, defended)
@@ -243,7 +243,7 @@ def clean_accuracy_lost(plain: EvaluationRecord, defended: EvaluationRecord) -> 
 
 
 def asr_over_common_set(records: Sequence[EvaluationRecord]) -> list[Share | None]:
-    """Each record's ASR over the images that the models of *all* given records have right.
+    """Each record's ASR over the images that the models of *all* given records classify correctly.
 
     The records must be of the same images and target (one patch against several models, or several
     patches of one attack on the same images). None where no image is left.

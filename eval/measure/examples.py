@@ -1,4 +1,4 @@
-"""Records of kind `examples`: a few images without and with a patch, and what each model says.
+"""Records of kind `examples`: a few images without and with a patch, with each model's predictions.
 
 They are results like any other: made once by the evaluation, read by the report. The images are the
 first of the patch set, never chosen by their outcome.
@@ -94,15 +94,15 @@ def write_examples(
     provenance: Mapping[str, Any],
     count: int = 6,
 ) -> None:
-    """Write a record of the first `count` images of each patch set, where `folder` has none that
-    shows the same.
+    """Write a record of the first `count` images of each patch set, unless `folder` has a record
+    that shows the same.
 
     Args:
         models: by the name that the gallery prints, a function from uint8 N×3×H×W to classes N
             (an engine's `predict`, for instance).
 
     Raises:
-        InputError: a patch set is for other images, or a model answers with something else.
+        InputError: a patch set is for other images, or a model does not return classes.
     """
     known = payloads(records_so_far(folder, KIND), KIND, ExamplesRecord)
     for patch_set in patch_sets:
@@ -121,7 +121,7 @@ def _examples(
     own = images.images[patch_set.image_indices]
     indices = patch_set.image_indices[:count]
     clean = own[:count]
-    # Pasted as one set, so that every patch lands on its own image.
+    # Pasted as one set, so that every patch is on its own image.
     patched = patch_set.paste_on(own)[:count]
     said = {
         name: (_classes(predict(clean), name, images), _classes(predict(patched), name, images))
@@ -156,10 +156,10 @@ def _classes(predictions: NDArray[np.int64], model: str, images: ImageSet) -> li
 
 def read_examples(records: Iterable[Mapping[str, Any]]) -> list[tuple[str, ExampleItem]]:
     """The examples among `records`, in their order, each with the name of its patch; the same
-    picture of several records is one example, with what all their models say.
+    picture in several records is one example, with the predictions of all their models.
 
     Raises:
-        InputError: a record is not as the schema says.
+        InputError: a record does not match the schema.
     """
     found: dict[tuple[object, ...], tuple[str, ExampleItem]] = {}
     for one in payloads(records, KIND, ExamplesRecord):

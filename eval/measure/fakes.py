@@ -1,6 +1,6 @@
-"""Fake defenses: wrappers that lower measured attack success and no attacker's.
+"""Fake defenses: wrappers that lower the measured attack success, but not that of a real attacker.
 
-They are planted around a network on purpose, to show that the checks find them.
+They are deliberately planted around a network, to show that the checks detect them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from training.prediction import SwitchableNetwork
 class Wrapper(nn.Module):
     """A network behind a fake defense; ``network`` is the real one.
 
-    ``forward`` takes pixel values 0…255, float N×3×H×W, and gives float N×classes.
+    ``forward`` takes pixel values 0…255, float N×3×H×W, and returns float N×classes.
     """
 
     name: ClassVar[str]
@@ -34,14 +34,14 @@ class Wrapper(nn.Module):
 
 
 class GradientKiller(Wrapper):
-    """The right answers and a gradient of zero: what a rounding without a straight-through
-    estimator gives (shattered gradients, Athalye et al. 2018)."""
+    """Unchanged answers and a gradient of zero, as with rounding without a straight-through
+    estimator (shattered gradients, Athalye et al. 2018)."""
 
     name: ClassVar[str] = "gradient-killer"
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Logits as the network gives them for the rounded pixels."""
-        # The product keeps the graph, as a real rounding does: its derivative is there, and zero.
+        # The product keeps the graph, as a real rounding does: its derivative exists and is zero.
         return cast(Tensor, self.network(pixels.round().detach() + 0.0 * pixels))
 
 
@@ -63,9 +63,9 @@ class _Scrambled(torch.autograd.Function):
 
 
 class GradientScrambler(Wrapper):
-    """Inconsistent gradients at no change of the answers: what a defense that perturbs gradients
-    would do to an attacker if it were left on at inference. Nothing is random, so averaging does
-    not help; only attacks that need no gradient, or another network's, show it."""
+    """Inconsistent gradients with unchanged answers, as a defense that perturbs gradients would
+    give if it stayed on at inference. Nothing is random, so averaging does not help; only attacks
+    without gradients, or with another network's, reveal it."""
 
     name: ClassVar[str] = "gradient-scrambler"
 
@@ -76,7 +76,7 @@ class GradientScrambler(Wrapper):
 
 class LogitNoise(Wrapper):
     """Gaussian noise of ``strength`` logits: stochastic gradients and answers (Athalye et al.
-    2018), under which a success that was seen once may not be seen again."""
+    2018), with which a success may not be reproducible."""
 
     name: ClassVar[str] = "logit-noise"
 
@@ -99,7 +99,7 @@ class SoftmaxSaturator(Wrapper):
     name: ClassVar[str] = "softmax-saturator"
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Probabilities in the place of logits."""
+        """Probabilities in place of logits."""
         return (1000.0 * cast(Tensor, self.network(pixels))).softmax(dim=1)
 
 
@@ -113,7 +113,7 @@ def planted(name: str, network: SwitchableNetwork) -> Wrapper:
     """The network behind the named fake.
 
     Raises:
-        InputError: there is no such fake; those there are are named.
+        InputError: there is no such fake; the message lists the existing ones.
     """
     if name not in FAKES:
         raise InputError(f"Unknown fake defense {name!r}; known: {', '.join(sorted(FAKES))}.")

@@ -1,4 +1,4 @@
-"""Which images patch sets are for, and where their files are."""
+"""The images that patch sets are for, and the files of patch sets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from training.run_folder import RunFolder, is_run
 
 
 def patch_sets_of(patches: Sequence[Path | PatchSet]) -> list[PatchSet]:
-    """The patch sets of files, of folders of them, and those in memory.
+    """The patch sets from files, from folders of files, and in memory.
 
     Raises:
         InputError: a file is missing or damaged.
@@ -27,7 +27,7 @@ def patch_sets_of(patches: Sequence[Path | PatchSet]) -> list[PatchSet]:
 
 
 def patch_files_in(places: Sequence[Path]) -> list[Path]:
-    """The patch files, npz, that paths or folders of them name.
+    """The patch files, npz, among the paths, and in those that are folders.
 
     Raises:
         InputError: no such path.
@@ -50,7 +50,7 @@ def patch_files_in(places: Sequence[Path]) -> list[Path]:
 
 
 def _make_some(places: Sequence[Path]) -> str:
-    """How to make patches, on the run whose folder of patches is named where there is one."""
+    """How to make patches, with the run to which a named folder of patches belongs, if any."""
     for place in places:
         if is_run(place.parent):
             run = RunFolder.open(place.parent)
@@ -59,7 +59,7 @@ def _make_some(places: Sequence[Path]) -> str:
 
 
 def require_images(patch_set: PatchSet, images: ImageSet) -> None:
-    """Nothing, if a split has all the images that a patch set is for; else InputError."""
+    """Raise InputError unless a split has all the images that a patch set is for."""
     highest = int(patch_set.image_indices.max())
     if highest >= len(images):
         raise InputError(
@@ -71,14 +71,14 @@ def require_images(patch_set: PatchSet, images: ImageSet) -> None:
 def images_of_patches(
     runs: Sequence[RunFolder], patch_sets: Sequence[PatchSet], data: Images | None, split: str
 ) -> ImageSet:
-    """The images that all patch sets count in, checked by their digest.
+    """The images that the indices of all patch sets refer to, checked by their digest.
 
     Args:
         runs: at least one, all of the same data.
-        split: for patch sets that do not tell theirs.
+        split: for patch sets that do not record theirs.
 
     Raises:
-        InputError: runs of different data, patches for different splits or for other images.
+        InputError: runs have different data, or patches are for different splits or other images.
     """
     first = runs[0]
     of_first, *others = (run.sidecar["config"]["data"] for run in runs)

@@ -1,4 +1,4 @@
-"""What a patch did to a model: pure functions of prediction arrays."""
+"""The effect of a patch on a model: pure functions of prediction arrays."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class CommonSet:
 
 
 def common_set(predictions: Sequence[tuple[str, Classes]], labels: Classes) -> CommonSet:
-    """The images that all models have right, from each one's name and clean predictions, int64 N;
-    two models may have one name."""
+    """The images that all models classify correctly, from each one's name and clean predictions,
+    int64 N; two models may have the same name."""
     member = np.ones(labels.shape, dtype=np.bool_)
     for _, classes in predictions:
         member &= classes == labels
@@ -48,7 +48,7 @@ def common_set(predictions: Sequence[tuple[str, Classes]], labels: Classes) -> C
 
 
 class PatchMeasures(TypedDict):
-    """The part of a record that predictions decide."""
+    """The part of a record that follows from predictions."""
 
     clean_accuracy_patched_images: Share
     robust_accuracy: Share
@@ -70,13 +70,13 @@ def evaluate_patch(
     target: int | None,
     common: NDArray[np.bool_] | None = None,
 ) -> PatchMeasures:
-    """What a patch set did to one model, from predictions on the images of that set.
+    """The effect of a patch set on one model, from predictions on the images of that set.
 
     Args:
         clean, patched, floor, labels: int64 N, classes without the patch, with it, with random
             noise of the same size in the same places, and the true ones.
         image_indices: int64 N, indices of the images within their split.
-        common: bool N, the images that all compared models have right.
+        common: bool N, the images that all compared models classify correctly.
 
     Raises:
         NothingToEvaluate: no image counts for the ASR.
@@ -114,7 +114,7 @@ def drift(
     image_indices: NDArray[np.int64],
     target: int | None,
 ) -> DriftFacts:
-    """The engine against the fake-quantized network, from both's predictions.
+    """The engine against the fake-quantized network, from the predictions of both.
 
     Args:
         engine_clean, network_clean: int64 M, over *all* images of the split.
@@ -140,8 +140,8 @@ def drift(
 
 
 def patch_facts(patch_set: PatchSet, image_size: Sequence[int]) -> PatchFacts:
-    """What a record says about a patch set on images of (H, W) pixels; what its origin does not say
-    is null."""
+    """The facts of a patch set on images of (H, W) pixels for a record; facts that its origin does
+    not state are null."""
     made = patch_set.origin
     settings, source = made.settings, made.source or {}
     about = SourceFacts(

@@ -62,7 +62,7 @@ def pixels_from_records(records: Iterable[Mapping[str, Any]]) -> list[PixelRecor
     """The pixel attacks among ``records``, in their order, each under its attack's true name.
 
     Raises:
-        InputError: one is not as the schema says.
+        InputError: one does not match the schema.
     """
     found = payloads(records, KIND, PixelRecord)
     for one in found:

@@ -1,8 +1,8 @@
 """Certificates and parity of the model files, from their records.
 
 Records of kind ``certificate`` and ``parity`` hold what ``export.certificate.Certificate.to_json``
-and ``export.parity.Parity.to_json`` give; they are matched to the results by the SHA-256 of the
-model file. They are read as plain JSON here, so that a report needs no ONNX.
+and ``export.parity.Parity.to_json`` return; they are matched to the results by the SHA-256 of the
+model file. They are read as plain JSON here, so that a report does not need ONNX.
 """
 
 from __future__ import annotations
@@ -177,12 +177,12 @@ class Proofs:
     parities: Mapping[str, Mapping[str, Any]]
 
     def certified(self, model: ModelFacts) -> bool | None:
-        """Whether the engine ran the file in integers; None where nobody looked."""
+        """Whether the engine ran the file in integers; None where it was not checked."""
         certificate = self.certificates.get(model["file_sha256"] or "")
         return None if certificate is None else bool(certificate["ok"])
 
     def parity_ok(self, model: ModelFacts) -> bool | None:
-        """Whether the engine gave the reference's codes and logits; None where nobody looked."""
+        """Whether the engine gave the reference's codes and logits; None where not checked."""
         parity = self.parities.get(model["file_sha256"] or "")
         return None if parity is None else bool(parity["ok"])
 
@@ -191,7 +191,7 @@ def proofs_from_records(records: Iterable[Mapping[str, Any]]) -> Proofs:
     """The certificates and parity reports among `records` (oldest first).
 
     Raises:
-        InputError: a record is not as the schema says.
+        InputError: a record does not match the schema.
     """
     records = list(records)
     certificates = payloads(records, CERTIFICATE_KIND, CertificateRecord)

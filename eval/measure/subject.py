@@ -1,4 +1,4 @@
-"""What is measured: one model at one bit-width in one engine, opened in one place."""
+"""The subject of a measurement: one model at one bit-width in one engine."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Predictor(Protocol):
 
     @property
     def name(self) -> str:
-        """Of the engine, such as "onnxruntime-cpu"."""
+        """The name of the engine, such as "onnxruntime-cpu"."""
         ...
 
     def predict(self, images: NDArray[np.uint8], batch_size: int = 64) -> NDArray[np.int64]:
@@ -42,7 +42,7 @@ class Predictor(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkPredictor:
-    """A torch network at one bit-width in the place of an engine."""
+    """A torch network at one bit-width in place of an engine."""
 
     network: SwitchableNetwork
     bit_width: int
@@ -55,10 +55,10 @@ class NetworkPredictor:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Subject:
-    """A model that is not open yet; who measures it need not know where it comes from.
+    """A model that is not open yet; code that measures it need not know its origin.
 
     Attributes:
-        name: for people: the run's folder.
+        name: as people see it: the run's folder.
         network, defense, bit_width, checkpoint_sha256: as in :class:`ModelFacts`.
         engine: a name of ``deploy.engine.ENGINES``, or :data:`TORCH`.
         file: for the engine; None for the network in torch.
@@ -80,7 +80,7 @@ class Subject:
 
     @property
     def model_file(self) -> Path:
-        """The file; InputError for a network in torch, which has none."""
+        """The file; InputError for a network in torch, which has no file."""
         if self.file is None:
             name = f"{self.name} at {self.bit_width} bits in torch"
             raise InputError(f"{name} is not an exported model")
@@ -93,10 +93,10 @@ class Subject:
         """The engine, or the network in its place, until the context ends.
 
         Args:
-            network: what ``load_network`` would give, where the caller has it.
+            network: the result of ``load_network``, where the caller has it already.
 
         Raises:
-            EngineUnavailable: the engine is not here.
+            EngineUnavailable: the engine is not installed.
             InputError: the file is damaged or not for the engine.
         """
         if self.engine == TORCH:
@@ -107,7 +107,7 @@ class Subject:
             yield engine
 
     def open_engine(self, *, threads: int = 1) -> Engine:
-        """The engine, for who needs more of it than classes; errors as :meth:`open`."""
+        """The engine, for callers that need more than classes; errors as :meth:`open`."""
         return open_engine(self.engine, self.model_file, threads=threads)
 
     @contextmanager
@@ -117,7 +117,7 @@ class Subject:
             yield EngineNetwork(engine, self.bit_width, sha256_of(self.model_file))
 
     def facts(self, engine: str) -> ModelFacts:
-        """What a record says of the model.
+        """The facts of the model for a record.
 
         Raises:
             InputError: the file or a certificate cannot be read.
@@ -147,7 +147,7 @@ class Subject:
 
 
 def run_facts(run: RunFolder) -> RunFacts:
-    """What records say of the training run itself."""
+    """The facts of the training run itself for records."""
     name = run.path.resolve().name
     assert run.seed is not None
     return RunFacts(name=name, seed=run.seed, config=dict(run.sidecar["config"]))
@@ -163,9 +163,9 @@ def subjects_of(
         bit_widths: None takes all that are exported for the engine, or all of the network.
 
     Raises:
-        EngineUnavailable: no engine of that name.
-        InputError: a bit-width that is not exported, with those that are and the command that
-            exports it; or that the network lacks.
+        EngineUnavailable: there is no engine of that name.
+        InputError: a bit-width is not exported (the message lists the exported ones and the command
+            that exports it), or the network lacks it.
     """
     if engine == TORCH:
         widths = run.chosen_bit_widths(bit_widths)

@@ -1,1 +1,1 @@
-"""What someone who knows the defense achieves, as records."""
+"""Adaptive evaluations: what an attacker who knows the defense achieves, as records."""

@@ -84,6 +84,6 @@ def adaptive_from_records(records: Iterable[Mapping[str, Any]]) -> list[Adaptive
     """The adaptive evaluations among ``records``, oldest first.
 
     Raises:
-        InputError: one is not as the schema says.
+        InputError: one does not match the schema.
     """
     return payloads(records, KIND, AdaptiveRecord)

@@ -1,4 +1,4 @@
-"""The record of each law: one known bit-width, the worst of several, one drawn for each answer."""
+"""The record of each bit-width law: one known, the worst of several, or one drawn per answer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from eval.measure.subject import TORCH
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AtBitWidth:
-    """What was found at one bit-width, and the same patches where they will be run."""
+    """The result at one bit-width, and the same patches on the engine that will be deployed."""
 
     record: AdaptiveRecord
     patches: PatchSet
@@ -36,7 +36,7 @@ class AtBitWidth:
 def at_fixed(task: Task, bits: int, transferred: Transferred) -> AtBitWidth:
     """The network at one bit-width, which the attacker knows.
 
-    Randomness that is left while it is attacked, in answers or in gradients, is averaged over.
+    Remaining randomness of the network under attack, in answers or in gradients, is averaged over.
     """
     name = f"{bits} bits"
     key = task.key_with_file(task.key(name, transferred), bits)
@@ -61,7 +61,7 @@ def at_fixed(task: Task, bits: int, transferred: Transferred) -> AtBitWidth:
 
 
 def at_random(task: Task, widths: tuple[int, ...], transferred: Transferred) -> AdaptiveRecord:
-    """A bit-width drawn for each answer, as DWQ infers: scored on fresh draws."""
+    """A bit-width drawn for each answer, as in DWQ's inference; scored on fresh draws."""
     name = f"random precision of {', '.join(map(str, widths))} bits"
     key = task.key(name, transferred)
     if key in task.known:
@@ -73,7 +73,7 @@ def at_random(task: Task, widths: tuple[int, ...], transferred: Transferred) -> 
 
 
 def at_worst(task: Task, made: Sequence[AtBitWidth]) -> AdaptiveRecord:
-    """Per image the worst bit-width, over the images that every bit-width has right."""
+    """Per image the worst bit-width, over the images that are right at every bit-width."""
     records = [at.record for at in made]
     key = sha256_of_bytes(json_bytes(["worst", *(record["key"] for record in records)]))
     if key in task.known:
@@ -88,7 +88,7 @@ def at_worst(task: Task, made: Sequence[AtBitWidth]) -> AdaptiveRecord:
     won = np.any(flags["success"], axis=0) & eligible
     clean = np.all(flags["clean_correct"], axis=0)
     patched = np.all(flags["patched_correct"], axis=0)
-    # As an attack on one network whose answer is right where every bit-width's is.
+    # As an attack on one network that is right where every bit-width is right.
     wrong = (task.labels + 1) % len(task.images.classes)
     success = attack_success(
         np.where(clean, task.labels, wrong), np.where(won, wrong, task.labels), task.labels
@@ -124,8 +124,8 @@ def at_worst(task: Task, made: Sequence[AtBitWidth]) -> AdaptiveRecord:
 def _scored(
     task: Task, victim: Victim, name: str, found: Found, patches: PatchSet
 ) -> AdaptiveRecord:
-    """What was found, over the images right in the draw that it was searched for, on fresh answers
-    with the patch."""
+    """The result on fresh answers with the patch, over the images that are right in the draw of the
+    search."""
     draw = generator_for(task.settings.seed, f"scored {name}")
     clean = found.clean
     patched: Classes = victim.predict(patches.paste_on(task.chosen), draw)
@@ -157,7 +157,7 @@ def _scored(
 
 
 def _on_engine(evaluations: Sequence[EvaluationRecord]) -> OnEngine | None:
-    """The evaluations on one engine as one: over the images right in all, won in any."""
+    """The evaluations on one engine combined: over the images right in all, won in any."""
     models = [evaluation["model"] for evaluation in evaluations]
     if any(model["engine"] == TORCH for model in models):
         return None

@@ -1,4 +1,4 @@
-"""One run's network, images and settings, and the search against a victim made of them."""
+"""One run's network, images and settings, and the search against a victim built from them."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ Transferred = Mapping[str, NDArray[np.uint8]]
 
 @validated()
 class AdaptiveRunSettings:
-    """Which images and bit-widths.
+    """The images and bit-widths of an adaptive evaluation.
 
     Attributes:
         bit_widths: None takes all that the network has.
         split: "test" for final figures, "holdout" to choose settings.
-        images: how many of them; None takes all.
+        images: their number; None takes all.
         seed: of the attack.
         engine: a name of ``deploy.engine.ENGINES``, for the exported models.
         random_precision: also attack the network with a bit-width drawn for each answer, from the
@@ -63,10 +63,10 @@ class AdaptiveRunSettings:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Found:
-    """What the search against one victim gave.
+    """The result of the search against one victim.
 
     Attributes:
-        clean: the victim's classes without a patch, int64 N: the draw that the ASR is over.
+        clean: the victim's classes without a patch, int64 N: the draw that the ASR is based on.
         searched: a patch for each image; black where the victim was right at no bit-width.
         draws: the ASR at each K.
     """
@@ -80,12 +80,12 @@ class Found:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Task:
-    """What all searches of one call share.
+    """The common data of all searches of one call.
 
     Attributes:
         indices: of the attacked images within their split, int64 N.
-        positions: where each patch goes, int64 N×2.
-        known: the records that are there, by key; a new one is added.
+        positions: the place of each patch, int64 N×2.
+        known: the existing records, by key; new ones are added.
     """
 
     run: RunFolder
@@ -118,20 +118,21 @@ class Task:
         return sha256_of_bytes(json_bytes(about))
 
     def key_with_file(self, key: str, bits: int) -> str:
-        """Digest of a search and of the exported model that its patches are tried on, so that
-        another file makes another record of the same search."""
+        """Digest of a search and of the exported model that its patches are tried on, so that a
+        different file gives a separate record of the same search."""
         engine = self._engine(bits)
         file = None if engine == TORCH else sha256_of(self.run.model_file(bits, engine))
         return sha256_of_bytes(json_bytes([key, file]))
 
     def search(self, victim: Victim, name: str, transferred: Transferred) -> Found:
-        """Search for the images that the victim has right, with K raised where it is random.
+        """Search for patches for the images that the victim classifies correctly, with K raised
+        where it is random.
 
-        Attacked are all that it has right in the draw of ``Found.clean``, which the ASR is over,
-        and those that another of its bit-widths has right: the patches are tried at each.
+        It attacks all images that are right in the draw of ``Found.clean``, which the ASR is based
+        on, and those that another of its bit-widths has right: the patches are tried at each.
 
         Raises:
-            NothingToEvaluate: it has none right.
+            NothingToEvaluate: it classifies no image correctly.
         """
         draw = generator_for(self.settings.seed, f"clean {name}")
         clean = victim.predict(self.chosen, draw)
@@ -175,8 +176,8 @@ class Task:
         return Found(key=key, clean=clean, searched=whole, draws=draws, draws_enough=enough)
 
     def write_patches(self, patch: NDArray[np.uint8], widths: tuple[int, ...]) -> PatchSet:
-        """The patches found at those bit-widths, uint8 N×3×h×w, one for each attacked image, as a
-        file of the run's, and the same in memory."""
+        """Write the patches found at those bit-widths, uint8 N×3×h×w, one for each attacked image,
+        to a file of the run; returns the file and the same patches in memory."""
         attack, run = self.attack, self.run
         patch_set = PatchSet(
             name=self._name(widths),
@@ -199,7 +200,7 @@ class Task:
         return patch_set
 
     def written_patches(self, record: AdaptiveRecord) -> PatchSet | None:
-        """The file of an earlier record's patches; None where it is not there (any more)."""
+        """The file of an earlier record's patches; None where it does not exist (any more)."""
         widths = tuple(record["model"]["bit_widths"])
         (digest,) = record["patch"]["sha256"]
         path = self._file(widths, digest)
@@ -214,7 +215,7 @@ class Task:
         return self.run.patches / f"{self._name(widths)}-{digest[:8]}.npz"
 
     def evaluate(self, patch_set: PatchSet, bits: int) -> EvaluationRecord:
-        """The patches on the exported model, where there is one, else on the network itself."""
+        """Evaluate the patches on the exported model, where there is one, else on the network."""
         (subject,) = subjects_of(self.run, self._engine(bits), [bits])
         with subject.open(network=self.network) as opened:
             (record,) = evaluate_model(
@@ -228,12 +229,12 @@ class Task:
         return record
 
     def _engine(self, bits: int) -> str:
-        """Where patches are tried: in the engine, if the model is exported, else in torch."""
+        """The place where patches are tried: the engine, if the model is exported, else torch."""
         engine = self.settings.engine
         return engine if bits in self.run.bit_widths_with_file(engine) else TORCH
 
     def keep(self, record: AdaptiveRecord) -> AdaptiveRecord:
-        """Write the record, and know it from now on."""
+        """Write the record, and add it to the known ones."""
         write_record(self.run.records, KIND, record, self.provenance)
         self.known[record["key"]] = record
         return record

@@ -22,13 +22,13 @@ def convolutions_of(network: Network) -> tuple[str, ...]:
 def activations(
     network: Network, images: NDArray[np.uint8], bits: int, layers: Sequence[str]
 ) -> dict[str, Tensor]:
-    """The outputs of convolutions behind BatchNorm and quantizer, float32 N×C×h×w on the CPU.
+    """The outputs of convolutions after BatchNorm and quantizer, float32 N×C×h×w on the CPU.
 
     Args:
-        network: in any mode; asked in evaluation mode.
+        network: in any mode; run in evaluation mode.
         images: uint8 N×C×H×W, one batch.
         bits: the bit-width.
-        layers: names, as :func:`convolutions_of` gives them.
+        layers: names, as :func:`convolutions_of` returns them.
     """
     with evaluation_mode(network), network.at(bits), torch.no_grad():
         found = network.run(pixels_of(network, images), keep=layers)

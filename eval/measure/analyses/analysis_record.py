@@ -1,4 +1,4 @@
-"""What the record of every analysis carries, and reading them back."""
+"""The common part of the records of all analyses, and reading the records."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class AnalysisFacts(TypedDict):
 
 @functools.cache
 def form_of(part: type) -> Any:
-    """The TypedDict of a payload: what all analyses share, and an analysis' own ``part``."""
+    """The TypedDict of a payload: the part common to all analyses, and an analysis' own ``part``."""
     fields = {**get_type_hints(AnalysisFacts, include_extras=True)}
     fields |= get_type_hints(part, include_extras=True)
     return cast(Any, TypedDict)(part.__name__, fields)
@@ -51,7 +51,7 @@ def analyses_from_records(
     """The payloads of one kind, the newest of each network, patch and set of images, oldest first.
 
     Raises:
-        InputError: one is not as the schema says.
+        InputError: one does not match the schema.
     """
     newest: dict[tuple[object, ...], dict[str, Any]] = {}
     for payload in payloads(records, kind, form_of(part)):

@@ -1,4 +1,4 @@
-"""What an analysis is told: frozen, keyword-only, strict."""
+"""Settings of the analyses: frozen, keyword-only, strict."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class AnalysisSettings(Recorded):
     """Settings of all analyses; each reads its own.
 
     Attributes:
-        bit_widths: to look at, widest first; 32 is float.
+        bit_widths: to analyse, widest first; 32 is float.
         stride_px: of the grid of places, in pixels.
         occluder_px: side of the grey square that covers a place, in pixels.
         shown: images whose maps are stored; the first of the sample, never chosen by outcome.
@@ -27,8 +27,8 @@ class AnalysisSettings(Recorded):
 
 
 def grid(length_px: int, size_px: int, stride_px: int) -> list[int]:
-    """Upper or left edges, in pixels, of a square that steps over an image: 0, stride, …; the
-    last one lies against the far edge.
+    """Upper or left edges, in pixels, of a square that steps over an image: 0, stride, …; at the
+    last one the square touches the far edge.
 
     Raises:
         InputError: the square is larger than the image.

@@ -1,11 +1,12 @@
-"""What the first convolutions make of an image without and with the patch, at each bit-width.
+"""The outputs of the first convolutions without and with the patch, at each bit-width.
 
-Feature maps of the paper: the first three convolution units in the order of the network, behind
-BatchNorm and quantizer. Over all images, for each unit and bit-width, with F the output C×h×w:
+These are the paper's feature maps: the first three convolution units in the order of the network,
+after BatchNorm and quantizer. Over all images, for each unit and bit-width, with F the output
+C×h×w:
 
-* ``change``  ‖F(patched) - F(clean)‖ / ‖F(clean)‖, what the patch does to it;
+* ``change``  ‖F(patched) - F(clean)‖ / ‖F(clean)‖, the effect of the patch;
 * ``to_widest``  cosine of F at this bit-width and at the widest, on clean and on patched images:
-  whether quantization keeps what the patch wrote.
+  whether quantization preserves the effect of the patch.
 
 For the first images of the sample, as maps h×w: ``mean``, the mean magnitude over the channels, and
 ``most_changed``, the channel that the patch changes most at the widest bit-width (the same one at
@@ -68,7 +69,8 @@ class FeatureMaps(TypedDict):
 
 
 def analyse(network: Network, sample: Sample, settings: AnalysisSettings) -> FeatureMaps:
-    """The first convolutions at each bit-width; the first bit-width of the settings is "widest"."""
+    """Analyse the first convolutions at each bit-width; the first bit-width of the settings is
+    "widest"."""
     names = list(convolutions_of(network))[:UNITS]
     shown = min(settings.shown, len(sample))
     figures: dict[tuple[str, int], list[Tensor]] = {}

@@ -1,6 +1,6 @@
 """How alike the input gradients of one network are at two bit-widths.
 
-A patch made at one bit-width transfers to another as far as the gradients of the two point the
+A patch made at one bit-width transfers to another to the extent that their gradients point the
 same way; quantization is said to misalign them (the paper, gradient alignment between bit-widths;
 Guesmi, Ouni, Shafique, "TriQDef", ICLR 2026, edge IoU and HOG cosine of input gradients). With a
 and b the gradients of an image's cross-entropy at its pixels, float32 3×H×W, at two bit-widths,
@@ -14,11 +14,11 @@ inside a region R (the image; inside the patch; outside it):
   where the Sobel magnitude is above ``EDGE`` times its mean over the image, in [0, 1];
 * ``hog_cosine``      cosine of the soft histograms of oriented gradients inside R, in [0, 1].
 
-The last two are above 0 for unrelated maps too: ``chance`` has them, and the cosine, between an
+The last two are above 0 for unrelated maps too: ``chance`` holds them, and the cosine, between an
 image's gradient and that of the next image of the sample.
 
-A gradient that is zero all over R has no direction; such images are left out and counted. Where
-neither gradient has an edge in R, there is no IoU: that mean has a smaller n.
+A gradient that is zero everywhere in R has no direction; such images are left out and counted.
+Where neither gradient has an edge in R, there is no IoU: that mean has a smaller n.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class GradientAlignment(TypedDict):
 def analyse(
     network: SwitchableNetwork, sample: Sample, settings: AnalysisSettings
 ) -> GradientAlignment:
-    """Every pair of the bit-widths on clean and patched images, in every region."""
+    """Analyse every pair of bit-widths on clean and patched images, in every region."""
     inside = torch.from_numpy(sample.region)
     regions: dict[Region, Tensor] = {
         "image": torch.ones_like(inside),

@@ -3,7 +3,7 @@
 A map is the largest magnitude over the colours of the gradient of an image's cross-entropy at its
 pixels, h×w (Simonyan, Vedaldi, Zisserman, "Deep inside convolutional networks", ICLR-W 2014, sec.
 3, there of the class score). Each map is scaled to its own maximum: patterns are compared, not
-sizes; ``high`` tells the size.
+magnitudes; ``high`` is the magnitude.
 """
 
 from __future__ import annotations

@@ -19,12 +19,12 @@ Scalar = Callable[[Tensor, Tensor], Tensor]
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Of each image, (N,): what an attacker raises."""
+    """The cross-entropy of each image, (N,), which an attacker raises."""
     return F.cross_entropy(logits, labels, reduction="none")
 
 
 def predicted_logit(logits: Tensor, labels: Tensor) -> Tensor:
-    """The logit of the class that the network predicts, (N,): what a saliency map explains."""
+    """The logit of the class that the network predicts, (N,), which a saliency map explains."""
     return logits.amax(dim=1)
 
 
@@ -39,8 +39,9 @@ def input_gradients(
 ) -> Tensor:
     """Gradients of each image's own value at its pixels, float32 N×3×H×W, on the CPU.
 
-    In evaluation mode, with the straight-through estimators that the network was trained with;
-    zero where nothing reaches the pixels. Units: of the value, per pixel value (0…255).
+    They are taken in evaluation mode, with the straight-through estimators that the network was
+    trained with; zero where the value does not depend on the pixels. Units: of the value, per pixel
+    value (0…255).
 
     Args:
         images: uint8 N×3×H×W.

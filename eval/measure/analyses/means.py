@@ -29,7 +29,7 @@ class Mean(TypedDict):
 
 
 def mean_of(values: NDArray[np.floating[Any]]) -> Mean:
-    """The mean of one value an image; bounded values have bounded intervals.
+    """The mean of one value per image; bounded values have bounded intervals.
 
     Args:
         values: floats (N,), finite.
@@ -60,7 +60,7 @@ def means_of(
         values: floats N×…, finite; every place is resampled with the same images.
 
     Returns:
-        Three float64 arrays of the shape behind N.
+        Three float64 arrays of the shape after N.
 
     Raises:
         NothingToEvaluate: N is 0.

@@ -1,9 +1,10 @@
-"""Which places of the image a network looks at: the drop of the right logit when one is covered.
+"""The places of the image that a network relies on: the drop of the true logit when one is covered.
 
 Occlusion sensitivity (Zeiler and Fergus, "Visualizing and understanding convolutional networks",
 ECCV 2014, sec. 4.2): a grey square (128, the zero of the normalised input) covers each place of a
-grid; the drop is the logit of the true class without the square minus that with it, the mean over
-the images that the network has right without it. Negative: covering the place helps.
+grid. The drop is the logit of the true class without the square minus that with it, as the mean
+over the images that the network classifies correctly without it. A negative drop means that
+covering the place helps.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def analyse(network: SwitchableNetwork, sample: Sample, settings: AnalysisSettin
     """The drop at every place of the grid, at each bit-width, on the images without patches.
 
     Raises:
-        NothingToEvaluate: the network has no image right.
+        NothingToEvaluate: the network classifies no image correctly.
         InputError: the square is larger than the image.
     """
     side, (height, width) = settings.occluder_px, sample.image_size

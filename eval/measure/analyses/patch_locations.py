@@ -1,9 +1,9 @@
 """Where on the image a patch wins: ASR with every patch moved to each place of a grid.
 
-Spatial sensitivity of the paper. The patch's content stays as it was made, its place alone changes;
-ASR is over the images that the network has right without a patch (and, for a targeted patch, whose
-label is not the target), the same images at every place. Beside it stands the floor: uniform noise
-of the same size at the same places.
+This is the paper's spatial sensitivity. The patch's content is unchanged; only its place changes.
+The ASR is over the images that the network classifies correctly without a patch (and, for a
+targeted patch, whose label is not the target), the same images at every place. The floor is given
+as well: uniform noise of the same size at the same places.
 """
 
 from __future__ import annotations

@@ -1,19 +1,19 @@
-"""How much of what a network computes is about the patch: activation share and saliency inside it.
+"""How much of a network's computation is due to the patch: activation share and saliency inside it.
 
-Patch visibility of the paper, layer by layer at each bit-width. The energy of an output is the sum
-of its squares over channels and positions. For each convolution unit (behind BatchNorm and
+This is the paper's patch visibility, layer by layer at each bit-width. The energy of an output is
+the sum of its squares over channels and positions. For each convolution unit (after BatchNorm and
 quantizer), with and without the patch:
 
 * ``seen``: share of the energy at the positions whose receptive field meets the patch
-  (:func:`eval.measure.analyses.seen_region.seen_regions`), beside the share of the positions that
-  these are. In deep layers that is every position, and the share says nothing: hence
+  (:func:`eval.measure.analyses.seen_region.seen_regions`), with the share of these positions among
+  all. In deep layers these are all positions, and the share is not informative: hence
 * ``under``: the same for the positions whose centre lies under the patch;
 * ``change``: energy of (output with the patch - output without) over the energy without.
 
 ``saliency``: share of the magnitude of the gradient of the predicted logit at the pixels (largest
 over the colours, Simonyan et al., ICLR-W 2014) that lies under the patch.
 
-An image whose output is zero everywhere has no share; it is left out, n tells.
+An image whose output is zero everywhere has no share; it is left out, and n is smaller.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class PatchVisibility(TypedDict):
 
 
 def analyse(network: Network, sample: Sample, settings: AnalysisSettings) -> PatchVisibility:
-    """Every layer at each bit-width."""
+    """Analyse every layer at each bit-width."""
     region = torch.from_numpy(sample.region)
     seen = seen_regions(network.plan, region)
     return PatchVisibility(

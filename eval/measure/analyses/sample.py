@@ -20,10 +20,10 @@ class Sample:
 
     Attributes:
         clean: uint8 N×3×H×W.
-        patched: uint8 N×3×H×W, the same with each one's patch at its place.
+        patched: uint8 N×3×H×W, the same images, each with its patch at its place.
         labels: int64 N.
         region: bool N×H×W, True under the patch.
-        patch_set: of these N images alone.
+        patch_set: of these N images only.
     """
 
     clean: NDArray[np.uint8]
@@ -51,11 +51,12 @@ class Sample:
 
 
 def draw_sample(images: ImageSet, patch_set: PatchSet, count: int | None) -> Sample:
-    """The first ``count`` images (None: all), in an order that their number alone decides, of a
-    patch set.
+    """The first ``count`` images of a patch set (None: all), in an order that depends only on their
+    number.
 
     Raises:
-        InputError: more images than the set has, or the set names images that are not there.
+        InputError: ``count`` exceeds the images of the set, or the set names images that do not
+            exist.
     """
     require_images(patch_set, images)
     rows = chosen_indices(len(patch_set.image_indices), count)

@@ -1,4 +1,4 @@
-"""Which positions of each convolution's output can see a patch, and which lie under it."""
+"""The positions of each convolution's output that can see a patch, and those that lie under it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from training.quantize.plan import Step
 def seen_regions(plan: Plan, region: Tensor) -> dict[str, Tensor]:
     """The positions whose receptive field meets the region, for each convolution.
 
-    The receptive field follows from kernels, strides and paddings alone, along every path: outside
-    it nothing changes when the region's pixels do.
+    The receptive field follows only from kernels, strides and paddings, along every path: outside
+    of these positions nothing changes when the region's pixels change.
 
     Args:
         plan: of the network.
@@ -33,9 +33,9 @@ def seen_regions(plan: Plan, region: Tensor) -> dict[str, Tensor]:
 def under_region(region: Tensor, size: tuple[int, int]) -> Tensor:
     """The positions of an h×w output whose centre lies in the region, or the nearest one to it.
 
-    Output position (i, j) of h×w stands for the pixel at ((i + ½) H / h, (j + ½) W / w); where the
+    Output position (i, j) of h×w has its centre at pixel ((i + ½) H / h, (j + ½) W / w).  Where the
     output is so coarse that no centre is in the region, the position whose cell covers most of the
-    region is taken, so that no image is without one.
+    region is taken, so that every image has a position.
 
     Args:
         region: bool N×H×W, not empty for any image.
@@ -54,7 +54,7 @@ def under_region(region: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _through(step: Step, inputs: list[Tensor], region: Tensor) -> Tensor:
-    """Which positions of a step's output the region reaches; all of a vector's one."""
+    """Which positions of a step's output the region reaches; a vector's one position always."""
     found = step.attributes
     match step.kind:
         case "pixels":
@@ -68,14 +68,14 @@ def _through(step: Step, inputs: list[Tensor], region: Tensor) -> Tensor:
             top, left, bottom, right = found["amounts"]
             return F.pad(inputs[0], (left, right, top, bottom))
         case "reshape" | "transpose" if not _positions_stay(step, inputs[0]):
-            # Where a position goes is not followed: each may then have been reached.
+            # Movements of positions are not tracked: each position may have been reached.
             everywhere = inputs[0].flatten(1).any(dim=1)[:, None, None]
             return everywhere.expand(-1, *step.shape[-2:])
         case "upsample":
             down, right = found["factor"]
             return inputs[0].repeat_interleave(down, dim=1).repeat_interleave(right, dim=2)
         case "gate":
-            # A gate of one position acts on every position.
+            # A gate of one position affects every position.
             gate = inputs[1]
             whole = gate.shape[1:] != inputs[0].shape[1:]
             return inputs[0] | (gate.flatten(1).any(dim=1)[:, None, None] if whole else gate)

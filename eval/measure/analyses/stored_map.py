@@ -32,7 +32,7 @@ class StoredMap(TypedDict):
 def store_map(
     values: NDArray[np.floating[Any]], low: float | None = None, high: float | None = None
 ) -> StoredMap:
-    """The map as a record keeps it.
+    """The map as a record stores it.
 
     Args:
         values: finite floats h×w.
@@ -40,7 +40,7 @@ def store_map(
         high: value of code 255; None takes the largest.
 
     Raises:
-        InputError: another shape, or NaN or an infinity.
+        InputError: it has another shape, or NaN or an infinity.
     """
     if values.ndim != 2 or 0 in values.shape or not np.isfinite(values).all():
         raise InputError(f"Expected a finite map h×w to store, got shape {values.shape}.")

@@ -1,1 +1,1 @@
-"""Checks that tell whether an attack on a network can be believed; docs/checks.md."""
+"""Checks of whether an attack on a network is reliable; docs/checks.md."""

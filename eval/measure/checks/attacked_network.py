@@ -1,4 +1,4 @@
-"""The network that is checked, at one bit-width, with the images it has right and its attacks.
+"""The checked network at one bit-width, with its correctly classified images and the attacks on it.
 
 All attacks here are per image, on the same images, at the same places, so that any two of them can
 be compared image by image.
@@ -43,14 +43,14 @@ _AtLeast2 = Annotated[int, Field(ge=2)]
 
 @validated()
 class BatterySettings(Recorded):
-    """How the checks attack.
+    """Settings of the attacks of the checks.
 
     Attributes:
-        images: how many are attacked.
+        images: number of attacked images.
         size_px: side of the patch; half of it and twice it are tried too.
         steps: of the white-box attack; doubled in one check.
         queries: of the gradient-free attack, per image.
-        batch_size: images a step.
+        batch_size: images per step.
         seed: of all starts.
     """
 
@@ -63,15 +63,15 @@ class BatterySettings(Recorded):
 
 
 class AttackedNetwork:
-    """A network at one bit-width and what is known of it so far.
+    """A network at one bit-width and the attacks made on it so far.
 
     Attributes:
-        images, labels: those that it has right, uint8 N×3×H×W and int64 N.
+        images, labels: those that it classifies correctly, uint8 N×3×H×W and int64 N.
         pixels, classes: the same as tensors.
-        attacks: that were made so far, by the patch's height and width in pixels and the steps.
+        attacks: made so far, by the patch's height and width in pixels and the steps.
 
     Raises:
-        NothingToEvaluate: it has none of the given images right.
+        NothingToEvaluate: it classifies none of the given images correctly.
     """
 
     def __init__(
@@ -86,7 +86,8 @@ class AttackedNetwork:
         noise: float = 0.0,
     ) -> None:
         """``stand_in`` as for a :class:`Victim`; ``noise``: standard deviation that randomness
-        gives a margin, over which the attack then averages and behind which it goes on."""
+        gives a margin; the attack then averages over draws, and continues until the margin exceeds
+        the noise."""
         self.network, self.bits, self.settings = network, bits, settings
         right = logits(network, images, bits).argmax(axis=1) == labels
         if not right.any():
@@ -102,17 +103,18 @@ class AttackedNetwork:
         self.attacks: Attacks = {}
 
     def won(self, *, size_px: int | None = None, steps: int | None = None) -> Flags:
-        """What the white-box attack claims, bool N, made once for each size and number of steps."""
+        """The successes that the white-box attack claims, bool N, computed once for each size and
+        number of steps."""
         size = size_px or self.settings.size_px
         return self.attack(size, size, steps or self.settings.steps)[0]
 
     def patches(self) -> NDArray[np.uint8]:
-        """What the white-box attack with the settings' size and steps pastes, uint8 N×3×h×w."""
+        """The patches of the white-box attack with the settings' size and steps, uint8 N×3×h×w."""
         size = self.settings.size_px
         return self.attack(size, size, self.settings.steps)[1]
 
     def attack(self, height: int, width: int, steps: int) -> tuple[Flags, NDArray[np.uint8]]:
-        """The white-box attack from random pixels, made once: what it wins, bool N, and its
+        """The white-box attack from random pixels, run once: its successes, bool N, and its
         patches, uint8 N×3×height×width."""
         key = height, width, steps
         if key not in self.attacks:
@@ -130,14 +132,14 @@ class AttackedNetwork:
     ) -> Ascended:
         """The attack on any network, for these images.
 
-        What resists is then driven to each wrong class in turn (at most :data:`_CLASSES`), unless
-        the attack is one step.
+        Images that resist are then driven to each wrong class in turn (at most :data:`_CLASSES`),
+        unless the attack is one step.
 
         Args:
             victim: this network, or another.
-            start: uint8 N×3×h×w, the patches to begin with.
+            start: uint8 N×3×h×w, the initial patches.
             steps: of each ascent.
-            confidence: the margin over which an image is left alone.
+            confidence: the margin above which an image is not attacked further.
         """
         rows = torch.arange(len(self.images))
         best = self._ascended(victim, rows, start, steps, None, confidence)
@@ -180,7 +182,7 @@ class AttackedNetwork:
         )
 
     def loss_and_gradient(self, patch: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
-        """Per image: loss N and gradient of the patch N×3×h×w, as they come."""
+        """Per image: loss N and gradient of the patch N×3×h×w, unchanged."""
         mask, places = _all_of(patch), self.positions(patch.shape[2:])
         pasted = paste_torch(self.pixels.float(), patch.float(), mask, places)
         seen = pasted.requires_grad_()
@@ -199,24 +201,24 @@ class AttackedNetwork:
         return torch.randint(0, 256, shape, generator=self.draw(f"{height}"), dtype=torch.uint8)
 
     def positions(self, box: Sequence[int]) -> Tensor:
-        """Where patches of that height and width go, int64 N×2."""
+        """The places of patches of that height and width, int64 N×2."""
         count, (height, width) = len(self.images), box
         size = self.images.shape[2:]
         return positions_for("centre", count, size, (height, width), self.draw("places"))
 
     def pasted(self, patch: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The images with a patch each, uint8 N×3×H×W."""
+        """The images, each with its patch, uint8 N×3×H×W."""
         places = self.positions(patch.shape[2:]).numpy().astype(np.int32)
         return paste(self.images, patch, np.ones(patch.shape[2:], np.bool_), places)
 
     def rescored(self, patch: NDArray[np.uint8]) -> Flags:
-        """Whether each image's patch wins, bool N, as the network answers now."""
+        """Whether each image's patch wins, bool N, on new answers of the network."""
         found = logits(self.network, self.pasted(patch), self.bits)
         flags: Flags = found.argmax(axis=1) != self.labels
         return flags
 
     def draw(self, purpose: str) -> torch.Generator:
-        """The generator of one purpose, at its beginning."""
+        """The generator of one purpose, in its initial state."""
         return generator_for(self.settings.seed, purpose)
 
 

@@ -1,8 +1,9 @@
 """All checks of one network at one bit-width, in the catalogue's order.
 
-First those of single passes: what the gradient at the patch is, and what the network gives out.
-Then those that hold the white-box attack against another one, paired over the same images. Last
-what the attack must reach where nothing can stop it, and that it keeps what it won.
+First come the checks of single passes: the gradient at the patch and the outputs of the network.
+Then come those that compare the white-box attack with another attack, paired over the same images.
+Last come those of what the attack must achieve where nothing can stop it, and of whether its
+successes persist.
 """
 
 from __future__ import annotations
@@ -51,18 +52,18 @@ def run_battery(
     """Run every check, or those named by ``only``; the others are then *not run*.
 
     Args:
-        images: uint8 N×3×H×W; those that the network has right are attacked.
+        images: uint8 N×3×H×W; those that the network classifies correctly are attacked.
         labels: int64 N.
         source: the network that a transferred patch is made on, at 32 bits.
         undefended: the network that the attack must break, at this bit-width if it has it.
-        done: called with the name of each check behind it.
-        resume_from: a file that keeps what is done after each check; a battery that is started
-            again with it goes on, to the same results. It stays behind.
+        done: called with the name of each check after it.
+        resume_from: a file that stores the finished checks after each one; a battery that is
+            restarted with it continues, to the same results. The file is not deleted.
         identity: of the battery, for that file.
 
     Raises:
-        NothingToEvaluate: the network has none of the images right.
-        InputError: ``resume_from`` is damaged, or of another battery.
+        NothingToEvaluate: the network classifies none of the images correctly.
+        InputError: ``resume_from`` is damaged, or belongs to another battery.
     """
     attacked = AttackedNetwork(network, bits, images, labels, settings)
     so_far = Unfinished(resume_from, identity, *attacked.images.shape[:2])
@@ -96,7 +97,7 @@ def _checks(source: SwitchableNetwork | None, weak: SwitchableNetwork | None) ->
 
 
 def gradient_reaches_patch(attacked: AttackedNetwork) -> CheckResult:
-    """The loss after a step of 4 pixel values along the sign, against random signs."""
+    """The loss after a step of 4 pixel values along the gradient's sign, against random signs."""
     start = attacked.start(attacked.settings.size_px)
     before, gradient = attacked.loss_and_gradient(start, "margin")
     signs = torch.randint(0, 2, gradient.shape, generator=attacked.draw("signs")) * 2.0 - 1.0
@@ -153,7 +154,7 @@ def gives_logits(attacked: AttackedNetwork) -> CheckResult:
 
 
 def randomness(attacked: AttackedNetwork) -> CheckResult:
-    """Two passes over the same images."""
+    """Whether two passes over the same images differ."""
     found = found_random(attacked.network, attacked.pixels[:32].float(), attacked.bits)
     names = [name for name, differs in found.items() if differs]
     return result(
@@ -182,12 +183,12 @@ def loss_surface(attacked: AttackedNetwork) -> CheckResult:
 
 
 def single_step(attacked: AttackedNetwork) -> CheckResult:
-    """One step of the attack's whole length against all of them."""
+    """One step of the attack's whole length, against all its steps."""
     return _weaker("single-step", attacked.won(steps=1), attacked.won(), "one step")
 
 
 def random_patch(attacked: AttackedNetwork) -> CheckResult:
-    """The starts themselves, as they are."""
+    """The random starts themselves, unchanged."""
     noise = attacked.rescored(attacked.start(attacked.settings.size_px).numpy())
     return _weaker("random-patch", noise, attacked.won(), "random pixels")
 
@@ -228,8 +229,8 @@ _NEVER = 1e9
 
 
 def transfer(attacked: AttackedNetwork, source: SwitchableNetwork | None) -> CheckResult:
-    """The same attack on another network's float mode, taking all its steps: a patch that barely
-    wins there carries nothing over."""
+    """The same attack on another network's float mode, with all its steps: a patch that barely wins
+    there does not transfer."""
     if source is None:
         return result("transfer", "not run", "no other network was given (--source)")
     settings = attacked.settings
@@ -242,7 +243,7 @@ def transfer(attacked: AttackedNetwork, source: SwitchableNetwork | None) -> Che
 
 
 def area(attacked: AttackedNetwork) -> CheckResult:
-    """Half the side, the side, twice the side."""
+    """The attack with patches of half the side, the side, and twice the side."""
     side, size = min(attacked.images.shape[2:]), attacked.settings.size_px
     sizes = [s for s in sorted({size // 2, size, size * 2}) if s <= side]
     won = [attacked.won(size_px=s) for s in sizes]
@@ -290,8 +291,8 @@ BROKEN = 0.9
 def full_image(attacked: AttackedNetwork) -> CheckResult:
     """A patch that hides the image, from random pixels and from grey.
 
-    Pixels that are random all over are one class to a network that has met many such patches while
-    it was trained, too far inside it for any gradient: there a second start is fair.
+    A network that was trained on many random patches may put an image of random pixels into one
+    class, too far inside it for any gradient. A second start is fair there.
     """
     height, width = attacked.images.shape[2:]
     steps = attacked.settings.steps
@@ -304,7 +305,7 @@ def full_image(attacked: AttackedNetwork) -> CheckResult:
 
 
 def bytes_kept(attacked: AttackedNetwork) -> CheckResult:
-    """Claimed successes again, from PNG files that are read back."""
+    """Claimed successes, checked again on PNG files that are read back."""
     claimed = attacked.won()
     pasted = attacked.pasted(attacked.patches())
     read = np.stack([_png_and_back(image) for image in pasted])
@@ -335,9 +336,9 @@ def undefended(attacked: AttackedNetwork, network: SwitchableNetwork | None) -> 
 def planted_fakes(attacked: AttackedNetwork, network: SwitchableNetwork | None) -> CheckResult:
     """The undefended network behind each fake, attacked by someone who knows the fake.
 
-    The gradient is that of the network behind it. Success is judged on the fake's own answers: on
-    fresh ones where they are random, and an image is attacked until its margin is three times the
-    noise.
+    The gradient is that of the network behind the fake. Success is judged on the fake's own
+    answers, and on fresh ones where they are random; an image is attacked until its margin is three
+    times the noise.
     """
     if network is None:
         return result("planted-fakes", "not run", "no undefended network was given (--undefended)")
@@ -368,8 +369,8 @@ def planted_fakes(attacked: AttackedNetwork, network: SwitchableNetwork | None) 
 
 
 def _noise(fake: SwitchableNetwork, images: NDArray[np.uint8], bits: int) -> float:
-    """Standard deviation that the fake's randomness gives a margin, as an attacker measures it: a
-    margin is the difference of two logits, and so varies as one logit does between two answers."""
+    """The standard deviation that the fake's randomness gives a margin, as an attacker measures it:
+    a margin is the difference of two logits, so it varies like one logit between two answers."""
     one, other = (logits(fake, images, bits) for _ in range(2))
     return float((one - other).std())
 
@@ -378,7 +379,7 @@ def _bits_of(network: SwitchableNetwork, bits: int) -> int:
     try:
         with network.at(bits):
             return bits
-    except InputError:  # it was not trained for this one
+    except InputError:  # it was not trained at this bit-width
         return FLOAT
 
 

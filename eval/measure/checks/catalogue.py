@@ -1,4 +1,4 @@
-"""The checks: what each asks, when it trips, and where the idea is from."""
+"""The checks: the question of each, when it trips, and the source of the idea."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """The record of the checks of one network at one bit-width, and what tables print of it.
 
-Everything that prints an attack success rate asks :func:`attack_checks_from_records` for the
-verdicts and prints :meth:`AttackChecks.mark` beside the figure and :meth:`AttackChecks.words` below
-the table: a rate whose attack failed a check is only a lower bound of what an attacker can do.
+Everything that prints an attack success rate gets the verdicts from
+:func:`attack_checks_from_records`, prints :meth:`AttackChecks.mark` next to the figure, and
+:meth:`AttackChecks.words` below the table: a rate whose attack failed a check is only a lower bound
+of what an attacker can do.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class CheckResult(TypedDict):
 
 
 def status(*, tripped: bool, passed: bool) -> Status:
-    """The verdict; undecided where the images are too few for either."""
+    """The verdict; undecided where there are too few images for either."""
     if tripped:
         return "tripped"
     return "passed" if passed else "undecided"
@@ -72,7 +73,7 @@ def result(name: str, verdict: Status, measured: str, **figures: Any) -> CheckRe
 
 
 def percent(flags: Flags) -> str:
-    """The share that is set, such as "12.5%"."""
+    """The share of flags that are set, such as "12.5%"."""
     return f"{100 * flags.mean():.1f}%"
 
 
@@ -93,8 +94,8 @@ class ChecksRecord(TypedDict):
 
 @dataclass(frozen=True, kw_only=True)
 class AttackChecks:
-    """The checks of each network at each bit-width: for each check the record of the most images
-    that ran it, then the newest."""
+    """The checks of each network at each bit-width; each check is from the record with the most
+    images that ran it, and among equals from the newest."""
 
     by_model: Mapping[tuple[str | None, int], ChecksRecord]
     """By checkpoint (SHA-256) and bit-width; the engine that a model runs on does not matter."""
@@ -110,26 +111,26 @@ class AttackChecks:
         return self.tripped_at(model["checkpoint_sha256"], model["bit_width"])
 
     def tripped_at(self, checkpoint_sha256: str | None, *bit_widths: int) -> tuple[str, ...]:
-        """The same of a network at any of several bit-widths."""
+        """Names of the checks of a network that tripped at any of several bit-widths."""
         found = [self.by_model.get((checkpoint_sha256, bits)) for bits in bit_widths]
         names = [name for record in found if record is not None for name in tripped(record)]
         return tuple(dict.fromkeys(names))
 
     def mark(self, model: ModelFacts) -> str:
-        """What stands beside each ASR of the model: nothing unless a check tripped."""
+        """The mark next to each ASR of the model: empty unless a check tripped."""
         return MARK if self.tripped(model) else ""
 
     def mark_at(self, checkpoint_sha256: str | None, *bit_widths: int) -> str:
-        """The same for a rate over several bit-widths."""
+        """The mark next to a rate over several bit-widths."""
         return MARK if self.tripped_at(checkpoint_sha256, *bit_widths) else ""
 
     def words(self, model: ModelFacts) -> str:
-        """The verdict in a few words; "not checked" where nobody looked."""
+        """The verdict in a few words; "not checked" where no check was run."""
         record = self.of(model)
         return NOT_CHECKED if record is None else verdict(record)
 
     def verdict_at(self, checkpoint_sha256: str | None, bit_width: int) -> AttackVerdict | None:
-        """What a bundle carries of them; None where nobody looked."""
+        """The verdict as a bundle carries it; None where no check was run."""
         record = self.by_model.get((checkpoint_sha256, bit_width))
         if record is None:
             return None
@@ -142,7 +143,7 @@ def tripped(record: ChecksRecord) -> tuple[str, ...]:
 
 
 def verdict(record: ChecksRecord) -> str:
-    """ "12 passed", or what tripped, was undecided or was not run besides."""
+    """ "12 passed", and the checks that tripped, were undecided or were not run."""
     parts = []
     shown: tuple[Status, ...] = ("tripped", "undecided", "not run")
     for status in shown:
@@ -154,10 +155,10 @@ def verdict(record: ChecksRecord) -> str:
 
 
 def attack_checks_from_records(records: Iterable[Mapping[str, Any]]) -> AttackChecks:
-    """The verdicts among ``records`` (oldest first); records of other kinds are passed over.
+    """The verdicts among ``records`` (oldest first); records of other kinds are ignored.
 
     Raises:
-        InputError: a checks record is not as the schema says.
+        InputError: a checks record does not match the schema.
     """
     found: dict[tuple[str | None, int], list[ChecksRecord]] = {}
     planted: list[ChecksRecord] = []
@@ -172,11 +173,11 @@ def attack_checks_from_records(records: Iterable[Mapping[str, Any]]) -> AttackCh
 
 
 def _combined(records: Sequence[ChecksRecord]) -> ChecksRecord:
-    """One record of a model's (oldest first): each check as that of the most images found it.
+    """One record from all of a model's (oldest first): each check from the record of most images.
 
-    A few images more that trip nothing must not hide what many have shown, and a record that did
-    not run a check says nothing of it. What is not from the record that gives the most checks tells
-    its own images and steps.
+    A later record of few images must not hide the result of many, and a record that did not run a
+    check gives no result for it. A check from a record other than the one that contributes the most
+    checks states its own images and steps.
     """
     chosen: dict[str, tuple[ChecksRecord, CheckResult]] = {}
     for record in sorted(records, key=lambda one: one["checked_images"]):
@@ -201,17 +202,17 @@ def verdict_beside(folder: Path, model: Mapping[str, Any]) -> AttackVerdict:
     """The verdict on a model from the checks among the records of a folder; not checked if none.
 
     Raises:
-        InputError: a record is damaged, or not as the schema says.
+        InputError: a record is damaged, or does not match the schema.
     """
     found = attack_checks_from_records(read_records(folder, KIND))
     return found.verdict_at(model["checkpoint_sha256"], model["bit_width"]) or AttackVerdict()
 
 
 def verdict_of_run(run: RunFolder, bit_width: int) -> AttackVerdict | None:
-    """The verdict on a run's network; None where nobody looked.
+    """The verdict on a run's network; None where no check was run.
 
     Raises:
-        InputError: a record is damaged, or not as the schema says.
+        InputError: a record is damaged, or does not match the schema.
     """
     found = attack_checks_from_records(records_so_far(run.records, KIND))
     return found.verdict_at(run.checkpoint_sha256, bit_width)

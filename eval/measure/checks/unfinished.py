@@ -1,4 +1,4 @@
-"""Checks that are done and the attacks that they share, in a file, so that a battery goes on."""
+"""Finished checks and the attacks that they share, in a file, so that a battery can continue."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ N×C×h×w."""
 
 
 class Unfinished:
-    """What a battery has done so far.
+    """The finished part of a battery.
 
     Attributes:
-        results: of the checks that are done, by name.
-        attacks: that were made for them.
+        results: of the finished checks, by name.
+        attacks: made for them.
 
     Args:
-        path: of the file; None keeps nothing.
+        path: of the file; None stores nothing.
         identity: of the battery: network, bit-width, images and settings.
         count, channels: of the images that are attacked.
 
     Raises:
-        InputError: the file is damaged, or of another battery.
+        InputError: the file is damaged, or belongs to another battery.
     """
 
     def __init__(self, path: Path | None, identity: str, count: int, channels: int) -> None:
@@ -58,7 +58,7 @@ class Unfinished:
             self.attacks[height, width, steps] = (won[number], own.reshape(shape))
 
     def keep(self, result: CheckResult) -> None:
-        """A check is done: write the file."""
+        """Write the file after a finished check."""
         self.results[result["name"]] = result
         if self._path is None:
             return

@@ -1,1 +1,1 @@
-"""Drift attribution: which step between the lab's network and the device moved the ASR."""
+"""Drift attribution: which step between the lab's network and the device changed the ASR."""

@@ -1,7 +1,7 @@
-"""The drift of one patch, step by step: pure functions of what each stage predicted.
+"""The drift of one patch, step by step: pure functions of each stage's predictions.
 
-Stages stand in a chain, and two neighbours differ in one thing alone. The change of the ASR from
-stage to stage sums to the whole drift, whatever the stages are: each stage's ASR is taken away once
+Stages form a chain, and two neighbours differ in only one thing. The changes of the ASR from stage
+to stage sum to the whole drift, whatever the stages are: each inner stage's ASR is subtracted once
 and added once. A step's paired test is over the images that count at both of its ends.
 """
 
@@ -29,18 +29,18 @@ Flags = NDArray[np.bool_]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StageOutcome:
-    """What one patch did at one stage, image by image.
+    """The outcome of one patch at one stage, image by image.
 
     Attributes:
         name: of the stage; the step that leads to it has the same name.
         how: one sentence on what ran.
-        clean, patched: int64 M, classes without and with the patch; None where a device told no
-            more than right and wrong.
+        clean, patched: int64 M, classes without and with the patch; None where a device reported
+            only right and wrong.
         clean_correct, patched_correct: bool M.
         eligible: bool M, counts for the ASR.
         success: bool M, the patch won on an eligible image.
-        inputs_changed: images, clean and patched together, whose bytes are other ones than at the
-            stage before; None where it has the same inputs by construction.
+        inputs_changed: number of images, clean and patched together, whose bytes differ from those
+            at the stage before; None where it has the same inputs by construction.
     """
 
     name: str
@@ -64,7 +64,7 @@ def outcome_of(
     target: int | None,
     inputs_changed: int | None = None,
 ) -> StageOutcome:
-    """Return what a patch did at a stage that predicts classes; all arrays int64 M.
+    """Return the outcome of a patch at a stage that predicts classes; all arrays int64 M.
 
     Raises:
         NothingToEvaluate: no image counts there; the message names the stage.
@@ -147,7 +147,7 @@ def _step(
 
 def _flipped(before: StageOutcome, after: StageOutcome) -> tuple[Flags, Flags]:
     if before.clean is None or after.clean is None or before.patched is None:
-        # A report says right or wrong: a change from one wrong class to another is hidden.
+        # A report has only right or wrong: a change from one wrong class to another is hidden.
         patched = before.patched_correct != after.patched_correct
         return before.clean_correct != after.clean_correct, patched
     return before.clean != after.clean, before.patched != after.patched

@@ -1,4 +1,4 @@
-"""What is found of a bundle, and of a device's report of it as one more stage of the chain."""
+"""The drift of a bundle, with a device's report of it as one more stage of the chain."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class DeviceReport:
 
     @classmethod
     def read(cls, path: Path | None, bundle: Bundle, engine: str) -> DeviceReport | None:
-        """The report at ``path``, of this very bundle in ``engine``; None for None.
+        """The report at ``path``, of this bundle in ``engine``; None for None.
 
         Raises:
-            InputError: it is damaged, no report, or of another bundle or engine.
+            InputError: it is damaged, is not a report, or is of another bundle or engine.
         """
         if path is None:
             return None
@@ -60,7 +60,7 @@ class DeviceReport:
         )
 
     def of(self, name: str) -> Outcome:
-        """The outcome of the patch of this name; InputError where the report has none."""
+        """The outcome of the patch with this name; InputError where the report has none."""
         if name not in self.outcomes:
             raise InputError(f"the device's report has no patch {name!r}")
         return self.outcomes[name]
@@ -81,7 +81,7 @@ class DeviceReport:
 
 
 def entries_of(indices: NDArray[np.int64], told: Outcome) -> NDArray[np.int64]:
-    """Where the device's images are among those of the patch set."""
+    """The entries of the device's images among those of the patch set."""
     order = np.argsort(indices, kind="stable")
     place = np.searchsorted(indices, told.indices, sorter=order)
     entries = order[np.minimum(place, len(indices) - 1)]
@@ -92,7 +92,7 @@ def entries_of(indices: NDArray[np.int64], told: Outcome) -> NDArray[np.int64]:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BundleDrift:
-    """What was found of a bundle: a record for each patch of its suite, in that order."""
+    """The result for a bundle: a record for each patch of its suite, in that order."""
 
     found: tuple[DriftRecord, ...]
     suite: Suite
@@ -106,11 +106,11 @@ def outcomes_at(
     number: int,
     which: NDArray[np.int64] | None = None,
 ) -> list[StageOutcome]:
-    """What one patch did at each stage.
+    """The outcome of one patch at each stage.
 
     Args:
         number: of the patch.
-        which: int64 K, entries of the patch's images to look at; None takes all.
+        which: int64 K, entries of the patch's images to use; None takes all.
 
     Raises:
         NothingToEvaluate: no image counts at a stage.

@@ -1,4 +1,4 @@
-"""The chain from the lab's network to the device: what every stage predicts.
+"""The chain from the lab's network to the device, with the predictions of every stage.
 
 Each stage differs from the one before in one thing:
 
@@ -12,8 +12,8 @@ stage                   what predicts            what it is shown
 ``engine``              engine                   the same
 ======================  =======================  ==========================
 
-Where a stage is shown what the stage before was shown, and nothing else differs, its predictions
-are those: nothing runs twice.
+Where a stage has the same inputs as the stage before, and nothing else differs, it takes the same
+predictions: nothing runs twice.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Stage:
         name, how: as in ``eval.measure.drift.attribution.StageOutcome``.
         clean: int64 N, over the suite's images.
         patched: int64 M for each patch of the suite.
-        clean_changed: bool N, images that have other bytes than at the stage before; None where
+        clean_changed: bool N, images whose bytes differ from those at the stage before; None where
             the stage has the same inputs by construction.
         patched_changed: bool M for each patch.
     """
@@ -65,7 +65,7 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DeviceInputs:
-    """The bytes that a device really fed its engine.
+    """The bytes that a device actually fed its engine.
 
     Attributes:
         clean: uint8 N×3×H×W, in the order of the suite.
@@ -103,10 +103,10 @@ class DeviceInputs:
 
 
 def read_float_patches(path: Path, suite: Suite) -> dict[int, NDArray[np.float32]]:
-    """Read patches as they were before they became bytes, by their number in the suite.
+    """Read patches as they were before rounding to bytes, by their number in the suite.
 
     The npz file has ``patch-0``, ``patch-1``, …, float32 P×3×h×w in pixel values, each of the shape
-    of the bundle's patch; a patch that it lacks has its bytes.
+    of the bundle's patch; for a patch that it lacks, the bytes are used.
 
     Raises:
         InputError: an unknown array, one of another shape or type, or one for a patch that was
@@ -149,13 +149,13 @@ def run_chain(
     float_patches: Mapping[int, NDArray[np.float32]] | None = None,
     device_inputs: DeviceInputs | None = None,
 ) -> Iterator[Stage]:
-    """Yield the five stages, each as it is done.
+    """Yield the five stages, each when it is finished.
 
     Args:
-        network: the lab's, asked at ``bits``, the bundle's bit-width.
+        network: the lab's, run at ``bits``, the bundle's bit-width.
         reference, engine: of the bundle's model file for that engine.
         float_patches: by number, float32 P×3×h×w, as before rounding; patches that it lacks are
-            bytes already.
+            taken as bytes.
         device_inputs: None for a device that feeds the image's bytes, as the validator does.
     """
     numbers = range(len(suite.patches))
@@ -244,7 +244,7 @@ def _ask_floats(
 
 
 def _rounded(suite: Suite, number: int, patch: NDArray[np.float32] | None) -> NDArray[np.bool_]:
-    """Which patched images the bytes change: those whose patch has another value."""
+    """Which patched images the rounding to bytes changes: those whose patch changes."""
     one = suite.patches[number]
     if patch is None:
         return np.zeros(len(one.rows), np.bool_)
@@ -262,7 +262,7 @@ def _differ(first: Bytes, second: Bytes) -> NDArray[np.bool_]:
 def _again(
     ask: Callable[[Bytes], Classes], images: Bytes, changed: NDArray[np.bool_], known: Classes
 ) -> Classes:
-    """Predictions of images, asked anew for those that changed."""
+    """Predictions of images, computed again for those that changed."""
     if not changed.any():
         return known
     found = known.copy()
