@@ -1,7 +1,7 @@
-"""What the lab's checks of its attacks say of a model, and the mark beside its rates.
+"""The verdict of the lab's checks of its attacks on a model, and the mark next to its rates.
 
-An attack success rate is worth what the attack is worth. The checks (docs/checks.md) are made in
-the lab; a bundle carries their verdict to the device, and a report from there on.
+An attack success rate is only as reliable as the attack. The checks (docs/checks.md) are run in the
+lab; a bundle carries their verdict to the device, and the device's report repeats it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class AttackVerdict:
 
     Attributes:
         tripped: names of the checks that tripped.
-        words: all of it in a few words, such as "undecided: doubled-steps; 14 passed".
+        words: the verdict in a few words, such as "undecided: doubled-steps; 14 passed".
     """
 
     tripped: tuple[str, ...] = ()
@@ -42,7 +42,7 @@ class AttackVerdict:
 
     @classmethod
     def of(cls, record: Mapping[str, Any] | None) -> Self:
-        """From ``attack_checks`` of a manifest or a report; None, or none there: not checked."""
+        """From ``attack_checks`` of a manifest or a report; "not checked" where there are none."""
         if record is None:
             return cls()
         return cls(tripped=tuple(record["tripped"]), words=record["words"])
@@ -53,12 +53,12 @@ class AttackVerdict:
 
     @property
     def mark(self) -> str:
-        """What stands beside each rate: nothing unless a check tripped."""
+        """The mark next to each rate: empty unless a check tripped."""
         return MARK if self.tripped else ""
 
     def noted(self, gate: str, reason: str) -> str:
-        """The reason of a gate, or of "all" together, which says so where it is of an attack
-        success rate, so of a lower bound."""
+        """The reason of a gate, or of "all" together; where a check tripped and it is about an
+        attack success rate, it states that the rate is a lower bound."""
         if not self.tripped or gate.partition(" ")[0] not in _OF_ATTACKS:
             return reason
         return f"{reason} ({MARK} a lower bound: tripped {', '.join(self.tripped)})"

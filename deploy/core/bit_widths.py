@@ -1,4 +1,4 @@
-"""What bit-widths are called: 32 stands for the network without quantization."""
+"""The names of bit-widths: 32 means the network without quantization."""
 
 from __future__ import annotations
 

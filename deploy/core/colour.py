@@ -14,7 +14,7 @@ _CODES: dict[Colour, str] = {"red": "31", "green": "32", "yellow": "33"}
 
 
 def coloured(text: str, colour: Colour | None, stream: TextIO | None) -> str:
-    """Return the text in bold and colour where ``stream`` shows it, else as it is."""
+    """Return the text in bold and colour where ``stream`` shows it, else unchanged."""
     if colour is None or not shows_colour(stream):
         return text
     return f"\033[1;{_CODES[colour]}m{text}\033[0m"

@@ -1,10 +1,10 @@
 """Double masking: a prediction that no patch of a size can change, and the proof of it.
 
 PatchCleanser (Xiang, Mahloujifar, Mittal; USENIX Security 2022). A covering set of masks has, for
-every place of a patch, a mask that hides it whole. An image is *certified* if the network, asked
-under every pair of masks, says the image's label each time: then masked inference
-(:func:`predict_masked`) says that label whatever a patch of the size shows, wherever it lies. The
-proof asks nothing of the network, so it holds for the integer engine that answers the questions.
+every place of a patch, a mask that hides the whole patch. An image is *certified* if the network
+predicts the image's label under every pair of masks: then masked inference
+(:func:`predict_masked`) predicts that label for any content and any place of a patch of the size.
+The proof assumes nothing about the network, so it holds for the integer engine that is evaluated.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ GREY = 128
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MaskSet:
-    """Masks that hide every patch of a size, wherever it lies.
+    """Masks that hide every patch of a size, at any place.
 
     Attributes:
         patch_px: side of the square patches, in pixels.
@@ -46,12 +46,12 @@ class MaskSet:
 
     @property
     def pairs(self) -> int:
-        """How many pairs there are, a mask with itself among them."""
+        """The number of pairs, including each mask with itself."""
         return len(self) * (len(self) + 1) // 2
 
     @property
     def steps(self) -> int:
-        """What :func:`certify` counts up to: the pairs, and both rounds of masked inference."""
+        """The total that :func:`certify` counts to: pairs, and both rounds of masked inference."""
         return self.pairs + 2 * len(self)
 
     @property
@@ -72,8 +72,9 @@ def covering_masks(image_size: tuple[int, int], patch_px: int, *, per_axis: int 
     """Return ``per_axis`` × ``per_axis`` masks, evenly placed, that hide every patch of a size.
 
     Along a side of n pixels they are s = ceil((n − p + 1) / k) apart and p + s − 1 long
-    (PatchCleanser, section 4.1); those that would leave the image are moved back into it. More of
-    them are smaller, hide less of an image and cost more passes: pairs grow with k⁴.
+    (PatchCleanser, section 4.1); those that would leave the image are moved back into it. With more
+    masks, each is smaller and hides less of an image, but there are more passes: pairs grow with
+    k⁴.
 
     Args:
         image_size: height and width, in pixels.
@@ -82,7 +83,7 @@ def covering_masks(image_size: tuple[int, int], patch_px: int, *, per_axis: int 
 
     Raises:
         InputError: a patch that does not fit the images.
-        UsageError: fewer than 2 masks a side.
+        UsageError: fewer than 2 masks per side.
 
     Example:
         >>> masks = covering_masks((32, 32), 5, per_axis=6)
@@ -117,16 +118,17 @@ def certified(
     *,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> NDArray[np.bool_]:
-    """Say for each image whether its label is predicted under every pair of masks.
+    """Return for each image whether its label is predicted under every pair of masks.
 
-    An image is asked until one answer is wrong, so that a network that certifies little is quick.
+    An image is evaluated until one prediction is wrong, so that a network that certifies few images
+    is fast.
 
     Args:
         predict: the model.
         images: uint8, N×C×H×W.
         labels: integers, N.
         masks: for this size of images.
-        progress: told how many of all pairs are done.
+        progress: called with the number of finished pairs.
 
     Returns:
         bool, N.
@@ -137,7 +139,7 @@ def certified(
     """
     _check(images, masks)
     holds = np.ones(len(images), dtype=np.bool_)
-    # Each mask alone first: cheap, and what most images fail by.
+    # Each mask alone first: it is cheap, and most images that fail do so here.
     pairs = [(i, i) for i in range(len(masks))]
     pairs += [(i, j) for i in range(len(masks)) for j in range(i)]
     for done, pair in enumerate(pairs, start=1):
@@ -152,7 +154,7 @@ def certified(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MaskedPredictions:
-    """What masked inference said: ``classes``, int64 N, and ``passes``, int64 N, of the model."""
+    """The result of masked inference: ``classes``, int64 N, and the model's ``passes``, int64 N."""
 
     classes: NDArray[np.int64]
     passes: NDArray[np.int64]
@@ -167,10 +169,10 @@ def predict_masked(
 ) -> MaskedPredictions:
     """Classify by double masking: the inference that the certificates are for.
 
-    First round: each mask alone. If all agree, that is the class. Else each mask that disagrees
-    with the majority gets a second mask on top, each in turn: if it is of one mind with all of
-    those, it has hidden a patch, and its class wins; if none is, the majority's
-    (PatchCleanser, algorithm 1).
+    First round: each mask alone. If all agree, that is the class. Otherwise each mask that
+    disagrees with the majority is combined with every mask in turn. If its class agrees with all of
+    these predictions, it has hidden a patch, and its class wins. If there is no such mask, the
+    majority's class wins (PatchCleanser, algorithm 1).
 
     Args:
         predict: the model.
@@ -212,13 +214,13 @@ class Certification:
     """Masked inference and its certificates on images, each a share of all of them.
 
     Attributes:
-        masks: those used.
+        masks: the masks used.
         clean: right without a mask.
         masked: right by masked inference, without a patch.
-        certified: right by masked inference, whatever a patch of the size shows and where.
+        certified: right by masked inference, for any content and place of a patch of the size.
         mean_passes: of the model for one masked inference.
         holds: bool N, which images are certified.
-        classes: int64 N, what masked inference says of each without a patch.
+        classes: int64 N, the class of each by masked inference without a patch.
     """
 
     masks: MaskSet
@@ -236,10 +238,11 @@ class Certification:
 
 
 def asr_at_most(masked: Share, certified: Share) -> Share | None:
-    """The largest attack success rate that masked inference leaves to any attack with such a patch:
-    of the images that it has right without one (``masked``), those without a certificate.
+    """The largest attack success rate that any attack with such a patch can have against masked
+    inference: of the images that are right without a patch (``masked``), those without a
+    certificate.
 
-    None where it has none right.
+    None where no image is right.
     """
     right = masked["k"]
     return share(right - certified["k"], right) if right else None
@@ -253,9 +256,9 @@ def certify(
     *,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Certification:
-    """Return what masked inference and its certificates come to; as :func:`certified`.
+    """Return the results of masked inference and its certificates; arguments as :func:`certified`.
 
-    ``progress`` is told how many of ``masks.steps`` are done.
+    ``progress`` is called with the number of finished steps of ``masks.steps``.
     """
     done = 0
 
@@ -289,19 +292,19 @@ def attack_masked(
     *,
     stepped: Callable[[], None] = lambda: None,
 ) -> AttackSuccess:
-    """Return what a patch achieves against masked inference, and hold the certificates to it.
+    """Return the success of a patch against masked inference, and check the certificates with it.
 
     Args:
         predict: the model that was certified.
-        found: what certifying it came to.
+        found: the result of certifying it.
         rows: int64 M, which of the certified images these are.
-        patched: uint8 M×C×H×W, the same with a patch of the masks' size, or a smaller one, on.
+        patched: uint8 M×C×H×W, the same images with a patch of the masks' size or a smaller one.
         labels: integers M.
-        target: the class that a targeted patch is to cause.
+        target: the class that a targeted patch should cause.
         stepped: called once for each mask of either round.
 
     Raises:
-        NothingToEvaluate: masked inference has none of them right without the patch.
+        NothingToEvaluate: masked inference classifies none of them correctly without the patch.
         InputError: the patch changes the answer on an image that is certified, to its target or
             to another class.
     """

@@ -23,8 +23,8 @@ class Engine(Protocol):
         classes: number of logits per image.
         threads: threads that it was given.
 
-    An engine may also have ``version``, of its package, and ``note``, what a reader of its results
-    must know.
+    An engine may also have ``version``, the version of its package, and ``note``, text that a
+    reader of its results must know.
     """
 
     name: str
@@ -48,11 +48,11 @@ class Engine(Protocol):
 
 @runtime_checkable
 class Certified(Protocol):
-    """An engine that knows what its layers compute in, beside what :class:`Engine` asks."""
+    """An :class:`Engine` that also knows what its layers compute in."""
 
     def tells_every_layer(self) -> bool:
-        """Whether :meth:`kinds_that_ran` accounts for all layers, or for some kinds alone
-        (convolutions and products, say), beside which sums or pools may run in float."""
+        """Whether :meth:`kinds_that_ran` accounts for all layers, or only for some kinds
+        (convolutions and products, say), so that sums or pools may run in float."""
         ...
 
     def kinds_that_ran(self) -> Mapping[str, int]:

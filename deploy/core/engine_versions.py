@@ -1,9 +1,10 @@
 """Which ONNX Runtime a file needs: measured, by what the file stores and declares.
 
 Files of this project's integer target were loaded and run in the releases 1.15.1, 1.18.1, 1.20.1,
-1.22.1, 1.23.0, 1.23.2, 1.24.1 and 1.24.4 (x86-64), SpaceToDepth also in those up to 1.28.0; the
-versions below are the oldest of these that ran them, with the newest one's logits. Older ones say
-"unsupported IR version", or have no kernel for a Cast of 4-bit weights or for blocks of bytes.
+1.22.1, 1.23.0, 1.23.2, 1.24.1 and 1.24.4 (x86-64), SpaceToDepth also in those up to 1.28.0. The
+versions below are the oldest of these that ran them and gave the logits of the newest. Older ones
+fail with "unsupported IR version", or have no kernel for a Cast of 4-bit weights or for blocks of
+bytes.
 """
 
 from __future__ import annotations
@@ -34,12 +35,12 @@ _BY_IR_VERSION = ((10, "1.18.1"), (11, "1.23.0"), (12, "1.24.1"))
 
 
 def oldest_onnxruntime(found: OnnxFile) -> str:
-    """Return the oldest version that a file was seen to run in, such as "1.23.0"."""
+    """Return the oldest version in which such a file ran, such as "1.23.0"."""
     return _need(found)[1]
 
 
 def _need(found: OnnxFile) -> tuple[str, str]:
-    """What asks for the newest version, and that version."""
+    """The feature of a file that needs the newest version, and that version."""
     needs = [("its operators", OLDEST)]
     needs += [
         (f"IR version {found.ir_version}", version)
@@ -55,7 +56,7 @@ def _need(found: OnnxFile) -> tuple[str, str]:
 def version_key(version: str) -> tuple[int, ...]:
     """Return the numbers of a version, to compare: (1, 23) of "1.23.0rc1", () where there are none.
 
-    What follows them does not count, nor do zeros at their end.
+    Text after the numbers is ignored, and so are trailing zeros.
     """
     release = re.match(r"v?([0-9]{1,9}(\.[0-9]{1,9})*)", version.strip())
     numbers = [int(number) for number in release[1].split(".")] if release else []

@@ -16,8 +16,8 @@ LONGEST_LINE = 1000
 class QadtrError(Exception):
     """Base of every error raised on purpose; its text is written for the person at the prompt.
 
-    What it names comes from files: control characters, marks that turn the order of what is shown,
-    and halves of surrogate pairs are shown as "?", and names without end are cut.
+    Its text may contain names from files: control characters, marks that change the direction of
+    text, and halves of surrogate pairs are shown as "?", and very long names are cut.
 
     Example:
         >>> try:
@@ -35,17 +35,17 @@ class QadtrError(Exception):
 
     @property
     def line(self) -> str:
-        """The text as commands print it: its lines, where it has several, after each other."""
+        """The text as commands print it: several lines are joined into one."""
         lines = [" ".join(one.split()) for one in str(self).splitlines()]
         return "; ".join(filter(None, lines)).replace(":; ", ": ")
 
 
 class InputError(QadtrError):
-    """A file or a value is missing, damaged or of another kind than promised."""
+    """A file or a value is missing, damaged or not of the expected kind."""
 
 
 class EngineUnavailable(QadtrError):
-    """The engine, provider or device that was asked for is not here, or there is none so named."""
+    """The requested engine, provider or device is not available here, or does not exist."""
 
 
 class NothingToEvaluate(QadtrError):

@@ -41,8 +41,8 @@ _ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
 def write_atomic(path: Path, data: bytes) -> None:
     """Write ``data`` to ``path`` so that a reader sees the old file or the whole new one.
 
-    Missing parent folders are made. A killed process can leave a hidden ``.NAME.*.tmp`` beside
-    the file, never a half-written ``path``; the next write of ``path`` removes it. A link stays and
+    Missing parent folders are made. A killed process can leave a hidden ``.NAME.*.tmp`` in the same
+    folder, never a half-written ``path``; the next write of ``path`` removes it. A link is kept and
     its target is written; a device or a pipe is written to, never replaced.
 
     Raises:
@@ -79,12 +79,13 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def _temporary(path: Path) -> tuple[Path, int]:
-    """A new file beside ``path``, locked while it is written; those of dead processes go first."""
+    """A new file in the folder of ``path``, locked while it is written; files of dead processes are
+    removed first."""
     clear_leftovers(
         path.parent, re.compile(rf"\.{re.escape(path.name)}\.[0-9]+-[0-9a-f]{{8}}\.tmp")
     )
     while True:
-        # Not with_name, which has no word for a path without a name, such as ".".
+        # Not with_name, which fails for a path without a name, such as ".".
         # Not tempfile: its files are 0600 whatever the umask says.
         temporary = path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
@@ -111,14 +112,14 @@ def write_to(path: Path, data: bytes) -> None:
 
 
 def same_place(first: Path, second: Path) -> bool:
-    """Whether writing to the first writes over the second; a device takes what many write."""
+    """Whether writing to the first overwrites the second; a device may be written to many times."""
     if STDOUT in (first, second):
         return first == second
     if is_stream(first):
         return False
     try:
         return first.samefile(second)
-    except OSError:  # one is not there yet
+    except OSError:  # one does not exist yet
         return os.path.realpath(first) == os.path.realpath(second)  # links in a loop are no error
 
 
@@ -190,7 +191,7 @@ def write_json(path: Path, obj: object) -> None:
     """Write ``obj`` atomically in the form of :func:`json_bytes`.
 
     Raises:
-        InputError: not a JSON value (NaN and infinities are none), or the place is not writable.
+        InputError: not a JSON value (NaN and infinities are not), or the place is not writable.
     """
     try:
         data = json_bytes(obj)
@@ -207,7 +208,8 @@ def _finite_float(text: str) -> float:
 
 
 def _short_integer(text: str) -> int:
-    # Reading n digits takes time in proportion to n², and what no array holds overflows later on.
+    # Reading n digits takes time in proportion to n², and a number that fits no array overflows
+    # later.
     if len(text.lstrip("-")) > _MOST_DIGITS or int(text) not in _INTEGERS:
         raise ValueError(f"the whole number {shortened(text, 30)} does not fit into 64 bits")
     return int(text)
@@ -218,10 +220,10 @@ def _refuse_constant(text: str) -> float:
 
 
 def require_plain_tree(value: object) -> None:
-    """Refuse what is nested too deep for those who walk it, and text that no file can hold.
+    """Refuse values that are nested too deep for recursive code, and text that no file can hold.
 
     Args:
-        value: dictionaries, lists and plain values, as JSON or TOML gives them.
+        value: dictionaries, lists and plain values, as JSON or TOML readers return them.
 
     Raises:
         ValueError: more than :data:`.limits.MOST_NESTED` deep, or half a surrogate pair.
@@ -271,7 +273,7 @@ def parse_json(data: bytes, where: str) -> object:
 
     Raises:
         InputError: too large, truncated, not UTF-8, a key given twice, NaN, Infinity, a number
-            that does not fit 64 bits, nested without end, or text with half a surrogate pair.
+            that does not fit 64 bits, nested too deeply, or text with half a surrogate pair.
     """
     if len(data) > MOST_JSON_BYTES:
         raise InputError(f"{where} has {len(data):,} bytes, at most {MOST_JSON_BYTES:,} are read")
@@ -327,8 +329,8 @@ def sha256_of_bytes(data: bytes) -> str:
 def npz_bytes(arrays: Mapping[str, NDArray[Any]]) -> bytes:
     """Return an ``.npz`` archive of ``arrays`` whose bytes depend on their contents alone.
 
-    Members are sorted by name, dated 1980 and stored uncompressed: compressed bytes differ from
-    one zlib to the next. Arrays are written little-endian, in C order.
+    Members are sorted by name, dated 1980 and stored uncompressed, since compressed bytes differ
+    between versions of zlib. Arrays are written little-endian, in C order.
 
     Raises:
         InputError: an array holds Python objects, or a name is empty or has a slash.
@@ -395,8 +397,8 @@ def read_npz(path: Path, *, max_bytes: int = 1 << 32) -> dict[str, NDArray[Any]]
 
     Args:
         path: the archive.
-        max_bytes: the most that all arrays may take in memory; what an archive unpacks to is
-            bounded by its own size besides (:func:`.limits.most_unpacked`).
+        max_bytes: the most memory that all arrays may take; the unpacked size is also bounded by
+            the size of the archive (:func:`.limits.most_unpacked`).
 
     Raises:
         InputError: missing, damaged, truncated, too large, or with members that are not arrays.

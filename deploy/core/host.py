@@ -1,4 +1,4 @@
-"""What the machine is: architecture, processor, cores, and the instructions that matter."""
+"""The facts of the machine: architecture, processor, cores, and the instructions that matter."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ class Host:
     Attributes:
         machine: the architecture in the system's words, such as x86_64 or aarch64.
         system: such as Linux.
-        cpu_model: the processor's own name, or None where the system does not tell.
+        cpu_model: the processor's own name, or None where the system does not report it.
         cores: logical cores that this process may use.
         instruction_sets: those of ``INSTRUCTION_SETS`` that the processor has, in that order;
-            None where the system does not tell.
-        emulated: whether the kernel below is one of another architecture, so that an emulator
-            (qemu-user) plays this one; False where the system does not tell.
+            None where the system does not report them.
+        emulated: whether the kernel below is of another architecture, so that an emulator
+            (qemu-user) emulates this one; False where the system does not report it.
     """
 
     machine: str
@@ -55,15 +55,15 @@ class Host:
     emulated: bool = False
 
     def has(self, instruction_set: str) -> bool:
-        """Return whether the instruction set is known to be there."""
+        """Return whether the instruction set is known to be present."""
         return self.instruction_sets is not None and instruction_set in self.instruction_sets
 
     @property
     def u8s8_saturates(self) -> bool:
-        """Whether products of uint8 and int8 may saturate in 16 bits, or it is not known.
+        """Whether products of uint8 and int8 may saturate in 16 bits; True where it is not known.
 
-        So on x86-64 without VNNI: ``vpmaddubsw`` adds two products in 16 bits. Only weights
-        beyond ±64 can get there.
+        They do on x86-64 without VNNI: ``vpmaddubsw`` adds two products in 16 bits. Only weights
+        beyond ±64 can saturate.
         """
         if self.machine.lower() not in _X86_64:
             return False
@@ -94,7 +94,7 @@ def host_from_cpuinfo(cpuinfo: str | None, *, machine: str, system: str, cores: 
             found = set(value.split())
             flags = found if flags is None else flags & found
     emulated = kernel not in (None, _family(machine))
-    if emulated:  # what was read is told of the processor below, not of the one that is played
+    if emulated:  # what was read describes the real processor, not the emulated one
         model = flags = None
     known = None if flags is None else tuple(name for name in INSTRUCTION_SETS if name in flags)
     return Host(
@@ -108,7 +108,7 @@ def host_from_cpuinfo(cpuinfo: str | None, *, machine: str, system: str, cores: 
 
 
 def host_facts() -> Host:
-    """Return this machine's facts; what the system does not tell is None."""
+    """Return this machine's facts; those that the system does not report are None."""
     try:
         cpuinfo: str | None = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -128,7 +128,7 @@ def usable_cores() -> int:
 
 
 def peak_memory_bytes() -> int | None:
-    """Return the most memory that this process ever held; None where the system does not tell."""
+    """Return the peak memory of this process; None where the system does not report it."""
     try:
         # Not getrusage where there is a choice: Linux starts its count at the parent's memory.
         for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
@@ -152,9 +152,10 @@ def _family(machine: str) -> str | None:
 
 
 def _arm64_instruction_sets() -> tuple[str, ...] | None:
-    """What the auxiliary vector of this process says; engines choose their kernels by it too."""
+    """The instruction sets in the auxiliary vector of this process, by which engines choose their
+    kernels too."""
     try:
-        import ctypes  # a Python without it is still one that validates
+        import ctypes  # a Python without it can still validate
 
         getauxval = ctypes.CDLL(None).getauxval
     except (ImportError, OSError, AttributeError):

@@ -1,8 +1,8 @@
 """HTML that cannot forget to escape: text becomes markup only through `tag`.
 
-`Html` marks finished markup; every other string that is given as a child or an attribute is
-escaped, and rid of the characters that a browser obeys (:func:`.text.printable`). Nothing here
-knows what a report is.
+`Html` marks finished markup. Every other string that is given as a child or an attribute is
+escaped, and control characters that a browser would act on are replaced (:func:`.text.printable`).
+This module does not depend on the form of a report.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ def check_images(
     """Return ``images`` unchanged if they are uint8, N×3×H×W or (grey) N×1×H×W, N ≥ 1.
 
     Args:
-        images: what came.
+        images: the value to check.
         expected_shape: (C, H, W) that each image must have; any H and W where None.
 
     Raises:

@@ -1,4 +1,4 @@
-"""How to install what is missing, as a command that works for the copy that runs here."""
+"""The command that installs what is missing, for the copy of the project that runs here."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def install_command(extra: str) -> str:
 
 
 def installed_from() -> str:
-    """Return in words where this copy came from."""
+    """Return in words where this copy was installed from."""
     source = _source()
     if source is None:
         return (

@@ -1,7 +1,7 @@
 """Check JSON values against a JSON Schema, for the few keywords that our own schemas use.
 
-The published schema files are what the device itself checks with, so the two cannot differ. A
-schema with a keyword that is not known here is an error, never ignored.
+The device itself checks with the published schema files, so the two cannot differ. A schema with a
+keyword that is not supported here is an error; it is never ignored.
 
 Reference: https://json-schema.org/draft/2020-12
 """
@@ -40,7 +40,7 @@ _KNOWN = _ANNOTATIONS | {
 
 
 class SchemaMismatch(ValueError):
-    """A value is not what the schema asks for; the text names the place and both sides."""
+    """A value does not match the schema; the text names the place, the expected and the actual."""
 
 
 def load_schema(name: str, package: str) -> dict[str, Any]:
@@ -63,11 +63,11 @@ def load_schema(name: str, package: str) -> dict[str, Any]:
 def check(value: object, schema: Mapping[str, Any]) -> None:
     """Check a value as ``json`` reads it.
 
-    Stricter than the standard in one thing: 1.0 is not an integer.
+    It is stricter than the standard in one thing: 1.0 is not an integer.
 
     Raises:
-        SchemaMismatch: the value does not fit, with its place.
-        KeyError: the schema uses a keyword that is not known here.
+        SchemaMismatch: the value does not match; the error names its place.
+        KeyError: the schema uses a keyword that is not supported here.
     """
     _check(value, schema, schema, "")
 

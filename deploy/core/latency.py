@@ -20,7 +20,7 @@ class Latency:
 
     Attributes:
         p50_ms: median time of a batch, in milliseconds; the others are its percentiles too.
-        p99_ms: with fewer than 100 repeats hardly more than the slowest.
+        p99_ms: with fewer than 100 repeats, close to the slowest.
         images_per_s: all images over the time of all batches.
         batch_size: images in a batch.
         threads: of the engine.
@@ -48,12 +48,12 @@ def measure_latency(
     repeats: int = 200,
     warmup: int = 20,
 ) -> Latency:
-    """Time ``engine.run`` on consecutive batches of ``images``, from the start again at the end.
+    """Time ``engine.run`` on consecutive batches of ``images``, starting again at the end.
 
     Args:
         engine: open.
-        images: uint8, N×3×H×W, N at least ``batch_size``; what is left of N over whole batches
-            is not used.
+        images: uint8, N×3×H×W, N at least ``batch_size``; a remainder after whole batches is not
+            used.
         batch_size: images in a batch, at least 1.
         repeats: timed batches, at least 1.
         warmup: batches before these that are not timed.

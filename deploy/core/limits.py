@@ -1,6 +1,6 @@
-"""How much one file may make us allocate: every reader compares its headers with these, then reads.
+"""Limits on the memory that one file may use: every reader checks its headers, then reads.
 
-The numbers are far above what any file of this project has, and below what stops a laptop.
+The numbers are far above what any file of this project needs, and below what a laptop can handle.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MOST_PICKLE_STEPS = 1 << 21
 
 
 def require_file_size(path: Path, most_bytes: int) -> None:
-    """Refuse a file before it is read; one that cannot be looked at is left to its reader.
+    """Refuse a file that is too large before it is read; an inaccessible one is left to its reader.
 
     Raises:
         InputError: it has more bytes than that.
@@ -50,5 +50,5 @@ def require_file_size(path: Path, most_bytes: int) -> None:
 
 
 def most_unpacked(archive_bytes: int) -> int:
-    """What an archive of so many bytes may unpack to."""
+    """The number of bytes that an archive of the given size may unpack to."""
     return max(MOST_UNPACKED_BYTES, MOST_UNPACKED_TIMES * archive_bytes)

@@ -1,4 +1,4 @@
-"""Locks that the system frees when their process dies, however it dies."""
+"""Locks that the system releases when their process ends in any way."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from pathlib import Path
 
 try:
     import fcntl
-except ImportError:  # a system without locks of this kind: nothing is locked, nothing is cleared
+except ImportError:  # a system without such locks: nothing is locked, nothing is cleared
     fcntl = None  # type: ignore[assignment]
 
 
 def lock(descriptor: int, *, wait: bool = False) -> bool | None:
-    """Lock an open file or folder for its process alone, until the descriptor is closed.
+    """Lock an open file or folder exclusively for its process, until the descriptor is closed.
 
     Returns:
-        False: another one has the lock. None: this system, or this file system, has no locks.
+        False: another process has the lock. None: this system or file system has no locks.
     """
     if fcntl is None:
         return None
@@ -40,17 +40,17 @@ def is_there(descriptor: int, path: Path) -> bool:
 
 
 def clear_leftovers(folder: Path, name: re.Pattern[str]) -> None:
-    """Remove the files and folders of such names whose processes are dead: nobody locks them.
+    """Remove the files and folders of such names whose processes have ended: they are not locked.
 
-    Whoever makes one locks it and then looks whether it :func:`is_there`: it may have been taken
-    for a leftover before the lock.
+    Code that makes one locks it and then checks that it :func:`is_there`: another process may have
+    removed it as a leftover before the lock.
     """
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             if not name.fullmatch(entry.name):
                 continue
-            with contextlib.suppress(OSError):  # somebody else's, or gone
+            with contextlib.suppress(OSError):  # owned by another user, or removed already
                 found = os.open(entry.path, flags)
                 try:
                     status = os.fstat(found)

@@ -1,9 +1,9 @@
 """What a model file of a target may contain: an allow-list, checked before any engine sees it.
 
-A list of what is forbidden is as long as the engine's list of operators, and grows with it. So the
-operators that an export writes are listed, and every other one is refused; with them go graphs in
-attributes, functions, and tensors whose data lie outside the file, which an engine would read from
-the folder that it happens to run in, past every hash and signature.
+A deny-list would be as long as the engine's list of operators, and grow with it. So the operators
+that an export writes are listed, and every other one is refused. Graphs in attributes, functions,
+and tensors whose data are outside the file are refused too: an engine would read such data from its
+current folder, without any hash or signature.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def target_of(engine: str) -> str:
 
 
 def suffix_of(engine: str) -> str:
-    """How the names of an engine's, or a target's, files end."""
+    """The ending of the file names of an engine or a target."""
     return LITERT_SUFFIX if target_of(engine) == LITERT else ONNX_SUFFIX
 
 
@@ -169,7 +169,7 @@ def read_tflite_contents(model: bytes, name: str) -> TfLiteFile:
     """Return what a ``.tflite`` file holds.
 
     Raises:
-        InputError: no readable file of that kind; ``name`` is the file's.
+        InputError: it is not a readable file of that kind; ``name`` is the file's.
     """
     try:
         return read_tflite(model)
@@ -181,11 +181,11 @@ def read_tflite_contents(model: bytes, name: str) -> TfLiteFile:
 
 
 def read_model_contents(model: bytes, name: str) -> OnnxFile:
-    """Return what an ONNX file holds, which has all its tensors in itself.
+    """Return what an ONNX file holds; all its tensors must be inside the file.
 
     Raises:
-        InputError: no readable ONNX file, or a tensor whose data lie outside of it; ``name`` is
-            the file's.
+        InputError: it is not a readable ONNX file, or a tensor's data are outside of it; ``name``
+            is the file's.
     """
     try:
         found = read_onnx(model)
@@ -206,11 +206,11 @@ def read_model_contents(model: bytes, name: str) -> OnnxFile:
 def require_contents(
     model: bytes, engine: str, name: str, *, target: str | None = None
 ) -> OnnxFile | TfLiteFile:
-    """Return what a model for an engine holds, none of which its target does not write.
+    """Return what a model for an engine holds, after checking that its target writes all of it.
 
     Args:
         model: the file's bytes.
-        engine: the engine's name; one that is not known may run the file of any target.
+        engine: the engine's name; an unknown engine may run the file of any target.
         name: of the file, for errors.
         target: of the file; None: the engine's own.
 
@@ -244,7 +244,8 @@ def require_contents(
 
 
 def _require_integers(found: OnnxFile, name: str) -> None:
-    """Floating-point numbers are scales, or the logits; no node computes with them."""
+    """Require that floating-point numbers are only scales or logits, and no node computes with
+    them."""
     casts = [one for one in found.nodes if one.operator == "Cast" and not _to_integers(one)]
     if casts:
         raise InputError(

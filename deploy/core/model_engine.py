@@ -1,4 +1,4 @@
-"""What every engine of one model file does alike: checks around a run, batches of many images."""
+"""The common part of the engines of one model file: checks around a run, and batching."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MOST_THREADS = 1024
 
 
 def require_threads(threads: int) -> None:
-    """Raise UsageError where no engine should start so many threads, or none."""
+    """Raise UsageError for fewer than one thread, or more than an engine should start."""
     if not 1 <= threads <= MOST_THREADS:
         raise UsageError(f"expected 1 to {MOST_THREADS} threads, got {threads}")
 
@@ -43,7 +43,7 @@ class ModelEngine(ABC):
     @property
     @abstractmethod
     def _is_open(self) -> bool:
-        """Whether :meth:`close` is still to come."""
+        """Whether :meth:`close` has not been called yet."""
 
     @abstractmethod
     def _logits(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -51,7 +51,7 @@ class ModelEngine(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Free what the engine holds; again is not an error."""
+        """Free what the engine holds; a second call is not an error."""
 
     def __enter__(self) -> Self:
         return self
@@ -63,7 +63,7 @@ class ModelEngine(ABC):
         """Return the logits of one batch.
 
         Args:
-            batch: uint8, N×3×H×W; N as the file fixes it, if it does.
+            batch: uint8, N×3×H×W; if the file fixes N, that N.
 
         Returns:
             float32, N×C, all finite.
@@ -95,7 +95,7 @@ class ModelEngine(ABC):
 
         Args:
             images: uint8, N×3×H×W.
-            batch_size: images a run, at least 1; a file that fixes its own is run with that.
+            batch_size: images per run, at least 1; a file with a fixed batch size is run with that.
 
         Returns:
             int64, N.
@@ -115,9 +115,9 @@ class ModelEngine(ABC):
 def run_all(
     engine: Engine, images: NDArray[np.uint8], batch_size: int | None = None
 ) -> NDArray[np.float32]:
-    """Return the logits, float32 N×C, of images uint8 N×3×H×W; a fixed batch size is filled up.
+    """Return the logits, float32 N×C, of images uint8 N×3×H×W; fixed-size batches are filled up.
 
-    ``batch_size`` images go in one call, all where None.
+    Each call gets ``batch_size`` images, all of them where None.
     """
     step = engine.batch_size or batch_size or len(images)
     parts = []

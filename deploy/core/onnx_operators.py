@@ -1,11 +1,12 @@
-"""What an ONNX file holds, read without the onnx package: nodes, and what lies outside its bytes.
+"""The contents of an ONNX file, read without the onnx package: nodes, and data outside its bytes.
 
-A device has onnxruntime but not onnx, and onnxruntime does not tell what is in a file. Only the
-wire format of Protocol Buffers is read, and of it the fields on the way to operators and tensors:
+A device has onnxruntime but not onnx, and onnxruntime does not report the contents of a file. Only
+the wire format of Protocol Buffers is read, and only the fields that lead to operators and tensors:
 those of the main graph, of the graphs and tensors in attributes, of functions and of training
-information. A message that stands twice is merged by Protocol Buffers, so every occurrence counts.
+information. Protocol Buffers merges a message that occurs twice, so every occurrence counts.
 
-What an exported file names is not what an engine runs: the certificate is about that.
+The operators that a file names are not those that an engine runs: the certificate covers the
+latter.
 
 Reference: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 """
@@ -66,12 +67,12 @@ class OnnxNode:
 
 @dataclass(kw_only=True)
 class OnnxFile:
-    """What is in a file.
+    """The contents of a file.
 
     Attributes:
         nodes: of the main graph, in the file's order.
-        inner: places of nodes beside the main graph, such as "a graph in an attribute of If".
-        outside: names of tensors whose data lie outside the file.
+        inner: places of nodes outside of the main graph, such as "a graph in an attribute of If".
+        outside: names of tensors whose data are outside the file.
         domains: of the operator sets that it imports, "" the standard one.
         tensors: name and ONNX's element type of all tensors stored in it.
         ir_version: of the format, 0 where the file has none.
@@ -96,7 +97,7 @@ class OnnxFile:
 
     @property
     def out_of_order(self) -> list[str]:
-        """Tensors of the main graph that a node reads before another gives them."""
+        """Tensors of the main graph that a node reads before another node outputs them."""
         given = {name for node in self.nodes for name in node.outputs if name}
         known: set[str] = set()
         found = []
@@ -120,7 +121,7 @@ def read_onnx(model: bytes) -> OnnxFile:
 
     Raises:
         ValueError: the bytes are not an ONNX file, end early, nest graphs too deeply, have more
-            fields than any file of use, or use a domain that they do not import.
+            fields than any useful file, or use a domain that they do not import.
     """
     if model[4:8] == _ORT_FORMAT:
         raise ValueError("it is in ONNX Runtime's own format")  # which would be tried first
@@ -128,7 +129,8 @@ def read_onnx(model: bytes) -> OnnxFile:
 
 
 def operators_of(model: bytes) -> Counter[str]:
-    """Return how often the main graph of an ONNX file names each operator; errors as there."""
+    """Return how often the main graph of an ONNX file names each operator; errors as
+    :func:`read_onnx`."""
     return read_onnx(model).operators
 
 

@@ -68,10 +68,10 @@ KIND_OF: Mapping[str, str] = {
 
 
 def kind_of(operator: str, types: Sequence[str]) -> str | None:
-    """Return the kind of a node, or None where it is of none.
+    """Return the kind of a node, or None where it has no such kind.
 
-    What reads int64 alone computes shapes and indices: it is not a layer that quantization made
-    integer.
+    A node that reads only int64 computes shapes and indices: it is not a layer that quantization
+    made integer.
 
     Args:
         operator: without its domain.

@@ -1,6 +1,6 @@
-"""Which images a patch won on, kept as packed bits, so that results can be compared image by image.
+"""The images that a patch won on, as packed bits, so that results can be compared image by image.
 
-Two runs over the same images are then a paired test and a list of images, without a second run of
+Two runs over the same images then give a paired test and a list of images, without a second run of
 either model. The form is that of the evaluation records.
 """
 
@@ -34,12 +34,12 @@ class Outcomes(TypedDict):
 
 
 def pack_bits(flags: NDArray[np.bool_]) -> str:
-    """Return flags (bool, N) as hex text, eight flags a byte, first flag in the highest bit."""
+    """Return flags (bool, N) as hex text, eight flags per byte, first flag in the highest bit."""
     return np.packbits(flags).tobytes().hex()
 
 
 def unpack_bits(text: str, n: int) -> NDArray[np.bool_]:
-    """Return the flags (bool, n) that :func:`pack_bits` made the text of.
+    """Return the flags (bool, n) that :func:`pack_bits` encoded in the text.
 
     Raises:
         InputError: the text is not a hex of n flags.
@@ -87,7 +87,7 @@ def image_indices(outcomes: Outcomes | Mapping[str, Any]) -> NDArray[np.int64]:
     """Indices within the split of the patched images: int64, N.
 
     Raises:
-        InputError: they are not whole numbers of 0 or more, or N is not that of the flags.
+        InputError: they are not whole numbers of 0 or more, or N differs from that of the flags.
     """
     n, first, listed = outcomes["n"], outcomes["first_index"], outcomes["indices"]
     # Before anything is made of n: the flags of a file bound it.

@@ -61,7 +61,7 @@ def paste(
 
     Args:
         images: uint8, N×3×H×W.
-        patch: uint8, P×3×h×w; P = 1 goes on every image, P = N on each its own.
+        patch: uint8, P×3×h×w; with P = 1 every image gets the same patch, with P = N its own.
         mask: bool, h×w, or N×h×w where each image has its own (a patch that is turned or scaled
             differently on each); where it is False the image shows through.
         positions: int32, N×2: row and column, in pixels, of the patch's upper left corner.
@@ -70,8 +70,8 @@ def paste(
         uint8, N×3×H×W.
 
     Raises:
-        InputError: a wrong type or shape, another number of positions than of images, or a
-            position at which the h×w box leaves the image.
+        InputError: a wrong type or shape, different numbers of positions and images, or a position
+            at which the h×w box leaves the image.
         NothingToEvaluate: there are no images.
     """
     check_images(images)

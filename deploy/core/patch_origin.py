@@ -1,4 +1,4 @@
-"""Where a patch set came from, as its sidecar says it under ``provenance``."""
+"""The origin of a patch set, as its sidecar records it under ``provenance``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class TriedOn(TypedDict):
-    """The images that a patch set's indices count in."""
+    """The images that a patch set's indices refer to."""
 
     name: str
     split: str
@@ -39,7 +39,7 @@ class PatchSource(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class PatchOrigin:
-    """How a patch set was made; None or empty where nobody said.
+    """How a patch set was made; None or empty where it is not recorded.
 
     Attributes:
         attack: its name; None for a supplied patch.
@@ -47,10 +47,10 @@ class PatchOrigin:
         seed: of the attack's generator.
         made_on: the split whose images it was optimized on.
         source: the network.
-        tried_on: the images that ``image_indices`` count in.
+        tried_on: the images that ``image_indices`` refer to.
         area: "px" under the mask, and their "share" of the image.
         run: commit, versions, hardware and time (``deploy.core.records.provenance``).
-        more: what one attack alone says, such as ``on_source`` or ``supplied``.
+        more: facts of single attacks, such as ``on_source`` or ``supplied``.
     """
 
     attack: str | None = None
@@ -64,7 +64,7 @@ class PatchOrigin:
     more: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the sidecar's keys; what nobody said is left out."""
+        """Return the sidecar's keys; unknown facts are left out."""
         always = {"attack"} | ({"made_on"} if self.source else set())
         known = {name: getattr(self, name) for name in _TYPES}
         return dict(self.more) | {
@@ -75,10 +75,10 @@ class PatchOrigin:
 
     @classmethod
     def from_json(cls, values: object) -> Self:
-        """Read :meth:`to_json`; a key that is not known stays in ``more``.
+        """Read the result of :meth:`to_json`; an unknown key stays in ``more``.
 
         Raises:
-            InputError: a value of another type than its key has.
+            InputError: a value does not have the type of its key.
         """
         given = _of(values, dict, "provenance")
         told = {

@@ -1,4 +1,4 @@
-"""Patches as files: NAME.npz with the arrays and NAME.json with what they are."""
+"""Patches as files: NAME.npz with the arrays and NAME.json with their description."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ _ARRAYS: dict[str, np.dtype[Any]] = {
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PatchSet:
-    """One patch for many images, or many patches for an image each, with all that pasting needs.
+    """One patch for many images, or one patch per image, with everything that pasting needs.
 
     Attributes:
-        name: what tables call it.
+        name: its name in tables.
         kind: "universal" (P = 1; P = N where one patch is shown turned or scaled differently on
             each image, which needs a mask for each) or "per-image" (P = N).
         patch: uint8, P×3×h×w.
         mask: bool, h×w, or N×h×w where each image has its own.
         positions: int32, N×2, (top, left) in pixels, one row per image.
         image_indices: int64, N: which images of the split the rows belong to, all different.
-        target: the class that the patch is to cause; None where any wrong class will do.
+        target: the class that the patch should cause; None where any wrong class will do.
         origin: how it was made.
 
     Raises:
@@ -125,7 +125,7 @@ class PatchSet:
         """Return the patch set for those of its images that are among ``indices``, int64 K.
 
         Raises:
-            InputError: none of them is.
+            InputError: none of its images is among them.
         """
         rows = np.flatnonzero(np.isin(self.image_indices, indices))
         if not len(rows):
@@ -197,10 +197,10 @@ def patch_set_bytes(patch_set: PatchSet) -> tuple[bytes, bytes]:
 
 
 def write_patch_set(path: Path, patch_set: PatchSet) -> None:
-    """Write ``path`` (NAME.npz, deterministic bytes) and NAME.json beside it.
+    """Write ``path`` (NAME.npz, deterministic bytes) and NAME.json in the same folder.
 
-    The sidecar first: a kill between the two leaves no patch file, or, over an older pair, two
-    whose hashes differ, which reading refuses.
+    The sidecar is written first: a kill between the two leaves no patch file, or, over an older
+    pair, two files whose hashes do not match, which reading refuses.
 
     Raises:
         InputError: not a ``.npz`` path, not writable, or an origin that JSON cannot hold.
@@ -212,7 +212,8 @@ def write_patch_set(path: Path, patch_set: PatchSet) -> None:
 
 
 def patch_files_of(folder: Path) -> list[Path]:
-    """Return the NAME.npz files of the patch sets in a folder, by name; none where it is missing.
+    """Return the NAME.npz files of the patch sets in a folder, sorted by name; empty where it is
+    missing.
 
     A name with a leading dot is the unfinished work of an attack, which has no sidecar.
     """
@@ -224,10 +225,10 @@ def read_patch_set(path: Path, *, max_bytes: int = 1 << 32) -> PatchSet:
 
     Args:
         path: NAME.npz.
-        max_bytes: the most that its arrays may take in memory.
+        max_bytes: the most memory that its arrays may take.
 
     Raises:
-        InputError: a file is missing, damaged, of another format version, or the two do not
+        InputError: a file is missing, damaged, or has another format version, or the two do not
             belong together.
     """
     sidecar = _sidecar(path)
@@ -267,9 +268,9 @@ def read_patch_set(path: Path, *, max_bytes: int = 1 << 32) -> PatchSet:
 
 
 def random_floor(patch_set: PatchSet, rng: np.random.Generator) -> PatchSet:
-    """Return a patch set of the same kind, size, mask, positions and target made of noise.
+    """Return a patch set of noise with the same kind, size, mask, positions and target.
 
-    Every byte is drawn uniformly from 0…255; a per-image set draws for each image anew. Its
+    Every byte is drawn uniformly from 0…255; a per-image set draws separately for each image. Its
     attack success rate is the floor that an attack has to beat.
     """
     noise = rng.integers(0, 256, size=patch_set.patch.shape, dtype=np.uint8)

@@ -56,7 +56,7 @@ def text(value: int | memoryview | None) -> str:
     """Return a length-delimited field as UTF-8 text.
 
     Raises:
-        ValueError: the field is a number, or no UTF-8.
+        ValueError: the field is a number, or not UTF-8.
     """
     return str(message(value), "utf-8")
 
@@ -73,7 +73,7 @@ def number(value: int | memoryview | None) -> int:
 
 
 def varint(view: memoryview, position: int) -> tuple[int, int]:
-    """Return the number encoded at ``position`` and the position behind it.
+    """Return the number encoded at ``position`` and the position after it.
 
     Raises:
         ValueError: it ends early or is longer than 10 bytes.

@@ -1,4 +1,4 @@
-"""Records: one JSON file per result, with all that a number must carry."""
+"""Records: one JSON file per result, with everything that belongs to its numbers."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def provenance(
         seed: of the run.
         config: the resolved configuration.
         argv: the command, ``sys.argv`` where None. Folders of absolute paths are left out of it
-            ("…/NAME"): they say nothing anywhere else.
+            ("…/NAME"): they mean nothing on another machine.
         more: further facts under their own names (data set, engine, what was hashed).
 
     Raises:
@@ -83,7 +83,7 @@ def provenance(
 
 
 def without_clock(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a provenance without what another run of the same command changes: its date."""
+    """Return a provenance without its date, which differs between runs of the same command."""
     return {name: value for name, value in provenance.items() if name != "date"}
 
 
@@ -93,7 +93,7 @@ def write_record(
     """Write one result to ``directory``/KIND-WORDS-HASH.json, atomically, and return that path.
 
     WORDS name the model and the patch of the payload, where it has them. HASH is of the whole
-    content: the same record twice is one file, and reading finds a record that was edited.
+    content: equal records share one file, and reading detects a record that was edited.
 
     Args:
         directory: made if missing.
@@ -102,7 +102,7 @@ def write_record(
         provenance: from :func:`provenance`.
 
     Raises:
-        InputError: another form of kind, something JSON cannot hold, or a place not writable.
+        InputError: a kind of another form, something JSON cannot hold, or a place not writable.
     """
     if not _KIND.fullmatch(kind):
         raise InputError(
@@ -126,7 +126,7 @@ def read_records(directory: Path, kind: str | None = None) -> list[dict[str, Any
     """Return the records of a folder, oldest first, all kinds or one.
 
     Returns:
-        dicts with format_version, kind, payload and provenance; none where the folder has none.
+        dicts with format_version, kind, payload and provenance; empty where the folder has none.
 
     Raises:
         InputError: the folder is missing, or a file in it is damaged, edited or of an unknown
@@ -139,12 +139,12 @@ def read_records(directory: Path, kind: str | None = None) -> list[dict[str, Any
 
 
 def records_so_far(directory: Path, kind: str | None = None) -> list[dict[str, Any]]:
-    """As :func:`read_records`, but none where there is no folder yet."""
+    """As :func:`read_records`, but empty where there is no folder yet."""
     return read_records(directory, kind) if Path(directory).is_dir() else []
 
 
 def published_records(directory: Path, kind: str | None = None) -> list[dict[str, Any]]:
-    """As :func:`records_so_far`, for what is published: :func:`require_clean` of each record."""
+    """As :func:`records_so_far`, for published results: calls :func:`require_clean` of each."""
     found = _record_files(directory) if Path(directory).is_dir() else []
     for path, record in found:
         require_clean(record["provenance"], path)
@@ -152,14 +152,14 @@ def published_records(directory: Path, kind: str | None = None) -> list[dict[str
 
 
 def require_clean(provenance: Mapping[str, Any], path: Path) -> None:
-    """Refuse to publish what a dirty tree made: its code is in no commit.
+    """Refuse to publish the result of a dirty tree: its code is in no commit.
 
     Args:
         provenance: of the result.
         path: its file, for the error.
 
     Raises:
-        InputError: the provenance says that there were uncommitted changes.
+        InputError: the provenance records uncommitted changes.
     """
     if provenance.get("dirty"):
         raise InputError(
@@ -184,7 +184,7 @@ def read_record(path: Path) -> dict[str, Any]:
     for key in ("payload", "provenance"):
         if not isinstance(record[key], dict):
             raise InputError(f"{path}: expected {key} as an object")
-    # The words between are for people: files of before have none.
+    # The words between are for people: older files do not have them.
     kind, digest = record["kind"], sha256_of_bytes(json_bytes(record))[:_HASH_DIGITS]
     if not path.stem.startswith(f"{kind}-") or not path.stem.endswith(f"-{digest}"):
         raise InputError(
@@ -202,7 +202,7 @@ def _record_files(directory: Path) -> list[tuple[Path, dict[str, Any]]]:
 
 
 def oldest_first(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The records in the order in which they were made, those that give no date before all."""
+    """The records in the order in which they were made; those without a date come first."""
     return sorted(records, key=_date)
 
 

@@ -1,4 +1,4 @@
-"""Temporary folders that a killed process does not leave behind for good."""
+"""Temporary folders that are removed even after their process was killed."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ PREFIX = "qadtr-scratch-"
 
 
 class Scratch:
-    """A private folder, removed by :meth:`close` or at the end of a ``with``, which gives its path.
+    """A private folder, removed by :meth:`close` or at the end of a ``with``; that yields its path.
 
-    Making one removes those that killed processes left in the same place: a living process holds a
-    lock on its folder, which the system frees when the process dies.
+    Making one removes folders that killed processes left in the same place: a running process holds
+    a lock on its folder, which the system releases when the process ends.
 
     Args:
         prefix: of the folder's name; only folders of this prefix are removed.
         place: the folder to make it in; None: the system's place for temporary files.
 
     Attributes:
-        folder: where it is.
+        folder: its path.
 
     Raises:
         OSError: there is no such place, or it is not writable.
@@ -38,7 +38,7 @@ class Scratch:
             self.folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
             try:
                 held = os.open(self.folder, os.O_RDONLY)
-            except FileNotFoundError:  # taken for a leftover before it was locked
+            except FileNotFoundError:  # removed as a leftover before it was locked
                 continue
             lock(held, wait=True)
             if is_there(held, self.folder):
@@ -47,7 +47,7 @@ class Scratch:
         self._remove = weakref.finalize(self, _remove, self.folder, held)
 
     def close(self) -> None:
-        """Remove the folder and what is in it; again is not an error."""
+        """Remove the folder and its contents; a second call is not an error."""
         self._remove()
 
     def __enter__(self) -> Path:

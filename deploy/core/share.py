@@ -1,4 +1,4 @@
-"""k of n with its interval: the one form that every record, report and table has."""
+"""k of n with its interval: the common form in records, reports and tables."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def share_of(flags: NDArray[np.bool_]) -> Share:
 
 
 def share_in_words(found: Share | None, *, decimals: int = 1, mark: str = "") -> str:
-    """Return such as ``75.0%† [30.1%, 95.4%] of 4``; "none" where nothing counted."""
+    """Return text such as ``75.0%† [30.1%, 95.4%] of 4``; "none" where nothing counted."""
     if found is None:
         return "none"
     value, low, high = (f"{found[key]:.{decimals}%}" for key in ("value", "low", "high"))

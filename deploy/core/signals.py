@@ -1,4 +1,4 @@
-"""SIGTERM and SIGHUP as Ctrl-C: what is open is closed and copies are removed."""
+"""SIGTERM and SIGHUP treated as Ctrl-C: open files are closed and copies are removed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Interrupted(KeyboardInterrupt):
 
     Attributes:
         number: of the signal.
-        exit_code: what a shell gives a command that the signal killed: 130, 143, 129.
+        exit_code: the code that a shell reports for a command killed by the signal: 130, 143, 129.
     """
 
     def __init__(self, number: int, text: str | None = None) -> None:
@@ -50,8 +50,8 @@ def signals_interrupt() -> Iterator[None]:
 
 
 class StopAsked:
-    """In a ``with``: notes SIGINT, SIGTERM or SIGHUP in place of acting, for work that ends by
-    itself at its next safe point. A second one, a second later, kills.
+    """In a ``with``, records SIGINT, SIGTERM or SIGHUP instead of acting on it, for work that stops
+    at its next safe point. A second signal, a second later, kills.
 
     Attributes:
         by: the number of the first signal; None: none came.
@@ -98,7 +98,7 @@ def _handled(
     before: dict[int, Any] = {}
     for name in names:
         number = getattr(signal, name, None)
-        with suppress(ValueError):  # not the main thread: whoever started it handles signals
+        with suppress(ValueError):  # not the main thread, which handles signals
             if number is not None and wanted(signal.getsignal(number)):
                 before[number] = signal.signal(number, handle)
     try:

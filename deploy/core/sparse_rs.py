@@ -1,11 +1,11 @@
-"""Sparse-RS: search for a patch by asking the model alone, with no gradient and no other network.
+"""Sparse-RS: search for a patch by queries to the model, with no gradient and no other network.
 
 Random search. A change of the patch or of its place is kept where the loss does not rise. Patches
 are made of the colours at the corners of the RGB cube. The change is a square of one colour whose
 area falls with the queries, as in Square Attack; every few queries the place moves instead, by a
-step that shortens too. The model answers with logits, or with classes alone. The margin of the
-logits guides the search; classes guide it only where one patch is for many images (their count is
-the loss), and one image's search is then a walk that looks for any patch that wins.
+step that shortens too. The model answers with logits, or only with classes. The margin of the
+logits guides the search. Classes guide it only where one patch is for many images (the number of
+images is the loss); for one image the search is then a random walk until a patch wins.
 
 References:
     Croce, Andriushchenko, Singh, Flammarion and Hein, "Sparse-RS: a versatile framework for
@@ -15,7 +15,7 @@ References:
     Andriushchenko, Croce, Flammarion and Hein, "Square Attack", ECCV 2020: the piecewise constant
     schedule, given for 10,000 queries and stretched to other numbers.
 
-Where the paper leaves a choice, or settles it for 224 px, it is a setting here, and said so there.
+A choice that the paper leaves open, or fixes for 224 px, is a setting here, documented there.
 """
 
 from __future__ import annotations
@@ -48,17 +48,17 @@ _WHITE = 255
 
 @dataclass(frozen=True, kw_only=True)
 class SparseRsSettings:
-    """How to search.
+    """Settings of the search.
 
     Attributes:
         size_px: side of the patch's box.
-        queries: asked per image (a universal patch: patches tried), the first included.
+        queries: per image (for a universal patch: patches tried), the first included.
         target: the class to cause; None where any wrong class will do.
         location: "random" draws the places and moves them; "fixed" keeps those that are given.
         initial_area: share of the patch that a square covers at first, 0…1; the schedule halves it
-            again and again. The paper's value for untargeted patches.
-        location_period: every so manieth query moves the place; None takes 4, and 10 with a target,
-            where the place matters less than the contents.
+            repeatedly. The default is the paper's value for untargeted patches.
+        location_period: the place moves once in this number of queries; None takes 4, and 10 with a
+            target, where the place matters less than the contents.
         batch_size: images that are searched for together.
 
     Raises:
@@ -89,15 +89,15 @@ class SparseRsSettings:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SparseRsFound:
-    """What a search found, the best of each.
+    """The result of a search, with the best patch of each image.
 
     Attributes:
         patch: uint8 P×3×h×w; P = N, or 1 where it is universal; 0 outside of the mask.
         positions: int32 N×2, (top, left).
         won: bool N: the model's class was wrong (or the target) with exactly these bytes.
-        queries: int64 N: queries spent on each image, to its first success where there was one.
+        queries: int64 N: queries spent on each image, up to its first success where there was one.
         loss: float64 N, of the best: the margin, the cross-entropy of the target, or 0 and 1 where
-            the model gives classes alone.
+            the model returns only classes.
     """
 
     patch: NDArray[np.uint8]
@@ -118,18 +118,18 @@ def search_per_image(
     mask: NDArray[np.bool_] | None = None,
     progress: Progress = lambda done, total: None,
 ) -> SparseRsFound:
-    """Search for one patch per image; an image whose patch has won is asked about no more.
+    """Search for one patch per image; an image whose patch has won gets no further queries.
 
     Args:
         query: the model.
-        images: uint8 N×3×H×W; give those that the model has right (and whose label is not the
-            target): others count as won at the first query, or for nothing.
+        images: uint8 N×3×H×W; give those that the model classifies correctly (and whose label is
+            not the target): others count as won at the first query, or are wasted.
         labels: integers N, the true classes.
-        settings: how.
+        settings: of the search.
         rng: the only randomness.
         positions: integers N×2; needed where the location is fixed, the start where it is random.
         mask: bool size_px×size_px; all of the box where None.
-        progress: told after each query how many image-queries of N·queries are done.
+        progress: called after each query with the number of finished image-queries of N·queries.
 
     Raises:
         InputError: images, labels, positions or answers that do not fit.
@@ -169,13 +169,13 @@ def search_universal(
     mask: NDArray[np.bool_] | None = None,
     progress: Progress = lambda done, total: None,
 ) -> SparseRsFound:
-    """Search for one patch for all images, each at its own place, which stays.
+    """Search for one patch for all images, each at its own fixed place.
 
-    A query of ``settings.queries`` asks about all images. The search follows the mean loss, an
-    image that is won counting 0; the patch that won most images is returned.
+    Each of the ``settings.queries`` queries covers all images. The search follows the mean loss, in
+    which an image that is won counts 0; the patch that won the most images is returned.
 
     Arguments and errors as :func:`search_per_image`; a random location draws the places once, and
-    ``progress`` is told of ``settings.queries``.
+    ``progress`` counts ``settings.queries``.
     """
     mask, starts = _checked(images, labels, settings, positions, mask)
     places = (
@@ -231,7 +231,7 @@ def _search_block(
     queries = np.ones(count, dtype=np.int64)
     progress(count)
     for asked in range(1, settings.queries):
-        # Drawn for all, won or not: what one image gets does not depend on the others' success.
+        # Drawn for all, won or not: an image's draws do not depend on the others' success.
         new_patch, new_places = patch, places
         if settings.location == "random" and asked % period == 0:
             new_places = _moved(places, asked, size, settings, rng)
@@ -281,8 +281,8 @@ def _with_square(
     if square > 1:
         _paint(changed, square, colours, rng)
         return changed
-    # One colour in eight (grey: in two) is the pixel's own; inverting a channel always asks
-    # something new.
+    # One colour in eight (grey: in two) is the pixel's own; inverting a channel always changes the
+    # query.
     rows, columns = rng.integers(0, side, (2, count))
     inverted = rng.integers(0, channels, count)
     at = (np.arange(count), inverted, rows, columns)
@@ -315,9 +315,10 @@ def _moved(
     settings: SparseRsSettings,
     rng: np.random.Generator,
 ) -> NDArray[np.integer[Any]]:
-    """Places moved by a step within a reach that falls in a line to one pixel.
+    """Places moved by a step within a reach that falls linearly to one pixel.
 
-    Not by the squares' schedule: it halves so early that small images would hardly be looked over.
+    It does not follow the squares' schedule, which halves so early that small images would hardly
+    be searched.
     """
     last = np.subtract(size, settings.size_px)
     reach = np.maximum(1, np.rint(last * (1 - asked / settings.queries))).astype(np.int64)
@@ -332,7 +333,7 @@ def _judge(
     labels: NDArray[np.integer[Any]],
     target: int | None,
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Return the loss, float64 N, which is to fall, and which images are won, bool N."""
+    """Return the loss, float64 N, which the search lowers, and which images are won, bool N."""
     answers = query(images)
     if not isinstance(answers, np.ndarray) or len(answers) != len(images):
         raise InputError(f"expected an answer for each of {len(images)} images from the model")

@@ -54,7 +54,7 @@ def wilson(successes: int, trials: int, confidence: float = 0.95) -> Interval:
     centre = (share + z * z / (2 * trials)) / denominator
     spread = share * (1 - share) / trials + z * z / (4 * trials * trials)
     half = z * math.sqrt(spread) / denominator
-    # At the ends the formula is exact on paper and a rounding error off in floats.
+    # At the ends the formula is exact in theory, but has a rounding error in floats.
     low = 0.0 if successes == 0 else max(0.0, centre - half)
     high = 1.0 if successes == trials else min(1.0, centre + half)
     return Interval(low, high)
@@ -145,7 +145,7 @@ def beta_cdf(x: float, a: int, b: int) -> float:
 def mcnemar_exact(only_first: int, only_second: int) -> float:
     """Return McNemar's two-sided exact p, 0…1; 1.0 where the two never differ.
 
-    Each argument counts the images on which that one alone succeeded.
+    Each argument counts the images on which only that one succeeded.
 
     Raises:
         InputError: a negative count.
@@ -222,12 +222,12 @@ class Paired:
 
     Attributes:
         n: images.
-        only_old: how many had it in the old result alone.
-        only_new: in the new one alone.
-        difference: share of the new less that of the old.
+        only_old: number of successes only in the old result.
+        only_new: number of successes only in the new result.
+        difference: share of the new minus that of the old.
         interval: Newcombe's 95% interval of the difference.
         p: McNemar's, exact and two-sided.
-        p_holm: to be corrected where there are several tests.
+        p_holm: p, to be corrected by Holm's procedure where there are several tests.
     """
 
     n: int

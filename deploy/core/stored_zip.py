@@ -1,10 +1,10 @@
 """Zip archives of one form only: every byte follows from the names and contents of the files.
 
 Members are stored uncompressed, sorted by name, dated 1980-01-01, mode 0644, without extra fields
-or comments, one behind the other. So equal files give equal archives everywhere, and a reader can
-compare every byte of the archive with what it must be: nothing can hide between the members, an
-archive never unpacks to more than its own size, and no byte can change unseen. Ordinary zip tools
-and Python's own importer read these archives.
+or comments, one after the other. So equal files give equal archives everywhere, and a reader can
+compare every byte of the archive with its only valid value: nothing can hide between the members,
+an archive never unpacks to more than its own size, and no byte can change undetected. Ordinary zip
+tools and Python's own importer read these archives.
 
 Reference: APPNOTE.TXT, the .ZIP file format specification, sections 4.3.7, 4.3.12 and 4.3.16.
 """
@@ -45,7 +45,7 @@ class Member:
 
 
 def _headers(name: bytes, crc: int, size: int, offset: int) -> tuple[bytes, bytes]:
-    """What is before a file's bytes, at ``offset``, and its entry in the directory."""
+    """The header before a file's bytes, at ``offset``, and its entry in the directory."""
     common = (_VERSION, 0, 0, _TIME, _DATE, crc, size, size, len(name), 0)
     entry = _ENTRY.pack(b"PK\x01\x02", _MADE_BY_UNIX, *common, 0, 0, 0, _ATTRIBUTES, offset)
     return _LOCAL.pack(b"PK\x03\x04", *common) + name, entry + name
@@ -92,7 +92,7 @@ def read_members(stream: BinaryIO, size: int, *, max_name: int = 256) -> list[Me
         max_name: longest name allowed, in bytes; memory is bounded by it.
 
     Raises:
-        ValueError: the archive is not exactly of the form that is written here.
+        ValueError: the archive does not have exactly the form that this module writes.
     """
     if not _END.size <= size <= MAX_ARCHIVE_BYTES:
         raise ValueError(
@@ -152,7 +152,7 @@ def copy_member(stream: BinaryIO, member: Member, target: BinaryIO) -> None:
     """Copy the content of one member, in pieces of 1 MiB.
 
     Raises:
-        ValueError: the content is cut or has another CRC-32.
+        ValueError: the content is truncated or has another CRC-32.
     """
     stream.seek(member.offset)
     left, crc = member.size, 0

@@ -45,7 +45,7 @@ def attack_success(
         clean_predictions: classes without the patch, integers, N.
         patched_predictions: classes with the patch, N.
         labels: the true classes, N.
-        target: the class that a targeted patch is to cause.
+        target: the class that a targeted patch should cause.
         also: bool, N: count only these (the common set, for instance).
 
     Raises:
@@ -74,8 +74,8 @@ def attack_success_over_all_images(
 ) -> AttackSuccess:
     """Return the share of *all* images whose prediction the patch changes or turns into the target.
 
-    The secondary figure beside :func:`attack_success`: images that were wrong before count too,
-    and one that is predicted as the target without the patch is not a success.
+    This is the secondary figure next to :func:`attack_success`: images that were wrong before count
+    too, and an image that is predicted as the target without the patch is not a success.
 
     Raises:
         InputError: not integer vectors of one length.

@@ -1,7 +1,7 @@
 """One table, written as text for a terminal, as HTML for a page or as Markdown.
 
 Every writer shows the same columns, rows and notes; only the HTML writer shows more of a cell than
-its text. Names in a table come from files: each writer escapes what its form would act on.
+its text. Names in a table come from files: each writer escapes the special characters of its form.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ class Cell:
     """One cell, or the heading of a column; a plain string is a cell of that text.
 
     Attributes:
-        text: what every writer can show.
-        html: what the HTML writer shows in its place.
+        text: shown by every writer.
+        html: shown by the HTML writer in its place.
         kind: class of the HTML element.
         style: its style.
     """
@@ -32,12 +32,13 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Columns, rows, and what is said above and below them.
+    """Columns, rows, and the title and notes above and below them.
 
     Attributes:
         columns: a heading each. If all are empty, text has no line for them.
-        rows: as many cells each; the first of a row names it.
-        align: "l" (left) or "r" (right) for each column; the last letter goes for all that follow.
+        rows: with one cell for each column; the first cell names the row.
+        align: "l" (left) or "r" (right) for each column; the last letter applies to all that
+            follow.
         title: above the table.
         notes: lines below it.
         grouped: rows that follow each other with the same first cell are one group, set off from
@@ -88,10 +89,10 @@ class Table:
     def html(
         self, *, about: str | None = None, kind: str | None = None, frame: str = "scroll"
     ) -> Html:
-        """Return the table in a frame that scrolls by itself, by keyboard too, and the notes.
+        """Return the table in a frame that scrolls on its own, also by keyboard, and the notes.
 
         Args:
-            about: name of the frame, for those who do not see it; by default the title.
+            about: name of the frame, for screen readers; by default the title.
             kind: class of the table.
             frame: classes of the frame; with "" the table has none.
         """

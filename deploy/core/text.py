@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 _UNSAFE = re.compile(
     "[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"  # XML cannot hold them
-    "|[\x7f-\x9f]"  # control characters: a terminal obeys some
-    "|[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]"  # they turn the order of what is shown
+    "|[\x7f-\x9f]"  # control characters: a terminal acts on some
+    "|[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]"  # they change the direction of text
 )
 
 
@@ -18,8 +18,8 @@ def one_line(text: str) -> str:
 
 
 def shortened(text: str, most: int) -> str:
-    """Return text of at most about so many characters, its middle left out where it is longer: the
-    start says what is wrong, the end what to do."""
+    """Return text of at most about the given number of characters, with the middle of longer text
+    left out: the start states the fault, the end the remedy."""
     if len(text) <= most:
         return text
     start, end = most * 2 // 3, most // 3
@@ -33,11 +33,11 @@ def some(names: Sequence[str]) -> str:
 
 
 def in_markdown(text: str) -> str:
-    """Return one line of text that Markdown and HTML show as it is."""
+    """Return one line of text that Markdown and HTML show unchanged."""
     plain = one_line(text).replace("&", "&amp;").replace("<", "&lt;")
     return "".join(f"\\{one}" if one in "\\`*_[]|#~!" else one for one in plain)
 
 
 def printable(text: str) -> str:
-    """Return text with "?" for each character that XML cannot hold, or that hides what is there."""
+    """Return text with "?" for each character that XML cannot hold, or that hides other text."""
     return _UNSAFE.sub("?", text)

@@ -1,9 +1,9 @@
-"""What a ``.tflite`` file holds, read without any package: tensors, operators, stored data.
+"""The contents of a ``.tflite`` file, read without any package: tensors, operators, stored data.
 
-LiteRT's interpreter runs a file; it does not say what else the file names.  So only what is listed
-here is read, and whatever a file has beside it (custom operators, further subgraphs, data outside
-of the file, sparse or variable tensors) is named in :attr:`TfLiteFile.inner` and refused by whoever
-asks for one plain graph.
+LiteRT's interpreter runs a file, but does not report what else the file contains.  Only the
+contents listed here are read; anything else in a file (custom operators, further subgraphs, data
+outside of the file, sparse or variable tensors) is named in :attr:`TfLiteFile.inner`, and code that
+needs one plain graph refuses it.
 
 The wire format is that of FlatBuffers: a table starts with the distance to its vtable, which has a
 16-bit offset for each field; strings, vectors and tables are reached by unsigned 32-bit distances.
@@ -93,7 +93,7 @@ class TfLiteTensor:
         scales: of the codes; empty where it holds none.
         zero_points: one for each scale.
         axis: that the scales are along, where there are several.
-        data: stored bytes; None: it is computed or an input.
+        data: stored bytes; None for a computed tensor or an input.
     """
 
     name: str
@@ -117,16 +117,16 @@ class TfLiteOperator:
 
 @dataclass(kw_only=True)
 class TfLiteFile:
-    """What is in a file.
+    """The contents of a file.
 
     Attributes:
-        description: text, for whoever reads it.
+        description: text for readers.
         tensors: of the first subgraph, by number.
         nodes: its operators, in the file's order.
         inputs: numbers of its inputs.
         outputs: numbers of its outputs.
-        inner: what the file has beside one plain graph, in words.
-        outside: names of tensors whose data lie outside the file.
+        inner: the contents of the file other than one plain graph, in words.
+        outside: names of tensors whose data are outside the file.
     """
 
     description: str = ""
@@ -161,7 +161,7 @@ def read_tflite(model: bytes) -> TfLiteFile:
 
 @dataclass(frozen=True)
 class _Table:
-    """A table within ``data``, at ``place``; ``fields`` are the places of its fields, 0: none."""
+    """A table within ``data``, at ``place``; ``fields``: the places of its fields, 0 if absent."""
 
     data: bytes
     place: int
