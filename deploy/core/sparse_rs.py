@@ -5,7 +5,7 @@ are made of the colours at the corners of the RGB cube. The change is a square o
 area falls with the queries, as in Square Attack; every few queries the place moves instead, by a
 step that shortens too. The model answers with logits, or only with classes. The margin of the
 logits guides the search. Classes guide it only where one patch is for many images (the number of
-images is the loss); for one image the search is then a random walk until a patch wins.
+images that resist is the loss); for one image it is then a random walk until a patch wins.
 
 References:
     Croce, Andriushchenko, Singh, Flammarion and Hein, "Sparse-RS: a versatile framework for

@@ -39,7 +39,7 @@ class AnalysisFacts(TypedDict):
 
 @functools.cache
 def form_of(part: type) -> Any:
-    """The TypedDict of a payload: the part common to all analyses, and an analysis' own ``part``."""
+    """The TypedDict of a payload: the part that all analyses share, and an analysis' ``part``."""
     fields = {**get_type_hints(AnalysisFacts, include_extras=True)}
     fields |= get_type_hints(part, include_extras=True)
     return cast(Any, TypedDict)(part.__name__, fields)
