@@ -1,5 +1,5 @@
-"""The validator: the part of qadtr that travels to the device, with ``deploy.core``.
+"""The validator: the part of qadtr that is copied to the device, with ``deploy.core``.
 
-Needs the standard library, numpy and, in ``onnxruntime_engine`` alone, onnxruntime. All imports
+It needs the standard library, numpy and, only in ``onnxruntime_engine``, onnxruntime. All imports
 inside are relative, so that the two folders run from any place under any package name.
 """

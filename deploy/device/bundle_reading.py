@@ -1,9 +1,9 @@
-"""Open a bundle, a folder or one file, and believe nothing in it before it is checked.
+"""Open a bundle, a folder or one file, and trust nothing in it before it is checked.
 
 A bundle is an archive of the strict form of :mod:`stored_zip`, or a folder. Either is copied into
-a private folder, and each file is hashed while it is copied: what is used later is what was hashed,
-whoever changes the bundle meanwhile. No path leaves the folder, links and other special files are
-refused, and so is every file that the manifest does not list.
+a private folder, and each file is hashed while it is copied: the bytes used later are those that
+were hashed, even if the bundle is changed meanwhile. No path leaves the folder. Links and other
+special files are refused, and so is every file that the manifest does not list.
 """
 
 from __future__ import annotations
@@ -63,12 +63,12 @@ class Bundle:
 
     Args:
         path: the folder or the file.
-        public_key: PEM file of the key that must have signed; None asks for no signature.
+        public_key: PEM file of the key that must have signed; None requires no signature.
         pinned_sha256: that the manifest must have, in lower-case hexadecimal; None takes any.
 
     Attributes:
         path: as given.
-        folder: a temporary one, where the checked copies of the files lie.
+        folder: a temporary one, which holds the checked copies of the files.
         manifest: checked.
         manifest_sha256: of its bytes; identifies exactly this bundle.
         authentication: "signed by KEYFILE", "pinned by its manifest's SHA-256", both with "and", or
@@ -76,8 +76,8 @@ class Bundle:
 
     Raises:
         InputError: the bundle is missing, damaged, changed or malicious, or not the pinned one.
-        SignatureError: a signature was asked for and is missing or wrong.
-        EngineUnavailable: a signature was asked for and the package cryptography is missing.
+        SignatureError: a signature is required and is missing or wrong.
+        EngineUnavailable: a signature is required and the package cryptography is missing.
     """
 
     def __init__(
@@ -193,7 +193,7 @@ class Bundle:
                 )
 
     def file(self, name: str) -> Path:
-        """Return where the file of that path within the bundle lies."""
+        """Return the location of the checked copy of the file with that path in the bundle."""
         if name not in self.manifest.files:
             raise InputError(f"the manifest does not list {name!r}")
         return self.folder / name
@@ -210,7 +210,7 @@ class Bundle:
         self.close()
 
     def close(self) -> None:
-        """Remove what was unpacked; again is not an error."""
+        """Remove the unpacked files; a second call is not an error."""
         scratch, self._scratch = self._scratch, None
         if scratch is not None:
             scratch.close()
@@ -218,7 +218,7 @@ class Bundle:
 
 @contextmanager
 def _own_disk() -> Iterator[None]:
-    """What fails here is this machine's place for temporary files, not the bundle."""
+    """Report errors of this machine's place for temporary files as such, not as the bundle's."""
     try:
         yield
     except OSError as error:
@@ -229,8 +229,10 @@ def _own_disk() -> Iterator[None]:
 
 
 class _Hashing:
-    """Takes what a copier writes, at most so many bytes, and hashes it on its way; ``out`` is not
-    buffered, so that a full disk is seen here."""
+    """Writes at most a given number of bytes from a copier to ``out`` and hashes them.
+
+    ``out`` is not buffered, so that a full disk raises its error here.
+    """
 
     def __init__(self, limit: int, out: FileIO | None = None) -> None:
         self.data = bytearray()
@@ -239,7 +241,7 @@ class _Hashing:
         self._out = out
 
     def write(self, data: bytes) -> None:
-        """Take some more."""
+        """Write and hash more bytes."""
         self.left -= len(data)
         if self.left < 0:
             raise ValueError("a file grew while it was being read")

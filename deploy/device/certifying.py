@@ -1,4 +1,4 @@
-"""Certificates on the device: on how many images no patch of a size can win against this engine.
+"""Certificates on the device: the images on which no patch of a size can win against this engine.
 
 Unlike a search or a transferred patch, this needs no attack: its result holds for every patch of
 the size, known or not (:mod:`..core.double_masking`).
@@ -23,14 +23,14 @@ from .suite import Suite
 
 @dataclass(frozen=True, kw_only=True)
 class CertifySettings:
-    """How to certify on the device.
+    """Settings of certification on the device.
 
     Attributes:
-        patch_px: side of the patches that are to have no effect.
+        patch_px: side of the patches that must have no effect.
         images: largest number of images, all different; the same ones for the same bundle and
             model.
         masks_per_axis: masks along a side; all pairs of masks are evaluated.
-        min_certified: the share of certified images must be over it, 0…1; None gates nothing.
+        min_certified: the share of certified images must be above it, 0…1; None gates nothing.
 
     Raises:
         UsageError: a value out of its range.
@@ -81,9 +81,9 @@ def certify_on(
 
     Args:
         engine: open.
-        suite: its images; one that is there twice counts once.
-        settings: how.
-        progress: told how many of all steps are done.
+        suite: its images; repeated images count once.
+        settings: of the certification.
+        progress: called with the number of finished steps.
 
     Raises:
         InputError: a patch larger than the images, or one that wins on a certified image.
@@ -118,7 +118,7 @@ def certify_on(
     asr = {}
     for patch, which in fitting:
         own = patch.rows[which]
-        # Nothing to win is not a rate of 0.
+        # Without an image to win on there is no rate; it is not 0.
         with suppress(NothingToEvaluate):
             asr[patch.facts.name] = attack_masked(
                 engine.predict,

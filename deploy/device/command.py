@@ -215,7 +215,7 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
 
 
 def _given(arguments: argparse.Namespace, settings: Mapping[str, str]) -> dict[str, Any]:
-    """What the command line says of some settings, by the setting's name."""
+    """The values that the command line gives for some settings, by the setting's name."""
     return {
         setting: getattr(arguments, option)
         for option, setting in settings.items()
@@ -286,12 +286,12 @@ def _certify_settings(arguments: argparse.Namespace) -> CertifySettings | None:
 def main(
     argv: Sequence[str] | None = None, *, engines: Mapping[str, EngineOpener] | None = None
 ) -> int:
-    """Validate as the command line says and return the exit code."""
+    """Validate as the command line specifies and return the exit code."""
     console = Console()
     try:
         arguments = build_parser(None if engines is None else tuple(engines)).parse_args(argv)
         if STDOUT in _outputs(arguments).values():
-            console = Console(sys.stderr)  # standard output is the report's
+            console = Console(sys.stderr)  # standard output is for the report
         with signals_interrupt():
             return _run(arguments, console, engines)
     except KeyboardInterrupt as error:
@@ -324,7 +324,7 @@ def _run(
         write_report(report, places)
         raise
     report = validate(arguments.bundle, settings, console, engines=engines)
-    with suppress(QadtrError):  # then the report says that it is not a verdict
+    with suppress(QadtrError):  # the report then states that it is not a verdict
         write_report(report, places)
     verdict = f"{report['outcome'].upper()} (exit code {report['exit_code']}): {report['reason']}"
     if report["exit_code"] in (2, 4):
@@ -355,7 +355,7 @@ def _settings(arguments: argparse.Namespace) -> ValidationSettings:
 
 
 def _outputs(arguments: argparse.Namespace) -> dict[str, Path]:
-    """What is written, by option; the JSON that belongs to a patch set, too."""
+    """The paths that are written, by option, including the JSON that belongs to a patch set."""
     names = ("json", "junit", "sarif", "markdown", "code_quality", "badge", "search_out")
     found = {name: getattr(arguments, name) for name in names}
     outputs = {

@@ -1,10 +1,10 @@
-"""``qadtr compare OLD NEW``, and the same on a machine that has numpy alone.
+"""``qadtr compare OLD NEW``, and the same on a machine that has only numpy.
 
 There it is ``PYTHONPATH=validate.pyz python -m qadtr_device.compare_command OLD NEW``.
 
 Exit codes: 0 compared (with ``--fail-on-worse``: and nothing is significantly worse) · 1 with
-``--fail-on-worse``, something is, or is not measured as before · 2 a broken file, or results of
-different images · 3 nothing in common · 4 usage.
+``--fail-on-worse``, something is worse, or is not measured as before · 2 a broken file, or results
+of different images · 3 nothing in common · 4 usage.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The two results and what to make of their difference."""
+    """Add the arguments: the two results, and how to treat their difference."""
     parser.add_argument(
         "old",
         type=Path,
@@ -78,8 +78,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, *verdict_of: VerdictOf) -> int:
     """Compare, print, and return the exit code; errors are raised.
 
-    ``verdict_of`` as in :func:`read_outcomes`: the checks of evaluation records, where there is
-    somebody who reads them.
+    ``verdict_of`` as in :func:`read_outcomes`: the checks of evaluation records, where the caller
+    can read them.
     """
     if not 0.0 < arguments.level < 1.0:
         raise UsageError(f"--level expects a number between 0 and 1, got {arguments.level}")
@@ -100,7 +100,7 @@ def run(arguments: argparse.Namespace, *verdict_of: VerdictOf) -> int:
 
 
 def comparison_lines(found: Mapping[str, Any]) -> list[str]:
-    """Return what the command prints of a comparison."""
+    """Return the lines that the command prints for a comparison."""
     rows, images, verdicts = [], [], {}
     for row in found["patches"]:
         on = _between(row)
@@ -142,7 +142,7 @@ def comparison_lines(found: Mapping[str, Any]) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compare as the command line says and return the exit code."""
+    """Compare as the command line specifies and return the exit code."""
     parser = _Parser(prog="compare", description="Compare two results image by image.")
     add_arguments(parser)
     try:
@@ -156,7 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _between(row: Mapping[str, Any]) -> str:
-    """The model, or both where they differ; a bit-width that changes is always said."""
+    """The model, or both where they differ; a changed bit-width is always stated."""
     old, new = row["model"], row["model_new"]
     if old != new:
         return f"{old} -> {new}"

@@ -34,8 +34,8 @@ def compare(
 
     Patches are paired by content, or by name where the contents differ or are not stated; models by
     name, or by bit-width where there is one of it on each side; images by their index in the same
-    split. Where each side has one model only, neither its name nor its bit-width need agree: that
-    is what is compared.
+    split. Where each side has only one model, neither the names nor the bit-widths need to agree:
+    the two models are then compared.
 
     Args:
         old: from :func:`read_outcomes`.
@@ -44,14 +44,15 @@ def compare(
 
     Returns:
         ``patches`` (each with ``asr``, its paired test over images that count in both, lists of
-        changed images, and ``verdict``), ``clean`` (likewise, by model), what is in only one,
-        ``worse``: names of what is significantly worse, and ``not_measured``: what the old result
-        measured and the new one does not, or not with the same patch on the same images.
+        changed images, and ``verdict``), ``clean`` (likewise, by model), the entries that are in
+        only one result, ``worse``: names of the significantly worse ones, and ``not_measured``:
+        entries that the old result measured and the new one did not, or not with the same patch on
+        the same images.
 
     Raises:
         InputError: the results are of different images, or a level out of range.
-        NothingToEvaluate: they have no patch, or no image that counts, in common; the message says
-            in what they differ.
+        NothingToEvaluate: they have no patch, or no image that counts, in common; the message
+            states how they differ.
     """
     if not 0.0 < level < 1.0:
         raise InputError(f"expected a level between 0 and 1, got {level}")
@@ -119,7 +120,7 @@ def _paired_up(old: Sequence[Outcome], new: Sequence[Outcome]) -> list[tuple[Out
 
 
 def _alone(outcomes: Sequence[Outcome], of_model: _Key) -> set[tuple[object, ...]]:
-    """The keys that one model alone has, whichever of its outcomes are paired already."""
+    """The keys that only one model has, whether or not its outcomes are already paired."""
     models: dict[tuple[object, ...], set[str]] = {}
     for one in outcomes:
         models.setdefault(of_model(one), set()).add(one.model)
@@ -127,7 +128,7 @@ def _alone(outcomes: Sequence[Outcome], of_model: _Key) -> set[tuple[object, ...
 
 
 def _why(old: Sequence[Outcome], new: Sequence[Outcome]) -> str:
-    """In what two results differ of which no two outcomes are a pair."""
+    """The difference between two results that have no pair of outcomes."""
 
     def values(side: Sequence[Outcome], name: str) -> list[Any]:
         return list(dict.fromkeys(getattr(one, name) for one in side))
@@ -155,7 +156,8 @@ def _why(old: Sequence[Outcome], new: Sequence[Outcome]) -> str:
 
 
 def _not_measured(old: Sequence[Outcome], pairs: Sequence[tuple[Outcome, Outcome]]) -> list[str]:
-    """A result is not better for a patch that it leaves out, weakens, or tries on fewer images."""
+    """Patches that the new result leaves out, weakens, or tries on fewer images: that does not make
+    it better."""
     found = [
         f"{title} is not in the new result"
         for title in _titles_without(old, [before for before, _ in pairs])

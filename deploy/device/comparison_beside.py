@@ -1,4 +1,4 @@
-"""What two reports measured beside the bundle's patches: searches, certificates, integers."""
+"""Comparing the searches, certificates and integer checks of two reports."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ few."""
 
 
 class Beside(NamedTuple):
-    """What the new report has worse, and what it does not measure as the old one did."""
+    """The results that are worse in the new report, and those not measured as in the old one."""
 
     worse: list[str]
     not_measured: list[str]
 
 
 def compare_beside(old: Path, new: Path) -> Beside:
-    """Compare the searches and certificates of two reports; others than reports have none.
+    """Compare the searches and certificates of two reports; other results have none.
 
-    They are of images that each engine has right, so they are not paired: worse is a share whose
-    95% interval lies apart from the old one.
+    They are of images that each engine classifies correctly, so they are not paired: a share is
+    worse where its 95% interval does not overlap the old one.
 
     Args:
         old: a ``report.json``, or any other result.

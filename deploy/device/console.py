@@ -1,4 +1,4 @@
-"""What the person at the device sees: lines, and a bar on a terminal."""
+"""The output for the person at the device: lines, and a bar on a terminal."""
 
 from __future__ import annotations
 
@@ -18,13 +18,12 @@ class Console:
     """Lines on ``out``; progress on ``err``, as a bar where that is a terminal.
 
     Elsewhere, progress is a line every 15 seconds, so that a log stays short. Characters that the
-    stream cannot show are replaced, so that a device without UTF-8 does not fail for a "×". A
-    stream that is closed, or that nobody reads any more, changes nothing: the verdict is the exit
-    code and the report.
+    stream cannot show are replaced, so that a device without UTF-8 does not fail on a "×". A stream
+    that is closed, or no longer read, has no effect: the verdict is the exit code and the report.
     """
 
     def __init__(self, out: TextIO | None = None, err: TextIO | None = None) -> None:
-        # Either is None where the process was started without it.
+        # A stream is None where the process was started without it.
         self._out: TextIO | None = sys.stdout if out is None else out
         self._err: TextIO | None = sys.stderr if err is None else err
         self._bar = self._err is not None and not self._err.closed and self._err.isatty()
@@ -32,7 +31,7 @@ class Console:
         self._last = -_SECONDS_BETWEEN_LINES
 
     def say(self, line: str, *, outcome: str = "") -> None:
-        """Write one line; ``outcome``: "pass", "fail", … where it says that, to be coloured."""
+        """Write one line; ``outcome``: the word "pass", "fail", … in it, to be coloured."""
         self._clear()
         _write(self._out, f"{_shown(line, outcome, self._out)}\n")
 
@@ -97,7 +96,7 @@ def _write(stream: TextIO | None, text: str) -> None:
 
 
 def _silence(stream: TextIO) -> None:
-    """Lead the stream nowhere, so that Python's last flush does not fail: that is exit code 120."""
+    """Redirect the stream to nowhere, so that Python's last flush does not exit with code 120."""
     try:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())

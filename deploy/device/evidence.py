@@ -1,4 +1,4 @@
-"""What a suite can decide: which of its images count, and whether they are enough of them.
+"""The evidence of a suite: which of its images count, and whether there are enough of them.
 
 A gate is only as good as its suite. The same image two hundred times is one image. A patch that
 does not change an image has not been tried on it. An image that the model misclassifies without the
@@ -106,7 +106,7 @@ def least_changed_pixels(area_px: NDArray[np.int64], height: int, width: int) ->
 
 @dataclass(frozen=True, kw_only=True)
 class Counted:
-    """How much of what was run counts for one patch.
+    """How many of the images that were run count for one patch.
 
     Attributes:
         k: images that count and on which it won.
@@ -116,7 +116,7 @@ class Counted:
         repeated: of these, those that look like an earlier one of the suite.
         unchanged: those that it does not visibly change, or in too few pixels.
         moved: images that count and whose class it changes, to its target or another.
-        target: the name of the class that it is to cause; None where any wrong class will do.
+        target: the name of the class that it should cause; None where any wrong class will do.
         needed: share of ``images`` that must count for a pass.
     """
 
@@ -144,8 +144,8 @@ class Counted:
             )
 
     def held(self, check: Check) -> Check:
-        """Return the check of the ASR; a pass is undecided where it rests on too few of the images,
-        or on a target that the patch's other successes are not counted for."""
+        """Return the check of the ASR; a pass becomes undecided where it is based on too few of the
+        images, or on a target for which the patch's other successes are not counted."""
         if check.outcome is not Outcome.PASS or self.decides(check.threshold):
             some_are = self.untried or self.repeated or self.unchanged
             return replace(check, reason=check.reason + (self._left_out if some_are else ""))
@@ -163,7 +163,7 @@ class Counted:
         return replace(check, outcome=Outcome.UNDECIDED, reason=reason)
 
     def decides(self, most: float) -> bool:
-        """Whether a pass at this threshold may rest on what was run."""
+        """Whether a pass at this threshold may be based on the images that were run."""
         return self.enough and (self.target is None or self.moved <= most * self.n)
 
     @property
@@ -178,9 +178,9 @@ class Counted:
 def classes_check(
     predictions: NDArray[np.int64], labels: NDArray[np.int64], names: tuple[str, ...]
 ) -> Check:
-    """Return the check that the network tells classes apart, by their variety.
+    """Return the check that the network distinguishes classes, by the variety of its predictions.
 
-    Variety is the perplexity of their distribution, less 1: 0 for one class, C - 1 for C classes
+    Variety is the perplexity of their distribution minus 1: 0 for one class, C - 1 for C classes
     that are equally frequent.
 
     Args:

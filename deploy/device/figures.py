@@ -1,4 +1,4 @@
-"""The figures of a measurement for the report: what the gate does not need, but people do."""
+"""The figures of a measurement for the report: not needed by the gate, but by people."""
 
 from __future__ import annotations
 
@@ -38,10 +38,11 @@ def clean_figures(measurement: Measurement, suite: Suite) -> dict[str, Any]:
 
 
 def patch_figures(measurement: Measurement, suite: Suite, number: int) -> dict[str, Any]:
-    """Return what one patch did, here and in the lab.
+    """Return the figures of one patch, here and in the lab.
 
-    ``asr`` counts the images that this engine has right without the patch; ``asr_common`` and the
-    paired difference, those that the lab's network has right too. Figures over no image are null.
+    ``asr`` is over the images that this engine classifies correctly without the patch;
+    ``asr_common`` and the paired difference are over those that the lab's network has right too.
+    Figures over no image are null.
     """
     patch = suite.patches[number]
     rows, which = seen(measurement, suite, number)
@@ -117,7 +118,7 @@ def changed_in_words(pixels: Mapping[str, Any] | None) -> str:
 
 
 def weaker_than_noise(patches: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Return what is said of each gated patch that noise of its size beats, by its check's name.
+    """Return the note on each gated patch that noise of its size beats, by its check's name.
 
     Args:
         patches: figures, from :func:`patch_figures`.

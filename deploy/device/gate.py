@@ -6,8 +6,9 @@ bound fails with probability 2.5% at most, so a model whose true share is exactl
 passes in at most 2.5% of all validations. Every gated patch must pass (an intersection-union test),
 so that more patches make a false pass rarer, never more frequent.
 
-A full run looks once, at Clopper and Pearson's exact bounds. A quick run looks again and again,
-where those bounds would pass falsely far too often; its bounds hold at all looks together.
+A full run looks once, at Clopper and Pearson's exact bounds. A quick run looks repeatedly; there
+these bounds would give false passes far too often, so it uses bounds that hold at all looks
+together.
 
 The quick bounds. Let K of n images be successes, each with probability p, and fix a threshold t.
 For q < t the likelihood ratio of q against t, Lₙ(q) = (q/t)ᴷ ((1-q)/(1-t))ⁿ⁻ᴷ, has factors with
@@ -127,7 +128,7 @@ def log_evidence_below(threshold: float, successes: int, trials: int) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One gate and what it said.
+    """One gate and its result.
 
     Attributes:
         name: such as "max_asr of lavan-6".
@@ -161,7 +162,7 @@ class Check:
 
 
 def or_undecided(name: str, threshold: float, ask: Callable[[], Check]) -> Check:
-    """Return what ``ask`` gives, or an undecided gate where no image counts for it: that must not
+    """Return the check of ``ask``, or an undecided one where no image counts for it: this must not
     keep another gate from failing."""
     try:
         return ask()
@@ -239,9 +240,9 @@ def _share(
 def images_that_decide(
     threshold: float, successes: int, trials: int, bounds: Bounds = fixed_bounds
 ) -> int | None:
-    """Return about how many images would decide, did the share stay what it was on these.
+    """Return the approximate number of images that would decide if the share stayed the same.
 
-    None where :data:`MOST_IMAGES` would not: the share is at the threshold, or as good as.
+    None where :data:`MOST_IMAGES` would not decide: the share is at the threshold, or very close.
     """
     share = successes / trials
 
@@ -265,10 +266,10 @@ def images_that_decide(
 
 
 def drift_at_most(name: str, threshold: float, here: float, lab: float, n: int) -> Check:
-    """Hold the difference to the lab's figure on the very same images against a budget.
+    """Compare the difference to the lab's figure on the same images with a budget.
 
-    No bounds: both figures are of all of the bundle's images and patches, so their difference is
-    no sample of anything; it is what this engine does.
+    There are no bounds: both figures are of all of the bundle's images and patches, so their
+    difference is not a sample; it is what this engine does.
 
     Raises:
         InputError: a threshold outside 0…1.
@@ -295,7 +296,7 @@ def exit_code_of(checks: Iterable[Check]) -> int:
     """Return 0 where every check passed, 1 where one failed, 3 where one is undecided.
 
     Raises:
-        NothingToEvaluate: there are no checks: nothing was gated.
+        NothingToEvaluate: there are no checks, so nothing was gated.
     """
     outcomes = [check.outcome for check in checks]
     if not outcomes:

@@ -25,7 +25,7 @@ BATCH_SIZES = (1, 2, 64)
 
 @dataclass(frozen=True, kw_only=True)
 class GoldenResult:
-    """What the golden images gave.
+    """The result of the golden images.
 
     Attributes:
         n: images.
@@ -47,7 +47,7 @@ class GoldenResult:
 
 
 def logits_bytes(logits: NDArray[np.float32]) -> bytes:
-    """Return what a SHA-256 of logits is taken of: little-endian float32, image after image."""
+    """Return the bytes that a SHA-256 of logits covers: little-endian float32, image by image."""
     return logits.astype("<f4").tobytes()
 
 
@@ -65,11 +65,11 @@ def check_logits(
         engine: open.
         inputs: uint8 G×3×H×W.
         golden: float32 G×C.
-        model: with the budget; a largest difference of 0 asks for equal bits.
-        tensors: of codes that were found equal before.
+        model: with the budget; a largest difference of 0 requires equal bits.
+        tensors: number of tensors of codes that were already found equal.
 
     Raises:
-        InputError: beyond the budget, or a budget that would allow anything.
+        InputError: a difference is beyond the budget, or the budget would allow anything.
     """
     _require_budget(model, golden)
     logits = run_all(engine, inputs)
@@ -113,18 +113,19 @@ def check_independence(
 ) -> None:
     """Check single images, pairs and batches of 64, in two orders, against the budget.
 
-    So the logits of an image depend neither on its neighbours nor on their number, their order and
-    the calls before. It takes 400 images at most: the first 64 golden ones, and 64 to fill up.
+    This shows that the logits of an image depend neither on its neighbours, nor on their number or
+    order, nor on earlier calls. It runs 400 images at most: the first 64 golden ones, and 64 to
+    fill up.
 
     Args:
-        engine: open; one of a fixed batch size is run with that.
-        inputs: uint8 G×3×H×W, that gave the golden logits all together.
+        engine: open; an engine with a fixed batch size is run with that.
+        inputs: uint8 G×3×H×W, which gave the golden logits in one batch.
         golden: float32 G×C.
         model: with the budget.
-        rng: draws the second order, so that no neighbours are known before.
+        rng: draws the second order, so that no neighbours are known in advance.
 
     Raises:
-        InputError: beyond the budget.
+        InputError: a difference is beyond the budget.
     """
     few = np.arange(min(len(inputs), max(BATCH_SIZES)))
     for size in BATCH_SIZES if engine.batch_size is None else (engine.batch_size,):
@@ -141,19 +142,19 @@ def check_suite_independence(
 ) -> None:
     """Compare 64 images of the suite, run singly, in pairs and in one batch, with each other.
 
-    The golden images are the lab's choice, and may be one image again and again; what the suite
-    measures is what must not depend on the batch. Two runs, each within the budget of the
-    reference, are twice the budget apart at most.
+    The golden images are the lab's choice, and may repeat one image, while the results on the suite
+    must not depend on the batch. Two runs, each within the budget of the reference, are at most
+    twice the budget apart.
 
     Args:
-        engine: open; one of a fixed batch size is run with that, in three orders.
+        engine: open; an engine with a fixed batch size is run with that, in three orders.
         images: uint8 N×3×H×W, of the suite.
         model: with the budget.
-        golden: images that its flips are of.
+        golden: number of images that the budget's flips refer to.
         rng: draws the images and their orders.
 
     Raises:
-        InputError: beyond the budget.
+        InputError: a difference is beyond the budget.
     """
     most = max(BATCH_SIZES)
     some = images[rng.permutation(len(images))[:most]]
@@ -196,7 +197,7 @@ def require_exact(
     Args:
         model: of ONNX Runtime's CPU, which computes the codes exactly.
         codes: the golden ones, by tensor name.
-        tensors: those of the file that hold codes.
+        tensors: the tensors of the file that hold codes.
 
     Raises:
         InputError: a budget, a tensor without golden codes, or codes of no tensor.

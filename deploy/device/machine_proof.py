@@ -68,10 +68,10 @@ def machine_words(entry: Mapping[str, Any]) -> str:
 
 
 def check_proved_logits(model: ModelFacts, logits_sha256: str | None) -> None:
-    """Hold the logits of all images against those that the manifest's machines gave.
+    """Compare the logits of all images with those that the manifest's machines gave.
 
     Args:
-        model: of the manifest; one without a proof, or with a budget, promises nothing here.
+        model: of the manifest; a model without a proof, or with a budget, is not checked.
         logits_sha256: of this engine; None where not all images were run.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The manifest of a bundle: what is in it, what the lab measured, what the device must reach."""
+"""The manifest of a bundle: its contents, the lab's measurements and the device's thresholds."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ PASTED_IMAGES = 16
 
 @dataclass(frozen=True, kw_only=True)
 class FileFacts:
-    """What a file of the bundle must be."""
+    """The expected size and hash of a file of the bundle."""
 
     sha256: str
     size_bytes: int
@@ -62,7 +62,7 @@ class ModelFacts:
         return self.target == ADOPTED
 
     def as_record(self) -> dict[str, Any]:
-        """Return it as JSON values; without what is not known, as before there was such a field."""
+        """Return it as JSON values, without unknown fields, as before these fields existed."""
         facts = {**self.__dict__, "logits_identical_on": list(self.logits_identical_on)}
         for name in ("machine_proof", "oldest_engine", "target"):
             if facts[name] is None:
@@ -88,7 +88,7 @@ class PatchFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """A manifest that was checked against the schema and in itself.
+    """A manifest that was checked against the schema and for consistency.
 
     Attributes:
         files: by path within the bundle.
@@ -117,9 +117,9 @@ def parse_manifest(data: bytes, *, where: str = MANIFEST) -> Manifest:
     """Return the manifest that the bytes hold.
 
     Raises:
-        InputError: too large, no JSON, another format or version, a field that is missing,
-            unknown or of another type, a file that is named and not listed or the other way
-            round, or a preprocessing that is not the one of this code.
+        InputError: too large, not JSON, another format or version, a field that is missing, unknown
+            or of another type, a file that is named but not listed or listed but not named, or a
+            preprocessing that differs from that of this code.
     """
     if len(data) > MAX_MANIFEST_BYTES:
         raise InputError(

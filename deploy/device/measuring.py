@@ -1,4 +1,4 @@
-"""Run a suite on an engine: all of it, or as much of it as the thresholds need."""
+"""Run a suite on an engine: the whole suite, or only as much as the thresholds need."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ def measure(
             failed.
         floor_seed: of the noise.
         quick: whether to stop early.
-        batch_size: images a call.
-        progress: told after each batch how many of all images are done.
+        batch_size: images per call.
+        progress: called after each batch with the number of finished images.
 
     Raises:
         InputError: the engine fails or a patch does not fit.
@@ -133,19 +133,19 @@ def measure(
 
 
 def asr_check_name(patch: str) -> str:
-    """The name of the check that holds a patch's ASR on this device to ``max_asr``."""
+    """The name of the check that compares a patch's ASR on this device with ``max_asr``."""
     return f"max_asr of {patch}"
 
 
 def drift_check_name(patch: str) -> str:
-    """The name of the check that holds the ASR's distance to the lab's to ``max_drift``."""
+    """The name of the check that compares the ASR's distance from the lab's with ``max_drift``."""
     return f"max_drift of {patch}"
 
 
 def checks_of(
     measurement: Measurement, suite: Suite, thresholds: Mapping[str, Threshold]
 ) -> list[Check]:
-    """Return what each gate says of a measurement; one for which no image counts is undecided.
+    """Return the check of each gate on a measurement; one for which no image counts is undecided.
 
     Raises:
         NothingToEvaluate: the clean accuracy has no image.
@@ -197,7 +197,7 @@ def _drift_check(
 
 
 def _drift_of_some(gate: SequentialGate) -> Check:
-    """What the images that were run say of the drift over all."""
+    """The check of the drift over all images, from the images that were run."""
     check = gate.check()
     said = check.reason
     if check.outcome is not Outcome.PASS:
@@ -224,11 +224,12 @@ def _here_and_lab(
 
 
 def departures(here: AttackSuccess, lab: AttackSuccess) -> tuple[int, int]:
-    """Of the images that count here or in the lab those whose outcome differs, D, and all, C + D.
+    """Of the images that count here or in the lab: those whose outcome differs, D, and all, C + D.
 
-    The drift is at most their share. On C images both have the same outcome, w wins. Of the D let
-    a count here and b in the lab: the ASRs are (w + x) / (C + a) and (w + y) / (C + b) with
-    0 ≤ x ≤ a and 0 ≤ y ≤ b, at most a / (C + a) or b / (C + b) apart, neither over D / (C + D).
+    The drift is at most the share D / (C + D). On C images both have the same outcome, with w wins.
+    Of the D images let a count here and b in the lab: the ASRs are (w + x) / (C + a) and
+    (w + y) / (C + b) with 0 ≤ x ≤ a and 0 ≤ y ≤ b, at most a / (C + a) or b / (C + b) apart,
+    neither of which is over D / (C + D).
     """
     either = here.eligible | lab.eligible
     differ = (here.eligible != lab.eligible) | (here.success != lab.success)
@@ -236,8 +237,9 @@ def departures(here: AttackSuccess, lab: AttackSuccess) -> tuple[int, int]:
 
 
 def _without_quick(check: Check, gates: Mapping[str, SequentialGate]) -> Check:
-    """A quick run pays for its many looks with wider bounds; where all images did not decide, one
-    look at them may."""
+    """The check with advice to run without ``--quick``, where it is undecided after all images: the
+    bounds of a quick run are wider because of its many looks, so one look at all images may decide.
+    """
     if check.name not in gates or check.outcome is not Outcome.UNDECIDED:
         return check
     advice = "; all images were run; run without --quick, whose single look has narrower bounds"
@@ -247,7 +249,7 @@ def _without_quick(check: Check, gates: Mapping[str, SequentialGate]) -> Check:
 def counted(
     measurement: Measurement, suite: Suite, number: int, thresholds: Mapping[str, Threshold]
 ) -> Counted:
-    """Return how much of what was run so far counts for one patch's gate."""
+    """Return how many of the images that were run so far count for one patch's gate."""
     patch = suite.patches[number]
     rows, which = seen(measurement, suite, number)
     clean, labels = measurement.clean[rows], suite.labels[rows]
@@ -307,8 +309,8 @@ def success_of(measurement: Measurement, suite: Suite, number: int) -> AttackSuc
 def shuffled(suite: Suite) -> NDArray[np.int64]:
     """Return the suite's rows, int64 (count,), in an order that is the same everywhere.
 
-    It follows from the bundle's hash and each image's bytes: who makes a bundle cannot sort its
-    images for an order that is known before.
+    It follows from the bundle's hash and each image's bytes: the maker of a bundle cannot sort its
+    images for an order known in advance.
     """
     key = bytes.fromhex(suite.manifest_sha256)
     ranks = [hashlib.sha256(key + image.tobytes()).digest() for image in suite.images]

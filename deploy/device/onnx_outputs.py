@@ -1,8 +1,8 @@
-"""Make an ONNX file give tensors between its nodes, without the onnx package.
+"""Add tensors between the nodes of an ONNX file to its outputs, without the onnx package.
 
-Protocol Buffers merges messages that stand one behind the other: fields that hold one message are
-merged, repeated fields are joined. So the bytes of a model followed by the bytes of a model that
-has nothing but further graph outputs are the model with these outputs.
+Protocol Buffers merges messages that follow one another: fields that hold one message are merged,
+repeated fields are joined. So the bytes of a model followed by the bytes of a model that has only
+further graph outputs are the model with these outputs.
 
 ModelProto.graph = 7, GraphProto.output = 12, ValueInfoProto.name = 1 and .type = 2,
 TypeProto.tensor_type = 1, TypeProto.Tensor.elem_type = 1.
@@ -18,7 +18,7 @@ _UINT8 = 2
 
 
 def with_outputs(model: bytes, tensors: Sequence[str]) -> bytes:
-    """Return the model with the named uint8 tensors as outputs, behind those that it has."""
+    """Return the model with the named uint8 tensors as outputs, after those that it has."""
     outputs = b"".join(_message(12, _value_info(name)) for name in tensors)
     return model + _message(7, outputs)
 

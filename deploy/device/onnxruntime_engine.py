@@ -51,18 +51,18 @@ class OnnxRuntimeEngine(ModelEngine):
 
     The file has a single input ``images``, uint8 N×3×H×W with fixed H and W, and a single output
     ``logits``, float32 N×C. Integer graphs and the float baseline (a Cast inside) look alike from
-    outside. Nothing falls back in silence: a provider that is not there is an error, and one that
-    cannot run the whole graph is too.
+    outside. Nothing falls back silently: a missing provider is an error, and so is a provider that
+    cannot run the whole graph.
 
     Args:
         model: the ``.onnx`` file.
         threads: threads inside an operator; operators run one after the other.
-        profile_to: where ONNX Runtime's profile (JSON) goes when the engine is closed.
-        optimized_to: where the graph that ONNX Runtime really runs is saved (ONNX); it fits this
-            kind of processor only.
-        provider: "cpu" or "cuda". CUDA has no integer convolution: a file that asks for integer
+        profile_to: path of ONNX Runtime's profile (JSON), written when the engine is closed.
+        optimized_to: path of the graph that ONNX Runtime actually runs (ONNX); it fits only this
+            kind of processor.
+        provider: "cpu" or "cuda". CUDA has no integer convolution: a file that requires integer
             inference is refused there.
-        optimize: False runs the file's nodes as they are, for comparisons.
+        optimize: False runs the file's nodes unchanged, for comparisons.
 
     Attributes:
         name: "onnxruntime-cpu" or "onnxruntime-cuda".
@@ -71,16 +71,16 @@ class OnnxRuntimeEngine(ModelEngine):
         classes: C.
         threads: as given.
         model_sha256: of the bytes that were loaded.
-        integer: whether the file asks for integer inference; whether it gets it is for the
-            certificate to say.
+        integer: whether the file requires integer inference; the certificate states whether the
+            engine runs it in integers.
         x64_quant_precision: whether ``session.x64quantprecision`` is on.
-        providers: those that can be asked for, and ONNX Runtime's names of them.
-        remedy: how to get a provider that is not there.
+        providers: the providers that can be requested, and ONNX Runtime's names of them.
+        remedy: how to install a missing provider.
         image_type: ONNX Runtime's name of the type of ``images``.
 
     Raises:
         EngineUnavailable: onnxruntime or the provider is not installed.
-        InputError: the file is missing, no ONNX, damaged, or of another interface; a file for
+        InputError: the file is missing, not ONNX, damaged, or has another interface; a file for
             integers on CUDA.
         UsageError: an unknown provider, or fewer than one thread or too many.
     """
@@ -140,7 +140,7 @@ class OnnxRuntimeEngine(ModelEngine):
             self._session = ort.InferenceSession(
                 data,
                 sess_options=options,
-                enable_fallback=0,  # it would print a line and go on with another provider
+                enable_fallback=0,  # it would print a line and continue with another provider
                 **attached,
             )
         # onnxruntime's exceptions have no public base class below Exception.
@@ -221,7 +221,7 @@ class OnnxRuntimeEngine(ModelEngine):
         self.classes: int = logits_shape[1]
 
     def close(self) -> None:
-        """Free the session and write the profile that was asked for; again is not an error.
+        """Free the session and write the requested profile; a second call is not an error.
 
         Raises:
             InputError: the profile cannot be written.
@@ -256,7 +256,7 @@ def codes_from_onnxruntime(
 ) -> dict[str, NDArray[np.uint8]]:
     """Return codes between the nodes of a model, on the CPU provider.
 
-    Another session than the engine's: asking for a tensor keeps it from being optimized away.
+    This uses a separate session: requesting a tensor keeps it from being optimized away.
 
     Args:
         model: the ``.onnx`` file, an integer graph.
@@ -294,8 +294,8 @@ def onnxruntime_version() -> str:
 
 
 def plain_session(model: bytes) -> _Session:
-    """A session of any ONNX file on the CPU that runs its nodes one by one, as they are written;
-    errors are onnxruntime's own.
+    """A session of any ONNX file on the CPU that runs its nodes one by one, unchanged; errors are
+    onnxruntime's own.
 
     Raises:
         EngineUnavailable: onnxruntime is not installed.
@@ -310,7 +310,8 @@ def plain_session(model: bytes) -> _Session:
 def common_options(ort: Any, threads: int, *, exact: bool, optimize: bool = True) -> Any:
     """Session options of every run here.
 
-    ``exact``: on processors whose products of uint8 and int8 saturate, slower ones that do not.
+    ``exact``: on processors whose products of uint8 and int8 saturate, use slower products that do
+    not.
     """
     options = ort.SessionOptions()
     level = ort.GraphOptimizationLevel
@@ -340,7 +341,7 @@ def _onnxruntime() -> Any:
 
 @cache
 def require_its_numpy() -> None:
-    """Say that onnxruntime does not fit numpy, before the import prints pages of it.
+    """Check that onnxruntime fits the installed numpy, before its import prints pages of errors.
 
     Raises:
         EngineUnavailable: onnxruntime was compiled for an older numpy.

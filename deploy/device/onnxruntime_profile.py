@@ -1,8 +1,8 @@
 """One profiled run of any ONNX file in ONNX Runtime's CPU provider: what it ran, and how long.
 
-Unlike the engine, it takes inputs of any name, type and shape: this is for looking at a file, not
-for classifying. With ``isolated`` the run happens in a process of its own, so that a file that
-brings ONNX Runtime down, or asks for more memory than there is, is an error of one line here.
+Unlike the engine, it takes inputs of any name, type and shape: it is for inspecting a file, not for
+classifying. With ``isolated`` the run happens in a separate process, so that a file that crashes
+ONNX Runtime, or requests more memory than there is, gives an error of one line here.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ ENGINE = "onnxruntime-cpu"
 
 @dataclass(frozen=True, kw_only=True)
 class ProfiledRun:
-    """How to run a file for a look at it.
+    """Settings for running a file to inspect it.
 
     Attributes:
         threads: inside an operator.
-        runs: how often, one after the other.
-        optimize: False runs the file's nodes as they are.
+        runs: number of consecutive runs.
+        optimize: False runs the file's nodes unchanged.
     """
 
     threads: int = 1
@@ -54,12 +54,12 @@ def profile_onnx(
     """Run the file and write ONNX Runtime's profile (JSON) and its optimized graph (ONNX).
 
     Args:
-        model: the ``.onnx`` file; its external data beside it.
+        model: the ``.onnx`` file, with its external data in the same folder.
         feeds: an array for each input, by name.
         settings: threads, runs, optimization; session options are otherwise the engine's.
-        profile_to: where the profile goes.
-        optimized_to: where the graph that really ran goes.
-        isolated: run in a process of its own.
+        profile_to: path of the profile.
+        optimized_to: path of the graph that actually ran.
+        isolated: run in a separate process.
 
     Raises:
         InputError: the file is missing, or ONNX Runtime does not load or run it, or crashes.

@@ -1,4 +1,4 @@
-"""What a patch did to a model, image by image, from reports and evaluation records."""
+"""The outcome of a patch on a model, image by image, from reports and evaluation records."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ EVALUATION = "evaluation"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Outcome:
-    """What one patch did to one model, image by image.
+    """The outcome of one patch on one model, image by image.
 
     Attributes:
-        model: what tells models in one file apart; empty in a validation report, which has one.
+        model: distinguishes models in one file; empty in a validation report, which has one.
         patch: its name.
-        patch_sha256: of the patch, or of what it makes of the first images; None where not stated.
+        patch_sha256: of the patch, or of the first pasted images; None where not stated.
         patch_file_sha256: of the patch's whole file; None in records and older reports.
         images: name, split and digest.
         images_sha256: of the file of images and labels; None where not stated.
-        quick: whether no more images were run than the thresholds needed.
+        quick: whether only as many images were run as the thresholds needed.
         bit_width: of the model; 32 is float. None where not stated.
         engine: of the model; empty where not stated.
         checkpoint: SHA-256 of the network's; None where not stated.
@@ -64,7 +64,7 @@ class Outcome:
 
     @property
     def content(self) -> str | None:
-        """What is the same for the same patch, whatever it is called; None where not stated."""
+        """What identifies the same patch under any name; None where not stated."""
         return self.patch_file_sha256 or self.patch_sha256
 
 
@@ -79,16 +79,16 @@ def _not_checked(folder: Path, model: Mapping[str, Any]) -> AttackVerdict:
 def read_outcomes(path: Path, verdict_of: VerdictOf = _not_checked) -> list[Outcome]:
     """Read a ``report.json`` of the validator, an evaluation record, or a folder of records (also a
     run folder, whose ``records`` are then read). Of several results of one model and patch in a
-    run's folder the newest is taken; the file of a record names another.
+    run's folder the newest is taken; give the file of a record to read another one.
 
     Args:
         path: of it.
         verdict_of: the attack checks of evaluation records; a report has its own.
 
     Raises:
-        InputError: another file, a damaged one, a report without outcomes, or a folder of records
-            of several trainings of one network.
-        NothingToEvaluate: no patch is in it.
+        InputError: a file of another kind, a damaged one, a report without outcomes, or a folder of
+            records of several trainings of one network.
+        NothingToEvaluate: it has no patch.
     """
     path = Path(path)
     if path.is_dir():
@@ -115,7 +115,7 @@ def read_outcomes(path: Path, verdict_of: VerdictOf = _not_checked) -> list[Outc
 
 def _require_one_training_each(found: Sequence[Outcome], path: Path) -> None:
     """Refuse a folder with results of several networks of one name: the newest of them is not
-    a result of the others. In a run's own folder it is the run, trained again."""
+    a result of the others. In a run's own folder they are of the same run, trained again."""
     trainings: dict[str, set[str]] = {}
     for one in found:
         if one.checkpoint is not None:

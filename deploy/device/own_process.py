@@ -1,4 +1,4 @@
-"""Running an engine on a file in a process of its own, so that a crash is an error of one line.
+"""Running an engine on a file in a separate process, so that a crash becomes an error of one line.
 
 The parent writes a job into a folder and starts a module of this package on it; the module's
 ``__main__`` calls :func:`answer`. Results are files in that folder.
@@ -32,7 +32,7 @@ def run_in_process(module: str, job: Mapping[str, Any], folder: Path, model: str
         model: name of the file that is run, for errors.
 
     Raises:
-        InputError, EngineUnavailable: what the module raised; it crashed or took too long.
+        InputError, EngineUnavailable: the error of the module; or it crashed or took too long.
     """
     try:
         ended = how_it_ended(module, job, folder, LONGEST_S)
@@ -57,8 +57,8 @@ class Ended(NamedTuple):
 
     Attributes:
         code: its exit code; negative: the signal that ended it.
-        error: what its work raised.
-        said: the end of what it wrote to its standard error, in one line.
+        error: the error that its work raised.
+        said: the end of its standard error, in one line.
     """
 
     code: int
@@ -98,7 +98,8 @@ def how_it_ended(module: str, job: Mapping[str, Any], folder: Path, longest_s: f
 
 
 def answer(folder: Path, work: Callable[[Mapping[str, Any], Path], None]) -> int:
-    """What the child does: its exit code; an error of ``work(job, folder)`` is left in a file."""
+    """Do the child's work and return its exit code; an error of ``work(job, folder)`` is written to
+    a file."""
     limit_memory()
     job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
     try:
@@ -112,8 +113,8 @@ def answer(folder: Path, work: Callable[[Mapping[str, Any], Path], None]) -> int
 
 
 def limit_memory(spare_bytes: int | None = None) -> None:
-    """Let this process ask for no more address space than the machine has memory, or than so many
-    bytes beside what it has: who asks for more is refused at once. A crash leaves no core file."""
+    """Limit the address space of this process to the machine's memory, or to the given number of
+    bytes more than it has: a larger request fails at once. A crash leaves no core file."""
     try:
         import resource
 

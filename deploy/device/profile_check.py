@@ -1,4 +1,4 @@
-"""What one batch really runs in ONNX Runtime, from its own profile, without the onnx package."""
+"""The nodes that one batch runs in ONNX Runtime, from its own profile, without the onnx package."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def read_profile(profile: Path) -> list[Any]:
     """The events of a profile that ONNX Runtime wrote.
 
     Raises:
-        InputError: no such file, or no profile.
+        InputError: there is no such file, or it is not a profile.
     """
     events = read_json(profile)
     if not isinstance(events, list):
@@ -52,10 +52,10 @@ class RanKinds:
     Attributes:
         integer: by kind, those that read integers.
         in_float: by kind, the others.
-        float_nodes: these in words.
-        float_others: operators of no such kind (Pad, Softmax, …) that read floats; a
+        float_nodes: the others, in words.
+        float_others: operators of none of these kinds (Pad, Softmax, …) that read floats; a
             QuantizeLinear does not count.
-        rest_untold: whether the engine says nothing of what is of no such kind.
+        rest_untold: whether the engine does not report operators of none of these kinds.
     """
 
     integer: Mapping[str, int]
@@ -84,7 +84,7 @@ class RanKinds:
 
     @property
     def all_integer(self) -> bool:
-        """Whether a layer ran, and nothing in float, as far as all of it is told."""
+        """Whether a layer ran and nothing ran in float; False where not everything is reported."""
         in_float = self.float_nodes or self.float_others
         return self._layers > 0 and not in_float and not self.rest_untold
 
@@ -94,7 +94,7 @@ class RanKinds:
 
     @property
     def integer_share(self) -> float:
-        """Of the nodes, 0…1; 0 where there are none."""
+        """The share of integer nodes, 0…1; 0 where there are none."""
         return sum(self.integer.values()) / self.nodes if self.nodes else 0.0
 
     def require_integers(self) -> dict[str, int]:
@@ -139,7 +139,7 @@ def ran_kinds(profile: Path) -> RanKinds:
         profile: the JSON that ONNX Runtime wrote; a node that ran more than once counts once.
 
     Raises:
-        InputError: no such profile, or another provider.
+        InputError: there is no such profile, or a node ran on another provider.
     """
     events = read_profile(profile)
     counts: Counter[str] = Counter()
@@ -193,8 +193,8 @@ def integer_check(ran: RanKinds | None, words: str) -> Check:
     """Return the gate that every layer ran in integers.
 
     Args:
-        ran: None where the engine does not tell, which does not pass.
-        words: what ran.
+        ran: None where the engine does not report it, which does not pass.
+        words: description of what ran.
     """
     passed = ran is not None and ran.all_integer
     return Check(
@@ -213,10 +213,10 @@ def integer_check(ran: RanKinds | None, words: str) -> Check:
 
 
 def check_against_certificate(ran: Mapping[str, int], certified: Mapping[str, Any]) -> None:
-    """Compare what ran here with what ran in the lab.
+    """Compare the nodes that ran here with those that ran in the lab.
 
     Raises:
-        InputError: another number of integer nodes of a kind.
+        InputError: the number of integer nodes of a kind differs.
     """
     expected = dict(certified["kinds"])
     # Certificates from before gates and functions were counted do not name them.

@@ -30,7 +30,7 @@ OUTCOMES = {0: "pass", 1: "fail", 2: "error", 3: "undecided", 4: "error"}
 
 
 def empty_report(bundle: str) -> dict[str, Any]:
-    """Return a report in which nothing has happened yet: an error until it is told otherwise."""
+    """Return a report in which nothing has happened yet: an error until its outcome is set."""
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -67,10 +67,10 @@ def empty_report(bundle: str) -> dict[str, Any]:
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """Return a ``report.json`` of the validator; one of version 1 is brought into today's form.
+    """Return a ``report.json`` of the validator; version 1 is converted to the current form.
 
     Raises:
-        InputError: another file, a damaged one, or one of a version that is not known.
+        InputError: a file of another kind, a damaged one, or one of an unknown version.
     """
     raw = read_json(path)
     if not is_report(raw):
@@ -90,12 +90,12 @@ def read_report(path: Path) -> dict[str, Any]:
 
 
 def is_report(raw: object) -> TypeGuard[dict[str, Any]]:
-    """Whether JSON values call themselves a report."""
+    """Whether JSON values are marked as a report."""
     return isinstance(raw, dict) and raw.get("format") == FORMAT
 
 
 def _from_version_1(value: Any) -> Any:
-    """Version 1 had two forms of a share, named after what it is a share of."""
+    """Convert a report of version 1, which had two forms of a share with different field names."""
     if isinstance(value, list):
         return [_from_version_1(item) for item in value]
     if not isinstance(value, dict):
@@ -110,7 +110,7 @@ def _from_version_1(value: Any) -> Any:
 
 @contextmanager
 def step(report: dict[str, Any], name: str) -> Iterator[None]:
-    """Note in the report that a step was done, or that it failed and with what words."""
+    """Record in the report that a step was done, or that it failed and with which message."""
     start = time.perf_counter()
     entry: dict[str, Any] = {"name": name, "ok": False, "seconds": 0.0, "error": None}
     report["steps"].append(entry)
@@ -131,7 +131,7 @@ def conclude(report: dict[str, Any], exit_code: int, reason: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportPlaces:
-    """Where the forms of a report go; ``-`` is standard output, None leaves a form out."""
+    """The paths of the forms of a report; ``-`` is standard output, None leaves a form out."""
 
     json: Path | None
     junit: Path | None
@@ -154,10 +154,10 @@ class ReportPlaces:
 
 
 def void_reports(report: dict[str, Any], places: ReportPlaces) -> None:
-    """Write a report in which nothing has happened, so that no earlier one is taken for this one's.
+    """Write a report in which nothing has happened, so that no earlier one is taken for this run's.
 
     Pipes, devices and standard output are left for the verdict. Where a place is not writable, the
-    others are voided all the same, and what lies there is removed.
+    others are voided nevertheless, and the file there is removed.
 
     Raises:
         InputError: a place is not writable.
@@ -177,11 +177,11 @@ def void_reports(report: dict[str, Any], places: ReportPlaces) -> None:
 def write_report(report: dict[str, Any], places: ReportPlaces) -> None:
     """Write the forms, each atomically: a reader sees the old file or the whole new one.
 
-    Where one cannot be written, the verdict is an error, in all that can be written, and what
-    cannot is removed: none says "pass".
+    Where one cannot be written, the verdict in all others is an error, and the file that cannot be
+    written is removed: no form states "pass".
 
     Raises:
-        InputError: a place is not writable; the report says so too.
+        InputError: a place is not writable; the report states this too.
     """
     try:
         for place, data in places.forms(report):
@@ -199,7 +199,7 @@ def write_report(report: dict[str, Any], places: ReportPlaces) -> None:
 
 
 def _remove(place: Path) -> None:
-    """Remove what a form was written to; a link to it stays."""
+    """Remove the file of a form; a link to it stays."""
     target = Path(os.path.realpath(place))
     with suppress(OSError):
         if not target.is_symlink():

@@ -14,7 +14,7 @@ from ..core.text import in_markdown
 def markdown_text(report: Mapping[str, Any]) -> str:
     """Return the verdict, the gates, the patches and what they were measured on.
 
-    Names come from the bundle: they are escaped, so that none can write into the page.
+    Names come from the bundle: they are escaped, so that none can add markup to the page.
     """
     bundle = report["bundle"]
     lines = [

@@ -48,7 +48,7 @@ def sarif_log(report: Mapping[str, Any]) -> dict[str, Any]:
     if report["exit_code"] != 0 and not told:
         results.append(_result("broken", "fail", report["reason"], report, "verdict"))
     invocation: dict[str, Any] = {
-        # §3.20.14: whether the tool did its work; a gate that failed is work well done.
+        # §3.20.14: whether the tool completed its work; a failed gate is completed work.
         "executionSuccessful": report["exit_code"] in REACHED_A_VERDICT,
         "exitCode": report["exit_code"],
         "exitCodeDescription": one_line(report["reason"]) or report["outcome"],
@@ -110,7 +110,7 @@ def _result(
                 }
             }
         ],
-        # §3.27.17: what makes it the same finding in the next run.
+        # §3.27.17: identifies the same finding in the next run.
         "partialFingerprints": {"gate/v1": re.sub(r"\s+", " ", one_line(about))},
     }
 

@@ -20,7 +20,7 @@ _BADGE_COLOURS = {"pass": "brightgreen", "fail": "red", "undecided": "yellow"}
 def code_quality(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return an issue for each gate that did not pass and each step that failed; none for a pass.
 
-    An undecided gate is an issue of less severity: a model that is not proven is not clean.
+    An undecided gate is an issue of lower severity: a model that is not proven is not clean.
     """
     (run,) = sarif_log(report)["runs"]
     undecided = {check["name"] for check in report["checks"] if check["outcome"] == "undecided"}
@@ -32,7 +32,7 @@ def code_quality(report: Mapping[str, Any]) -> list[dict[str, Any]]:
         severity = "major" if about in undecided else "critical"
         issues.append(_issue(result["ruleId"], about, result["message"]["text"], severity, report))
     if report["exit_code"] and not issues:
-        # Every gate passed, and yet there is no pass: a report that could not be written.
+        # Every gate passed, but the verdict is not a pass: a report could not be written.
         reason = one_line(report["reason"]) or report["outcome"]
         issues.append(_issue("broken", "verdict", reason, "critical", report))
     return issues

@@ -30,17 +30,17 @@ _BATCH = 64
 
 @dataclass(frozen=True, kw_only=True)
 class SearchSettings:
-    """How to search on the device.
+    """Settings of a search on the device.
 
     Attributes:
         queries: per image.
         size_px: side of the patch; None takes that of the first gated patch's box.
-        images: how many at most; the same ones for the same bundle and model.
+        images: largest number of images; the same ones for the same bundle and model.
         answers: the answers of the engine that the search may use.
         location: "random" searches for the place too, "fixed" keeps the image's centre.
         target: class to cause, or None.
         seed: of the search.
-        max_asr: the ASR of what is found must be under it, 0…1; None gates nothing.
+        max_asr: the ASR of the found patches must be below it, 0…1; None gates nothing.
 
     Raises:
         UsageError: a value out of its range.
@@ -69,14 +69,14 @@ class SearchResult:
     """The result of a search on the device.
 
     Attributes:
-        success: over the images that were searched, each of which this engine has right.
+        success: over the searched images, all of which this engine classifies correctly.
         floor: uniform noise of the same size in the places that were found; None where it does
             not count.
-        transferred: name of the brought patch with the highest ASR on the same images, and that
+        transferred: name of the bundle's patch with the highest ASR on the same images, and that
             ASR; None where no patch is for them.
         queries: int64 N.
         patch_set: the patches.
-        settings: with the size that was taken.
+        settings: with the size that was used.
     """
 
     success: AttackSuccess
@@ -114,17 +114,17 @@ def search_on(
     *,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> SearchResult:
-    """Search for a patch per image on images that the engine has right, each other than the rest.
+    """Search for a patch per image, on distinct images that the engine classifies correctly.
 
     Args:
         engine: open.
-        suite: its images; its first gated patch gives the size where none is asked for.
-        measurement: what the engine said of the images without a patch.
-        settings: how.
-        progress: told how many image-queries of all are done.
+        suite: its images; its first gated patch gives the size where the settings have none.
+        measurement: the engine's classes of the images without a patch.
+        settings: of the search.
+        progress: called with the number of finished image-queries.
 
     Raises:
-        NothingToEvaluate: the engine has no image right that counts.
+        NothingToEvaluate: the engine classifies no image that counts correctly.
         InputError: a patch larger than the images, a target that is not a class.
     """
     size = settings.size_px or _size_of_first_gated(suite)
@@ -171,7 +171,7 @@ def search_on(
             attack="sparse-rs", seed=settings.seed, more={"queries": settings.queries}
         ),
     )
-    # What counts is what the engine says of the bytes, not what the search noted on its way.
+    # The result is the engine's prediction on the final bytes, not what the search recorded.
     clean = measurement.clean[rows]
     patched = engine.predict(patch_set.paste_on(images))
     noisy = engine.predict(random_floor(patch_set, rng).paste_on(images))
@@ -221,7 +221,8 @@ def _best_brought(
 
 
 def transfer_failed(result: SearchResult) -> bool:
-    """Whether the search succeeds clearly more often than any bundled patch: intervals apart."""
+    """Whether the search succeeds clearly more often than any bundled patch: intervals that do not
+    overlap."""
     if result.transferred is None:
         return False
     return result.success.share["low"] > result.transferred[1]["high"]

@@ -1,4 +1,4 @@
-"""A gate that is looked at again and again, and stops when it has decided."""
+"""A gate that is checked repeatedly, and stops when it has decided."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _ENOUGH = -math.log(1 - CONFIDENCE)
 class SequentialGate:
     """One share against one threshold, by the sequence of :mod:`gate`.
 
-    The first decision stays: the bounds hold at all looks together, so what one look has excluded
-    is excluded.
+    The first decision is final: the bounds hold at all looks together, so a value that one look
+    excludes stays excluded.
 
     Args:
         name: for the report.
         threshold: 0…1.
-        at_most: whether the share may be at most the threshold, or must be at least that.
-        may_fail: False where the share only bounds what the threshold is about: a share on the
-            wrong side of it then says nothing, and the gate stays undecided.
+        at_most: whether the share must be at most the threshold, or at least the threshold.
+        may_fail: False where the share is only a bound of the gated figure: a share on the wrong
+            side of the threshold then proves nothing, and the gate stays undecided.
 
     Raises:
         InputError: a threshold outside 0…1.

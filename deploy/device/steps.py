@@ -1,4 +1,4 @@
-"""The steps of a validation on an open engine: each asks it, and tells report and console.
+"""The steps of a validation on an open engine: each runs it, and writes to report and console.
 
 A step that fails raises, and the report names it (:func:`deploy.device.report.step`).
 """
@@ -58,19 +58,19 @@ PROFILED_IMAGES = 8
 
 @dataclass(frozen=True, kw_only=True)
 class UnderTest:
-    """What a validation works on, and where it reports.
+    """The subject of a validation, with its report and console.
 
     Attributes:
         bundle: whose hashes were checked.
-        model: what its manifest says of the model that runs here.
+        model: the manifest's facts of the model that runs here.
         file: that model, unpacked.
         contents: of that file.
         engine: open on it.
-        runs_in: the engine's name, as the command has it.
+        runs_in: the engine's name, as in the command.
         threads: of the engine.
         suite: images, labels and patches.
-        report: written into.
-        console: told in words.
+        report: gets the results.
+        console: gets the messages.
     """
 
     bundle: Bundle
@@ -85,12 +85,12 @@ class UnderTest:
     console: Console
 
     def drawn(self) -> np.random.Generator:
-        """What the maker of a bundle cannot choose: it follows from the bundle's hash."""
+        """A generator that the bundle's maker cannot choose: it follows from the bundle's hash."""
         return np.random.default_rng(list(bytes.fromhex(self.bundle.manifest_sha256)))
 
 
 def describe_engine(engine: Engine, runs_in: str, report: dict[str, Any], console: Console) -> None:
-    """Say which engine runs, and on what machine."""
+    """Report which engine runs, and on which machine."""
     host = host_facts()
     named = runs_in.startswith(ONNXRUNTIME)
     version = onnxruntime_version() if named else getattr(engine, "version", None)
@@ -141,7 +141,7 @@ def check_golden(under: UnderTest) -> None:
 
 
 def check_independence_of_the_suite(under: UnderTest) -> None:
-    """Require that no image of the suite acts on another's logits."""
+    """Require that no image of the suite affects another's logits."""
     with step(under.report, "independence of the batch"):
         count = under.bundle.manifest.golden["n"]
         check_suite_independence(
@@ -150,8 +150,8 @@ def check_independence_of_the_suite(under: UnderTest) -> None:
 
 
 def check_certificate(under: UnderTest, *, gated: bool) -> Check | None:
-    """Compare what runs with the lab's certificate; returns the gate that asks for integers, if
-    ``gated``."""
+    """Compare the nodes that run with the lab's certificate; returns the gate that requires
+    integers, if ``gated``."""
     model, engine = under.model, under.engine
     profiled = under.runs_in == ONNXRUNTIME
     if not profiled and not isinstance(engine, Certified):
@@ -191,7 +191,8 @@ def check_certificate(under: UnderTest, *, gated: bool) -> Check | None:
 def measure_here(
     under: UnderTest, thresholds: Mapping[str, Threshold], *, quick: bool, batch_size: int
 ) -> Measurement:
-    """Clean accuracy and the success of each patch; ``quick``: as soon as the gates are decided."""
+    """Measure clean accuracy and the success of each patch; ``quick`` stops when the gates are
+    decided."""
     bundle, suite, report = under.bundle, under.suite, under.report
     total = len(suite.images)
     with step(report, "clean accuracy and attack success"):
@@ -237,7 +238,7 @@ def search_here(
     under: UnderTest, measured: Measurement, settings: SearchSettings, *, out: Path | None
 ) -> SearchResult | None:
     """Search for patches against this engine; those found are written to ``out``. None where no
-    image counts: what that means is for the gates to say."""
+    image counts; the gates decide what that means."""
     with step(under.report, "search"):
         try:
             found = search_on(
@@ -272,8 +273,8 @@ def search_here(
 
 
 def certify_here(under: UnderTest, settings: CertifySettings) -> Certification:
-    """Masked inference, the images on which no patch of the size can win against it, and what the
-    bundle's patches win."""
+    """Run masked inference, certify the images on which no patch of the size can win against it,
+    and try the bundle's patches."""
     with step(under.report, "certification"):
         certified = certify_on(
             under.engine,
@@ -305,7 +306,7 @@ def certify_here(under: UnderTest, settings: CertifySettings) -> Certification:
 
 
 def time_here(under: UnderTest, *, repeats: int) -> None:
-    """Latency of one image, and the memory that it all took."""
+    """Measure the latency of one image, and the memory of the whole validation."""
     with step(under.report, "latency"):
         times = measure_latency(
             under.engine,

@@ -24,13 +24,13 @@ Classes = NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SuitePatch:
-    """One patch set and which of the suite's images it goes on.
+    """One patch set and the suite's images that it is pasted on.
 
     Attributes:
         facts: the manifest's.
         patch_set: as read.
         rows: int64 M, rows of the suite's images, in the order of the patch set.
-        lab: int64 M, classes that the lab's network gave with the patch.
+        lab: int64 M, classes of the lab's network with the patch.
     """
 
     facts: PatchFacts
@@ -57,13 +57,13 @@ class SuitePatch:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Suite:
-    """What a model is measured on.
+    """The data that a model is measured on.
 
     Attributes:
         images: uint8 N×3×H×W.
         indices: int64 N, which images of their split they are, ascending.
         labels: int64 N.
-        lab_clean: int64 N, classes that the lab's network gave without a patch.
+        lab_clean: int64 N, classes of the lab's network without a patch.
         patches: in the manifest's order.
         classes: their names.
         manifest_sha256: of the bundle.

@@ -1,4 +1,4 @@
-"""The thresholds that hold, and where each comes from."""
+"""The effective thresholds, and the source of each."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ CLEAN_MARGIN = 0.05
 
 
 def default_min_clean(lab: NDArray[np.int64], labels: NDArray[np.int64]) -> float:
-    """Return the least clean accuracy, 0…1, where nobody names one: what the lab had, or nearly.
+    """Return the default least clean accuracy, 0…1: nearly the accuracy of the lab.
 
-    It is the lower end of Wilson's 95% interval of the lab's accuracy on the bundle's images, less
+    It is the lower end of Wilson's 95% interval of the lab's accuracy on the bundle's images, minus
     5 points, so that a device that computes the same passes with as few as twenty images.
 
     Args:
@@ -37,7 +37,8 @@ def default_min_clean(lab: NDArray[np.int64], labels: NDArray[np.int64]) -> floa
 
 @dataclass(frozen=True, kw_only=True)
 class Threshold:
-    """A share, 0…1, or None where nothing is asked for; and "manifest", "command line" or "lab"."""
+    """A share, 0…1, or None where nothing is required; and its source: "manifest", "command line"
+    or "lab"."""
 
     value: float | None
     origin: str
@@ -50,7 +51,7 @@ class Threshold:
 def effective_thresholds(
     manifest: Mapping[str, float | None], command_line: Mapping[str, float | None]
 ) -> dict[str, Threshold]:
-    """Return each threshold by name; the command line's wins where it gives one.
+    """Return each threshold by name; one from the command line takes precedence.
 
     Raises:
         UsageError: a value from the command line outside 0…1.

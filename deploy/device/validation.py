@@ -45,17 +45,17 @@ EngineOpener = Callable[..., Engine]
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationSettings:
-    """How to validate.
+    """Settings of a validation.
 
     Attributes:
         threads: of the engine.
         quick: stop as soon as the thresholds are decided.
         thresholds: those of the command line, by name; None or missing leaves the manifest's.
-        public_key: PEM of the key that must have signed the bundle; None asks for none.
+        public_key: PEM of the key that must have signed the bundle; None requires no signature.
         manifest_sha256: that the bundle's manifest must have; None takes any.
         engine: engine to run; it determines which of the bundle's models is run.
         engine_file: built from that model before, for an engine that has such files; None: none.
-        batch_size: images a call.
+        batch_size: images per call.
         latency_repeats: timed calls of one image.
         search: how to search for patches against this engine; None does not.
         search_out: NAME.npz for the patches found; None writes none.
@@ -89,9 +89,9 @@ def validate(
 
     Args:
         path: the bundle.
-        settings: how.
-        console: told what is going on.
-        engines: by name; ONNX Runtime's CPU alone where None.
+        settings: of the validation.
+        console: gets the messages.
+        engines: by name; only ONNX Runtime's CPU where None.
 
     Errors do not leave this function: they are in the report.
     """
@@ -164,7 +164,7 @@ def _validate(
 def _run(
     under: UnderTest, thresholds: Mapping[str, Threshold], settings: ValidationSettings
 ) -> None:
-    """All that is asked of the engine, and the verdict."""
+    """Run all steps on the engine, and conclude with the verdict."""
     check_golden(under)
     check_independence_of_the_suite(under)
     integer = check_certificate(under, gated=settings.require_integer)
@@ -200,7 +200,7 @@ def _require_sizes(settings: ValidationSettings, suite: Suite) -> None:
     """Refuse patches and targets that these images and classes cannot have, before any work.
 
     Raises:
-        UsageError: naming the option.
+        UsageError: one does not fit; the message names the option.
     """
     height, width = suite.images.shape[2:]
     sizes = {
@@ -220,10 +220,10 @@ def _require_sizes(settings: ValidationSettings, suite: Suite) -> None:
 
 
 def _suite_for(engine: Engine, bundle: Bundle) -> Suite:
-    """The bundle's images and patches, which are such as the engine takes.
+    """The bundle's images and patches, checked to fit the engine.
 
     Raises:
-        InputError: another preprocessing here, or images or classes that the model does not have.
+        InputError: the preprocessing differs here, or images or classes do not fit the model.
     """
     check_preprocessing(bundle)
     if engine.input_shape != bundle.manifest.input_shape:
@@ -246,7 +246,7 @@ def _told(
     report: dict[str, Any],
     console: Console,
 ) -> dict[str, Threshold]:
-    """The thresholds with the lab's least clean accuracy where none was given, as they are told."""
+    """Return and report the thresholds, with the lab's least clean accuracy as the default."""
     found = dict(thresholds)
     if found["min_clean"].value is None:
         least = default_min_clean(suite.lab_clean, suite.labels)

@@ -23,7 +23,7 @@ MIN_CERTIFIED = "min_certified"
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What the gates say, in their order, the command's exit code, and why."""
+    """The checks of the gates, in their order, the command's exit code, and the reason."""
 
     checks: Sequence[Check]
     exit_code: int
@@ -44,17 +44,17 @@ def verdict_on(
     min_certified: float | None,
     integer: Check | None,
 ) -> Verdict:
-    """Ask every gate.
+    """Evaluate every gate.
 
     Args:
         measured: clean accuracy and attack success on ``suite``, gated by ``thresholds``.
         patches: their figures, as the report has them.
         attack_checks: the lab's, of its attacks on this model.
-        in_float: layers of a third-party file that ran in float, by kind; None: not such a file.
-        searched: patches found here, gated by ``max_asr_of_search``; None with such a gate: no
-            image counts.
+        in_float: layers of a third-party file that ran in float, by kind; None for other files.
+        searched: patches found here, gated by ``max_asr_of_search``; None with such a gate means
+            that no image counts.
         certified: gated by ``min_certified``.
-        integer: the gate that asks for integers, where one does.
+        integer: the gate that requires integers, where there is one.
 
     Raises:
         NothingToEvaluate: nothing is gated, or no image was run.
