@@ -6,9 +6,9 @@ is ever halfway between two codes, nor in the signed Q/DQ dialect, which doubles
 scales work too; the reference then depends on the exact order of float32 operations, which is known
 for ONNX Runtime (export.reference).
 
-The integer pool reads its input with the channels last, as ONNX Runtime's convolutions leave it:
-the transposition in front is cancelled by the engine's own.  One behind it, of a single position,
-puts the channels back, where anything but a Flatten reads the result.
+The integer pool reads its input with the channels last, as ONNX Runtime's convolutions output it:
+the transposition before it is cancelled by the engine's own.  A transposition after it, of a single
+position, restores the channel order where anything but a Flatten reads the result.
 """
 
 from __future__ import annotations

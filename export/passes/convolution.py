@@ -17,10 +17,10 @@ a uint8 Clip, and ReLU is the saturation at z_y = 0.  ReLU6, or any Clip to a �
 quantizer, only narrows the codes to round(a / s_y) … round(b / s_y): rounding is monotone, so the
 clamp may as well come after it.
 
-Which of the engine's kernels takes it is the matter of :mod:`export.passes.kernels`.
+:mod:`export.passes.kernels` decides which of the engine's kernels runs it.
 
-In a Q/DQ graph the weights are int8 codes behind one DequantizeLinear per output channel, of scales
-s', and the bias is float32; a constant channel has its code's value there.
+In a Q/DQ graph the weights are int8 codes followed by one DequantizeLinear per output channel, with
+scales s', and the bias is float32; a constant channel has its code's value there.
 """
 
 from __future__ import annotations
@@ -65,13 +65,13 @@ class Convolution:
 
     Attributes:
         x: the codes that the convolution reads.
-        shape: theirs, N×C×H×W, where the file has it.
+        shape: of these codes, N×C×H×W, where the file has it.
         weights: integer codes O×C×kh×kw, int64, as they were trained.
         scale: of the weights, float32 (O,).
         weight_bits: of the weights' quantizer.
         affine: BatchNorm and bias together.
         quantizer: of the output; None where it is not known yet.
-        clamp: what a Relu or Clip before it does.
+        clamp: the effect of a Relu or Clip before the quantizer.
         attributes: of the Conv node, :data:`KEPT_ATTRIBUTES`.
     """
 
@@ -93,7 +93,7 @@ class Convolution:
 
     @property
     def flipped(self) -> str:
-        """Half a sentence on the channels whose weights change their sign; may be empty."""
+        """Half a sentence on the channels whose weights change sign; may be empty."""
         count = int((self.affine.gain < 0).sum())
         return f", {count} channels with a negative gain flipped" if count else ""
 
@@ -105,7 +105,7 @@ def convolution(node: onnx.NodeProto, context: Context) -> Convolution:
 
 
 def convolution_before(name: str, context: Context) -> Convolution:
-    """Take apart the convolution before the tensor ``name``; its quantizer is missing still."""
+    """Take apart the convolution before the tensor ``name``; its quantizer is not known yet."""
     source = context.source
     conv, _, affine, clamp = affine_before(name, context, ("Conv",))
     if conv is None or conv.op_type != "Conv":
@@ -152,7 +152,7 @@ def channel_map(node: onnx.NodeProto, context: Context) -> Convolution:
 
 def channel_map_before(tensor: str, context: Context) -> Convolution:
     """Take apart the channel map before a tensor, a convolution of each channel with the constant
-    1; its quantizer is missing still."""
+    1; its quantizer is not known yet."""
     source = context.source
     _, name, affine, clamp = affine_before(tensor, context, ("Conv", "Gemm", "MatMul"))
     if name not in context.codes:
@@ -183,7 +183,7 @@ class FoldedConvolution:
         scale: s', one per output channel, float32.
         bias: in values, float64; of a constant channel the value of its code.
         grid: the accumulator's step in each channel, float64.
-        factor: by which the weights are larger than they were trained (:func:`finer`).
+        factor: by which the weights are larger than the trained ones (:func:`finer`).
     """
 
     weights: NDArray[np.int64]
@@ -209,12 +209,13 @@ def finer(
     bias: NDArray[np.float64], grid: NDArray[np.float64], weights: NDArray[np.int64], error: float
 ) -> int:
     """The least factor of the weights at which every bias is within ``error`` of a multiple of the
-    accumulator's step ``grid`` / factor (0: of no matter); the largest possible one where none is.
+    accumulator's step ``grid`` / factor (0: any bias will do); where there is none, the largest
+    possible factor.
 
-    A bias that was trained in float lies between two steps, and at few bits a step is a good part
+    A bias that was trained in float lies between two steps, and at few bits a step is a large part
     of an output code.  Weights that are k times as large, with a scale k times as small, give the
-    same sums in steps k times as small.  So that low-bit weights stay small in the file, the
-    factors tried are those that keep them in INT4, and in INT8.
+    same sums in steps k times as small.  The factors tried are those that keep the weights in INT4,
+    and in INT8, so that low-bit weights stay small in the file.
     """
     steps = np.where(grid > 0.0, grid, 1.0)
     largest = int(np.abs(weights).max(initial=1))
@@ -298,7 +299,8 @@ def write_convolution(found: Convolution, layer: str, context: Context) -> Writt
 
 
 def written_convolution(found: Convolution, scale: np.float32, layer: str, context: Context) -> str:
-    """Append the convolution of values alone; its output. ``scale`` is that of the codes after."""
+    """Append the convolution of values only; returns its output. ``scale`` is that of the codes
+    after it."""
     return _values(found, scale, layer, context)[0]
 
 

@@ -27,7 +27,7 @@ def gate(node: onnx.NodeProto, context: Context) -> TwoOperands:
 
 
 def gate_without_ties(node: onnx.NodeProto, context: Context) -> TwoOperands:
-    """The same, if no product of codes lies near a half."""
+    """Take apart the product as :func:`gate`, if no product of codes lies near a half."""
     found = gate(node, context)
     first, second = found.operands
     steps = float(first.scale) * float(second.scale) / float(found.quantizer.step)

@@ -1,7 +1,7 @@
-"""What a target promises of a finished file, checked on the file's own graph.
+"""The promises of a target for a finished file, checked on the file's own graph.
 
-A rule's contract speaks of one layer (:mod:`export.passes.rule`); a guarantee speaks of the whole
-graph that the rules left behind, whoever made it.
+A rule's contract covers one layer (:mod:`export.passes.rule`); a guarantee covers the whole graph
+that the rules produced, whatever wrote it.
 """
 
 from __future__ import annotations
@@ -95,8 +95,8 @@ class SymmetricInt8(Guarantee):
 class QuantizedOperands(Guarantee):
     """Every convolution, product, sum and pool reads dequantized codes, weights included.
 
-    What a compiler needs to run them on codes; a residual add with one float summand would be a
-    float add. Clamps precede a QuantizeLinear, never on codes.
+    A compiler needs this to run them on codes; a residual add with one float summand would be a
+    float add. Clamps come before a QuantizeLinear, never on codes.
     """
 
     name = "quantized operands"
@@ -129,10 +129,10 @@ class QuantizedOperands(Guarantee):
 def require_guarantees(
     guarantees: Sequence[Guarantee], model: onnx.ModelProto, what: str
 ) -> tuple[str, ...]:
-    """Check all of them; their names.
+    """Check all guarantees; returns their names.
 
     Raises:
-        ContractError: the first that is broken, and by which node. ``what`` names the file.
+        ContractError: names the first broken guarantee and its node. ``what`` names the file.
     """
     graph = Graph(model)
     for guarantee in guarantees:

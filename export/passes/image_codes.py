@@ -1,8 +1,8 @@
 """The image's bytes are the first layer's codes, or give them by a table.
 
-Whatever is between the image and its first quantizer works on each number by itself, so its
-codes are a function of the byte, channel by channel: 256 numbers each, computed in float32 in the
-file's own order (:mod:`export.canonical.image`).
+The operators between the image and its first quantizer work on each number separately, so the codes
+are a function of the byte, channel by channel: 256 numbers each, computed in float32 in the file's
+own order (:mod:`export.canonical.image`).
 
 Where the codes are the bytes less a whole number z in 0 … 255, as of Quant((u8 - 128) / 64; scale
 2^-6, signed 8 bits), the bytes themselves are codes of zero point z, and the all-integer graph has
@@ -53,7 +53,7 @@ class ImageCodes:
 
     Attributes:
         image: name of the images.
-        codes: the bytes, where they are the codes; else what the table gives, not named yet.
+        codes: the bytes, where they are the codes; else the result of the table, not named yet.
         table: uint8 C×256, of each channel; None where the bytes are the codes.
     """
 
@@ -63,7 +63,7 @@ class ImageCodes:
 
 
 def image_codes(node: onnx.NodeProto, context: Context) -> ImageCodes:
-    """Take apart what is between the image and the quantizer ``node``."""
+    """Take apart the operators between the image and the quantizer ``node``."""
     source = context.source
     channels = source.shapes[source.image][1]
     values = source.form.bytes(channels)

@@ -6,19 +6,19 @@ itself saturates at 255 = z + (2^b - 1), and they cannot fall below z because th
 negative.  The next convolution reads that zero point, and pads with it.  Signed codes, and a clip
 without a change of scale, take a uint8 Clip.
 
-A single-input QLinearConcat does the same by table lookup at a multiple of the price
-(results/benchmarks/requantization.json), a DequantizeLinear → QuantizeLinear pair through float32
-memory.
+A single-input QLinearConcat does the same by table lookup at a multiple of the time
+(results/benchmarks/requantization.json); a DequantizeLinear → QuantizeLinear pair does it through
+float32 memory.
 
 Engines evaluate that formula in different orders in float32, with or without fused multiply-add.
 They can only disagree where x * s_x / s_y lies within rounding error of a half; so all 256 codes
-are looked at here, and scales that bring one nearer than :data:`MARGIN` to a half are refused.
+are checked here, and scales that bring one nearer than :data:`MARGIN` to a half are refused.
 This project's networks have s_y = odd * s_x, which keeps every code 1 / (2 odd) away from it, and
 which makes the Q/DQ form unambiguous as well.
 
 **Q/DQ**: the quantizer on the dequantized codes.  Unsigned codes are not negative, so a Relu in
 front changes none of them.  The standard dialect writes one: OpenVINO fuses a quantizer into an
-operator before it and runs both on bytes; a clamp and a quantizer by themselves it runs in float,
+operator before it and runs both on bytes, while it runs a clamp and a quantizer alone in float,
 with a change of layout before and after.
 """
 

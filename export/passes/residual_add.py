@@ -29,7 +29,7 @@ def residual_add(node: onnx.NodeProto, context: Context) -> TwoOperands:
 
 
 def residual_add_at_one_scale(node: onnx.NodeProto, context: Context) -> TwoOperands:
-    """The same, and nothing in it rounds."""
+    """Take apart the sum as :func:`residual_add`, if nothing in it rounds."""
     found = residual_add(node, context)
     first, second = found.operands
     scale = found.quantizer.step

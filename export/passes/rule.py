@@ -1,4 +1,4 @@
-"""What a lowering rule is, and what rules share: codes, the context, errors."""
+"""The definition of a lowering rule, and the common parts of rules: codes, the context, errors."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class LoweringError(QadtrError):
 
 
 class ContractError(LoweringError):
-    """A pass did not keep what it promises: a fault of the pass, not of the network."""
+    """A pass broke its promise: a fault of the pass, not of the network."""
 
 
 class Refusal(Exception):
     """A rule does not match; the text is the reason, as half a sentence.
 
-    ``other``: the layer is not of the rule's kind at all, which is worth saying only where it is of
-    no rule's.
+    ``other``: the layer is not of the rule's kind at all; this is reported only where the layer is
+    of no rule's kind.
     """
 
     def __init__(self, text: str, *, other: bool = False) -> None:
@@ -51,7 +51,7 @@ class Refusal(Exception):
 class Codes:
     """A tensor of codes: value = scale * (code - zero_point), code in ``low`` … ``high``.
 
-    ``name`` is the tensor that stands for them in the graph being built: the codes themselves
+    ``name`` is the tensor that represents them in the graph being built: the codes themselves
     (uint8) in the all-integer graph, their values (float32) in a Q/DQ graph.
     """
 
@@ -63,19 +63,19 @@ class Codes:
 
     @property
     def fill_a_byte(self) -> bool:
-        """Whether uint8 itself saturates where the codes end."""
+        """Whether uint8 itself saturates at the ends of the codes."""
         return self.low <= 0 and self.high >= BYTE_HIGH
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dialect:
-    """How a Q/DQ target wants its quantizers (:mod:`export.passes.quantizers`).
+    """The form of the quantizers of a Q/DQ target (:mod:`export.passes.quantizers`).
 
     Attributes:
         signed_only: every tensor of codes is int8, unsigned ones too.
         bias_on_grid: biases are multiples of the accumulator's step, as in the all-integer graph;
-            otherwise they stay the values they are (int8 codes of a doubled step have a coarser
-            grid than the network was trained with, and float biases need none).
+            otherwise they keep their values (int8 codes of a doubled step have a coarser grid than
+            the network was trained with, and float biases need no grid).
         relu_before_requantizing: a Relu that changes nothing is written before a change of step of
             unsigned codes (:mod:`export.passes.requantize`).
     """
@@ -93,8 +93,8 @@ SIGNED = Dialect(signed_only=True, bias_on_grid=False, relu_before_requantizing=
 class Context:
     """The QONNX graph being read, the graph being built, and the codes known so far.
 
-    ``codes`` maps a QONNX tensor to the codes that stand for it; ``storage`` is "low-bit" (INT2 and
-    INT4 initializers behind a Cast) or "int8"; ``tune`` is what the kernels are chosen for
+    ``codes`` maps a QONNX tensor to the codes that represent it; ``storage`` is "low-bit" (INT2 and
+    INT4 initializers followed by a Cast) or "int8"; ``tune`` is what the kernels are chosen for
     (:mod:`export.passes.kernels`); ``dialect`` is that of the quantizers in a Q/DQ graph;
     ``code_range`` are the least and largest code of the target's type; ``litert`` is the file that
     the target "litert" builds instead of the graph.
@@ -110,7 +110,7 @@ class Context:
     codes: dict[str, Codes] = field(default_factory=dict)
 
     def codes_of(self, tensor: str, what: str) -> Codes:
-        """The codes of a QONNX tensor; refuses where it has none. ``what`` names it."""
+        """The codes of a QONNX tensor; raises Refusal where it has none. ``what`` names it."""
         if tensor not in self.codes:
             maker = named(self.source.producer(tensor))
             raise Refusal(f"{what} {tensor!r}, of {maker}, has {NO_CODES}")
@@ -118,7 +118,7 @@ class Context:
 
 
 class Place(Enum):
-    """The nodes of a QONNX graph at which rules are asked."""
+    """The nodes of a QONNX graph at which rules are tried."""
 
     QUANTIZER = "an activation quantizer"
     CODES = "a node that moves or chooses codes"
@@ -135,16 +135,16 @@ log (empty: nothing)."""
 class Rule(Generic[Found]):
     """One pass over the layers of one kind: a way to give a QONNX tensor its codes.
 
-    The driver asks the rules of a target in their order at every node of their ``place``. What
-    :func:`match` found is written at once, and the codes that this gave are checked
+    The driver tries the rules of a target in their order at every node of their ``place``. The
+    result of :func:`match` is written at once, and the resulting codes are checked
     (:func:`require_codes`).
 
     Attributes:
         name: for logs and errors.
-        match: takes the layer at a node (whose output wants codes, or is the logits) apart, and
+        match: takes the layer at a node (whose output needs codes, or is the logits) apart, and
             changes nothing; raises :class:`Refusal` where the rule is not for this node.
-        write: adds the target's nodes for what was found, under the layer's name.
-        place: where the rule is asked.
+        write: adds the target's nodes for the match, under the layer's name.
+        place: where the rule is tried.
     """
 
     name: str
@@ -154,10 +154,10 @@ class Rule(Generic[Found]):
 
 
 def require_codes(rule: str, layer: str, codes: Codes | None, code_range: tuple[int, int]) -> Codes:
-    """Check what every rule promises: the layer has codes that the target's types can hold.
+    """Check the promise of every rule: the layer has codes that the target's types can hold.
 
     Raises:
-        ContractError: it has none, or others.
+        ContractError: it has no codes, or codes that the types cannot hold.
     """
     if codes is None:
         raise ContractError(f"{layer}: the rule {rule!r} matched but gave no codes")
@@ -174,16 +174,16 @@ def require_codes(rule: str, layer: str, codes: Codes | None, code_range: tuple[
 
 @dataclass(frozen=True, kw_only=True)
 class Clamp:
-    """What a Relu or Clip before a quantizer does: values stay in ``low`` … ``high``."""
+    """The effect of a Relu or Clip before a quantizer: values stay in ``low`` … ``high``."""
 
     low: float = -math.inf
     high: float = math.inf
 
     def codes(self, low: int, high: int, step: np.float32) -> tuple[int, int]:
-        """The codes that are left of ``low`` … ``high``.
+        """The codes of ``low`` … ``high`` that remain after the clamp.
 
         Rounding and division by a positive step are monotone, so clamping values to a … b before
-        the quantizer is clamping codes to round(a / s) … round(b / s) behind it, in float32 too.
+        the quantizer equals clamping codes to round(a / s) … round(b / s) after it, in float32 too.
         """
         ends = np.array([self.low, self.high], np.float32)
         lowest, highest = np.clip(np.rint(ends / step), low, high)
@@ -191,7 +191,7 @@ class Clamp:
 
 
 def clamp_of(node: onnx.NodeProto, source: QonnxGraph) -> Clamp:
-    """What a Relu or Clip does."""
+    """The effect of a Relu or Clip."""
     if node.op_type == "Relu":
         return Clamp(low=0.0)
     attributes = attributes_of(node)
@@ -209,7 +209,8 @@ def clamp_of(node: onnx.NodeProto, source: QonnxGraph) -> Clamp:
 
 
 def clamp_before(name: str, source: QonnxGraph) -> tuple[onnx.NodeProto | None, Clamp]:
-    """The node that gives ``name`` and no clamp; or that before a Relu or Clip, and its clamp."""
+    """The node that outputs ``name``, without a clamp; or the node before a Relu or Clip, and its
+    clamp."""
     node = source.producer(name)
     if node is None or node.op_type not in ("Relu", "Clip"):
         return node, Clamp()
@@ -217,7 +218,7 @@ def clamp_before(name: str, source: QonnxGraph) -> tuple[onnx.NodeProto | None, 
 
 
 def named(node: onnx.NodeProto | None) -> str:
-    """What a refusal calls the node that it found."""
+    """The name of a node in a refusal."""
     return "the image" if node is None else node_label(node)
 
 
@@ -236,10 +237,10 @@ def activation_quantizer(node: onnx.NodeProto, context: Context) -> Quantizer:
 
 
 def byte_codes(quantizer: Quantizer, clamp: Clamp, layer: str) -> Codes:
-    """The uint8 codes of an activation quantizer behind a clamp.
+    """The uint8 codes of an activation quantizer after a clamp.
 
-    They are named after the layer, or ``layer.wide`` where :func:`clipped` has to follow. The byte
-    of 0 is 128 for signed codes and 0 for unsigned ones; where a zero point shifts their range, it
+    They are named after the layer, or ``layer.wide`` where :func:`clipped` has to follow. The zero
+    point is 128 for signed codes and 0 for unsigned ones; where a zero point shifts their range, it
     is the one that makes the least code 0.
     """
     least, most = quantizer.code_range()
@@ -283,7 +284,7 @@ def byte(builder: GraphBuilder, value: int) -> str:
 def quantized_weights(
     name: str, context: Context, *, transposed: bool = False, what: str
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], int]:
-    """Integer codes, outputs first, their scales, one per output, and bits of quantized weights.
+    """Integer codes of quantized weights, outputs first, their scales, one per output, and bits.
 
     ``transposed``: the file has the outputs last; ``what`` names what a scale may belong to.
     """

@@ -2,7 +2,7 @@
 
 With v = grid (acc + b / grid), acc whole: v >= 0 where acc + floor(b / grid) >= 0.  So the bias is
 that floor, the multiplier is exactly 1, and the accumulator, saturated to a byte of zero point 128,
-keeps its sign.  A table makes 129 and 127 of it, the codes of 1 and -1.
+keeps its sign.  A table maps it to 129 and 127, the codes of 1 and -1.
 """
 
 from __future__ import annotations

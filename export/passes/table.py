@@ -1,9 +1,9 @@
-"""A function of codes as a table: for each code that may come, the code that the function has.
+"""A function of codes as a table: for each possible input code, the code of the function.
 
 y = f(s_x (k - z_x)) for every k in 0 … 255 is 256 numbers, rounded to codes of s_y once, in
-float64, by the same functions that the fake-quantized network takes (training.quantize.pointwise).
-The engine looks them up: Gather on uint8 by the input's code, which a Cast turns into the index
-that Gather wants.  Nothing is rounded in the engine, so every engine gives the same code.
+float64, by the same functions that the fake-quantized network uses (training.quantize.pointwise).
+The engine looks them up: Gather on uint8 by the input's code, which a Cast converts to the index
+type of Gather.  Nothing is rounded in the engine, so every engine gives the same code.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ def table(node: onnx.NodeProto, context: Context) -> Table:
 
 
 def function(node: onnx.NodeProto, context: Context) -> Table:
-    """The same, where there is a function at all: codes that a Q/DQ file only requantizes are the
-    matter of another rule."""
+    """Take apart as :func:`table`, where there is a function at all: another rule handles codes
+    that a Q/DQ file only requantizes."""
     found = table(node, context)
     if found.expression == X:
         raise Refusal("there is no function, the codes are requantized", other=True)
@@ -94,8 +94,8 @@ def function(node: onnx.NodeProto, context: Context) -> Table:
 
 
 def function_before(tensor: str, context: Context) -> tuple[Expression, tuple[str, ...]]:
-    """The function that gives a tensor, and the tensors of codes that it is of: the first is
-    :data:`X`, the second :data:`Y`."""
+    """The function that gives a tensor, and the tensors of codes that are its arguments: the first
+    is :data:`X`, the second :data:`Y`."""
     found: dict[str, Expression] = {}
     operations: dict[str, int] = {}
     roots: list[str] = []
@@ -122,7 +122,7 @@ def function_before(tensor: str, context: Context) -> tuple[Expression, tuple[st
             raise Refusal("the function has more than 64 nested operators")
         try:
             found[name] = _expression(maker, lambda part: expression_of(part, depth + 1))
-            # What is read twice is computed twice: x + x, forty times over, is 2⁴⁰ operations.
+            # A tensor read twice is computed twice: x + x, nested forty times, is 2⁴⁰ operations.
             operations[name] = 1 + sum(operations.get(part, 0) for part in maker.input)
             if operations[name] > _MOST_OPERATIONS:
                 raise Refusal(f"the function has more than {_MOST_OPERATIONS:,} operations")

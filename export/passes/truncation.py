@@ -1,9 +1,10 @@
-"""``Trunc``: the mean of a window as its sum without the last bits, as FINN's hardware has it.
+"""``Trunc``: the mean of a window as its sum without the last bits, as in FINN's hardware.
 
 The sum of a window of codes is a whole number I; Trunc gives floor(I / N) with N a power of two.
-As a convolution of each channel with ones that is one rounding: floor(I / N) = rint((2 I - (N - 1))
-/ 2 N), whose numerator is odd, so there is no tie.  The mode ROUND is rint(I / N) as it is.  The
-scales of that QLinearConv are 1 and powers of two: its multiplier is exact.
+As a convolution of each channel with ones it takes one rounding: floor(I / N) =
+rint((2 I - (N - 1)) / 2 N), whose numerator is odd, so there is no tie.  The mode ROUND is
+rint(I / N) itself.  The scales of that QLinearConv are 1 and powers of two: its multiplier is
+exact.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Truncation:
 
     Attributes:
         x: the codes.
-        channels: theirs.
+        channels: of the codes.
         window: attributes of the window.
         divisor: N.
         floor: whether it rounds down, not to the nearest.

@@ -1,4 +1,4 @@
-"""What the sum and the product of two streams of codes share: how each is found and written."""
+"""The common part of the sum and the product of two streams of codes: matching and writing."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class TwoOperands:
 def two_operands(
     node: onnx.NodeProto, context: Context, operator: str, *, called: str
 ) -> TwoOperands:
-    """Take apart the ``operator`` before the quantizer ``node``; its operands are ``called`` so."""
+    """Take apart the ``operator`` before the quantizer ``node``; ``called`` names its operands."""
     found, clamp = clamp_before(node.input[0], context.source)
     if found is None or found.op_type != operator:
         raise Refusal(f"{named(found)} precedes it, not {operator} with Relu or Clip", other=True)

@@ -1,9 +1,9 @@
-"""What follows a sum of products before its quantizer: gains, biases and clamps, as one.
+"""Gains, biases and clamps between a sum of products and its quantizer, combined into one map.
 
-Between a Conv, Gemm or MatMul and the quantizer of its result files have BatchNormalization, a
-bias added by itself, multiplications and divisions by numbers, Relu and Clip, in any order.  All
-but the clamps are y = gain · x + bias per channel and compose; a clamp to a … b that comes before a
-gain g > 0 and bias c is one to g a + c … g b + c after them.
+Between a Conv, Gemm or MatMul and the quantizer of its result, files have BatchNormalization, a
+separately added bias, multiplications and divisions by numbers, Relu and Clip, in any order.  All
+but the clamps are y = gain · x + bias per channel and compose.  A clamp to a … b before a gain
+g > 0 and bias c equals a clamp to g a + c … g b + c after them.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class Affine:
     bias: NDArray[np.float64]
 
     def after(self, first: Affine) -> Affine:
-        """This of what ``first`` gives."""
+        """This map applied to the result of ``first``."""
         return Affine(gain=self.gain * first.gain, bias=self.bias + self.gain * first.bias)
 
     def of(self, channels: int) -> Affine:
-        """With one value for each of so many channels.
+        """This map with one value for each of the given number of channels.
 
         Raises:
             Refusal: it has another number of channels.
@@ -65,16 +65,16 @@ def affine_of(node: onnx.NodeProto, source: QonnxGraph) -> Affine:
 def affine_before(
     name: str, context: Context, until: Sequence[str]
 ) -> tuple[onnx.NodeProto | None, str, Affine, Clamp]:
-    """Take apart what precedes the tensor ``name``.
+    """Take apart the operators before the tensor ``name``.
 
     Args:
         name: of the tensor.
-        context: where codes are known, the way ends as well.
-        until: operators at which the way ends.
+        context: the search also ends at tensors with known codes.
+        until: operators at which the search ends.
 
     Returns:
-        The node at which the way ends, None for codes; the name of its tensor; and with the affine
-        map and the clamp after it, ``name`` = clamp(affine(tensor)).
+        The node at which the search ends, None for codes; the name of its tensor; and the affine
+        map and the clamp after it: ``name`` = clamp(affine(tensor)).
     """
     source = context.source
     total, clamp = NOTHING, Clamp()
@@ -116,7 +116,7 @@ def _clamped(later: Clamp, earlier: Clamp, total: Affine) -> Clamp:
 
 
 def _arithmetic(node: onnx.NodeProto, source: QonnxGraph) -> tuple[Affine, str] | None:
-    """The map of a sum, difference, product or quotient with a constant, and what it reads."""
+    """The map of a sum, difference, product or quotient with a constant, and its other operand."""
     stored = [source.constant_values(name) for name in node.input]
     if (stored[0] is None) == (stored[1] is None):
         return None
