@@ -1,6 +1,6 @@
 """Any quantized ONNX file → the QONNX graph that the passes of the lowering read.
 
-Exporters write one network in many ways. Each module here takes one of these differences out of a
+Exporters write one network in many ways. Each module here removes one of these differences from a
 :class:`export.canonical.draft.Draft`, and changes no value that the file computes:
 
 ==============  ================================================================================

@@ -2,9 +2,9 @@
 
 The average of n codes x of scale s and zero point 0 is s/n · (x_1 + … + x_n): a whole number of
 steps s/n, at most n times the largest code.  A quantizer of 8 bits with this step changes no value,
-and what reads the average reads codes.  So networks are taken whose pools are between a quantizer
-and a layer, as in what Brevitas' layers make of torch's.  An average over the whole map is written
-as GlobalAveragePool, which a product after it takes in without codes.
+and readers of the average then read codes.  This supports networks whose pools are between a
+quantizer and a layer, such as torch networks converted to Brevitas' layers.  An average over the
+whole map is written as GlobalAveragePool, which a product after it reads without codes.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def as_codes(draft: Draft) -> None:
 
 
 def _is_read_as_it_is(pool: onnx.NodeProto, wiring: Wiring[onnx.NodeProto], draft: Draft) -> bool:
-    """Whether something other than a quantizer wants its codes."""
+    """Whether something other than a quantizer needs its codes."""
     readers = wiring.readers(pool.output[0])
     return pool.output[0] == draft.output or any(one.op_type in READERS for one in readers)
 

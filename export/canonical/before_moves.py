@@ -1,9 +1,10 @@
-"""A quantizer behind a Concat, MaxPool or change of shape is moved before it.
+"""A quantizer after a Concat, MaxPool or change of shape is moved before it.
 
-Such a node moves values or chooses the largest, and a quantizer with one scale is a rising function
-of each value: Quant(MaxPool(x)) = MaxPool(Quant(x)), and so for Relu and Clip on the way.  What is
-joined then has the one scale that codes must share.  Where the values have codes already that the
-node may move, nothing is changed: the codes move, and are requantized afterwards.
+Such a node moves values or chooses the largest, and a quantizer with one scale is an increasing
+function of each value: Quant(MaxPool(x)) = MaxPool(Quant(x)), and likewise for Relu and Clip
+between them.  Joined tensors then have the one scale that codes must share.  Where the values
+already have codes that the node may move, nothing is changed: the codes move, and are requantized
+afterwards.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ CLAMPS = ("Clip", "Relu")
 
 
 def hoist(draft: Draft) -> None:
-    """Move quantizers as far up as they have to be."""
+    """Move quantizers up as far as necessary."""
     waiting = [node for node in draft.nodes if _has_one_scale(node, draft)]
     while waiting:
         waiting += _hoisted(waiting.pop(), draft)
@@ -32,7 +33,7 @@ def _has_one_scale(node: onnx.NodeProto, draft: Draft) -> bool:
 
 
 def _hoisted(quant: onnx.NodeProto, draft: Draft) -> list[onnx.NodeProto]:
-    """The quantizers that take the place of one; none where it stays."""
+    """The quantizers that replace one; none where it stays."""
     wiring = draft.wiring
     chain = [quant]
     mover = wiring.producer(quant.input[0])

@@ -1,4 +1,4 @@
-"""A graph that is being rewritten, and the folding of what is computed from stored tensors."""
+"""A graph that is being rewritten, and the folding of tensors computed from stored tensors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Draft:
     Attributes:
         path: of the file, for errors.
         opset: of ONNX's own operators.
-        nodes: in an order in which each reads what earlier ones gave.
+        nodes: in an order in which each reads only outputs of earlier ones.
         constants: stored tensors by name.
         shapes: of tensors, N×…; absent where unknown, 0 for an open side.
         image: name of the input.
@@ -79,7 +79,7 @@ class Draft:
             self.output = new
 
     def replace(self, node: onnx.NodeProto, *others: onnx.NodeProto) -> None:
-        """Put other nodes in the place of one."""
+        """Replace one node by others."""
         index = next(i for i, one in enumerate(self.nodes) if one is node)
         self.nodes[index : index + 1] = others
 
@@ -93,11 +93,11 @@ class Draft:
         self.nodes = kept[::-1]
 
     def fold(self) -> bool:
-        """Make stored tensors of what is computed from stored tensors alone, quantizers excepted;
-        whether there was any.
+        """Fold tensors computed only from stored tensors into stored tensors, except quantizers;
+        returns whether there were any.
 
         Raises:
-            InputError: a stored tensor of a kind that is not numbers.
+            InputError: a stored tensor does not hold numbers.
         """
         kept, any_folded = [], False
         for node in self.nodes:
@@ -151,7 +151,7 @@ class Draft:
         return value
 
     def model(self) -> onnx.ModelProto:
-        """The graph as a model; its shapes are those that are known."""
+        """The graph as a model, with the known shapes."""
         self.live()
         read = {name for node in self.nodes for name in node.input}
         stored = [
@@ -252,7 +252,7 @@ _ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Div", "Pow", "Max", "Min"})
 
 
 def _count(operator: str, attributes: Mapping[str, Any], inputs: list[Any]) -> int:
-    """How many numbers an operator gives, where these may be many more than it reads."""
+    """The number of values that an operator outputs, where it may be far more than it reads."""
     if operator in _ELEMENTWISE:
         return math.prod(np.broadcast_shapes(*(one.shape for one in inputs)))
     if operator == "Gather":

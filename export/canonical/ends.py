@@ -1,7 +1,7 @@
-"""What follows the logits is left out: it ranks or rescales them, the largest stays the largest.
+"""Operators after the logits are left out: they rank or rescale them, the largest stays largest.
 
-Softmax, LogSoftmax and Sigmoid are increasing in each logit's order; ArgMax, TopK and Max choose.
-Codes of what is increasing are left out with it: rounding is monotone.
+Softmax, LogSoftmax and Sigmoid keep the order of the logits; ArgMax, TopK and Max choose. Codes of
+an increasing function are left out with it: rounding is monotone.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CODES = ("BipolarQuant", "Concat", "MaxPool", "Quant", "Slice", "Transpose", "Tr
 
 
 def as_values(draft: Draft) -> None:
-    """Let a Flatten follow where the output has codes: their values are the logits."""
+    """Append a Flatten where the output has codes: their values are the logits."""
     node = draft.wiring.producer(draft.output)
     if node is None or node.op_type not in CODES:
         return
@@ -42,10 +42,10 @@ def as_values(draft: Draft) -> None:
 
 
 def leave_out(draft: Draft) -> None:
-    """Let the output be the logits.
+    """Make the logits the output.
 
     Raises:
-        InputError: TopK or ArgMax of the smallest.
+        InputError: TopK or ArgMax selects the smallest.
     """
     while (node := _before_codes(draft)) is not None:
         attributes = attributes_of(node)

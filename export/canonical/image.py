@@ -1,13 +1,13 @@
 """How the image's bytes become the file's input, and its first codes.
 
-The lowered file takes bytes; the file takes floats and does not say what it wants them to be.  By
-the project's rule they are pixel values 0 … 255; with ``mean`` and ``std``, (byte / 255 - mean) /
-std, per channel.  What a network does to each number of its image before its first quantizer is one
-function of a byte, whatever it is written as: (x - 128) / 64, x · 1/255, a BatchNorm.  So it is
+The lowered file takes bytes; the original file takes floats and does not state their range.  By the
+project's rule they are pixel values 0 … 255; with ``mean`` and ``std``, (byte / 255 - mean) / std,
+per channel.  The operations of a network on each number of its image before its first quantizer are
+one function of a byte, in any form: (x - 128) / 64, x · 1/255, a BatchNorm.  So this function is
 computed for all 256 bytes, in float32 and in the file's order (export.passes.image_codes).
 
 Where nothing quantizes the image, and the function is s · (byte - z) with a whole z in 0 … 255, the
-bytes are codes already, of scale s and zero point z: a quantizer that rounds nothing is put in.
+bytes are already codes, of scale s and zero point z: a quantizer that rounds nothing is inserted.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ BYTES = 256
 
 @dataclass(frozen=True, kw_only=True)
 class ImageForm:
-    """What the file does not say of its image.
+    """The facts of the image that the file does not state.
 
     Attributes:
         mean: of each channel or of all, 0…1; the file's input is (byte / 255 - mean) / std. None:
-            it is the byte.
+            the input is the byte.
         std: likewise, above 0.
-        size: height and width, where the file leaves them open; None asks for what it says.
+        size: height and width, where the file leaves them open; None uses those of the file.
     """
 
     mean: tuple[float, ...] | None = None
@@ -72,7 +72,7 @@ class ImageForm:
             raise UsageError(f"mean must be finite, got {self.mean}")
 
     def input_of(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """What the file is given for images, uint8 N×C×H×W: float32 of that shape.
+        """The file's input for images, uint8 N×C×H×W: float32 of that shape.
 
         Raises:
             UsageError: mean and std are of another number of channels.
@@ -103,7 +103,7 @@ def require_image(draft: Draft, form: ImageForm) -> None:
     """Check that the input is a batch of images, and fix its shape: batch 1 where it is open.
 
     Raises:
-        InputError: it is something else, or its size is open and nobody says what it is.
+        InputError: it is something else, or its size is open and not given.
     """
     name, shape = draft.image, draft.shapes.get(draft.image, ())
     shown = "×".join(str(side or "open") for side in shape) or "unknown"
@@ -141,7 +141,7 @@ def require_image(draft: Draft, form: ImageForm) -> None:
         )
     if tuple(sides) != shape:
         keep = {draft.image: tuple(sides)}
-        draft.shapes = keep  # what was declared of the others depends on the open sides
+        draft.shapes = keep  # the declared shapes of the others depend on the open sides
     if channels_last:
         _channels_first(draft)
     if draft.shapes[draft.image][1] not in (1, 3):
@@ -152,7 +152,7 @@ def require_image(draft: Draft, form: ImageForm) -> None:
 
 
 def _channels_first(draft: Draft) -> None:
-    """Let the input be N×C×H×W, and what the file reads its transposition."""
+    """Make the input N×C×H×W; the file reads its transposition."""
     n, height, width, channels = draft.shapes[draft.image]
     inner = draft.name(f"{draft.image}.channels_last")
     draft.rename(draft.image, inner)
@@ -166,10 +166,11 @@ def _channels_first(draft: Draft) -> None:
 
 
 def quantize(draft: Draft, form: ImageForm) -> None:
-    """Let a quantizer read the image, or numbers computed from each of its own; layout follows.
+    """Make a quantizer read the image, or a function of each of its numbers; changes of layout
+    come after it.
 
     Raises:
-        InputError: the first layer reads the image as it is, and its bytes are not codes.
+        InputError: the first layer reads the image unquantized, and its bytes are not codes.
     """
     _layout_last(draft)
     for name in _functions_of_the_image(draft):
@@ -199,7 +200,7 @@ def _functions_of_the_image(draft: Draft) -> list[str]:
 
 
 def _layout_last(draft: Draft) -> None:
-    """Let Flatten, Reshape and Transpose of the image follow its first quantizer.
+    """Move Flatten, Reshape and Transpose of the image after its first quantizer.
 
     A function of each number, the same for all, commutes with what moves numbers.
     """
@@ -238,7 +239,7 @@ def _layout_last(draft: Draft) -> None:
 
 
 class Readable(Protocol):
-    """A graph whose stored tensors and makers of tensors can be asked for."""
+    """A graph that gives access to its stored tensors and to the producers of its tensors."""
 
     @property
     def constants(self) -> Mapping[str, NDArray[Any]]:
@@ -251,8 +252,8 @@ class Readable(Protocol):
 def image_function(
     tensor: str, graph: Readable, image: str, values: NDArray[np.float32]
 ) -> NDArray[np.float32] | None:
-    """What a tensor is for each byte of each channel, float32 1×C×256×1; None where it is not
-    a function of each number of the image by itself.
+    """The value of a tensor for each byte of each channel, float32 1×C×256×1; None where it is not
+    a function of each single number of the image.
 
     Args:
         tensor: its name.
@@ -261,7 +262,7 @@ def image_function(
         values: of the image, as :meth:`ImageForm.bytes` gives them.
 
     Raises:
-        InputError: a stored tensor that is not one number, or one for each channel.
+        InputError: a stored tensor is neither one number nor one number for each channel.
     """
     constants = graph.constants
     chain: list[onnx.NodeProto] = []

@@ -1,6 +1,6 @@
-"""An operator is its domain and its name: nothing else is taken for it.
+"""An operator is identified by its domain and its name.
 
-qonnx' channels-last ``Conv`` is another operator than ONNX's, and so are a vendor's own in ONNX's
+qonnx' channels-last ``Conv`` is not ONNX's operator, nor are a vendor's own operators in ONNX's
 domain.
 """
 

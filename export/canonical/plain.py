@@ -1,4 +1,4 @@
-"""One way to write what has several: padding, pools, changes of shape, nothing at all."""
+"""One form for operators that have several: padding, pools, changes of shape, no-ops."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _as_reshape(node: onnx.NodeProto, draft: Draft) -> None:
 
 
 def _windows(node: onnx.NodeProto, draft: Draft) -> None:
-    """Write auto_pad out, and leave ceil_mode out where it changes nothing or padding does it."""
+    """Write auto_pad as numbers; drop ceil_mode where it has no effect or padding replaces it."""
     attributes = attributes_of(node)
     before, after = (draft.shapes.get(name, ()) for name in (node.input[0], node.output[0]))
     if len(before) != 4 or len(after) != 4 or not all((*before[2:], *after[2:])):

@@ -2,10 +2,10 @@
 
 QuantizeLinear(x; s, z) → DequantizeLinear is Quant(x; s, z, bits of the type), for x / s rounded
 half to even in both.  A Clip of the codes to low … high between the two (Brevitas' QCDQ) is a Clip
-of x to s (low - z) … s (high - z) before it: rounding is monotone.  What only moves codes, such as
-MaxPool between the two, commutes with DequantizeLinear.  DequantizeLinear of stored codes is Quant
-of the stored values: k s / s rounds to k.  Where they are parameters of an operator, not its
-operand, the values are all that is wanted: ONNX Runtime quantizes gains, slopes and borders too.
+of x to s (low - z) … s (high - z) before it: rounding is monotone.  An operator that only moves
+codes, such as MaxPool between the two, commutes with DequantizeLinear.  DequantizeLinear of stored
+codes is Quant of the stored values: k s / s rounds to k.  Where they are parameters of an operator,
+not its operand, only the values are needed: ONNX Runtime quantizes gains, slopes and borders too.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def _quant(
 
 
 def _pair(draft: Draft, node: onnx.NodeProto) -> None:
-    """One QuantizeLinear with all that reads its codes."""
+    """One QuantizeLinear with all readers of its codes."""
     scale, zero = _parameters(draft, node)
     kind = _kind(draft, node, zero.dtype)
     if scale.size != 1:
@@ -156,7 +156,7 @@ def _dequantized(
     parameters: Parameters,
     quant: onnx.NodeProto,
 ) -> None:
-    """Take away the DequantizeLinear nodes that read these codes; they are values already."""
+    """Remove the DequantizeLinear nodes that read these codes; they are already values."""
     first = quant.output[0] == tensor
     for reader in draft.wiring.readers(tensor):
         if reader.op_type == "DequantizeLinear":
@@ -188,7 +188,7 @@ def _stored(draft: Draft, node: onnx.NodeProto) -> None:
         kind = _kind(draft, node, codes.dtype)
         step, shift = (_along(one, node, codes.ndim) for one in (scale, zero))
         values = (codes.astype(np.float64) - shift) * step.astype(np.float64)
-        if kind[0] > 8:  # a bias: values are all that is wanted of it
+        if kind[0] > 8:  # a bias: only its values are needed
             draft.constants[node.output[0]] = values
             draft.nodes.remove(node)
             return
@@ -218,7 +218,7 @@ def _stored(draft: Draft, node: onnx.NodeProto) -> None:
 
 
 def _read_values(draft: Draft, codes: str, values: str) -> None:
-    """Let operators that take stored codes as parameters read their values."""
+    """Make operators that take stored codes as parameters read their values."""
     for reader in draft.wiring.readers(codes):
         if reader.op_type in PARAMETRIC:
             first, *others = reader.input

@@ -20,8 +20,8 @@ MOST_ROUNDS = 64
 
 
 def infer(draft: Draft) -> None:
-    """Find all shapes, folding what depends on shapes alone. What the operators give counts, not
-    what the file says of their tensors.
+    """Find all shapes, folding tensors that depend only on shapes. The inferred shapes are used,
+    not those that the file declares.
 
     Raises:
         InputError: ONNX's shape inference fails, or a tensor would be larger than any of a network.
@@ -46,7 +46,7 @@ def _whole(shape: tuple[int, ...]) -> bool:
 
 
 def _inferred(draft: Draft) -> dict[str, tuple[int, ...]]:
-    """Of what the nodes give; 0 where a length is not known."""
+    """The shapes of the nodes' outputs; 0 where a length is not known."""
     nodes = []
     for node in draft.nodes:
         if node.op_type in QUANTIZERS:
@@ -65,7 +65,7 @@ def _inferred(draft: Draft) -> dict[str, tuple[int, ...]]:
 
 
 def shapes_of(model: onnx.ModelProto, path: Path) -> dict[str, tuple[int, ...]]:
-    """What ONNX finds for the tensors of a graph without operators of others; 0: not known.
+    """The shapes that ONNX infers for a graph with only its own operators; 0 where not known.
 
     Raises:
         InputError: the shapes contradict each other.

@@ -6,8 +6,8 @@ point z:
 
     a + b + c = s (x_a - z) + s (x_b - z) + s (x_c - z) = Conv(Concat(a, b, c), [I I I])
 
-so the rules of convolutions take it, with one rounding.  It costs what a 1×1 convolution of all
-summands' channels does.
+so the rules of convolutions apply, with one rounding.  It costs as much as a 1×1 convolution of all
+summands' channels.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def as_convolutions(draft: Draft) -> None:
             for one in wiring.readers(node.output[0])
             if len(parts) > 2 or _is_affine(one, draft)
         ]
-        # A sum within a larger one is written with that.
+        # A sum within a larger one is written as part of it.
         others = [
             one for one in others if one.op_type != "Add" or not _summands(one, wiring, draft)
         ]
@@ -49,7 +49,7 @@ def as_convolutions(draft: Draft) -> None:
 
 
 def _summands(node: onnx.NodeProto, wiring: Wiring[onnx.NodeProto], draft: Draft) -> list[str]:
-    """All that is added, where all are codes of one scale; else nothing."""
+    """All summands, where all are codes of one scale; else nothing."""
     shape = draft.shapes.get(node.output[0], ())
     parts, waiting = [], list(node.input)
     while waiting:
