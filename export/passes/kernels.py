@@ -1,7 +1,7 @@
 """How a QLinearConv is written so that ONNX Runtime takes the quicker of its integer kernels.
 
-The convolution stays the same sum of the same integers in each of these forms; only where they
-stand in memory, and so which kernel takes them, is another.
+The convolution is the same sum of the same integers in each of these forms; only their place in
+memory, and therefore the kernel that runs them, differs.
 
 **Channels in fours.**  The direct kernel wants a multiple of four input channels; others go through
 a slow gather, and an image has three.  A small kernel's input is padded with channels of the zero
@@ -64,7 +64,7 @@ class KernelForm:
         weights: int64 O×C×kh×kw, the zero point still to be subtracted.
         zero_point: of the weights.
         attributes: of the node.
-        note: what was done, as the end of a line of the log; may be empty.
+        note: the changes made, as the end of a line of the log; may be empty.
     """
 
     source: str
@@ -86,7 +86,7 @@ def kernel_form(
     Args:
         context: its builder gets the nodes; its ``tune`` (of :data:`TUNES`) and storage decide.
         x: the input codes.
-        shape: theirs, N×C×H×W, where the QONNX file tells it.
+        shape: of these codes, N×C×H×W, where the QONNX file has it.
         weights: integer codes O×(C/groups)×kh×kw with zero point 0.
         attributes: kernel_shape, strides, pads, dilations, group of the convolution.
     """

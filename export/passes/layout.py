@@ -1,7 +1,8 @@
 """Flatten, Reshape and Transpose of codes: bytes move, values stay.
 
 The QONNX graph has a batch of 1, the integer graph any: a shape is written with 0 ("as it is") for
-the batch and the other sides as the QONNX file's own shapes say.  What would mix images is refused.
+the batch and the other sides from the QONNX file's own shapes.  A move that would mix images is
+refused.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Products with a matrix: the last layer, and hidden ones.
 
-The last layer: logits[c] = s_x s_w[c] * (sum (x - z_x) w[c] + B[c]).  A hidden one has gain, bias,
-clamp and quantizer behind it, as a convolution of one position has
+The last layer: logits[c] = s_x s_w[c] * (sum (x - z_x) w[c] + B[c]).  A hidden one is followed by
+gain, bias, clamp and quantizer, like a convolution of one position
 (:mod:`export.passes.convolution` has the algebra).
 
 **All-integer**: B[c] = round(bias[c] / (s_x s_w[c])) in int32; QGemm without an output scale gives
@@ -12,8 +12,8 @@ A mean over positions before the product is part of it: each of n positions has 
 Codes that are the logits themselves are the product with the unit matrix, and a mean that is, one
 with ones.
 
-**Q/DQ**: Gemm on dequantized codes; weights are int8 codes behind one DequantizeLinear per class,
-the bias is float32.
+**Q/DQ**: Gemm on dequantized codes; weights are int8 codes followed by one DequantizeLinear per
+class, the bias is float32.
 """
 
 from __future__ import annotations
@@ -63,12 +63,12 @@ class Linear:
 
     Attributes:
         x: the codes that it reads.
-        flat: whether they are to be flattened first.
+        flat: whether they must be flattened first.
         weights: integer codes, classes×features, int64, signs flipped where a gain is negative.
         weight_bits: of the weights' quantizer.
         scale: of the weights, float32 (classes,).
         bias: float64 (classes,).
-        factor: by which the weights are larger than they were trained.
+        factor: by which the weights are larger than the trained ones.
     """
 
     x: Codes
@@ -137,7 +137,7 @@ def hidden_linear(node: onnx.NodeProto, context: Context) -> Convolution:
 
 def product_before(name: str, context: Context) -> Convolution:
     """Take apart the product before the tensor ``name``: a convolution of one position, whose
-    quantizer is missing still."""
+    quantizer is not known yet."""
     found, clamp = _product(name, context)
     if found.flat:
         raise Refusal("what it reads has no shape N×K")
@@ -192,12 +192,12 @@ def _product(name: str, context: Context) -> tuple[Product, Clamp]:
 
 
 def _known(node: onnx.NodeProto, context: Context) -> bool:
-    """Whether what a Flatten or Reshape reads has codes."""
+    """Whether the input of a Flatten or Reshape has codes."""
     return node.input[0] in context.codes
 
 
 def _unit(tensor: str, context: Context, affine: Affine) -> Product:
-    """Codes that are the result themselves: a product with 1 in the diagonal."""
+    """Codes that are themselves the result: a product with the unit matrix."""
     codes, shape = context.codes_of(tensor, "its input"), context.source.shapes.get(tensor, ())
     features = math.prod(shape[1:])
     if not shape or not 1 <= features <= MOST_FEATURES:
@@ -249,8 +249,8 @@ def _with_pool(
     scale: NDArray[np.float32],
     context: Context,
 ) -> tuple[Codes, NDArray[np.int64], NDArray[np.float32], bool]:
-    """The codes that a product reads, its weights and scales, and whether the codes are to be
-    flattened; a pool before it becomes part."""
+    """The codes that a product reads, its weights and scales, and whether the codes must be
+    flattened; a pool before it becomes part of it."""
     pool = _pool_before(node, context)
     if pool is None:
         flat = len(context.source.shapes.get(node.input[0], (0, 0))) != 2

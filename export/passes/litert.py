@@ -1,9 +1,9 @@
 """How each kind of layer is written for LiteRT (``.tflite``): int8 codes, the channels last.
 
 **Codes.**  A code k of low … high is stored as k + z in int8, with z = 127 - high, so that int8
-itself saturates where the codes end: unsigned 8-bit codes have z = -128, b-bit ones 128 - 2^b.
-Below, the fused ReLU holds codes at 0.  Only signed codes narrower than int8 need an operator of
-their own (MAXIMUM).
+itself saturates at the largest code: unsigned 8-bit codes have z = -128, b-bit ones 128 - 2^b.
+At the lower end, the fused ReLU keeps codes at 0.  Only signed codes narrower than int8 need a
+separate operator (MAXIMUM).
 
 **Convolutions** have int8 weights with one scale per output channel and an int32 bias, as in the
 all-integer graph (:mod:`export.passes.convolution` has the algebra).  Weights narrower than int8
@@ -26,10 +26,10 @@ scales that they prescribe, or a rounding of their own; a table gives the codes 
 **Logits** are int16: QUANTIZE to int16 (the same codes), FULLY_CONNECTED with int8 weights and an
 int64 bias.  The scale is the largest logit that the weights allow over 32767: nothing saturates,
 nothing has to be calibrated, and a step is far below the distance of two classes.  int8 logits
-would tie on images that fake quantization tells apart.
+would tie on images that fake quantization distinguishes.
 
-**Layout.**  A tensor of four dimensions is stored N×H×W×C; of another rank as the QONNX file has
-it.  What depends on the order C, H, W is written behind a TRANSPOSE.
+**Layout.**  A tensor of four dimensions is stored N×H×W×C; one of another rank as in the QONNX
+file.  An operator that depends on the order C, H, W is written after a TRANSPOSE.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ LAST, FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 
 
 def _out(quantizer: Quantizer, clamp: Clamp) -> Codes:
-    """The codes, not named yet, that the quantizer of a layer behind a clamp gives."""
+    """The codes, not named yet, of the quantizer of a layer after a clamp."""
     low, high = clamp.codes(*quantizer.code_range(), quantizer.step)
     if high < 0:
         raise LoweringError(
@@ -111,8 +111,8 @@ def _written(
     fuses: bool = True,
     **options: Any,
 ) -> Codes:
-    """The operator, and what holds the least of the codes ``out``: int8 itself, a fused ReLU where
-    they begin at the value 0 (``fuses``: the operator can), or a MAXIMUM behind it."""
+    """Write the operator, and the lower bound of the codes ``out``: int8 itself, a fused ReLU where
+    they begin at the value 0 (``fuses``: the operator supports it), or a MAXIMUM after it."""
     builder = _builder(context)
     held = out.low == LOW
     if fuses:
@@ -154,7 +154,7 @@ def write_image(found: ImageCodes, layer: str, context: Context) -> Written:
 def _padded(
     context: Context, x: Codes, kernel: Sequence[int], attributes: Mapping[str, Any], layer: str
 ) -> tuple[str, str, tuple[int, int]]:
-    """The tensor to read, LiteRT's word for the padding that is left, height and width after it.
+    """The tensor to read, LiteRT's name of the remaining padding, and height and width after it.
 
     ``kernel`` is the reach of the dilated kernel.
     """

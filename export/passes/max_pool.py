@@ -1,9 +1,9 @@
 """Max-pool of codes: the largest code is the code of the largest value.
 
 value = s (code - z) with s > 0 is increasing, so the pool commutes with it: codes, scale, zero
-point and range stay as they are, and uint8 MaxPool rounds nothing.  Padding is minus infinity in
-float and the smallest byte on codes: neither wins against a code.  A window of padding alone cannot
-be, for padding must be smaller than the kernel.
+point and range are unchanged, and uint8 MaxPool rounds nothing.  Padding is minus infinity in float
+and the smallest byte on codes: neither wins against a code.  A window of padding alone cannot
+occur, because padding must be smaller than the kernel.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Concat, Slice, Pad and nearest Resize of codes: bytes move, values stay.
 
-What is joined must have one scale and one zero point; what is padded gets the code of the value.
+Joined tensors must have one scale and one zero point; padding gets the code of its value.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class CodeMove:
     Attributes:
         parts: the codes that it reads.
         operator: its name.
-        constants: the stored inputs behind them, as the integer graph has them.
+        constants: the stored inputs after them, as in the integer graph.
         attributes: of the node.
         border: what a Pad writes, as a value; 0 for the others.
     """

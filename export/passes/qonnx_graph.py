@@ -71,11 +71,11 @@ class QonnxGraph(Graph):
         image: name of its one input.
         logits: name of its one output.
         form: how the image's bytes become the file's input.
-        notes: what the canonical form leaves out of the file.
+        notes: the parts of the file that the canonical form leaves out.
 
     Raises:
         InputError: the file is damaged, has another number of inputs or outputs, or something that
-            no canonical form has.
+            the canonical form cannot have.
     """
 
     def __init__(self, path: Path, form: ImageForm | None = None) -> None:
@@ -131,7 +131,7 @@ class QonnxGraph(Graph):
         )
 
     def constant_values(self, name: str) -> NDArray[np.float64] | None:
-        """A stored tensor, float64, also one behind a ``Quant`` (a bias has up to 32 bits); None if
+        """A stored tensor, float64, also after a ``Quant`` (a bias has up to 32 bits); None if
         ``name`` is computed."""
         if name in self.constants:
             return self.constants[name].astype(np.float64)
@@ -172,7 +172,7 @@ class QonnxGraph(Graph):
                 f"{self.path}: {node_label(node)}: its scale has the shape "
                 f"{list(quantizer.scale.shape)}, which does not go with {list(values.shape)}"
             ) from error
-        # float32 on purpose: the same division and rounding as in training.
+        # float32 deliberately: the same division and rounding as in training.
         wide = values if most_bits <= 8 else values.astype(np.float64)
         codes = np.rint(wide / scale + np.float32(quantizer.zero_point)) - quantizer.zero_point
         codes = np.clip(codes, *quantizer.code_range()).astype(np.int64)

@@ -5,15 +5,15 @@ A quantizer of a tensor x with step s and codes low … high is written as
     [clamp] → QuantizeLinear(s, zero point 0) → DequantizeLinear(s, zero point 0)
 
 Rounding and division by s > 0 are monotone, so clamping values to low·s … high·s before rounding
-equals clamping codes to low … high behind it.
+equals clamping codes to low … high after it.
 
-``SIGNED`` (TensorRT): int8 throughout. TensorRT reads a uint8 zero point as int8 without a word, so
-codes above 127 would saturate: there is no uint8 here. Codes of b ≤ 7 unsigned bits are 0 … 2^b - 1
-as they are; a network trained with ``codes = "int8"`` has no others. Unsigned 8-bit codes 0 … 255
-of step s become 0 … 127 of step 2 s: the same range, less its last code, at half the resolution; a
-branch that reads them at r·s with an odd r still never rounds a tie, because 2k / r is not a half.
-What is added to such a stream, signed codes -128 … 127 of step s, becomes -64 … 63 of step 2 s:
-summands and sum share one step, as in the all-integer graph, and the sum of codes is exact. (At its
+``SIGNED`` (TensorRT): int8 throughout. TensorRT silently reads a uint8 zero point as int8, so codes
+above 127 would saturate: there is no uint8 here. Codes of b ≤ 7 unsigned bits stay 0 … 2^b - 1; a
+network trained with ``codes = "int8"`` has no others. Unsigned 8-bit codes 0 … 255 of step s become
+0 … 127 of step 2 s: the same range, except its last code, at half the resolution; a branch that
+reads them at r·s with an odd r still never rounds a tie, because 2k / r is not a half. The summands
+of such a stream, signed codes -128 … 127 of step s, become -64 … 63 of step 2 s: summands and sum
+share one step, as in the all-integer graph, and the sum of codes is exact. (At its
 own step, every second sum would be a tie at 2 s, and engines that multiply by 1 / s in float32
 break ties as they please: measured on ResNet-8, 4% of the predictions at 2 bits.) The clamp is a
 float Clip (or Relu) before QuantizeLinear, which the compiler fuses into the operator before it.
@@ -39,11 +39,11 @@ UINT8 = (0, 255)
 
 
 def value_codes(quantizer: Quantizer, clamp: Clamp, context: Context, layer: str) -> Codes:
-    """The codes, zero point 0, that the quantizer of ``layer`` behind a clamp gives in a Q/DQ
-    graph, not named yet.
+    """The codes, zero point 0 and not named yet, of the quantizer of ``layer`` after a clamp in a
+    Q/DQ graph.
 
     Raises:
-        Refusal: they need another zero point, and the dialect has none.
+        Refusal: they need another zero point, which the dialect does not have.
     """
     low, high = quantizer.code_range()
     scale = quantizer.step
@@ -85,7 +85,7 @@ def _joins_halved_sum(source: QonnxGraph, layer: str, scale: np.float32) -> bool
 def quantized(
     x: str, quantizer: Quantizer, clamp: Clamp, layer: str, context: Context
 ) -> tuple[Codes, str]:
-    """Append the quantizer behind the float tensor ``x``; its codes, and text for the log.
+    """Append the quantizer after the float tensor ``x``; returns its codes, and text for the log.
 
     The DequantizeLinear node has the layer's name: its output is what the next layer reads.
     """
@@ -136,11 +136,11 @@ def _quantized_and_back(
 def then_quantized(
     write: Callable[[Found, str, Context], tuple[Codes, str]],
 ) -> Callable[[Found, str, Context], tuple[Codes, str]]:
-    """What ``write`` does to codes, on values, and the same quantizer once more behind it.
+    """Append the operator of ``write`` on values, and the same quantizer once more after it.
 
-    The operator gives values k·s it was given, so quantizing them at s again changes none: k·s / s
-    is k to within one rounding in float32, and rounds to k. With the pair behind it a compiler sees
-    an operator that reads codes and gives codes, and the next convolution one that reads codes.
+    The operator returns values k·s that it was given, so quantizing them at s again changes none:
+    k·s / s is k to within one rounding in float32, and rounds to k. With the pair after it, a
+    compiler sees an operator that reads and gives codes, and a next convolution that reads codes.
     """
 
     def written(found: Found, layer: str, context: Context) -> tuple[Codes, str]:
@@ -162,7 +162,7 @@ def then_quantized(
 def dequantized_weights(
     builder: GraphBuilder, weights: NDArray[np.int64], scale: NDArray[np.float32], layer: str
 ) -> str:
-    """Append int8 weights, outputs first, behind one DequantizeLinear per output; its output."""
+    """Append int8 weights, outputs first, then one DequantizeLinear per output; its output."""
     stored = [
         builder.constant(weights.astype(np.int8), f"{layer}.w", shared=False),
         builder.constant(scale, f"{layer}.ws"),
