@@ -1,6 +1,6 @@
-"""Somebody else's classifier as one graph of bytes: ``images`` uint8 N×C×H×W in, ``logits`` out.
+"""A foreign classifier as one graph of bytes: ``images`` uint8 N×C×H×W in, ``logits`` out.
 
-What the file wants for its image is a function of each byte, (byte / 255 - mean) / std, so it is
+The file's input is a function of each byte of the image, (byte / 255 - mean) / std, so it is
 looked up, channel by channel, in a table of the 256 float32 values: no arithmetic is done on
 images, and the values are those that numpy and torchvision compute, bit for bit. Where the file
 quantizes its image at once, the table holds the codes, and no float is left before the first layer:
@@ -55,12 +55,12 @@ class ForeignModel:
 
     Attributes:
         path: the file.
-        model: with the chosen output alone, its local functions inlined; not to be changed.
+        model: with only the chosen output, and its local functions inlined; not to be changed.
         shape: (C, H, W) of the images.
         batch: that the file fixes; None where it is open.
         image_type: ONNX's element type of the input.
         channels_last: whether the input is N×H×W×C.
-        form: what the file wants of a byte.
+        form: how a byte becomes the file's input.
     """
 
     path: Path
@@ -72,7 +72,7 @@ class ForeignModel:
     form: ImageForm
 
     def input_of(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """What the file itself is given for images, uint8 N×C×H×W: float32 of that shape."""
+        """The input of the file itself for images, uint8 N×C×H×W: float32 of that shape."""
         return self.form.input_of(images)
 
 
@@ -82,13 +82,13 @@ def read_foreign(
     """Read a classifier's file and check that it is one of images.
 
     Args:
-        path: the ONNX file; tensors beside it are taken along.
+        path: the ONNX file; tensors in separate files are included.
         form: mean and std, for an input of floats; the size where the file leaves it open.
         layout: of its input, one of :data:`LAYOUTS`.
         output: name of the tensor of the logits; None: the file's only output.
 
     Raises:
-        InputError: the file is damaged, has more than one input or output, takes something else
+        InputError: the file is damaged, has more than one input or output, takes something other
             than images, or holds NaN.
         UsageError: the layout, size, mean or std do not fit the file.
     """
@@ -260,7 +260,7 @@ def adopted_model(
     """The graph with the preprocessing in it.
 
     Args:
-        foreign: what :func:`read_foreign` gave.
+        foreign: from :func:`read_foreign`.
         logits: N×C… of a run of the file itself, whose shape and type decide what follows them.
         description: kept in the model's ``doc_string``.
 
@@ -304,8 +304,8 @@ def adopted_model(
 
 
 def _strip(model: onnx.ModelProto) -> None:
-    """Leave out what says where and how the file was made, stored tensors among the inputs, and
-    operator sets that no node is of: ONNX Runtime lists all that it knows in files that it saves.
+    """Leave out the facts on where and how the file was made, stored tensors among the inputs, and
+    unused operator sets: ONNX Runtime lists all that it knows in files that it saves.
     """
     graph = model.graph
     used = {"", "ai.onnx", *(node.domain for one in graphs_of(graph) for node in one.node)}
@@ -347,7 +347,7 @@ def _are_logits(logits: NDArray[Any]) -> bool:
 def _before(
     foreign: ForeignModel, inner: str, graph: onnx.GraphProto, taken: set[str]
 ) -> list[onnx.NodeProto]:
-    """The nodes that give the file its image, ``inner``, or its codes."""
+    """The nodes that compute the file's image, ``inner``, or its codes."""
     nodes: list[onnx.NodeProto] = []
 
     def add(operator: str, inputs: list[str], output: str, **attributes: Any) -> str:
@@ -382,7 +382,7 @@ def _before(
 
 
 def _table(foreign: ForeignModel) -> NDArray[Any]:
-    """What the file wants for each byte of each channel, C×256 in the type of its input."""
+    """The file's input for each byte of each channel, C×256 in the type of its input."""
     values = foreign.form.bytes(foreign.shape[0])[0, :, :, 0]
     return values.astype(helper.tensor_dtype_to_np_dtype(foreign.image_type))
 
@@ -390,7 +390,7 @@ def _table(foreign: ForeignModel) -> NDArray[Any]:
 def _only_quantizer(
     inner: str, graph: onnx.GraphProto
 ) -> tuple[onnx.NodeProto, np.float32, NDArray[Any]] | None:
-    """The QuantizeLinear that alone reads the image, its scale and zero point, where there is."""
+    """The QuantizeLinear that is the image's only reader, its scale and zero point, if there is."""
     readers = [node for node in graph.node if inner in node.input]
     if len(readers) != 1 or readers[0].op_type != "QuantizeLinear" or len(readers[0].input) != 3:
         return None
@@ -415,7 +415,7 @@ def _codes(values: NDArray[Any], scale: np.float32, zero: NDArray[Any]) -> NDArr
 
 
 def _after(logits: NDArray[Any], output: str, path: Path) -> list[onnx.NodeProto]:
-    """The nodes that make float32 N×C of what the file gives."""
+    """The nodes that convert the file's output to float32 N×C."""
     shape = _shown((None, *logits.shape[1:]))
     if logits.dtype.kind != "f" or logits.ndim < 2 or any(side != 1 for side in logits.shape[2:]):
         raise InputError(

@@ -1,9 +1,9 @@
 """The stage "adopt": any ONNX classifier, float or quantized, → a run folder of its own.
 
-The file that an engine gets is the one that came, with the preprocessing in its graph
-(:mod:`export.adopted_graph`). Nothing is promised of it, so nothing is hidden either: the
-certificate tells what ran in integers and what in float, and its golden logits are those of the
-lab's engine, within a tolerance, because float32 sums differ from one processor to the next.
+The file that an engine gets is the original one, with the preprocessing in its graph
+(:mod:`export.adopted_graph`). No integers are promised for it: the certificate states what ran in
+integers and what in float. Its golden logits are those of the lab's engine, within a tolerance,
+because float32 sums differ from one processor to the next.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ BATCH_IMAGES = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Adopted:
-    """An adopted file, and what was found of it.
+    """An adopted file, and the results of its checks.
 
     Attributes:
-        run: its folder, as every other stage takes one.
-        bits: the bit-width that it goes by: 32 in float, 8 where it is quantized.
+        run: its folder, in the form that every other stage takes.
+        bits: its bit-width in file names and tables: 32 in float, 8 where it is quantized.
         certificate: what ran in integers and what in float.
         optimized: the engine, as it runs the file, against the file run by itself node by node.
         accuracy: on the images that were tried.
@@ -76,7 +76,7 @@ class Adopted:
     max_logit_difference: float
 
     def summary(self) -> str:
-        """What was found, for a person."""
+        """The results in words."""
         classes = len(self.run.classes)
         tolerance = f"{self.max_logit_difference:.4g}"
         lines = [
@@ -239,14 +239,14 @@ def adopt(
 
 
 def _require_place(out: Path) -> None:
-    """Refuse a folder that is of something else, which an adoption that was cut short is not."""
+    """Refuse a folder of something other than an adoption; an interrupted adoption is accepted."""
     ours = (out / ADOPTED_SIDECAR).is_file() or any(out.glob(f"export/{ADOPTED}-*"))
     if out.exists() and not ours and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"--out {out} is not a run folder of an adopted model; give a new folder")
 
 
 def _require_no_other(out: Path) -> None:
-    """Refuse a folder whose records are of another model: they would pass for the new one's."""
+    """Refuse a folder whose records are of another model: they would be taken for the new one's."""
     if (out / ADOPTED_SIDECAR).is_file():
         raise UsageError(
             f"{out} holds another adopted model; give --overwrite to replace it and its records, "
@@ -255,7 +255,7 @@ def _require_no_other(out: Path) -> None:
 
 
 def _clear(run: RunFolder) -> None:
-    """Take an earlier adoption away, first what makes it a run, and all that was measured of it."""
+    """Remove an earlier adoption: first the file that makes it a run, then its measurements."""
     (run.path / ADOPTED_SIDECAR).unlink(missing_ok=True)
     for old in (*run.path.glob(f"export/{ADOPTED}-*"), *run.records.glob("*.json")):
         old.unlink()
@@ -294,7 +294,7 @@ def _sidecar(
     layout: str,
     provenance: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """``adopted.json``, in the place of a checkpoint's sidecar."""
+    """``adopted.json``, in place of a checkpoint's sidecar."""
     return {
         "format": ADOPTED_FORMAT,
         "format_version": ADOPTED_FORMAT_VERSION,
@@ -312,9 +312,9 @@ def _sidecar(
 def _require_same(
     candidate: Path, path: Path, images: NDArray[np.uint8], own: NDArray[Any]
 ) -> None:
-    """Check that the file with its preprocessing inside computes what the file itself does.
+    """Check that the file with its preprocessing inside computes the same as the file itself.
 
-    Both run node by node, an image at a time: the same numbers, but for float16's roundings.
+    Both run node by node, one image at a time: the same numbers, except for float16's roundings.
     """
     expected = _flat(own)
     classes = expected.shape[1]
@@ -341,9 +341,9 @@ def _require_independent(
 ) -> None:
     """Check that the logits of an image do not depend on the other images of its batch.
 
-    A scale that is computed of the whole batch moves every code, so a file with one is held to what
-    float sums in another order may differ by. Where two logits are all but equal the class may
-    differ. The batches of a file that fixes their size are filled with one image.
+    A scale that is computed from the whole batch moves every code, so a file with such a scale may
+    differ only as much as float sums in another order. Where two logits are almost equal the class
+    may differ. The batches of a file with a fixed batch size are filled with one image.
     """
     dynamic = [
         node.name or node.output[0]
@@ -375,7 +375,7 @@ def _require_independent(
 
 
 def _require_within(optimized: Departure, path: Path) -> None:
-    """Check that the engine's kernels compute what the file says, node by node."""
+    """Check that the engine's kernels compute the same as the file, node by node."""
     if optimized.failures:
         raise InputError(
             f"{path}: {'; '.join(optimized.failures)}; expected the engine to compute what the "

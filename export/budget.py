@@ -1,4 +1,4 @@
-"""How far a computation is from what it is held to, and how far it may be.
+"""The distance of a computation from the one it is compared with, and its allowed distance.
 
 ONNX Runtime's all-integer file and LiteRT's have none: they equal their references
 (:mod:`export.parity`). An
@@ -24,11 +24,11 @@ Logits = NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """How far one computation may be from what it is held to.
+    """The allowed distance of one computation from the one it is compared with.
 
     Attributes:
-        logits: largest difference of one logit, as a share of the largest |logit| of what they are
-            held to; 0 asks for equal numbers, None bounds nothing.
+        logits: largest difference of one logit, as a share of the largest |logit| of the latter; 0
+            requires equal numbers, None bounds nothing.
         flips: share of the images that may have another class, 0…1.
         code_flips: where codes are compared, the share of one layer's codes that may differ, 0…1.
         largest_code_flip: by how many codes at most; None bounds nothing.
@@ -78,7 +78,7 @@ class Overrides:
             with a budget, as a share of the largest logit.
         engine_flips: share of the images that may have another class there.
 
-    An exact network may differ nowhere, whatever is said here.
+    An exact network may differ nowhere, whatever these settings are.
     """
 
     least_agreement: float | None = None

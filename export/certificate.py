@@ -1,8 +1,8 @@
-"""The certificate: which operators, types and providers really ran, layer by layer.
+"""The certificate: which operators, types and providers actually ran, layer by layer.
 
 Everything in it comes from the engine after it has loaded and run the file: its own saved
 optimized graph for the wiring, its own profile for kernels, types, providers and times. The
-exported file is not asked, because an engine may run quite another graph.
+exported file is not used, because an engine may run quite another graph.
 
 The JSON form is ``export/schemas/certificate-2.json``.
 """
@@ -177,7 +177,7 @@ def certify(
     optimize: bool = True,
     isolated: bool = False,
 ) -> Certificate:
-    """Run any ONNX file on ONNX Runtime's CPU provider and say what ran.
+    """Run any ONNX file on ONNX Runtime's CPU provider and return the certificate of what ran.
 
     Args:
         model: the ONNX file.
@@ -204,7 +204,7 @@ def certify(
     inputs = tuple(map(_facts, graph_inputs(read)))
     with Scratch() as folder:
         loaded = path
-        # The profile knows nodes by name, and the engine looks for data beside its saved graph.
+        # The profile identifies nodes by name; the engine reads data from its saved graph's folder.
         with refusing_malformed(path):
             outside = read_onnx(path.read_bytes()).outside
         if node_names_made_unique(read) or outside:
@@ -241,7 +241,7 @@ def certify(
 
 
 def refuse_qonnx(model: onnx.ModelProto, path: Path) -> None:
-    """Nothing, if no node is one of QONNX's quantizers, which no engine runs; else InputError."""
+    """Raise InputError if a node is one of QONNX's quantizers, which no engine runs."""
     quant = next(
         (
             node

@@ -1,8 +1,8 @@
-"""What is known of every tensor of codes in a final integer file, without running it.
+"""The known facts of every tensor of codes in a final integer file, without running it.
 
-Scale, zero point and the range that the codes can have follow from the file alone: a Clip bounds
-them, an averaged or requantized tensor has the range of its input through a rising function, and
-what no rule narrows is a byte.
+Scale, zero point and the possible range of the codes follow from the file alone: a Clip bounds
+them, an averaged or requantized tensor has the range of its input through an increasing function,
+and a tensor that no rule narrows has the range of a byte.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What ONNX Runtime really ran: its saved optimized graph joined with its profile.
+"""The graph that ONNX Runtime actually ran: its saved optimized graph joined with its profile.
 
 The optimized graph has the wiring and what is stored; the profile has, for each node, the kernel's
 operator, the types of its tensors, the provider and the time. Neither alone is a proof.
@@ -140,9 +140,9 @@ def read_engine_graph(optimized: Path, profile: Path, *, file_nodes: set[str]) -
 
 
 def node_names_made_unique(model: onnx.ModelProto) -> bool:
-    """Give nodes without a name, or with one that is taken, a name; say whether there were any.
+    """Name nodes that have no name, or one that is taken; returns whether there were any.
 
-    An engine's profile knows nodes by name only. A node is named after its first output.
+    An engine's profile identifies nodes only by name. A node is named after its first output.
     """
     seen: set[str] = set()
     taken = {node.name for node in model.graph.node if node.name}

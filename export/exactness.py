@@ -8,7 +8,7 @@ the fake-quantized network the same sum is an integer in units of 2^k s_w, at mo
 
 whatever part of it has been added so far and in whatever order.  Under 2^24 every such integer is a
 float32, so no addition rounds, and the requantization multiplies by a power of two and rounds the
-same number half to even in both.  What is looked at is the file itself, not the training.
+same number half to even in both.  The check uses the file itself, not the training.
 """
 
 from __future__ import annotations

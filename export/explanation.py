@@ -1,4 +1,4 @@
-"""What a QONNX file holds, layer by layer: the lines that ``--explain`` prints of that target.
+"""The contents of a QONNX file, layer by layer: the lines of ``--explain`` for that target.
 
 The other targets' lines are written by their passes as they go (:meth:`export.passes.rule.Context.
 note`).

@@ -18,8 +18,8 @@ Batch = tuple[NDArray[np.float32], dict[str, NDArray[np.int16]]]
 class FakeQuantized:
     """Runs a network in torch and reads the codes off its fake-quantized tensors.
 
-    A code is the tensor's value over its scale, rounded: the value is a code times the scale but
-    for one float32 rounding. What only moves codes has no row of its own.
+    A code is the tensor's value over its scale, rounded: the value is a code times the scale, apart
+    from one float32 rounding. An operator that only moves codes has no row of its own.
 
     Args:
         network: in evaluation mode.

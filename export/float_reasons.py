@@ -1,8 +1,8 @@
-"""Why the engine ran a layer in float: the rules that a stock quantized file falls foul of.
+"""Why the engine ran a layer in float: the rules that a stock quantized file violates.
 
-Each rule looks at the neighbours of the node in the graph that really ran. They are those of ONNX
-Runtime's CPU provider: it makes an integer kernel of DequantizeLinear → operator → QuantizeLinear
-only where weights are stored, activations are unsigned, and nothing stands in between.
+Each rule checks the neighbours of the node in the graph that actually ran. The rules are those of
+ONNX Runtime's CPU provider: it makes an integer kernel of DequantizeLinear → operator →
+QuantizeLinear only where weights are stored, activations are unsigned, and nothing is in between.
 """
 
 from __future__ import annotations

@@ -112,8 +112,8 @@ def input_dims(value: onnx.ValueInfoProto) -> tuple[int | None, ...]:
 
 
 def fix_inputs(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> None:
-    """Give inputs these shapes, in place; what the file says of the tensors after them goes, so
-    that it follows from the operators."""
+    """Give inputs these shapes, in place; the declared shapes of later tensors are removed, so that
+    they follow from the operators."""
     del model.graph.value_info[:]
     for value in model.graph.input:
         if value.name in shapes:
@@ -131,7 +131,7 @@ def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
 
 
 def node_label(node: onnx.NodeProto) -> str:
-    """What an error calls a node: its name, or else its first output, and its operator."""
+    """The name of a node in errors: its name, or else its first output, and its operator."""
     name = node.name or (node.output[0] if node.output else "")
     return f"{name!r} ({node.op_type})"
 
@@ -154,7 +154,7 @@ def graphs_of(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
 
 
 def fresh_name(wanted: str, taken: set[str]) -> str:
-    """``wanted``, with underscores behind it until it is not taken; it is taken from then on."""
+    """``wanted``, with underscores appended until it is not taken; it is taken from then on."""
     while wanted in taken:
         wanted += "_"
     taken.add(wanted)
