@@ -1,8 +1,8 @@
 """Write a bundle: models, patches, images, golden data, thresholds and the validator, as one file.
 
-The bytes depend on the contents alone: the same parts give the same bundle on every machine, and
-the same command the same bundle at every time. When it was made is in ``BUNDLE.json`` beside it, of
-what in ``BUNDLE.cdx.json``, a bill of materials.
+The bytes depend only on the contents: the same parts give the same bundle on every machine, and the
+same command gives the same bundle at any time. ``BUNDLE.json`` in the same folder records when it
+was made, and ``BUNDLE.cdx.json``, a bill of materials, what it was made from.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class BundleModel:
         golden_logits: float32 G×C, of the numpy reference of this very file; None: the bundle's
             own, those of the all-integer file.
         device_reports: further machines, proved by their reports; None has no such proof.
-        target: "adopted" of somebody else's file; None: the engine's own.
+        target: "adopted" for a foreign file; None: the engine's own.
     """
 
     path: Path
@@ -133,8 +133,8 @@ class BundlePatch:
     """One patch set of the suite.
 
     Attributes:
-        patch_set: its ``image_indices`` count within the split of the images.
-        lab: int64 M, classes that the lab's network gave with it.
+        patch_set: its ``image_indices`` refer to the split of the images.
+        lab: int64 M, classes of the lab's network with the patch.
         gated: whether its ASR decides.
     """
 
@@ -145,9 +145,9 @@ class BundlePatch:
 
 @dataclass(frozen=True, kw_only=True)
 class Thresholds:
-    """What the device must reach, shares of 0 to 1.
+    """The thresholds of the device, shares of 0 to 1.
 
-    None asks for nothing as a drift, and as a clean accuracy for nearly the lab's own:
+    A drift of None requires nothing; a clean accuracy of None requires nearly the lab's own:
     :func:`deploy.device.thresholds.default_min_clean`.
     """
 
@@ -165,20 +165,20 @@ class BundleContents:
         bit_width: of the hidden layers.
         classes: their names.
         models: by engine.
-        images: uint8 N×3×H×W; of these counts clean accuracy.
+        images: uint8 N×3×H×W; clean accuracy is over these.
         labels: int64 N.
         indices: int64 N, ascending: which images of the split they are.
         images_about: name, split and digest of the split.
         golden_inputs: uint8 G×3×H×W.
         golden_logits: float32 G×C, of the integer reference, or of the ``golden_engine``.
         golden_codes: uint8 G×…, by tensor name, of the integer reference.
-        lab_engine: what made the lab's predictions.
+        lab_engine: the engine of the lab's predictions.
         lab_clean: int64 N.
         patches: at least one.
         thresholds: of the gate.
         random_floor_seed: of the noise patches.
-        golden_engine: of the lab, that gave the golden logits; None: the numpy reference did.
-        attack_checks: what the lab's checks of its attacks on this model found; None: not checked.
+        golden_engine: the lab's engine that gave the golden logits; None: the numpy reference did.
+        attack_checks: verdict of the lab's checks of its attacks on this model; None: not checked.
         provenance: from ``deploy.core.records.provenance``.
     """
 
@@ -212,12 +212,13 @@ def write_bundle(
 ) -> str:
     """Write a bundle, read it back, and return the SHA-256 of its manifest.
 
-    ``OUT.json`` beside it says when and from what the bundle was made, with its manifest's SHA-256;
-    ``OUT.cdx.json`` lists its files and the packages of this environment with their licences.
+    ``OUT.json`` in the same folder records when and from what the bundle was made, with its
+    manifest's SHA-256; ``OUT.cdx.json`` lists its files and the packages of this environment with
+    their licences.
 
     Args:
-        out: the file (replaced atomically), or the folder, which must not exist, unless it is this
-            very bundle.
+        out: the file (replaced atomically), or the folder, which must not exist, unless it is the
+            same bundle.
         contents: the parts.
         signing_key: PEM file of an Ed25519 private key.
         as_folder: write a folder instead of one file.

@@ -1,6 +1,6 @@
-"""From validation reports of devices to the machines that a bundle names as giving its logits.
+"""The machines that a bundle names as giving its logits, from validation reports of devices.
 
-A report counts for a bundle of the very same model, golden data and images, and only if the device
+A report counts only for a bundle of the same model, golden data and images, and only if the device
 gave the lab's logits bit for bit.
 """
 
@@ -20,7 +20,7 @@ from .device.report import read_report
 
 @dataclass(frozen=True, kw_only=True)
 class LabLogits:
-    """What a device must have run, and what it must have given; logits little-endian float32.
+    """The inputs and logits that a device's report must match; logits in little-endian float32.
 
     Attributes:
         engine: the bundle's name of the model, such as "onnxruntime".
@@ -39,7 +39,7 @@ class LabLogits:
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceReports:
-    """What a bundle's model is to be proved with.
+    """The reports that prove a bundle's model on further machines.
 
     Attributes:
         lab: the lab's own machine, from ``deploy.device.machine_proof.machine_entry``.
@@ -72,11 +72,11 @@ def machine_of_report(path: Path, lab: LabLogits) -> dict[str, Any]:
     """Return the machine that a device's ``report.json`` proves to give the lab's logits.
 
     Raises:
-        InputError: no such report, a validation that did not reach its verdict, another model,
-            golden data or images, or logits that differ in any bit.
+        InputError: there is no such report, its validation did not reach a verdict, it is of
+            another model, golden data or images, or its logits differ in any bit.
     """
     report = read_report(path)
-    # A gate that failed says nothing against the logits.
+    # A failed gate does not affect the logits.
     if report["exit_code"] not in REACHED_A_VERDICT:
         raise InputError(
             f"{path} is the report of a validation that was aborted, so it proves "
@@ -117,7 +117,7 @@ def machine_of_report(path: Path, lab: LabLogits) -> dict[str, Any]:
 
 
 def _of(part: Mapping[str, Any] | None, key: str, path: Path) -> str:
-    """A fact that reports have told since bundles name machines."""
+    """A fact that reports contain since bundles name machines."""
     value = None if part is None else part.get(key)
     if value is None:
         raise InputError(

@@ -2,7 +2,7 @@
 
 For files of the target ``qcdq``. The plug-in takes the whole graph or the session does not open,
 and OpenVINO's own counters, which it puts into ONNX Runtime's profile, name the kernel of every
-layer: each convolution and product must be an int8 one. The plug-in takes Intel's processors alone;
+layer: each convolution and product must be an int8 one. The plug-in supports only Intel processors;
 :class:`.openvino_engine.OpenVinoEngine` runs the same file on others.
 """
 

@@ -1,4 +1,4 @@
-"""Execution providers that come as packages of their own, for any onnxruntime from 1.23 on."""
+"""Execution providers that come as separate packages, for any onnxruntime from 1.23 on."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _registered: set[str] = set()
 class FromPlugin:
     """Mixin before :class:`.device.onnxruntime_engine.OnnxRuntimeEngine`: a provider's package.
 
-    A plug-in that is loaded gives no device where its hardware is not here, and ONNX Runtime would
-    run on without it; that is an error here.
+    A loaded plug-in offers no device where its hardware is missing, and ONNX Runtime would continue
+    without it; that is an error here.
 
     Attributes:
         package: the module, which has ``get_library_path()``.

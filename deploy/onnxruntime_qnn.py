@@ -1,10 +1,10 @@
 """What of a file ONNX Runtime's QNN provider would take for Qualcomm's HTP, and why not the rest.
 
 The answer is the provider's own. Its package for x86-64 brings the library that compiles graphs for
-the HTP (the matrix unit of Snapdragon processors), so no such processor is needed to ask: the
-session is opened, nothing is run. The provider writes which operators it made of which nodes, and
-the reason of each refusal, into a trace (its option ``enable_framework_op_trace``); ONNX Runtime
-says which nodes were given to whom.
+the HTP (the matrix unit of Snapdragon processors), so no such processor is needed: the session is
+opened, nothing is run. The provider writes which operators it made of which nodes, and the reason
+of each refusal, into a trace (its option ``enable_framework_op_trace``); ONNX Runtime reports which
+nodes each provider got.
 """
 
 from __future__ import annotations

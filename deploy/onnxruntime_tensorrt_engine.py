@@ -3,10 +3,10 @@
 "onnxruntime-tensorrt" is the provider that onnxruntime-gpu is built with,
 "onnxruntime-tensorrt-rtx" NVIDIA's plug-in for any onnxruntime.
 
-ONNX Runtime gives a provider the nodes that it takes and the rest to others, and goes on without
-a provider that does not load. Neither happens here: the provider must be there, the session may
-not fall back, and a profiled run must show every node in it. What the layers compute in TensorRT
-does not tell through ONNX Runtime, so there is no certificate.
+ONNX Runtime gives a provider the nodes that it takes and the rest to others, and continues without
+a provider that does not load. Neither happens here: the provider must be present, the session may
+not fall back, and a profiled run must show every node in it. TensorRT does not report through ONNX
+Runtime what its layers compute in, so there is no certificate.
 """
 
 from __future__ import annotations

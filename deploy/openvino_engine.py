@@ -2,9 +2,9 @@
 
 For standard Q/DQ files (``qadtr export --target qcdq``). OpenVINO's compiler turns Q/DQ pairs
 around an operator into an integer kernel. On x86-64 without VNNI those kernels add pairs of
-products in 16 bits and saturate where 8-bit weights are large, in silence; ONNX Runtime has a
-switch against it, OpenVINO has none. So on such a processor this engine runs the file's values in
-float32 unless integers are asked for, and says so.
+products in 16 bits and silently saturate where 8-bit weights are large; ONNX Runtime has a switch
+against it, OpenVINO has none. So on such a processor this engine runs the file's values in float32
+unless integers are requested, and reports this.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ INPUT_NAME, OUTPUT_NAME = "images", "logits"
 
 
 def compiler_settings(threads: int, *, integers: bool) -> dict[str, str]:
-    """Return what OpenVINO's compiler is told of a Q/DQ file, in its own words; no number is
-    computed in fewer bits than the file says."""
+    """Return the settings of OpenVINO's compiler for a Q/DQ file; no number is computed in fewer
+    bits than the file states."""
     return {
         "INFERENCE_NUM_THREADS": str(threads),
         "INFERENCE_PRECISION_HINT": "f32",

@@ -1,8 +1,8 @@
 """The Python packages of TensorRT and TensorRT-RTX: which there are, and what their log said.
 
-Both have one API; where 10, 11 and RTX differ, the place that is concerned asks
-:attr:`Bindings.flavour` or the major version. Networks are strongly typed throughout: 10 must be
-asked for that, 11 and RTX know nothing else and take the flag.
+Both have one API; where 10, 11 and RTX differ, the code checks :attr:`Bindings.flavour` or the
+major version. Networks are strongly typed throughout: 10 needs a flag for that, 11 and RTX support
+nothing else and accept the flag.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ FLAVOURS = {flavour.name: flavour for flavour in (TENSORRT, TENSORRT_RTX)}
 
 
 class Log:
-    """What TensorRT said since :meth:`clear`.
+    """The messages of TensorRT since :meth:`clear`.
 
     Attributes:
         errors: its errors, in order.
@@ -139,7 +139,7 @@ def load(flavour: Flavour) -> Bindings:
     log = Log()
 
     class Logger(api.ILogger):  # type: ignore[misc]
-        """Hands every message on."""
+        """Passes every message on."""
 
         def log(self, severity: Any, text: str) -> None:
             log.take(severity, text)
