@@ -36,7 +36,7 @@ class CertifySettings:
 
     Attributes:
         sizes_px: sides of the patches, one record each.
-        masks_per_axis: masks along a side; all their pairs are asked.
+        masks_per_axis: masks along a side; all their pairs are evaluated.
         bit_widths: None takes all that are exported.
         images: how many of the split, at most.
         split: "test" for final tables, "holdout" to choose settings.
@@ -72,7 +72,7 @@ def certify_run(
         InputError: a bit-width that is not exported, a patch larger than the images, a patch set
             larger than every size or of other images, or one that wins on a certified image.
         EngineUnavailable: the engine is not here.
-        NothingToEvaluate: masked inference has none of a patch set's images right.
+        NothingToEvaluate: masked inference classifies none of a patch set's images correctly.
     """
     patch_sets = patch_sets_of(patches) if patches else []
     for patch_set in patch_sets:

@@ -38,7 +38,7 @@ from training.validated import AtLeast0, AtLeast1, validated
 
 @validated()
 class PatchRunSettings:
-    """What a patch run is told besides the attack's own settings.
+    """Settings of a patch run other than the attack's own settings.
 
     Attributes:
         split: of the images that the patch is tried on: "test" for final tables, "holdout" to
@@ -191,7 +191,7 @@ def supply_patches(
     """Place the patches of a file on the images of a run and write a patch set for each.
 
     Args:
-        run: whose images they are placed on; its network is not asked.
+        run: whose images they are placed on; its network is not run.
         file: a PNG or npz, see ``eval.attacks.supplied.reading``.
         settings: split, number of images and seed; the rest does not matter here.
         folder: of the patch sets; default ``RUN/patches``.

@@ -35,7 +35,7 @@ from training.validated import AtLeast1, BitWidths, validated
 
 @validated()
 class PixelRunSettings:
-    """What a run is told besides the attack.
+    """Settings of a run other than those of the attack.
 
     Attributes:
         bit_widths: to attack and measure; None takes all of the network.
@@ -63,12 +63,12 @@ def attack_pixels(
 ) -> list[PixelRecord]:
     """Attack a run's network; one record for each bit-width and engine, in its ``records`` folder.
 
-    Records that exist are not made again. An interrupted attack continues behind its last batch.
+    Records that exist are not made again. An interrupted attack continues after its last batch.
 
     Raises:
         InputError: a bit-width that the network lacks, a model that is not exported, more images
             than there are, or the library is not installed.
-        NothingToEvaluate: the network has none of the images right.
+        NothingToEvaluate: the network classifies none of the images correctly.
         EngineUnavailable: the engine is not here.
     """
     images = run.images(data, settings.split)

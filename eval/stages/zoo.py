@@ -163,7 +163,7 @@ def zoo_table(networks: Sequence[ZooNetwork]) -> Table:
 
 
 def zoo_json(networks: Sequence[ZooNetwork]) -> dict[str, Any]:
-    """The same as JSON values: rates 0…1 with k, n and interval, null where nobody measured."""
+    """The same as JSON values: rates 0…1 with k, n and interval, null where it was not measured."""
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,

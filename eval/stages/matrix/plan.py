@@ -63,7 +63,7 @@ class _Source:
 
 @validated()
 class Target:
-    """A ``[[target]]`` to try patches on; ``bits`` None stands for all that are exported."""
+    """A ``[[target]]`` to try patches on; ``bits`` None means all that are exported."""
 
     run: Path
     bits: _Bits | None = None
