@@ -118,7 +118,7 @@ def _strongest(record: AdaptiveRecord) -> str:
 
 
 def _verdict(checks: AttackChecks, checkpoint: str, widths: Sequence[int]) -> str:
-    """Of one bit-width all that its checks say; of several what tripped at any of them."""
+    """For one bit-width the verdict of its checks; for several, what tripped at any of them."""
     found = {bits: checks.by_model.get((checkpoint, bits)) for bits in widths}
     if len(widths) == 1:
         (only,) = found.values()

@@ -127,7 +127,7 @@ _KINDS = (
 
 
 def _marks(payload: Mapping[str, Any], checks: AttackChecks) -> dict[int, str]:
-    """What stands beside an ASR at each bit-width."""
+    """The mark next to an ASR at each bit-width."""
     model = payload["model"]
     return {b: checks.mark_at(model["checkpoint_sha256"], b) for b in model["bit_widths"]}
 

@@ -60,7 +60,7 @@ def analysis_rows(records: Iterable[Mapping[str, Any]]) -> list[list[str]]:
         else:
             rows.setdefault((*key, str(patch_identity(patch))), {})[column] = words
     for key, column, words in without_patch:
-        # The same figure stands in the network's row of every patch.
+        # The same figure is in the network's row of every patch.
         for same in [row for row in rows if row[:-1] == key] or [(*key, "")]:
             rows.setdefault(same, {})[column] = words
     return [

@@ -52,7 +52,7 @@ def doubtful_checks(records: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def checks_section(checks: AttackChecks, names: Names) -> Html:
-    """The same as tables of the page; nothing where nobody looked."""
+    """The checks as tables of the page; empty where none was run."""
     found = _all(checks)
     if not found:
         return Html("")

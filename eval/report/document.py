@@ -85,7 +85,7 @@ def small(text: str, name: str = "p") -> Html:
 
 
 def note(text: str) -> Html:
-    """A paragraph that nobody may miss."""
+    """A paragraph that must not be missed."""
     return tag("p", text, class_="note")
 
 

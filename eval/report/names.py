@@ -111,7 +111,7 @@ def differing_settings(
 
 
 def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """All that a training was told besides its name and seed, by dotted keys."""
+    """All settings of a training except its name and seed, by dotted keys."""
     told = {key: value for key, value in _complete(config).items() if key not in _OF_THE_RUN}
     return flat_settings(told)
 

@@ -58,7 +58,7 @@ class NetworkFigures:
     Attributes:
         model: network, defense, checkpoint_sha256 and run, as the newest record has them.
         images: name, split and digest of the images.
-        clean: clean accuracy, from the record over the most images; None where nobody asked.
+        clean: clean accuracy, from the record over the most images; None where not measured.
         transferred: by patch, what patches made on other networks achieved in the engine.
         whitebox: by attack, the same of patches made on these very weights, at any bit-width.
         adaptive: by size and place, what an attacker achieved who knows network and defense, with
@@ -154,7 +154,7 @@ def _as_json(one: Achieved) -> dict[str, Any]:
 
 
 def certified_heading(patch_px: int) -> str:
-    """Of the column of certified accuracy against patches of a size."""
+    """The heading of the column of certified accuracy against patches of a size."""
     return f"certified {patch_px}×{patch_px}"
 
 

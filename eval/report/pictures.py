@@ -31,7 +31,7 @@ def map_table(
     *,
     about: str,
 ) -> Html:
-    """Pictures in a table that scrolls by itself.
+    """Pictures in a table that scrolls on its own.
 
     Args:
         rows: heading of each row with its stored maps, one a column.

@@ -70,9 +70,9 @@ class PatchResult:
     Attributes:
         asr: with n and its interval.
         floor: that of the random patch.
-        drift_points: None where the fake-quantized network was not asked.
+        drift_points: None where the fake-quantized network was not run.
         whitebox: whether the patch was made on the very weights that it is tried on.
-        mark: stands beside every rate: a check of the attacks on this model tripped, or nothing.
+        mark: next to every rate: a check of the attacks on this model tripped, or empty.
         common: the ASR over the images that all models of a matrix get right; None outside of one.
     """
 
@@ -309,7 +309,7 @@ _IDENTITY = ("network", "defense", "checkpoint_sha256", "bit_width", "engine", "
 
 
 def _identity(model: ModelFacts) -> tuple[object, ...]:
-    """What tells one model from another; not its run, whose folder may be renamed."""
+    """What distinguishes models; not the run, whose folder may be renamed."""
     return tuple(keys(model, *_IDENTITY))
 
 

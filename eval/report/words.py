@@ -80,7 +80,7 @@ def model_name(network: str, defense: str | None) -> str:
 
 
 def defense_name(defense: str) -> str:
-    """Of a defense by its key in a config, such as "plain QAT"."""
+    """The name of a defense by its key in a config, such as "plain QAT"."""
     return _DEFENSES.get(defense, defense)
 
 
