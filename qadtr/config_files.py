@@ -45,5 +45,5 @@ def config_file(name: str) -> Path:
 
 
 def config_names() -> list[str]:
-    """Of the configs that come with the package."""
+    """The names of the configs that come with the package."""
     return sorted(path.stem for path in CONFIGS.glob("*.toml"))

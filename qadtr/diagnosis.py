@@ -23,7 +23,7 @@ from qadtr import __version__
 
 MINIMUM_PYTHON = (3, 11)
 
-# What each extra is for, by the distribution that tells whether it is installed.
+# The purpose of each extra, by the distribution that shows whether it is installed.
 EXTRA_OF_DISTRIBUTION: Mapping[str, str] = {
     "numpy": "base",
     "torch": "train",
@@ -92,7 +92,7 @@ class Finding:
 
 
 def diagnose() -> list[Finding]:
-    """Everything `qadtr doctor` says of the running environment, in reading order."""
+    """Everything that `qadtr doctor` reports of the running environment, in reading order."""
     versions = installed_versions(EXTRA_OF_DISTRIBUTION)
     return [
         python_finding(sys.version_info[:2]),

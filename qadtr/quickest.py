@@ -128,7 +128,7 @@ def quickest_engine(run: RunFolder, bits: int, *, threads: int = 1) -> Quickest:
 
     Raises:
         InputError: no file at these bits.
-        EngineUnavailable: no engine runs any of them; says why for each.
+        EngineUnavailable: no engine runs any of them; the message states why for each.
         UsageError: a number of threads that no engine takes.
 
     Example:

@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def commands(out: Path) -> list[list[str]]:
-    """The commands of the demo, each as the words behind `qadtr`."""
+    """The commands of the demo, each as the words after `qadtr`."""
     source, plain, defended = (str(out / name) for name in (SOURCE, PLAIN, DEFENDED))
     return [
         *(

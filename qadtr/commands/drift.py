@@ -12,7 +12,7 @@ HELP = "split a bundle's drift into rounding, preprocessing, export, engine and 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The bundle, its run, and what a device told."""
+    """The bundle, its run, and the report of a device."""
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="bundle file or folder")
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder that it was made from")
     parser.add_argument(

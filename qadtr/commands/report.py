@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write what is asked for and print where it is, after the tables."""
+    """Write the requested files and print their paths, after the tables."""
     from deploy.core.errors import UsageError
     from deploy.core.files import STDOUT
     from eval.report.results import text_table

@@ -18,7 +18,7 @@ _T = TypeVar("_T")
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
-    """`--data DIR`: where the images are; what they are, the config or the run tells."""
+    """`--data DIR`: the folder of the images; the config or the run states their kind."""
     parser.add_argument(
         "--data",
         type=Path,

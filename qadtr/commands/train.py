@@ -137,7 +137,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _jobs(arguments: argparse.Namespace) -> list[_Job]:
-    """Every training that is asked for, checked before the first one starts."""
+    """Every requested training, checked before the first one starts."""
     from deploy.core.errors import UsageError
     from training.checkpoint import RESUME
     from training.defenses import resolved
