@@ -108,5 +108,5 @@ class Data:
 
     @cached_property
     def calibrate(self) -> ImageSet:
-        """The images for calibration, loaded when they are asked for first."""
+        """The images for calibration, loaded at the first use."""
         return self._load("holdout")

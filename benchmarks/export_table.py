@@ -301,7 +301,7 @@ def _litert(subject: Subject, target: str) -> dict[str, Any]:
 
 
 def _arm64(subject: Subject, path: Path) -> dict[str, Any]:
-    """Codes and logits on each processor of the emulated machine; nothing where none was asked."""
+    """Codes and logits on each processor of the emulated machine; empty without one."""
     if subject.arm64 is None:
         return {}
     images = subject.images[chosen_indices(len(subject.images), ARM64_IMAGES)]

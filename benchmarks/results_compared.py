@@ -131,7 +131,7 @@ class Results:
 
 
 def figures_of(networks: Iterable[Trained]) -> list[NetworkFigures]:
-    """Of all these networks at every bit-width."""
+    """The table of all these networks at every bit-width."""
     return [figures for one in networks for figures in one.figures.values()]
 
 
@@ -193,5 +193,5 @@ def was_masked(model: Mapping[str, Any]) -> bool:
 
 
 def title(network: str) -> str:
-    """Of a network by its key in a config, such as "ResNet-20"."""
+    """The name of a network by its key in a config, such as "ResNet-20"."""
     return network.replace("resnet", "ResNet-")

@@ -63,7 +63,7 @@ def first_table(results: Results) -> Table:
 
 
 def _once(figures: NetworkFigures, results: Results) -> dict[str, str]:
-    """The cells of a network that is asked once."""
+    """The cells of a network that is evaluated once."""
     found = results.timed.get(figures.bit_width)
     return {
         **figures.cells(results.patches),
@@ -207,7 +207,7 @@ def columns_table(results: Results) -> Table:
 
 
 def _counts(results: Results) -> dict[str, str]:
-    """How many images are behind the columns."""
+    """The number of images of the columns."""
     rows = results.rows
     found = {
         "clean": [f.clean["n"] for f in rows if f.clean is not None],

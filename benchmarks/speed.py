@@ -178,7 +178,7 @@ def _matrix_call(threads: int) -> Call:
 
 
 def seconds_of(call: Call, repeats: int) -> float:
-    """Of one call, the mean of ``repeats``."""
+    """The time of one call, the mean of ``repeats``."""
     start = time.perf_counter()
     for _ in range(repeats):
         call()
