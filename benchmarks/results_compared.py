@@ -131,7 +131,7 @@ class Results:
 
 
 def figures_of(networks: Iterable[Trained]) -> list[NetworkFigures]:
-    """The table of all these networks at every bit-width."""
+    """The figures of all these networks at every bit-width."""
     return [figures for one in networks for figures in one.figures.values()]
 
 
