@@ -239,9 +239,9 @@ def activation_quantizer(node: onnx.NodeProto, context: Context) -> Quantizer:
 def byte_codes(quantizer: Quantizer, clamp: Clamp, layer: str) -> Codes:
     """The uint8 codes of an activation quantizer after a clamp.
 
-    They are named after the layer, or ``layer.wide`` where :func:`clipped` has to follow. The zero
-    point is 128 for signed codes and 0 for unsigned ones; where a zero point shifts their range, it
-    is the one that makes the least code 0.
+    They are named after the layer, or ``layer.wide`` where :func:`clipped` has to follow. The byte
+    of 0 is 128 for signed codes and 0 for unsigned ones; where a zero point shifts their range, it
+    is the byte that makes the least code 0.
     """
     least, most = quantizer.code_range()
     zero_point = SIGNED_ZERO_POINT if quantizer.signed else 0
