@@ -28,7 +28,7 @@ needs_no_provider = pytest.mark.skipif(
 @needs_no_provider
 def test_without_the_provider_it_says_which_there_are_and_what_brings_it(tmp_path: Path) -> None:
     with pytest.raises(
-        EngineUnavailable, match=rf"no {PROVIDER}; available: .*CPU.*onnxruntime-gpu.*TensorRT's"
+        EngineUnavailable, match=rf"no {PROVIDER}; available: .*CPU.*onnxruntime-gpu.*TensorRT"
     ):
         open_engine("onnxruntime-tensorrt", exported(tmp_path), threads=2)
 

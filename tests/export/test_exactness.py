@@ -216,5 +216,5 @@ def test_a_budget_is_enforced_and_names_the_first_layer_over_it(
     assert sum("<- flips" in line for line in table) == 1
     with pytest.raises(InputError, match="needs the fake-quantized network"):
         check_parity(made, digits.images[:8], budget=DEFAULT_BUDGET)
-    with pytest.raises(InputError, match="code flips is a share"):
+    with pytest.raises(InputError, match="code flips as a share"):
         Overrides(code_flips=5.0)

@@ -371,7 +371,7 @@ def test_a_padding_that_would_fill_the_memory_is_refused_before_anything_runs(
     path = tmp_path / "padded.onnx"
     path.write_bytes(padded(model_for("lower"), 3000).SerializeToString())
     tracemalloc.start()
-    with pytest.raises(InputError, match=r"padded\.onnx.* would be \[1, 4, 6\d\d\d, 6\d\d\d\], at"):
+    with pytest.raises(InputError, match=r"padded\.onnx.* the shape \[1, 4, 6\d\d\d, 6\d\d\d\]"):
         lower(path, tmp_path / "lowered.onnx")
     assert tracemalloc.get_traced_memory()[1] < 1 << 26
     tracemalloc.stop()
@@ -391,5 +391,5 @@ def test_a_padding_that_would_fill_the_memory_is_refused_before_anything_runs(
 def test_how_large_a_tensor_may_become_follows_from_the_image(
     image: tuple[int, ...], shape: tuple[int, ...], fits: bool
 ) -> None:
-    with nullcontext() if fits else pytest.raises(InputError, match="'x' would be"):
+    with nullcontext() if fits else pytest.raises(InputError, match="'x' would have the shape"):
         require_sizes(Path("a.onnx"), {"x": shape}, image)

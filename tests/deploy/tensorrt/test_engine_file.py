@@ -107,7 +107,7 @@ def test_a_missing_half_is_named(engine: Path) -> None:
 
 @pytest.mark.parametrize("version", ["10.16.1.12", "11.4.0.106", "10.9.0.34"])
 def test_another_version_is_refused(engine: Path, version: str) -> None:
-    with pytest.raises(InputError, match=rf"built by tensorrt 10\.16\.1\.11, {version} is"):
+    with pytest.raises(InputError, match=rf"built by tensorrt 10\.16\.1\.11, but {version} is"):
         read_engine_file(engine, onnx_sha256=ONNX, bindings=bindings(version))
 
 

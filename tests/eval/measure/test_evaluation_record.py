@@ -109,7 +109,7 @@ def test_bits_come_back(n: int) -> None:
 
 
 def test_bits_of_another_length_are_refused() -> None:
-    with pytest.raises(InputError, match="Expected 20 flags in 3 bytes, got 1"):
+    with pytest.raises(InputError, match="expected 20 flags in 3 bytes, got 1"):
         unpack_bits("ff", 20)
     with pytest.raises(InputError, match="hexadecimal"):
         unpack_bits("zz", 8)
