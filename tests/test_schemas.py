@@ -77,7 +77,7 @@ def _set(*place: Any, value: Any) -> Callable[[dict[str, Any]], None]:
     [
         ("evaluation", _set("outcomes", value={"n": 100}), r"'outcomes\.first_index' is missing"),
         ("evaluation", _set("outcomes", "n", value=100), "outcomes: expected 100 different"),
-        ("evaluation", _set("outcomes", "success", value="ff"), "outcomes: Expected .* flags"),
+        ("evaluation", _set("outcomes", "success", value="ff"), "outcomes: expected .* flags"),
         ("evaluation", _set("outcomes", "indices", value=[1]), "different indices, got 1"),
         ("evaluation", _set("patch", "sha256", value=["a"]), r"patch\.sha256 must be text; got"),
         ("evaluation", _set("model", "file_sha256", value="a"), r"model\.file_sha256 must be text"),

@@ -98,7 +98,7 @@ def test_the_network_is_asked_as_it_would_be_deployed_and_left_as_it_is(tmp_path
     ("key", "value", "words"),
     [
         ("masks", 1.5, "data.masks"),
-        ("mask_px", [8, 4], "smaller first"),
+        ("mask_px", [8, 4], "smaller value first"),
         ("mask_px", [0, 4], "1"),
         ("mask_tries", 0, "1"),
     ],

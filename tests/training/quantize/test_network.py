@@ -174,7 +174,7 @@ def test_the_network_takes_images_of_its_plan_alone() -> None:
     for wrong in (torch.zeros(2, 3, SIZE, SIZE + 1), torch.zeros(3, SIZE, SIZE)):
         with pytest.raises(InputError, match="expected images N×3×11×11, got"):
             made(wrong)
-    with pytest.raises(InputError, match="bit-width 3 is not one"), made.at(3):
+    with pytest.raises(InputError, match="not trained at bit-width 3"), made.at(3):
         pass
     with pytest.raises(KeyError):
         made.layer("nowhere")
