@@ -178,9 +178,8 @@ def compared(every: Sequence[NetworkFigures], network: str) -> dict[str, Trained
             candidates[kind].append(Trained(label=label, figures=figures))
     found: dict[str, Trained] = {}
     for kind, those in candidates.items():
-        fit = [
-            one for one in those if shared_patches(figures_of([one, *list(found.values())[-1:]]))
-        ]
+        before = list(found.values())[-1:]
+        fit = [one for one in those if shared_patches(figures_of([one, *before]))]
         if fit:
             found[kind] = min(fit, key=attrgetter("proven" if kind == SQUARES else "resisting"))
     return found

@@ -27,12 +27,10 @@ from deploy.core.share import Share
 from deploy.core.table import Table
 from eval.measure.evaluation_record import made_on_it
 from eval.report.line_chart import Chart, Point, Series, baseline, bit_width_axis, drawn_series
-from eval.report.network_figures import NetworkFigures, certified_heading, worst
+from eval.report.network_figures import ATTACKED, NetworkFigures, certified_heading, worst
 from eval.report.words import MISSING, percent, rate
 from training.config import DataSettings, DistillationSettings
 from training.defenses import config_of_run, resolved
-
-_ATTACKED = ("transferred", "white-box", "adaptive")
 
 PLOT = "first.svg"
 """In docs/results/."""
@@ -41,7 +39,7 @@ PLOT = "first.svg"
 def first_table(results: Results) -> Table:
     """A row for each bit-width and network; with grey squares, one more for masked inference."""
     certified = [certified_heading(px) for px in PATCHES_PX]
-    columns = ("clean", *_ATTACKED, *certified, "size", "latency")
+    columns = ("clean", *ATTACKED, *certified, "size", "latency")
     rows = [
         (bits, label, cells)
         for bits in results.bit_widths
@@ -79,7 +77,7 @@ def _masked(figures: NetworkFigures) -> dict[str, str]:
     if of is None or bound is None:
         return {}
     own = figures.cells()
-    tried: dict[str, list[Share]] = {what: [] for what in _ATTACKED}
+    tried: dict[str, list[Share]] = {what: [] for what in ATTACKED}
     for attack in of.get("attacks", []):
         own_weights = made_on_it(attack["patch"], of["model"]["checkpoint_sha256"])
         tried["white-box" if own_weights else "transferred"].append(attack["asr"])
@@ -190,7 +188,7 @@ def columns_table(results: Results) -> Table:
             f"ASR of an attacker who has the network and knows its defense{tried['adaptive']}. "
             "Few steps a stage win too little where a network resists: compare rows of as many"
         ),
-        "certified": ("right by masked inference, whatever one square patch of that side shows"),
+        "certified": "right by masked inference, whatever one square patch of that side shows",
         "masked": (
             f"a row: the same network by masked inference. No attack with one {size} patch beats "
             "the rate after ≤, whatever it knows; before it, what the patches that were tried won"

@@ -8,14 +8,13 @@ from typing import Any
 from deploy.core.table import Table
 from eval.report.names import Names
 from eval.report.network_figures import (
+    ATTACKED,
     NetworkFigures,
     certified_heading,
     figures_from_records,
     shared_patches,
 )
 from eval.report.words import MISSING, rate
-
-_ATTACKED = ("transferred", "white-box", "adaptive")
 
 
 def networks_table(records: Sequence[Mapping[str, Any]], names: Names) -> Table | None:
@@ -41,7 +40,7 @@ def networks_table(records: Sequence[Mapping[str, Any]], names: Names) -> Table 
         for figures in every
         if figures.bit_width == bits
     ]
-    columns = ["clean", *_ATTACKED, *map(certified_heading, sides), *map(_left_heading, sides[-1:])]
+    columns = ["clean", *ATTACKED, *map(certified_heading, sides), *map(_left_heading, sides[-1:])]
     measured = [name for name in columns if any(row.get(name, MISSING) != MISSING for row in rows)]
     return Table(
         columns=("bits", "network", *measured),

@@ -64,30 +64,34 @@ def names_of_models(models: Iterable[Mapping[str, Any]]) -> Names:
     for name, group in groups.items():
         if len(group) == 1:
             found |= dict.fromkeys(group, name)
-        else:
-            known = {checkpoint: run for checkpoint, run in group.items() if run is not None}
-            found |= dict.fromkeys(group, name) | _names_of_runs(name, known)
-            found |= _hashed({checkpoint: found[checkpoint] for checkpoint in group}, known)
-            trainings |= _trainings({found[checkpoint]: run for checkpoint, run in known.items()})
+            continue
+        known = {checkpoint: run for checkpoint, run in group.items() if run is not None}
+        settings = [settings_of(run["config"]) for run in known.values()]
+        named = dict.fromkeys(group, name)
+        named |= _names_of_runs(name, known, differing_settings(settings))
+        found |= _hashed(named, known)
+        words = differing_settings(settings, shown=None)
+        for (checkpoint, run), told in zip(known.items(), words, strict=True):
+            trainings[found[checkpoint]] = ", ".join(filter(None, [f"seed {run['seed']}", told]))
     return Names(found, trainings)
 
 
-def differing(configs: Sequence[Mapping[str, Any]], *, shown: int | None = _SHOWN) -> list[str]:
+def differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     """For each training config, in words, the settings in which it differs from any other, those of
-    the defense first.
-
-    Args:
-        configs: one a training.
-        shown: so many are in words and the others counted, unless more tell two apart; None puts
-            all in words.
-    """
-    return differing_settings(list(map(settings_of, configs)), shown=shown)
+    the defense first."""
+    return differing_settings(list(map(settings_of, configs)))
 
 
 def differing_settings(
     flat: Sequence[Mapping[str, Any]], *, shown: int | None = _SHOWN
 ) -> list[str]:
-    """The same for settings by dotted keys, of a training or of an attack."""
+    """The same for settings by dotted keys, of a training or of an attack.
+
+    Args:
+        flat: one mapping for each training or attack.
+        shown: so many are in words and the others counted, unless more tell two apart; None puts
+            all in words.
+    """
     keys = sorted(
         dict.fromkeys(key for one in flat for key in one),
         key=lambda key: not key.startswith("defense."),
@@ -127,11 +131,12 @@ def _complete(config: Mapping[str, Any]) -> Mapping[str, Any]:
         return config
 
 
-def _names_of_runs(name: str, runs: Mapping[str | None, RunFacts]) -> dict[str | None, str]:
+def _names_of_runs(
+    name: str, runs: Mapping[str | None, RunFacts], settings: Sequence[str]
+) -> dict[str | None, str]:
     """Folder; where folders are the same, folder and seed; where these are, settings as well."""
     folders = [run["name"] for run in runs.values()]
     seeded = [(run["name"], run["seed"]) for run in runs.values()]
-    settings = differing([run["config"] for run in runs.values()])
     found = {}
     for (checkpoint, run), words in zip(runs.items(), settings, strict=True):
         parts = [f"{name}: {run['name']}"]
@@ -154,14 +159,6 @@ def _hashed(
         if checkpoint not in runs or texts.count(text) > 1
         else text
         for checkpoint, text in names.items()
-    }
-
-
-def _trainings(runs: Mapping[str, RunFacts]) -> dict[str, str]:
-    settings = differing([run["config"] for run in runs.values()], shown=None)
-    return {
-        name: ", ".join(filter(None, [f"seed {run['seed']}", words]))
-        for (name, run), words in zip(runs.items(), settings, strict=True)
     }
 
 

@@ -34,6 +34,10 @@ TORCH = "torch"
 _KINDS = (EVALUATION, ADAPTIVE, CERTIFICATION, CHECKS)
 
 
+ATTACKED = ("transferred", "white-box", "adaptive")
+"""Headings of the cells of :meth:`NetworkFigures.cells` that are attack success rates."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Achieved:
     """What one attack achieved.
