@@ -74,6 +74,7 @@ def _table(records: Sequence[Mapping[str, Any]]) -> Table:
         rows=[_row(record, checks, names) for record in sorted(worst.values(), key=_order)],
         notes=[
             *patches,
+            *names.lines(),
             _WORST,
             "random of …: a bit-width is drawn for each answer; the attack uses K draws a step.",
             LOWER_BOUND,
