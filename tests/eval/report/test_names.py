@@ -218,4 +218,4 @@ def test_adaptive_rows_have_the_names_too(evaluation: MakeRecord) -> None:
     table = adaptive_table([*records, *others])
     assert "plain QAT: again" in table
     # The settings are no part of the name any more, and this may be the only table.
-    assert "plain QAT: again: seed 5, " in table
+    assert "plain QAT: again: seed 5" in table
