@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +72,7 @@ def test_a_version_is_that_of_the_distribution_that_brings_the_engine(
     facts = tmp_path / f"{distribution.replace('-', '_')}-7.8.dist-info" / "METADATA"
     facts.parent.mkdir()
     facts.write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 7.8\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])  # and none of those installed here
     assert version_of(engine) == "7.8"
     assert version_of("abacus") == "unknown"
 
