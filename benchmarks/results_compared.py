@@ -52,10 +52,11 @@ class Trained:
 
     @property
     def resisting(self) -> tuple[float, float]:
-        """What it lets win at its worst bit-width, adaptive before transferred; 2 is unknown."""
+        """What it lets win at its worst bit-width, adaptive before transferred; 2 where a bit-width
+        is unknown: a network that was tried at some of them is not ahead of those tried at all."""
         known, brought = (
-            max((one.asr["value"] for one in self.worst_of(what).values()), default=2.0)
-            for what in ("adaptive", "transferred")
+            max(found[bits].asr["value"] if bits in found else 2.0 for bits in self.figures)
+            for found in (self.worst_of("adaptive"), self.worst_of("transferred"))
         )
         return known, brought
 

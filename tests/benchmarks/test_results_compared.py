@@ -11,6 +11,7 @@ from benchmarks.results_compared import (
     NETWORK,
     PLAIN_QAT,
     QADTR,
+    RIVAL,
     SQUARES,
     Results,
     compared,
@@ -53,6 +54,18 @@ def test_a_rival_is_a_row_and_a_sentence(results: Results) -> None:
     assert len(said) == 10
     assert said[7].startswith("On ResNet-20 transferred patches win on up to ")
     assert "of the images of PBAT and on" in said[7]
+
+
+def test_a_rival_that_was_attacked_at_one_bit_width_alone_is_not_ahead(results: Results) -> None:
+    rival = results.networks[RIVAL]
+    weaker = retold(results, RIVAL, "6", defense="own")
+    beaten = {
+        key: replace(of, asr=share(0, of.asr["n"])) for key, of in weaker[0].adaptive.items()
+    }
+    some = [replace(weaker[0], adaptive=beaten), *(replace(one, adaptive={}) for one in weaker[1:])]
+    assert compared([*some, *results.every], NETWORK)[RIVAL] == rival
+    all_of_them = [replace(one, adaptive=beaten) for one in weaker]
+    assert compared([*all_of_them, *results.every], NETWORK)[RIVAL].label == "own"
 
 
 def test_masked_inference_is_a_row_whose_bound_is_that_of_its_certificates(
