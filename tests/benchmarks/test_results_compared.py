@@ -59,9 +59,7 @@ def test_a_rival_is_a_row_and_a_sentence(results: Results) -> None:
 def test_a_rival_that_was_attacked_at_one_bit_width_alone_is_not_ahead(results: Results) -> None:
     rival = results.networks[RIVAL]
     weaker = retold(results, RIVAL, "6", defense="own")
-    beaten = {
-        key: replace(of, asr=share(0, of.asr["n"])) for key, of in weaker[0].adaptive.items()
-    }
+    beaten = {key: replace(of, asr=share(0, of.asr["n"])) for key, of in weaker[0].adaptive.items()}
     some = [replace(weaker[0], adaptive=beaten), *(replace(one, adaptive={}) for one in weaker[1:])]
     assert compared([*some, *results.every], NETWORK)[RIVAL] == rival
     all_of_them = [replace(one, adaptive=beaten) for one in weaker]
