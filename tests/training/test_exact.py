@@ -19,7 +19,7 @@ from training.gradients import PowerOfTwo
 from training.network_spec import NetworkSettings, NetworkSpec
 from training.quantize import Network
 from training.quantize.build import build_network
-from training.quantize.layers import PooledScale
+from training.quantize.scales import PooledScale
 from training.quantized_layers import weight_quantizer
 from training.quantizers import BitWidthSwitch, LearnedScale
 

@@ -1,4 +1,4 @@
-"""The layers of a planned network: convolutions, tables, averages, and the sources of scales."""
+"""The layers of a planned network, from its convolutions to the last linear layer."""
 
 from __future__ import annotations
 
@@ -11,133 +11,34 @@ from torch.nn import functional as F
 
 from training.exact import Folding
 from training.quantize.integers import (
-    Grid,
     codes_of,
     folded,
     integer_weights,
     requantized,
     with_bias,
 )
-from training.quantize.norms import ScaleSource, SwitchableBatchNorm2d, bias_on_grid, folding_of
+from training.quantize.norms import SwitchableBatchNorm2d, bias_on_grid, folding_of
 from training.quantize.plan import Codes, Step
 from training.quantize.pointwise import Expression, evaluate, evaluate_torch
+from training.quantize.scales import FixedQuantizer, ScaleSource, grid_of
 from training.quantized_layers import (
     Convolution,
     quantized_activation,
     quantized_convolution,
+    quantized_linear,
     weight_quantizer,
 )
 from training.quantizers import (
+    FLOAT,
+    SMALLEST_SCALE,
     STREAM_BITS,
     ActivationQuantizer,
     BitWidthSwitch,
-    QuantizerOutput,
-    code_range,
-    quantize_activation,
 )
 
 MAP_CODE = 64
 """The weight code of a normalization that stands alone, at scale 1/64: the value is 1, the bias is
 rounded to a 64th of a code, and no product of two codes and two weights saturates 16 bits."""
-
-
-class GateScale(nn.Module):
-    """1/255: the codes of a gate are 0 … 255 for 0 … 1; 1/127 and 0 … 127 in int8."""
-
-    def __init__(self, switch: BitWidthSwitch) -> None:
-        super().__init__()
-        _, self.one = switch.code_range(STREAM_BITS, signed=False)
-        self.register_buffer("scale", torch.tensor(1.0 / self.one), persistent=False)
-
-    def value(self) -> Tensor:
-        """1/255, or 1/127, as a float32 scalar."""
-        return cast(Tensor, self.scale)
-
-    def codes_bits(self) -> int:
-        """Always 8."""
-        return STREAM_BITS
-
-    def odd_part(self) -> int:
-        """Not a power of two: no exact network has a gate."""
-        return 1
-
-    def reach(self) -> int:
-        """The code of 1."""
-        return self.one
-
-
-class PooledScale(nn.Module):
-    """The scale of averages over ``positions`` codes.
-
-    It is S (n + 1) / n for an even n and S for an odd one: the average of n codes over that ratio
-    is (sum of codes) / odd, never halfway between two codes.  In an exact network the ratio must
-    have few binary digits: (t + 1) / t, with t the power of two in n, has the same property.  It is
-    1 where n itself is a power of two, because the mean is then exact in float32.
-    """
-
-    def __init__(self, switch: BitWidthSwitch, stream: ScaleSource, positions: int) -> None:
-        super().__init__()
-        self.switch = switch
-        self._stream = (stream,)  # not a submodule: another module owns the scale
-        self.positions = positions
-
-    def value(self) -> Tensor:
-        """The scale of the averages, a float32 scalar."""
-        n, stream = self.positions, self._stream[0].value()
-        if self.switch.spec.exact:
-            return stream * (self.odd_part() / (self.odd_part() - 1 or 1))
-        return stream * ((n + 1) / n if n % 2 == 0 else 1.0)
-
-    def odd_part(self) -> int:
-        """In an exact network, the scale divided by the power of two in it."""
-        power = self.positions & -self.positions
-        return 1 if power in (1, self.positions) else power + 1
-
-    def reach(self) -> int:
-        """The largest code times :meth:`odd_part`."""
-        return self.switch.largest_code(STREAM_BITS) * self.odd_part()
-
-    def codes_bits(self) -> int:
-        """Always 8."""
-        return STREAM_BITS
-
-
-class FixedQuantizer(nn.Module):
-    """8-bit codes whose scale follows from another scale or is constant."""
-
-    def __init__(self, switch: BitWidthSwitch, source: ScaleSource, *, signed: bool) -> None:
-        super().__init__()
-        self.switch = switch
-        self.source = source
-        self.signed = signed
-
-    def forward(self, x: Tensor) -> QuantizerOutput:
-        if not self.switch.quantized:
-            return x, None, None, None
-        scale = self.source.value()
-        bits = self.switch.held_bits(STREAM_BITS, signed=self.signed)
-        low, high = code_range(bits, signed=self.signed)
-        y = quantize_activation(self.switch, x, scale.detach(), low, high)
-        return y, scale, scale.new_zeros(()), scale.new_tensor(float(bits))
-
-
-def grid_of(
-    output: ActivationQuantizer | FixedQuantizer,
-    *,
-    floor: float | None = None,
-    ceiling: float | None = None,
-) -> Grid:
-    """The grid of a quantizer at the active bit-width, after a clamp."""
-    source: ScaleSource = output.scale if isinstance(output, ActivationQuantizer) else output.source
-    low, high = output.switch.code_range(source.codes_bits(), signed=output.signed)
-    return Grid(
-        step=source.value().detach(),
-        low=low,
-        high=high,
-        floor=floor,
-        ceiling=ceiling,
-        straight_through=output.switch.straight_through,
-    )
 
 
 class Bias(nn.Module):
@@ -440,3 +341,52 @@ class Requantize(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return cast(Tensor, self.quantize(x))
+
+
+class LastLinear(nn.Module):
+    """8-bit codes → 8-bit linear layer → float logits.
+
+    With ``identity`` the layer serves networks that do not end in a linear layer, and starts as 1.
+    """
+
+    def __init__(
+        self,
+        switch: BitWidthSwitch,
+        source: ScaleSource,
+        features: int,
+        classes: int,
+        *,
+        identity: bool,
+    ) -> None:
+        super().__init__()
+        self.switch = switch
+        self._source = (source,)
+        self.linear = quantized_linear(switch, features, classes)
+        self.bias = nn.Parameter(torch.zeros(classes))
+        if identity:
+            weight_quantizer(self.linear).fixed_scale = 1.0 / MAP_CODE
+        if switch.spec.exact:
+            weight_quantizer(self.linear).folding = self.folding
+
+    @torch.no_grad()
+    def folding(self) -> Folding:
+        """The folding for the weight quantizer of an exact network, at the active bit-width."""
+        return folding_of(None, self.bias, self._source[0])
+
+    def accumulator_scale(self) -> Tensor:
+        """Scale of the integer accumulator per class, (classes,)."""
+        scales = self._source[0].value() * weight_quantizer(self.linear).value()
+        return scales.detach().clamp_min(SMALLEST_SCALE * SMALLEST_SCALE)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.flatten(x, 1)
+        if self.training or self.switch.active == FLOAT:
+            return cast(Tensor, self.linear(x) + self.bias)
+        scale = self.accumulator_scale()
+        if self.switch.spec.exact:
+            return cast(Tensor, self.linear(x) + bias_on_grid(self.bias, scale))
+        # As an engine computes it: integers, and one multiplication.
+        codes = codes_of(x, self._source[0].value())
+        total = F.linear(codes, integer_weights(self.linear))
+        bias = bias_on_grid(self.bias.detach(), scale)
+        return with_bias(total, torch.round(bias.double() / scale.double())) * scale

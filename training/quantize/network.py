@@ -11,35 +11,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deploy.core.errors import InputError
-from training.exact import Folding
 from training.network_spec import NetworkSpec
 from training.quantize.graph import MOVERS
-from training.quantize.integers import codes_of, integer_weights, with_bias
 from training.quantize.layers import (
-    MAP_CODE,
     Add,
     AveragePool,
     Bias,
-    FixedQuantizer,
     Gate,
-    GateScale,
+    LastLinear,
     PlannedConvolution,
-    PooledScale,
     Requantize,
     Table,
 )
 from training.quantize.mixed import assign_bit_widths
-from training.quantize.norms import ScaleSource, bias_on_grid, folding_of
 from training.quantize.plan import GATE_SCALE, IMAGE_SCALE, Plan, Step, plan_table
-from training.quantized_layers import (
-    Convolution,
-    quantized_activation,
-    quantized_linear,
-    weight_quantizer,
-)
+from training.quantize.scales import FixedQuantizer, GateScale, PooledScale, ScaleSource
+from training.quantized_layers import Convolution, quantized_activation
 from training.quantizers import (
     FLOAT,
-    SMALLEST_SCALE,
     ActivationQuantizer,
     BitWidthSwitch,
     BranchQuantizer,
@@ -47,55 +36,6 @@ from training.quantizers import (
     PixelQuantizer,
 )
 from training.weight_quantizer import WeightQuantizer
-
-
-class LastLinear(nn.Module):
-    """8-bit codes → 8-bit linear layer → float logits.
-
-    With ``identity`` the layer serves networks that do not end in a linear layer, and starts as 1.
-    """
-
-    def __init__(
-        self,
-        switch: BitWidthSwitch,
-        source: ScaleSource,
-        features: int,
-        classes: int,
-        *,
-        identity: bool,
-    ) -> None:
-        super().__init__()
-        self.switch = switch
-        self._source = (source,)
-        self.linear = quantized_linear(switch, features, classes)
-        self.bias = nn.Parameter(torch.zeros(classes))
-        if identity:
-            weight_quantizer(self.linear).fixed_scale = 1.0 / MAP_CODE
-        if switch.spec.exact:
-            weight_quantizer(self.linear).folding = self.folding
-
-    @torch.no_grad()
-    def folding(self) -> Folding:
-        """The folding for the weight quantizer of an exact network, at the active bit-width."""
-        return folding_of(None, self.bias, self._source[0])
-
-    def accumulator_scale(self) -> Tensor:
-        """Scale of the integer accumulator per class, (classes,)."""
-        scales = self._source[0].value() * weight_quantizer(self.linear).value()
-        return scales.detach().clamp_min(SMALLEST_SCALE * SMALLEST_SCALE)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = torch.flatten(x, 1)
-        if self.training or self.switch.active == FLOAT:
-            return cast(Tensor, self.linear(x) + self.bias)
-        scale = self.accumulator_scale()
-        if self.switch.spec.exact:
-            return cast(Tensor, self.linear(x) + bias_on_grid(self.bias, scale))
-        # As an engine computes it: integers, and one multiplication.
-        codes = codes_of(x, self._source[0].value())
-        total = F.linear(codes, integer_weights(self.linear))
-        bias = bias_on_grid(self.bias.detach(), scale)
-        return with_bias(total, torch.round(bias.double() / scale.double())) * scale
 
 
 class Network(nn.Module):

@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Protocol, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from training.exact import Folding
+from training.quantize.scales import ScaleSource
 from training.quantizers import BitWidthSwitch
-
-
-class ScaleSource(Protocol):
-    """The source of the scale of a tensor of codes."""
-
-    def value(self) -> Tensor:
-        """The scale of the codes at the active bit-width, a positive float32 scalar."""
-
-    def codes_bits(self) -> int:
-        """The bit-width of the codes at the active bit-width."""
-
-    def odd_part(self) -> int:
-        """In an exact network, the scale divided by the power of two in it."""
-
-    def reach(self) -> int:
-        """The largest magnitude of a code, times :meth:`odd_part`."""
 
 
 def bias_on_grid(bias: Tensor, grid: Tensor) -> Tensor:
