@@ -21,7 +21,7 @@ from training.network_spec import NetworkSpec
 from training.prediction import pixels_of
 from training.quantize import Network
 from training.quantize.build import build_network
-from training.quantize.network import LastLinear
+from training.quantize.layers import LastLinear
 
 RIDGE = 1e-2
 """Of the features' mean square, added to the diagonal."""

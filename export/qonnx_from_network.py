@@ -30,8 +30,8 @@ from deploy.core.files import write_atomic
 from export.expressions import write_clamp, write_expression
 from export.graph_builder import QONNX, GraphBuilder, model_bytes
 from export.origin import origin_text
-from training.quantize.layers import MAP_CODE, Bias, PlannedConvolution
-from training.quantize.network import LastLinear, Network
+from training.quantize.layers import MAP_CODE, Bias, LastLinear, PlannedConvolution
+from training.quantize.network import Network
 from training.quantize.norms import bias_on_grid
 from training.quantize.plan import Step
 from training.quantized_layers import weight_quantizer

@@ -5,8 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from training.quantize import Network
-from training.quantize.layers import PlannedConvolution
-from training.quantize.network import LastLinear
+from training.quantize.layers import LastLinear, PlannedConvolution
 from training.quantize.norms import SwitchableBatchNorm2d
 from training.quantized_layers import Convolution
 from training.quantizers import ActivationQuantizer, LearnedScale
