@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from benchmarks.networks import warmed_network
 from benchmarks.records import parser_of, report
-from deploy.bundle import BundleContents, BundleModel, BundlePatch, Thresholds, write_bundle
+from deploy.bundle import write_bundle
+from deploy.bundle_contents import BundleContents, BundleModel, BundlePatch, Thresholds
 from deploy.core.files import read_json, write_atomic
 from deploy.core.patch_set import PatchSet
 from deploy.device.bundle_reading import Bundle

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.bundle import BundleContents, BundleModel, BundlePatch, Thresholds, write_bundle
+from deploy.bundle import write_bundle
+from deploy.bundle_contents import BundleContents, BundleModel, BundlePatch, Thresholds
 from deploy.core.engine_protocol import Certified
 from deploy.core.errors import EngineUnavailable, InputError, UsageError
 from deploy.core.host import host_facts

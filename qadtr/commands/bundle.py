@@ -117,7 +117,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the bundle and print what names it."""
-    from deploy.bundle import Thresholds
+    from deploy.bundle_contents import Thresholds
     from eval.stages.bundle import BundleSettings
     from qadtr.functions.bundle import bundled
     from training.run_folder import RunFolder

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy.bundle import Thresholds
+from deploy.bundle_contents import Thresholds
 from deploy.core.errors import UsageError
 from deploy.core.patch_set import PatchSet
 from deploy.device.bundle_reading import Bundle

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from deploy import litert_engine
-from deploy.bundle import BundleContents, BundleModel, BundlePatch, Thresholds, bundle_files
+from deploy.bundle import bundle_files
+from deploy.bundle_contents import BundleContents, BundleModel, BundlePatch, Thresholds
 from deploy.core.errors import EngineUnavailable
 from deploy.core.host import Host, host_facts
 from deploy.core.model_contents import target_of

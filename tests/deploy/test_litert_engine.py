@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from deploy import litert_engine
-from deploy.bundle import BundleContents, BundleModel, bundle_files
+from deploy.bundle import bundle_files
+from deploy.bundle_contents import BundleContents, BundleModel
 from deploy.core.engine_protocol import Certified, Engine
 from deploy.core.errors import EngineUnavailable, InputError, UsageError
 from deploy.core.host import host_facts

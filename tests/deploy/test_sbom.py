@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from deploy.bundle import BundleContents, write_bundle
+from deploy.bundle import write_bundle
+from deploy.bundle_contents import BundleContents
 from deploy.core.files import sha256_of
 from deploy.device.bundle_reading import Bundle
 from deploy.sbom import licence_of

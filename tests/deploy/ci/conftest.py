@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploy.bundle import BundleContents, BundleModel, BundlePatch, Thresholds, write_bundle
+from deploy.bundle import write_bundle
+from deploy.bundle_contents import BundleContents, BundleModel, BundlePatch, Thresholds
 from deploy.core.patch_set import read_patch_set
 from deploy.device.command import main as validate
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from deploy.bundle import BundleContents
+from deploy.bundle_contents import BundleContents
 from deploy.core.engine_versions import oldest_onnxruntime, version_key, why_too_old
 from deploy.core.errors import EngineUnavailable, InputError
 from deploy.core.onnx_operators import OnnxFile, OnnxNode, read_onnx

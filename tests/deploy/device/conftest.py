@@ -13,13 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deploy.bundle import (
-    BundleContents,
-    BundleModel,
-    BundlePatch,
-    Thresholds,
-    bundle_files,
-)
+from deploy.bundle import bundle_files
+from deploy.bundle_contents import BundleContents, BundleModel, BundlePatch, Thresholds
 from deploy.core.files import json_bytes, sha256_of_bytes
 from deploy.core.patch_origin import PatchOrigin
 from deploy.core.patch_set import PatchSet

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deploy.bundle import BundleContents, BundleModel, bundle_files, write_bundle
+from deploy.bundle import bundle_files, write_bundle
+from deploy.bundle_contents import BundleContents, BundleModel
 from deploy.core.errors import InputError
 from deploy.core.files import npz_bytes, sha256_of_bytes
 from deploy.core.host import host_facts

@@ -18,7 +18,8 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from deploy.bundle import BundleContents, BundlePatch, bundle_files, write_bundle
+from deploy.bundle import bundle_files, write_bundle
+from deploy.bundle_contents import BundleContents, BundlePatch
 from deploy.core.errors import InputError
 from deploy.core.files import npz_bytes
 from deploy.core.json_schema import SchemaMismatch, check, load_schema
