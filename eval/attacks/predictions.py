@@ -25,13 +25,21 @@ def digest_state(digest: hashlib._Hash, network: SwitchableNetwork) -> None:
 
 @contextmanager
 def evaluation_mode(network: SwitchableNetwork) -> Iterator[None]:
-    """Evaluation mode inside the block, and the former mode after it."""
+    """Evaluation mode inside the block, and the former mode after it.
+
+    No parameter gets a gradient there: attacks and analyses need those of the pixels alone.
+    """
     before = network.training
-    if before:
-        network.train(False)
+    wanted = [parameter for parameter in network.parameters() if parameter.requires_grad]
     try:
+        if before:
+            network.train(False)
+        for parameter in wanted:
+            parameter.requires_grad_(False)
         yield
     finally:
+        for parameter in wanted:
+            parameter.requires_grad_(True)
         if before:
             network.train(True)
 

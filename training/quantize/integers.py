@@ -20,6 +20,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from training.gradients import inside
 from training.quantized_layers import weight_quantizer
 from training.quantizers import StraightThrough
 
@@ -111,8 +112,8 @@ class _Requantized(torch.autograd.Function):
             low = max(low, grid.floor / step)
         if grid.ceiling is not None:
             high = min(high, grid.ceiling / step)
-        inside = torch.where((value > low) & (value < high), gradient, 0.0)
-        return inside * (multiplier * grid.step), None, None
+        passed = inside(gradient, value, low, high)
+        return passed.mul_(multiplier * grid.step), None, None
 
 
 def requantized(total: Tensor, multiplier: Tensor, grid: Grid) -> Tensor:
