@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.export_cases import CASES
+from benchmarks.export_measures import Subject, engine_build
 from benchmarks.export_rows import (
     BUILD_KIND,
     KIND,
@@ -19,7 +20,7 @@ from benchmarks.export_rows import (
     litert_table,
     targets_table,
 )
-from benchmarks.export_table import Subject, engine_build, main
+from benchmarks.export_table import main
 from benchmarks.schemas import ExportLiteRtRecord
 from deploy.core.records import read_records
 from export.qonnx_from_network import write_qonnx
