@@ -1,4 +1,4 @@
-"""What a final integer file must compute, in numpy: no engine, no lowering, no torch."""
+"""Compute in numpy what a final integer file must give, without engine, lowering or torch."""
 
 from __future__ import annotations
 
@@ -30,5 +30,5 @@ _EXACT: Mapping[str, type[IntegerReference | LiteRtReference]] = {
 
 
 def reference_of(target: str) -> type[IntegerReference | LiteRtReference | QdqReference]:
-    """The reference of a target's integer files; those of the others have Q/DQ pairs."""
+    """The reference class of a target's integer files; targets not listed have Q/DQ files."""
     return _EXACT.get(target, QdqReference)

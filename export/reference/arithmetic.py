@@ -1,9 +1,9 @@
-"""The integer arithmetic of the engine, written again in numpy.
+"""The engine's integer arithmetic, reimplemented in numpy.
 
-Every function here is exact, not approximate. Two facts make that possible with fast floating
-point matrix products: integers below 2²⁴ (2⁵³) and all their sums below that bound are exact in
-float32 (float64), whatever the order of summation; and the one inexact step of each operator, the
-multiplication by a scale, is done once, in float32, in the engine's own order of operations:
+Every function here is exact. Two facts allow fast floating point matrix products. Integers below
+2²⁴ (2⁵³) and all their sums below that bound are exact in float32 (float64), in any order of
+summation. Each operator has one inexact step, the multiplication by a scale; it is done once, in
+float32, in the engine's own order of operations:
 
 =========================  ========================================================================
 QLinearConv                ``clip(rint(f32(acc) · m) + zy)``, ``m = (sx · sw) / sy``, ``acc`` with
@@ -11,9 +11,9 @@ QLinearConv                ``clip(rint(f32(acc) · m) + zy)``, ``m = (sx · sw) 
 QGemm to float             ``f32(acc) · (sx · sw)``, ``acc`` with the int32 bias
 QGemm to codes             as QLinearConv
 QLinearGlobalAveragePool   ``clip(rint(f32(acc) · (sx / (sy · n))) + zy)``
-QLinearAdd                 ``clip(rint((sa/sc)(a - za) + (sb/sc)(b - zb)) + zc)``, and only where
-                           the result is far from every rounding tie, so that it does not matter in
-                           which order or precision the engine computes it
+QLinearAdd                 ``clip(rint((sa/sc)(a - za) + (sb/sc)(b - zb)) + zc)``, only if the
+                           result is far from every rounding tie, so that the engine's order and
+                           precision do not matter
 =========================  ========================================================================
 
 ``rint`` rounds half to even; ``f32`` rounds an integer to float32; each product and quotient of
@@ -49,7 +49,7 @@ def round_half_even(values: Floats) -> Floats:
 
 
 def requantize(accumulator: Accumulator, multiplier: Floats | np.float32, zero_point: int) -> Codes:
-    """Give ``clip(rint(float32(accumulator) · multiplier) + zero_point)`` as uint8 codes.
+    """Return ``clip(rint(float32(accumulator) · multiplier) + zero_point)`` as uint8 codes.
 
     Args:
         accumulator: exact integers in a floating point array; it is overwritten.
@@ -65,7 +65,7 @@ def requantize(accumulator: Accumulator, multiplier: Floats | np.float32, zero_p
 
 
 def accumulator_type(bound: int, what: str) -> type[Any]:
-    """Give the floating point type that holds every integer up to ``bound`` exactly.
+    """Return the floating point type that holds every integer up to ``bound`` exactly.
 
     Raises:
         UnsupportedGraph: the engine's int32 accumulator could overflow.
@@ -103,12 +103,12 @@ class _Weighted:
         return accumulator_type(bound, self.what)
 
     def __post_init__(self) -> None:
-        _ = self._dtype  # refuses, before the first image, what could overflow
+        _ = self._dtype  # refuses a possible overflow before the first image
 
 
 @dataclass(frozen=True, kw_only=True)
 class Convolution(_Weighted):
-    """``QLinearConv`` in two dimensions, on uint8 N×C×H×W; the padding has the input's zero point.
+    """Two-dimensional ``QLinearConv`` of uint8 N×C×H×W, padded with the input's zero point.
 
     Attributes:
         weight: O×(C/groups)×kh×kw.
@@ -129,11 +129,11 @@ class Convolution(_Weighted):
     summed_axes = (1, 2, 3)
 
     def __call__(self, x: Codes) -> Codes:
-        """Give the output codes, uint8 N×O×H'×W'."""
+        """Return the output codes, uint8 N×O×H'×W'."""
         return requantize(self._sums(x), self.multiplier[:, None, None], self.y_zero_point)
 
     def sums(self, x: NDArray[np.integer]) -> NDArray[np.int64]:
-        """Give the sums of products before they become codes, int64 N×O×H'×W'."""
+        """Return the sums of products before requantization, int64 N×O×H'×W'."""
         return self._sums(x).astype(np.int64)
 
     def _sums(self, x: NDArray[np.integer]) -> Accumulator:
@@ -179,8 +179,8 @@ class Convolution(_Weighted):
                     ]
                     total += taps[:, i, j][:, None, None] * window
             return total
-        # One matrix product per kernel row. Unrolling columns only, not rows, copies the input
-        # kw times instead of kh·kw times, and with stride 1 a row of the kernel is a plain slice.
+        # One matrix product per kernel row. Unrolling only the columns copies the input kw times
+        # instead of kh·kw times. With stride 1, a kernel row is a plain slice.
         g, cg = self.groups, c // self.groups
         rows = self.weight.reshape(g, o // g, cg, kh, kw).transpose(3, 0, 1, 4, 2)
         matrices = rows.reshape(kh, g, o // g, kw * cg).astype(self._dtype)
@@ -209,7 +209,7 @@ class Dense(_Weighted):
     Attributes:
         weight: K×O.
         scale: float32 [O], ``sx · sw``; for codes ``(sx · sw) / sy``.
-        y_zero_point: of the output, where it is codes; None for float32.
+        y_zero_point: of the output codes; None for float32 output.
     """
 
     scale: Floats
@@ -217,7 +217,7 @@ class Dense(_Weighted):
     summed_axes = (0,)
 
     def __call__(self, x: Codes) -> Floats | Codes:
-        """Give float32 N×O, or uint8 codes."""
+        """Return float32 N×O, or uint8 codes."""
         if x.ndim != 2 or x.shape[1] != self.weight.shape[0]:
             raise UnsupportedGraph(
                 f"{self.what}: expected an input of N×{self.weight.shape[0]}, got {x.shape}"
@@ -233,7 +233,7 @@ class Dense(_Weighted):
 def _near_a_tie(
     value: NDArray[np.float64], tolerance: float | NDArray[np.float64]
 ) -> NDArray[np.bool_]:
-    """Where a value that becomes a code is too near k + ½ to say which; beyond 0 … 255 both
+    """Whether each value is too near k + ½ for its code to be certain. Outside 0 … 255 both
     neighbours are clamped to one code."""
     margin = np.abs(value - np.floor(value) - 0.5)
     return (margin <= tolerance) & (value > 0) & (value < 255)
@@ -247,14 +247,14 @@ def add_table(
     a_codes: NDArray[np.integer],
     b_codes: NDArray[np.integer],
 ) -> Codes:
-    """Give ``QLinearAdd``'s result for every pair of codes, uint8 [len(a_codes), len(b_codes)].
+    """Return ``QLinearAdd``'s result for every pair of codes, uint8 [len(a_codes), len(b_codes)].
 
     The exact value of a pair is ``v = zc + (sa/sc)(a - za) + (sb/sc)(b - zb)``. Engines compute it
     in float32 in several orders, or (on Arm) in fixed point with at least 21 bits for the larger
-    ratio. With ``M = 255·(1 + sa/sc + sb/sc)``, which bounds every intermediate, eight float32
-    roundings cost at most ``M·2⁻²¹`` and the fixed point at most as much: where ``v`` is further
-    than ``M·2⁻²⁰`` from the nearest tie ``k + ½``, all of them round it to the same code. Ties
-    below 0 and above 255 do not matter: both neighbours are clamped to one code.
+    ratio. ``M = 255·(1 + sa/sc + sb/sc)`` bounds every intermediate. Eight float32 roundings cost
+    at most ``M·2⁻²¹``, and the fixed point at most as much. So all of them round ``v`` to the same
+    code if it is further than ``M·2⁻²⁰`` from the nearest tie ``k + ½``. Ties below 0 and above 255
+    do not matter: both neighbours are clamped to one code.
 
     Args:
         what: the layer's name, for errors.
@@ -264,7 +264,7 @@ def add_table(
         b_codes: codes of the second input, 0…255 or its one constant.
 
     Raises:
-        NotReproducible: a pair is too near a tie; the engine's rounding would decide.
+        NotReproducible: a pair is so near a tie that the engine's rounding would decide.
     """
     sa, sb, sc = (float(scale) for scale in scales)
     za, zb, zc = zero_points
@@ -293,11 +293,11 @@ def mul_table(
     scales: tuple[np.float32, np.float32, np.float32],
     zero_points: tuple[int, int, int],
 ) -> Codes:
-    """Give ``QLinearMul``'s result for every pair of codes, uint8 [256, 256].
+    """Return ``QLinearMul``'s result for every pair of codes, uint8 [256, 256].
 
-    The exact value is ``zc + (sa·sb/sc)(a - za)(b - zb)``; engines compute it in float32 in several
-    orders, of at most four roundings. Where it is further than 2⁻²⁰ of the largest product from
-    every tie, all of them round it to the same code; beyond 0 … 255 both neighbours are one code.
+    The exact value is ``v = zc + (sa·sb/sc)(a - za)(b - zb)``. Engines compute it in float32 in
+    several orders, with at most four roundings. All of them round it to the same code if it is
+    further than ``max(1, |v|)·2⁻²⁰`` from every tie. Outside 0 … 255 both neighbours are one code.
 
     Raises:
         NotReproducible: a pair is too near a tie.
@@ -325,7 +325,7 @@ def global_average_pool(
     scales: tuple[np.float32, np.float32],
     zero_points: tuple[int, int],
 ) -> Codes:
-    """Average uint8 codes over the two axes ``positions``, which stay as 1; ``scales`` (sx, sy)."""
+    """Average uint8 codes over the axes ``positions`` (length 1 after it); ``scales``: (sx, sy)."""
     count = x.shape[positions[0]] * x.shape[positions[1]]
     total = x.sum(axis=positions, keepdims=True, dtype=np.int64) - zero_points[0] * count
     multiplier = np.float32(scales[0] / np.float32(scales[1] * np.float32(count)))
@@ -339,7 +339,7 @@ def max_pool(
     strides: tuple[int, int],
     pads: tuple[int, int, int, int],
 ) -> Codes:
-    """Give the largest code of each window, uint8; padding (top, left, bottom, right) never wins.
+    """Return the largest code of each window, uint8; ``pads`` (top, left, bottom, right) are 0.
 
     Raises:
         UnsupportedGraph: the padded input is smaller than the kernel.
@@ -348,26 +348,26 @@ def max_pool(
 
 
 def largest_of(taken: NDArray[Any]) -> NDArray[Any]:
-    """Give the largest value of each of :func:`windows`, N×C×H'×W'."""
+    """Return the largest value of each of :func:`windows`, N×C×H'×W'."""
     places = np.ndindex(taken.shape[4:])
-    # One place of all windows after the other: eight times as quick as max over the last axes.
+    # Position by position over all windows: eight times as fast as max over the last axes.
     return reduce(np.maximum, (taken[..., i, j] for i, j in places))
 
 
 MOST_VALUES = 2**26
-"""Numbers, at most, in one array of the reference: a damaged file must not take all memory."""
+"""Largest size of one array of the reference, so that a damaged file cannot exhaust memory."""
 
 MOST_HELD_BYTES = 2**30
-"""Of one batch's tensors together. With what an operator needs besides, a process of the reference
-stays under 6 GiB."""
+"""Largest total size of one batch's tensors. With the memory that operators need besides, a process of
+the reference stays under 6 GiB."""
 
 MOST_PRODUCTS = 2**36
-"""Of one layer and one batch: a damaged file must not take all time. The largest layer of VGG-16 at
-224 px has 2³⁵ for 16 images."""
+"""Largest number of products of one layer and one batch, so that a damaged file cannot run without
+end. The largest layer of VGG-16 at 224 px has 2³⁵ for 16 images."""
 
 
 def require_room(what: str, *shape: int) -> None:
-    """Refuse an array before it is made.
+    """Refuse an array before it is allocated.
 
     Raises:
         TooLarge: it would have more than :data:`MOST_VALUES` numbers.
@@ -393,16 +393,16 @@ def require_work(what: str, products: int) -> None:
 
 
 class Held:
-    """What the tensors of one batch take together."""
+    """The total size of the tensors of one batch."""
 
     def __init__(self) -> None:
         self._bytes = 0
 
     def add(self, what: str, tensor: NDArray[Any]) -> None:
-        """Count one tensor more.
+        """Add one tensor.
 
         Raises:
-            TooLarge: together they take more than :data:`MOST_HELD_BYTES`.
+            TooLarge: the total is more than :data:`MOST_HELD_BYTES`.
         """
         self._bytes += tensor.nbytes
         if self._bytes > MOST_HELD_BYTES:
@@ -412,7 +412,7 @@ class Held:
             )
 
     def drop(self, tensor: NDArray[Any]) -> None:
-        """Count one tensor less."""
+        """Subtract one tensor."""
         self._bytes -= tensor.nbytes
 
 
@@ -435,11 +435,11 @@ def windows(
     fill: float,
     dilations: Sequence[int] = (1, 1),
 ) -> NDArray[Any]:
-    """Give a view of all windows of N×C×H×W, N×C×H'×W'×kh×kw; ``pads`` (top, left, bottom, right).
+    """A view of all windows of N×C×H×W, N×C×H'×W'×kh×kw; ``pads``: (top, left, bottom, right).
 
     Raises:
         UnsupportedGraph: the padded input is smaller than the kernel.
-        TooLarge: going through all of them takes too long.
+        TooLarge: reading all of them would take too long.
     """
     top, left, bottom, right = pads
     wide = padded(x, ((0, 0), (0, 0), (top, bottom), (left, right)), fill)
@@ -448,6 +448,6 @@ def windows(
         raise UnsupportedGraph(f"a padded input of {wide.shape} is smaller than {reach}")
     every: NDArray[Any] = sliding_window_view(wide, reach, axis=(2, 3))
     taken = every[:, :, :: strides[0], :: strides[1], :: dilations[0], :: dilations[1]]
-    # A number that is looked at takes as long as 32 products, a place of the kernel as 1,000 of it.
+    # Reading a number takes as long as 32 products, a kernel position as long as 1,000 numbers.
     require_work(f"windows of {reach}", 32 * max(taken.size, 1000 * math.prod(kernel)))
     return taken

@@ -1,4 +1,4 @@
-"""What the integer reference refuses."""
+"""Errors of the integer reference."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ class UnsupportedGraph(InputError):
 
 
 class TooLarge(UnsupportedGraph):
-    """An array or a sum larger than the reference computes, with this many images at once."""
+    """An array or a sum is too large for the reference at this number of images."""
 
 
 class NotReproducible(UnsupportedGraph):
-    """An operator whose result depends on how an engine rounds: no reference can be exact."""
+    """The result of an operator depends on how an engine rounds, so no reference can be exact."""

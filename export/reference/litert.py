@@ -1,32 +1,32 @@
-"""What a ``.tflite`` file computes, in numpy, in each arithmetic of LiteRT's kernels.
+"""Compute a ``.tflite`` file in numpy, in each arithmetic of LiteRT's kernels.
 
 ===================  ==============================================================================
-``xnnpack``          XNNPACK, which takes what it can of a file on x86-64 and aarch64; LiteRT's
+``xnnpack``          XNNPACK runs the operators that it supports, on x86-64 and aarch64; LiteRT's
                      built-in kernels run the rest
 ``fixed-point``      LiteRT's reference kernels
-``microcontroller``  tflite-micro's: the same but for products of int16
-``single-rounding``  tflite-micro's where it is built with ``TFLITE_SINGLE_ROUNDING=1``: each
+``microcontroller``  tflite-micro's kernels: the same except for products of int16
+``single-rounding``  tflite-micro's kernels built with ``TFLITE_SINGLE_ROUNDING=1``: each
                      :func:`fixed_product` below is a :func:`wide_product`, rounded once
 ===================  ==============================================================================
 
-They agree on all that is exact: sums of products of integers, moves, tables.  They differ in how a
-sum becomes a code again:
+They agree on every exact operation: sums of integer products, moves, tables.  They differ in how a
+sum is requantized:
 
 ========================  =========================================================================
 convolution, ``xnnpack``  ``rint(f32(acc) · m) + zp``, m = sx · sw / sy in float32
 ``fixed-point``           m in double as q · 2^e with q of 31 bits (:func:`quantized_multiplier`),
                           ``acc · m`` by a doubling high product and a shift, each rounded
                           (:func:`fixed_product`)
-ADD, ``xnnpack``          sx / sy as multiples of 2^-s, s = 20 less the exponent of the larger; the
-                          sum is shifted by s bits, halves up
-``fixed-point``           both summands · 2^20, times their halved ratios, their sum times the
-                          output's, each a :func:`fixed_product`
+ADD, ``xnnpack``          sx / sy as multiples of 2^-s, s = 20 minus the exponent of the larger one;
+                          the sum is shifted by s bits, halves round up
+``fixed-point``           both summands · 2^20, times their halved ratios; their sum times the
+                          output's ratio; each is a :func:`fixed_product`
 MUL, ``xnnpack``          as the convolution, with m = sa · sb / sy
 ``fixed-point``           likewise
 MEAN, ``xnnpack``         ``rint(f32(sum) · m) + zp``, m = sx / (sy · n) in float32
 ``fixed-point``           sum times q / n · 2^e, one :func:`fixed_product`
-FULLY_CONNECTED, int16    int64 sums times q · 2^e, rounded once, halves up, in all; q is cut to
-                          15 bits in tflite-micro's
+FULLY_CONNECTED, int16    int64 sums times q · 2^e, rounded once, halves up, in every arithmetic;
+                          tflite-micro rounds q to 15 bits
 ========================  =========================================================================
 
 References: ``reference_integer_ops`` and ``quantization_util`` of LiteRT; ``qs8-vadd``,
@@ -84,8 +84,8 @@ def quantized_multiplier(real: float) -> tuple[int, int]:
 def fixed_product(x: Integers, q: NDArray[Any] | int, exponent: NDArray[Any] | int) -> Integers:
     """x · q · 2^(exponent - 31): LiteRT's MultiplyByQuantizedMultiplier with two roundings.
 
-    First a doubling high product, whose division truncates (halves go up), then a shift to the
-    right (halves go away from zero).
+    The first is a doubling high product, whose division truncates (halves round up); the second is
+    a right shift (halves round away from zero).
     """
     left, right = np.maximum(exponent, 0), np.maximum(np.negative(exponent), 0)
     product = (x << left) * q
@@ -100,9 +100,9 @@ def fixed_product(x: Integers, q: NDArray[Any] | int, exponent: NDArray[Any] | i
 def wide_product(
     x: Integers, q: NDArray[Any] | int, exponent: NDArray[Any] | int, *, short: bool = False
 ) -> Integers:
-    """x · q · 2^(exponent - 31) with one rounding; halves go up.
+    """x · q · 2^(exponent - 31) with one rounding; halves round up.
 
-    ``short``: q is cut to 15 bits first.
+    ``short``: q is rounded to 15 bits first.
     """
     shift = np.asarray(31 - exponent)
     if short:
@@ -114,8 +114,8 @@ def wide_product(
 class LiteRtReference(Reference[np.uint8]):
     """The reference of a ``.tflite`` file with int8 images and int16 logits.
 
-    Codes are given as bytes, int8 code + 128 as in the all-integer file, and N×C×H×W where the
-    tensor has four dimensions.
+    Codes are returned as bytes, int8 code + 128, as in the all-integer file. A tensor of four
+    dimensions is returned as N×C×H×W.
 
     Args:
         path: the file.
@@ -124,7 +124,7 @@ class LiteRtReference(Reference[np.uint8]):
 
     Raises:
         InputError: the file is missing or damaged.
-        UnsupportedGraph: it has something that the reference does not define.
+        UnsupportedGraph: the file has something that the reference does not define.
     """
 
     def __init__(
@@ -165,7 +165,7 @@ class LiteRtReference(Reference[np.uint8]):
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """The operators, in the file's order; each has the name of the tensor that it gives."""
+        """The operators, in the file's order; each is named after its output tensor."""
         tensors = self._file.tensors
         return tuple(
             Layer(
@@ -186,7 +186,7 @@ class LiteRtReference(Reference[np.uint8]):
 
     @property
     def zero_points(self) -> Mapping[str, int]:
-        """By name, the byte that stands for 0 in each of these tensors."""
+        """The byte that represents 0 in each of these tensors, by name."""
         return {tensor.name: tensor.zero_points[0] + 128 for tensor in self._computed}
 
     @property
@@ -231,7 +231,7 @@ class LiteRtReference(Reference[np.uint8]):
 
 
 def supported_litert_operators() -> tuple[str, ...]:
-    """Give the operators that the reference defines."""
+    """Return the operators that the reference defines."""
     return tuple(sorted(_OPERATORS))
 
 
@@ -246,7 +246,7 @@ def _stored(tensor: TfLiteTensor) -> Integers:
 
 
 class _Step:
-    """One operator with the facts of its tensors."""
+    """One operator with the parameters of its tensors."""
 
     def __init__(
         self,
@@ -279,7 +279,7 @@ class _Step:
         return np.float32(self.output.scales[0])
 
     def code(self, values: Integers) -> Integers:
-        """Values in output steps, rounded already: the zero point added, and saturated."""
+        """Codes from rounded values in output steps: adds the zero point, and saturates."""
         zero = self.output.zero_points[0]
         bounds = np.iinfo(_KINDS[self.output.type])
         activation = self.options.get("activation", 0)
@@ -294,7 +294,7 @@ class _Step:
     def rescaled(
         self, sums: Integers, floats: NDArray[np.float32], doubles: NDArray[np.float64]
     ) -> Integers:
-        """Sums times multipliers along the last axis, as this arithmetic rounds them."""
+        """Sums times multipliers along the last axis, rounded as in this arithmetic."""
         if not self.fixed:
             rounded = np.rint(sums.astype(np.float32) * floats)
             return self.code(rounded.astype(np.int64))
@@ -336,7 +336,7 @@ def _convolution(step: _Step, x: Integers, weight: Integers, bias: Integers) -> 
 def _pads(
     sizes: Sequence[int], reach: Sequence[int], strides: Sequence[int], padding: int
 ) -> tuple[int, int, int, int]:
-    """(top, left, bottom, right) of SAME or VALID."""
+    """The padding (top, left, bottom, right) of SAME or VALID."""
     if padding != _SAME:
         return (0, 0, 0, 0)
     before, after = [], []
@@ -350,7 +350,7 @@ def _pads(
 def _fully_connected(step: _Step, x: Integers, weight: Integers, bias: Integers) -> Integers:
     if step.inputs[0].type != "int16":
         raise UnsupportedGraph("FULLY_CONNECTED is defined for int16 inputs")
-    # Products of 16 and 8 bits: float64 holds the sums of 2^29 of them.
+    # Products of 16 and 8 bits: float64 is exact for sums of 2^29 of them.
     sums = (x - step.zero(0)).astype(np.float64) @ weight.T.astype(np.float64)
     _, doubles = _multipliers(step, len(weight))
     pairs = np.array([quantized_multiplier(float(real)) for real in doubles], np.int64)

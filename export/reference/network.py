@@ -22,13 +22,13 @@ from export.reference.operators import Function, Index, fold_cast, index, prepar
 Code = TypeVar("Code", bound=np.integer)
 Exchange = Callable[[str, NDArray[Any]], NDArray[Any]]
 Batch = tuple[NDArray[np.float32], dict[str, NDArray[Code]]]
-"""Logits N×classes, and codes by the name of their tensor."""
+"""Logits N×classes, and codes by tensor name."""
 
 
 class Reference(ABC, Generic[Code]):
     """The numbers that one file must give, computed with numpy alone.
 
-    It reads the file itself, not what made it, and knows neither the lowering nor the engine.
+    It reads only the file itself, and is independent of the lowering and of the engine.
 
     Args:
         path: the file: one input of images, one output of logits.
@@ -51,14 +51,15 @@ class Reference(ABC, Generic[Code]):
         """Compute one batch of images uint8 N×C×H×W."""
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Give the logits, float32 N×classes, of images uint8 N×C×H×W."""
+        """Return the logits, float32 N×classes, of images uint8 N×C×H×W."""
         with refusing_malformed(self.path):
             return np.concatenate([logits for logits, _ in self.batches(images)])
 
     def codes(self, images: NDArray[np.uint8]) -> dict[str, NDArray[Code]]:
-        """Give the codes of every tensor between nodes by its name.
+        """Return the codes of every tensor between nodes, by tensor name.
 
-        All are in memory at once (ResNet-20: about 0.7 MB an image); :meth:`batches` is for many.
+        All are in memory at once (ResNet-20: about 0.7 MB per image); for many images use
+        :meth:`batches`.
         """
         parts = [codes for _, codes in self.batches(images)]
         with refusing_malformed(self.path):
@@ -67,16 +68,16 @@ class Reference(ABC, Generic[Code]):
     def batches(
         self, images: NDArray[np.uint8], exchange: Exchange = lambda _, values: values
     ) -> Iterator[Batch[Code]]:
-        """Give (logits, codes by tensor name) of each ``batch_size`` images in turn.
+        """Yield (logits, codes by tensor name) of each batch of ``batch_size`` images.
 
         Args:
             images: uint8 N×C×H×W.
-            exchange: is given each tensor's name and values and gives those that the nodes behind
-                it compute with, so that one layer can be looked at without those before it.
+            exchange: called with each tensor's name and values; returns the values that later
+                nodes use, so that one layer can be checked separately from the layers before it.
 
         Raises:
             InputError: the images are not uint8 of the file's shape.
-            NothingToEvaluate: there are none.
+            NothingToEvaluate: there are no images.
         """
         self._check(images)
         for start in range(0, len(images), self.batch_size):
@@ -85,7 +86,7 @@ class Reference(ABC, Generic[Code]):
             yield batch
 
     def _in_parts(self, images: NDArray[np.uint8], exchange: Exchange) -> Batch[Code]:
-        """Compute a batch, in halves where the whole is too large."""
+        """Compute a batch, in halves if the whole is too large."""
         try:
             return self._batch(images, exchange)
         except TooLarge:
@@ -122,7 +123,7 @@ class OnnxReference(Reference[Code]):
 
     Raises:
         InputError: the file is missing, damaged or hostile.
-        UnsupportedGraph: it has something that the reference does not define.
+        UnsupportedGraph: the file has something that the reference does not define.
     """
 
     input_types: ClassVar[tuple[int, ...]]
@@ -161,10 +162,10 @@ class Layer:
     """One computed node of the file.
 
     Attributes:
-        name: the node's name, or its output's where it has none.
+        name: the node's name, or that of its output if it has none.
         operator: such as ``QLinearConv``.
         inputs: names of the computed tensors that it reads.
-        output: name of the tensor that it gives.
+        output: name of its output tensor.
     """
 
     name: str
@@ -177,7 +178,7 @@ class IntegerReference(OnnxReference[np.uint8]):
     """The reference of an all-integer file: every step as the engine's kernels compute it.
 
     Raises:
-        NotReproducible: the file has an addition whose result the engine's rounding would decide.
+        NotReproducible: the file has an addition whose result depends on the engine's rounding.
     """
 
     input_types = (onnx.TensorProto.UINT8,)
@@ -246,7 +247,7 @@ def _looked_up(
     constants: dict[str, NDArray[Any]],
     table: Function,
 ) -> tuple[tuple[str, ...], Function]:
-    """The codes that a table is read by, and its function of them."""
+    """The tensors of codes from which a table is indexed, and the lookup as a function of them."""
     place, size = indices.get(node.input[1]), constants[node.input[0]].size
     if place is None:
         raise UnsupportedGraph(

@@ -1,7 +1,7 @@
-"""From one ONNX node to the numpy function that computes it: everything is checked here, once.
+"""Turn one ONNX node into the numpy function that computes it, and check everything in it once.
 
 An operator, attribute, type or layout that the reference does not define is refused with the
-node's name, never ignored: a reference that guesses proves nothing.
+node's name and never ignored, because a reference that guesses proves nothing.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from export.reference.errors import UnsupportedGraph
 Constants = Mapping[str, NDArray[Any]]
 Function = Callable[..., NDArray[Any]]
 Prepared = tuple[tuple[str, ...], Function]
-"""Names of the tensors that the function reads, in its order, and the function."""
+"""Names of the tensors that the function reads, in argument order, and the function."""
 
 MICROSOFT = "com.microsoft"
 ALL_CODES = np.arange(256)
@@ -41,31 +41,31 @@ PAIRS = 256 * 256
 
 @dataclass(frozen=True)
 class _Operands:
-    """A node with the stored tensors of its file; whatever is not as defined is refused."""
+    """A node with the stored tensors of its file; anything undefined is refused."""
 
     node: onnx.NodeProto
     constants: Constants
 
     @property
     def what(self) -> str:
-        """What errors call the node."""
+        """The node's name in errors."""
         return f"node {node_label(self.node)}"
 
     @property
     def x(self) -> tuple[str]:
-        """The name of the tensor that it computes from."""
+        """The name of the tensor that it reads."""
         return (self.node.input[0],)
 
     def has(self, index: int) -> bool:
-        """Whether an optional input is there."""
+        """Whether an optional input is present."""
         return index < len(self.node.input) and bool(self.node.input[index])
 
     def refusal(self, text: str) -> UnsupportedGraph:
-        """The error that names the node."""
+        """An error that names the node."""
         return UnsupportedGraph(f"{self.what}{text}")
 
     def attributes(self, required: Mapping[str, Any] | None = None, **known: Any) -> dict[str, Any]:
-        """The attributes over their defaults ``known``; those of ``required`` have one value."""
+        """The attributes, with defaults ``known``; ``required`` has the only allowed values."""
         wanted = dict(required or {})
         found = {**wanted, **known}
         for name, value in attributes_of(self.node).items():
@@ -81,7 +81,7 @@ class _Operands:
         return found
 
     def require(self, name: str, found: Any, wanted: Any) -> None:
-        """Refuse an attribute with another value than the one that is defined."""
+        """Refuse an attribute whose value is not the one that is defined."""
         if found != wanted:
             raise self.refusal(
                 f" has {name} = {found!r}, but the reference defines only {wanted!r}"
@@ -130,7 +130,7 @@ class _Operands:
     def per_output(
         self, index: int, what: str, dtype: type[np.generic], outputs: int
     ) -> NDArray[Any]:
-        """One stored value, or one for each output; zeros where the input is left out."""
+        """One stored value, or one for each output; zeros if the input is omitted."""
         if not self.has(index):
             return np.zeros(outputs, dtype)
         values = self.constant(index, what, dtype)
@@ -145,7 +145,7 @@ class _Operands:
         return self.positive(scales, "the weight scale is")
 
     def positive(self, scales: NDArray[np.float32], what: str) -> NDArray[np.float32]:
-        """Refuse what is not positive and finite: damaged scales, or a product of such."""
+        """Refuse scales, or products of scales, that are not positive and finite."""
         if not (np.isfinite(scales) & (scales > 0)).all():
             raise self.refusal(f": {what} {scales.min()}…{scales.max()} in float32; it is damaged")
         return scales
@@ -159,10 +159,10 @@ class _Operands:
 
 
 def fold_cast(node: onnx.NodeProto, constants: Constants) -> NDArray[np.int8]:
-    """Give a stored INT2, INT4 or INT8 tensor behind a ``Cast`` as int8.
+    """Return a stored INT2, INT4 or INT8 tensor that a ``Cast`` reads, as int8.
 
     Raises:
-        UnsupportedGraph: the input is not stored, or another pair of types.
+        UnsupportedGraph: the input is not stored, or the pair of types is another one.
     """
     to = _Operands(node, constants).attributes(to=None, saturate=1, round_mode="up")["to"]
     stored = constants.get(node.input[0])
@@ -177,7 +177,7 @@ def fold_cast(node: onnx.NodeProto, constants: Constants) -> NDArray[np.int8]:
 
 
 def index_cast(node: onnx.NodeProto) -> str:
-    """Give the tensor of codes that a ``Cast`` to int32 makes indices of, the numbers they were.
+    """Return the tensor of codes that a ``Cast`` to int32 converts to indices of the same value.
 
     Raises:
         UnsupportedGraph: it casts to another type.
@@ -193,12 +193,12 @@ def index_cast(node: onnx.NodeProto) -> str:
 
 @dataclass(frozen=True)
 class Index:
-    """A tensor of int32 that a table is read at, and the codes that it is computed from.
+    """An int32 tensor of table indices, and the codes from which it is computed.
 
     Attributes:
         reads: names of the tensors of codes.
-        largest: the largest index that may come.
-        of: gives the index, int64, of those codes.
+        largest: the largest possible index.
+        of: returns the index, int64, for those codes.
     """
 
     reads: tuple[str, ...]
@@ -207,11 +207,12 @@ class Index:
 
 
 def index(node: onnx.NodeProto, indices: Mapping[str, Index], constants: Constants) -> Index | None:
-    """The index that a node gives: codes cast to int32, one multiplied by a stored number, or the
-    sum of two; None where it gives none.
+    """The index that a node computes; None if it computes none.
+
+    An index is codes cast to int32, an index times a stored number, or the sum of two indices.
 
     Raises:
-        UnsupportedGraph: a cast of codes to another type, or an index out of int32.
+        UnsupportedGraph: a cast of codes to another type, or an index outside int32.
     """
     if node.domain not in ("", "ai.onnx"):
         return None
@@ -243,11 +244,11 @@ def index(node: onnx.NodeProto, indices: Mapping[str, Index], constants: Constan
 
 
 def prepare(node: onnx.NodeProto, constants: Constants) -> Prepared:
-    """Check a node and give the function that computes it.
+    """Check a node and return the function that computes it.
 
     Raises:
-        UnsupportedGraph: naming the node, what it has and what the reference defines.
-        NotReproducible: a ``QLinearAdd`` that the engine's rounding would decide.
+        UnsupportedGraph: names the node, what it has and what the reference defines.
+        NotReproducible: the result of a ``QLinearAdd`` depends on the engine's rounding.
     """
     domain = "" if node.domain == "ai.onnx" else node.domain
     builder = _BUILDERS.get((domain, node.op_type))
@@ -265,7 +266,7 @@ def prepare(node: onnx.NodeProto, constants: Constants) -> Prepared:
 
 
 def supported_operators() -> tuple[str, ...]:
-    """Give the operators that the reference defines, as ``domain::Operator`` or ``Operator``."""
+    """Return the operators that the reference defines, as ``domain::Operator`` or ``Operator``."""
     names = {f"{domain}::{name}" if domain else name for domain, name in _BUILDERS}
     return tuple(sorted(names | {"Add", "Cast", "Mul"}))
 

@@ -1,10 +1,10 @@
-"""What a Q/DQ file computes, in numpy and float64: no engine, no lowering, no torch.
+"""Compute a Q/DQ file in numpy and float64, without engine, lowering or torch.
 
-Between quantizers the file's operators are real-number operators, and float64 computes them with 29
-bits to spare over float32: codes times scales, sums of a few thousand of them. So the codes here
-are those that exact arithmetic gives, except where a value lies within 2^-40 of a rounding tie; an
-engine that sums in float32, or in integers with a float32 multiplier, may land on the other side of
-a tie. That is why engines of such files have a budget (:mod:`export.budget`), and this has none.
+Between quantizers the file's operators are real-number operators on codes times scales, and sums of
+a few thousand of them. float64 has 29 bits more than float32 for these. So the codes are those of
+exact arithmetic, unless a value lies within 2^-40 of a rounding tie. An engine that sums in
+float32, or in integers with a float32 multiplier, may round to the other side of a tie. That is why
+engines of such files have a budget (:mod:`export.budget`), and this reference has none.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ Values = NDArray[np.float64]
 Attributes = Mapping[str, Any]
 
 _BYTE_OFFSET: dict[int, int] = {onnx.TensorProto.UINT8: 0, onnx.TensorProto.INT8: 128}
-"""By the type of the input: what is taken from an image's byte to make it the input's code."""
+"""By input type, the offset that is subtracted from an image's byte to give the input's code."""
 
 
 class QdqReference(OnnxReference[np.int16]):
-    """The reference of a Q/DQ file; its codes have the names of their QuantizeLinear's outputs."""
+    """The reference of a Q/DQ file; codes are named after the outputs of their QuantizeLinear."""
 
     input_types = tuple(_BYTE_OFFSET)
 
@@ -77,12 +77,12 @@ class QdqReference(OnnxReference[np.int16]):
 
 
 def supported_qdq_operators() -> tuple[str, ...]:
-    """Give the operators that the reference defines."""
+    """Return the operators that the reference defines."""
     return tuple(sorted(_OPERATORS))
 
 
 def _along(parameter: NDArray[Any], x: NDArray[Any], attributes: Attributes) -> Values:
-    """A scale or zero point in float64, shaped to go with ``x``."""
+    """A scale or zero point in float64, reshaped to broadcast against ``x``."""
     wide = parameter.astype(np.float64)
     if wide.size == 1:
         return wide.reshape(())
@@ -141,7 +141,7 @@ def _convolution(attributes: Attributes, x: Values, weight: Values, bias: Any = 
 
 
 def _integers(attributes: Attributes, name: str, length: int, *, least: int) -> list[int]:
-    """An attribute of ``length`` integers, each ``least`` or more, which is also the default."""
+    """An attribute of ``length`` integers, each at least ``least``, which is also the default."""
     values = list(attributes.get(name, [least] * length))
     if len(values) != length or min(values) < least:
         raise UnsupportedGraph(
@@ -209,7 +209,7 @@ def _resize(_: Attributes, x: Values, _roi: Any, factors: NDArray[np.float32]) -
 
 
 def _paired(function: Callable[[Values, Values], Values]) -> Callable[..., Values]:
-    """A function of two tensors of which one may be repeated along the other."""
+    """An operator from a function of two tensors that broadcast against each other."""
 
     def computed(_: Attributes, a: Values, b: Values) -> Values:
         require_room("two tensors that meet", *np.broadcast_shapes(a.shape, b.shape))
