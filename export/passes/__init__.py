@@ -1,9 +1,8 @@
-"""Lowering rules: from the codes of one quantizer to those of the next.
+"""Lowering rules, each from the codes of one quantizer to those of the next.
 
-One file for each kind of layer, with its algebra in the docstring: a function that takes the layer
-apart, and one that writes it for each family of targets, all-integer (``write_integer_…``) and
-Q/DQ.  :mod:`export.targets` combines them.  The driver (:mod:`export.lowering`) walks the QONNX
-graph in order and tries the rules of a target at every ``Quant`` node and at the final linear
-layer.  A rule that does not match gives its reason; if none matches, the export is refused with all
-the reasons.
+Each kind of layer has one file, with its algebra in the docstring.  One function matches the layer;
+one function for each family of targets, all-integer (``write_integer_…``) and Q/DQ, writes it.
+:mod:`export.targets` combines them.  The driver (:mod:`export.lowering`) walks the QONNX graph in
+order and tries the rules of a target at every ``Quant`` node and at the final linear layer.  A rule
+that does not match gives its reason; if none matches, the export is refused with all the reasons.
 """

@@ -1,14 +1,14 @@
 """Global average pooling of codes.
 
-code_y = round(sum(x - z_x) * s_x / (s_y * n)) + z_y over n positions, QLinearGlobalAveragePool's
-own formula.  With s_y = s_x (n + 1) / n for an even n this is sum / (n + 1) with n + 1 odd: no sum
-is ever halfway between two codes, nor in the signed Q/DQ dialect, which doubles both steps.  Other
-scales work too; the reference then depends on the exact order of float32 operations, which is known
-for ONNX Runtime (export.reference).
+code_y = round(sum(x - z_x) * s_x / (s_y * n)) + z_y over n positions is QLinearGlobalAveragePool's
+formula.  With s_y = s_x (n + 1) / n for an even n this is sum / (n + 1) with n + 1 odd, so no sum
+is halfway between two codes.  The same holds in the signed Q/DQ dialect, which doubles both steps.
+Other scales work too; the reference then depends on the exact order of float32 operations, which is
+known for ONNX Runtime (export.reference).
 
-The integer pool reads its input with the channels last, as ONNX Runtime's convolutions output it:
-the transposition before it is cancelled by the engine's own.  A transposition after it, of a single
-position, restores the channel order where anything but a Flatten reads the result.
+The integer pool reads its input with the channels last, as ONNX Runtime's convolutions output it,
+so the engine's own transposition cancels the one before the pool.  If anything but a Flatten reads
+the result, a transposition of its single position restores the channel order.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ from export.passes.rule import (
 
 @dataclass(frozen=True, kw_only=True)
 class AveragePool:
-    """Quant(GlobalAveragePool or ReduceMean(codes)), taken apart.
+    """The parts of Quant(GlobalAveragePool or ReduceMean(codes)).
 
-    ``flat``: the pool drops height and width; otherwise they stay as 1.
+    ``flat``: the pool drops height and width; otherwise they keep length 1.
     """
 
     x: Codes
@@ -49,7 +49,7 @@ class AveragePool:
 
 
 def average_pool(node: onnx.NodeProto, context: Context) -> AveragePool:
-    """Take apart the pool before the quantizer ``node``."""
+    """Match the pool before the quantizer ``node``."""
     pool = context.source.producer(node.input[0])
     if pool is None or pool.op_type not in ("GlobalAveragePool", "ReduceMean"):
         raise Refusal(
@@ -70,7 +70,7 @@ def average_pool(node: onnx.NodeProto, context: Context) -> AveragePool:
 
 
 def write_integer_pool(found: AveragePool, layer: str, context: Context) -> Written:
-    """QLinearGlobalAveragePool (Clip)."""
+    """Write QLinearGlobalAveragePool, and Clip if needed."""
     builder, x = context.builder, found.x
     out = byte_codes(found.quantizer, Clamp(), layer)
     inputs = [
@@ -92,7 +92,7 @@ def write_integer_pool(found: AveragePool, layer: str, context: Context) -> Writ
 
 
 def write_pool(found: AveragePool, layer: str, context: Context) -> Written:
-    """GlobalAveragePool, Q, DQ."""
+    """Write GlobalAveragePool, Q, DQ."""
     pooled = context.builder.add("GlobalAveragePool", [found.x.name], f"{layer}.mean")
     if found.flat:
         pooled = context.builder.add("Flatten", [pooled], f"{layer}.flat", axis=1)

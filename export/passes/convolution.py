@@ -8,19 +8,19 @@ y = gain[c] * conv + bias[c] and output scale s_y, zero point z_y:
     s'[c] = s_w[c] * |gain[c]|            (the weight scale of QLinearConv)
     B[c]  = round(bias[c] / (s_x s'[c]))  (its int32 bias)
 
-The integer weights stay as they were trained; a negative gain flips their sign, which the
+The integer weights are the trained ones; a negative gain flips their sign, which the
 symmetric narrow range allows.  A channel whose gain or whose weights are all 0 is constant: it has
 weights 0 and s' = s_y / s_x, so that its int32 bias is the output code itself, rounded once.
 
-QLinearConv computes round(acc * s_x s' / s_y) + z_y, saturated to uint8; narrower codes are held by
-a uint8 Clip, and ReLU is the saturation at z_y = 0.  ReLU6, or any Clip to a … b before the
-quantizer, only narrows the codes to round(a / s_y) … round(b / s_y): rounding is monotone, so the
-clamp may as well come after it.
+QLinearConv computes round(acc * s_x s' / s_y) + z_y, saturated to uint8.  A uint8 Clip bounds
+narrower codes, and ReLU is the saturation at z_y = 0.  ReLU6, or any Clip to a … b before the
+quantizer, narrows the codes to round(a / s_y) … round(b / s_y): rounding is monotone, so the clamp
+may come after it.
 
-:mod:`export.passes.kernels` decides which of the engine's kernels runs it.
+:mod:`export.passes.kernels` selects the kernel of the engine that runs it.
 
 In a Q/DQ graph the weights are int8 codes followed by one DequantizeLinear per output channel, with
-scales s', and the bias is float32; a constant channel has its code's value there.
+scales s', and the bias is float32; for a constant channel it is the value of its code.
 """
 
 from __future__ import annotations
@@ -56,21 +56,21 @@ from export.passes.weighted_sum import Affine, affine_before
 from export.storage import stored_weights
 
 KEPT_ATTRIBUTES = ("kernel_shape", "strides", "pads", "dilations", "group")
-"""Those that every target's convolution has."""
+"""The attributes that every target's convolution has."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Convolution:
-    """Quant(Relu|Clip?(BatchNormalization?(Conv(codes, Quant(weights), bias?)))), taken apart.
+    """The parts of Quant(Relu|Clip?(BatchNormalization?(Conv(codes, Quant(weights), bias?)))).
 
     Attributes:
         x: the codes that the convolution reads.
-        shape: of these codes, N×C×H×W, where the file has it.
-        weights: integer codes O×C×kh×kw, int64, as they were trained.
+        shape: of these codes, N×C×H×W, if the file states it.
+        weights: trained integer codes O×C×kh×kw, int64.
         scale: of the weights, float32 (O,).
         weight_bits: of the weights' quantizer.
         affine: BatchNorm and bias together.
-        quantizer: of the output; None where it is not known yet.
+        quantizer: of the output; None if not known yet.
         clamp: the effect of a Relu or Clip before the quantizer.
         attributes: of the Conv node, :data:`KEPT_ATTRIBUTES`.
     """
@@ -93,19 +93,19 @@ class Convolution:
 
     @property
     def flipped(self) -> str:
-        """Half a sentence on the channels whose weights change sign; may be empty."""
+        """A clause on the channels whose weights change sign; may be empty."""
         count = int((self.affine.gain < 0).sum())
         return f", {count} channels with a negative gain flipped" if count else ""
 
 
 def convolution(node: onnx.NodeProto, context: Context) -> Convolution:
-    """Take apart the convolution before the quantizer ``node``."""
+    """Match the convolution before the quantizer ``node``."""
     found = convolution_before(node.input[0], context)
     return replace(found, quantizer=activation_quantizer(node, context))
 
 
 def convolution_before(name: str, context: Context) -> Convolution:
-    """Take apart the convolution before the tensor ``name``; its quantizer is not known yet."""
+    """Match the convolution before the tensor ``name``; its quantizer is not known yet."""
     source = context.source
     conv, _, affine, clamp = affine_before(name, context, ("Conv",))
     if conv is None or conv.op_type != "Conv":
@@ -145,14 +145,14 @@ def convolution_before(name: str, context: Context) -> Convolution:
 
 
 def channel_map(node: onnx.NodeProto, context: Context) -> Convolution:
-    """Codes that are multiplied and shifted channel by channel before the quantizer ``node``."""
+    """Match codes that are scaled and shifted per channel before the quantizer ``node``."""
     found = channel_map_before(node.input[0], context)
     return replace(found, quantizer=activation_quantizer(node, context))
 
 
 def channel_map_before(tensor: str, context: Context) -> Convolution:
-    """Take apart the channel map before a tensor, a convolution of each channel with the constant
-    1; its quantizer is not known yet."""
+    """Match the channel map before a tensor, as a convolution of each channel with the constant 1;
+    its quantizer is not known yet."""
     source = context.source
     _, name, affine, clamp = affine_before(tensor, context, ("Conv", "Gemm", "MatMul"))
     if name not in context.codes:
@@ -181,7 +181,7 @@ class FoldedConvolution:
     Attributes:
         weights: integer codes in int8's range, signs flipped where the gain is negative.
         scale: s', one per output channel, float32.
-        bias: in values, float64; of a constant channel the value of its code.
+        bias: values, float64; for a constant channel, the value of its code.
         grid: the accumulator's step in each channel, float64.
         factor: by which the weights are larger than the trained ones (:func:`finer`).
     """
@@ -194,12 +194,12 @@ class FoldedConvolution:
 
     @property
     def note(self) -> str:
-        """Half a sentence on the factor; may be empty."""
+        """A clause on the factor; may be empty."""
         return "" if self.factor == 1 else f", weights times {self.factor} for the bias"
 
 
 MOVED = 2.0**-9
-"""How far, in output codes, a bias may be rounded before the accumulator gets a finer step."""
+"""Largest rounding error of a bias, in output codes, before the accumulator gets a finer step."""
 
 _MOST = (7, 127)
 """The largest codes of INT4 and INT8."""
@@ -208,9 +208,9 @@ _MOST = (7, 127)
 def finer(
     bias: NDArray[np.float64], grid: NDArray[np.float64], weights: NDArray[np.int64], error: float
 ) -> int:
-    """The least factor of the weights at which every bias is within ``error`` of a multiple of the
-    accumulator's step ``grid`` / factor (0: any bias will do); where there is none, the largest
-    possible factor.
+    """The least factor of the weights with which every bias is within ``error`` of a multiple of
+    the accumulator's step ``grid`` / factor; if there is none, the largest possible factor.  A
+    ``grid`` of 0 fits any bias.
 
     A bias that was trained in float lies between two steps, and at few bits a step is a large part
     of an output code.  Weights that are k times as large, with a scale k times as small, give the
@@ -229,10 +229,10 @@ def finer(
 
 
 def fold(found: Convolution, output_scale: np.float32, layer: str) -> FoldedConvolution:
-    """Fold gain and bias as the module's algebra says, for an output quantized at this scale.
+    """Fold gain and bias by the module's algebra, for an output quantized at this scale.
 
     Raises:
-        LoweringError: a scale leaves float32's range, or a weight int8's.
+        LoweringError: a scale is outside float32's range, or a weight outside int8's.
     """
     gain, codes = found.affine.gain, found.weights
     input_scale = float(found.x.scale)
@@ -259,7 +259,7 @@ def fold(found: Convolution, output_scale: np.float32, layer: str) -> FoldedConv
 
 
 def write_integer_convolution(found: Convolution, layer: str, context: Context) -> Written:
-    """QLinearConv (Clip)."""
+    """Write QLinearConv, and Clip if needed."""
     builder, x = context.builder, found.x
     out = byte_codes(found.output, found.clamp, layer)
     folded = fold(found, out.scale, layer)
@@ -291,7 +291,7 @@ def write_integer_convolution(found: Convolution, layer: str, context: Context) 
 
 
 def write_convolution(found: Convolution, layer: str, context: Context) -> Written:
-    """Conv, Q, DQ."""
+    """Write Conv, Q, DQ."""
     scale = value_codes(found.output, found.clamp, context, layer).scale
     conv, note = _values(found, scale, layer, context)
     codes, text = quantized(conv, found.output, found.clamp, layer, context)
@@ -299,7 +299,7 @@ def write_convolution(found: Convolution, layer: str, context: Context) -> Writt
 
 
 def written_convolution(found: Convolution, scale: np.float32, layer: str, context: Context) -> str:
-    """Append the convolution of values only; returns its output. ``scale`` is that of the codes
+    """Append only the convolution of values; returns its output. ``scale`` is that of the codes
     after it."""
     return _values(found, scale, layer, context)[0]
 

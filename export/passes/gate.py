@@ -1,9 +1,9 @@
-"""Gates: a product of codes with codes of 0 … 1.
+"""Gates: products of codes with codes of values 0 … 1.
 
-code_y = round((x - z_x)(g - z_g) s_x s_g / s_y) + z_y, QLinearMul's own formula.  With s_g = 1/255
-and s_y = s_x the product is divided by 255, an odd number, and is never halfway between two codes:
-every order of the float32 operations rounds alike.  Other scales are refused where a product comes
-near a half.
+code_y = round((x - z_x)(g - z_g) s_x s_g / s_y) + z_y is QLinearMul's formula.  With s_g = 1/255
+and s_y = s_x the product is divided by 255, an odd number, and is never halfway between two codes,
+so every order of the float32 operations rounds the same.  Other scales are refused if a product
+lies near a half.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from export.passes.two_operands import (
 
 
 def gate(node: onnx.NodeProto, context: Context) -> TwoOperands:
-    """Take apart the product before the quantizer ``node``."""
+    """Match the product before the quantizer ``node``."""
     return two_operands(node, context, "Mul", called="factor")
 
 
 def gate_without_ties(node: onnx.NodeProto, context: Context) -> TwoOperands:
-    """Take apart the product as :func:`gate`, if no product of codes lies near a half."""
+    """Match the product as :func:`gate`, if no product of codes lies near a half."""
     found = gate(node, context)
     first, second = found.operands
     steps = float(first.scale) * float(second.scale) / float(found.quantizer.step)
@@ -49,12 +49,12 @@ def gate_without_ties(node: onnx.NodeProto, context: Context) -> TwoOperands:
 
 
 def write_integer_gate(found: TwoOperands, layer: str, context: Context) -> Written:
-    """com.microsoft QLinearMul (Clip)."""
+    """Write com.microsoft QLinearMul, and Clip if needed."""
     codes = write_integer_operator(found, layer, context)
     return codes, f"QLinearMul, codes {codes.low}…{codes.high}"
 
 
 def write_gate(found: TwoOperands, layer: str, context: Context) -> Written:
-    """Mul of values, Q, DQ."""
+    """Write Mul of values, Q, DQ."""
     codes, text = write_operator(found, f"{layer}.mul", layer, context)
     return codes, f"Mul, {text}"

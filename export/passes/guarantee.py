@@ -1,7 +1,7 @@
-"""The promises of a target for a finished file, checked on the file's own graph.
+"""The guarantees of a target for a finished file, checked on the file's own graph.
 
-A rule's contract covers one layer (:mod:`export.passes.rule`); a guarantee covers the whole graph
-that the rules produced, whatever wrote it.
+A rule's contract covers one layer (:mod:`export.passes.rule`); a guarantee covers the whole graph,
+independently of the rules that wrote it.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _UNSIGNED = (TensorProto.UINT8, TensorProto.UINT4, TensorProto.UINT2, TensorProt
 
 
 class Guarantee(ABC):
-    """One promise about a whole file."""
+    """One guarantee for a whole file."""
 
     name: str
 
     @abstractmethod
     def broken_by(self, graph: Graph) -> str | None:
-        """The first thing that breaks the promise, as a sentence; None where it is kept."""
+        """The first violation of the guarantee, as a sentence; None if there is none."""
 
 
 class OnlyOperators(Guarantee):
@@ -57,9 +57,9 @@ class OnlyOperators(Guarantee):
 class SymmetricInt8(Guarantee):
     """Every tensor of codes is int8 with zero point 0, the image included; nothing is unsigned.
 
-    TensorRT takes a uint8 zero point for an int8 one, with a line in its log: codes above 127 would
-    saturate, and the network would still run. A QuantizeLinear without a zero point gives uint8 by
-    the standard's default, so one must be there.
+    TensorRT reads a uint8 zero point as int8 and only logs it: codes above 127 would saturate, and
+    the network would still run. A QuantizeLinear without a zero point gives uint8 by the standard's
+    default, so it must have one.
     """
 
     name = "symmetric int8"
@@ -107,7 +107,7 @@ class QuantizedOperands(Guarantee):
         for node in graph.nodes:
             stored = [graph.constants[name] for name in node.input if name in graph.constants]
             if node.op_type == "Add" and any(one.size == 1 for one in stored):
-                continue  # a function's, which is not a sum of tensors
+                continue  # part of a function, not a sum of tensors
             # A third input is the bias of Conv and Gemm, which stays float32.
             for name in node.input[:2] if node.op_type in self.computing else ():
                 maker = graph.producer(name)

@@ -1,16 +1,16 @@
-"""The image's bytes are the first layer's codes, or give them by a table.
+"""The first layer's codes: the image's bytes, or a table lookup of them.
 
 The operators between the image and its first quantizer work on each number separately, so the codes
-are a function of the byte, channel by channel: 256 numbers each, computed in float32 in the file's
-own order (:mod:`export.canonical.image`).
+of a channel are a function of the byte: 256 numbers, computed in float32 in the file's own order
+(:mod:`export.canonical.image`).
 
-Where the codes are the bytes less a whole number z in 0 … 255, as of Quant((u8 - 128) / 64; scale
-2^-6, signed 8 bits), the bytes themselves are codes of zero point z, and the all-integer graph has
-no node for them; a standard Q/DQ file dequantizes them. The signed dialect takes them as int8 of
-byte - 128, which is byte XOR 0x80 on the host, no arithmetic.
+If the codes are the bytes minus an integer z in 0 … 255, as in Quant((u8 - 128) / 64; scale 2^-6,
+signed 8 bits), the bytes themselves are codes of zero point z.  The all-integer graph then has no
+node for them; a standard Q/DQ file dequantizes them. The signed dialect takes them as int8
+byte - 128, which is byte XOR 0x80 on the host.
 
-Otherwise the all-integer graph looks the codes up: one table, or one for each channel where they
-differ.  There is no table in a Q/DQ file.
+Otherwise the all-integer graph looks the codes up, in one table or, if they differ, in one for each
+channel.  A Q/DQ file has no table.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from export.passes.table import looked_up
 
 CENTRE = 128
 MOST_CLIPPED = 128
-"""Of the 256 bytes, so many may lie outside of what a quantizer holds."""
+"""Largest number of the 256 bytes that may lie outside the quantizer's range."""
 
 SAME = 250
-"""Where so many bytes or more have one code, the image means something else to the file."""
+"""If at least this many bytes have the same code, the file expects another form of image."""
 
 CURE = (
     "a byte is taken as the number 0…255; if the file expects (byte / 255 - mean) / std, give "
@@ -49,12 +49,12 @@ CURE = (
 
 @dataclass(frozen=True, kw_only=True)
 class ImageCodes:
-    """Quant(function of each number of the image).
+    """The parts of Quant(function of each number of the image).
 
     Attributes:
         image: name of the images.
-        codes: the bytes, where they are the codes; else the result of the table, not named yet.
-        table: uint8 C×256, of each channel; None where the bytes are the codes.
+        codes: the bytes, if they are the codes; else the result of the table, not named yet.
+        table: uint8 C×256, of each channel; None if the bytes are the codes.
     """
 
     image: str
@@ -63,7 +63,7 @@ class ImageCodes:
 
 
 def image_codes(node: onnx.NodeProto, context: Context) -> ImageCodes:
-    """Take apart the operators between the image and the quantizer ``node``."""
+    """Match the operators between the image and the quantizer ``node``."""
     source = context.source
     channels = source.shapes[source.image][1]
     values = source.form.bytes(channels)
@@ -103,7 +103,7 @@ def image_codes(node: onnx.NodeProto, context: Context) -> ImageCodes:
 
 
 def write_bytes(found: ImageCodes, layer: str, context: Context) -> Written:
-    """The uint8 input itself, or tables of it."""
+    """Use the uint8 input itself, or write tables of it."""
     out = found.codes
     if found.table is None:
         scale = "2^-6" if out.scale == 2.0**-6 else f"{out.scale:.6g}"
@@ -125,7 +125,7 @@ def write_bytes(found: ImageCodes, layer: str, context: Context) -> Written:
 
 
 def write_dequantized(found: ImageCodes, layer: str, context: Context) -> Written:
-    """DequantizeLinear of the input."""
+    """Write DequantizeLinear of the input."""
     builder, signed, codes = context.builder, context.dialect.signed_only, found.codes
     if found.table is not None or (signed and codes.zero_point != CENTRE):
         means = f"the mean {CENTRE} / 255" if signed else "the mean a whole number / 255"

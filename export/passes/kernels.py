@@ -1,28 +1,28 @@
-"""How a QLinearConv is written so that ONNX Runtime takes the quicker of its integer kernels.
+"""Write a QLinearConv so that ONNX Runtime selects the faster of its integer kernels.
 
-The convolution is the same sum of the same integers in each of these forms; only their place in
-memory, and therefore the kernel that runs them, differs.
+The convolution sums the same integers in each of these forms.  Only their layout in memory differs,
+and therefore the kernel that runs them.
 
-**Channels in fours.**  The direct kernel wants a multiple of four input channels; others go through
-a slow gather, and an image has three.  A small kernel's input is padded with channels of the zero
-point whose weights are 0: they add nothing to any sum, and a first layer of 3×3 takes two thirds of
-the time.  A large kernel would lose more by the fourth channel's products than it gains.
+**Channels in fours.**  The direct kernel needs a multiple of four input channels; otherwise a slow
+gather runs, and an image has three channels.  So a small kernel's input is padded with channels of
+the zero point whose weights are 0.  They add nothing to any sum, and a first layer of 3×3 takes two
+thirds of the time.  A large kernel would lose more on the fourth channel's products than it gains.
 
-**Blocks.**  A large kernel with stride s is written over s×s blocks of positions instead:
-SpaceToDepth moves each block into the channels, C s² of them, and the stride becomes 1.  With a
-kernel k wide, p columns of padding before, q = ceil(p / s) and d = s q - p:
+**Blocks.**  A large kernel with stride s is written over s×s blocks of positions: SpaceToDepth
+moves each block into the channels, which become C s², and the stride becomes 1.  With kernel width
+k, p columns of padding before, q = ceil(p / s) and d = s q - p:
 
     y[i] = sum_j w[j] x[s i - p + j] = sum_t sum_r w[s t + r - d] x[s (i - q + t) + r]
 
-where j + d = s t + r with 0 ≤ r < s: tap t of ceil((k + d) / s), place r within the block, and w is
-0 outside 0 … k - 1.  Padding is whole blocks of the zero point, so it stays what it was.  The 7×7
-stem of an ImageNet network becomes 4×4 over 12 channels.  Old runtimes have no SpaceToDepth of
-bytes: int8 storage, which is for them, keeps the stride.
+where j + d = s t + r with 0 ≤ r < s; t is one of ceil((k + d) / s) taps, r the position within the
+block, and w is 0 outside 0 … k - 1.  Padding consists of whole blocks of the zero point, so its
+value is unchanged.  The 7×7 stem of an ImageNet network becomes 4×4 over 12 channels.  Old runtimes
+have no SpaceToDepth of bytes, so int8 storage, which is for them, keeps the stride.
 
-**The matrix kernel** (``tune="amx"``).  Weights with zero point 0 always go to the direct kernel,
-which multiplies with VNNI at best; weights with another one go to the matrix product, which has
-AMX.  So the weights of a convolution with long enough sums are stored as w - 1 with zero point -1:
-the narrow symmetric range has room for it.  Without AMX this form is the slower one.
+**The matrix kernel** (``tune="amx"``).  Weights with zero point 0 always run in the direct kernel,
+which uses VNNI at best.  Weights with another zero point run in the matrix product, which uses AMX.
+So the weights of a convolution with long enough sums are stored as w - 1 with zero point -1, which
+fits because their range is narrow and symmetric.  Without AMX this form is slower.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 from export.passes.rule import Codes, Context, byte
 
 TUNES = ("any", "amx")
-"""What a file is laid out for: any processor, or one with AMX."""
+"""The processors that a file can be tuned for: any, or those with AMX."""
 
 DIRECT_CHANNELS = 4
 """The direct kernels read this many input channels at once."""
@@ -46,13 +46,13 @@ MOST_PADDED_TAPS = 25
 """Height times width of the largest kernel whose input channels are padded."""
 
 LEAST_POINTWISE_SUM = 320
-"""Products in a sum of a 1×1 convolution from which on the matrix kernel with AMX is quicker."""
+"""Least products per sum with which a 1×1 convolution is faster on the matrix kernel with AMX."""
 
 LEAST_SPATIAL_SUM, LEAST_SPATIAL_OUTPUTS = 576, 96
-"""Those of a larger one, and its output channels: they share the cost of laying out the windows."""
+"""The same for larger kernels, and their output channels, which share the cost of the windows."""
 
 FEW_INPUTS, LEAST_OUTPUTS_OF_FEW = 28 * 28, 64
-"""Positions of an image up to which fewer output channels do: its windows stay in the cache."""
+"""Up to this many positions, fewer output channels suffice: the windows stay in the cache."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ class KernelForm:
 
     Attributes:
         source: tensor of input codes in the graph being built.
-        weights: int64 O×C×kh×kw, the zero point still to be subtracted.
+        weights: int64 O×C×kh×kw, before the zero point is subtracted.
         zero_point: of the weights.
         attributes: of the node.
         note: the changes made, as the end of a line of the log; may be empty.
@@ -81,7 +81,7 @@ def kernel_form(
     weights: NDArray[np.int64],
     attributes: dict[str, Any],
 ) -> KernelForm:
-    """Choose the form, and add what it needs in front of the convolution.
+    """Choose the form, and add the nodes that it needs before the convolution.
 
     Args:
         context: its builder gets the nodes; its ``tune`` (of :data:`TUNES`) and storage decide.
@@ -144,7 +144,7 @@ def _blocked(context: Context, form: KernelForm, shape: tuple[int, ...]) -> Kern
     columns = slice(shifts[1], shifts[1] + kernel[1])
     wide[:, :, rows, columns] = form.weights
     split = wide.reshape(outputs, channels, taps[0], side, taps[1], side)
-    # SpaceToDepth puts the place within the block before the channel.
+    # SpaceToDepth puts the position within the block before the channel.
     weights = split.transpose(0, 3, 5, 1, 2, 4).reshape(outputs, channels * side**2, *taps)
     source = context.builder.add(
         "SpaceToDepth", [form.source], f"{form.source}.blocks", blocksize=side

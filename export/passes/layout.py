@@ -1,8 +1,8 @@
-"""Flatten, Reshape and Transpose of codes: bytes move, values stay.
+"""Flatten, Reshape and Transpose of codes, which change no value.
 
-The QONNX graph has a batch of 1, the integer graph any: a shape is written with 0 ("as it is") for
-the batch and the other sides from the QONNX file's own shapes.  A move that would mix images is
-refused.
+The QONNX graph has batch 1, the integer graph any batch: a shape is written with 0 (unchanged) for
+the batch and with the QONNX file's own lengths for the other dimensions.  A move that would mix
+images is refused.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Move:
 
 
 def layout(node: onnx.NodeProto, context: Context) -> Move:
-    """A node that moves codes without changing them."""
+    """Match a node that moves codes without changing them."""
     if node.op_type not in OPERATORS:
         raise Refusal(f"{node.op_type} is none of {', '.join(OPERATORS)}", other=True)
     attributes, shapes = attributes_of(node), context.source.shapes
@@ -55,7 +55,7 @@ def layout(node: onnx.NodeProto, context: Context) -> Move:
 
 
 def write_layout(found: Move, layer: str, context: Context) -> tuple[Codes, str]:
-    """The same on uint8; nothing for Identity."""
+    """Write the same operator on uint8; nothing for Identity."""
     codes, builder, operator = found.codes, context.builder, found.operator
     if operator == "Identity":
         return codes, ""

@@ -1,9 +1,9 @@
-"""A leaky ReLU of a convolution, without codes between the two, or of codes by channel.
+"""Leaky ReLU of a convolution without codes between the two, or of codes per channel.
 
-leaky(v) = v above 0 and a v below, 0 ≤ a ≤ 1.  Rounding is monotone and 0 is a code, so the codes
-of leaky(v) are those of v clamped to 0 and more, plus those of a v clamped to 0 and less: two
-QLinearConv of the same codes, one with the scales a s', and their sum at one scale, of which one
-summand is always 0.  Codes are convolved with the constant 1, each channel by itself.
+leaky(v) is v above 0 and a v below, 0 ≤ a ≤ 1.  Rounding is monotone and 0 is a code, so the codes
+of leaky(v) are the codes of v clamped to at least 0 plus those of a v clamped to at most 0.  They
+are written as two QLinearConv of the same codes, one with the scales a s', and their sum at one
+scale, of which one summand is always 0.  Codes are convolved with the constant 1 per channel.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from export.passes.weighted_sum import Affine, affine_before
 
 @dataclass(frozen=True, kw_only=True)
 class Leaky:
-    """Quant(Clip?(LeakyRelu or PRelu(convolution))), taken apart.
+    """The parts of Quant(Clip?(LeakyRelu or PRelu(convolution))).
 
     Attributes:
         convolution: up to the function, with the quantizer.
@@ -53,7 +53,7 @@ class Leaky:
 
 
 def leaky(node: onnx.NodeProto, context: Context) -> Leaky:
-    """Take apart the leaky ReLU before the quantizer ``node`` and the convolution before it."""
+    """Match the leaky ReLU before the quantizer ``node`` and the convolution before it."""
     found, clamp = clamp_before(node.input[0], context.source)
     if found is None or found.op_type not in ("LeakyRelu", "PRelu"):
         raise Refusal(f"{named(found)} precedes it, not a LeakyRelu or PRelu", other=True)
@@ -79,7 +79,7 @@ def leaky(node: onnx.NodeProto, context: Context) -> Leaky:
 
 
 def write_integer_leaky(found: Leaky, layer: str, context: Context) -> Written:
-    """Two QLinearConv and their sum."""
+    """Write two QLinearConv and their sum."""
     whole = found.convolution
     channels = len(whole.weights)
     below = Affine(gain=found.slope, bias=np.zeros(1)).after(whole.affine).of(channels)
@@ -98,7 +98,7 @@ def write_integer_leaky(found: Leaky, layer: str, context: Context) -> Written:
 
 
 def write_leaky(found: Leaky, layer: str, context: Context) -> Written:
-    """Conv, LeakyRelu, Q, DQ."""
+    """Write Conv, LeakyRelu, Q, DQ."""
     if len(found.slope) != 1:
         raise Refusal("one slope per channel has no Q/DQ form")
     scale = byte_codes(found.convolution.output, found.clamp, layer).scale

@@ -1,16 +1,16 @@
-"""Products with a matrix: the last layer, and hidden ones.
+"""Matrix products: the last layer, and hidden layers.
 
 The last layer: logits[c] = s_x s_w[c] * (sum (x - z_x) w[c] + B[c]).  A hidden one is followed by
 gain, bias, clamp and quantizer, like a convolution of one position
 (:mod:`export.passes.convolution` has the algebra).
 
 **All-integer**: B[c] = round(bias[c] / (s_x s_w[c])) in int32; QGemm without an output scale gives
-exactly this in float32.  It is the only place where a float leaves the integer graph.  With an
-output scale it gives codes: round(acc * s_x s_w[c] / s_y) + z_y.
+exactly this in float32.  It is the only float output in the integer graph.  With an output scale it
+gives codes: round(acc * s_x s_w[c] / s_y) + z_y.
 
-A mean over positions before the product is part of it: each of n positions has the weights / n.
-Codes that are the logits themselves are the product with the unit matrix, and a mean that is, one
-with ones.
+A mean over positions before the product becomes part of it: each of n positions has the weights /
+n.  If codes are the logits themselves, they are multiplied by the identity matrix; if a mean is, it
+is a product with ones.
 
 **Q/DQ**: Gemm on dequantized codes; weights are int8 codes followed by one DequantizeLinear per
 class, the bias is float32.
@@ -51,15 +51,15 @@ PRODUCTS = ("Gemm", "MatMul")
 POOLS = ("GlobalAveragePool", "ReduceMean")
 SHAPING = ("Flatten", "Reshape")
 MOST_FEATURES = 4096
-"""Rows of a unit matrix."""
+"""Largest number of rows of an identity matrix."""
 
 LOGIT_STEP = 2.0**-10
-"""How far the bias of a class may be rounded, as a share of the largest of the layer's biases."""
+"""Largest rounding error of a class's bias, as a share of the largest of the layer's biases."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Linear:
-    """affine(Gemm or MatMul(codes, Quant(weights), bias?)), taken apart.
+    """The parts of affine(Gemm or MatMul(codes, Quant(weights), bias?)).
 
     Attributes:
         x: the codes that it reads.
@@ -86,7 +86,7 @@ class Linear:
 
     @property
     def stored_bits(self) -> int:
-        """Bits of the type that the weights may be stored in, where it holds them."""
+        """The bits with which the weights are stored if they fit."""
         return self.weight_bits if self.factor == 1 else 4
 
 
@@ -103,7 +103,7 @@ class Product:
 
 
 def linear(node: onnx.NodeProto, context: Context) -> Linear:
-    """Take apart the node that gives the logits."""
+    """Match the node that gives the logits."""
     found, clamp = _product(node.output[0], context)
     if clamp != Clamp():
         raise Refusal("a Relu or Clip of the logits is not supported; leave it out")
@@ -113,7 +113,7 @@ def linear(node: onnx.NodeProto, context: Context) -> Linear:
     weights = found.weights * np.sign(affine.gain).astype(np.int64).reshape(-1, 1)
     if weights.max(initial=0) > 127:
         raise Refusal("a weight of -128 under a negative gain has no opposite in int8")
-    # A class of gain 0 is constant: any step serves that holds its bias.
+    # A class of gain 0 is constant: any step that can hold its bias will do.
     rest = np.abs(affine.bias) / (float(found.x.scale) * 2.0**20) + 1e-30
     error = LOGIT_STEP * float(np.abs(affine.bias).max(initial=0.0))
     factor = finer(affine.bias, grid, weights, error)
@@ -130,14 +130,14 @@ def linear(node: onnx.NodeProto, context: Context) -> Linear:
 
 
 def hidden_linear(node: onnx.NodeProto, context: Context) -> Convolution:
-    """Take apart the product before the quantizer ``node``."""
+    """Match the product before the quantizer ``node``."""
     found = product_before(node.input[0], context)
     return replace(found, quantizer=activation_quantizer(node, context))
 
 
 def product_before(name: str, context: Context) -> Convolution:
-    """Take apart the product before the tensor ``name``: a convolution of one position, whose
-    quantizer is not known yet."""
+    """Match the product before the tensor ``name``, as a convolution of one position; its quantizer
+    is not known yet."""
     found, clamp = _product(name, context)
     if found.flat:
         raise Refusal("what it reads has no shape N×K")
@@ -197,7 +197,7 @@ def _known(node: onnx.NodeProto, context: Context) -> bool:
 
 
 def _unit(tensor: str, context: Context, affine: Affine) -> Product:
-    """Codes that are themselves the result: a product with the unit matrix."""
+    """Codes that are the result themselves: a product with the identity matrix."""
     codes, shape = context.codes_of(tensor, "its input"), context.source.shapes.get(tensor, ())
     features = math.prod(shape[1:])
     if not shape or not 1 <= features <= MOST_FEATURES:
@@ -250,7 +250,7 @@ def _with_pool(
     context: Context,
 ) -> tuple[Codes, NDArray[np.int64], NDArray[np.float32], bool]:
     """The codes that a product reads, its weights and scales, and whether the codes must be
-    flattened; a pool before it becomes part of it."""
+    flattened; a pool before the product becomes part of it."""
     pool = _pool_before(node, context)
     if pool is None:
         flat = len(context.source.shapes.get(node.input[0], (0, 0))) != 2
@@ -285,7 +285,7 @@ def _gemm_inputs(
 
 
 def write_integer_hidden(found: Convolution, layer: str, context: Context) -> Written:
-    """com.microsoft QGemm with an output scale (Clip)."""
+    """Write com.microsoft QGemm with an output scale, and Clip if needed."""
     builder, out = context.builder, byte_codes(found.output, found.clamp, layer)
     folded = fold(found, out.scale, layer)
     bits = found.weight_bits if folded.factor == 1 else 4
@@ -300,7 +300,7 @@ def write_integer_hidden(found: Convolution, layer: str, context: Context) -> Wr
 
 
 def write_hidden(found: Convolution, layer: str, context: Context) -> Written:
-    """Gemm on values, Q, DQ."""
+    """Write Gemm on values, Q, DQ."""
     builder = context.builder
     scale = value_codes(found.output, found.clamp, context, layer).scale
     folded = fold(found, scale, layer)
@@ -318,7 +318,7 @@ def write_hidden(found: Convolution, layer: str, context: Context) -> Written:
 
 
 def write_integer_linear(found: Linear, layer: str, context: Context) -> Written:
-    """com.microsoft QGemm."""
+    """Write com.microsoft QGemm."""
     builder, x, bits = context.builder, found.x, found.weight_bits
     source = _flattened(x, found.flat, layer, context)
     zero_points = np.zeros(len(found.weights), np.int8)
@@ -336,7 +336,7 @@ def write_integer_linear(found: Linear, layer: str, context: Context) -> Written
 
 
 def write_gemm(found: Linear, layer: str, context: Context) -> Written:
-    """Gemm on values."""
+    """Write Gemm on values."""
     builder, bias = context.builder, found.bias
     if context.dialect.bias_on_grid:
         bias = int32_bias(bias, found.grid, found.weights, layer) * found.grid

@@ -1,32 +1,32 @@
-"""How each kind of layer is written for LiteRT (``.tflite``): int8 codes, the channels last.
+"""Write each kind of layer for LiteRT (``.tflite``): int8 codes, the channels last.
 
 **Codes.**  A code k of low … high is stored as k + z in int8, with z = 127 - high, so that int8
-itself saturates at the largest code: unsigned 8-bit codes have z = -128, b-bit ones 128 - 2^b.
-At the lower end, the fused ReLU keeps codes at 0.  Only signed codes narrower than int8 need a
-separate operator (MAXIMUM).
+itself saturates at the largest code: unsigned 8-bit codes have z = -128, b-bit ones z = 128 - 2^b.
+At the lower end, the fused ReLU keeps codes at 0 or above.  Only signed codes narrower than int8
+need a separate operator (MAXIMUM).
 
 **Convolutions** have int8 weights with one scale per output channel and an int32 bias, as in the
 all-integer graph (:mod:`export.passes.convolution` has the algebra).  Weights narrower than int8
-are stored times 2^n, with their scale over 2^n: the same values, and in float32 the same codes.
-The fixed-point kernels round each sum times its multiplier twice, the first time to whole numbers
-and before the shift; with sums of 2-bit weights, whose multipliers are near 1, there is hardly a
-shift, and every few codes would be rounded wrongly.  Larger sums leave one.  Padding that is
-neither SAME nor VALID is a PAD with the zero point before it.
+are stored times 2^n, with their scale over 2^n: the values are the same, and in float32 the codes
+too.  The fixed-point kernels round each sum times its multiplier twice, first to an integer and
+then in a shift.  Sums of 2-bit weights have multipliers near 1 and hardly any shift, so one in a
+few codes would be rounded wrongly; larger sums leave a shift.  Padding that is neither SAME nor
+VALID is a PAD with the zero point before the convolution.
 
 **A change of scale** is ADD with a constant 0: LiteRT's kernels for ADD have 20 bits or more for
 the ratio of scales, XNNPACK's for QUANTIZE has 8.  With the odd ratios of this project no code is
 near a tie, so every kernel gives the same code.
 
-**The mean** of all positions is MEAN; that of windows a DEPTHWISE_CONV_2D with weights of 1, for
-LiteRT's average pool rounds halves its own way and cannot change the scale.
+**The mean** of all positions is MEAN; that of windows a DEPTHWISE_CONV_2D with weights of 1,
+because LiteRT's average pool rounds halves differently and cannot change the scale.
 
-**Functions** are tables: CAST, ADD of 128, GATHER.  LiteRT's own LOGISTIC, TANH and HARD_SWISH have
-scales that they prescribe, or a rounding of their own; a table gives the codes of the training.
+**Functions** are tables: CAST, ADD of 128, GATHER.  LiteRT's own LOGISTIC, TANH and HARD_SWISH
+prescribe scales or round differently; a table gives the codes of the training.
 
 **Logits** are int16: QUANTIZE to int16 (the same codes), FULLY_CONNECTED with int8 weights and an
-int64 bias.  The scale is the largest logit that the weights allow over 32767: nothing saturates,
-nothing has to be calibrated, and a step is far below the distance of two classes.  int8 logits
-would tie on images that fake quantization distinguishes.
+int64 bias.  The scale is the largest logit that the weights allow, divided by 32767.  So nothing
+saturates, nothing is calibrated, and a step is far below the difference between two classes.  int8
+logits would tie on images that fake quantization distinguishes.
 
 **Layout.**  A tensor of four dimensions is stored N×H×W×C; one of another rank as in the QONNX
 file.  An operator that depends on the order C, H, W is written after a TRANSPOSE.
@@ -111,8 +111,8 @@ def _written(
     fuses: bool = True,
     **options: Any,
 ) -> Codes:
-    """Write the operator, and the lower bound of the codes ``out``: int8 itself, a fused ReLU where
-    they begin at the value 0 (``fuses``: the operator supports it), or a MAXIMUM after it."""
+    """Write the operator, and enforce the lower bound of the codes ``out``: by int8 itself, a fused
+    ReLU if they begin at the value 0 and the operator ``fuses`` it, or a MAXIMUM after it."""
     builder = _builder(context)
     held = out.low == LOW
     if fuses:
@@ -135,7 +135,7 @@ def _written(
 
 
 def write_image(found: ImageCodes, layer: str, context: Context) -> Written:
-    """The int8 input itself: byte - 128, zero point 0."""
+    """Use the int8 input itself: byte - 128, zero point 0."""
     if found.table is not None or found.codes.zero_point != CENTRE:
         raise Refusal(
             f"the image's bytes are not codes of zero point {CENTRE}, and this target "
@@ -154,9 +154,9 @@ def write_image(found: ImageCodes, layer: str, context: Context) -> Written:
 def _padded(
     context: Context, x: Codes, kernel: Sequence[int], attributes: Mapping[str, Any], layer: str
 ) -> tuple[str, str, tuple[int, int]]:
-    """The tensor to read, LiteRT's name of the remaining padding, and height and width after it.
+    """The tensor to read, LiteRT's name of the remaining padding, and the output's sizes.
 
-    ``kernel`` is the reach of the dilated kernel.
+    ``kernel`` is the size of the dilated kernel; sizes are (height, width).
     """
     builder = _builder(context)
     shape = builder.shape_of(x.name)
@@ -215,7 +215,7 @@ def _convolved(
     out: Codes,
     layer: str,
 ) -> tuple[Codes, str]:
-    """CONV_2D or DEPTHWISE_CONV_2D of weights O×(C/groups)×kh×kw."""
+    """Write CONV_2D or DEPTHWISE_CONV_2D of weights O×(C/groups)×kh×kw."""
     builder = _builder(context)
     outputs, depth, *kernel = weights.shape
     groups = int(attributes.get("group", 1))
@@ -243,7 +243,7 @@ def _convolved(
 
 
 def _widening(weights: NDArray[np.int64], bias: NDArray[np.int32]) -> int:
-    """The largest power of two by which int8 weights, and sums with their bias in int32, grow."""
+    """The largest power of two that keeps the weights in int8 and their sums with bias in int32."""
     largest = int(np.abs(weights).max(initial=1))
     sums = np.abs(weights).reshape(len(weights), -1).sum(axis=1) * 255
     most = int((sums + np.abs(bias.astype(np.int64))).max())
@@ -254,7 +254,7 @@ def _widening(weights: NDArray[np.int64], bias: NDArray[np.int32]) -> int:
 
 
 def write_convolution(found: Convolution, layer: str, context: Context) -> Written:
-    """PAD?, CONV_2D or DEPTHWISE_CONV_2D."""
+    """Write CONV_2D or DEPTHWISE_CONV_2D, and PAD before it if needed."""
     out = _out(found.output, found.clamp)
     folded = fold(found, out.scale, layer)
     bias = int32_bias(folded.bias, folded.grid, folded.weights, layer)
@@ -267,7 +267,7 @@ def write_convolution(found: Convolution, layer: str, context: Context) -> Writt
 
 
 def write_average(found: WindowAverage, layer: str, context: Context) -> Written:
-    """DEPTHWISE_CONV_2D with weights of 1."""
+    """Write DEPTHWISE_CONV_2D with weights of 1."""
     height, width = found.window["kernel_shape"]
     ones = np.ones((found.channels, 1, height, width), np.int64)
     scale = np.full(found.channels, 1.0 / (height * width), np.float32)
@@ -291,7 +291,7 @@ def write_average(found: WindowAverage, layer: str, context: Context) -> Written
 
 
 def write_two_operands(found: TwoOperands, layer: str, context: Context) -> Written:
-    """ADD or MUL."""
+    """Write ADD or MUL."""
     names = [codes.name for codes in found.operands]
     shapes = [_builder(context).shape_of(name) for name in names]
     out = _out(found.quantizer, found.clamp)
@@ -301,7 +301,7 @@ def write_two_operands(found: TwoOperands, layer: str, context: Context) -> Writ
 
 
 def write_requantization(found: Requantization, layer: str, context: Context) -> Written:
-    """ADD with 0; nothing where the codes stay."""
+    """Write ADD with 0; nothing if the codes are unchanged."""
     x, quantizer = found
     out = _out(quantizer, Clamp())
     codes = _add_nothing(context, x, out, layer)
@@ -318,7 +318,7 @@ def _add_nothing(context: Context, x: Codes, out: Codes, layer: str) -> Codes:
 
 
 def write_mean(found: AveragePool, layer: str, context: Context) -> Written:
-    """MEAN over height and width."""
+    """Write MEAN over height and width."""
     builder = _builder(context)
     batch, _, _, channels = builder.shape_of(found.x.name)
     shape = (batch, channels) if found.flat else (batch, 1, 1, channels)
@@ -336,7 +336,7 @@ def write_mean(found: AveragePool, layer: str, context: Context) -> Written:
 
 
 def write_table(found: Table, layer: str, context: Context) -> Written:
-    """CAST, ADD of 128, GATHER."""
+    """Write CAST, ADD of 128, GATHER."""
     builder, x = _builder(context), found.x
     shape = builder.shape_of(x.name)
     codes = _out(found.quantizer, Clamp())
@@ -366,11 +366,11 @@ def _as_bytes(codes: Codes) -> Codes:
     )
 
 
-# ------------------------------------------------------------------ codes that stay
+# ------------------------------------------------------------------ operators that keep codes
 
 
 def write_max_pool(found: MaxPool, layer: str, context: Context) -> Written:
-    """PADV2?, MAX_POOL_2D."""
+    """Write MAX_POOL_2D, and PADV2 before it if needed."""
     (codes, settings), builder = found, _builder(context)
     height, width = settings["kernel_shape"]
     shape = builder.shape_of(codes.name)
@@ -397,7 +397,7 @@ def write_max_pool(found: MaxPool, layer: str, context: Context) -> Written:
 
 
 def write_layout(found: Move, layer: str, context: Context) -> Written:
-    """RESHAPE, TRANSPOSE; nothing for Identity."""
+    """Write RESHAPE, TRANSPOSE; nothing for Identity."""
     builder, codes = _builder(context), found.codes
     shape = builder.shape_of(codes.name)
     match found.operator:
@@ -443,7 +443,7 @@ def _reshaped(context: Context, codes: Codes, shape: Sequence[int], layer: str) 
 
 
 def write_code_move(found: CodeMove, layer: str, context: Context) -> Written:
-    """CONCATENATION, SLICE, PAD or PADV2, RESIZE_NEAREST_NEIGHBOR."""
+    """Write CONCATENATION, SLICE, PAD or PADV2, RESIZE_NEAREST_NEIGHBOR."""
     builder, first = _builder(context), found.parts[0]
     shape = list(builder.shape_of(first.name))
     low = min(codes.low for codes in found.parts)
@@ -482,7 +482,7 @@ def write_code_move(found: CodeMove, layer: str, context: Context) -> Written:
 
 
 def write_linear(found: Linear, layer: str, context: Context) -> Written:
-    """QUANTIZE to int16, FULLY_CONNECTED."""
+    """Write QUANTIZE to int16, FULLY_CONNECTED."""
     if found.flat:
         raise Refusal("the logits are not the product of a matrix and codes N×K")
     builder, x = _builder(context), found.x

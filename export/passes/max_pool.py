@@ -1,9 +1,9 @@
 """Max-pool of codes: the largest code is the code of the largest value.
 
 value = s (code - z) with s > 0 is increasing, so the pool commutes with it: codes, scale, zero
-point and range are unchanged, and uint8 MaxPool rounds nothing.  Padding is minus infinity in float
-and the smallest byte on codes: neither wins against a code.  A window of padding alone cannot
-occur, because padding must be smaller than the kernel.
+point and range are unchanged, and uint8 MaxPool does not round.  Padding is minus infinity in float
+and the smallest byte on codes, so it never exceeds a code.  A window of padding alone cannot occur,
+because padding must be smaller than the kernel.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MaxPool = tuple[Codes, dict[str, Any]]
 
 
 def max_pool(node: onnx.NodeProto, context: Context) -> MaxPool:
-    """A two-dimensional MaxPool of codes."""
+    """Match a two-dimensional MaxPool of codes."""
     if node.op_type != "MaxPool":
         raise Refusal(f"{node.op_type} is not a MaxPool", other=True)
     attributes = attributes_of(node)
@@ -42,7 +42,7 @@ def max_pool(node: onnx.NodeProto, context: Context) -> MaxPool:
 
 
 def write_max_pool(found: MaxPool, layer: str, context: Context) -> tuple[Codes, str]:
-    """MaxPool on uint8."""
+    """Write MaxPool on uint8."""
     codes, settings = found
     name = context.builder.add("MaxPool", [codes.name], layer, **settings)
     height, width = settings["kernel_shape"]

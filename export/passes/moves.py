@@ -1,4 +1,4 @@
-"""Concat, Slice, Pad and nearest Resize of codes: bytes move, values stay.
+"""Concat, Slice, Pad and nearest Resize of codes, which change no value.
 
 Joined tensors must have one scale and one zero point; padding gets the code of its value.
 """
@@ -26,7 +26,7 @@ class CodeMove:
         operator: its name.
         constants: the stored inputs after them, as in the integer graph.
         attributes: of the node.
-        border: what a Pad writes, as a value; 0 for the others.
+        border: the value that a Pad writes; 0 for other operators.
     """
 
     parts: tuple[Codes, ...]
@@ -37,7 +37,7 @@ class CodeMove:
 
 
 def code_move(node: onnx.NodeProto, context: Context) -> CodeMove:
-    """A node that joins, cuts, pads or repeats codes."""
+    """Match a node that joins, cuts, pads or repeats codes."""
     if node.op_type not in OPERATORS:
         raise Refusal(f"{node.op_type} is none of {', '.join(OPERATORS)}", other=True)
     attributes = attributes_of(node)
@@ -107,14 +107,14 @@ def code_move(node: onnx.NodeProto, context: Context) -> CodeMove:
 
 
 def write_code_move(found: CodeMove, layer: str, context: Context) -> tuple[Codes, str]:
-    """The same on uint8."""
+    """Write the same operator on uint8."""
     first = found.parts[0]
     border = int(np.rint(found.border / float(first.scale))) + first.zero_point
     return _written(found, layer, context, np.uint8(border), border)
 
 
 def write_value_move(found: CodeMove, layer: str, context: Context) -> tuple[Codes, str]:
-    """The same on values, in a Q/DQ graph."""
+    """Write the same operator on values, in a Q/DQ graph."""
     first = found.parts[0]
     border = int(np.rint(found.border / float(first.scale))) + first.zero_point
     return _written(found, layer, context, np.float32(found.border), border)

@@ -1,10 +1,9 @@
 """A function of two tensors of codes as a table: a sum or a product whose scales differ.
 
-y = f(s_a (a - z_a), s_b (b - z_b)) for all 256 · 256 pairs is 65,536 bytes, computed in float32 and
-in the order of the source, so that its ties are broken alike.  The engine looks them up at
-256 a + b, in int32: nothing is rounded there, and the sum is the network's own.  A sum at one
-scale, and a gate, have quicker operators (:mod:`export.passes.residual_add`,
-:mod:`export.passes.gate`).
+y = f(s_a (a - z_a), s_b (b - z_b)) for all 256 · 256 pairs is a table of 65,536 bytes, computed in
+float32 and in the order of the source, so that ties round the same way.  The engine looks it up at
+256 a + b, in int32, and rounds nothing, so the result is the network's own.  A sum at one scale and
+a gate have faster operators (:mod:`export.passes.residual_add`, :mod:`export.passes.gate`).
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from training.quantize.pointwise import Expression, evaluate_pair
 
 @dataclass(frozen=True, kw_only=True)
 class PairTable:
-    """Quant(f(codes, codes)), taken apart."""
+    """The parts of Quant(f(codes, codes))."""
 
     a: Codes
     b: Codes
@@ -41,7 +40,7 @@ class PairTable:
 
 
 def pair_table(node: onnx.NodeProto, context: Context) -> PairTable:
-    """Take apart the function of two tensors before the quantizer ``node``."""
+    """Match the function of two tensors before the quantizer ``node``."""
     expression, roots = function_before(node.input[0], context)
     if len(roots) != 2:
         raise Refusal("it is a function of one tensor of codes, not of two", other=True)
@@ -60,7 +59,7 @@ def entries(found: PairTable, out: Codes) -> NDArray[np.uint8]:
 
 
 def write_pair_lookup(found: PairTable, layer: str, context: Context) -> Written:
-    """Cast, Mul, Add of int32; Gather."""
+    """Write Cast, Mul, Add of int32; Gather."""
     builder, out = context.builder, byte_codes(found.quantizer, Clamp(), layer)
     first, second = (
         builder.add("Cast", [one.name], f"{layer}.{what}", to=TensorProto.INT32)

@@ -17,14 +17,14 @@ from export.graph import Graph, attributes_of, node_label
 from export.reading import read_model
 
 _MOVES = ("Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
-"""What may be between stored weights and the layer that reads them."""
+"""Operators that may be between stored weights and the layer that reads them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Quantizer:
     """One ``Quant`` node: y = (clamp(round(x / scale + zero_point)) - zero_point) * scale.
 
-    Codes here are those without the zero point, so that y = code * scale; it shifts their range.
+    Codes exclude the zero point, so that y = code * scale; the zero point shifts their range.
     ``scale`` is float32, () or broadcastable to the tensor.
     """
 
@@ -36,7 +36,7 @@ class Quantizer:
 
     @property
     def step(self) -> np.float32:
-        """The scale of a quantizer that has one for the whole tensor."""
+        """The scale of a quantizer that has one scale for the whole tensor."""
         return np.float32(self.scale.item())
 
     def code_range(self) -> tuple[int, int]:
@@ -74,8 +74,8 @@ class QonnxGraph(Graph):
         notes: the parts of the file that the canonical form leaves out.
 
     Raises:
-        InputError: the file is damaged, has another number of inputs or outputs, or something that
-            the canonical form cannot have.
+        InputError: the file is damaged, does not have one input and one output, or has something
+            that the canonical form does not allow.
     """
 
     def __init__(self, path: Path, form: ImageForm | None = None) -> None:
@@ -141,8 +141,8 @@ class QonnxGraph(Graph):
         return found.codes.astype(np.float64) * found.scale.astype(np.float64)
 
     def stored_codes(self, name: str, *, most_bits: int = 8) -> WeightCodes | None:
-        """The codes of a quantized constant, also where a Transpose or Reshape follows, or a
-        multiplication by a constant; None if ``name`` is not one.
+        """The codes of a quantized constant, also through a Transpose, a Reshape or a product with
+        a constant; None if ``name`` is not one.
 
         Raises:
             InputError: as :meth:`quantizer`.

@@ -8,15 +8,15 @@ Rounding and division by s > 0 are monotone, so clamping values to low·s … hi
 equals clamping codes to low … high after it.
 
 ``SIGNED`` (TensorRT): int8 throughout. TensorRT silently reads a uint8 zero point as int8, so codes
-above 127 would saturate: there is no uint8 here. Codes of b ≤ 7 unsigned bits stay 0 … 2^b - 1; a
-network trained with ``codes = "int8"`` has no others. Unsigned 8-bit codes 0 … 255 of step s become
-0 … 127 of step 2 s: the same range, except its last code, at half the resolution; a branch that
-reads them at r·s with an odd r still never rounds a tie, because 2k / r is not a half. The summands
-of such a stream, signed codes -128 … 127 of step s, become -64 … 63 of step 2 s: summands and sum
-share one step, as in the all-integer graph, and the sum of codes is exact. (At its
-own step, every second sum would be a tie at 2 s, and engines that multiply by 1 / s in float32
-break ties as they please: measured on ResNet-8, 4% of the predictions at 2 bits.) The clamp is a
-float Clip (or Relu) before QuantizeLinear, which the compiler fuses into the operator before it.
+above 127 would saturate; therefore nothing is uint8. Codes of b ≤ 7 unsigned bits stay 0 … 2^b - 1;
+a network trained with ``codes = "int8"`` has no others. Unsigned 8-bit codes 0 … 255 of step s
+become 0 … 127 of step 2 s: the same range, except its last code, at half the resolution. A branch
+that reads them at r·s with an odd r still never rounds a tie, because 2k / r is not a half. The
+summands of such a stream, signed codes -128 … 127 of step s, become -64 … 63 of step 2 s. Summands
+and sum then share one step, as in the all-integer graph, and the sum of codes is exact. (With step
+s, every second sum would be a tie at 2 s, and engines that multiply by 1 / s in float32 round ties
+either way: measured on ResNet-8, 4% of the predictions at 2 bits.) The clamp is a float Clip (or
+Relu) before QuantizeLinear, which the compiler fuses into the operator before it.
 
 ``STANDARD`` (any other runtime): unsigned codes are uint8, signed codes int8, both with zero point
 0, and codes narrower than their type are clamped by a float Clip as well.
@@ -39,11 +39,11 @@ UINT8 = (0, 255)
 
 
 def value_codes(quantizer: Quantizer, clamp: Clamp, context: Context, layer: str) -> Codes:
-    """The codes, zero point 0 and not named yet, of the quantizer of ``layer`` after a clamp in a
-    Q/DQ graph.
+    """The codes of the quantizer of ``layer`` after a clamp in a Q/DQ graph, with zero point 0 and
+    not named yet.
 
     Raises:
-        Refusal: they need another zero point, which the dialect does not have.
+        Refusal: the codes need another zero point, which the dialect does not have.
     """
     low, high = quantizer.code_range()
     scale = quantizer.step
@@ -52,7 +52,7 @@ def value_codes(quantizer: Quantizer, clamp: Clamp, context: Context, layer: str
         scale, low, high = np.float32(2.0) * scale, -(-low // 2), high // 2
     low, high = clamp.codes(low, high, scale)
     zero_point = 0
-    if low < INT8[0] or (low < 0 and high > INT8[1]):  # no int8 of zero point 0 holds them
+    if low < INT8[0] or (low < 0 and high > INT8[1]):  # do not fit int8 with zero point 0
         if context.dialect.signed_only:
             raise Refusal(
                 f"its codes {low}…{high} of zero point 0 do not fit into int8, and the target "
@@ -87,7 +87,7 @@ def quantized(
 ) -> tuple[Codes, str]:
     """Append the quantizer after the float tensor ``x``; returns its codes, and text for the log.
 
-    The DequantizeLinear node has the layer's name: its output is what the next layer reads.
+    The DequantizeLinear node has the layer's name, because the next layer reads its output.
     """
     codes = value_codes(quantizer, clamp, context, layer)
     signed = context.dialect.signed_only or codes.low < 0
@@ -136,11 +136,11 @@ def _quantized_and_back(
 def then_quantized(
     write: Callable[[Found, str, Context], tuple[Codes, str]],
 ) -> Callable[[Found, str, Context], tuple[Codes, str]]:
-    """Append the operator of ``write`` on values, and the same quantizer once more after it.
+    """Append the operator of ``write`` on values, and the same quantizer again after it.
 
-    The operator returns values k·s that it was given, so quantizing them at s again changes none:
-    k·s / s is k to within one rounding in float32, and rounds to k. With the pair after it, a
-    compiler sees an operator that reads and gives codes, and a next convolution that reads codes.
+    The operator outputs values k·s that it read, so quantizing them at s again changes none: in
+    float32, k·s / s is k to within one rounding, and rounds to k. With this pair a compiler sees an
+    operator that reads and gives codes, and the next convolution reads codes.
     """
 
     def written(found: Found, layer: str, context: Context) -> tuple[Codes, str]:
@@ -152,7 +152,7 @@ def then_quantized(
             codes.scale,
             f"{layer}.codes",
             signed=signed,
-            zero_point=codes.zero_point,  # 128 for the image, which other quantizers never have
+            zero_point=codes.zero_point,  # 128 for the image, 0 for all other quantizers
         )
         return replace(codes, name=name), text
 
@@ -162,7 +162,7 @@ def then_quantized(
 def dequantized_weights(
     builder: GraphBuilder, weights: NDArray[np.int64], scale: NDArray[np.float32], layer: str
 ) -> str:
-    """Append int8 weights, outputs first, then one DequantizeLinear per output; its output."""
+    """Append int8 weights, outputs first, and a DequantizeLinear per output; returns its output."""
     stored = [
         builder.constant(weights.astype(np.int8), f"{layer}.w", shared=False),
         builder.constant(scale, f"{layer}.ws"),

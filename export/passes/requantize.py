@@ -4,22 +4,22 @@
 to b bits costs nothing for unsigned codes: they are stored with zero point z = 256 - 2^b, so uint8
 itself saturates at 255 = z + (2^b - 1), and they cannot fall below z because the stream is not
 negative.  The next convolution reads that zero point, and pads with it.  Signed codes, and a clip
-without a change of scale, take a uint8 Clip.
+without a change of scale, need a uint8 Clip.
 
-A single-input QLinearConcat does the same by table lookup at a multiple of the time
+A QLinearConcat of one input does the same by table lookup, several times slower
 (results/benchmarks/requantization.json); a DequantizeLinear → QuantizeLinear pair does it through
 float32 memory.
 
 Engines evaluate that formula in different orders in float32, with or without fused multiply-add.
-They can only disagree where x * s_x / s_y lies within rounding error of a half; so all 256 codes
-are checked here, and scales that bring one nearer than :data:`MARGIN` to a half are refused.
-This project's networks have s_y = odd * s_x, which keeps every code 1 / (2 odd) away from it, and
-which makes the Q/DQ form unambiguous as well.
+They can disagree only where x * s_x / s_y lies within rounding error of a half.  So all 256 codes
+are checked here, and scales that bring one nearer than :data:`MARGIN` to a half are refused.  This
+project's networks have s_y = odd * s_x, which keeps every code 1 / (2 odd) away from a half and
+makes the Q/DQ form unambiguous as well.
 
-**Q/DQ**: the quantizer on the dequantized codes.  Unsigned codes are not negative, so a Relu in
-front changes none of them.  The standard dialect writes one: OpenVINO fuses a quantizer into an
-operator before it and runs both on bytes, while it runs a clamp and a quantizer alone in float,
-with a change of layout before and after.
+**Q/DQ**: the quantizer on the dequantized codes.  Unsigned codes are not negative, so a Relu before
+it changes none of them.  The standard dialect writes one, because OpenVINO fuses a quantizer into
+the operator before it and runs both on bytes.  It runs a clamp and a quantizer alone in float, with
+a change of layout before and after.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ Requantization = tuple[Codes, Quantizer]
 
 
 def requantization(node: onnx.NodeProto, context: Context) -> Requantization:
-    """Quant(codes), taken apart."""
+    """Match Quant(codes)."""
     if node.input[0] not in context.codes:
         raise Refusal(f"its input {node.input[0]!r} has no integer codes", other=True)
     return context.codes[node.input[0]], activation_quantizer(node, context)
 
 
 def requantization_without_ties(node: onnx.NodeProto, context: Context) -> Requantization:
-    """Quant(codes) in which no code lies near a half."""
+    """Match Quant(codes) if no code lies near a half."""
     x, quantizer = requantization(node, context)
     scale = quantizer.step
     least, largest = context.code_range
@@ -77,7 +77,7 @@ def requantization_without_ties(node: onnx.NodeProto, context: Context) -> Requa
 
 
 def write_requantization(found: Requantization, layer: str, context: Context) -> Written:
-    """com.microsoft QLinearAdd with 0, and Clip; only Clip if the scale stays."""
+    """Write com.microsoft QLinearAdd with 0, and Clip if needed; only Clip if the scale is kept."""
     (x, quantizer), builder = found, context.builder
     out = byte_codes(quantizer, Clamp(), layer)
     same = out.scale == x.scale
@@ -107,7 +107,7 @@ def write_requantization(found: Requantization, layer: str, context: Context) ->
 
 
 def write_quantizer(found: Requantization, layer: str, context: Context) -> Written:
-    """Relu?, Q, DQ."""
+    """Write Relu if the dialect has it, Q, DQ."""
     x, quantizer = found
     read = x.name
     if context.dialect.relu_before_requantizing and x.low >= x.zero_point:

@@ -1,9 +1,9 @@
 """The residual add: both summands and the sum share one scale, so integers add exactly.
 
 **All-integer.** With a = S (x_a - z_a), b = S (x_b - z_b) and output scale S, zero point z_y:
-code = clamp((x_a - z_a) + (x_b - z_b) + z_y, 0, 255): no rounding at all, and with z_y = 0 the
-clamp at 0 is the ReLU.  Unequal scales would round twice and tie (QLinearAdd then differs from
-exact arithmetic by one code on up to 6% of pairs), so they are refused.
+code = clamp((x_a - z_a) + (x_b - z_b) + z_y, 0, 255).  Nothing is rounded, and with z_y = 0 the
+clamp at 0 is the ReLU.  Unequal scales would round twice and produce ties (QLinearAdd then differs
+from exact arithmetic by one code on up to 6% of pairs), so they are refused.
 
 **Q/DQ.** Both summands come from a DequantizeLinear and the sum goes into a QuantizeLinear, so a
 compiler fuses Add, ReLU and the change of step into one operator on codes.  The signed dialect
@@ -24,12 +24,12 @@ from export.passes.two_operands import (
 
 
 def residual_add(node: onnx.NodeProto, context: Context) -> TwoOperands:
-    """Take apart the sum before the quantizer ``node``."""
+    """Match the sum before the quantizer ``node``."""
     return two_operands(node, context, "Add", called="summand")
 
 
 def residual_add_at_one_scale(node: onnx.NodeProto, context: Context) -> TwoOperands:
-    """Take apart the sum as :func:`residual_add`, if nothing in it rounds."""
+    """Match the sum as :func:`residual_add`, if it rounds nothing."""
     found = residual_add(node, context)
     first, second = found.operands
     scale = found.quantizer.step
@@ -42,12 +42,12 @@ def residual_add_at_one_scale(node: onnx.NodeProto, context: Context) -> TwoOper
 
 
 def write_integer_add(found: TwoOperands, layer: str, context: Context) -> Written:
-    """com.microsoft QLinearAdd (Clip)."""
+    """Write com.microsoft QLinearAdd, and Clip if needed."""
     codes = write_integer_operator(found, layer, context)
     return codes, f"QLinearAdd at one scale, codes {codes.low}…{codes.high}"
 
 
 def write_add(found: TwoOperands, layer: str, context: Context) -> Written:
-    """Add, Q, DQ."""
+    """Write Add, Q, DQ."""
     codes, text = write_operator(found, f"{layer}.sum", layer, context)
     return codes, f"Add of two quantized tensors, {text}"

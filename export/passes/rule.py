@@ -24,7 +24,7 @@ SIGNED_ZERO_POINT = 128
 
 
 NO_CODES = "no integer codes"
-"""In the reason of a refusal, where a layer reads what nobody quantized."""
+"""Part of a refusal's reason if a layer reads an unquantized tensor."""
 
 
 class LoweringError(QadtrError):
@@ -32,14 +32,14 @@ class LoweringError(QadtrError):
 
 
 class ContractError(LoweringError):
-    """A pass broke its promise: a fault of the pass, not of the network."""
+    """A pass broke its contract: an error in the pass, not in the network."""
 
 
 class Refusal(Exception):
-    """A rule does not match; the text is the reason, as half a sentence.
+    """A rule does not match; the text is the reason, as a clause.
 
-    ``other``: the layer is not of the rule's kind at all; this is reported only where the layer is
-    of no rule's kind.
+    ``other``: the layer is not of the rule's kind; this is reported only if the layer is of no
+    rule's kind.
     """
 
     def __init__(self, text: str, *, other: bool = False) -> None:
@@ -72,7 +72,7 @@ class Dialect:
     """The form of the quantizers of a Q/DQ target (:mod:`export.passes.quantizers`).
 
     Attributes:
-        signed_only: every tensor of codes is int8, unsigned ones too.
+        signed_only: every tensor of codes is int8, including unsigned codes.
         bias_on_grid: biases are multiples of the accumulator's step, as in the all-integer graph;
             otherwise they keep their values (int8 codes of a doubled step have a coarser grid than
             the network was trained with, and float biases need no grid).
@@ -110,7 +110,7 @@ class Context:
     codes: dict[str, Codes] = field(default_factory=dict)
 
     def codes_of(self, tensor: str, what: str) -> Codes:
-        """The codes of a QONNX tensor; raises Refusal where it has none. ``what`` names it."""
+        """The codes of a QONNX tensor; raises Refusal if it has none. ``what`` names it."""
         if tensor not in self.codes:
             maker = named(self.source.producer(tensor))
             raise Refusal(f"{what} {tensor!r}, of {maker}, has {NO_CODES}")
@@ -127,8 +127,8 @@ class Place(Enum):
 
 Found = TypeVar("Found")
 Written = tuple[Codes | None, str]
-"""The codes that now stand for the layer (None: it gives the logits), and what was written, for the
-log (empty: nothing)."""
+"""The codes that now represent the layer (None: it gives the logits), and a log text on what was
+written (empty: nothing)."""
 
 
 @dataclass(frozen=True)
@@ -136,13 +136,13 @@ class Rule(Generic[Found]):
     """One pass over the layers of one kind: a way to give a QONNX tensor its codes.
 
     The driver tries the rules of a target in their order at every node of their ``place``. The
-    result of :func:`match` is written at once, and the resulting codes are checked
+    result of :func:`match` is written immediately, and the resulting codes are checked
     (:func:`require_codes`).
 
     Attributes:
         name: for logs and errors.
-        match: takes the layer at a node (whose output needs codes, or is the logits) apart, and
-            changes nothing; raises :class:`Refusal` where the rule is not for this node.
+        match: finds the parts of the layer at a node whose output needs codes or is the logits, and
+            changes nothing; raises :class:`Refusal` if the rule does not match.
         write: adds the target's nodes for the match, under the layer's name.
         place: where the rule is tried.
     """
@@ -154,7 +154,7 @@ class Rule(Generic[Found]):
 
 
 def require_codes(rule: str, layer: str, codes: Codes | None, code_range: tuple[int, int]) -> Codes:
-    """Check the promise of every rule: the layer has codes that the target's types can hold.
+    """Check the contract of every rule: the layer has codes that the target's types can hold.
 
     Raises:
         ContractError: it has no codes, or codes that the types cannot hold.
@@ -209,8 +209,8 @@ def clamp_of(node: onnx.NodeProto, source: QonnxGraph) -> Clamp:
 
 
 def clamp_before(name: str, source: QonnxGraph) -> tuple[onnx.NodeProto | None, Clamp]:
-    """The node that outputs ``name``, without a clamp; or the node before a Relu or Clip, and its
-    clamp."""
+    """The node that outputs ``name``, without a clamp; or, if that is a Relu or Clip, the node
+    before it and its clamp."""
     node = source.producer(name)
     if node is None or node.op_type not in ("Relu", "Clip"):
         return node, Clamp()
@@ -239,9 +239,9 @@ def activation_quantizer(node: onnx.NodeProto, context: Context) -> Quantizer:
 def byte_codes(quantizer: Quantizer, clamp: Clamp, layer: str) -> Codes:
     """The uint8 codes of an activation quantizer after a clamp.
 
-    They are named after the layer, or ``layer.wide`` where :func:`clipped` has to follow. The byte
-    of 0 is 128 for signed codes and 0 for unsigned ones; where a zero point shifts their range, it
-    is the byte that makes the least code 0.
+    They are named after the layer, or ``layer.wide`` if :func:`clipped` has to follow. The byte of
+    0 is 128 for signed codes and 0 for unsigned ones; if a zero point shifts their range, it is the
+    byte that makes the least code 0.
     """
     least, most = quantizer.code_range()
     zero_point = SIGNED_ZERO_POINT if quantizer.signed else 0
@@ -263,7 +263,7 @@ def byte_codes(quantizer: Quantizer, clamp: Clamp, layer: str) -> Codes:
 
 
 def clipped(context: Context, codes: Codes, layer: str) -> Codes:
-    """A uint8 Clip to the codes' range, left out where uint8 itself saturates."""
+    """A uint8 Clip to the codes' range, omitted if uint8 itself saturates."""
     if codes.fill_a_byte:
         return codes
     builder = context.builder
@@ -286,7 +286,7 @@ def quantized_weights(
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], int]:
     """Integer codes of quantized weights, outputs first, their scales, one per output, and bits.
 
-    ``transposed``: the file has the outputs last; ``what`` names what a scale may belong to.
+    ``transposed``: the file has the outputs last; ``what``: what may have a scale of its own.
     """
     found = context.source.stored_codes(name)
     if found is None:

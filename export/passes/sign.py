@@ -1,8 +1,8 @@
 """One-bit activations: y = s where v >= 0, else -s, of a convolution or product v.
 
-With v = grid (acc + b / grid), acc whole: v >= 0 where acc + floor(b / grid) >= 0.  So the bias is
-that floor, the multiplier is exactly 1, and the accumulator, saturated to a byte of zero point 128,
-keeps its sign.  A table maps it to 129 and 127, the codes of 1 and -1.
+With v = grid (acc + b / grid) and an integer acc, v >= 0 where acc + floor(b / grid) >= 0.  So the
+bias is that floor, the multiplier is exactly 1, and the accumulator, saturated to a byte of zero
+point 128, keeps its sign.  A table maps it to 129 and 127, the codes of 1 and -1.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ ONES = (SIGNED_ZERO_POINT - 1, SIGNED_ZERO_POINT + 1)
 
 @dataclass(frozen=True, kw_only=True)
 class Sign:
-    """BipolarQuant(convolution or product; scale), taken apart; ``flat``: it is a product."""
+    """The parts of BipolarQuant(convolution or product; scale); ``flat``: it is a product."""
 
     source: Convolution
     scale: np.float32
@@ -53,7 +53,7 @@ def step_of(node: onnx.NodeProto, context: Context) -> np.float32:
 
 
 def sign(node: onnx.NodeProto, context: Context) -> Sign:
-    """Take apart the sum before the BipolarQuant ``node``."""
+    """Match the sum before the BipolarQuant ``node``."""
     if not context.source.is_sign(node):
         raise Refusal(f"{named(node)} is not a BipolarQuant", other=True)
     scale, flat = step_of(node, context), False
@@ -69,7 +69,7 @@ def sign(node: onnx.NodeProto, context: Context) -> Sign:
 
 
 def write_sign(found: Sign, layer: str, context: Context) -> Written:
-    """QLinearConv or QGemm with multiplier 1, Cast, Gather."""
+    """Write QLinearConv or QGemm with multiplier 1, Cast, Gather."""
     builder, conv, x = context.builder, found.source, found.source.x
     gain, bias = conv.affine.gain, conv.affine.bias
     rows = conv.weights.reshape(len(conv.weights), -1)

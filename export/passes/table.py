@@ -1,9 +1,10 @@
 """A function of codes as a table: for each possible input code, the code of the function.
 
-y = f(s_x (k - z_x)) for every k in 0 … 255 is 256 numbers, rounded to codes of s_y once, in
-float64, by the same functions that the fake-quantized network uses (training.quantize.pointwise).
-The engine looks them up: Gather on uint8 by the input's code, which a Cast converts to the index
-type of Gather.  Nothing is rounded in the engine, so every engine gives the same code.
+y = f(s_x (k - z_x)) for every k in 0 … 255 is a table of 256 numbers.  They are rounded once to
+codes of s_y, in float64, by the functions of the fake-quantized network
+(training.quantize.pointwise).  The engine looks them up: Gather on uint8 by the input's code, which
+a Cast converts to Gather's index type.  The engine rounds nothing, so every engine gives the same
+code.
 """
 
 from __future__ import annotations
@@ -54,18 +55,18 @@ _WITH_ALPHA: Mapping[str, tuple[str, float]] = MappingProxyType(
 )
 _SUMS = ("Add", "Sub", "Mul", "Div", "Neg", "Abs")
 _CURVES = frozenset({*_OPERATORS, *_WITH_ALPHA, "PRelu"}.difference(_SUMS))
-"""Those that are not sums and products: what precedes them is a sum of the network's."""
+"""Functions other than sums and products: what precedes them is a sum of the network."""
 
 _NAMES = (*_OPERATORS, *_WITH_ALPHA, "PRelu", "Relu", "Clip", "HardSigmoid", "HardSwish")
 
 
 _MOST_OPERATIONS = 1000
-"""Of one function; GELU has 9."""
+"""Largest number of operations of one function; GELU has 9."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Quant(f(codes)), taken apart."""
+    """The parts of Quant(f(codes))."""
 
     x: Codes
     expression: Expression
@@ -73,7 +74,7 @@ class Table:
 
 
 def table(node: onnx.NodeProto, context: Context) -> Table:
-    """Take apart the function before the quantizer ``node``."""
+    """Match the function before the quantizer ``node``."""
     expression, roots = function_before(node.input[0], context)
     if len(roots) != 1:
         raise Refusal(f"it is a function of {len(roots)} tensors of codes, not of one")
@@ -85,8 +86,8 @@ def table(node: onnx.NodeProto, context: Context) -> Table:
 
 
 def function(node: onnx.NodeProto, context: Context) -> Table:
-    """Take apart as :func:`table`, where there is a function at all: another rule handles codes
-    that a Q/DQ file only requantizes."""
+    """Match as :func:`table`, if there is a function; another rule handles codes that a Q/DQ file
+    only requantizes."""
     found = table(node, context)
     if found.expression == X:
         raise Refusal("there is no function, the codes are requantized", other=True)
@@ -94,8 +95,8 @@ def function(node: onnx.NodeProto, context: Context) -> Table:
 
 
 def function_before(tensor: str, context: Context) -> tuple[Expression, tuple[str, ...]]:
-    """The function that gives a tensor, and the tensors of codes that are its arguments: the first
-    is :data:`X`, the second :data:`Y`."""
+    """The function that computes a tensor, and the tensors of codes that are its arguments: the
+    first is :data:`X`, the second :data:`Y`."""
     found: dict[str, Expression] = {}
     operations: dict[str, int] = {}
     roots: list[str] = []
@@ -104,7 +105,7 @@ def function_before(tensor: str, context: Context) -> tuple[Expression, tuple[st
     def expression_of(name: str, depth: int) -> Expression:
         if name in context.codes:
             same = (one for one in roots if context.codes[one] == context.codes[name])
-            root = next(same, name)  # under another name after an Identity
+            root = next(same, name)  # an Identity may give the same codes another name
             if root not in roots:
                 roots.append(root)
             return variables[min(roots.index(root), 1)]
@@ -175,7 +176,7 @@ def _expression(node: onnx.NodeProto, of: object) -> Expression:
 def entries(found: Table, out: Codes) -> NDArray[np.uint8]:
     """uint8 (256,): the output's code for each input code."""
     codes = np.arange(256, dtype=np.float64) - found.x.zero_point
-    if found.expression == X:  # only requantized: in float32, whose ties are the source's
+    if found.expression == X:  # only requantized: in float32, to round ties as the source does
         rounded = np.rint(codes.astype(np.float32) * found.x.scale / out.scale) + out.zero_point
     else:
         values = evaluate(found.expression, codes * np.float64(found.x.scale))
@@ -184,7 +185,7 @@ def entries(found: Table, out: Codes) -> NDArray[np.uint8]:
 
 
 def write_lookup(found: Table, layer: str, context: Context) -> Written:
-    """Cast, Gather."""
+    """Write Cast, Gather."""
     out = byte_codes(found.quantizer, Clamp(), layer)
     return looked_up(found.x.name, entries(found, out), out, layer, context)
 
@@ -192,7 +193,7 @@ def write_lookup(found: Table, layer: str, context: Context) -> Written:
 def looked_up(
     name: str, values: NDArray[np.uint8], out: Codes, layer: str, context: Context
 ) -> Written:
-    """Append the table ``values``, uint8 (256,), of the codes ``name``."""
+    """Append a lookup of the codes ``name`` in the table ``values``, uint8 (256,)."""
     builder = context.builder
     index = builder.add("Cast", [name], f"{layer}.index", to=TensorProto.INT32)
     stored = builder.constant(values, f"{layer}.table")
@@ -202,7 +203,7 @@ def looked_up(
 
 
 def write_function(found: Table, layer: str, context: Context) -> Written:
-    """The function in float32 on dequantized codes, Q, DQ."""
+    """Write the function in float32 on dequantized codes, Q, DQ."""
     name = write_expression(context.builder, found.expression, found.x.name, layer)
     codes, text = quantized(name, found.quantizer, Clamp(), layer, context)
     return codes, f"function, {text}"

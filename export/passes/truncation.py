@@ -1,9 +1,9 @@
-"""``Trunc``: the mean of a window as its sum without the last bits, as in FINN's hardware.
+"""``Trunc``: the mean of a window as its sum without the lowest bits, as in FINN's hardware.
 
-The sum of a window of codes is a whole number I; Trunc gives floor(I / N) with N a power of two.
-As a convolution of each channel with ones it takes one rounding: floor(I / N) =
+The sum of a window of codes is an integer I; Trunc gives floor(I / N) with N a power of two.  A
+convolution of each channel with ones computes it with one rounding: floor(I / N) =
 rint((2 I - (N - 1)) / 2 N), whose numerator is odd, so there is no tie.  The mode ROUND is
-rint(I / N) itself.  The scales of that QLinearConv are 1 and powers of two: its multiplier is
+rint(I / N) itself.  The scales of that QLinearConv are 1 and powers of two, so its multiplier is
 exact.
 """
 
@@ -35,7 +35,7 @@ POOLS = ("AveragePool", "GlobalAveragePool")
 
 @dataclass(frozen=True, kw_only=True)
 class Truncation:
-    """Trunc(sum over a window of codes), taken apart.
+    """The parts of Trunc(sum over a window of codes).
 
     Attributes:
         x: the codes.
@@ -57,7 +57,7 @@ class Truncation:
 
 
 def truncation(node: onnx.NodeProto, context: Context) -> Truncation:
-    """Take apart the window before the Trunc ``node``."""
+    """Match the window before the Trunc ``node``."""
     source = context.source
     if node.op_type != "Trunc":
         raise Refusal(f"{named(node)} is not a Trunc", other=True)
@@ -131,7 +131,7 @@ def truncation(node: onnx.NodeProto, context: Context) -> Truncation:
 
 
 def write_truncation(found: Truncation, layer: str, context: Context) -> Written:
-    """QLinearConv (Clip)."""
+    """Write QLinearConv, and Clip if needed."""
     builder, x, (low, high) = context.builder, found.x, found.code_range
     zero_point = max(0, -low)
     factor = 2 if found.floor else 1

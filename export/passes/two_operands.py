@@ -27,7 +27,7 @@ from export.passes.rule import (
 
 @dataclass(frozen=True, kw_only=True)
 class TwoOperands:
-    """Quant(Relu|Clip?(operator(codes, codes))), taken apart."""
+    """The parts of Quant(Relu|Clip?(operator(codes, codes)))."""
 
     operator: str
     operands: tuple[Codes, ...]
@@ -38,7 +38,7 @@ class TwoOperands:
 def two_operands(
     node: onnx.NodeProto, context: Context, operator: str, *, called: str
 ) -> TwoOperands:
-    """Take apart the ``operator`` before the quantizer ``node``; ``called`` names its operands."""
+    """Match the ``operator`` before the quantizer ``node``; ``called`` names its operands."""
     found, clamp = clamp_before(node.input[0], context.source)
     if found is None or found.op_type != operator:
         raise Refusal(f"{named(found)} precedes it, not {operator} with Relu or Clip", other=True)
@@ -48,7 +48,7 @@ def two_operands(
 
 
 def write_integer_operator(found: TwoOperands, layer: str, context: Context) -> Codes:
-    """com.microsoft QLinearAdd or QLinearMul (Clip)."""
+    """Write com.microsoft QLinearAdd or QLinearMul, and Clip if needed."""
     builder, out = context.builder, byte_codes(found.quantizer, found.clamp, layer)
     inputs: list[str] = []
     for codes in found.operands:
@@ -59,7 +59,7 @@ def write_integer_operator(found: TwoOperands, layer: str, context: Context) -> 
 
 
 def write_operator(found: TwoOperands, value: str, layer: str, context: Context) -> Written:
-    """The operator on values, Q, DQ; ``value`` names its result."""
+    """Write the operator on values, Q, DQ; ``value`` names its result."""
     names = [codes.name for codes in found.operands]
     result = context.builder.add(found.operator, names, value)
     return quantized(result, found.quantizer, found.clamp, layer, context)

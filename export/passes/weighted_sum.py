@@ -34,7 +34,7 @@ class Affine:
         return Affine(gain=self.gain * first.gain, bias=self.bias + self.gain * first.bias)
 
     def of(self, channels: int) -> Affine:
-        """This map with one value for each of the given number of channels.
+        """This map with one value for each channel.
 
         Raises:
             Refusal: it has another number of channels.
@@ -56,7 +56,7 @@ def affine_of(node: onnx.NodeProto, source: QonnxGraph) -> Affine:
     if any(name not in source.constants for name in node.input[1:]):
         raise Refusal("its BatchNormalization has parameters that are not constants")
     gamma, beta, mean, variance = (source.constants[n].astype(np.float64) for n in node.input[1:])
-    # ONNX holds epsilon as float32, and 0 and 1 are exact: an already folded one stays as it is.
+    # ONNX stores epsilon as float32; 0 and 1 are exact, so a folded BatchNormalization is kept.
     epsilon = float(attributes_of(node).get("epsilon", 1e-5))
     gain = gamma / np.sqrt(variance + epsilon)
     return Affine(gain=gain, bias=beta - mean * gain)
@@ -65,7 +65,7 @@ def affine_of(node: onnx.NodeProto, source: QonnxGraph) -> Affine:
 def affine_before(
     name: str, context: Context, until: Sequence[str]
 ) -> tuple[onnx.NodeProto | None, str, Affine, Clamp]:
-    """Take apart the operators before the tensor ``name``.
+    """Combine the operators before the tensor ``name`` into one affine map and one clamp.
 
     Args:
         name: of the tensor.

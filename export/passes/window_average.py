@@ -1,8 +1,8 @@
 """The average of each window of codes, as a convolution of each channel with ones.
 
-sum (x - z_x) over the n positions of a window, times s_x / (n s_y): a QLinearConv whose weights are
-1 with scale 1/n computes it with one rounding, in a formula that is known bit for bit.  Padding is
-the zero point, a value of 0 that counts (count_include_pad).
+The average is sum (x - z_x) over the n positions of a window, times s_x / (n s_y).  A QLinearConv
+with weights of 1 and scale 1/n computes it with one rounding, by a formula that is known bit for
+bit.  Padding has the zero point, a value of 0 that is counted (count_include_pad).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from export.passes.rule import (
 
 @dataclass(frozen=True, kw_only=True)
 class WindowAverage:
-    """Quant(AveragePool(codes)), taken apart; ``channels`` of the codes."""
+    """The parts of Quant(AveragePool(codes)); ``channels``: of the codes."""
 
     x: Codes
     channels: int
@@ -42,7 +42,7 @@ class WindowAverage:
 
 
 def window_average(node: onnx.NodeProto, context: Context) -> WindowAverage:
-    """Take apart the pool before the quantizer ``node``."""
+    """Match the pool before the quantizer ``node``."""
     pool = context.source.producer(node.input[0])
     if pool is None or pool.op_type != "AveragePool":
         raise Refusal(f"{named(pool)} precedes it, not an AveragePool", other=True)
@@ -77,7 +77,7 @@ def window_of(pool: onnx.NodeProto, context: Context) -> tuple[Codes, int, dict[
 
 
 def write_integer_average(found: WindowAverage, layer: str, context: Context) -> Written:
-    """QLinearConv with weights of 1 (Clip)."""
+    """Write QLinearConv with weights of 1, and Clip if needed."""
     builder, x = context.builder, found.x
     out = byte_codes(found.quantizer, Clamp(), layer)
     height, width = found.window["kernel_shape"]
@@ -98,7 +98,7 @@ def write_integer_average(found: WindowAverage, layer: str, context: Context) ->
 
 
 def write_average(found: WindowAverage, layer: str, context: Context) -> Written:
-    """AveragePool of values, Q, DQ."""
+    """Write AveragePool of values, Q, DQ."""
     pooled = context.builder.add(
         "AveragePool", [found.x.name], f"{layer}.mean", count_include_pad=1, **found.window
     )
