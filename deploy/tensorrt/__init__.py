@@ -1,5 +1,5 @@
-"""TensorRT and TensorRT-RTX: building engines from files of the target ``tensorrt``, running them.
+"""Build engines from files of the target ``tensorrt`` with TensorRT or TensorRT-RTX, and run them.
 
-The one folder that imports tensorrt or tensorrt_rtx_bindings, and only when an engine is built or
+Only this folder imports tensorrt or tensorrt_rtx_bindings, and only when an engine is built or
 opened.
 """

@@ -1,6 +1,6 @@
-"""``python -m deploy.tensorrt MODEL.onnx``: build an engine; it needs numpy and the product alone.
+"""``python -m deploy.tensorrt MODEL.onnx``: build an engine; needs only numpy and the product.
 
-Exit codes: 0 built · 2 the file or the package is not as it must be · 4 usage.
+Exit codes: 0 built · 2 the file or the package is not valid · 4 usage.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A batch of images to the GPU, through an engine, and back: pinned memory, one stream, graphs.
+"""Run batches of images through an engine on the GPU: pinned memory, one stream, CUDA graphs.
 
-What an engine queues is a function here, so that everything around it can be tested without one.
+The step that an engine queues is a function here, so that everything else is tested without one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from .cuda import Device
 
 Enqueue = Callable[[], None]
-"""Queues one run of a batch whose size, memory and stream are settled."""
+"""Queues one run of a batch with fixed size, memory and stream."""
 
 PrepareBatch = Callable[[int, int, int, int], Enqueue]
 """Called with batch size, addresses of input and output on the GPU, and the stream's handle."""
@@ -22,16 +22,16 @@ PrepareBatch = Callable[[int, int, int, int], Enqueue]
 class BatchRunner:
     """Runs batches of int8 images to float32 logits.
 
-    A batch is filled up to the next power of two (at least ``least``, at most ``largest``), so
-    that there are few sizes; for each, copy, run and copy back are recorded once as a CUDA graph
-    and launched as a whole from then on.
+    A batch is padded to the next power of two (at least ``least``, at most ``largest``), so that
+    there are few sizes. For each size, copy, run and copy back are recorded once as a CUDA graph,
+    and later launched as a whole.
 
     Args:
         device: the GPU; what is allocated here is freed when it is closed.
-        prepare: makes what runs one size of batch.
+        prepare: returns the function that runs one batch size.
         image_shape: (3, H, W).
         classes: logits per image.
-        graphs: False queues each step anew, for engines that make graphs of their own.
+        graphs: False queues each step every time, for engines that make their own graphs.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class BatchRunner:
         return logits.reshape(count, self._classes).copy()
 
     def size_for(self, count: int) -> int:
-        """The size of batch that ``count`` images run as."""
+        """The batch size with which ``count`` images run."""
         return min(self._largest, max(self._least, 1 << (count - 1).bit_length()))
 
     def _first(self, size: int) -> Callable[[], None]:
@@ -94,7 +94,7 @@ class BatchRunner:
 
         if not self._graphs:
             return queue
-        queue()  # an engine settles its kernels in the first run of a size: not to be recorded
+        queue()  # not recorded: an engine selects its kernels in the first run of a size
         self._device.synchronize()
         with self._device.capture() as recorded:
             queue()

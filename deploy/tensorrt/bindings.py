@@ -1,6 +1,6 @@
-"""The Python packages of TensorRT and TensorRT-RTX: which there are, and what their log said.
+"""The Python packages of TensorRT and TensorRT-RTX, and the messages in their logs.
 
-Both have one API; where 10, 11 and RTX differ, the code checks :attr:`Bindings.flavour` or the
+Both have the same API; where 10, 11 and RTX differ, the code checks :attr:`Bindings.flavour` or the
 major version. Networks are strongly typed throughout: 10 needs a flag for that, 11 and RTX support
 nothing else and accept the flag.
 """
@@ -26,7 +26,7 @@ class Flavour:
     Attributes:
         name: as ``--engine`` takes it.
         package: the distribution to install.
-        install: how.
+        install: how to install it.
         majors: major versions that this code was written for.
         rtx: whether it is TensorRT-RTX.
     """
@@ -61,20 +61,20 @@ class Log:
 
     Attributes:
         errors: its errors, in order.
-        layers: the builder's listing of the plan's layers in the inspector's one-line form; it is
-            logged where profiling verbosity is detailed, GPU or not. None where there was none.
+        layers: the builder's listing of the plan's layers in the inspector's one-line form, which
+            is logged at detailed profiling verbosity, with or without a GPU. None if there is none.
     """
 
     def __init__(self) -> None:
         self.clear()
 
     def clear(self) -> None:
-        """Forget all of it."""
+        """Delete all messages."""
         self.errors: list[str] = []
         self.layers: str | None = None
 
     def take(self, severity: Any, text: str) -> None:
-        """Keep or pass on one message. ``severity`` is TensorRT's, 0 the gravest."""
+        """Keep or forward one message. ``severity`` is TensorRT's, 0 the most severe."""
         level = int(severity)
         if level <= 1:
             self.errors.append(one_line(text))
@@ -93,11 +93,11 @@ class Bindings:
     """An imported package.
 
     Attributes:
-        flavour: which.
+        flavour: the product.
         api: the module.
         version: such as "10.16.1.11".
-        log: what it says.
-        logger: the ``ILogger`` that feeds ``log``; the package wants it for every object.
+        log: its messages.
+        logger: the ``ILogger`` that feeds ``log``; the package requires it for every object.
     """
 
     flavour: Flavour
@@ -109,11 +109,11 @@ class Bindings:
 
 @functools.cache
 def load(flavour: Flavour) -> Bindings:
-    """Import a package, once in a process: TensorRT keeps the first logger it is given.
+    """Import a package, once in a process, because TensorRT keeps the first logger that it gets.
 
     Raises:
-        EngineUnavailable: it is not installed, its libraries do not load, or it is of a version
-            that this code does not know.
+        EngineUnavailable: it is not installed, its libraries do not load, or this code does not
+            know its version.
     """
     try:
         api: Any
@@ -126,7 +126,7 @@ def load(flavour: Flavour) -> Bindings:
 
             api = tensorrt
         version = str(api.__version__)
-    except Exception as error:  # a damaged package raises what it likes
+    except Exception as error:  # a damaged package may raise anything
         raise EngineUnavailable(
             f"the engine {flavour.name!r} needs the package {flavour.package} "
             f"({one_line(str(error))}); install it: {flavour.install}"
@@ -139,7 +139,7 @@ def load(flavour: Flavour) -> Bindings:
     log = Log()
 
     class Logger(api.ILogger):  # type: ignore[misc]
-        """Passes every message on."""
+        """Forwards every message to the log."""
 
         def log(self, severity: Any, text: str) -> None:
             log.take(severity, text)

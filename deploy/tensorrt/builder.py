@@ -1,7 +1,7 @@
 """Build an engine from an ONNX file of the target ``tensorrt``.
 
 TensorRT-RTX builds ahead of time, with no GPU and no driver; the kernels are compiled on the
-device. TensorRT times kernels on the GPU that is in the machine.
+device. TensorRT times kernels on the machine's GPU.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NEVER_RUN = (
     "never run on hardware: no GPU has been at hand; what is known is that the builder takes the "
     "file and what its layers compute in"
 )
-"""Said wherever these engines are used, until a record in results/ shows a run."""
+"""Shown wherever these engines are used, until a record in results/ shows a run."""
 
 
 def build_engine(
@@ -36,10 +36,10 @@ def build_engine(
         model: the ONNX file.
         out: the engine file; its sidecar is written beside it.
         flavour: TensorRT or TensorRT-RTX.
-        options: how; by default :class:`BuildOptions` without arguments.
+        options: build options; by default :class:`BuildOptions` without arguments.
 
     Raises:
-        EngineUnavailable: the package, or for TensorRT the GPU, is not here.
+        EngineUnavailable: the package, or for TensorRT the GPU, is missing.
         InputError: the file is not for TensorRT (see ``check_symmetric_int8``), the parser or
             the compiler refuses it, or a layer of the plan is not integer.
         UsageError: an option that this product does not have.
@@ -54,7 +54,7 @@ def build_plan(
     """Build the bytes ``data`` of an ONNX file called ``where``, as :func:`build_engine`.
 
     Returns:
-        The serialised engine and what its sidecar says of it.
+        The serialised engine, and the facts for its sidecar.
     """
     options.check_for(flavour)
     onnx = check_symmetric_int8(data, where)
@@ -106,7 +106,7 @@ def build_plan(
 
 
 def deserialised(plan: bytes, where: str, bindings: Bindings, runtime: Any = None) -> Any:
-    """The engine of a plan, an ``ICudaEngine``; this takes a GPU.
+    """The engine of a plan, an ``ICudaEngine``; this needs a GPU.
 
     Raises:
         InputError: TensorRT refuses it.
@@ -137,7 +137,7 @@ def inspected(engine: Any, bindings: Bindings) -> tuple[EngineLayer, ...]:
 def _builder(bindings: Bindings) -> Any:
     try:
         return bindings.api.Builder(bindings.logger)
-    except (TypeError, RuntimeError) as error:  # pybind11, where the library gives none
+    except (TypeError, RuntimeError) as error:  # from pybind11 if the library returns no builder
         raise EngineUnavailable(
             f"{bindings.flavour.name} {bindings.version} cannot build on this machine: "
             f"{bindings.log.last_errors()}"
@@ -167,7 +167,7 @@ def _configure(config: Any, options: BuildOptions, bindings: Bindings) -> None:
         config.builder_optimization_level = options.optimization_level
     if bindings.flavour.rtx:
         wanted = options.compute_capabilities or COMPUTE_CAPABILITIES
-        known = {  # members are such as SM86
+        known = {  # the members have names such as SM86
             f"{name[2:-1]}.{name[-1]}" if name.startswith("SM") else name.lower(): value
             for name, value in api.ComputeCapability.__members__.items()
             if name != "NONE"

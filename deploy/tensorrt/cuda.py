@@ -1,7 +1,7 @@
-"""The CUDA driver by ctypes: the few calls that running an engine takes.
+"""The CUDA driver through ctypes, with only the calls that running an engine needs.
 
-The driver's own library, not the CUDA runtime or cuda-python: it is there wherever a GPU can be
-used, it fits any CUDA version, and TensorRT works in the same primary context
+This is the driver's own library, not the CUDA runtime or cuda-python. It is present wherever a GPU
+can be used, works with any CUDA version, and shares its primary context with TensorRT
 (docs/decisions/cuda-driver.md). Versioned symbols are those that cuda.h maps the names to.
 
 Reference: CUDA Driver API; signatures checked against cuda.h of CUDA 13.
@@ -61,8 +61,8 @@ class CudaError(InputError):
 
 
 class PinnedBuffer(NamedTuple):
-    """Host memory that the GPU copies from and to without a detour: the address of its first byte,
-    and its bytes (uint8), which are not to be used after :meth:`Device.close`.
+    """Pinned host memory, which the GPU copies directly from and to: the address of its first byte,
+    and its bytes (uint8), which must not be used after :meth:`Device.close`.
     """
 
     address: int
@@ -70,14 +70,14 @@ class PinnedBuffer(NamedTuple):
 
 
 class Device:
-    """One GPU: its primary context, a stream, and what was allocated, freed together.
+    """One GPU: its primary context, a stream, and all allocations, which are freed together.
 
     Args:
         ordinal: which GPU.
         library: the driver; loaded from the system where None.
 
     Attributes:
-        name: the GPU's own.
+        name: the GPU's name.
         compute_capability: such as "8.6".
         stream: handle of its stream.
 
@@ -165,7 +165,7 @@ class Device:
         self._call("cuStreamSynchronize", self.stream)
 
     def use_here(self) -> None:
-        """Make its context this thread's: a thread begins with none."""
+        """Make its context current in this thread; a new thread has none."""
         self._call("cuCtxSetCurrent", self._context)
 
     @contextmanager
@@ -190,9 +190,9 @@ class Device:
         self._call("cuGraphLaunch", graph, self.stream)
 
     def close(self) -> None:
-        """Free everything, the latest first; again is not an error."""
+        """Free everything, the latest first; a second call is not an error."""
         while self._undo:
-            with suppress(CudaError):  # a lost GPU frees nothing; the rest is still to be tried
+            with suppress(CudaError):  # a lost GPU frees nothing; the other calls are still tried
                 self._undo.pop()()
 
 

@@ -1,7 +1,7 @@
 """The engines "tensorrt" and "tensorrt-rtx": an ONNX file of the target ``tensorrt`` on a GPU.
 
-Never run on hardware (:data:`deploy.tensorrt.builder.NEVER_RUN`): each engine says so when it is
-opened, and so does a validation's report.
+They have never run on hardware (:data:`deploy.tensorrt.builder.NEVER_RUN`): each engine states this
+when it is opened, and so does the report of a validation.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ class TensorRtEngine(ModelEngine):
 
     Args:
         model: the ``.onnx`` file.
-        threads: recorded alone; a GPU has none to set.
-        engine_file: built from ``model`` before, by :func:`deploy.tensorrt.builder.build_engine`;
-            None builds one in memory, for the GPU that is here.
-        gpu: which one.
+        threads: only recorded; a GPU has no thread count to set.
+        engine_file: built from ``model`` earlier by :func:`deploy.tensorrt.builder.build_engine`;
+            None builds one in memory, for the machine's GPU.
+        gpu: its ordinal.
         lean_runtime: the library of the lean runtime that a version-compatible engine runs in.
 
-    Attributes, beside those of :class:`..core.engine_protocol.Engine`:
+    Attributes, besides those of :class:`..core.engine_protocol.Engine`:
         model_sha256: of the ONNX file.
         gpu: the GPU's name and compute capability.
         layers: of the engine, as the inspector lists them.
 
     Raises:
-        EngineUnavailable: the package, the driver or the GPU is not here.
+        EngineUnavailable: the package, the driver or the GPU is missing.
         InputError: the model is not for TensorRT, the engine file does not fit, or a layer does
             not run in integers.
         UsageError: fewer than one thread; a version-compatible engine without its lean runtime.
@@ -123,7 +123,7 @@ class TensorRtEngine(ModelEngine):
             )
 
     def _context(self) -> Any:
-        """A context of its own for each size of batch, as recorded graphs want it."""
+        """A separate context for each batch size, as recorded graphs require."""
         return self._engine.create_execution_context()
 
     def _prepare(self, size: int, codes: int, logits: int, stream: int) -> Enqueue:
@@ -148,7 +148,7 @@ class TensorRtEngine(ModelEngine):
         return enqueue
 
     def tells_every_layer(self) -> bool:
-        """No: what is neither convolution, product nor pool is not stated."""
+        """False: only convolutions, products and pools are listed."""
         return False
 
     def kinds_that_ran(self) -> Mapping[str, int]:
@@ -156,9 +156,9 @@ class TensorRtEngine(ModelEngine):
         return self._kinds
 
     def close(self) -> None:
-        """Free the engine and what it holds on the GPU; again is not an error."""
+        """Free the engine and its memory on the GPU; a second call is not an error."""
         self._runner = None
-        # Contexts before the engine, the engine before its runtime, all before the GPU's context.
+        # Contexts go before the engine, the engine before its runtime, all before the GPU's context.
         self._engine = self._runtime = None
         self._device.close()
 
@@ -174,8 +174,8 @@ class TensorRtEngine(ModelEngine):
 class TensorRtRtxEngine(TensorRtEngine):
     """One ONNX file in TensorRT-RTX, on a GPU; as :class:`TensorRtEngine`.
 
-    TensorRT-RTX compiles kernels on the device: eagerly here, so that one image has one answer
-    from the first run on, and it makes its CUDA graphs itself.
+    TensorRT-RTX compiles kernels on the device. Here it does so eagerly, so that an image has the
+    same result from the first run on. It makes its own CUDA graphs.
     """
 
     flavour = TENSORRT_RTX

@@ -1,7 +1,7 @@
-"""An engine file and its sidecar, ``NAME.json`` beside it: what it was built from, by what and how.
+"""An engine file and its sidecar ``NAME.json``, which states its source, builder and options.
 
-The hashes find an engine that was damaged, exchanged or built from another model. They are no
-signature: deserialising runs what is in the file on the GPU, so take engines from your own builds.
+The hashes detect an engine that was damaged, replaced or built from another model. They are not a
+signature: deserialising an engine runs the file's content on the GPU, so use only your own builds.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .bindings import Bindings
 
 FORMAT = "qadtr-tensorrt-engine"
 FORMAT_VERSION = 1
-"""Of a sidecar; another version is refused."""
+"""The format version of a sidecar; another version is refused."""
 
 
 def sidecar_of(engine: Path) -> Path:
@@ -29,11 +29,11 @@ def sidecar_of(engine: Path) -> Path:
 def write_engine_file(out: Path, plan: bytes, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Write an engine and its sidecar, each atomically, the sidecar last; return the sidecar.
 
-    A kill between the two leaves an engine whose sidecar is missing or of another engine: both
-    are refused by :func:`read_engine_file`.
+    If the process is killed between the two, the sidecar is missing or belongs to another engine;
+    :func:`read_engine_file` refuses both.
 
     Raises:
-        InputError: the place is not writable, or the facts are not as the schema says.
+        InputError: the path is not writable, or the facts do not match the schema.
     """
     whole = {
         "format": FORMAT,
@@ -51,15 +51,15 @@ def write_engine_file(out: Path, plan: bytes, facts: Mapping[str, Any]) -> dict[
 def read_engine_file(
     engine: Path, *, onnx_sha256: str, bindings: Bindings
 ) -> tuple[bytes, Mapping[str, Any]]:
-    """Read an engine that was built from a given ONNX file for the package that is here.
+    """Read an engine that was built from a given ONNX file for the installed package.
 
     Args:
-        engine: the file; its sidecar lies beside it.
+        engine: the file; its sidecar is beside it.
         onnx_sha256: of the ONNX file that it must have been built from.
-        bindings: the package that is going to run it.
+        bindings: the package that will run it.
 
     Returns:
-        The serialised engine, and its sidecar as the schema says.
+        The serialised engine, and its sidecar, which matches the schema.
 
     Raises:
         InputError: the engine or its sidecar is missing, damaged or of another format version;

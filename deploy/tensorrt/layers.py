@@ -1,9 +1,9 @@
-"""What a plan runs, layer by layer, as TensorRT itself lists it: the certificate.
+"""The certificate of a plan: what it runs, layer by layer, as TensorRT itself lists it.
 
-TensorRT's inspector tells the layers of a deserialised engine, which needs a GPU. The builder logs
-the same listing, in the inspector's one-line form, when it finishes a plan, which needs none. Two
-forms are read: the one-line form, and JSON. JSON differs between versions: 10 has one field
-"Format/Datatype" for a tensor, 11 and RTX have "Format" and "Datatype"; both are taken.
+TensorRT's inspector lists the layers of a deserialised engine, which needs a GPU. The builder logs
+the same list in the inspector's one-line form when it finishes a plan, which needs no GPU. Both the
+one-line form and JSON are read. JSON differs between versions: 10 has one field "Format/Datatype"
+for a tensor, 11 and RTX have "Format" and "Datatype"; both are accepted.
 
 Reference: TensorRT documentation, "Engine Inspector", and "Migrating IEngineInspector Usage".
 """
@@ -28,10 +28,10 @@ class EngineLayer:
     Attributes:
         name: TensorRT's.
         operator: TensorRT's type of layer, such as "correlation" or "CaskConvolution".
-        inputs: types of what it reads, such as "int8" or "float32".
-        weights: types of what is stored in it.
-        outputs: types of what it gives.
-        nodes: names of the ONNX nodes that went into it, where they are told.
+        inputs: types of its inputs, such as "int8" or "float32".
+        weights: types of its stored tensors.
+        outputs: types of its outputs.
+        nodes: names of the ONNX nodes that went into it, if they are listed.
     """
 
     name: str
@@ -67,10 +67,10 @@ _WORD = re.compile(r"[A-Za-z]+\d*")
 
 
 def layers_from_text(listing: str) -> tuple[EngineLayer, ...]:
-    """Read the one-line form: a line for each layer.
+    """Read the one-line form: one line per layer.
 
     Raises:
-        InputError: there is none, or a line is not of the known form.
+        InputError: there is no line, or a line is not of the known form.
     """
     layers = []
     for line in listing.splitlines():
@@ -129,7 +129,7 @@ def layers_from_json(listing: str) -> tuple[EngineLayer, ...]:
         told = entry.get("Weights")
         weights = [str(told.get("Type", ""))] if isinstance(told, dict) else []
         operator = entry["LayerType"]
-        if isinstance(entry.get("ParameterType"), str):  # what a Cask layer is a kernel of
+        if isinstance(entry.get("ParameterType"), str):  # the operator of a Cask layer
             operator = f"{operator} {entry['ParameterType']}"
         layers.append(
             EngineLayer(
@@ -165,15 +165,15 @@ def _type(told: str) -> str:
 def require_integer(
     layers: Sequence[EngineLayer], operators: Mapping[str, int], what: str
 ) -> dict[str, int]:
-    """Return how many ``layers`` of each kind run on int8 codes: all of them.
+    """Check that all ``layers`` run on int8 codes, and return how many there are of each kind.
 
-    Each convolution and product must read int8 and hold int8 weights, each pool read and give
-    int8, and there must be as many convolutions and products as the ONNX file has ``operators``:
-    one that the plan hides in a larger layer is not known to be an integer one. Errors call the
-    engine ``what``.
+    Each convolution and product must read int8 and hold int8 weights; each pool must read and give
+    int8. There must be as many convolutions and products as the ONNX file has ``operators``,
+    because one that the plan hides in a larger layer is not known to run in integers. Errors call
+    the engine ``what``.
 
     Raises:
-        InputError: one that is not integer, by name and types; or hidden ones.
+        InputError: a layer is not integer, with its name and types; or layers are hidden.
     """
     counts: Counter[str] = Counter()
     in_float: list[str] = []

@@ -1,8 +1,8 @@
-"""What an ONNX file must be before a TensorRT parser sees it, read without the onnx package.
+"""Check an ONNX file before a TensorRT parser reads it, without the onnx package.
 
-TensorRT's parser takes a uint8 zero point for an int8 one and says so in a log line only: codes
-above 127 would saturate and the network would still run. So every quantizer here has a stored int8
-zero point of 0, nothing is unsigned, and nothing hides in a subgraph, a function or another file.
+TensorRT's parser reads a uint8 zero point as int8 and reports it only in its log: codes above 127
+would saturate and the network would still run. So every quantizer must have a stored int8 zero
+point of 0, no tensor may be unsigned, and no subgraph, function or other file may hold a part.
 
 Fields of onnx.proto that are read: ModelProto.graph = 7, .functions = 25; GraphProto.node = 1,
 .initializer = 5, .input = 11, .output = 12, .value_info = 13; NodeProto.input = 1, .name = 3,
@@ -35,14 +35,14 @@ _TYPE_ATTRIBUTES = ("to", "output_dtype")
 
 @dataclass(frozen=True, kw_only=True)
 class OnnxFacts:
-    """What a file of the target ``tensorrt`` says of itself.
+    """The facts that a file of the target ``tensorrt`` states.
 
     Attributes:
         sha256: of its bytes.
         input_shape: (3, H, W) of the images, which it takes as int8, byte - 128.
         batch_size: N where the file fixes it, else None.
         classes: number of logits per image.
-        operators: how often it names each operator.
+        operators: number of nodes of each operator.
     """
 
     sha256: str
@@ -53,15 +53,15 @@ class OnnxFacts:
 
 
 def check_symmetric_int8(data: bytes, where: str) -> OnnxFacts:
-    """Check that a file is for TensorRT and return what it says of itself.
+    """Check that a file is for TensorRT and return the facts that it states.
 
     Args:
         data: the file's bytes.
         where: its name, for errors.
 
     Raises:
-        InputError: no ONNX file; an unsigned tensor; a quantizer whose zero point is not a stored
-            int8 of 0; a subgraph, function or external data; other images or logits than int8
+        InputError: not an ONNX file; an unsigned tensor; a quantizer whose zero point is not a
+            stored int8 of 0; a subgraph, function or external data; other images or logits than int8
             N×3×H×W and float32 N×C.
     """
     try:
@@ -91,8 +91,8 @@ def check_symmetric_int8(data: bytes, where: str) -> OnnxFacts:
 class _Message:
     """The fields of a message, by number.
 
-    As Protocol Buffers has it, of a value that is given twice the last one goes, and a message that
-    is given twice is that of the joined bytes.
+    As defined by Protocol Buffers, the last one counts of a value that is given twice, and a
+    message that is given twice is parsed from the joined bytes.
     """
 
     def __init__(self, view: memoryview) -> None:
@@ -133,7 +133,7 @@ class _Graph:
         )
 
     def problem(self) -> str | None:
-        """The first thing that TensorRT would misread, as a sentence; None where there is none."""
+        """The first thing that TensorRT would misread, as a sentence; None if there is none."""
         if self.functions:
             return "it defines functions, whose nodes are not checked"
         for name, stored in self.stored.items():
@@ -161,14 +161,14 @@ class _Graph:
         if zero is None or zero.number(2) != _INT8:
             return f"the zero point of {label} is not a stored int8"
         codes = [byte for raw in zero.values(9) for byte in message(raw)]
-        for value in zero.values(5):  # one by one or packed; in either form only a 0 has no bits
+        for value in zero.values(5):  # packed or not; in both forms only 0 has no bits set
             codes += value if isinstance(value, memoryview) else [number(value)]
         if not codes or any(codes):
             return f"the zero point of {label} is not 0"
         return None
 
     def interface(self) -> tuple[int | None, tuple[int, int, int], int]:
-        """Batch size, shape of the images and classes, as :class:`OnnxFacts` has them."""
+        """Batch size, shape of the images and classes, as in :class:`OnnxFacts`."""
         given = [value for value in self.inputs if value[0] not in self.stored]
         kinds = [[value[:2] for value in values] for values in (given, self.outputs)]
         if kinds == [[(IMAGES, _INT8)], [(LOGITS, _FLOAT)]]:

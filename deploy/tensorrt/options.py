@@ -11,10 +11,10 @@ from ..core.errors import UsageError
 from .bindings import Flavour
 
 CURRENT = "current"
-"""The compute capability of the GPU that is in this machine."""
+"""The compute capability of the machine's GPU."""
 
 COMPUTE_CAPABILITIES = ("8.0", "8.6", "8.9", "12.0")
-"""What TensorRT-RTX builds for unless told otherwise: Ampere, Ada and Blackwell, in one file."""
+"""The default of TensorRT-RTX: Ampere, Ada and Blackwell, in one file."""
 
 HARDWARE: Mapping[str, str] = {
     "this-gpu": "NONE",
@@ -29,8 +29,8 @@ class BuildOptions:
     """How to build an engine.
 
     Attributes:
-        batch_sizes: least, usual and largest number of images a call; the usual one is what
-            kernels are chosen for. A file that fixes N is built for that.
+        batch_sizes: least, usual and largest number of images per call; kernels are chosen for the
+            usual one. An engine of a file that fixes N is built for that N.
         optimization_level: 0 to 5; more searches longer for kernels, None leaves the default.
         compute_capabilities: TensorRT-RTX: such as "8.6", or "current" alone. None: all of
             :data:`COMPUTE_CAPABILITIES`.
@@ -73,7 +73,7 @@ class BuildOptions:
         """Refuse an option that a product does not have.
 
         Raises:
-            UsageError: it is named, with the reason.
+            UsageError: names the option and the reason.
         """
         refused: tuple[str, ...] = ("compute_capabilities",)
         reason = "TensorRT times kernels on the GPU of this machine and builds for that GPU"
@@ -88,7 +88,7 @@ class BuildOptions:
                 raise UsageError(f"{flavour.name} has no option {name}: {reason}")
 
     def as_record(self, flavour: Flavour) -> dict[str, Any]:
-        """The options that this product has, as JSON values; no path of this machine."""
+        """The options that this product has, as JSON values, without paths of this machine."""
         own: dict[str, Any] = {
             "hardware": self.hardware,
             "version_compatible": self.version_compatible,
