@@ -1,4 +1,4 @@
-"""Any quantized ONNX file → the QONNX graph that the passes of the lowering read.
+"""Convert any quantized ONNX file to the QONNX graph that the passes of the lowering read.
 
 Exporters write one network in many ways. Each module here removes one of these differences from a
 :class:`export.canonical.draft.Draft`, and changes no value that the file computes:
@@ -13,7 +13,7 @@ plain           no Identity, Squeeze or Dropout; padding and pools as numbers
 before_moves    a quantizer is moved before the Concat, MaxPool or Reshape whose result it quantizes
 averages        an average of codes that is read unquantized has its sum as codes
 sums            a sum of codes that is normalized, or of three tensors, is a convolution with ones
-image           the image is quantized; what a network does to it before is known
+image           the image is quantized; the operations on it before its quantizer are known
 ==============  ================================================================================
 """
 
@@ -43,18 +43,18 @@ __all__ = ["Draft", "ImageForm", "canonical"]
 def canonical(
     model: onnx.ModelProto, path: Path, form: ImageForm | None = None
 ) -> tuple[onnx.ModelProto, tuple[str, ...]]:
-    """The canonical graph of a checked model (:func:`export.reading.read_model`), and notes: a
-    line for everything in the file that the graph leaves out.
+    """The canonical graph of a checked model (:func:`export.reading.read_model`), and notes: one
+    line for each part of the file that the graph leaves out.
 
     Args:
         model: of the file; it is not changed.
         path: of the file, for errors.
-        form: how the image's bytes become the file's input, and its size where the file leaves it
+        form: how the image's bytes become the file's input, and its size if the file leaves it
             open.
 
     Raises:
-        InputError: an operator that is not ONNX's or QONNX's, another number of inputs or
-            outputs, an input that is not an image, an open size.
+        InputError: an operator that is not ONNX's or QONNX's, more or fewer than one input or
+            output, an input that is not an image, an open size.
     """
     form = form or ImageForm()
     draft = Draft(model, path)

@@ -1,10 +1,10 @@
-"""An average of codes that is read unquantized has codes of its own: its sum, if a byte holds it.
+"""Give an average of codes that is read unquantized its own codes: its sum, if a byte holds it.
 
-The average of n codes x of scale s and zero point 0 is s/n · (x_1 + … + x_n): a whole number of
+The average of n codes x of scale s and zero point 0 is s/n · (x_1 + … + x_n): an integer number of
 steps s/n, at most n times the largest code.  A quantizer of 8 bits with this step changes no value,
 and readers of the average then read codes.  This supports networks whose pools are between a
 quantizer and a layer, such as torch networks converted to Brevitas' layers.  An average over the
-whole map is written as GlobalAveragePool, which a product after it reads without codes.
+whole map is written as GlobalAveragePool, which a product after it can read without codes.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from export.graph_builder import QONNX
 CODES = 255
 SIGNED_CODES = 127
 KEEPING = ("Flatten", "MaxPool", "Reshape", "Slice", "Transpose")
-"""What moves codes, or chooses among them, and is read in turn."""
+"""Operators that move codes or select among them; the quantizer may be before them."""
 READERS = ("Add", "Concat", "Conv", "Gemm", "MatMul", *KEEPING)
 
 
 def as_codes(draft: Draft) -> None:
-    """Quantize, without a loss, the averages that something reads unquantized."""
+    """Quantize, without loss, the averages that are read unquantized."""
     for pool in list(draft.nodes):
         if pool.op_type == "AveragePool" and _is_read_as_it_is(pool, draft.wiring, draft):
             if _is_of_the_whole_map(pool, draft):

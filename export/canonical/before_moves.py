@@ -1,10 +1,9 @@
 """A quantizer after a Concat, MaxPool or change of shape is moved before it.
 
-Such a node moves values or chooses the largest, and a quantizer with one scale is an increasing
-function of each value: Quant(MaxPool(x)) = MaxPool(Quant(x)), and likewise for Relu and Clip
-between them.  Joined tensors then have the one scale that codes must share.  Where the values
-already have codes that the node may move, nothing is changed: the codes move, and are requantized
-afterwards.
+Such a node moves values or selects the largest.  A quantizer with one scale is an increasing
+function of each value, so Quant(MaxPool(x)) = MaxPool(Quant(x)), also with Relu and Clip between
+them.  Joined tensors then have the one scale that codes must share.  If the values already have
+codes that the node may move, nothing is changed: the codes are moved, and requantized afterwards.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from deploy.core.errors import InputError
 from export.graph import Graph, Wiring, attributes_of, fresh_name, node_label
 
 MOST_FOLDED = 2**26
-"""Numbers in one folded tensor, at most: a damaged file must not take all memory."""
+"""Largest size of one folded tensor, so that a damaged file cannot exhaust memory."""
 
 
 class Draft:
@@ -25,7 +25,7 @@ class Draft:
     Attributes:
         path: of the file, for errors.
         opset: of ONNX's own operators.
-        nodes: in an order in which each reads only outputs of earlier ones.
+        nodes: in topological order.
         constants: stored tensors by name.
         shapes: of tensors, N×…; absent where unknown, 0 for an open side.
         image: name of the input.
@@ -57,11 +57,11 @@ class Draft:
         return Wiring(self.nodes)
 
     def producer(self, tensor: str) -> onnx.NodeProto | None:
-        """The node that makes a tensor now."""
+        """The node that outputs a tensor now."""
         return next((node for node in self.nodes if tensor in node.output), None)
 
     def name(self, wanted: str) -> str:
-        """A name that no tensor has."""
+        """A tensor name that is not in use."""
         return fresh_name(wanted, self._taken)
 
     def constant(self, value: NDArray[Any] | np.generic, wanted: str) -> str:
@@ -71,7 +71,7 @@ class Draft:
         return name
 
     def rename(self, old: str, new: str) -> None:
-        """Let every reader of a tensor read another one; the output too."""
+        """Replace a tensor by another one for every reader, and as the output."""
         for node in self.nodes:
             if old in node.input:
                 node.input[:] = [new if name == old else name for name in node.input]
@@ -233,7 +233,7 @@ def _cast(attributes: Mapping[str, Any], x: NDArray[Any]) -> Any:
 
 
 def _divide(_: Mapping[str, Any], a: NDArray[Any], b: NDArray[Any]) -> Any:
-    if a.dtype.kind in "iu":  # towards 0, as ONNX has it
+    if a.dtype.kind in "iu":  # towards 0, as in ONNX
         return (np.sign(a) * np.sign(b) * (np.abs(a) // np.abs(b))).astype(a.dtype)
     return a / b
 
@@ -252,7 +252,7 @@ _ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Div", "Pow", "Max", "Min"})
 
 
 def _count(operator: str, attributes: Mapping[str, Any], inputs: list[Any]) -> int:
-    """The number of values that an operator outputs, where it may be far more than it reads."""
+    """The number of values that an operator outputs, if it can be far more than it reads."""
     if operator in _ELEMENTWISE:
         return math.prod(np.broadcast_shapes(*(one.shape for one in inputs)))
     if operator == "Gather":
@@ -291,4 +291,4 @@ _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "Transpose": lambda at, x: np.transpose(x, at.get("perm")),
     "Unsqueeze": _unsqueeze,
 }
-"""What is folded: the operators that exporters compute parameters and shapes with."""
+"""The operators that are folded: those with which exporters compute parameters and shapes."""

@@ -1,7 +1,7 @@
-"""Operators after the logits are left out: they rank or rescale them, the largest stays largest.
+"""Leave out the operators after the logits that rank or rescale them and keep the largest one.
 
-Softmax, LogSoftmax and Sigmoid keep the order of the logits; ArgMax, TopK and Max choose. Codes of
-an increasing function are left out with it: rounding is monotone.
+Softmax, LogSoftmax and Sigmoid keep the order of the logits; ArgMax, TopK and Max select. Codes of
+an increasing function are left out with it, because rounding is monotone.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ ROUNDING = ("Clip", "DequantizeLinear", "IntQuant", "Quant", "QuantizeLinear")
 
 
 CODES = ("BipolarQuant", "Concat", "MaxPool", "Quant", "Slice", "Transpose", "Trunc")
-"""What gives codes, where the file's output is one of theirs."""
+"""Operators that give codes, if the file's output is one of theirs."""
 
 
 def as_values(draft: Draft) -> None:
-    """Append a Flatten where the output has codes: their values are the logits."""
+    """Append a Flatten if the output has codes, whose values are the logits."""
     node = draft.wiring.producer(draft.output)
     if node is None or node.op_type not in CODES:
         return
@@ -66,7 +66,7 @@ def leave_out(draft: Draft) -> None:
 
 
 def _before_codes(draft: Draft) -> onnx.NodeProto | None:
-    """The node that makes the output, or the function of logits whose codes the output holds."""
+    """The node that gives the output, or the function of logits whose codes the output holds."""
     last = node = draft.wiring.producer(draft.output)
     while node is not None and node.op_type in (*ROUNDING, *NOTHING):
         node = draft.wiring.producer(node.input[0])

@@ -6,8 +6,8 @@ per channel.  The operations of a network on each number of its image before its
 one function of a byte, in any form: (x - 128) / 64, x · 1/255, a BatchNorm.  So this function is
 computed for all 256 bytes, in float32 and in the file's order (export.passes.image_codes).
 
-Where nothing quantizes the image, and the function is s · (byte - z) with a whole z in 0 … 255, the
-bytes are already codes, of scale s and zero point z: a quantizer that rounds nothing is inserted.
+If nothing quantizes the image and the function is s · (byte - z) with an integer z in 0 … 255, the
+bytes are already codes of scale s and zero point z.  A quantizer that rounds nothing is inserted.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class ImageForm:
         mean: of each channel or of all, 0…1; the file's input is (byte / 255 - mean) / std. None:
             the input is the byte.
         std: likewise, above 0.
-        size: height and width, where the file leaves them open; None uses those of the file.
+        size: height and width, if the file leaves them open; None uses those of the file.
     """
 
     mean: tuple[float, ...] | None = None
@@ -56,7 +56,7 @@ class ImageForm:
         std: Sequence[float] | None,
         size: tuple[int, int] | None,
     ) -> Self:
-        """From any sequences of numbers."""
+        """An image form from any sequences of numbers."""
         return cls(
             mean=None if mean is None else tuple(mean),
             std=None if std is None else tuple(std),
@@ -75,7 +75,7 @@ class ImageForm:
         """The file's input for images, uint8 N×C×H×W: float32 of that shape.
 
         Raises:
-            UsageError: mean and std are of another number of channels.
+            UsageError: mean and std have another number of channels.
         """
         pixels = images.astype(np.float32)
         if self.mean is None or self.std is None:
@@ -100,10 +100,10 @@ class ImageForm:
 
 
 def require_image(draft: Draft, form: ImageForm) -> None:
-    """Check that the input is a batch of images, and fix its shape: batch 1 where it is open.
+    """Check that the input is a batch of images, and fix its shape: batch 1 if it is open.
 
     Raises:
-        InputError: it is something else, or its size is open and not given.
+        InputError: the input is something else, or its size is open and not given.
     """
     name, shape = draft.image, draft.shapes.get(draft.image, ())
     shown = "×".join(str(side or "open") for side in shape) or "unknown"
@@ -141,7 +141,7 @@ def require_image(draft: Draft, form: ImageForm) -> None:
         )
     if tuple(sides) != shape:
         keep = {draft.image: tuple(sides)}
-        draft.shapes = keep  # the declared shapes of the others depend on the open sides
+        draft.shapes = keep  # the declared shapes of the others depend on the open dimensions
     if channels_last:
         _channels_first(draft)
     if draft.shapes[draft.image][1] not in (1, 3):
@@ -152,7 +152,7 @@ def require_image(draft: Draft, form: ImageForm) -> None:
 
 
 def _channels_first(draft: Draft) -> None:
-    """Make the input N×C×H×W; the file reads its transposition."""
+    """Make the input N×C×H×W; the file reads its transpose."""
     n, height, width, channels = draft.shapes[draft.image]
     inner = draft.name(f"{draft.image}.channels_last")
     draft.rename(draft.image, inner)
@@ -166,8 +166,8 @@ def _channels_first(draft: Draft) -> None:
 
 
 def quantize(draft: Draft, form: ImageForm) -> None:
-    """Make a quantizer read the image, or a function of each of its numbers; changes of layout
-    come after it.
+    """Make a quantizer read the image, or a function of each of its numbers; layout changes are
+    moved after it.
 
     Raises:
         InputError: the first layer reads the image unquantized, and its bytes are not codes.
@@ -202,7 +202,7 @@ def _functions_of_the_image(draft: Draft) -> list[str]:
 def _layout_last(draft: Draft) -> None:
     """Move Flatten, Reshape and Transpose of the image after its first quantizer.
 
-    A function of each number, the same for all, commutes with what moves numbers.
+    An elementwise function that is the same for all elements commutes with moves of elements.
     """
     while True:
         wiring = draft.wiring
@@ -246,14 +246,14 @@ class Readable(Protocol):
         """Stored tensors by name."""
 
     def producer(self, tensor: str) -> onnx.NodeProto | None:
-        """The node that makes a tensor."""
+        """The node that outputs a tensor."""
 
 
 def image_function(
     tensor: str, graph: Readable, image: str, values: NDArray[np.float32]
 ) -> NDArray[np.float32] | None:
-    """The value of a tensor for each byte of each channel, float32 1×C×256×1; None where it is not
-    a function of each single number of the image.
+    """The value of a tensor for each byte of each channel, float32 1×C×256×1; None if it is not a
+    function of each single number of the image.
 
     Args:
         tensor: its name.

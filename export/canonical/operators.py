@@ -1,7 +1,7 @@
 """An operator is identified by its domain and its name.
 
-qonnx' channels-last ``Conv`` is not ONNX's operator, nor are a vendor's own operators in ONNX's
-domain.
+qonnx' channels-last ``Conv`` is not ONNX's operator, and neither is a vendor's own operator in
+ONNX's domain.
 """
 
 from __future__ import annotations

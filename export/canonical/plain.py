@@ -1,4 +1,4 @@
-"""One form for operators that have several: padding, pools, changes of shape, no-ops."""
+"""Rewrite operators that have several forms in one: padding, pools, reshapes, no-ops."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WINDOWS = ("AveragePool", "Conv", "MaxPool")
 
 
 def write_plainly(draft: Draft) -> None:
-    """Rewrite the nodes that have a plainer form."""
+    """Rewrite the nodes that have a simpler form."""
     for node in list(draft.nodes):
         if node.op_type in NOTHING or _is_float_cast(node, draft):
             draft.nodes.remove(node)
@@ -49,13 +49,13 @@ def _as_reshape(node: onnx.NodeProto, draft: Draft) -> None:
 
 
 def _windows(node: onnx.NodeProto, draft: Draft) -> None:
-    """Write auto_pad as numbers; drop ceil_mode where it has no effect or padding replaces it."""
+    """Write auto_pad as numbers; drop ceil_mode if it has no effect or padding replaces it."""
     attributes = attributes_of(node)
     before, after = (draft.shapes.get(name, ()) for name in (node.input[0], node.output[0]))
     if len(before) != 4 or len(after) != 4 or not all((*before[2:], *after[2:])):
         return
     kernel = attributes.get("kernel_shape")
-    if kernel is None:  # a Conv may leave it to its weights
+    if kernel is None:  # optional for a Conv, whose weights have it
         weights = draft.shapes.get(node.input[1]) or _stored_shape(draft, node.input[1])
         kernel = list(weights[2:])
     if len(kernel) != 2:
@@ -79,7 +79,7 @@ def _windows(node: onnx.NodeProto, draft: Draft) -> None:
     elif auto == b"VALID":
         changes = {"auto_pad": None}
     if attributes.get("ceil_mode", 0):
-        if node.op_type == "MaxPool":  # padding never wins
+        if node.op_type == "MaxPool":  # padding never exceeds a value
             changes["pads"] = [
                 *pads[:2],
                 *(max(0, p + m) for p, m in zip(pads[2:], missing, strict=True)),

@@ -1,11 +1,12 @@
 """Q/DQ pairs and QONNX' newer names, as ``Quant``.
 
-QuantizeLinear(x; s, z) → DequantizeLinear is Quant(x; s, z, bits of the type), for x / s rounded
-half to even in both.  A Clip of the codes to low … high between the two (Brevitas' QCDQ) is a Clip
-of x to s (low - z) … s (high - z) before it: rounding is monotone.  An operator that only moves
-codes, such as MaxPool between the two, commutes with DequantizeLinear.  DequantizeLinear of stored
-codes is Quant of the stored values: k s / s rounds to k.  Where they are parameters of an operator,
-not its operand, only the values are needed: ONNX Runtime quantizes gains, slopes and borders too.
+QuantizeLinear(x; s, z) → DequantizeLinear is Quant(x; s, z, bits of the type), because both round
+x / s half to even.  A Clip of the codes to low … high between the two (Brevitas' QCDQ) is a Clip of
+x to s (low - z) … s (high - z) before it, because rounding is monotone.  An operator that only
+moves codes, such as MaxPool between the two, commutes with DequantizeLinear.  DequantizeLinear of
+stored codes is Quant of the stored values, because k s / s rounds to k.  If they are parameters of
+an operator, not its operand, only the values are needed: ONNX Runtime quantizes gains, slopes and
+borders too.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def _parameters(draft: Draft, node: onnx.NodeProto) -> Parameters:
 
 
 def _along(value: NDArray[np.generic], node: onnx.NodeProto, rank: int) -> NDArray[np.float32]:
-    """A parameter shaped to go with a tensor of this rank."""
+    """A parameter reshaped to broadcast against a tensor of this rank."""
     wide = value.astype(np.float32)
     if wide.size == 1 or rank == 0:
         return wide.reshape(()) if wide.size == 1 else wide
@@ -115,7 +116,7 @@ def _quant(
 
 
 def _pair(draft: Draft, node: onnx.NodeProto) -> None:
-    """One QuantizeLinear with all readers of its codes."""
+    """Convert one QuantizeLinear with all readers of its codes."""
     scale, zero = _parameters(draft, node)
     kind = _kind(draft, node, zero.dtype)
     if scale.size != 1:
@@ -180,7 +181,7 @@ def _dequantized(
 
 
 def _stored(draft: Draft, node: onnx.NodeProto) -> None:
-    """DequantizeLinear of stored codes, or of an image that comes as bytes."""
+    """Convert DequantizeLinear of stored codes, or of an image that comes as bytes."""
     scale, zero = _parameters(draft, node)
     source = node.input[0]
     if source in draft.constants:

@@ -1,6 +1,6 @@
-"""The shape of every tensor, and numbers where a file computes shapes from shapes.
+"""Find the shape of every tensor, and fold shapes that a file computes from shapes.
 
-Quantizers are unknown to ONNX's shape inference; in a copy of the graph they are Identity.
+ONNX's shape inference does not know quantizers; in a copy of the graph they are Identity.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from export.canonical.operators import QUANTIZERS
 from export.reading import require_sizes
 
 MOST_ROUNDS = 64
-"""Shapes that are computed from shapes that are computed …, at most."""
+"""Largest depth of shapes that are computed from other computed shapes."""
 
 
 def infer(draft: Draft) -> None:
@@ -24,7 +24,7 @@ def infer(draft: Draft) -> None:
     not those that the file declares.
 
     Raises:
-        InputError: ONNX's shape inference fails, or a tensor would be larger than any of a network.
+        InputError: ONNX's shape inference fails, or a tensor would be larger than any network's.
     """
     for _ in range(MOST_ROUNDS):
         before = dict(draft.shapes)
@@ -46,7 +46,7 @@ def _whole(shape: tuple[int, ...]) -> bool:
 
 
 def _inferred(draft: Draft) -> dict[str, tuple[int, ...]]:
-    """The shapes of the nodes' outputs; 0 where a length is not known."""
+    """The shapes of the nodes' outputs; 0 for an unknown length."""
     nodes = []
     for node in draft.nodes:
         if node.op_type in QUANTIZERS:
@@ -65,7 +65,7 @@ def _inferred(draft: Draft) -> dict[str, tuple[int, ...]]:
 
 
 def shapes_of(model: onnx.ModelProto, path: Path) -> dict[str, tuple[int, ...]]:
-    """The shapes that ONNX infers for a graph with only its own operators; 0 where not known.
+    """The shapes that ONNX infers for a graph with only its own operators; 0 if unknown.
 
     Raises:
         InputError: the shapes contradict each other.

@@ -1,8 +1,8 @@
 """A sum of codes before a normalization, and one of three tensors, is a convolution with ones.
 
-A quantizer of a sum of two tensors of codes is a rule of its own.  Where BatchNormalization comes
-between (pre-activation networks), or there is a third summand, and all share one scale s and zero
-point z:
+A quantizer of a sum of two tensors of codes has a rule of its own.  If BatchNormalization is
+between them (pre-activation networks) or there is a third summand, and all share one scale s and
+zero point z:
 
     a + b + c = s (x_a - z) + s (x_b - z) + s (x_c - z) = Conv(Concat(a, b, c), [I I I])
 
@@ -49,7 +49,7 @@ def as_convolutions(draft: Draft) -> None:
 
 
 def _summands(node: onnx.NodeProto, wiring: Wiring[onnx.NodeProto], draft: Draft) -> list[str]:
-    """All summands, where all are codes of one scale; else nothing."""
+    """All summands if all are codes of one scale; else an empty list."""
     shape = draft.shapes.get(node.output[0], ())
     parts, waiting = [], list(node.input)
     while waiting:
