@@ -19,8 +19,8 @@ may come after it.
 
 :mod:`export.passes.kernels` selects the kernel of the engine that runs it.
 
-In a Q/DQ graph the weights are int8 codes followed by one DequantizeLinear per output channel, with
-scales s', and the bias is float32; for a constant channel it is the value of its code.
+In a Q/DQ graph the weights are int8 codes followed by a DequantizeLinear with one scale s' per
+output channel, and the bias is float32; for a constant channel it is the value of its code.
 """
 
 from __future__ import annotations

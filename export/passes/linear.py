@@ -12,8 +12,8 @@ A mean over positions before the product becomes part of it: each of n positions
 n.  If codes are the logits themselves, they are multiplied by the identity matrix; if a mean is, it
 is a product with ones.
 
-**Q/DQ**: Gemm on dequantized codes; weights are int8 codes followed by one DequantizeLinear per
-class, the bias is float32.
+**Q/DQ**: Gemm on dequantized codes; weights are int8 codes followed by a DequantizeLinear
+with one scale per class, and the bias is float32.
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ that reads them at r·s with an odd r still never rounds a tie, because 2k / r i
 summands of such a stream, signed codes -128 … 127 of step s, become -64 … 63 of step 2 s. Summands
 and sum then share one step, as in the all-integer graph, and the sum of codes is exact. (With step
 s, every second sum would be a tie at 2 s, and engines that multiply by 1 / s in float32 round ties
-either way: measured on ResNet-8, 4% of the predictions at 2 bits.) The clamp is a float Clip (or
-Relu) before QuantizeLinear, which the compiler fuses into the operator before it.
+either way: measured on ResNet-8, 4% of the predictions at 2 bits changed.) The clamp is a float
+Clip (or Relu) before QuantizeLinear, which the compiler fuses into the operator before it.
 
 ``STANDARD`` (any other runtime): unsigned codes are uint8, signed codes int8, both with zero point
 0, and codes narrower than their type are clamped by a float Clip as well.
@@ -162,7 +162,7 @@ def then_quantized(
 def dequantized_weights(
     builder: GraphBuilder, weights: NDArray[np.int64], scale: NDArray[np.float32], layer: str
 ) -> str:
-    """Append int8 weights, outputs first, and a DequantizeLinear per output; returns its output."""
+    """Append int8 weights, outputs first, and DequantizeLinear by output; returns its output."""
     stored = [
         builder.constant(weights.astype(np.int8), f"{layer}.w", shared=False),
         builder.constant(scale, f"{layer}.ws"),

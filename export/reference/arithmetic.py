@@ -358,8 +358,8 @@ MOST_VALUES = 2**26
 """Largest size of one array of the reference, so that a damaged file cannot exhaust memory."""
 
 MOST_HELD_BYTES = 2**30
-"""Largest total size of one batch's tensors. With the memory that operators need besides, a process of
-the reference stays under 6 GiB."""
+"""Largest total size of one batch's tensors. With the memory that operators need besides, a process
+of the reference stays under 6 GiB."""
 
 MOST_PRODUCTS = 2**36
 """Largest number of products of one layer and one batch, so that a damaged file cannot run without
