@@ -1,3 +1,3 @@
-"""From a checkpoint to integer graphs, and the proof that they are what they claim to be."""
+"""Export a checkpoint to integer graphs, and prove that they compute what they should."""
 
 import deploy.core  # noqa: F401 - turns the engine's telemetry off, before its import

@@ -1,14 +1,15 @@
 """A foreign classifier as one graph of bytes: ``images`` uint8 N×C×H×W in, ``logits`` out.
 
-The file's input is a function of each byte of the image, (byte / 255 - mean) / std, so it is
-looked up, channel by channel, in a table of the 256 float32 values: no arithmetic is done on
-images, and the values are those that numpy and torchvision compute, bit for bit. Where the file
-quantizes its image at once, the table holds the codes, and no float is left before the first layer:
+The file's input is a function of each byte of the image, (byte / 255 - mean) / std, so it is looked
+up per channel in a table of the 256 float32 values. No arithmetic is done on images, and the values
+are bit for bit those that numpy and torchvision compute. If the file quantizes its image at once,
+the table holds the codes, and there is no float before the first layer:
 
     file(x), x = (byte / 255 - mean) / std    →  file(T[channel, byte])
     QuantizeLinear(x; s, z)                   →  T[channel, byte] = clip(round(x / s) + z)
 
-A file that takes bytes is only renamed. Channels last are a Transpose after the table.
+A file that takes bytes only gets other tensor names. Channels-last input has a Transpose after the
+table.
 """
 
 from __future__ import annotations
@@ -42,11 +43,11 @@ from export.reading import read_model, refusing_malformed, require_sizes
 
 LAYOUTS = ("NCHW", "NHWC")
 OLDEST_OPSET = 7
-"""Of the operators that the graph gets, and the oldest that ONNX Runtime promises to run."""
+"""The opset of the added operators, and the oldest that ONNX Runtime guarantees to run."""
 
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
 _NEWEST_IR = {10: 21, 13: 25}
-"""ONNX Runtime reads no newer format; by IR version, the newest opset that it may have."""
+"""By IR version, the newest opset that it may have; ONNX Runtime reads no newer format."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +56,9 @@ class ForeignModel:
 
     Attributes:
         path: the file.
-        model: with only the chosen output, and its local functions inlined; not to be changed.
+        model: with only the chosen output, and its local functions inlined; must not be changed.
         shape: (C, H, W) of the images.
-        batch: that the file fixes; None where it is open.
+        batch: the batch size that the file fixes; None if it is open.
         image_type: ONNX's element type of the input.
         channels_last: whether the input is N×H×W×C.
         form: how a byte becomes the file's input.
@@ -79,11 +80,11 @@ class ForeignModel:
 def read_foreign(
     path: Path, form: ImageForm, *, layout: str = "NCHW", output: str | None = None
 ) -> ForeignModel:
-    """Read a classifier's file and check that it is one of images.
+    """Read a classifier's file and check that it classifies images.
 
     Args:
         path: the ONNX file; tensors in separate files are included.
-        form: mean and std, for an input of floats; the size where the file leaves it open.
+        form: mean and std, for an input of floats; the size if the file leaves it open.
         layout: of its input, one of :data:`LAYOUTS`.
         output: name of the tensor of the logits; None: the file's only output.
 
@@ -110,7 +111,7 @@ def read_foreign(
     dims, kind = input_dims(image), image.type.tensor_type.elem_type
     shape = _image_shape(image.name, dims, form, layout, path)
     _require_form(kind, image.name, form, path)
-    form.bytes(shape[0])  # as many means and stds as channels
+    form.bytes(shape[0])  # refuses another number of means and stds than channels
     _require_sizes(model, image, shape, layout, path)
     return ForeignModel(
         path=path,
@@ -130,7 +131,7 @@ def _require_sizes(
     layout: str,
     path: Path,
 ) -> None:
-    """Refuse tensors larger than any of a network, before an engine makes them."""
+    """Refuse tensors larger than any network's, before an engine allocates them."""
     sized = onnx.ModelProto()
     sized.CopyFrom(model)
     channels, *sides = shape
@@ -139,7 +140,7 @@ def _require_sizes(
     fix_inputs(sized, {image.name: dims})
     try:
         shapes = shapes_of(sized, path)
-    except InputError:  # the engine says what is wrong with it
+    except InputError:  # the engine reports what is wrong with it
         return
     require_sizes(path, shapes, shape)
 
@@ -156,7 +157,7 @@ def _only_input(model: onnx.ModelProto, path: Path) -> onnx.ValueInfoProto:
 
 
 def _choose_output(model: onnx.ModelProto, path: Path, wanted: str | None) -> None:
-    """Leave one output."""
+    """Keep only one output."""
     graph = model.graph
     names = [one.name for one in graph.output]
     if wanted is None:
@@ -187,7 +188,7 @@ def _choose_output(model: onnx.ModelProto, path: Path, wanted: str | None) -> No
 
 
 def _read_by(node: onnx.NodeProto) -> set[str]:
-    """What a node reads, its inner graphs included."""
+    """The tensors that a node reads, including those of its subgraphs."""
     names = set(node.input)
     for attribute in node.attribute:
         for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
@@ -261,7 +262,7 @@ def adopted_model(
 
     Args:
         foreign: from :func:`read_foreign`.
-        logits: N×C… of a run of the file itself, whose shape and type decide what follows them.
+        logits: N×C… of a run of the file itself; their shape and type decide which nodes follow.
         description: kept in the model's ``doc_string``.
 
     Raises:
@@ -304,7 +305,7 @@ def adopted_model(
 
 
 def _strip(model: onnx.ModelProto) -> None:
-    """Leave out the facts on where and how the file was made, stored tensors among the inputs, and
+    """Remove the metadata on where and how the file was made, stored tensors among the inputs, and
     unused operator sets: ONNX Runtime lists all that it knows in files that it saves.
     """
     graph = model.graph
@@ -390,7 +391,7 @@ def _table(foreign: ForeignModel) -> NDArray[Any]:
 def _only_quantizer(
     inner: str, graph: onnx.GraphProto
 ) -> tuple[onnx.NodeProto, np.float32, NDArray[Any]] | None:
-    """The QuantizeLinear that is the image's only reader, its scale and zero point, if there is."""
+    """The QuantizeLinear that is the image's only reader, its scale and zero point; else None."""
     readers = [node for node in graph.node if inner in node.input]
     if len(readers) != 1 or readers[0].op_type != "QuantizeLinear" or len(readers[0].input) != 3:
         return None

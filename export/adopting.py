@@ -1,9 +1,9 @@
-"""The stage "adopt": any ONNX classifier, float or quantized, → a run folder of its own.
+"""The stage "adopt": make a run folder from any ONNX classifier, float or quantized.
 
 The file that an engine gets is the original one, with the preprocessing in its graph
-(:mod:`export.adopted_graph`). No integers are promised for it: the certificate states what ran in
-integers and what in float. Its golden logits are those of the lab's engine, within a tolerance,
-because float32 sums differ from one processor to the next.
+(:mod:`export.adopted_graph`). It need not run in integers: the certificate states what ran in
+integers and what in float. Its golden logits are those of the lab's engine, with a tolerance,
+because float32 sums differ between processors.
 """
 
 from __future__ import annotations
@@ -61,10 +61,10 @@ class Adopted:
 
     Attributes:
         run: its folder, in the form that every other stage takes.
-        bits: its bit-width in file names and tables: 32 in float, 8 where it is quantized.
+        bits: its bit-width in file names and tables: 32 in float, 8 if it is quantized.
         certificate: what ran in integers and what in float.
-        optimized: the engine, as it runs the file, against the file run by itself node by node.
-        accuracy: on the images that were tried.
+        optimized: the engine's optimized run, compared with the original file run node by node.
+        accuracy: on the images of the run.
         max_logit_difference: the tolerance of the golden logits on another machine, absolute.
     """
 
@@ -76,7 +76,7 @@ class Adopted:
     max_logit_difference: float
 
     def summary(self) -> str:
-        """The results in words."""
+        """The results as text."""
         classes = len(self.run.classes)
         tolerance = f"{self.max_logit_difference:.4g}"
         lines = [
@@ -113,39 +113,40 @@ def adopt(
     overwrite: bool = False,
     provenance: Mapping[str, Any] | None = None,
 ) -> Adopted:
-    """Make a run folder of somebody else's ONNX classifier: bytes in, preprocessing inside, logits
-    out. ``eval``, ``patch --attack sparse-rs``, ``bundle`` and the gate take it as any other run.
+    """Make a run folder from any ONNX classifier: bytes in, preprocessing inside, logits out.
+
+    ``eval``, ``patch --attack sparse-rs``, ``bundle`` and the gate accept it as any other run.
 
     Args:
         model: the ONNX file, float or quantized, of one input N×C×H×W (or N×H×W×C) of float32,
             float16, double or uint8, and of one output of logits N×classes.
         data: folder of the images, or sets in memory; None for digits.
-        out: the run folder; that of an earlier adoption of the same file with the same options is
-            written anew, and keeps its records.
+        out: the run folder; an earlier adoption of the same file with the same options is
+            overwritten, and keeps its records.
         mean: of each channel or of all, 0…1: the file's input is (byte / 255 - mean) / std. None
             for a file that takes bytes.
         std: likewise, above 0.
         layout: of the file's input, "NCHW" or "NHWC".
-        size: height and width in px, where the file leaves them open.
+        size: height and width in px, if the file leaves them open.
         output: name of the tensor of the logits; None: the file's only output.
-        kind: of the data, one of ``training.data.KINDS``; None: by what is in the folder.
-        split: of the images that the file is tried on.
-        images: how many of them, drawn evenly.
-        bits: the bit-width that the file goes by; None: 8 where it is quantized, else 32.
-        require_integer: refuse a file of which a layer runs in float.
-        overwrite: replace another adopted model in ``out``, with its records; patches stay.
+        kind: of the data, one of ``training.data.KINDS``; None: inferred from the folder.
+        split: of the images on which the file is run.
+        images: their number, drawn evenly.
+        bits: the bit-width recorded for the file; None: 8 if it is quantized, else 32.
+        require_integer: refuse a file if one of its layers runs in float.
+        overwrite: replace another adopted model in ``out``, with its records; patches are kept.
         provenance: from ``deploy.core.records.provenance``; None makes one.
 
     Raises:
-        InputError: the file is not a classifier of images, the engine does not load it, it computes
-            something else with its preprocessing inside or when the engine optimizes it, its logits
-            depend on the other images of a batch, or the data are of other classes or size.
-        UsageError: an option that does not fit the file, or a folder of another model or of
-            something else.
-        CertificateError: a layer runs in float, and ``require_integer``.
+        InputError: the file is not a classifier of images, the engine does not load it, its results
+            change with its preprocessing inside or when the engine optimizes it, its logits depend
+            on the other images of a batch, or the data have other classes or another size.
+        UsageError: an option does not fit the file, or the folder holds another model or something
+            else.
+        CertificateError: ``require_integer``, and a layer runs in float.
 
     Example:
-        >>> model, = qadtr.export("runs/own", training_set, bits=[32])  # any ONNX classifier does
+        >>> model, = qadtr.export("runs/own", training_set, bits=[32])  # or any ONNX classifier
         >>> found = qadtr.adopt(model.lowered.path, test_set, "runs/theirs")
         >>> found.bits, found.certificate.ok
         (32, False)
@@ -227,7 +228,7 @@ def adopt(
     )
     of_file = {"checkpoint_sha256": digest, "bit_width": width}
     write_record(run.records, "certificate", {**certificate.to_json(), **of_file}, facts)
-    write_json(out / ADOPTED_SIDECAR, run.sidecar)  # the last: now it is a run
+    write_json(out / ADOPTED_SIDECAR, run.sidecar)  # last: this file makes the folder a run
     return Adopted(
         run=run,
         bits=width,
@@ -246,7 +247,7 @@ def _require_place(out: Path) -> None:
 
 
 def _require_no_other(out: Path) -> None:
-    """Refuse a folder whose records are of another model: they would be taken for the new one's."""
+    """Refuse a folder with another model's records, which would be mistaken for the new one's."""
     if (out / ADOPTED_SIDECAR).is_file():
         raise UsageError(
             f"{out} holds another adopted model; give --overwrite to replace it and its records, "
@@ -264,7 +265,7 @@ def _clear(run: RunFolder) -> None:
 def _images(
     foreign: ForeignModel, given: Images | None, kind: str | None, split: str
 ) -> tuple[ImageSet, dict[str, Any]]:
-    """The split that the file is tried on, and how every later stage reads it."""
+    """The split on which the file is run, and how every later stage reads it."""
     _, height, width = foreign.shape
     size = None
     if given is None or isinstance(given, Path):
@@ -314,7 +315,8 @@ def _require_same(
 ) -> None:
     """Check that the file with its preprocessing inside computes the same as the file itself.
 
-    Both run node by node, one image at a time: the same numbers, except for float16's roundings.
+    Both run node by node, one image at a time. The numbers must be equal, except for float16's
+    roundings.
     """
     expected = _flat(own)
     classes = expected.shape[1]
@@ -341,9 +343,9 @@ def _require_independent(
 ) -> None:
     """Check that the logits of an image do not depend on the other images of its batch.
 
-    A scale that is computed from the whole batch moves every code, so a file with such a scale may
-    differ only as much as float sums in another order. Where two logits are almost equal the class
-    may differ. The batches of a file with a fixed batch size are filled with one image.
+    A scale that is computed from the whole batch changes every code, so the logits may differ only
+    as much as float sums in another order. If two logits are almost equal, the class may differ.
+    The batches of a file with a fixed batch size are filled with one image.
     """
     dynamic = [
         node.name or node.output[0]

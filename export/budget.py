@@ -1,10 +1,10 @@
-"""The distance of a computation from the one it is compared with, and its allowed distance.
+"""The difference between a computation and the one it is compared with, and the allowed difference.
 
-ONNX Runtime's all-integer file and LiteRT's have none: they equal their references
-(:mod:`export.parity`). An
-engine that sums Q/DQ graphs in float32, or compiles them to integers with multipliers of its own,
-lands on the other side of a rounding tie now and then, and one code grows on its way to the logits.
-So does fake quantization, whose float32 sums round, against the reference of any file.
+The all-integer files of ONNX Runtime and LiteRT have no budget: they equal their references
+(:mod:`export.parity`). An engine that sums Q/DQ graphs in float32, or compiles them to integers
+with its own multipliers, sometimes rounds to the other side of a tie, and the difference of one
+code grows on its way to the logits. The same holds for fake quantization against the reference of
+any file, because its float32 sums round.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class Budget:
 
     Attributes:
         logits: largest difference of one logit, as a share of the largest |logit| of the latter; 0
-            requires equal numbers, None bounds nothing.
+            requires equal numbers, None sets no bound.
         flips: share of the images that may have another class, 0…1.
         code_flips: where codes are compared, the share of one layer's codes that may differ, 0…1.
-        largest_code_flip: by how many codes at most; None bounds nothing.
+        largest_code_flip: by how many codes at most; None sets no bound.
     """
 
     logits: float | None
@@ -50,16 +50,16 @@ class Budget:
 
 
 EQUAL = Budget(logits=0.0, flips=0.0, code_flips=0.0, largest_code_flip=0)
-"""The same numbers."""
+"""Equal numbers."""
 
 FLOAT_BUDGET = Budget(logits=1e-3, flips=0.005)
-"""Of a float file against the float network: float32 sums in another order."""
+"""Budget of a float file against the float network, which sums float32 in another order."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileBudget:
-    """What one target's file may differ by: an ``engine`` from the file's own reference, and that
-    reference from the fake-quantized ``network``."""
+    """The allowed differences of one target's file: of an ``engine`` from the file's own reference,
+    and of that reference from the fake-quantized ``network``."""
 
     engine: Budget
     network: Budget
@@ -67,7 +67,7 @@ class FileBudget:
 
 @dataclass(frozen=True, kw_only=True)
 class Overrides:
-    """What the user allows in place of a target's own budget; None: the target's own.
+    """The user's limits in place of a target's own budget; None: the target's own.
 
     Attributes:
         least_agreement: share of the images that must have the class that the fake-quantized
@@ -78,7 +78,7 @@ class Overrides:
             with a budget, as a share of the largest logit.
         engine_flips: share of the images that may have another class there.
 
-    An exact network may differ nowhere, whatever these settings are.
+    No setting allows an exact network to differ.
     """
 
     least_agreement: float | None = None
@@ -95,7 +95,7 @@ class Overrides:
                 )
 
     def of(self, budget: FileBudget) -> FileBudget:
-        """The budget with what is set here; equality is never loosened."""
+        """The budget with these overrides; required equality is never relaxed."""
         flips = None if self.least_agreement is None else 1.0 - self.least_agreement
         return FileBudget(
             engine=_changed(budget.engine, logits=self.engine_logits, flips=self.engine_flips),
@@ -113,12 +113,12 @@ def _changed(budget: Budget, **changes: float | None) -> Budget:
 def default_budget(
     target: str, bits: int, *, exact: bool, codes: CodesRecipe = "uint8"
 ) -> FileBudget:
-    """The budget of a target's file at an integer bit-width, of a network of such codes.
+    """The budget of a target's file at an integer bit-width, for a network with these codes.
 
-    docs/export.md has what was measured of trained networks; these allow about twice that.
-    TensorRT's streams have half the resolution of the network's, unless that was trained with int8
-    codes, which costs more the coarser the codes are that a branch makes of them. In an exact
-    network every value of a file with its own codes is exact in float32.
+    It is about twice what was measured on trained networks (docs/export.md). TensorRT's streams
+    have half the resolution of the network's, unless that was trained with int8 codes; the coarser
+    the codes that a branch makes of them, the more this costs. In an exact network every value of a
+    file with its own codes is exact in float32.
 
     Raises:
         InputError: a target without a budget.
@@ -128,7 +128,7 @@ def default_budget(
             engine, network = EQUAL, Budget(logits=None, flips=0.005, code_flips=0.05)
         case "litert":
             engine, network = EQUAL, Budget(logits=None, flips=0.005, code_flips=0.05)
-            if exact:  # but for the int16 logits, which round
+            if exact:  # only the int16 logits are rounded
                 network = replace(network, flips=0.005, code_flips=0.0, largest_code_flip=0)
         case "qonnx":
             engine, network = EQUAL, Budget(logits=0.05, flips=0.005)
@@ -149,9 +149,9 @@ def default_budget(
 
 @dataclass(frozen=True, kw_only=True)
 class Departure:
-    """How far what was ``computed``, such as ``openvino-cpu``, was from what it is ``held_to`` on
-    the same images: the largest |logit| of the latter, the largest difference of one logit,
-    absolute, the images with another class, and what was allowed."""
+    """The difference of a ``computed`` result, such as ``openvino-cpu``, from the one it is
+    ``held_to`` on the same images: the largest |logit| of the latter, the largest absolute
+    difference of one logit, the images with another class, and the budget."""
 
     computed: str
     held_to: str
@@ -168,7 +168,7 @@ class Departure:
 
     @property
     def failures(self) -> tuple[str, ...]:
-        """Why it is over its budget, a sentence each; empty when it is not."""
+        """Why it exceeds its budget, one sentence each; empty if it does not."""
         found = []
         allowed = self.allowed_difference
         if allowed is not None and not self.largest_difference <= allowed:
@@ -185,7 +185,7 @@ class Departure:
         return tuple(found)
 
     def summary(self) -> str:
-        """One line for a person."""
+        """A summary of one line."""
         share = self.largest_difference / self.largest_logit if self.largest_logit else 0.0
         logits = "none" if self.budget.logits is None else f"{self.budget.logits:.3%}"
         return (
@@ -207,7 +207,7 @@ def departure(
     """Compare two computations of the same images, each with its name.
 
     Raises:
-        InputError: they have other shapes, or a logit is NaN or infinite.
+        InputError: their shapes differ, or a logit is NaN or infinite.
         NothingToEvaluate: there are no images.
     """
     (name, ours), (truth, theirs) = computed, held_to

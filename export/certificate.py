@@ -2,7 +2,7 @@
 
 Everything in it comes from the engine after it has loaded and run the file: its own saved
 optimized graph for the wiring, its own profile for kernels, types, providers and times. The
-exported file is not used, because an engine may run quite another graph.
+exported file is not used, because an engine may run a different graph.
 
 The JSON form is ``export/schemas/certificate-2.json``.
 """
@@ -44,7 +44,7 @@ from export.sample import feeds_of_images, noise_for
 
 FORMAT_VERSION = 2
 RUNS = 3
-"""Profiled runs of the whole sample; each node's quickest one counts."""
+"""Profiled runs of the whole sample; the fastest run of each node counts."""
 
 _PLURALS = {
     "convolution": "convolutions",
@@ -63,7 +63,7 @@ class CertificateError(QadtrError):
 @dataclass(frozen=True, kw_only=True)
 class TensorFacts:
     """An input or output of the file; ``type`` is ONNX's name of the element type, such as
-    ``uint8``, a dimension that the file leaves open is None."""
+    ``uint8``. A dimension that the file leaves open is None."""
 
     name: str
     type: str
@@ -72,12 +72,12 @@ class TensorFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Certificate:
-    """What :func:`certify` found.
+    """The result of :func:`certify`.
 
     Attributes:
         model: the file's name; ``model_sha256`` is of its bytes.
         engine: such as ``onnxruntime-cpu``.
-        fed: the shape that each input was given in the profiled runs, by name.
+        fed: the shape of each input in the profiled runs, by name.
         layers: in the order of the engine's graph.
         requantizations: layers that only change the scale: ``QLinearAdd`` with a constant and
             ``QLinearConcat`` of one input.
@@ -105,27 +105,27 @@ class Certificate:
         return not self.failures
 
     def required(self) -> Certificate:
-        """This, or a CertificateError with the layers that are not integer, and why."""
+        """Return this, or raise CertificateError with the layers that are not integer, and why."""
         if not self.ok:
             raise CertificateError(f"{self.model} is {self.summary()}")
         return self
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Give ``{kind: {"integer": n, "float": n}}``."""
+        """Return ``{kind: {"integer": n, "float": n}}``."""
         ran = Counter((layer.kind, layer.integer) for layer in self.layers)
         return {kind: {"integer": ran[kind, True], "float": ran[kind, False]} for kind in KINDS}
 
     @property
     def integer_time_share(self) -> float | None:
-        """The share of the time in kernels, 0…1, that went to integer ones; None where the engine
-        does not tell times."""
+        """The share of the time in kernels, 0…1, that went to integer ones; None if the engine
+        reports no times."""
         if any(layer.time_share is None for layer in self.layers):
             return None
         return sum(layer.time_share or 0.0 for layer in self.layers if layer.integer)
 
     def in_float(self) -> str:
-        """Give what breaks the promise, such as ``1 pool, 2 gates, Softmax, Resize ×2``; kinds and
-        operators that are of none."""
+        """Return what is not integer, such as ``1 pool, 2 gates, Softmax, Resize ×2``: by kind, or
+        by operator if it has no kind."""
         named = {failure.layer for failure in self.failures}
         without_kind = (one for one in self.layers if one.kind not in KINDS and one.layer in named)
         others = Counter(bare(one.operator) for one in without_kind)
@@ -134,7 +134,7 @@ class Certificate:
         return ", ".join(parts) or "; ".join(failure.reason for failure in self.failures)
 
     def summary(self) -> str:
-        """Give text such as ``9 of 9 convolutions integer, …`` and one line per failure."""
+        """Return text such as ``9 of 9 convolutions integer, …`` and one line per failure."""
         parts = []
         for kind, count in self.counts().items():
             total = count["integer"] + count["float"]
@@ -157,7 +157,7 @@ class Certificate:
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
-        """Give plain JSON values, with a format version and the counts."""
+        """Return plain JSON values, with a format version and the counts."""
         derived = {"format_version": FORMAT_VERSION, "ok": self.ok, "counts": self.counts()}
         plain: dict[str, Any] = json.loads(json.dumps({**derived, **asdict(self)}))
         return plain
@@ -181,13 +181,13 @@ def certify(
 
     Args:
         model: the ONNX file.
-        sample: a few images, uint8 N×3×H×W, for a classifier of images in whatever type it takes
-            them; what they show does not matter. None: noise of the file's own inputs.
-        shapes: of inputs by name, where there is no sample and the file leaves them open.
+        sample: a few images, uint8 N×3×H×W, for a classifier of images, which are converted to its
+            input type; their content does not matter. None: noise of the file's own inputs.
+        shapes: of inputs by name, if there is no sample and the file leaves them open.
         open_size: length of an open dimension that ``shapes`` does not name.
         threads: of the engine.
-        optimize: False to see the file's nodes as they are.
-        isolated: run the engine in a process of its own, for a file that is not trusted.
+        optimize: False to run the file's nodes unchanged.
+        isolated: run the engine in a separate process, for a file that is not trusted.
 
     Raises:
         InputError: the file is damaged, cannot be fed, or is refused by the engine.
@@ -266,7 +266,7 @@ def _facts(value: onnx.ValueInfoProto) -> TensorFacts:
 
 
 def bytes_of(model: onnx.ModelProto, path: Path) -> bytes:
-    """The file that a model was read from, with its changes; else InputError."""
+    """The bytes of a model that was read from ``path`` and changed; else InputError."""
     try:
         return bytes(model.SerializeToString())
     except Exception as error:  # protobuf's EncodeError has no public base

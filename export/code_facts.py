@@ -1,8 +1,8 @@
 """The known facts of every tensor of codes in a final integer file, without running it.
 
-Scale, zero point and the possible range of the codes follow from the file alone: a Clip bounds
-them, an averaged or requantized tensor has the range of its input through an increasing function,
-and a tensor that no rule narrows has the range of a byte.
+Scale, zero point and the possible range of the codes follow from the file alone. A Clip bounds the
+range. An averaged or requantized tensor has the range of its input, through an increasing function.
+A tensor that no rule narrows has the range of a byte.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SCALED = {
     "QLinearGlobalAveragePool": (0,),
     "QLinearMul": (0, 3),
 }
-"""Which inputs are codes, each before its scale and zero point."""
+"""By operator, the inputs that are codes, each followed by its scale and zero point."""
 PIXEL_SCALE, PIXEL_ZERO_POINT = 2.0**-6, 128
 
 
@@ -47,7 +47,7 @@ class CodeFacts:
 
 
 def constants_of(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
-    """Every stored tensor by name, weights behind a Cast as the int8 that they become."""
+    """Every stored tensor by name, with the output of a Cast of weights as int8."""
     constants: dict[str, NDArray[Any]] = dict(initializers(model))
     for node in model.graph.node:
         if node.op_type == "Cast" and node.input[0] in constants:
@@ -116,7 +116,7 @@ def _facts(
 def _of_table(
     node: onnx.NodeProto, model: onnx.ModelProto, constants: dict[str, NDArray[Any]]
 ) -> CodeFacts:
-    """The facts of what a table gives: the codes in it, with the scale that a reader takes."""
+    """The facts of a table's output: the codes in the table, with the scale that a reader uses."""
     table = constants[node.input[0]]
     names = [node.output[0]]
     while names:
@@ -133,7 +133,7 @@ def _of_table(
 
 
 def _through(x: CodeFacts, out: CodeFacts) -> CodeFacts:
-    """The range of ``out`` where its values are those of ``x``, or averages of them."""
+    """The range of ``out`` if its values are those of ``x``, or averages of them."""
     ends = [
         int(np.clip(np.rint((code - x.zero_point) * x.scale / out.scale) + out.zero_point, *BYTE))
         for code in (x.low, x.high)

@@ -1,7 +1,7 @@
 """The graph that ONNX Runtime actually ran: its saved optimized graph joined with its profile.
 
-The optimized graph has the wiring and what is stored; the profile has, for each node, the kernel's
-operator, the types of its tensors, the provider and the time. Neither alone is a proof.
+The optimized graph has the wiring and the stored tensors. The profile has, for each node, the
+kernel's operator, the types of its tensors, the provider and the time. Neither alone is a proof.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ class RanNode:
 
     Attributes:
         name: in the optimized graph.
-        layer: the file's node that it comes from, or ``name`` where the engine added it.
-        operator: such as ``QLinearConv``; with the domain in front where it is not ONNX's own.
+        layer: the file's node that it comes from, or ``name`` if the engine added it.
+        operator: such as ``QLinearConv``; prefixed by its domain unless it is ONNX's own.
         output_types: element type of each output, from the profile.
         provider: such as ``CPUExecutionProvider``.
-        time_us: of the quickest run, so that a busy machine blurs it least.
+        time_us: of the fastest run, which a busy machine affects least.
         activation: float activation that the engine fused into it, such as ``Relu``; else empty.
-        depends_on_images: False where it computes stored parameters anew on every run.
+        depends_on_images: False if it recomputes stored parameters on every run.
     """
 
     name: str
@@ -51,15 +51,15 @@ class RanNode:
 
 
 class EngineGraph(Wiring[RanNode]):
-    """All that the engine ran, in the graph's order.
+    """All nodes that the engine ran, in the graph's order.
 
     Attributes:
-        nodes: with a profile each.
+        nodes: each with a profile.
         unproven: names of nodes of the optimized graph without a profile, and of profiled kernels
             that are not in it.
         types: element type of each tensor that depends on the images.
         stored: element type of each stored tensor.
-        overridable: stored tensors that are graph inputs too, so that the engine must not fold
+        overridable: stored tensors that are also graph inputs, so that the engine must not fold
             them.
         outputs: the graph's outputs.
     """
@@ -140,7 +140,7 @@ def read_engine_graph(optimized: Path, profile: Path, *, file_nodes: set[str]) -
 
 
 def node_names_made_unique(model: onnx.ModelProto) -> bool:
-    """Name nodes that have no name, or one that is taken; returns whether there were any.
+    """Name nodes that have no name or a duplicate one; returns whether there were any.
 
     An engine's profile identifies nodes only by name. A node is named after its first output.
     """

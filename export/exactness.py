@@ -1,14 +1,15 @@
 """Whether a final integer file computes exactly what its fake-quantized network computes.
 
-A layer multiplies codes x - z (at most X in magnitude) with integer weights w and adds an int32
-bias B; its scales are s_x = o · 2^k with an odd o, and powers of two for weights and output.  In
-the fake-quantized network the same sum is an integer in units of 2^k s_w, at most
+A layer multiplies codes x - z (at most X in magnitude) by integer weights w and adds an int32 bias
+B.  The scale of its input is s_x = o · 2^k with an odd o; those of weights and output are powers of
+two.  In the fake-quantized network the same sum, and each of its partial sums in any order, is an
+integer in units of 2^k s_w, at most
 
     o · (X · Σ|w| + |B|)
 
-whatever part of it has been added so far and in whatever order.  Under 2^24 every such integer is a
-float32, so no addition rounds, and the requantization multiplies by a power of two and rounds the
-same number half to even in both.  The check uses the file itself, not the training.
+Below 2^24 every such integer is a float32, so no addition rounds.  The requantization multiplies by
+a power of two and rounds the same number half to even in both.  The check uses the file itself, not
+the training.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from training.exact import EXACT_LIMIT
 
 
 class ExactnessError(QadtrError):
-    """A layer can leave the integers that float32 adds exactly; names layer and number."""
+    """A layer's sum can exceed the integers that float32 adds exactly; names layer and number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,7 @@ class LayerBound:
     Attributes:
         layer: name of the node.
         accumulator: largest possible magnitude of the integer sum with its bias.
-        odd: odd part of the input's scale, by which the sum counts in float32.
+        odd: odd part of the input's scale, which multiplies the sum in float32.
     """
 
     layer: str
@@ -49,7 +50,7 @@ class LayerBound:
 
     @property
     def bound(self) -> int:
-        """The largest integer in float32 units of a power of two."""
+        """The largest sum in float32, as an integer in units of a power of two."""
         return self.accumulator * self.odd
 
 
@@ -65,7 +66,7 @@ class Exactness:
         return max(self.layers, key=lambda layer: layer.bound)
 
     def summary(self) -> str:
-        """One line for a person."""
+        """A summary of one line."""
         top = self.largest
         return f"exact: no sum can exceed {top.bound:,} ({top.layer}), under 2^24 = {EXACT_LIMIT:,}"
 
@@ -124,7 +125,7 @@ def _bound(
         _require_power(node, what, scale)
     bias_at = 8 if convolution else 6
     bias = np.abs(constants[node.input[bias_at]].astype(np.int64)) if node.input[bias_at:] else 0
-    # A channel without weights is a constant, its code in the bias: nothing is summed.
+    # A channel without weights is constant: its code is the bias, and nothing is summed.
     totals = np.where(live, sums * x.magnitude + bias, 0)
     found = LayerBound(
         layer=node.name, accumulator=int(totals.max(initial=0)), odd=odd_part(x.scale)

@@ -1,7 +1,6 @@
 """The contents of a QONNX file, layer by layer: the lines of ``--explain`` for that target.
 
-The other targets' lines are written by their passes as they go (:meth:`export.passes.rule.Context.
-note`).
+The passes of the other targets write their own lines (:meth:`export.passes.rule.Context.note`).
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""The stage "export": one checkpoint → a model file per target and bit-width, proved on the way.
+"""The stage "export": from one checkpoint, a proved model file per target and bit-width.
 
-A file reaches ``export/`` only after its proof. ONNX Runtime's: the engine has run it with integer
-kernels throughout (the certificate) and its codes and logits equalled the integer reference's
-(parity). The other targets': :mod:`export.target_proofs`. Proofs go to the run's records with the
-file's SHA-256; beside each model file lie its provenance (``NAME.json``), with the budget that a
-manifest states of it, and for ONNX Runtime its certificate (``NAME.certificate.json``).
+A file is put into ``export/`` only after its proof. For ONNX Runtime, the engine has run it with
+integer kernels throughout (the certificate), and its codes and logits equalled the integer
+reference's (parity). For the other targets see :mod:`export.target_proofs`. Proofs go to the run's
+records with the file's SHA-256. Beside each model file are its provenance (``NAME.json``), with the
+budget that a manifest states, and for ONNX Runtime its certificate (``NAME.certificate.json``).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from training.run_folder import RunFolder
 logger = logging.getLogger(__name__)
 
 CERTIFIED_IMAGES = 8
-"""Images that the certificate's profiled run sees; what they show does not matter."""
+"""Images in the certificate's profiled run; their content does not matter."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,13 +63,13 @@ class ExportSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportedModel:
-    """One exported file, and what was proved of it.
+    """One exported file and its proofs.
 
     Attributes:
         lowered: the file, what each rule did to each layer, and the guarantees of its graph.
         proof: parity for integers in ONNX Runtime, a comparison within budgets for all else.
-        certificate: of integers in ONNX Runtime.
-        exactness: there, of an exact network.
+        certificate: for integers in ONNX Runtime.
+        exactness: for an exact network there.
     """
 
     target: str
@@ -81,11 +81,11 @@ class ExportedModel:
 
 
 class ExportError(QadtrError):
-    """Of several files that were wanted, some failed.
+    """Some of several requested files failed.
 
     Attributes:
-        made: the others, which are in place.
-        failures: of the rest, by target and bit-width.
+        made: the files that succeeded, which are in place.
+        failures: the errors of the others, by target and bit-width.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ def export_run(
 ) -> list[ExportedModel]:
     """Export a run at the given bit-widths (None: all that it has) for the given targets.
 
-    LiteRT's target has no float baseline, so "all" leaves its 32 bits out.
+    LiteRT's target has no float baseline, so "all" does not include its 32 bits.
 
     Args:
         images: uint8 N×3×H×W on which the proofs are made; hold-out images, not test ones.
@@ -119,7 +119,7 @@ def export_run(
         EngineUnavailable: an engine that a proof needs is not installed.
         LoweringError, CertificateError, ParityError, TargetProofError: the export failed; the old
             file, if there was one, is still in place.
-        ExportError: the same of one or more of several files; the others are in place.
+        ExportError: one or more of several files failed; the others are in place.
     """
     if len(images) == 0:
         raise NothingToEvaluate("expected at least one image for the proof, got none")
@@ -161,7 +161,7 @@ def _export(
     settings: ExportSettings,
     provenance: Mapping[str, Any],
 ) -> ExportedModel:
-    """Write one target's file in a folder of its own, prove it there, put it in place."""
+    """Write one target's file in a separate folder, prove it there, and move it into place."""
     bits, final = prover.bits, run.model_file(prover.bits, target)
     final.parent.mkdir(parents=True, exist_ok=True)
     with Scratch(".candidate-", final.parent) as folder:

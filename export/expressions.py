@@ -13,7 +13,7 @@ from training.quantize.pointwise import Expression, X
 
 
 def write_expression(builder: GraphBuilder, expression: Expression, x: str, name: str) -> str:
-    """Append ``expression`` of the float tensor ``x``; the tensor that it gives."""
+    """Append ``expression`` of the float tensor ``x``; returns its output tensor."""
 
     def written(part: Expression) -> str | float:
         if not isinstance(part, list):
@@ -44,7 +44,7 @@ def write_expression(builder: GraphBuilder, expression: Expression, x: str, name
 def write_clamp(
     builder: GraphBuilder, x: str, low: float | None, high: float | None, name: str
 ) -> str:
-    """Append Relu, or Clip to the bounds that are given."""
+    """Append Relu, or Clip to the given bounds."""
     if low == 0.0 and high is None:
         return builder.add("Relu", [x], name)
     bounds = ["" if v is None else builder.constant(np.float32(v), "bound") for v in (low, high)]

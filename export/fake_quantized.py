@@ -16,14 +16,14 @@ Batch = tuple[NDArray[np.float32], dict[str, NDArray[np.int16]]]
 
 
 class FakeQuantized:
-    """Runs a network in torch and reads the codes off its fake-quantized tensors.
+    """Runs a network in torch and recovers the codes from its fake-quantized tensors.
 
-    A code is the tensor's value over its scale, rounded: the value is a code times the scale, apart
-    from one float32 rounding. An operator that only moves codes has no row of its own.
+    A code is the tensor's value divided by its scale, rounded; the value is a code times the scale,
+    apart from one float32 rounding. An operator that only moves codes has no entry.
 
     Args:
         network: in evaluation mode.
-        bits: an integer bit-width of it.
+        bits: one of its integer bit-widths.
     """
 
     def __init__(self, network: Network, bits: int) -> None:

@@ -2,7 +2,7 @@
 
 Each rule checks the neighbours of the node in the graph that actually ran. The rules are those of
 ONNX Runtime's CPU provider: it makes an integer kernel of DequantizeLinear → operator →
-QuantizeLinear only where weights are stored, activations are unsigned, and nothing is in between.
+QuantizeLinear only if weights are stored, activations are unsigned, and nothing is in between.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ RULES = (
     "not-proven",
     "no-layers",
 )
-"""The rules by the name that certificates give; docs/networks.md has what each means."""
+"""The names of the rules in certificates; docs/networks.md explains each."""
 
 _WEIGHTED = {"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "ConvTranspose"}
 _FLOATS = ("float", "double", "bfloat")
@@ -39,14 +39,14 @@ _LAYOUT = {"Flatten", "Reshape", "Squeeze", "Unsqueeze", "Transpose"}
 
 @dataclass(frozen=True)
 class Reason:
-    """A rule of :data:`RULES` that stopped a layer, and how, in words."""
+    """A rule of :data:`RULES` that keeps a layer in float, and how, in words."""
 
     rule: str
     text: str
 
 
 def why_float(node: RanNode, graph: EngineGraph) -> list[Reason]:
-    """Give the reasons why a layer ran in float, most telling first; at least one."""
+    """Return the reasons why a layer ran in float, most specific first; at least one."""
     reasons = [
         *_input_reasons(node, graph),
         *_weight_reasons(node, graph),
@@ -57,7 +57,7 @@ def why_float(node: RanNode, graph: EngineGraph) -> list[Reason]:
 
 
 def why_computed_again(node: RanNode, graph: EngineGraph) -> Reason:
-    """Give the reason why stored parameters are computed anew on every run."""
+    """Return the reason why stored parameters are recomputed on every run."""
     if any(_origins(name, graph) & graph.overridable for name in node.input if name):
         text = "an initializer that is also a graph input is not folded"
         return Reason("overridable-initializer", text)
@@ -65,7 +65,7 @@ def why_computed_again(node: RanNode, graph: EngineGraph) -> Reason:
 
 
 def bare(operator: str) -> str:
-    """Give an operator without its domain."""
+    """Return an operator without its domain."""
     return operator.rpartition(".")[2]
 
 
@@ -101,7 +101,7 @@ def _no_quantizer_before(producer: RanNode, graph: EngineGraph) -> Reason:
 
 
 def _dequantized_before(node: RanNode, graph: EngineGraph) -> bool:
-    """Whether only nodes of layout are between a DequantizeLinear and the node."""
+    """Whether only layout operators are between a DequantizeLinear and the node."""
     seen: set[str] = set()
     while bare(node.operator) in _LAYOUT and node.name not in seen:
         seen.add(node.name)
@@ -127,12 +127,12 @@ def _weight_reasons(node: RanNode, graph: EngineGraph) -> Iterator[Reason]:
         text = f"its weights come from {kind}, for which there is no kernel after DequantizeLinear"
         yield Reason("low-bit-weights", text)
     if (stored := graph.stored.get(node.input[1], "")).startswith(_FLOATS):
-        # The engine folds DequantizeLinear of stored weights too, so this says nothing of the file.
+        # The engine also folds DequantizeLinear of stored weights; the file may still have it.
         yield Reason("float-weights", f"its weights reach it as {stored}")
 
 
 def _origins(tensor: str, graph: EngineGraph) -> set[str]:
-    """Give the stored tensors that a parameter is computed from."""
+    """Return the stored tensors from which a parameter is computed."""
     found: set[str] = set()
     seen = {tensor}
     waiting = [tensor]

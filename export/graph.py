@@ -1,7 +1,7 @@
-"""An ONNX graph, indexed: who makes and who reads each tensor, what is stored, what is declared.
+"""An indexed ONNX graph: the producer and the readers of each tensor, stored and declared tensors.
 
-The one graph view of this package: the lowering, the guarantees, the references and the
-certificate all look at a graph through it (docs/decisions/onnx-ir.md says why it is not onnx-ir).
+This is the only graph view of the package: the lowering, the guarantees, the references and the
+certificate all use it (docs/decisions/onnx-ir.md says why it is not onnx-ir).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from deploy.core.errors import InputError
 
 
 class Wired(Protocol):
-    """A node that names the tensors it reads and makes; an empty name is one left out."""
+    """A node that names its input and output tensors; an empty name is an omitted one."""
 
     @property
     def input(self) -> Iterable[str]:
@@ -26,7 +26,7 @@ class Wired(Protocol):
 
     @property
     def output(self) -> Iterable[str]:
-        """Names of the tensors that it makes."""
+        """Names of the tensors that it outputs."""
 
 
 Node = TypeVar("Node", bound=Wired)
@@ -44,7 +44,7 @@ class Wiring(Generic[Node]):
                 self._readers.setdefault(name, []).append(node)
 
     def producer(self, tensor: str) -> Node | None:
-        """The node that makes a tensor; None for inputs and stored tensors."""
+        """The node that outputs a tensor; None for inputs and stored tensors."""
         return self._producers.get(tensor)
 
     def readers(self, tensor: str) -> list[Node]:
@@ -53,12 +53,12 @@ class Wiring(Generic[Node]):
 
 
 class Graph(Wiring[onnx.NodeProto]):
-    """The graph of one model that :func:`export.reading.read_model` gave.
+    """The graph of one model that :func:`export.reading.read_model` returned.
 
     Attributes:
         model: the model itself.
         constants: stored tensors by name, each in its own dtype (INT2 and INT4 unpacked).
-        inputs: those that a caller must feed: older exporters list stored tensors among them.
+        inputs: those that a caller must feed; older exporters also list stored tensors.
         outputs: as the file lists them.
         shapes: as declared, by tensor; 0 for an open dimension.
     """
@@ -104,7 +104,7 @@ def graph_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
 
 
 def input_dims(value: onnx.ValueInfoProto) -> tuple[int | None, ...]:
-    """An input's declared shape; None stands for a symbolic or missing dimension."""
+    """An input's declared shape; None for a symbolic or missing dimension."""
     return tuple(
         dim.dim_value if dim.HasField("dim_value") else None
         for dim in value.type.tensor_type.shape.dim
@@ -112,7 +112,7 @@ def input_dims(value: onnx.ValueInfoProto) -> tuple[int | None, ...]:
 
 
 def fix_inputs(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> None:
-    """Give inputs these shapes, in place; the declared shapes of later tensors are removed, so that
+    """Set the shapes of inputs, in place. The declared shapes of later tensors are removed, so that
     they follow from the operators."""
     del model.graph.value_info[:]
     for value in model.graph.input:
@@ -145,7 +145,7 @@ def type_name(data_type: int) -> str:
 
 
 def graphs_of(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """A graph, and those in the attributes of its nodes, however deep."""
+    """A graph, and all subgraphs in the attributes of its nodes, at any depth."""
     yield graph
     for node in graph.node:
         for attribute in node.attribute:

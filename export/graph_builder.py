@@ -1,7 +1,7 @@
-"""Build an ONNX graph whose bytes follow from its content alone.
+"""Build an ONNX graph whose bytes depend only on its content.
 
-No metadata, no absolute paths, no time, names chosen by the caller: the same calls give the same
-bytes on any machine.  Equal constants are stored once.
+It has no metadata, absolute paths or times, and the caller chooses the names, so the same calls
+give the same bytes on any machine.  Equal constants are stored once.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PRODUCER = "qadtr"
 
 
 class GraphBuilder:
-    """Collects nodes and constants in order; :meth:`model` puts the model together."""
+    """Collects nodes and constants in order; :meth:`model` assembles the model."""
 
     def __init__(self) -> None:
         self._nodes: list[onnx.NodeProto] = []
@@ -31,18 +31,18 @@ class GraphBuilder:
         self._layer = ""
 
     def promise(self, layers: Iterable[str]) -> None:
-        """Keep the names of layers for their outputs: what is named after one layer, such as
-        ``block.add``, may be what another one is called."""
+        """Reserve the names of layers for their outputs, because a tensor named after one layer,
+        such as ``block.add``, may have the name of another layer."""
         self._promised = frozenset(layers)
 
     def begin(self, layer: str) -> None:
-        """From here on it is a node of this layer that may take its promised name."""
+        """From now on, a node of this layer may take its reserved name."""
         self._layer = layer
 
     def reserve(self, hint: str, *, promised: bool = True) -> str:
-        """A name that nothing else gets: ``hint``, with a number behind it where it is taken.
+        """A unique name: ``hint``, followed by a number if it is taken.
 
-        ``promised``: it may be that of the layer, as a constant's may not.
+        ``promised``: it may be the layer's name, which a constant may not take.
         """
         name, number = hint, 1
         own = self._layer if promised else None
@@ -53,10 +53,10 @@ class GraphBuilder:
         return name
 
     def constant(self, array: NDArray[Any] | np.generic, hint: str, *, shared: bool = True) -> str:
-        """The name of an initializer with this value; an equal shared one is used again.
+        """The name of an initializer with this value; an equal shared one is reused.
 
-        int8 weights and their zero points are not shared: where ``session.x64quantprecision`` is on
-        (x86-64 without VNNI), ONNX Runtime exchanges them for uint8 ones layer by layer, and fails
+        int8 weights and their zero points are not shared: with ``session.x64quantprecision``
+        (x86-64 without VNNI), ONNX Runtime replaces them by uint8 ones layer by layer, and fails
         to load a file in which two layers name the same one.
         """
         value = np.asarray(array)
@@ -89,7 +89,7 @@ class GraphBuilder:
         return name
 
     def operands(self, inputs: Sequence[str]) -> list[str]:
-        """What a node that is to read these tensors names: these."""
+        """The inputs that a node names to read these tensors: the tensors themselves."""
         return list(inputs)
 
     def model(

@@ -1,4 +1,4 @@
-"""What the engine ran, node by node, and which nodes break the promise of integer inference."""
+"""What the engine ran, node by node, and which nodes violate integer inference."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class LayerRun:
     """One node that the engine ran; names and types as :class:`export.engine_graph.RanNode`.
 
     Attributes:
-        kind: one of ``KINDS``, ``requantization``, ``parameter`` (computes stored values anew on
-            every run) or ``other``.
+        kind: one of ``KINDS``, ``requantization``, ``parameter`` (recomputes stored values on every
+            run) or ``other``.
         input_types: of the inputs that depend on the images.
-        time_share: of the time in kernels, 0…1; None where the engine does not tell.
+        time_share: of the time in kernels, 0…1; None if the engine reports none.
         integer: whether all those types are integers (logits may be float).
     """
 
@@ -40,8 +40,8 @@ class LayerRun:
 
 @dataclass(frozen=True)
 class Failure:
-    """A layer that breaks the promise (``graph`` where no single one does), why in words, and the
-    rules (``export.float_reasons.RULES``) that stopped it, most telling first."""
+    """A layer that is not integer (``graph`` if no single one is at fault), why in words, and the
+    rules (``export.float_reasons.RULES``) that it violates, most specific first."""
 
     layer: str
     reason: str
@@ -49,13 +49,13 @@ class Failure:
 
 
 def layer_runs(graph: EngineGraph) -> tuple[LayerRun, ...]:
-    """Give what ran in each node, in the graph's order."""
+    """Return what ran in each node, in the graph's order."""
     total = sum(node.time_us for node in graph.nodes)
     return tuple(_layer(node, graph, total) for node in graph.nodes)
 
 
 def requantizations(graph: EngineGraph) -> tuple[str, ...]:
-    """Give the layers that only change the scale, in integers."""
+    """Return the layers that only change the scale, in integers."""
     return tuple(node.layer for node in graph.nodes if _requantizes(node, graph))
 
 
@@ -90,7 +90,7 @@ def _requantizes(node: RanNode, graph: EngineGraph) -> bool:
 
 
 def float_requantizations(graph: EngineGraph) -> list[tuple[RanNode, RanNode]]:
-    """Give the DequantizeLinear → QuantizeLinear pairs: one float tensor each, which is allowed."""
+    """Return the DequantizeLinear → QuantizeLinear pairs; each has one float tensor, as allowed."""
     pairs = []
     for node in graph.nodes:
         if bare(node.operator) != "DequantizeLinear" or not node.depends_on_images:
@@ -108,7 +108,7 @@ def float_requantizations(graph: EngineGraph) -> list[tuple[RanNode, RanNode]]:
 def failures_of(
     graph: EngineGraph, layers: tuple[LayerRun, ...], input_types: Mapping[str, str]
 ) -> list[Failure]:
-    """Give every node that is not integer where it should be, with the rule that stopped it.
+    """Return every node that is not integer but should be, with the rule that it violates.
 
     ``layers`` are those of the graph, ``input_types`` the element types of the file's inputs.
     """

@@ -1,4 +1,4 @@
-"""The layers of a graph, one after the other: each by the first rule that matches, or refused."""
+"""Lower the layers of a graph in order: each by the first rule that matches, or refuse it."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ QUANTIZE_IT = (
 )
 
 MEETINGS = ("Add", "AveragePool", "Concat", "GlobalAveragePool", "Mul", "ReduceMean", "Sub")
-"""Operators that rules take where all that they read has codes."""
+"""Operators that rules match if all their inputs have codes."""
 
 MOST_ERRORS = 8
-"""Layers that one error names."""
+"""Largest number of layers that one error names."""
 
 KEEP_CODES = ("MaxPool", *OPERATORS, *MOVES)
-"""Operators that read codes and give codes without a quantizer between."""
+"""Operators that read and output codes without a quantizer between."""
 
 
 def lower_layers(target: Target, context: Context) -> list[str]:
-    """Write all layers, each by the first of the target's rules that matches; the log.
+    """Write all layers, each by the first of the target's rules that matches; returns the log.
 
     Raises:
-        LoweringError: a line for each layer that cannot be lowered. One after it is looked at as if
-            it had the codes that its quantizer says.
+        LoweringError: a line for each layer that cannot be lowered. The layers after it are checked
+            as if it had the codes that its quantizer states.
     """
     log: list[str] = []
     errors: list[LoweringError] = []
@@ -69,7 +69,7 @@ def lower_layers(target: Target, context: Context) -> list[str]:
 
 
 def _lower_node(node: onnx.NodeProto, target: Target, context: Context) -> str:
-    """Let the first rule that matches write the node's layer; a line for the log, or nothing."""
+    """Write the node's layer by the first rule that matches; returns a line for the log, or ""."""
     place, layer = _place(node, context), node.output[0]
     if place is None:
         return ""
@@ -82,7 +82,7 @@ def _lower_node(node: onnx.NodeProto, target: Target, context: Context) -> str:
             found = rule.match(node, context)
             codes, text = rule.write(found, layer, context)
         except Refusal as refusal:
-            if not refusal.other:  # of another kind of layer: says nothing of this one
+            if not refusal.other:  # a rule for another kind of layer gives no reason
                 reasons.setdefault(str(refusal), []).append(rule.name)
             continue
         if place is not Place.LOGITS:
@@ -102,7 +102,7 @@ def _lower_node(node: onnx.NodeProto, target: Target, context: Context) -> str:
 
 
 def _place(node: onnx.NodeProto, context: Context) -> Place | None:
-    """Which rules are asked at a node; None at what a rule takes together with a later node."""
+    """The rules that are tried at a node; None if a rule matches it together with a later node."""
     source = context.source
     if node.output[0] == source.logits:
         return Place.LOGITS
@@ -115,7 +115,7 @@ def _place(node: onnx.NodeProto, context: Context) -> Place | None:
 
 
 def _in_the_way(read: str, context: Context) -> str:
-    """The operator that no rule takes, before what only scales, shifts or clamps, and the cure."""
+    """The operator that no rule matches, before those that only scale, shift or clamp."""
     try:
         node, _, _, _ = affine_before(read, context, ())
     except Refusal:
@@ -132,8 +132,10 @@ def _in_the_way(read: str, context: Context) -> str:
 
 
 def _assume_codes(node: onnx.NodeProto, context: Context) -> bool:
-    """Give the output of a quantizer the codes that it says, in place of those of a layer; whether
-    it could. A .tflite file is built from tensors that are there."""
+    """Assume the codes that a quantizer states for its output; returns whether that is possible.
+
+    A .tflite file is built from existing tensors, so nothing can be assumed there.
+    """
     if context.litert is not None:
         return False
     try:

@@ -1,8 +1,8 @@
-"""Build a ``.tflite`` file (LiteRT, formerly TensorFlow Lite) whose bytes follow from its content.
+"""Build a ``.tflite`` file (LiteRT, once TensorFlow Lite) whose bytes depend only on its content.
 
 One subgraph, one input, one output.  Tensors of four dimensions have the channels last, as LiteRT's
-kernels want them.  The schema is the one that ``ai-edge-litert`` ships; it is imported here, for
-writing alone: what a file holds is read by :mod:`deploy.core.tflite_file`.
+kernels require.  The schema is the one of ``ai-edge-litert``, imported here only for writing;
+:mod:`deploy.core.tflite_file` reads files.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from deploy.core.installing import install_command
 FILE_IDENTIFIER = b"TFL3"
 SCHEMA_VERSION = 3
 ALIGNMENT = 16
-"""Of stored data in the file, as the schema asks; Python's packer does not keep it by itself."""
+"""Alignment of stored data, as the schema requires; Python's packer does not ensure it."""
 
 _TYPES: Mapping[str, str] = {"int8": "INT8", "int16": "INT16", "int32": "INT32", "int64": "INT64"}
 
@@ -67,7 +67,7 @@ _VERSIONS: Mapping[str, int] = {
 
 
 class LiteRtBuilder:
-    """Collects tensors and operators in order; :meth:`bytes` puts the file together.
+    """Collects tensors and operators in order; :meth:`bytes` assembles the file.
 
     Raises:
         EngineUnavailable: ai-edge-litert is not installed.
@@ -83,7 +83,7 @@ class LiteRtBuilder:
         self._codes: dict[str, int] = {}
 
     def shape_of(self, tensor: str) -> tuple[int, ...]:
-        """Its dimensions as they are in the file, the batch as 1."""
+        """The dimensions of a tensor in the file, with a batch of 1."""
         return self._shapes[tensor]
 
     def tensor(
@@ -97,10 +97,10 @@ class LiteRtBuilder:
         axis: int = 0,
         batched: bool = True,
     ) -> str:
-        """Declare a tensor that an operator or the caller fills; its name, ``hint`` made unique.
+        """Declare a tensor that an operator or the caller fills; returns its name.
 
         Args:
-            hint: the wished name.
+            hint: the wanted name, which is made unique.
             shape: with a batch of 1 in front, if ``batched``.
             kind: numpy's name of the element type, one of int8, int16, int32 and int64.
             scales: one, or one per entry along ``axis``; none: it holds no codes.
@@ -155,7 +155,7 @@ class LiteRtBuilder:
         return name
 
     def add(self, operator: str, inputs: Sequence[str], output: str, **options: Any) -> str:
-        """Append an operator with one output, a declared tensor, whose name is given back.
+        """Append an operator with one output, a declared tensor; returns the tensor's name.
 
         ``options`` are the fields of the operator's options in the schema.
         """
@@ -199,7 +199,7 @@ class LiteRtBuilder:
     def _operator_code(self, operator: str) -> Any:
         made = self._schema.OperatorCodeT()
         made.builtinCode = getattr(self._schema.BuiltinOperator, operator)
-        # Readers of before 2020 look here, and 127 sends them to the other field.
+        # Readers from before 2020 read this field, and 127 refers them to the other one.
         made.deprecatedBuiltinCode = min(made.builtinCode, 127)
         made.version = _VERSIONS.get(operator, 1)
         return made
@@ -252,7 +252,7 @@ def with_outputs(model: bytes, tensors: Sequence[str]) -> bytes:
 
 def _schema() -> Any:
     try:
-        from ai_edge_litert import schema_py_generated  # here: it is an extra
+        from ai_edge_litert import schema_py_generated  # imported here, since it is an extra
     except ImportError as error:
         raise EngineUnavailable(
             f"the target 'litert' needs the package ai-edge-litert ({error}); install it: "

@@ -1,7 +1,7 @@
 """The certificate of a ``.tflite`` file: what LiteRT's interpreter runs, operator by operator.
 
-Operators and element types are the interpreter's own, after its delegates took theirs; the provider
-is ``XNNPACK`` or ``LiteRT``.  The interpreter gives no times, so there are no shares of time.
+Operators and element types are those of the interpreter after delegation; the provider is
+``XNNPACK`` or ``LiteRT``.  The interpreter reports no times, so there are no time shares.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from export.layer_runs import INTEGERS, Failure, LayerRun
 
 
 def certify_litert(model: Path | str, *, kernels: str = "xnnpack", threads: int = 1) -> Certificate:
-    """Load a ``.tflite`` file in LiteRT and say what it runs.
+    """Load a ``.tflite`` file in LiteRT and return the certificate of what it runs.
 
     Args:
         model: the file.

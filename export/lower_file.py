@@ -1,4 +1,4 @@
-"""The stage "lower": anybody's quantized file → an integer file, with certificate and parity."""
+"""The stage "lower": any quantized file to an integer file, with certificate and parity."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from export.targets import ONNXRUNTIME
 logger = logging.getLogger(__name__)
 
 AGREEMENT = 0.95
-"""Of the classes on images that somebody gives; a source rounds its float32 sums, an integer file
+"""Least share of equal classes on given images; a source rounds its float32 sums, an integer file
 does not."""
 
 CERTIFIED_IMAGES = 2
@@ -37,8 +37,8 @@ class LowerSettings:
         storage: of the weights; None: the target's own.
         images: an ``.npz`` with ``images``, or uint8 N×C×H×W or N×H×W×C; None: noise.
         count: of the images, the first ones.
-        least_agreement: share of the images that must keep the source's class; None: 0.95 of
-            images that were given, nothing of noise.
+        least_agreement: share of the images that must keep the source's class; None: 0.95 on given
+            images, no bound on noise.
     """
 
     target: str = ONNXRUNTIME.name
@@ -57,18 +57,18 @@ class LowerSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class LoweredFile:
-    """A lowered file, and of the all-integer target its certificate."""
+    """A lowered file, and for the all-integer target its certificate."""
 
     lowered: Lowered
     certificate: Certificate | None
 
     @property
     def ok(self) -> bool:
-        """Whether it is integers throughout, where that was asked for."""
+        """Whether it is integer throughout, if the target is all-integer."""
         return self.certificate is None or self.certificate.ok
 
     def summary(self) -> str:
-        """What was proved, for a person."""
+        """The proofs as text."""
         lines = [f"{self.lowered.path}: {self.lowered.size_bytes:,} bytes"]
         if self.lowered.source is None:
             lines.append(

@@ -1,7 +1,7 @@
-"""QONNX → the graph of one target (:mod:`export.targets`); and the float baseline for bit-width 32.
+"""Lower QONNX to the graph of one target (:mod:`export.targets`), or to the float baseline.
 
 A lowered graph takes ``images`` as N×3×H×W bytes, uint8 or (TensorRT) int8 of byte - 128, and gives
-``logits`` as float32 N×classes.
+``logits`` as float32 N×classes.  The float baseline has the bit-width 32.
 """
 
 from __future__ import annotations
@@ -53,18 +53,18 @@ IMAGES, LOGITS = "images", "logits"
 """Names of input and output in the files written here, whatever the QONNX file calls them."""
 
 NOTED = "source"
-"""In the log, what marks a note of the source in place of a rule's name."""
+"""Marks a note of the source in the log, in place of a rule's name."""
 
 FLOAT = Budget(logits=1e-2, flips=0.25)
-"""Of a float file against its source: float32 sums in another order."""
+"""Budget of a float file against its source, which sums float32 in another order."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lowered:
-    """What the lowering wrote: the file, its SHA-256 and size, a line per layer, the names of the
+    """The result of a lowering: the file, its SHA-256 and size, a line per layer, the names of the
     guarantees that were checked on the finished graph, how its weights are stored and what it is
-    tuned for (None: float32, nothing); how it compares with its source, in an engine (None: it was
-    never run, since ONNX Runtime is not installed)."""
+    tuned for (None: float32, nothing), and how it compares with its source in an engine (None: it
+    was not run, because ONNX Runtime is not installed)."""
 
     path: Path
     sha256: str
@@ -90,8 +90,8 @@ def lower(
 ) -> Lowered:
     """Lower a quantized file for ``target`` and write it to ``out``.
 
-    Before it takes its place the file is loaded and run in ONNX Runtime, and held to its source,
-    which is run by itself (:mod:`export.third_party`).
+    Before the file is put in place, it is loaded and run in ONNX Runtime, and compared with its
+    source, which is run independently (:mod:`export.third_party`).
 
     Args:
         qonnx: the QONNX or Q/DQ file.
@@ -99,17 +99,17 @@ def lower(
         target: one of :data:`export.targets.TARGETS`.
         storage: of the weights; None: the target's own default.
         tune: what its kernels are chosen for (:data:`export.passes.kernels.TUNES`); None: likewise.
-        form: how the image's bytes become the file's input; None: they are it.
-        images: to compare on, uint8 N×C×H×W; None: a few of noise.
-        budget: how far the engine's logits may be from the source's; None bounds nothing there,
-            the layers have a bound of their own.
+        form: how the image's bytes become the file's input; None: the bytes are the input.
+        images: to compare on, uint8 N×C×H×W; None: a few images of noise.
+        budget: the allowed difference of the engine's logits from the source's; None sets no bound
+            there; the layers have their own bound.
 
     Raises:
         InputError: the file is damaged, or target, storage or tune is unknown; an engine does not
             load what was written.
         LoweringError: a layer cannot be lowered; names it and each rule's reason.
         SourceError: what was written is further from its source than the budget allows.
-        ContractError: a pass did not keep its contract, or the file not its target's guarantees.
+        ContractError: a pass broke its contract, or the file its target's guarantees.
     """
     chosen = target_named(target)
     storage = _known("storage", storage, chosen.storages, target)
@@ -148,8 +148,8 @@ def lower(
 
 @refuses_malformed
 def lower_float(qonnx: Path, out: Path, *, target: str = "onnxruntime") -> Lowered:
-    """The float baseline: the same network without quantizers, BatchNorm folded into convolutions,
-    the target's images cast inside.
+    """Lower the float baseline: the same network without quantizers, BatchNorm folded into
+    convolutions, and the target's images cast inside.
 
     Raises:
         InputError: the file is damaged or has quantizers, or the target is unknown.
@@ -201,7 +201,7 @@ def lower_float(qonnx: Path, out: Path, *, target: str = "onnxruntime") -> Lower
 
 @dataclass(frozen=True, kw_only=True)
 class _Check:
-    """What a written file is held to; ``facts`` of the codes in an integer one."""
+    """The checks of a written file; ``facts`` of the codes in an integer one."""
 
     source: QonnxGraph
     images: NDArray[np.uint8] | None
@@ -210,7 +210,7 @@ class _Check:
     facts: Mapping[str, Codes] = field(default_factory=dict)
 
     def of(self, path: Path) -> SourceComparison | None:
-        """Run a file and its source; None where there is no engine.
+        """Compare a file with its source; None if there is no engine.
 
         Raises:
             InputError: the engine does not load the file, or the source does not run.
@@ -245,7 +245,7 @@ class _Check:
         ).required()
 
     def _ran(self, path: Path, images: NDArray[np.uint8]) -> tuple[str, NDArray[np.float32]] | None:
-        """An engine's name and its logits; None where it is not installed."""
+        """An engine's name and its logits; None if it is not installed."""
         litert = self.target.name == LITERT.name
         with tempfile.TemporaryDirectory(prefix="qadtr-lower-") as folder:
             if not litert and self.target.image_type == TensorProto.INT8:
@@ -258,14 +258,14 @@ class _Check:
 
 
 def _as_bytes(codes: Codes) -> Codes:
-    """int8 codes as the reference of LiteRT shows them."""
+    """int8 codes as the reference of LiteRT returns them."""
     return replace(
         codes, zero_point=codes.zero_point + 128, low=codes.low + 128, high=codes.high + 128
     )
 
 
 def _put(data: bytes, out: Path, check: _Check) -> Lowered:
-    """Write the file beside its place, check it there, and put it in place."""
+    """Write the file beside its place, check it there, and move it into place."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".candidate-", dir=out.parent) as folder:
         candidate = Path(folder) / out.name
@@ -335,7 +335,7 @@ def _rename(model: onnx.ModelProto, wanted: dict[str, str]) -> None:
 
 
 def _litert_bytes(builder: LiteRtBuilder, source: QonnxGraph) -> tuple[bytes, tuple[str, ...]]:
-    """The finished .tflite file, and the names of the guarantees that it keeps."""
+    """The finished .tflite file, and the names of the guarantees that it satisfies."""
     described = source.model.doc_string if origin_of(source.model) is not None else ""
     data = builder.bytes(source.model.graph.name, IMAGES, LOGITS, described)
     require_contents(data, LITERT.name, f"the .tflite file of {source.path}")
@@ -345,7 +345,7 @@ def _litert_bytes(builder: LiteRtBuilder, source: QonnxGraph) -> tuple[bytes, tu
 def _finish(
     builder: GraphBuilder, source: QonnxGraph, target: Target, *, integer: bool = True
 ) -> tuple[onnx.ModelProto, tuple[str, ...]]:
-    """The finished model, and the names of the guarantees that it keeps."""
+    """The finished model, and the names of the guarantees that it satisfies."""
     image, logits = source.image, source.logits
     _, channels, height, width = source.shapes[image]
     shape = source.shapes.get(logits, ())

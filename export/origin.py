@@ -1,9 +1,8 @@
 """Where an exported model file comes from: its checkpoint in the file, all else in the sidecar.
 
 The checkpoint's SHA-256 is in ``ModelProto.doc_string``, which every runtime ignores and ONNX
-Runtime shows as the model's description (docs/decisions/model-origin.md); in a ``.tflite`` file in
-its description. The JSON beside the file
-says what was proved of it and what it may do.
+Runtime shows as the model's description (docs/decisions/model-origin.md); a ``.tflite`` file has it
+in its description. The JSON beside the file states its proofs and its budget.
 """
 
 from __future__ import annotations
@@ -39,13 +38,13 @@ def origin_text(checkpoint_sha256: str) -> str:
 
 
 def origin_of(model: onnx.ModelProto) -> str | None:
-    """The SHA-256 of the checkpoint that a model names; None where it names none."""
+    """The SHA-256 of the checkpoint that a model names; None if it names none."""
     found = _FORM.fullmatch(model.doc_string)
     return None if found is None else found[1]
 
 
 def require_origin(path: Path, checkpoint_sha256: str) -> None:
-    """Check that a file does not follow from another checkpoint than this one.
+    """Check that a file does not come from another checkpoint than this one.
 
     Raises:
         InputError: it names another; or the file is damaged.
@@ -64,7 +63,7 @@ def require_origin(path: Path, checkpoint_sha256: str) -> None:
 
 
 def _again(model: Path) -> str:
-    """The command that writes a run's model file RUN/export/TARGET-BITS.onnx anew."""
+    """The command that writes a run's model file RUN/export/TARGET-BITS.onnx again."""
     target, _, bits = model.stem.rpartition("-")
     words = ["--bits", bits, *([] if target == "onnxruntime" else ["--target", target])]
     return shlex.join(["qadtr", "export", str(model.parent.parent), *words])
@@ -77,8 +76,8 @@ def write_sidecar(model: Path, facts: Mapping[str, Any]) -> None:
 
 
 def recorded_budget(model: Path) -> tuple[float, float]:
-    """How far an engine of a model file may be from the file's reference, as its export enforced:
-    the largest difference of a logit, absolute, and the share of images with another class.
+    """The difference of an engine from a model file's reference that its export enforced: the
+    largest absolute difference of a logit, and the share of images with another class.
 
     Raises:
         InputError: there is no sidecar, it is of another file, or no engine ran the file.

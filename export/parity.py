@@ -1,12 +1,13 @@
 """Parity: an engine's codes and logits against the numpy integer reference, exactly.
 
-The reference (:mod:`export.reference`) says what the file must compute, the engine says what it
-did; between the two there is no tolerance. So that a network which computes nothing cannot agree
-by accident, each layer must use at least two codes and the predictions at least three classes.
+The reference (:mod:`export.reference`) defines what the file must compute, and the engine must give
+exactly that, without tolerance. Each layer must use at least two codes and the predictions at least
+three classes, so that a network that computes nothing cannot agree by accident.
 
-The reference is then held to the fake-quantized network within a budget: that network too is
+The reference is then compared with the fake-quantized network within a budget. That network is also
 evaluated on integers (:mod:`training.quantize.integers`), but in float32, which rounds sums above
-2^24, and on a GPU in whatever order its kernels take. Where the two have another code, it flips.
+2^24, and on a GPU in any order that its kernels take. A code that differs between the two is a
+flip.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def check_parity(
 
     Logits and predictions are those of the file itself. The codes between the nodes come from a
     temporary copy of it, optimized as usual, whose output is the logits followed by all codes as
-    float32 (which holds them exactly); that the copy's logits are the file's own is checked too.
+    float32 (which holds them exactly). The copy's logits must be the file's own.
 
     Args:
         model: the final integer ONNX file, which the engine runs.
@@ -68,15 +69,15 @@ def check_parity(
         open_engine: opens a file in the engine; ONNX Runtime on one CPU thread by default.
         reference: the file that the reference reads, if not ``model``: a golden file with the same
             tensor names.
-        fake_quantized: gives the fake-quantized network's logits and codes of a batch
+        fake_quantized: returns the fake-quantized network's logits and codes of a batch
             (:class:`export.fake_quantized.FakeQuantized`); with it the reference is compared with
             that network layer by layer.
-        budget: how far the reference may be from it; None demands nothing.
+        budget: the allowed difference of the reference from it; None sets no bound.
         batch_size: images at once.
 
     Raises:
-        InputError: a file is damaged or no integer graph, the arrays do not fit, or the two files
-            do not have the same tensors.
+        InputError: a file is damaged or not an integer graph, the arrays do not fit, or the two
+            files do not have the same tensors.
         NothingToEvaluate: there are no images.
     """
     model = Path(model)
@@ -111,17 +112,17 @@ def check_litert_parity(
     batch_size: int = 16,
 ) -> Parity:
     """Compare a ``.tflite`` file in LiteRT with the reference of the same arithmetic, as
-    :func:`check_parity` does; the copy that shows the codes has them as further outputs.
+    :func:`check_parity` does. The temporary copy has the codes as further outputs.
 
     Args:
         model: the file.
         images: uint8 N×C×H×W.
         kernels: of :data:`deploy.litert_engine.KERNELS`.
-        fake_quantized, budget, batch_size: as there.
+        fake_quantized, budget, batch_size: as in :func:`check_parity`.
 
     Raises:
         EngineUnavailable: ai-edge-litert is not installed.
-        InputError, NothingToEvaluate: as there.
+        InputError, NothingToEvaluate: as :func:`check_parity`.
     """
     model = Path(model)
     check_images(images)
@@ -151,7 +152,7 @@ def check_litert_parity(
 
 
 Shown = tuple[NDArray[np.float32], dict[str, NDArray[np.uint8]]]
-"""Logits N×classes, and codes N×values by the name of their tensor, of the copy that shows them."""
+"""Logits N×classes, and codes N×values by tensor name, of the temporary copy."""
 
 
 def _compare(
@@ -181,11 +182,11 @@ def _compare(
 def _write_probe(
     path: Path, probe: Path, truth: IntegerReference, sample: NDArray[np.uint8]
 ) -> dict[str, int]:
-    """Write a copy of the model whose one output is [logits | all codes], and give the widths.
+    """Write a copy of the model whose one output is [logits | all codes], and return the widths.
 
-    Each tensor of codes is cast to float32, which holds 0…255 exactly, and flattened. One float
-    output is what every engine of the protocol can give, so that no engine needs a side door. The
-    widths, values of an image by tensor name in the order of the columns, follow from ``sample``.
+    Each tensor of codes is cast to float32, which holds 0…255 exactly, and flattened. Every engine
+    of the protocol supports one float output, so none needs a special case. The widths, numbers of
+    values per image by tensor name in the order of the columns, follow from ``sample``.
     """
     model = read_model(path)
     made = {name for node in model.graph.node for name in node.output}
@@ -285,7 +286,7 @@ class _Tally:
 
     @cached_property
     def zero_points(self) -> Mapping[str, int]:
-        """The byte that stands for 0 in each tensor of codes."""
+        """The byte that represents 0 in each tensor of codes."""
         if isinstance(self.truth, LiteRtReference):
             return self.truth.zero_points
         model = read_model(self.truth.path)
@@ -346,7 +347,7 @@ class _Tally:
             agreement=None if flips is None else 1 - len(flips) / len(ours),
             failures=(),
             first_flip=next((layer.tensor for layer in layers if layer.flips), None),
-            # As bytes: 0 and -0 differ.
+            # Compared as bytes: 0 and -0 differ.
             fake_logits_different=None
             if fake is None
             else int(np.count_nonzero(fake.view(np.uint32) != theirs.view(np.uint32))),
@@ -361,7 +362,7 @@ def _largest(a: Logits, b: Logits) -> float:
 
 
 def _failures(found: Parity, probe_departs: bool) -> Iterator[str]:
-    """Why this is not a parity, a sentence each."""
+    """Why parity fails, one sentence each."""
     departed = [layer for layer in found.layers if layer.different]
     if departed:
         layer = departed[0]
@@ -398,9 +399,9 @@ def _failures(found: Parity, probe_departs: bool) -> Iterator[str]:
 
 
 def _over_budget(found: Parity, budget: Budget) -> Iterator[str]:
-    """Why the reference is further from fake quantization than the budget allows.
+    """Why the reference exceeds its budget against fake quantization.
 
-    Of the layers the first one over the budget is named: what follows inherits its flips.
+    Only the first layer over the budget is named, because later layers inherit its flips.
     """
     most = budget.largest_code_flip
     for layer in found.layers:

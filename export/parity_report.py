@@ -1,4 +1,4 @@
-"""What a comparison of engine, integer reference and fake quantization found, and its budget."""
+"""The result of comparing engine, integer reference and fake quantization, and its budget."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FORMAT_VERSION = 2
 
 
 class ParityError(QadtrError):
-    """The engine does not compute what the file says, or what it computes says nothing."""
+    """The engine does not compute what the file says, or its results prove nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,11 +22,11 @@ class LayerParity:
     """One tensor of codes, engine against reference, over all images.
 
     Attributes:
-        name: the node that gives it, and its ``operator``; ``tensor`` is what it gives.
+        name: the node that outputs it, and its ``operator``; ``tensor`` is its output.
         values: codes compared; ``different`` of them differ, by ``largest_difference`` at most.
         distinct_codes: different codes that the engine gave.
-        flips: codes of the reference that differ from the fake-quantized network's; None where it
-            was not run, or has no such tensor (codes before a Clip, or rearranged).
+        flips: codes of the reference that differ from the fake-quantized network's; None if it was
+            not run, or has no such tensor (codes before a Clip, or rearranged).
         largest_flip: in codes; None likewise.
     """
 
@@ -42,13 +42,13 @@ class LayerParity:
 
     @property
     def flip_share(self) -> float:
-        """Share of the codes that flip; 0 where they were not compared."""
+        """Share of the codes that flip; 0 if they were not compared."""
         return (self.flips or 0) / self.values
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parity:
-    """What :func:`check_parity` found.
+    """The result of :func:`check_parity`.
 
     Attributes:
         model: the engine's file name; ``model_sha256`` is of its bytes.
@@ -60,18 +60,18 @@ class Parity:
         predictions_different: images with another class in the engine than in the reference.
         predicted_classes: distinct classes that the engine predicted.
         first_departure: the first layer, in the file's order, with a code that differs; the
-            operator of the logits where all codes agree and logits do not; else None.
+            operator of the logits if all codes agree and logits do not; else None.
         flips: indices of the images that the fake-quantized network classifies differently; None
             where its predictions were not given.
         agreement: share of images with the same class as the fake-quantized network; None
             likewise.
-        failures: why this is not a parity, one sentence each; empty when it is.
+        failures: why parity fails, one sentence each; empty if it holds.
         first_flip: the first layer, in the file's order, where the reference has another code than
-            the fake-quantized network; None where none has, or it was not run.
+            the fake-quantized network; None if none has, or it was not run.
         fake_logits_different: logits of the reference that are not the fake-quantized network's,
-            byte for byte; None where it was not run.
+            byte for byte; None if it was not run.
         largest_fake_logit_difference: absolute; None likewise.
-        budget: what was enforced of the reference against fake quantization; None for nothing.
+        budget: what was enforced of the reference against fake quantization; None: nothing.
     """
 
     model: str
@@ -98,21 +98,21 @@ class Parity:
 
     @property
     def ok(self) -> bool:
-        """Whether every code and logit is equal and the network is alive."""
+        """Whether every code and logit is equal and enough codes and classes are used."""
         return not self.failures
 
     def required(self) -> Parity:
-        """This, or a ParityError with all failures."""
+        """Return this, or raise ParityError with all failures."""
         if not self.ok:
             raise ParityError(f"{self.model}: " + "; ".join(self.failures))
         return self
 
     def manifest_budget(self) -> dict[str, float]:
-        """What a manifest states of an engine of this file: none."""
+        """The budget that a manifest states for an engine of this file: no difference."""
         return {"max_logit_difference": 0.0, "max_flip_share": 0.0}
 
     def summary(self) -> str:
-        """Give the verdict for a person, and one line per failure."""
+        """Return the verdict as text, and one line per failure."""
         values = sum(layer.values for layer in self.layers)
         different = sum(layer.different for layer in self.layers)
         verdict = "parity" if self.ok else "NO PARITY"
@@ -137,7 +137,7 @@ class Parity:
         return "\n".join([text, *(f"  {failure}" for failure in self.failures)])
 
     def to_json(self) -> dict[str, Any]:
-        """Give plain JSON values, with a format version."""
+        """Return plain JSON values, with a format version."""
         plain = {"format_version": FORMAT_VERSION, "ok": self.ok, **asdict(self)}
         if self.budget is not None:
             plain["budget"] = {
@@ -149,7 +149,7 @@ class Parity:
         return plain
 
     def table(self) -> str:
-        """Give a line for each layer: codes, engine against reference, reference against fake."""
+        """Return a line per layer: codes, engine against reference, reference against fake."""
         rows = []
         for layer in self.layers:
             flips = ["", ""]

@@ -1,5 +1,5 @@
-"""The proof of any target's file at any bit-width, for `qadtr export`, and once more on any images
-for `qadtr parity`."""
+"""Prove any target's file at any bit-width, for `qadtr export`, and again on any images for
+`qadtr parity`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from training.run_folder import RunFolder
 Proof = Parity | TargetProof
 
 FIXED_POINT_IMAGES = 32
-"""Images on which LiteRT's fixed-point kernels are compared too: they are slow on purpose."""
+"""Images on which LiteRT's fixed-point kernels are also compared; they are slow by design."""
 
 
 @dataclass(kw_only=True)
@@ -50,11 +50,11 @@ class Prover:
 
     @cached_property
     def logits(self) -> Logits:
-        """What the network itself gives for the images."""
+        """The logits of the network itself for the images."""
         return logits(self.network, self.images, self.bits, BATCH)
 
     def prove(self, target: str, path: Path) -> Proof:
-        """What is found of a target's file; the caller decides what a failure means.
+        """Prove a target's file; the caller decides what a failure means.
 
         Raises:
             EngineUnavailable: an engine that the proof needs is not installed.
@@ -97,7 +97,7 @@ def parity_of_run(
 ) -> Iterator[tuple[Path, Proof]]:
     """Prove the exported integer files of a target, writing a record of each, passed or failed.
 
-    Yields each file and what was found of it.
+    Yields each file and its proof.
 
     Args:
         target: one of :data:`export.targets.NAMES`.
@@ -123,7 +123,7 @@ def parity_of_run(
 
 
 def _exported(run: RunFolder, bit_widths: Sequence[int] | None, target: str) -> tuple[int, ...]:
-    """The integer bit-widths to check, each with a file of this very checkpoint."""
+    """The integer bit-widths to check, each with a file of this checkpoint."""
     integer = [bits for bits in run.bit_widths if bits != FLOAT]
     there = [bits for bits in run.bit_widths_with_file(target) if bits != FLOAT]
     wanted = run.exported(bit_widths or there or integer, target)

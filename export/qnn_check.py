@@ -1,4 +1,4 @@
-"""What Qualcomm's HTP would take of an ONNX file, asked of ONNX Runtime's QNN provider itself."""
+"""Ask ONNX Runtime's QNN provider which nodes of an ONNX file run on Qualcomm's HTP."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def qnn_assignment(
     shapes: Mapping[str, Sequence[int]] | None = None,
     open_size: int = 32,
 ) -> QnnAssignment:
-    """Say which nodes of a file the QNN provider takes, in which type, and why not the others.
+    """Return which nodes of a file the QNN provider takes, in which type, and why not the others.
 
-    The provider takes no open dimension, so those of the inputs are fixed in a copy, the number of
-    images to 1. Nothing is run, and no Snapdragon is needed.
+    The provider supports no open dimension, so those of the inputs are fixed in a copy, the number
+    of images to 1. Nothing is run, and no Snapdragon is needed.
 
     Args:
         model: the ONNX file.

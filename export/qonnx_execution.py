@@ -1,8 +1,8 @@
 """Run a QONNX file in the ``qonnx`` package itself, node by node.
 
 ``qonnx`` runs standard operators as models of one node, which it writes in the newest IR version
-that ``onnx`` knows; ONNX Runtime 1.31 reads up to 13 and onnx 1.23 writes 14, so its executor stops
-at the first of them.  Here its model maker is given a version that can be read, for the call.
+that ``onnx`` knows. ONNX Runtime 1.31 reads up to 13 and onnx 1.23 writes 14, so its executor stops
+at the first of them.  During the call, its model maker gets a version that can be read.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _readable_models() -> Iterator[None]:
 
 
 def clean_qonnx(path: Path, out: Path) -> Path:
-    """Write to ``out`` what ``qonnx-cleanup`` makes of a QONNX file; returns ``out``.
+    """Write the result of ``qonnx-cleanup`` on a QONNX file to ``out``; returns ``out``.
 
     Raises:
         InputError: the file is damaged.

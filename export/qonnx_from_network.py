@@ -1,15 +1,15 @@
 """A network at one bit-width as QONNX: standard operators with ``Quant`` nodes.
 
-The graph is what the fake-quantized network computes in evaluation, tensor by tensor, with a fixed
-batch of 1 as FINN and the ``qonnx`` tools expect.  Its input is ``images`` as float32 pixel values
-in [0, 255]; ``(x - 128) / 64`` and a signed 8-bit ``Quant`` of scale 2^-6 make the codes.  A step's
-output has the step's name.
+The graph computes what the fake-quantized network computes in evaluation, tensor by tensor, with a
+fixed batch of 1 as FINN and the ``qonnx`` tools expect.  Its input is ``images`` as float32 pixel
+values in [0, 255]; ``(x - 128) / 64`` and a signed 8-bit ``Quant`` of scale 2^-6 give the codes.  A
+step's output has the step's name.
 
-A BatchNormalization carries the folded gain gamma / sigma and the bias on the grid of its integer
+A BatchNormalization has the folded gain gamma / sigma and the bias on the grid of its integer
 accumulator (mean 0, variance 1, epsilon 0).  At bit-width 32 there is no ``Quant`` node and it has
-its trained statistics.  A normalization that stands alone follows a convolution of each channel
-with the constant 1, 64 as a code of scale 1/64.  In an exact network (:mod:`training.exact`) the
-weights have the gain in them, and the convolution has the bias.
+its trained statistics.  A separate normalization follows a convolution of each channel with the
+constant 1, which is the code 64 of scale 1/64.  In an exact network (:mod:`training.exact`) the
+weights include the gain, and the convolution has the bias.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def write_qonnx(
 ) -> Path:
     """Write :func:`qonnx_from_network` atomically; returns ``path``.
 
-    ``checkpoint_sha256`` is named in the file, and in what is lowered from it (export.origin).
+    ``checkpoint_sha256`` is stored in the file, and in files lowered from it (export.origin).
     """
     model = qonnx_from_network(network, bits)
     if checkpoint_sha256 is not None:
@@ -74,11 +74,11 @@ def _numpy(tensor: Tensor) -> NDArray[np.float32]:
 
 
 class _QonnxBuilder(GraphBuilder):
-    """Writes no node that reads one tensor twice, x * x say: qonnx-cleanup renames only the first
-    of equal inputs, so the second is read through an Identity."""
+    """Writes no node that reads one tensor twice, such as x * x: qonnx-cleanup renames only the
+    first of equal inputs, so the second is read through an Identity."""
 
     def operands(self, inputs: Sequence[str]) -> list[str]:
-        """The inputs, each but constants once."""
+        """The inputs, each only once, except for constants."""
         distinct: list[str] = []
         for name in inputs:
             again = name in distinct and any(name in node.output for node in self._nodes)
@@ -157,7 +157,7 @@ class _Writer:
         return write_clamp(self.builder, x, 0.0, step.attributes.get("ceiling"), name)
 
     def weight(self, layer: nn.Module, name: str) -> str:
-        """Weights, quantized ones behind their ``Quant``."""
+        """Weights, followed by their ``Quant`` if quantized."""
         weight = cast(Tensor, layer.weight)
         if not self.quantized:
             return self.builder.constant(_numpy(weight), f"{name}.weight")
@@ -220,7 +220,7 @@ class _Writer:
 
     @staticmethod
     def bias(layer: PlannedConvolution) -> NDArray[np.float32]:
-        """On the grid of the accumulator, where there is one."""
+        """The bias, on the grid of the accumulator if there is one."""
         bias, scale = layer.norm.gain_and_bias()[1], layer.accumulator_scale()
         return _numpy(bias if scale is None else bias_on_grid(bias, scale))
 
@@ -376,7 +376,7 @@ _WRITERS: Mapping[str, Callable[[_Writer, Step, Sequence[str]], str]] = MappingP
 
 
 def with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Value infos for every tensor; ``Quant`` keeps the shape of its input."""
+    """Add value infos for every tensor; ``Quant`` keeps the shape of its input."""
     standard = onnx.ModelProto()
     standard.CopyFrom(model)
     for node in standard.graph.node:

@@ -1,8 +1,8 @@
 """Read an ONNX file that may be missing, truncated, corrupt or hostile.
 
-Everything that goes wrong here is one :class:`~deploy.core.errors.InputError` that names the file
-and what is wrong with it; nothing from the file is evaluated, and no data outside the file's own
-folder is opened. Imports onnx alone, so that the integer reference can stand on it.
+Every fault found here is one :class:`~deploy.core.errors.InputError` that names the file and the
+fault. Nothing from the file is evaluated, and no data outside the file's own folder is opened. The
+module imports only onnx, so that the integer reference can use it.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from deploy.core.errors import InputError, QadtrError
 from export.graph import graphs_of, input_dims, node_label, type_name
 
 MAX_FILE_BYTES = 2**31 - 1
-"""Protobuf's own limit for one message; a larger ONNX file cannot be a valid one."""
+"""Protobuf's own limit for one message; a larger ONNX file cannot be valid."""
 
 MAX_TENSOR_ELEMENTS = 2**31 - 1
-"""No tensor of a network of this project comes near; a larger one is a damaged or hostile shape."""
+"""Far above any tensor of this project's networks; a larger shape is damaged or hostile."""
 
 MOST_ACTIVATIONS = 1 << 26
 """Elements of one tensor between the nodes, for one image: 64 channels of 1,024 × 1,024."""
 
 FEW_ACTIVATIONS = 1 << 22
 MOST_TIMES_THE_IMAGE = 1024
-"""What a small image may become: so many elements, or so many times its own."""
+"""A tensor of a small image may have this many elements, or this many times the image's."""
 
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 
-# What Python raises where a part of a file is missing, of another type or out of range.
+# The exceptions of Python if a part of a file is missing, of another type or out of range.
 _OF_A_MALFORMED_FILE = (
     ArithmeticError,
     AttributeError,
@@ -54,10 +54,10 @@ _OF_A_MALFORMED_FILE = (
 
 @contextmanager
 def refusing_malformed(path: Path | str) -> Iterator[None]:
-    """Turn what goes wrong with the parts of a file into one error that names the file.
+    """Turn exceptions on malformed parts of a file into one error that names the file.
 
-    :func:`read_model` checks what holds for every ONNX file; what an operator's attributes and
-    shapes must be, only its reader knows, and a hostile file has them otherwise.
+    :func:`read_model` checks what holds for every ONNX file. Only the reader of an operator knows
+    what its attributes and shapes must be, and a hostile file may have others.
     """
     try:
         yield
@@ -87,18 +87,18 @@ def refuses_malformed(
 def read_model(path: Path | str, *, max_bytes: int = MAX_FILE_BYTES) -> onnx.ModelProto:
     """Read and check one ONNX file, with all its tensors in memory.
 
-    Checked: the file parses; its IR and opset versions are known ones; its graph has nodes and
+    It checks: the file parses; its IR and opset versions are known ones; its graph has nodes and
     outputs; every node has an operator, an output and attributes of a known type; every tensor
     that a node or an output reads is a graph input, an initializer or the output of an *earlier*
-    node (which excludes cycles and missing initializers); no tensor is made twice; every stored
-    tensor holds as many bytes as its shape promises; external data lie in the file's own folder.
+    node (which excludes cycles and missing initializers); no tensor has two producers; every stored
+    tensor holds as many bytes as its shape requires; external data are in the file's own folder.
 
     Args:
         path: the ONNX file.
         max_bytes: files larger than this (external data included) are refused.
 
     Raises:
-        InputError: naming the file and the first thing that is wrong with it.
+        InputError: names the file and the first fault in it.
     """
     path = Path(path)
     model = _parse(path, max_bytes)
@@ -127,16 +127,17 @@ def read_model(path: Path | str, *, max_bytes: int = MAX_FILE_BYTES) -> onnx.Mod
 def require_sizes(
     path: Path, shapes: Mapping[str, tuple[int, ...]], image: tuple[int, ...]
 ) -> None:
-    """Refuse a file that would compute a tensor larger than any of a network: a padding, a stride
-    or a size of it is damaged, and whoever runs it would run out of memory.
+    """Refuse a file that would compute a tensor larger than any network's.
+
+    A padding, a stride or a size in it is damaged, and running it would exhaust memory.
 
     Args:
         path: of the file, for the error.
-        shapes: of its tensors, by name, the batch first; 0 where a length is not known.
+        shapes: of its tensors, by name, the batch first; 0 if a length is not known.
         image: (C, H, W).
 
     Raises:
-        InputError: naming the tensor.
+        InputError: names the tensor.
     """
     most = min(MOST_ACTIVATIONS, max(FEW_ACTIVATIONS, MOST_TIMES_THE_IMAGE * math.prod(image)))
     for name, shape in shapes.items():
@@ -226,7 +227,7 @@ def _tensors_of(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
 
 
 def _load_external_data(model: onnx.ModelProto, path: Path, max_bytes: int) -> None:
-    """Load data kept beside the model; only from the model's folder, links resolved."""
+    """Load external data, only from the model's folder, with links resolved."""
     folder = path.resolve().parent
     total = 0
     for tensor in _tensors_of(model.graph):
@@ -242,7 +243,7 @@ def _load_external_data(model: onnx.ModelProto, path: Path, max_bytes: int) -> N
             )
         try:
             offset = int(entries.get("offset", "0"))
-            if file.exists() and not file.is_file():  # a pipe would be waited for
+            if file.exists() and not file.is_file():  # reading a pipe would block
                 raise OSError("it is not a file")
             size = file.stat().st_size
             length = int(entries.get("length", str(size - offset)))
@@ -287,7 +288,7 @@ _BITS: dict[int, int] = {
 
 
 def _check_tensor(tensor: onnx.TensorProto, path: Path) -> None:
-    """Compare what a stored tensor promises with what it holds, before anything is allocated."""
+    """Compare the declared size of a stored tensor with its data, before allocating anything."""
     what = f"{path}: tensor {tensor.name!r} ({type_name(tensor.data_type)}{list(tensor.dims)})"
     if any(dim < 0 for dim in tensor.dims):
         raise InputError(f"{what} has a negative dimension")

@@ -15,10 +15,10 @@ from deploy.core.images import check_images
 from export.graph import graph_inputs, input_dims, type_name
 
 BATCH = 1
-"""Length of the first dimension where the file leaves it open."""
+"""Length of the first dimension if the file leaves it open."""
 
 MAX_ELEMENTS = 2**27
-"""Of one input; a file that takes more is not tried."""
+"""Largest size of one input; a file with a larger one is refused."""
 
 _FEEDABLE = {
     "float", "double", "float16", "bool",
@@ -32,17 +32,17 @@ def noise_for(
     open_size: int = 32,
     shapes: Mapping[str, Sequence[int]] | None = None,
 ) -> dict[str, NDArray[Any]]:
-    """Give an array for each input of a model, always the same ones.
+    """Return an array for each input of a model; every call returns the same ones.
 
     uint8 is uniform over all bytes, float in −1…1; other integers are 0, since they may be indices.
 
     Args:
         open_size: length of a dimension that the file leaves open (the first one: ``BATCH``; the
             second of four: 3, the channels of an image).
-        shapes: of inputs, by name, in place of what the file says.
+        shapes: of inputs, by name, in place of those that the file states.
 
     Raises:
-        InputError: an input that no array can be made for.
+        InputError: no array can be made for an input.
         UsageError: a shape for an input that the file does not have.
     """
     given = dict(shapes or {})
@@ -56,7 +56,7 @@ def noise_for(
 
 
 def feeds_of_images(model: onnx.ModelProto, images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
-    """Give images, uint8 N×3×H×W, as the only input of a classifier, in its type and batch size.
+    """Return images, uint8 N×3×H×W, as the only input of a classifier, in its type and batch size.
 
     Raises:
         InputError: the model takes something else.

@@ -1,7 +1,7 @@
 """A copy of a file with int8 images that takes the image's bytes instead.
 
-TensorRT's file takes byte - 128 as int8. ONNX Runtime's engine gives bytes; to run the same graph
-there, the copy gets Cast → Sub 128 → Cast in front, exact in int32, and nothing else.
+TensorRT's file takes byte - 128 as int8, but the ONNX Runtime engine passes bytes. To run the same
+graph there, the copy begins with Cast → Sub 128 → Cast, exact in int32. Nothing else is changed.
 """
 
 from __future__ import annotations

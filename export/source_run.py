@@ -1,13 +1,14 @@
-"""Run a quantized source file by itself: a third party to the lowering and its reference.
+"""Run a quantized source file independently of the lowering and its reference.
 
-Nothing of the lowering is used here.  Each quantizer of QONNX is written out in standard operators,
-and ONNX Runtime runs the file node by node, without optimizing anything:
+Each quantizer of QONNX is written out in standard operators, and ONNX Runtime runs the file node by
+node, without optimizations:
 
     Quant         Mul(Sub(Clip(Round(Add(Div(x, s), z)), low, high), z), s)
     BipolarQuant  Where(x >= 0, s, -s)
-    Trunc         Mul(Floor or Round(Div(Round(Div(x, s)), 2^n)), s), clipped where it says so
+    Trunc         Mul(Floor or Round(Div(Round(Div(x, s)), 2^n)), s), clipped if it has six inputs
 
-A test holds this to the ``qonnx`` package's own executor, which takes an image a second or more.
+A test compares this with the ``qonnx`` package's own executor, which takes a second or more per
+image.
 
 Reference: https://github.com/fastmachinelearning/qonnx/tree/main/docs/qonnx-custom-ops
 """
@@ -41,8 +42,8 @@ class SourceRun:
 
     Args:
         path: a file with one input.
-        tensors: whose values are wanted, besides the output.
-        model: what the file holds, where it has been read before.
+        tensors: whose values are returned, besides the output.
+        model: of the file, if it has been read before.
 
     Raises:
         EngineUnavailable: onnxruntime is not installed.
@@ -80,8 +81,8 @@ class SourceRun:
             ) from error
 
     def run(self, inputs: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-        """The values of ``tensors`` by name, or as "" of the output where there are none, for
-        inputs N×C×H×W as the file takes them.
+        """The values of ``tensors`` by name, for inputs N×C×H×W as the file takes them. Without
+        ``tensors``, the values of the output, under the name "".
 
         Raises:
             InputError: ONNX Runtime fails.
@@ -105,7 +106,7 @@ class SourceRun:
 
 
 def _drop_unused(graph: onnx.GraphProto, wanted: Sequence[str]) -> None:
-    """Leave the nodes out that nothing wanted depends on."""
+    """Remove the nodes that nothing wanted depends on."""
     needed, kept = set(wanted), []
     for node in reversed(graph.node):
         if needed.intersection(node.output):
@@ -161,7 +162,7 @@ class _Writer:
         self.made: list[onnx.TensorProto] = []
 
     def write(self) -> list[onnx.NodeProto]:
-        """The nodes; the last gives what the quantizer gave."""
+        """The nodes; the last one gives the quantizer's output."""
         x = self.node.input[0]
         if self.node.op_type == "BipolarQuant":
             scale = self.node.input[1]

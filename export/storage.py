@@ -1,7 +1,7 @@
-"""How weight codes are stored: INT2, INT4 or INT8 initializers, the low ones behind a Cast.
+"""Store weight codes as INT2, INT4 or INT8 initializers; a Cast follows the first two.
 
 ONNX Runtime folds the Cast once, at load, and then runs its int8 kernel (docs/networks.md); the
-file holds the low-bit codes.  INT2 takes opset 25 and IR version 13, INT4 opset 21 and IR 10.
+file holds the low-bit codes.  INT2 needs opset 25 and IR version 13, INT4 opset 21 and IR 10.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ qonnx     the ``qonnx`` package's executor within a budget of the fake-quantized
           an exact one; the same numbers again after ``qonnx-cleanup``
 ========  ==============================================================================
 
-The all-integer file has a stronger one: certificate and parity. At 32 bits every target's file is
-held to the float network. What a target promises of its graph is checked before (the guarantees).
+The all-integer file has stronger proofs: certificate and parity. At 32 bits every target's file is
+compared with the float network. A target's guarantees for its graph are checked before.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ QONNX_IMAGES = 8
 
 
 class TargetProofError(QadtrError):
-    """A file is further from what it must compute than its budget allows."""
+    """The difference of a file from what it must compute exceeds its budget."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TargetProof:
-    """What was found of one file: engines and references compared (``departures``), and the names
-    of what was checked besides and passed."""
+    """The proof of one file: comparisons of engines and references (``departures``), and the names
+    of the other checks that passed."""
 
     target: str
     model_sha256: str
@@ -66,7 +66,7 @@ class TargetProof:
 
     @property
     def failures(self) -> tuple[str, ...]:
-        """Why it is none, a sentence each; empty when it is one."""
+        """Why the proof fails, one sentence each; empty if it holds."""
         return tuple(text for one in self.departures for text in one.failures)
 
     @property
@@ -75,14 +75,15 @@ class TargetProof:
         return not self.failures
 
     def required(self) -> TargetProof:
-        """This, or a TargetProofError with all failures."""
+        """Return this, or raise TargetProofError with all failures."""
         if not self.ok:
             raise TargetProofError(f"{self.target}: " + "; ".join(self.failures))
         return self
 
     def manifest_budget(self) -> dict[str, float] | None:
-        """What a manifest states of an engine of this file: the largest difference of a logit from
-        the file's reference, absolute, and the share of flips; None where no engine ran."""
+        """The budget that a manifest states for an engine of this file: the largest absolute
+        difference of a logit from the file's reference, and the share of flips; None if no engine
+        ran."""
         engines = [one for one in self.departures if one.held_to == REFERENCE]
         if not engines:
             return None
@@ -116,7 +117,7 @@ ENGINES: Mapping[str, tuple[OpenEngine, ...]] = {
     "tensorrt": (OnnxRuntimeEngine,),
     "qcdq": (OnnxRuntimeEngine, OpenVinoEngine),
 }
-"""By target, the engines that its file must run in here. TensorRT itself needs a GPU."""
+"""The engines in which each target's file must run here. TensorRT itself needs a GPU."""
 
 
 def prove_qdq(
@@ -155,7 +156,7 @@ def prove_qonnx(
 
     Raises:
         InputError: the file is damaged.
-        TargetProofError: what qonnx-cleanup makes of it is not a valid file.
+        TargetProofError: the output of qonnx-cleanup is not a valid file.
     """
     few, held_to = images[:QONNX_IMAGES], network[:QONNX_IMAGES]
     executor = "the qonnx executor"

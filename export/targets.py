@@ -1,4 +1,4 @@
-"""The targets of the lowering: for each, its passes in their order, and what it promises."""
+"""The targets of the lowering, each with its passes in their order and its guarantees."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ from export.reference import supported_operators, supported_qdq_operators
 from export.storage import STORAGES
 
 QONNX_TARGET = "qonnx"
-"""The network as QONNX itself: what the other targets are lowered from."""
+"""The network as QONNX itself, from which the other targets are lowered."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """What one kind of runtime is given.
+    """The files for one kind of runtime.
 
     Attributes:
-        rules: the passes over layers; at each node, those of its place are asked in this order.
+        rules: the passes over layers; at each node, those of its place are tried in this order.
         dialect: of the quantizers that they write, in a Q/DQ file.
         guarantees: checked on the finished graph, in this order.
         code_range: least and largest code that the target's types of codes hold.
         image_type: element type of the input ``images``.
         storages: of the weights, the default first.
-        tunes: what a file can be laid out for (:mod:`export.passes.kernels`), the default first.
+        tunes: what a file can be tuned for (:mod:`export.passes.kernels`), the default first.
         domains: operator sets beside ONNX's own.
     """
 
@@ -170,7 +170,7 @@ def target_named(name: str) -> Target:
     """The lowering target of this name.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no such target.
     """
     if name not in TARGETS:
         raise InputError(f"unknown target {name!r}; available: {', '.join(TARGETS)}")

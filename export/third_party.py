@@ -1,13 +1,12 @@
 """A lowered file against its source, run independently (:mod:`export.source_run`).
 
-Certificate and parity say that the engine computes what the lowered file says; that the file says
-what its source does, they cannot know.  So the source itself is run on the same images.
+Certificate and parity show that the engine computes what the lowered file says. They do not show
+that the file computes what its source does, so the source itself is run on the same images.
 
-Its codes are not the file's to the last one: it sums in float32, and its biases, trained in float,
-are rounded to the accumulator's step.  A code that differs grows on its way through a deep network,
-so each layer is looked at by itself: the file's numpy reference computes it from the *source's*
-codes before it.  What a wrong lowering gives is then far outside of the bounds here, at the layer
-that is wrong.
+Not all codes equal the source's: it sums in float32, and the lowering rounds its float biases to
+the accumulator's step.  The difference of one code grows on its way through a deep network, so each
+layer is checked separately: the file's numpy reference computes it from the *source's* codes before
+it.  A wrong lowering is then far outside the bounds here, at the layer that is wrong.
 """
 
 from __future__ import annotations
@@ -29,17 +28,17 @@ from export.source_run import NAME, SourceRun
 LAYER = "its own layer, from the source's codes"
 
 BUDGET = Budget(logits=0.02, flips=1.0, code_flips=0.03, largest_code_flip=1)
-"""Of one layer from the source's own codes. Ties of power-of-two scales are what differs most."""
+"""Budget of a layer computed from the source's codes; ties of power-of-two scales differ most."""
 
 FEW = 8
-"""So many codes of a layer may differ in any case: a small one is not a sample."""
+"""This many codes of a layer may always differ: a small layer is too small a sample."""
 
 HALVED = 0.76
-"""Of a step of twice the source's, as TensorRT's streams have: half of it and half of the source's
-are rounding."""
+"""Allowed difference in steps of twice the source's, as TensorRT's streams have: half of such a
+step and half of the source's are rounding."""
 
 IMAGES = 4
-"""Of noise, where nobody gives better ones."""
+"""Number of noise images, if none are given."""
 
 
 class SourceError(QadtrError):
@@ -53,7 +52,7 @@ class LayerDifference:
     Attributes:
         layer: its name in both files.
         codes: compared.
-        different: how many are other ones.
+        different: how many differ.
         beyond: how many differ by more than one code.
         largest: by how many codes at most.
     """
@@ -84,7 +83,7 @@ class SourceComparison:
     Attributes:
         layers: each from the source's own codes.
         last: the logits, likewise.
-        logits: the engine's, against the source's, through the whole network.
+        logits: the engine's against the source's, of the whole network.
         budget: of a layer.
     """
 
@@ -95,13 +94,13 @@ class SourceComparison:
 
     @property
     def worst(self) -> LayerDifference | None:
-        """The layer with the largest share of other codes; None where none has one."""
+        """The layer with the largest share of different codes; None if no code differs."""
         found = max(self.layers, key=lambda one: one.share, default=None)
         return found if found is not None and found.different else None
 
     @property
     def failures(self) -> tuple[str, ...]:
-        """Why this is not the source's network, a sentence each."""
+        """Why this is not the source's network, one sentence each."""
         found = [*self.logits.failures, *self.last.failures]
         for one in self.layers:
             few = max(FEW, self.budget.code_flips * one.codes)
@@ -116,7 +115,7 @@ class SourceComparison:
         return tuple(found)
 
     def required(self) -> SourceComparison:
-        """This, or a SourceError with all failures."""
+        """Return this, or raise SourceError with all failures."""
         if self.failures:
             raise SourceError(
                 "the lowered file is not equivalent to its source: " + "; ".join(self.failures)
@@ -124,7 +123,7 @@ class SourceComparison:
         return self
 
     def summary(self) -> str:
-        """Two lines for a person."""
+        """A summary of two lines."""
         codes = sum(one.codes for one in self.layers)
         different = sum(one.different for one in self.layers)
         text = (
@@ -147,7 +146,7 @@ class SourceComparison:
 
 @dataclass
 class _Exchange:
-    """Counts each layer's difference, and lets the layers behind compute from the source's."""
+    """Counts each layer's difference, and passes the source's codes to later layers."""
 
     facts: Mapping[str, tuple[str, Codes]]
     values: Mapping[str, NDArray[Any]]
@@ -202,8 +201,8 @@ def compare_with_source(
         facts: its codes by the layer's name in the source.
         engine: its name, and its logits for these images.
         images: as given.
-        whole: how far the engine's logits may be from the source's.
-        as_values: whether ``facts`` name tensors of values, as a Q/DQ file has them, not of codes.
+        whole: the allowed difference of the engine's logits from the source's.
+        as_values: whether ``facts`` name tensors of values, as in a Q/DQ file, not of codes.
 
     Raises:
         EngineUnavailable: onnxruntime is not installed.

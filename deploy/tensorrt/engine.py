@@ -158,7 +158,7 @@ class TensorRtEngine(ModelEngine):
     def close(self) -> None:
         """Free the engine and its memory on the GPU; a second call is not an error."""
         self._runner = None
-        # Contexts go before the engine, the engine before its runtime, all before the GPU's context.
+        # Contexts are freed first, then the engine, its runtime, and last the GPU's context.
         self._engine = self._runtime = None
         self._device.close()
 

@@ -40,7 +40,7 @@ class OnnxFacts:
     Attributes:
         sha256: of its bytes.
         input_shape: (3, H, W) of the images, which it takes as int8, byte - 128.
-        batch_size: N where the file fixes it, else None.
+        batch_size: N if the file fixes it, else None.
         classes: number of logits per image.
         operators: number of nodes of each operator.
     """
@@ -61,8 +61,8 @@ def check_symmetric_int8(data: bytes, where: str) -> OnnxFacts:
 
     Raises:
         InputError: not an ONNX file; an unsigned tensor; a quantizer whose zero point is not a
-            stored int8 of 0; a subgraph, function or external data; other images or logits than int8
-            N×3×H×W and float32 N×C.
+            stored int8 of 0; a subgraph, function or external data; other images or logits than
+            int8 N×3×H×W and float32 N×C.
     """
     try:
         operators = operators_of(data)

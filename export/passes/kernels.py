@@ -86,7 +86,7 @@ def kernel_form(
     Args:
         context: its builder gets the nodes; its ``tune`` (of :data:`TUNES`) and storage decide.
         x: the input codes.
-        shape: of these codes, N×C×H×W, where the QONNX file has it.
+        shape: of these codes, N×C×H×W, if the QONNX file has it.
         weights: integer codes O×(C/groups)×kh×kw with zero point 0.
         attributes: kernel_shape, strides, pads, dilations, group of the convolution.
     """
