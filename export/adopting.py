@@ -30,10 +30,11 @@ from deploy.core.scratch import Scratch
 from deploy.core.share import Share, share_in_words, share_of
 from deploy.core.text import some
 from deploy.engine import open_engine
-from export.adopted_graph import ForeignModel, adopted_model, read_foreign
+from export.adopted_graph import adopted_model
 from export.budget import EQUAL, FLOAT_BUDGET, Budget, Departure, default_budget, departure
 from export.canonical.image import ImageForm
 from export.certificate import Certificate, certify, refuse_qonnx
+from export.foreign_model import ForeignModel, read_foreign
 from export.graph_builder import model_bytes
 from export.origin import origin_text, write_sidecar
 from export.source_run import NAME as SOURCE
