@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks.records import ROOT
-from benchmarks.results_compared import results_of
+from benchmarks.results_compared import Results, results_of
 from benchmarks.results_page import HEADING, RESULTS, TOPIC_PAGES, results_pages
 from benchmarks.results_sentences import sentences
 from benchmarks.results_topics import TOPICS, topic_page
@@ -22,6 +23,11 @@ from training.record_types import payloads
 from training.run_folder import RunFolder
 
 
+@pytest.fixture(scope="module")
+def results() -> Results:
+    return results_of(RESULTS)
+
+
 def test_every_page_is_what_the_records_give() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     pages = results_pages(RESULTS, readme)
@@ -31,22 +37,23 @@ def test_every_page_is_what_the_records_give() -> None:
     assert left == set()
 
 
-def test_the_table_of_the_readme_is_that_of_the_records_and_three_sentences_follow() -> None:
+def test_the_table_of_the_readme_is_that_of_the_records_and_three_sentences_follow(
+    results: Results,
+) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     found = readme.partition(HEADING)[2].partition("\n## ")[0].strip()
     lines = [line.strip("| ").split(" | ") for line in found.splitlines() if line[:1] == "|"]
     columns, rows = lines[0], lines[2:]
     shown = {(row[1], row[0]): dict(zip(columns, row, strict=True)) for row in rows}
-    for one in results_of(RESULTS).networks.values():
+    tried: dict[tuple[str, int], list[Any]] = {}
+    for folder in RESULTS.glob("*/*/records"):
+        for payload in (record["payload"] for record in read_records(folder, "evaluation")):
+            model = payload["model"]
+            tried.setdefault((model["checkpoint_sha256"], model["bit_width"]), []).append(payload)
+    for one in results.networks.values():
         for bits, figures in one.figures.items():
             own = figures.model["checkpoint_sha256"]
-            at = [
-                r["payload"]
-                for folder in RESULTS.glob("*/*/records")
-                for r in read_records(folder, "evaluation")
-                if r["payload"]["model"]["checkpoint_sha256"] == own
-                and r["payload"]["model"]["bit_width"] == bits
-            ]
+            at = tried[own, bits]
             brought = [p for p in at if p["patch"]["source"]["checkpoint_sha256"] != own]
             row = shown[one.label, str(bits)]
             assert row["clean"] in [_rate(p["clean_accuracy"]) for p in at]
@@ -54,8 +61,8 @@ def test_the_table_of_the_readme_is_that_of_the_records_and_three_sentences_foll
     assert _sentences(found.rpartition("|\n\n")[2]) == 3
 
 
-def test_the_first_page_has_ten_sentences_each_of_figures_or_of_none() -> None:
-    said = sentences(results_of(RESULTS))
+def test_the_first_page_has_ten_sentences_each_of_figures_or_of_none(results: Results) -> None:
+    said = sentences(results)
     assert [_sentences(one) for one in said] == [1] * 10
     assert not [one for one in said if "None" in one or "nan" in one]
 
