@@ -21,7 +21,7 @@ from eval.report.network_figures import (
     shared_patches,
     worst,
 )
-from eval.report.words import MISSING, defense_name
+from eval.report.words import MISSING, defense_name, percent
 from eval.stages.zoo import records_below
 
 NETWORK, SMALL = "resnet20", "resnet8"
@@ -40,10 +40,14 @@ RIVAL = "rival"
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """One network of the comparison: its defense in words, and its figures by bit-width."""
+    """One network of the comparison: its defense in words, and its figures by bit-width.
+
+    ``in_table``: the table beside the sentences has its intervals.
+    """
 
     label: str
     figures: Mapping[int, NetworkFigures]
+    in_table: bool
 
     def worst_of(self, what: str, among: Collection[str] | None = None) -> dict[int, Achieved]:
         """The worst attack of a kind (a field of the figures) at each bit-width that has one."""
@@ -73,7 +77,7 @@ class Trained:
         return {bits: one.floor for bits, one in found.items() if one.floor is not None}
 
     def span(self, what: str, among: Collection[str] | None = None) -> str:
-        """The least and the largest rate over the bit-widths: "8.1% (…) to 9.1% (…)"."""
+        """The least and the largest rate over the bit-widths: "8.1% to 9.1%"."""
         rates = self._rates(what, among)
         return " to ".join(dict.fromkeys([rates[0], rates[-1]])) if rates else MISSING
 
@@ -83,10 +87,14 @@ class Trained:
         return rates[-1] if rates else MISSING
 
     def _rates(self, what: str, among: Collection[str] | None) -> list[str]:
-        """In words, the least first."""
+        """In words, the least first; with their intervals where they are in no table beside."""
         found = self.worst_of(what, among)
         ordered = sorted(found, key=lambda bits: found[bits].asr["value"])
-        return [self.figures[bits].rate(found[bits]) for bits in ordered]
+        if not self.in_table:
+            return [self.figures[bits].rate(found[bits]) for bits in ordered]
+        marks = [self.figures[bits].checks.mark for bits in ordered]
+        values = [percent(found[bits].asr["value"]) for bits in ordered]
+        return [f"{value}{mark}" for value, mark in zip(values, marks, strict=True)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +184,9 @@ def compared(every: Sequence[NetworkFigures], network: str) -> dict[str, Trained
         label = f"{defense_name(model['defense'])}{', grey squares' if squares else ''}"
         kind = label if label in candidates else RIVAL
         if kind != RIVAL or not squares:  # no rival, and not plain, with grey squares
-            candidates[kind].append(Trained(label=label, figures=figures))
+            candidates[kind].append(
+                Trained(label=label, figures=figures, in_table=network == NETWORK)
+            )
     found: dict[str, Trained] = {}
     for kind, those in candidates.items():
         before = list(found.values())[-1:]

@@ -21,7 +21,7 @@ from deploy.core.attack_checks import MARK, NOT_CHECKED
 from deploy.core.bit_widths import bits_words
 from deploy.core.share import Share
 from eval.report.network_figures import NetworkFigures, shared_patches
-from eval.report.words import rate, size
+from eval.report.words import percent, rate, size
 
 
 def sentences(results: Results) -> list[str]:
@@ -70,8 +70,9 @@ def adaptive_sentence(results: Results) -> str:
     attacked = [one for one in results.networks.values() if one.worst_of("adaptive")]
     if not attacked:
         return f"No {title(NETWORK)} has been attacked by one who has the network yet."
-    won = "; ".join(f"with {one.label} on {one.span('adaptive')}" for one in attacked)
-    return f"An attacker who has the network and knows its defense wins, {won} of the images."
+    won = [f"on {one.span('adaptive')} with {one.label}" for one in attacked]
+    won[0] = won[0].replace(" with ", " of the images with ")
+    return f"An attacker who has the network and knows its defense wins {'; '.join(won)}."
 
 
 def _small(results: Results) -> str:
@@ -107,7 +108,7 @@ def certified_sentence(results: Results) -> str:
             if px not in best or of["certified"]["value"] > _certified(best[px], px)["value"]:
                 best[px] = one
     said = " and ".join(
-        f"{rate(_certified(best[px], px))} of the images against {px}×{px} px "
+        f"{percent(_certified(best[px], px)['value'])} of the images against {px}×{px} px "
         f"({bits_words(best[px].bit_width)})"
         for px in PATCHES_PX
         if px in best
@@ -124,7 +125,11 @@ def _left(results: Results) -> str:
     """What masked inference of the table's network leaves to any attack."""
     figures = results.networks[SQUARES].figures if SQUARES in results.networks else {}
     bounds = {bits: one.bound(ATTACKED_PX) for bits, one in figures.items()}
-    said = [f"{rate(bound)} at {bits_words(bits)}" for bits, bound in bounds.items() if bound]
+    said = [
+        f"{percent(bound['value'])} at {bits_words(bits)}"
+        for bits, bound in bounds.items()
+        if bound
+    ]
     if not said:
         return ""
     size = f"{ATTACKED_PX}×{ATTACKED_PX}"

@@ -89,7 +89,7 @@ def test_masked_inference_is_a_row_whose_bound_is_that_of_its_certificates(
     assert cells["transferred"] == f"{rate(most)}, ≤ {percent(bound['value'])}"
     assert cells["latency"] == f"{certified['mean_passes']:.0f} passes"
     assert (
-        f"no attack with one 8×8 patch wins on more than {rate(bound)} at 8"
+        f"no attack with one 8×8 patch wins on more than {percent(bound['value'])} at 8"
         in sentences(results)[6]
     )
 
