@@ -144,7 +144,7 @@ def _rival(results: Results) -> str:
     there = results.networks if RIVAL in results.networks else results.small
     if RIVAL not in there:
         return "No rival has been attacked by one who has the network yet."
-    rival, ours = there[RIVAL], there.get(SQUARES, there[QADTR])
+    rival, ours = there[RIVAL], there[QADTR]
     shared = shared_patches(figures_of([rival, ours]))
     where = f"on {title(NETWORK if there is results.networks else SMALL)}"
     if there is not results.networks:
