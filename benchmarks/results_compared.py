@@ -49,6 +49,12 @@ class Trained:
     figures: Mapping[int, NetworkFigures]
     in_table: bool
 
+    @property
+    def inner_steps(self) -> int:
+        """Those of its training's patches; runs of before there were any do not say."""
+        model = next(iter(self.figures.values())).model
+        return int(_config(model).get("defense", {}).get("inner_steps", 0))
+
     def worst_of(self, what: str, among: Collection[str] | None = None) -> dict[int, Achieved]:
         """The worst attack of a kind (a field of the figures) at each bit-width that has one."""
         found = {bits: worst(getattr(f, what), among) for bits, f in self.figures.items()}
@@ -198,8 +204,14 @@ def compared(every: Sequence[NetworkFigures], network: str) -> dict[str, Trained
 
 def was_masked(model: Mapping[str, Any]) -> bool:
     """Whether its training showed grey squares; records of before there were any do not say."""
-    run = model.get("run") or {"config": {}}
-    return bool(run["config"].get("data", {}).get("masks", 0.0))
+    return bool(_config(model).get("data", {}).get("masks", 0.0))
+
+
+def _config(model: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The config of a model's training, empty where its records do not say."""
+    run: Mapping[str, Any] = model.get("run") or {"config": {}}
+    config: Mapping[str, Any] = run["config"]
+    return config
 
 
 def title(network: str) -> str:
