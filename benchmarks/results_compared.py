@@ -51,7 +51,7 @@ class Trained:
 
     @property
     def inner_steps(self) -> int:
-        """Those of its training's patches; runs of before there were any do not say."""
+        """Steps of each patch in its training before it is shown; 0 where its config names none."""
         model = next(iter(self.figures.values())).model
         return int(_config(model).get("defense", {}).get("inner_steps", 0))
 
