@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+from _pytest.mark import ParameterSet
 
 from deploy.core.files import sha256_of
 from export.lowering import lower, lower_float
 from export.qonnx_from_network import write_qonnx
 from export.targets import TARGETS
+from training.network_spec import NetworkSpec
 from training.quantizers import FLOAT
 from training.run_folder import RunFolder
 
@@ -22,13 +24,25 @@ the change that brings it."""
 CHECKPOINTS = sorted(RESULTS.rglob("checkpoint.safetensors"))
 
 
+def _cases() -> list[ParameterSet]:
+    """Every checkpoint; of those with equal networks and settings, all but the first are slow."""
+    seen, cases = list[NetworkSpec](), []
+    for checkpoint in CHECKPOINTS:
+        spec = RunFolder.open(checkpoint.parent).spec
+        marks = [pytest.mark.slow] if spec in seen else []
+        seen.append(spec)
+        name = checkpoint.parent.relative_to(RESULTS).as_posix()
+        cases.append(pytest.param(checkpoint, marks=marks, id=name))
+    return cases
+
+
 def test_every_committed_checkpoint_has_its_digests() -> None:
     assert len(CHECKPOINTS) > 10
     names = {path.parent.relative_to(RESULTS).as_posix() for path in CHECKPOINTS}
     assert names == set(json.loads(DIGESTS.read_text(encoding="utf-8")))
 
 
-@pytest.mark.parametrize("checkpoint", CHECKPOINTS, ids=lambda path: f"{path.parent.name}")
+@pytest.mark.parametrize("checkpoint", _cases())
 def test_the_exported_files_have_the_bytes_they_had(checkpoint: Path, tmp_path: Path) -> None:
     run = RunFolder.open(checkpoint.parent)
     network = run.load_network()
