@@ -40,20 +40,20 @@ RIVAL = "rival"
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """One network of the comparison: its defense in words, and its figures by bit-width.
-
-    ``in_table``: the table beside the sentences has its intervals.
-    """
+    """One network of the comparison: its defense in words, and its figures by bit-width."""
 
     label: str
     figures: Mapping[int, NetworkFigures]
-    in_table: bool
+
+    @property
+    def model(self) -> Mapping[str, Any]:
+        """What its records say of it; that of any bit-width."""
+        return next(iter(self.figures.values())).model
 
     @property
     def inner_steps(self) -> int:
         """Steps of each patch in its training before it is shown; 0 where its config names none."""
-        model = next(iter(self.figures.values())).model
-        return int(_config(model).get("defense", {}).get("inner_steps", 0))
+        return int(_config(self.model).get("defense", {}).get("inner_steps", 0))
 
     def worst_of(self, what: str, among: Collection[str] | None = None) -> dict[int, Achieved]:
         """The worst attack of a kind (a field of the figures) at each bit-width that has one."""
@@ -93,14 +93,15 @@ class Trained:
         return rates[-1] if rates else MISSING
 
     def _rates(self, what: str, among: Collection[str] | None) -> list[str]:
-        """In words, the least first; with their intervals where they are in no table beside."""
+        """In words, the least first; with their intervals where no table beside has them."""
         found = self.worst_of(what, among)
         ordered = sorted(found, key=lambda bits: found[bits].asr["value"])
-        if not self.in_table:
+        if self.model["network"] != NETWORK:
             return [self.figures[bits].rate(found[bits]) for bits in ordered]
-        marks = [self.figures[bits].checks.mark for bits in ordered]
-        values = [percent(found[bits].asr["value"]) for bits in ordered]
-        return [f"{value}{mark}" for value, mark in zip(values, marks, strict=True)]
+        return [
+            f"{percent(found[bits].asr['value'])}{self.figures[bits].checks.mark}"
+            for bits in ordered
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,9 +191,7 @@ def compared(every: Sequence[NetworkFigures], network: str) -> dict[str, Trained
         label = f"{defense_name(model['defense'])}{', grey squares' if squares else ''}"
         kind = label if label in candidates else RIVAL
         if kind != RIVAL or not squares:  # no rival, and not plain, with grey squares
-            candidates[kind].append(
-                Trained(label=label, figures=figures, in_table=network == NETWORK)
-            )
+            candidates[kind].append(Trained(label=label, figures=figures))
     found: dict[str, Trained] = {}
     for kind, those in candidates.items():
         before = list(found.values())[-1:]

@@ -70,9 +70,13 @@ def adaptive_sentence(results: Results) -> str:
     attacked = [one for one in results.networks.values() if one.worst_of("adaptive")]
     if not attacked:
         return f"No {title(NETWORK)} has been attacked by one who has the network yet."
-    won = [f"on {one.span('adaptive')} with {one.label}" for one in attacked]
-    won[0] = won[0].replace(" with ", " of the images with ")
-    return f"An attacker who has the network and knows its defense wins {'; '.join(won)}."
+    first, *others = attacked
+    return (
+        "An attacker who has the network and knows its defense wins on "
+        f"{first.span('adaptive')} of the images with {first.label}"
+        + "".join(f"; on {one.span('adaptive')} with {one.label}" for one in others)
+        + "."
+    )
 
 
 def _small(results: Results) -> str:

@@ -89,7 +89,7 @@ TOPICS = (
     Topic(
         name="resnet20",
         title="ResNet-20",
-        about="eleven networks: transferred patches, an attacker who has the network, certificates",
+        about="each training: transferred patches, an attacker who has the network, certificates",
         groups=("cifar10-resnet20*",),
     ),
     Topic(
