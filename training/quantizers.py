@@ -299,7 +299,32 @@ class BranchQuantizer(nn.Module, OwnBits):
         return y, scale, scale.new_zeros(()), scale.new_tensor(float(bits))
 
 
-class PixelQuantizer(nn.Module):
+class ConstantScale(nn.Module):
+    """A constant scale of 8-bit codes; ``reach`` is their largest magnitude."""
+
+    def __init__(self, scale: float, reach: int) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.tensor(scale), persistent=False)
+        self._reach = reach
+
+    def value(self) -> Tensor:
+        """The scale, a float32 scalar."""
+        return cast(Tensor, self.scale)
+
+    def codes_bits(self) -> int:
+        """Always 8."""
+        return STREAM_BITS
+
+    def odd_part(self) -> int:
+        """1: in an exact network the scale is a power of two."""
+        return 1
+
+    def reach(self) -> int:
+        """The largest magnitude of a code."""
+        return self._reach
+
+
+class PixelQuantizer(ConstantScale):
     """Quantizer of the normalised image: scale 2^-6, signed 8 bits; the codes are byte - 128.
 
     At bit-width 32 it is the identity.
@@ -308,25 +333,8 @@ class PixelQuantizer(nn.Module):
     SCALE = 2.0**-6
 
     def __init__(self, switch: BitWidthSwitch) -> None:
-        super().__init__()
+        super().__init__(self.SCALE, 128)
         self.switch = switch
-        self.register_buffer("scale", torch.tensor(self.SCALE), persistent=False)
-
-    def value(self) -> Tensor:
-        """The constant scale 2^-6, a float32 scalar."""
-        return cast(Tensor, self.scale)
-
-    def codes_bits(self) -> int:
-        """Always 8: the codes are the image's bytes."""
-        return STREAM_BITS
-
-    def odd_part(self) -> int:
-        """1: the scale is a power of two."""
-        return 1
-
-    def reach(self) -> int:
-        """128, the largest magnitude of a byte minus 128."""
-        return 128
 
     def forward(self, x: Tensor) -> QuantizerOutput:
         if not self.switch.quantized:

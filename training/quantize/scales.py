@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol, cast
+from typing import Protocol
 
-import torch
 from torch import Tensor, nn
 
 from training.quantize.integers import Grid
@@ -12,6 +11,7 @@ from training.quantizers import (
     STREAM_BITS,
     ActivationQuantizer,
     BitWidthSwitch,
+    ConstantScale,
     QuantizerOutput,
     code_range,
     quantize_activation,
@@ -34,29 +34,12 @@ class ScaleSource(Protocol):
         """The largest magnitude of a code, times :meth:`odd_part`."""
 
 
-class GateScale(nn.Module):
+class GateScale(ConstantScale):
     """1/255: the codes of a gate are 0 … 255 for 0 … 1; 1/127 and 0 … 127 in int8."""
 
     def __init__(self, switch: BitWidthSwitch) -> None:
-        super().__init__()
-        _, self.one = switch.code_range(STREAM_BITS, signed=False)
-        self.register_buffer("scale", torch.tensor(1.0 / self.one), persistent=False)
-
-    def value(self) -> Tensor:
-        """1/255, or 1/127, as a float32 scalar."""
-        return cast(Tensor, self.scale)
-
-    def codes_bits(self) -> int:
-        """Always 8."""
-        return STREAM_BITS
-
-    def odd_part(self) -> int:
-        """Not a power of two: no exact network has a gate."""
-        return 1
-
-    def reach(self) -> int:
-        """The code of 1."""
-        return self.one
+        _, one = switch.code_range(STREAM_BITS, signed=False)
+        super().__init__(1.0 / one, one)
 
 
 class PooledScale(nn.Module):
