@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from deploy.core.errors import InputError
+from deploy.core.text import shape_in_words
 from deploy.device.onnxruntime_engine import INPUT_NAME, OUTPUT_NAME
-from export.foreign_model import ForeignModel, shape_in_words
+from export.foreign_model import ForeignModel
 from export.graph import (
     attributes_of,
     fresh_name,

@@ -28,7 +28,7 @@ from deploy.core.records import provenance as provenance_of
 from deploy.core.records import write_record
 from deploy.core.scratch import Scratch
 from deploy.core.share import Share, share_in_words, share_of
-from deploy.core.text import some
+from deploy.core.text import shape_in_words, some
 from deploy.engine import open_engine
 from export.adopted_graph import adopted_model
 from export.budget import EQUAL, FLOAT_BUDGET, Budget, Departure, default_budget, departure
@@ -276,9 +276,9 @@ def _images(
     else:
         found, kind = split_of(given, split), "npz"
     if found.images.shape[1:] != foreign.shape:
-        shown = "×".join(map(str, found.images.shape[1:]))
+        shown = shape_in_words(found.images.shape[1:])
         raise InputError(
-            f"{foreign.path} takes images of {'×'.join(map(str, foreign.shape))}, but those of "
+            f"{foreign.path} takes images of {shape_in_words(foreign.shape)}, but those of "
             f"{found.name} are {shown}; give data of that size (images of a folder are resized "
             "to a square)"
         )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import onnx
 
+from deploy.core.text import shape_in_words
 from export.passes.qonnx_graph import QonnxGraph, Quantizer
 
 _LAYERS = {
@@ -48,7 +49,7 @@ def _layer(node: onnx.NodeProto, source: QonnxGraph) -> str:
     made = source.producer(node.input[1])
     if made is None:
         return f"{node.op_type}, float weights"
-    shape = "×".join(map(str, source.constants[made.input[0]].shape))
+    shape = shape_in_words(source.constants[made.input[0]].shape)
     return f"{node.op_type}, weights {shape}, {_described(source.quantizer(made))}"
 
 

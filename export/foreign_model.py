@@ -12,6 +12,7 @@ from onnx import TensorProto, inliner
 
 from deploy.core.errors import InputError, UsageError
 from deploy.core.images import GREY_OR_RGB
+from deploy.core.text import shape_in_words
 from export.canonical.image import ImageForm
 from export.canonical.shapes import shapes_of
 from export.graph import (
@@ -186,11 +187,6 @@ def _require_finite(model: onnx.ModelProto, path: Path) -> None:
                 f"{path}: the stored tensor {name!r} holds {int(np.isnan(values).sum())} NaN "
                 f"among {values.size} values: its training diverged, or the file is damaged"
             )
-
-
-def shape_in_words(dims: tuple[int | None, ...]) -> str:
-    """A shape such as "open×3×32×32"; None is an open size."""
-    return "×".join("open" if side is None else str(side) for side in dims) or "of no shape"
 
 
 def _image_shape(

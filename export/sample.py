@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from deploy.core.errors import InputError, UsageError
 from deploy.core.images import check_images
+from deploy.core.text import shape_in_words
 from export.graph import graph_inputs, input_dims, type_name
 
 BATCH = 1
@@ -71,10 +72,10 @@ def feeds_of_images(model: onnx.ModelProto, images: NDArray[np.uint8]) -> dict[s
         wanted in (None, 0, got) for wanted, got in zip(dims[1:], images.shape[1:], strict=True)
     )
     if not fits:
-        wanted = "×".join("open" if dim is None else str(dim) for dim in dims[1:])
+        wanted = shape_in_words(dims[1:])
         raise InputError(
             f"input {inputs[0].name!r} takes images of {wanted}, but the sample has "
-            f"{'×'.join(map(str, images.shape[1:]))}"
+            f"{shape_in_words(images.shape[1:])}"
         )
     batch = dims[0] or len(images)
     fed = images[np.arange(batch) % len(images)]

@@ -10,6 +10,7 @@ from typing import Any
 
 from deploy.core.errors import InputError
 from deploy.core.files import sha256_of, sha256_of_bytes
+from deploy.core.text import shape_in_words
 from training.checkpoint import start_from
 from training.config import TrainingConfig
 from training.network_spec import NetworkSpec
@@ -102,7 +103,7 @@ def _require_fit(network: Network, spec: NetworkSpec, channels: int) -> None:
     """Refuse a network that does not fit the images or the config of the training."""
     expected = (channels, *spec.image_size)
     if network.plan.input_shape != expected or network.plan.classes != spec.classes:
-        shape, own = ("×".join(map(str, one)) for one in (expected, network.plan.input_shape))
+        shape, own = map(shape_in_words, (expected, network.plan.input_shape))
         raise InputError(
             f"the network takes images of {own} and gives {network.plan.classes} logits, but the "
             f"training images are {shape} in {spec.classes} classes; quantize it with an example "

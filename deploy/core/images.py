@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InputError, NothingToEvaluate
+from .text import shape_in_words
 
 INPUT_ZERO_POINT = 128
 """The byte that stands for the real number 0."""
@@ -66,6 +67,6 @@ def check_images(
         raise InputError(f"expected images with pixels, got shape {images.shape}")
     if expected_shape is not None and images.shape[1:] != tuple(expected_shape):
         raise InputError(
-            f"expected images of shape N×{'×'.join(map(str, expected_shape))}, got {images.shape}"
+            f"expected images of shape N×{shape_in_words(expected_shape)}, got {images.shape}"
         )
     return images

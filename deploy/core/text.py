@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 _UNSAFE = re.compile(
     "[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"  # XML cannot hold them
@@ -30,6 +30,15 @@ def some(names: Sequence[str]) -> str:
     """Return the first three names, quoted, 80 characters of each, and how many more there are."""
     shown = ", ".join(repr(name[:80]) for name in dict.fromkeys(names[:3]))
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
+
+
+def shape_in_words(sides: Iterable[int | None]) -> str:
+    """Return a shape such as "open×3×32×32"; None is an open size.
+
+    >>> shape_in_words((None, 3, 32, 32))
+    'open×3×32×32'
+    """
+    return "×".join("open" if side is None else str(side) for side in sides) or "scalar"
 
 
 def in_markdown(text: str) -> str:

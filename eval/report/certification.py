@@ -9,6 +9,7 @@ from deploy.core.bit_widths import bits_label
 from deploy.core.double_masking import asr_at_most
 from deploy.core.html import Html, join
 from deploy.core.table import Table
+from deploy.core.text import shape_in_words
 from eval.measure.certification_record import (
     CertificationRecord,
     certifications_from_records,
@@ -59,7 +60,7 @@ def _cells(record: CertificationRecord, names: Names) -> dict[str, str]:
         "bits": bits_label(record["model"]["bit_width"]),
         "engine": record["model"]["engine"],
         "patch": f"{record['patch_px']} px",
-        "masks": f"{record['masks']} of {'×'.join(map(str, record['mask_px']))}",
+        "masks": f"{record['masks']} of {shape_in_words(record['mask_px'])}",
         "clean": percent(record["clean"]["value"]),
         "masked inference": percent(record["masked"]["value"]),
         "certified (95%)": rate(record["certified"]),

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from deploy.core.errors import InputError, UsageError
+from deploy.core.text import shape_in_words
 from export.canonical.draft import Draft
 from export.canonical.operators import QUANTIZERS
 from export.graph import attributes_of, node_label, type_name
@@ -106,7 +107,7 @@ def require_image(draft: Draft, form: ImageForm) -> None:
         InputError: the input is something else, or its size is open and not given.
     """
     name, shape = draft.image, draft.shapes.get(draft.image, ())
-    shown = "×".join(str(side or "open") for side in shape) or "unknown"
+    shown = shape_in_words(side or None for side in shape) if shape else "unknown"
     kind = type_name(draft.image_type)
     if draft.image_type not in (TensorProto.FLOAT, TensorProto.UINT8):
         raise InputError(

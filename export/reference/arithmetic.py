@@ -33,6 +33,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from deploy.core.text import shape_in_words
 from export.reference.errors import NotReproducible, TooLarge, UnsupportedGraph
 
 Codes = NDArray[np.uint8]
@@ -374,7 +375,7 @@ def require_room(what: str, *shape: int) -> None:
     """
     if math.prod(shape) > MOST_VALUES:
         raise TooLarge(
-            f"{what}: an array of {'×'.join(map(str, shape))} is more than the reference computes "
+            f"{what}: an array of {shape_in_words(shape)} is more than the reference computes "
             f"({MOST_VALUES:,} numbers): the file is damaged, or its images are too large"
         )
 

@@ -13,6 +13,7 @@ import onnx
 from numpy.typing import NDArray
 
 from deploy.core.errors import InputError, NothingToEvaluate
+from deploy.core.text import shape_in_words
 from export.graph import Graph, input_dims, node_label, type_name
 from export.reading import read_model, refusing_malformed
 from export.reference.arithmetic import Held
@@ -111,8 +112,8 @@ class Reference(ABC, Generic[Code]):
         ]
         if wrong:
             raise InputError(
-                f"{self.path} takes images of {'×'.join(map(str, self.input_shape))}, got "
-                f"{'×'.join(map(str, images.shape[1:]))}"
+                f"{self.path} takes images of {shape_in_words(self.input_shape)}, got "
+                f"{shape_in_words(images.shape[1:])}"
             )
         if not len(images):
             raise NothingToEvaluate("expected at least one image, got none")

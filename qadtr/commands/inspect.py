@@ -7,6 +7,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+from deploy.core.text import shape_in_words
 from qadtr.arguments import count
 from qadtr.commands import shared
 
@@ -67,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps(certificate.to_json(), indent=2, ensure_ascii=False))
         return 0 if certificate.ok else 2
     for one in (*certificate.inputs, *certificate.outputs):
-        dims = "×".join("N" if dim is None else str(dim) for dim in one.shape)
+        dims = shape_in_words(one.shape)
         word = "output" if one in certificate.outputs else "input"
         print(f"{word:<6} {one.name} {one.type} {dims}")
     rows = [

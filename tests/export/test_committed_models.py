@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-from _pytest.mark import ParameterSet
 
 from deploy.core.files import sha256_of
 from export.lowering import lower, lower_float
@@ -24,9 +23,9 @@ the change that brings it."""
 CHECKPOINTS = sorted(RESULTS.rglob("checkpoint.safetensors"))
 
 
-def _cases() -> list[ParameterSet]:
+def _cases() -> list[object]:
     """Every checkpoint; of those with equal networks and settings, all but the first are slow."""
-    seen, cases = list[NetworkSpec](), []
+    seen, cases = list[NetworkSpec](), list[object]()
     for checkpoint in CHECKPOINTS:
         spec = RunFolder.open(checkpoint.parent).spec
         marks = [pytest.mark.slow] if spec in seen else []

@@ -16,6 +16,7 @@ from deploy.core.files import write_npz
 from deploy.core.images import GREY_OR_RGB
 from deploy.core.limits import MOST_CLASSES
 from deploy.core.patch_origin import TriedOn
+from deploy.core.text import shape_in_words
 from training.data.holdout import held_out
 
 Split = Literal["train", "holdout", "test"]
@@ -176,8 +177,9 @@ class ImageSet:
             images.append(_bytes_of(pair[0], f"{title}: image {index}"))
             if images[-1].shape != images[0].shape:
                 raise InputError(
-                    f"{title}: image {index} is {_by(images[-1].shape)}, but the first one is "
-                    f"{_by(images[0].shape)}; give the dataset a transform that resizes them"
+                    f"{title}: image {index} is {shape_in_words(images[-1].shape)}, but the first "
+                    f"one is {shape_in_words(images[0].shape)}; give the dataset a transform that "
+                    "resizes them"
                 )
             labels.append(int(pair[1]))
         if not images:
@@ -321,14 +323,14 @@ def _check(
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] not in GREY_OR_RGB:
         raise InputError(
             f"{where}: expected uint8 images N×3×H×W, or N×1×H×W for grey ones, got "
-            f"{images.dtype} {_by(images.shape)}"
+            f"{images.dtype} {shape_in_words(images.shape)}"
         )
     if len(images) == 0:
         raise InputError(f"{where}: expected images, found none")
     if labels.dtype != np.int64 or labels.shape != (len(images),):
         raise InputError(
             f"{where}: expected {len(images)} int64 labels for {len(images)} images, got "
-            f"{labels.dtype} {_by(labels.shape)}"
+            f"{labels.dtype} {shape_in_words(labels.shape)}"
         )
     if len(set(classes)) != len(classes) or len(classes) < 2:
         raise InputError(f"{where}: expected at least two distinct classes, got {list(classes)}")
@@ -365,7 +367,7 @@ class ImageDigest:
     """The digest of an `ImageSet` whose images are added one after the other."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
-        self._digest = hashlib.sha256(_by(shape).encode())
+        self._digest = hashlib.sha256("×".join(map(str, shape)).encode())
 
     def add(self, images: NDArray[np.uint8]) -> None:
         """Add the next image or images, uint8, any shape."""
@@ -388,7 +390,3 @@ def digest_of(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> str:
     for start in range(0, len(images), _HASHED_AT_ONCE):
         digest.add(images[start : start + _HASHED_AT_ONCE])
     return digest.of_set(labels)
-
-
-def _by(shape: tuple[int, ...]) -> str:
-    return "×".join(str(length) for length in shape) or "scalar"

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deploy.core.errors import InputError
+from deploy.core.text import shape_in_words
 from training.network_spec import NetworkSpec
 from training.quantize.graph import MOVERS
 from training.quantize.layers import (
@@ -293,7 +294,7 @@ class Network(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         if pixels.dim() != 4 or tuple(pixels.shape[1:]) != self.plan.input_shape:
             raise InputError(
-                f"expected images N×{'×'.join(map(str, self.plan.input_shape))}, got "
+                f"expected images N×{shape_in_words(self.plan.input_shape)}, got "
                 f"{tuple(pixels.shape)}"
             )
         return self.run(pixels)[self.plan.steps[-1].name]

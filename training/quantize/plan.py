@@ -22,6 +22,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from deploy.core.table import Table
+from deploy.core.text import shape_in_words
 from training.validated import AtLeast0, AtLeast1, validated
 
 StepKind = Literal[
@@ -153,7 +154,7 @@ def plan_table(plan: Plan) -> Table:
             [
                 one.name,
                 one.kind,
-                "×".join(map(str, one.shape)),
+                shape_in_words(one.shape),
                 weights,
                 "logits" if codes is None else "8" if codes.wide else "b",
                 "" if codes is None else "signed" if codes.signed else "unsigned",

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from deploy.core.text import shape_in_words
 from training.quantize.graph import Kind, Operation, unique
 from training.quantize.pointwise import Expression, X, in_float32, name_of, substitute
 from training.quantize.recording import path_of
@@ -132,7 +133,7 @@ class Call:
         """Channels, height and width of an operation's output."""
         shape = self.shape(name)
         if len(shape) != 3:
-            raise Untakeable(f"it reads N×{'×'.join(map(str, shape))}", "give it N×C×H×W")
+            raise Untakeable(f"it reads N×{shape_in_words(shape)}", "give it N×C×H×W")
         return shape[0], shape[1], shape[2]
 
     def add(

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from deploy.core.text import shape_in_words
 from training.quantize.operations.call import (
     Call,
     FunctionTakers,
@@ -72,7 +73,7 @@ def _linear(call: Call, x: Any, weight: Tensor, bias: Tensor | None = None) -> T
     source = call.tensor(x)
     if len(call.shape(source)) != 1 or not isinstance(weight, Tensor):
         raise Untakeable(
-            f"it is applied to N×{'×'.join(map(str, call.shape(source)))}",
+            f"it is applied to N×{shape_in_words(call.shape(source))}",
             "linear layers read N×features: flatten first, or use a 1×1 convolution",
         )
     tensors = {"weight": weight} | ({} if bias is None else {"bias": bias})
@@ -97,7 +98,7 @@ def _norm(
     source = call.tensor(x)
     if len(call.shape(source)) == 2:
         raise Untakeable(
-            f"it reads N×{'×'.join(map(str, call.shape(source)))}", "give it N×C×H×W or N×features"
+            f"it reads N×{shape_in_words(call.shape(source))}", "give it N×C×H×W or N×features"
         )
     tensors = {
         "gain": torch.ones_like(running_mean) if weight is None else weight,
