@@ -19,7 +19,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -34,8 +33,8 @@ from training.config import config_from_dict
 from training.data import ImageSet
 from training.data.image_set import image_set
 from training.devices import wait_for
-from training.loop import RunOptions, TrainingRun
 from training.quantize import Network
+from training.trainer import Trainer
 
 BIT_WIDTHS = (32, 8, 5, 4, 2)
 QUANTIZED = BIT_WIDTHS[1:]
@@ -130,13 +129,13 @@ def measure(
     rows: Mapping[str, Row], *, network: str, batch: int, rounds: int, device: str = "cpu"
 ) -> list[dict[str, Any]]:
     """Of each row the ratio to :data:`BASE` with quartiles, images/s, and passes a step."""
-    runs = {name: started(row, network, batch, device=device) for name, row in rows.items()}
+    trainers = {name: started(row, network, batch, device=device) for name, row in rows.items()}
     seconds: dict[str, list[float]] = {name: [] for name in rows}
     for _ in range(rounds):
         spent = dict.fromkeys(rows, 0.0)
         for _ in range(STEPS):
-            for name, run in runs.items():
-                spent[name] += _step(run, rows[name])
+            for name, trainer in trainers.items():
+                spent[name] += _step(trainer, rows[name])
         for name, value in spent.items():
             seconds[name].append(value)
     return [
@@ -145,18 +144,18 @@ def measure(
             "defense": dict(rows[name].defense),
             "over_plain": ratio(seconds[name], seconds[BASE]),
             "images_per_s": STEPS * batch / median(seconds[name]),
-            **passes_a_step(run, rows[name]),
+            **passes_a_step(trainer, rows[name]),
         }
-        for name, run in runs.items()
+        for name, trainer in trainers.items()
     ]
 
 
-def passes_a_step(run: TrainingRun, row: Row) -> dict[str, float]:
+def passes_a_step(trainer: Trainer, row: Row) -> dict[str, float]:
     """Forwards and backwards of a whole batch a step, a mean over a round."""
-    images = STEPS * run.config.training.batch_size
-    with counted(run.network) as passes:
+    images = STEPS * trainer.config.training.batch_size
+    with counted(trainer.network) as passes:
         for _ in range(STEPS):
-            _step(run, row)
+            _step(trainer, row)
     return {"forwards": passes.forwards / images, "backwards": passes.backwards / images}
 
 
@@ -181,9 +180,7 @@ def counted(network: Network) -> Iterator[Passes]:
         hook.remove()
 
 
-def started(
-    row: Row, network: str, batch: int, *, size: int = 32, device: str = "cpu"
-) -> TrainingRun:
+def started(row: Row, network: str, batch: int, *, size: int = 32, device: str = "cpu") -> Trainer:
     """A training of ``row`` that has been at every bit-width once, which sets their scales."""
     config = config_from_dict(
         {
@@ -197,19 +194,18 @@ def started(
         "benchmarks.training_step",
     )
     images = _images(2 * batch, size)
-    run = TrainingRun(config, images, images, Path(), RunOptions(device=device))
-    run.network.train()
+    trainer = Trainer(config, images, device=device)
     for _ in BIT_WIDTHS:
-        _step(run, row)
-    return run
+        _step(trainer, row)
+    return trainer
 
 
-def _step(run: TrainingRun, row: Row) -> float:
+def _step(trainer: Trainer, row: Row) -> float:
     with stock_quantizers() if row.stock else nullcontext():
-        wait_for(run.device)
+        wait_for(trainer.device)
         start = time.perf_counter()
-        run.one_step()
-        wait_for(run.device)
+        trainer.one_step()
+        wait_for(trainer.device)
         return time.perf_counter() - start
 
 

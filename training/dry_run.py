@@ -8,7 +8,6 @@ import resource
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,9 +15,11 @@ from torch import Tensor
 
 from training.config import TrainingConfig
 from training.data import ImageSet
+from training.data.image_set import require_holdout_of
 from training.devices import wait_for
-from training.loop import RunOptions, TrainingRun
+from training.loop import RunOptions
 from training.progress import Progress
+from training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
@@ -97,55 +98,55 @@ def dry_run(
         InputError: config and images do not fit.
         TrainingDiverged: a loss is not finite.
     """
-    run = TrainingRun(config, training_set, holdout, Path(), options)
-    run.network.train()
-    count = min(STEPS, run.steps)
-    both = 2 * count <= run.steps
+    require_holdout_of(training_set, holdout)
+    trainer = Trainer(config, training_set, device=options.device)
+    count = min(STEPS, trainer.steps)
+    both = 2 * count <= trainer.steps
     ratio = None
     logger.info(
         "dry run: takes %d real steps of %d%s; nothing is written",
         count,
-        run.steps,
+        trainer.steps,
         f", then {count} with the other product type" if both else "",
     )
     with Progress("dry run", count * (1 + both), shown=options.progress, unit="step") as bar:
-        timed, seconds, widths = _timed(run, count, bar)
+        timed, seconds, widths = _timed(trainer, count, bar)
         if both:
             as_set = config.training.autocast == "bf16"
-            run.network.set_products(torch.float32 if as_set else torch.bfloat16)
-            other = _timed(run, count, bar)[1]
+            trainer.network.set_products(torch.float32 if as_set else torch.bfloat16)
+            other = _timed(trainer, count, bar)[1]
             ratio = other / seconds if as_set else seconds / other
     return DryRun(
-        config=run.config.as_dict(),
+        config=trainer.config.as_dict(),
         images=len(training_set),
-        parameters=sum(p.numel() for p in run.parameters.values()),
-        network_bytes=_bytes(run.tensors),
-        state_bytes=_bytes(run.state()) - _bytes(run.tensors),
-        peak_bytes=_peak(run.device),
-        steps=run.steps,
+        parameters=sum(p.numel() for p in trainer.parameters.values()),
+        network_bytes=_bytes(trainer.tensors),
+        state_bytes=_bytes(trainer.state()) - _bytes(trainer.tensors),
+        peak_bytes=_peak(trainer.device),
+        steps=trainer.steps,
         timed_steps=timed,
         bit_widths=tuple(sorted(widths, reverse=True)),
         seconds_per_step=seconds / timed,
         images_per_s=timed * config.training.batch_size / seconds,
-        seconds=run.steps * seconds / timed,
+        seconds=trainer.steps * seconds / timed,
         device=options.device,
         threads=torch.get_num_threads(),
         bf16_over_float32=ratio,
     )
 
 
-def _timed(run: TrainingRun, count: int, bar: Progress) -> tuple[int, float, set[int]]:
+def _timed(trainer: Trainer, count: int, bar: Progress) -> tuple[int, float, set[int]]:
     """Take ``count`` steps and time the second half; returns its steps, seconds and bit-widths."""
     warm, seconds, widths = count // 2, 0.0, set()
     for index in range(count):
-        wait_for(run.device)
+        wait_for(trainer.device)
         start = time.perf_counter()
-        run.one_step()
-        wait_for(run.device)
+        trainer.one_step()
+        wait_for(trainer.device)
         if index >= warm:
             seconds += time.perf_counter() - start
-            widths.add(run.network.bit_width)
-        bar.advance(note=f"{run.network.bit_width} bits")
+            widths.add(trainer.network.bit_width)
+        bar.advance(note=f"{trainer.network.bit_width} bits")
     return count - warm, seconds, widths
 
 

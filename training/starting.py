@@ -13,6 +13,7 @@ from deploy.core.files import sha256_of, sha256_of_bytes
 from deploy.core.text import shape_in_words
 from training.checkpoint import start_from
 from training.config import TrainingConfig
+from training.data import ImageSet
 from training.network_spec import NetworkSpec
 from training.quantize import Network
 from training.quantize.build import build_network
@@ -49,28 +50,28 @@ class Starting:
 
 def starting_network(
     config: TrainingConfig,
-    spec: NetworkSpec,
-    channels: int,
+    images: ImageSet,
     *,
-    network: Network | None,
-    start: RunStart | None,
-    run_dir: Path,
+    network: Network | None = None,
+    start: RunStart | None = None,
+    run_dir: Path = Path(),
 ) -> Starting:
     """Build what the config names, or copy the network in memory; then warm-start it.
 
     Args:
         config: of the training.
-        spec: of the network, for the images' size and classes.
-        channels: of the images.
+        images: of the training.
         network: in memory, left unchanged; None where the config names the network.
         start: of the run that continues; None for a new one.
-        run_dir: its folder.
+        run_dir: its folder, for messages.
 
     Raises:
         InputError: the network does not fit these images or this config, or a file of weights does
             not fit the network.
     """
     settings = config.training
+    channels, height, width = images.images.shape[1:]
+    spec = NetworkSpec.of(config.network, classes=len(images.classes), image_size=(height, width))
     given: Mapping[str, Any] | None = None
     if network is not None:
         network = copy.deepcopy(network)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,8 +15,8 @@ from tests.training.small_run import small_config
 from training.batches import grey_squares, hardest
 from training.config import config_from_dict
 from training.data import load_images
-from training.loop import RunOptions, TrainingRun
 from training.tensors import tensor_bytes
+from training.trainer import Trainer
 
 SHAPE = (400, 20, 24)
 IMAGES = torch.zeros((400, 3, 20, 24), dtype=torch.uint8)
@@ -66,11 +65,10 @@ def test_of_several_draws_each_image_shows_the_one_with_the_largest_loss() -> No
     assert torch.equal(shown[:, 0], shown[:, 2])
 
 
-def test_the_network_is_asked_as_it_would_be_deployed_and_left_as_it_is(tmp_path: Path) -> None:
+def test_the_network_is_asked_as_it_would_be_deployed_and_left_as_it_is() -> None:
     data = {"kind": "digits", "size": 16, "augment": "crop", "masks": 0.75, "mask_tries": 3}
     images = load_images("digits", None, "train", size=16)
-    holdout = load_images("digits", None, "holdout", size=16)
-    run = TrainingRun(small_config(data=data), images, holdout, tmp_path, RunOptions())
+    run = Trainer(small_config(data=data), images)
     for _ in run.network.bit_widths:  # Each has its scales now.
         run.one_step()
     run.network.set_bit_width(4)
@@ -79,11 +77,11 @@ def test_the_network_is_asked_as_it_would_be_deployed_and_left_as_it_is(tmp_path
     assert tensor_bytes(run.state(), {}) == before
     found = run.losses(batch.pixels, batch.labels)
     plain = small_config(data={**data, "mask_tries": 1})
-    other = TrainingRun(plain, images, holdout, tmp_path / "plain", RunOptions())
+    other = Trainer(plain, images)
     drawn = other.batches.at(1, never)
     assert bool((run.losses(drawn.pixels, drawn.labels) <= found + 1e-5).all())
     without = small_config(data={**data, "masks": 0.0})
-    bare = TrainingRun(without, images, holdout, tmp_path / "bare", RunOptions()).batches
+    bare = Trainer(without, images).batches
     assert batch.bare is not None
     assert torch.equal(batch.bare, bare.at(1, never).pixels)
     assert bare.at(1, never).bare is None

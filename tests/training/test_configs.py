@@ -15,8 +15,8 @@ from tests.training.small_run import small_config
 from training.config import TrainingConfig, load_config
 from training.data import ImageSet
 from training.defenses import check_defense, resolved
-from training.loop import RunOptions, TrainingRun
 from training.networks import NETWORKS
+from training.trainer import Trainer
 
 FOLDER = Path(__file__).parents[2] / "configs"
 PATHS = sorted(FOLDER.glob("*.toml"))
@@ -132,7 +132,7 @@ def test_what_a_config_cannot_extend(tmp_path: Path, extends: str, message: str)
 
 @pytest.mark.parametrize(("share", "least"), [(0.125, 12), (0.5, 3), (0.375, 4), (1.0, 2)])
 def test_a_batch_too_small_for_two_universal_patches_is_refused(
-    small_digits: ImageSet, small_holdout: ImageSet, tmp_path: Path, share: float, least: int
+    small_digits: ImageSet, share: float, least: int
 ) -> None:
     def config(batch_size: int, **defense: object) -> TrainingConfig:
         own = {"name": "qadtr", "sizes_px": [4], "personal_px": 4, "personal_share": 0.0}
@@ -141,8 +141,7 @@ def test_a_batch_too_small_for_two_universal_patches_is_refused(
             training={"epochs": 1.0, "batch_size": batch_size},
         )
 
-    run = TrainingRun(config(least), small_digits, small_holdout, tmp_path, RunOptions())
-    run.network.train()
+    run = Trainer(config(least), small_digits)
     run.one_step()
     for small in range(2, least):
         message = rf"training\.batch_size must be at least {least}, .* got {small}$"
@@ -239,13 +238,12 @@ def test_plain_quantization_of_one_bit_width_differs_in_the_bit_widths_alone(fam
 
 
 def test_the_row_with_dbwt_alone_trains_what_plain_quantization_trains(
-    small_digits: ImageSet, small_holdout: ImageSet, tmp_path: Path
+    small_digits: ImageSet,
 ) -> None:
     weights = []
     for table in ({"name": "qat"}, dict(of("cifar10-resnet8", "-dbwt").defense)):
         config = small_config(defense=table)
-        run = TrainingRun(config, small_digits, small_holdout, tmp_path, RunOptions())
-        run.network.train()
+        run = Trainer(config, small_digits)
         for _ in range(3):
             run.one_step()
         weights.append([p.detach().clone() for p in run.parameters.values()])

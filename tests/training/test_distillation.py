@@ -17,10 +17,11 @@ from tests.training.test_frozen import snapshot, started
 from training.config import DistillationSettings, Teacher
 from training.data import ImageSet
 from training.distillation import Teaching, distilled, teacher_logits, teacher_of
-from training.loop import RunOptions, TrainingRun, train
+from training.loop import RunOptions, train
 from training.network_spec import NetworkSpec
 from training.quantize import Network
 from training.quantize.build import build_network
+from training.trainer import Trainer
 
 
 @pytest.mark.parametrize(
@@ -146,8 +147,6 @@ def test_a_training_taught_by_its_start_resumes_to_the_same_bytes(
 
 def test_the_teacher_sees_neither_grey_squares_nor_patches(
     small_digits: ImageSet,
-    small_holdout: ImageSet,
-    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = small_config(
@@ -155,7 +154,7 @@ def test_the_teacher_sees_neither_grey_squares_nor_patches(
         defense={"name": "qadtr"},
         distillation={"weight": 0.5},
     )
-    run = TrainingRun(config, small_digits, small_holdout, tmp_path, RunOptions())
+    run = Trainer(config, small_digits)
     shown = []
 
     def seen(network: Network, pixels: Tensor) -> None:
@@ -179,9 +178,8 @@ def test_a_distilled_training_differs_only_where_there_is_a_teacher_and_resumes_
             distillation={"weight": weight},
             network={"name": "resnet8", "bit_widths": [32, 4]},
         )
-        run = TrainingRun(config, small_digits, small_holdout, tmp_path, RunOptions())
-        run.network.train()
-        return [run.one_step()[0] for _ in range(2)]
+        run = Trainer(config, small_digits)
+        return [run.one_step().loss for _ in range(2)]
 
     plain, taught, in_parts = steps(0.0, 1), steps(0.5, 1), steps(0.5, 2)
     assert taught[0] == plain[0]

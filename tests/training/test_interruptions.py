@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from deploy.core.errors import InputError, UsageError
-from deploy.core.signals import GRACE_S, Interrupted
+from deploy.core.signals import GRACE_S, Interrupted, StopAsked
 from qadtr.__main__ import main
 from tests.training.small_run import saved, small_config
 from training.checkpoint import CHECKPOINT, RESUME, read_sidecar
@@ -24,6 +24,7 @@ from training.loop import RunOptions, TrainingRun
 from training.run_lock import LOCK, run_lock
 from training.run_log import LOG
 from training.tensors import read_tensors, tensor_bytes
+from training.trainer import Taken, Trainer
 
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 RARELY = RunOptions(progress=False, save_every=10**6)
@@ -59,16 +60,16 @@ def signal_in_step(
     monkeypatch: pytest.MonkeyPatch, step: int, number: int, times: int = 1, pause_s: float = 0.0
 ) -> None:
     """Each training in this process gets the signal in that step, so many times."""
-    whole = TrainingRun.one_step
+    whole = Trainer.one_step
 
-    def one_step(run: TrainingRun) -> tuple[float, float]:
-        if run.step == step:
+    def one_step(trainer: Trainer, asked: StopAsked | None = None) -> Taken:
+        if trainer.step == step:
             for _ in range(times):
                 os.kill(os.getpid(), number)
                 time.sleep(pause_s)
-        return whole(run)
+        return whole(trainer, asked)
 
-    monkeypatch.setattr(TrainingRun, "one_step", one_step)
+    monkeypatch.setattr(Trainer, "one_step", one_step)
 
 
 @pytest.mark.parametrize("name", SIGNALS)

@@ -20,11 +20,12 @@ from tests.training.planned import last
 from tests.training.small_run import saved, small_config
 from training.checkpoint import CHECKPOINT, RESUME, load_network, read_sidecar
 from training.data import ImageSet
-from training.loop import POOL, RunOptions, TrainingDiverged, train
+from training.loop import POOL, RunOptions, train
 from training.network_spec import NetworkSpec
 from training.prediction import predict
 from training.quantize import Network
 from training.quantize.build import build_network
+from training.trainer import TrainingDiverged
 
 
 def run(

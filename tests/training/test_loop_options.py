@@ -24,6 +24,7 @@ from training.loop import RunOptions, TrainingRun, train
 from training.optimizer import MovingAverage
 from training.quantize.build import build_network
 from training.tensors import persistent_tensors, read_tensors
+from training.trainer import Trainer
 
 SHORT = {"epochs": 0.16, "batch_size": 32, "learning_rate": 0.05}
 
@@ -67,12 +68,9 @@ def test_the_checkpoint_holds_the_average_and_resumes_to_the_same_bytes(
     assert not torch.equal(network[name], state[f"network.{name}"])
 
 
-def test_the_average_of_a_scale_starts_when_the_scale_does(
-    small_digits: ImageSet, small_holdout: ImageSet, tmp_path: Path
-) -> None:
+def test_the_average_of_a_scale_starts_when_the_scale_does(small_digits: ImageSet) -> None:
     config = small_config(training={**SHORT, "ema": 0.99})
-    training = TrainingRun(config, small_digits, small_holdout, tmp_path, RunOptions())
-    training.network.train()
+    training = Trainer(config, small_digits)
     for _ in range(2):
         training.one_step()
     assert training.average is not None
@@ -84,9 +82,7 @@ def test_the_average_of_a_scale_starts_when_the_scale_does(
         assert torch.equal(averages[name], own[name]), name
 
 
-def test_accumulated_parts_give_the_step_of_the_whole_batch(
-    small_digits: ImageSet, small_holdout: ImageSet, tmp_path: Path
-) -> None:
+def test_accumulated_parts_give_the_step_of_the_whole_batch(small_digits: ImageSet) -> None:
     # Two equal halves: BatchNorm sees the same statistics in each part as in the whole.
     half = torch.from_numpy(small_digits.images[:16]).float()
     labels = torch.from_numpy(small_digits.labels[:16])
@@ -96,8 +92,7 @@ def test_accumulated_parts_give_the_step_of_the_whole_batch(
     gradients = []
     for parts in (1, 2):
         config = small_config(training={**SHORT, "accumulate": parts})
-        training = TrainingRun(config, small_digits, small_holdout, tmp_path, RunOptions())
-        training.network.train()
+        training = Trainer(config, small_digits)
         pixels = double.pixels.clone().requires_grad_()
         value, logits = training._backward(pixels, double.labels)
         assert logits.shape == (32, 10)
@@ -121,18 +116,17 @@ def test_a_warm_start_takes_the_float_weights_to_every_bit_width(
         folder, small_digits, small_holdout, RunOptions(), network=of_float, training=SHORT
     )
     config = small_config(training={**SHORT, "warm_start": str(source)})
-    warm = TrainingRun(config, small_digits, small_holdout, tmp_path, RunOptions())
+    warm_run = TrainingRun(config, small_digits, small_holdout, tmp_path, RunOptions())
+    warm = warm_run.trainer
     own, given = persistent_tensors(warm.network), read_tensors(source)[0]
     assert torch.equal(own["layers.stem.conv.weight"], given["layers.stem.conv.weight"])
     for bits in (32, 8, 2):
         name = f"layers.stem.norm.norms.{bits}.running_mean"
         assert torch.equal(own[name], given["layers.stem.norm.norms.32.running_mean"])
-    cold = TrainingRun(
-        small_config(training=SHORT), small_digits, small_holdout, tmp_path, RunOptions()
-    )
-    assert warm.digest != cold.digest
-    warm.network.train()
-    assert math.isfinite(warm.one_step()[0])
+    cold = small_config(training=SHORT)
+    cold_run = TrainingRun(cold, small_digits, small_holdout, tmp_path, RunOptions())
+    assert warm_run.digest != cold_run.digest
+    assert math.isfinite(warm.one_step().loss)
 
     spec = warm.network.spec
     larger = build_network(replace(spec, input_size=2 * spec.image_size[0]), torch.Generator())
@@ -143,11 +137,11 @@ def test_a_warm_start_takes_the_float_weights_to_every_bit_width(
     other = {"name": "resnet20", "bit_widths": [8]}
     wrong = small_config(network=other, training={**SHORT, "warm_start": str(source)})
     with pytest.raises(InputError, match=r"warm_start.*'resnet20'"):
-        TrainingRun(wrong, small_digits, small_holdout, tmp_path, RunOptions())
+        Trainer(wrong, small_digits)
     nowhere = str(tmp_path / "none.safetensors")
     missing = small_config(training={**SHORT, "warm_start": nowhere})
     with pytest.raises(InputError, match="there is no checkpoint"):
-        TrainingRun(missing, small_digits, small_holdout, tmp_path, RunOptions())
+        Trainer(missing, small_digits)
 
 
 def test_a_run_is_resumed_without_the_file_of_its_warm_start(
@@ -204,7 +198,7 @@ def test_a_dry_run_estimates_from_real_steps_and_writes_nothing(
 
 
 def test_bfloat16_products_train_like_float32_and_leave_evaluation_as_it_is(
-    small_digits: ImageSet, small_holdout: ImageSet, tmp_path: Path
+    small_digits: ImageSet, small_holdout: ImageSet
 ) -> None:
     losses = {}
     for kind in ("off", "bf16"):
@@ -213,9 +207,9 @@ def test_bfloat16_products_train_like_float32_and_leave_evaluation_as_it_is(
             defense={"name": "qadtr", "inner_steps": 0},
             training={**SHORT, "epochs": 0.4, "autocast": kind},
         )
-        training = TrainingRun(config, small_digits, small_holdout, tmp_path, RunOptions())
+        training = Trainer(config, small_digits)
         network = training.network.train()
-        losses[kind] = [training.one_step()[0] for _ in range(25)]
+        losses[kind] = [training.one_step().loss for _ in range(25)]
     assert losses["off"] != losses["bf16"]
     assert losses["bf16"] == pytest.approx(losses["off"], rel=0.15)
     assert sum(losses["bf16"][-5:]) < sum(losses["bf16"][:5])

@@ -22,7 +22,7 @@ def test_a_network_learns_its_two_batches_and_gives_the_same_logits_on_the_cpu(
     run = started(
         Row(defense={"name": "qat"}, autocast=autocast), "resnet8", 16, size=16, device=device
     )
-    losses = [run.one_step()[0] for _ in range(STEPS)]
+    losses = [run.one_step().loss for _ in range(STEPS)]
     assert all(map(math.isfinite, losses))
     # Ten labels drawn at random: ln 10 is guessing.
     assert np.mean(losses[-5:]) < np.mean(losses[:5])
