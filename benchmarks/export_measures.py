@@ -37,7 +37,7 @@ from export.parity import check_litert_parity, check_parity
 from export.passes.guarantee import QuantizedOperands
 from export.qonnx_execution import execute_qonnx
 from export.reference import LiteRtReference
-from export.reference.litert import MICROCONTROLLER
+from export.reference.litert_arithmetic import MICROCONTROLLER
 from export.reference.qdq import QdqReference
 from export.signed_images import write_with_bytes
 from training.data.subset import chosen_indices

@@ -31,7 +31,7 @@ from benchmarks.records import parser_of, report
 from deploy.core.errors import InputError
 from deploy.core.files import sha256_of
 from export.reference import LiteRtReference
-from export.reference.litert import MICROCONTROLLER, SINGLE_ROUNDING, XNNPACK
+from export.reference.litert_arithmetic import MICROCONTROLLER, SINGLE_ROUNDING, XNNPACK
 from training.data import load_images
 from training.data.subset import chosen_indices
 

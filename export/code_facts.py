@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from export.graph import graph_inputs, initializers, node_label
 from export.reference.errors import UnsupportedGraph
-from export.reference.operators import fold_cast
+from export.reference.operands import fold_cast
 
 BYTE = (0, 255)
 _MOVERS = ("Flatten", "MaxPool", "Reshape", "Resize", "Slice", "SpaceToDepth", "Transpose")

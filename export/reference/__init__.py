@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from export.reference.errors import NotReproducible, UnsupportedGraph
-from export.reference.litert import LiteRtReference, supported_litert_operators
+from export.reference.litert import LiteRtReference
+from export.reference.litert_operators import supported_litert_operators
 from export.reference.network import IntegerReference, Layer
 from export.reference.operators import supported_operators
 from export.reference.qdq import QdqReference, supported_qdq_operators

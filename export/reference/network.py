@@ -16,9 +16,11 @@ from deploy.core.errors import InputError, NothingToEvaluate
 from deploy.core.text import shape_in_words
 from export.graph import Graph, input_dims, node_label, type_name
 from export.reading import read_model, refusing_malformed
-from export.reference.arithmetic import Held
 from export.reference.errors import TooLarge, UnsupportedGraph
-from export.reference.operators import Function, Index, fold_cast, index, prepare
+from export.reference.indices import Index, index
+from export.reference.limits import Held
+from export.reference.operands import Function, fold_cast
+from export.reference.operators import prepare
 
 Code = TypeVar("Code", bound=np.integer)
 Exchange = Callable[[str, NDArray[Any]], NDArray[Any]]

@@ -6,16 +6,14 @@ node's name and never ignored, because a reference that guesses proves nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from export.graph import attributes_of, node_label, type_name
+from export.graph import node_label
 from export.reference.arithmetic import (
     Codes,
     Convolution,
@@ -25,222 +23,17 @@ from export.reference.arithmetic import (
     max_pool,
     mul_table,
     padded,
-    require_room,
 )
 from export.reference.errors import UnsupportedGraph
+from export.reference.limits import require_room
+from export.reference.operands import Constants, Function, Operands
 
-Constants = Mapping[str, NDArray[Any]]
-Function = Callable[..., NDArray[Any]]
 Prepared = tuple[tuple[str, ...], Function]
 """Names of the tensors that the function reads, in argument order, and the function."""
 
 MICROSOFT = "com.microsoft"
 ALL_CODES = np.arange(256)
 PAIRS = 256 * 256
-
-
-@dataclass(frozen=True)
-class _Operands:
-    """A node with the stored tensors of its file; anything undefined is refused."""
-
-    node: onnx.NodeProto
-    constants: Constants
-
-    @property
-    def what(self) -> str:
-        """The node's name in errors."""
-        return f"node {node_label(self.node)}"
-
-    @property
-    def x(self) -> tuple[str]:
-        """The name of the tensor that it reads."""
-        return (self.node.input[0],)
-
-    def has(self, index: int) -> bool:
-        """Whether an optional input is present."""
-        return index < len(self.node.input) and bool(self.node.input[index])
-
-    def refusal(self, text: str) -> UnsupportedGraph:
-        """An error that names the node."""
-        return UnsupportedGraph(f"{self.what}{text}")
-
-    def attributes(self, required: Mapping[str, Any] | None = None, **known: Any) -> dict[str, Any]:
-        """The attributes, with defaults ``known``; ``required`` has the only allowed values."""
-        wanted = dict(required or {})
-        found = {**wanted, **known}
-        for name, value in attributes_of(self.node).items():
-            if name not in found:
-                listed = ", ".join(sorted(found)) or "none"
-                raise self.refusal(
-                    f" has the attribute {name!r}, but the reference supports {listed} "
-                    f"for {self.node.op_type}"
-                )
-            found[name] = value.decode() if isinstance(value, bytes) else value
-        for name, value in wanted.items():
-            self.require(name, found[name], value)
-        return found
-
-    def require(self, name: str, found: Any, wanted: Any) -> None:
-        """Refuse an attribute whose value is not the one that is defined."""
-        if found != wanted:
-            raise self.refusal(
-                f" has {name} = {found!r}, but the reference defines only {wanted!r}"
-            )
-
-    def integers(self, name: str, value: Any, length: int, least: int = 0) -> tuple[int, ...]:
-        """An attribute of ``length`` integers, each ``least`` or more."""
-        values = tuple(int(one) for one in value)
-        if len(values) != length or min(values) < least:
-            raise self.refusal(
-                f": {name} must be {length} integers from {least} on (the reference defines two "
-                f"dimensions), not {list(values)}"
-            )
-        return values
-
-    def constant(self, index: int, what: str, dtype: type[np.generic]) -> NDArray[Any]:
-        """A stored input of this type."""
-        name = self.node.input[index] if index < len(self.node.input) else ""
-        value = self.constants.get(name)
-        if value is None or value.dtype != dtype:
-            found = "missing" if not name else "computed" if value is None else f"{value.dtype}"
-            raise self.refusal(
-                f": {what} (input {index}, {name!r}) must be a stored {np.dtype(dtype).name} "
-                f"tensor but is {found}"
-            )
-        return value
-
-    def scalar(self, index: int, what: str, dtype: type[np.generic]) -> Any:
-        """A stored input of one value."""
-        value = self.constant(index, what, dtype)
-        if value.size != 1:
-            raise self.refusal(f": {what} must be one value, not of shape {value.shape}")
-        return value.reshape(())[()]
-
-    def scale(self, index: int, whose: str) -> np.float32:
-        """A stored scale of one value."""
-        value = np.float32(self.scalar(index, f"the {whose} scale", np.float32))
-        if not (np.isfinite(value) and value > 0):
-            raise self.refusal(f": the {whose} scale must be positive and finite, not {value}")
-        return value
-
-    def zero_point(self, index: int, whose: str) -> int:
-        """A stored uint8 zero point of one value."""
-        return int(self.scalar(index, f"the {whose} zero point", np.uint8))
-
-    def per_output(
-        self, index: int, what: str, dtype: type[np.generic], outputs: int
-    ) -> NDArray[Any]:
-        """One stored value, or one for each output; zeros if the input is omitted."""
-        if not self.has(index):
-            return np.zeros(outputs, dtype)
-        values = self.constant(index, what, dtype)
-        if values.size not in (1, outputs):
-            raise self.refusal(f": {what} must be 1 or {outputs} values, not {values.size}")
-        return np.broadcast_to(values.reshape(-1), (outputs,))
-
-    def weight_scales(self, index: int, outputs: int) -> NDArray[np.float32]:
-        """Stored scales of the weights, one for each output."""
-        self.constant(index, "the weight scale", np.float32)
-        scales = self.per_output(index, "the weight scale", np.float32, outputs)
-        return self.positive(scales, "the weight scale is")
-
-    def positive(self, scales: NDArray[np.float32], what: str) -> NDArray[np.float32]:
-        """Refuse scales, or products of scales, that are not positive and finite."""
-        if not (np.isfinite(scales) & (scales > 0)).all():
-            raise self.refusal(f": {what} {scales.min()}…{scales.max()} in float32; it is damaged")
-        return scales
-
-    def weight(self, dims: str) -> NDArray[np.int32]:
-        """Input 3, the stored int8 weight, with the dimensions ``dims`` (such as ``O×C×kh×kw``)."""
-        weight = self.constant(3, "the weight", np.int8).astype(np.int32)
-        if weight.ndim != dims.count("×") + 1 or weight.size == 0:
-            raise self.refusal(f": the weight must be {dims}, not of shape {weight.shape}")
-        return weight
-
-
-def fold_cast(node: onnx.NodeProto, constants: Constants) -> NDArray[np.int8]:
-    """Return a stored INT2, INT4 or INT8 tensor that a ``Cast`` reads, as int8.
-
-    Raises:
-        UnsupportedGraph: the input is not stored, or the pair of types is another one.
-    """
-    to = _Operands(node, constants).attributes(to=None, saturate=1, round_mode="up")["to"]
-    stored = constants.get(node.input[0])
-    allowed = (ml_dtypes.int2, ml_dtypes.int4, np.int8)
-    if stored is None or to != onnx.TensorProto.INT8 or stored.dtype not in allowed:
-        source = "a computed tensor" if stored is None else f"stored {stored.dtype}"
-        raise UnsupportedGraph(
-            f"Cast {node_label(node)} of {source} to {type_name(to or 0)}: only stored INT2, INT4 "
-            "or INT8 weights are cast, to INT8"
-        )
-    return stored.astype(np.int8)
-
-
-def index_cast(node: onnx.NodeProto) -> str:
-    """Return the tensor of codes that a ``Cast`` to int32 converts to indices of the same value.
-
-    Raises:
-        UnsupportedGraph: it casts to another type.
-    """
-    to = _Operands(node, {}).attributes(to=None, saturate=1, round_mode="up")["to"]
-    if to != onnx.TensorProto.INT32:
-        raise UnsupportedGraph(
-            f"Cast {node_label(node)} of codes to {type_name(to or 0)}: codes are only cast to "
-            "int32, as the indices of a table"
-        )
-    return str(node.input[0])
-
-
-@dataclass(frozen=True)
-class Index:
-    """An int32 tensor of table indices, and the codes from which it is computed.
-
-    Attributes:
-        reads: names of the tensors of codes.
-        largest: the largest possible index.
-        of: returns the index, int64, for those codes.
-    """
-
-    reads: tuple[str, ...]
-    largest: int
-    of: Function
-
-
-def index(node: onnx.NodeProto, indices: Mapping[str, Index], constants: Constants) -> Index | None:
-    """The index that a node computes; None if it computes none.
-
-    An index is codes cast to int32, an index times a stored number, or the sum of two indices.
-
-    Raises:
-        UnsupportedGraph: a cast of codes to another type, or an index outside int32.
-    """
-    if node.domain not in ("", "ai.onnx"):
-        return None
-    operands = _Operands(node, constants)
-    if node.op_type == "Cast":
-        name = index_cast(node)
-        return Index((name,), 255, lambda x: x.astype(np.int64))
-    if node.op_type not in ("Add", "Mul") or node.input[0] not in indices:
-        return None
-    operands.attributes()
-    first = indices[node.input[0]]
-    if node.op_type == "Mul":
-        factor = int(operands.scalar(1, "the factor", np.int32))
-        found = Index(first.reads, first.largest * factor, lambda *x: first.of(*x) * factor)
-        lowest = factor
-    else:
-        if node.input[1] not in indices:
-            raise operands.refusal(" adds to an index a tensor that is not an index")
-        second, count = indices[node.input[1]], len(first.reads)
-        found = Index(
-            first.reads + second.reads,
-            first.largest + second.largest,
-            lambda *x: first.of(*x[:count]) + second.of(*x[count:]),
-        )
-        lowest = 0
-    if not lowest >= 0 or found.largest >= 2**31:
-        raise operands.refusal(f": an index of up to {found.largest:,} does not fit into int32")
-    return found
 
 
 def prepare(node: onnx.NodeProto, constants: Constants) -> Prepared:
@@ -262,7 +55,7 @@ def prepare(node: onnx.NodeProto, constants: Constants) -> Prepared:
         raise UnsupportedGraph(
             f"node {node_label(node)} has {len(outputs)} outputs, but the reference defines one"
         )
-    return builder(_Operands(node, constants))
+    return builder(Operands(node, constants))
 
 
 def supported_operators() -> tuple[str, ...]:
@@ -271,7 +64,7 @@ def supported_operators() -> tuple[str, ...]:
     return tuple(sorted(names | {"Add", "Cast", "Mul"}))
 
 
-def _convolution(node: _Operands) -> Prepared:
+def _convolution(node: Operands) -> Prepared:
     attributes = node.attributes(
         {"auto_pad": "NOTSET"},
         dilations=(1, 1),
@@ -306,7 +99,7 @@ def _convolution(node: _Operands) -> Prepared:
     return node.x, layer
 
 
-def _dense(node: _Operands) -> Prepared:
+def _dense(node: Operands) -> Prepared:
     attributes = node.attributes({"alpha": 1.0, "transA": 0}, transB=0)
     weight = node.weight("K×O")
     if attributes["transB"]:
@@ -328,7 +121,7 @@ def _dense(node: _Operands) -> Prepared:
     return node.x, layer
 
 
-def _add(node: _Operands) -> Prepared:
+def _add(node: Operands) -> Prepared:
     node.attributes()
     codes: list[NDArray[Any]] = []
     computed: list[str] = []
@@ -360,14 +153,14 @@ def _add(node: _Operands) -> Prepared:
     return tuple(computed), (lambda x: table[x]) if len(computed) == 1 else addition
 
 
-def _clip(node: _Operands) -> Prepared:
+def _clip(node: Operands) -> Prepared:
     node.attributes()
     low = node.scalar(1, "the minimum", np.uint8) if node.has(1) else np.uint8(0)
     high = node.scalar(2, "the maximum", np.uint8) if node.has(2) else np.uint8(255)
     return node.x, lambda x: np.clip(x, low, high)
 
 
-def _max_pool(node: _Operands) -> Prepared:
+def _max_pool(node: Operands) -> Prepared:
     attributes = node.attributes(
         {"auto_pad": "NOTSET", "ceil_mode": 0, "storage_order": 0},
         dilations=(1, 1),
@@ -384,7 +177,7 @@ def _max_pool(node: _Operands) -> Prepared:
     )
 
 
-def _global_average_pool(node: _Operands) -> Prepared:
+def _global_average_pool(node: Operands) -> Prepared:
     positions = (1, 2) if node.attributes(channels_last=0)["channels_last"] else (2, 3)
     scales = node.scale(1, "input"), node.scale(3, "output")
     zero_points = node.zero_point(2, "input"), node.zero_point(4, "output")
@@ -393,12 +186,12 @@ def _global_average_pool(node: _Operands) -> Prepared:
     )
 
 
-def _flatten(node: _Operands) -> Prepared:
+def _flatten(node: Operands) -> Prepared:
     axis = int(node.attributes(axis=1)["axis"])
     return node.x, lambda x: x.reshape(int(np.prod(x.shape[:axis])), -1)
 
 
-def _pad(node: _Operands) -> Prepared:
+def _pad(node: Operands) -> Prepared:
     node.attributes({"mode": "constant"})
     if node.has(3):
         raise node.refusal(" has axes; the reference defines none")
@@ -410,19 +203,19 @@ def _pad(node: _Operands) -> Prepared:
     return node.x, lambda x: padded(x, widths, value)
 
 
-def _reshape(node: _Operands) -> Prepared:
+def _reshape(node: Operands) -> Prepared:
     node.attributes({"allowzero": 0})
     shape = [int(n) for n in node.constant(1, "the shape", np.int64).reshape(-1)]
     return node.x, lambda x: x.reshape([n or x.shape[i] for i, n in enumerate(shape)])
 
 
-def _transpose(node: _Operands) -> Prepared:
+def _transpose(node: Operands) -> Prepared:
     permutation = node.attributes(perm=None)["perm"]
     order = None if permutation is None else tuple(int(axis) for axis in permutation)
     return node.x, lambda x: np.ascontiguousarray(np.transpose(x, order))
 
 
-def _space_to_depth(node: _Operands) -> Prepared:
+def _space_to_depth(node: Operands) -> Prepared:
     side = int(node.attributes(blocksize=1)["blocksize"])
     if side < 1:
         raise node.refusal(": a block has at least one position")
@@ -437,7 +230,7 @@ def _space_to_depth(node: _Operands) -> Prepared:
     return node.x, blocks
 
 
-def _mul(node: _Operands) -> Prepared:
+def _mul(node: Operands) -> Prepared:
     node.attributes()
     sa, sb, sc = node.scale(1, "first"), node.scale(4, "second"), node.scale(6, "output")
     za, zb, zc = (
@@ -454,7 +247,7 @@ def _mul(node: _Operands) -> Prepared:
     return (node.node.input[0], node.node.input[3]), product
 
 
-def _gather(node: _Operands) -> Prepared:
+def _gather(node: Operands) -> Prepared:
     node.attributes({"axis": 0})
     table = node.constant(0, "the table", np.uint8)
     if table.shape not in ((256,), (PAIRS,)):
@@ -465,7 +258,7 @@ def _gather(node: _Operands) -> Prepared:
     return (node.node.input[1],), lambda x: table[x]
 
 
-def _concat(node: _Operands) -> Prepared:
+def _concat(node: Operands) -> Prepared:
     node.attributes({"axis": 1})
 
     def joined(*parts: Codes) -> Codes:
@@ -475,7 +268,7 @@ def _concat(node: _Operands) -> Prepared:
     return tuple(node.node.input), joined
 
 
-def _slice(node: _Operands) -> Prepared:
+def _slice(node: Operands) -> Prepared:
     node.attributes()
     starts, stops, axes = (
         node.constant(index, what, np.int64).reshape(-1)
@@ -487,7 +280,7 @@ def _slice(node: _Operands) -> Prepared:
     return node.x, lambda x: x[tuple(places.get(axis, slice(None)) for axis in range(x.ndim))]
 
 
-def _resize(node: _Operands) -> Prepared:
+def _resize(node: Operands) -> Prepared:
     node.attributes(
         {
             "mode": "nearest",
@@ -508,7 +301,7 @@ def _resize(node: _Operands) -> Prepared:
     return node.x, repeated
 
 
-_BUILDERS: dict[tuple[str, str], Callable[[_Operands], Prepared]] = {
+_BUILDERS: dict[tuple[str, str], Callable[[Operands], Prepared]] = {
     ("", "Clip"): _clip,
     ("", "Concat"): _concat,
     ("", "Flatten"): _flatten,

@@ -19,14 +19,12 @@ from numpy.typing import NDArray
 
 from export.graph import Graph, attributes_of, node_label
 from export.reference.arithmetic import (
-    Held,
     largest_of,
     padded,
-    require_room,
-    require_work,
     windows,
 )
 from export.reference.errors import UnsupportedGraph
+from export.reference.limits import Held, require_room, require_work
 from export.reference.network import Batch, Exchange, OnnxReference
 
 Values = NDArray[np.float64]

@@ -7,7 +7,7 @@ from pathlib import Path
 from benchmarks.microcontroller import departures
 from export.lowering import lower
 from export.qonnx_from_network import write_qonnx
-from export.reference.litert import MICROCONTROLLER, SINGLE_ROUNDING, XNNPACK
+from export.reference.litert_arithmetic import MICROCONTROLLER, SINGLE_ROUNDING, XNNPACK
 from tests.export.test_network_lowering import fields, network
 
 

@@ -31,7 +31,7 @@ from export.parity import check_litert_parity
 from export.parity_report import Parity
 from export.qonnx_from_network import write_qonnx
 from export.reference import IntegerReference, LiteRtReference, supported_litert_operators
-from export.reference.litert import (
+from export.reference.litert_arithmetic import (
     MICROCONTROLLER,
     fixed_product,
     quantized_multiplier,

@@ -17,7 +17,7 @@ from deploy.core.errors import InputError, NothingToEvaluate
 from deploy.core.host import host_facts
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
 from export.parity import check_parity
-from export.reference import IntegerReference, NotReproducible, UnsupportedGraph, arithmetic
+from export.reference import IntegerReference, NotReproducible, UnsupportedGraph, limits
 from export.reference.arithmetic import Convolution, add_table, padded
 from export.reference.errors import TooLarge
 from tests.export.integer_graphs import (
@@ -506,7 +506,7 @@ def test_a_batch_too_large_is_computed_in_halves(
     images = random_images(np.random.default_rng(0), 5, 8)
     logits, codes = next(IntegerReference(path).batches(images))
     largest = max(values[0].size for values in codes.values())
-    monkeypatch.setattr(arithmetic, "MOST_VALUES", 4 * largest)
+    monkeypatch.setattr(limits, "MOST_VALUES", 4 * largest)
     with pytest.raises(TooLarge, match="more than the reference computes"):
         IntegerReference(path)._batch(images, lambda _, values: values)
     halves = next(IntegerReference(path).batches(images))
@@ -531,6 +531,6 @@ def test_what_is_too_large_for_one_image_is_refused_with_file_and_layer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     path = save(model, tmp_path / "large.onnx")
-    monkeypatch.setattr(arithmetic, bound, 100)
+    monkeypatch.setattr(limits, bound, 100)
     with pytest.raises(TooLarge, match=rf"large\.onnx: node '.*{match}"):
         IntegerReference(path).run(random_images(np.random.default_rng(0), 4, 8))
