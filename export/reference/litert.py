@@ -131,7 +131,7 @@ class LiteRtReference(Reference[np.uint8]):
     def _step(self, node: TfLiteOperator) -> Callable[..., Integers]:
         if len(node.outputs) != 1 or -1 in node.inputs:
             raise UnsupportedGraph(
-                f"an operator {node.operator} has {len(node.outputs)} outputs and "
+                f"a {node.operator} has {len(node.outputs)} outputs and "
                 f"{node.inputs.count(-1)} omitted inputs, but the reference defines 1 and 0"
             )
         tensors = [self._file.tensors[number] for number in node.inputs]

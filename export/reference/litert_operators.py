@@ -47,7 +47,7 @@ def prepare(
     """
     if node.operator not in _OPERATORS:
         raise UnsupportedGraph(
-            f"operator {node.operator} has no LiteRT reference; supported: "
+            f"{node.operator} has no LiteRT reference; supported: "
             f"{', '.join(supported_litert_operators())}"
         )
     return partial(_OPERATORS[node.operator], _Step(node, inputs, output, arithmetic))
