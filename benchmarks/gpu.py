@@ -33,9 +33,9 @@ import torch
 from benchmarks.records import ROOT, parser_of, report
 from deploy.core.engine_protocol import Certified
 from deploy.core.errors import EngineUnavailable, QadtrError
-from deploy.core.files import write_json
 from deploy.core.latency import measure_latency
 from deploy.core.model_engine import run_all
+from deploy.core.strict_json import write_json
 from deploy.core.text import one_line
 from deploy.engine import ENGINES, open_engine, target_of, version_of
 from export.reference import reference_of

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from deploy.core.files import write_json
 from deploy.core.records import provenance
+from deploy.core.strict_json import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -11,9 +11,9 @@ from typing import Any, cast
 
 from benchmarks.results_topics import BENCHMARKS
 from deploy.core.errors import InputError
-from deploy.core.files import read_json
 from deploy.core.records import require_clean
 from deploy.core.share import Share
+from deploy.core.strict_json import read_json
 from eval.report.network_figures import (
     Achieved,
     NetworkFigures,

@@ -22,8 +22,8 @@ from benchmarks.export_rows import (
 from benchmarks.records import cells_of, described
 from benchmarks.results_networks import networks_table
 from deploy.core.errors import InputError
-from deploy.core.files import read_json
 from deploy.core.records import published_records, require_clean
+from deploy.core.strict_json import read_json
 from deploy.core.table import Table
 from eval.measure.adaptive.adaptive_record import KIND as ADAPTIVE_KIND
 from eval.measure.certification_record import KIND as CERTIFICATION_KIND

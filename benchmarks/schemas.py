@@ -13,7 +13,8 @@ from typing import Any, NotRequired
 from typing_extensions import TypedDict
 
 from benchmarks import beside, fuzzing_page, public_networks
-from deploy.core.files import json_bytes, write_atomic
+from deploy.core.files import write_atomic
+from deploy.core.strict_json import json_bytes
 from eval.measure import certification_record, evaluation_record, examples, pixel_record, proofs
 from eval.measure.adaptive import adaptive_record
 from eval.measure.checks import checks_record

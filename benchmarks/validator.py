@@ -24,8 +24,9 @@ from benchmarks.networks import warmed_network
 from benchmarks.records import parser_of, report
 from deploy.bundle import write_bundle
 from deploy.bundle_contents import BundleContents, BundleModel, BundlePatch, Thresholds
-from deploy.core.files import read_json, write_atomic
+from deploy.core.files import write_atomic
 from deploy.core.patch_set import PatchSet
+from deploy.core.strict_json import read_json
 from deploy.device.bundle_reading import Bundle
 from deploy.device.figures import clean_figures, patch_figures
 from deploy.device.measuring import checks_of, measure

@@ -18,20 +18,15 @@ import numpy as np
 from .bundle_contents import BundleContents, BundleModel, BundlePatch
 from .core.engine_versions import oldest_onnxruntime
 from .core.errors import InputError
-from .core.files import (
-    npz_bytes,
-    read_bytes,
-    same_place,
-    sha256_of_bytes,
-    write_atomic,
-    write_json,
-)
+from .core.files import read_bytes, same_place, sha256_of_bytes, write_atomic
 from .core.images import check_images
 from .core.model_contents import read_model_contents, require_contents, target_of
+from .core.npz import npz_bytes
 from .core.patch_set import patch_set_bytes
 from .core.records import without_clock
 from .core.scratch import PREFIX, Scratch
 from .core.stored_zip import write_stored_zip
+from .core.strict_json import write_json
 from .device.bundle_reading import Bundle, checksums_text
 from .device.golden import logits_bytes
 from .device.manifest import (

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .core.errors import InputError
-from .core.files import json_bytes
+from .core.strict_json import json_bytes
 from .device.gate import REACHED_A_VERDICT
 from .device.machine_proof import machine_entry
 from .device.report import read_report

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from deploy.core.bit_widths import bits_words
 from deploy.core.engine_protocol import Engine
 from deploy.core.errors import InputError, UsageError
-from deploy.core.files import sha256_of, write_atomic, write_json
+from deploy.core.files import sha256_of, write_atomic
 from deploy.core.model_contents import ADOPTED, require_contents
 from deploy.core.model_engine import run_all
 from deploy.core.onnx_operators import asks_for_integers
@@ -28,6 +28,7 @@ from deploy.core.records import provenance as provenance_of
 from deploy.core.records import write_record
 from deploy.core.scratch import Scratch
 from deploy.core.share import Share, share_in_words, share_of
+from deploy.core.strict_json import write_json
 from deploy.core.text import shape_in_words, some
 from deploy.engine import open_engine
 from export.adopted_graph import adopted_model

@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.core.errors import InputError, NothingToEvaluate, QadtrError
-from deploy.core.files import sha256_of, write_atomic, write_json
+from deploy.core.files import sha256_of, write_atomic
 from deploy.core.records import write_record
 from deploy.core.scratch import Scratch
+from deploy.core.strict_json import write_json
 from export.budget import Overrides
 from export.certificate import Certificate, certify
 from export.exactness import Exactness, require_exact

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.core.errors import InputError, QadtrError, UsageError
-from deploy.core.files import read_npz, write_json
 from deploy.core.images import check_images
+from deploy.core.npz import read_npz
+from deploy.core.strict_json import write_json
 from export.budget import Budget
 from export.canonical import ImageForm
 from export.certificate import Certificate, certify

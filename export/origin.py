@@ -16,8 +16,9 @@ from typing import Any
 import onnx
 
 from deploy.core.errors import InputError
-from deploy.core.files import read_bytes, read_json, sha256_of, write_json
+from deploy.core.files import read_bytes, sha256_of
 from deploy.core.model_contents import LITERT_SUFFIX, read_tflite_contents
+from deploy.core.strict_json import read_json, write_json
 from export.reading import read_model
 
 SIDECAR_FORMAT = "qadtr-export"

@@ -23,14 +23,8 @@ from torch import Tensor
 from typing_extensions import TypedDict
 
 from deploy.core.errors import InputError
-from deploy.core.files import (
-    parse_json,
-    read_json,
-    sha256_of,
-    sha256_of_bytes,
-    write_atomic,
-    write_json,
-)
+from deploy.core.files import sha256_of, sha256_of_bytes, write_atomic
+from deploy.core.strict_json import parse_json, read_json, write_json
 from training.course import Course
 from training.network_spec import FLOAT, NetworkSpec
 from training.networks.registry import NETWORKS, float_network

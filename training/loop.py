@@ -20,8 +20,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.core.files import json_bytes, sha256_of_bytes, write_npz
+from deploy.core.files import sha256_of_bytes
+from deploy.core.npz import write_npz
 from deploy.core.signals import Interrupted, StopAsked
+from deploy.core.strict_json import json_bytes
 from training.checkpoint import CHECKPOINT, RESUME, RunState, read_run_state, save_checkpoint
 from training.config import TrainingConfig
 from training.course import Course

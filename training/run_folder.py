@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from deploy.core.errors import InputError
-from deploy.core.files import read_json
 from deploy.core.model_contents import ADOPTED, suffix_of, target_of
 from deploy.core.patch_origin import PatchSource
+from deploy.core.strict_json import read_json
 from training.checkpoint import CHECKPOINT, load_network, read_sidecar, save_checkpoint, spec_of
 from training.data import Images, ImageSet, load_images, split_of
 from training.network_spec import NetworkSpec

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from deploy.core.errors import InputError
-from deploy.core.files import json_bytes, read_json, write_atomic
+from deploy.core.files import write_atomic
+from deploy.core.strict_json import json_bytes, read_json
 from training.config import TrainingConfig, config_from_dict, flat_settings
 from training.network_spec import NetworkSpec
 from training.quantize import Network

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from deploy.core.errors import InputError
-from deploy.core.files import read_bytes, require_plain_tree
+from deploy.core.files import read_bytes
 from deploy.core.limits import MOST_JSON_BYTES, require_file_size
+from deploy.core.strict_json import require_plain_tree
 
 _INTEGERS = range(-(1 << 63), 1 << 63)
 """Those of TOML; Python would take any."""

@@ -10,17 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InputError
-from .files import (
-    json_bytes,
-    npz_bytes,
-    read_json,
-    read_npz,
-    sha256_of,
-    sha256_of_bytes,
-    write_atomic,
-)
+from .files import sha256_of, sha256_of_bytes, write_atomic
+from .npz import npz_bytes, read_npz
 from .pasting import check_patch, paste
 from .patch_origin import PatchOrigin
+from .strict_json import json_bytes, read_json
 
 FORMAT_VERSION = 1
 """Of the pair of files; another version is refused."""

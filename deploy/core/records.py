@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InputError
-from .files import json_bytes, read_json, sha256_of_bytes, write_atomic
+from .files import sha256_of_bytes, write_atomic
 from .host import host_facts
+from .strict_json import json_bytes, read_json
 
 FORMAT_VERSION = 1
 """Of a record; another version is refused."""

@@ -18,8 +18,9 @@ from typing import Any, NoReturn
 
 from ..core.attack_checks import LOWER_BOUND, AttackVerdict
 from ..core.errors import QadtrError, UsageError
-from ..core.files import STDOUT, json_bytes, same_place, write_to
+from ..core.files import STDOUT, same_place, write_to
 from ..core.share import share_in_words
+from ..core.strict_json import json_bytes
 from ..core.table import Table
 from ..core.text import one_line
 from .comparison import compare

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..core.files import read_json
 from ..core.share import share_in_words
+from ..core.strict_json import read_json
 from .report import is_report, read_report
 
 _ALMOST = 0.9

@@ -8,10 +8,10 @@ from typing import Any
 
 from ..core.attack_checks import AttackVerdict
 from ..core.errors import InputError
-from ..core.files import json_bytes, parse_json
 from ..core.images import CHANNEL_NAMES, INPUT_SCALE, INPUT_ZERO_POINT
 from ..core.json_schema import SchemaMismatch, check, load_schema
 from ..core.model_contents import ADOPTED
+from ..core.strict_json import json_bytes, parse_json
 
 FORMAT = "qadtr-bundle"
 FORMAT_VERSION = 1

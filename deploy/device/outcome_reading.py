@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from ..core.attack_checks import AttackVerdict
 from ..core.errors import InputError, NothingToEvaluate
-from ..core.files import read_json
 from ..core.outcomes import image_indices, unpack_bits
 from ..core.records import read_record, read_records
+from ..core.strict_json import read_json
 from .gate import REACHED_A_VERDICT
 from .report import is_report, read_report
 

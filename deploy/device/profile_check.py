@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import InputError
-from ..core.files import read_json
 from ..core.model_engine import run_all
 from ..core.operator_kinds import KINDS, kind_of
 from ..core.scratch import Scratch
+from ..core.strict_json import read_json
 from .gate import Check, Outcome
 from .onnxruntime_engine import OnnxRuntimeEngine
 

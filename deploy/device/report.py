@@ -13,8 +13,9 @@ from typing import Any, TypeGuard
 from xml.etree import ElementTree
 
 from ..core.errors import InputError, QadtrError
-from ..core.files import STDOUT, is_stream, json_bytes, read_json, write_to
+from ..core.files import STDOUT, is_stream, write_to
 from ..core.json_schema import SchemaMismatch, check, load_schema
+from ..core.strict_json import json_bytes, read_json
 from ..core.text import one_line, printable
 from .report_markdown import markdown_text
 from .report_sarif import sarif_log

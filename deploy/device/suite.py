@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import InputError
-from ..core.files import read_npz, sha256_of_bytes
+from ..core.files import sha256_of_bytes
 from ..core.images import INPUT_SCALE, INPUT_ZERO_POINT, check_images
+from ..core.npz import read_npz
 from ..core.pasting import paste
 from ..core.patch_set import PatchSet, read_patch_set
 from .bundle_reading import Bundle

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import InputError
-from ..core.files import json_bytes, read_bytes, read_json, sha256_of_bytes, write_atomic
+from ..core.files import read_bytes, sha256_of_bytes, write_atomic
 from ..core.json_schema import SchemaMismatch, check, load_schema
+from ..core.strict_json import json_bytes, read_json
 from .bindings import Bindings
 
 FORMAT = "qadtr-tensorrt-engine"

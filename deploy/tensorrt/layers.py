@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..core.errors import InputError
-from ..core.files import parse_json
+from ..core.strict_json import parse_json
 
 INT8 = "int8"
 

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deploy.core.errors import InputError
-from deploy.core.files import json_bytes
 from deploy.core.images import check_images
 from deploy.core.patch_origin import PatchOrigin, PatchSource
 from deploy.core.patch_set import PatchSet
+from deploy.core.strict_json import json_bytes
 from eval.attacks.found import Found
 from eval.attacks.judging import Judge, generator_for, success_in_words
 from eval.attacks.predictions import digest_state, evaluation_mode, logits

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.core.errors import InputError
-from deploy.core.files import read_npz, write_npz
+from deploy.core.npz import read_npz, write_npz
 
 
 class Found:

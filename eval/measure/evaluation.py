@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.core.errors import InputError, NothingToEvaluate
-from deploy.core.files import json_bytes, sha256_of_bytes
+from deploy.core.files import sha256_of_bytes
 from deploy.core.latency import Latency
 from deploy.core.patch_set import PatchSet, random_floor
 from deploy.core.records import write_record
+from deploy.core.strict_json import json_bytes
 from deploy.core.success import accuracy
 from eval.attacks.predictions import predict
 from eval.measure.evaluation_record import (

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from typing_extensions import TypedDict
 
 from deploy.core.errors import NothingToEvaluate
-from deploy.core.files import npz_bytes, sha256_of_bytes
+from deploy.core.files import sha256_of_bytes
+from deploy.core.npz import npz_bytes
 from deploy.core.outcomes import Outcomes, outcomes_record
 from deploy.core.patch_set import PatchSet
 from deploy.core.share import Share

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from deploy.core.errors import InputError
-from deploy.core.files import json_bytes
 from deploy.core.share import Share
+from deploy.core.strict_json import json_bytes
 from eval.attacks import ATTACKS
 from eval.attacks.adaptive.adaptive_settings import AdaptiveSettings
 from eval.measure.adaptive.adaptive_record import KIND as ADAPTIVE

@@ -9,7 +9,7 @@ from typing import Any
 
 from deploy.core.bit_widths import FLOAT
 from deploy.core.errors import NothingToEvaluate
-from deploy.core.files import json_bytes
+from deploy.core.strict_json import json_bytes
 from eval.measure.adaptive.adaptive_record import KIND as ADAPTIVE
 from eval.measure.adaptive.adaptive_record import AdaptiveRecord, adaptive_from_records
 from eval.measure.checks.checks_record import AttackChecks, attack_checks_from_records

@@ -9,9 +9,10 @@ from types import ModuleType
 from typing import Any
 
 from deploy.core.errors import InputError
-from deploy.core.files import json_bytes, sha256_of_bytes
+from deploy.core.files import sha256_of_bytes
 from deploy.core.patch_set import PatchSet, read_patch_set
 from deploy.core.records import write_record
+from deploy.core.strict_json import json_bytes
 from eval.measure.analyses import (
     feature_maps,
     gradient_alignment,

@@ -13,9 +13,10 @@ from pydantic import Field
 
 from deploy.core.double_masking import Certification, attack_masked, certify, covering_masks
 from deploy.core.errors import InputError
-from deploy.core.files import json_bytes, sha256_of_bytes
+from deploy.core.files import sha256_of_bytes
 from deploy.core.patch_set import PatchSet
 from deploy.core.records import write_record
+from deploy.core.strict_json import json_bytes
 from deploy.device.suite import paste_some
 from eval.measure.certification_record import KIND, CertificationRecord, MaskedAttack
 from eval.measure.evaluation_record import images_facts, patch_identity

@@ -9,8 +9,9 @@ from typing import Any
 from pydantic import model_validator
 
 from deploy.core.errors import InputError
-from deploy.core.files import json_bytes, sha256_of_bytes
+from deploy.core.files import sha256_of_bytes
 from deploy.core.records import write_record
+from deploy.core.strict_json import json_bytes
 from eval.measure.checks.attacked_network import BatterySettings
 from eval.measure.checks.battery import run_battery
 from eval.measure.checks.catalogue import CATALOGUE

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from deploy.core.errors import InputError, QadtrError
-from deploy.core.files import sha256_of, write_json
+from deploy.core.files import sha256_of
 from deploy.core.records import provenance
+from deploy.core.strict_json import write_json
 from eval.attacks import attack_from_settings
 from eval.measure.defenses import TABLE, Files, table_from_runs
 from eval.stages.evaluate import EvaluationSettings, evaluate_runs

@@ -20,9 +20,10 @@ from typing import Any
 import torch
 
 from deploy.core.errors import InputError
-from deploy.core.files import json_bytes, sha256_of_bytes
+from deploy.core.files import sha256_of_bytes
 from deploy.core.patch_origin import PatchSource
 from deploy.core.patch_set import PatchSet, write_patch_set
+from deploy.core.strict_json import json_bytes
 from eval.attacks.base import PatchAttack
 from eval.attacks.ensemble import Ensemble
 from eval.attacks.supplied.placing import PlacingSettings, placed_patch_sets

@@ -15,8 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.core.errors import InputError
-from deploy.core.files import json_bytes, read_npz, sha256_of, sha256_of_bytes, write_npz
+from deploy.core.files import sha256_of, sha256_of_bytes
+from deploy.core.npz import read_npz, write_npz
 from deploy.core.records import write_record
+from deploy.core.strict_json import json_bytes
 from deploy.core.success import accuracy, attack_success
 from eval.attacks.pixel.library import LIBRARY, perturbed
 from eval.attacks.pixel.pixel_settings import PixelSettings

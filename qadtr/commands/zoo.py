@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """List the networks, or copy one; nothing is fetched."""
     from deploy.core.errors import InputError, UsageError
-    from deploy.core.files import json_bytes
+    from deploy.core.strict_json import json_bytes
     from eval.stages.zoo import chosen, take_out, zoo_json, zoo_networks, zoo_table
 
     if arguments.out is not None and arguments.name is None:

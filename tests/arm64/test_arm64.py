@@ -23,7 +23,8 @@ import pytest
 from benchmarks.arm64_root import PROCESSORS, Arm64Root, arm64_root, is_arm64
 from benchmarks.litert_arm64 import CPUS, compared_on_arm64
 from benchmarks.records import ROOT
-from deploy.core.files import npz_bytes, write_atomic
+from deploy.core.files import write_atomic
+from deploy.core.npz import npz_bytes
 from deploy.core.stored_zip import write_stored_zip
 from deploy.device.bundle_reading import Bundle
 from deploy.validator_archive import validator_bytes

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from benchmarks.records import cells_of, described, ratio, report
-from deploy.core.files import read_json
 from deploy.core.share import share
+from deploy.core.strict_json import read_json
 
 
 def test_a_ratio_is_within_each_round() -> None:

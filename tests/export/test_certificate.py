@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from deploy.core.errors import InputError
-from deploy.core.files import read_json, write_json
 from deploy.core.json_schema import SchemaMismatch, check, load_schema
+from deploy.core.strict_json import read_json, write_json
 from deploy.device.onnxruntime_profile import ProfiledRun, profile_onnx
 from deploy.device.profile_check import check_against_certificate, ran_kinds
 from export.certificate import (

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from deploy.core.errors import InputError, NothingToEvaluate
-from deploy.core.files import read_json, write_json
+from deploy.core.strict_json import read_json, write_json
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
 from export.budget import EQUAL, Budget
 from export.fake_quantized import Batch

@@ -23,9 +23,11 @@ from torch import nn
 
 import qadtr
 from deploy.bundle import bundle_files
-from deploy.core.files import json_bytes, npz_bytes, sha256_of_bytes
+from deploy.core.files import sha256_of_bytes
+from deploy.core.npz import npz_bytes
 from deploy.core.patch_set import PatchSet, write_patch_set
 from deploy.core.stored_zip import stored_zip_bytes
+from deploy.core.strict_json import json_bytes
 from deploy.device.bundle_reading import checksums_text
 from deploy.device.command import main as validate
 from deploy.device.onnxruntime_profile import ProfiledRun, profile_onnx

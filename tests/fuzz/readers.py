@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 
 from deploy.core.errors import InputError
-from deploy.core.files import json_bytes, read_json, read_npz, sha256_of_bytes, write_npz
+from deploy.core.files import sha256_of_bytes
 from deploy.core.model_contents import require_contents
+from deploy.core.npz import read_npz, write_npz
 from deploy.core.patch_set import read_patch_set
 from deploy.core.records import read_record
 from deploy.core.stored_zip import stored_zip_bytes
+from deploy.core.strict_json import json_bytes, read_json
 from deploy.core.text import printable
 from deploy.device.bundle_reading import Bundle, checksums_text
 from deploy.device.command import main as validate

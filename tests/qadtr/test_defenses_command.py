@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deploy.core.files import read_json, sha256_of
+from deploy.core.files import sha256_of
 from deploy.core.outcomes import unpack_bits
 from deploy.core.statistics import paired_difference
+from deploy.core.strict_json import read_json
 from eval.measure.defenses import TABLE
 from eval.measure.evaluation_record import EvaluationRecord, read_evaluations
 from eval.report.defenses import defenses_markdown

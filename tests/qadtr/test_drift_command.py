@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
-from deploy.core.files import npz_bytes, sha256_of, write_json
+from deploy.core.files import sha256_of
+from deploy.core.npz import npz_bytes
 from deploy.core.outcomes import pack_bits, unpack_bits
 from deploy.core.records import read_records
+from deploy.core.strict_json import write_json
 from deploy.device.bundle_reading import Bundle
 from deploy.device.command import main as validate
 from deploy.device.suite import read_suite

@@ -17,9 +17,10 @@ from typing import Any
 import onnx
 import pytest
 
-from deploy.core.files import parse_json, read_json, read_npz
+from deploy.core.npz import read_npz
 from deploy.core.patch_set import read_patch_set
 from deploy.core.records import read_records
+from deploy.core.strict_json import parse_json, read_json
 from deploy.device.bundle_reading import Bundle
 from training.checkpoint import CHECKPOINT, RESUME, read_sidecar
 from training.run_lock import LOCK

@@ -14,8 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
-from deploy.core.files import json_bytes
 from deploy.core.records import read_records
+from deploy.core.strict_json import json_bytes
 from qadtr.__main__ import main
 from training.batches import Batches
 from training.checkpoint import CHECKPOINT, RESUME

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from deploy.core.errors import InputError
-from deploy.core.files import read_npz
+from deploy.core.npz import read_npz
 from training.data.image_set import ImageSet, split_of
 
 

@@ -37,7 +37,8 @@ import numpy as np
 import PIL
 
 from deploy.core.errors import InputError
-from deploy.core.files import json_bytes, read_json, sha256_of_bytes, write_json
+from deploy.core.files import sha256_of_bytes
+from deploy.core.strict_json import json_bytes, read_json, write_json
 from training.data.image_file import DECODING, read_image
 from training.data.image_set import ImageDigest, ImageSet, digest_of
 from training.data.listing import Listing

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.core.errors import InputError
-from deploy.core.files import write_npz
+from deploy.core.npz import write_npz
 from deploy.core.images import GREY_OR_RGB
 from deploy.core.limits import MOST_CLASSES
 from deploy.core.patch_origin import TriedOn

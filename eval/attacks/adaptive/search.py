@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import TypedDict
 
-from deploy.core.files import json_bytes, write_npz
+from deploy.core.npz import write_npz
 from deploy.core.pasting import paste
 from deploy.core.share import share
+from deploy.core.strict_json import json_bytes
 from eval.attacks.adaptive.adaptive_settings import AdaptiveSettings, Stage, cascade
 from eval.attacks.adaptive.ascent import Ascended, AscentSettings, ascend, likeliest_wrong
 from eval.attacks.adaptive.straight_through import variants_of

@@ -26,8 +26,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.core.errors import InputError
-from deploy.core.files import read_npz, sha256_of
+from deploy.core.files import sha256_of
 from deploy.core.images import GREY_OR_RGB
+from deploy.core.npz import read_npz
 from training.data.image_file import decoded
 
 OPAQUE = 128

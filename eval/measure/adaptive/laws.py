@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from deploy.core.files import json_bytes, sha256_of_bytes
+from deploy.core.files import sha256_of_bytes
 from deploy.core.outcomes import outcomes_record, unpack_bits
 from deploy.core.patch_set import PatchSet
 from deploy.core.share import share
+from deploy.core.strict_json import json_bytes
 from deploy.core.success import accuracy, attack_success
 from eval.attacks.adaptive.straight_through import attacked
 from eval.attacks.adaptive.victim import Victim, found_random

@@ -12,10 +12,11 @@ import torch
 from numpy.typing import NDArray
 
 from deploy.core.errors import NothingToEvaluate
-from deploy.core.files import json_bytes, sha256_of, sha256_of_bytes
+from deploy.core.files import sha256_of, sha256_of_bytes
 from deploy.core.patch_origin import PatchOrigin
 from deploy.core.patch_set import PatchSet, read_patch_set, write_patch_set
 from deploy.core.records import write_record
+from deploy.core.strict_json import json_bytes
 from eval.attacks.adaptive.adaptive_settings import AdaptiveSettings
 from eval.attacks.adaptive.search import AtDraws, Attacked, Searched, raise_draws, search
 from eval.attacks.adaptive.victim import Victim

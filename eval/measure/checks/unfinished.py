@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.core.errors import InputError
-from deploy.core.files import json_bytes, parse_json, write_npz
+from deploy.core.npz import write_npz
+from deploy.core.strict_json import json_bytes, parse_json
 from eval.attacks.found import as_array, read_resumed
 from eval.measure.checks.checks_record import CheckResult, Flags
 from training.validated import checked

@@ -28,8 +28,8 @@ import torch
 from numpy.typing import NDArray
 
 from deploy.core.errors import InputError, QadtrError
-from deploy.core.files import read_npz
 from deploy.core.images import check_images
+from deploy.core.npz import read_npz
 from deploy.device.suite import Suite
 from eval.attacks.predictions import evaluation_mode, predict
 from eval.measure.patch_measures import Classes

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 
 from deploy.core.errors import InputError
-from deploy.core.files import json_bytes, sha256_of_bytes
+from deploy.core.files import sha256_of_bytes
 from deploy.core.patch_set import read_patch_set
+from deploy.core.strict_json import json_bytes
 from eval.attacks import attack_from_settings
 from eval.measure.evaluation import evaluate_model
 from eval.measure.patch_images import images_of_patches

@@ -15,10 +15,11 @@ import pytest
 
 from deploy.bundle import bundle_files
 from deploy.bundle_contents import BundleContents, BundleModel, BundlePatch, Thresholds
-from deploy.core.files import json_bytes, sha256_of_bytes
+from deploy.core.files import sha256_of_bytes
 from deploy.core.patch_origin import PatchOrigin
 from deploy.core.patch_set import PatchSet
 from deploy.core.stored_zip import write_stored_zip
+from deploy.core.strict_json import json_bytes
 from deploy.device.bundle_reading import checksums_text
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine
 from deploy.device.profile_check import profiled_run

@@ -13,10 +13,12 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from deploy.core.files import json_bytes, npz_bytes, sha256_of_bytes
+from deploy.core.files import sha256_of_bytes
 from deploy.core.model_contents import code_tensors, read_model_contents
 from deploy.core.model_engine import run_all
+from deploy.core.npz import npz_bytes
 from deploy.core.patch_set import PatchSet
+from deploy.core.strict_json import json_bytes
 from deploy.device.bundle_reading import checksums_text
 from deploy.device.onnxruntime_engine import OnnxRuntimeEngine, codes_from_onnxruntime
 from deploy.device.profile_check import profiled_run

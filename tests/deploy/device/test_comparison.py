@@ -16,12 +16,14 @@ import pytest
 
 from deploy.core.attack_checks import LOWER_BOUND
 from deploy.core.errors import InputError, NothingToEvaluate
-from deploy.core.files import json_bytes, npz_bytes, sha256_of_bytes, write_json
+from deploy.core.files import sha256_of_bytes
+from deploy.core.npz import npz_bytes
 from deploy.core.outcomes import outcomes_record
 from deploy.core.records import write_record
 from deploy.core.share import share_of
 from deploy.core.statistics import mcnemar_exact
 from deploy.core.stored_zip import write_stored_zip
+from deploy.core.strict_json import json_bytes, write_json
 from deploy.device import comparison_beside
 from deploy.device.command import main as validate
 from deploy.device.compare_command import comparison_lines, main

@@ -14,10 +14,11 @@ import pytest
 from deploy.bundle import bundle_files, write_bundle
 from deploy.bundle_contents import BundleContents, BundleModel
 from deploy.core.errors import InputError
-from deploy.core.files import npz_bytes, sha256_of_bytes
+from deploy.core.files import sha256_of_bytes
 from deploy.core.host import host_facts
 from deploy.core.json_schema import load_schema
 from deploy.core.model_engine import run_all
+from deploy.core.npz import npz_bytes
 from deploy.core.stored_zip import write_stored_zip
 from deploy.device.bundle_reading import Bundle
 from deploy.device.command import main

@@ -21,8 +21,8 @@ import pytest
 from deploy.bundle import bundle_files, write_bundle
 from deploy.bundle_contents import BundleContents, BundlePatch
 from deploy.core.errors import InputError
-from deploy.core.files import npz_bytes
 from deploy.core.json_schema import SchemaMismatch, check, load_schema
+from deploy.core.npz import npz_bytes
 from deploy.core.stored_zip import stored_zip_bytes, write_stored_zip
 from deploy.device import command
 from deploy.device.bundle_reading import Bundle

@@ -11,7 +11,7 @@ import jsonschema  # type: ignore[import-untyped]
 import pytest
 
 from deploy.core.errors import InputError
-from deploy.core.files import write_json
+from deploy.core.strict_json import write_json
 from deploy.tensorrt.bindings import TENSORRT, TENSORRT_RTX, Bindings, Flavour, Log
 from deploy.tensorrt.engine_file import read_engine_file, sidecar_of, write_engine_file
 

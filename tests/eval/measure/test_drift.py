@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from deploy.core.errors import InputError, NothingToEvaluate
-from deploy.core.files import npz_bytes
+from deploy.core.npz import npz_bytes
 from deploy.core.patch_set import PatchSet
 from deploy.core.statistics import mcnemar_exact, paired_difference
 from deploy.device.manifest import PatchFacts

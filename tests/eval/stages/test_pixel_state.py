@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from deploy.core.errors import InputError
-from deploy.core.files import write_npz
+from deploy.core.npz import write_npz
 from eval.stages.pixel import attacked_so_far
 
 IMAGES = np.zeros((4, 3, 6, 6), np.uint8)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from deploy.core.errors import InputError
-from deploy.core.files import read_npz, write_npz
+from deploy.core.npz import read_npz, write_npz
 from eval.attacks.found import as_array
 from eval.attacks.predictions import predict
 from eval.measure.checks.attacked_network import AttackedNetwork, BatterySettings
