@@ -17,11 +17,12 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from deploy.core.colour import coloured
+from deploy.core.errors import QadtrError, UsageError
 from deploy.core.signals import Interrupted, signals_interrupt
 from deploy.core.text import one_line
 from qadtr import __version__
 from qadtr.commands import COMMANDS
-from qadtr.parser import EXIT_USAGE, Parser
+from qadtr.parser import Parser
 from training.allocator import keep_freed_memory
 
 EXIT_UNEXPECTED = 2
@@ -78,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.execute is None:
         parser.print_help()
-        return EXIT_USAGE
+        return UsageError.exit_code
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[_BesideBars()])
     keep_freed_memory()
     try:
@@ -99,8 +100,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _report(error: Exception, *, debug: bool) -> int:
-    from deploy.core.errors import QadtrError
-
     if debug:
         traceback.print_exception(error)
     code, hint = EXIT_UNEXPECTED, "" if debug else " (--debug shows where)"

@@ -11,9 +11,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 from deploy.core.colour import coloured
+from deploy.core.errors import UsageError
 from deploy.core.text import one_line
-
-EXIT_USAGE = 4
 
 _CHOICE = re.compile(r"invalid choice: '(?P<given>[^']*)' \(choose from (?P<known>.*)\)")
 
@@ -47,7 +46,7 @@ class Parser(argparse.ArgumentParser):
         if choice is not None:
             message += _meant(choice["given"], re.findall(r"[\w.-]+", choice["known"]))
         name = coloured(f"{self.prog}:", "red", sys.stderr)
-        self.exit(EXIT_USAGE, f"{name} {one_line(message)}; see {self.prog} --help\n")
+        self.exit(UsageError.exit_code, f"{name} {one_line(message)}; see {self.prog} --help\n")
 
     @property
     def commands(self) -> dict[str, Parser]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.device.command import build_parser as validate_parser
+from deploy.device.arguments import build_parser as validate_parser
 from deploy.engine import ENGINES
 from deploy.tensorrt.__main__ import build_parser as tensorrt_parser
 from qadtr.__main__ import build_parser

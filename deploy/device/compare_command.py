@@ -14,11 +14,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from ..core.attack_checks import LOWER_BOUND, AttackVerdict
 from ..core.errors import QadtrError, UsageError
 from ..core.files import STDOUT, same_place, write_to
+from ..core.parser import Parser
 from ..core.share import share_in_words
 from ..core.strict_json import json_bytes
 from ..core.table import Table
@@ -29,18 +30,12 @@ from .outcome_reading import VerdictOf, read_outcomes
 
 EXIT_WORSE = 1
 EXIT_BROKEN = 2
-EXIT_USAGE = 4
 _SHOWN = 12
 """Images that a line names."""
 
 _COLUMNS = ("model", "what", "old", "new", "difference", "p (Holm)", "images", "verdict")
 
 _percent = partial(share_in_words, decimals=2)
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_USAGE, f"{self.prog}: {one_line(message)}; see {self.prog} --help\n")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -144,7 +139,7 @@ def comparison_lines(found: Mapping[str, Any]) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Compare as the command line specifies and return the exit code."""
-    parser = _Parser(prog="compare", description="Compare two results image by image.")
+    parser = Parser(prog="compare", description="Compare two results image by image.")
     add_arguments(parser)
     try:
         return run(parser.parse_args(argv))

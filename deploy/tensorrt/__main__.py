@@ -10,10 +10,9 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
-from ..core.errors import QadtrError, UsageError
-from ..core.text import one_line
+from ..core.errors import QadtrError
+from ..core.parser import Parser
 from .bindings import FLAVOURS
 from .builder import build_engine
 from .engine_file import sidecar_of
@@ -22,16 +21,9 @@ from .options import COMPUTE_CAPABILITIES, HARDWARE, BuildOptions
 PROGRAM = "deploy.tensorrt"
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose usage errors exit 4: 2 means a file that cannot be built."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(UsageError.exit_code, f"{self.prog}: {one_line(message)}; see --help\n")
-
-
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of this command."""
-    parser = _Parser(
+    parser = Parser(
         prog=PROGRAM,
         description="Build a TensorRT engine from a file of the target 'tensorrt'.",
         epilog="TensorRT-RTX needs no GPU for the build, TensorRT needs one; both need one to "
