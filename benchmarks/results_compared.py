@@ -176,7 +176,7 @@ def compared(every: Sequence[NetworkFigures], network: str) -> dict[str, Trained
     squares the one of which most is proven.
 
     Compared are those that were tried under patches of other networks, on the images that most of
-    them were tried on: QADT-R under some that plain QAT was tried under too, and so on.
+    them were tried on: all under some that this QADT-R was tried under too.
     """
     of = [one for one in every if one.model["network"] == network and one.transferred]
     digests = Counter(one.images["digest"] for one in of)
@@ -192,10 +192,10 @@ def compared(every: Sequence[NetworkFigures], network: str) -> dict[str, Trained
         kind = label if label in candidates else RIVAL
         if kind != RIVAL or not squares:  # no rival, and not plain, with grey squares
             candidates[kind].append(Trained(label=label, figures=figures))
+    candidates[QADTR] = ours = sorted(candidates[QADTR], key=attrgetter("resisting"))[:1]
     found: dict[str, Trained] = {}
     for kind, those in candidates.items():
-        before = list(found.values())[-1:]
-        fit = [one for one in those if shared_patches(figures_of([one, *before]))]
+        fit = [one for one in those if shared_patches(figures_of([one, *ours]))]
         if fit:
             found[kind] = min(fit, key=attrgetter("proven" if kind == SQUARES else "resisting"))
     return found

@@ -66,6 +66,17 @@ def test_a_rival_that_was_attacked_at_one_bit_width_alone_is_not_ahead(results: 
     assert compared([*all_of_them, *results.every], NETWORK)[RIVAL].label == "own"
 
 
+def test_all_that_is_compared_was_tried_under_a_patch_of_qadt_r(results: Results) -> None:
+    plain = results.networks[PLAIN_QAT]
+    stronger = retold(results, QADTR, "7", defense="qat")
+    others = [
+        replace(one, transferred={f"other {key}": of for key, of in one.transferred.items()})
+        for one in stronger
+    ]
+    assert compared([*others, *results.every], NETWORK)[PLAIN_QAT] == plain
+    assert compared([*stronger, *results.every], NETWORK)[PLAIN_QAT] != plain
+
+
 def test_masked_inference_is_a_row_whose_bound_is_that_of_its_certificates(
     results: Results,
 ) -> None:
