@@ -42,7 +42,7 @@ augment = "crop"
 name = "resnet8"
 bit_widths = [32, 4]
 [training]
-epochs = 2.0
+epochs = 6.0
 batch_size = 64
 learning_rate = 0.05
 [defense]
@@ -107,6 +107,12 @@ def finish(folder: Path, words: tuple[str, ...]) -> float:
     # The validator may find that this small network fails; broken is 2.
     assert process.returncode in ((0, 1, 3) if "validate.pyz" in words else (0,)), said[-3000:]
     return time.monotonic() - began
+
+
+def prepare(folder: Path) -> None:
+    """Put there what the commands start from."""
+    (folder / "killed.toml").write_text(CONFIG, encoding="utf-8")
+    finish(folder, (*QADTR, "validator", "--out", "validate.pyz"))
 
 
 def require_whole(folder: Path) -> None:
@@ -210,6 +216,14 @@ def require_equal(whole: Path, broken: Path) -> None:
     assert facts(broken / "report.json")["outcome"] != "error"
 
 
+@pytest.mark.slow
+def test_the_commands_that_are_killed_end_where_nothing_kills_them(tmp_path: Path) -> None:
+    prepare(tmp_path)
+    for command in COMMANDS:
+        finish(tmp_path, command.words)
+    require_whole(tmp_path)
+
+
 @pytest.mark.kills
 def test_forty_kills_leave_nothing_half_written_and_the_restart_gives_the_same_bytes(
     tmp_path: Path,
@@ -219,8 +233,7 @@ def test_forty_kills_leave_nothing_half_written_and_the_restart_gives_the_same_b
     assert sum(command.kills for command in COMMANDS) == 40
     for folder in (whole, broken):
         folder.mkdir()
-        (folder / "killed.toml").write_text(CONFIG, encoding="utf-8")
-        finish(folder, (*QADTR, "validator", "--out", "validate.pyz"))
+        prepare(folder)
     for command in COMMANDS:
         seconds = finish(whole, command.words)
         killed(broken, command, seconds, chance)
