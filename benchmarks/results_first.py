@@ -271,11 +271,12 @@ def _changed(config: Mapping[str, Any]) -> list[str]:
 
 def readme_part(results: Results) -> str:
     """What the README says was found: the table and three sentences."""
+    dash = f"{MISSING}: not measured yet; " if missing_notes(results) else ""
     parts = [
         (
             f"{title(NETWORK)} on CIFAR-10 in ONNX Runtime's integer kernels, with 95% intervals, "
-            f"one training each ({MISSING}: not measured yet; [what the columns mean, how each was "
-            "trained, and all results](docs/results.md))."
+            f"one training each ({dash}[what the columns mean, how each was trained, and all "
+            "results](docs/results.md))."
         ),
         first_table(results).markdown(),
         " ".join(
