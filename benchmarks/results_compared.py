@@ -55,6 +55,11 @@ class Trained:
         """Steps of each patch in its training before it is shown; 0 where its config names none."""
         return int(_config(self.model).get("defense", {}).get("inner_steps", 0))
 
+    @property
+    def epochs(self) -> float:
+        """Of its training; 0 where its records do not say."""
+        return float(_config(self.model).get("training", {}).get("epochs", 0))
+
     def worst_of(self, what: str, among: Collection[str] | None = None) -> dict[int, Achieved]:
         """The worst attack of a kind (a field of the figures) at each bit-width that has one."""
         found = {bits: worst(getattr(f, what), among) for bits, f in self.figures.items()}

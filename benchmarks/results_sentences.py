@@ -82,10 +82,11 @@ def adaptive_sentence(results: Results) -> str:
 def _small(results: Results) -> str:
     plain, ours = results.small[PLAIN_QAT], results.small[QADTR]
     trained = QADTR if ours.inner_steps else f"{QADTR} without inner steps"
+    table = results.networks[QADTR]
     return (
-        f"On {title(SMALL)} that attacker wins on {ours.span('adaptive')} of the images of "
-        f"{trained} and on {plain.span('adaptive')} of plain QAT's: what resists patches that are "
-        "brought need not resist one who has the network."
+        f"On {title(SMALL)}, after {ours.epochs:g} epochs of {trained} ({table.epochs:g} in the "
+        f"table), that attacker wins on {ours.span('adaptive')} of the images, and on "
+        f"{plain.span('adaptive')} of plain QAT's."
     )
 
 
