@@ -33,6 +33,15 @@ def tracked_text_files() -> list[Path]:
     return [path for path in paths if path.is_file() and b"\0" not in path.read_bytes()[:4096]]
 
 
+def test_every_tracked_module_is_linted() -> None:
+    command = [sys.executable, "-m", "ruff", "check", "--show-files", "."]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    linted = set(map(Path, shown.stdout.splitlines()))
+    modules = {path for path in tracked_text_files() if path.suffix == ".py"}
+    assert len(modules) > 500
+    assert modules - linted == set()
+
+
 @pytest.mark.parametrize("name", PACKAGES)
 def test_each_package_is_the_one_of_this_repository(name: str) -> None:
     # The names are generic: another distribution's `training` or `eval` must not win.

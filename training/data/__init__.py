@@ -79,7 +79,7 @@ def load_images(
     if cache is not None and kind != "folder":
         raise InputError(
             f'a cache on disk (--cache DIR) is only for data of the kind "folder", and {kind!r} '
-            'is small and held in memory; leave it out'
+            "is small and held in memory; leave it out"
         )
     if kind == "digits":
         return read_digits(split, size_px=DEFAULT_PX if size is None else size)
@@ -93,7 +93,7 @@ def load_images(
         return read_folder(root, split, size_px=size, cache=cache)
     if size not in (None, SIZE_PX):
         raise InputError(
-            f'CIFAR-10 images have {SIZE_PX}×{SIZE_PX} px, got the size {size}; leave it out, or '
+            f"CIFAR-10 images have {SIZE_PX}×{SIZE_PX} px, got the size {size}; leave it out, or "
             'choose the kind "folder" to resize'
         )
     return read_cifar10(root, split)

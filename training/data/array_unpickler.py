@@ -188,9 +188,7 @@ def arrays_from_pickle(data: bytes, *, source: str) -> dict[str, object]:
             f"{len(data):,} bytes and is probably truncated or damaged; copy it again"
         ) from error
     if not isinstance(content, dict):
-        raise InputError(
-            f"{source}: expected a pickled dictionary, got a {type(content).__name__}"
-        )
+        raise InputError(f"{source}: expected a pickled dictionary, got a {type(content).__name__}")
     plain: dict[str, object] = {}
     for key, value in content.items():
         name = key.decode("latin1") if isinstance(key, bytes) else key

@@ -138,7 +138,9 @@ class _Entry:
         if facts.get("stamp") != _stamp(told):
             _log.info("%s was copied or changed; reading all of it to compare digests", self.images)
             if digest_of(images, self.listing.labels) != facts.get("digest"):
-                raise _DamagedError(f"{self.images} does not have the digest that its sidecar states")
+                raise _DamagedError(
+                    f"{self.images} does not have the digest that its sidecar states"
+                )
             self._note(facts | {"stamp": _stamp(told)})
         return ImageSet(
             images=np.asarray(images),

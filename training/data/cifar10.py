@@ -80,9 +80,7 @@ def read_cifar10(root: Path, split: str) -> ImageSet:
     images = np.concatenate([images for images, _ in parts])
     labels = np.concatenate([labels for _, labels in parts])
     if split != "test":
-        out = held_out(
-            labels, [i.tobytes() for i in images], purpose=HOLDOUT_PURPOSE
-        )
+        out = held_out(labels, [i.tobytes() for i in images], purpose=HOLDOUT_PURPOSE)
         keep = out if split == "holdout" else ~out
         images, labels = images[keep], labels[keep]
     return image_set(images, labels, CLASSES, name="cifar10", split=split)
@@ -172,7 +170,7 @@ def _check_classes(data: bytes, source: str) -> None:
     if classes != CLASSES:
         raise InputError(
             f"{source}: expected the ten classes of CIFAR-10 ({', '.join(CLASSES)}), got "
-            f"{classes}; for other data use SPLIT/CLASS/IMAGE folders (kind \"folder\")"
+            f'{classes}; for other data use SPLIT/CLASS/IMAGE folders (kind "folder")'
         )
 
 
@@ -214,6 +212,6 @@ def _from_folders(root: Path, split: str) -> ImageSet:
         raise InputError(
             f"{root}: expected the ten classes of CIFAR-10 ({', '.join(CLASSES)}) at 32×32 px, "
             f"got {', '.join(images.classes[:12])} at {height}×{width} px; for other data choose "
-            "the kind \"folder\""
+            'the kind "folder"'
         )
     return images

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.core.errors import InputError
-from deploy.core.npz import write_npz
 from deploy.core.images import GREY_OR_RGB
 from deploy.core.limits import MOST_CLASSES
+from deploy.core.npz import write_npz
 from deploy.core.patch_origin import TriedOn
 from deploy.core.text import shape_in_words
 from training.data.holdout import held_out
@@ -129,7 +129,9 @@ class ImageSet:
         from training.data import kind_of, load_images  # whose readers give an ImageSet
 
         root = None if folder is None else Path(folder)
-        return load_images(kind_of(root) if kind is None else kind, root, split, size=size, cache=cache)
+        return load_images(
+            kind_of(root) if kind is None else kind, root, split, size=size, cache=cache
+        )
 
     @classmethod
     def from_dataset(
@@ -273,7 +275,7 @@ def split_of(images: ImageSet | Sequence[ImageSet], split: str) -> ImageSet:
     if split not in by_name:
         raise InputError(
             f"this needs the {split} images, got {', '.join(by_name) or 'none'}; make them with "
-            f"ImageSet.from_arrays(…, split=\"{split}\")"
+            f'ImageSet.from_arrays(…, split="{split}")'
         )
     return by_name[split]
 

@@ -150,7 +150,7 @@ def test_a_cache_of_another_size_is_refused(root: Path) -> None:
     for suffix in (".npy", ".json"):
         place = array(root).parent
         (place / f"pictures-train-8px{suffix}").rename(array(root).with_suffix(suffix))
-    with pytest.raises(InputError, match="from other images .*size_px"):
+    with pytest.raises(InputError, match=r"from other images .*size_px"):
         read(root)
 
 

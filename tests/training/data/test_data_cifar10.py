@@ -175,7 +175,7 @@ def test_batches_is_a_file_and_batch_is_a_folder(tmp_path: Path) -> None:
     batch_1 = tmp_path / "cifar-10-batches-py/data_batch_1"
     batch_1.unlink()
     batch_1.mkdir()
-    with pytest.raises(InputError, match="cannot read .*data_batch_1"):
+    with pytest.raises(InputError, match=r"cannot read .*data_batch_1"):
         load_images("cifar10", tmp_path, "train")
 
 
