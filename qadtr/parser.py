@@ -10,15 +10,14 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
+from deploy.core import parser
 from deploy.core.colour import coloured
-from deploy.core.errors import UsageError
-from deploy.core.text import one_line
 
 _CHOICE = re.compile(r"invalid choice: '(?P<given>[^']*)' \(choose from (?P<known>.*)\)")
 
 
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line and exit 4: 2 means a broken input here.
+class Parser(parser.Parser):
+    """A parser that says what was perhaps meant.
 
     Its ``type=float`` is finite; what numbers are mostly of is in :mod:`qadtr.arguments`.
     """
@@ -40,13 +39,17 @@ class Parser(argparse.ArgumentParser):
             parser.error(f"unrecognized arguments: {' '.join(unknown)}{''.join(meant[:1])}")
         return found
 
+    @property
+    def label(self) -> str:
+        """What an error begins with, red on a terminal."""
+        return coloured(super().label, "red", sys.stderr)
+
     def error(self, message: str) -> NoReturn:
         """Print one line and exit 4."""
         choice = _CHOICE.search(message)
         if choice is not None:
             message += _meant(choice["given"], re.findall(r"[\w.-]+", choice["known"]))
-        name = coloured(f"{self.prog}:", "red", sys.stderr)
-        self.exit(UsageError.exit_code, f"{name} {one_line(message)}; see {self.prog} --help\n")
+        super().error(message)
 
     @property
     def commands(self) -> dict[str, Parser]:

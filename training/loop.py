@@ -37,7 +37,7 @@ from training.run_lock import require_free, run_lock
 from training.run_log import RunLog
 from training.run_start import RunStart, read_start
 from training.starting import starting_network
-from training.tensors import load_tensors, tensor_bytes
+from training.tensors import tensor_bytes
 from training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -164,8 +164,7 @@ class TrainingRun:
         if trainer.step < trainer.steps:
             logger.info("stopped at step %d of %d; --resume continues", trainer.step, trainer.steps)
             return self.run_dir / RESUME
-        if trainer.average is not None:
-            load_tensors(network, trainer.average.tensors, "the moving average")
+        trainer.load_average(network)
         untrained = network.untrained()
         if untrained:
             logger.warning(
@@ -222,8 +221,7 @@ class TrainingRun:
         """Hold-out accuracy, by bit-width, of the weights that a checkpoint would have now, on at
         most :data:`WATCHED` images; measured on a copy, so that no byte of the training changes."""
         network = copy.deepcopy(self.trainer.network)
-        if self.trainer.average is not None:
-            load_tensors(network, self.trainer.average.tensors, "the moving average")
+        self.trainer.load_average(network)
         images, labels = self.holdout.images[self.watched], self.holdout.labels[self.watched]
         return _accuracies(network.for_evaluation(), images, labels)
 

@@ -23,6 +23,7 @@ from training.defenses import Defense, TrainingFacts, build_defense, resolved
 from training.distillation import Teaching, distilled
 from training.frozen import frozen_statistics, image_losses
 from training.optimizer import MovingAverage, learning_rate, optimizer_of
+from training.quantize import Network
 from training.ranks import Ranks, check_batch
 from training.starting import Starting, starting_network
 from training.tensors import load_tensors, persistent_tensors
@@ -218,6 +219,12 @@ class Trainer:
                 f"{what} is {value} at step {self.step} of {self.steps} "
                 f"(bit-width {self.network.bit_width}); lower training.learning_rate"
             )
+
+    def load_average(self, network: Network) -> None:
+        """Give the moving average of the weights to a network of this training; nothing where none
+        is kept."""
+        if self.average is not None:
+            load_tensors(network, self.average.tensors, "the moving average")
 
     def state(self) -> dict[str, Tensor]:
         """Every tensor that the training continues from."""

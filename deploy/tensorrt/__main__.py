@@ -24,7 +24,7 @@ PROGRAM = "deploy.tensorrt"
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of this command."""
     parser = Parser(
-        prog=PROGRAM,
+        prog=f"python -m {PROGRAM}",
         description="Build a TensorRT engine from a file of the target 'tensorrt'.",
         epilog="TensorRT-RTX needs no GPU for the build, TensorRT needs one; both need one to "
         "run an engine.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from deploy.core.errors import InputError
 from deploy.core.files import read_bytes
-from deploy.core.tflite_file import TfLiteOperator, TfLiteTensor, read_tflite
+from deploy.core.tflite_file import TfLiteTensor, read_tflite
 from export.reading import refusing_malformed
 from export.reference.errors import UnsupportedGraph
 from export.reference.limits import Held
@@ -70,7 +70,7 @@ class LiteRtReference(Reference[np.uint8]):
         _, height, width, channels = image.shape
         self.input_shape = (channels, height, width)
         self._logits = logits
-        self._steps = [self._step(node) for node in file.nodes]
+        self._steps = [prepare(node, file.tensors, self.arithmetic) for node in file.nodes]
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -127,15 +127,6 @@ class LiteRtReference(Reference[np.uint8]):
                 taken = codes[tensor.name].astype(np.int64) - 128
                 values[node.outputs[0]] = taken.transpose(0, 2, 3, 1) if made.ndim == 4 else taken
         return values[self._file.outputs[0]].astype(np.float32) * self.logit_scale, codes
-
-    def _step(self, node: TfLiteOperator) -> Callable[..., Integers]:
-        if len(node.outputs) != 1 or -1 in node.inputs:
-            raise UnsupportedGraph(
-                f"a {node.operator} has {len(node.outputs)} outputs and "
-                f"{node.inputs.count(-1)} omitted inputs, but the reference defines 1 and 0"
-            )
-        tensors = [self._file.tensors[number] for number in node.inputs]
-        return prepare(node, tensors, self._file.tensors[node.outputs[0]], self.arithmetic)
 
 
 def _stored(tensor: TfLiteTensor) -> Integers:

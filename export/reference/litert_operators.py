@@ -35,12 +35,14 @@ INTEGERS: Mapping[str, Any] = {
 
 
 def prepare(
-    node: TfLiteOperator,
-    inputs: Sequence[TfLiteTensor],
-    output: TfLiteTensor,
-    arithmetic: str,
+    node: TfLiteOperator, tensors: Sequence[TfLiteTensor], arithmetic: str
 ) -> Callable[..., Integers]:
     """Check an operator and return the function that computes it.
+
+    Args:
+        node: the operator.
+        tensors: all those of its file.
+        arithmetic: one of :data:`.litert_arithmetic.ARITHMETICS`.
 
     Raises:
         UnsupportedGraph: names the operator and what the reference defines.
@@ -50,7 +52,14 @@ def prepare(
             f"{node.operator} has no LiteRT reference; supported: "
             f"{', '.join(supported_litert_operators())}"
         )
-    return partial(_OPERATORS[node.operator], _Step(node, inputs, output, arithmetic))
+    if len(node.outputs) != 1 or -1 in node.inputs:
+        raise UnsupportedGraph(
+            f"a {node.operator} has {len(node.outputs)} outputs and {node.inputs.count(-1)} "
+            "omitted inputs, but the reference defines 1 and 0"
+        )
+    inputs = [tensors[number] for number in node.inputs]
+    step = _Step(node, inputs, tensors[node.outputs[0]], arithmetic)
+    return partial(_OPERATORS[node.operator], step)
 
 
 def supported_litert_operators() -> tuple[str, ...]:

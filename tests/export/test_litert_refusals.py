@@ -6,49 +6,38 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import flatbuffers
 import numpy as np
 import pytest
-from ai_edge_litert import schema_py_generated as schema
 
 from deploy.core.errors import InputError
-from export.litert_builder import FILE_IDENTIFIER
 from export.reference import LiteRtReference
-from tests.deploy.core.test_tflite_file import one_convolution
+from tests.deploy.core.test_tflite_file import changed, one_convolution
 
 
-def changed(change: Callable[[Any, Any], object]) -> bytes:
-    """A file of four operators after ``change(model, graph)``."""
-    model = schema.ModelT.InitFromPackedBuf(one_convolution(), 0)
-    change(model, model.subgraphs[0])
-    builder = flatbuffers.Builder(0)
-    builder.Finish(model.Pack(builder), file_identifier=FILE_IDENTIFIER)
-    return bytes(builder.Output())
-
-
-def without_bias(model: Any, graph: Any) -> None:
-    del model
+def without_bias(model: Any, schema: Any) -> None:
+    del schema
+    (graph,) = model.subgraphs
     graph.operators[0].inputs = np.array([*graph.operators[0].inputs[:2], -1], np.int32)
 
 
-def of_another_operator(model: Any, graph: Any) -> None:
-    del graph
+def of_another_operator(model: Any, schema: Any) -> None:
     tanh = schema.BuiltinOperator.TANH
     model.operatorCodes[0].builtinCode = model.operatorCodes[0].deprecatedBuiltinCode = tanh
 
 
-def of_float_images(model: Any, graph: Any) -> None:
-    del model
+def of_float_images(model: Any, schema: Any) -> None:
+    (graph,) = model.subgraphs
     graph.tensors[graph.inputs[0]].type = schema.TensorType.FLOAT32
 
 
-def of_float_logits(model: Any, graph: Any) -> None:
-    del model
+def of_float_logits(model: Any, schema: Any) -> None:
+    (graph,) = model.subgraphs
     graph.tensors[graph.outputs[0]].type = schema.TensorType.FLOAT32
 
 
-def of_two_outputs(model: Any, graph: Any) -> None:
-    del model
+def of_two_outputs(model: Any, schema: Any) -> None:
+    del schema
+    (graph,) = model.subgraphs
     graph.outputs = np.array([*graph.outputs, graph.inputs[0]], np.int32)
 
 
@@ -66,14 +55,14 @@ def test_what_is_not_defined_is_refused(
     change: Callable[[Any, Any], object], words: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "model.tflite"
-    path.write_bytes(changed(change))
+    path.write_bytes(changed(one_convolution(), change))
     with pytest.raises(InputError, match=words):
         LiteRtReference(path)
 
 
 def test_the_unchanged_file_is_computed(tmp_path: Path) -> None:
     path = tmp_path / "model.tflite"
-    path.write_bytes(changed(lambda model, graph: None))
+    path.write_bytes(changed(one_convolution(), lambda *_: None))
     images = np.arange(2 * 3 * 16, dtype=np.uint8).reshape(2, 3, 4, 4)
     logits, codes = next(LiteRtReference(path).batches(images))
     assert logits.shape == (2, 2)
