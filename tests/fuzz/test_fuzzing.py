@@ -146,6 +146,27 @@ def test_each_fault_is_found_and_the_next_input_is_tried(
     assert kept.read_bytes() == input_of(reader, 1)[1]
 
 
+def test_memory_counts_though_as_much_was_freed_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial, "CORPUS", tmp_path)
+    (tmp_path / "whole.bin").write_bytes(b"whole")
+    pieces = [bytes(100_000) for _ in range(1000)]  # small enough to come from the heap
+    last = pieces.pop()  # behind what is freed: the heap keeps that
+    pieces.clear()
+    reader = Reader(
+        name="planted",
+        about="",
+        corpus=("*",),
+        read=lambda path: np.ones(80 << 20, np.uint8),
+        mib=64,
+        tries=1,
+    )
+    (line,) = run(reader, Extent()).findings
+    assert "MiB of memory, at most 64 are promised" in line
+    assert len(last) == 100_000
+
+
 def test_a_corpus_that_is_refused_is_a_finding(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

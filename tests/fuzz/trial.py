@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import resource
@@ -113,6 +114,7 @@ def tried(reader: Reader, name: str, data: bytes, *, undamaged: bool = False) ->
     folder = Path(tempfile.mkdtemp(prefix="qadtr-fuzz-", dir=_IN_MEMORY))
     refused, fault = False, None
     path = reader.place(folder, name, data)
+    _give_back_free_memory()
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again
     before, begun = _resident("VmRSS"), time.process_time()
     try:
@@ -152,6 +154,16 @@ def _fault_of_error(error: QadtrError, named: str, *, undamaged: bool) -> str | 
             return f"only the limit of memory stopped it: {text[:300]}"
         cause = cause.__cause__ or cause.__context__
     return None
+
+
+def _give_back_free_memory() -> None:
+    """Let the next memory that this process takes be new to it, and so be counted.
+
+    The heap keeps what was freed, here and in the process that this one was forked from.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's alone
+    if trim is not None:
+        trim(0)
 
 
 def _resident(what: str) -> int:
