@@ -25,7 +25,6 @@ from qadtr.commands import COMMANDS
 from qadtr.parser import Parser
 from training.allocator import keep_freed_memory
 
-EXIT_UNEXPECTED = 2
 EXIT_INTERRUPTED = 130
 
 
@@ -94,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # The reader of our output (`| head`) has gone; keep Python from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_UNEXPECTED
+        return QadtrError.exit_code
     except Exception as error:  # noqa: BLE001 - the outermost frame: one line instead of a traceback
         return _report(error, debug=arguments.debug)
 
@@ -102,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _report(error: Exception, *, debug: bool) -> int:
     if debug:
         traceback.print_exception(error)
-    code, hint = EXIT_UNEXPECTED, "" if debug else " (--debug shows where)"
+    code, hint = QadtrError.exit_code, "" if debug else " (--debug shows where)"
     if isinstance(error, QadtrError):
         code, text = error.exit_code, error.line
     elif isinstance(error, OSError) and error.strerror is not None:

@@ -22,8 +22,6 @@ from .console import Console
 from .report import ReportPlaces, conclude, empty_report, void_reports, write_report
 from .validation import EngineOpener, validate
 
-EXIT_BROKEN = 2
-
 
 def main(
     argv: Sequence[str] | None = None, *, engines: Mapping[str, EngineOpener] | None = None
@@ -38,11 +36,11 @@ def main(
             return _run(arguments, console, engines)
     except KeyboardInterrupt as error:
         how = str(error) or "interrupted"
-        return _stop(console, f"{how}: nothing is decided", EXIT_BROKEN)
+        return _stop(console, f"{how}: nothing is decided", QadtrError.exit_code)
     except QadtrError as error:
         return _stop(console, error.line, error.exit_code)
     except Exception as error:  # noqa: BLE001 - one line in place of a traceback; fails closed
-        return _stop(console, f"unexpected {type(error).__name__}: {error}", EXIT_BROKEN)
+        return _stop(console, f"unexpected {type(error).__name__}: {error}", QadtrError.exit_code)
 
 
 def _run(

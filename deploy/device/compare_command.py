@@ -29,7 +29,6 @@ from .comparison_beside import compare_beside
 from .outcome_reading import VerdictOf, read_outcomes
 
 EXIT_WORSE = 1
-EXIT_BROKEN = 2
 _SHOWN = 12
 """Images that a line names."""
 
@@ -148,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     except Exception as error:  # noqa: BLE001 - one line in place of a traceback
         sys.stderr.write(f"compare: unexpected {type(error).__name__}: {one_line(str(error))}\n")
-        return EXIT_BROKEN
+        return QadtrError.exit_code
 
 
 def _between(row: Mapping[str, Any]) -> str:

@@ -54,11 +54,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _print_environment() -> int:
+    from deploy.core.errors import QadtrError
     from qadtr.diagnosis import diagnose
 
     findings = diagnose()
     _print(findings)
-    return 2 if any(finding.level == "problem" for finding in findings) else 0
+    return QadtrError.exit_code if any(finding.level == "problem" for finding in findings) else 0
 
 
 def _print(findings: list[Finding]) -> None:

@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print what was found of each file, layer by layer; 2 when one of them is not a parity."""
-    from deploy.core.errors import UsageError
+    from deploy.core.errors import QadtrError, UsageError
     from deploy.core.files import write_atomic
     from eval.report.parity_page import parity_page
     from export.budget import Overrides
@@ -84,4 +84,4 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.html is not None:
         write_atomic(arguments.html, parity_page(folder.path.name, drawn).encode())
         print(arguments.html)
-    return 2 if failed else 0
+    return QadtrError.exit_code if failed else 0
