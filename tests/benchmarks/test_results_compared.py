@@ -38,6 +38,13 @@ def retold(results: Results, kind: str, digit: str, **model: Any) -> list[Networ
     ]
 
 
+def faultless(figures: list[NetworkFigures]) -> list[NetworkFigures]:
+    """The same with all images right without a patch."""
+    return [
+        replace(one, clean=share(one.clean["n"], one.clean["n"])) for one in figures if one.clean
+    ]
+
+
 def test_a_rival_is_a_row_and_a_sentence(results: Results) -> None:
     weak = retold(results, PLAIN_QAT, "1", defense="dwq")
     strong = retold(results, QADTR, "2", defense="pbat")
@@ -68,7 +75,7 @@ def test_a_rival_that_was_attacked_at_one_bit_width_alone_is_not_ahead(results: 
 
 def test_all_that_is_compared_was_tried_under_a_patch_of_qadt_r(results: Results) -> None:
     plain = results.networks[PLAIN_QAT]
-    stronger = retold(results, QADTR, "7", defense="qat")
+    stronger = faultless(retold(results, QADTR, "7", defense="qat"))
     others = [
         replace(one, transferred={f"other {key}": of for key, of in one.transferred.items()})
         for one in stronger
@@ -115,9 +122,24 @@ def test_a_network_without_certificates_has_no_masked_row_and_no_bound(results: 
     assert "no attack with one" not in sentences(found)[6]
 
 
+def test_plain_training_is_the_most_accurate_one_and_not_the_one_that_happens_to_resist_more(
+    results: Results,
+) -> None:
+    plain = results.networks[PLAIN_QAT]
+    resisting = retold(results, QADTR, "8", defense="qat")
+    worse = [
+        replace(one, clean=share(one.clean["k"] // 2, one.clean["n"]))
+        for one in resisting
+        if one.clean
+    ]
+    assert compared([*worse, *results.every], NETWORK)[PLAIN_QAT] == plain
+    unattacked = [replace(one, adaptive={}) for one in faultless(resisting)]
+    assert compared([*unattacked, *results.every], NETWORK)[PLAIN_QAT] == plain
+
+
 def test_grey_squares_are_no_plain_training(results: Results) -> None:
     run = {"name": "m", "seed": 1, "config": {"data": {"masks": 0.75}}}
-    better = retold(results, QADTR, "4", defense="qat")
+    better = faultless(retold(results, QADTR, "4", defense="qat"))
     masked = [replace(one, model={**one.model, "run": run}) for one in better]
     assert compared([*masked, *results.every], NETWORK) == results.networks
     unmasked = [replace(one, model={**one.model, "run": None}) for one in better]
