@@ -73,8 +73,10 @@ def adaptive_sentence(results: Results) -> str:
     first, *others = attacked
     return (
         "An attacker who has the network and knows its defense wins on "
-        f"{first.span('adaptive')} of the images with {first.label}"
-        + "".join(f"; on {one.span('adaptive')} with {one.label}" for one in others)
+        f"{first.span('adaptive')} of the images with {first.label} ({first.epochs:g} epochs)"
+        + "".join(
+            f"; on {one.span('adaptive')} with {one.label} ({one.epochs:g})" for one in others
+        )
         + "."
     )
 
@@ -159,7 +161,8 @@ def _rival(results: Results) -> str:
     known, ours_known = (one.most("adaptive") for one in (rival, ours))
     return (
         f"{where[0].upper()}{where[1:]} transferred patches win on up to {brought} of the images "
-        f"of {rival.label} and on {ours_brought} of those of {ours.label}, "
+        f"of {rival.label} ({rival.epochs:g} epochs with {rival.inner_steps} inner steps) and on "
+        f"{ours_brought} of those of {ours.label} ({ours.epochs:g} with {ours.inner_steps}), "
         f"an attacker who has the network on up to {known} and {ours_known}."
     )
 
