@@ -37,8 +37,13 @@ PLAIN_QAT, QADTR = defense_name("qat"), defense_name("qadtr")
 SQUARES = f"{QADTR}, grey squares"
 RIVAL = "rival"
 """The kinds of rows; the third is trained on images with grey squares, for certificates."""
-_CHOSEN_BY = {PLAIN_QAT: "inaccurate", SQUARES: "proven"}
-"""What the network of a row has least of, where it is not ``resisting``."""
+_LEAST = {
+    PLAIN_QAT: attrgetter("inaccurate"),
+    QADTR: attrgetter("resisting"),
+    SQUARES: attrgetter("proven"),
+    RIVAL: attrgetter("resisting"),
+}
+"""What the network of each kind is chosen by: it has the least of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,7 +205,7 @@ def compared(every: Sequence[NetworkFigures], network: str) -> dict[str, Trained
     for one in of:
         if one.images["digest"] == digests.most_common(1)[0][0]:
             of_checkpoint.setdefault(one.model["checkpoint_sha256"], {})[one.bit_width] = one
-    candidates: dict[str, list[Trained]] = {PLAIN_QAT: [], QADTR: [], SQUARES: [], RIVAL: []}
+    candidates: dict[str, list[Trained]] = {kind: [] for kind in _LEAST}
     for figures in of_checkpoint.values():
         model = next(iter(figures.values())).model
         squares = any(was_masked(one.model) for one in figures.values())
@@ -208,7 +213,7 @@ def compared(every: Sequence[NetworkFigures], network: str) -> dict[str, Trained
         kind = label if label in candidates else RIVAL
         if kind != RIVAL or not squares:  # no rival, and not plain, with grey squares
             candidates[kind].append(Trained(label=label, figures=figures))
-    candidates[QADTR] = ours = sorted(candidates[QADTR], key=attrgetter("resisting"))[:1]
+    candidates[QADTR] = ours = sorted(candidates[QADTR], key=_LEAST[QADTR])[:1]
     found: dict[str, Trained] = {}
     for kind, those in candidates.items():
         fit = [
@@ -218,7 +223,7 @@ def compared(every: Sequence[NetworkFigures], network: str) -> dict[str, Trained
             and all(one.figures.keys() >= qadtr.figures.keys() for qadtr in ours)
         ]
         if fit:
-            found[kind] = min(fit, key=attrgetter(_CHOSEN_BY.get(kind, "resisting")))
+            found[kind] = min(fit, key=_LEAST[kind])
     return found
 
 

@@ -108,7 +108,7 @@ def answer(folder: Path, work: Callable[[Mapping[str, Any], Path], None]) -> int
         text = str(error) or "out of memory"
         told = {"kind": type(error).__name__, "text": text}
         (folder / "error.json").write_text(json.dumps(told), encoding="utf-8")
-        return 2
+        return QadtrError.exit_code
     return 0
 
 

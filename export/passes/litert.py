@@ -76,10 +76,8 @@ def write_requantization(found: Requantization, layer: str, context: Context) ->
     x, quantizer = found
     out = out_codes(quantizer, Clamp())
     codes = _add_nothing(context, x, out, layer)
-    return (
-        codes,
-        f"requantized by {float(codes.scale) / float(x.scale):.6g}, {range_in_words(codes)}",
-    )
+    ratio = float(codes.scale) / float(x.scale)
+    return codes, f"requantized by {ratio:.6g}, {range_in_words(codes)}"
 
 
 def _add_nothing(context: Context, x: Codes, out: Codes, layer: str) -> Codes:

@@ -1,9 +1,9 @@
 """Codes in a ``.tflite`` file: int8, the channels last.
 
-A code k of low … high is stored as k + z in int8, with z = 127 - high, so that int8
-itself saturates at the largest code: unsigned 8-bit codes have z = -128, b-bit ones z = 128 - 2^b.
-At the lower end, the fused ReLU keeps codes at 0 or above.  Only signed codes narrower than int8
-need a separate operator (MAXIMUM).
+A code k of low … high is stored as k + z in int8, with z = 127 - high, so that int8 itself
+saturates at the largest code: unsigned 8-bit codes have z = -128, b-bit ones z = 128 - 2^b.  At the
+lower end, the fused ReLU keeps codes at 0 or above.  Only signed codes narrower than int8 need a
+separate operator (MAXIMUM).
 
 A tensor of four dimensions is stored N×H×W×C; one of another rank as in the QONNX file.
 """

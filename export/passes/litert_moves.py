@@ -27,7 +27,7 @@ def write_max_pool(found: MaxPool, layer: str, context: Context) -> Written:
     height, width = settings["kernel_shape"]
     shape = builder.shape_of(codes.name)
     pads = settings["pads"]
-    source, padding, sizes = codes.name, "VALID", [0, 0]
+    source = codes.name
     if any(pads):
         widths = [[0, 0], [pads[0], pads[2]], [pads[1], pads[3]], [0, 0]]
         source = pad(context, codes, widths, LOW, f"{layer}.pad")
@@ -40,7 +40,7 @@ def write_max_pool(found: MaxPool, layer: str, context: Context) -> Written:
     ]
     name = tensor(context, codes, (1, *sizes, shape[3]), layer)
     options = {
-        **spatial(context, padding, settings),
+        **spatial(context, "VALID", settings),
         "filterHeight": height,
         "filterWidth": width,
     }

@@ -38,10 +38,12 @@ def retold(results: Results, kind: str, digit: str, **model: Any) -> list[Networ
     ]
 
 
-def faultless(figures: list[NetworkFigures]) -> list[NetworkFigures]:
-    """The same with all images right without a patch."""
+def right_on(part: float, figures: list[NetworkFigures]) -> list[NetworkFigures]:
+    """The same with this part of the images right without a patch."""
     return [
-        replace(one, clean=share(one.clean["n"], one.clean["n"])) for one in figures if one.clean
+        replace(one, clean=share(round(part * one.clean["n"]), one.clean["n"]))
+        for one in figures
+        if one.clean
     ]
 
 
@@ -77,7 +79,7 @@ def test_a_rival_that_was_attacked_at_one_bit_width_alone_is_not_ahead(results: 
 
 def test_all_that_is_compared_was_tried_under_a_patch_of_qadt_r(results: Results) -> None:
     plain = results.networks[PLAIN_QAT]
-    stronger = faultless(retold(results, QADTR, "7", defense="qat"))
+    stronger = right_on(1.0, retold(results, QADTR, "7", defense="qat"))
     others = [
         replace(one, transferred={f"other {key}": of for key, of in one.transferred.items()})
         for one in stronger
@@ -129,19 +131,15 @@ def test_plain_training_is_the_most_accurate_one_and_not_the_one_that_happens_to
 ) -> None:
     plain = results.networks[PLAIN_QAT]
     resisting = retold(results, QADTR, "8", defense="qat")
-    worse = [
-        replace(one, clean=share(one.clean["k"] // 2, one.clean["n"]))
-        for one in resisting
-        if one.clean
-    ]
+    worse = right_on(0.5, resisting)
     assert compared([*worse, *results.every], NETWORK)[PLAIN_QAT] == plain
-    unattacked = [replace(one, adaptive={}) for one in faultless(resisting)]
+    unattacked = [replace(one, adaptive={}) for one in right_on(1.0, resisting)]
     assert compared([*unattacked, *results.every], NETWORK)[PLAIN_QAT] == plain
 
 
 def test_grey_squares_are_no_plain_training(results: Results) -> None:
     run = {"name": "m", "seed": 1, "config": {"data": {"masks": 0.75}}}
-    better = faultless(retold(results, QADTR, "4", defense="qat"))
+    better = right_on(1.0, retold(results, QADTR, "4", defense="qat"))
     masked = [replace(one, model={**one.model, "run": run}) for one in better]
     assert compared([*masked, *results.every], NETWORK) == results.networks
     unmasked = [replace(one, model={**one.model, "run": None}) for one in better]
