@@ -16,6 +16,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import qadtr
+from examples import clipped_resnet8
 from examples.notebooks import SCRIPTS, notebook_of
 from examples.resnet32 import ResNet32
 
@@ -134,3 +135,26 @@ def test_the_pretrained_example_runs_on_its_own_words(tmp_path: Path) -> None:
     assert (tmp_path / "runs" / "results.csv").is_file()
     models = {path.name for path in (tmp_path / "runs" / "qadtr" / "export").glob("*.onnx")}
     assert models == {f"onnxruntime-{bits}.onnx" for bits in (8, 4, 2)}
+
+
+@pytest.mark.parametrize(("name", "cap"), [("cap_half", 0.5), ("cap1", 1.0), ("cap2", 2.0)])
+def test_no_pooled_feature_of_a_clipped_network_passes_its_cap(name: str, cap: float) -> None:
+    """Read through a linear layer of the identity; the same weights without a cap pool more."""
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 3, 32, 32)).astype(np.uint8)
+    images = qadtr.ImageSet.from_arrays(pixels, np.arange(64) % 10, [str(i) for i in range(10)])
+    greatest = {}
+    for build in ("free", name):
+        torch.manual_seed(0)
+        module = getattr(clipped_resnet8, build)(10)
+        torch.nn.init.constant_(module.block2.shortcut_norm.weight, 40.0)
+        torch.nn.init.eye_(module.linear.weight)
+        torch.nn.init.zeros_(module.linear.bias)
+        network = qadtr.quantize(
+            module, torch.zeros(1, 3, 32, 32), bits=(32, 8, 4, 2), mean=(0.5,) * 3, std=(0.25,) * 3
+        )
+        qadtr.calibrate(network, images)
+        for bits in (32, 8, 4, 2):
+            with network.at(bits), torch.no_grad():
+                greatest[build, bits] = float(network(torch.from_numpy(pixels).float()).max())
+    for bits in (32, 8, 4, 2):
+        assert 0 < greatest[name, bits] <= cap * 1.01 < greatest["free", bits]
