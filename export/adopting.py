@@ -155,7 +155,6 @@ def adopt(
     """
     path, out = Path(model), Path(out)
     given = Path(data) if isinstance(data, str) else data
-    folder = given if isinstance(given, Path) else None
     _require_place(out)
     form = ImageForm.of(mean, std, size)
     foreign = read_foreign(path, form, layout=layout, output=output)
@@ -165,24 +164,20 @@ def adopt(
     shown, labels = tried.images[few], tried.labels[few]
     own = SourceRun(path, model=foreign.model).run(foreign.input_of(shown))[""]
     digest = sha256_of(path)
-    made = adopted_model(foreign, own, description=origin_text(digest))
-    if own.shape[1] != len(tried.classes):
-        raise InputError(
-            f"{path} gives {own.shape[1]} logits, but {tried.name} has {len(tried.classes)} "
-            f"classes ({', '.join(tried.classes[:5])}…); give data with the classes of the file, "
-            "in the same order"
-        )
-    facts = provenance_of() if provenance is None else dict(provenance)
-    contents = model_bytes(made)
+    contents = model_bytes(adopted_model(foreign, own, description=origin_text(digest)))
+    _require_classes(own, tried, path)
+    require_contents(contents, ENGINE, str(path), target=ADOPTED)
     quantized = asks_for_integers(Counter(node.op_type for node in foreign.model.graph.node))
     width = (QUANTIZED_BITS if quantized else FLOAT) if bits is None else bits
+    _, height, across = foreign.shape
     spec = NetworkSpec(
         name=path.stem,
         bit_widths=(width,),
         classes=len(tried.classes),
-        input_size=foreign.shape[1] if foreign.shape[1] == foreign.shape[2] else foreign.shape[1:],
+        input_size=height if height == across else (height, across),
     )
-    require_contents(contents, ENGINE, str(path), target=ADOPTED)
+    folder = given if isinstance(given, Path) else None
+    facts = provenance_of() if provenance is None else dict(provenance)
     run = RunFolder(
         path=out,
         sidecar=_sidecar(path, digest, spec, tried, folder, settings, form, layout, facts),
@@ -196,49 +191,88 @@ def adopt(
     with Scratch(".candidate-", out.parent) as scratch:
         candidate = scratch / final.name
         write_atomic(candidate, contents)
-        _require_same(candidate, path, shown, own)
         budget = default_budget("qcdq", width, exact=False).engine if quantized else FLOAT_BUDGET
-        with open_engine(ENGINE, candidate) as engine:
-            logits = run_all(engine, shown, BATCH_IMAGES)
-            _require_independent(engine, foreign, shown, logits, budget)
-            optimized = departure((engine.name, logits), (SOURCE, _flat(own)), budget)
-        _require_within(optimized, path)
-        certificate = certify(candidate, shown[:CERTIFIED_IMAGES])
+        proof = _proved(candidate, foreign, shown, own, budget)
         if require_integer:
-            certificate.required()
+            proof.certificate.required()
         final.parent.mkdir(parents=True, exist_ok=True)
         if not again:
             _clear(run)
         candidate.replace(final)
-    tolerance = {
-        "max_logit_difference": optimized.allowed_difference,
-        "max_flip_share": budget.flips,
-    }
-    write_json(final.with_suffix(".certificate.json"), certificate.to_json())
-    write_sidecar(
-        final,
-        {
-            "checkpoint_sha256": digest,
-            "bit_width": width,
-            "target": ADOPTED,
-            "sha256": sha256_of(final),
-            "size_bytes": final.stat().st_size,
-            "budget": tolerance,
-            "proof": optimized.to_json(),
-            "provenance": facts,
-        },
-    )
-    of_file = {"checkpoint_sha256": digest, "bit_width": width}
-    write_record(run.records, "certificate", {**certificate.to_json(), **of_file}, facts)
-    write_json(out / ADOPTED_SIDECAR, run.sidecar)  # last: this file makes the folder a run
+    _write_origin(run, digest, width, proof, facts)
     return Adopted(
         run=run,
         bits=width,
-        certificate=certificate,
-        optimized=optimized,
-        accuracy=share_of(logits.argmax(axis=1) == labels),
-        max_logit_difference=optimized.allowed_difference or 0.0,
+        certificate=proof.certificate,
+        optimized=proof.optimized,
+        accuracy=share_of(proof.logits.argmax(axis=1) == labels),
+        max_logit_difference=proof.optimized.allowed_difference or 0.0,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Proof:
+    """What running the file with its preprocessing inside showed.
+
+    Attributes:
+        logits: the engine's, of the images shown.
+        optimized: the engine's optimized run, compared with the original file run node by node.
+        certificate: what ran in integers and what in float.
+        budget: how far the engine may depart from the file.
+    """
+
+    logits: NDArray[np.float32]
+    optimized: Departure
+    certificate: Certificate
+    budget: Budget
+
+
+def _proved(
+    candidate: Path,
+    foreign: ForeignModel,
+    images: NDArray[np.uint8],
+    own: NDArray[Any],
+    budget: Budget,
+) -> _Proof:
+    """Run the new file, and refuse each departure from the logits of the file itself (``own``)."""
+    _require_same(candidate, foreign.path, images, own)
+    with open_engine(ENGINE, candidate) as engine:
+        logits = run_all(engine, images, BATCH_IMAGES)
+        _require_independent(engine, foreign, images, logits, budget)
+        optimized = departure((engine.name, logits), (SOURCE, _flat(own)), budget)
+    _require_within(optimized, foreign.path)
+    return _Proof(
+        logits=logits,
+        optimized=optimized,
+        certificate=certify(candidate, images[:CERTIFIED_IMAGES]),
+        budget=budget,
+    )
+
+
+def _write_origin(
+    run: RunFolder, digest: str, width: int, proof: _Proof, facts: Mapping[str, Any]
+) -> None:
+    """Write what belongs beside the model file, and last what makes its folder a run."""
+    final = run.model_file(width)
+    of_file = {"checkpoint_sha256": digest, "bit_width": width}
+    write_json(final.with_suffix(".certificate.json"), proof.certificate.to_json())
+    write_sidecar(
+        final,
+        {
+            **of_file,
+            "target": ADOPTED,
+            "sha256": sha256_of(final),
+            "size_bytes": final.stat().st_size,
+            "budget": {
+                "max_logit_difference": proof.optimized.allowed_difference,
+                "max_flip_share": proof.budget.flips,
+            },
+            "proof": proof.optimized.to_json(),
+            "provenance": dict(facts),
+        },
+    )
+    write_record(run.records, "certificate", {**proof.certificate.to_json(), **of_file}, facts)
+    write_json(run.path / ADOPTED_SIDECAR, run.sidecar)
 
 
 def _require_place(out: Path) -> None:
@@ -262,6 +296,15 @@ def _clear(run: RunFolder) -> None:
     (run.path / ADOPTED_SIDECAR).unlink(missing_ok=True)
     for old in (*run.path.glob(f"export/{ADOPTED}-*"), *run.records.glob("*.json")):
         old.unlink()
+
+
+def _require_classes(own: NDArray[Any], images: ImageSet, path: Path) -> None:
+    if own.shape[1] != len(images.classes):
+        raise InputError(
+            f"{path} gives {own.shape[1]} logits, but {images.name} has {len(images.classes)} "
+            f"classes ({', '.join(images.classes[:5])}…); give data with the classes of the file, "
+            "in the same order"
+        )
 
 
 def _images(
