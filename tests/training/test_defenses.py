@@ -151,14 +151,8 @@ def test_a_personal_patch_stays_with_its_image() -> None:
     before, places = pool.patches.clone(), pool.places.clone()
     images = batch()
     rows = torch.tensor([3, 7])
-    patched = pool.patch(
-        images.pixels,
-        rows,
-        images.indices,
-        torch.Generator().manual_seed(2),
-        labels=images.labels,
-    )
-    pool.learn(torch.ones_like(images.pixels), images.labels, images.labels)
+    patched = pool.patch(images.pixels, rows, images.indices, torch.Generator().manual_seed(2))
+    pool.learn(torch.ones_like(images.pixels))
     owners = images.indices[rows]
     moved = (pool.patches != before).flatten(1).any(dim=1).nonzero().flatten()
     assert sorted(moved.tolist()) == sorted(owners.tolist())
@@ -167,31 +161,6 @@ def test_a_personal_patch_stays_with_its_image() -> None:
     inner = patched[3, :, top + 1 : top + 5, left + 1 : left + 5]
     assert torch.equal(inner, before[owners[0], :, 1:5, 1:5].float())
     assert torch.equal(patched[0], images.pixels[0])
-
-
-def test_a_restarted_patch_is_the_average_of_those_that_won_its_class() -> None:
-    """With two classes each image restarts from the start of the other class."""
-    pool = PersonalPool(
-        images=50,
-        image_size=(16, 16),
-        size_px=6,
-        step_size=20.0,
-        move=0.0,
-        restart=1.0,
-        classes=2,
-        generator=torch.Generator().manual_seed(1),
-        device=torch.device("cpu"),
-    )
-    starts, images = pool.starts.clone(), batch()
-    labels, rows = torch.arange(16) % 2, torch.tensor([2, 3])
-    generator = torch.Generator().manual_seed(2)
-    pool.patch(images.pixels, rows, images.indices, generator, labels=labels)
-    owners = images.indices[rows]
-    assert torch.equal(pool.patches[owners].float(), starts.flip(0).round())
-    pool.learn(torch.zeros_like(images.pixels), torch.zeros(16, dtype=torch.int64), labels)
-    assert torch.equal(pool.starts[1], starts[1]), "no patch won class 1"
-    expected = starts[0] + 0.1 * (pool.patches[owners[1]].float() - starts[0])
-    torch.testing.assert_close(pool.starts[0], expected)
 
 
 def test_state_round_trips() -> None:

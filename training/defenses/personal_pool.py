@@ -15,9 +15,6 @@ from torch import Tensor
 
 from training.patching import paste, patch_gradient, random_positions, square_mask, step_along_sign
 
-START_RATE = 0.1
-"""How far the start of a class moves towards the mean of the patches that win it in a step."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class _Visit:
@@ -37,9 +34,6 @@ class PersonalPool:
     probability ``central`` among the middle third of the places instead of all.  Half of the visits
     show only the inner part of the patch (two pixels fewer on a side), so that training covers two
     sizes with the memory of one.
-
-    With probability ``restart`` a visited patch starts again, as the start of some class other than
-    its image's: the moving average of the patches that made the network predict that class wrongly.
     """
 
     def __init__(
@@ -51,22 +45,16 @@ class PersonalPool:
         step_size: float,
         move: float,
         central: float = 0.0,
-        restart: float = 0.0,
-        classes: int = 0,
         generator: torch.Generator,
         device: torch.device,
         channels: int = 3,
     ) -> None:
         self.size_px, self.step_size, self.move = size_px, step_size, move
-        self.image_size, self.central, self.restart = image_size, central, restart
+        self.image_size, self.central = image_size, central
         shape = (images, channels, size_px, size_px)
         noise = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
         self.patches = noise.to(device)
         self.places = self._drawn(images, generator).to(device=device, dtype=torch.int32)
-        self.starts = torch.empty(0, channels, size_px, size_px, device=device)
-        if restart > 0.0:
-            drawn = torch.rand((classes, *shape[1:]), generator=generator)
-            self.starts = (255.0 * drawn).to(device)
         self._visit: _Visit | None = None
 
     def patch(
@@ -76,13 +64,11 @@ class PersonalPool:
         indices: Tensor,
         generator: torch.Generator,
         *,
-        labels: Tensor,
         steps: int = 0,
         improve: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         """``pixels``, float N×3×H×W of 0…255, with the given ``rows``, int64 (n,), patched with the
-        patches of the images ``indices``, int64 (N,) within the training set, of classes
-        ``labels``, int64 (N,).
+        patches of the images ``indices``, int64 (N,) within the training set.
 
         First the patches take ``steps`` signed steps, each along the gradient that ``improve``
         gives for the patched rows, n×3×H×W.
@@ -95,8 +81,6 @@ class PersonalPool:
             moves[:, None].to(rows.device), fresh.to(rows.device), self.places[images]
         )
         self.places[images] = places.to(self.places.dtype)
-        if self.restart > 0.0:
-            self._restart(images, labels[rows], generator)
         mask = square_mask(self.size_px)
         if self.size_px > 4 and bool(torch.rand((), generator=generator) < 0.5):
             mask[0, :] = mask[-1, :] = mask[:, 0] = mask[:, -1] = False
@@ -109,35 +93,13 @@ class PersonalPool:
         patched[rows] = self._pasted(visit, pixels[rows])
         return patched
 
-    def learn(self, gradient: Tensor, predicted: Tensor, labels: Tensor) -> None:
-        """One signed step of each patch of the last visit.
-
-        Args:
-            gradient: of the loss at the batch's pixels, float N×3×H×W.
-            predicted, labels: classes of the batch, int64 (N,); of the patched images.
-        """
+    def learn(self, gradient: Tensor) -> None:
+        """One signed step of each patch of the last visit; ``gradient``: of the loss at the batch's
+        pixels, float N×3×H×W."""
         if self._visit is None:
             return
         visit, self._visit = self._visit, None
         self._step(visit, gradient[visit.rows])
-        if self.restart > 0.0:
-            self._learn_starts(visit.images, predicted[visit.rows], labels[visit.rows])
-
-    def _restart(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> None:
-        """Give some of the images' patches the start of a class that is not the image's."""
-        count, classes = len(images), len(self.starts)
-        chosen = torch.rand(count, generator=generator) < self.restart
-        other = torch.randint(1, classes, (count,), generator=generator)
-        chosen, other = chosen.to(images.device), other.to(images.device)
-        starts = self.starts[(labels + other) % classes].round().to(torch.uint8)
-        self.patches[images[chosen]] = starts[chosen]
-
-    def _learn_starts(self, images: Tensor, predicted: Tensor, labels: Tensor) -> None:
-        """Move the start of each class towards the patches that have just won it."""
-        won = predicted != labels
-        for wrong in predicted[won].unique():
-            patches = self.patches[images[won & (predicted == wrong)]].float()
-            self.starts[wrong].lerp_(patches.mean(dim=0), START_RATE)
 
     def _drawn(self, count: int, generator: torch.Generator) -> Tensor:
         """Places for new patches, int64 count×2 on the CPU."""
@@ -158,11 +120,10 @@ class PersonalPool:
         self.patches[visit.images] = stepped.round_().to(torch.uint8)
 
     def state(self) -> dict[str, Tensor]:
-        """Patches (uint8), places (int32) and starts (float32, none without ``restart``)."""
-        return {"patches": self.patches, "places": self.places, "starts": self.starts}
+        """Patches (uint8) and places (int32)."""
+        return {"patches": self.patches, "places": self.places}
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         """Restore what :meth:`state` returned."""
         self.patches = tensors["patches"].to(self.patches.device)
         self.places = tensors["places"].to(self.places.device)
-        self.starts = tensors["starts"].to(self.starts.device)

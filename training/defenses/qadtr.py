@@ -52,10 +52,8 @@ class QadtrSettings:
     ``sizes_px`` are the sides of universal patches and ``personal_px`` that of per-image ones;
     ``step_size`` (pixel values, 0…255) is the signed step that a visited patch takes;
     ``move``: probability that a per-image patch changes its place at a visit, and ``central`` that
-    the new place is in the middle third of the image's places on each axis; ``restart``:
-    probability that such a patch starts again at a visit, from the average of patches that won some
-    class; ``replays``: steps in a row that train on the same batch with the same places, so that
-    its patches take as many steps;
+    the new place is in the middle third of the image's places on each axis; ``replays``: steps in a
+    row that train on the same batch with the same places, so that its patches take as many steps;
     ``inner_steps``: further steps that a per-image patch takes before it is shown, in every
     ``inner_every``-th round of bit-widths, each of them a pass over the images that show one.
 
@@ -86,7 +84,6 @@ class QadtrSettings:
     step_size: Positive = 25.0
     move: Share = 0.1
     central: Share = 0.5
-    restart: Share = 0.0
     replays: AtLeast1 = 1
     inner_steps: AtLeast0 = 4
     inner_every: AtLeast1 = 1
@@ -205,8 +202,6 @@ class Qadtr(ScheduledDefense):
             step_size=settings.step_size,
             move=settings.move,
             central=settings.central,
-            restart=settings.restart,
-            classes=facts.classes,
             generator=start,
             device=facts.device,
             channels=facts.channels,
@@ -248,7 +243,6 @@ class Qadtr(ScheduledDefense):
                     rows,
                     batch.indices,
                     generator,
-                    labels=batch.labels,
                     steps=steps,
                     improve=lambda pasted: pixel_gradient(network, pasted, batch.labels[rows]),
                 )
@@ -283,9 +277,8 @@ class Qadtr(ScheduledDefense):
         if gradient is None:
             return
         generator = generator_for(self.facts.seed, step, "restart")
-        predicted = logits.argmax(dim=1)
-        self.universal.learn(gradient, predicted, batch.labels, generator)
-        self.personal.learn(gradient, predicted, batch.labels)
+        self.universal.learn(gradient, logits.argmax(dim=1), batch.labels, generator)
+        self.personal.learn(gradient)
 
     def state(self) -> dict[str, Tensor]:
         pools = (("universal", self.universal.state()), ("personal", self.personal.state()))
