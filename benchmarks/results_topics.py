@@ -198,9 +198,18 @@ def _matching(folder: Path, patterns: Iterable[str]) -> list[Path]:
     return [path for pattern in patterns for path in sorted(folder.glob(pattern))]
 
 
+def _named(run: Path) -> list[dict[str, Any]]:
+    """The records of a published run, called as its folder is here; they were made in another."""
+    records = published_records(run / RECORDS)
+    models = [record["payload"].get("model") for record in records]
+    for facts in (one["run"] for one in models if isinstance(one, dict) and one.get("run")):
+        facts["name"] = run.name
+    return records
+
+
 def _of_runs(group: Path) -> list[str]:
     records = {
-        run.name: published_records(run / RECORDS)
+        run.name: published_records(run / RECORDS) if run == group else _named(run)
         for run in (group, *sorted(group.iterdir()))
         if (run / RECORDS).is_dir()
     }

@@ -23,8 +23,7 @@ class DefendedLoop:
     """The steps of a defense in a loop other than that of :func:`qadtr.train`.
 
     The loop keeps its optimizer, loss and batches. :meth:`prepare` switches the bit-width and
-    patches the batch (a defense with ``replays`` expects the same batch for that number of
-    consecutive steps). :meth:`learn`, called after the loss's backward pass, lets the patches take
+    patches the batch. :meth:`learn`, called after the loss's backward pass, lets the patches take
     their step.
 
     Args:

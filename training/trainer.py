@@ -125,7 +125,7 @@ class Trainer:
         """
         network, settings = self.network, self.config.training
         network.set_bit_width(self.defense.bit_width(self.step))
-        batch = self.batches.at(self.step // self.defense.replays, self.losses)
+        batch = self.batches.at(self.step, self.losses)
         pixels = self.defense.prepare(self.step, batch, network)
         pixels = pixels.detach().contiguous(memory_format=torch.channels_last)
         self.optimizer.zero_grad(set_to_none=True)

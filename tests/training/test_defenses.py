@@ -10,7 +10,15 @@ import pytest
 import torch
 
 from deploy.core.errors import InputError
-from training.defenses import Batch, Defense, TrainingFacts, build_defense, check_defense
+from tests.training.small_run import small_config
+from training.defenses import (
+    Batch,
+    Defense,
+    TrainingFacts,
+    build_defense,
+    check_defense,
+    config_of_run,
+)
 from training.defenses.personal_pool import PersonalPool
 from training.defenses.schedule import Schedule, scheduled_bit_width
 from training.defenses.universal_pool import Kind, UniversalPool
@@ -161,6 +169,17 @@ def test_a_personal_patch_stays_with_its_image() -> None:
     inner = patched[3, :, top + 1 : top + 5, left + 1 : left + 5]
     assert torch.equal(inner, before[owners[0], :, 1:5, 1:5].float())
     assert torch.equal(patched[0], images.pixels[0])
+
+
+def test_a_config_of_before_is_read_where_a_setting_that_is_gone_changed_nothing() -> None:
+    def read(**settings: object) -> dict[str, object]:
+        table = small_config(defense={"name": "qadtr", **settings}).as_dict()
+        return config_of_run(table, "run.json").as_dict()["defense"]
+
+    assert read(replays=1, inner_every=1) == read()
+    assert read(inner_steps=3)["inner_steps"] == 3
+    with pytest.raises(InputError, match="unknown key 'replays'"):
+        read(replays=2)
 
 
 def test_state_round_trips() -> None:

@@ -40,7 +40,7 @@ def run(
     [
         {"name": "qat"},
         {"name": "qadtr"},
-        {"name": "qadtr", "replays": 3, "inner_steps": 1, "inner_every": 2},
+        {"name": "qadtr", "inner_steps": 1},
         {"name": "qadtr", "gir_penalty": True, "targeted": 2, "turn": True, "restart_after": 1},
         {"name": "pbat", "size_px": 4, "inner_steps": 1},
         {"name": "pbat", "size_px": 4, "inner_steps": 1, "kind": "universal", "location": "random"},

@@ -125,7 +125,8 @@ def config_of_run(table: Mapping[str, Any], source: str) -> TrainingConfig:
     """The config that a checkpoint or a record holds, every setting of its defense written out.
 
     A setting that is newer than the run gets the value that reproduces the defense's behaviour at
-    that time (``BEFORE`` of its settings, where that is not the current default).
+    that time (``BEFORE`` of its settings, where that is not the current default).  One that there
+    is no more is left out where it changed nothing (``GONE``).
 
     Args:
         table: as it was written; ``source`` names it in errors.
@@ -134,8 +135,14 @@ def config_of_run(table: Mapping[str, Any], source: str) -> TrainingConfig:
         InputError: the current version cannot read it.
     """
     config = config_from_dict(table, source)
-    before = getattr(defense_named(config.defense.get("name")).settings_type, "BEFORE", {})
-    return resolved(dataclasses.replace(config, defense={**before, **config.defense}))
+    settings = defense_named(config.defense.get("name")).settings_type
+    before, gone = (getattr(settings, name, {}) for name in ("BEFORE", "GONE"))
+    defense = {
+        key: value
+        for key, value in {**before, **config.defense}.items()
+        if key not in gone or value != gone[key]
+    }
+    return resolved(dataclasses.replace(config, defense=defense))
 
 
 def build_defense(table: Mapping[str, Any], facts: TrainingFacts) -> Defense:

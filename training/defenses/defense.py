@@ -68,8 +68,6 @@ class Defense(ABC):
     settings_type: ClassVar[type[Any]] = NoSettings
     """A :func:`training.validated.validated` class: the keys of the table besides its name."""
     needs_pixel_gradient = False
-    replays = 1
-    """How many steps in a row train on the same batch."""
 
     def __init__(self, settings: Any, facts: TrainingFacts) -> None:
         self.settings, self.facts = settings, facts

@@ -52,10 +52,9 @@ class QadtrSettings:
     ``sizes_px`` are the sides of universal patches and ``personal_px`` that of per-image ones;
     ``step_size`` (pixel values, 0…255) is the signed step that a visited patch takes;
     ``move``: probability that a per-image patch changes its place at a visit, and ``central`` that
-    the new place is in the middle third of the image's places on each axis; ``replays``: steps in a
-    row that train on the same batch with the same places, so that its patches take as many steps;
-    ``inner_steps``: further steps that a per-image patch takes before it is shown, in every
-    ``inner_every``-th round of bit-widths, each of them a pass over the images that show one.
+    the new place is in the middle third of the image's places on each axis; ``inner_steps``:
+    further steps that a per-image patch takes before it is shown, each of them a pass over the
+    images that show one.
 
     Universal patches: ``shapes`` (square, circle); ``targeted`` of the ``per_bit_width`` ones of
     each bit-width are made for a class, with a small backward pass of their own; ``placements``
@@ -72,6 +71,9 @@ class QadtrSettings:
     BEFORE: ClassVar[Mapping[str, Any]] = {"inner_steps": 0, "central": 0.0}
     """What runs of before these settings were trained with."""
 
+    GONE: ClassVar[Mapping[str, Any]] = {"replays": 1, "inner_every": 1}
+    """What earlier versions could set, each with the value that changed nothing."""
+
     aqapa: bool = True
     dbwt: bool = True
     gir: bool = True
@@ -84,9 +86,7 @@ class QadtrSettings:
     step_size: Positive = 25.0
     move: Share = 0.1
     central: Share = 0.5
-    replays: AtLeast1 = 1
     inner_steps: AtLeast0 = 4
-    inner_every: AtLeast1 = 1
     gir_noise: NotNegative = 0.1
     gir_penalty: bool = False
     penalty_weight: NotNegative = 0.5
@@ -174,7 +174,6 @@ class Qadtr(ScheduledDefense):
         super().__init__(settings.schedule, facts)
         self.settings = settings
         self.needs_pixel_gradient = settings.aqapa
-        self.replays = settings.replays
         start = generator_for(facts.seed, SETUP, "patches")
         self.universal = UniversalPool(
             bit_widths=facts.bit_widths if settings.dbwt else facts.bit_widths[:1],
@@ -218,7 +217,7 @@ class Qadtr(ScheduledDefense):
         if not self.settings.aqapa or not self._patches_at(switch.active):
             return batch.pixels
         count = batch.pixels.shape[0]
-        generator = generator_for(self.facts.seed, step // self.replays, "patches")
+        generator = generator_for(self.facts.seed, step, "patches")
         order = torch.randperm(count, generator=generator).to(batch.pixels.device)
         universal = round(count * self.settings.universal_share)
         personal = round(count * self.settings.personal_share)
@@ -235,8 +234,7 @@ class Qadtr(ScheduledDefense):
             )
         if personal:
             rows = order[universal : universal + personal]
-            due = self._round(step) % self.settings.inner_every == 0
-            steps = self.settings.inner_steps if due else 0
+            steps = self.settings.inner_steps
             with frozen_statistics(network) if steps else nullcontext():
                 pixels = self.personal.patch(
                     pixels,
@@ -248,13 +246,6 @@ class Qadtr(ScheduledDefense):
                 )
         return pixels
 
-    def _round(self, step: int) -> int:
-        """The round of bit-widths that a step is in.
-
-        Rounds are counted, not steps: every k-th step could always have the same bit-width.
-        """
-        return step // len(self.facts.bit_widths)
-
     def _patches_at(self, bits: int) -> bool:
         return self.settings.dbwt or bits == self.facts.bit_widths[0]
 
@@ -262,7 +253,9 @@ class Qadtr(ScheduledDefense):
         self, step: int, batch: Batch, pixels: Tensor, network: Network
     ) -> Tensor | None:
         settings = self.settings
-        if not settings.gir_penalty or self._round(step) % settings.penalty_every:
+        # Rounds of bit-widths, not steps: every k-th step could always have the same bit-width.
+        a_round = step // len(self.facts.bit_widths)
+        if not settings.gir_penalty or a_round % settings.penalty_every:
             return None
         partner = drawn_partner(network, self.facts.seed, step)
         patched = (pixels != batch.pixels).flatten(1).any(dim=1).nonzero()[:, 0]
