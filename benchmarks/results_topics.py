@@ -209,7 +209,7 @@ def _named(run: Path) -> list[dict[str, Any]]:
 
 def _of_runs(group: Path) -> list[str]:
     records = {
-        run.name: published_records(run / RECORDS) if run == group else _named(run)
+        run.name: _named(run)
         for run in (group, *sorted(group.iterdir()))
         if (run / RECORDS).is_dir()
     }

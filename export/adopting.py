@@ -1,44 +1,40 @@
 """The stage "adopt": make a run folder from any ONNX classifier, float or quantized.
 
 The file that an engine gets is the original one, with the preprocessing in its graph
-(:mod:`export.adopted_graph`). It need not run in integers: the certificate states what ran in
-integers and what in float. Its golden logits are those of the lab's engine, with a tolerance,
-because float32 sums differ between processors.
+(:mod:`export.adopted_graph`), proved to compute the same (:mod:`export.adopted_proof`). It need not
+run in integers: the certificate states what ran in integers and what in float. Its golden logits
+are those of the lab's engine, with a tolerance, because float32 sums differ between processors.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from deploy.core.bit_widths import bits_words
-from deploy.core.engine_protocol import Engine
 from deploy.core.errors import InputError, UsageError
 from deploy.core.files import sha256_of, write_atomic
 from deploy.core.model_contents import ADOPTED, require_contents
-from deploy.core.model_engine import run_all
 from deploy.core.onnx_operators import asks_for_integers
 from deploy.core.records import provenance as provenance_of
 from deploy.core.records import write_record
 from deploy.core.scratch import Scratch
 from deploy.core.share import Share, share_in_words, share_of
 from deploy.core.strict_json import write_json
-from deploy.core.text import shape_in_words, some
-from deploy.engine import open_engine
+from deploy.core.text import shape_in_words
 from export.adopted_graph import adopted_model
-from export.budget import EQUAL, FLOAT_BUDGET, Budget, Departure, default_budget, departure
+from export.adopted_proof import ENGINE, AdoptedProof, prove_adopted
+from export.budget import FLOAT_BUDGET, Departure, default_budget
 from export.canonical.image import ImageForm
-from export.certificate import Certificate, certify, refuse_qonnx
+from export.certificate import Certificate, refuse_qonnx
 from export.foreign_model import ForeignModel, read_foreign
 from export.graph_builder import model_bytes
 from export.origin import origin_text, write_sidecar
-from export.source_run import NAME as SOURCE
 from export.source_run import SourceRun
 from training.data import Images, ImageSet, kind_of, load_images, split_of
 from training.data.subset import chosen_indices
@@ -51,10 +47,7 @@ from training.run_folder import (
 )
 from training.validated import as_json
 
-ENGINE = "onnxruntime"
 QUANTIZED_BITS = 8
-CERTIFIED_IMAGES = 8
-BATCH_IMAGES = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,7 +185,7 @@ def adopt(
         candidate = scratch / final.name
         write_atomic(candidate, contents)
         budget = default_budget("qcdq", width, exact=False).engine if quantized else FLOAT_BUDGET
-        proof = _proved(candidate, foreign, shown, own, budget)
+        proof = prove_adopted(candidate, foreign, shown, own, budget)
         if require_integer:
             proof.certificate.required()
         final.parent.mkdir(parents=True, exist_ok=True)
@@ -210,47 +203,8 @@ def adopt(
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Proof:
-    """What running the file with its preprocessing inside showed.
-
-    Attributes:
-        logits: the engine's, of the images shown.
-        optimized: the engine's optimized run, compared with the original file run node by node.
-        certificate: what ran in integers and what in float.
-        budget: how far the engine may depart from the file.
-    """
-
-    logits: NDArray[np.float32]
-    optimized: Departure
-    certificate: Certificate
-    budget: Budget
-
-
-def _proved(
-    candidate: Path,
-    foreign: ForeignModel,
-    images: NDArray[np.uint8],
-    own: NDArray[Any],
-    budget: Budget,
-) -> _Proof:
-    """Run the new file, and refuse each departure from the logits of the file itself (``own``)."""
-    _require_same(candidate, foreign.path, images, own)
-    with open_engine(ENGINE, candidate) as engine:
-        logits = run_all(engine, images, BATCH_IMAGES)
-        _require_independent(engine, foreign, images, logits, budget)
-        optimized = departure((engine.name, logits), (SOURCE, _flat(own)), budget)
-    _require_within(optimized, foreign.path)
-    return _Proof(
-        logits=logits,
-        optimized=optimized,
-        certificate=certify(candidate, images[:CERTIFIED_IMAGES]),
-        budget=budget,
-    )
-
-
 def _write_origin(
-    run: RunFolder, digest: str, width: int, proof: _Proof, facts: Mapping[str, Any]
+    run: RunFolder, digest: str, width: int, proof: AdoptedProof, facts: Mapping[str, Any]
 ) -> None:
     """Write what belongs beside the model file, and last what makes its folder a run."""
     final = run.model_file(width)
@@ -353,84 +307,3 @@ def _sidecar(
         "preprocessing": {"mean": form.mean, "std": form.std, "layout": layout},
         "provenance": dict(provenance),
     }
-
-
-def _require_same(
-    candidate: Path, path: Path, images: NDArray[np.uint8], own: NDArray[Any]
-) -> None:
-    """Check that the file with its preprocessing inside computes the same as the file itself.
-
-    Both run node by node, one image at a time. The numbers must be equal, except for float16's
-    roundings.
-    """
-    expected = _flat(own)
-    classes = expected.shape[1]
-    with open_engine(ENGINE, candidate, optimize=False) as engine:
-        if engine.classes != classes:
-            raise InputError(f"{path} gives {classes} logits, the new graph gives {engine.classes}")
-        inside = run_all(engine, images, 1)
-    exact = own.dtype == np.float32
-    found = departure(
-        (f"{path.name} with its preprocessing included", inside),
-        (SOURCE, expected),
-        EQUAL if exact else FLOAT_BUDGET,
-    )
-    if found.failures:
-        raise InputError(f"{path}: {'; '.join(found.failures)}")
-
-
-def _require_independent(
-    engine: Engine,
-    foreign: ForeignModel,
-    images: NDArray[np.uint8],
-    logits: NDArray[np.float32],
-    budget: Budget,
-) -> None:
-    """Check that the logits of an image do not depend on the other images of its batch.
-
-    A scale that is computed from the whole batch changes every code, so the logits may differ only
-    as much as float sums in another order. If two logits are almost equal, the class may differ.
-    The batches of a file with a fixed batch size are filled with one image.
-    """
-    dynamic = [
-        node.name or node.output[0]
-        for node in foreign.model.graph.node
-        if node.op_type.startswith("DynamicQuantize")
-    ]
-    step = engine.batch_size or 1
-    few = images[: max(1, len(images) // step)]
-    alone = run_all(engine, np.repeat(few, step, axis=0), step)[::step]
-    found = departure(
-        (f"{engine.name}, one image at a time,", alone),
-        (f"batches of {engine.batch_size or BATCH_IMAGES}", logits[: len(few)]),
-        replace(FLOAT_BUDGET if dynamic else budget, flips=1.0),
-    )
-    if found.failures:
-        why, cure = "", "export it in evaluation mode"
-        if dynamic:
-            why = (
-                ", because DynamicQuantizeLinear computes one scale for all of them "
-                f"({some(dynamic)})"
-            )
-            cure = "quantize it statically (onnxruntime.quantization.quantize_static)"
-        raise InputError(
-            f"{foreign.path}: the logits of an image depend on the other images of its batch"
-            f"{why}; {'; '.join(found.failures)}; every figure would depend on the batch size: "
-            f"{cure}, or fix the batch of its input at 1 "
-            "(python -m onnxruntime.tools.make_dynamic_shape_fixed)"
-        )
-
-
-def _require_within(optimized: Departure, path: Path) -> None:
-    """Check that the engine's kernels compute the same as the file, node by node."""
-    if optimized.failures:
-        raise InputError(
-            f"{path}: {'; '.join(optimized.failures)}; expected the engine to compute what the "
-            "file specifies; quantize with reduce_range=True if sums of 8-bit weights saturate, "
-            "or try more images (--images) if a few have another class"
-        )
-
-
-def _flat(logits: NDArray[Any]) -> NDArray[np.float32]:
-    flat: NDArray[np.float32] = logits.reshape(len(logits), -1).astype(np.float32)
-    return flat

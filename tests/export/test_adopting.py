@@ -231,8 +231,8 @@ def test_a_file_over_its_budget_leaves_the_earlier_adoption(
     def off(engine: Engine, images: np.ndarray, batch_size: int | None = None) -> np.ndarray:
         return run_all(engine, images, batch_size) + np.float32(2 * found.max_logit_difference)
 
-    monkeypatch.setattr("export.adopting._require_same", lambda *_: None)
-    monkeypatch.setattr("export.adopting.run_all", off)
+    monkeypatch.setattr("export.adopted_proof._require_same", lambda *_: None)
+    monkeypatch.setattr("export.adopted_proof.run_all", off)
     with pytest.raises(InputError, match=r"the budget is .*; expected the engine to compute what"):
         qadtr.adopt(path, data, tmp_path / "run", **USUAL)
     left = {one: one.read_bytes() for one in found.run.path.rglob("*") if one.is_file()}

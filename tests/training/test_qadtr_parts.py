@@ -178,13 +178,13 @@ def test_a_patch_that_never_wins_starts_again_and_others_stay() -> None:
 
 
 def test_inner_steps_raise_the_loss_of_what_is_shown() -> None:
-    def shown(step: int, inner_steps: int) -> tuple[float, Tensor]:
+    def shown(inner_steps: int) -> tuple[float, Tensor]:
         settings = {"name": "qadtr", "universal_share": 0.0, "personal_share": 1.0}
         settings |= {"inner_steps": inner_steps}
         defense, network, images = build_defense(settings, facts()), started(), batch()
-        network.set_bit_width(defense.bit_width(step))
+        network.set_bit_width(defense.bit_width(1))
         patches, before = defense.state()["personal.patches"].clone(), snapshot(network)
-        pixels = defense.prepare(step, images, network)
+        pixels = defense.prepare(1, images, network)
         after = snapshot(network)
         assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
         with frozen_statistics(network), torch.no_grad():
@@ -192,8 +192,8 @@ def test_inner_steps_raise_the_loss_of_what_is_shown() -> None:
         moved = (defense.state()["personal.patches"].int() - patches.int()).abs()
         return loss, moved[images.indices]
 
-    plain, stays = shown(1, 0)
-    stronger, moved = shown(1, 5)
+    plain, stays = shown(0)
+    stronger, moved = shown(5)
     assert stronger > plain
     assert int(stays.max()) == 0
     # Five signed steps of 25 at most; a patch of the inner pixels alone leaves its border.
