@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, cast
 
+from benchmarks.results_course import Course, courses
 from benchmarks.results_topics import BENCHMARKS
 from deploy.core.errors import InputError
 from deploy.core.records import require_clean
@@ -62,11 +63,6 @@ class Trained:
     def inner_steps(self) -> int:
         """Steps of each patch in its training before it is shown; 0 where its config names none."""
         return int(_config(self.model).get("defense", {}).get("inner_steps", 0))
-
-    @property
-    def epochs(self) -> float:
-        """Of its training; 0 where its records do not say."""
-        return float(_config(self.model).get("training", {}).get("epochs", 0))
 
     def worst_of(self, what: str, among: Collection[str] | None = None) -> dict[int, Achieved]:
         """The worst attack of a kind (a field of the figures) at each bit-width that has one."""
@@ -134,12 +130,18 @@ class Results:
         small: the same of the smaller networks.
         every: the figures of all networks of all records.
         speed: the record of the benchmark.
+        courses: how the networks were trained, by the digest of the weights.
     """
 
     networks: Mapping[str, Trained]
     small: Mapping[str, Trained]
     every: Sequence[NetworkFigures]
     speed: Mapping[str, Any]
+    courses: Mapping[str, Course]
+
+    def course(self, of: Trained) -> Course:
+        """How a network was trained; empty where results/ does not hold its weights."""
+        return self.courses.get(of.model["checkpoint_sha256"], Course())
 
     @property
     def patches(self) -> set[str]:
@@ -188,7 +190,9 @@ def results_of(folder: Path) -> Results:
                 raise InputError(f"{folder} has no evaluation of a {name} trained by {kind}")
     if not shared_patches(figures_of(networks.values())):
         networks.pop(RIVAL, None)  # nothing to compare all of them by
-    return Results(networks=networks, small=small, every=every, speed=speed)
+    return Results(
+        networks=networks, small=small, every=every, speed=speed, courses=courses(folder)
+    )
 
 
 def compared(every: Sequence[NetworkFigures], network: str) -> dict[str, Trained]:

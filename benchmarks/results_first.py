@@ -238,17 +238,16 @@ def _tried(results: Results) -> dict[str, str]:
 
 
 def trainings_table(results: Results) -> Table:
-    """Length, changed settings and seed of each network's one training, as its records say."""
+    """The trainings behind each network, and the changed settings and the seed of the last one."""
     rows = []
     for one in results.networks.values():
         runs = [f.model["run"] for f in one.figures.values() if f.model.get("run")]
         if runs:
-            config = runs[0]["config"]
-            start = " from a trained network" if config["training"].get("warm_start") else ""
-            length = f"{config['training']['epochs']:g} epochs{start}"
-            changed = ", ".join(_changed(config))
-            rows.append([one.label, length, changed or MISSING, str(runs[0]["seed"])])
-    return Table(columns=("network", "trained once", "settings", "seed"), rows=rows)
+            changed = ", ".join(_changed(runs[0]["config"]))
+            course = str(results.course(one)) or MISSING
+            rows.append([one.label, course, changed or MISSING, str(runs[0]["seed"])])
+    columns = ("network", "trained, each from the one before", "settings of the last", "seed")
+    return Table(columns=columns, rows=rows)
 
 
 def _changed(config: Mapping[str, Any]) -> list[str]:
@@ -275,7 +274,7 @@ def readme_part(results: Results) -> str:
     parts = [
         (
             f"{title(NETWORK)} on CIFAR-10 in ONNX Runtime's integer kernels, with 95% intervals, "
-            f"one training each ({dash}[what the columns mean, how each was trained, and all "
+            f"one seed each ({dash}[what the columns mean, how each was trained, and all "
             "results](docs/results.md))."
         ),
         first_table(results).markdown(),

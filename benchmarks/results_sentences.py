@@ -73,9 +73,11 @@ def adaptive_sentence(results: Results) -> str:
     first, *others = attacked
     return (
         "An attacker who has the network and knows its defense wins on "
-        f"{first.span('adaptive')} of the images with {first.label} ({first.epochs:g} epochs)"
+        f"{first.span('adaptive')} of the images with {first.label} (trained for "
+        f"{results.course(first).epochs} epochs)"
         + "".join(
-            f"; on {one.span('adaptive')} with {one.label} ({one.epochs:g})" for one in others
+            f"; on {one.span('adaptive')} with {one.label} ({results.course(one).epochs})"
+            for one in others
         )
         + "."
     )
@@ -83,12 +85,10 @@ def adaptive_sentence(results: Results) -> str:
 
 def _small(results: Results) -> str:
     plain, ours = results.small[PLAIN_QAT], results.small[QADTR]
-    trained = QADTR if ours.inner_steps else f"{QADTR} without inner steps"
-    table = results.networks[QADTR]
+    without = "" if ours.inner_steps else " without inner steps"
     return (
-        f"On {title(SMALL)}, after {ours.epochs:g} epochs of {trained} ({table.epochs:g} in the "
-        f"table), that attacker wins on {ours.span('adaptive')} of the images, and on "
-        f"{plain.span('adaptive')} of plain QAT's."
+        f"On {title(SMALL)}, after {results.course(ours)}{without}, that attacker wins on "
+        f"{ours.span('adaptive')} of the images, and on {plain.span('adaptive')} of plain QAT's."
     )
 
 
@@ -161,8 +161,9 @@ def _rival(results: Results) -> str:
     known, ours_known = (one.most("adaptive") for one in (rival, ours))
     return (
         f"{where[0].upper()}{where[1:]} transferred patches win on up to {brought} of the images "
-        f"of {rival.label} ({rival.epochs:g} epochs with {rival.inner_steps} inner steps) and on "
-        f"{ours_brought} of those of {ours.label} ({ours.epochs:g} with {ours.inner_steps}), "
+        f"of {rival.label} ({results.course(rival).epochs} epochs, {rival.inner_steps} inner "
+        f"steps) and on {ours_brought} of those of {ours.label} ({results.course(ours).epochs}, "
+        f"{ours.inner_steps}), "
         f"an attacker who has the network on up to {known} and {ours_known}."
     )
 

@@ -63,8 +63,8 @@ def test_a_rival_is_a_row_and_a_sentence(results: Results) -> None:
     assert len(said) == 10
     assert said[7].startswith("On ResNet-20 transferred patches win on up to ")
     rival = found.networks[RIVAL]
-    how_long = f"({rival.epochs:g} epochs with {rival.inner_steps} inner steps)"
-    assert f"of the images of PBAT {how_long} and on" in said[7]
+    steps = f"{rival.inner_steps} inner steps)"
+    assert f"of the images of PBAT ({found.course(rival).epochs} epochs, {steps} and on" in said[7]
 
 
 def test_a_rival_that_was_attacked_at_one_bit_width_alone_is_not_ahead(results: Results) -> None:
