@@ -128,7 +128,8 @@ class TrainingRun:
         self.trainer = Trainer(config, training_set, self.starting, options.device, ranks)
         self.config = self.trainer.config
         identity = {
-            "config": self.config.as_dict(),
+            # As the version wrote it that started the run; :meth:`_finish` compares it with this.
+            "config": self.config.as_dict() if self.start is None else self.start.config,
             "data": training_set.digest,
             **self.starting.identity(),
         }

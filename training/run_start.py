@@ -10,7 +10,8 @@ from typing import Any
 from deploy.core.errors import InputError
 from deploy.core.files import write_atomic
 from deploy.core.strict_json import json_bytes, read_json
-from training.config import TrainingConfig, config_from_dict, flat_settings
+from training.config import TrainingConfig, flat_settings
+from training.defenses import config_of_run
 from training.network_spec import NetworkSpec
 from training.quantize import Network
 from training.quantize.plan_file import read_plan
@@ -67,13 +68,14 @@ class RunStart:
         write_atomic(folder / START, json_bytes(about))
 
     def training_config(self, folder: Path) -> TrainingConfig:
-        """The config, checked; InputError as :func:`training.config.config_from_dict`."""
-        return config_from_dict(self.config, str(folder / START))
+        """The config, checked; InputError as :func:`training.defenses.config_of_run`."""
+        return config_of_run(self.config, str(folder / START))
 
     def require_same(self, config: TrainingConfig, images_sha256: str, folder: Path) -> None:
         """Refuse to continue the run in ``folder`` with another config or other images.
 
-        A setting that did not exist in the version that started the run counts as its default.
+        A setting that did not exist in the version that started the run has the value that changes
+        nothing.
 
         Raises:
             InputError: a setting differs; the message names each one, with the run's value and the

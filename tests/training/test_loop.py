@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -16,15 +17,18 @@ import pytest
 import torch
 
 from deploy.core.errors import InputError
+from deploy.core.files import sha256_of_bytes
+from deploy.core.strict_json import json_bytes
 from tests.training.planned import last
 from tests.training.small_run import saved, small_config
-from training.checkpoint import CHECKPOINT, RESUME, load_network, read_sidecar
+from training.checkpoint import CHECKPOINT, RESUME, load_network, read_run_state, read_sidecar
 from training.data import ImageSet
 from training.loop import POOL, RunOptions, train
 from training.network_spec import NetworkSpec
 from training.prediction import predict
 from training.quantize import Network
 from training.quantize.build import build_network
+from training.run_start import START, read_start
 from training.trainer import TrainingDiverged
 
 
@@ -140,6 +144,31 @@ def test_resuming_another_run_is_refused(
     run(tmp_path, small_digits, small_holdout, RunOptions(stop_after=2))
     with pytest.raises(InputError, match="another config"):
         run(tmp_path, small_digits, small_holdout, RunOptions(resume=True), seed=4)
+
+
+def test_a_run_of_an_earlier_version_is_continued_as_that_version_would(
+    tmp_path: Path, small_digits: ImageSet, small_holdout: ImageSet
+) -> None:
+    defense = {"name": "qadtr", "inner_steps": 0, "central": 0.0}
+    whole = run(tmp_path / "whole", small_digits, small_holdout, RunOptions(), defense=defense)
+    parts = tmp_path / "parts"
+    run(parts, small_digits, small_holdout, RunOptions(stop_after=4), defense=defense)
+    # As a version wrote both files that did not have two of the settings and had two others.
+    start = json.loads((parts / START).read_text())
+    then = start["config"]["defense"]
+    del then["inner_steps"], then["central"]
+    then |= {"replays": 1, "inner_every": 1}
+    (parts / START).write_bytes(json_bytes(start))
+    identity = {"config": start["config"], "data": small_digits.digest}
+    state = read_run_state(parts, saved(parts)["run"])
+    replace(state, run=sha256_of_bytes(json_bytes(identity))).write(parts)
+
+    found = read_start(parts)
+    assert found is not None
+    quiet = RunOptions(resume=True, progress=False)
+    config = found.training_config(parts)
+    resumed = train(config, small_digits, small_holdout, parts, quiet, dict)
+    assert resumed.read_bytes() == whole.read_bytes()
 
 
 def test_a_holdout_of_other_classes_or_another_size_is_refused(
