@@ -178,8 +178,10 @@ def test_a_config_of_before_is_read_where_a_setting_that_is_gone_changed_nothing
 
     assert read(replays=1, inner_every=1) == read()
     assert read(inner_steps=3)["inner_steps"] == 3
-    with pytest.raises(InputError, match="unknown key 'replays'"):
+    with pytest.raises(InputError, match=r"run\.json: .*unknown key 'replays'"):
         read(replays=2)
+    with pytest.raises(InputError, match=r"run\.json: defense\.name must be one of"):
+        read(name="")
 
 
 def test_state_round_trips() -> None:

@@ -135,14 +135,17 @@ def config_of_run(table: Mapping[str, Any], source: str) -> TrainingConfig:
         InputError: the current version cannot read it.
     """
     config = config_from_dict(table, source)
-    settings = defense_named(config.defense.get("name")).settings_type
-    before, gone = (getattr(settings, name, {}) for name in ("BEFORE", "GONE"))
-    defense = {
-        key: value
-        for key, value in {**before, **config.defense}.items()
-        if key not in gone or value != gone[key]
-    }
-    return resolved(dataclasses.replace(config, defense=defense))
+    try:
+        settings = defense_named(config.defense.get("name")).settings_type
+        before, gone = (getattr(settings, name, {}) for name in ("BEFORE", "GONE"))
+        defense = {
+            key: value
+            for key, value in {**before, **config.defense}.items()
+            if key not in gone or value != gone[key]
+        }
+        return resolved(dataclasses.replace(config, defense=defense))
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from error
 
 
 def build_defense(table: Mapping[str, Any], facts: TrainingFacts) -> Defense:
