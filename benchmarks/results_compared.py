@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, cast
 
-from benchmarks.results_course import Course, courses
+from benchmarks.results_lineage import Lineage, lineages
 from benchmarks.results_topics import BENCHMARKS
 from deploy.core.errors import InputError
 from deploy.core.records import require_clean
@@ -130,18 +130,18 @@ class Results:
         small: the same of the smaller networks.
         every: the figures of all networks of all records.
         speed: the record of the benchmark.
-        courses: how the networks were trained, by the digest of the weights.
+        lineages: how the networks were trained, by the digest of the weights.
     """
 
     networks: Mapping[str, Trained]
     small: Mapping[str, Trained]
     every: Sequence[NetworkFigures]
     speed: Mapping[str, Any]
-    courses: Mapping[str, Course]
+    lineages: Mapping[str, Lineage]
 
-    def course(self, of: Trained) -> Course:
+    def lineage(self, of: Trained) -> Lineage:
         """How a network was trained; empty where results/ does not hold its weights."""
-        return self.courses.get(of.model["checkpoint_sha256"], Course())
+        return self.lineages.get(of.model["checkpoint_sha256"], Lineage())
 
     @property
     def patches(self) -> set[str]:
@@ -191,7 +191,7 @@ def results_of(folder: Path) -> Results:
     if not shared_patches(figures_of(networks.values())):
         networks.pop(RIVAL, None)  # nothing to compare all of them by
     return Results(
-        networks=networks, small=small, every=every, speed=speed, courses=courses(folder)
+        networks=networks, small=small, every=every, speed=speed, lineages=lineages(folder)
     )
 
 

@@ -244,8 +244,8 @@ def trainings_table(results: Results) -> Table:
         runs = [f.model["run"] for f in one.figures.values() if f.model.get("run")]
         if runs:
             changed = ", ".join(_changed(runs[0]["config"]))
-            course = str(results.course(one)) or MISSING
-            rows.append([one.label, course, changed or MISSING, str(runs[0]["seed"])])
+            lineage = str(results.lineage(one)) or MISSING
+            rows.append([one.label, lineage, changed or MISSING, str(runs[0]["seed"])])
     columns = ("network", "trained, each from the one before", "settings of the last", "seed")
     return Table(columns=columns, rows=rows)
 

@@ -74,9 +74,9 @@ def adaptive_sentence(results: Results) -> str:
     return (
         "An attacker who has the network and knows its defense wins on "
         f"{first.span('adaptive')} of the images with {first.label} (trained for "
-        f"{results.course(first).epochs} epochs)"
+        f"{results.lineage(first).epochs} epochs)"
         + "".join(
-            f"; on {one.span('adaptive')} with {one.label} ({results.course(one).epochs})"
+            f"; on {one.span('adaptive')} with {one.label} ({results.lineage(one).epochs})"
             for one in others
         )
         + "."
@@ -87,7 +87,7 @@ def _small(results: Results) -> str:
     plain, ours = results.small[PLAIN_QAT], results.small[QADTR]
     without = "" if ours.inner_steps else " without inner steps"
     return (
-        f"On {title(SMALL)}, after {results.course(ours)}{without}, that attacker wins on "
+        f"On {title(SMALL)}, after {results.lineage(ours)}{without}, that attacker wins on "
         f"{ours.span('adaptive')} of the images, and on {plain.span('adaptive')} of plain QAT's."
     )
 
@@ -161,8 +161,8 @@ def _rival(results: Results) -> str:
     known, ours_known = (one.most("adaptive") for one in (rival, ours))
     return (
         f"{where[0].upper()}{where[1:]} transferred patches win on up to {brought} of the images "
-        f"of {rival.label} ({results.course(rival).epochs} epochs, {rival.inner_steps} inner "
-        f"steps) and on {ours_brought} of those of {ours.label} ({results.course(ours).epochs}, "
+        f"of {rival.label} ({results.lineage(rival).epochs} epochs, {rival.inner_steps} inner "
+        f"steps) and on {ours_brought} of those of {ours.label} ({results.lineage(ours).epochs}, "
         f"{ours.inner_steps}), "
         f"an attacker who has the network on up to {known} and {ours_known}."
     )

@@ -64,7 +64,7 @@ def test_a_rival_is_a_row_and_a_sentence(results: Results) -> None:
     assert said[7].startswith("On ResNet-20 transferred patches win on up to ")
     rival = found.networks[RIVAL]
     steps = f"{rival.inner_steps} inner steps)"
-    assert f"of the images of PBAT ({found.course(rival).epochs} epochs, {steps} and on" in said[7]
+    assert f"of the images of PBAT ({found.lineage(rival).epochs} epochs, {steps} and on" in said[7]
 
 
 def test_a_rival_that_was_attacked_at_one_bit_width_alone_is_not_ahead(results: Results) -> None:

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy.core.strict_json import read_json
 from eval.report.words import defense_name
-from training.checkpoint import CHECKPOINT
+from training.checkpoint import CHECKPOINT, read_sidecar
 from training.quantizers import FLOAT
 
 
 @dataclass(frozen=True, kw_only=True)
-class Course:
+class Lineage:
     """Trainings, each from the weights of the one before.
 
     Attributes:
@@ -40,26 +39,26 @@ class Course:
         return ", ".join([*(["another network"] if self.elsewhere else []), *known])
 
 
-def courses(folder: Path) -> dict[str, Course]:
+def lineages(folder: Path) -> dict[str, Lineage]:
     """Of every network in ``folder``, by the digest of its weights.
 
     Raises:
-        InputError: a checkpoint's sidecar is damaged.
+        InputError: the sidecar of a checkpoint is not one.
     """
     sidecars: dict[str, Any] = {}
     for path in sorted(folder.glob(f"**/{CHECKPOINT}")):
-        sidecar: Any = read_json(path.with_suffix(".json"))
+        sidecar = read_sidecar(path)
         sidecars[sidecar["sha256"]] = sidecar
-    return {digest: _course(digest, sidecars) for digest in sidecars}
+    return {digest: _lineage(digest, sidecars) for digest in sidecars}
 
 
-def _course(digest: str, sidecars: Mapping[str, Any]) -> Course:
+def _lineage(digest: str, sidecars: Mapping[str, Any]) -> Lineage:
     config, start = sidecars[digest]["config"], sidecars[digest].get("warm_start_sha256")
-    before = Course(elsewhere=bool(config["training"].get("warm_start")))
+    before = Lineage(elsewhere=bool(config["training"].get("warm_start")))
     if start in sidecars:
-        before = _course(start, sidecars)
+        before = _lineage(start, sidecars)
     last = (_label(config), float(config["training"]["epochs"]))
-    return Course(trainings=(*before.trainings, last), elsewhere=before.elsewhere)
+    return Lineage(trainings=(*before.trainings, last), elsewhere=before.elsewhere)
 
 
 def _label(config: Mapping[str, Any]) -> str:
