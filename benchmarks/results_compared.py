@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
 from statistics import fmean
@@ -16,6 +17,7 @@ from deploy.core.errors import InputError
 from deploy.core.records import require_clean
 from deploy.core.share import Share
 from deploy.core.strict_json import read_json
+from eval.report.names import settings_of
 from eval.report.network_figures import (
     Achieved,
     NetworkFigures,
@@ -49,15 +51,28 @@ _LEAST = {
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """One network of the comparison: its defense in words, and its figures by bit-width."""
+    """One network of the comparison.
+
+    Attributes:
+        label: its defense in words.
+        figures: by bit-width.
+        better: the networks of the same training with other seeds, for all of which it stands.
+    """
 
     label: str
     figures: Mapping[int, NetworkFigures]
+    better: tuple[Trained, ...] = ()
 
     @property
     def model(self) -> Mapping[str, Any]:
         """What its records say of it; that of any bit-width."""
         return next(iter(self.figures.values())).model
+
+    @property
+    def seed(self) -> int | None:
+        """The seed of its training, None where its records do not say."""
+        run = self.model.get("run")
+        return run["seed"] if run else None
 
     @property
     def inner_steps(self) -> int:
@@ -198,7 +213,8 @@ def results_of(folder: Path) -> Results:
 def compared(every: Sequence[NetworkFigures], network: str) -> dict[str, Trained]:
     """Of QADT-R and of all rivals the network that resists most, of QADT-R with grey squares the
     one of which most is proven, and of plain QAT, which resists nothing, the one of the highest
-    clean accuracy that was attacked: what a defense costs is told beside the best without it.
+    clean accuracy that was attacked: what a defense costs is told beside the best without it. Of
+    networks that differ in their seed alone, the worst by that measure stands for all.
 
     Compared are those that were tried under patches of other networks, on the images that most of
     them were tried on: all under some that this QADT-R was tried under too, at its bit-widths.
@@ -217,6 +233,8 @@ def compared(every: Sequence[NetworkFigures], network: str) -> dict[str, Trained
         kind = label if label in candidates else RIVAL
         if kind != RIVAL or not squares:  # no rival, and not plain, with grey squares
             candidates[kind].append(Trained(label=label, figures=figures))
+    for kind, those in candidates.items():
+        candidates[kind] = [_worst(seeds, _LEAST[kind]) for seeds in _by_training(those)]
     candidates[QADTR] = ours = sorted(candidates[QADTR], key=_LEAST[QADTR])[:1]
     found: dict[str, Trained] = {}
     for kind, those in candidates.items():
@@ -229,6 +247,34 @@ def compared(every: Sequence[NetworkFigures], network: str) -> dict[str, Trained
         if fit:
             found[kind] = min(fit, key=_LEAST[kind])
     return found
+
+
+def _by_training(networks: Iterable[Trained]) -> list[list[Trained]]:
+    """Networks that differ in their seed alone, together.
+
+    Where a training has two networks of one seed, they started from different weights, and none of
+    them is another's.
+    """
+    found: dict[str, list[Trained]] = {}
+    for one in networks:
+        run = one.model.get("run")
+        settings = json.dumps(settings_of(run["config"]), sort_keys=True) if run else None
+        found.setdefault(settings or one.model["checkpoint_sha256"], []).append(one)
+    return [
+        part
+        for those in found.values()
+        for part in ([those] if _of_different_seeds(those) else [[one] for one in those])
+    ]
+
+
+def _of_different_seeds(networks: Sequence[Trained]) -> bool:
+    return len({one.seed for one in networks}) == len(networks)
+
+
+def _worst(seeds: Sequence[Trained], least: Callable[[Trained], Any]) -> Trained:
+    """The network with the most of what its kind is chosen by the least of."""
+    worst_first = sorted(seeds, key=least, reverse=True)
+    return replace(worst_first[0], better=tuple(worst_first[1:]))
 
 
 def was_masked(model: Mapping[str, Any]) -> bool:

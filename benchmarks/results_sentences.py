@@ -88,8 +88,15 @@ def _small(results: Results) -> str:
     without = "" if ours.inner_steps else " without inner steps"
     return (
         f"On {title(SMALL)}, after {results.lineage(ours)}{without}, that attacker wins on "
-        f"{ours.span('adaptive')} of the images, and on {plain.span('adaptive')} of plain QAT's."
+        f"{_over_seeds(ours, 'the images')}, and on {_over_seeds(plain, 'those of plain QAT')}."
     )
+
+
+def _over_seeds(one: Trained, images: str) -> str:
+    """The adaptive attack on the worst of its seeds, then on the others."""
+    others = ", ".join(other.span("adaptive") for other in one.better)
+    told = f" (the worst of {1 + len(one.better)} seeds; others: {others})" if others else ""
+    return f"{one.span('adaptive')} of {images}{told}"
 
 
 def _checks(results: Results) -> str:

@@ -166,3 +166,31 @@ def test_with_grey_squares_it_is_the_network_of_which_most_is_proven(results: Re
     assert compared([*weaker, *results.every], NETWORK)[SQUARES] == chosen
     unproven = [replace(one, certified={}) for one in weaker]
     assert compared([*unproven, *results.every], NETWORK)[SQUARES] == chosen
+
+
+def test_the_worst_of_the_seeds_of_a_training_stands_for_all(results: Results) -> None:
+    def seed(number: int, won: int) -> list[NetworkFigures]:
+        run = results.networks[QADTR].model["run"]
+        return [
+            replace(
+                one,
+                model={**one.model, "run": {**run, "seed": number}},
+                adaptive={
+                    key: replace(of, asr=share(won, 100)) for key, of in one.adaptive.items()
+                },
+            )
+            for one in retold(results, QADTR, str(number))
+        ]
+
+    others = [one for one in results.every if one.model["defense"] != "qadtr"]
+    found = compared([*others, *seed(2, 40), *seed(3, 60), *seed(4, 50)], NETWORK)[QADTR]
+    assert [one.seed for one in (found, *found.better)] == [3, 4, 2]
+    said = sentences(replace(results, small={**results.small, QADTR: found}))[4]
+    assert "60.0% of the images (the worst of 3 seeds; others: 50.0%, 40.0%), and on " in said
+
+
+def test_two_networks_of_one_seed_are_two_trainings(results: Results) -> None:
+    others = [one for one in results.every if one.model["defense"] != "qadtr"]
+    again = retold(results, QADTR, "6")
+    found = compared([*others, *results.networks[QADTR].figures.values(), *again], NETWORK)[QADTR]
+    assert found.better == ()
