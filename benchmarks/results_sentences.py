@@ -93,10 +93,11 @@ def _small(results: Results) -> str:
 
 
 def _over_seeds(one: Trained, images: str) -> str:
-    """The adaptive attack on the worst of its seeds, then on the others."""
-    others = ", ".join(other.span("adaptive") for other in one.better)
+    """The adaptive attack on the worst of its seeds, then on those where it wins less."""
+    worst = one.span("adaptive")
+    others = ", ".join(s for other in one.better if (s := other.span("adaptive")) != worst)
     told = f" (the worst of {1 + len(one.better)} seeds; others: {others})" if others else ""
-    return f"{one.span('adaptive')} of {images}{told}"
+    return f"{worst} of {images}{told}"
 
 
 def _checks(results: Results) -> str:
