@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from deploy.core.errors import InputError
 from deploy.core.records import require_clean
 from deploy.core.share import Share
 from deploy.core.strict_json import read_json
-from eval.report.names import settings_of
+from eval.report.names import training_key
 from eval.report.network_figures import (
     Achieved,
     NetworkFigures,
@@ -257,9 +256,9 @@ def _by_training(networks: Iterable[Trained]) -> list[list[Trained]]:
     """
     found: dict[str, list[Trained]] = {}
     for one in networks:
-        run = one.model.get("run")
-        settings = json.dumps(settings_of(run["config"]), sort_keys=True) if run else None
-        found.setdefault(settings or one.model["checkpoint_sha256"], []).append(one)
+        known = one.seed is not None
+        key = training_key(_config(one.model)) if known else one.model["checkpoint_sha256"]
+        found.setdefault(key, []).append(one)
     return [
         part
         for those in found.values()

@@ -241,11 +241,10 @@ def trainings_table(results: Results) -> Table:
     """The trainings behind each network, and the changed settings and the seed of the last one."""
     rows = []
     for one in results.networks.values():
-        runs = [f.model["run"] for f in one.figures.values() if f.model.get("run")]
-        if runs:
-            changed = ", ".join(_changed(runs[0]["config"]))
+        if one.seed is not None:
+            changed = ", ".join(_changed(one.model["run"]["config"]))
             lineage = str(results.lineage(one)) or MISSING
-            rows.append([one.label, lineage, changed or MISSING, str(runs[0]["seed"])])
+            rows.append([one.label, lineage, changed or MISSING, str(one.seed)])
     columns = ("network", "trained, each from the one before", "settings of the last", "seed")
     return Table(columns=columns, rows=rows)
 

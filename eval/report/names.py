@@ -8,6 +8,7 @@ versions do not name their run: they are called by the start of the checkpoint's
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -118,6 +119,11 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """All settings of a training except its name and seed, by dotted keys."""
     told = {key: value for key, value in _complete(config).items() if key not in _OF_THE_RUN}
     return flat_settings(told)
+
+
+def training_key(config: Mapping[str, Any]) -> str:
+    """These settings as text: the same of two trainings that differ in name and seed alone."""
+    return json.dumps(settings_of(config), sort_keys=True)
 
 
 def _complete(config: Mapping[str, Any]) -> Mapping[str, Any]:

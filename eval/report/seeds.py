@@ -6,7 +6,6 @@ between the networks, beside the least and the largest value.
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -14,7 +13,7 @@ from typing import Any, TypeAlias
 from deploy.core.errors import InputError
 from deploy.core.table import Table
 from eval.report.misfits import refuses_misfits
-from eval.report.names import differing, settings_of
+from eval.report.names import differing, training_key
 from eval.report.rows import ResultTable, Row, tables_from_records
 from eval.report.words import MISSING, name_of
 
@@ -85,7 +84,7 @@ def _groups(table: ResultTable) -> dict[_Key, list[Row]]:
     groups: dict[_Key, list[Row]] = {}
     for row in table.rows:
         model = row.model
-        settings = json.dumps(settings_of(model["run"]["config"]), sort_keys=True)
+        settings = training_key(model["run"]["config"])
         key = (name_of(model), settings, model["bit_width"], model["engine"])
         groups.setdefault(key, []).append(row)
     return groups
