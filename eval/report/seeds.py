@@ -80,12 +80,24 @@ def several_seeds(table: ResultTable) -> bool:
 
 
 def _groups(table: ResultTable) -> dict[_Key, list[Row]]:
-    """The rows that differ in their seed alone."""
+    """The rows that differ in their seed alone.
+
+    Networks of one seed and the same settings differ in what a config does not state, such as the
+    weights that they started from. Nobody can tell then which of them another seed belongs to, so
+    each network of these settings has a group of its own, with its label for a name.
+    """
+    trainings = [
+        (name_of(row.model), training_key(row.model["run"]["config"])) for row in table.rows
+    ]
+    checkpoints: dict[tuple[str, str, int], set[str | None]] = {}
+    for row, training in zip(table.rows, trainings, strict=True):
+        of_seed = checkpoints.setdefault((*training, row.model["run"]["seed"]), set())
+        of_seed.add(row.model["checkpoint_sha256"])
+    several = {(name, settings) for (name, settings, _), of in checkpoints.items() if len(of) > 1}
     groups: dict[_Key, list[Row]] = {}
-    for row in table.rows:
-        model = row.model
-        settings = training_key(model["run"]["config"])
-        key = (name_of(model), settings, model["bit_width"], model["engine"])
+    for row, (name, settings) in zip(table.rows, trainings, strict=True):
+        known = row.label if (name, settings) in several else name
+        key = (known, settings, row.model["bit_width"], row.model["engine"])
         groups.setdefault(key, []).append(row)
     return groups
 

@@ -102,6 +102,12 @@ def pad(context: Context, x: Codes, widths: Sequence[Sequence[int]], code: int, 
     return builder.add("PADV2", [*inputs, border], out)
 
 
+def pad_spatial(context: Context, x: Codes, pads: Sequence[int], code: int, layer: str) -> str:
+    """The same around height and width, by ONNX's ``pads``: top, left, bottom, right."""
+    top, left, bottom, right = pads
+    return pad(context, x, [[0, 0], [top, bottom], [left, right], [0, 0]], code, layer)
+
+
 def spatial(context: Context, padding: str, attributes: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a window that moves over height and width."""
     strides = list(attributes.get("strides", (1, 1)))

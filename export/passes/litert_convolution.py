@@ -25,7 +25,7 @@ from export.passes.litert_codes import (
     HIGH,
     builder_of,
     out_codes,
-    pad,
+    pad_spatial,
     range_in_words,
     spatial,
     written,
@@ -60,8 +60,8 @@ def _padded(
         return x.name, "VALID", (sizes[0], sizes[1])
     if same:
         return x.name, "SAME", (sizes[0], sizes[1])
-    widths = [[0, 0], [pads[0], pads[2]], [pads[1], pads[3]], [0, 0]]
-    return pad(context, x, widths, x.zero_point, f"{layer}.pad"), "VALID", (sizes[0], sizes[1])
+    source = pad_spatial(context, x, pads, x.zero_point, f"{layer}.pad")
+    return source, "VALID", (sizes[0], sizes[1])
 
 
 def _convolved(

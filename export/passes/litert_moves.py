@@ -12,7 +12,16 @@ from dataclasses import replace
 import numpy as np
 
 from export.passes.layout import Move
-from export.passes.litert_codes import HIGH, LOW, builder_of, int32, pad, spatial, tensor
+from export.passes.litert_codes import (
+    HIGH,
+    LOW,
+    builder_of,
+    int32,
+    pad,
+    pad_spatial,
+    spatial,
+    tensor,
+)
 from export.passes.max_pool import MaxPool
 from export.passes.moves import CodeMove
 from export.passes.rule import Codes, Context, Written
@@ -29,8 +38,7 @@ def write_max_pool(found: MaxPool, layer: str, context: Context) -> Written:
     pads = settings["pads"]
     source = codes.name
     if any(pads):
-        widths = [[0, 0], [pads[0], pads[2]], [pads[1], pads[3]], [0, 0]]
-        source = pad(context, codes, widths, LOW, f"{layer}.pad")
+        source = pad_spatial(context, codes, pads, LOW, f"{layer}.pad")
         shape = builder.shape_of(source)
     sizes = [
         (size - reach) // stride + 1

@@ -198,6 +198,23 @@ def test_seeds_are_one_row_with_mean_deviation_and_spread(evaluation: MakeRecord
     assert "Over seeds" not in render_report(records, title="t")
 
 
+def test_networks_of_one_seed_and_the_same_settings_are_no_seeds_of_one_training(
+    evaluation: MakeRecord,
+) -> None:
+    """They started from other weights, say, which a config does not state."""
+    records = [
+        of_run(evaluation(defense="qadtr", asr=10), "from-a", 1),
+        of_run(evaluation(defense="qadtr", asr=50), "from-b", 1),
+        of_run(evaluation(defense="qadtr", asr=20), "of-which", 2),
+    ]
+    (table,) = tables_from_records(records)
+    assert not several_seeds(table)
+    lines = seeds_table(table).text().splitlines()
+    for name, seed, asr in (("from-a", 1, "10.0"), ("from-b", 1, "50.0"), ("of-which", 2, "20.0")):
+        at = lines.index(f"resnet8 QADT-R: {name}, seed {seed}")
+        assert lines[at + 1].endswith(f" {asr}")
+
+
 def test_records_of_before_cannot_be_grouped(evaluation: MakeRecord) -> None:
     (table,) = tables_from_records([evaluation()])
     assert not several_seeds(table)
