@@ -93,10 +93,10 @@ def _small(results: Results) -> str:
 
 
 def _over_seeds(one: Trained, images: str) -> str:
-    """The adaptive attack on the worst of its seeds, then on those where it wins less."""
+    """The adaptive attack on the worst of its seeds, and on the best."""
     worst = one.span("adaptive")
-    others = ", ".join(s for other in one.better if (s := other.span("adaptive")) != worst)
-    told = f" (the worst of {1 + len(one.better)} seeds; others: {others})" if others else ""
+    best = one.better[-1].span("adaptive") if one.better else worst
+    told = f" (the worst of {1 + len(one.better)} seeds; the best: {best})" if best != worst else ""
     return f"{worst} of {images}{told}"
 
 
