@@ -69,7 +69,7 @@ ROWS: Mapping[str, Row] = {
 }
 RIVALS: Mapping[str, Row] = {
     "PBAT": Row(defense={"name": "pbat"}),
-    "TriQDef": Row(defense={"name": "triqdef", "schedule": "cycle", "curriculum_from": 0.0}),
+    "TriQDef": Row(defense={"name": "triqdef", "wide_until": 0.0}),
     "DWQ": Row(defense={"name": "dwq", "bits": list(BIT_WIDTHS)}),
 }
 """Slow; DWQ draws its bit-widths, so its rounds are not of the same bit-widths as the others'."""

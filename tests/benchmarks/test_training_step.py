@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from benchmarks.stock_quantizers import stock_quantizers
-from benchmarks.training_step import BASE, ROWS, Row, counted, measure, passes_a_step, started
+from benchmarks.training_step import BASE, RIVALS, ROWS, Row, counted, measure, passes_a_step, started
+from training.defenses import check_defense
 from training.gradients import FakeQuantize
 from training.network_spec import NetworkSpec
 from training.quantize import Network
@@ -18,6 +19,11 @@ BIT_WIDTHS = (8, 5, 4, 2)
 def network(name: str = "resnet8") -> Network:
     spec = NetworkSpec(name=name, classes=10, input_size=32, bit_widths=BIT_WIDTHS)
     return build_network(spec, torch.Generator().manual_seed(1)).train()
+
+
+@pytest.mark.parametrize("row", [*ROWS, *RIVALS])
+def test_every_row_has_settings_of_today(row: str) -> None:
+    check_defense({**ROWS, **RIVALS}[row].defense)
 
 
 def test_the_rows_that_time_quantization_itself_have_their_own_bit_widths() -> None:
