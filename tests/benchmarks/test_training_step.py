@@ -6,7 +6,16 @@ import pytest
 import torch
 
 from benchmarks.stock_quantizers import stock_quantizers
-from benchmarks.training_step import BASE, RIVALS, ROWS, Row, counted, measure, passes_a_step, started
+from benchmarks.training_step import (
+    BASE,
+    RIVALS,
+    ROWS,
+    Row,
+    counted,
+    measure,
+    passes_a_step,
+    started,
+)
 from training.defenses import check_defense
 from training.gradients import FakeQuantize
 from training.network_spec import NetworkSpec
