@@ -23,7 +23,7 @@ SUCCESS_MEMORY = 0.9
 """Weight of the past in the running success rate of a universal patch."""
 
 SELDOM = 0.1
-"""Share of evenly spread choice mixed into the choice by success, so none is forgotten."""
+"""Added to the success of each patch, by which patches are drawn, so that none is forgotten."""
 
 
 Shape = Literal["square", "circle"]
