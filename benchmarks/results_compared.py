@@ -16,7 +16,7 @@ from deploy.core.errors import InputError
 from deploy.core.records import require_clean
 from deploy.core.share import Share
 from deploy.core.strict_json import read_json
-from eval.report.names import training_key
+from eval.report.names import apart_in_seed, training_key
 from eval.report.network_figures import (
     Achieved,
     NetworkFigures,
@@ -249,11 +249,8 @@ def compared(every: Sequence[NetworkFigures], network: str) -> dict[str, Trained
 
 
 def _by_training(networks: Iterable[Trained]) -> list[list[Trained]]:
-    """Networks that differ in their seed alone, together.
-
-    Where a training has two networks of one seed, they started from different weights, and none of
-    them is another's.
-    """
+    """Networks that differ in their seed alone, together; others, and those whose records do not
+    say, each alone."""
     found: dict[str, list[Trained]] = {}
     for one in networks:
         known = one.seed is not None
@@ -262,12 +259,12 @@ def _by_training(networks: Iterable[Trained]) -> list[list[Trained]]:
     return [
         part
         for those in found.values()
-        for part in ([those] if _of_different_seeds(those) else [[one] for one in those])
+        for part in (
+            [those]
+            if len(those) == 1 or apart_in_seed(one.model for one in those)
+            else [[one] for one in those]
+        )
     ]
-
-
-def _of_different_seeds(networks: Sequence[Trained]) -> bool:
-    return len({one.seed for one in networks}) == len(networks)
 
 
 def _worst(seeds: Sequence[Trained], least: Callable[[Trained], Any]) -> Trained:

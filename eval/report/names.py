@@ -126,6 +126,16 @@ def training_key(config: Mapping[str, Any]) -> str:
     return json.dumps(settings_of(config), sort_keys=True)
 
 
+def apart_in_seed(models: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether networks of one :func:`training_key` differ in their seed alone.
+
+    Two of one seed do not: they differ in what a config does not state, such as the weights that
+    they started from, and nobody can tell which of them another seed belongs to.
+    """
+    seeds = {model["checkpoint_sha256"]: model["run"]["seed"] for model in models}
+    return len(set(seeds.values())) == len(seeds)
+
+
 def _complete(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """With the settings that are newer than the config; as it is where it is of a version that
     today's settings do not read."""

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 from deploy.core.errors import InputError
 from deploy.core.table import Table
 from eval.report.misfits import refuses_misfits
-from eval.report.names import differing, training_key
+from eval.report.names import apart_in_seed, differing, training_key
 from eval.report.rows import ResultTable, Row, tables_from_records
 from eval.report.words import MISSING, name_of
 
@@ -23,7 +23,8 @@ _NOTE = (
 )
 
 _Key: TypeAlias = tuple[str, str, int, str]
-"""What the rows of a group share: network and defense, all settings, bit-width, engine."""
+"""What the rows of a group share: network and defense (or the label of one that is no seed of
+another), all settings, bit-width, engine."""
 
 
 @refuses_misfits
@@ -80,25 +81,18 @@ def several_seeds(table: ResultTable) -> bool:
 
 
 def _groups(table: ResultTable) -> dict[_Key, list[Row]]:
-    """The rows that differ in their seed alone.
-
-    Networks of one seed and the same settings differ in what a config does not state, such as the
-    weights that they started from. Nobody can tell then which of them another seed belongs to, so
-    each network of these settings has a group of its own, with its label for a name.
-    """
-    trainings = [
-        (name_of(row.model), training_key(row.model["run"]["config"])) for row in table.rows
-    ]
-    checkpoints: dict[tuple[str, str, int], set[str | None]] = {}
-    for row, training in zip(table.rows, trainings, strict=True):
-        of_seed = checkpoints.setdefault((*training, row.model["run"]["seed"]), set())
-        of_seed.add(row.model["checkpoint_sha256"])
-    several = {(name, settings) for (name, settings, _), of in checkpoints.items() if len(of) > 1}
+    """The rows that differ in their seed alone."""
+    trainings: dict[tuple[str, str], list[Row]] = {}
+    for row in table.rows:
+        training = (name_of(row.model), training_key(row.model["run"]["config"]))
+        trainings.setdefault(training, []).append(row)
     groups: dict[_Key, list[Row]] = {}
-    for row, (name, settings) in zip(table.rows, trainings, strict=True):
-        known = row.label if (name, settings) in several else name
-        key = (known, settings, row.model["bit_width"], row.model["engine"])
-        groups.setdefault(key, []).append(row)
+    for (name, settings), rows in trainings.items():
+        seeds = apart_in_seed(row.model for row in rows)
+        for row in rows:
+            called = name if seeds else row.label
+            key = (called, settings, row.model["bit_width"], row.model["engine"])
+            groups.setdefault(key, []).append(row)
     return groups
 
 
